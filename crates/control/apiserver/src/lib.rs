@@ -1,0 +1,1 @@
+//! fram-apiserver: see ARCHITECTURE.md.

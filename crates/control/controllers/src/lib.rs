@@ -1,0 +1,1 @@
+//! fram-controllers: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! fram-scheduler: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! fram-api: see ARCHITECTURE.md.

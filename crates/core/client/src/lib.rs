@@ -1,0 +1,1 @@
+//! fram-client: see ARCHITECTURE.md.

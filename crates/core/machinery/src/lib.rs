@@ -1,0 +1,1 @@
+//! fram-machinery: see ARCHITECTURE.md.

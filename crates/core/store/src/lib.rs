@@ -1,0 +1,1 @@
+//! fram-store: see ARCHITECTURE.md.

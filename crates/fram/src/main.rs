@@ -1,0 +1,2 @@
+//! fram: see ARCHITECTURE.md.
+fn main() {}

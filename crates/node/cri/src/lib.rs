@@ -1,0 +1,1 @@
+//! fram-cri: see ARCHITECTURE.md.

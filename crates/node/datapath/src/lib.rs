@@ -1,0 +1,1 @@
+//! fram-datapath: see ARCHITECTURE.md.

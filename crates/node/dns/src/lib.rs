@@ -1,0 +1,1 @@
+//! fram-dns: see ARCHITECTURE.md.

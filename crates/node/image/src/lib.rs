@@ -1,0 +1,1 @@
+//! fram-image: see ARCHITECTURE.md.

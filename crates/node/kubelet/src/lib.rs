@@ -1,0 +1,1 @@
+//! fram-kubelet: see ARCHITECTURE.md.

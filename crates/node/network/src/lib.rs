@@ -1,0 +1,1 @@
+//! fram-network: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! fram-proxy: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! fram-runtime: see ARCHITECTURE.md.

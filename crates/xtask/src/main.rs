@@ -1,0 +1,2 @@
+//! fram-xtask: see ARCHITECTURE.md.
+fn main() {}
