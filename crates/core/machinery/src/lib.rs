@@ -1,1 +1,17 @@
-//! fram-machinery: see ARCHITECTURE.md.
+//! What a Kubernetes API object is: the object tree, schemas, codecs, patches, selectors, quantities and names.
+//! Pure: no I/O, no clock, no async runtime.
+
+pub mod json;
+pub mod labels;
+pub mod names;
+pub mod normalize;
+pub mod quantity;
+pub mod schema;
+pub mod status;
+pub mod value;
+pub mod view;
+pub mod yaml;
+
+pub use schema::{Schema, Type, TypeId};
+pub use status::{Reason, Status, StatusCause};
+pub use value::{Key, List, Map, Value};

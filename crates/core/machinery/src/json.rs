@@ -1,0 +1,431 @@
+//! JSON in and out of the object tree: a strict, depth-limited parser that reports duplicate keys with their paths, and a
+//! compact writer.
+
+use std::sync::Arc;
+
+use crate::value::{Key, Map, Value};
+
+/// Nesting deeper than this is refused, as Go's decoder does at 10,000; an object tree is walked by recursion.
+const MAX_DEPTH: usize = 500;
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message} at byte {offset}")]
+pub struct ParseError {
+    pub message: &'static str,
+    pub offset: usize,
+}
+
+/// A parsed document and the paths of the keys that stood twice in their map (the last value won).
+#[derive(Debug, PartialEq)]
+pub struct Parsed {
+    pub value: Value,
+    pub duplicates: Vec<String>,
+}
+
+/// Parses one JSON document; anything but white space behind it is an error.
+pub fn parse(input: &[u8]) -> Result<Parsed, ParseError> {
+    let mut parser = Parser { input, pos: 0, path: Vec::new(), duplicates: Vec::new() };
+    parser.skip_space();
+    let value = parser.value(0)?;
+    parser.skip_space();
+    if parser.pos < input.len() {
+        return parser.fail("invalid character after top-level value");
+    }
+    Ok(Parsed { value, duplicates: parser.duplicates })
+}
+
+/// Parses one JSON document; duplicate keys are not reported.
+pub fn from_slice(input: &[u8]) -> Result<Value, ParseError> {
+    parse(input).map(|p| p.value)
+}
+
+struct Parser<'a> {
+    input: &'a [u8],
+    pos: usize,
+    path: Vec<Step>,
+    duplicates: Vec<String>,
+}
+
+enum Step {
+    Key(Key),
+    Index(usize),
+}
+
+impl<'a> Parser<'a> {
+    fn fail<T>(&self, message: &'static str) -> Result<T, ParseError> {
+        Err(ParseError { message, offset: self.pos })
+    }
+
+    fn skip_space(&mut self) {
+        while matches!(self.input.get(self.pos), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.pos += 1;
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.input.get(self.pos).copied()
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Value, ParseError> {
+        if depth > MAX_DEPTH {
+            return self.fail("exceeded max depth");
+        }
+        match self.peek() {
+            Some(b'{') => self.map(depth),
+            Some(b'[') => self.list(depth),
+            Some(b'"') => Ok(Value::String(self.string()?.into())),
+            Some(b't') => self.literal("true", Value::Bool(true)),
+            Some(b'f') => self.literal("false", Value::Bool(false)),
+            Some(b'n') => self.literal("null", Value::Null),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            Some(_) => self.fail("invalid character looking for beginning of value"),
+            None => self.fail("unexpected end of JSON input"),
+        }
+    }
+
+    fn literal(&mut self, word: &'static str, value: Value) -> Result<Value, ParseError> {
+        if !self.input[self.pos..].starts_with(word.as_bytes()) {
+            return self.fail("invalid character in literal");
+        }
+        self.pos += word.len();
+        Ok(value)
+    }
+
+    fn list(&mut self, depth: usize) -> Result<Value, ParseError> {
+        self.pos += 1;
+        let mut items = Vec::new();
+        self.skip_space();
+        if self.peek() == Some(b']') {
+            self.pos += 1;
+            return Ok(items.into());
+        }
+        loop {
+            self.skip_space();
+            self.path.push(Step::Index(items.len()));
+            items.push(self.value(depth + 1)?);
+            self.path.pop();
+            self.skip_space();
+            match self.peek() {
+                Some(b',') => self.pos += 1,
+                Some(b']') => {
+                    self.pos += 1;
+                    return Ok(items.into());
+                }
+                Some(_) => return self.fail("invalid character after array element"),
+                None => return self.fail("unexpected end of JSON input"),
+            }
+        }
+    }
+
+    fn map(&mut self, depth: usize) -> Result<Value, ParseError> {
+        self.pos += 1;
+        let mut entries: Vec<(Key, Value)> = Vec::new();
+        self.skip_space();
+        if self.peek() == Some(b'}') {
+            self.pos += 1;
+            return Ok(Value::Map(Map::new()));
+        }
+        loop {
+            self.skip_space();
+            if self.peek() != Some(b'"') {
+                return self.fail("invalid character looking for beginning of object key string");
+            }
+            let key = Key::from(self.string()?.as_ref());
+            self.skip_space();
+            if self.peek() != Some(b':') {
+                return self.fail("invalid character after object key");
+            }
+            self.pos += 1;
+            self.skip_space();
+            self.path.push(Step::Key(key.clone()));
+            let value = self.value(depth + 1)?;
+            self.path.pop();
+            entries.push((key, value));
+            self.skip_space();
+            match self.peek() {
+                Some(b',') => self.pos += 1,
+                Some(b'}') => {
+                    self.pos += 1;
+                    return Ok(Value::Map(self.finish_map(entries)));
+                }
+                Some(_) => return self.fail("invalid character after object key:value pair"),
+                None => return self.fail("unexpected end of JSON input"),
+            }
+        }
+    }
+
+    fn finish_map(&mut self, entries: Vec<(Key, Value)>) -> Map {
+        let count = entries.len();
+        let keys: Option<Vec<Key>> = (count < 64).then(|| entries.iter().map(|e| e.0.clone()).collect());
+        let map = Map::from_entries(entries);
+        if map.len() < count {
+            for key in map.keys() {
+                let times = keys.as_ref().map_or(1, |ks| ks.iter().filter(|k| *k == key).count());
+                if times > 1 {
+                    let path = self.path_to(key);
+                    self.duplicates.push(path);
+                }
+            }
+            if keys.is_none() {
+                let path = self.path_to("");
+                self.duplicates.push(path);
+            }
+        }
+        map
+    }
+
+    fn path_to(&self, key: &str) -> String {
+        let mut path = String::new();
+        for step in &self.path {
+            match step {
+                Step::Key(k) if path.is_empty() => path.push_str(k),
+                Step::Key(k) => path.extend([".", k.as_str()]),
+                Step::Index(i) => path.push_str(&format!("[{i}]")),
+            }
+        }
+        if !path.is_empty() && !key.is_empty() {
+            path.push('.');
+        }
+        path + key
+    }
+
+    fn number(&mut self) -> Result<Value, ParseError> {
+        let start = self.pos;
+        let mut float = false;
+        if self.peek() == Some(b'-') {
+            self.pos += 1;
+        }
+        let digits = self.pos;
+        while let Some(c) = self.peek() {
+            match c {
+                b'0'..=b'9' => {}
+                b'.' | b'e' | b'E' | b'+' | b'-' => float = true,
+                _ => break,
+            }
+            self.pos += 1;
+        }
+        let text = &self.input[start..self.pos];
+        let leading_zero = self.input[digits..self.pos].len() > 1 && self.input[digits] == b'0' && self.input[digits + 1].is_ascii_digit();
+        if digits == self.pos || leading_zero || !text.last().is_some_and(u8::is_ascii_digit) {
+            return self.fail("invalid character in numeric literal");
+        }
+        let text = std::str::from_utf8(text).map_err(|_| ParseError { message: "invalid number", offset: start })?;
+        if !float && let Ok(i) = text.parse::<i64>() {
+            return Ok(Value::Int(i));
+        }
+        match text.parse::<f64>() {
+            Ok(f) if f.is_finite() && !text.starts_with('.') && !text.contains("-.") && !text.contains(".e") => Ok(Value::Float(f)),
+            _ => self.fail("invalid number"),
+        }
+    }
+
+    fn string(&mut self) -> Result<std::borrow::Cow<'a, str>, ParseError> {
+        self.pos += 1;
+        let start = self.pos;
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    let raw = &self.input[start..self.pos];
+                    self.pos += 1;
+                    return Ok(String::from_utf8_lossy(raw));
+                }
+                Some(b'\\') => return self.escaped_string(start).map(Into::into),
+                Some(0..=0x1f) => return self.fail("invalid character in string literal"),
+                Some(_) => self.pos += 1,
+                None => return self.fail("unexpected end of JSON input"),
+            }
+        }
+    }
+
+    fn escaped_string(&mut self, start: usize) -> Result<String, ParseError> {
+        let mut out = self.input[start..self.pos].to_vec();
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.pos += 1;
+                    return Ok(String::from_utf8(out).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()));
+                }
+                Some(b'\\') => self.escape(&mut out)?,
+                Some(0..=0x1f) => return self.fail("invalid character in string literal"),
+                Some(c) => {
+                    out.push(c);
+                    self.pos += 1;
+                }
+                None => return self.fail("unexpected end of JSON input"),
+            }
+        }
+    }
+
+    fn escape(&mut self, out: &mut Vec<u8>) -> Result<(), ParseError> {
+        self.pos += 1;
+        let c = match self.peek() {
+            Some(c @ (b'"' | b'\\' | b'/')) => c,
+            Some(b'b') => 8,
+            Some(b'f') => 12,
+            Some(b'n') => b'\n',
+            Some(b'r') => b'\r',
+            Some(b't') => b'\t',
+            Some(b'u') => {
+                self.pos += 1;
+                let c = self.code_point()?;
+                out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                return Ok(());
+            }
+            _ => return self.fail("invalid character in string escape code"),
+        };
+        out.push(c);
+        self.pos += 1;
+        Ok(())
+    }
+
+    /// A `\uXXXX` escape or a pair of surrogates; a lone surrogate becomes U+FFFD, as in Go.
+    fn code_point(&mut self) -> Result<char, ParseError> {
+        let first = self.hex4()?;
+        if (0xD800..0xDC00).contains(&first) && self.input[self.pos..].starts_with(b"\\u") {
+            let back = self.pos;
+            self.pos += 2;
+            let second = self.hex4()?;
+            if (0xDC00..0xE000).contains(&second) {
+                let c = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
+                return Ok(char::from_u32(c).unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            self.pos = back;
+        }
+        Ok(char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER))
+    }
+
+    fn hex4(&mut self) -> Result<u32, ParseError> {
+        let digits = self.input.get(self.pos..self.pos + 4).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|d| u32::from_str_radix(d, 16).ok()) {
+            Some(c) => {
+                self.pos += 4;
+                Ok(c)
+            }
+            None => self.fail("invalid character in \\u hexadecimal character escape"),
+        }
+    }
+}
+
+/// The compact JSON of a value.
+pub fn to_vec(value: &Value) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    write(&mut out, value);
+    out
+}
+
+/// The compact JSON of a value, as text.
+pub fn to_string(value: &Value) -> String {
+    String::from_utf8(to_vec(value)).unwrap_or_default()
+}
+
+/// Appends the compact JSON of a value.
+pub fn write(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Null => out.extend_from_slice(b"null"),
+        Value::Bool(true) => out.extend_from_slice(b"true"),
+        Value::Bool(false) => out.extend_from_slice(b"false"),
+        Value::Int(i) => out.extend_from_slice(itoa::Buffer::new().format(*i).as_bytes()),
+        Value::Float(f) => write_float(out, *f),
+        Value::String(s) => write_string(out, s),
+        Value::List(list) => {
+            out.push(b'[');
+            for (i, item) in list.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                write(out, item);
+            }
+            out.push(b']');
+        }
+        Value::Map(map) => {
+            out.push(b'{');
+            for (i, (key, item)) in map.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                write_string(out, key);
+                out.push(b':');
+                write(out, item);
+            }
+            out.push(b'}');
+        }
+    }
+}
+
+fn write_float(out: &mut Vec<u8>, f: f64) {
+    if f.is_finite() && f.fract() == 0.0 && f.abs() < 1e15 {
+        // Go writes whole floats without a fraction.
+        out.extend_from_slice(itoa::Buffer::new().format(f as i64).as_bytes());
+    } else {
+        out.extend_from_slice(ryu::Buffer::new().format(f).as_bytes());
+    }
+}
+
+/// Appends a JSON string literal.
+pub fn write_string(out: &mut Vec<u8>, s: &str) {
+    out.push(b'"');
+    let bytes = s.as_bytes();
+    let mut done = 0;
+    for (i, &c) in bytes.iter().enumerate() {
+        if c >= 0x20 && c != b'"' && c != b'\\' {
+            continue;
+        }
+        out.extend_from_slice(&bytes[done..i]);
+        done = i + 1;
+        match c {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => out.extend_from_slice(format!("\\u{c:04x}").as_bytes()),
+        }
+    }
+    out.extend_from_slice(&bytes[done..]);
+    out.push(b'"');
+}
+
+/// Shared text of a value: the string itself, or its JSON.
+pub fn text(value: &Value) -> Arc<str> {
+    match value {
+        Value::String(s) => s.clone(),
+        other => to_string(other).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(input: &str, expect: &str) {
+        assert_eq!(to_string(&from_slice(input.as_bytes()).unwrap()), expect);
+    }
+
+    #[track_caller]
+    fn refuse(input: &str) {
+        assert!(from_slice(input.as_bytes()).is_err(), "{input} should not parse");
+    }
+
+    #[test]
+    fn values_come_back_in_compact_form() {
+        check(r#" { "b" : [1, -2.5, 1e3, true, null], "a":"\u00e9\n\ud83d\ude00" } "#, "{\"a\":\"é\\n😀\",\"b\":[1,-2.5,1000,true,null]}");
+        check("9223372036854775807", "9223372036854775807");
+        check(r#""\ud800x""#, "\"\u{FFFD}x\"");
+    }
+
+    #[test]
+    fn malformed_documents_are_refused() {
+        for input in ["", "{", "[1,]", "{\"a\":}", "01", "1.", "-", "tru", "\"\u{1}\"", "{} {}", "{'a':1}", "\"\\u12\"", "+1", "[1 2]"] {
+            refuse(input);
+        }
+        refuse(&"[".repeat(100_000));
+    }
+
+    #[test]
+    fn duplicate_keys_are_reported_with_their_path() {
+        let parsed = parse(br#"{"spec":{"list":[{"a":1,"a":2}]},"x":1,"x":1}"#).unwrap();
+        assert_eq!(parsed.duplicates, ["spec.list[0].a", "x"]);
+        assert_eq!(parsed.value.at(&["spec"]).unwrap().list_at(&["list"])[0].int_at(&["a"]), Some(2));
+    }
+}

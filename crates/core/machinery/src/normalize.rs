@@ -1,0 +1,421 @@
+//! Decoding by description: an untyped tree becomes an object of its type. Unknown fields are dropped and reported, scalars
+//! are checked and brought to canonical form, and what Go's encoder would leave out or fill in is left out or filled in, so
+//! that the tree's JSON is the one a Kubernetes user knows.
+
+use std::fmt::Write;
+
+use crate::quantity::Quantity;
+use crate::schema::{Field, Schema, SchemaOr, Type, TypeId};
+use crate::value::{Key, List, Map, Value};
+
+/// A value of the wrong type, in the words of Go's decoder.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct TypeError(pub String);
+
+/// An object of its type, and the paths of the fields that its type does not have.
+#[derive(Debug, PartialEq)]
+pub struct Decoded {
+    pub value: Value,
+    pub unknown: Vec<String>,
+}
+
+/// Decodes an object of a root type: beside its type's fields it may carry `apiVersion` and `kind`.
+pub fn decode(schema: &Schema, ty: TypeId, value: Value) -> Result<Decoded, TypeError> {
+    let mut walk = Walk { schema, path: String::new(), unknown: Vec::new() };
+    let value = walk.structure(ty, value, true)?;
+    Ok(Decoded { value, unknown: walk.unknown })
+}
+
+/// Decodes a value of any type below a root.
+pub fn decode_type(schema: &Schema, ty: &Type, value: Value) -> Result<Decoded, TypeError> {
+    let mut walk = Walk { schema, path: String::new(), unknown: Vec::new() };
+    let value = walk.value(ty, value)?;
+    Ok(Decoded { value, unknown: walk.unknown })
+}
+
+struct Walk<'a> {
+    schema: &'a Schema,
+    path: String,
+    unknown: Vec<String>,
+}
+
+impl Walk<'_> {
+    fn mismatch<T>(&self, value: &Value, go_type: &str) -> Result<T, TypeError> {
+        let place = if self.path.is_empty() { String::new() } else { format!("struct field {} of type ", self.path) };
+        Err(TypeError(format!("json: cannot unmarshal {} into Go {place}{go_type}", value.kind_name())))
+    }
+
+    fn structure(&mut self, id: TypeId, value: Value, root: bool) -> Result<Value, TypeError> {
+        let ty = self.schema.get(id);
+        if ty.wrapper {
+            return self.value(&ty.fields[0].ty, value);
+        }
+        let map = match value {
+            Value::Map(map) => map,
+            Value::Null => Map::new(),
+            other => return self.mismatch(&other, ty.name),
+        };
+        let mut entries: Vec<(Key, Value)> = Vec::with_capacity(map.len() + 2);
+        for (key, item) in map.into_entries() {
+            let Some(field) = ty.field(&key) else {
+                self.unknown_or_type_meta(key, item, root, &mut entries)?;
+                continue;
+            };
+            let back = self.step(&key);
+            let item = self.field(field, item)?;
+            self.path.truncate(back);
+            if let Some(item) = item {
+                entries.push((field.name.clone(), item));
+            }
+        }
+        for field in ty.filled_fields() {
+            let present = entries.iter().any(|(k, _)| *k == field.name);
+            if !present {
+                entries.push((field.name.clone(), self.zero(field)?));
+            }
+        }
+        Ok(Value::Map(Map::from_entries(entries)))
+    }
+
+    fn step(&mut self, key: &str) -> usize {
+        let back = self.path.len();
+        if back > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(key);
+        back
+    }
+
+    fn unknown_or_type_meta(&mut self, key: Key, item: Value, root: bool, entries: &mut Vec<(Key, Value)>) -> Result<(), TypeError> {
+        let back = self.step(&key);
+        if root && matches!(key.as_str(), "apiVersion" | "kind") {
+            match item {
+                Value::String(_) => entries.push((key, item)),
+                Value::Null => {}
+                other => return self.mismatch(&other, "string"),
+            }
+        } else {
+            self.unknown.push(self.path.clone());
+        }
+        self.path.truncate(back);
+        Ok(())
+    }
+
+    /// The value of a present field, or None where Go would leave it out.
+    fn field(&mut self, field: &Field, item: Value) -> Result<Option<Value>, TypeError> {
+        if item.is_null() && !matches!(field.ty, Type::Json) {
+            return if field.filled && !field.pointer { self.zero(field).map(Some) } else { Ok(None) };
+        }
+        let item = self.value(&field.ty, item)?;
+        let zero = match &item {
+            Value::Bool(b) => !b,
+            Value::Int(i) => *i == 0,
+            Value::Float(f) => *f == 0.0,
+            Value::String(s) => s.is_empty(),
+            Value::List(l) => l.is_empty(),
+            Value::Map(m) => m.is_empty() && (matches!(field.ty, Type::Map(_)) || field.omit_zero),
+            Value::Null => true,
+        };
+        let drop = zero && !field.filled && (!field.pointer || item.is_null());
+        Ok((!drop).then_some(item))
+    }
+
+    /// What Go writes for a field that was not given.
+    fn zero(&mut self, field: &Field) -> Result<Value, TypeError> {
+        Ok(match &field.ty {
+            _ if field.pointer => Value::Null,
+            Type::Bool => Value::Bool(false),
+            Type::Int32 | Type::Int64 | Type::Float64 | Type::IntOrString => Value::Int(0),
+            Type::String => "".into(),
+            Type::Duration => "0s".into(),
+            Type::Quantity => "0".into(),
+            Type::Struct(id) => self.structure(*id, Value::Null, false)?,
+            _ => Value::Null,
+        })
+    }
+
+    fn value(&mut self, ty: &Type, value: Value) -> Result<Value, TypeError> {
+        match (ty, value) {
+            (Type::Struct(id), value) => self.structure(*id, value, false),
+            (Type::List(item), Value::List(list)) => self.list(item, list),
+            (Type::List(_) | Type::Map(_), Value::Null) => Ok(Value::Null),
+            (Type::Map(item), Value::Map(map)) => self.map(item, map),
+            (Type::RawExtension | Type::Json | Type::FieldsV1, value) => Ok(value),
+            (Type::SchemaOr(form, id), value) => self.schema_or(*form, *id, value),
+            (ty, value) => self.scalar(ty, value),
+        }
+    }
+
+    fn list(&mut self, item: &Type, list: List) -> Result<Value, TypeError> {
+        let mut out = Vec::with_capacity(list.len());
+        for (i, value) in std::sync::Arc::unwrap_or_clone(list).into_iter().enumerate() {
+            let back = self.path.len();
+            // Writing to a String cannot fail.
+            let _ = write!(self.path, "[{i}]");
+            let value = match value {
+                Value::Null => self.zero(&element(item))?,
+                value => self.value(item, value)?,
+            };
+            out.push(value);
+            self.path.truncate(back);
+        }
+        Ok(out.into())
+    }
+
+    fn map(&mut self, item: &Type, map: Map) -> Result<Value, TypeError> {
+        let mut entries = Vec::with_capacity(map.len());
+        for (key, value) in map.into_entries() {
+            let back = self.step(&key);
+            let value = match value {
+                Value::Null => self.zero(&element(item))?,
+                value => self.value(item, value)?,
+            };
+            entries.push((key, value));
+            self.path.truncate(back);
+        }
+        Ok(Value::Map(Map::from_entries(entries)))
+    }
+
+    fn schema_or(&mut self, form: SchemaOr, id: TypeId, value: Value) -> Result<Value, TypeError> {
+        match (form, value) {
+            (_, Value::Map(map)) => self.structure(id, Value::Map(map), false),
+            (SchemaOr::Bool, value @ Value::Bool(_)) => Ok(value),
+            (SchemaOr::Array, Value::List(list)) => self.list(&Type::Struct(id), list),
+            (SchemaOr::StringArray, Value::List(list)) => self.list(&Type::String, list),
+            (_, other) => self.mismatch(&other, "JSONSchemaProps"),
+        }
+    }
+
+    fn scalar(&self, ty: &Type, value: Value) -> Result<Value, TypeError> {
+        match (ty, value) {
+            (Type::Bool, value @ Value::Bool(_)) => Ok(value),
+            (Type::Int32, Value::Int(i)) if i32::try_from(i).is_ok() => Ok(Value::Int(i)),
+            (Type::Int64, value @ Value::Int(_)) => Ok(value),
+            (Type::IntOrString, Value::Int(i)) if i32::try_from(i).is_ok() => Ok(Value::Int(i)),
+            (Type::IntOrString | Type::String, value @ Value::String(_)) => Ok(value),
+            (Type::Float64, value @ (Value::Int(_) | Value::Float(_))) => Ok(value),
+            (Type::Bytes, Value::String(s)) => self.bytes(s),
+            (Type::Quantity, Value::String(s)) => self.quantity(&s),
+            (Type::Quantity, value @ (Value::Int(_) | Value::Float(_))) => self.quantity(&crate::json::to_string(&value)),
+            (Type::Time, Value::String(s)) => self.time(&s, 0),
+            (Type::MicroTime, Value::String(s)) => self.time(&s, 6),
+            (Type::Duration, Value::String(s)) => self.duration(&s),
+            (_, value) => self.mismatch(&value, go_name(ty)),
+        }
+    }
+
+    fn bytes(&self, text: std::sync::Arc<str>) -> Result<Value, TypeError> {
+        use base64::Engine;
+        if let Err(e) = base64::engine::general_purpose::STANDARD.decode(text.as_bytes()) {
+            let at = match e {
+                base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                _ => text.len(),
+            };
+            return Err(TypeError(format!("illegal base64 data at input byte {at}")));
+        }
+        Ok(Value::String(text))
+    }
+
+    fn quantity(&self, text: &str) -> Result<Value, TypeError> {
+        let quantity: Quantity = text.trim().parse().map_err(|e| TypeError(format!("{e}")))?;
+        Ok(quantity.to_string().into())
+    }
+
+    fn time(&self, text: &str, digits: u8) -> Result<Value, TypeError> {
+        let bad = || TypeError(format!("parsing time {text:?}: {}: not RFC 3339", self.path));
+        let time: jiff::Timestamp = text.parse().map_err(|_| bad())?;
+        Ok(format_time(time, digits).into())
+    }
+
+    fn duration(&self, text: &str) -> Result<Value, TypeError> {
+        let nanos = parse_duration(text).ok_or_else(|| TypeError(format!("time: invalid duration {text:?}")))?;
+        Ok(format_duration(nanos).into())
+    }
+}
+
+/// A list element or map value has no flags of its own.
+fn element(ty: &Type) -> Field {
+    Field {
+        number: 0,
+        name: Key::Static(""),
+        ty: ty.clone(),
+        pointer: false,
+        always: true,
+        omit_zero: false,
+        inline: false,
+        required: false,
+        topology: Default::default(),
+        atomic: false,
+        patch: Default::default(),
+        default: None,
+        allowed: Vec::new(),
+        filled: true,
+    }
+}
+
+fn go_name(ty: &Type) -> &'static str {
+    match ty {
+        Type::Bool => "bool",
+        Type::Int32 => "int32",
+        Type::Int64 => "int64",
+        Type::Float64 => "float64",
+        Type::String => "string",
+        Type::Bytes => "[]uint8",
+        Type::Time => "v1.Time",
+        Type::MicroTime => "v1.MicroTime",
+        Type::Duration => "v1.Duration",
+        Type::Quantity => "resource.Quantity",
+        Type::IntOrString => "intstr.IntOrString",
+        Type::List(_) => "slice",
+        Type::Map(_) => "map",
+        _ => "struct",
+    }
+}
+
+/// RFC 3339 in UTC with a fixed number of digits behind the second.
+pub fn format_time(time: jiff::Timestamp, digits: u8) -> String {
+    let civil = time.to_zoned(jiff::tz::TimeZone::UTC).datetime();
+    let base = format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
+        civil.year(),
+        civil.month(),
+        civil.day(),
+        civil.hour(),
+        civil.minute(),
+        civil.second()
+    );
+    match digits {
+        0 => base + "Z",
+        n => {
+            let fraction = format!("{:09}", civil.subsec_nanosecond());
+            format!("{base}.{}Z", &fraction[..usize::from(n)])
+        }
+    }
+}
+
+/// Reads Go's duration text into nanoseconds; None where it is malformed.
+pub fn parse_duration(text: &str) -> Option<i64> {
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(0);
+    }
+    let mut total = 0f64;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let after = &rest[digits..];
+        let unit_len = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let scale = match &after[..unit_len] {
+            "ns" => 1.0,
+            "us" | "µs" | "μs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return None,
+        };
+        total += number * scale;
+        rest = &after[unit_len..];
+    }
+    let nanos = total.round() as i64;
+    Some(if negative { -nanos } else { nanos })
+}
+
+/// Go's duration text: `1h0m5.5s`, `15ms`, `0s`.
+pub fn format_duration(nanos: i64) -> String {
+    let sign = if nanos < 0 { "-" } else { "" };
+    let n = nanos.unsigned_abs();
+    let fraction = |value: u64, scale: u64| {
+        let text = format!("{}.{:0width$}", value / scale, value % scale, width = scale.ilog10() as usize);
+        text.trim_end_matches('0').trim_end_matches('.').to_string()
+    };
+    match n {
+        0 => "0s".into(),
+        1..1_000 => format!("{sign}{n}ns"),
+        1_000..1_000_000 => format!("{sign}{}µs", fraction(n, 1_000)),
+        1_000_000..1_000_000_000 => format!("{sign}{}ms", fraction(n, 1_000_000)),
+        _ => {
+            let seconds = n / 1_000_000_000;
+            let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+            let rest = fraction(n % 60_000_000_000, 1_000_000_000);
+            match (hours, minutes) {
+                (0, 0) => format!("{sign}{rest}s"),
+                (0, m) => format!("{sign}{m}m{rest}s"),
+                (h, m) => format!("{sign}{h}h{m}m{rest}s"),
+            }
+        }
+    }
+}
+
+/// Fills in the unconditional defaults of the description wherever a field is absent.
+pub fn apply_defaults(schema: &Schema, ty: TypeId, value: &mut Value) {
+    let definition = schema.get(ty);
+    let Value::Map(map) = value else { return };
+    for field in definition.json_fields() {
+        if let Some(default) = &field.default
+            && map.get(&field.name).is_none_or(|v| v.is_null() || (!field.pointer && v.as_str() == Some("")))
+        {
+            map.insert(field.name.clone(), default.clone());
+        }
+        if has_structs(&field.ty)
+            && let Some(item) = map.get(&field.name)
+            && !item.is_null()
+            && let Some(item) = map.get_mut(&field.name)
+        {
+            default_type(schema, &field.ty, item);
+        }
+    }
+}
+
+fn has_structs(ty: &Type) -> bool {
+    match ty {
+        Type::Struct(_) => true,
+        Type::List(item) | Type::Map(item) => has_structs(item),
+        _ => false,
+    }
+}
+
+fn default_type(schema: &Schema, ty: &Type, value: &mut Value) {
+    match (ty, value) {
+        (Type::Struct(id), value) if !schema.get(*id).wrapper => apply_defaults(schema, *id, value),
+        (Type::List(item), value @ Value::List(_)) => value.make_list().iter_mut().for_each(|v| default_type(schema, item, v)),
+        (Type::Map(item), Value::Map(map)) => {
+            let keys: Vec<Key> = map.keys().cloned().collect();
+            for key in keys {
+                if let Some(v) = map.get_mut(&key) {
+                    default_type(schema, item, v);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_go_writes_them() {
+        for (input, expect) in [("1h", "1h0m0s"), ("90s", "1m30s"), ("1.5s", "1.5s"), ("15ms", "15ms"), ("0", "0s"), ("-2m", "-2m0s")] {
+            assert_eq!(format_duration(parse_duration(input).unwrap()), expect);
+        }
+        for bad in ["", "1", "1x", "s", "--1s"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_in_utc() {
+        let time: jiff::Timestamp = "2026-01-02T05:04:05.123456789+02:00".parse().unwrap();
+        assert_eq!(format_time(time, 0), "2026-01-02T03:04:05Z");
+        assert_eq!(format_time(time, 6), "2026-01-02T03:04:05.123456Z");
+    }
+}

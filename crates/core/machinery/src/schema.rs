@@ -1,0 +1,219 @@
+//! Descriptions of object types: fields with their JSON names, protobuf numbers, types, list topology, patch strategy,
+//! defaults and limits. Every codec, defaulting, apply, tables and OpenAPI are driven by these; built-in kinds and custom
+//! resources differ only in where their description comes from.
+
+use std::collections::HashMap;
+
+use crate::value::{Key, Value};
+
+/// Index of a struct type in its schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TypeId(pub u32);
+
+/// The type of a field, a list element or a map value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Type {
+    Bool,
+    Int32,
+    Int64,
+    Float64,
+    String,
+    /// Base64 in JSON, bytes on the wire.
+    Bytes,
+    /// RFC 3339 with seconds.
+    Time,
+    /// RFC 3339 with microseconds.
+    MicroTime,
+    /// Go's duration text, such as `1h2m3s`.
+    Duration,
+    Quantity,
+    IntOrString,
+    /// Any JSON value; the three forms differ on the wire only.
+    RawExtension,
+    Json,
+    FieldsV1,
+    /// One schema or something simpler, in CustomResourceDefinitions.
+    SchemaOr(SchemaOr, TypeId),
+    Struct(TypeId),
+    List(Box<Type>),
+    Map(Box<Type>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SchemaOr {
+    Array,
+    Bool,
+    StringArray,
+}
+
+/// How the elements of a list are told apart (`x-kubernetes-list-type`).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Topology {
+    /// Replaced as a whole.
+    #[default]
+    Atomic,
+    Set,
+    /// Elements are told apart by these fields.
+    Map(Vec<Key>),
+}
+
+/// How a strategic merge patch treats a field.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PatchStrategy {
+    pub merge: bool,
+    pub retain_keys: bool,
+    pub replace: bool,
+    pub key: Option<Key>,
+}
+
+/// One field of a struct type.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Field {
+    /// The protobuf field number.
+    pub number: u32,
+    pub name: Key,
+    pub ty: Type,
+    /// A Go pointer: its zero value is written, its absence is not.
+    pub pointer: bool,
+    /// Without omitempty: written even when it has its zero value.
+    pub always: bool,
+    /// A struct that is left out when all of it is zero.
+    pub omit_zero: bool,
+    /// A message of its own on the wire, the fields of which stand in the parent in JSON.
+    pub inline: bool,
+    pub required: bool,
+    pub topology: Topology,
+    /// A map or struct that is replaced as a whole.
+    pub atomic: bool,
+    pub patch: PatchStrategy,
+    pub default: Option<Value>,
+    /// The values that are allowed; empty where any is.
+    pub allowed: Vec<&'static str>,
+    /// Written even when nothing was given for it; computed by [`Schema::finish`].
+    pub filled: bool,
+}
+
+/// A message: what Kubernetes declares as one Go struct.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StructType {
+    /// Package and name, such as `core.v1.PodSpec`.
+    pub name: &'static str,
+    /// The name in OpenAPI documents, such as `io.k8s.api.core.v1.PodSpec`.
+    pub openapi_name: String,
+    /// In the order of the declaration.
+    pub fields: Vec<Field>,
+    /// Replaced as a whole by apply.
+    pub atomic: bool,
+    /// A message with one repeated field that JSON writes as the bare list.
+    pub wrapper: bool,
+    /// All fields as JSON has them, inlined ones in their place, sorted by name.
+    flat: Vec<Field>,
+    /// Indices into `flat` of the fields that appear even when they are absent.
+    filled: Vec<usize>,
+}
+
+impl StructType {
+    pub fn new(name: &'static str, openapi_name: String, fields: Vec<Field>) -> Self {
+        Self { name, openapi_name, fields, atomic: false, wrapper: false, flat: Vec::new(), filled: Vec::new() }
+    }
+
+    /// The field of this JSON name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        let i = self.flat.binary_search_by(|f| f.name.as_str().cmp(name)).ok()?;
+        Some(&self.flat[i])
+    }
+
+    /// All fields as JSON has them, sorted by name.
+    pub fn json_fields(&self) -> &[Field] {
+        &self.flat
+    }
+
+    /// The fields that Go writes even when nothing was given for them.
+    pub fn filled_fields(&self) -> impl Iterator<Item = &Field> {
+        self.filled.iter().map(|&i| &self.flat[i])
+    }
+}
+
+/// A closed set of struct types that refer to one another.
+#[derive(Debug, Clone, Default)]
+pub struct Schema {
+    types: Vec<StructType>,
+    by_name: HashMap<&'static str, TypeId>,
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SchemaError {
+    #[error("type {0} is declared twice")]
+    Duplicate(String),
+    #[error("type {0} is used but not declared")]
+    Missing(String),
+}
+
+impl Schema {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reserves the id of a type that is defined later, so that types can refer to one another.
+    pub fn declare(&mut self, name: &'static str) -> Result<TypeId, SchemaError> {
+        let id = TypeId(self.types.len() as u32);
+        if self.by_name.insert(name, id).is_some() {
+            return Err(SchemaError::Duplicate(name.into()));
+        }
+        self.types.push(StructType::new(name, String::new(), Vec::new()));
+        Ok(id)
+    }
+
+    pub fn define(&mut self, id: TypeId, definition: StructType) {
+        self.types[id.0 as usize] = definition;
+    }
+
+    /// Computes what is derived from the definitions; call it when all are there.
+    pub fn finish(&mut self) {
+        for i in 0..self.types.len() {
+            let mut flat = Vec::new();
+            self.flatten(&self.types[i], &mut flat);
+            flat.sort_by(|a: &Field, b| a.name.cmp(&b.name));
+            flat.iter_mut().for_each(|f| f.filled = self.is_filled(f));
+            let filled = flat.iter().enumerate().filter(|(_, f)| f.filled).map(|(i, _)| i).collect();
+            self.types[i].flat = flat;
+            self.types[i].filled = filled;
+        }
+    }
+
+    fn flatten(&self, ty: &StructType, out: &mut Vec<Field>) {
+        for field in &ty.fields {
+            match field.ty {
+                Type::Struct(id) if field.inline => self.flatten(self.get(id), out),
+                _ => out.push(field.clone()),
+            }
+        }
+    }
+
+    fn is_filled(&self, field: &Field) -> bool {
+        // Go's omitempty never leaves out a struct, and these scalars are structs in Go.
+        let go_struct = match field.ty {
+            Type::Struct(id) => !self.get(id).wrapper,
+            Type::Time | Type::MicroTime | Type::Quantity | Type::IntOrString | Type::Duration => true,
+            Type::RawExtension | Type::Json => true,
+            _ => false,
+        };
+        field.always || (go_struct && !field.pointer && !field.omit_zero)
+    }
+
+    pub fn get(&self, id: TypeId) -> &StructType {
+        &self.types[id.0 as usize]
+    }
+
+    pub fn id(&self, name: &str) -> Option<TypeId> {
+        self.by_name.get(name).copied()
+    }
+
+    pub fn by_name(&self, name: &str) -> Option<&StructType> {
+        self.id(name).map(|id| self.get(id))
+    }
+
+    pub fn types(&self) -> impl Iterator<Item = (TypeId, &StructType)> {
+        self.types.iter().enumerate().map(|(i, t)| (TypeId(i as u32), t))
+    }
+}

@@ -1,0 +1,446 @@
+//! The object tree: an immutable, cheaply cloned JSON-shaped value. Integers and floats are told apart, and the keys of a
+//! map are sorted and unique. Copying shares; changing copies only what is shared.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+/// A map key or field name. Field names of built-in kinds are borrowed from the description, all others are shared.
+#[derive(Clone)]
+pub enum Key {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+impl Key {
+    pub fn as_str(&self) -> &str {
+        match self {
+            Key::Static(s) => s,
+            Key::Shared(s) => s,
+        }
+    }
+}
+
+impl From<&str> for Key {
+    fn from(s: &str) -> Self {
+        Key::Shared(s.into())
+    }
+}
+
+impl From<String> for Key {
+    fn from(s: String) -> Self {
+        Key::Shared(s.into())
+    }
+}
+
+impl std::ops::Deref for Key {
+    type Target = str;
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl std::hash::Hash for Key {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A list of values; a clone shares the elements.
+pub type List = Arc<Vec<Value>>;
+
+/// One node of an object tree.
+#[derive(Clone, Default, PartialEq)]
+pub enum Value {
+    #[default]
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    String(Arc<str>),
+    List(List),
+    Map(Map),
+}
+
+/// An ordered map of unique keys; a clone shares the entries.
+#[derive(Clone, Default, PartialEq)]
+pub struct Map {
+    entries: Arc<Vec<(Key, Value)>>,
+}
+
+impl Map {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Builds a map from entries in any order. Of entries with the same key the last one wins, as in Go's decoder.
+    pub fn from_entries(mut entries: Vec<(Key, Value)>) -> Self {
+        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        if entries.windows(2).any(|w| w[0].0 == w[1].0) {
+            let mut unique: Vec<(Key, Value)> = Vec::with_capacity(entries.len());
+            for entry in entries {
+                match unique.last_mut() {
+                    Some(last) if last.0 == entry.0 => last.1 = entry.1,
+                    _ => unique.push(entry),
+                }
+            }
+            entries = unique;
+        }
+        Self { entries: Arc::new(entries) }
+    }
+
+    fn find(&self, key: &str) -> Result<usize, usize> {
+        self.entries.binary_search_by(|e| e.0.as_str().cmp(key))
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.find(key).ok().map(|i| &self.entries[i].1)
+    }
+
+    pub fn contains(&self, key: &str) -> bool {
+        self.find(key).is_ok()
+    }
+
+    /// A place to change the value of `key`, or None where there is no such key.
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
+        let i = self.find(key).ok()?;
+        Some(&mut Arc::make_mut(&mut self.entries)[i].1)
+    }
+
+    /// A place to change the value of `key`, which is made (null) where it does not exist.
+    pub fn entry(&mut self, key: impl Into<Key>) -> &mut Value {
+        let key = key.into();
+        let found = self.find(&key);
+        let entries = Arc::make_mut(&mut self.entries);
+        let i = found.unwrap_or_else(|i| {
+            entries.insert(i, (key, Value::Null));
+            i
+        });
+        &mut entries[i].1
+    }
+
+    pub fn insert(&mut self, key: impl Into<Key>, value: impl Into<Value>) {
+        *self.entry(key) = value.into();
+    }
+
+    pub fn remove(&mut self, key: &str) -> Option<Value> {
+        let i = self.find(key).ok()?;
+        Some(Arc::make_mut(&mut self.entries).remove(i).1)
+    }
+
+    pub fn retain(&mut self, keep: impl Fn(&Key, &Value) -> bool) {
+        if self.entries.iter().any(|(k, v)| !keep(k, v)) {
+            Arc::make_mut(&mut self.entries).retain(|(k, v)| keep(k, v));
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Key, &Value)> + Clone {
+        self.entries.iter().map(|(k, v)| (k, v))
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.entries.iter().map(|(k, _)| k)
+    }
+
+    /// Takes the entries out, without copying where nobody shares them.
+    pub fn into_entries(self) -> Vec<(Key, Value)> {
+        Arc::try_unwrap(self.entries).unwrap_or_else(|shared| (*shared).clone())
+    }
+}
+
+impl<K: Into<Key>, V: Into<Value>> FromIterator<(K, V)> for Map {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(iter: I) -> Self {
+        Self::from_entries(iter.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+    }
+}
+
+impl Value {
+    /// The value below a path of map keys, or None where a step is missing.
+    pub fn at(&self, path: &[&str]) -> Option<&Value> {
+        path.iter().try_fold(self, |v, key| v.get(key))
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.as_map()?.get(key)
+    }
+
+    /// The text below a path of map keys; empty where there is none.
+    pub fn str_at(&self, path: &[&str]) -> &str {
+        self.at(path).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    pub fn int_at(&self, path: &[&str]) -> Option<i64> {
+        self.at(path).and_then(Value::as_int)
+    }
+
+    pub fn bool_at(&self, path: &[&str]) -> Option<bool> {
+        self.at(path).and_then(Value::as_bool)
+    }
+
+    /// The elements of the list below a path; none where there is no list.
+    pub fn list_at(&self, path: &[&str]) -> &[Value] {
+        self.at(path).and_then(Value::as_list).map_or(&[], |l| l.as_slice())
+    }
+
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Value::String(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    pub fn as_int(&self) -> Option<i64> {
+        match self {
+            Value::Int(i) => Some(*i),
+            _ => None,
+        }
+    }
+
+    pub fn as_bool(&self) -> Option<bool> {
+        match self {
+            Value::Bool(b) => Some(*b),
+            _ => None,
+        }
+    }
+
+    pub fn as_list(&self) -> Option<&List> {
+        match self {
+            Value::List(l) => Some(l),
+            _ => None,
+        }
+    }
+
+    pub fn as_map(&self) -> Option<&Map> {
+        match self {
+            Value::Map(m) => Some(m),
+            _ => None,
+        }
+    }
+
+    pub fn is_null(&self) -> bool {
+        matches!(self, Value::Null)
+    }
+
+    /// Null, or a list or map without entries.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Value::Null => true,
+            Value::List(l) => l.is_empty(),
+            Value::Map(m) => m.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// The map at this place; whatever else stood there is replaced by an empty map.
+    pub fn make_map(&mut self) -> &mut Map {
+        if !matches!(self, Value::Map(_)) {
+            *self = Value::Map(Map::new());
+        }
+        match self {
+            Value::Map(m) => m,
+            _ => unreachable!("made a map just now"),
+        }
+    }
+
+    /// The list at this place; whatever else stood there is replaced by an empty list.
+    pub fn make_list(&mut self) -> &mut Vec<Value> {
+        if !matches!(self, Value::List(_)) {
+            *self = Value::List(List::default());
+        }
+        match self {
+            Value::List(l) => Arc::make_mut(l),
+            _ => unreachable!("made a list just now"),
+        }
+    }
+
+    /// The place below a path of map keys; missing maps are made on the way.
+    pub fn place(&mut self, path: &[&str]) -> &mut Value {
+        path.iter().fold(self, |v, key| v.make_map().entry(*key))
+    }
+
+    /// Sets the value below a path of map keys, making missing maps on the way.
+    pub fn set(&mut self, path: &[&str], value: impl Into<Value>) {
+        *self.place(path) = value.into();
+    }
+
+    /// Removes the entry at a path; nothing happens where there is none.
+    pub fn remove(&mut self, path: &[&str]) -> Option<Value> {
+        let (last, parents) = path.split_last()?;
+        self.at(path)?;
+        match self.place(parents) {
+            Value::Map(m) => m.remove(last),
+            _ => None,
+        }
+    }
+
+    /// What Go's decoder calls this sort of JSON value in its errors.
+    pub fn kind_name(&self) -> &'static str {
+        match self {
+            Value::Null => "null",
+            Value::Bool(_) => "bool",
+            Value::Int(_) | Value::Float(_) => "number",
+            Value::String(_) => "string",
+            Value::List(_) => "array",
+            Value::Map(_) => "object",
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(s: &str) -> Self {
+        Value::String(s.into())
+    }
+}
+
+impl From<String> for Value {
+    fn from(s: String) -> Self {
+        Value::String(s.into())
+    }
+}
+
+impl From<Arc<str>> for Value {
+    fn from(s: Arc<str>) -> Self {
+        Value::String(s)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(b: bool) -> Self {
+        Value::Bool(b)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(i: i64) -> Self {
+        Value::Int(i)
+    }
+}
+
+impl From<i32> for Value {
+    fn from(i: i32) -> Self {
+        Value::Int(i.into())
+    }
+}
+
+impl From<u32> for Value {
+    fn from(i: u32) -> Self {
+        Value::Int(i.into())
+    }
+}
+
+impl From<f64> for Value {
+    fn from(f: f64) -> Self {
+        Value::Float(f)
+    }
+}
+
+impl From<Map> for Value {
+    fn from(m: Map) -> Self {
+        Value::Map(m)
+    }
+}
+
+impl From<Vec<Value>> for Value {
+    fn from(l: Vec<Value>) -> Self {
+        Value::List(Arc::new(l))
+    }
+}
+
+impl<T: Into<Value>> From<Option<T>> for Value {
+    fn from(o: Option<T>) -> Self {
+        o.map_or(Value::Null, Into::into)
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::json::to_string(self))
+    }
+}
+
+/// Writes an object tree the way its JSON reads: `object!({ "kind": "Pod", "metadata": { "name": name } })`.
+#[macro_export]
+macro_rules! object {
+    ({ $($key:literal : $value:tt),* $(,)? }) => {
+        $crate::Value::Map($crate::Map::from_entries(vec![$(($crate::Key::Static($key), $crate::object!($value))),*]))
+    };
+    ([ $($value:tt),* $(,)? ]) => {
+        $crate::Value::from(vec![$($crate::object!($value)),*] as Vec<$crate::Value>)
+    };
+    (null) => { $crate::Value::Null };
+    ($value:expr) => { $crate::Value::from($value) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_does_not_reach_a_clone() {
+        let a = object!({ "metadata": { "name": "x", "labels": { "a": "b" } } });
+        let mut b = a.clone();
+        b.set(&["metadata", "labels", "a"], "c");
+        assert_eq!(a.str_at(&["metadata", "labels", "a"]), "b");
+        assert_eq!(b.str_at(&["metadata", "labels", "a"]), "c");
+    }
+
+    #[test]
+    fn of_duplicate_keys_the_last_one_wins() {
+        let map = Map::from_entries(vec![("b".into(), 1.into()), ("a".into(), 2.into()), ("b".into(), 3.into())]);
+        assert_eq!(map.len(), 2);
+        assert_eq!(map.get("b"), Some(&Value::Int(3)));
+    }
+
+    #[test]
+    fn removing_what_is_not_there_changes_nothing() {
+        let mut a = object!({ "x": 1 });
+        assert_eq!(a.remove(&["spec", "y"]), None);
+        assert_eq!(a, object!({ "x": 1 }));
+    }
+}
