@@ -1,1 +1,12 @@
-//! fram-client: see ARCHITECTURE.md.
+//! API access for components: one client type over two transports, in process and remote, and what is built on it.
+//! Nothing here knows the server's insides.
+
+mod client;
+mod options;
+pub mod resources;
+mod transport;
+
+pub use client::{Client, Resources};
+pub use options::{DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, WriteOptions};
+pub use resources::Resource;
+pub use transport::{Call, EventKind, Page, Reply, Transport, Verb, WatchEvent, WatchStream};
