@@ -286,7 +286,7 @@ fn kind_line(kind: &mut Kind, words: &[&'static str]) -> std::result::Result<(),
                 ["none"] => Generation::None,
                 ["any"] => Generation::Any,
                 ["once"] => Generation::Once,
-                [field] => Generation::Field(field),
+                [fields] => Generation::Fields(fields.split(',').collect()),
                 _ => return Err("generation takes one word".into()),
             }
         }

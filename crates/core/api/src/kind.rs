@@ -9,11 +9,11 @@ pub enum Scope {
 }
 
 /// Which part of an object bumps `metadata.generation` when it changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Generation {
     None,
-    /// A top-level field, nearly always `spec`.
-    Field(&'static str),
+    /// Top-level fields, nearly always `spec`; `annotations` stands for those of the metadata.
+    Fields(Vec<&'static str>),
     /// Everything but metadata, plus labels.
     Any,
     /// One on create, never bumped.

@@ -1,10 +1,14 @@
 //! The kinds of Kubernetes 1.36: one description per group version in `kinds/`, read into one schema and one table of kinds.
 
+mod convert;
 mod description;
 mod kind;
+pub mod strategy;
 
+pub use convert::convert;
 pub use description::DescriptionError;
 pub use kind::{Age, Cell, Column, Generation, Kind, Scope, Subresource};
+pub use strategy::{Strategy, strategy};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -74,6 +78,13 @@ impl Api {
 
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Kind>> {
         self.by_kind.get(&(group, version, kind)).map(|&i| &self.kinds[i])
+    }
+
+    /// The kind as which objects of this kind are stored: itself, or the storage version of the same kind.
+    pub fn storage_of(&self, kind: &Arc<Kind>) -> Arc<Kind> {
+        let group = if kind.group == "events.k8s.io" { "" } else { kind.group };
+        let stored = self.kinds.iter().find(|k| k.storage && k.group == group && k.kind == kind.kind && !k.plural.is_empty());
+        stored.unwrap_or(kind).clone()
     }
 
     /// The type of a message by package and name, such as `meta.v1.DeleteOptions`.

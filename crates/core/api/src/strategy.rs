@@ -1,0 +1,132 @@
+//! What a kind does beyond its description: conditional defaults, what create and update clear or fill in, validation,
+//! immutability and computed columns. A kind without special behaviour needs nothing here.
+
+mod apps;
+mod batch;
+mod core;
+mod pod;
+mod service;
+
+use fram_machinery::status::FieldError;
+use fram_machinery::{Value, names};
+
+/// How a name of a kind must look.
+pub type NameRule = fn(&str) -> Result<(), &'static str>;
+
+/// The behaviour of a kind. Every method has the default of a kind that does nothing special.
+pub trait Strategy: Sync {
+    fn name_rule(&self) -> NameRule {
+        names::dns_subdomain
+    }
+
+    /// Defaults that depend on other fields; runs on every object that is decoded from a request.
+    fn default(&self, _object: &mut Value) {}
+
+    /// Brings a new object into the state in which it is created.
+    fn prepare_create(&self, _object: &mut Value) {}
+
+    /// Keeps or clears what an update may not change silently.
+    fn prepare_update(&self, _object: &mut Value, _old: &Value) {}
+
+    fn validate(&self, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Rules about the change itself; `validate` has run on the new object already.
+    fn validate_update(&self, _object: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// The text of a selectable field where it is not just the field at that path.
+    fn field(&self, _object: &Value, _path: &str) -> Option<String> {
+        None
+    }
+
+    /// The cells of the computed columns by their name.
+    fn cell(&self, _object: &Value, _column: &str) -> Value {
+        Value::Null
+    }
+}
+
+struct Plain;
+impl Strategy for Plain {}
+
+/// Names are any path segment.
+struct Rbac;
+impl Strategy for Rbac {
+    fn name_rule(&self) -> NameRule {
+        names::path_segment
+    }
+
+    fn default(&self, object: &mut Value) {
+        if !object.list_at(&["subjects"]).is_empty() {
+            for subject in object.place(&["subjects"]).make_list() {
+                let group = if subject.str_at(&["kind"]) == "ServiceAccount" { "" } else { "rbac.authorization.k8s.io" };
+                if subject.str_at(&["apiGroup"]).is_empty() && !group.is_empty() {
+                    subject.set(&["apiGroup"], group);
+                }
+            }
+        }
+    }
+
+    fn cell(&self, object: &Value, column: &str) -> Value {
+        let subjects = |kind: &str| {
+            let of_kind = object.list_at(&["subjects"]).iter().filter(|s| s.str_at(&["kind"]) == kind);
+            let name = |s: &Value| match s.str_at(&["namespace"]) {
+                "" => s.str_at(&["name"]).to_string(),
+                ns => format!("{ns}/{}", s.str_at(&["name"])),
+            };
+            Value::from(of_kind.map(name).collect::<Vec<_>>().join(", "))
+        };
+        match column {
+            "Role" => format!("{}/{}", object.str_at(&["roleRef", "kind"]), object.str_at(&["roleRef", "name"])).into(),
+            "Users" => subjects("User"),
+            "Groups" => subjects("Group"),
+            "ServiceAccounts" => subjects("ServiceAccount"),
+            _ => Value::Null,
+        }
+    }
+}
+
+/// The behaviour of a kind.
+pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
+    match (group, kind) {
+        ("", "Pod") => &pod::Pod,
+        ("", "Service") => &service::Service,
+        ("", "Namespace") => &core::Namespace,
+        ("", "Node") => &core::Node,
+        ("", "ConfigMap") => &core::ConfigMap,
+        ("", "Secret") => &core::Secret,
+        ("", "ServiceAccount") => &core::ServiceAccount,
+        ("", "Endpoints") => &core::Endpoints,
+        ("", "Event") => &core::Event,
+        ("", "ReplicationController") => &apps::ReplicationController,
+        ("apps", "Deployment") => &apps::Deployment,
+        ("apps", "ReplicaSet") => &apps::ReplicaSet,
+        ("apps", "DaemonSet") => &apps::DaemonSet,
+        ("apps", "StatefulSet") => &apps::StatefulSet,
+        ("batch", "Job") => &batch::Job,
+        ("discovery.k8s.io", "EndpointSlice") => &core::EndpointSlice,
+        ("rbac.authorization.k8s.io", _) => &Rbac,
+        _ => &Plain,
+    }
+}
+
+/// Text lists as kubectl prints them.
+pub(crate) fn joined(items: impl Iterator<Item = String>, none: &str) -> Value {
+    let text = items.collect::<Vec<_>>().join(",");
+    if text.is_empty() { none.into() } else { text.into() }
+}
+
+/// A label selector object in its printed form; see metav1.FormatLabelSelector.
+pub(crate) fn printed_selector(selector: Option<&Value>) -> Value {
+    let parsed = fram_machinery::labels::Selector::from_object(selector).ok().flatten();
+    let text = parsed.map(|s| s.to_string()).unwrap_or_default();
+    if text.is_empty() { "<none>".into() } else { text.into() }
+}
+
+/// Names and images of a pod spec's containers.
+pub(crate) fn container_cell(spec: Option<&Value>, field: &str) -> Value {
+    let containers = spec.map_or(&[][..], |s| s.list_at(&["containers"]));
+    joined(containers.iter().map(|c| c.str_at(&[field]).to_string()), "")
+}

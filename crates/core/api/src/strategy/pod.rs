@@ -1,0 +1,204 @@
+//! Pods: conditional defaults, QoS class, what may change, and the cells of the table.
+
+mod printer;
+mod validation;
+
+use fram_machinery::quantity::Quantity;
+use fram_machinery::status::FieldError;
+use fram_machinery::{Map, Value, object};
+
+pub(crate) use validation::validate_spec;
+
+use super::{NameRule, Strategy};
+
+pub(super) struct Pod;
+
+impl Strategy for Pod {
+    fn name_rule(&self) -> NameRule {
+        fram_machinery::names::dns_subdomain
+    }
+
+    fn default(&self, object: &mut Value) {
+        let host_network = object.bool_at(&["spec", "hostNetwork"]) == Some(true);
+        let Some(spec) = object.as_map().and_then(|m| m.get("spec")).cloned() else { return };
+        let mut spec = spec;
+        default_pod_spec(&mut spec);
+        if spec.get("enableServiceLinks").is_none() {
+            spec.set(&["enableServiceLinks"], true);
+        }
+        for list in ["containers", "initContainers"] {
+            if spec.list_at(&[list]).is_empty() {
+                continue;
+            }
+            for container in spec.place(&[list]).make_list() {
+                request_what_is_limited(container);
+                if host_network && !container.list_at(&["ports"]).is_empty() {
+                    container.place(&["ports"]).make_list().iter_mut().for_each(host_port_from_container_port);
+                }
+            }
+        }
+        mirror_service_account(&mut spec);
+        object.set(&["spec"], spec);
+        mirror_ips(object);
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        let qos = qos_class(object.get("spec").unwrap_or(&Value::Null));
+        let mut status = object!({ "phase": "Pending", "qosClass": qos });
+        if !object.list_at(&["spec", "schedulingGates"]).is_empty() {
+            status.set(
+                &["conditions"],
+                object!([{ "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+                    "message": "Scheduling is blocked due to non-empty scheduling gates" }]),
+            );
+        }
+        object.set(&["status"], status);
+    }
+
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        validation::validate(object)
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        validation::validate_update(object, old)
+    }
+
+    fn field(&self, object: &Value, path: &str) -> Option<String> {
+        match path {
+            "spec.hostNetwork" => Some(object.bool_at(&["spec", "hostNetwork"]).unwrap_or(false).to_string()),
+            "status.podIPs" => Some(String::new()),
+            _ => None,
+        }
+    }
+
+    fn cell(&self, object: &Value, column: &str) -> Value {
+        printer::cell(object, column)
+    }
+}
+
+/// Conditional defaults of a pod spec, wherever it stands.
+pub(crate) fn default_pod_spec(spec: &mut Value) {
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        if spec.list_at(&[list]).is_empty() {
+            continue;
+        }
+        for container in spec.place(&[list]).make_list() {
+            if container.str_at(&["imagePullPolicy"]).is_empty() {
+                let policy = default_pull_policy(container.str_at(&["image"]));
+                container.set(&["imagePullPolicy"], policy);
+            }
+        }
+    }
+    if !spec.list_at(&["volumes"]).is_empty() {
+        for volume in spec.place(&["volumes"]).make_list() {
+            if volume.as_map().is_some_and(|m| m.keys().all(|k| k.as_str() == "name")) {
+                volume.set(&["emptyDir"], Map::new());
+            }
+            if let Some(image) = volume.get("image").filter(|i| i.str_at(&["pullPolicy"]).is_empty()) {
+                let policy = default_pull_policy(image.str_at(&["reference"]));
+                volume.set(&["image", "pullPolicy"], policy);
+            }
+        }
+    }
+}
+
+/// `Always` for the tag `latest` and for references without tag and digest.
+fn default_pull_policy(image: &str) -> &'static str {
+    if image.contains('@') {
+        return "IfNotPresent";
+    }
+    let last = image.rsplit('/').next().unwrap_or_default();
+    match last.split_once(':') {
+        Some((_, tag)) if tag != "latest" => "IfNotPresent",
+        _ => "Always",
+    }
+}
+
+fn request_what_is_limited(container: &mut Value) {
+    let Some(limits) = container.at(&["resources", "limits"]).and_then(Value::as_map).cloned() else { return };
+    for (name, limit) in limits.iter() {
+        let requests = container.place(&["resources", "requests"]).make_map();
+        if !requests.contains(name) {
+            requests.insert(name.clone(), limit.clone());
+        }
+    }
+}
+
+fn host_port_from_container_port(port: &mut Value) {
+    if port.int_at(&["hostPort"]).unwrap_or(0) == 0
+        && let Some(number) = port.int_at(&["containerPort"])
+    {
+        port.set(&["hostPort"], number);
+    }
+}
+
+fn mirror_service_account(spec: &mut Value) {
+    let name = match (spec.str_at(&["serviceAccountName"]), spec.str_at(&["serviceAccount"])) {
+        ("", old) => old.to_string(),
+        (new, _) => new.to_string(),
+    };
+    if !name.is_empty() {
+        spec.set(&["serviceAccountName"], name.as_str());
+        spec.set(&["serviceAccount"], name);
+    }
+}
+
+fn mirror_ips(object: &mut Value) {
+    let first = object.list_at(&["status", "podIPs"]).first().map(|p| p.str_at(&["ip"]).to_string());
+    let ip = object.str_at(&["status", "podIP"]).to_string();
+    match first {
+        Some(first) if ip.is_empty() => object.set(&["status", "podIP"], first),
+        Some(first) if first == ip => {}
+        _ if ip.is_empty() => {}
+        _ => object.set(&["status", "podIPs"], object!([{ "ip": ip }])),
+    }
+}
+
+/// The quality of service of a pod; see upstream's qos.ComputePodQOS.
+pub(crate) fn qos_class(spec: &Value) -> &'static str {
+    let containers = spec.list_at(&["initContainers"]).iter().chain(spec.list_at(&["containers"]));
+    let pod_level = spec.get("resources").filter(|r| !r.is_empty());
+    let all: Vec<&Value> = match pod_level {
+        Some(resources) => vec![resources],
+        None => containers.filter_map(|c| c.get("resources")).collect(),
+    };
+    let amount = |r: &Value, kind: &str, name: &str| {
+        r.at(&[kind, name]).and_then(Value::as_str).and_then(|q| q.parse::<Quantity>().ok()).filter(|q| !q.is_zero())
+    };
+    let (mut any, mut guaranteed) = (false, !all.is_empty());
+    for resources in &all {
+        for name in ["cpu", "memory"] {
+            let (request, limit) = (amount(resources, "requests", name), amount(resources, "limits", name));
+            any |= request.is_some() || limit.is_some();
+            guaranteed &= limit.is_some() && (request.is_none() || request == limit);
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pull_policy_follows_the_tag() {
+        for (image, expect) in
+            [("a", "Always"), ("a:latest", "Always"), ("a:1", "IfNotPresent"), ("h:5000/a", "Always"), ("a@sha256:x", "IfNotPresent")]
+        {
+            assert_eq!(default_pull_policy(image), expect, "{image}");
+        }
+    }
+
+    #[test]
+    fn qos_follows_requests_and_limits() {
+        let spec = |resources: Value| object!({ "containers": [{ "name": "a", "resources": resources }] });
+        assert_eq!(qos_class(&spec(object!({}))), "BestEffort");
+        assert_eq!(qos_class(&spec(object!({ "requests": { "cpu": "1" } }))), "Burstable");
+        let both = object!({ "limits": { "cpu": "1", "memory": "1Gi" } });
+        assert_eq!(qos_class(&spec(both)), "Guaranteed");
+    }
+}
