@@ -20,6 +20,13 @@ pub(crate) enum Change {
     Delete { key: Key },
 }
 
+/// What becomes of a transaction whose conditions hold.
+pub(crate) struct Decision {
+    pub(crate) changes: Vec<Change>,
+    /// What each operation found.
+    pub(crate) previous: Vec<Option<Arc<Entry>>>,
+}
+
 /// All entries at a revision. A clone costs nothing and is not affected by later changes.
 #[derive(Clone)]
 pub(crate) struct State {
@@ -41,9 +48,9 @@ impl State {
         Self { revision, ..Self::default() }
     }
 
-    /// Judges the transaction and, if all its conditions hold, returns the changes that it makes and what each of its
-    /// operations found. A deletion of an absent key is no change.
-    pub(crate) fn decide(&self, transaction: Transaction, now: UnixMillis) -> Result<(Vec<Change>, Vec<Option<Arc<Entry>>>), StoreError> {
+    /// Judges the transaction and, if all its conditions hold, returns what it changes. A deletion of an absent
+    /// key is no change.
+    pub(crate) fn decide(&self, transaction: Transaction, now: UnixMillis) -> Result<Decision, StoreError> {
         for condition in transaction.conditions {
             let current = self.root.get(condition.key());
             if !condition.holds(current.map(AsRef::as_ref)) {
@@ -55,7 +62,7 @@ impl State {
             Operation::Put { key, value, ttl } => Some(Change::Put { key, value, expires: ttl.map(|ttl| now.after(ttl)) }),
             Operation::Delete { key } => previous.as_ref().map(|_| Change::Delete { key }),
         });
-        Ok((changes.collect(), previous))
+        Ok(Decision { changes: changes.collect(), previous })
     }
 
     /// Makes the changes of the next transaction and returns their events.

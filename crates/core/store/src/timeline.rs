@@ -2,8 +2,8 @@
 //! transactions, by whichever engine, and never does I/O.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use crate::clock::UnixMillis;
 use crate::error::StoreError;
 use crate::snapshot::{Root, Snapshot};
 use crate::types::{Event, EventKind, Revision};
-use crate::watch::{Hub, Queue, Watch, WatchLimits};
+use crate::watch::{Hub, Queue, Watch, WatchLimits, WatchSource};
 
 /// What an event costs in history besides the value that it superseded.
 const EVENT_BYTES: usize = 160;
@@ -120,12 +120,8 @@ impl Timeline {
         // The queue belongs to nobody yet who could read the later events that arrive meanwhile.
         let missed = missed.iter().flat_map(|events| events.iter()).filter(|event| event.revision > after && event.key.starts_with(prefix));
         queue.prepend(missed.cloned().collect());
-        let timeline = Arc::downgrade(self);
-        Ok(Watch::new(queue, move |queue| {
-            if let Some(timeline) = timeline.upgrade() {
-                timeline.inner.lock().hub.remove(queue);
-            }
-        }))
+        let source: Weak<Self> = Arc::downgrade(self);
+        Ok(Watch::new(queue, source))
     }
 
     /// Ends all watches and refuses new readers. Snapshots that were taken stay good.
@@ -133,6 +129,12 @@ impl Timeline {
         let mut inner = self.inner.lock();
         inner.closed = true;
         inner.hub.end(&StoreError::Closed);
+    }
+}
+
+impl WatchSource for Timeline {
+    fn forget(&self, queue: &Arc<Queue>) {
+        self.inner.lock().hub.remove(queue);
     }
 }
 

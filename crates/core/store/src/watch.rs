@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -25,12 +25,18 @@ pub enum WatchItem {
 /// The reading end of a watch. Dropping it ends the watch.
 pub struct Watch {
     queue: Arc<Queue>,
-    on_drop: Option<Box<dyn FnOnce(&Arc<Queue>) + Send + Sync>>,
+    source: Weak<dyn WatchSource>,
+}
+
+/// Where a watch comes from.
+pub(crate) trait WatchSource: Send + Sync {
+    /// Forgets a watch whose reader has gone.
+    fn forget(&self, queue: &Arc<Queue>);
 }
 
 impl Watch {
-    pub(crate) fn new(queue: Arc<Queue>, on_drop: impl FnOnce(&Arc<Queue>) + Send + Sync + 'static) -> Self {
-        Self { queue, on_drop: Some(Box::new(on_drop)) }
+    pub(crate) fn new(queue: Arc<Queue>, source: Weak<dyn WatchSource>) -> Self {
+        Self { queue, source }
     }
 
     /// Waits for the next item. Dropping the future loses nothing. After an error every further call returns it again.
@@ -51,8 +57,8 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(on_drop) = self.on_drop.take() {
-            on_drop(&self.queue);
+        if let Some(source) = self.source.upgrade() {
+            source.forget(&self.queue);
         }
     }
 }
@@ -89,12 +95,19 @@ pub(crate) struct Queue {
 
 #[derive(Default)]
 struct QueueState {
-    batches: VecDeque<(Arc<[Event]>, usize)>,
+    batches: VecDeque<Batch>,
     events: usize,
     bytes: usize,
     progress_requested: bool,
     ended: Option<StoreError>,
     waker: Option<Waker>,
+}
+
+/// A batch and what it counts against the limits.
+struct Batch {
+    items: Arc<[Event]>,
+    events: usize,
+    bytes: usize,
 }
 
 impl QueueState {
@@ -113,10 +126,10 @@ impl Queue {
     fn poll(&self, context: &mut Context<'_>) -> Poll<Result<WatchItem, StoreError>> {
         let published = Revision(self.published.load(Ordering::Acquire));
         let mut state = self.state.lock();
-        if let Some((batch, bytes)) = state.batches.pop_front() {
-            state.events -= batch.len();
-            state.bytes -= bytes;
-            return Poll::Ready(Ok(WatchItem::Events(batch)));
+        if let Some(batch) = state.batches.pop_front() {
+            state.events -= batch.events;
+            state.bytes -= batch.bytes;
+            return Poll::Ready(Ok(WatchItem::Events(batch.items)));
         }
         if let Some(error) = &state.ended {
             return Poll::Ready(Err(error.clone()));
@@ -133,30 +146,28 @@ impl Queue {
 
     /// Puts what happened before the watch was opened in front of everything. It is exempt from the limits: history
     /// holds it anyway.
-    pub(crate) fn prepend(&self, batch: Arc<[Event]>) {
+    pub(crate) fn prepend(&self, items: Arc<[Event]>) {
         let mut state = self.state.lock();
-        if state.ended.is_some() || batch.is_empty() {
-            return;
+        if state.ended.is_none() && !items.is_empty() {
+            state.batches.push_front(Batch { items, events: 0, bytes: 0 });
         }
-        state.events += batch.len();
-        state.batches.push_front((batch, 0));
     }
 
     /// Adds a batch; false when the consumer is too far behind, and the watch ended. An empty queue takes any batch.
-    fn push(&self, batch: &Arc<[Event]>, limits: WatchLimits) -> bool {
-        let bytes = batch.iter().map(weight).sum();
+    fn push(&self, items: &Arc<[Event]>, limits: WatchLimits) -> bool {
+        let (events, bytes) = (items.len(), items.iter().map(weight).sum());
         let mut state = self.state.lock();
-        let full = state.events + batch.len() > limits.events || state.bytes + bytes > limits.bytes;
-        if full && !state.batches.is_empty() {
+        let full = state.events + events > limits.events || state.bytes + bytes > limits.bytes;
+        if full && state.events > 0 {
             let buffered = state.events;
             *state =
                 QueueState { ended: Some(StoreError::WatcherTooSlow { buffered }), waker: state.waker.take(), ..QueueState::default() };
             state.wake();
             return false;
         }
-        state.events += batch.len();
+        state.events += events;
         state.bytes += bytes;
-        state.batches.push_back((Arc::clone(batch), bytes));
+        state.batches.push_back(Batch { items: Arc::clone(items), events, bytes });
         state.wake();
         true
     }

@@ -91,7 +91,7 @@ impl ModelDisk {
 
     /// Loses power: each sector that was not synced survives or not, and so does each change of names that was not
     /// synced, as `random` decides. Handles and locks from before are dead.
-    pub fn lose_power(&self, mut random: impl FnMut() -> u64) {
+    pub fn lose_power(&self, mut random: impl FnMut() -> bool) {
         let mut model = self.0.lock();
         model.generation += 1;
         model.locked.clear();
@@ -104,7 +104,7 @@ impl ModelDisk {
         let changed: Vec<PathBuf> = model.names.keys().chain(model.durable_names.keys()).cloned().collect();
         for name in changed {
             let (now, durable) = (model.names.get(&name).copied(), model.durable_names.get(&name).copied());
-            if now != durable && random() % 2 == 0 {
+            if now != durable && random() {
                 match now {
                     Some(file) => model.durable_names.insert(name, file),
                     None => model.durable_names.remove(&name),
@@ -138,27 +138,17 @@ impl ModelDisk {
     }
 }
 
-fn after_power_loss(file: &ModelFile, random: &mut impl FnMut() -> u64) -> Vec<u8> {
+fn after_power_loss(file: &ModelFile, random: &mut impl FnMut() -> bool) -> Vec<u8> {
     let (old, new) = (&file.durable, &file.content);
-    if old == new {
-        return old.clone();
-    }
-    let length = if random() % 2 == 0 { new.len() } else { old.len() };
-    let mut result = vec![0; length];
-    for start in (0..length).step_by(SECTOR) {
-        let from = if random() % 2 == 0 { new } else { old };
-        let end = (start + SECTOR).min(length);
-        // A sector that did not reach the medium reads as what was there before, beyond the old end as zeros.
-        if let Some(bytes) = from.get(start..end.min(from.len())) {
-            result[start..start + bytes.len()].copy_from_slice(bytes);
-        }
-        // What was durable and is the same in both never changes.
-        for at in start..end {
-            if let (Some(a), Some(b)) = (old.get(at), new.get(at))
-                && a == b
-            {
-                result[at] = *a;
-            }
+    let mut result = vec![0; if random() { new.len() } else { old.len() }];
+    for (sector, bytes) in result.chunks_mut(SECTOR).enumerate() {
+        let from = if random() { new } else { old };
+        for (offset, byte) in bytes.iter_mut().enumerate() {
+            let at = sector * SECTOR + offset;
+            // What did not reach the medium reads as what was there before, beyond the old end as zeros. What is the
+            // same before and after never changes.
+            let same = old.get(at).filter(|byte| new.get(at) == Some(byte));
+            *byte = same.or(from.get(at)).copied().unwrap_or_default();
         }
     }
     result

@@ -39,9 +39,9 @@ impl Group {
 
     /// Judges a transaction by the state that the group has so far, and takes it up.
     pub(crate) fn consider(&mut self, transaction: Transaction) -> Result<Committed, StoreError> {
-        let (changes, previous) = self.state.decide(transaction, self.now)?;
-        self.take_up(changes);
-        Ok(Committed { revision: self.state.revision, previous })
+        let decision = self.state.decide(transaction, self.now)?;
+        self.take_up(decision.changes);
+        Ok(Committed { revision: self.state.revision, previous: decision.previous })
     }
 
     /// Deletes the keys that have expired, each in a transaction of its own.
