@@ -1,0 +1,119 @@
+//! The write-ahead log: one file that frames are appended to, each durable before the next. It knows how far it can be
+//! trusted after a failed write; what the frames mean is not its business.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::disk::DiskFile;
+use crate::error::StoreError;
+use crate::types::Revision;
+
+use super::directory::Directory;
+use super::frame::{FileHeader, FileKind, seal_frame};
+
+/// What is known of the bytes at the end of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// All of the file is durable.
+    Clean,
+    /// A write was cut short: what is beyond the good length has to go before the next one.
+    Dirty,
+    /// A flush failed. The kernel may have dropped the pages and will not say so again, so nothing after this point can
+    /// be known to be on the medium: the file has to be left behind.
+    Untrusted,
+}
+
+/// The log file that is written to.
+pub(crate) struct Log {
+    path: PathBuf,
+    file: Box<dyn DiskFile>,
+    header: FileHeader,
+    /// How much of the file is good.
+    length: u64,
+    /// The number of the next frame.
+    sequence: u64,
+    tail: Tail,
+    /// The directory whose flush failed after the file got its name; nothing may be acknowledged until it succeeds.
+    unnamed: Option<Arc<Directory>>,
+}
+
+impl Log {
+    /// Creates the log with this number. After an error there is none.
+    pub(crate) fn create(directory: &Arc<Directory>, number: u64, revision: Revision, salt: u32) -> Result<Self, StoreError> {
+        let path = directory.log_path(number);
+        let unfinished = Directory::unfinished(&path);
+        let header = FileHeader { kind: FileKind::Log, salt, number, revision };
+        let bytes = header.to_bytes();
+        let mut file = directory.disk.create(&unfinished).map_err(|source| StoreError::io(&path, "create", source))?;
+        file.append(&bytes).map_err(|source| StoreError::io(&path, "write", source))?;
+        file.sync().map_err(|source| StoreError::io(&path, "flush", source))?;
+        directory.rename(&unfinished, &path)?;
+        // From here the file exists, and its base revision tells recovery where its predecessor ends: it must be used
+        // even if its name is not durable yet.
+        let unnamed = directory.sync().is_err().then(|| Arc::clone(directory));
+        Ok(Self { path, file, header, length: bytes.len() as u64, sequence: 0, tail: Tail::Clean, unnamed })
+    }
+
+    /// Goes on with a log that was recovered: `length` bytes of it are good and hold `sequence` frames.
+    pub(crate) fn resume(directory: &Directory, header: FileHeader, length: u64, sequence: u64, torn: bool) -> Result<Self, StoreError> {
+        let path = directory.log_path(header.number);
+        let file = directory.disk.append_to(&path).map_err(|source| StoreError::io(&path, "open", source))?;
+        let tail = if torn { Tail::Dirty } else { Tail::Clean };
+        let mut log = Self { path, file, header, length, sequence, tail, unnamed: None };
+        if torn {
+            log.cut()?;
+            // What is cut off must not come back after the next frame was written over it.
+            log.flush()?;
+        }
+        Ok(log)
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.header.number
+    }
+
+    /// The bytes in the file.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether the log has to be left behind before anything else can be written.
+    pub(crate) fn is_untrusted(&self) -> bool {
+        self.tail == Tail::Untrusted
+    }
+
+    /// Seals the frame and appends it durably. After an error the frame is not part of the log.
+    pub(crate) fn append(&mut self, frame: &mut [u8]) -> Result<(), StoreError> {
+        if let Some(directory) = &self.unnamed {
+            directory.sync()?;
+            self.unnamed = None;
+        }
+        if self.tail != Tail::Clean {
+            self.cut()?;
+        }
+        seal_frame(frame, self.header.salt, self.sequence);
+        if let Err(source) = self.file.append(frame) {
+            self.tail = Tail::Dirty;
+            // Room is given back at once when that is possible; otherwise before the next frame.
+            let _ = self.cut();
+            return Err(StoreError::io(&self.path, "write", source));
+        }
+        self.flush()?;
+        self.length += frame.len() as u64;
+        self.sequence += 1;
+        Ok(())
+    }
+
+    fn cut(&mut self) -> Result<(), StoreError> {
+        self.file.truncate(self.length).map_err(|source| StoreError::io(&self.path, "truncate", source))?;
+        self.tail = Tail::Clean;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        self.file.sync().map_err(|source| {
+            self.tail = Tail::Untrusted;
+            StoreError::io(&self.path, "flush", source)
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! Opening a data directory: the newest checkpoint, the logs after it, and the judgement on their ends.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use crate::clock::UnixMillis;
+use crate::error::StoreError;
+use crate::state::{Change, State};
+use crate::timeline::Timeline;
+use crate::types::{Event, EventKind, Revision};
+
+use super::codec::Decoder;
+use super::directory::{Directory, FIRST_LOG};
+use super::frame::{FRAME_HEADER, FileHeader, FileKind, holds_later_frame, read_frame};
+use super::log::Log;
+use super::{Options, salt_of};
+
+/// A store as it was when it was last written to.
+pub(crate) struct Recovered {
+    pub(crate) state: State,
+    pub(crate) timeline: Arc<Timeline>,
+    pub(crate) log: Log,
+    /// The bytes in all logs since the checkpoint.
+    pub(crate) log_bytes: u64,
+    pub(crate) checkpoint_bytes: u64,
+}
+
+/// Reads the directory and makes it ready to be written to.
+pub(crate) fn recover(directory: &Arc<Directory>, options: &Options) -> Result<Recovered, StoreError> {
+    if !directory.check_format()? {
+        Log::create(directory, FIRST_LOG, Revision::EMPTY, salt_of(options, FIRST_LOG))?;
+        // The log's name is durable before the format file is: a formatted directory without a log has lost it.
+        directory.sync()?;
+        directory.format()?;
+    }
+    let contents = directory.contents()?;
+    for name in &contents.unfinished {
+        directory.remove(&directory.path.join(name))?;
+    }
+    let (state, checkpoint_bytes, first) = match contents.checkpoints.last() {
+        Some(number) => {
+            let (state, size) = super::checkpoint::read(directory, *number)?;
+            directory.remove_before(*number)?;
+            (state, size, *number)
+        }
+        None => (State::default(), 0, FIRST_LOG),
+    };
+    let logs: Vec<u64> = contents.logs.into_iter().filter(|number| *number >= first).collect();
+    check_row(directory, first, &logs)?;
+    let timeline = Timeline::new(state.revision, state.root.clone(), options.history_limits(), options.watch_limits());
+    let replay = Replay { directory, state, timeline };
+    replay.run(&logs, checkpoint_bytes)
+}
+
+fn check_row(directory: &Directory, first: u64, logs: &[u64]) -> Result<(), StoreError> {
+    let expected = first..first + (logs.len() as u64).max(1);
+    match expected.clone().zip(logs.iter().copied().map(Some).chain([None])).find(|(expected, found)| Some(*expected) != *found) {
+        Some((missing, _)) => Err(StoreError::corrupt(directory.log_path(missing), 0, "log is missing")),
+        None => Ok(()),
+    }
+}
+
+struct Replay<'a> {
+    directory: &'a Arc<Directory>,
+    state: State,
+    timeline: Timeline,
+}
+
+/// A log as it was read.
+struct LogFile {
+    header: FileHeader,
+    bytes: Vec<u8>,
+}
+
+impl Replay<'_> {
+    fn run(mut self, logs: &[u64], checkpoint_bytes: u64) -> Result<Recovered, StoreError> {
+        let mut log_bytes = 0;
+        let mut last = None;
+        for (index, number) in logs.iter().enumerate() {
+            let next = logs.get(index + 1).map(|next| self.header(*next)).transpose()?;
+            let log = self.read(*number)?;
+            if log.header.revision != self.state.revision {
+                let reason = format!("log starts at revision {}, {} was expected", log.header.revision, self.state.revision);
+                return Err(StoreError::corrupt(self.directory.log_path(*number), 0, reason));
+            }
+            let (length, sequence) = self.replay(&log, next.map(|header| header.revision))?;
+            log_bytes += length;
+            last = Some((log.header, length, sequence, log.bytes.len() as u64 > length));
+        }
+        let (header, length, sequence, torn) =
+            last.ok_or_else(|| StoreError::corrupt(self.directory.log_path(FIRST_LOG), 0, "log is missing"))?;
+        if torn {
+            tracing::warn!(path = %self.directory.log_path(header.number).display(), offset = length, "cutting off an unfinished write");
+        }
+        let log = Log::resume(self.directory, header, length, sequence, torn)?;
+        Ok(Recovered { state: self.state, timeline: Arc::new(self.timeline), log, log_bytes, checkpoint_bytes })
+    }
+
+    fn header(&self, number: u64) -> Result<FileHeader, StoreError> {
+        let path = self.directory.log_path(number);
+        let mut bytes = Vec::new();
+        let file = self.directory.disk.read(&path);
+        file.and_then(|file| file.take(FileHeader::LENGTH as u64).read_to_end(&mut bytes))
+            .map_err(|source| StoreError::io(&path, "read", source))?;
+        self.parse_header(number, &bytes)
+    }
+
+    fn parse_header(&self, number: u64, bytes: &[u8]) -> Result<FileHeader, StoreError> {
+        FileHeader::read(FileKind::Log, bytes)
+            .filter(|header| header.number == number)
+            .ok_or_else(|| StoreError::corrupt(self.directory.log_path(number), 0, "bad header"))
+    }
+
+    fn read(&self, number: u64) -> Result<LogFile, StoreError> {
+        let path = self.directory.log_path(number);
+        let mut bytes = Vec::new();
+        let file = self.directory.disk.read(&path);
+        file.and_then(|mut file| file.read_to_end(&mut bytes)).map_err(|source| StoreError::io(&path, "read", source))?;
+        Ok(LogFile { header: self.parse_header(number, &bytes)?, bytes })
+    }
+
+    /// Applies the frames of a log; returns how many bytes and frames are good. `until` is the revision that the next
+    /// log starts from: the log must lead there, and whatever follows it was refused when it was written.
+    fn replay(&mut self, log: &LogFile, until: Option<Revision>) -> Result<(u64, u64), StoreError> {
+        let salt = log.header.salt;
+        let corrupt =
+            |offset: usize, reason: String| StoreError::corrupt(self.directory.log_path(log.header.number), offset as u64, reason);
+        let mut offset = FileHeader::LENGTH;
+        let mut sequence = 0;
+        while offset < log.bytes.len() && until.is_none_or(|until| self.state.revision < until) {
+            let rest = &log.bytes[offset..];
+            let Some(payload) = read_frame(rest, salt, sequence) else {
+                if until.is_some() || holds_later_frame(rest, salt, sequence) {
+                    return Err(corrupt(offset, "damaged record before the end of the log".into()));
+                }
+                break;
+            };
+            let group = read_group(&mut self.state, payload).map_err(|reason| corrupt(offset, reason))?;
+            self.timeline.publish(self.state.revision, self.state.root.clone(), group.events, group.time);
+            offset += FRAME_HEADER + payload.len();
+            sequence += 1;
+        }
+        match until.filter(|until| *until != self.state.revision) {
+            Some(until) => Err(corrupt(offset, format!("log ends at revision {}, {until} was expected", self.state.revision))),
+            None => Ok((offset as u64, sequence)),
+        }
+    }
+}
+
+struct Group {
+    time: UnixMillis,
+    events: Vec<Event>,
+}
+
+/// Applies the transactions of one frame.
+fn read_group(state: &mut State, payload: &[u8]) -> Result<Group, String> {
+    let malformed = |error: super::codec::Malformed| error.to_string();
+    let mut decoder = Decoder(payload);
+    let time = UnixMillis(decoder.u64().map_err(malformed)?);
+    let mut events = Vec::new();
+    while !decoder.is_empty() {
+        let (revision, changes): (Revision, Vec<Change>) = decoder.transaction().map_err(malformed)?;
+        if revision != state.revision.next() {
+            return Err(format!("transaction {revision} follows {}", state.revision));
+        }
+        events.extend(state.apply(changes));
+    }
+    match events.iter().find(|event| event.kind == EventKind::Delete && event.previous.is_none()) {
+        Some(event) => Err(format!("transaction {} deletes {}, which is absent", event.revision, event.key)),
+        None => Ok(Group { time, events }),
+    }
+}

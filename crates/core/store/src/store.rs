@@ -1,0 +1,37 @@
+//! The trait behind which every engine stands. What it promises is written as code in `tests/contract`.
+
+use async_trait::async_trait;
+
+use crate::error::StoreError;
+use crate::snapshot::Snapshot;
+use crate::types::{Committed, Revision, Transaction};
+use crate::watch::Watch;
+
+/// A revisioned key-value store with watch.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Applies the transaction if all its conditions hold, and returns when it is durable and visible to snapshots.
+    ///
+    /// A call that is dropped while it waits may still be applied.
+    async fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError>;
+
+    /// The revision of the latest transaction, as of some moment after the call began.
+    async fn revision(&self) -> Result<Revision, StoreError>;
+
+    /// All keys as they are now, or as they were at a revision that history still holds.
+    async fn snapshot(&self, at: Option<Revision>) -> Result<Snapshot, StoreError>;
+
+    /// Every change to keys that start with `prefix` in transactions after `after`: each once, in the order of the
+    /// revisions, the changes of one transaction in one batch.
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
+
+    /// Forgets the history before `to`: snapshots at `to` and watches after it stay possible. Forgetting what is
+    /// already forgotten is no error. A revision once forgotten may become readable again when the store is reopened.
+    async fn compact(&self, to: Revision) -> Result<(), StoreError>;
+
+    /// The oldest revision that can be read and watched after.
+    async fn oldest(&self) -> Result<Revision, StoreError>;
+
+    /// Finishes what was begun, ends all watches and refuses everything from then on. Closing twice is no error.
+    async fn close(&self) -> Result<(), StoreError>;
+}
