@@ -1,1 +1,11 @@
-//! fram-apiserver: see ARCHITECTURE.md.
+//! The API server: everything between a request and the store. Kinds are described in fram-api; nothing here is written
+//! for one of them but the numbers of Services.
+
+pub mod admission;
+pub mod allocate;
+pub mod environment;
+pub mod registry;
+pub mod user;
+
+pub use environment::Environment;
+pub use user::User;

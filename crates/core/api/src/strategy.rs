@@ -28,6 +28,14 @@ pub trait Strategy: Sync {
     /// Keeps or clears what an update may not change silently.
     fn prepare_update(&self, _object: &mut Value, _old: &Value) {}
 
+    /// Marks an object whose deletion begins.
+    fn prepare_delete(&self, _object: &mut Value) {}
+
+    /// Whether something beside `metadata.finalizers` keeps a terminating object.
+    fn is_held(&self, _object: &Value) -> bool {
+        false
+    }
+
     fn validate(&self, _object: &Value) -> Vec<FieldError> {
         Vec::new()
     }

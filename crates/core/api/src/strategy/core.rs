@@ -29,6 +29,14 @@ impl Strategy for Namespace {
         // Spec finalizers change only through the finalize subresource.
         object.set(&["spec"], old.get("spec").cloned());
     }
+
+    fn prepare_delete(&self, object: &mut Value) {
+        object.set(&["status", "phase"], "Terminating");
+    }
+
+    fn is_held(&self, object: &Value) -> bool {
+        !object.list_at(&["spec", "finalizers"]).is_empty()
+    }
 }
 
 pub(super) struct Node;

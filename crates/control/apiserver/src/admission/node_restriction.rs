@@ -1,0 +1,111 @@
+//! NodeRestriction: a kubelet changes its own node and the pods bound to it, and nothing else.
+
+use fram_machinery::{Status, Value, meta};
+
+use super::{Operation, Plugin, Request};
+
+pub(super) struct NodeRestriction;
+
+#[async_trait::async_trait]
+impl Plugin for NodeRestriction {
+    fn name(&self) -> &'static str {
+        "NodeRestriction"
+    }
+
+    async fn admit(&self, request: &Request<'_>, object: Value, old: Option<&Value>) -> Result<Value, Status> {
+        let Some(node) = request.user.node() else { return Ok(object) };
+        let place = request.place;
+        let refuse = |why: String| Err(place.forbidden(&why));
+        match (request.kind().group, request.kind().kind, request.subresource) {
+            ("", "Pod", "") => pod(request, node, &object, old)?,
+            ("", "Pod", "status") => {
+                let bound = old.map_or("", |o| o.str_at(&["spec", "nodeName"]));
+                if bound != node {
+                    return refuse(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
+                }
+            }
+            ("", "Pod", "eviction") | ("", "Node", _) if request.kind().kind == "Node" && place.name != node && !place.name.is_empty() => {
+                return refuse(format!("node {node:?} is not allowed to modify node {:?}", place.name));
+            }
+            ("", "Node", "") => node_labels(request, node, &object, old)?,
+            ("", "ServiceAccount", "token") => {
+                let pod = object.str_at(&["spec", "boundObjectRef", "name"]);
+                let bound = request.find("", "v1", "pods", &place.namespace, pod).await?;
+                if !bound.is_some_and(|p| p.str_at(&["spec", "nodeName"]) == node && meta::uid(&p) == object.str_at(&["spec", "boundObjectRef", "uid"])) {
+                    return refuse(format!("node requested token bound to a pod scheduled on a different node, {node:?}"));
+                }
+            }
+            ("coordination.k8s.io", "Lease", _) if place.namespace == "kube-node-lease" && place.name != node => {
+                return refuse("can only access node lease with the same name as the requesting node".into());
+            }
+            _ => {}
+        }
+        Ok(object)
+    }
+}
+
+fn pod(request: &Request<'_>, node: &str, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    match request.operation {
+        Operation::Create => {
+            if meta::annotation(object, "kubernetes.io/config.mirror").is_none() {
+                return Err(request.place.forbidden("pod does not have \"kubernetes.io/config.mirror\" annotation, node can only create mirror pods"));
+            }
+            if object.str_at(&["spec", "nodeName"]) != node {
+                return Err(request.place.forbidden(&format!("node {node:?} can only create pods with spec.nodeName set to itself")));
+            }
+            let refers = object.list_at(&["spec", "volumes"]).iter().any(|v| ["secret", "configMap", "persistentVolumeClaim"].iter().any(|f| v.get(f).is_some()));
+            if refers || !object.str_at(&["spec", "serviceAccountName"]).is_empty() {
+                return Err(request.place.forbidden(&format!("node {node:?} can not create pods that reference API objects")));
+            }
+            Ok(())
+        }
+        Operation::Delete => {
+            if old.map_or("", |o| o.str_at(&["spec", "nodeName"])) != node {
+                return Err(request.place.forbidden(&format!("node {node:?} can only delete pods with spec.nodeName set to itself")));
+            }
+            Ok(())
+        }
+        _ => Err(request.place.forbidden(&format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", request.operation))),
+    }
+}
+
+fn node_labels(request: &Request<'_>, node: &str, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    if request.operation == Operation::Delete {
+        return Err(request.place.forbidden(&format!("node {node:?} is not allowed to delete nodes")));
+    }
+    let before = old.map(meta::labels).and_then(Value::as_map).cloned().unwrap_or_default();
+    for (key, value) in meta::labels(object).as_map().into_iter().flat_map(|m| m.iter()) {
+        if before.get(key) != Some(value) && is_restricted(key) {
+            return Err(request.place.forbidden(&format!("is not allowed to modify labels: {key}")));
+        }
+    }
+    if old.is_some_and(|o| o.at(&["spec", "taints"]) != object.at(&["spec", "taints"])) {
+        return Err(request.place.forbidden(&format!("node {node:?} is not allowed to modify taints")));
+    }
+    Ok(())
+}
+
+/// Labels of Kubernetes' own that a kubelet may not give its node; see NodeRestriction's modifiedLabels.
+fn is_restricted(key: &str) -> bool {
+    const ALLOWED: [&str; 12] = [
+        "kubernetes.io/hostname",
+        "kubernetes.io/arch",
+        "kubernetes.io/os",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+        "topology.kubernetes.io/region",
+        "topology.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "node.kubernetes.io/exclude-from-external-load-balancers",
+    ];
+    let Some((prefix, _)) = key.split_once('/') else { return false };
+    let within = |domain: &str| prefix == domain || prefix.ends_with(&format!(".{domain}"));
+    if within("node-restriction.kubernetes.io") {
+        return true;
+    }
+    let kubelets = within("kubelet.kubernetes.io") || within("node.kubernetes.io");
+    (within("kubernetes.io") || within("k8s.io")) && !kubelets && !ALLOWED.contains(&key)
+}

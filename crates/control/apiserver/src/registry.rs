@@ -1,0 +1,104 @@
+//! The verbs on the generic store. Every resource takes this way, whatever its kind: decode by description, default,
+//! admit, validate, commit. What differs between kinds stands in their description and strategy.
+
+mod delete;
+mod keys;
+mod prepare;
+mod read;
+mod record;
+mod watch;
+mod write;
+
+use std::sync::Arc;
+
+use fram_api::{Api, Kind};
+use fram_machinery::{Status, Value};
+use fram_store::{Entry, Store, StoreError};
+
+use crate::admission::Chain;
+use crate::allocate::Allocators;
+use crate::environment::Environment;
+use crate::user::User;
+
+pub use delete::Deleted;
+pub use keys::Place;
+pub use read::{ListRequest, Listing, Selection};
+pub use record::Record;
+pub use watch::{Change, ChangeKind, WatchRequest, Watching};
+pub use write::{Body, FieldValidation, Written};
+
+/// The objects of one cluster.
+pub struct Registry {
+    pub api: Arc<Api>,
+    pub(crate) store: Arc<dyn Store>,
+    /// Every key of this cluster starts with it.
+    pub(crate) prefix: Arc<str>,
+    pub(crate) environment: Environment,
+    pub(crate) admission: Chain,
+    pub(crate) allocators: Allocators,
+}
+
+/// Who writes, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Write {
+    pub user: User,
+    pub dry_run: bool,
+    pub field_manager: String,
+    pub force: bool,
+}
+
+/// A kind as it was asked for, and the kind as which it is stored.
+#[derive(Clone)]
+pub struct Served {
+    pub kind: Arc<Kind>,
+    pub stored: Arc<Kind>,
+}
+
+/// One stored object, as the kind that was asked for.
+#[derive(Clone)]
+pub struct Item {
+    pub entry: Arc<Entry>,
+}
+
+impl Registry {
+    pub fn new(api: Arc<Api>, store: Arc<dyn Store>, prefix: &str, environment: Environment, admission: Chain, allocators: Allocators) -> Self {
+        Self { api, store, prefix: prefix.into(), environment, admission, allocators }
+    }
+
+    /// The kind served at a group, version and plural.
+    pub fn served(&self, group: &str, version: &str, plural: &str) -> Option<Served> {
+        let kind = self.api.resource(group, version, plural)?.clone();
+        let stored = self.api.storage_of(&kind);
+        Some(Served { kind, stored })
+    }
+
+    /// Decodes a stored entry as the kind that was asked for.
+    pub fn decode(&self, served: &Served, entry: &Entry) -> Result<Value, Status> {
+        let record = Record::parse(&entry.value).map_err(Status::internal)?;
+        let value = record.to_object(entry.modified.0).map_err(Status::internal)?;
+        Ok(fram_api::convert(value, &served.stored, &served.kind))
+    }
+}
+
+/// Says a store's error as the API does.
+pub(crate) fn store_status(error: StoreError) -> Status {
+    match &error {
+        StoreError::Compacted { .. } => Status::expired("The provided resource version is too old"),
+        StoreError::FutureRevision { revision, current } => {
+            let mut status = Status::new(
+                fram_machinery::Reason::Timeout,
+                format!("Too large resource version: {revision}, current: {current}"),
+            );
+            status.causes.push(fram_machinery::StatusCause {
+                reason: "ResourceVersionTooLarge".into(),
+                message: "Too large resource version".into(),
+                field: String::new(),
+            });
+            status.retry_after_seconds = 1;
+            status
+        }
+        StoreError::TooLarge { .. } => Status::new(fram_machinery::Reason::RequestEntityTooLarge, error.to_string()),
+        StoreError::Closed => Status::new(fram_machinery::Reason::ServiceUnavailable, "the server is shutting down"),
+        _ => Status::internal(error),
+    }
+}

@@ -1,0 +1,152 @@
+//! Delete: preconditions, grace, finalizers and propagation.
+
+use fram_api::{Kind, strategy};
+use fram_client::{DeleteOptions, Propagation};
+use fram_machinery::{Status, Value, meta, normalize};
+use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
+
+use super::write::finished;
+use super::{ListRequest, Place, Record, Registry, Write, store_status};
+use crate::admission::{Operation as Verb, Request};
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// What a deletion led to.
+pub struct Deleted {
+    pub object: Value,
+    /// The object is gone; else it waits for its finalizers or its grace period.
+    pub gone: bool,
+}
+
+impl Registry {
+    pub async fn delete(&self, place: &Place, options: &DeleteOptions, write: &Write) -> Result<Deleted, Status> {
+        let key = Key::from(self.key_of(place));
+        let stored = place.served.stored.clone();
+        loop {
+            let entry = self.get(place).await?;
+            let record = Record::parse(&entry.value).map_err(Status::internal)?;
+            let old = record.to_object(entry.modified.0).map_err(Status::internal)?;
+            check_preconditions(place, options, &old)?;
+            let mut request = Request::new(self, place, "", Verb::Delete, write);
+            self.admission.admit(&mut request, Value::Null, Some(&old)).await?;
+            self.admission.validate(&request, None, Some(&old)).await?;
+            let object = self.marked(&stored, &old, options);
+            let answer = |object: Value, gone| Deleted { object: fram_api::convert(object, &stored, &place.served.kind), gone };
+            let gone = finished(&stored, &object);
+            if write.dry_run {
+                return Ok(answer(object, gone));
+            }
+            if gone {
+                match self.remove(place, &key, &entry, &object).await? {
+                    Some(object) => return Ok(answer(object, true)),
+                    None => continue,
+                }
+            }
+            if object == old {
+                return Ok(answer(old, false));
+            }
+            match self.mark(&stored, &key, &entry, object).await? {
+                Some(object) => return Ok(answer(object, false)),
+                None => continue,
+            }
+        }
+    }
+
+    async fn mark(&self, stored: &Kind, key: &Key, entry: &Entry, mut object: Value) -> Result<Option<Value>, Status> {
+        let put = Operation::put(key.clone(), Record::encode(stored, object.clone()));
+        let transaction = Transaction::new(vec![put]).when(Condition::ModifiedAt(key.clone(), entry.modified));
+        match self.store.commit(transaction).await {
+            Ok(committed) => {
+                object.set(&["metadata", "resourceVersion"], committed.revision.to_string());
+                Ok(Some(object))
+            }
+            Err(StoreError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(store_status(error)),
+        }
+    }
+
+    /// The object as its deletion begins, or goes on with a shorter grace period.
+    fn marked(&self, kind: &Kind, old: &Value, options: &DeleteOptions) -> Value {
+        let mut object = old.clone();
+        set_propagation(kind, &mut object, options.propagation);
+        let grace = if kind.graceful { pod_grace(old, options) } else { 0 };
+        let now = self.environment.now();
+        if !meta::is_terminating(old) {
+            let end = now + jiff::SignedDuration::from_secs(grace);
+            object.set(&["metadata", "deletionTimestamp"], normalize::format_time(end, 0));
+            object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
+            if meta::generation(old) > 0 {
+                object.set(&["metadata", "generation"], meta::generation(old) + 1);
+            }
+            strategy(kind.group, kind.kind).prepare_delete(&mut object);
+            return object;
+        }
+        let running = old.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0);
+        if kind.graceful && grace < running {
+            // The time of deletion moves forward by the difference; a period once given is never extended.
+            let end = old.str_at(&["metadata", "deletionTimestamp"]).parse::<jiff::Timestamp>().unwrap_or(now);
+            let end = if grace == 0 { now } else { end - jiff::SignedDuration::from_secs(running - grace) };
+            object.set(&["metadata", "deletionTimestamp"], normalize::format_time(end, 0));
+            object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
+        }
+        object
+    }
+
+    /// Deletes every object of a collection that is selected; answers with those that were there.
+    pub async fn delete_collection(&self, place: &Place, options: &DeleteOptions, list: &ListRequest, write: &Write) -> Result<Vec<Value>, Status> {
+        let listing = self.list(place, list).await?;
+        let mut all = Vec::with_capacity(listing.items.len());
+        for entry in listing.items {
+            let object = self.decode(&place.served, &entry)?;
+            let one = Place {
+                served: place.served.clone(),
+                namespace: meta::namespace(&object).to_string(),
+                name: meta::name(&object).to_string(),
+            };
+            match self.delete(&one, options, write).await {
+                Ok(_) => all.push(object),
+                Err(status) if status.is(fram_machinery::Reason::NotFound) => {}
+                Err(status) => return Err(status),
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn check_preconditions(place: &Place, options: &DeleteOptions, object: &Value) -> Result<(), Status> {
+    let pairs = [("UID", &options.preconditions.uid, meta::uid(object)), ("ResourceVersion", &options.preconditions.resource_version, meta::resource_version(object))];
+    for (what, wanted, found) in pairs {
+        if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
+            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+            return Err(place.conflict(&why));
+        }
+    }
+    Ok(())
+}
+
+fn set_propagation(kind: &Kind, object: &mut Value, asked: Option<Propagation>) {
+    let waiting = |f: &str| meta::has_finalizer(object, f);
+    let policy = match asked {
+        Some(policy) => policy,
+        None if waiting(ORPHAN) => Propagation::Orphan,
+        None if waiting(FOREGROUND) => Propagation::Foreground,
+        None if kind.orphans_by_default => Propagation::Orphan,
+        None => Propagation::Background,
+    };
+    for (finalizer, wanted) in [(ORPHAN, policy == Propagation::Orphan), (FOREGROUND, policy == Propagation::Foreground)] {
+        if wanted {
+            meta::add_finalizer(object, finalizer);
+        } else {
+            meta::remove_finalizer(object, finalizer);
+        }
+    }
+}
+
+/// The grace period of a pod's deletion; a pod that runs nowhere needs none. See podStrategy.CheckGracefulDelete.
+fn pod_grace(pod: &Value, options: &DeleteOptions) -> i64 {
+    let asked = options.grace_period_seconds.or(pod.int_at(&["spec", "terminationGracePeriodSeconds"])).unwrap_or(30);
+    let ended = matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed");
+    let unscheduled = pod.str_at(&["spec", "nodeName"]).is_empty();
+    if ended || unscheduled { 0 } else if asked < 0 { 1 } else { asked }
+}

@@ -1,0 +1,185 @@
+//! Get and list: views of a persistent snapshot, without a lock.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use fram_api::Kind;
+use fram_machinery::labels::{FieldSelector, Selector};
+use fram_machinery::{Status, Value, json, object};
+use fram_store::{Entry, Revision, Snapshot};
+
+use super::{Place, Record, Registry, store_status};
+
+/// Which objects of a collection are meant.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    pub labels: Selector,
+    pub fields: FieldSelector,
+}
+
+impl Selection {
+    /// Parses both selectors; a field that the kind does not declare is refused.
+    pub fn parse(kind: &Kind, labels: &str, fields: &str) -> Result<Self, Status> {
+        let labels = Selector::parse(labels).map_err(|e| Status::bad_request(e.to_string()))?;
+        let fields = FieldSelector::parse(fields).map_err(|e| Status::bad_request(e.to_string()))?;
+        let known = |path: &str| kind.selectable.contains(&path) || matches!(path, "metadata.name" | "metadata.namespace");
+        match fields.requirements.iter().find(|r| !known(&r.path)) {
+            Some(r) => Err(Status::bad_request(format!(
+                "Unable to find {:?} that match label selector \"\", field selector {:?}: field label not supported: {}",
+                kind.api_version() + ", Resource=" + kind.plural,
+                format!("{}={}", r.path, r.value),
+                r.path
+            ))),
+            None => Ok(Self { labels, fields }),
+        }
+    }
+
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    pub fn matches(&self, kind: &Kind, record: &Record) -> bool {
+        record.matches_labels(&self.labels) && record.matches_fields(&kind.selectable, &self.fields)
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct ListRequest {
+    pub selection: Selection,
+    /// 0 for all.
+    pub limit: usize,
+    pub continue_token: String,
+    pub resource_version: String,
+    pub resource_version_match: String,
+}
+
+/// A part of a collection at one revision.
+pub struct Listing {
+    pub revision: u64,
+    pub items: Vec<Arc<Entry>>,
+    /// Not empty where more follows.
+    pub continue_token: String,
+    pub remaining: Option<usize>,
+}
+
+/// Where a list goes on: at which revision, after which key.
+struct Continue {
+    revision: u64,
+    after: String,
+}
+
+impl Continue {
+    fn encode(&self, prefix: &str) -> String {
+        let token = object!({ "v": "meta.k8s.io/v1", "rv": (self.revision as i64),
+            "start": (self.after.strip_prefix(prefix).unwrap_or(&self.after)) });
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json::to_vec(&token))
+    }
+
+    fn decode(token: &str, prefix: &str) -> Result<Self, Status> {
+        let bad = || Status::bad_request("continue key is not valid: encoding is not as expected");
+        let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token).map_err(|_| bad())?;
+        let token = json::from_slice(&raw).map_err(|_| bad())?;
+        let revision = token.int_at(&["rv"]).ok_or_else(bad)?;
+        let start = token.str_at(&["start"]);
+        if start.is_empty() || start.split('/').any(|s| s == "..") {
+            return Err(bad());
+        }
+        Ok(Self { revision: u64::try_from(revision).map_err(|_| bad())?, after: format!("{prefix}{start}") })
+    }
+}
+
+pub(crate) fn parse_revision(text: &str) -> Result<Option<u64>, Status> {
+    match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| Status::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))),
+    }
+}
+
+impl Registry {
+    pub async fn snapshot(&self) -> Result<Snapshot, Status> {
+        self.store.snapshot(None).await.map_err(store_status)
+    }
+
+    /// The stored object, or NotFound.
+    pub async fn get(&self, place: &Place) -> Result<Arc<Entry>, Status> {
+        let snapshot = self.snapshot().await?;
+        snapshot.get(&self.key_of(place)).cloned().ok_or_else(|| place.not_found())
+    }
+
+    /// The object itself, or NotFound.
+    pub async fn get_object(&self, place: &Place) -> Result<Value, Status> {
+        let entry = self.get(place).await?;
+        self.decode(&place.served, &entry)
+    }
+
+    pub async fn list(&self, place: &Place, request: &ListRequest) -> Result<Listing, Status> {
+        let stored = &place.served.stored;
+        let prefix = self.collection_prefix(stored, &place.namespace);
+        let from = match request.continue_token.as_str() {
+            "" => None,
+            token => Some(Continue::decode(token, &prefix)?),
+        };
+        let snapshot = self.snapshot_for(request, from.as_ref()).await?;
+        let revision = snapshot.revision().0;
+        let mut listing = Listing { revision, items: Vec::new(), continue_token: String::new(), remaining: None };
+        let mut entries = snapshot.prefix_after(&prefix, from.as_ref().map(|f| f.after.as_str()));
+        for entry in entries.by_ref() {
+            if !request.selection.is_everything() {
+                let record = Record::parse(&entry.value).map_err(Status::internal)?;
+                if !request.selection.matches(stored, &record) {
+                    continue;
+                }
+            }
+            listing.items.push(entry.clone());
+            if request.limit > 0 && listing.items.len() == request.limit {
+                break;
+            }
+        }
+        if request.limit > 0 && listing.items.len() == request.limit {
+            let remaining = entries.count();
+            if remaining > 0 {
+                let after = listing.items.last().map(|e| e.key.as_str().to_string()).unwrap_or_default();
+                listing.continue_token = Continue { revision, after }.encode(&prefix);
+                listing.remaining = request.selection.is_everything().then_some(remaining);
+            }
+        }
+        Ok(listing)
+    }
+
+    async fn snapshot_for(&self, request: &ListRequest, from: Option<&Continue>) -> Result<Snapshot, Status> {
+        if let Some(from) = from {
+            if !request.resource_version.is_empty() && request.resource_version != "0" {
+                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            let snapshot = self.store.snapshot(Some(Revision(from.revision))).await;
+            return snapshot.map_err(|error| match store_status(error) {
+                status if status.is(fram_machinery::Reason::Expired) => Status::expired(
+                    "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+                ),
+                status => status,
+            });
+        }
+        let wanted = parse_revision(&request.resource_version)?;
+        let matching = request.resource_version_match.as_str();
+        match (matching, wanted) {
+            ("" | "NotOlderThan", None | Some(0)) if matching.is_empty() || wanted.is_some() => self.snapshot().await,
+            ("Exact", Some(revision)) if revision > 0 => {
+                self.store.snapshot(Some(Revision(revision))).await.map_err(store_status)
+            }
+            ("" | "NotOlderThan", Some(revision)) => {
+                let snapshot = self.snapshot().await?;
+                if snapshot.revision().0 < revision {
+                    let error = fram_store::StoreError::FutureRevision { revision: Revision(revision), current: snapshot.revision() };
+                    return Err(store_status(error));
+                }
+                Ok(snapshot)
+            }
+            (other, None) if !other.is_empty() => Err(Status::bad_request(format!(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided ({other})"
+            ))),
+            (other, _) => Err(Status::bad_request(format!(
+                "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\""
+            ))),
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! A stored object: its JSON without resource version and managedFields, which are joined on output, behind a header
+//! with what selectors ask for, so that lists and watches choose objects without decoding them.
+//!
+//! Layout, little endian: version u8, then five u32: the place in the JSON right behind `"metadata":{`, and the lengths of
+//! labels, fields, managedFields and JSON; then these four. Labels are pairs, fields single texts in the order of the
+//! kind's selectable fields, each with a u16 length in front.
+
+use bytes::Bytes;
+use fram_api::{Kind, strategy};
+use fram_machinery::labels::{FieldSelector, Selector};
+use fram_machinery::{Value, json, meta};
+
+const VERSION: u8 = 1;
+const HEADER: usize = 1 + 5 * 4;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("stored object has the unknown format {0}")]
+    Version(u8),
+    #[error("stored object is cut short")]
+    Short,
+    #[error("stored object is not JSON: {0}")]
+    Json(#[from] json::ParseError),
+}
+
+/// A view of a stored object's bytes; its parts share them.
+#[derive(Debug, Clone)]
+pub struct Record {
+    labels: Bytes,
+    fields: Bytes,
+    managed: Bytes,
+    json: Bytes,
+    splice: usize,
+}
+
+fn push_text(out: &mut Vec<u8>, text: &str) {
+    let text = &text.as_bytes()[..text.len().min(usize::from(u16::MAX))];
+    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
+    out.extend_from_slice(text);
+}
+
+fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+    let (len, rest) = bytes.split_first_chunk::<2>()?;
+    let (text, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+    *bytes = rest;
+    std::str::from_utf8(text).ok()
+}
+
+impl Record {
+    /// Encodes an object of a kind for the store.
+    pub fn encode(kind: &Kind, mut object: Value) -> Bytes {
+        let managed = object.remove(&["metadata", "managedFields"]).filter(|m| !m.is_empty());
+        object.remove(&["metadata", "resourceVersion"]);
+        let (mut labels, mut fields) = (Vec::new(), Vec::new());
+        if let Some(map) = meta::labels(&object).as_map() {
+            for (key, value) in map.iter() {
+                push_text(&mut labels, key);
+                push_text(&mut labels, value.as_str().unwrap_or_default());
+            }
+        }
+        for path in &kind.selectable {
+            push_text(&mut fields, &field_text(kind, &object, path));
+        }
+        let managed = managed.map(|m| json::to_vec(&m)).unwrap_or_default();
+        let (body, splice) = encode_json(&object);
+        let mut out = Vec::with_capacity(HEADER + labels.len() + fields.len() + managed.len() + body.len());
+        out.push(VERSION);
+        for n in [splice, labels.len(), fields.len(), managed.len(), body.len()] {
+            out.extend_from_slice(&(n as u32).to_le_bytes());
+        }
+        for part in [&labels, &fields, &managed, &body] {
+            out.extend_from_slice(part);
+        }
+        out.into()
+    }
+
+    pub fn parse(bytes: &Bytes) -> Result<Self, RecordError> {
+        match bytes.first() {
+            Some(&VERSION) => {}
+            Some(&other) => return Err(RecordError::Version(other)),
+            None => return Err(RecordError::Short),
+        }
+        if bytes.len() < HEADER {
+            return Err(RecordError::Short);
+        }
+        let number = |i: usize| {
+            let mut raw = [0; 4];
+            raw.copy_from_slice(&bytes[1 + 4 * i..5 + 4 * i]);
+            u32::from_le_bytes(raw) as usize
+        };
+        let mut at = HEADER;
+        let mut part = |len: usize| {
+            let start = at;
+            at += len;
+            (at <= bytes.len()).then(|| bytes.slice(start..at)).ok_or(RecordError::Short)
+        };
+        let (labels, fields) = (part(number(1))?, part(number(2))?);
+        let (managed, json) = (part(number(3))?, part(number(4))?);
+        let splice = number(0);
+        if splice > json.len() {
+            return Err(RecordError::Short);
+        }
+        Ok(Self { labels, fields, managed, json, splice })
+    }
+
+    /// The JSON of the object at a revision, as chunks that share the stored bytes.
+    pub fn json_chunks(&self, revision: u64, out: &mut Vec<Bytes>) {
+        out.push(self.json.slice(..self.splice));
+        out.push(Bytes::from(self.joint(revision)));
+        out.push(self.json.slice(self.splice..));
+    }
+
+    /// The JSON of the object at a revision in one piece.
+    pub fn json(&self, revision: u64) -> Vec<u8> {
+        let joint = self.joint(revision);
+        [&self.json[..self.splice], &joint, &self.json[self.splice..]].concat()
+    }
+
+    fn joint(&self, revision: u64) -> Vec<u8> {
+        let mut out = Vec::with_capacity(48 + self.managed.len());
+        out.extend_from_slice(b"\"resourceVersion\":\"");
+        out.extend_from_slice(itoa(revision).as_bytes());
+        out.push(b'"');
+        if !self.managed.is_empty() {
+            out.extend_from_slice(b",\"managedFields\":");
+            out.extend_from_slice(&self.managed);
+        }
+        if self.json.get(self.splice) != Some(&b'}') {
+            out.push(b',');
+        }
+        out
+    }
+
+    /// The object at a revision.
+    pub fn to_object(&self, revision: u64) -> Result<Value, RecordError> {
+        Ok(json::from_slice(&self.json(revision))?)
+    }
+
+    pub fn matches_labels(&self, selector: &Selector) -> bool {
+        selector.is_everything() || selector.matches_with(|key| self.label(key))
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        let mut rest = &self.labels[..];
+        loop {
+            let (k, v) = (take_text(&mut rest)?, take_text(&mut rest)?);
+            if k == key {
+                return Some(v);
+            }
+        }
+    }
+
+    /// Whether the fields match; the selector's paths are among `selectable`.
+    pub fn matches_fields(&self, selectable: &[&str], selector: &FieldSelector) -> bool {
+        selector.is_everything() || selector.matches_with(|path| self.field(selectable, path).unwrap_or_default().to_string())
+    }
+
+    /// The text of a selectable field.
+    pub fn field(&self, selectable: &[&str], path: &str) -> Option<&str> {
+        let mut rest = &self.fields[..];
+        for name in selectable {
+            let text = take_text(&mut rest)?;
+            if *name == path {
+                return Some(text);
+            }
+        }
+        None
+    }
+}
+
+fn itoa(n: u64) -> String {
+    n.to_string()
+}
+
+/// The text of a selectable field of an object.
+fn field_text(kind: &Kind, object: &Value, path: &str) -> String {
+    if let Some(text) = strategy(kind.group, kind.kind).field(object, path) {
+        return text;
+    }
+    let steps: Vec<&str> = path.split('.').collect();
+    match object.at(&steps) {
+        None | Some(Value::Null) => String::new(),
+        Some(value) => json::text(value).to_string(),
+    }
+}
+
+/// The object's JSON, and the place right behind `"metadata":{`.
+fn encode_json(object: &Value) -> (Vec<u8>, usize) {
+    let mut out = Vec::with_capacity(1024);
+    let mut splice = 0;
+    out.push(b'{');
+    for (i, (key, value)) in object.as_map().into_iter().flat_map(|m| m.iter()).enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        json::write_string(&mut out, key);
+        out.push(b':');
+        if key.as_str() == "metadata" {
+            splice = out.len() + 1;
+        }
+        json::write(&mut out, value);
+    }
+    out.push(b'}');
+    (out, splice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fram_api::Api;
+    use fram_machinery::object;
+
+    #[test]
+    fn a_record_gives_back_its_object_with_its_revision() {
+        let api = Api::builtin().unwrap();
+        let kind = api.kind("", "v1", "Pod").unwrap();
+        let pod = object!({ "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": "x", "namespace": "ns", "labels": { "a": "b" }, "managedFields": [{ "manager": "m" }] },
+            "spec": { "nodeName": "n1" }, "status": {} });
+        let record = Record::parse(&Record::encode(kind, pod.clone())).unwrap();
+        let mut expect = pod;
+        expect.set(&["metadata", "resourceVersion"], "7");
+        assert_eq!(record.to_object(7).unwrap(), expect);
+        assert!(record.matches_labels(&Selector::parse("a=b,!c").unwrap()));
+        assert_eq!(record.field(&kind.selectable, "spec.nodeName"), Some("n1"));
+        assert!(record.matches_fields(&kind.selectable, &FieldSelector::parse("metadata.name=x,spec.nodeName!=n2").unwrap()));
+    }
+
+    #[test]
+    fn damaged_records_are_refused() {
+        for bytes in [&b""[..], b"\x02", b"\x01\x00", &[1; 21]] {
+            assert!(Record::parse(&Bytes::copy_from_slice(bytes)).is_err());
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Create and update. An update is a transformation of the current object that is tried again when the object changed
+//! meanwhile, unless the client said which version it meant.
+
+use std::sync::Arc;
+
+use fram_api::{Kind, strategy};
+use fram_machinery::{Status, Value, json, meta, normalize};
+use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
+
+use super::prepare::{bump_generation, fill_metadata, keep_metadata};
+use super::{Place, Record, Registry, Write, store_status};
+use crate::admission::{Operation as Verb, Request};
+
+/// How often an update is tried when others write the same object.
+const RETRIES: usize = 32;
+
+/// How long Events live; see kube-apiserver's --event-ttl.
+const EVENT_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// What a write led to.
+pub struct Written {
+    pub object: Value,
+    pub created: bool,
+}
+
+/// An object as a client sent it.
+#[derive(Debug, Clone)]
+pub struct Body {
+    pub value: Value,
+    pub duplicates: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldValidation {
+    Strict,
+    Warn,
+    Ignore,
+}
+
+impl Registry {
+    /// Decodes an object of a kind: checks what it says of itself, drops and reports unknown fields.
+    /// Returns the object and the warnings to send along.
+    pub fn decode_body(&self, kind: &Kind, body: Body, validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
+        let (version, name) = (body.value.str_at(&["apiVersion"]).to_string(), body.value.str_at(&["kind"]).to_string());
+        if !version.is_empty() && version != kind.api_version() || !name.is_empty() && name != kind.kind {
+            return Err(Status::bad_request(format!(
+                "{name} in version {version:?} cannot be handled as a {}: the API version in the data ({version}) does not match the expected API version ({}) or kind",
+                kind.kind,
+                kind.api_version()
+            )));
+        }
+        let decoded = normalize::decode(&self.api.schema, kind.ty, body.value)
+            .map_err(|e| Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {e}", kind.kind, kind.version, kind.kind)))?;
+        let unknown = decoded.unknown.iter().map(|path| format!("unknown field {path:?}"));
+        let problems: Vec<String> = body.duplicates.iter().map(|path| format!("duplicate field {path:?}")).chain(unknown).collect();
+        let mut value = decoded.value;
+        value.set(&["apiVersion"], kind.api_version());
+        value.set(&["kind"], kind.kind);
+        match validation {
+            FieldValidation::Strict if !problems.is_empty() => Err(Status::bad_request(format!(
+                "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
+                kind.kind,
+                kind.version,
+                kind.kind,
+                problems.join(", ")
+            ))),
+            FieldValidation::Ignore => Ok((value, Vec::new())),
+            _ => Ok((value, problems)),
+        }
+    }
+
+    /// Brings a decoded object into its stored version, with defaults.
+    pub(super) fn to_stored(&self, place: &Place, object: Value) -> Value {
+        let (kind, stored) = (&place.served.kind, &place.served.stored);
+        let mut object = object;
+        // Defaults belong to the version that the client spoke.
+        self.default(kind, &mut object);
+        let mut object = fram_api::convert(object, kind, stored);
+        if kind.version != stored.version || kind.group != stored.group {
+            self.default(stored, &mut object);
+        }
+        object
+    }
+
+    fn default(&self, kind: &Kind, object: &mut Value) {
+        normalize::apply_defaults(&self.api.schema, kind.ty, object);
+        strategy(kind.group, kind.kind).default(object);
+    }
+
+    pub async fn create(&self, place: &Place, object: Value, write: &Write) -> Result<Written, Status> {
+        let mut place = place.clone();
+        let stored = place.served.stored.clone();
+        let mut object = self.to_stored(&place, object);
+        fill_metadata(&self.environment, &place, &mut object)?;
+        place.name = meta::name(&object).to_string();
+        let mut request = Request::new(self, &place, "", Verb::Create, write);
+        object = self.admission.admit(&mut request, object, None).await?;
+        if stored.subresource("status").is_some() {
+            object.remove(&["status"]);
+        }
+        strategy(stored.group, stored.kind).prepare_create(&mut object);
+        let object = self.normalized(&stored, object)?;
+        self.validate(&place, &object, None)?;
+        self.admission.validate(&request, Some(&object), None).await?;
+        let allocation = self.allocators.allocate(self, &place, object, None).await?;
+        let mut object = allocation.object;
+        self.track(&place, &mut object, None, "", write)?;
+        if write.dry_run {
+            return Ok(Written { object: fram_api::convert(object, &stored, &place.served.kind), created: true });
+        }
+        let key = Key::from(self.key_of(&place));
+        let put = Operation::Put { key: key.clone(), value: Record::encode(&stored, object.clone()), ttl: ttl(&stored) };
+        let mut transaction = Transaction::new(vec![put]).when(Condition::Absent(key.clone()));
+        transaction.conditions.extend(allocation.conditions);
+        transaction.operations.extend(allocation.operations);
+        match self.store.commit(transaction).await {
+            Ok(committed) => {
+                object.set(&["metadata", "resourceVersion"], committed.revision.to_string());
+                Ok(Written { object: fram_api::convert(object, &stored, &place.served.kind), created: true })
+            }
+            Err(StoreError::Conflict { key: found, .. }) if found == key => Err(place.already_exists()),
+            Err(StoreError::Conflict { key: found, .. }) => Err(self.allocators.taken(&place, &found)),
+            Err(error) => Err(store_status(error)),
+        }
+    }
+
+    /// Drops what Go would not write, so that every stored object has the same form.
+    fn normalized(&self, stored: &Kind, object: Value) -> Result<Value, Status> {
+        let decoded = normalize::decode(&self.api.schema, stored.ty, object).map_err(Status::internal)?;
+        Ok(decoded.value)
+    }
+
+    /// Replaces the current object by what `transform` makes of it. For subresources the transformation has already
+    /// put the part that may change into the current object.
+    pub async fn update<F>(&self, place: &Place, subresource: &str, write: &Write, mut transform: F) -> Result<Written, Status>
+    where
+        F: FnMut(&Value) -> Result<Value, Status> + Send,
+    {
+        let key = Key::from(self.key_of(place));
+        for _ in 0..RETRIES {
+            let entry = self.get(place).await?;
+            let current = self.decode(&place.served, &entry)?;
+            let asked = transform(&current)?;
+            let wanted = meta::resource_version(&asked);
+            let pinned = !wanted.is_empty() && wanted != meta::resource_version(&current);
+            if pinned {
+                return Err(place.conflict(
+                    "the object has been modified; please apply your changes to the latest version and try again",
+                ));
+            }
+            match self.try_update(place, subresource, write, &key, &entry, &current, asked).await? {
+                Some(written) => return Ok(written),
+                None => continue,
+            }
+        }
+        Err(place.conflict("the object is being modified by others all the time; please try again"))
+    }
+
+    /// One attempt; None where the object changed meanwhile.
+    #[expect(clippy::too_many_arguments, reason = "one step of update, split off for length")]
+    async fn try_update(
+        &self,
+        place: &Place,
+        subresource: &str,
+        write: &Write,
+        key: &Key,
+        entry: &Arc<Entry>,
+        current: &Value,
+        asked: Value,
+    ) -> Result<Option<Written>, Status> {
+        let stored = place.served.stored.clone();
+        let old = fram_api::convert(current.clone(), &place.served.kind, &stored);
+        if !meta::uid(&asked).is_empty() && meta::uid(&asked) != meta::uid(&old) {
+            let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", meta::uid(&asked), meta::uid(&old));
+            return Err(place.conflict(&why));
+        }
+        let mut object = self.to_stored(place, asked);
+        keep_metadata(&mut object, &old);
+        let mut request = Request::new(self, place, subresource, Verb::Update, write);
+        object = self.admission.admit(&mut request, object, Some(&old)).await?;
+        keep_other_parts(&stored, subresource, &mut object, &old);
+        if subresource.is_empty() {
+            strategy(stored.group, stored.kind).prepare_update(&mut object, &old);
+        }
+        let mut object = self.normalized(&stored, object)?;
+        bump_generation(&stored, &mut object, &old);
+        self.validate_change(place, subresource, &object, &old)?;
+        self.admission.validate(&request, Some(&object), Some(&old)).await?;
+        let allocation = self.allocators.allocate(self, place, object, Some(&old)).await?;
+        let mut object = allocation.object;
+        self.track(place, &mut object, Some(&old), subresource, write)?;
+        let answer = |object: Value| Written { object: fram_api::convert(object, &stored, &place.served.kind), created: false };
+        if write.dry_run {
+            return Ok(Some(answer(object)));
+        }
+        if finished(&stored, &object) {
+            return self.remove(place, key, entry, &object).await.map(|gone| gone.map(answer));
+        }
+        let value = Record::encode(&stored, object.clone());
+        if value == entry.value {
+            return Ok(Some(answer(old)));
+        }
+        let put = Operation::Put { key: key.clone(), value, ttl: ttl(&stored) };
+        let mut transaction = Transaction::new(vec![put]).when(Condition::ModifiedAt(key.clone(), entry.modified));
+        transaction.conditions.extend(allocation.conditions);
+        transaction.operations.extend(allocation.operations);
+        match self.store.commit(transaction).await {
+            Ok(committed) => {
+                object.set(&["metadata", "resourceVersion"], committed.revision.to_string());
+                Ok(Some(answer(object)))
+            }
+            Err(StoreError::Conflict { key: found, current }) if found == *key => match current {
+                Some(_) => Ok(None),
+                None => Err(place.not_found()),
+            },
+            Err(StoreError::Conflict { key: found, .. }) => Err(self.allocators.taken(place, &found)),
+            Err(error) => Err(store_status(error)),
+        }
+    }
+
+    fn validate_change(&self, place: &Place, subresource: &str, object: &Value, old: &Value) -> Result<(), Status> {
+        match subresource {
+            "" | "scale" | "ephemeralcontainers" | "resize" => {
+                let checked = (subresource.is_empty() || subresource == "scale").then_some(old);
+                self.validate(place, object, checked)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps `metadata.managedFields` true to who wrote which field.
+    pub(super) fn track(&self, place: &Place, object: &mut Value, old: Option<&Value>, subresource: &str, write: &Write) -> Result<(), Status> {
+        // Ownership is not tracked yet: what a client sends is not kept either.
+        let _ = (place, subresource, write);
+        match old.and_then(|o| o.at(&["metadata", "managedFields"])).cloned() {
+            Some(kept) => object.set(&["metadata", "managedFields"], kept),
+            None => drop(object.remove(&["metadata", "managedFields"])),
+        }
+        Ok(())
+    }
+
+    /// Deletes a key whose object has nothing that keeps it; None where the object changed meanwhile.
+    pub(super) async fn remove(&self, place: &Place, key: &Key, entry: &Arc<Entry>, object: &Value) -> Result<Option<Value>, Status> {
+        let mut transaction = Transaction::new(vec![Operation::delete(key.clone())]).when(Condition::ModifiedAt(key.clone(), entry.modified));
+        transaction.operations.extend(self.allocators.release(self, place, object));
+        match self.store.commit(transaction).await {
+            Ok(committed) => {
+                let mut object = object.clone();
+                object.set(&["metadata", "resourceVersion"], committed.revision.to_string());
+                Ok(Some(object))
+            }
+            Err(StoreError::Conflict { current: Some(_), .. }) => Ok(None),
+            Err(StoreError::Conflict { current: None, .. }) => Err(place.not_found()),
+            Err(error) => Err(store_status(error)),
+        }
+    }
+}
+
+fn ttl(kind: &Kind) -> Option<std::time::Duration> {
+    (kind.kind == "Event" && kind.group.is_empty()).then_some(EVENT_TTL)
+}
+
+/// A write to the object leaves its status alone, a write to the status leaves the rest alone.
+fn keep_other_parts(kind: &Kind, subresource: &str, object: &mut Value, old: &Value) {
+    let keep = |object: &mut Value, field: &str| match old.get(field) {
+        Some(kept) => object.set(&[field], kept.clone()),
+        None => drop(object.remove(&[field])),
+    };
+    match subresource {
+        "status" => {
+            let fields: Vec<String> = old
+                .as_map()
+                .into_iter()
+                .chain(object.as_map())
+                .flat_map(|m| m.keys())
+                .map(|k| k.to_string())
+                .filter(|k| !matches!(k.as_str(), "status" | "metadata" | "apiVersion" | "kind"))
+                .collect();
+            fields.iter().for_each(|f| keep(object, f));
+        }
+        _ if kind.subresource("status").is_some() => keep(object, "status"),
+        _ => {}
+    }
+}
+
+/// Whether a terminating object has nothing left that keeps it.
+pub(super) fn finished(kind: &Kind, object: &Value) -> bool {
+    meta::is_terminating(object)
+        && meta::finalizers(object).next().is_none()
+        && object.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
+        && !strategy(kind.group, kind.kind).is_held(object)
+}
+
+impl Body {
+    /// Reads a JSON or YAML body.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, Status> {
+        let parsed = json::parse(bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
+        Ok(Self { value: parsed.value, duplicates: parsed.duplicates })
+    }
+
+    pub fn new(value: Value) -> Self {
+        Self { value, duplicates: Vec::new() }
+    }
+}
