@@ -4,7 +4,11 @@
 pub mod admission;
 pub mod allocate;
 pub mod environment;
+pub mod authorize;
+pub mod path;
+pub mod pki;
 pub mod registry;
+pub mod token;
 pub mod user;
 
 pub use environment::Environment;

@@ -1,0 +1,103 @@
+//! The Node authorizer: a kubelet reads what the pods bound to its node refer to, and writes its own node, lease and pods.
+//! See upstream's plugin/pkg/auth/authorizer/node.
+
+use fram_machinery::{Status, Value, meta};
+
+use super::{Attributes, Decision};
+use crate::registry::{ListRequest, Place, Registry, Selection};
+
+fn no(why: impl Into<String>) -> Decision {
+    Decision::NoOpinion(why.into())
+}
+
+pub(super) async fn decide(registry: &Registry, node: &str, a: &Attributes) -> Decision {
+    if !a.is_resource() {
+        return no("");
+    }
+    let read = matches!(a.verb.as_str(), "get" | "list" | "watch");
+    let refers: Option<fn(&Value, &str) -> bool> = match (a.group.as_str(), a.resource.as_str()) {
+        ("", "secrets") => Some(refers_to_secret),
+        ("", "configmaps") => Some(refers_to_config_map),
+        ("", "persistentvolumeclaims") => Some(refers_to_claim),
+        _ => None,
+    };
+    if let Some(refers) = refers {
+        if !read || !a.subresource.is_empty() {
+            return no(format!("can only read resources of this type: {}", a.resource));
+        }
+        if a.name.is_empty() {
+            return no(format!("No Object name found: node {node:?} may not list all {}", a.resource));
+        }
+        return match pods_of(registry, node, &a.namespace).await {
+            Ok(pods) if pods.iter().any(|p| refers(p, &a.name)) => Decision::Allow,
+            Ok(_) => no(format!("no relationship found between node '{node}' and this object")),
+            Err(status) => no(status.message),
+        };
+    }
+    match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
+        ("", "nodes", "" | "status") if a.name == node || a.name.is_empty() => Decision::Allow,
+        ("", "nodes", _) => no(format!("node '{node}' cannot read '{}', only its own Node object", a.name)),
+        ("", "pods", _) if read => Decision::Allow,
+        ("", "serviceaccounts", "token") if a.verb == "create" => match pods_of(registry, node, &a.namespace).await {
+            Ok(pods) if pods.iter().any(|p| p.str_at(&["spec", "serviceAccountName"]) == a.name) => Decision::Allow,
+            Ok(_) => no(format!("no relationship found between node '{node}' and this object")),
+            Err(status) => no(status.message),
+        },
+        ("coordination.k8s.io", "leases", "") if a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create") => Decision::Allow,
+        ("", "pods", "status") | ("", "pods", "eviction") | ("", "events", _) => Decision::Allow,
+        ("", "pods", "") if matches!(a.verb.as_str(), "create" | "delete") => Decision::Allow,
+        _ => no(""),
+    }
+}
+
+async fn pods_of(registry: &Registry, node: &str, namespace: &str) -> Result<Vec<Value>, Status> {
+    let served = registry.served("", "v1", "pods").ok_or_else(Status::no_such_path)?;
+    let selection = Selection::parse(&served.kind, "", &format!("spec.nodeName={node}"))?;
+    let place = Place { served, namespace: namespace.into(), name: String::new() };
+    let listing = registry.list(&place, &ListRequest { selection, ..Default::default() }).await?;
+    listing.items.iter().map(|entry| registry.decode(&place.served, entry)).collect()
+}
+
+fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|l| pod.list_at(&["spec", l]))
+}
+
+/// The sources of a pod's volumes, projected ones included.
+fn sources(pod: &Value) -> impl Iterator<Item = &Value> {
+    pod.list_at(&["spec", "volumes"]).iter().flat_map(|v| std::iter::once(v).chain(v.list_at(&["projected", "sources"])))
+}
+
+fn environment_refers(pod: &Value, from: &str, key: &str, name: &str) -> bool {
+    containers(pod).any(|c| {
+        c.list_at(&["envFrom"]).iter().any(|e| e.str_at(&[from, "name"]) == name)
+            || c.list_at(&["env"]).iter().any(|e| e.str_at(&["valueFrom", key, "name"]) == name)
+    })
+}
+
+fn refers_to_secret(pod: &Value, name: &str) -> bool {
+    pod.list_at(&["spec", "imagePullSecrets"]).iter().any(|s| s.str_at(&["name"]) == name)
+        || sources(pod).any(|s| s.str_at(&["secret", "secretName"]) == name || s.str_at(&["secret", "name"]) == name)
+        || pod.list_at(&["spec", "volumes"]).iter().any(|v| volume_secret(v) == name)
+        || environment_refers(pod, "secretRef", "secretKeyRef", name)
+}
+
+/// The secret of a volume plugin that takes one.
+fn volume_secret(volume: &Value) -> &str {
+    let paths: [&[&str]; 5] = [
+        &["azureFile", "secretName"],
+        &["csi", "nodePublishSecretRef", "name"],
+        &["cephfs", "secretRef", "name"],
+        &["iscsi", "secretRef", "name"],
+        &["rbd", "secretRef", "name"],
+    ];
+    paths.into_iter().map(|p| volume.str_at(p)).find(|s| !s.is_empty()).unwrap_or("\0")
+}
+
+fn refers_to_config_map(pod: &Value, name: &str) -> bool {
+    sources(pod).any(|s| s.str_at(&["configMap", "name"]) == name) || environment_refers(pod, "configMapRef", "configMapKeyRef", name)
+}
+
+fn refers_to_claim(pod: &Value, name: &str) -> bool {
+    let ephemeral = |v: &Value| v.get("ephemeral").is_some() && format!("{}-{}", meta::name(pod), v.str_at(&["name"])) == name;
+    pod.list_at(&["spec", "volumes"]).iter().any(|v| v.str_at(&["persistentVolumeClaim", "claimName"]) == name || ephemeral(v))
+}

@@ -1,0 +1,201 @@
+//! The cluster's own public key infrastructure: its CA, the server's certificate, client certificates, the key that signs
+//! service-account tokens, and the kubeconfig files made of them.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io { path: PathBuf, operation: &'static str, source: std::io::Error },
+    #[error("cannot make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+    #[error("{} is not a PEM file of the expected sort: {reason}", path.display())]
+    Pem { path: PathBuf, reason: String },
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("{0:?} is not a DNS name or an IP address")]
+    Name(String),
+}
+
+/// A certificate with its key, as PEM.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub certificate: String,
+    pub key: String,
+}
+
+/// The keys of a cluster, in one directory.
+pub struct Pki {
+    directory: PathBuf,
+    ca: CertifiedIssuer<'static, KeyPair>,
+    pub ca_pem: String,
+    /// ECDSA P-256 in PKCS#8, as PEM.
+    pub service_account_key: String,
+}
+
+/// How long leaf certificates are valid; they are made anew at each start.
+const LEAF_DAYS: i64 = 365;
+const CA_DAYS: i64 = 3650;
+
+fn read(path: &Path) -> Result<Option<String>, PkiError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(PkiError::Io { path: path.into(), operation: "read", source }),
+    }
+}
+
+/// Writes a file that only its owner reads, whole or not at all.
+pub fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let io = |operation| move |source| PkiError::Io { path: path.into(), operation, source };
+    let temporary = path.with_extension("tmp");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(io("create"))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write"))?;
+    std::fs::rename(&temporary, path).map_err(io("rename"))
+}
+
+fn validity(params: &mut CertificateParams, days: i64) {
+    // Clocks of other machines may run an hour behind.
+    let now = time::OffsetDateTime::now_utc();
+    params.not_before = now - time::Duration::hours(1);
+    params.not_after = now + time::Duration::days(days);
+}
+
+fn ca_params() -> Result<CertificateParams, PkiError> {
+    let mut params = CertificateParams::new(Vec::<String>::new())?;
+    params.distinguished_name.push(DnType::CommonName, "fram-ca");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    validity(&mut params, CA_DAYS);
+    Ok(params)
+}
+
+impl Pki {
+    /// Opens the keys in a directory, making those that are missing.
+    pub fn open(directory: &Path) -> Result<Self, PkiError> {
+        std::fs::create_dir_all(directory)
+            .map_err(|source| PkiError::Io { path: directory.into(), operation: "create directory", source })?;
+        let path = |name: &str| directory.join(name);
+        let key = match read(&path("ca.key"))? {
+            Some(pem) => KeyPair::from_pem(&pem)?,
+            None => {
+                let key = KeyPair::generate()?;
+                write_private(&path("ca.key"), &key.serialize_pem())?;
+                key
+            }
+        };
+        // The issuer is made of the same name and key each time; the certificate that clients trust is the stored one.
+        let ca = CertifiedIssuer::self_signed(ca_params()?, key)?;
+        let ca_pem = match read(&path("ca.crt"))? {
+            Some(pem) => pem,
+            None => {
+                write_private(&path("ca.crt"), &ca.pem())?;
+                ca.pem()
+            }
+        };
+        let service_account_key = match read(&path("sa.key"))? {
+            Some(pem) => pem,
+            None => {
+                let pem = KeyPair::generate()?.serialize_pem();
+                write_private(&path("sa.key"), &pem)?;
+                pem
+            }
+        };
+        Ok(Self { directory: directory.into(), ca, ca_pem, service_account_key })
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn leaf(&self, name: &str, groups: &[&str], usage: ExtendedKeyUsagePurpose, sans: Vec<SanType>) -> Result<Identity, PkiError> {
+        let key = KeyPair::generate()?;
+        let params = leaf_params(name, groups, usage, sans)?;
+        let certificate = params.signed_by(&key, &self.ca)?;
+        Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// A serving certificate for these DNS names and addresses.
+    pub fn server(&self, name: &str, names: &[String]) -> Result<Identity, PkiError> {
+        let sans = names.iter().map(|n| san(n)).collect::<Result<_, _>>()?;
+        self.leaf(name, &[], ExtendedKeyUsagePurpose::ServerAuth, sans)
+    }
+
+    /// A client certificate: the name is the user, the organisations are the groups.
+    pub fn client(&self, name: &str, groups: &[&str]) -> Result<Identity, PkiError> {
+        self.leaf(name, groups, ExtendedKeyUsagePurpose::ClientAuth, Vec::new())
+    }
+
+    /// TLS as the server does it: client certificates of the CA are taken, and not asked for.
+    pub fn server_config(&self, identity: &Identity) -> Result<rustls::ServerConfig, PkiError> {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in self.certificates(&self.ca_pem, "ca.crt")? {
+            roots.add(certificate)?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| PkiError::Pem { path: self.directory.join("ca.crt"), reason: e.to_string() })?;
+        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())
+            .map_err(|e| PkiError::Pem { path: self.directory.clone(), reason: e.to_string() })?;
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(self.certificates(&identity.certificate, "server")?, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    fn certificates(&self, pem: &str, name: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+        CertificateDer::pem_slice_iter(pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|e| PkiError::Pem { path: self.directory.join(name), reason: e.to_string() })
+    }
+
+    /// A kubeconfig for a user with a client certificate.
+    pub fn kubeconfig(&self, server: &str, user: &str, identity: &Identity) -> String {
+        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: fram\n  cluster:\n    server: {server}\n    certificate-authority-data: {}\nusers:\n- name: {user}\n  user:\n    client-certificate-data: {}\n    client-key-data: {}\ncontexts:\n- name: fram\n  context:\n    cluster: fram\n    user: {user}\ncurrent-context: fram\n",
+            encode(&self.ca_pem),
+            encode(&identity.certificate),
+            encode(&identity.key)
+        )
+    }
+}
+
+fn leaf_params(name: &str, groups: &[&str], usage: ExtendedKeyUsagePurpose, sans: Vec<SanType>) -> Result<CertificateParams, PkiError> {
+    let mut params = CertificateParams::new(Vec::<String>::new())?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    for group in groups {
+        params.distinguished_name.push(DnType::OrganizationName, *group);
+    }
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.extended_key_usages = vec![usage];
+    params.subject_alt_names = sans;
+    validity(&mut params, LEAF_DAYS);
+    Ok(params)
+}
+
+fn san(name: &str) -> Result<SanType, PkiError> {
+    match name.parse::<IpAddr>() {
+        Ok(ip) => Ok(SanType::IpAddress(ip)),
+        Err(_) => Ok(SanType::DnsName(name.try_into().map_err(|_| PkiError::Name(name.into()))?)),
+    }
+}
