@@ -3,13 +3,26 @@
 
 pub mod admission;
 pub mod allocate;
-pub mod environment;
+mod authenticate;
 pub mod authorize;
-pub mod path;
+pub mod bootstrap;
+mod discovery;
+pub mod environment;
+pub mod http_api;
+mod inprocess;
+pub mod nodes;
+mod openapi;
+mod path;
 pub mod pki;
 pub mod registry;
+mod respond;
+mod server;
+mod table;
 pub mod token;
 pub mod user;
+mod verbs;
 
 pub use environment::Environment;
+pub use inprocess::InProcess;
+pub use server::Server;
 pub use user::User;

@@ -4,21 +4,21 @@ use http::Method;
 
 /// The parts of a resource path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ResourcePath {
-    pub group: String,
-    pub version: String,
-    pub namespace: String,
-    pub plural: String,
-    pub name: String,
-    pub subresource: String,
+pub(crate) struct ResourcePath {
+    pub(crate) group: String,
+    pub(crate) version: String,
+    pub(crate) namespace: String,
+    pub(crate) plural: String,
+    pub(crate) name: String,
+    pub(crate) subresource: String,
     /// What follows the subresource, for proxies.
-    pub rest: String,
+    pub(crate) rest: String,
     /// The deprecated `/watch/` prefix stood in front.
-    pub watch: bool,
+    pub(crate) watch: bool,
 }
 
 /// Reads a resource path; None where the path is not one.
-pub fn parse(path: &str) -> Option<ResourcePath> {
+pub(crate) fn parse(path: &str) -> Option<ResourcePath> {
     let mut parts = path.trim_matches('/').split('/');
     let mut out = ResourcePath::default();
     match parts.next()? {
@@ -55,12 +55,12 @@ pub fn parse(path: &str) -> Option<ResourcePath> {
 }
 
 /// Percent-decodes one path segment or query value.
-pub fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// The verb that authorization knows for a request.
-pub fn verb(method: &Method, path: &ResourcePath, watch: bool) -> &'static str {
+pub(crate) fn verb(method: &Method, path: &ResourcePath, watch: bool) -> &'static str {
     let collection = path.name.is_empty();
     match *method {
         Method::GET | Method::HEAD if watch || path.watch => "watch",
@@ -77,29 +77,29 @@ pub fn verb(method: &Method, path: &ResourcePath, watch: bool) -> &'static str {
 
 /// The query parameters of a URL, decoded.
 #[derive(Debug, Clone, Default)]
-pub struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
-    pub fn parse(text: Option<&str>) -> Self {
+    pub(crate) fn parse(text: Option<&str>) -> Self {
         let value = |v: &str| decode(&v.replace('+', " "));
         let pairs = text.unwrap_or_default().split('&').filter(|p| !p.is_empty());
         Self(pairs.map(|p| p.split_once('=').unwrap_or((p, ""))).map(|(k, v)| (value(k), value(v))).collect())
     }
 
-    pub fn get(&self, name: &str) -> &str {
+    pub(crate) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(k, _)| k == name).map_or("", |(_, v)| v)
     }
 
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(k, _)| k == name)
     }
 
     /// `true` and `1` are true, as in Go's conversion of query parameters.
-    pub fn flag(&self, name: &str) -> bool {
+    pub(crate) fn flag(&self, name: &str) -> bool {
         matches!(self.get(name), "true" | "1" | "True" | "TRUE" | "t")
     }
 }

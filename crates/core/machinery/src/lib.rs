@@ -6,6 +6,7 @@ pub mod labels;
 pub mod meta;
 pub mod names;
 pub mod normalize;
+pub mod patch;
 pub mod quantity;
 pub mod schema;
 pub mod status;

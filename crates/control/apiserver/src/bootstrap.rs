@@ -1,0 +1,140 @@
+//! What a cluster has before anyone does anything: namespaces, default roles and bindings, priority classes, the
+//! `kubernetes` Service, the service range. What exists already is left as it is.
+
+mod policy;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use fram_machinery::{Reason, Status, Value, object};
+
+use crate::registry::{Place, Registry, Write};
+use crate::server::Server;
+use crate::user::User;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    #[error("default policy, line {line}: {message}")]
+    Policy { line: usize, message: String },
+    #[error("cannot create {what}: {status}")]
+    Create { what: String, status: Status },
+    #[error("cannot read roles and bindings: {0}")]
+    Rbac(Status),
+}
+
+/// Facts that the first objects carry.
+pub struct Cluster {
+    pub ca_pem: String,
+    /// Where clients reach this server.
+    pub address: Ipv4Addr,
+    pub port: u16,
+    pub cluster_domain: String,
+}
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+impl Server {
+    /// Makes what is missing and reads the roles; afterwards the server is ready.
+    pub async fn bootstrap(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
+        for name in NAMESPACES {
+            ensure(&self.registry, object!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })).await?;
+        }
+        let mut objects = policy::default_objects()?;
+        objects.extend(system_objects(&self.registry, cluster));
+        let mut tasks = tokio::task::JoinSet::new();
+        for object in objects {
+            let registry = self.registry.clone();
+            tasks.spawn(async move { ensure(&registry, object).await });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.map_err(|e| BootstrapError::Create { what: "the first objects".into(), status: Status::internal(e) })??;
+        }
+        self.authorizer.rbac().refresh(&self.registry).await.map_err(BootstrapError::Rbac)?;
+        self.set_ready();
+        Ok(())
+    }
+
+    /// Keeps the index of roles and bindings true until `stop`.
+    pub async fn follow_roles(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
+        loop {
+            let ended = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                ended = self.follow_roles_once() => ended,
+            };
+            if let Err(status) = ended {
+                tracing::warn!(%status, "following roles and bindings begins anew");
+            }
+        }
+    }
+
+    async fn follow_roles_once(&self) -> Result<(), Status> {
+        let prefix = format!("{}rbac.authorization.k8s.io/", self.registry.prefix);
+        let revision = self.registry.store.revision().await.map_err(Status::internal)?;
+        let mut watch = self.registry.store.watch(&prefix, revision).await.map_err(Status::internal)?;
+        loop {
+            self.authorizer.rbac().refresh(&self.registry).await?;
+            watch.next().await.map_err(Status::internal)?;
+        }
+    }
+}
+
+/// Creates an object unless it is there.
+async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
+    let what = format!("{} {}", object.str_at(&["kind"]), fram_machinery::meta::key(&object));
+    let fail = |status| BootstrapError::Create { what: what.clone(), status };
+    let (group, version) = object.str_at(&["apiVersion"]).rsplit_once('/').unwrap_or(("", object.str_at(&["apiVersion"])));
+    let kind = registry.api.kind(group, version, object.str_at(&["kind"])).ok_or_else(|| fail(Status::no_such_path()))?;
+    let served = registry.served(group, version, kind.plural).ok_or_else(|| fail(Status::no_such_path()))?;
+    let place = Place {
+        served,
+        namespace: fram_machinery::meta::namespace(&object).to_string(),
+        name: fram_machinery::meta::name(&object).to_string(),
+    };
+    if registry.get(&place).await.is_ok() {
+        return Ok(());
+    }
+    let write = Write { user: User::authenticated("system:apiserver", &[crate::user::MASTERS]), field_manager: "fram".into(), ..Default::default() };
+    match registry.create(&place, object, &write).await {
+        Ok(_) => Ok(()),
+        Err(status) if status.is(Reason::AlreadyExists) => Ok(()),
+        Err(status) => Err(fail(status)),
+    }
+}
+
+fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
+    let allocators = &registry.allocators;
+    let kubernetes_ip = allocators.service_ip(1).to_string();
+    let address = cluster.address.to_string();
+    let port = i64::from(cluster.port);
+    let dns_ip = allocators.service_ip(10).to_string();
+    let priority = |name: &str, value: i64, what: &str| {
+        object!({ "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": { "name": name },
+            "value": value, "description": what, "preemptionPolicy": "PreemptLowerPriority" })
+    };
+    vec![
+        priority("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        priority("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+        object!({ "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
+            "spec": { "cidrs": [(allocators.service_cidr())] } }),
+        object!({ "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "component": "apiserver", "provider": "kubernetes" } },
+            "spec": { "clusterIP": kubernetes_ip, "type": "ClusterIP", "sessionAffinity": "None",
+                "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }] } }),
+        object!({ "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } },
+            "subsets": [{ "addresses": [{ "ip": (address.as_str()) }], "ports": [{ "name": "https", "port": port, "protocol": "TCP" }] }] }),
+        object!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "kubernetes.io/service-name": "kubernetes" } },
+            "endpoints": [{ "addresses": [address], "conditions": { "ready": true } }],
+            "ports": [{ "name": "https", "port": port, "protocol": "TCP" }] }),
+        object!({ "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": "kube-dns", "namespace": "kube-system",
+                "labels": { "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS" } },
+            "spec": { "clusterIP": dns_ip, "type": "ClusterIP",
+                "ports": [{ "name": "dns", "port": 53, "protocol": "UDP" }, { "name": "dns-tcp", "port": 53, "protocol": "TCP" }] } }),
+        object!({ "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
+            "data": { "client-ca-file": (cluster.ca_pem.as_str()) } }),
+    ]
+}

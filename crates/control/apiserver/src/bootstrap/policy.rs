@@ -1,0 +1,120 @@
+//! The default roles and bindings, from `policy/rbac.policy`. A line begins an object; indented lines are its rules.
+
+use fram_machinery::{Value, meta, object};
+
+use super::BootstrapError;
+
+const POLICY: &str = include_str!("../../policy/rbac.policy");
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// All default roles and bindings.
+pub(super) fn default_objects() -> Result<Vec<Value>, BootstrapError> {
+    let mut objects: Vec<Value> = Vec::new();
+    for (i, line) in POLICY.lines().enumerate() {
+        let fail = |message: &str| BootstrapError::Policy { line: i + 1, message: message.into() };
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match (line.starts_with(' '), objects.last_mut()) {
+            (true, Some(role)) => {
+                let rule = rule(&words).ok_or_else(|| fail("a rule has groups, resources and verbs"))?;
+                role.place(&["rules"]).make_list().push(rule);
+            }
+            (true, None) => return Err(fail("a rule without a role")),
+            (false, _) => objects.push(head(&words).ok_or_else(|| fail("unknown declaration"))?),
+        }
+    }
+    Ok(objects)
+}
+
+fn list(text: &str) -> Value {
+    text.split(',').map(|t| Value::from(if t == "\"\"" { "" } else { t })).collect::<Vec<_>>().into()
+}
+
+fn rule(words: &[&str]) -> Option<Value> {
+    match words {
+        ["url", urls, verbs] => Some(object!({ "nonResourceURLs": (list(urls)), "verbs": (list(verbs)) })),
+        ["rule", groups, resources, verbs, names @ ..] => {
+            let mut rule = object!({ "apiGroups": (list(groups)), "resources": (list(resources)), "verbs": (list(verbs)) });
+            if let Some(names) = names.first() {
+                rule.set(&["resourceNames"], list(names.strip_prefix("names=")?));
+            }
+            Some(rule)
+        }
+        _ => None,
+    }
+}
+
+fn base(kind: &str, namespace: &str, name: &str) -> Value {
+    let mut object = object!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,
+        "metadata": { "name": name, "labels": { "kubernetes.io/bootstrapping": "rbac-defaults" },
+            "annotations": { "rbac.authorization.kubernetes.io/autoupdate": "true" } } });
+    if !namespace.is_empty() {
+        object.set(&["metadata", "namespace"], namespace);
+    }
+    object
+}
+
+fn head(words: &[&str]) -> Option<Value> {
+    match words {
+        ["clusterrole", name, options @ ..] => {
+            let mut role = base("ClusterRole", "", name);
+            for option in options {
+                match option.split_once('=')? {
+                    ("aggregate", label) => {
+                        let selector = object!({ "matchLabels": {} });
+                        let list = role.place(&["aggregationRule", "clusterRoleSelectors"]).make_list();
+                        list.push(selector);
+                        list.last_mut()?.place(&["matchLabels"]).make_map().insert(label, "true");
+                    }
+                    ("label", label) => meta::set_label(&mut role, label, "true"),
+                    _ => return None,
+                }
+            }
+            Some(role)
+        }
+        ["role", namespace, name] => Some(base("Role", namespace, name)),
+        ["clusterrolebinding", name, role, subjects @ ..] => binding(base("ClusterRoleBinding", "", name), role, subjects),
+        ["rolebinding", namespace, name, role, subjects @ ..] => binding(base("RoleBinding", namespace, name), role, subjects),
+        _ => None,
+    }
+}
+
+fn binding(mut binding: Value, role: &str, subjects: &[&str]) -> Option<Value> {
+    let (kind, name) = role.split_once('/')?;
+    let kind = if kind == "clusterrole" { "ClusterRole" } else { "Role" };
+    binding.set(&["roleRef"], object!({ "apiGroup": GROUP, "kind": kind, "name": name }));
+    let mut all = Vec::new();
+    for subject in subjects {
+        let (kind, name) = subject.split_once('/')?;
+        all.push(match kind {
+            "group" => object!({ "apiGroup": GROUP, "kind": "Group", "name": name }),
+            "user" => object!({ "apiGroup": GROUP, "kind": "User", "name": name }),
+            "serviceaccount" => {
+                let (namespace, name) = name.split_once('/')?;
+                object!({ "kind": "ServiceAccount", "name": name, "namespace": namespace })
+            }
+            _ => return None,
+        });
+    }
+    if !all.is_empty() {
+        binding.set(&["subjects"], all);
+    }
+    Some(binding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_policy_is_well_formed() {
+        let all = default_objects().unwrap();
+        let named = |kind: &str, name: &str| all.iter().find(|o| o.str_at(&["kind"]) == kind && meta::name(o) == name).cloned();
+        let admin = named("ClusterRole", "cluster-admin").unwrap();
+        assert_eq!(admin.list_at(&["rules"]).len(), 2);
+        let binding = named("ClusterRoleBinding", "system:basic-user").unwrap();
+        assert_eq!(binding.list_at(&["subjects"])[0].str_at(&["name"]), "system:authenticated");
+    }
+}

@@ -1,0 +1,102 @@
+//! HTTP: requests to calls, answers to responses.
+
+mod listen;
+mod objects;
+mod proxy;
+mod watch;
+
+use std::sync::Arc;
+
+use fram_machinery::Status;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+
+use crate::authenticate::authenticate;
+use crate::authorize::Attributes;
+use crate::path::{self, Query};
+use crate::respond::{self, Accept, Body, Shape};
+use crate::server::Server;
+use crate::user::User;
+use crate::{discovery, openapi};
+
+pub use listen::{Listener, serve};
+
+/// Answers one request.
+pub(crate) async fn handle(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>) -> Response<Body> {
+    let accept = Accept::negotiate(request.headers());
+    let shown = accept.as_ref().copied().unwrap_or(Accept::JSON);
+    match route(server, certificate, request, accept).await {
+        Ok(response) => response,
+        Err(status) => respond::status(&status, shown),
+    }
+}
+
+async fn route(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>, accept: Result<Accept, Status>) -> Result<Response<Body>, Status> {
+    let user = authenticate(&server, request.headers(), certificate.as_ref()).await?;
+    let uri_path = request.uri().path().to_string();
+    match path::parse(&uri_path) {
+        Some(resource) if server.registry.served(&resource.group, &resource.version, &resource.plural).is_some() => {
+            objects::handle(server, user, resource, request, accept).await
+        }
+        _ => beside(&server, &user, &uri_path, &request, accept).await,
+    }
+}
+
+/// Paths that are not about objects.
+async fn beside(server: &Server, user: &User, path: &str, request: &Request<Incoming>, accept: Result<Accept, Status>) -> Result<Response<Body>, Status> {
+    let health = ["/healthz", "/livez", "/readyz"].into_iter().find(|p| path == *p || path.strip_prefix(*p).is_some_and(|r| r.starts_with('/')));
+    let verb = request.method().as_str().to_lowercase();
+    let attributes = Attributes { verb, path: path.into(), ..Default::default() };
+    server.authorizer.check(user, &attributes).await?;
+    if let Some(endpoint) = health {
+        let verbose = Query::parse(request.uri().query()).has("verbose");
+        return Ok(health_answer(server, endpoint, verbose));
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return Err(Status::no_such_path());
+    }
+    let api = &server.registry.api;
+    let show = |value: Option<fram_machinery::Value>, accept: Accept| {
+        let plain = Accept { shape: Shape::Plain, ..accept };
+        value.map(|v| respond::object(200, plain, &v)).ok_or_else(Status::no_such_path)
+    };
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    if let Some(response) = openapi::handle(api, &parts, request.headers()) {
+        return Ok(response);
+    }
+    let accept = accept?;
+    match parts.as_slice() {
+        ["api" | "apis"] if accept.shape == Shape::Aggregated => {
+            let document = discovery::aggregated(api, parts[0] == "api");
+            let content = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+            Ok(respond::bytes(200, content, fram_machinery::json::to_vec(&document)))
+        }
+        ["api"] => show(Some(discovery::api_versions("")), accept),
+        ["api", version] => show(discovery::resource_list(api, "", version), accept),
+        ["apis"] => show(Some(discovery::group_list(api)), accept),
+        ["apis", group] => show(discovery::group(api, group), accept),
+        ["apis", group, version] => show(discovery::resource_list(api, group, version), accept),
+        ["version"] => show(Some(discovery::version()), accept),
+        [".well-known", "openid-configuration"] => show(Some(server.tokens.discovery()), accept),
+        ["openid", "v1", "jwks"] => show(Some(server.tokens.jwks()), accept),
+        _ => Err(Status::no_such_path()),
+    }
+}
+
+fn health_answer(server: &Server, endpoint: &str, verbose: bool) -> Response<Body> {
+    let ready = server.ready.load(std::sync::atomic::Ordering::Acquire);
+    let mut checks = vec![("ping", true), ("store", true)];
+    if endpoint == "/readyz" {
+        checks.push(("poststarthook/bootstrap", ready));
+    }
+    let healthy = checks.iter().all(|(_, ok)| *ok);
+    let name = endpoint.trim_start_matches('/');
+    let body = if healthy && !verbose {
+        "ok".to_string()
+    } else {
+        let line = |(check, ok): &(&str, bool)| if *ok { format!("[+]{check} ok\n") } else { format!("[-]{check} failed: reason withheld\n") };
+        let lines: String = checks.iter().map(line).collect();
+        format!("{lines}{name} check {}\n", if healthy { "passed" } else { "failed" })
+    };
+    respond::bytes(if healthy { 200 } else { 500 }, "text/plain; charset=utf-8", body)
+}

@@ -1,0 +1,176 @@
+//! Requests about objects: query parameters and bodies become a call.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fram_client::{Call, DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, Resource, Verb, WriteOptions};
+use fram_machinery::{Status, Value};
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+
+use crate::path::{Query, ResourcePath, verb};
+use crate::registry::Body as ObjectBody;
+use crate::respond::{self, Accept, Body};
+use crate::server::Server;
+use crate::table::IncludeObject;
+use crate::user::User;
+
+/// Larger bodies are refused; upstream's limit for writes.
+const MAX_BODY: usize = 3 * 1024 * 1024;
+
+pub(super) async fn handle(
+    server: Arc<Server>,
+    user: User,
+    path: ResourcePath,
+    request: Request<Incoming>,
+    accept: Result<Accept, Status>,
+) -> Result<Response<Body>, Status> {
+    let query = Query::parse(request.uri().query());
+    if matches!(path.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy") {
+        return super::proxy::handle(server, user, path, query, request).await;
+    }
+    let watch = path.watch || query.flag("watch");
+    let accept = accept?;
+    let include = IncludeObject::parse(query.get("includeObject")).ok_or_else(|| Status::bad_request("includeObject: Unsupported value"))?;
+    let asked = verb(request.method(), &path, watch && request.method() == Method::GET);
+    if asked == "watch" {
+        return super::watch::handle(server, user, path, query, accept, include).await;
+    }
+    let resource = resource_of(&path);
+    let (verb, duplicates) = read_verb(asked, &path, &query, request).await?;
+    let call = Call { resource, namespace: path.namespace, name: path.name, subresource: path.subresource, verb };
+    let performed = server.perform(&user, call, duplicates).await?;
+    respond::performed(&server.registry, performed, accept, include)
+}
+
+pub(super) fn resource_of(path: &ResourcePath) -> Resource {
+    Resource { group: path.group.clone().into(), version: path.version.clone().into(), plural: path.plural.clone().into() }
+}
+
+async fn read_verb(asked: &str, path: &ResourcePath, query: &Query, request: Request<Incoming>) -> Result<(Verb, Vec<String>), Status> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let content_type = content_type.split(';').next().unwrap_or_default().trim().to_string();
+    let none = Vec::new;
+    Ok(match asked {
+        "get" => (Verb::Get, none()),
+        "list" => (Verb::List(list_options(query)?), none()),
+        "create" | "update" => {
+            let body = decode(&content_type, &read_body(request).await?)?;
+            let options = write_options(query)?;
+            let verb = if asked == "create" { Verb::Create { object: body.value, options } } else { Verb::Update { object: body.value, options } };
+            (verb, body.duplicates)
+        }
+        "patch" => {
+            let kind = PatchKind::from_content_type(&content_type).ok_or_else(|| unsupported(&content_type))?;
+            let body = read_body(request).await?;
+            let body = if kind == PatchKind::Apply { decode("application/yaml", &body)? } else { ObjectBody::from_json(&body)? };
+            (Verb::Patch { patch: Patch { kind, body: body.value }, options: write_options(query)? }, none())
+        }
+        "delete" | "deletecollection" => {
+            let bytes = read_body(request).await?;
+            let body = if bytes.is_empty() { Value::Null } else { decode(&content_type, &bytes)?.value };
+            let delete = delete_options(query, &body)?;
+            if asked == "delete" {
+                (Verb::Delete(delete), none())
+            } else {
+                (Verb::DeleteCollection { delete, list: list_options(query)? }, none())
+            }
+        }
+        _ => return Err(Status::method_not_allowed(&path.group, &path.plural, request.method().as_str())),
+    })
+}
+
+async fn read_body(request: Request<Incoming>) -> Result<Bytes, Status> {
+    match Limited::new(request.into_body(), MAX_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Status::new(fram_machinery::Reason::RequestEntityTooLarge, format!("limit is {MAX_BODY}")))
+        }
+        Err(error) => Err(Status::bad_request(format!("unable to read the body: {error}"))),
+    }
+}
+
+fn unsupported(content_type: &str) -> Status {
+    Status::new(
+        fram_machinery::Reason::UnsupportedMediaType,
+        format!("the body of the request was in an unknown format - accepted media types include: application/json, application/yaml ({content_type})"),
+    )
+}
+
+fn decode(content_type: &str, bytes: &Bytes) -> Result<ObjectBody, Status> {
+    match content_type {
+        "application/json" | "" => ObjectBody::from_json(bytes),
+        "application/yaml" => {
+            let text = std::str::from_utf8(bytes).map_err(|e| Status::bad_request(format!("yaml is not UTF-8: {e}")))?;
+            let value = fram_machinery::yaml::from_str(text).map_err(|e| Status::bad_request(e.to_string()))?;
+            Ok(ObjectBody::new(value))
+        }
+        other => Err(unsupported(other)),
+    }
+}
+
+pub(super) fn list_options(query: &Query) -> Result<ListOptions, Status> {
+    let number = |name: &str| match query.get(name) {
+        "" => Ok(None),
+        text => text.parse::<u32>().map(Some).map_err(|_| Status::bad_request(format!("{name}: invalid number {text:?}"))),
+    };
+    Ok(ListOptions {
+        label_selector: query.get("labelSelector").into(),
+        field_selector: query.get("fieldSelector").into(),
+        limit: number("limit")?.unwrap_or(0),
+        continue_token: query.get("continue").into(),
+        resource_version: query.get("resourceVersion").into(),
+        resource_version_match: query.get("resourceVersionMatch").into(),
+        allow_bookmarks: query.flag("allowWatchBookmarks"),
+        send_initial_events: query.flag("sendInitialEvents"),
+        timeout_seconds: number("timeoutSeconds")?,
+    })
+}
+
+fn dry_run<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
+    match values.next() {
+        None | Some("") => Ok(false),
+        Some("All") => Ok(true),
+        Some(other) => Err(Status::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
+    }
+}
+
+fn write_options(query: &Query) -> Result<WriteOptions, Status> {
+    Ok(WriteOptions {
+        field_manager: query.get("fieldManager").into(),
+        field_validation: query.get("fieldValidation").into(),
+        dry_run: dry_run(query.all("dryRun"))?,
+        force: query.flag("force"),
+    })
+}
+
+/// Options of a deletion: the body wins over the query.
+fn delete_options(query: &Query, body: &Value) -> Result<DeleteOptions, Status> {
+    let grace = match (body.int_at(&["gracePeriodSeconds"]), query.get("gracePeriodSeconds")) {
+        (Some(seconds), _) => Some(seconds),
+        (None, "") => None,
+        (None, text) => Some(text.parse().map_err(|_| Status::bad_request("gracePeriodSeconds: invalid number"))?),
+    };
+    let policy = match body.str_at(&["propagationPolicy"]) {
+        "" => query.get("propagationPolicy"),
+        policy => policy,
+    };
+    let orphan = body.bool_at(&["orphanDependents"]).or_else(|| query.has("orphanDependents").then(|| query.flag("orphanDependents")));
+    let propagation = match (policy, orphan) {
+        ("", None) => None,
+        ("", Some(true)) => Some(Propagation::Orphan),
+        ("", Some(false)) => Some(Propagation::Background),
+        (policy, _) => Some(Propagation::parse(policy).ok_or_else(|| {
+            Status::bad_request(format!("propagationPolicy: Unsupported value: {policy:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""))
+        })?),
+    };
+    let text = |field: &str| Some(body.str_at(&["preconditions", field]).to_string()).filter(|t| !t.is_empty());
+    let dry = body.list_at(&["dryRun"]).iter().filter_map(Value::as_str).chain(query.all("dryRun"));
+    Ok(DeleteOptions {
+        grace_period_seconds: grace,
+        propagation,
+        preconditions: Preconditions { uid: text("uid"), resource_version: text("resourceVersion") },
+        dry_run: dry_run(dry)?,
+    })
+}

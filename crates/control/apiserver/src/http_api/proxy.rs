@@ -1,0 +1,153 @@
+//! Requests that a kubelet answers: logs, exec, attach, port-forward. The server authorizes, finds the pod's node and
+//! hands the bytes through; the kubelet speaks the streaming protocols.
+
+use std::sync::Arc;
+
+use fram_machinery::{Status, Value, meta};
+use http::{Request, Response, StatusCode, Uri, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+
+use crate::authorize::Attributes;
+use crate::path::{Query, ResourcePath};
+use crate::registry::Place;
+use crate::respond::Body;
+use crate::server::Server;
+use crate::user::User;
+
+pub(super) async fn handle(server: Arc<Server>, user: User, path: ResourcePath, query: Query, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    // A WebSocket begins with GET, yet what it does is a creation: both verbs reach exec, as upstream documents.
+    let verb = match *request.method() {
+        http::Method::POST => "create",
+        _ if path.subresource == "log" => "get",
+        _ if path.subresource == "proxy" => crate::path::verb(request.method(), &path, false),
+        _ => "get",
+    };
+    let attributes = Attributes {
+        verb: verb.into(),
+        group: path.group.clone(),
+        version: path.version.clone(),
+        resource: path.plural.clone(),
+        subresource: path.subresource.clone(),
+        namespace: path.namespace.clone(),
+        name: path.name.clone(),
+        path: String::new(),
+    };
+    server.authorizer.check(&user, &attributes).await?;
+    let served = server.registry.served(&path.group, &path.version, &path.plural).ok_or_else(Status::no_such_path)?;
+    if served.kind.subresource(&path.subresource).is_none() {
+        return Err(Status::no_such_path());
+    }
+    let place = Place { served, namespace: path.namespace.clone(), name: path.name.clone() };
+    let (node, target) = match (path.plural.as_str(), path.subresource.as_str()) {
+        ("pods", "log" | "exec" | "attach" | "portforward") => {
+            let pod = server.registry.get_object(&place).await?;
+            let target = pod_target(&pod, &path.subresource, &query, request.uri().query().unwrap_or_default())?;
+            (node_of(&pod)?, target)
+        }
+        ("nodes", "proxy") => {
+            server.registry.get(&place).await?;
+            let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
+            (path.name.clone(), format!("/{}{query}", path.rest))
+        }
+        (plural, sub) => return Err(Status::method_not_allowed(&path.group, plural, sub)),
+    };
+    forward(&server, &node, &target, request).await
+}
+
+fn node_of(pod: &Value) -> Result<String, Status> {
+    match pod.str_at(&["spec", "nodeName"]) {
+        "" => Err(Status::bad_request(format!("pod {} does not have a host assigned", meta::name(pod)))),
+        node => Ok(node.to_string()),
+    }
+}
+
+/// The container that is meant: the one named, the annotated default, or the only one.
+fn container_of(pod: &Value, asked: &str) -> Result<String, Status> {
+    let lists = ["containers", "initContainers", "ephemeralContainers"];
+    let all: Vec<&str> = lists.iter().flat_map(|l| pod.list_at(&["spec", l])).map(|c| c.str_at(&["name"])).collect();
+    let name = meta::name(pod);
+    if !asked.is_empty() {
+        return match all.contains(&asked) {
+            true => Ok(asked.to_string()),
+            false => Err(Status::bad_request(format!("container {asked} is not valid for pod {name}"))),
+        };
+    }
+    if let Some(default) = meta::annotation(pod, "kubectl.kubernetes.io/default-container").filter(|d| all.contains(d)) {
+        return Ok(default.to_string());
+    }
+    let main: Vec<&str> = pod.list_at(&["spec", "containers"]).iter().map(|c| c.str_at(&["name"])).collect();
+    match main.as_slice() {
+        [one] => Ok(one.to_string()),
+        many => Err(Status::bad_request(format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" ")))),
+    }
+}
+
+/// The kubelet's path for a pod's stream.
+fn pod_target(pod: &Value, subresource: &str, query: &Query, raw: &str) -> Result<String, Status> {
+    let (namespace, name) = (meta::namespace(pod), meta::name(pod));
+    if subresource == "portforward" {
+        return Ok(format!("/portForward/{namespace}/{name}?{raw}"));
+    }
+    let container = container_of(pod, query.get("container"))?;
+    let rest: Vec<&str> = raw.split('&').filter(|p| !p.is_empty() && !p.starts_with("container=")).collect();
+    let rest = rest.join("&");
+    Ok(match subresource {
+        "log" => {
+            if let Some(lines) = Some(query.get("tailLines")).filter(|t| !t.is_empty())
+                && lines.parse::<i64>().is_ok_and(|n| n < 0)
+            {
+                let error = fram_machinery::status::FieldError::invalid("tailLines", lines, "must be greater than or equal to 0");
+                return Err(Status::invalid("", "PodLogOptions", "", vec![error]));
+            }
+            format!("/containerLogs/{namespace}/{name}/{container}?{rest}")
+        }
+        other => format!("/{other}/{namespace}/{name}/{container}?{rest}"),
+    })
+}
+
+/// Sends the request to a kubelet and hands its answer back; an upgraded connection is joined byte by byte.
+async fn forward(server: &Server, node: &str, target: &str, mut request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    let bad = |e: &dyn std::fmt::Display| Status::new(fram_machinery::Reason::ServiceUnavailable, format!("error dialing backend: {e}"));
+    let stream = server.nodes.connect(node).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| bad(&e))?;
+    let upgrade = request.headers().contains_key(header::UPGRADE);
+    let client_side = upgrade.then(|| hyper::upgrade::on(&mut request));
+    let (parts, body) = request.into_parts();
+    let uri: Uri = target.parse().map_err(|e| Status::bad_request(format!("bad path: {e}")))?;
+    let mut forwarded = Request::new(body);
+    *forwarded.method_mut() = parts.method;
+    *forwarded.uri_mut() = uri;
+    *forwarded.headers_mut() = parts.headers;
+    // The client's credentials end here.
+    forwarded.headers_mut().remove(header::AUTHORIZATION);
+    forwarded.headers_mut().insert(header::HOST, header::HeaderValue::from_static("kubelet"));
+    server.streams.spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "connection to a kubelet ended early");
+        }
+    });
+    let mut response = sender.send_request(forwarded).await.map_err(|e| bad(&e))?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(client_side) = client_side
+    {
+        let node_side = hyper::upgrade::on(&mut response);
+        server.streams.spawn(join(client_side, node_side));
+    }
+    Ok(response.map(|body| body.map_err(std::io::Error::other).boxed_unsync()))
+}
+
+async fn join(client: hyper::upgrade::OnUpgrade, node: hyper::upgrade::OnUpgrade) {
+    let joined = async {
+        let (client, node) = (client.await?, node.await?);
+        let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
+        if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut node).await {
+            tracing::debug!(%error, "stream to a kubelet ended early");
+        }
+        Ok::<_, hyper::Error>(())
+    };
+    if let Err(error) = joined.await {
+        tracing::debug!(%error, "a stream was not upgraded");
+    }
+}

@@ -1,0 +1,178 @@
+//! Watches over HTTP: one frame per change until the client goes, the time is up or the server stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use fram_machinery::{Status, Value, json, object};
+use http::Response;
+
+use super::objects::{list_options, resource_of};
+use crate::authorize::Attributes;
+use crate::path::{Query, ResourcePath};
+use crate::registry::{Change, ChangeKind, Place, Record, Registry, Selection, WatchRequest, Watching};
+use crate::respond::{self, Accept, Body, Encoding, Shape};
+use crate::server::Server;
+use crate::table::{self, IncludeObject};
+use crate::user::User;
+
+/// Bookmarks come about this often where nothing else does.
+const BOOKMARK: Duration = Duration::from_secs(60);
+/// A watch without a given end lives between half an hour and an hour; see --min-request-timeout.
+const LEAST: u64 = 1800;
+
+pub(super) async fn handle(
+    server: Arc<Server>,
+    user: User,
+    path: ResourcePath,
+    query: Query,
+    accept: Accept,
+    include: IncludeObject,
+) -> Result<Response<Body>, Status> {
+    let resource = resource_of(&path);
+    let options = list_options(&query)?;
+    let attributes = Attributes {
+        verb: "watch".into(),
+        group: path.group.clone(),
+        version: path.version.clone(),
+        resource: path.plural.clone(),
+        namespace: path.namespace.clone(),
+        name: path.name.clone(),
+        ..Default::default()
+    };
+    server.authorizer.check(&user, &attributes).await?;
+    let served = server.registry.served(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
+    if !served.kind.has_verb("watch") {
+        return Err(Status::method_not_allowed(served.kind.group, served.kind.plural, "watch"));
+    }
+    let mut selection = Selection::parse(&served.kind, &options.label_selector, &options.field_selector)?;
+    if !path.name.is_empty() {
+        let requirement = fram_machinery::labels::FieldRequirement { path: "metadata.name".into(), value: path.name.clone(), equal: true };
+        selection.fields.requirements.push(requirement);
+    }
+    let request = WatchRequest {
+        selection,
+        resource_version: options.resource_version,
+        resource_version_match: options.resource_version_match,
+        send_initial_events: query.has("sendInitialEvents").then_some(options.send_initial_events),
+        bookmarks: options.allow_bookmarks,
+    };
+    let bookmarks = request.bookmarks;
+    let place = Place { served, namespace: path.namespace, name: String::new() };
+    let watching = server.registry.watch(&place, request).await?;
+    let seconds = options.timeout_seconds.map(u64::from).filter(|s| *s > 0);
+    let seconds = seconds.unwrap_or_else(|| LEAST + server.registry.environment.random.u64() % LEAST);
+    let frames = Frames { registry: server.registry.clone(), place, accept, include, first: true };
+    let content_type = match accept.encoding {
+        Encoding::Json | Encoding::Yaml => "application/json",
+    };
+    Ok(respond::stream(content_type, stream(watching, frames, bookmarks, Duration::from_secs(seconds))))
+}
+
+/// Encodes changes as the client wants them.
+struct Frames {
+    registry: Arc<Registry>,
+    place: Place,
+    accept: Accept,
+    include: IncludeObject,
+    /// The first table carries the column definitions.
+    first: bool,
+}
+
+impl Frames {
+    fn encode(&mut self, change: &Change, out: &mut BytesMut) -> Result<(), Status> {
+        let ty = match change.kind {
+            ChangeKind::Added => "ADDED",
+            ChangeKind::Modified => "MODIFIED",
+            ChangeKind::Deleted => "DELETED",
+            ChangeKind::Bookmark | ChangeKind::InitialEventsEnd => "BOOKMARK",
+        };
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(ty.as_bytes());
+        out.extend_from_slice(b"\",\"object\":");
+        match &change.entry {
+            None => out.extend_from_slice(&json::to_vec(&self.bookmark(change))),
+            Some(entry) => {
+                let record = Record::parse(&entry.value).map_err(Status::internal)?;
+                let (kind, stored) = (&self.place.served.kind, &self.place.served.stored);
+                let same = kind.group == stored.group && kind.version == stored.version;
+                if same && self.accept.shape == Shape::Plain {
+                    let mut chunks = Vec::with_capacity(3);
+                    record.json_chunks(change.revision, &mut chunks);
+                    chunks.iter().for_each(|c| out.extend_from_slice(c));
+                } else {
+                    let object = record.to_object(change.revision).map_err(Status::internal)?;
+                    let object = fram_api::convert(object, stored, kind);
+                    out.extend_from_slice(&json::to_vec(&self.shaped(object)));
+                }
+            }
+        }
+        out.extend_from_slice(b"}\n");
+        Ok(())
+    }
+
+    fn shaped(&mut self, object: Value) -> Value {
+        match self.accept.shape {
+            Shape::Table => {
+                let mut table = table::table(&self.place.served.kind, std::slice::from_ref(&object), self.include, self.registry.environment.now());
+                table.set(&["metadata", "resourceVersion"], fram_machinery::meta::resource_version(&object));
+                if !std::mem::take(&mut self.first) {
+                    table.set(&["columnDefinitions"], Value::Null);
+                }
+                table
+            }
+            Shape::Partial => table::partial(&object),
+            _ => object,
+        }
+    }
+
+    fn bookmark(&mut self, change: &Change) -> Value {
+        let kind = &self.place.served.kind;
+        let mut object = object!({ "kind": (kind.kind), "apiVersion": (kind.api_version()), "metadata": { "resourceVersion": (change.revision.to_string()) } });
+        if change.kind == ChangeKind::InitialEventsEnd {
+            object.set(&["metadata", "annotations", "k8s.io/initial-events-end"], "true");
+        }
+        match self.accept.shape {
+            Shape::Table => {
+                let row = object!({ "cells": [], "object": (table::partial(&object)) });
+                object!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": (object.get("metadata").cloned()), "columnDefinitions": [], "rows": [row] })
+            }
+            Shape::Partial => table::partial(&object),
+            _ => object,
+        }
+    }
+}
+
+type Frame = Result<http_body::Frame<Bytes>, std::io::Error>;
+
+fn stream(watching: Watching, frames: Frames, bookmarks: bool, lifetime: Duration) -> impl futures_util::Stream<Item = Frame> + Send + 'static {
+    let end = tokio::time::Instant::now() + lifetime;
+    let state = Some((watching, frames, tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK)));
+    futures_util::stream::unfold(state, move |state| async move {
+        let (mut watching, mut frames, mut interval) = state?;
+        let mut out = BytesMut::new();
+        loop {
+            let change = tokio::select! {
+                biased;
+                change = watching.next() => change,
+                () = tokio::time::sleep_until(end) => return None,
+                _ = interval.tick(), if bookmarks => {
+                    watching.request_bookmark();
+                    continue;
+                }
+            };
+            let encoded = change.and_then(|change| frames.encode(&change, &mut out));
+            if let Err(status) = encoded {
+                // The error is the last frame.
+                let frame = object!({ "type": "ERROR", "object": (status.to_object()) });
+                let mut bytes = json::to_vec(&frame);
+                bytes.push(b'\n');
+                return Some((Ok(http_body::Frame::data(bytes.into())), None));
+            }
+            // What is there already goes out in one piece.
+            if !watching.has_pending() || out.len() > 64 * 1024 {
+                return Some((Ok(http_body::Frame::data(out.freeze())), Some((watching, frames, interval))));
+            }
+        }
+    })
+}

@@ -1,0 +1,105 @@
+//! Access for components of the same process: no socket and no encoding, and the same law as outside. Each call carries its
+//! user and passes authorization and admission.
+
+use std::sync::Arc;
+
+use fram_client::{Call, EventKind, ListOptions, Page, Reply, Resource, Transport, WatchEvent, WatchStream};
+use fram_machinery::{Status, Value, meta, object};
+
+use crate::authorize::Attributes;
+use crate::registry::{Change, ChangeKind, Place, Record, Selection, WatchRequest, Watching};
+use crate::server::{Answer, Server};
+use crate::user::User;
+
+/// A transport into a server of the same process, as one user.
+pub struct InProcess {
+    server: Arc<Server>,
+    user: User,
+}
+
+impl InProcess {
+    pub fn new(server: Arc<Server>, user: User) -> Self {
+        Self { server, user }
+    }
+
+    fn reply(&self, answer: Answer) -> Result<Reply, Status> {
+        let registry = &self.server.registry;
+        Ok(match answer {
+            Answer::Stored { served, entry } => Reply::Object(Arc::new(registry.decode(&served, &entry)?)),
+            Answer::Object { object, .. } | Answer::Other { object, .. } | Answer::Deleted { object, .. } => Reply::Object(Arc::new(object)),
+            Answer::List { place, listing } => {
+                let decode = |entry: &Arc<fram_store::Entry>| registry.decode(&place.served, entry).map(Arc::new);
+                let items = listing.items.iter().map(decode).collect::<Result<_, _>>()?;
+                Reply::Page(Page { resource_version: listing.revision.to_string(), continue_token: listing.continue_token, items })
+            }
+            Answer::Objects { objects, .. } => Reply::Page(Page { items: objects.into_iter().map(Arc::new).collect(), ..Default::default() }),
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl Transport for InProcess {
+    async fn call(&self, call: Call) -> Result<Reply, Status> {
+        let performed = self.server.perform(&self.user, call, Vec::new()).await?;
+        self.reply(performed.answer)
+    }
+
+    async fn watch(&self, resource: &Resource, namespace: &str, options: ListOptions) -> Result<WatchStream, Status> {
+        let attributes = Attributes {
+            verb: "watch".into(),
+            group: resource.group.to_string(),
+            version: resource.version.to_string(),
+            resource: resource.plural.to_string(),
+            namespace: namespace.into(),
+            ..Default::default()
+        };
+        self.server.authorizer.check(&self.user, &attributes).await?;
+        let served = self.server.registry.served(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
+        let request = WatchRequest {
+            selection: Selection::parse(&served.kind, &options.label_selector, &options.field_selector)?,
+            resource_version: options.resource_version,
+            resource_version_match: options.resource_version_match,
+            send_initial_events: options.send_initial_events.then_some(true),
+            bookmarks: options.allow_bookmarks,
+        };
+        let place = Place { served, namespace: namespace.into(), name: String::new() };
+        let watching = self.server.registry.watch(&place, request).await?;
+        Ok(Box::pin(futures_util::stream::unfold(Some((watching, place)), next)))
+    }
+}
+
+async fn next(state: Option<(Watching, Place)>) -> Option<(Result<WatchEvent, Status>, Option<(Watching, Place)>)> {
+    let (mut watching, place) = state?;
+    match watching.next().await.and_then(|change| event(&place, &change)) {
+        Ok(event) => Some((Ok(event), Some((watching, place)))),
+        Err(status) => Some((Err(status), None)),
+    }
+}
+
+fn event(place: &Place, change: &Change) -> Result<WatchEvent, Status> {
+    let kind = match change.kind {
+        ChangeKind::Added => EventKind::Added,
+        ChangeKind::Modified => EventKind::Modified,
+        ChangeKind::Deleted => EventKind::Deleted,
+        ChangeKind::Bookmark | ChangeKind::InitialEventsEnd => EventKind::Bookmark,
+    };
+    let object = match &change.entry {
+        Some(entry) => {
+            let record = Record::parse(&entry.value).map_err(Status::internal)?;
+            let mut object = record.to_object(change.revision).map_err(Status::internal)?;
+            object.remove(&["metadata", "managedFields"]);
+            fram_api::convert(object, &place.served.stored, &place.served.kind)
+        }
+        None => bookmark(place, change),
+    };
+    Ok(WatchEvent { kind, object: Arc::new(object) })
+}
+
+fn bookmark(place: &Place, change: &Change) -> Value {
+    let kind = place.kind();
+    let mut object = object!({ "kind": (kind.kind), "apiVersion": (kind.api_version()), "metadata": { "resourceVersion": (change.revision.to_string()) } });
+    if change.kind == ChangeKind::InitialEventsEnd {
+        meta::set_annotation(&mut object, "k8s.io/initial-events-end", "true");
+    }
+    object
+}

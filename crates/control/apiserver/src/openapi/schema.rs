@@ -1,0 +1,189 @@
+//! Schemas of object types from their descriptions.
+
+use std::collections::BTreeSet;
+
+use fram_api::{Api, Kind};
+use fram_machinery::schema::{Field, SchemaOr, Topology};
+use fram_machinery::{Map, Type, TypeId, Value, object};
+
+/// Where a document keeps its schemas.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Dialect {
+    V2,
+    V3,
+}
+
+impl Dialect {
+    fn reference(self, name: &str) -> Value {
+        let prefix = match self {
+            Dialect::V2 => "#/definitions/",
+            Dialect::V3 => "#/components/schemas/",
+        };
+        object!({ "$ref": (format!("{prefix}{name}")) })
+    }
+}
+
+/// Collects the schemas that a document needs.
+pub(super) struct Schemas<'a> {
+    api: &'a Api,
+    dialect: Dialect,
+    pending: Vec<TypeId>,
+    seen: BTreeSet<u32>,
+    pub(super) done: Map,
+}
+
+impl<'a> Schemas<'a> {
+    pub(super) fn new(api: &'a Api, dialect: Dialect) -> Self {
+        Self { api, dialect, pending: Vec::new(), seen: BTreeSet::new(), done: Map::new() }
+    }
+
+    /// The schemas of a kind and of its list.
+    pub(super) fn add_kind(&mut self, kind: &Kind) {
+        let ty = self.api.schema.get(kind.ty);
+        let name = ty.openapi_name.clone();
+        self.need(kind.ty);
+        self.run();
+        let gvk = |kind_name: &str| object!([{ "group": (kind.group), "kind": kind_name, "version": (kind.version) }]);
+        if let Some(schema) = self.done.get_mut(&name) {
+            let text = |what: &str| object!({ "type": "string", "description": what });
+            schema.set(&["properties", "apiVersion"], text("The versioned schema of this representation of an object."));
+            schema.set(&["properties", "kind"], text("The REST resource that this object represents."));
+            schema.set(&["x-kubernetes-group-version-kind"], gvk(kind.kind));
+        }
+        if kind.listless {
+            return;
+        }
+        let list = format!("{}List", kind.kind);
+        let meta = self.named("meta.v1.ListMeta");
+        let schema = object!({
+            "type": "object", "required": ["items"],
+            "properties": {
+                "apiVersion": { "type": "string" }, "kind": { "type": "string" }, "metadata": meta,
+                "items": { "type": "array", "items": (self.dialect.reference(&name)) }
+            },
+            "x-kubernetes-group-version-kind": (gvk(&list))
+        });
+        self.done.insert(format!("{name}List"), schema);
+        self.run();
+    }
+
+    /// A reference to a type by its name in the descriptions.
+    pub(super) fn named(&mut self, name: &str) -> Value {
+        match self.api.type_id(name) {
+            Some(id) => self.reference(id),
+            None => object!({ "type": "object" }),
+        }
+    }
+
+    fn need(&mut self, id: TypeId) {
+        if self.seen.insert(id.0) {
+            self.pending.push(id);
+        }
+    }
+
+    fn reference(&mut self, id: TypeId) -> Value {
+        self.need(id);
+        self.dialect.reference(&self.api.schema.get(id).openapi_name)
+    }
+
+    /// Works off the types that were referred to.
+    pub(super) fn run(&mut self) {
+        while let Some(id) = self.pending.pop() {
+            let ty = self.api.schema.get(id);
+            let mut properties = Map::new();
+            let mut required = Vec::new();
+            for field in ty.json_fields() {
+                if field.required {
+                    required.push(Value::from(field.name.as_str()));
+                }
+                let schema = self.field(field);
+                properties.insert(field.name.clone(), schema);
+            }
+            let mut schema = object!({ "type": "object" });
+            if !properties.is_empty() {
+                schema.set(&["properties"], properties);
+            }
+            if !required.is_empty() {
+                schema.set(&["required"], required);
+            }
+            if ty.atomic {
+                schema.set(&["x-kubernetes-map-type"], "atomic");
+            }
+            self.done.insert(ty.openapi_name.as_str(), schema);
+        }
+    }
+
+    fn field(&mut self, field: &Field) -> Value {
+        let mut schema = self.ty(&field.ty);
+        let plain_reference = schema.get("$ref").is_some();
+        if plain_reference && matches!(self.dialect, Dialect::V3) {
+            schema = object!({ "allOf": [schema] });
+        }
+        if let Type::List(_) = field.ty {
+            let topology = match &field.topology {
+                Topology::Atomic => "atomic",
+                Topology::Set => "set",
+                Topology::Map(keys) => {
+                    let keys: Vec<Value> = keys.iter().map(|k| Value::from(k.as_str())).collect();
+                    schema.set(&["x-kubernetes-list-map-keys"], keys);
+                    "map"
+                }
+            };
+            schema.set(&["x-kubernetes-list-type"], topology);
+        }
+        if field.atomic {
+            schema.set(&["x-kubernetes-map-type"], "atomic");
+        }
+        let patch = &field.patch;
+        let strategies = [(patch.merge, "merge"), (patch.retain_keys, "retainKeys"), (patch.replace, "replace")];
+        let strategies: Vec<&str> = strategies.into_iter().filter(|(on, _)| *on).map(|(_, s)| s).collect();
+        if !strategies.is_empty() {
+            schema.set(&["x-kubernetes-patch-strategy"], strategies.join(","));
+        }
+        if let Some(key) = &patch.key {
+            schema.set(&["x-kubernetes-patch-merge-key"], key.as_str());
+        }
+        schema
+    }
+
+    fn ty(&mut self, ty: &Type) -> Value {
+        let formatted = |ty: &str, format: &str| object!({ "type": ty, "format": format });
+        match ty {
+            Type::Bool => object!({ "type": "boolean" }),
+            Type::Int32 => formatted("integer", "int32"),
+            Type::Int64 => formatted("integer", "int64"),
+            Type::Float64 => formatted("number", "double"),
+            Type::String | Type::Duration => object!({ "type": "string" }),
+            Type::Bytes => formatted("string", "byte"),
+            Type::Time | Type::MicroTime => formatted("string", "date-time"),
+            Type::Quantity if matches!(self.dialect, Dialect::V3) => object!({ "oneOf": [{ "type": "string" }, { "type": "number" }] }),
+            Type::Quantity => object!({ "type": "string" }),
+            Type::IntOrString if matches!(self.dialect, Dialect::V3) => {
+                object!({ "format": "int-or-string", "oneOf": [{ "type": "integer" }, { "type": "string" }] })
+            }
+            Type::IntOrString => formatted("string", "int-or-string"),
+            Type::RawExtension | Type::FieldsV1 => object!({ "type": "object" }),
+            Type::Json => object!({}),
+            Type::SchemaOr(form, id) => {
+                // The alternatives are not said, as upstream.
+                if matches!(form, SchemaOr::Array | SchemaOr::Bool | SchemaOr::StringArray) {
+                    self.need(*id);
+                }
+                object!({})
+            }
+            Type::Struct(id) if self.api.schema.get(*id).wrapper => {
+                let inner = self.api.schema.get(*id).fields[0].ty.clone();
+                self.ty(&inner)
+            }
+            Type::Struct(id) => self.reference(*id),
+            Type::List(item) => {
+                let item = self.ty(item);
+                object!({ "type": "array", "items": item })
+            }
+            Type::Map(item) => {
+                let item = self.ty(item);
+                object!({ "type": "object", "additionalProperties": item })
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Content negotiation and the encoding of answers.
+
+use bytes::Bytes;
+use fram_machinery::{Status, Value, json, meta, object};
+use http::{HeaderMap, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+
+use crate::registry::{Listing, Place, Record, Registry, Served};
+use crate::server::{Answer, Performed};
+use crate::table::{self, IncludeObject};
+
+pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Json,
+    Yaml,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Plain,
+    Table,
+    Partial,
+    /// Discovery only: all groups in one document.
+    Aggregated,
+}
+
+/// What the client takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Accept {
+    pub(crate) encoding: Encoding,
+    pub(crate) shape: Shape,
+}
+
+impl Accept {
+    pub(crate) const JSON: Self = Self { encoding: Encoding::Json, shape: Shape::Plain };
+
+    /// Chooses among what an Accept header offers, in its order.
+    pub(crate) fn negotiate(headers: &HeaderMap) -> Result<Self, Status> {
+        let text = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
+        if text.trim().is_empty() {
+            return Ok(Self::JSON);
+        }
+        text.split(',').find_map(|clause| Self::clause(clause.trim())).ok_or_else(|| {
+            Status::new(
+                fram_machinery::Reason::NotAcceptable,
+                "only the following media types are accepted: application/json, application/yaml",
+            )
+        })
+    }
+
+    fn clause(clause: &str) -> Option<Self> {
+        let mut parts = clause.split(';').map(str::trim);
+        let encoding = match parts.next()? {
+            "application/json" | "*/*" | "application/*" => Encoding::Json,
+            "application/yaml" => Encoding::Yaml,
+            _ => return None,
+        };
+        let (mut shape, mut group, mut version) = (Shape::Plain, "", "");
+        for (name, value) in parts.filter_map(|p| p.split_once('=')) {
+            match (name, value) {
+                ("as", "Table") => shape = Shape::Table,
+                ("as", "PartialObjectMetadata" | "PartialObjectMetadataList") => shape = Shape::Partial,
+                ("as", "APIGroupDiscoveryList") => shape = Shape::Aggregated,
+                ("as", _) => return None,
+                ("g", g) => group = g,
+                ("v", v) => version = v,
+                _ => {}
+            }
+        }
+        let known = match shape {
+            Shape::Plain => true,
+            Shape::Table | Shape::Partial => group == "meta.k8s.io" && version == "v1",
+            Shape::Aggregated => group == "apidiscovery.k8s.io" && version == "v2",
+        };
+        known.then_some(Self { encoding, shape })
+    }
+
+    pub(crate) fn content_type(&self) -> &'static str {
+        match self.encoding {
+            Encoding::Json => "application/json",
+            Encoding::Yaml => "application/yaml",
+        }
+    }
+
+    fn encode(&self, value: &Value) -> Result<Vec<u8>, Status> {
+        match self.encoding {
+            Encoding::Json => {
+                let mut out = json::to_vec(value);
+                out.push(b'\n');
+                Ok(out)
+            }
+            Encoding::Yaml => fram_machinery::yaml::to_string(value).map(String::into_bytes).map_err(Status::internal),
+        }
+    }
+}
+
+fn respond(code: u16, content_type: &str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if let Ok(value) = content_type.parse() {
+        response.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
+    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// A response of one piece.
+pub(crate) fn bytes(code: u16, content_type: &str, body: impl Into<Bytes>) -> Response<Body> {
+    respond(code, content_type, Full::new(body.into()).map_err(|e| match e {}).boxed_unsync())
+}
+
+/// A response of many pieces that share memory with what they come from.
+fn chunks(code: u16, content_type: &str, chunks: Vec<Bytes>) -> Response<Body> {
+    let frames = chunks.into_iter().map(|c| Ok(http_body::Frame::data(c)));
+    respond(code, content_type, BodyExt::boxed_unsync(StreamBody::new(futures_util::stream::iter(frames))))
+}
+
+/// A response that goes on until its stream ends.
+pub(crate) fn stream<S>(content_type: &str, stream: S) -> Response<Body>
+where
+    S: futures_util::Stream<Item = Result<http_body::Frame<Bytes>, std::io::Error>> + Send + 'static,
+{
+    respond(200, content_type, BodyExt::boxed_unsync(StreamBody::new(stream)))
+}
+
+/// An object that stands for itself.
+pub(crate) fn object(code: u16, accept: Accept, value: &Value) -> Response<Body> {
+    match accept.encode(value) {
+        Ok(body) => bytes(code, accept.content_type(), body),
+        Err(e) => status(&e, Accept::JSON),
+    }
+}
+
+/// A failed request.
+pub(crate) fn status(status: &Status, accept: Accept) -> Response<Body> {
+    let body = json::to_vec(&status.to_object());
+    let accept = if accept.encoding == Encoding::Yaml { Accept::JSON } else { accept };
+    let mut response = bytes(status.code, accept.content_type(), body);
+    if status.retry_after_seconds > 0
+        && let Ok(value) = status.retry_after_seconds.to_string().parse()
+    {
+        response.headers_mut().insert(header::RETRY_AFTER, value);
+    }
+    if status.code == 401 {
+        let value = header::HeaderValue::from_static("Bearer realm=\"fram\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+    }
+    response
+}
+
+/// Encodes what a call led to.
+pub(crate) fn performed(registry: &Registry, performed: Performed, accept: Accept, include: IncludeObject) -> Result<Response<Body>, Status> {
+    let mut response = answer(registry, performed.answer, accept, include)?;
+    for warning in performed.warnings {
+        let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = format!("299 - \"{text}\"").parse() {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    Ok(response)
+}
+
+fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeObject) -> Result<Response<Body>, Status> {
+    match answer {
+        Answer::Stored { served, entry } => {
+            if accept == Accept::JSON && served.kind.version == served.stored.version && served.kind.group == served.stored.group {
+                let record = Record::parse(&entry.value).map_err(Status::internal)?;
+                let mut out = Vec::with_capacity(3);
+                record.json_chunks(entry.modified.0, &mut out);
+                return Ok(chunks(200, accept.content_type(), out));
+            }
+            let value = registry.decode(&served, &entry)?;
+            Ok(one(registry, &served, &value, 200, accept, include))
+        }
+        Answer::Object { served, object, created } => Ok(one(registry, &served, &object, if created { 201 } else { 200 }, accept, include)),
+        Answer::Other { object: value, created } => {
+            Ok(object(if created { 201 } else { 200 }, Accept { shape: Shape::Plain, ..accept }, &value))
+        }
+        Answer::Deleted { served, object: value } => {
+            let details = object!({ "name": (meta::name(&value)), "group": (served.kind.group), "kind": (served.kind.plural), "uid": (meta::uid(&value)) });
+            let mut success = object!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
+            if served.kind.group.is_empty() {
+                success.remove(&["details", "group"]);
+            }
+            Ok(object(200, Accept { shape: Shape::Plain, ..accept }, &success))
+        }
+        Answer::List { place, listing } => list(registry, &place, listing, accept, include),
+        Answer::Objects { place, objects } => {
+            let kind = place.kind();
+            let value = object!({ "kind": (format!("{}List", kind.kind)), "apiVersion": (kind.api_version()), "metadata": {}, "items": objects });
+            Ok(object(200, Accept { shape: Shape::Plain, ..accept }, &value))
+        }
+    }
+}
+
+fn one(registry: &Registry, served: &Served, value: &Value, code: u16, accept: Accept, include: IncludeObject) -> Response<Body> {
+    match accept.shape {
+        Shape::Table => {
+            let mut out = table::table(&served.kind, std::slice::from_ref(value), include, registry.environment.now());
+            out.set(&["metadata", "resourceVersion"], meta::resource_version(value));
+            object(code, accept, &out)
+        }
+        Shape::Partial => object(code, accept, &table::partial(value)),
+        _ => object(code, accept, value),
+    }
+}
+
+fn list_metadata(listing: &Listing) -> Value {
+    let mut metadata = object!({ "resourceVersion": (listing.revision.to_string()) });
+    if !listing.continue_token.is_empty() {
+        metadata.set(&["continue"], listing.continue_token.as_str());
+    }
+    if let Some(n) = listing.remaining {
+        metadata.set(&["remainingItemCount"], n as i64);
+    }
+    metadata
+}
+
+fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, include: IncludeObject) -> Result<Response<Body>, Status> {
+    let (kind, stored) = (&place.served.kind, &place.served.stored);
+    let metadata = list_metadata(&listing);
+    if accept == Accept::JSON && kind.version == stored.version && kind.group == stored.group {
+        // The bytes of the objects are those of the store; only the joints between them are new.
+        let head = format!("{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[", kind.kind, kind.api_version(), json::to_string(&metadata));
+        let mut out = Vec::with_capacity(listing.items.len() * 4 + 2);
+        out.push(Bytes::from(head));
+        for (i, entry) in listing.items.iter().enumerate() {
+            if i > 0 {
+                out.push(Bytes::from_static(b","));
+            }
+            Record::parse(&entry.value).map_err(Status::internal)?.json_chunks(entry.modified.0, &mut out);
+        }
+        out.push(Bytes::from_static(b"]}\n"));
+        return Ok(chunks(200, accept.content_type(), out));
+    }
+    let items = listing.items.iter().map(|entry| registry.decode(&place.served, entry)).collect::<Result<Vec<_>, _>>()?;
+    let value = match accept.shape {
+        Shape::Table => {
+            let mut out = table::table(kind, &items, include, registry.environment.now());
+            out.set(&["metadata"], metadata);
+            out
+        }
+        Shape::Partial => {
+            let items: Vec<Value> = items.iter().map(table::partial).collect();
+            object!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items })
+        }
+        _ => object!({ "kind": (format!("{}List", kind.kind)), "apiVersion": (kind.api_version()), "metadata": metadata, "items": items }),
+    };
+    Ok(object(200, accept, &value))
+}

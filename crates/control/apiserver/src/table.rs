@@ -1,0 +1,154 @@
+//! Tables: objects as the rows that kubectl prints. Columns are declared by the kind, computed cells come from its strategy.
+
+use fram_api::{Age, Cell, Kind, strategy};
+use fram_machinery::{Value, json, meta, object};
+
+/// What of the object stands beside its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IncludeObject {
+    None,
+    Metadata,
+    Object,
+}
+
+impl IncludeObject {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        match text {
+            "" | "Metadata" => Some(Self::Metadata),
+            "None" => Some(Self::None),
+            "Object" => Some(Self::Object),
+            _ => None,
+        }
+    }
+}
+
+/// A table of these objects.
+pub(crate) fn table(kind: &Kind, objects: &[Value], include: IncludeObject, now: jiff::Timestamp) -> Value {
+    let rows: Vec<Value> = objects.iter().map(|o| row(kind, o, include, now)).collect();
+    object!({
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {},
+        "columnDefinitions": (definitions(kind)), "rows": rows
+    })
+}
+
+/// The column definitions of a kind; a kind that declares none has name and age.
+pub(crate) fn definitions(kind: &Kind) -> Vec<Value> {
+    let define = |name: &str, ty: &str, format: &str, priority: i64| {
+        object!({ "name": name, "type": ty, "format": format, "description": "", "priority": priority })
+    };
+    if kind.columns.is_empty() {
+        return vec![define("Name", "string", "name", 0), define("Created At", "date", "", 0)];
+    }
+    kind.columns.iter().map(|c| define(&c.name, c.ty, c.format, c.priority)).collect()
+}
+
+fn row(kind: &Kind, object: &Value, include: IncludeObject, now: jiff::Timestamp) -> Value {
+    let created = || object.str_at(&["metadata", "creationTimestamp"]);
+    let cells: Vec<Value> = if kind.columns.is_empty() {
+        vec![meta::name(object).into(), created().into()]
+    } else {
+        kind.columns.iter().map(|c| cell(kind, object, c, now)).collect()
+    };
+    let mut row = object!({ "cells": cells });
+    match include {
+        IncludeObject::None => {}
+        IncludeObject::Metadata => row.set(&["object"], partial(object)),
+        IncludeObject::Object => row.set(&["object"], object.clone()),
+    }
+    row
+}
+
+/// The metadata of an object as a PartialObjectMetadata.
+pub(crate) fn partial(object: &Value) -> Value {
+    object!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": (object.get("metadata").cloned()) })
+}
+
+fn cell(kind: &Kind, object: &Value, column: &fram_api::Column, now: jiff::Timestamp) -> Value {
+    match &column.cell {
+        Cell::Path(path, otherwise) => {
+            let found = object.at(path).filter(|v| !v.is_null() && v.as_str() != Some(""));
+            match (found, column.ty) {
+                (Some(value), "integer" | "boolean" | "number") => value.clone(),
+                (Some(value), _) => json::text(value).into(),
+                (None, _) if otherwise.is_some() => Value::from(*otherwise),
+                (None, "integer" | "number") => Value::Int(0),
+                (None, "boolean") => Value::Bool(false),
+                (None, _) => "".into(),
+            }
+        }
+        Cell::Age(Age::Date) => object.str_at(&["metadata", "creationTimestamp"]).into(),
+        Cell::Age(Age::Relative) => age(object.str_at(&["metadata", "creationTimestamp"]), now),
+        Cell::Computed => match strategy(kind.group, kind.kind).cell(object, &column.name) {
+            Value::Null => "<none>".into(),
+            // Times in computed cells are shown as ages.
+            Value::String(s) if s.len() >= 20 && s.parse::<jiff::Timestamp>().is_ok() => age(&s, now),
+            value => value,
+        },
+    }
+}
+
+fn age(time: &str, now: jiff::Timestamp) -> Value {
+    match time.parse::<jiff::Timestamp>() {
+        Ok(then) => human_duration(now.as_second() - then.as_second()).into(),
+        Err(_) => "<unknown>".into(),
+    }
+}
+
+/// A length of time as kubectl shows it; see upstream's duration.HumanDuration.
+pub(crate) fn human_duration(seconds: i64) -> String {
+    if seconds < -1 {
+        return "<invalid>".into();
+    }
+    let s = seconds.max(0);
+    let (minutes, hours) = (s / 60, s / 3600);
+    let with = |big: i64, unit: &str, small: i64, small_unit: &str| {
+        if small == 0 { format!("{big}{unit}") } else { format!("{big}{unit}{small}{small_unit}") }
+    };
+    match s {
+        0..120 => format!("{s}s"),
+        120..600 => with(minutes, "m", s % 60, "s"),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => with(hours, "h", minutes % 60, "m"),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => with(hours / 24, "d", hours % 24, "h"),
+        691_200..63_072_000 => format!("{}d", hours / 24),
+        63_072_000..252_288_000 => with(hours / 24 / 365, "y", hours / 24 % 365, "d"),
+        _ => format!("{}y", hours / 24 / 365),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_kubectl_shows_them() {
+        for (seconds, expect) in [
+            (-5, "<invalid>"),
+            (0, "0s"),
+            (119, "119s"),
+            (125, "2m5s"),
+            (600, "10m"),
+            (10_800 + 120, "3h2m"),
+            (28_800, "8h"),
+            (172_800 + 3600, "2d1h"),
+            (691_200, "8d"),
+            (63_072_000, "2y"),
+        ] {
+            assert_eq!(human_duration(seconds), expect);
+        }
+    }
+
+    #[test]
+    fn a_pod_is_one_row_with_a_cell_for_each_column() {
+        let api = fram_api::Api::builtin().unwrap();
+        let kind = api.kind("", "v1", "Pod").unwrap();
+        let pod = object!({ "metadata": { "name": "x", "creationTimestamp": "2026-01-01T00:00:00Z" },
+            "spec": { "containers": [{ "name": "a" }] }, "status": { "phase": "Pending" } });
+        let now = "2026-01-01T00:01:05Z".parse().unwrap();
+        let table = table(kind, &[pod], IncludeObject::None, now);
+        let cells = table.list_at(&["rows"])[0].list_at(&["cells"]);
+        assert_eq!(cells[..5], [Value::from("x"), "0/1".into(), "Pending".into(), "0".into(), "65s".into()]);
+        assert_eq!(cells.len(), table.list_at(&["columnDefinitions"]).len());
+    }
+}

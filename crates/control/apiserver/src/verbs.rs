@@ -1,0 +1,157 @@
+//! Carries out the verbs on objects and their subresources.
+
+mod reviews;
+mod subresources;
+
+use fram_client::{Patch, PatchKind, Verb, WriteOptions};
+use fram_machinery::{Status, Value, meta};
+
+use crate::registry::{Body, ListRequest, Place, Registry, Selection};
+use crate::server::{Answer, Performed, Server, field_validation, write_of};
+use crate::user::User;
+
+pub(crate) async fn execute(
+    server: &Server,
+    user: &User,
+    place: Place,
+    subresource: String,
+    verb: Verb,
+    duplicates: Vec<String>,
+) -> Result<Performed, Status> {
+    let registry = &server.registry;
+    if !subresource.is_empty() || place.kind().verbs == ["create"] {
+        return subresources::execute(server, user, place, &subresource, verb, duplicates).await;
+    }
+    let plain = |answer| Ok(Performed { answer, warnings: Vec::new() });
+    match verb {
+        Verb::Get => {
+            let entry = registry.get(&place).await?;
+            plain(Answer::Stored { served: place.served, entry })
+        }
+        Verb::List(options) => {
+            let request = list_request(&place, &options)?;
+            let listing = registry.list(&place, &request).await?;
+            plain(Answer::List { place, listing })
+        }
+        Verb::Create { object, options } => {
+            let (object, warnings) = decode(registry, &place, object, duplicates, &options)?;
+            let written = registry.create(&place, object, &write_of(user, &options)).await?;
+            Ok(Performed { answer: Answer::Object { served: place.served, object: written.object, created: true }, warnings })
+        }
+        Verb::Update { object, options } => {
+            let (object, warnings) = decode(registry, &place, object, duplicates, &options)?;
+            let (object, created) = update(server, user, &place, object, &options).await?;
+            Ok(Performed { answer: Answer::Object { served: place.served, object, created }, warnings })
+        }
+        Verb::Patch { patch, options } => {
+            let mut warnings = Vec::new();
+            let (object, created) = patch_object(server, user, &place, "", patch, &options, &mut warnings).await?;
+            Ok(Performed { answer: Answer::Object { served: place.served, object, created }, warnings })
+        }
+        Verb::Delete(options) => {
+            let write = crate::registry::Write { user: user.clone(), dry_run: options.dry_run, ..Default::default() };
+            let deleted = registry.delete(&place, &options, &write).await?;
+            let served = place.served;
+            plain(if deleted.gone && !served.kind.graceful {
+                Answer::Deleted { served, object: deleted.object }
+            } else {
+                Answer::Object { served, object: deleted.object, created: false }
+            })
+        }
+        Verb::DeleteCollection { delete, list } => {
+            let request = list_request(&place, &list)?;
+            let write = crate::registry::Write { user: user.clone(), dry_run: delete.dry_run, ..Default::default() };
+            let objects = registry.delete_collection(&place, &delete, &request, &write).await?;
+            plain(Answer::Objects { place, objects })
+        }
+    }
+}
+
+pub(crate) fn list_request(place: &Place, options: &fram_client::ListOptions) -> Result<ListRequest, Status> {
+    Ok(ListRequest {
+        selection: Selection::parse(&place.served.kind, &options.label_selector, &options.field_selector)?,
+        limit: options.limit as usize,
+        continue_token: options.continue_token.clone(),
+        resource_version: options.resource_version.clone(),
+        resource_version_match: options.resource_version_match.clone(),
+    })
+}
+
+/// Decodes a body as the place's own kind.
+fn decode(registry: &Registry, place: &Place, object: Value, duplicates: Vec<String>, options: &WriteOptions) -> Result<(Value, Vec<String>), Status> {
+    let body = Body { value: object, duplicates };
+    let (object, warnings) = registry.decode_body(place.kind(), body, field_validation(&options.field_validation)?)?;
+    let name = meta::name(&object);
+    if !place.name.is_empty() && !name.is_empty() && name != place.name {
+        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", place.name)));
+    }
+    let namespace = meta::namespace(&object);
+    if !namespace.is_empty() && namespace != place.namespace && place.kind().is_namespaced() {
+        return Err(Status::bad_request(format!(
+            "the namespace of the object ({namespace}) does not match the namespace on the URL ({})",
+            place.namespace
+        )));
+    }
+    Ok((object, warnings))
+}
+
+async fn update(server: &Server, user: &User, place: &Place, object: Value, options: &WriteOptions) -> Result<(Value, bool), Status> {
+    let write = write_of(user, options);
+    let kind = place.kind();
+    if meta::resource_version(&object).is_empty() && !kind.unconditional_update {
+        let error = fram_machinery::status::FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+        return Err(Status::invalid(kind.group, kind.kind, &place.name, vec![error]));
+    }
+    let result = server.registry.update(place, "", &write, |_| Ok(object.clone())).await;
+    match result {
+        Err(status) if status.is(fram_machinery::Reason::NotFound) && kind.create_on_update && meta::uid(&object).is_empty() => {
+            let mut object = object;
+            object.remove(&["metadata", "resourceVersion"]);
+            server.registry.create(place, object, &write).await.map(|w| (w.object, true))
+        }
+        other => other.map(|w| (w.object, false)),
+    }
+}
+
+/// Patches an object, or the part of it that a subresource shows.
+pub(super) async fn patch_object(
+    server: &Server,
+    user: &User,
+    place: &Place,
+    subresource: &str,
+    patch: Patch,
+    options: &WriteOptions,
+    warnings: &mut Vec<String>,
+) -> Result<(Value, bool), Status> {
+    let registry = &server.registry;
+    let write = write_of(user, options);
+    let validation = field_validation(&options.field_validation)?;
+    let mut found = Vec::new();
+    let transform = |current: &Value| {
+        let patched = apply_patch(registry, place, current, &patch)?;
+        let (object, problems) = registry.decode_body(place.kind(), Body::new(patched), validation)?;
+        found = problems;
+        let pinned = patch.body.str_at(&["metadata", "resourceVersion"]);
+        let mut object = object;
+        if pinned.is_empty() && patch.kind != PatchKind::Json {
+            object.set(&["metadata", "resourceVersion"], meta::resource_version(current));
+        }
+        if meta::name(&object) != meta::name(current) {
+            return Err(Status::bad_request("the name of the object does not match the name on the URL"));
+        }
+        Ok(object)
+    };
+    let written = registry.update(place, subresource, &write, transform).await?;
+    warnings.append(&mut found);
+    Ok((written.object, false))
+}
+
+fn apply_patch(_registry: &Registry, _place: &Place, current: &Value, patch: &Patch) -> Result<Value, Status> {
+    match patch.kind {
+        PatchKind::Merge => Ok(fram_machinery::patch::merge(current, &patch.body)),
+        other => Err(Status::new(
+            fram_machinery::Reason::UnsupportedMediaType,
+            format!("the body of the request was in an unknown format - accepted media types include: {}", other.content_type()),
+        )),
+    }
+}

@@ -1,0 +1,104 @@
+//! Reviews: questions that are answered and never stored: access, rules, tokens, oneself.
+
+use fram_machinery::{Status, Value, object};
+
+use crate::authorize::{Attributes, Decision};
+use crate::registry::Place;
+use crate::server::Server;
+use crate::user::User;
+
+pub(super) async fn review(server: &Server, user: &User, place: &Place, mut object: Value) -> Result<Value, Status> {
+    match place.kind().kind {
+        "SelfSubjectAccessReview" => access(server, user, &mut object).await,
+        "SubjectAccessReview" | "LocalSubjectAccessReview" => {
+            let subject = subject_of(&object)?;
+            access(server, &subject, &mut object).await;
+        }
+        "SelfSubjectRulesReview" => rules(server, user, &mut object),
+        "SelfSubjectReview" => object.set(&["status"], object!({ "userInfo": (user_info(user)) })),
+        "TokenReview" => token(server, &mut object).await,
+        other => return Err(Status::internal(format!("no review of kind {other}"))),
+    }
+    Ok(object)
+}
+
+fn texts(value: &Value, path: &[&str]) -> Vec<String> {
+    value.list_at(path).iter().filter_map(Value::as_str).map(String::from).collect()
+}
+
+fn subject_of(review: &Value) -> Result<User, Status> {
+    let (name, groups) = (review.str_at(&["spec", "user"]), texts(review, &["spec", "groups"]));
+    if name.is_empty() && groups.is_empty() {
+        let error = fram_machinery::status::FieldError::invalid("spec.user", "", "at least one of user or group must be specified");
+        return Err(Status::invalid("authorization.k8s.io", "SubjectAccessReview", "", vec![error]));
+    }
+    Ok(User { name: name.into(), uid: review.str_at(&["spec", "uid"]).into(), groups, extra: Default::default() })
+}
+
+async fn access(server: &Server, user: &User, review: &mut Value) {
+    let attributes = match (review.at(&["spec", "resourceAttributes"]), review.at(&["spec", "nonResourceAttributes"])) {
+        (Some(r), _) if !r.is_empty() => Attributes {
+            verb: r.str_at(&["verb"]).into(),
+            group: r.str_at(&["group"]).into(),
+            version: r.str_at(&["version"]).into(),
+            resource: r.str_at(&["resource"]).into(),
+            subresource: r.str_at(&["subresource"]).into(),
+            namespace: r.str_at(&["namespace"]).into(),
+            name: r.str_at(&["name"]).into(),
+            path: String::new(),
+        },
+        (_, Some(n)) => Attributes { verb: n.str_at(&["verb"]).into(), path: n.str_at(&["path"]).into(), ..Default::default() },
+        _ => Attributes::default(),
+    };
+    let status = match server.authorizer.decide(user, &attributes).await {
+        Decision::Allow => object!({ "allowed": true }),
+        Decision::NoOpinion(why) if why.is_empty() => object!({ "allowed": false }),
+        Decision::NoOpinion(why) => object!({ "allowed": false, "reason": why }),
+    };
+    review.set(&["status"], status);
+}
+
+fn rules(server: &Server, user: &User, review: &mut Value) {
+    let namespace = review.str_at(&["spec", "namespace"]).to_string();
+    let list = |items: &[String]| Value::from(items.iter().map(|s| Value::from(s.as_str())).collect::<Vec<_>>());
+    let (mut resources, mut urls) = (Vec::new(), Vec::new());
+    for rule in server.authorizer.rbac().rules_for(user, &namespace) {
+        if rule.urls.is_empty() {
+            let mut out = object!({ "verbs": (list(&rule.verbs)), "apiGroups": (list(&rule.groups)), "resources": (list(&rule.resources)) });
+            if !rule.names.is_empty() {
+                out.set(&["resourceNames"], list(&rule.names));
+            }
+            resources.push(out);
+        } else {
+            urls.push(object!({ "verbs": (list(&rule.verbs)), "nonResourceURLs": (list(&rule.urls)) }));
+        }
+    }
+    review.set(&["status"], object!({ "resourceRules": resources, "nonResourceRules": urls, "incomplete": false }));
+}
+
+fn user_info(user: &User) -> Value {
+    let list = |items: &[String]| Value::from(items.iter().map(|s| Value::from(s.as_str())).collect::<Vec<_>>());
+    let mut info = object!({ "username": (user.name.as_str()), "groups": (list(&user.groups)) });
+    if !user.uid.is_empty() {
+        info.set(&["uid"], user.uid.as_str());
+    }
+    for (key, values) in &user.extra {
+        info.place(&["extra"]).make_map().insert(key.as_str(), list(values));
+    }
+    info
+}
+
+async fn token(server: &Server, review: &mut Value) {
+    let mut audiences = texts(review, &["spec", "audiences"]);
+    if audiences.is_empty() {
+        audiences.push(server.tokens.issuer().to_string());
+    }
+    let status = match server.tokens.verify(review.str_at(&["spec", "token"]), &audiences).await {
+        Some((user, good)) => {
+            let good: Vec<Value> = good.into_iter().map(Value::from).collect();
+            object!({ "authenticated": true, "user": (user_info(&user)), "audiences": good })
+        }
+        None => object!({ "authenticated": false, "error": "invalid bearer token" }),
+    };
+    review.set(&["status"], status);
+}

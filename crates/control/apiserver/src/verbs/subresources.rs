@@ -1,0 +1,305 @@
+//! Subresources: status, scale, binding, eviction, token, finalize, approval, and the reviews that are never stored.
+
+use fram_api::Kind;
+use fram_client::{DeleteOptions, Preconditions, Verb, WriteOptions};
+use fram_machinery::labels::Selector;
+use fram_machinery::{Status, Value, meta, object};
+
+use super::{decode, patch_object};
+use crate::admission::{Operation, Request};
+use crate::registry::{Body, Place, Written};
+use crate::server::{Answer, Performed, Server, field_validation, write_of};
+use crate::user::User;
+
+pub(super) async fn execute(
+    server: &Server,
+    user: &User,
+    place: Place,
+    subresource: &str,
+    verb: Verb,
+    duplicates: Vec<String>,
+) -> Result<Performed, Status> {
+    match (subresource, verb) {
+        ("", Verb::Create { object, options }) => {
+            let (object, warnings) = decode(&server.registry, &place, object, duplicates, &options)?;
+            let object = if place.kind().kind == "Binding" {
+                bind(server, user, &pods(server, &place, meta::name(&object))?, &object, &options).await?
+            } else {
+                super::reviews::review(server, user, &place, object).await?
+            };
+            Ok(Performed { answer: Answer::Other { object, created: true }, warnings })
+        }
+        ("scale", verb) => scale(server, user, place, verb, duplicates).await,
+        (_, Verb::Get) => {
+            let entry = server.registry.get(&place).await?;
+            Ok(Performed { answer: Answer::Stored { served: place.served, entry }, warnings: Vec::new() })
+        }
+        (_, Verb::Create { object, options }) => create(server, user, place, subresource, object, duplicates, options).await,
+        (_, Verb::Update { object, options }) => {
+            let (object, warnings) = decode(&server.registry, &place, object, duplicates, &options)?;
+            let written = update(server, user, &place, subresource, object, &options).await?;
+            Ok(Performed { answer: Answer::Object { served: place.served, object: written.object, created: false }, warnings })
+        }
+        (_, Verb::Patch { patch, options }) => {
+            let mut warnings = Vec::new();
+            let (object, created) = patch_object(server, user, &place, subresource, patch, &options, &mut warnings).await?;
+            Ok(Performed { answer: Answer::Object { served: place.served, object, created }, warnings })
+        }
+        (_, _) => Err(Status::method_not_allowed(place.kind().group, place.kind().plural, subresource)),
+    }
+}
+
+fn pods(server: &Server, place: &Place, name: &str) -> Result<Place, Status> {
+    let served = server.registry.served("", "v1", "pods").ok_or_else(Status::no_such_path)?;
+    Ok(Place { served, namespace: place.namespace.clone(), name: name.into() })
+}
+
+async fn update(server: &Server, user: &User, place: &Place, subresource: &str, object: Value, options: &WriteOptions) -> Result<Written, Status> {
+    let write = write_of(user, options);
+    let part = |current: &Value| {
+        let mut next = match subresource {
+            // A whole object is sent, of which the registry keeps the status.
+            "status" => return Ok(object.clone()),
+            _ => current.clone(),
+        };
+        next.set(&["metadata", "resourceVersion"], meta::resource_version(&object));
+        match subresource {
+            "finalize" => next.set(&["spec", "finalizers"], object.at(&["spec", "finalizers"]).cloned()),
+            "approval" => next.set(&["status", "conditions"], object.at(&["status", "conditions"]).cloned()),
+            "ephemeralcontainers" => next.set(&["spec", "ephemeralContainers"], object.at(&["spec", "ephemeralContainers"]).cloned()),
+            "resize" => next.set(&["spec", "containers"], object.at(&["spec", "containers"]).cloned()),
+            other => return Err(Status::method_not_allowed(place.kind().group, place.kind().plural, other)),
+        }
+        Ok(next)
+    };
+    server.registry.update(place, subresource, &write, part).await
+}
+
+async fn create(
+    server: &Server,
+    user: &User,
+    place: Place,
+    subresource: &str,
+    object: Value,
+    duplicates: Vec<String>,
+    options: WriteOptions,
+) -> Result<Performed, Status> {
+    let kind = body_kind(server, &place, subresource)?;
+    let body = Body { value: object, duplicates };
+    let (object, warnings) = server.registry.decode_body(&kind, body, field_validation(&options.field_validation)?)?;
+    let object = match subresource {
+        "binding" => bind(server, user, &place, &object, &options).await?,
+        "eviction" => evict(server, user, &place, &object, &options).await?,
+        "token" => {
+            let write = write_of(user, &options);
+            let mut request = Request::new(&server.registry, &place, "token", Operation::Create, &write);
+            let object = server.registry.admission.admit(&mut request, object, None).await?;
+            server.tokens.issue(&place.namespace, &place.name, object).await?
+        }
+        other => return Err(Status::method_not_allowed(place.kind().group, place.kind().plural, other)),
+    };
+    Ok(Performed { answer: Answer::Other { object, created: true }, warnings })
+}
+
+/// The kind of a subresource's body.
+fn body_kind(server: &Server, place: &Place, subresource: &str) -> Result<std::sync::Arc<Kind>, Status> {
+    let gvk = place.kind().subresource(subresource).and_then(|s| s.kind);
+    let (group, version, kind) = gvk.ok_or_else(Status::no_such_path)?;
+    server.registry.api.kind(group, version, kind).cloned().ok_or_else(Status::no_such_path)
+}
+
+fn success(code: i64) -> Value {
+    object!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code })
+}
+
+/// Binds a pod to a node; see upstream's BindingREST.
+async fn bind(server: &Server, user: &User, place: &Place, binding: &Value, options: &WriteOptions) -> Result<Value, Status> {
+    let node = binding.str_at(&["target", "name"]).to_string();
+    let target = binding.str_at(&["target", "kind"]);
+    if node.is_empty() || !matches!(target, "" | "Node") {
+        let error = fram_machinery::status::FieldError::required("target.name", "");
+        return Err(Status::invalid("", "Binding", &place.name, vec![error]));
+    }
+    let now = server.registry.environment.now_text();
+    let assign = |current: &Value| {
+        let mut pod = current.clone();
+        let uid = meta::uid(binding);
+        if !uid.is_empty() && uid != meta::uid(current) {
+            return Err(place.conflict(&format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(current))));
+        }
+        if meta::is_terminating(current) {
+            return Err(place.conflict(&format!("pod {} is being deleted, cannot be assigned to a host", place.name)));
+        }
+        let bound = current.str_at(&["spec", "nodeName"]);
+        if !bound.is_empty() {
+            return Err(place.conflict(&format!("pod {} is already assigned to node {bound:?}", place.name)));
+        }
+        if !current.list_at(&["spec", "schedulingGates"]).is_empty() {
+            return Err(place.conflict(&format!("pod {} has non-empty .spec.schedulingGates", place.name)));
+        }
+        pod.set(&["spec", "nodeName"], node.as_str());
+        for part in ["annotations", "labels"] {
+            for (key, value) in binding.at(&["metadata", part]).and_then(Value::as_map).into_iter().flat_map(|m| m.iter()) {
+                pod.place(&["metadata", part]).make_map().insert(key.clone(), value.clone());
+            }
+        }
+        set_condition(&mut pod, object!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": (now.as_str()) }));
+        Ok(pod)
+    };
+    server.registry.update(place, "binding", &write_of(user, options), assign).await?;
+    Ok(success(201))
+}
+
+fn set_condition(object: &mut Value, condition: Value) {
+    let list = object.place(&["status", "conditions"]).make_list();
+    let ty = condition.str_at(&["type"]).to_string();
+    match list.iter_mut().find(|c| c.str_at(&["type"]) == ty) {
+        Some(found) => *found = condition,
+        None => list.push(condition),
+    }
+}
+
+/// Deletes a pod unless a disruption budget forbids it; see upstream's EvictionREST.
+async fn evict(server: &Server, user: &User, place: &Place, eviction: &Value, options: &WriteOptions) -> Result<Value, Status> {
+    let pod = server.registry.get_object(place).await?;
+    let ended = matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed" | "Pending") || meta::is_terminating(&pod);
+    let write = write_of(user, options);
+    if !ended {
+        take_disruption(server, place, &pod, &write).await?;
+    }
+    let asked = eviction.get("deleteOptions").cloned().unwrap_or_default();
+    let text = |field: &str| Some(asked.str_at(&["preconditions", field]).to_string()).filter(|t| !t.is_empty());
+    let delete = DeleteOptions {
+        grace_period_seconds: asked.int_at(&["gracePeriodSeconds"]),
+        propagation: fram_client::Propagation::parse(asked.str_at(&["propagationPolicy"])),
+        preconditions: Preconditions { uid: text("uid").or_else(|| Some(meta::uid(&pod).to_string())), resource_version: text("resourceVersion") },
+        dry_run: options.dry_run,
+    };
+    if !ended && !options.dry_run {
+        let now = server.registry.environment.now_text();
+        let mark = |current: &Value| {
+            let mut pod = current.clone();
+            set_condition(
+                &mut pod,
+                object!({ "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+                    "message": "Eviction API: evicting", "lastProbeTime": null, "lastTransitionTime": (now.as_str()) }),
+            );
+            Ok(pod)
+        };
+        server.registry.update(place, "status", &write, mark).await?;
+    }
+    server.registry.delete(place, &delete, &write).await?;
+    Ok(success(201))
+}
+
+/// Counts the eviction against the pod's disruption budget, or refuses it.
+async fn take_disruption(server: &Server, place: &Place, pod: &Value, write: &crate::registry::Write) -> Result<(), Status> {
+    let served = server.registry.served("policy", "v1", "poddisruptionbudgets").ok_or_else(Status::no_such_path)?;
+    let all = Place { served, namespace: place.namespace.clone(), name: String::new() };
+    let mut matching = Vec::new();
+    for entry in server.registry.list(&all, &Default::default()).await?.items {
+        let budget = server.registry.decode(&all.served, &entry)?;
+        let selector = Selector::from_object(budget.at(&["spec", "selector"])).ok().flatten();
+        if selector.is_some_and(|s| s.matches(meta::labels(pod))) {
+            matching.push(budget);
+        }
+    }
+    let [budget] = matching.as_slice() else {
+        if matching.is_empty() {
+            return Ok(());
+        }
+        return Err(Status::internal("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."));
+    };
+    let name = meta::name(budget);
+    let refused = || {
+        let mut status = Status::new(fram_machinery::Reason::TooManyRequests, "Cannot evict pod as it would violate the pod's disruption budget.");
+        let why = format!(
+            "The disruption budget {name} needs {} healthy pods and has {} currently",
+            budget.int_at(&["status", "desiredHealthy"]).unwrap_or(0),
+            budget.int_at(&["status", "currentHealthy"]).unwrap_or(0)
+        );
+        status.causes.push(fram_machinery::StatusCause { reason: "DisruptionBudget".into(), message: why, field: String::new() });
+        status
+    };
+    if meta::generation(budget) > budget.int_at(&["status", "observedGeneration"]).unwrap_or(0) {
+        let mut status = refused();
+        status.retry_after_seconds = 10;
+        return Err(status);
+    }
+    let now = server.registry.environment.now_text();
+    let at = Place { name: name.to_string(), ..all.clone() };
+    let count = |current: &Value| {
+        let allowed = current.int_at(&["status", "disruptionsAllowed"]).unwrap_or(0);
+        if allowed <= 0 {
+            return Err(refused());
+        }
+        let mut next = current.clone();
+        next.set(&["status", "disruptionsAllowed"], allowed - 1);
+        next.place(&["status", "disruptedPods"]).make_map().insert(place.name.as_str(), now.as_str());
+        Ok(next)
+    };
+    server.registry.update(&at, "status", write, count).await.map(drop)
+}
+
+/// The Scale of an object: its replicas and selector in a common form.
+fn to_scale(object: &Value) -> Value {
+    let selector = match (object.at(&["spec", "selector"]), object.str_at(&["kind"])) {
+        (Some(Value::Map(labels)), "ReplicationController") => Selector::from_map(labels).to_string(),
+        (selector, _) => Selector::from_object(selector).ok().flatten().map(|s| s.to_string()).unwrap_or_default(),
+    };
+    let mut scale = object!({
+        "apiVersion": "autoscaling/v1", "kind": "Scale",
+        "metadata": {
+            "name": (meta::name(object)), "namespace": (meta::namespace(object)), "uid": (meta::uid(object)),
+            "resourceVersion": (meta::resource_version(object)), "creationTimestamp": (object.str_at(&["metadata", "creationTimestamp"]))
+        },
+        "spec": {}, "status": { "replicas": (object.int_at(&["status", "replicas"]).unwrap_or(0)) }
+    });
+    if let Some(replicas) = object.int_at(&["spec", "replicas"]).filter(|n| *n != 0) {
+        scale.set(&["spec", "replicas"], replicas);
+    }
+    if !selector.is_empty() {
+        scale.set(&["status", "selector"], selector);
+    }
+    scale
+}
+
+async fn scale(server: &Server, user: &User, place: Place, verb: Verb, duplicates: Vec<String>) -> Result<Performed, Status> {
+    let registry = &server.registry;
+    let kind = body_kind(server, &place, "scale")?;
+    let other = |object: Value, warnings| Ok(Performed { answer: Answer::Other { object, created: false }, warnings });
+    let mut warnings = Vec::new();
+    let (options, change): (WriteOptions, Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync>) = match verb {
+        Verb::Get => return other(to_scale(&registry.get_object(&place).await?), warnings),
+        Verb::Update { object, options } => {
+            let body = Body { value: object, duplicates };
+            let (scale, found) = registry.decode_body(&kind, body, field_validation(&options.field_validation)?)?;
+            warnings = found;
+            (options, Box::new(move |_| Ok(scale.clone())))
+        }
+        Verb::Patch { patch, options } => {
+            let (registry, place, kind) = (registry.clone(), place.clone(), kind.clone());
+            let validation = field_validation(&options.field_validation)?;
+            let change = move |scale: &Value| {
+                let patched = super::apply_patch(&registry, &place, scale, &patch)?;
+                registry.decode_body(&kind, Body::new(patched), validation).map(|(scale, _)| scale)
+            };
+            (options, Box::new(change))
+        }
+        _ => return Err(Status::method_not_allowed(place.kind().group, place.kind().plural, "scale")),
+    };
+    let transform = |current: &Value| {
+        let scale = change(&to_scale(current))?;
+        let replicas = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
+        if replicas < 0 {
+            let error = fram_machinery::status::FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+            return Err(Status::invalid("autoscaling", "Scale", &place.name, vec![error]));
+        }
+        let mut next = current.clone();
+        next.set(&["spec", "replicas"], replicas);
+        next.set(&["metadata", "resourceVersion"], meta::resource_version(&scale));
+        Ok(next)
+    };
+    let written = registry.update(&place, "scale", &write_of(user, &options), transform).await?;
+    other(to_scale(&written.object), warnings)
+}

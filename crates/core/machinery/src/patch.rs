@@ -1,0 +1,31 @@
+//! Patches of object trees.
+
+use crate::value::Value;
+
+/// A JSON merge patch (RFC 7386): null removes, maps are merged, everything else replaces.
+pub fn merge(target: &Value, patch: &Value) -> Value {
+    let Value::Map(changes) = patch else { return patch.clone() };
+    let mut out = target.as_map().cloned().unwrap_or_default();
+    for (key, change) in changes.iter() {
+        if change.is_null() {
+            out.remove(key);
+        } else {
+            let merged = merge(out.get(key).unwrap_or(&Value::Null), change);
+            out.insert(key.clone(), merged);
+        }
+    }
+    Value::Map(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object;
+
+    #[test]
+    fn a_merge_patch_merges_maps_and_replaces_the_rest() {
+        let target = object!({ "a": { "b": 1, "c": 2 }, "l": [1, 2] });
+        let patch = object!({ "a": { "b": null, "d": { "e": null } }, "l": [3] });
+        assert_eq!(merge(&target, &patch), object!({ "a": { "c": 2, "d": {} }, "l": [3] }));
+    }
+}
