@@ -46,8 +46,8 @@ struct Model {
     /// How many writing operations there were.
     operations: u64,
     faults: BTreeMap<u64, Fault>,
-    /// The fault of every operation until it is taken away.
-    standing: Option<Fault>,
+    /// The operation from which on all fail.
+    standing: Option<(u64, Fault)>,
     /// Raised by a loss of power, so that handles from before it fail.
     generation: u64,
 }
@@ -84,9 +84,16 @@ impl ModelDisk {
         self.0.lock().faults.insert(operation, fault);
     }
 
-    /// Has every writing operation fail from now on, or none.
-    pub fn fail_always(&self, fault: Option<Fault>) {
-        self.0.lock().standing = fault;
+    /// Has every writing operation from this number on fail, until `heal`.
+    pub fn fail_from(&self, operation: u64, fault: Fault) {
+        self.0.lock().standing = Some((operation, fault));
+    }
+
+    /// Takes all planned faults away.
+    pub fn heal(&self) {
+        let mut model = self.0.lock();
+        model.faults.clear();
+        model.standing = None;
     }
 
     /// Loses power: each sector that was not synced survives or not, and so does each change of names that was not
@@ -159,10 +166,8 @@ impl Model {
     fn step(&mut self) -> Result<(), Fault> {
         let operation = self.operations;
         self.operations += 1;
-        match self.faults.remove(&operation).or(self.standing) {
-            Some(fault) => Err(fault),
-            None => Ok(()),
-        }
+        let standing = self.standing.filter(|(from, _)| operation >= *from).map(|(_, fault)| fault);
+        self.faults.remove(&operation).or(standing).map_or(Ok(()), Err)
     }
 
     fn file(&mut self, path: &Path) -> usize {
