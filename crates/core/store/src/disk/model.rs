@@ -67,6 +67,14 @@ impl ModelFile {
         self.clean = self.content.len();
     }
 
+    /// A flush that fails: the system forgets that the pages are dirty, so that no later flush writes them either, while
+    /// readers still see them. That is what Linux does.
+    fn fail_to_sync(&mut self) {
+        self.durable.truncate(self.clean);
+        self.durable.resize(self.content.len(), 0);
+        self.clean = self.content.len();
+    }
+
     fn truncate(&mut self, length: usize) {
         self.content.resize(length, 0);
         self.clean = self.clean.min(length);
@@ -310,7 +318,7 @@ impl DiskFile for Handle {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.run(ModelFile::sync, |_| ())
+        self.run(ModelFile::sync, ModelFile::fail_to_sync)
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {

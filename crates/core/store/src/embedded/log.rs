@@ -62,9 +62,10 @@ impl Log {
         let mut log = Self { path, file, header, length, sequence, tail, unnamed: None };
         if torn {
             log.cut()?;
-            // What is cut off must not come back after the next frame was written over it.
-            log.flush()?;
         }
+        // A killed process leaves records that were written but not flushed. Readers will see them from now on, so a
+        // loss of power must not take them back.
+        log.flush()?;
         Ok(log)
     }
 

@@ -29,10 +29,12 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(directory: &Arc<Directory>, options: &Options) -> Result<Recovered, StoreError> {
     if !directory.check_format()? {
         Log::create(directory, FIRST_LOG, Revision::EMPTY, salt_of(options, FIRST_LOG))?;
-        // The log's name is durable before the format file is: a formatted directory without a log has lost it.
+        // The log's name is durable before the format file's: a formatted directory without a log has lost it.
         directory.sync()?;
         directory.format()?;
     }
+    // A killed process leaves names that are not durable; what they replace is removed only after they are.
+    directory.sync()?;
     let contents = directory.contents()?;
     for name in &contents.unfinished {
         directory.remove(&directory.path.join(name))?;

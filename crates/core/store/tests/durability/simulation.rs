@@ -102,8 +102,14 @@ async fn run(seed: u64) {
                 }
             }
         }
-        rig.disk.lose_power(|| random.coin());
         let context = format!("seed {seed}, life {life}");
+        if random.coin() {
+            // The process is killed and started again: what readers see then must outlive the loss of power.
+            rig.disk.heal();
+            let store = rig.try_open().unwrap_or_else(|error| panic!("{context}, killed: {error}"));
+            oracle.check(&store, &context).await;
+        }
+        rig.disk.lose_power(|| random.coin());
         let store = rig.try_open().unwrap_or_else(|error| panic!("{context}: {error}"));
         oracle.check(&store, &context).await;
     }
