@@ -75,6 +75,13 @@ impl ModelFile {
         self.clean = self.content.len();
     }
 
+    fn overwrite(&mut self, offset: usize, bytes: &[u8]) {
+        if let Some(target) = self.content.get_mut(offset..offset + bytes.len()) {
+            target.copy_from_slice(bytes);
+            self.clean = self.clean.min(offset);
+        }
+    }
+
     fn truncate(&mut self, length: usize) {
         self.content.resize(length, 0);
         self.clean = self.clean.min(length);
@@ -315,6 +322,11 @@ impl Handle {
 impl DiskFile for Handle {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.run(|file| file.content.extend_from_slice(bytes), |file| file.content.extend_from_slice(&bytes[..bytes.len() / 2]))
+    }
+
+    fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.run(|file| file.overwrite(offset, bytes), |file| file.overwrite(offset, &bytes[..bytes.len() / 2]))
     }
 
     fn sync(&mut self) -> io::Result<()> {
