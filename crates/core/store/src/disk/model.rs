@@ -67,10 +67,9 @@ impl ModelFile {
         self.clean = self.content.len();
     }
 
-    /// A flush that fails: the system forgets that the pages are dirty, so that no later flush writes them either, while
-    /// readers still see them. That is what Linux does.
+    /// A flush that fails: the medium keeps what it had, and the system forgets that the pages are dirty, so that no
+    /// later flush writes them either, while readers still see them. That is what Linux does.
     fn fail_to_sync(&mut self) {
-        self.durable.truncate(self.clean);
         self.durable.resize(self.content.len(), 0);
         self.clean = self.content.len();
     }

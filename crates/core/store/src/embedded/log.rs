@@ -102,10 +102,7 @@ impl Log {
 
     /// Seals the frame and appends it durably. After an error the frame is not part of the log.
     pub(crate) fn append(&mut self, frame: &mut [u8]) -> Result<(), StoreError> {
-        if let Some(directory) = &self.unnamed {
-            directory.sync()?;
-            self.unnamed = None;
-        }
+        self.ensure_named()?;
         if self.tail != Tail::Clean {
             self.cut()?;
         }
@@ -119,6 +116,15 @@ impl Log {
         self.flush()?;
         self.length += frame.len() as u64;
         self.sequence += 1;
+        Ok(())
+    }
+
+    /// Makes sure that the file's name is durable. Before that nothing may rely on the file.
+    pub(crate) fn ensure_named(&mut self) -> Result<(), StoreError> {
+        if let Some(directory) = &self.unnamed {
+            directory.sync()?;
+            self.unnamed = None;
+        }
         Ok(())
     }
 

@@ -8,6 +8,9 @@ use fram_store::{Embedded, Operation, Revision, Store, Transaction, WatchItem};
 
 use crate::rig::{Random, Rig};
 
+/// How many runs there are. The threads of the store add their own chance to that of the seeds.
+const SEEDS: u64 = 300;
+
 #[derive(Default)]
 struct Oracle {
     acknowledged: BTreeMap<u64, Revision>,
@@ -135,7 +138,7 @@ async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
 
 #[tokio::test]
 async fn no_loss_of_power_and_no_fault_loses_what_was_acknowledged() {
-    for seed in 0..300 {
+    for seed in 0..SEEDS {
         run(seed).await;
     }
 }
