@@ -8,6 +8,8 @@ mod damage;
 mod directory;
 #[path = "durability/faults.rs"]
 mod faults;
+#[path = "durability/full_disk.rs"]
+mod full_disk;
 #[path = "durability/recovery.rs"]
 mod recovery;
 #[path = "durability/rig.rs"]
