@@ -25,7 +25,9 @@ fn main() {
     println!("opened again in {:.0} ms: {:.1} MB", start.elapsed().as_secs_f64() * 1e3, resident());
     runtime.block_on(each(&store, Operation::delete));
     println!("all deleted, in history: {:.1} MB", resident());
-    runtime.block_on(tokio::time::sleep(Duration::from_secs(4)));
+    runtime.block_on(async { tokio::time::sleep(Duration::from_secs(4)).await });
+    let (oldest, revision) = runtime.block_on(async { (store.oldest().await, store.revision().await) });
+    assert_eq!(oldest.expect("the store is open"), revision.expect("the store is open"), "history is over");
     println!("all deleted, history over: {:.1} MB", resident());
 }
 
