@@ -4,8 +4,8 @@
 mod model;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 pub use model::{Fault, ModelDisk};
@@ -37,6 +37,8 @@ pub trait Disk: Send + Sync {
 pub trait DiskFile: Send {
     /// Writes at the end. After an error any part of `bytes` may have been written.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Writes over what the file holds at `offset`, not beyond its end.
+    fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Makes content and length durable. After an error what was not durable before is in an unknown state.
     fn sync(&mut self) -> io::Result<()>;
     /// Cuts the file to a length.
@@ -61,13 +63,14 @@ impl Disk for OsDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-        file.set_len(0)?;
-        Ok(Box::new(file))
+        let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+        Ok(Box::new(OsFile { file, end: 0 }))
     }
 
     fn append_to(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OpenOptions::new().append(true).open(path)?))
+        let file = OpenOptions::new().write(true).open(path)?;
+        let end = file.metadata()?.len();
+        Ok(Box::new(OsFile { file, end }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -92,16 +95,30 @@ impl Disk for OsDisk {
     }
 }
 
-impl DiskFile for File {
+/// A file that is written at offsets, because what is appended sometimes has to be written over.
+struct OsFile {
+    file: File,
+    end: u64,
+}
+
+impl DiskFile for OsFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all(bytes)
+        self.file.write_all_at(bytes, self.end)?;
+        self.end += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.sync_data()
+        self.file.sync_data()
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
-        self.set_len(length)
+        self.file.set_len(length)?;
+        self.end = length;
+        Ok(())
     }
 }

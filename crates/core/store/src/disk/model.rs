@@ -46,8 +46,8 @@ struct Model {
     /// How many writing operations there were.
     operations: u64,
     faults: BTreeMap<u64, Fault>,
-    /// The fault of every operation until it is taken away.
-    standing: Option<Fault>,
+    /// The operation from which on all fail.
+    standing: Option<(u64, Fault)>,
     /// Raised by a loss of power, so that handles from before it fail.
     generation: u64,
 }
@@ -67,6 +67,20 @@ impl ModelFile {
         self.clean = self.content.len();
     }
 
+    /// A flush that fails: the medium keeps what it had, and the system forgets that the pages are dirty, so that no
+    /// later flush writes them either, while readers still see them. That is what Linux does.
+    fn fail_to_sync(&mut self) {
+        self.durable.resize(self.content.len(), 0);
+        self.clean = self.content.len();
+    }
+
+    fn overwrite(&mut self, offset: usize, bytes: &[u8]) {
+        if let Some(target) = self.content.get_mut(offset..offset + bytes.len()) {
+            target.copy_from_slice(bytes);
+            self.clean = self.clean.min(offset);
+        }
+    }
+
     fn truncate(&mut self, length: usize) {
         self.content.resize(length, 0);
         self.clean = self.clean.min(length);
@@ -84,9 +98,16 @@ impl ModelDisk {
         self.0.lock().faults.insert(operation, fault);
     }
 
-    /// Has every writing operation fail from now on, or none.
-    pub fn fail_always(&self, fault: Option<Fault>) {
-        self.0.lock().standing = fault;
+    /// Has every writing operation from this number on fail, until `heal`.
+    pub fn fail_from(&self, operation: u64, fault: Fault) {
+        self.0.lock().standing = Some((operation, fault));
+    }
+
+    /// Takes all planned faults away.
+    pub fn heal(&self) {
+        let mut model = self.0.lock();
+        model.faults.clear();
+        model.standing = None;
     }
 
     /// Loses power: each sector that was not synced survives or not, and so does each change of names that was not
@@ -159,10 +180,8 @@ impl Model {
     fn step(&mut self) -> Result<(), Fault> {
         let operation = self.operations;
         self.operations += 1;
-        match self.faults.remove(&operation).or(self.standing) {
-            Some(fault) => Err(fault),
-            None => Ok(()),
-        }
+        let standing = self.standing.filter(|(from, _)| operation >= *from).map(|(_, fault)| fault);
+        self.faults.remove(&operation).or(standing).map_or(Ok(()), Err)
     }
 
     fn file(&mut self, path: &Path) -> usize {
@@ -304,8 +323,13 @@ impl DiskFile for Handle {
         self.run(|file| file.content.extend_from_slice(bytes), |file| file.content.extend_from_slice(&bytes[..bytes.len() / 2]))
     }
 
+    fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.run(|file| file.overwrite(offset, bytes), |file| file.overwrite(offset, &bytes[..bytes.len() / 2]))
+    }
+
     fn sync(&mut self) -> io::Result<()> {
-        self.run(ModelFile::sync, |_| ())
+        self.run(ModelFile::sync, ModelFile::fail_to_sync)
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {

@@ -37,6 +37,19 @@ pub(crate) struct Log {
     unnamed: Option<Arc<Directory>>,
 }
 
+/// A log as recovery found it.
+pub(crate) struct Found {
+    pub(crate) header: FileHeader,
+    /// The part of the file that is whole.
+    pub(crate) good: Vec<u8>,
+    /// Whether there is something else behind that part.
+    pub(crate) torn: bool,
+    /// How many frames there are.
+    pub(crate) sequence: u64,
+    /// Where the last of them starts.
+    pub(crate) last_frame: usize,
+}
+
 impl Log {
     /// Creates the log with this number. After an error there is none.
     pub(crate) fn create(directory: &Arc<Directory>, number: u64, revision: Revision, salt: u32) -> Result<Self, StoreError> {
@@ -54,17 +67,22 @@ impl Log {
         Ok(Self { path, file, header, length: bytes.len() as u64, sequence: 0, tail: Tail::Clean, unnamed })
     }
 
-    /// Goes on with a log that was recovered: `length` bytes of it are good and hold `sequence` frames.
-    pub(crate) fn resume(directory: &Directory, header: FileHeader, length: u64, sequence: u64, torn: bool) -> Result<Self, StoreError> {
+    /// Goes on with a log that was recovered.
+    pub(crate) fn resume(directory: &Directory, found: Found) -> Result<Self, StoreError> {
+        let Found { header, good, torn, sequence, last_frame } = found;
         let path = directory.log_path(header.number);
         let file = directory.disk.append_to(&path).map_err(|source| StoreError::io(&path, "open", source))?;
         let tail = if torn { Tail::Dirty } else { Tail::Clean };
-        let mut log = Self { path, file, header, length, sequence, tail, unnamed: None };
+        let mut log = Self { path, file, header, length: good.len() as u64, sequence, tail, unnamed: None };
         if torn {
             log.cut()?;
-            // What is cut off must not come back after the next frame was written over it.
-            log.flush()?;
         }
+        // A killed process leaves a record that was written but not flushed, or whose flush failed, after which the
+        // system takes it for clean. Readers will see it from now on, so a loss of power must not take it back: it is
+        // written again. The records before it were durable before it was written.
+        let rewritten = good.get(last_frame..).map(|frame| log.file.overwrite(last_frame as u64, frame));
+        rewritten.transpose().map_err(|source| StoreError::io(&log.path, "write", source))?;
+        log.flush()?;
         Ok(log)
     }
 
@@ -84,10 +102,7 @@ impl Log {
 
     /// Seals the frame and appends it durably. After an error the frame is not part of the log.
     pub(crate) fn append(&mut self, frame: &mut [u8]) -> Result<(), StoreError> {
-        if let Some(directory) = &self.unnamed {
-            directory.sync()?;
-            self.unnamed = None;
-        }
+        self.ensure_named()?;
         if self.tail != Tail::Clean {
             self.cut()?;
         }
@@ -101,6 +116,15 @@ impl Log {
         self.flush()?;
         self.length += frame.len() as u64;
         self.sequence += 1;
+        Ok(())
+    }
+
+    /// Makes sure that the file's name is durable. Before that nothing may rely on the file.
+    pub(crate) fn ensure_named(&mut self) -> Result<(), StoreError> {
+        if let Some(directory) = &self.unnamed {
+            directory.sync()?;
+            self.unnamed = None;
+        }
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use crate::types::{Event, EventKind, Revision};
 use super::codec::Decoder;
 use super::directory::{Directory, FIRST_LOG};
 use super::frame::{FRAME_HEADER, FileHeader, FileKind, holds_later_frame, read_frame};
-use super::log::Log;
+use super::log::{Found, Log};
 use super::{Options, salt_of};
 
 /// A store as it was when it was last written to.
@@ -29,10 +29,12 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(directory: &Arc<Directory>, options: &Options) -> Result<Recovered, StoreError> {
     if !directory.check_format()? {
         Log::create(directory, FIRST_LOG, Revision::EMPTY, salt_of(options, FIRST_LOG))?;
-        // The log's name is durable before the format file is: a formatted directory without a log has lost it.
+        // The log's name is durable before the format file's: a formatted directory without a log has lost it.
         directory.sync()?;
         directory.format()?;
     }
+    // A killed process leaves names that are not durable; what they replace is removed only after they are.
+    directory.sync()?;
     let contents = directory.contents()?;
     for name in &contents.unfinished {
         directory.remove(&directory.path.join(name))?;
@@ -83,16 +85,16 @@ impl Replay<'_> {
                 let reason = format!("log starts at revision {}, {} was expected", log.header.revision, self.state.revision);
                 return Err(StoreError::corrupt(self.directory.log_path(*number), 0, reason));
             }
-            let (length, sequence) = self.replay(&log, next.map(|header| header.revision))?;
-            log_bytes += length;
-            last = Some((log.header, length, sequence, log.bytes.len() as u64 > length));
+            let found = self.replay(log, next.map(|header| header.revision))?;
+            log_bytes += found.good.len() as u64;
+            last = Some(found);
         }
-        let (header, length, sequence, torn) =
-            last.ok_or_else(|| StoreError::corrupt(self.directory.log_path(FIRST_LOG), 0, "log is missing"))?;
-        if torn {
-            tracing::warn!(path = %self.directory.log_path(header.number).display(), offset = length, "cutting off an unfinished write");
+        let found = last.ok_or_else(|| StoreError::corrupt(self.directory.log_path(FIRST_LOG), 0, "log is missing"))?;
+        if found.torn {
+            let path = self.directory.log_path(found.header.number);
+            tracing::warn!(path = %path.display(), offset = found.good.len(), "cutting off an unfinished write");
         }
-        let log = Log::resume(self.directory, header, length, sequence, torn)?;
+        let log = Log::resume(self.directory, found)?;
         Ok(Recovered { state: self.state, timeline: Arc::new(self.timeline), log, log_bytes, checkpoint_bytes })
     }
 
@@ -119,31 +121,34 @@ impl Replay<'_> {
         Ok(LogFile { header: self.parse_header(number, &bytes)?, bytes })
     }
 
-    /// Applies the frames of a log; returns how many bytes and frames are good. `until` is the revision that the next
-    /// log starts from: the log must lead there, and whatever follows it was refused when it was written.
-    fn replay(&mut self, log: &LogFile, until: Option<Revision>) -> Result<(u64, u64), StoreError> {
-        let salt = log.header.salt;
-        let corrupt =
-            |offset: usize, reason: String| StoreError::corrupt(self.directory.log_path(log.header.number), offset as u64, reason);
+    /// Applies the frames of a log. `until` is the revision that the next log starts from: the log must lead there, and
+    /// whatever follows it was refused when it was written.
+    fn replay(&mut self, log: LogFile, until: Option<Revision>) -> Result<Found, StoreError> {
+        let LogFile { header, bytes: mut good } = log;
+        let path = self.directory.log_path(header.number);
+        let corrupt = |offset: usize, reason: String| StoreError::corrupt(&path, offset as u64, reason);
         let mut offset = FileHeader::LENGTH;
-        let mut sequence = 0;
-        while offset < log.bytes.len() && until.is_none_or(|until| self.state.revision < until) {
-            let rest = &log.bytes[offset..];
-            let Some(payload) = read_frame(rest, salt, sequence) else {
-                if until.is_some() || holds_later_frame(rest, salt, sequence) {
+        let (mut sequence, mut last_frame) = (0, offset);
+        while offset < good.len() && until.is_none_or(|until| self.state.revision < until) {
+            let rest = &good[offset..];
+            let Some(payload) = read_frame(rest, header.salt, sequence) else {
+                if until.is_some() || holds_later_frame(rest, header.salt, sequence) {
                     return Err(corrupt(offset, "damaged record before the end of the log".into()));
                 }
                 break;
             };
             let group = read_group(&mut self.state, payload).map_err(|reason| corrupt(offset, reason))?;
             self.timeline.publish(self.state.revision, self.state.root.clone(), group.events, group.time);
+            last_frame = offset;
             offset += FRAME_HEADER + payload.len();
             sequence += 1;
         }
-        match until.filter(|until| *until != self.state.revision) {
-            Some(until) => Err(corrupt(offset, format!("log ends at revision {}, {until} was expected", self.state.revision))),
-            None => Ok((offset as u64, sequence)),
+        if let Some(until) = until.filter(|until| *until != self.state.revision) {
+            return Err(corrupt(offset, format!("log ends at revision {}, {until} was expected", self.state.revision)));
         }
+        let torn = good.len() > offset;
+        good.truncate(offset);
+        Ok(Found { header, good, torn, sequence, last_frame })
     }
 }
 

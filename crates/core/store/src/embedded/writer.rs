@@ -157,6 +157,8 @@ impl Writer {
             self.needs_checkpoint = true;
         }
         if self.needs_checkpoint {
+            // A checkpoint must not become durable before the log that continues it.
+            self.log.ensure_named()?;
             let contents = self.contents();
             let salt = salt_of(&self.options, contents.number);
             let size = checkpoint::write(&self.directory, &contents, salt, &AtomicBool::new(false))?;
@@ -202,6 +204,8 @@ impl Writer {
     fn start_checkpoint(&mut self) -> Result<(), StoreError> {
         let replaces = self.log_bytes;
         self.rotate()?;
+        // A checkpoint must not become durable before the log that continues it.
+        self.log.ensure_named()?;
         let (directory, contents) = (Arc::clone(&self.directory), self.contents());
         let (salt, stop) = (salt_of(&self.options, contents.number), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);

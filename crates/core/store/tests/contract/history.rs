@@ -107,3 +107,15 @@ async fn history_older_than_the_window_is_forgotten() {
     assert_eq!(all(&subject.at(kept).await), ["a=2"], "the oldest revision is the one before the oldest event");
     assert_eq!(all(&subject.at(recent).await), ["a=3"]);
 }
+
+#[tokio::test]
+async fn history_is_forgotten_also_when_nothing_is_written() {
+    let subject = subject();
+    subject.put("a", "1").await;
+    let last = subject.put("a", "2").await;
+    subject.clock.advance(subject.history_window * 2);
+    // Nothing changes with these; the second one is answered after the first has been dealt with in full.
+    subject.commit(vec![]).await;
+    subject.commit(vec![]).await;
+    assert_eq!(subject.store.oldest().await.unwrap(), last);
+}
