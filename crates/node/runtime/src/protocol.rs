@@ -84,7 +84,7 @@ pub enum Request {
     Forget {
         container_id: String,
     },
-    /// Answer: `State`, then `Exited` events for ever.
+    /// Answer: `State`, then `ContainerRunning` and `ContainerExited` for ever.
     Watch,
     /// Kills everything and ends the shim. Answer: `Ok` when all containers have ended.
     Shutdown,
@@ -101,6 +101,7 @@ pub enum Response {
     Exited { code: i32 },
     Attached,
     Connected,
+    ContainerRunning { run: ContainerRun },
     ContainerExited { run: ContainerRun },
     Error { kind: ErrorKind, message: String },
 }

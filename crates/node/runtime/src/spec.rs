@@ -10,9 +10,7 @@ mod user;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use fram_cri::{
-    ContainerConfig, ImageConfig, NamespaceMode, PodSandboxConfig, SecurityProfile, Signal, SupplementalGroupsPolicy,
-};
+use fram_cri::{ContainerConfig, ImageConfig, NamespaceMode, PodSandboxConfig, SecurityProfile, Signal, SupplementalGroupsPolicy};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;

@@ -72,23 +72,16 @@ fn the_default_profile_allows_by_name_argument_and_capability() {
 
 #[test]
 fn an_architecture_that_is_not_listed_is_killed() {
-    let program = compile(&Profile {
-        default: Action::Allow,
-        architectures: vec![Architecture::X86_64],
-        rules: Vec::new(),
-    })
-    .unwrap();
+    let program = compile(&Profile { default: Action::Allow, architectures: vec![Architecture::X86_64], rules: Vec::new() }).unwrap();
     assert_eq!(run(&program, Architecture::X86_64, 0, [0; 6]), ALLOW);
     assert_eq!(run(&program, Architecture::X86, 0, [0; 6]), 0x8000_0000);
 }
 
 #[test]
 fn every_name_of_a_table_is_found_by_its_search() {
-    for (arch, table) in [
-        (Architecture::X86_64, numbers::X86_64),
-        (Architecture::X86, numbers::X86),
-        (Architecture::Aarch64, numbers::AARCH64),
-    ] {
+    for (arch, table) in
+        [(Architecture::X86_64, numbers::X86_64), (Architecture::X86, numbers::X86), (Architecture::Aarch64, numbers::AARCH64)]
+    {
         for (name, number) in table {
             assert_eq!(arch.number(name), Some(*number));
         }
@@ -100,8 +93,7 @@ fn every_call_gets_the_treatment_that_its_rules_say() {
     let program = default_for(&["SYS_CHROOT"]);
     let profile = default_profile(&BTreeSet::from(["SYS_CHROOT".to_owned()]));
     for (name, number) in numbers::X86_64 {
-        let unconditional =
-            profile.rules.iter().find(|rule| rule.conditions.is_empty() && rule.names.iter().any(|n| n == name));
+        let unconditional = profile.rules.iter().find(|rule| rule.conditions.is_empty() && rule.names.iter().any(|n| n == name));
         let conditional = profile.rules.iter().any(|rule| !rule.conditions.is_empty() && rule.names.contains(&name.to_string()));
         if !conditional {
             let expect = unconditional.map_or(profile.default, |rule| rule.action).value();

@@ -21,11 +21,7 @@ pub(super) fn args(container: &ContainerConfig, image: &ImageConfig) -> Result<V
 }
 
 /// The image's variables, then the container's; the last of a name counts, at its first place.
-pub(super) fn environment(
-    container: &ContainerConfig,
-    image: &ImageConfig,
-    hostname: &str,
-) -> Result<Vec<String>, SpecError> {
+pub(super) fn environment(container: &ContainerConfig, image: &ImageConfig, hostname: &str) -> Result<Vec<String>, SpecError> {
     let mut variables: Vec<(String, String)> = vec![("PATH".into(), DEFAULT_PATH.into())];
     let mut set = |name: &str, value: &str| {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {

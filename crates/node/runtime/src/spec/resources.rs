@@ -58,11 +58,8 @@ pub fn oci_resources(resources: &LinuxContainerResources, cgroup_v2: bool) -> Ma
         all.insert("pids".into(), json!({ "limit": resources.pids_limit }));
     }
     if !resources.hugepage_limits.is_empty() {
-        let limits: Vec<Value> = resources
-            .hugepage_limits
-            .iter()
-            .map(|limit| json!({ "pageSize": limit.page_size, "limit": limit.limit }))
-            .collect();
+        let limits: Vec<Value> =
+            resources.hugepage_limits.iter().map(|limit| json!({ "pageSize": limit.page_size, "limit": limit.limit })).collect();
         all.insert("hugepageLimits".into(), limits.into());
     }
     if cgroup_v2 && !resources.unified.is_empty() {

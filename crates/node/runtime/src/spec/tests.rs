@@ -70,12 +70,7 @@ fn a_plan_is_a_specification_that_the_oci_types_read() {
 
 #[test]
 fn command_and_arguments_replace_those_of_the_image() {
-    for (command, args, expect) in [
-        ("", "", "/entry serve"),
-        ("", "a b", "/entry a b"),
-        ("/x", "", "/x"),
-        ("/x y", "a", "/x y a"),
-    ] {
+    for (command, args, expect) in [("", "", "/entry serve"), ("", "a b", "/entry a b"), ("/x", "", "/x"), ("/x y", "a", "/x y a")] {
         let mut case = Case::new();
         (case.container.command, case.container.args) = (strings(command), strings(args));
         assert_eq!(case.spec()["process"]["args"], json!(strings(expect)));
@@ -89,10 +84,7 @@ fn command_and_arguments_replace_those_of_the_image() {
 fn the_last_variable_of_a_name_counts() {
     let mut case = Case::new();
     case.image.env = vec!["PATH=/bin".into(), "A=1".into(), "B=x=y".into()];
-    case.container.envs = vec![
-        KeyValue { key: "A".into(), value: "2".into() },
-        KeyValue { key: "A".into(), value: "3".into() },
-    ];
+    case.container.envs = vec![KeyValue { key: "A".into(), value: "2".into() }, KeyValue { key: "A".into(), value: "3".into() }];
     let expect = json!(["PATH=/bin", "HOSTNAME=web-0", "A=3", "B=x=y"]);
     assert_eq!(case.spec()["process"]["env"], expect);
     case.container.envs = vec![KeyValue { key: "a=b".into(), value: String::new() }];
@@ -138,18 +130,12 @@ fn users_come_from_the_pod_or_the_image_and_groups_from_the_files() {
         (request("nobody"), Err(UserError::UnknownUser("nobody".into()))),
         (request("web:none"), Err(UserError::UnknownGroup("none".into()))),
         (UserRequest { run_as_user: Some(4242), ..request("web") }, Ok((4242, 0, vec![0]))),
-        (
-            UserRequest { run_as_user: Some(100), run_as_group: Some(3), ..request("root") },
-            Ok((100, 3, vec![3, 200, 44])),
-        ),
+        (UserRequest { run_as_user: Some(100), run_as_group: Some(3), ..request("root") }, Ok((100, 3, vec![3, 200, 44]))),
         (
             UserRequest { run_as_username: "web".into(), supplemental_groups: vec![9, 44], ..request("") },
             Ok((100, 101, vec![101, 200, 44, 9])),
         ),
-        (
-            UserRequest { strict: true, supplemental_groups: vec![9], ..request("web") },
-            Ok((100, 101, vec![101, 9])),
-        ),
+        (UserRequest { strict: true, supplemental_groups: vec![9], ..request("web") }, Ok((100, 101, vec![101, 9]))),
         (UserRequest { run_as_group: Some(-1), ..request("") }, Err(UserError::Id(-1))),
     ];
     for (request, expect) in table {
@@ -165,13 +151,7 @@ fn mounts_come_parents_first_and_replace_the_sandbox_files() {
     case.container.mounts = vec![
         Mount { container_path: "/data/inner".into(), host_path: "/h/1".into(), ..Default::default() },
         Mount { container_path: "/etc/hosts".into(), host_path: "/h/2".into(), ..Default::default() },
-        Mount {
-            container_path: "/data".into(),
-            host_path: "/h/3".into(),
-            readonly: true,
-            recursive_read_only: true,
-            ..Default::default()
-        },
+        Mount { container_path: "/data".into(), host_path: "/h/3".into(), readonly: true, recursive_read_only: true, ..Default::default() },
     ];
     let spec = case.spec();
     let listed: Vec<String> = spec["mounts"]

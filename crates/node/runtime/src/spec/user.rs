@@ -47,7 +47,9 @@ pub fn resolve_user(request: &UserRequest, passwd: &str, group: &str) -> Result<
             supplemental_groups.push(gid);
         }
     };
-    if !request.strict && let Some(entry) = &entry {
+    if !request.strict
+        && let Some(entry) = &entry
+    {
         let member = |group: &Group| group.members.split(',').any(|member| member == entry.name);
         groups(group).filter(member).for_each(|group| add(group.gid));
     }
@@ -66,9 +68,7 @@ fn wanted(request: &UserRequest) -> (String, Option<String>) {
         return (uid.to_string(), None);
     }
     match request.image_user.split_once(':') {
-        Some((user, group)) => {
-            (or_root(user), Some(group).filter(|group| !group.is_empty()).map(str::to_owned))
-        }
+        Some((user, group)) => (or_root(user), Some(group).filter(|group| !group.is_empty()).map(str::to_owned)),
         None => (or_root(&request.image_user), None),
     }
 }
