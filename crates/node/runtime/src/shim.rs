@@ -1,0 +1,135 @@
+//! `fram shim`: the process that holds one pod sandbox. It makes and reaps the pod's containers, carries their output,
+//! records how they ended, and answers on a socket. Entered before any runtime or thread exists; it has one thread and
+//! no tokio, and it knows nothing of images, of the network or of Kubernetes.
+
+pub(crate) mod clock;
+mod connection;
+mod container;
+mod creator;
+mod executor;
+mod log;
+mod mount;
+mod privileges;
+mod rootfs;
+mod sandbox;
+mod server;
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+use thiserror::Error;
+
+use crate::cgroup::Cgroups;
+use crate::durable::{self, DurableError};
+use crate::protocol::SandboxSetup;
+
+pub(crate) use container::STATE_FILE;
+pub(crate) use sandbox::{NETNS, SHM};
+
+/// Names inside the sandbox's directory.
+pub(crate) const SETUP_FILE: &str = "shim.json";
+pub(crate) const SOCKET: &str = "shim.sock";
+const LOG: &str = "shim.log";
+/// What the shim says on its standard output once it serves; anything else is why it does not.
+pub(crate) const READY: &str = "ready";
+
+#[derive(Debug, Error)]
+enum ShimError {
+    #[error("usage: fram shim <directory of the sandbox>")]
+    Usage,
+    #[error("{operation}: {source}")]
+    System { operation: &'static str, source: io::Error },
+    #[error(transparent)]
+    Setup(#[from] DurableError),
+    #[error("{0:?} is missing")]
+    NoSetup(PathBuf),
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::SandboxError),
+}
+
+fn system<E: Into<io::Error>>(operation: &'static str) -> impl FnOnce(E) -> ShimError {
+    move |source| ShimError::System { operation, source: source.into() }
+}
+
+/// Never returns to the caller: the calling process ends at once, the shim is its orphaned child.
+pub fn main(args: &[OsString]) -> ! {
+    let code = match shim(args) {
+        Ok(()) => 0,
+        Err(error) => {
+            // The runtime reads this until the descriptor closes.
+            let _ = writeln!(io::stdout(), "{error}");
+            1
+        }
+    };
+    std::process::exit(code)
+}
+
+fn shim(args: &[OsString]) -> Result<(), ShimError> {
+    let [dir] = args else { return Err(ShimError::Usage) };
+    let dir = PathBuf::from(dir);
+    let path = dir.join(SETUP_FILE);
+    let setup: SandboxSetup = durable::read_json(&path)?.ok_or(ShimError::NoSetup(path))?;
+    // A session and a parent of its own: no signal for Fram's terminal or process group reaches the shim.
+    setsid().map_err(system("setsid"))?;
+    // SAFETY: this process has one thread.
+    if let ForkResult::Parent { .. } = unsafe { fork() }.map_err(system("fork"))? {
+        return Ok(());
+    }
+    let server = prepare(&setup, &dir)?;
+    let mut stdout = io::stdout();
+    stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush()).map_err(system("say ready"))?;
+    let null = creator::null().map_err(system("open /dev/null"))?;
+    dup2_stdout(&null).map_err(system("close the standard output"))?;
+    let dir = server.dir.clone();
+    server.run().map_err(system("serve"))?;
+    // A client finds no socket where nobody serves.
+    let _ = fs::remove_file(dir.join(SOCKET));
+    Ok(())
+}
+
+fn prepare(setup: &SandboxSetup, dir: &Path) -> Result<server::Server, ShimError> {
+    let cgroups = Cgroups::detect(&setup.cgroup_mount).map_err(system("find the cgroups"))?;
+    if !setup.cgroup.is_empty() {
+        // A pid fits an int.
+        cgroups.enter(&setup.cgroup, std::process::id() as i32).map_err(system("enter the shim's cgroup"))?;
+    }
+    // Orphans of containers without a pid namespace of their own come here, to be reaped.
+    // SAFETY: takes numbers only.
+    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } == -1 {
+        return Err(system("become the subreaper")(io::Error::last_os_error()));
+    }
+    // Only the first 15 bytes are shown. SAFETY: a constant string.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"fram-shim".as_ptr()) };
+    let first_process = sandbox::enter(setup, dir)?;
+    redirect(dir)?;
+    std::env::set_current_dir(dir).map_err(system("enter the sandbox's directory"))?;
+    let _ = fs::remove_file(SOCKET);
+    // A socket's path is limited to 107 bytes; a name relative to the directory always fits.
+    let listener = UnixListener::bind(SOCKET).map_err(system("bind the socket"))?;
+    listener.set_nonblocking(true).map_err(system("bind the socket"))?;
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&children), None).map_err(system("block SIGCHLD"))?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&children, flags).map_err(system("open the signal descriptor"))?;
+    // The directory that was given may be relative to where the runtime was.
+    let dir = std::env::current_dir().map_err(system("find the sandbox's directory"))?;
+    Ok(server::Server::new(dir, cgroups, listener, signals, first_process))
+}
+
+/// The standard input is nothing; what the shim has to complain about goes to a file. The standard output stays open
+/// until the runtime knows.
+fn redirect(dir: &Path) -> Result<(), ShimError> {
+    let null = File::open("/dev/null").map_err(system("open /dev/null"))?;
+    dup2_stdin(null.as_fd()).map_err(system("close the standard input"))?;
+    let log = OpenOptions::new().create(true).append(true).open(dir.join(LOG)).map_err(system("open the log"))?;
+    debug_assert!(log.as_raw_fd() > 2);
+    dup2_stderr(log.as_fd()).map_err(system("redirect the standard error"))
+}

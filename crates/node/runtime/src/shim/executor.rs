@@ -1,0 +1,51 @@
+//! What libcontainer calls as the last thing in a container's process: privileges, then execve. A failure goes to the
+//! shim through a pipe that execve would have closed, so that "started" is known and not guessed.
+
+use std::ffi::CString;
+use std::fmt::Display;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use nix::unistd::{execvp, write};
+
+use super::privileges;
+use crate::seccomp::Instruction;
+use crate::spec::Privileges;
+
+#[derive(Clone)]
+pub(super) struct ContainerExecutor {
+    pub(super) privileges: Privileges,
+    pub(super) filter: Vec<Instruction>,
+    /// Writing end of the pipe, inherited; close-on-exec.
+    pub(super) failure: RawFd,
+}
+
+impl ContainerExecutor {
+    fn fail(&self, message: impl Display) -> ExecutorError {
+        let message = message.to_string();
+        // SAFETY: the descriptor was opened for this process before it was forked and is closed by nobody but execve.
+        let pipe = unsafe { BorrowedFd::borrow_raw(self.failure) };
+        // If the shim is gone there is nobody left to tell.
+        let _ = write(pipe, message.as_bytes());
+        ExecutorError::Other(message)
+    }
+}
+
+impl Executor for ContainerExecutor {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let args = spec.process().as_ref().and_then(|process| process.args().as_ref());
+        let args: Result<Vec<CString>, _> = args.into_iter().flatten().map(|arg| CString::new(arg.as_str())).collect();
+        let args = args.map_err(|_| self.fail("an argument holds a zero byte"))?;
+        let program = args.first().ok_or_else(|| self.fail("no command specified"))?;
+        privileges::apply(&self.privileges, &self.filter).map_err(|error| self.fail(error))?;
+        let Err(error) = execvp(program, &args);
+        Err(self.fail(format_args!("exec {:?}: {}", program.to_string_lossy(), error.desc())))
+    }
+
+    /// The check of libcontainer's own executor would report a missing command while the container is created; here
+    /// that is told when it is started, by execve itself.
+    fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! The mount system calls that take descriptors (fsopen(2) and its kin), with safe signatures and nothing else.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const FSCONFIG_SET_FLAG: libc::c_uint = 0;
+const FSCONFIG_SET_STRING: libc::c_uint = 1;
+const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+const FSOPEN_CLOEXEC: libc::c_uint = 1;
+const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+const RESOLVE_IN_ROOT: u64 = 0x10;
+
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+fn path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for the caller; it fits an int.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
+}
+
+fn done(result: libc::c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A file system that is being configured.
+pub(super) struct Context(OwnedFd);
+
+impl Context {
+    pub(super) fn open(kind: &str) -> io::Result<Context> {
+        let kind = CString::new(kind)?;
+        // SAFETY: a valid string and flags.
+        descriptor(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) }).map(Context)
+    }
+
+    pub(super) fn set(&self, key: &str, value: &Path) -> io::Result<()> {
+        let (key, value) = (CString::new(key)?, path(value)?);
+        let (fd, command) = (self.0.as_raw_fd(), FSCONFIG_SET_STRING);
+        // SAFETY: two valid strings.
+        done(unsafe { libc::syscall(libc::SYS_fsconfig, fd, command, key.as_ptr(), value.as_ptr(), 0) })
+    }
+
+    pub(super) fn flag(&self, key: &str) -> io::Result<()> {
+        let key = CString::new(key)?;
+        let null = std::ptr::null::<libc::c_char>();
+        let (fd, command) = (self.0.as_raw_fd(), FSCONFIG_SET_FLAG);
+        // SAFETY: a valid string; a flag has no value.
+        done(unsafe { libc::syscall(libc::SYS_fsconfig, fd, command, key.as_ptr(), null, 0) })
+    }
+
+    /// The mount, attached nowhere yet.
+    pub(super) fn mount(self) -> io::Result<OwnedFd> {
+        let null = std::ptr::null::<libc::c_char>();
+        let fd = self.0.as_raw_fd();
+        // SAFETY: the command takes neither key nor value.
+        done(unsafe { libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, null, null, 0) })?;
+        // SAFETY: takes a descriptor and numbers only.
+        descriptor(unsafe { libc::syscall(libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, 0) })
+    }
+}
+
+/// A detached copy of the mount tree at `source`. It stays in its peer groups.
+pub(super) fn clone_tree(source: &Path) -> io::Result<OwnedFd> {
+    let source = path(source)?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
+    // SAFETY: a valid string and flags.
+    descriptor(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) })
+}
+
+/// As `clone_tree`, of what `source` is open on.
+pub(super) fn clone_tree_of(source: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint | libc::AT_EMPTY_PATH as libc::c_uint;
+    // SAFETY: an empty string with the flag that allows it.
+    descriptor(unsafe { libc::syscall(libc::SYS_open_tree, source.as_raw_fd(), c"".as_ptr(), flags) })
+}
+
+/// Cuts a tree off from what is mounted and unmounted elsewhere.
+pub(super) fn make_private(tree: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = MountAttr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    let size = size_of::<MountAttr>();
+    let fd = tree.as_raw_fd();
+    // SAFETY: the structure is the kernel's first version of it and its size is given.
+    done(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &attr, size) })
+}
+
+/// Attaches a detached mount.
+pub(super) fn attach(mount: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
+    let target = path(target)?;
+    let fd = mount.as_raw_fd();
+    let flags = MOVE_MOUNT_F_EMPTY_PATH;
+    // SAFETY: valid strings and flags.
+    let result = unsafe { libc::syscall(libc::SYS_move_mount, fd, c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), flags) };
+    done(result)
+}
+
+/// Opens a path as if `root` were the root directory: no link or `..` leads out of it (openat2(2)).
+pub(super) fn open_in_root(root: BorrowedFd<'_>, inside: &Path, flags: i32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct OpenHow {
+        flags: u64,
+        mode: u64,
+        resolve: u64,
+    }
+    let inside = path(inside)?;
+    // Flags are a small positive number.
+    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: 0, resolve: RESOLVE_IN_ROOT };
+    let size = size_of::<OpenHow>();
+    // SAFETY: the structure is the kernel's and its size is given.
+    descriptor(unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), inside.as_ptr(), &how, size) })
+}

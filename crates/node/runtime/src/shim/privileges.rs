@@ -1,0 +1,114 @@
+//! The last steps of a process before it becomes the container's: seccomp filter and capabilities, in the one order that
+//! works. libcontainer is given no capabilities to drop, because without `no_new_privs` a filter can only be installed
+//! by who still has CAP_SYS_ADMIN (seccomp(2)), and its own seccomp support needs a C library.
+
+use std::io;
+
+use crate::protocol::ProtocolError;
+use crate::seccomp::Instruction;
+use crate::spec::{CAPABILITIES, Privileges};
+
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: i32,
+}
+
+/// Low and high halves follow each other.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Sets {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PrivilegeError {
+    #[error("{step}: {source}")]
+    System { step: &'static str, source: io::Error },
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+}
+
+fn check(step: &'static str, result: libc::c_long) -> Result<(), PrivilegeError> {
+    if result == -1 {
+        return Err(PrivilegeError::System { step, source: io::Error::last_os_error() });
+    }
+    Ok(())
+}
+
+/// Called once, right before execve, in a process of one thread.
+pub(super) fn apply(privileges: &Privileges, filter: &[Instruction]) -> Result<(), PrivilegeError> {
+    if !privileges.no_new_privs {
+        install(filter)?;
+    }
+    limit_capabilities(privileges)?;
+    if privileges.no_new_privs {
+        install(filter)?;
+    }
+    Ok(())
+}
+
+fn install(filter: &[Instruction]) -> Result<(), PrivilegeError> {
+    if filter.is_empty() {
+        return Ok(());
+    }
+    let mut program: Vec<libc::sock_filter> =
+        filter.iter().map(|Instruction(code, jt, jf, k)| libc::sock_filter { code: *code, jt: *jt, jf: *jf, k: *k }).collect();
+    // The compiler of profiles keeps programs below 4096 instructions.
+    let header = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the header points to a program of that length, both live until the call returns, and the kernel copies it.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &header) };
+    check("install the seccomp filter", result)
+}
+
+fn limit_capabilities(privileges: &Privileges) -> Result<(), PrivilegeError> {
+    let held = permitted()?;
+    // What the node itself does not have cannot be given; `ALL` means all that there are.
+    let wanted = privileges.capabilities & held;
+    for number in 0..CAPABILITIES.len() {
+        if privileges.capabilities & (1 << number) == 0 {
+            // SAFETY: takes numbers only. A capability that this kernel does not know is dropped already.
+            let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+            if result == -1 && io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
+                return check("drop a capability from the bounding set", -1);
+            }
+        }
+    }
+    let ambient = privileges.ambient & wanted;
+    set(wanted, ambient)?;
+    // SAFETY: takes numbers only.
+    let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
+    check("clear the ambient capabilities", result.into())?;
+    for number in (0..CAPABILITIES.len()).filter(|number| ambient & (1 << number) != 0) {
+        // SAFETY: takes numbers only.
+        let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, number, 0, 0) };
+        check("raise an ambient capability", result.into())?;
+    }
+    Ok(())
+}
+
+fn permitted() -> Result<u64, PrivilegeError> {
+    let header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
+    let mut sets = [Sets::default(); 2];
+    // SAFETY: version 3 writes exactly two elements.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &header, sets.as_mut_ptr()) };
+    check("read the capabilities", result)?;
+    Ok(u64::from(sets[0].permitted) | u64::from(sets[1].permitted) << 32)
+}
+
+fn set(wanted: u64, inheritable: u64) -> Result<(), PrivilegeError> {
+    let header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
+    let half = |shift: u32| Sets {
+        effective: (wanted >> shift) as u32,
+        permitted: (wanted >> shift) as u32,
+        inheritable: (inheritable >> shift) as u32,
+    };
+    let sets = [half(0), half(32)];
+    // SAFETY: version 3 reads exactly two elements.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &header, sets.as_ptr()) };
+    check("set the capabilities", result)
+}
