@@ -2,11 +2,13 @@
 //! Nothing here knows the server's insides.
 
 mod client;
+pub mod informer;
 mod options;
 pub mod resources;
 mod transport;
 
 pub use client::{Client, Resources};
+pub use informer::{Delta, Informer, InformerOptions, Subscription};
 pub use options::{DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, WriteOptions};
 pub use resources::Resource;
 pub use transport::{Call, EventKind, Page, Reply, Transport, Verb, WatchEvent, WatchStream};
