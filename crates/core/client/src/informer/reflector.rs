@@ -133,6 +133,7 @@ fn ended(status: Status) -> Ended {
 }
 
 /// What follows the end of a watch: whether to go on at once, and from which version.
+#[allow(clippy::result_large_err, reason = "the client's calls fail with a Status, and this passes one on")]
 fn after(end: Ended, version: &mut String, heard: bool) -> Result<bool, Status> {
     match end {
         Ended::Closed => Ok(heard),
