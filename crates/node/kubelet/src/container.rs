@@ -10,7 +10,8 @@ use fram_cri::{
 use fram_machinery::Value;
 
 use crate::observed::{
-    ANNOTATION_HASH, ANNOTATION_MESSAGE_PATH, ANNOTATION_MESSAGE_POLICY, ANNOTATION_POD_GRACE, ANNOTATION_RESTART_COUNT, LABEL_CONTAINER_NAME,
+    ANNOTATION_HASH, ANNOTATION_MESSAGE_PATH, ANNOTATION_MESSAGE_POLICY, ANNOTATION_POD_GRACE, ANNOTATION_RESTART_COUNT,
+    LABEL_CONTAINER_NAME,
 };
 use crate::pod::environment::expand;
 use crate::pod::{self, Role, resources};
@@ -227,7 +228,8 @@ mod tests {
     #[test]
     fn the_containers_security_context_beats_the_pods() {
         let pod = object!({ "runAsUser": 1, "runAsGroup": 2, "fsGroup": 3, "supplementalGroups": [4], "seccompProfile": { "type": "Unconfined" } });
-        let own = object!({ "runAsUser": 9, "allowPrivilegeEscalation": false, "capabilities": { "add": ["CAP_NET_ADMIN"], "drop": ["ALL"] } });
+        let own =
+            object!({ "runAsUser": 9, "allowPrivilegeEscalation": false, "capabilities": { "add": ["CAP_NET_ADMIN"], "drop": ["ALL"] } });
         let made = make(pod, object!({ "name": "c", "securityContext": own }), image(Some(0), "")).unwrap().security_context;
         assert_eq!((made.run_as_user, made.run_as_group, made.supplemental_groups), (Some(9), Some(2), vec![4, 3]));
         assert_eq!((made.no_new_privs, made.seccomp), (true, Some(SecurityProfile::Unconfined)));

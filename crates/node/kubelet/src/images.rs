@@ -72,7 +72,11 @@ impl Images {
         };
         match (container.str_at(&["imagePullPolicy"]), present) {
             ("IfNotPresent" | "Never" | "", Some(present)) => {
-                telling.event(false, "Pulled", format!("Container image {image:?} already present on machine and can be accessed by the pod"));
+                telling.event(
+                    false,
+                    "Pulled",
+                    format!("Container image {image:?} already present on machine and can be accessed by the pod"),
+                );
                 Ok(present)
             }
             ("Never", None) => {
@@ -107,7 +111,8 @@ impl Images {
                 state.failures.remove(&key);
                 drop(state);
                 let took = go_duration(begun.elapsed());
-                let message = format!("Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {} bytes.", pulled.size);
+                let message =
+                    format!("Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {} bytes.", pulled.size);
                 telling.event(false, "Pulled", message);
                 Ok(pulled)
             }

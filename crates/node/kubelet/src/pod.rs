@@ -61,7 +61,9 @@ pub fn ephemeral_containers(pod: &Value) -> &[Value] {
 
 /// Every container with its role, in the order of their lists.
 pub fn all_containers(pod: &Value) -> impl Iterator<Item = (Role, &Value)> {
-    [Role::Init, Role::Main, Role::Ephemeral].into_iter().flat_map(|role| pod.list_at(&["spec", role.field()]).iter().map(move |c| (role, c)))
+    [Role::Init, Role::Main, Role::Ephemeral]
+        .into_iter()
+        .flat_map(|role| pod.list_at(&["spec", role.field()]).iter().map(move |c| (role, c)))
 }
 
 pub fn find_container<'a>(pod: &'a Value, name: &str) -> Option<(Role, &'a Value)> {

@@ -129,7 +129,8 @@ pub(crate) fn groups_policy(pod: &Value) -> SupplementalGroupsPolicy {
 fn linux(pod: &Value, config: &KubeletConfig) -> LinuxPodSandboxConfig {
     let none = Value::Null;
     let context = pod.at(&["spec", "securityContext"]).unwrap_or(&none);
-    let privileged = pod::all_containers(pod).any(|(_, c)| c.at(&["securityContext"]).and_then(|s| s.bool_at(&["privileged"])) == Some(true));
+    let privileged =
+        pod::all_containers(pod).any(|(_, c)| c.at(&["securityContext"]).and_then(|s| s.bool_at(&["privileged"])) == Some(true));
     let sysctl = |s: &Value| (s.str_at(&["name"]).replace('/', "."), s.str_at(&["value"]).to_string());
     LinuxPodSandboxConfig {
         cgroup_parent: resources::cgroup_parent(&config.cgroup_root, pod),

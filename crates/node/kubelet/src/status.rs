@@ -3,9 +3,9 @@
 
 mod conditions;
 mod containers;
-pub mod writer;
 #[cfg(test)]
 mod tests;
+pub mod writer;
 
 use std::collections::HashMap;
 
@@ -154,9 +154,8 @@ fn phase(inputs: &Inputs, statuses: &[Value]) -> &'static str {
     for container in pod::containers(pod) {
         tally.main(pod, container, find(statuses, pod::container_name(container)));
     }
-    let initialized = pod::containers(pod).iter().any(|c| {
-        inputs.observed.active(pod::container_name(c)).is_some_and(|s| s.started_at != 0)
-    });
+    let initialized =
+        pod::containers(pod).iter().any(|c| inputs.observed.active(pod::container_name(c)).is_some_and(|s| s.started_at != 0));
     if tally.failed_init > 0 {
         return "Failed";
     }

@@ -195,9 +195,8 @@ fn mount_point(line: &str) -> Option<PathBuf> {
 
 /// The volumes that containers of the pod mount, in order; others are not set up.
 pub fn used(pod: &Value) -> Vec<&Value> {
-    let mounted = |name: &str| {
-        crate::pod::all_containers(pod).any(|(_, c)| c.list_at(&["volumeMounts"]).iter().any(|m| m.str_at(&["name"]) == name))
-    };
+    let mounted =
+        |name: &str| crate::pod::all_containers(pod).any(|(_, c)| c.list_at(&["volumeMounts"]).iter().any(|m| m.str_at(&["name"]) == name));
     pod.list_at(&["spec", "volumes"]).iter().filter(|v| mounted(v.str_at(&["name"]))).collect()
 }
 
@@ -219,7 +218,6 @@ pub fn service_account(pod: &Value) -> &str {
         name => name,
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -90,9 +90,7 @@ pub fn variables(
         let name = variable.str_at(&["name"]);
         let plain = variable.str_at(&["value"]);
         let value = match variable.get("valueFrom") {
-            _ if !plain.is_empty() => {
-                Some(expand(plain, |name| known.get(name).or_else(|| services.get(name)).cloned()))
-            }
+            _ if !plain.is_empty() => Some(expand(plain, |name| known.get(name).or_else(|| services.get(name)).cloned())),
             Some(from) => referred(pod, container, from, sources, fields)?,
             None => Some(String::new()),
         };

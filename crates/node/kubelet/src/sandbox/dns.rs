@@ -136,7 +136,10 @@ mod tests {
     #[test]
     fn a_pod_adds_servers_searches_and_options_of_its_own() {
         let own = object!({ "nameservers": ["192.0.2.9"], "searches": ["my.example"], "options": [{ "name": "ndots", "value": "2" }, { "name": "edns0" }] });
-        check(object!({ "dnsPolicy": "None", "dnsConfig": (own.clone()) }), "search my.example; nameserver 192.0.2.9; options ndots:2 edns0; ");
+        check(
+            object!({ "dnsPolicy": "None", "dnsConfig": (own.clone()) }),
+            "search my.example; nameserver 192.0.2.9; options ndots:2 edns0; ",
+        );
         let both = "search ns.svc.cluster.local svc.cluster.local cluster.local corp.example my.example; nameserver 10.96.0.10; nameserver 192.0.2.9; options ndots:2 edns0; ";
         check(object!({ "dnsConfig": own }), both);
     }

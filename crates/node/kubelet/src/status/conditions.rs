@@ -7,6 +7,12 @@ use crate::clock;
 use crate::pod;
 
 const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const DISRUPTION: &str = "DisruptionTarget";
+
+/// Whether the kubelet alone writes conditions of this type.
+pub(super) fn is_owned(ty: &str) -> bool {
+    OWNED.contains(&ty)
+}
 
 /// A condition before it is compared with its predecessor.
 struct Condition {
@@ -29,9 +35,9 @@ impl Condition {
 /// Others' conditions as they are, then the kubelet's own.
 pub(super) fn generate(inputs: &Inputs, statuses: &[Value], phase: &str, has_sandbox: bool) -> Vec<Value> {
     let old = inputs.pod.list_at(&["status", "conditions"]);
-    let mut out: Vec<Value> = old.iter().filter(|c| !OWNED.contains(&c.str_at(&["type"]))).cloned().collect();
+    let mut out: Vec<Value> = old.iter().filter(|c| !is_owned(c.str_at(&["type"]))).cloned().collect();
     if let Some((reason, message)) = inputs.failure.filter(|f| matches!(f.0, "Evicted" | "Terminated" | "Preempting")) {
-        let target = Condition { ty: "DisruptionTarget", is_true: true, reason: "TerminationByKubelet", message: message.to_string() };
+        let target = Condition { ty: DISRUPTION, is_true: true, reason: "TerminationByKubelet", message: message.to_string() };
         debug_assert!(!reason.is_empty());
         out.retain(|c| c.str_at(&["type"]) != target.ty);
         out.push(finish(inputs, target));
@@ -145,7 +151,9 @@ fn initialized(inputs: &Inputs, statuses: &[Value], phase: &str) -> Condition {
     if phase == "Succeeded" && unknown.is_empty() {
         return Condition { reason: "PodCompleted", ..Condition::yes(TYPE) };
     }
-    let begun = |status: &Value| status.at(&["state", "running"]).or(status.at(&["state", "terminated"])).or(status.at(&["lastState", "terminated"])).is_some();
+    let begun = |status: &Value| {
+        status.at(&["state", "running"]).or(status.at(&["state", "terminated"])).or(status.at(&["lastState", "terminated"])).is_some()
+    };
     let any_begun = pod::containers(pod).iter().filter_map(|c| find(statuses, pod::container_name(c))).any(begun);
     match messages(&unknown, &incomplete, "incomplete") {
         message if message.is_empty() || any_begun => Condition::yes(TYPE),

@@ -153,7 +153,8 @@ fn missing(inputs: &Inputs, role: Role, container: &Value, old: Option<&Value>) 
 fn initialized(inputs: &Inputs, role: Role, container: &Value, mut status: Value) -> Value {
     let past = pod::containers(inputs.pod).iter().any(|c| inputs.observed.active(pod::container_name(c)).is_some());
     if role == Role::Init && past && !pod::is_sidecar(container) {
-        let message = "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally";
+        let message =
+            "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally";
         let done = object!({ "exitCode": 0, "reason": "Completed", "message": message, "startedAt": null, "finishedAt": null });
         status.set(&["state"], object!({ "terminated": done }));
     }
@@ -191,7 +192,9 @@ fn readiness(inputs: &Inputs, role: Role, container: &Value, status: &mut Value)
     let started = running.is_some_and(|s| is_started(container, s, inputs.verdicts));
     status.set(&["started"], started);
     let ready = match role {
-        Role::Init if !pod::is_sidecar(container) => status.at(&["state", "terminated"]).is_some_and(|t| t.int_at(&["exitCode"]) == Some(0)),
+        Role::Init if !pod::is_sidecar(container) => {
+            status.at(&["state", "terminated"]).is_some_and(|t| t.int_at(&["exitCode"]) == Some(0))
+        }
         Role::Ephemeral => {
             status.remove(&["started"]);
             false

@@ -85,7 +85,10 @@ fn a_pod_that_nothing_was_done_for_is_pending_and_its_containers_are_being_creat
     assert_eq!(conditions(&status), "PodReadyToStartContainers=False Initialized=True Ready=False ContainersReady=False PodScheduled=True");
     let ready = &status.list_at(&["conditions"])[2];
     assert_eq!((ready.str_at(&["reason"]), ready.str_at(&["message"])), ("ContainersNotReady", "containers with unready status: [a]"));
-    assert_eq!((status.str_at(&["hostIP"]), status.str_at(&["podIP"]), status.str_at(&["startTime"])), ("192.0.2.1", "", "1970-01-01T00:01:40Z"));
+    assert_eq!(
+        (status.str_at(&["hostIP"]), status.str_at(&["podIP"]), status.str_at(&["startTime"])),
+        ("192.0.2.1", "", "1970-01-01T00:01:40Z")
+    );
     assert_eq!((status.str_at(&["qosClass"]), status.int_at(&["observedGeneration"])), ("BestEffort", Some(3)));
 }
 
@@ -107,7 +110,10 @@ fn a_container_that_crashes_again_and_again_waits_with_its_last_exit_told() {
     let status = case.status(&pod("Always"), &seen);
     let told = &status.list_at(&["containerStatuses"])[0];
     assert_eq!(told.str_at(&["state", "waiting", "reason"]), "CrashLoopBackOff");
-    assert_eq!((told.at(&["lastState", "terminated"]).and_then(|t| t.int_at(&["exitCode"])), told.int_at(&["restartCount"])), (Some(2), Some(1)));
+    assert_eq!(
+        (told.at(&["lastState", "terminated"]).and_then(|t| t.int_at(&["exitCode"])), told.int_at(&["restartCount"])),
+        (Some(2), Some(1))
+    );
     assert_eq!(status.str_at(&["phase"]), "Running");
     let again = observed(vec![container("a", 1, Exited, 2), container("a", 2, Running, 0)]);
     let told = Case::default().status(&pod("Always"), &again).list_at(&["containerStatuses"])[0].clone();
@@ -117,9 +123,12 @@ fn a_container_that_crashes_again_and_again_waits_with_its_last_exit_told() {
 
 #[test]
 fn a_terminal_phase_is_shown_only_when_nothing_runs_any_more_and_then_stays() {
-    for (policy, exit, before, after) in
-        [("Never", 0, "Running", "Succeeded"), ("Never", 3, "Running", "Failed"), ("OnFailure", 0, "Running", "Succeeded"), ("OnFailure", 1, "Running", "Running")]
-    {
+    for (policy, exit, before, after) in [
+        ("Never", 0, "Running", "Succeeded"),
+        ("Never", 3, "Running", "Failed"),
+        ("OnFailure", 0, "Running", "Succeeded"),
+        ("OnFailure", 1, "Running", "Running"),
+    ] {
         let seen = observed(vec![container("a", 0, Exited, exit)]);
         let ended = after != "Running";
         assert_eq!(Case::default().status(&pod(policy), &seen).str_at(&["phase"]), before, "{policy} {exit}");
@@ -146,7 +155,10 @@ fn a_deleted_pod_fails_or_succeeds_by_its_exit_codes_whatever_its_policy() {
 fn the_kubelets_own_verdict_gives_reason_and_message() {
     let case = Case { failure: Some(("DeadlineExceeded", "too late")), ending: true, ended: true, ..Case::default() };
     let status = case.status(&pod("Always"), &observed(vec![container("a", 0, Exited, 137)]));
-    assert_eq!((status.str_at(&["phase"]), status.str_at(&["reason"]), status.str_at(&["message"])), ("Failed", "DeadlineExceeded", "too late"));
+    assert_eq!(
+        (status.str_at(&["phase"]), status.str_at(&["reason"]), status.str_at(&["message"])),
+        ("Failed", "DeadlineExceeded", "too late")
+    );
 }
 
 #[test]

@@ -13,7 +13,12 @@ use crate::pod;
 use crate::pod::environment::expand;
 
 /// The mounts that a container asks for. `environment` is what `subPathExpr` is expanded from.
-pub fn container_mounts(pod: &Value, container: &Value, pod_dir: &Path, environment: &[(String, String)]) -> Result<Vec<Mount>, VolumeError> {
+pub fn container_mounts(
+    pod: &Value,
+    container: &Value,
+    pod_dir: &Path,
+    environment: &[(String, String)],
+) -> Result<Vec<Mount>, VolumeError> {
     let mut out = Vec::new();
     for (index, mount) in container.list_at(&["volumeMounts"]).iter().enumerate() {
         let name = mount.str_at(&["name"]);

@@ -84,8 +84,7 @@ pub fn should_run(pod: &Value, container: &Value, latest: Option<&ContainerStatu
 /// Whether a container counts as started: it runs, and its startup probe (if any) has succeeded.
 pub fn is_started(container: &Value, status: &ContainerStatus, verdicts: &Verdicts) -> bool {
     let probed = container.get("startupProbe").is_some();
-    status.state == ContainerState::Running
-        && (!probed || verdicts.get(&status.id).and_then(|v| v.startup) == Some(true))
+    status.state == ContainerState::Running && (!probed || verdicts.get(&status.id).and_then(|v| v.startup) == Some(true))
 }
 
 fn defect(container: &Value, status: &ContainerStatus, verdicts: &Verdicts) -> Option<(KillReason, String)> {

@@ -170,8 +170,12 @@ mod tests {
         let expect: [&[Command]; 3] = [&[Command::Stop { grace: 1 }], &[Command::Release], &[Command::Remove, Command::Forget]];
         check(&events, Phase::Finished, &expect);
         let events = [Event::Deleted { grace: 1 }, STOPPED, RELEASED, Event::Removed { grace: 1 }];
-        let expect: [&[Command]; 4] =
-            [&[Command::Stop { grace: 1 }], &[Command::Release], &[Command::Remove, Command::DeleteObject], &[Command::Remove, Command::Forget]];
+        let expect: [&[Command]; 4] = [
+            &[Command::Stop { grace: 1 }],
+            &[Command::Release],
+            &[Command::Remove, Command::DeleteObject],
+            &[Command::Remove, Command::Forget],
+        ];
         check(&events, Phase::Finished, &expect);
     }
 

@@ -57,15 +57,14 @@ fn fields_and_resources_become_text() {
     }
     let cpu = object!({ "name": "V", "valueFrom": { "resourceFieldRef": { "containerName": "c", "resource": "limits.cpu" } } });
     check(object!({ "env": [cpu] }), &[("V", "2")]);
-    let milli = object!({ "name": "V", "valueFrom": { "resourceFieldRef": { "containerName": "c", "resource": "limits.cpu", "divisor": "1m" } } });
+    let milli =
+        object!({ "name": "V", "valueFrom": { "resourceFieldRef": { "containerName": "c", "resource": "limits.cpu", "divisor": "1m" } } });
     check(object!({ "env": [milli] }), &[("V", "1500")]);
 }
 
 #[test]
 fn what_is_missing_is_an_error_unless_it_is_optional() {
-    let fails = |container: Value| {
-        variables(&pod(), &container, &sources(), &BTreeMap::new(), &Fields::default()).unwrap_err().to_string()
-    };
+    let fails = |container: Value| variables(&pod(), &container, &sources(), &BTreeMap::new(), &Fields::default()).unwrap_err().to_string();
     let key = |name: &str, key: &str| object!({ "env": [{ "name": "V", "valueFrom": { "secretKeyRef": { "name": name, "key": key } } }] });
     assert_eq!(fails(key("x", "k")), "secret \"x\" not found");
     assert_eq!(fails(key("s", "k")), "couldn't find key k in Secret ns/s");

@@ -1,0 +1,4 @@
+//! w
+
+pub mod actions;
+pub mod phase;
