@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use crate::clock::since;
 
-pub const FIRST: Duration = Duration::from_secs(10);
-pub const LONGEST: Duration = Duration::from_secs(300);
+pub(crate) const FIRST: Duration = Duration::from_secs(10);
+pub(crate) const LONGEST: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
@@ -18,7 +18,7 @@ struct Entry {
 }
 
 #[derive(Debug, Default)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     entries: HashMap<String, Entry>,
 }
 
@@ -28,24 +28,24 @@ impl Backoff {
     }
 
     /// The delay after something that happened at `event`, where it has not passed yet.
-    pub fn remaining(&self, key: &str, event: Timestamp, now: Timestamp) -> Option<(Duration, Duration)> {
+    pub(crate) fn remaining(&self, key: &str, event: Timestamp, now: Timestamp) -> Option<(Duration, Duration)> {
         let entry = self.live(key, event)?;
         let passed = since(now, event);
         (passed < entry.delay).then(|| (entry.delay, entry.delay - passed))
     }
 
     /// A try begins because of something that happened at `event`: the next delay is twice as long.
-    pub fn next(&mut self, key: &str, event: Timestamp, now: Timestamp) {
+    pub(crate) fn next(&mut self, key: &str, event: Timestamp, now: Timestamp) {
         let delay = self.live(key, event).map_or(FIRST, |e| (e.delay * 2).min(LONGEST));
         self.entries.insert(key.to_string(), Entry { delay, updated: now });
     }
 
-    pub fn reset(&mut self, key: &str) {
+    pub(crate) fn reset(&mut self, key: &str) {
         self.entries.remove(key);
     }
 
     /// Forgets every key that does not satisfy `keep`.
-    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.entries.retain(|key, _| keep(key));
     }
 }

@@ -9,7 +9,7 @@ use fram_cri::LinuxContainerResources;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} {path:?}: {source}")]
-pub struct CgroupError {
+pub(crate) struct CgroupError {
     operation: &'static str,
     path: PathBuf,
     source: io::Error,
@@ -21,13 +21,13 @@ fn failed<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error)
 
 /// The hierarchies found on the machine.
 #[derive(Debug, Clone)]
-pub struct Cgroups {
+pub(crate) struct Cgroups {
     mount: PathBuf,
     unified: bool,
 }
 
 impl Cgroups {
-    pub fn detect(mount: &Path) -> Self {
+    pub(crate) fn detect(mount: &Path) -> Self {
         // Version 1 and hybrid layouts have no such file at the top.
         let unified = mount.join("cgroup.controllers").exists();
         Self { mount: mount.to_path_buf(), unified }
@@ -48,7 +48,7 @@ impl Cgroups {
     }
 
     /// Makes a cgroup with its parents and sets what is given of its limits.
-    pub fn ensure(&self, path: &str, limits: &LinuxContainerResources) -> Result<(), CgroupError> {
+    pub(crate) fn ensure(&self, path: &str, limits: &LinuxContainerResources) -> Result<(), CgroupError> {
         if self.unified {
             return self.ensure_unified(path, limits);
         }
@@ -89,20 +89,8 @@ impl Cgroups {
     }
 
     /// Removes a cgroup and those below it, from every hierarchy. Nothing may run in them any more.
-    pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
+    pub(crate) fn remove(&self, path: &str) -> Result<(), CgroupError> {
         self.roots().iter().try_for_each(|root| remove_tree(&Self::dir(root, path)))
-    }
-
-    /// The pods' cgroups of one class: names of the form `pod<uid>`.
-    pub fn pods(&self, class_path: &str) -> Vec<String> {
-        let mut uids: Vec<String> = Vec::new();
-        for root in self.roots() {
-            let entries = fs::read_dir(Self::dir(&root, class_path)).into_iter().flatten().flatten();
-            uids.extend(entries.filter_map(|e| e.file_name().to_str()?.strip_prefix("pod").map(String::from)));
-        }
-        uids.sort();
-        uids.dedup();
-        uids
     }
 }
 
@@ -173,8 +161,7 @@ mod tests {
             assert_eq!(read(&format!("cpu{path}/cpu.shares")).trim(), "512");
             assert_eq!(read(&format!("memory{path}/memory.limit_in_bytes")).trim(), (64 << 20).to_string());
         }
-        assert_eq!(cgroups.pods(&format!("{root}/burstable")), ["u"]);
         cgroups.remove(&root).unwrap();
-        assert!(cgroups.pods(&format!("{root}/burstable")).is_empty());
+        assert!(cgroups.roots().iter().all(|r| !Cgroups::dir(r, &root).exists()));
     }
 }

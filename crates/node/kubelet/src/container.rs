@@ -14,7 +14,7 @@ use crate::observed::{
     LABEL_CONTAINER_NAME,
 };
 use crate::pod::environment::expand;
-use crate::pod::{self, Role, resources};
+use crate::pod::{self, resources};
 use crate::sandbox::{self, groups_policy, supplemental_groups};
 
 /// Paths that say too much or can do too much; see upstream's securitycontext defaults.
@@ -36,7 +36,7 @@ const DEFAULT_MESSAGE_PATH: &str = "/dev/termination-log";
 
 /// Why a container cannot be configured: what the status calls `CreateContainerConfigError`.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     #[error("container's runAsUser breaks non-root policy (pod: {0:?}, container: {1})")]
     RootUser(String, String),
     #[error("container has runAsNonRoot and image will run as root (pod: {0:?}, container: {1})")]
@@ -46,10 +46,9 @@ pub enum ConfigError {
 }
 
 /// All that a container's configuration is made from.
-pub struct Making<'a> {
+pub(crate) struct Making<'a> {
     pub pod: &'a Value,
     pub container: &'a Value,
-    pub role: Role,
     /// How often it was started before.
     pub restart_count: u32,
     pub image: &'a Image,
@@ -62,7 +61,7 @@ pub struct Making<'a> {
     pub seccomp_default: bool,
 }
 
-pub fn message_path(container: &Value) -> &str {
+pub(crate) fn message_path(container: &Value) -> &str {
     match container.str_at(&["terminationMessagePath"]) {
         "" => DEFAULT_MESSAGE_PATH,
         path => path,
@@ -70,11 +69,11 @@ pub fn message_path(container: &Value) -> &str {
 }
 
 /// `<container>/<attempt>.log`, below the pod's log directory.
-pub fn log_path(name: &str, restart_count: u32) -> String {
+pub(crate) fn log_path(name: &str, restart_count: u32) -> String {
     format!("{name}/{restart_count}.log")
 }
 
-pub fn config(making: Making) -> Result<ContainerConfig, ConfigError> {
+pub(crate) fn config(making: Making) -> Result<ContainerConfig, ConfigError> {
     let Making { pod, container, .. } = making;
     let security_context = security(&making)?;
     let name = pod::container_name(container).to_string();
@@ -202,7 +201,6 @@ mod tests {
         config(Making {
             pod: &pod,
             container: &container,
-            role: Role::Main,
             restart_count: 2,
             image: &image,
             environment: vec![("A".into(), "1".into())],

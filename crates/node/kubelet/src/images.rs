@@ -1,7 +1,7 @@
 //! Images for containers: whether to pull by the container's policy, with which credentials, and how long to wait after a
 //! failure. See upstream's pkg/kubelet/images.
 
-pub mod keyring;
+pub(crate) mod keyring;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,18 +17,18 @@ use keyring::Keyring;
 /// Why there is no image: the reason and message of the waiting container, and when a further try makes sense.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]
-pub struct NoImage {
+pub(crate) struct NoImage {
     pub reason: &'static str,
     pub message: String,
     pub retry_after: Option<Duration>,
 }
 
 /// What is told of a pull while it happens.
-pub trait Telling: Send + Sync {
+pub(crate) trait Telling: Send + Sync {
     fn event(&self, warning: bool, reason: &'static str, message: String);
 }
 
-pub struct Images {
+pub(crate) struct Images {
     service: Arc<dyn ImageService>,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
@@ -42,12 +42,12 @@ struct State {
 }
 
 impl Images {
-    pub fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>) -> Self {
         Self { service, clock, state: Mutex::default() }
     }
 
     /// The image of a container, pulled if its policy says so.
-    pub async fn ensure(
+    pub(crate) async fn ensure(
         &self,
         pod_uid: &str,
         container: &Value,
@@ -166,8 +166,13 @@ impl Images {
         Err(last)
     }
 
+    /// Every image on the node; none where the service does not answer.
+    pub(crate) async fn list(&self) -> Vec<Image> {
+        self.service.list_images(None).await.unwrap_or_default()
+    }
+
     /// Forgets the failures of a pod that is gone.
-    pub fn forget(&self, pod_uid: &str) {
+    pub(crate) fn forget(&self, pod_uid: &str) {
         let mut state = self.state.lock();
         let prefix = format!("{pod_uid}_");
         state.backoff.retain(|key| !key.starts_with(&prefix));

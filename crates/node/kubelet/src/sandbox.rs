@@ -1,7 +1,7 @@
 //! The sandbox of a pod: names, DNS, ports, namespaces and cgroup as the runtime wants them. Pure; see kuberuntime_sandbox.go.
 
-pub mod dns;
-pub mod hosts;
+pub(crate) mod dns;
+pub(crate) mod hosts;
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::observed::{ANNOTATION_POD_GRACE, LABEL_POD_NAME, LABEL_POD_NAMESPACE,
 use crate::pod::{self, PodId, resources};
 
 /// The host name of a pod: its own field or its name, cut to what the kernel takes. See util.GeneratePodHostNameAndDomain.
-pub fn hostname(pod: &Value, cluster_domain: &str) -> (String, String) {
+pub(crate) fn hostname(pod: &Value, cluster_domain: &str) -> (String, String) {
     let name = match (pod.str_at(&["spec", "hostnameOverride"]), pod.str_at(&["spec", "hostname"])) {
         ("", "") => meta::name(pod),
         ("", name) => name,
@@ -39,7 +39,7 @@ fn kernel_hostname(pod: &Value, config: &KubeletConfig) -> String {
 }
 
 /// Labels by which everything of a pod is found again after a restart.
-pub fn labels(pod: &Value) -> BTreeMap<String, String> {
+pub(crate) fn labels(pod: &Value) -> BTreeMap<String, String> {
     let id = PodId::of(pod);
     BTreeMap::from([(LABEL_POD_NAME.into(), id.name), (LABEL_POD_NAMESPACE.into(), id.namespace), (LABEL_POD_UID.into(), id.uid)])
 }
@@ -50,7 +50,7 @@ fn text_map(value: &Value) -> BTreeMap<String, String> {
 }
 
 /// The sandbox's configuration. `host` is the node's resolv.conf.
-pub fn config(pod: &Value, attempt: u32, config: &KubeletConfig, host: &dns::ResolvConf) -> PodSandboxConfig {
+pub(crate) fn config(pod: &Value, attempt: u32, config: &KubeletConfig, host: &dns::ResolvConf) -> PodSandboxConfig {
     let id = PodId::of(pod);
     let mut all_labels = text_map(meta::labels(pod));
     all_labels.extend(labels(pod));
@@ -88,7 +88,7 @@ fn port_mappings(pod: &Value) -> Vec<PortMapping> {
 }
 
 /// Whose namespaces the pod's containers share; `pid` of one container may differ (ephemeral containers with a target).
-pub fn namespaces(pod: &Value) -> NamespaceOption {
+pub(crate) fn namespaces(pod: &Value) -> NamespaceOption {
     let flag = |name: &str| pod.bool_at(&["spec", name]) == Some(true);
     let node = |is: bool, otherwise| if is { NamespaceMode::Node } else { otherwise };
     let shared = if flag("shareProcessNamespace") { NamespaceMode::Pod } else { NamespaceMode::Container };
@@ -102,7 +102,7 @@ pub fn namespaces(pod: &Value) -> NamespaceOption {
 }
 
 /// A seccomp or AppArmor profile of a security context.
-pub fn profile(context: &Value, field: &str) -> Option<SecurityProfile> {
+pub(crate) fn profile(context: &Value, field: &str) -> Option<SecurityProfile> {
     let profile = context.get(field)?;
     match profile.str_at(&["type"]) {
         "RuntimeDefault" => Some(SecurityProfile::RuntimeDefault),

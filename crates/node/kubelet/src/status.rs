@@ -2,10 +2,11 @@
 //! Pure but for the writer, which sends what changed.
 
 mod conditions;
+pub(crate) use conditions::is_owned;
 mod containers;
 #[cfg(test)]
 mod tests;
-pub mod writer;
+pub(crate) mod writer;
 
 use std::collections::HashMap;
 
@@ -18,10 +19,10 @@ use crate::pod::{self, Role};
 use crate::worker::actions::{Verdicts, sandbox_changed};
 
 /// Why a container waits, by its name: reason and message.
-pub type Waiting = HashMap<String, (String, String)>;
+pub(crate) type Waiting = HashMap<String, (String, String)>;
 
 /// All that a status is made from.
-pub struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     /// With the last status that was written.
     pub pod: &'a Value,
     pub observed: &'a Observed,
@@ -38,7 +39,7 @@ pub struct Inputs<'a> {
 }
 
 /// The whole status. Conditions of others stay as they are.
-pub fn generate(inputs: &Inputs) -> Value {
+pub(crate) fn generate(inputs: &Inputs) -> Value {
     let pod = inputs.pod;
     let old = pod.get("status").unwrap_or(&Value::Null);
     let init = containers::statuses(inputs, Role::Init);

@@ -3,9 +3,9 @@
 
 mod atomic;
 mod mounts;
-pub mod payload;
+pub(crate) mod payload;
 mod subpath;
-pub mod token;
+pub(crate) mod token;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,11 +17,11 @@ use fram_machinery::Value;
 use nix::mount::{MsFlags, mount};
 
 use crate::pod::resources;
-pub use mounts::{container_mounts, host_files, message_file};
+pub(crate) use mounts::{container_mounts, host_files, message_file};
 use payload::Payload;
 
 #[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
+pub(crate) enum VolumeError {
     #[error("{operation} {path:?}: {source}")]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("hostPath type check failed: {0:?} is not a {1}")]
@@ -42,12 +42,12 @@ pub(crate) fn io_error(operation: &'static str, path: impl AsRef<Path>) -> impl 
 }
 
 /// What sort of volume it is: the name of the field beside `name`.
-pub fn kind(volume: &Value) -> &str {
+pub(crate) fn kind(volume: &Value) -> &str {
     volume.as_map().and_then(|m| m.keys().find(|k| k.as_str() != "name")).map_or("emptyDir", |k| k.as_str())
 }
 
 /// Whether the kubelet writes the volume's files, and keeps them current.
-pub fn is_written(volume: &Value) -> bool {
+pub(crate) fn is_written(volume: &Value) -> bool {
     matches!(kind(volume), "configMap" | "secret" | "downwardAPI" | "projected")
 }
 
@@ -62,19 +62,19 @@ fn plugin(kind: &str) -> &'static str {
 }
 
 /// Where a volume is found on the node.
-pub fn path(pod_dir: &Path, volume: &Value) -> PathBuf {
+pub(crate) fn path(pod_dir: &Path, volume: &Value) -> PathBuf {
     match kind(volume) {
         "hostPath" => volume.str_at(&["hostPath", "path"]).into(),
         kind => pod_dir.join("volumes").join(plugin(kind)).join(volume.str_at(&["name"])),
     }
 }
 
-pub fn find<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
+pub(crate) fn find<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
     pod.list_at(&["spec", "volumes"]).iter().find(|v| v.str_at(&["name"]) == name)
 }
 
 /// Makes one volume ready. `payload` is what a written volume contains. Doing it again changes only what differs.
-pub fn set_up(pod: &Value, volume: &Value, pod_dir: &Path, payload: Option<&Payload>) -> Result<(), VolumeError> {
+pub(crate) fn set_up(pod: &Value, volume: &Value, pod_dir: &Path, payload: Option<&Payload>) -> Result<(), VolumeError> {
     let dir = path(pod_dir, volume);
     let fs_group = pod.at(&["spec", "securityContext"]).and_then(|c| c.int_at(&["fsGroup"])).and_then(|g| u32::try_from(g).ok());
     match kind(volume) {
@@ -161,7 +161,7 @@ fn host_path(volume: &Value, path: &Path) -> Result<(), VolumeError> {
 }
 
 /// Undoes every mount below a pod's directory and removes it. Volumes of the host are only unmounted, never emptied.
-pub fn tear_down(pod_dir: &Path) -> Result<(), VolumeError> {
+pub(crate) fn tear_down(pod_dir: &Path) -> Result<(), VolumeError> {
     if !pod_dir.exists() {
         return Ok(());
     }
@@ -194,25 +194,25 @@ fn mount_point(line: &str) -> Option<PathBuf> {
 }
 
 /// The volumes that containers of the pod mount, in order; others are not set up.
-pub fn used(pod: &Value) -> Vec<&Value> {
+pub(crate) fn used(pod: &Value) -> Vec<&Value> {
     let mounted =
         |name: &str| crate::pod::all_containers(pod).any(|(_, c)| c.list_at(&["volumeMounts"]).iter().any(|m| m.str_at(&["name"]) == name));
     pod.list_at(&["spec", "volumes"]).iter().filter(|v| mounted(v.str_at(&["name"]))).collect()
 }
 
 /// Names of the tokens that a volume projects, by the path of their file.
-pub fn token_sources(volume: &Value) -> BTreeMap<String, &Value> {
+pub(crate) fn token_sources(volume: &Value) -> BTreeMap<String, &Value> {
     let sources = volume.at(&["projected"]).map(|p| p.list_at(&["sources"])).unwrap_or_default();
     sources.iter().filter_map(|s| s.get("serviceAccountToken")).map(|t| (t.str_at(&["path"]).to_string(), t)).collect()
 }
 
 /// Shown in events: which pod and volume it is about.
-pub fn failure_message(volume: &Value, error: &VolumeError) -> String {
+pub(crate) fn failure_message(volume: &Value, error: &VolumeError) -> String {
     format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.str_at(&["name"]))
 }
 
 /// The name of the pod's service account.
-pub fn service_account(pod: &Value) -> &str {
+pub(crate) fn service_account(pod: &Value) -> &str {
     match pod.str_at(&["spec", "serviceAccountName"]) {
         "" => "default",
         name => name,

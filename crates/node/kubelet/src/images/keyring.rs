@@ -8,13 +8,13 @@ use crate::pod::environment::value_of;
 
 /// Credentials by the registry, or part of a registry, that they are for.
 #[derive(Debug, Clone, Default)]
-pub struct Keyring {
+pub(crate) struct Keyring {
     entries: Vec<(String, AuthConfig)>,
 }
 
 impl Keyring {
     /// Adds the credentials of a Secret of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg.
-    pub fn add_secret(&mut self, secret: &Value) {
+    pub(crate) fn add_secret(&mut self, secret: &Value) {
         let read = |key: &str| value_of(secret, key, true).and_then(|bytes| json::from_slice(&bytes).ok());
         let modern = read(".dockerconfigjson").and_then(|config| config.get("auths").cloned());
         let Some(auths) = modern.or_else(|| read(".dockercfg")) else { return };
@@ -22,11 +22,11 @@ impl Keyring {
             self.entries.push((bare(place), auth(place, entry)));
         }
         // The longest, most special place comes first.
-        self.entries.sort_by(|a, b| b.0.len().cmp(&a.0.len()));
+        self.entries.sort_by_key(|e| std::cmp::Reverse(e.0.len()));
     }
 
     /// What may open the image's repository, the most special first.
-    pub fn lookup(&self, image: &str) -> Vec<AuthConfig> {
+    pub(crate) fn lookup(&self, image: &str) -> Vec<AuthConfig> {
         let repository = repository(image);
         self.entries.iter().filter(|(place, _)| fits(place, &repository)).map(|(_, auth)| auth.clone()).collect()
     }

@@ -10,22 +10,22 @@ use std::sync::Arc;
 
 use fram_machinery::{Value, meta};
 
-pub use expand::expand;
-pub use fields::{FieldError, Fields, field, resource_field};
-pub use services::variables as service_variables;
+pub(crate) use expand::expand;
+pub(crate) use fields::{FieldError, Fields, field, resource_field};
+pub(crate) use services::variables as service_variables;
 
 /// Which object a pod takes values from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reference {
+pub(crate) enum Reference {
     ConfigMap(String),
     Secret(String),
 }
 
 /// The objects that the references of a pod lead to; what does not exist is not in it.
-pub type Sources = HashMap<Reference, Arc<Value>>;
+pub(crate) type Sources = HashMap<Reference, Arc<Value>>;
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum EnvironmentError {
+pub(crate) enum EnvironmentError {
     #[error("configmap {0:?} not found")]
     NoConfigMap(String),
     #[error("secret {0:?} not found")]
@@ -37,7 +37,7 @@ pub enum EnvironmentError {
 }
 
 /// The objects that a container's environment is made from.
-pub fn references(container: &Value) -> Vec<Reference> {
+pub(crate) fn references(container: &Value) -> Vec<Reference> {
     let mut out = Vec::new();
     let mut add = |name: &str, of: fn(String) -> Reference| {
         if !name.is_empty() {
@@ -56,7 +56,7 @@ pub fn references(container: &Value) -> Vec<Reference> {
 }
 
 /// The text of one key of a ConfigMap, or of a Secret, whose values are in base64.
-pub fn value_of(object: &Value, key: &str, secret: bool) -> Option<Vec<u8>> {
+pub(crate) fn value_of(object: &Value, key: &str, secret: bool) -> Option<Vec<u8>> {
     use base64::Engine;
     let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).ok();
     if secret {
@@ -71,7 +71,7 @@ fn text_of(object: &Value, key: &str, secret: bool) -> Option<String> {
 }
 
 /// The container's variables in order; of two with one name the later counts.
-pub fn variables(
+pub(crate) fn variables(
     pod: &Value,
     container: &Value,
     sources: &Sources,

@@ -15,11 +15,11 @@ const SHARES_PER_CPU: i64 = 1024;
 const QUOTA_PERIOD: i64 = 100_000;
 const MIN_QUOTA: i64 = 1000;
 
-pub fn quantity(resources: &Value, kind: &str, name: &str) -> Option<Quantity> {
+pub(crate) fn quantity(resources: &Value, kind: &str, name: &str) -> Option<Quantity> {
     parse(resources.at(&[kind, name])?)
 }
 
-pub fn parse(value: &Value) -> Option<Quantity> {
+pub(crate) fn parse(value: &Value) -> Option<Quantity> {
     match value {
         Value::Int(n) => n.to_string().parse().ok(),
         other => other.as_str()?.parse().ok(),
@@ -48,7 +48,7 @@ fn raise(total: &mut BTreeMap<String, Quantity>, floor: &BTreeMap<String, Quanti
 
 /// What a pod asks for in all: main containers and sidecars together, or the largest init container with the sidecars that
 /// run beside it, and the overhead. See resourcehelper.PodRequests; `kind` is `requests` or `limits`.
-pub fn pod_total(pod: &Value, kind: &str) -> BTreeMap<String, Quantity> {
+pub(crate) fn pod_total(pod: &Value, kind: &str) -> BTreeMap<String, Quantity> {
     let of = |c: &Value| c.get("resources").map(|r| amounts(r, kind)).unwrap_or_default();
     let mut total = BTreeMap::new();
     containers(pod).iter().for_each(|c| add(&mut total, &of(c)));
@@ -76,7 +76,7 @@ pub fn pod_total(pod: &Value, kind: &str) -> BTreeMap<String, Quantity> {
 }
 
 /// See qos.ComputePodQOS.
-pub fn qos_class(pod: &Value) -> &'static str {
+pub(crate) fn qos_class(pod: &Value) -> &'static str {
     let level = pod.at(&["spec", "resources"]).filter(|r| !r.is_empty());
     let all: Vec<&Value> = match level {
         Some(resources) => vec![resources],
@@ -99,17 +99,17 @@ pub fn qos_class(pod: &Value) -> &'static str {
 }
 
 /// See cm.MilliCPUToShares.
-pub fn shares(milli_cpu: i64) -> i64 {
+pub(crate) fn shares(milli_cpu: i64) -> i64 {
     (milli_cpu * SHARES_PER_CPU / 1000).clamp(MIN_SHARES, MAX_SHARES)
 }
 
 /// Microseconds of CPU in each period; 0 is no limit. See cm.MilliCPUToQuota.
-pub fn quota(milli_cpu: i64) -> i64 {
+pub(crate) fn quota(milli_cpu: i64) -> i64 {
     if milli_cpu == 0 { 0 } else { (milli_cpu * QUOTA_PERIOD / 1000).max(MIN_QUOTA) }
 }
 
 /// How readily the kernel kills a container; see qos.GetContainerOOMScoreAdjust.
-pub fn oom_score_adj(pod: &Value, container: &Value, node_memory: i64) -> i64 {
+pub(crate) fn oom_score_adj(pod: &Value, container: &Value, node_memory: i64) -> i64 {
     if pod.str_at(&["spec", "priorityClassName"]) == "system-node-critical" {
         return -997;
     }
@@ -133,7 +133,7 @@ pub fn oom_score_adj(pod: &Value, container: &Value, node_memory: i64) -> i64 {
 }
 
 /// Limits of one container.
-pub fn container_resources(pod: &Value, container: &Value, node_memory: i64) -> LinuxContainerResources {
+pub(crate) fn container_resources(pod: &Value, container: &Value, node_memory: i64) -> LinuxContainerResources {
     let none = Value::Null;
     let resources = container.get("resources").unwrap_or(&none);
     let milli = |kind| quantity(resources, kind, "cpu").map(|q| q.milli_value());
@@ -153,7 +153,7 @@ pub fn container_resources(pod: &Value, container: &Value, node_memory: i64) -> 
 }
 
 /// Limits of the pod's cgroup: shares always, quota and memory where every container has a limit. See cm.ResourceConfigForPod.
-pub fn pod_resources(pod: &Value) -> LinuxContainerResources {
+pub(crate) fn pod_resources(pod: &Value) -> LinuxContainerResources {
     let request = pod_total(pod, "requests").get("cpu").map_or(0, |q| q.milli_value());
     let limits = pod_total(pod, "limits");
     let level = pod.at(&["spec", "resources", "limits"]);
@@ -173,13 +173,19 @@ pub fn pod_resources(pod: &Value) -> LinuxContainerResources {
 }
 
 /// The pod's cgroup below the root: `/kubepods/burstable/pod<uid>`.
-pub fn cgroup_parent(root: &str, pod: &Value) -> String {
+pub(crate) fn cgroup_parent(root: &str, pod: &Value) -> String {
     let uid = fram_machinery::meta::uid(pod);
     let root = root.trim_end_matches('/');
     match super::qos_class(pod) {
         "Guaranteed" => format!("{root}/kubepods/pod{uid}"),
         class => format!("{root}/kubepods/{}/pod{uid}", class.to_ascii_lowercase()),
     }
+}
+
+/// Where the cgroup of a pod may be, when no more is known of it than its uid.
+pub(crate) fn cgroup_candidates(root: &str, uid: &str) -> [String; 3] {
+    let root = root.trim_end_matches('/');
+    ["", "/burstable", "/besteffort"].map(|class| format!("{root}/kubepods{class}/pod{uid}"))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ const MAX_SEARCH_CHARS: usize = 2048;
 
 /// What a resolv.conf says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ResolvConf {
+pub(crate) struct ResolvConf {
     pub servers: Vec<String>,
     pub searches: Vec<String>,
     pub options: Vec<String>,
@@ -20,7 +20,7 @@ pub struct ResolvConf {
 
 impl ResolvConf {
     /// Reads the text of a resolv.conf; what is not understood is passed over, as resolvers do.
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut conf = Self::default();
         for line in text.lines().map(str::trim).filter(|l| !l.starts_with(['#', ';'])) {
             let mut words = line.split_whitespace();
@@ -36,7 +36,7 @@ impl ResolvConf {
 }
 
 /// The pod's resolver. With `ClusterFirst` and no cluster DNS the node's own is used, as upstream falls back.
-pub fn config(pod: &Value, config: &KubeletConfig, host: &ResolvConf) -> DnsConfig {
+pub(crate) fn config(pod: &Value, config: &KubeletConfig, host: &ResolvConf) -> DnsConfig {
     let policy = match pod.str_at(&["spec", "dnsPolicy"]) {
         "ClusterFirst" | "" if pod::is_host_network(pod) => "Default",
         "ClusterFirst" | "" | "ClusterFirstWithHostNet" if config.cluster_dns.is_empty() => "Default",

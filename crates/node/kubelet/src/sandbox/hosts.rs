@@ -5,7 +5,7 @@ use fram_machinery::Value;
 use crate::pod;
 
 /// The file's text. `host_file` is the node's own, on which pods in the node's network build.
-pub fn content(pod: &Value, pod_ips: &[String], hostname: &str, domain: &str, host_file: &str) -> String {
+pub(crate) fn content(pod: &Value, pod_ips: &[String], hostname: &str, domain: &str, host_file: &str) -> String {
     let mut out = String::new();
     if pod::is_host_network(pod) {
         out.push_str("# Kubernetes-managed hosts file (host network).\n");

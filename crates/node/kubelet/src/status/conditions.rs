@@ -10,7 +10,7 @@ const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "
 const DISRUPTION: &str = "DisruptionTarget";
 
 /// Whether the kubelet alone writes conditions of this type.
-pub(super) fn is_owned(ty: &str) -> bool {
+pub(crate) fn is_owned(ty: &str) -> bool {
     OWNED.contains(&ty)
 }
 

@@ -10,7 +10,7 @@ use fram_machinery::{Map, Reason, Status, Value, meta, object};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::conditions::is_owned;
+use super::is_owned;
 use crate::pod::PodId;
 
 /// Pods whose statuses are sent at once.
@@ -28,20 +28,20 @@ type Table = Arc<Mutex<HashMap<String, Desired>>>;
 
 /// The way to the writer. Clones share it.
 #[derive(Clone)]
-pub struct StatusWriter {
+pub(crate) struct StatusWriter {
     table: Table,
     enqueuer: Enqueuer,
 }
 
 impl StatusWriter {
     /// The writer and the controller that runs it.
-    pub fn new() -> (Self, Controller) {
+    pub(crate) fn new() -> (Self, Controller) {
         let controller = Controller::new("pod-status", WORKERS);
         (Self { table: Table::default(), enqueuer: controller.enqueuer() }, controller)
     }
 
     /// Runs until `stop`.
-    pub async fn run(self, controller: Controller, client: Client, pods: Informer, stop: CancellationToken) {
+    pub(crate) async fn run(self, controller: Controller, client: Client, pods: Informer, stop: CancellationToken) {
         let writing = Writing { table: self.table.clone(), client, pods };
         controller.run(move |uid| writing.clone().write(uid), stop).await;
     }
@@ -53,19 +53,19 @@ impl StatusWriter {
     }
 
     /// This is the pod's status now.
-    pub fn set(&self, id: &PodId, status: Arc<Value>) {
+    pub(crate) fn set(&self, id: &PodId, status: Arc<Value>) {
         self.with(id, |d| d.status = Some(status));
         self.enqueuer.add(id.uid.clone());
     }
 
     /// After the last status has arrived, the object is deleted.
-    pub fn delete(&self, id: &PodId) {
+    pub(crate) fn delete(&self, id: &PodId) {
         self.with(id, |d| d.delete = true);
         self.enqueuer.add(id.uid.clone());
     }
 
     /// The pod is gone from the API server.
-    pub fn forget(&self, uid: &str) {
+    pub(crate) fn forget(&self, uid: &str) {
         self.table.lock().remove(uid);
     }
 }

@@ -13,7 +13,7 @@ use crate::pod;
 use crate::pod::environment::expand;
 
 /// The mounts that a container asks for. `environment` is what `subPathExpr` is expanded from.
-pub fn container_mounts(
+pub(crate) fn container_mounts(
     pod: &Value,
     container: &Value,
     pod_dir: &Path,
@@ -76,7 +76,7 @@ fn sub_path(mount: &Value, environment: &[(String, String)]) -> Result<String, V
 
 /// Files of the kubelet's own in the container: the pod's hosts file, and where the container leaves its last message.
 /// Returns their mounts; a mount of the container at the same path wins.
-pub fn host_files(container: &Value, own: &[Mount], pod_dir: &Path, hosts: &str, attempt: u32) -> Result<Vec<Mount>, VolumeError> {
+pub(crate) fn host_files(container: &Value, own: &[Mount], pod_dir: &Path, hosts: &str, attempt: u32) -> Result<Vec<Mount>, VolumeError> {
     let taken = |at: &str| own.iter().any(|m| m.container_path == at);
     let mut out = Vec::new();
     if !taken("/etc/hosts") {
@@ -95,7 +95,7 @@ pub fn host_files(container: &Value, own: &[Mount], pod_dir: &Path, hosts: &str,
 }
 
 /// Where a container's termination message is found on the node.
-pub fn message_file(pod_dir: &Path, container: &str, attempt: u32) -> PathBuf {
+pub(crate) fn message_file(pod_dir: &Path, container: &str, attempt: u32) -> PathBuf {
     pod_dir.join("containers").join(container).join(attempt.to_string())
 }
 

@@ -8,7 +8,7 @@ use crate::pod;
 use crate::pod::environment::{FieldError, Fields, Reference, Sources, field, resource_field, value_of};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
+pub(crate) struct File {
     pub data: Vec<u8>,
     pub mode: u32,
     /// Who the file belongs to, where that is not root.
@@ -16,13 +16,13 @@ pub struct File {
 }
 
 /// Files by their path below the volume.
-pub type Payload = BTreeMap<String, File>;
+pub(crate) type Payload = BTreeMap<String, File>;
 
 /// Tokens by the path of their file.
-pub type Tokens = BTreeMap<String, String>;
+pub(crate) type Tokens = BTreeMap<String, String>;
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum PayloadError {
+pub(crate) enum PayloadError {
     #[error("configmap {0:?} not found")]
     NoConfigMap(String),
     #[error("secret {0:?} not found")]
@@ -44,7 +44,7 @@ pub enum PayloadError {
 const DEFAULT_MODE: u32 = 0o644;
 
 /// The objects that the pod's volumes are written from.
-pub fn references(pod: &Value) -> Vec<Reference> {
+pub(crate) fn references(pod: &Value) -> Vec<Reference> {
     let mut out = Vec::new();
     let mut add = |name: &str, of: fn(String) -> Reference| {
         if !name.is_empty() {
@@ -63,7 +63,7 @@ pub fn references(pod: &Value) -> Vec<Reference> {
 }
 
 /// The files of one volume.
-pub fn payload(pod: &Value, volume: &Value, sources: &Sources, fields: &Fields, tokens: &Tokens) -> Result<Payload, PayloadError> {
+pub(crate) fn payload(pod: &Value, volume: &Value, sources: &Sources, fields: &Fields, tokens: &Tokens) -> Result<Payload, PayloadError> {
     let mut out = Payload::new();
     let mode = |v: &Value| v.int_at(&["defaultMode"]).and_then(|m| u32::try_from(m).ok()).unwrap_or(DEFAULT_MODE);
     if let Some(source) = volume.get("configMap") {
@@ -177,7 +177,7 @@ fn downward(pod: &Value, source: &Value, mode: u32, fields: &Fields, out: &mut P
 }
 
 /// Whether a change of the pod's metadata changes what one of its volumes contains.
-pub fn shows_metadata(pod: &Value) -> bool {
+pub(crate) fn shows_metadata(pod: &Value) -> bool {
     let items = |v: &Value| v.at(&["downwardAPI"]).is_some() || v.at(&["projected"]).is_some();
     !meta::name(pod).is_empty() && super::used(pod).into_iter().any(items)
 }

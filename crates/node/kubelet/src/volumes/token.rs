@@ -20,18 +20,18 @@ struct Token {
 }
 
 /// The tokens of all pods of the node.
-pub struct Tokens {
+pub(crate) struct Tokens {
     client: Client,
     known: Mutex<HashMap<String, Token>>,
 }
 
 impl Tokens {
-    pub fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         Self { client, known: Mutex::default() }
     }
 
     /// A token for one source of a projected volume, and when it is to be renewed.
-    pub async fn get(&self, pod: &Value, source: &Value, now: Timestamp) -> Result<(String, Timestamp), Status> {
+    pub(crate) async fn get(&self, pod: &Value, source: &Value, now: Timestamp) -> Result<(String, Timestamp), Status> {
         let (uid, account) = (meta::uid(pod), super::service_account(pod));
         let audience = source.str_at(&["audience"]);
         let seconds = source.int_at(&["expirationSeconds"]).unwrap_or(3600);
@@ -61,7 +61,7 @@ impl Tokens {
         Ok(Token { text: answer.str_at(&["status", "token"]).to_string(), renew_at: renewal(now, expires, granted) })
     }
 
-    pub fn forget(&self, uid: &str) {
+    pub(crate) fn forget(&self, uid: &str) {
         let prefix = format!("{uid}/");
         self.known.lock().retain(|key, _| !key.starts_with(&prefix));
     }

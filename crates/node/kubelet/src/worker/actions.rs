@@ -8,23 +8,23 @@ use fram_machinery::{Value, meta};
 
 use crate::observed::{ANNOTATION_HASH, Observed};
 use crate::pod::{
-    all_containers, container_hash, container_name, containers, ephemeral_containers, find_container, init_containers, is_host_network,
-    is_sidecar, restart_policy, restarts_after_exit,
+    all_containers, container_hash, container_name, containers, ephemeral_containers, init_containers, is_host_network, is_sidecar,
+    restart_policy, restarts_after_exit,
 };
 
 /// What the probes have found about one container instance; None where no verdict is reached, or no such probe exists.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     pub startup: Option<bool>,
     pub liveness: Option<bool>,
     pub readiness: Option<bool>,
 }
 
 /// Verdicts by container id.
-pub type Verdicts = HashMap<String, Verdict>;
+pub(crate) type Verdicts = HashMap<String, Verdict>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KillReason {
+pub(crate) enum KillReason {
     Changed,
     LivenessProbe,
     StartupProbe,
@@ -33,7 +33,7 @@ pub enum KillReason {
 
 /// A container instance to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kill {
+pub(crate) struct Kill {
     pub id: String,
     pub name: String,
     pub reason: KillReason,
@@ -42,7 +42,7 @@ pub struct Kill {
 
 /// The plan for one pod. Containers are named; the order of `start` counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Actions {
+pub(crate) struct Actions {
     /// Everything of the pod is to be stopped; with `create_sandbox` it begins anew, without it the pod has ended.
     pub kill_pod: bool,
     /// The attempt of a sandbox to make.
@@ -52,13 +52,13 @@ pub struct Actions {
 }
 
 impl Actions {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Actions::default()
     }
 }
 
 /// Whether a new sandbox is needed, and of which attempt; see runtimeutil.PodSandboxChanged.
-pub fn sandbox_changed(pod: &Value, observed: &Observed) -> Option<u32> {
+pub(crate) fn sandbox_changed(pod: &Value, observed: &Observed) -> Option<u32> {
     let Some(newest) = observed.sandboxes.first() else { return Some(0) };
     let ready = observed.sandboxes.iter().filter(|s| s.state == fram_cri::PodSandboxState::Ready).count();
     let next = newest.metadata.attempt + 1;
@@ -67,7 +67,7 @@ pub fn sandbox_changed(pod: &Value, observed: &Observed) -> Option<u32> {
 }
 
 /// Whether a container that does not run now is to be run (again); see kubecontainer.ShouldContainerBeRestarted.
-pub fn should_run(pod: &Value, container: &Value, latest: Option<&ContainerStatus>) -> bool {
+pub(crate) fn should_run(pod: &Value, container: &Value, latest: Option<&ContainerStatus>) -> bool {
     if meta::is_terminating(pod) {
         return false;
     }
@@ -82,7 +82,7 @@ pub fn should_run(pod: &Value, container: &Value, latest: Option<&ContainerStatu
 }
 
 /// Whether a container counts as started: it runs, and its startup probe (if any) has succeeded.
-pub fn is_started(container: &Value, status: &ContainerStatus, verdicts: &Verdicts) -> bool {
+pub(crate) fn is_started(container: &Value, status: &ContainerStatus, verdicts: &Verdicts) -> bool {
     let probed = container.get("startupProbe").is_some();
     status.state == ContainerState::Running && (!probed || verdicts.get(&status.id).and_then(|v| v.startup) == Some(true))
 }
@@ -108,7 +108,7 @@ fn has_succeeded(observed: &Observed, name: &str) -> bool {
 }
 
 /// The plan for a pod that should run.
-pub fn compute(pod: &Value, observed: &Observed, verdicts: &Verdicts) -> Actions {
+pub(crate) fn compute(pod: &Value, observed: &Observed, verdicts: &Verdicts) -> Actions {
     if let Some(attempt) = sandbox_changed(pod, observed) {
         return with_new_sandbox(pod, observed, attempt);
     }
@@ -243,11 +243,6 @@ fn plan_sidecar(container: &Value, status: Option<&ContainerStatus>, verdicts: &
             false
         }
     }
-}
-
-/// The container of the pod with this name; for callers that hold a plan.
-pub fn planned<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
-    find_container(pod, name).map(|(_, c)| c)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 /// Where a pod is in its life on the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Containers are made and kept as the specification says.
     SyncPod,
     /// Nothing is started any more; what runs is being stopped within the grace period.
@@ -15,7 +15,7 @@ pub enum Phase {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub(crate) struct State {
     pub phase: Phase,
     /// Somebody asked the API server for the pod's deletion.
     pub deleted: bool,
@@ -28,15 +28,15 @@ pub struct State {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// The object has a deletion timestamp, with this grace period.
     Deleted { grace: i64 },
     /// The API server no longer has the object (a forced deletion, or a deletion while the kubelet was away).
     Removed { grace: i64 },
     /// The kubelet ends the pod: its deadline has passed, it does not fit, the node is short of something.
     Failed { grace: i64, reason: String, message: String },
-    /// Every container has ended and none is to be run again.
-    Ended,
+    /// Every main container has ended and none is to be run again; sidecars may still run.
+    Ended { grace: i64 },
     /// Nothing of the pod runs any more.
     Stopped,
     /// Volumes, cgroups and whatever else the pod held are released.
@@ -44,7 +44,7 @@ pub enum Event {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     /// Stop everything within this many seconds; a stop under way is hastened.
     Stop { grace: i64 },
     /// Release volumes and cgroups.
@@ -66,7 +66,7 @@ impl Default for State {
 impl State {
     /// The next state and what is to be done about it.
     #[must_use]
-    pub fn step(mut self, event: Event) -> (Self, Vec<Command>) {
+    pub(crate) fn step(mut self, event: Event) -> (Self, Vec<Command>) {
         let commands = match event {
             Event::Deleted { grace } => {
                 let first = !std::mem::replace(&mut self.deleted, true);
@@ -83,7 +83,7 @@ impl State {
                 self.failure = Some((reason, message));
                 self.end_within(grace, false)
             }
-            Event::Ended if self.phase == Phase::SyncPod => self.end_within(0, false),
+            Event::Ended { grace } if self.phase == Phase::SyncPod => self.end_within(grace, false),
             Event::Stopped if self.phase == Phase::TerminatingPod => {
                 self.phase = Phase::TerminatedPod;
                 vec![Command::Release]
@@ -92,7 +92,7 @@ impl State {
                 self.phase = Phase::Finished;
                 self.farewell()
             }
-            Event::Ended | Event::Stopped | Event::Released => Vec::new(),
+            Event::Ended { .. } | Event::Stopped | Event::Released => Vec::new(),
         };
         (self, commands)
     }
@@ -146,7 +146,7 @@ mod tests {
     fn a_deleted_pod_is_stopped_then_released_and_only_then_deleted() {
         let stop = [Command::Stop { grace: 30 }];
         let deleted = Event::Deleted { grace: 30 };
-        check(&[deleted.clone()], Phase::TerminatingPod, &[&stop]);
+        check(std::slice::from_ref(&deleted), Phase::TerminatingPod, &[&stop]);
         let all = [deleted, STOPPED, RELEASED];
         check(&all, Phase::Finished, &[&stop, &[Command::Release], &[Command::Remove, Command::DeleteObject]]);
     }
@@ -154,8 +154,8 @@ mod tests {
     #[test]
     fn a_pod_that_ended_by_itself_keeps_its_remains_until_it_is_deleted() {
         let farewell = [Command::Remove, Command::DeleteObject];
-        let events = [Event::Ended, STOPPED, RELEASED, Event::Deleted { grace: 30 }];
-        check(&events, Phase::Finished, &[&[Command::Stop { grace: 0 }], &[Command::Release], &[], &farewell]);
+        let events = [Event::Ended { grace: 9 }, STOPPED, RELEASED, Event::Deleted { grace: 30 }];
+        check(&events, Phase::Finished, &[&[Command::Stop { grace: 9 }], &[Command::Release], &[], &farewell]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `$(NAME)` in commands, arguments and values. Pure; see upstream's third_party/forked/golang/expansion.
 
 /// Replaces what `lookup` knows; `$$` is a literal `$`, and what is not known stays as it is written.
-pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
+pub(crate) fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {

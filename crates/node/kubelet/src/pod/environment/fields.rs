@@ -9,7 +9,7 @@ use crate::pod::{self, resources};
 
 /// What fields of a pod's status are at the time, and what stands for missing limits.
 #[derive(Debug, Clone, Default)]
-pub struct Fields {
+pub(crate) struct Fields {
     pub host_ips: Vec<String>,
     pub pod_ips: Vec<String>,
     /// The node's allocatable resources.
@@ -17,7 +17,7 @@ pub struct Fields {
 }
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum FieldError {
+pub(crate) enum FieldError {
     #[error("unsupported fieldPath: {0}")]
     Path(String),
     #[error("unsupported container resource: {0}")]
@@ -27,7 +27,7 @@ pub enum FieldError {
 }
 
 /// A field as text. Whole labels and annotations are one `key="value"` line for each.
-pub fn field(pod: &Value, path: &str, fields: &Fields) -> Result<String, FieldError> {
+pub(crate) fn field(pod: &Value, path: &str, fields: &Fields) -> Result<String, FieldError> {
     let joined = |ips: &[String]| ips.join(",");
     Ok(match path {
         "metadata.name" => meta::name(pod).to_string(),
@@ -80,7 +80,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// A request or limit divided by its divisor and rounded up. A missing limit is what the node can give.
-pub fn resource_field(pod: &Value, container: &Value, reference: &Value, fields: &Fields) -> Result<String, FieldError> {
+pub(crate) fn resource_field(pod: &Value, container: &Value, reference: &Value, fields: &Fields) -> Result<String, FieldError> {
     let named = reference.str_at(&["containerName"]);
     let container = match named {
         "" => container,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fram_machinery::{Value, meta};
 
 /// Variables of the `kubernetes` Service and, with service links, of the Services in the pod's namespace.
-pub fn variables(services: &[Arc<Value>], pod: &Value) -> BTreeMap<String, String> {
+pub(crate) fn variables(services: &[Arc<Value>], pod: &Value) -> BTreeMap<String, String> {
     let links = pod.bool_at(&["spec", "enableServiceLinks"]).unwrap_or(true);
     let namespace = meta::namespace(pod);
     let mut out = BTreeMap::new();
