@@ -1,0 +1,87 @@
+//! The control plane: store, keys, API server.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use fram_api::Api;
+use fram_apiserver::admission::Chain;
+use fram_apiserver::allocate::Allocators;
+use fram_apiserver::bootstrap::Cluster;
+use fram_apiserver::http_api::Listener;
+use fram_apiserver::nodes::Nodes;
+use fram_apiserver::pki::{Pki, write_private};
+use fram_apiserver::registry::Registry;
+use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
+use fram_apiserver::{Environment, InProcess, Server, User};
+use fram_client::Client;
+use fram_store::{Embedded, Options};
+
+/// Every key of the cluster starts with it.
+const PREFIX: &str = "/registry/";
+
+pub(crate) struct ControlPlane {
+    pub(crate) server: Arc<Server>,
+    pub(crate) pki: Pki,
+    pub(crate) listener: Listener,
+    cluster: Cluster,
+}
+
+impl ControlPlane {
+    /// Opens the data directory and binds the socket; nothing is served yet.
+    pub(crate) async fn open(data: &Path, listen: SocketAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<Self> {
+        let store = Embedded::open(Options::new(data.join("store")))?;
+        let pki = Pki::open(&data.join("pki"))?;
+        let api = Arc::new(Api::builtin()?);
+        let allocators = Allocators::default();
+        let address = match listen.ip() {
+            IpAddr::V4(ip) if !ip.is_unspecified() => ip,
+            _ => Ipv4Addr::LOCALHOST,
+        };
+        let names = server_names(&allocators, address);
+        let tls = pki.server_config(&pki.server("kube-apiserver", &names)?)?;
+        let listener = Listener::bind(listen, tls).await.with_context(|| format!("cannot listen on {listen}"))?;
+        let port = listener.address()?.port();
+        let environment = Environment::system();
+        let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, Chain::standard(), allocators));
+        let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
+        let server = Arc::new(Server::new(registry, tokens, nodes));
+        let cluster = Cluster { ca_pem: pki.ca_pem.clone(), address, port, cluster_domain: "cluster.local".into() };
+        Ok(Self { server, pki, listener, cluster })
+    }
+
+    /// Makes the first objects.
+    pub(crate) async fn bootstrap(&self) -> anyhow::Result<()> {
+        Ok(self.server.bootstrap(&self.cluster).await?)
+    }
+
+    /// The URL at which clients reach the server.
+    pub(crate) fn url(&self) -> String {
+        format!("https://{}:{}", self.cluster.address, self.cluster.port)
+    }
+
+    /// Writes the administrator's kubeconfig.
+    pub(crate) fn write_kubeconfig(&self, path: &Path) -> anyhow::Result<()> {
+        let identity = self.pki.client("kubernetes-admin", &["system:masters"])?;
+        let text = self.pki.kubeconfig(&self.url(), "kubernetes-admin", &identity);
+        Ok(write_private(path, &text)?)
+    }
+
+    /// A client in process for a component.
+    pub(crate) fn client(&self, user: User, field_manager: &str) -> Client {
+        Client::new(Arc::new(InProcess::new(self.server.clone(), user)), field_manager)
+    }
+}
+
+fn server_names(allocators: &Allocators, address: Ipv4Addr) -> Vec<String> {
+    let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"]
+        .into_iter()
+        .map(String::from)
+        .collect();
+    names.extend([allocators.service_ip(1).to_string(), "127.0.0.1".into()]);
+    if !address.is_loopback() {
+        names.push(address.to_string());
+    }
+    names
+}
