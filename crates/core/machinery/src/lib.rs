@@ -7,6 +7,7 @@ pub mod meta;
 pub mod names;
 pub mod normalize;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod status;
