@@ -25,9 +25,10 @@ pub use listen::{Listener, serve};
 pub(crate) async fn handle(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>) -> Response<Body> {
     let accept = Accept::negotiate(request.headers());
     let shown = accept.as_ref().copied().unwrap_or(Accept::JSON);
+    let api = server.registry.api.clone();
     match route(server, certificate, request, accept).await {
         Ok(response) => response,
-        Err(status) => respond::status(&status, shown),
+        Err(status) => respond::status(&api, &status, shown),
     }
 }
 
@@ -57,8 +58,7 @@ async fn beside(server: &Server, user: &User, path: &str, request: &Request<Inco
     }
     let api = &server.registry.api;
     let show = |value: Option<fram_machinery::Value>, accept: Accept| {
-        let plain = Accept { shape: Shape::Plain, ..accept };
-        value.map(|v| respond::object(200, plain, &v)).ok_or_else(Status::no_such_path)
+        value.map(|v| respond::document(api, accept, &v)).ok_or_else(Status::no_such_path)
     };
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     if let Some(response) = openapi::handle(api, &parts, request.headers()) {

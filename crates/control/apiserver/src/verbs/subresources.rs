@@ -278,10 +278,10 @@ async fn scale(server: &Server, user: &User, place: Place, verb: Verb, duplicate
             (options, Box::new(move |_| Ok(scale.clone())))
         }
         Verb::Patch { patch, options } => {
-            let (registry, place, kind) = (registry.clone(), place.clone(), kind.clone());
+            let (registry, kind) = (registry.clone(), kind.clone());
             let validation = field_validation(&options.field_validation)?;
             let change = move |scale: &Value| {
-                let patched = super::apply_patch(&registry, &place, scale, &patch)?;
+                let patched = super::apply_patch(&registry, &kind, scale, &patch)?;
                 registry.decode_body(&kind, Body::new(patched), validation).map(|(scale, _)| scale)
             };
             (options, Box::new(change))
