@@ -2,11 +2,15 @@
 //! Nothing here knows the server's insides.
 
 mod client;
+pub mod controller;
+pub mod informer;
 mod options;
 pub mod resources;
 mod transport;
 
 pub use client::{Client, Resources};
+pub use controller::{Action, Controller, Enqueuer};
+pub use informer::{Delta, Informer, InformerOptions, Subscription};
 pub use options::{DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, WriteOptions};
 pub use resources::Resource;
 pub use transport::{Call, EventKind, Page, Reply, Transport, Verb, WatchEvent, WatchStream};

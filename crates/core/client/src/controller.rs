@@ -1,0 +1,229 @@
+//! The reconciler harness: informers name the keys to look at, a queue joins and delays them, workers reconcile one key at a
+//! time. What a key needs is the reconciler's part.
+
+pub mod queue;
+
+use std::fmt::Display;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use fram_machinery::Value;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::informer::{Delta, Informer, Subscription};
+use queue::Queue;
+
+/// What a successful reconciliation asks for next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing until something changes.
+    Done,
+    /// Look again after this time; a change comes earlier.
+    After(Duration),
+}
+
+/// What a controller has done since it started. `depth` is how many keys are ready now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub adds: u64,
+    pub reconciles: u64,
+    pub retries: u64,
+    pub depth: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    adds: AtomicU64,
+    reconciles: AtomicU64,
+    retries: AtomicU64,
+}
+
+struct Inner {
+    queue: Mutex<Queue>,
+    wake: Notify,
+    counters: Counters,
+}
+
+/// The way to a controller's queue from outside its informers. Clones share it.
+#[derive(Clone)]
+pub struct Enqueuer {
+    inner: Arc<Inner>,
+}
+
+impl Enqueuer {
+    /// Asks for a key to be reconciled; many requests before its turn are one.
+    pub fn add(&self, key: impl Into<String>) {
+        self.inner.counters.adds.fetch_add(1, Ordering::Relaxed);
+        self.inner.queue.lock().add(key.into());
+        self.inner.wake.notify_one();
+    }
+
+    /// Asks for a key to be reconciled after a time; an earlier request wins.
+    pub fn add_after(&self, key: impl Into<String>, delay: Duration) {
+        self.inner.counters.adds.fetch_add(1, Ordering::Relaxed);
+        self.inner.queue.lock().add_at(key.into(), Instant::now() + delay);
+        self.inner.wake.notify_one();
+    }
+
+    pub fn counts(&self) -> Counts {
+        let counters = &self.inner.counters;
+        Counts {
+            adds: counters.adds.load(Ordering::Relaxed),
+            reconciles: counters.reconciles.load(Ordering::Relaxed),
+            retries: counters.retries.load(Ordering::Relaxed),
+            depth: self.inner.queue.lock().ready() as u64,
+        }
+    }
+}
+
+type Mapper = Box<dyn Fn(&Delta) -> Vec<String> + Send + Sync>;
+
+/// A controller before it runs.
+pub struct Controller {
+    name: &'static str,
+    workers: usize,
+    sources: Vec<(Informer, Mapper)>,
+    enqueuer: Enqueuer,
+}
+
+impl Controller {
+    /// A controller that reconciles at most `workers` keys at once.
+    pub fn new(name: &'static str, workers: usize) -> Self {
+        let inner = Inner { queue: Mutex::default(), wake: Notify::new(), counters: Counters::default() };
+        Self { name, workers: workers.max(1), sources: Vec::new(), enqueuer: Enqueuer { inner: Arc::new(inner) } }
+    }
+
+    /// Reconciles the keys that `keys` gives for each object that appears, changes or goes; of a change it is asked for
+    /// the object as it was and as it is.
+    #[must_use]
+    pub fn watches(self, informer: &Informer, keys: impl Fn(&Value) -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.watches_deltas(informer, move |delta| {
+            let sides = [delta.old.as_deref(), delta.new.as_deref()];
+            sides.into_iter().flatten().flat_map(&keys).collect()
+        })
+    }
+
+    /// As `watches`, for keys that depend on what changed.
+    #[must_use]
+    pub fn watches_deltas(mut self, informer: &Informer, keys: impl Fn(&Delta) -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.sources.push((informer.clone(), Box::new(keys)));
+        self
+    }
+
+    /// The objects of the informer by their own keys.
+    #[must_use]
+    pub fn owns(self, informer: &Informer) -> Self {
+        self.watches_deltas(informer, |delta| vec![delta.key()])
+    }
+
+    pub fn enqueuer(&self) -> Enqueuer {
+        self.enqueuer.clone()
+    }
+
+    /// Waits until every informer has its first list, then reconciles until `stop`; reconciliations under way then are
+    /// dropped at their next await. A reconciliation that fails or panics is tried again with a growing delay.
+    pub async fn run<R, F, E>(self, reconcile: R, stop: CancellationToken)
+    where
+        R: Fn(String) -> F,
+        F: Future<Output = Result<Action, E>> + Send + 'static,
+        E: Display + Send + 'static,
+    {
+        let Self { name, workers, sources, enqueuer } = self;
+        let mut feeders = JoinSet::new();
+        for (informer, keys) in sources {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = informer.synced() => {}
+            }
+            feeders.spawn(feed(informer.subscribe(), keys, enqueuer.clone()));
+        }
+        let mut loop_ = Loop { name, workers, inner: enqueuer.inner, running: JoinSet::new(), keys: Default::default() };
+        stop.run_until_cancelled(loop_.turn(reconcile)).await;
+    }
+}
+
+async fn feed(mut changes: Subscription, keys: Mapper, enqueuer: Enqueuer) {
+    while let Some(deltas) = changes.changed().await {
+        for delta in &deltas {
+            for key in keys(delta) {
+                enqueuer.add(key);
+            }
+        }
+    }
+}
+
+/// The one task that hands out keys. A reconciliation is a task of its own, so that a panic costs only that try.
+struct Loop<E> {
+    name: &'static str,
+    workers: usize,
+    inner: Arc<Inner>,
+    running: JoinSet<Result<Action, E>>,
+    keys: std::collections::HashMap<tokio::task::Id, String>,
+}
+
+impl<E: Display + Send + 'static> Loop<E> {
+    async fn turn<R, F>(&mut self, reconcile: R)
+    where
+        R: Fn(String) -> F,
+        F: Future<Output = Result<Action, E>> + Send + 'static,
+    {
+        loop {
+            let inner = self.inner.clone();
+            let woken = inner.wake.notified();
+            let mut due = inner.queue.lock().advance(Instant::now());
+            while self.running.len() < self.workers {
+                let Some(key) = inner.queue.lock().take() else { break };
+                inner.counters.reconciles.fetch_add(1, Ordering::Relaxed);
+                let id = self.running.spawn(reconcile(key.clone())).id();
+                self.keys.insert(id, key);
+                due = inner.queue.lock().next_due();
+            }
+            tokio::select! {
+                () = woken => {}
+                Some(ended) = self.running.join_next_with_id() => self.ended(ended),
+                () = sleep_until(due) => {}
+            }
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(tokio::task::Id, Result<Action, E>), tokio::task::JoinError>) {
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let Some(key) = self.keys.remove(&id) else { return };
+        let mut queue = self.inner.queue.lock();
+        let now = Instant::now();
+        match ended {
+            Ok((_, Ok(Action::Done))) => queue.done(&key),
+            Ok((_, Ok(Action::After(delay)))) => queue.done_until(&key, now + delay),
+            Ok((_, Err(error))) => {
+                let delay = queue.failed(&key, now);
+                self.inner.counters.retries.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(controller = self.name, key, %error, ?delay, "reconciliation failed, will be tried again");
+            }
+            Err(error) => {
+                let delay = queue.failed(&key, now);
+                self.inner.counters.retries.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(controller = self.name, key, %error, ?delay, "reconciliation panicked, will be tried again");
+            }
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! The queue of a controller: which keys are ready, waiting or being worked on. Pure; see client-go's workqueue, of which
+//! these are the rules: a key is worked on once at a time, and a key added meanwhile is ready again afterwards.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const FIRST_DELAY: Duration = Duration::from_millis(5);
+const LONGEST_DELAY: Duration = Duration::from_secs(1000);
+
+#[derive(Debug, Default)]
+pub struct Queue {
+    ready: VecDeque<String>,
+    /// Those of `ready`, and those to be ready when their turn under way ends.
+    dirty: HashSet<String>,
+    working: HashSet<String>,
+    waiting: BTreeSet<(Instant, String)>,
+    due: HashMap<String, Instant>,
+    failures: HashMap<String, u32>,
+}
+
+impl Queue {
+    /// Makes a key ready, or ready again after its turn under way.
+    pub fn add(&mut self, key: String) {
+        if let Some(at) = self.due.remove(&key) {
+            self.waiting.remove(&(at, key.clone()));
+        }
+        if !self.dirty.insert(key.clone()) || self.working.contains(&key) {
+            return;
+        }
+        self.ready.push_back(key);
+    }
+
+    /// Makes a key ready at a time; of several times the earliest counts.
+    pub fn add_at(&mut self, key: String, at: Instant) {
+        if self.dirty.contains(&key) {
+            return;
+        }
+        if let Some(earlier) = self.due.get(&key).copied() {
+            if earlier <= at {
+                return;
+            }
+            self.waiting.remove(&(earlier, key.clone()));
+        }
+        self.due.insert(key.clone(), at);
+        self.waiting.insert((at, key));
+    }
+
+    /// Makes ready what has waited long enough, and says when the next key is due.
+    pub fn advance(&mut self, now: Instant) -> Option<Instant> {
+        while let Some((at, _)) = self.waiting.first() {
+            if *at > now {
+                return Some(*at);
+            }
+            if let Some((_, key)) = self.waiting.pop_first() {
+                self.due.remove(&key);
+                self.add(key);
+            }
+        }
+        None
+    }
+
+    pub fn next_due(&self) -> Option<Instant> {
+        self.waiting.first().map(|(at, _)| *at)
+    }
+
+    /// The next ready key, whose turn begins.
+    pub fn take(&mut self) -> Option<String> {
+        let key = self.ready.pop_front()?;
+        self.dirty.remove(&key);
+        self.working.insert(key.clone());
+        Some(key)
+    }
+
+    fn finish(&mut self, key: &str) {
+        self.working.remove(key);
+        if self.dirty.contains(key) {
+            self.ready.push_back(key.to_string());
+        }
+    }
+
+    /// The key's turn ended well.
+    pub fn done(&mut self, key: &str) {
+        self.failures.remove(key);
+        self.finish(key);
+    }
+
+    /// The key's turn ended well, and it wants another one at a time.
+    pub fn done_until(&mut self, key: &str, at: Instant) {
+        self.done(key);
+        self.add_at(key.to_string(), at);
+    }
+
+    /// The key's turn failed: it gets another one after a delay that doubles with each failure.
+    pub fn failed(&mut self, key: &str, now: Instant) -> Duration {
+        let failures = self.failures.entry(key.to_string()).or_default();
+        let delay = FIRST_DELAY.saturating_mul(1 << (*failures).min(20)).min(LONGEST_DELAY);
+        *failures += 1;
+        self.finish(key);
+        self.add_at(key.to_string(), now + delay);
+        delay
+    }
+
+    /// How many keys are ready.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(queue: &mut Queue) -> Option<String> {
+        queue.take()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_added_many_times_is_worked_on_once() {
+        let mut queue = Queue::default();
+        for key in ["a", "b", "a"] {
+            queue.add(key.into());
+        }
+        assert_eq!((take(&mut queue), take(&mut queue), take(&mut queue)), (Some("a".into()), Some("b".into()), None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_added_during_its_turn_is_ready_afterwards() {
+        let mut queue = Queue::default();
+        queue.add("a".into());
+        take(&mut queue);
+        queue.add("a".into());
+        assert_eq!(take(&mut queue), None);
+        queue.done("a");
+        assert_eq!(take(&mut queue), Some("a".into()));
+        queue.done("a");
+        assert_eq!(take(&mut queue), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_double_the_delay_up_to_the_longest_and_success_forgets_them() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let fail = |queue: &mut Queue| {
+            queue.add("a".into());
+            queue.take();
+            queue.failed("a", now)
+        };
+        let delays: Vec<u64> = (0..3).map(|_| fail(&mut queue).as_millis() as u64).collect();
+        assert_eq!(delays, [5, 10, 20]);
+        for _ in 0..30 {
+            fail(&mut queue);
+        }
+        assert_eq!(fail(&mut queue), LONGEST_DELAY);
+        queue.add("a".into());
+        queue.take();
+        queue.done("a");
+        assert_eq!(fail(&mut queue), FIRST_DELAY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_times_the_earliest_counts_and_now_beats_them_all() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let at = |s| now + Duration::from_secs(s);
+        queue.add_at("a".into(), at(9));
+        queue.add_at("a".into(), at(5));
+        queue.add_at("a".into(), at(7));
+        assert_eq!(queue.advance(at(4)), Some(at(5)));
+        assert_eq!(queue.advance(at(5)), None);
+        assert_eq!(take(&mut queue), Some("a".into()));
+        queue.done_until("a", at(20));
+        queue.add("a".into());
+        assert_eq!((queue.advance(at(6)), take(&mut queue)), (None, Some("a".into())));
+    }
+}

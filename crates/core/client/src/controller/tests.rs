@@ -1,0 +1,70 @@
+//! The harness with reconcilers that fail, panic and ask for more time, under paused time.
+
+use std::collections::HashMap;
+
+use super::*;
+
+fn start<F>(controller: Controller, reconcile: impl Fn(String) -> F + Send + 'static) -> (Enqueuer, CancellationToken, JoinSet<()>)
+where
+    F: Future<Output = Result<Action, String>> + Send + 'static,
+{
+    let (enqueuer, stop, mut tasks) = (controller.enqueuer(), CancellationToken::new(), JoinSet::new());
+    tasks.spawn(controller.run(reconcile, stop.clone()));
+    (enqueuer, stop, tasks)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_or_panicking_key_is_tried_again_and_others_go_on() {
+    let tries: Arc<Mutex<HashMap<String, u32>>> = Arc::default();
+    let seen = tries.clone();
+    let reconcile = move |key: String| {
+        let seen = seen.clone();
+        async move {
+            let n = *seen.lock().entry(key.clone()).and_modify(|n| *n += 1).or_insert(1);
+            match key.as_str() {
+                "fails" if n < 4 => Err("not yet".to_string()),
+                "panics" if n < 2 => panic!("a defect"),
+                "waits" if n < 3 => Ok(Action::After(Duration::from_secs(10))),
+                _ => Ok(Action::Done),
+            }
+        }
+    };
+    let (enqueuer, stop, mut tasks) = start(Controller::new("test", 2), reconcile);
+    for key in ["fails", "panics", "waits", "good"] {
+        enqueuer.add(key);
+    }
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(tries.lock()["waits"], 2);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let told: Vec<u32> = ["fails", "panics", "waits", "good"].iter().map(|k| tries.lock()[*k]).collect();
+    assert_eq!(told, [4, 2, 3, 1]);
+    assert_eq!(enqueuer.counts(), Counts { adds: 4, reconciles: 10, retries: 4, depth: 0 });
+    stop.cancel();
+    tasks.join_next().await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_keys_than_workers_are_under_way_and_no_key_twice() {
+    let running: Arc<Mutex<Vec<String>>> = Arc::default();
+    let worst = Arc::new(AtomicU64::new(0));
+    let (now, most) = (running.clone(), worst.clone());
+    let reconcile = move |key: String| {
+        let (now, most) = (now.clone(), most.clone());
+        async move {
+            assert!(!now.lock().contains(&key), "one worker for each key");
+            now.lock().push(key.clone());
+            most.fetch_max(now.lock().len() as u64, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            now.lock().retain(|k| *k != key);
+            Ok(Action::Done)
+        }
+    };
+    let (enqueuer, _stop, _tasks) = start(Controller::new("test", 3), reconcile);
+    for n in 0..8 {
+        enqueuer.add(format!("k{n}"));
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    enqueuer.add("k0");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!((worst.load(Ordering::Relaxed), enqueuer.counts().reconciles, enqueuer.counts().retries), (3, 9, 0));
+}

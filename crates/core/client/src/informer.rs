@@ -1,0 +1,208 @@
+//! A shared cache of a resource's objects, kept current by list and watch, with subscriptions that coalesce what a slow
+//! reader has not seen yet. It does not decide what to do about changes; that is the reconcilers' part.
+
+mod cache;
+mod reflector;
+mod subscription;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use fram_machinery::Value;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::client::Client;
+use crate::resources::Resource;
+use cache::Cache;
+use subscription::Subscriber;
+pub use subscription::{Delta, Subscription};
+
+/// Gives the values under which an object is found in an index.
+pub type IndexFn = Arc<dyn Fn(&Value) -> Vec<String> + Send + Sync>;
+
+/// What an informer holds, and how it is found.
+#[derive(Clone, Default)]
+pub struct InformerOptions {
+    pub label_selector: String,
+    pub field_selector: String,
+    /// Named indices over the cache.
+    pub indices: Vec<(&'static str, IndexFn)>,
+}
+
+impl InformerOptions {
+    /// Only objects that this field selector matches.
+    pub fn fields(selector: impl Into<String>) -> Self {
+        Self { field_selector: selector.into(), ..Self::default() }
+    }
+
+    /// Only objects that this label selector matches.
+    pub fn labels(selector: impl Into<String>) -> Self {
+        Self { label_selector: selector.into(), ..Self::default() }
+    }
+
+    #[must_use]
+    pub fn index(mut self, name: &'static str, values: impl Fn(&Value) -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.indices.push((name, Arc::new(values)));
+        self
+    }
+}
+
+struct Shared {
+    resource: Resource,
+    cache: RwLock<Cache>,
+    synced: watch::Sender<bool>,
+    subscribers: Mutex<Subscribers>,
+}
+
+#[derive(Default)]
+struct Subscribers {
+    all: Vec<Arc<Subscriber>>,
+    /// The informer has ended.
+    closed: bool,
+}
+
+impl Subscribers {
+    /// Forgets those whose subscription was dropped.
+    fn prune(&mut self) {
+        self.all.retain(|s| Arc::strong_count(s) > 1);
+    }
+}
+
+/// A cache of objects by `namespace/name` (`name` at cluster scope). Clones share it.
+#[derive(Clone)]
+pub struct Informer {
+    shared: Arc<Shared>,
+}
+
+impl Informer {
+    /// Begins to list and watch; the task belongs to `tasks` and ends with `stop`. An empty namespace means all of them.
+    pub fn start(
+        client: Client,
+        resource: Resource,
+        namespace: &str,
+        options: InformerOptions,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            resource: resource.clone(),
+            cache: RwLock::new(Cache::new(options.indices)),
+            synced: watch::Sender::new(false),
+            subscribers: Mutex::default(),
+        });
+        let reflector = reflector::Reflector {
+            resources: client.within(&resource, namespace),
+            label_selector: options.label_selector,
+            field_selector: options.field_selector,
+            shared: shared.clone(),
+        };
+        tasks.spawn(reflector.run(stop));
+        Self { shared }
+    }
+
+    pub fn resource(&self) -> &Resource {
+        &self.shared.resource
+    }
+
+    /// Returns when the first list is in the cache, or the informer has ended (then false).
+    pub async fn synced(&self) -> bool {
+        let mut synced = self.shared.synced.subscribe();
+        loop {
+            if *synced.borrow_and_update() {
+                return true;
+            }
+            if self.shared.subscribers.lock().closed || synced.changed().await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    pub fn has_synced(&self) -> bool {
+        *self.shared.synced.borrow()
+    }
+
+    /// The object with this `namespace/name`.
+    pub fn get(&self, key: &str) -> Option<Arc<Value>> {
+        self.shared.cache.read().get(key)
+    }
+
+    pub fn get_in(&self, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        self.get(&format!("{namespace}/{name}"))
+    }
+
+    /// Every object, in the order of their keys.
+    pub fn list(&self) -> Vec<Arc<Value>> {
+        self.shared.cache.read().list()
+    }
+
+    pub fn by_namespace(&self, namespace: &str) -> Vec<Arc<Value>> {
+        self.shared.cache.read().by_namespace(namespace)
+    }
+
+    /// The objects that an index finds under a value; none where there is no such index.
+    pub fn by_index(&self, index: &str, value: &str) -> Vec<Arc<Value>> {
+        self.shared.cache.read().by_index(index, value)
+    }
+
+    pub fn len(&self) -> usize {
+        self.shared.cache.read().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Changes from now on, beginning with everything that is in the cache as new.
+    pub fn subscribe(&self) -> Subscription {
+        // The cache stays locked meanwhile, so that no change falls between the snapshot and the registration.
+        let cache = self.shared.cache.read();
+        let subscriber = Arc::new(Subscriber::default());
+        for (key, object) in cache.iter() {
+            subscriber.note(key, None, Some(object));
+        }
+        let mut subscribers = self.shared.subscribers.lock();
+        subscribers.prune();
+        if subscribers.closed {
+            subscriber.close();
+        }
+        subscribers.all.push(subscriber.clone());
+        Subscription::new(subscriber)
+    }
+}
+
+impl Shared {
+    /// Applies changes to the cache and tells the subscribers.
+    fn apply(&self, changes: Vec<(String, Option<Arc<Value>>)>) {
+        let mut cache = self.cache.write();
+        let mut subscribers = self.subscribers.lock();
+        subscribers.prune();
+        for (key, new) in changes {
+            let old = cache.replace(&key, new.clone());
+            if old.is_none() && new.is_none() {
+                continue;
+            }
+            for subscriber in &subscribers.all {
+                subscriber.note(&key, old.as_ref(), new.as_ref());
+            }
+        }
+    }
+
+    fn set_synced(&self) {
+        self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
+    }
+
+    /// No change comes any more: waiting readers are let go.
+    fn close(&self) {
+        let mut subscribers = self.subscribers.lock();
+        subscribers.closed = true;
+        for subscriber in &subscribers.all {
+            subscriber.close();
+        }
+        drop(subscribers);
+        self.synced.send_modify(|_| ());
+    }
+}
