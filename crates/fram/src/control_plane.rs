@@ -15,8 +15,12 @@ use fram_apiserver::pki::{Pki, write_private};
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{Environment, InProcess, Server, User};
-use fram_client::Client;
+use fram_client::resources::{NODES, PODS};
+use fram_client::{Client, SharedInformers};
+use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{Embedded, Options};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Every key of the cluster starts with it.
 const PREFIX: &str = "/registry/";
@@ -75,13 +79,49 @@ impl ControlPlane {
 }
 
 fn server_names(allocators: &Allocators, address: Ipv4Addr) -> Vec<String> {
-    let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"]
-        .into_iter()
-        .map(String::from)
-        .collect();
+    let mut names: Vec<String> =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"]
+            .into_iter()
+            .map(String::from)
+            .collect();
     names.extend([allocators.service_ip(1).to_string(), "127.0.0.1".into()]);
     if !address.is_loopback() {
         names.push(address.to_string());
     }
     names
+}
+
+/// Starts scheduler and controllers.
+pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker, stop: &CancellationToken) {
+    let user = |name: &str| User::authenticated(name, &[]);
+    let manager = control_plane.client(user("system:kube-controller-manager"), "kube-controller-manager");
+    let informers = SharedInformers::new(manager, tasks.clone(), stop.clone());
+    let environment = control_plane.server.registry.environment().clone();
+    let now = {
+        let environment = environment.clone();
+        Arc::new(move || environment.now())
+    };
+    let server = control_plane.server.clone();
+    let clients = move |name: &str| {
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        let user = User::authenticated(&format!("system:serviceaccount:kube-system:{name}"), &groups);
+        Client::new(Arc::new(InProcess::new(server.clone(), user)), name)
+    };
+    let context = fram_controllers::Context {
+        clients: Arc::new(clients),
+        informers: informers.clone(),
+        now,
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+        root_ca: control_plane.pki.ca_pem.as_str().into(),
+    };
+    fram_controllers::start(&context);
+    let scheduler = Scheduler::new(SchedulerConfig {
+        name: "default-scheduler".into(),
+        client: control_plane.client(user("system:kube-scheduler"), "kube-scheduler"),
+        pods: informers.get(&PODS),
+        nodes: informers.get(&NODES),
+        now: Arc::new(move || environment.now_text()),
+    });
+    tasks.spawn(scheduler.run(stop.clone()));
 }

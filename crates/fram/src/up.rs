@@ -7,6 +7,7 @@ use anyhow::Context;
 use fram_apiserver::nodes::NoNodes;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::cli::Up;
 use crate::control_plane::ControlPlane;
@@ -16,7 +17,8 @@ pub(crate) fn run(up: Up) -> anyhow::Result<()> {
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
         .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("control").build().context("cannot start threads")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("control").build().context("cannot start threads")?;
     runtime.block_on(start(up))
 }
 
@@ -31,11 +33,15 @@ async fn start(up: Up) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let server = control_plane.server.clone();
     tasks.spawn(server.clone().follow_roles(stop.clone()));
+    let workers = TaskTracker::new();
+    crate::control_plane::start_components(&control_plane, &workers, &stop);
     let url = control_plane.url();
     tasks.spawn(fram_apiserver::http_api::serve(control_plane.listener, server, stop.clone()));
     println!("fram: API ready at {url} after {} ms; KUBECONFIG={}", begun.elapsed().as_millis(), kubeconfig.display());
     stopped().await?;
     stop.cancel();
+    workers.close();
+    workers.wait().await;
     while let Some(ended) = tasks.join_next().await {
         ended.context("a component failed")?;
     }

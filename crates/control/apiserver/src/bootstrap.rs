@@ -94,7 +94,11 @@ async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), Bootstrap
     if registry.get(&place).await.is_ok() {
         return Ok(());
     }
-    let write = Write { user: User::authenticated("system:apiserver", &[crate::user::MASTERS]), field_manager: "fram".into(), ..Default::default() };
+    let write = Write {
+        user: User::authenticated("system:apiserver", &[crate::user::MASTERS]),
+        field_manager: "fram".into(),
+        ..Default::default()
+    };
     match registry.create(&place, object, &write).await {
         Ok(_) => Ok(()),
         Err(status) if status.is(Reason::AlreadyExists) => Ok(()),
@@ -113,7 +117,11 @@ fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
             "value": value, "description": what, "preemptionPolicy": "PreemptLowerPriority" })
     };
     vec![
-        priority("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        priority(
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
         priority("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
         object!({ "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
             "spec": { "cidrs": [(allocators.service_cidr())] } }),

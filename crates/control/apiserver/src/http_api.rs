@@ -32,7 +32,12 @@ pub(crate) async fn handle(server: Arc<Server>, certificate: Option<User>, reque
     }
 }
 
-async fn route(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>, accept: Result<Accept, Status>) -> Result<Response<Body>, Status> {
+async fn route(
+    server: Arc<Server>,
+    certificate: Option<User>,
+    request: Request<Incoming>,
+    accept: Result<Accept, Status>,
+) -> Result<Response<Body>, Status> {
     let user = authenticate(&server, request.headers(), certificate.as_ref()).await?;
     let uri_path = request.uri().path().to_string();
     match path::parse(&uri_path) {
@@ -44,8 +49,15 @@ async fn route(server: Arc<Server>, certificate: Option<User>, request: Request<
 }
 
 /// Paths that are not about objects.
-async fn beside(server: &Server, user: &User, path: &str, request: &Request<Incoming>, accept: Result<Accept, Status>) -> Result<Response<Body>, Status> {
-    let health = ["/healthz", "/livez", "/readyz"].into_iter().find(|p| path == *p || path.strip_prefix(*p).is_some_and(|r| r.starts_with('/')));
+async fn beside(
+    server: &Server,
+    user: &User,
+    path: &str,
+    request: &Request<Incoming>,
+    accept: Result<Accept, Status>,
+) -> Result<Response<Body>, Status> {
+    let health =
+        ["/healthz", "/livez", "/readyz"].into_iter().find(|p| path == *p || path.strip_prefix(*p).is_some_and(|r| r.starts_with('/')));
     let verb = request.method().as_str().to_lowercase();
     let attributes = Attributes { verb, path: path.into(), ..Default::default() };
     server.authorizer.check(user, &attributes).await?;
@@ -94,7 +106,8 @@ fn health_answer(server: &Server, endpoint: &str, verbose: bool) -> Response<Bod
     let body = if healthy && !verbose {
         "ok".to_string()
     } else {
-        let line = |(check, ok): &(&str, bool)| if *ok { format!("[+]{check} ok\n") } else { format!("[-]{check} failed: reason withheld\n") };
+        let line =
+            |(check, ok): &(&str, bool)| if *ok { format!("[+]{check} ok\n") } else { format!("[-]{check} failed: reason withheld\n") };
         let lines: String = checks.iter().map(line).collect();
         format!("{lines}{name} check {}\n", if healthy { "passed" } else { "failed" })
     };

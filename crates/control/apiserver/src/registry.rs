@@ -61,8 +61,19 @@ pub struct Item {
 }
 
 impl Registry {
-    pub fn new(api: Arc<Api>, store: Arc<dyn Store>, prefix: &str, environment: Environment, admission: Chain, allocators: Allocators) -> Self {
+    pub fn new(
+        api: Arc<Api>,
+        store: Arc<dyn Store>,
+        prefix: &str,
+        environment: Environment,
+        admission: Chain,
+        allocators: Allocators,
+    ) -> Self {
         Self { api, store, prefix: prefix.into(), environment, admission, allocators }
+    }
+
+    pub fn environment(&self) -> &Environment {
+        &self.environment
     }
 
     /// The kind served at a group, version and plural.
@@ -85,10 +96,8 @@ pub(crate) fn store_status(error: StoreError) -> Status {
     match &error {
         StoreError::Compacted { .. } => Status::expired("The provided resource version is too old"),
         StoreError::FutureRevision { revision, current } => {
-            let mut status = Status::new(
-                fram_machinery::Reason::Timeout,
-                format!("Too large resource version: {revision}, current: {current}"),
-            );
+            let mut status =
+                Status::new(fram_machinery::Reason::Timeout, format!("Too large resource version: {revision}, current: {current}"));
             status.causes.push(fram_machinery::StatusCause {
                 reason: "ResourceVersionTooLarge".into(),
                 message: "Too large resource version".into(),

@@ -201,7 +201,12 @@ pub(crate) fn status(api: &Api, status: &Status, accept: Accept) -> Response<Bod
 }
 
 /// Encodes what a call led to.
-pub(crate) fn performed(registry: &Registry, performed: Performed, accept: Accept, include: IncludeObject) -> Result<Response<Body>, Status> {
+pub(crate) fn performed(
+    registry: &Registry,
+    performed: Performed,
+    accept: Accept,
+    include: IncludeObject,
+) -> Result<Response<Body>, Status> {
     let mut response = answer(registry, performed.answer, accept, include)?;
     for warning in performed.warnings {
         let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
@@ -239,7 +244,8 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
         Answer::List { place, listing } => list(registry, &place, listing, accept, include),
         Answer::Objects { place, objects } => {
             let kind = place.kind();
-            let value = object!({ "kind": (format!("{}List", kind.kind)), "apiVersion": (kind.api_version()), "metadata": {}, "items": objects });
+            let value =
+                object!({ "kind": (format!("{}List", kind.kind)), "apiVersion": (kind.api_version()), "metadata": {}, "items": objects });
             Ok(object(&registry.api, 200, Accept { shape: Shape::Plain, ..accept }, &value))
         }
     }
@@ -273,7 +279,12 @@ fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, in
     let metadata = list_metadata(&listing);
     if accept == Accept::JSON && kind.version == stored.version && kind.group == stored.group {
         // The bytes of the objects are those of the store; only the joints between them are new.
-        let head = format!("{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[", kind.kind, kind.api_version(), json::to_string(&metadata));
+        let head = format!(
+            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+            kind.kind,
+            kind.api_version(),
+            json::to_string(&metadata)
+        );
         let mut out = Vec::with_capacity(listing.items.len() * 4 + 2);
         out.push(Bytes::from(head));
         for (i, entry) in listing.items.iter().enumerate() {

@@ -25,16 +25,35 @@ pub struct Server {
 /// What a request led to, before it is encoded.
 pub(crate) enum Answer {
     /// A stored object as it is.
-    Stored { served: Served, entry: Arc<fram_store::Entry> },
+    Stored {
+        served: Served,
+        entry: Arc<fram_store::Entry>,
+    },
     /// An object that was written or made; `created` says 201.
-    Object { served: Served, object: Value, created: bool },
+    Object {
+        served: Served,
+        object: Value,
+        created: bool,
+    },
     /// An object of another kind than the resource's: a Scale, a token, a review.
-    Other { object: Value, created: bool },
-    List { place: Place, listing: Listing },
+    Other {
+        object: Value,
+        created: bool,
+    },
+    List {
+        place: Place,
+        listing: Listing,
+    },
     /// What a deletion of many found.
-    Objects { place: Place, objects: Vec<Value> },
+    Objects {
+        place: Place,
+        objects: Vec<Value>,
+    },
     /// The object is gone.
-    Deleted { served: Served, object: Value },
+    Deleted {
+        served: Served,
+        object: Value,
+    },
 }
 
 /// An answer with the warnings to send along.
@@ -59,7 +78,10 @@ impl Server {
         let resource = &call.resource;
         let served = self.registry.served(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
         let whole = call.namespace.is_empty() && call.name.is_empty() && matches!(call.verb, Verb::List(_) | Verb::DeleteCollection { .. });
-        if served.kind.is_namespaced() == call.namespace.is_empty() && !(served.kind.is_namespaced() && whole) && !served.kind.verbs.is_empty() {
+        if served.kind.is_namespaced() == call.namespace.is_empty()
+            && !(served.kind.is_namespaced() && whole)
+            && !served.kind.verbs.is_empty()
+        {
             let reviews = served.kind.verbs == ["create"];
             if !reviews {
                 return Err(Status::no_such_path());
@@ -104,7 +126,11 @@ pub(crate) fn attributes_of(call: &Call) -> Attributes {
         version: call.resource.version.to_string(),
         resource: call.resource.plural.to_string(),
         subresource: call.subresource.clone(),
-        namespace: if call.resource.plural == "namespaces" && call.resource.group.is_empty() { call.name.clone() } else { call.namespace.clone() },
+        namespace: if call.resource.plural == "namespaces" && call.resource.group.is_empty() {
+            call.name.clone()
+        } else {
+            call.namespace.clone()
+        },
         name: call.name.clone(),
         path: String::new(),
     }
@@ -116,7 +142,9 @@ pub(crate) fn field_validation(text: &str) -> Result<FieldValidation, Status> {
         "Strict" => Ok(FieldValidation::Strict),
         "Ignore" => Ok(FieldValidation::Ignore),
         "" | "Warn" => Ok(FieldValidation::Warn),
-        other => Err(Status::bad_request(format!("fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""))),
+        other => Err(Status::bad_request(format!(
+            "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+        ))),
     }
 }
 

@@ -78,7 +78,13 @@ pub(crate) fn list_request(place: &Place, options: &fram_client::ListOptions) ->
 }
 
 /// Decodes a body as the place's own kind.
-fn decode(registry: &Registry, place: &Place, object: Value, duplicates: Vec<String>, options: &WriteOptions) -> Result<(Value, Vec<String>), Status> {
+fn decode(
+    registry: &Registry,
+    place: &Place,
+    object: Value,
+    duplicates: Vec<String>,
+    options: &WriteOptions,
+) -> Result<(Value, Vec<String>), Status> {
     let body = Body { value: object, duplicates };
     let (object, warnings) = registry.decode_body(place.kind(), body, field_validation(&options.field_validation)?)?;
     let name = meta::name(&object);

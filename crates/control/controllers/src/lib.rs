@@ -1,1 +1,16 @@
-//! fram-controllers: see ARCHITECTURE.md.
+//! The controllers: each a reconciler on the one harness, in a file of its own, with a pure plan where it decides
+//! something.
+
+mod context;
+mod replicaset;
+mod root_ca;
+mod service_account;
+
+pub use context::{Clock, Context};
+
+/// Starts every controller; they belong to the context's tasks and end with its token.
+pub fn start(context: &Context) {
+    service_account::start(context);
+    root_ca::start(context);
+    replicaset::start(context);
+}

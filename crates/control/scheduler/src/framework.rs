@@ -46,7 +46,10 @@ pub(crate) trait Plugin: Send + Sync {
 pub(crate) enum Outcome {
     Chosen(String),
     /// How many nodes there are, and how many gave each reason.
-    Unschedulable { nodes: usize, reasons: BTreeMap<Rejection, usize> },
+    Unschedulable {
+        nodes: usize,
+        reasons: BTreeMap<Rejection, usize>,
+    },
 }
 
 impl Outcome {
@@ -68,7 +71,8 @@ pub(crate) fn schedule(pod: &Pod, cache: &Cache, tie: u64) -> Outcome {
     let mut reasons: BTreeMap<Rejection, usize> = BTreeMap::new();
     let mut feasible = Vec::new();
     for node in &cluster.nodes {
-        let rejected = plugins.iter().find_map(|p| p.filter(pod, node, &cluster).err().map(|reason| Rejection { plugin: p.name(), reason }));
+        let rejected =
+            plugins.iter().find_map(|p| p.filter(pod, node, &cluster).err().map(|reason| Rejection { plugin: p.name(), reason }));
         match rejected {
             None => feasible.push(*node),
             Some(rejection) => *reasons.entry(rejection).or_default() += 1,

@@ -29,9 +29,14 @@ enum Place {
     /// Tried again at this moment.
     Backoff(Moment),
     /// Waits for a change; tried again at the second moment at the latest.
-    Unschedulable { since: Moment, until: Moment },
+    Unschedulable {
+        since: Moment,
+        until: Moment,
+    },
     /// Taken out by `pop` and not yet answered.
-    InFlight { changed: bool },
+    InFlight {
+        changed: bool,
+    },
 }
 
 #[derive(Debug, Default)]

@@ -131,7 +131,8 @@ impl Scheduler {
             let node = pod.node().to_string();
             self.cache.place(pod, &node);
         } else if self.is_mine(&pod) {
-            let unchanged = delta.old.as_deref().is_some_and(|old| old.get("spec") == object.get("spec") && meta::labels(old) == meta::labels(object));
+            let unchanged =
+                delta.old.as_deref().is_some_and(|old| old.get("spec") == object.get("spec") && meta::labels(old) == meta::labels(object));
             if !unchanged && !self.cache.holds(&pod.uid) {
                 self.queue.add(pod, now);
             }
@@ -199,7 +200,8 @@ async fn bind(config: &SchedulerConfig, pod: &Pod, node: &str) -> Result<(), Sta
 
 /// Says on the pod and in an event why it has no node yet.
 async fn report_unschedulable(config: &SchedulerConfig, pod: &Pod, message: &str) {
-    let known = meta::condition(&pod.object, "PodScheduled").is_some_and(|c| c.str_at(&["message"]) == message && c.str_at(&["status"]) == "False");
+    let known =
+        meta::condition(&pod.object, "PodScheduled").is_some_and(|c| c.str_at(&["message"]) == message && c.str_at(&["status"]) == "False");
     if !known {
         let condition = object!({
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,

@@ -6,6 +6,7 @@ pub mod controller;
 pub mod informer;
 mod options;
 pub mod resources;
+mod shared;
 mod transport;
 
 pub use client::{Client, Resources};
@@ -13,4 +14,5 @@ pub use controller::{Action, Controller, Enqueuer};
 pub use informer::{Delta, Informer, InformerOptions, Subscription};
 pub use options::{DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, WriteOptions};
 pub use resources::Resource;
+pub use shared::SharedInformers;
 pub use transport::{Call, EventKind, Page, Reply, Transport, Verb, WatchEvent, WatchStream};

@@ -68,7 +68,11 @@ fn functions(text: &str) -> impl Iterator<Item = (&str, usize)> {
         let indent = line.len() - body.len();
         let head = body.split('{').next().unwrap_or_default();
         let name = head.split("fn ").nth(1)?.split(['(', '<']).next()?;
-        let declares = head.split("fn ").next()?.split_whitespace().all(|w| w.starts_with("pub") || matches!(w, "async" | "const" | "unsafe" | "extern"));
+        let declares = head
+            .split("fn ")
+            .next()?
+            .split_whitespace()
+            .all(|w| w.starts_with("pub") || matches!(w, "async" | "const" | "unsafe" | "extern"));
         if !declares || body.ends_with('}') || body.starts_with("//") {
             return None;
         }

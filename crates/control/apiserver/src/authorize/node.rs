@@ -43,7 +43,9 @@ pub(super) async fn decide(registry: &Registry, node: &str, a: &Attributes) -> D
             Ok(_) => no(format!("no relationship found between node '{node}' and this object")),
             Err(status) => no(status.message),
         },
-        ("coordination.k8s.io", "leases", "") if a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create") => Decision::Allow,
+        ("coordination.k8s.io", "leases", "") if a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create") => {
+            Decision::Allow
+        }
         ("", "pods", "status") | ("", "pods", "eviction") | ("", "events", _) => Decision::Allow,
         ("", "pods", "") if matches!(a.verb.as_str(), "create" | "delete") => Decision::Allow,
         _ => no(""),

@@ -32,7 +32,8 @@ pub(super) async fn handle(
     }
     let watch = path.watch || query.flag("watch");
     let accept = accept?;
-    let include = IncludeObject::parse(query.get("includeObject")).ok_or_else(|| Status::bad_request("includeObject: Unsupported value"))?;
+    let include =
+        IncludeObject::parse(query.get("includeObject")).ok_or_else(|| Status::bad_request("includeObject: Unsupported value"))?;
     let asked = verb(request.method(), &path, watch && request.method() == Method::GET);
     if asked == "watch" {
         return super::watch::handle(server, user, path, query, accept, include).await;
@@ -48,7 +49,13 @@ pub(super) fn resource_of(path: &ResourcePath) -> Resource {
     Resource { group: path.group.clone().into(), version: path.version.clone().into(), plural: path.plural.clone().into() }
 }
 
-async fn read_verb(api: &fram_api::Api, asked: &str, path: &ResourcePath, query: &Query, request: Request<Incoming>) -> Result<(Verb, Vec<String>), Status> {
+async fn read_verb(
+    api: &fram_api::Api,
+    asked: &str,
+    path: &ResourcePath,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Result<(Verb, Vec<String>), Status> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let content_type = content_type.split(';').next().unwrap_or_default().trim().to_string();
     let none = Vec::new;
@@ -58,7 +65,8 @@ async fn read_verb(api: &fram_api::Api, asked: &str, path: &ResourcePath, query:
         "create" | "update" => {
             let body = decode(api, &content_type, &read_body(request).await?)?;
             let options = write_options(query)?;
-            let verb = if asked == "create" { Verb::Create { object: body.value, options } } else { Verb::Update { object: body.value, options } };
+            let verb =
+                if asked == "create" { Verb::Create { object: body.value, options } } else { Verb::Update { object: body.value, options } };
             (verb, body.duplicates)
         }
         "patch" => {
@@ -94,7 +102,9 @@ async fn read_body(request: Request<Incoming>) -> Result<Bytes, Status> {
 fn unsupported(content_type: &str) -> Status {
     Status::new(
         fram_machinery::Reason::UnsupportedMediaType,
-        format!("the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf ({content_type})"),
+        format!(
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf ({content_type})"
+        ),
     )
 }
 
@@ -117,7 +127,8 @@ fn decode_protobuf(api: &fram_api::Api, bytes: &Bytes) -> Result<ObjectBody, Sta
     let envelope = fram_machinery::protobuf::open(bytes).map_err(bad)?;
     let (group, version) = envelope.api_version.split_once('/').unwrap_or(("", &envelope.api_version));
     let ty = api.kind(group, version, &envelope.kind).map(|k| k.ty).or_else(|| api.type_id(&format!("meta.v1.{}", envelope.kind)));
-    let ty = ty.ok_or_else(|| Status::bad_request(format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version)))?;
+    let ty =
+        ty.ok_or_else(|| Status::bad_request(format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version)))?;
     let mut value = fram_machinery::protobuf::decode(&api.schema, ty, envelope.raw).map_err(bad)?;
     value.set(&["apiVersion"], envelope.api_version.as_str());
     value.set(&["kind"], envelope.kind.as_str());
@@ -176,7 +187,9 @@ fn delete_options(query: &Query, body: &Value) -> Result<DeleteOptions, Status> 
         ("", Some(true)) => Some(Propagation::Orphan),
         ("", Some(false)) => Some(Propagation::Background),
         (policy, _) => Some(Propagation::parse(policy).ok_or_else(|| {
-            Status::bad_request(format!("propagationPolicy: Unsupported value: {policy:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""))
+            Status::bad_request(format!(
+                "propagationPolicy: Unsupported value: {policy:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
+            ))
         })?),
     };
     let text = |field: &str| Some(body.str_at(&["preconditions", field]).to_string()).filter(|t| !t.is_empty());

@@ -142,7 +142,8 @@ impl Frames {
     fn shaped(&mut self, object: Value) -> Value {
         match self.accept.shape {
             Shape::Table => {
-                let mut table = table::table(&self.place.served.kind, std::slice::from_ref(&object), self.include, self.registry.environment.now());
+                let mut table =
+                    table::table(&self.place.served.kind, std::slice::from_ref(&object), self.include, self.registry.environment.now());
                 table.set(&["metadata", "resourceVersion"], fram_machinery::meta::resource_version(&object));
                 if !std::mem::take(&mut self.first) {
                     table.set(&["columnDefinitions"], Value::Null);
@@ -181,7 +182,12 @@ fn put_protobuf(registry: &Registry, ty: &str, object: &Value, out: &mut BytesMu
 
 type Frame = Result<http_body::Frame<Bytes>, std::io::Error>;
 
-fn stream(watching: Watching, frames: Frames, bookmarks: bool, lifetime: Duration) -> impl futures_util::Stream<Item = Frame> + Send + 'static {
+fn stream(
+    watching: Watching,
+    frames: Frames,
+    bookmarks: bool,
+    lifetime: Duration,
+) -> impl futures_util::Stream<Item = Frame> + Send + 'static {
     let end = tokio::time::Instant::now() + lifetime;
     let state = Some((watching, frames, tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK)));
     futures_util::stream::unfold(state, move |state| async move {

@@ -49,8 +49,9 @@ impl Registry {
                 kind.api_version()
             )));
         }
-        let decoded = normalize::decode(&self.api.schema, kind.ty, body.value)
-            .map_err(|e| Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {e}", kind.kind, kind.version, kind.kind)))?;
+        let decoded = normalize::decode(&self.api.schema, kind.ty, body.value).map_err(|e| {
+            Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {e}", kind.kind, kind.version, kind.kind))
+        })?;
         let unknown = decoded.unknown.iter().map(|path| format!("unknown field {path:?}"));
         let problems: Vec<String> = body.duplicates.iter().map(|path| format!("duplicate field {path:?}")).chain(unknown).collect();
         let mut value = decoded.value;
@@ -144,9 +145,7 @@ impl Registry {
             let wanted = meta::resource_version(&asked);
             let pinned = !wanted.is_empty() && wanted != meta::resource_version(&current);
             if pinned {
-                return Err(place.conflict(
-                    "the object has been modified; please apply your changes to the latest version and try again",
-                ));
+                return Err(place.conflict("the object has been modified; please apply your changes to the latest version and try again"));
             }
             match self.try_update(place, subresource, write, &key, &entry, &current, asked).await? {
                 Some(written) => return Ok(written),
@@ -229,7 +228,14 @@ impl Registry {
     }
 
     /// Keeps `metadata.managedFields` true to who wrote which field.
-    pub(super) fn track(&self, place: &Place, object: &mut Value, old: Option<&Value>, subresource: &str, write: &Write) -> Result<(), Status> {
+    pub(super) fn track(
+        &self,
+        place: &Place,
+        object: &mut Value,
+        old: Option<&Value>,
+        subresource: &str,
+        write: &Write,
+    ) -> Result<(), Status> {
         // Ownership is not tracked yet: what a client sends is not kept either.
         let _ = (place, subresource, write);
         match old.and_then(|o| o.at(&["metadata", "managedFields"])).cloned() {
@@ -241,7 +247,8 @@ impl Registry {
 
     /// Deletes a key whose object has nothing that keeps it; None where the object changed meanwhile.
     pub(super) async fn remove(&self, place: &Place, key: &Key, entry: &Arc<Entry>, object: &Value) -> Result<Option<Value>, Status> {
-        let mut transaction = Transaction::new(vec![Operation::delete(key.clone())]).when(Condition::ModifiedAt(key.clone(), entry.modified));
+        let mut transaction =
+            Transaction::new(vec![Operation::delete(key.clone())]).when(Condition::ModifiedAt(key.clone(), entry.modified));
         transaction.operations.extend(self.allocators.release(self, place, object));
         match self.store.commit(transaction).await {
             Ok(committed) => {

@@ -29,7 +29,8 @@ mod tests {
     #[test]
     fn a_host_port_is_given_once_per_address_and_protocol() {
         let mut cache = cache(vec![node("a", "4")]);
-        let spec = |ip: &str, protocol: &str| object!({ "containers": [{ "ports": [{ "hostPort": 80, "hostIP": ip, "protocol": protocol }] }] });
+        let spec =
+            |ip: &str, protocol: &str| object!({ "containers": [{ "ports": [{ "hostPort": 80, "hostIP": ip, "protocol": protocol }] }] });
         cache.place(pod("1", spec("127.0.0.1", "TCP")), "a");
         check(&cache, spec("127.0.0.2", "TCP"), "a");
         check(&cache, spec("127.0.0.1", "UDP"), "a");

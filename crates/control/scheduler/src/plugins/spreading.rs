@@ -44,7 +44,9 @@ fn constraints(pod: &Pod) -> Vec<Constraint> {
         return Vec::new();
     };
     let soft = |key: &str, skew: i64| {
-        read(&object!({ "topologyKey": key, "maxSkew": skew, "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": { "matchLabels": (labels.clone()) } }))
+        read(
+            &object!({ "topologyKey": key, "maxSkew": skew, "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": { "matchLabels": (labels.clone()) } }),
+        )
     };
     vec![soft("kubernetes.io/hostname", 3), soft("topology.kubernetes.io/zone", 5)]
 }
@@ -64,7 +66,9 @@ fn counts<'a>(constraint: &Constraint, pod: &Pod, nodes: impl Iterator<Item = &'
             continue;
         }
         let matching = |p: &&std::sync::Arc<Pod>| {
-            meta::namespace(&p.object) == namespace && !meta::is_terminating(&p.object) && constraint.selector.matches(meta::labels(&p.object))
+            meta::namespace(&p.object) == namespace
+                && !meta::is_terminating(&p.object)
+                && constraint.selector.matches(meta::labels(&p.object))
         };
         *counts.entry(domain).or_default() += node.pods.values().filter(matching).count() as i64;
     }

@@ -75,7 +75,14 @@ fn merge_map(schema: &Schema, ty: Option<TypeId>, mut target: Map, patch: &Map) 
     Ok(target)
 }
 
-fn merge_value(schema: &Schema, ty: Option<TypeId>, field: Option<&Field>, before: Value, change: &Value, order: Option<Vec<Value>>) -> Result<Value, PatchError> {
+fn merge_value(
+    schema: &Schema,
+    ty: Option<TypeId>,
+    field: Option<&Field>,
+    before: Value,
+    change: &Value,
+    order: Option<Vec<Value>>,
+) -> Result<Value, PatchError> {
     // Below a map of strings to structs the keys are no fields: the map's own type goes on.
     let below = match field {
         Some(field) => inner(&field.ty).filter(|_| !matches!(field.ty, Type::Map(_)) || is_map_of_structs(&field.ty)),
@@ -126,7 +133,14 @@ fn same_element(a: &Value, b: &Value, key: Option<&Key>) -> bool {
     }
 }
 
-fn merge_list(schema: &Schema, ty: Option<TypeId>, key: Option<Key>, before: Vec<Value>, change: &[Value], order: Option<Vec<Value>>) -> Result<Vec<Value>, PatchError> {
+fn merge_list(
+    schema: &Schema,
+    ty: Option<TypeId>,
+    key: Option<Key>,
+    before: Vec<Value>,
+    change: &[Value],
+    order: Option<Vec<Value>>,
+) -> Result<Vec<Value>, PatchError> {
     let directive = |v: &Value| v.get(DIRECTIVE).and_then(Value::as_str).map(String::from);
     if change.iter().any(|v| directive(v).as_deref() == Some("replace")) {
         return Ok(change.iter().filter(|v| directive(v).is_none()).cloned().collect());
@@ -223,7 +237,14 @@ mod tests {
             field(3, "plain", items, false, None),
         ];
         schema.define(root, StructType::new("Root", String::new(), fields));
-        schema.define(item, StructType::new("Item", String::new(), vec![field(1, "name", Type::String, false, None), field(2, "v", Type::Int32, false, None)]));
+        schema.define(
+            item,
+            StructType::new(
+                "Item",
+                String::new(),
+                vec![field(1, "name", Type::String, false, None), field(2, "v", Type::Int32, false, None)],
+            ),
+        );
         schema.finish();
         (schema, root)
     }
@@ -246,9 +267,21 @@ mod tests {
     #[test]
     fn directives_delete_replace_and_retain() {
         let target = || object!({ "items": [{ "name": "a", "v": 1 }, { "name": "b" }], "tags": ["x", "y"] });
-        check(target(), object!({ "items": [{ "name": "a", "$patch": "delete" }] }), object!({ "items": [{ "name": "b" }], "tags": ["x", "y"] }));
-        check(target(), object!({ "items": [{ "name": "z" }, { "$patch": "replace" }] }), object!({ "items": [{ "name": "z" }], "tags": ["x", "y"] }));
-        check(target(), object!({ "$deleteFromPrimitiveList/tags": ["x"] }), object!({ "items": [{ "name": "a", "v": 1 }, { "name": "b" }], "tags": ["y"] }));
+        check(
+            target(),
+            object!({ "items": [{ "name": "a", "$patch": "delete" }] }),
+            object!({ "items": [{ "name": "b" }], "tags": ["x", "y"] }),
+        );
+        check(
+            target(),
+            object!({ "items": [{ "name": "z" }, { "$patch": "replace" }] }),
+            object!({ "items": [{ "name": "z" }], "tags": ["x", "y"] }),
+        );
+        check(
+            target(),
+            object!({ "$deleteFromPrimitiveList/tags": ["x"] }),
+            object!({ "items": [{ "name": "a", "v": 1 }, { "name": "b" }], "tags": ["y"] }),
+        );
         check(target(), object!({ "$retainKeys": ["tags"], "items": null }), object!({ "tags": ["x", "y"] }));
         check(target(), object!({ "$patch": "replace", "tags": ["q"] }), object!({ "tags": ["q"] }));
     }
