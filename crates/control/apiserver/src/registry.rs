@@ -44,7 +44,8 @@ pub struct Write {
     pub user: User,
     pub dry_run: bool,
     pub field_manager: String,
-    pub force: bool,
+    /// The object comes from a server-side apply and carries its managers.
+    pub apply: bool,
 }
 
 /// A kind as it was asked for, and the kind as which it is stored.

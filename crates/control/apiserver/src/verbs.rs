@@ -1,5 +1,6 @@
 //! Carries out the verbs on objects and their subresources.
 
+mod apply;
 mod reviews;
 mod subresources;
 
@@ -129,6 +130,9 @@ pub(super) async fn patch_object(
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<(Value, bool), Status> {
+    if patch.kind == PatchKind::Apply {
+        return apply::apply(server, user, place, subresource, &patch.body, options, warnings).await;
+    }
     let registry = &server.registry;
     let write = write_of(user, options);
     let validation = field_validation(&options.field_validation)?;
@@ -159,7 +163,7 @@ fn apply_patch(registry: &Registry, kind: &fram_api::Kind, current: &Value, patc
         PatchKind::Json => patch::json(current, &patch.body),
         PatchKind::Strategic => patch::strategic(&registry.api.schema, kind.ty, current, &patch.body),
         PatchKind::Apply => {
-            let text = "server-side apply is not served yet";
+            let text = "server-side apply is not served for this subresource";
             return Err(Status::new(fram_machinery::Reason::UnsupportedMediaType, text));
         }
     };

@@ -3,6 +3,7 @@
 
 pub mod json;
 pub mod labels;
+pub mod managed;
 pub mod meta;
 pub mod names;
 pub mod normalize;

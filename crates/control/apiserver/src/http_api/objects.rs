@@ -39,10 +39,25 @@ pub(super) async fn handle(
         return super::watch::handle(server, user, path, query, accept, include).await;
     }
     let resource = resource_of(&path);
-    let (verb, duplicates) = read_verb(&server.registry.api, asked, &path, &query, request).await?;
+    let agent = request.headers().get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let agent = agent.split('/').next().unwrap_or_default().to_string();
+    let (mut verb, duplicates) = read_verb(&server.registry.api, asked, &path, &query, request).await?;
+    name_manager(&mut verb, &agent);
     let call = Call { resource, namespace: path.namespace, name: path.name, subresource: path.subresource, verb };
     let performed = server.perform(&user, call, duplicates).await?;
     respond::performed(&server.registry, performed, accept, include)
+}
+
+/// Who does not say under which name it writes is known by its program; an apply must say.
+fn name_manager(verb: &mut Verb, agent: &str) {
+    let options = match verb {
+        Verb::Create { options, .. } | Verb::Update { options, .. } => options,
+        Verb::Patch { patch, options } if patch.kind != PatchKind::Apply => options,
+        _ => return,
+    };
+    if options.field_manager.is_empty() {
+        options.field_manager = if agent.is_empty() { "unknown".into() } else { agent.chars().take(128).collect() };
+    }
 }
 
 pub(super) fn resource_of(path: &ResourcePath) -> Resource {

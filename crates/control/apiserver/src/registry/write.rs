@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use fram_api::{Kind, strategy};
-use fram_machinery::{Status, Value, json, meta, normalize};
+use fram_machinery::{Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
 use super::prepare::{bump_generation, fill_metadata, keep_metadata};
@@ -92,7 +92,11 @@ impl Registry {
         let mut place = place.clone();
         let stored = place.served.stored.clone();
         let mut object = self.to_stored(&place, object);
+        let applied = object.at(&["metadata", "managedFields"]).cloned().filter(|_| write.apply);
         fill_metadata(&self.environment, &place, &mut object)?;
+        if let Some(applied) = applied {
+            object.set(&["metadata", "managedFields"], applied);
+        }
         place.name = meta::name(&object).to_string();
         let mut request = Request::new(self, &place, "", Verb::Create, write);
         object = self.admission.admit(&mut request, object, None).await?;
@@ -227,7 +231,7 @@ impl Registry {
         }
     }
 
-    /// Keeps `metadata.managedFields` true to who wrote which field.
+    /// Keeps `metadata.managedFields` true to who wrote which field. What an apply found is already there.
     pub(super) fn track(
         &self,
         place: &Place,
@@ -236,13 +240,25 @@ impl Registry {
         subresource: &str,
         write: &Write,
     ) -> Result<(), Status> {
-        // Ownership is not tracked yet: what a client sends is not kept either.
-        let _ = (place, subresource, write);
-        match old.and_then(|o| o.at(&["metadata", "managedFields"])).cloned() {
-            Some(kept) => object.set(&["metadata", "managedFields"], kept),
-            None => drop(object.remove(&["metadata", "managedFields"])),
+        if write.apply {
+            return Ok(());
         }
+        let stored = &place.served.stored;
+        let nothing = self.empty_object(stored)?;
+        let manager = managed::Manager {
+            name: write.field_manager.clone(),
+            operation: managed::Operation::Update,
+            api_version: place.kind().api_version(),
+            subresource: subresource.into(),
+        };
+        managed::track(&self.api.schema, stored.ty, old.unwrap_or(&nothing), object, &manager, &self.environment.now_text());
         Ok(())
+    }
+
+    /// An object of a kind before anyone has written to it.
+    pub(crate) fn empty_object(&self, kind: &Kind) -> Result<Value, Status> {
+        let empty = normalize::decode(&self.api.schema, kind.ty, Value::Map(Default::default()));
+        empty.map(|d| d.value).map_err(Status::internal)
     }
 
     /// Deletes a key whose object has nothing that keeps it; None where the object changed meanwhile.
