@@ -1,7 +1,8 @@
 //! Control groups of versions 1 and 2 as far as running containers needs them beyond libcontainer: where they are, who
 //! is in them, killing, removing, and what the kernel counted.
 
-pub mod stats;
+mod limits;
+mod stats;
 
 use std::fs;
 use std::io;

@@ -32,6 +32,7 @@ use crate::protocol::SandboxSetup;
 
 pub(crate) use container::STATE_FILE;
 pub(crate) use sandbox::{NETNS, SHM};
+pub(crate) use server::set_nonblocking;
 
 /// Names inside the sandbox's directory.
 pub(crate) const SETUP_FILE: &str = "shim.json";

@@ -18,7 +18,6 @@ use thiserror::Error;
 use crate::protocol::{PidNamespace, StagedMount};
 
 pub use capabilities::{CAPABILITIES, capability_names};
-pub use resources::oci_resources;
 pub use user::{UserError, resolve_user};
 
 #[derive(Debug, Error, PartialEq, Eq)]

@@ -348,7 +348,7 @@ fn kill_session(pid: i32) {
     kill(pid, libc::SIGKILL);
 }
 
-pub(super) fn set_nonblocking(fd: &OwnedFd) {
+pub(crate) fn set_nonblocking(fd: &OwnedFd) {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate).unwrap_or(OFlag::empty());
     // Fails on no descriptor that can be read or written.
