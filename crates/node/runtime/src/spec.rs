@@ -17,8 +17,8 @@ use thiserror::Error;
 
 use crate::protocol::{PidNamespace, StagedMount};
 
-pub use capabilities::{CAPABILITIES, capability_names};
-pub use user::{UserError, resolve_user};
+pub(crate) use capabilities::{CAPABILITIES, capability_names};
+pub(crate) use user::{UserError, resolve_user};
 
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SpecError {
@@ -41,7 +41,7 @@ pub enum SpecError {
 /// Capabilities as bits, in the kernel's numbering. Effective, permitted and bounding sets are one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Privileges {
+pub(crate) struct Privileges {
     pub capabilities: u64,
     /// Kept by users other than root too; a part of `capabilities`.
     pub ambient: u64,
@@ -51,7 +51,7 @@ pub struct Privileges {
 /// Who the first process should be; names are looked up in the container's own /etc/passwd and /etc/group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct UserRequest {
+pub(crate) struct UserRequest {
     /// As the image has it: `user`, `uid`, `user:group`, `uid:gid`, or empty.
     pub image_user: String,
     pub run_as_user: Option<i64>,
@@ -63,7 +63,7 @@ pub struct UserRequest {
 
 /// A device node of the host that the container gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostDevice {
+pub(crate) struct HostDevice {
     pub container_path: PathBuf,
     pub block: bool,
     pub major: u64,
@@ -76,7 +76,7 @@ pub struct HostDevice {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seccomp<'a> {
+pub(crate) enum Seccomp<'a> {
     Default,
     Unconfined,
     /// Absolute path.
@@ -85,7 +85,7 @@ pub enum Seccomp<'a> {
 
 /// Files and directories that every container of a sandbox gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SandboxFiles {
+pub(crate) struct SandboxFiles {
     pub resolv_conf: PathBuf,
     pub hostname: PathBuf,
     pub hosts: PathBuf,
@@ -93,7 +93,7 @@ pub struct SandboxFiles {
 }
 
 /// All that a plan depends on.
-pub struct Input<'a> {
+pub(crate) struct Input<'a> {
     pub container_id: &'a str,
     pub sandbox: &'a PodSandboxConfig,
     pub files: &'a SandboxFiles,
@@ -112,7 +112,7 @@ pub struct Input<'a> {
 }
 
 #[derive(Debug)]
-pub struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     /// `config.json` of the OCI runtime specification, but for the user.
     pub spec: Value,
     pub mounts: Vec<StagedMount>,
@@ -125,7 +125,7 @@ pub struct Plan<'a> {
     pub oom_score_adj: Option<i32>,
 }
 
-pub fn plan<'a>(input: &Input<'a>) -> Result<Plan<'a>, SpecError> {
+pub(crate) fn plan<'a>(input: &Input<'a>) -> Result<Plan<'a>, SpecError> {
     let container = input.container;
     let context = &container.security_context;
     refuse_unsupported(container)?;
@@ -180,7 +180,7 @@ fn refuse_unsupported(container: &ContainerConfig) -> Result<(), SpecError> {
 }
 
 /// Names without `CAP_`, as the default seccomp profile asks for them.
-pub fn bounding_names(privileges: &Privileges) -> BTreeSet<String> {
+pub(crate) fn bounding_names(privileges: &Privileges) -> BTreeSet<String> {
     capability_names(privileges.capabilities).map(str::to_owned).collect()
 }
 

@@ -10,7 +10,7 @@ use super::Cgroups;
 type Write = (&'static str, &'static str, String);
 
 impl Cgroups {
-    pub fn update(&self, cgroup: &str, resources: &LinuxContainerResources) -> io::Result<()> {
+    pub(crate) fn update(&self, cgroup: &str, resources: &LinuxContainerResources) -> io::Result<()> {
         for (controller, file, value) in writes(resources, self.is_v2()) {
             let Some(path) = self.path(controller, cgroup) else { continue };
             fs::write(path.join(file), &value)

@@ -40,7 +40,9 @@ impl Descriptor {
     /// The descriptor does not block already: the shim uses the same open file.
     pub(super) fn new(fd: OwnedFd) -> CriResult<Descriptor> {
         crate::shim::set_nonblocking(&fd);
-        Ok(Descriptor { fd: Arc::new(AsyncFd::register(fd).map_err(failed)?) })
+        // SAFETY: an OwnedFd is one open descriptor from here until it is dropped.
+        let fd = unsafe { AsyncFd::register(fd) }.map_err(|error| failed(error.into()))?;
+        Ok(Descriptor { fd: Arc::new(fd) })
     }
 
     pub(super) fn resize(&self, size: TerminalSize) -> io::Result<()> {
