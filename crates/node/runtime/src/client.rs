@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fram_cri::CriError;
 use nix::errno::Errno;
@@ -11,8 +12,11 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use crate::protocol::{self, ErrorKind, OLDEST, ProtocolError, Request, Response, VERSION};
-use crate::shim::SOCKET;
+use crate::shim::{SETUP_FILE, SOCKET};
 use crate::wire;
+
+/// How long a shim may take from its first step until it serves.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Error)]
 pub(crate) enum ClientError {
@@ -90,20 +94,26 @@ impl Client {
                     response => Ok(response),
                 };
             }
-            let mut buffer = [0; 16 * 1024];
-            let read = || match wire::receive(self.socket.as_fd(), &mut buffer) {
-                Err(Errno::EINTR) => Err(io::ErrorKind::Interrupted.into()),
-                other => other.map_err(io::Error::from),
+            let (input, fds) = (&mut self.input, &mut self.fds);
+            // The buffer is the closure's, so that a connection that waits does not carry it.
+            let read = || {
+                let mut buffer = [0; 16 * 1024];
+                match wire::receive(self.socket.as_fd(), &mut buffer) {
+                    Ok((length, received)) => {
+                        input.extend_from_slice(&buffer[..length]);
+                        fds.extend(received);
+                        Ok(length)
+                    }
+                    Err(Errno::EINTR) => Err(io::ErrorKind::Interrupted.into()),
+                    Err(error) => Err(io::Error::from(error)),
+                }
             };
-            let (length, fds) = match self.socket.async_io(Interest::READABLE, read).await {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            };
-            if length == 0 {
-                return Err(ClientError::Closed);
+            match self.socket.async_io(Interest::READABLE, read).await {
+                Ok(0) => return Err(ClientError::Closed),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
             }
-            self.input.extend_from_slice(&buffer[..length]);
-            self.fds.extend(fds);
         }
     }
 
@@ -115,6 +125,27 @@ impl Client {
     pub(crate) async fn ask(&mut self, request: &Request, fds: &[OwnedFd]) -> Result<Response, ClientError> {
         self.send(request, fds).await?;
         self.receive().await
+    }
+}
+
+/// Whether a shim is alive in that directory: it holds a lock from its first step to its last, also while it does not
+/// serve yet. A directory without a setup never had one.
+fn is_alive(dir: &Path) -> bool {
+    std::fs::File::open(dir.join(SETUP_FILE)).is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
+}
+
+/// As `connect`, for one who does not know whether the shim has begun to serve or has ended: fails when it is dead.
+pub(crate) async fn connect_or_dead(dir: &Path) -> Result<Client, ClientError> {
+    let deadline = tokio::time::Instant::now() + START_TIMEOUT;
+    loop {
+        let alive = is_alive(dir);
+        match Client::connect(dir).await {
+            // There is no event for "serves now" to one who did not start it.
+            Err(ClientError::Connect { .. }) if alive && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            other => return other,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use fram_cri::{
 };
 
 use super::{Inner, blocking, sandboxes::remove_directory};
+use crate::cgroup::Cgroups;
 use crate::client::{self, ClientError};
 use crate::devices;
 use crate::durable::{self, Sync};
@@ -276,17 +277,32 @@ pub(super) async fn remove(inner: Arc<Inner>, id: String) -> CriResult<()> {
         }
     }
     let (cgroups, cgroup, dir) = (inner.cgroups.clone(), container.record.lock().cgroup.clone(), container.dir.clone());
-    blocking(move || {
-        cgroups.kill(&cgroup);
-        cgroups.remove(&cgroup).map_err(|error| CriError::io("remove cgroup", &cgroup, error))?;
-        remove_directory(&dir)
-    })
-    .await?;
+    remove_cgroup(cgroups, cgroup).await?;
+    blocking(move || remove_directory(&dir)).await?;
     inner.images.release_root_filesystem(&id).await?;
     if inner.containers.lock().remove(&id).is_some() {
         inner.publish(&id, &container.sandbox_id, ContainerEventType::Deleted);
     }
     Ok(())
+}
+
+/// A process that is still dying keeps its cgroup busy, and version 1 has no event for its last one's end.
+async fn remove_cgroup(cgroups: Cgroups, cgroup: String) -> CriResult<()> {
+    let mut tries = 0;
+    loop {
+        let (cgroups, name) = (cgroups.clone(), cgroup.clone());
+        let removed = blocking(move || {
+            cgroups.kill(&name);
+            Ok(cgroups.remove(&name))
+        });
+        match removed.await? {
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy && tries < 200 => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            removed => return removed.map_err(|error| CriError::io("remove cgroup", &cgroup, error)),
+        }
+    }
 }
 
 pub(super) async fn update(inner: Arc<Inner>, id: String, resources: LinuxContainerResources) -> CriResult<()> {

@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 use fram_cri::ContainerState;
 
 use super::{Inner, OpenError, sandboxes};
-use crate::client::{Client, ClientError};
+use crate::client::{self, Client, ClientError};
 use crate::durable;
-use crate::protocol::{Request, Response};
+use crate::protocol::{ContainerRun, Request, Response};
 use crate::records::{CONTAINER_FILE, ContainerRecord, SANDBOX_FILE, SandboxRecord};
 use crate::shim::STATE_FILE;
 use crate::state::{Container, Sandbox};
@@ -74,14 +74,14 @@ async fn recover_sandbox(inner: &Arc<Inner>, dir: &Path, record: SandboxRecord) 
 }
 
 /// A connection on which the shim reports, and what it knows already.
-pub(super) async fn connect(sandbox: &Sandbox) -> Result<(Client, Vec<crate::protocol::ContainerRun>), ClientError> {
-    let mut client = Client::connect(&sandbox.dir).await?;
+pub(super) async fn connect(sandbox: &Sandbox) -> Result<(Client, Vec<ContainerRun>), ClientError> {
+    let mut client = client::connect_or_dead(&sandbox.dir).await?;
     match client.ask(&Request::Watch, &[]).await? {
         Response::State { pid, containers } => {
             sandbox.shim_pid.store(pid, Ordering::SeqCst);
             Ok((client, containers))
         }
-        other => Err(crate::client::unexpected(&other)),
+        other => Err(client::unexpected(&other)),
     }
 }
 

@@ -163,7 +163,7 @@ async fn stop_in_turn(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> CriResult<(
     }
     sandbox.stopping.store(true, Ordering::SeqCst);
     let was_ready = sandbox.ready.swap(false, Ordering::SeqCst);
-    end_shim(inner, &sandbox.dir).await;
+    end_shim(&sandbox.dir).await;
     for container in inner.containers_of(&sandbox.id) {
         inner.settle(&container);
     }
@@ -185,8 +185,12 @@ async fn stop_in_turn(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> CriResult<(
 }
 
 /// Ends the shim and all that it holds, if it is there. When this returns the ends of its containers are on disk.
-async fn end_shim(_inner: &Inner, dir: &Path) {
-    match client::ask(dir, &Request::Shutdown).await {
+async fn end_shim(dir: &Path) {
+    let ended = match client::connect_or_dead(dir).await {
+        Ok(mut client) => client.ask(&Request::Shutdown, &[]).await,
+        Err(error) => Err(error),
+    };
+    match ended {
         Ok(_) | Err(client::ClientError::Connect { .. } | client::ClientError::Closed) => {}
         Err(error) => tracing::warn!(?dir, %error, "the shim did not end as it should"),
     }
@@ -232,7 +236,7 @@ pub(super) fn remove_directory(dir: &Path) -> CriResult<()> {
 
 /// Undoes a sandbox that was half made.
 pub(super) async fn discard(inner: &Inner, dir: &Path, record: Option<&SandboxRecord>) {
-    end_shim(inner, dir).await;
+    end_shim(dir).await;
     if let Some(record) = record.filter(|record| !record.host_network())
         && let Err(error) = inner.network.teardown(&network_config(dir, record)).await
     {

@@ -1,10 +1,13 @@
 //! The mount system calls that take descriptors (fsopen(2) and its kin), with safe signatures and nothing else.
 
-use std::ffi::CString;
+use std::convert::Infallible;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use nix::fcntl::AtFlags;
 
 const FSCONFIG_SET_FLAG: libc::c_uint = 0;
 const FSCONFIG_SET_STRING: libc::c_uint = 1;
@@ -12,6 +15,7 @@ const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
 const FSOPEN_CLOEXEC: libc::c_uint = 1;
 const FSMOUNT_CLOEXEC: libc::c_uint = 1;
 const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+const MOUNT_ATTR_RDONLY: u64 = 1;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
 #[repr(C)]
@@ -91,12 +95,34 @@ pub(super) fn clone_tree_of(source: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// Cuts a tree off from what is mounted and unmounted elsewhere.
 pub(super) fn make_private(tree: BorrowedFd<'_>) -> io::Result<()> {
-    let attr = MountAttr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    set_attributes(tree, &MountAttr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 })
+}
+
+pub(super) fn make_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
+    set_attributes(tree, &MountAttr { attr_set: MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 })
+}
+
+fn set_attributes(tree: BorrowedFd<'_>, attr: &MountAttr) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
     let size = size_of::<MountAttr>();
     let fd = tree.as_raw_fd();
     // SAFETY: the structure is the kernel's first version of it and its size is given.
-    done(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &attr, size) })
+    done(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, attr, size) })
+}
+
+/// Becomes the program that is open there, with the environment as it is (execveat(2)).
+pub(super) fn execute(program: BorrowedFd<'_>, args: &[OsString]) -> io::Result<Infallible> {
+    let args: Vec<CString> = args.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<_, _>>()?;
+    let variable = |(name, value): (OsString, OsString)| {
+        let mut variable = name.into_encoded_bytes();
+        variable.push(b'=');
+        variable.extend(value.into_encoded_bytes());
+        CString::new(variable)
+    };
+    let environment: Vec<CString> = std::env::vars_os().map(variable).collect::<Result<_, _>>()?;
+    let flags = AtFlags::AT_EMPTY_PATH;
+    let Err(error) = nix::unistd::execveat(program, c"", &args, &environment, flags);
+    Err(error.into())
 }
 
 /// Attaches a detached mount.

@@ -176,7 +176,7 @@ async fn a_port_on_the_sandbox_s_loopback_is_forwarded() {
     let node = Node::new();
     let runtime = node.open().await;
     let sandbox = node.sandbox(&runtime, "web").await;
-    let id = start(&runtime, &sandbox, &shell("main", "nc -lk -p 8080 -e cat & echo up; wait")).await;
+    let id = start(&runtime, &sandbox, &shell("main", "exec nc -ll -p 8080 -e cat")).await;
     // It listens before it can be asked whether it does.
     let listening = "until netstat -ltn | grep -q :8080; do sleep 0.01; done".to_owned();
     runtime.exec_sync(&id, &["sh".into(), "-c".into(), listening], Some(LONG)).await.unwrap();

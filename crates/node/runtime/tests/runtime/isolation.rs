@@ -150,7 +150,8 @@ async fn the_default_profile_refuses_what_an_unconfined_container_may() {
     let mut config = shell("own", "mkdir /tmp/x || echo refused");
     config.security_context.seccomp = Some(SecurityProfile::Localhost(profile.display().to_string()));
     let (_, log) = run(&node, &runtime, &config).await;
-    assert_eq!(log.last().unwrap(), "stdout F refused");
+    assert!(log.contains(&"stdout F refused".to_owned()), "{log:?}");
+    node.assert_nothing_is_left();
 }
 
 #[tokio::test]
@@ -198,6 +199,18 @@ async fn sysctls_are_set_in_the_pod_and_nowhere_else() {
     ended(&runtime, &id).await;
     assert_eq!(node.log("pod-main", "main.log"), ["stdout F 1", "stdout F 7"]);
     assert_eq!(fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap(), before);
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn the_program_of_a_shim_cannot_be_written_through_its_processes() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let [shim] = shims(node.dir.path())[..] else { panic!("there is one shim") };
+    let program = nix::sys::statvfs::statvfs(format!("/proc/{shim}/exe").as_str()).unwrap();
+    assert!(program.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
     runtime.remove_pod_sandbox(&sandbox).await.unwrap();
     node.assert_nothing_is_left();
 }

@@ -49,7 +49,7 @@ async fn a_container_runs_on_and_its_exit_is_reported_once_to_the_next_runtime()
     let status = runtime.container_status(&ending).await.unwrap();
     assert_eq!((status.state, status.exit_code), (ContainerState::Exited, 9));
     assert_eq!(node.log("web", "ending.log"), ["stdout F bye"]);
-    assert_eq!(stopped_events(&runtime).await, [ending.clone()]);
+    assert_eq!(stopped_events(&runtime).await, std::slice::from_ref(&ending));
     runtime.close().await;
     let runtime = node.open().await;
     assert_eq!(stopped_events(&runtime).await, Vec::<String>::new());
