@@ -173,6 +173,9 @@ fn refuse_unsupported(container: &ContainerConfig) -> Result<(), SpecError> {
     if userns.as_ref().is_some_and(|options| options.mode == NamespaceMode::Pod) {
         return Err(SpecError::Unsupported("a user namespace"));
     }
+    if matches!(container.security_context.apparmor, Some(SecurityProfile::Localhost(_))) {
+        return Err(SpecError::Unsupported("an AppArmor profile"));
+    }
     if !container.cdi_devices.is_empty() {
         return Err(SpecError::Unsupported("a CDI device"));
     }

@@ -23,7 +23,7 @@ use crate::spec::{self, Input, Plan, SandboxFiles, Seccomp, SpecError};
 use crate::state::{Container, Sandbox};
 
 /// How long a killed process may take to end before that is an error: uninterruptible I/O, most of all.
-const KILL_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl From<SpecError> for CriError {
     fn from(error: SpecError) -> CriError {

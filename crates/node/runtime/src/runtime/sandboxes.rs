@@ -9,8 +9,9 @@ use fram_cri::{ContainerEventType, CriError, CriResult, NamespaceMode, NetworkAt
 use nix::mount::{MntFlags, umount2};
 use tokio::process::Command;
 
+use super::containers::KILL_TIMEOUT;
 use super::{Inner, blocking, recover};
-use crate::client;
+use crate::client::{self, ClientError};
 use crate::durable::{self, Sync};
 use crate::protocol::{Request, SandboxSetup};
 use crate::records::{self, SANDBOX_FILE, SandboxRecord, new_id, sysctl_is_namespaced};
@@ -140,7 +141,8 @@ async fn spawn_shim(inner: &Inner, dir: &Path) -> CriResult<()> {
         return Err(CriError::Internal("no shim command is configured".into()));
     };
     let mut command = Command::new(program);
-    command.args(arguments).arg(dir).stdin(std::process::Stdio::null());
+    // Whatever Fram was given in its environment is none of the pods' business.
+    command.args(arguments).arg(dir).env_clear().stdin(std::process::Stdio::null());
     let output = command.output().await.map_err(|error| CriError::io("start the shim", program, error))?;
     let said = String::from_utf8_lossy(&output.stdout);
     if said != READY {
@@ -187,11 +189,14 @@ async fn stop_in_turn(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> CriResult<(
 /// Ends the shim and all that it holds, if it is there. When this returns the ends of its containers are on disk.
 async fn end_shim(dir: &Path) {
     let ended = match client::connect_or_dead(dir).await {
-        Ok(mut client) => client.ask(&Request::Shutdown, &[]).await,
+        Ok(mut client) => {
+            let asked = tokio::time::timeout(KILL_TIMEOUT, client.ask(&Request::Shutdown, &[])).await;
+            asked.unwrap_or_else(|_| Err(ClientError::Io(std::io::ErrorKind::TimedOut.into())))
+        }
         Err(error) => Err(error),
     };
     match ended {
-        Ok(_) | Err(client::ClientError::Connect { .. } | client::ClientError::Closed) => {}
+        Ok(_) | Err(ClientError::Connect { .. } | ClientError::Closed) => {}
         Err(error) => tracing::warn!(?dir, %error, "the shim did not end as it should"),
     }
 }

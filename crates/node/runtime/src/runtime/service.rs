@@ -1,5 +1,6 @@
 //! The CRI on the runtime: each call is one of the operations next door.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -41,7 +42,7 @@ impl RuntimeService for Runtime {
             conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)],
             runtime_handlers: vec![handler(""), handler(HANDLER)],
             features: RuntimeFeatures { supplemental_groups_policy: true, user_namespaces_host_network: false },
-            info: [("cgroups".to_owned(), cgroups.to_owned())].into(),
+            info: info(cgroups),
         })
     }
 
@@ -178,4 +179,18 @@ impl RuntimeService for Runtime {
     async fn events(&self) -> CriResult<fram_cri::ContainerEvents> {
         Ok(self.inner.subscribe())
     }
+}
+
+/// What this node cannot do, for whoever asks why a container has less than its pod says.
+fn info(cgroups: &str) -> BTreeMap<String, String> {
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    let mut info = BTreeMap::from([("cgroups".to_owned(), cgroups.to_owned())]);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(u64::MAX);
+    if effective & CAP_SYS_RESOURCE == 0 {
+        let missing = "CAP_SYS_RESOURCE is missing: oom_score_adj is not lowered, hard limits are not raised";
+        info.insert("capabilities".to_owned(), missing.to_owned());
+    }
+    info
 }

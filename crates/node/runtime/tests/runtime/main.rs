@@ -6,5 +6,6 @@ mod containers;
 mod exec;
 mod isolation;
 mod lifecycle;
+mod measure;
 mod restart;
 mod support;
