@@ -59,6 +59,12 @@ impl Cgroups {
         self.hierarchies.iter().map(|(mount, _)| mount.join(cgroup.trim_start_matches('/')))
     }
 
+    /// The name of each hierarchy's mount, in the order of `paths`.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> + '_ {
+        let name = |mount: &PathBuf| mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.hierarchies.iter().map(move |(mount, _)| name(mount))
+    }
+
     /// The directory of a cgroup where `controller` is.
     pub(crate) fn path(&self, controller: &str, cgroup: &str) -> Option<PathBuf> {
         let holds = |names: &[String]| self.v2 || names.iter().any(|name| name == controller);

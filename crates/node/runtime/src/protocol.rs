@@ -171,7 +171,7 @@ pub(crate) struct StartContainer {
     /// The container's directory with `config.json`, the OCI specification but for the user.
     pub dir: PathBuf,
     pub rootfs: OverlayMount,
-    pub mounts: Vec<StagedMount>,
+    pub mounts: Vec<RootMount>,
     pub user: UserRequest,
     pub privileges: Privileges,
     pub seccomp: Vec<Instruction>,
@@ -207,18 +207,36 @@ pub(crate) struct OverlayMount {
     pub target: PathBuf,
 }
 
-/// A bind mount whose source is prepared before the container's own mount namespace exists, because that is the only
-/// moment when its propagation can be chosen. The specification names `staged` as its source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct StagedMount {
-    pub source: PathBuf,
-    pub staged: PathBuf,
-    pub propagation: MountPropagation,
-    /// An image volume: these layers, read-only, instead of `source`.
-    pub layers: Vec<PathBuf>,
-    /// The part of the image volume that is wanted; resolved inside the image.
-    pub sub_path: PathBuf,
+/// A mount that is made on the container's root before libcontainer takes it over, in a mount namespace where nothing
+/// else is: some system calls each, a tenth of what libcontainer spends, and the only moment when the propagation of a
+/// bind mount can be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RootMount {
+    /// Absolute, in the container. It is made if it is missing.
+    pub destination: PathBuf,
+    pub source: MountSource,
+    /// `ro`, `rro`, `nosuid`, `nodev`, `noexec`.
+    pub attributes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum MountSource {
+    Bind {
+        path: PathBuf,
+        propagation: MountPropagation,
+    },
+    /// The layers of an image, read-only; or a part of them, resolved inside.
+    Image {
+        layers: Vec<PathBuf>,
+        sub_path: PathBuf,
+    },
+    /// A file system of the kernel with its options; those without a value are flags.
+    Filesystem {
+        kind: String,
+        options: Vec<(String, String)>,
+    },
+    /// The container's own cgroup in each hierarchy of version 1.
+    Cgroup,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -112,7 +112,7 @@ fn execute_sealed() -> ShimError {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     args.insert(args.len() - 1, SEALED.into());
     let sealed = mount::clone_tree(Path::new("/proc/self/exe")).and_then(|program| {
-        mount::make_read_only(program.as_fd())?;
+        mount::restrict(program.as_fd(), &["ro".to_owned()])?;
         mount::execute(program.as_fd(), &args)
     });
     match sealed {

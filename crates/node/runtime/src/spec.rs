@@ -1,4 +1,4 @@
-//! From CRI configurations to what the shim runs: the OCI specification, the staged mounts, the user and the privileges.
+//! From CRI configurations to what the shim runs: the OCI specification, the mounts, the user and the privileges.
 //! Pure: what must be read from the machine (device numbers, cgroup version) is handed in.
 
 mod capabilities;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::protocol::{PidNamespace, StagedMount};
+use crate::protocol::{PidNamespace, RootMount};
 
 pub(crate) use capabilities::{CAPABILITIES, capability_names};
 pub(crate) use user::{UserError, resolve_user};
@@ -100,8 +100,6 @@ pub(crate) struct Input<'a> {
     pub container: &'a ContainerConfig,
     pub image: &'a ImageConfig,
     pub rootfs: &'a Path,
-    /// Directory below which mount sources are staged.
-    pub staging: &'a Path,
     /// The devices of `container.devices`, or all of the host's for a privileged container.
     pub devices: &'a [HostDevice],
     /// Layers of image volumes, by their index in `container.mounts`.
@@ -115,7 +113,7 @@ pub(crate) struct Input<'a> {
 pub(crate) struct Plan<'a> {
     /// `config.json` of the OCI runtime specification, but for the user.
     pub spec: Value,
-    pub mounts: Vec<StagedMount>,
+    pub mounts: Vec<RootMount>,
     pub user: UserRequest,
     pub privileges: Privileges,
     pub seccomp: Seccomp<'a>,
@@ -130,7 +128,7 @@ pub(crate) fn plan<'a>(input: &Input<'a>) -> Result<Plan<'a>, SpecError> {
     let context = &container.security_context;
     refuse_unsupported(container)?;
     let privileges = capabilities::privileges(context)?;
-    let (mounts, staged) = mounts::mounts(input)?;
+    let (namespaced, mounts) = mounts::mounts(input)?;
     let cgroup = cgroup_path(input);
     let linux = json!({
         "namespaces": namespaces(input),
@@ -152,12 +150,12 @@ pub(crate) fn plan<'a>(input: &Input<'a>) -> Result<Plan<'a>, SpecError> {
             "cwd": process::working_directory(container, input.image)?,
             "noNewPrivileges": privileges.no_new_privs,
         },
-        "mounts": mounts,
+        "mounts": namespaced,
         "linux": linux,
     });
     Ok(Plan {
         spec,
-        mounts: staged,
+        mounts,
         user: user_request(container, input.image),
         privileges,
         seccomp: seccomp(context.privileged, context.seccomp.as_ref()),

@@ -90,13 +90,12 @@ struct Paths {
     sandbox: PathBuf,
     container: PathBuf,
     rootfs: PathBuf,
-    staging: PathBuf,
 }
 
 impl Paths {
     fn new(sandbox: &Path, container: PathBuf) -> Paths {
-        let (rootfs, staging) = (container.join("rootfs"), container.join("mounts"));
-        Paths { sandbox: sandbox.to_path_buf(), container, rootfs, staging }
+        let rootfs = container.join("rootfs");
+        Paths { sandbox: sandbox.to_path_buf(), container, rootfs }
     }
 }
 
@@ -126,7 +125,6 @@ fn write(
         container: &config,
         image: &image.config,
         rootfs: &paths.rootfs,
-        staging: &paths.staging,
         devices: &devices,
         image_mounts,
         cgroup_root: &inner.config.cgroup_root,

@@ -22,6 +22,7 @@ use thiserror::Error;
 
 use super::executor::ContainerExecutor;
 use super::rootfs::{self, RootfsError};
+use crate::cgroup::Cgroups;
 use crate::protocol::{Exec, StartContainer};
 use crate::seccomp::Instruction;
 use crate::spec::{Privileges, UserError, resolve_user};
@@ -83,8 +84,8 @@ pub(super) struct Creator {
 }
 
 /// Forks a child that makes the container.
-pub(super) fn start(request: &StartContainer, pid_path: Option<PathBuf>, stdio: Stdio) -> io::Result<Creator> {
-    in_child(|| create(request, pid_path, stdio))
+pub(super) fn start(request: &StartContainer, cgroups: &Cgroups, pid_path: Option<PathBuf>, stdio: Stdio) -> io::Result<Creator> {
+    in_child(|| create(request, cgroups, pid_path, stdio))
 }
 
 /// The same for a process inside a container, whose first process is `init`.
@@ -133,9 +134,8 @@ fn default_signals() -> Result<(), CreateError> {
     Ok(())
 }
 
-fn create(request: &StartContainer, pid_path: Option<PathBuf>, stdio: Stdio) -> Result<Made, CreateError> {
-    let staging = request.dir.join("mounts");
-    rootfs::prepare(&request.rootfs, &request.mounts, &staging)?;
+fn create(request: &StartContainer, cgroups: &Cgroups, pid_path: Option<PathBuf>, stdio: Stdio) -> Result<Made, CreateError> {
+    rootfs::prepare(request, cgroups)?;
     let user = finish_specification(request, pid_path)?;
     let warnings = request.oom_score_adj.and_then(adjust_oom_score).into_iter().collect();
     let mut line = FailureLine::new()?;

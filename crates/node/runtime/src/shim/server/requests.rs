@@ -125,7 +125,7 @@ impl Server {
         }
         let pid_path = self.pid_namespace(&request.pid_namespace)?;
         let (stdio, pipes) = pipes(&request).map_err(internal)?;
-        let creator = creator::start(&request, pid_path, stdio).map_err(internal)?;
+        let creator = creator::start(&request, &self.cgroups, pid_path, stdio).map_err(internal)?;
         self.begin(creator, id, Purpose::Start { request, pipes });
         Ok(())
     }
