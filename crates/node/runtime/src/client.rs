@@ -134,6 +134,14 @@ fn is_alive(dir: &Path) -> bool {
     std::fs::File::open(dir.join(SETUP_FILE)).is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
 }
 
+/// Waits until the shim in that directory is gone. Blocks.
+pub(crate) fn wait_until_dead(dir: &Path) {
+    if let Ok(file) = std::fs::File::open(dir.join(SETUP_FILE)) {
+        // It can only fail where locks do not work at all, and there no shim has started.
+        let _ = file.lock();
+    }
+}
+
 /// As `connect`, for one who does not know whether the shim has begun to serve or has ended: fails when it is dead.
 pub(crate) async fn connect_or_dead(dir: &Path) -> Result<Client, ClientError> {
     let deadline = tokio::time::Instant::now() + START_TIMEOUT;

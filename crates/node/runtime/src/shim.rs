@@ -83,9 +83,10 @@ fn shim(args: &[OsString]) -> Result<(), ShimError> {
     };
     let path = dir.join(SETUP_FILE);
     let setup: SandboxSetup = durable::read_json(&path)?.ok_or_else(|| ShimError::NoSetup(path.clone()))?;
-    // Held to the end, by the child too: who finds it free knows that there is no shim.
     let lock = File::open(&path).map_err(system("open the setup"))?;
     lock.lock().map_err(system("lock the setup"))?;
+    // Held until the process is gone, by the child too: who finds it free knows that there is no shim.
+    std::mem::forget(lock);
     // A session and a parent of its own: no signal for Fram's terminal or process group reaches the shim.
     setsid().map_err(system("setsid"))?;
     // SAFETY: this process has one thread.
@@ -99,7 +100,6 @@ fn shim(args: &[OsString]) -> Result<(), ShimError> {
     dup2_stdout(&null).map_err(system("close the standard output"))?;
     let dir = server.dir.clone();
     server.run().map_err(system("serve"))?;
-    drop(lock);
     // A client finds no socket where nobody serves.
     let _ = fs::remove_file(dir.join(SOCKET));
     Ok(())

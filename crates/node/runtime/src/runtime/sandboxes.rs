@@ -197,8 +197,15 @@ async fn end_shim(dir: &Path) {
     };
     match ended {
         Ok(_) | Err(ClientError::Connect { .. } | ClientError::Closed) => {}
-        Err(error) => tracing::warn!(?dir, %error, "the shim did not end as it should"),
+        Err(error) => return tracing::warn!(?dir, %error, "the shim did not end as it should"),
     }
+    let dir = dir.to_path_buf();
+    let gone = blocking(move || {
+        client::wait_until_dead(&dir);
+        Ok(())
+    });
+    // It has nothing left to do, so this takes no time; but nothing may wait for ever.
+    let _ = tokio::time::timeout(KILL_TIMEOUT, gone).await;
 }
 
 /// What the shim has mounted for the sandbox. It lasts beyond the shim, so that the network can be taken away after it.

@@ -151,6 +151,38 @@ async fn removing_a_sandbox_kills_and_removes_all_that_is_in_it() {
     assert_eq!(descriptors(), open - 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn many_pods_start_at_once_and_end_without_a_trace() {
+    let node = std::sync::Arc::new(Node::new());
+    let runtime = node.open().await;
+    let mut events = runtime.events().await.unwrap();
+    let open = descriptors();
+    let mut pods = tokio::task::JoinSet::new();
+    for number in 0..30 {
+        let (node, runtime) = (node.clone(), runtime.clone());
+        pods.spawn(async move {
+            let sandbox = node.sandbox(&runtime, &format!("pod-{number}")).await;
+            let (a, b) = (shell("a", &format!("exit {number}")), shell("b", "sleep 1000"));
+            let (a, b) = tokio::join!(start(&runtime, &sandbox, &a), start(&runtime, &sandbox, &b));
+            let status = ended(&runtime, &a).await;
+            assert_eq!(status.exit_code, number);
+            assert_eq!(runtime.exec_sync(&b, &["true".into()], Some(LONG)).await.unwrap().exit_code, 0);
+            runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+            a
+        });
+    }
+    let first: std::collections::BTreeSet<String> = pods.join_all().await.into_iter().collect();
+    let mut stopped = Vec::new();
+    while let Some(event) = events.try_recv() {
+        if event.container_event_type == ContainerEventType::Stopped && first.contains(&event.container_id) {
+            stopped.push(event.container_id);
+        }
+    }
+    assert_eq!(stopped.len(), first.len(), "each end is told once");
+    assert_eq!(descriptors(), open);
+    node.assert_nothing_is_left();
+}
+
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }

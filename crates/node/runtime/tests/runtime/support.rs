@@ -208,11 +208,17 @@ impl Drop for Node {
         for mount in mounts(self.dir.path()).iter().rev() {
             let _ = nix::mount::umount2(mount.as_str(), nix::mount::MntFlags::MNT_DETACH);
         }
-        // Empty ones that only the test's own name made.
+        // The parents, which no sandbox of its own had; a process that was just killed keeps them for a moment.
         for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let _ = fs::remove_dir(hierarchy.path().join(self.cgroup.trim_start_matches('/')).join("shims"));
-            let _ = fs::remove_dir(hierarchy.path().join(self.cgroup.trim_start_matches('/')).join("pods"));
-            let _ = fs::remove_dir(hierarchy.path().join(self.cgroup.trim_start_matches('/')));
+            let own = hierarchy.path().join(self.cgroup.trim_start_matches('/'));
+            for path in [own.join("shims"), own.join("pods"), own] {
+                for _ in 0..100 {
+                    match fs::remove_dir(&path) {
+                        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => std::thread::yield_now(),
+                        _ => break,
+                    }
+                }
+            }
         }
     }
 }
