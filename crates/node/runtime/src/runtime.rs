@@ -20,7 +20,7 @@ use fram_cri::{ContainerEvent, ContainerEventType, ContainerEvents, ContainerSta
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::cgroup::Cgroups;
@@ -40,10 +40,12 @@ pub enum OpenError {
     Locked(PathBuf),
 }
 
-/// Clones share one runtime. Dropping every clone does not stop a pod; `close` also waits for what is under way.
+/// Clones share one runtime. Dropping every clone lets go of the shims, which go on; `close` also waits for what is
+/// under way, so that the next one can be opened at once.
 #[derive(Clone)]
 pub struct Runtime {
     inner: Arc<Inner>,
+    _listening: Arc<DropGuard>,
 }
 
 pub(crate) struct Inner {
@@ -76,8 +78,9 @@ impl Runtime {
         network: Arc<dyn SandboxNetwork>,
     ) -> Result<Runtime, OpenError> {
         let inner = Arc::new(Inner::new(config, images, network)?);
+        let listening = Arc::new(inner.cancel.clone().drop_guard());
         recover::recover(&inner).await?;
-        Ok(Runtime { inner })
+        Ok(Runtime { inner, _listening: listening })
     }
 
     /// Lets go of the shims, which go on, and waits for operations that have begun.

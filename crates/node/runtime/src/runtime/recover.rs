@@ -9,7 +9,7 @@ use fram_cri::ContainerState;
 
 use super::{Inner, OpenError, sandboxes};
 use crate::client::{self, Client, ClientError};
-use crate::durable;
+use crate::durable::{self, DurableError};
 use crate::protocol::{ContainerRun, Request, Response};
 use crate::records::{CONTAINER_FILE, ContainerRecord, SANDBOX_FILE, SandboxRecord};
 use crate::shim::STATE_FILE;
@@ -21,7 +21,12 @@ pub(super) async fn recover(inner: &Arc<Inner>) -> Result<(), OpenError> {
             Ok(Some(record)) if record.complete => recover_sandbox(inner, &dir, record).await?,
             Ok(record) => {
                 tracing::info!(?dir, "removing a sandbox that was never complete");
-                sandboxes::discard(inner, &dir, record.as_ref()).await;
+                sandboxes::discard(inner, &dir, record).await;
+            }
+            // After a loss of power, most likely: then nothing of it runs. If something does, nobody could ever manage it.
+            Err(error @ DurableError::Malformed { .. }) => {
+                tracing::error!(?dir, %error, "removing a sandbox whose record cannot be understood");
+                sandboxes::discard(inner, &dir, None).await;
             }
             Err(error) => tracing::error!(?dir, %error, "the record of a sandbox cannot be read; it is left alone"),
         }

@@ -32,7 +32,7 @@ pub(super) async fn run(inner: Arc<Inner>, config: PodSandboxConfig, handler: St
         sandbox.stopping.store(true, Ordering::SeqCst);
         inner.sandboxes.lock().remove(&id);
         let record = sandbox.record.lock().clone();
-        discard(&inner, &sandbox.dir, Some(&record)).await;
+        discard(&inner, &sandbox.dir, Some(record)).await;
         return Err(error);
     }
     inner.publish(&id, &id, ContainerEventType::Created);
@@ -246,11 +246,15 @@ pub(super) fn remove_directory(dir: &Path) -> CriResult<()> {
     }
 }
 
-/// Undoes a sandbox that was half made.
-pub(super) async fn discard(inner: &Inner, dir: &Path, record: Option<&SandboxRecord>) {
+/// Undoes a sandbox that was half made, or whose record is lost.
+pub(super) async fn discard(inner: &Inner, dir: &Path, record: Option<SandboxRecord>) {
     end_shim(dir).await;
-    if let Some(record) = record.filter(|record| !record.host_network())
-        && let Err(error) = inner.network.teardown(&network_config(dir, record)).await
+    let record = record.unwrap_or_else(|| {
+        let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        SandboxRecord { id, ..SandboxRecord::default() }
+    });
+    if !record.host_network()
+        && let Err(error) = inner.network.teardown(&network_config(dir, &record)).await
     {
         tracing::warn!(?dir, %error, "cannot take the network of a failed sandbox away");
     }

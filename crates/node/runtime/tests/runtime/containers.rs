@@ -57,6 +57,9 @@ async fn limits_are_those_of_the_cgroup_and_can_be_changed() {
     assert_eq!(read("memory", "memory.limit_in_bytes"), (64 << 20).to_string());
     assert_eq!(read("cpu", "cpu.shares"), "512");
     assert_eq!(read("pids", "pids.max"), "30");
+    let inside = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes; echo 1 > /sys/fs/cgroup/pids/pids.max || echo refused";
+    let inside = runtime.exec_sync(&id, &["sh".into(), "-c".into(), inside.into()], Some(LONG)).await.unwrap();
+    assert_eq!(String::from_utf8(inside.stdout).unwrap(), format!("{}\nrefused\n", 64 << 20));
     let change = LinuxContainerResources { memory_limit_in_bytes: 32 << 20, cpu_quota: 50_000, ..Default::default() };
     runtime.update_container_resources(&id, &change).await.unwrap();
     assert_eq!(read("memory", "memory.limit_in_bytes"), (32 << 20).to_string());

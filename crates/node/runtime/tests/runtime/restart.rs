@@ -152,3 +152,40 @@ async fn when_a_shim_is_killed_its_containers_are_ended_and_said_to_be_lost() {
     runtime.remove_pod_sandbox(&sandbox).await.unwrap();
     node.assert_nothing_is_left();
 }
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_costs_its_pod_and_no_other() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let broken = node.sandbox(&runtime, "broken").await;
+    start(&runtime, &broken, &shell("main", "sleep 1000")).await;
+    let whole = node.sandbox(&runtime, "whole").await;
+    runtime.close().await;
+    std::fs::write(node.dir.path().join(format!("state/sandboxes/{broken}/sandbox.json")), "").unwrap();
+    let runtime = node.open().await;
+    let left = runtime.list_pod_sandbox(&PodSandboxFilter::default()).await.unwrap();
+    assert_eq!(left.iter().map(|sandbox| &sandbox.id).collect::<Vec<_>>(), [&whole]);
+    runtime.remove_pod_sandbox(&whole).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn dropping_a_runtime_lets_the_next_one_open() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    drop(runtime);
+    let next = async {
+        loop {
+            match Runtime::open(node.config(), node.images.clone(), node.network.clone()).await {
+                // Its tasks end when they are next run.
+                Err(OpenError::Locked(_)) => tokio::task::yield_now().await,
+                opened => return opened.unwrap(),
+            }
+        }
+    };
+    let runtime = tokio::time::timeout(LONG, next).await.unwrap();
+    assert_eq!(runtime.pod_sandbox_status(&sandbox).await.unwrap().state, PodSandboxState::Ready);
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
