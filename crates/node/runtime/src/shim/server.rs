@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use super::clock;
 use super::connection::{Connection, Role};
 use super::container::{self, Container, Pipes};
-use super::creator::{self, Report};
+use super::creator::{self, Creator, Report};
 use crate::cgroup::Cgroups;
 use crate::durable::Sync;
 use crate::protocol::{ContainerRun, ErrorKind, Exit, Response, StartContainer};
@@ -30,9 +30,9 @@ enum Purpose {
     Exec { container_id: String },
 }
 
-/// A creator at work.
+/// What a creator at work is for.
 struct Creation {
-    line: OwnedFd,
+    creator: Creator,
     connection: u64,
     purpose: Purpose,
 }
@@ -112,7 +112,7 @@ impl Server {
             sources.push(Source::Connection(*id));
         }
         for (id, creation) in &self.creations {
-            polled.push((creation.line.as_raw_fd(), libc::POLLIN));
+            polled.push((creation.creator.line.as_raw_fd(), libc::POLLIN));
             sources.push(Source::Creation(*id));
         }
         for (id, container) in &self.containers {
@@ -202,7 +202,7 @@ impl Server {
     /// A creator has reported, or died.
     fn created(&mut self, id: u64) {
         let Some(creation) = self.creations.remove(&id) else { return };
-        let (report, terminal) = creator::report(&creation.line)
+        let (report, terminal) = creator::report(&creation.creator.line)
             .unwrap_or_else(|| (Report::Failed { message: "the creator of the container died".into() }, None));
         match creation.purpose {
             Purpose::Start { request, pipes } => self.started(creation.connection, *request, pipes, report, terminal),
@@ -292,6 +292,12 @@ impl Server {
                 self.respond(connection, &Response::Exited { code });
                 continue;
             }
+            let by_pid = |creation: &&mut Creation| creation.creator.pid.is_some_and(|creator| creator.as_raw() == pid);
+            if let Some(creation) = self.creations.values_mut().find(by_pid) {
+                // Its number may be another's from now on. What it had to say is still on the line.
+                creation.creator.pid = None;
+                continue;
+            }
             let runs = |container: &Container| container.run.pid == pid && container.run.exit.is_none();
             let container = self.containers.iter().find(|(_, container)| runs(container)).map(|(id, _)| id.clone());
             match container {
@@ -328,7 +334,11 @@ impl Server {
         }
     }
 
+    /// Ends whatever runs or is being made.
     fn kill_all(&mut self) {
+        for pid in self.creations.values().filter_map(|creation| creation.creator.pid) {
+            kill(pid.as_raw(), libc::SIGKILL);
+        }
         for container in self.containers.values().filter(|container| container.run.exit.is_none()) {
             kill(container.run.pid, libc::SIGKILL);
             self.cgroups.kill(&container.cgroup);
@@ -348,7 +358,7 @@ fn kill_session(pid: i32) {
     kill(pid, libc::SIGKILL);
 }
 
-pub(super) fn set_nonblocking(fd: &OwnedFd) {
+pub(crate) fn set_nonblocking(fd: &OwnedFd) {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate).unwrap_or(OFlag::empty());
     // Fails on no descriptor that can be read or written.
