@@ -57,6 +57,13 @@ impl Default for LayerLimits {
     }
 }
 
+/// What an unpacked layer takes on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct LayerUsage {
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+}
+
 /// One layer to unpack.
 pub(crate) struct LayerSource<'a> {
     /// The compressed blob's digest, for messages.
@@ -90,14 +97,14 @@ impl LayerStore {
         self.path(chain_id).is_dir()
     }
 
-    /// Unpacks a blob; gives the bytes that its files take. Blocks; call it from a blocking thread.
-    pub(crate) fn unpack(&self, blob: impl Read, source: &LayerSource<'_>) -> Result<u64, LayerError> {
+    /// Unpacks a blob; gives what its files take. Blocks; call it from a blocking thread.
+    pub(crate) fn unpack(&self, blob: impl Read, source: &LayerSource<'_>) -> Result<LayerUsage, LayerError> {
         let target = self.path(source.chain_id);
         let folder = self.temporary("unpack")?;
-        let result = self.unpack_into(blob, source, &folder).and_then(|bytes| match fs::rename(&folder, &target) {
+        let result = self.unpack_into(blob, source, &folder).and_then(|usage| match fs::rename(&folder, &target) {
             // Another image with the same chain was faster; its folder is as good as this one.
-            Err(_) if target.is_dir() => Ok(bytes),
-            renamed => Ok(renamed.at("rename layer to", &target).map(|()| bytes)?),
+            Err(_) if target.is_dir() => Ok(usage),
+            renamed => Ok(renamed.at("rename layer to", &target).map(|()| usage)?),
         });
         if folder.exists() {
             fs::remove_dir_all(&folder).at("remove", &folder)?;
@@ -105,19 +112,19 @@ impl LayerStore {
         result
     }
 
-    fn unpack_into(&self, blob: impl Read, source: &LayerSource<'_>, folder: &Path) -> Result<u64, LayerError> {
+    fn unpack_into(&self, blob: impl Read, source: &LayerSource<'_>, folder: &Path) -> Result<LayerUsage, LayerError> {
         let layer = source.blob.to_string();
         let corrupt = |e: io::Error| decompress::classify(&layer, e);
         let plain = Decompressed::new(blob).map_err(corrupt)?;
         let mut stream = Metered { inner: plain, hasher: Hasher::new(source.diff_id.algorithm()), left: self.limits.max_bytes };
-        let bytes = unpack::Unpacker::new(&layer, folder, source.parents, &self.limits)?.run(&mut stream)?;
+        let usage = unpack::Unpacker::new(&layer, folder, source.parents, &self.limits)?.run(&mut stream)?;
         // tar stops at its end marker; the diff ID covers the padding behind it too.
         io::copy(&mut stream, &mut io::sink()).map_err(corrupt)?;
         let found = stream.hasher.finish();
         if found != *source.diff_id {
             return Err(LayerError::WrongDiffId { layer, found, wanted: source.diff_id.clone() });
         }
-        Ok(bytes)
+        Ok(usage)
     }
 
     fn temporary(&self, purpose: &str) -> Result<PathBuf, IoError> {

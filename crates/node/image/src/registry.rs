@@ -120,9 +120,28 @@ impl RegistryClient {
 }
 
 impl Repository {
+    pub(crate) fn config(&self) -> &RegistryConfig {
+        &self.client.config
+    }
+
     /// The manifest or index of a tag or digest, from the first endpoint that has it. What comes for a digest has it.
     pub(crate) async fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
-        self.first_of(async |endpoint| self.client.retrying(async || self.manifest_from(endpoint, target).await).await).await
+        let mut failed = Failed::default();
+        for endpoint in &self.endpoints {
+            for attempt in 1.. {
+                match self.manifest_from(endpoint, target).await {
+                    Ok(manifest) => return Ok(manifest),
+                    Err(error) if error.is_transient() && attempt < self.client.config.attempts => {
+                        tokio::time::sleep(self.client.config.pause(attempt - 1)).await;
+                    }
+                    Err(error) => {
+                        failed.note(endpoint, error);
+                        break;
+                    }
+                }
+            }
+        }
+        Err(failed.into_error(&self.name))
     }
 
     async fn manifest_from(&self, endpoint: &Endpoint, target: &str) -> Result<RawManifest, RegistryError> {
@@ -146,7 +165,14 @@ impl Repository {
 
     /// Starts a blob's transfer at `offset`. The server may ignore the offset: see [`BlobStream::offset`].
     pub(crate) async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream, RegistryError> {
-        self.first_of(async |endpoint| self.blob_from(endpoint, digest, offset).await).await
+        let mut failed = Failed::default();
+        for endpoint in &self.endpoints {
+            match self.blob_from(endpoint, digest, offset).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed.note(endpoint, error),
+            }
+        }
+        Err(failed.into_error(&self.name))
     }
 
     async fn blob_from(&self, endpoint: &Endpoint, digest: &Digest, offset: u64) -> Result<BlobStream, RegistryError> {
@@ -170,21 +196,6 @@ impl Repository {
             host: endpoint.authority.clone(),
             timeout: self.client.config.read_timeout,
         })
-    }
-
-    /// Mirrors in order, then the registry itself, whose answer is the one reported if all fail.
-    async fn first_of<T>(&self, attempt: impl AsyncFn(&Endpoint) -> Result<T, RegistryError>) -> Result<T, RegistryError> {
-        let mut last = None;
-        for endpoint in &self.endpoints {
-            match attempt(endpoint).await {
-                Ok(value) => return Ok(value),
-                Err(error) => {
-                    tracing::debug!(host = %endpoint.authority, %error, "registry endpoint failed");
-                    last = Some(error);
-                }
-            }
-        }
-        Err(last.unwrap_or_else(|| RegistryError::BadAnswer { host: self.name.clone(), reason: "no endpoint".into() }))
     }
 
     /// A GET below `/v2/<name>/` with authentication and redirects; any status but 200 and 206 is an error.
@@ -270,19 +281,20 @@ impl RegistryClient {
             _ => RegistryError::Status { host, status, what, message },
         }
     }
+}
 
-    /// Repeats what failed for a passing reason, with growing pauses.
-    async fn retrying<T>(&self, attempt: impl AsyncFn() -> Result<T, RegistryError>) -> Result<T, RegistryError> {
-        let mut failures = 0;
-        loop {
-            match attempt().await {
-                Err(e) if e.is_transient() && failures + 1 < self.config.attempts => {
-                    tokio::time::sleep(self.config.pause(failures)).await;
-                    failures += 1;
-                }
-                result => return result,
-            }
-        }
+/// Mirrors are asked in order, then the registry itself, whose answer is the one reported if all fail.
+#[derive(Default)]
+struct Failed(Option<RegistryError>);
+
+impl Failed {
+    fn note(&mut self, endpoint: &Endpoint, error: RegistryError) {
+        tracing::debug!(host = %endpoint.authority, %error, "registry endpoint failed");
+        self.0 = Some(error);
+    }
+
+    fn into_error(self, repository: &str) -> RegistryError {
+        self.0.unwrap_or_else(|| RegistryError::BadAnswer { host: repository.to_owned(), reason: "no endpoint".into() })
     }
 }
 
@@ -298,6 +310,11 @@ impl BlobStream {
     /// Where in the blob the first piece belongs.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// An error for a transfer that did not go as it should.
+    pub(crate) fn cut(&self, reason: &str) -> RegistryError {
+        RegistryError::Cut { host: self.host.clone(), reason: reason.to_owned() }
     }
 
     /// The next piece; `None` at the end. A server that sends nothing for the read timeout is an error.

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
-use super::{LayerError, LayerLimits, beneath, decompress};
+use super::{LayerError, LayerLimits, LayerUsage, beneath, decompress};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -75,8 +75,8 @@ impl<'a> Unpacker<'a> {
         Ok(unpacker)
     }
 
-    /// Unpacks all entries; gives the bytes written.
-    pub(super) fn run(mut self, stream: impl Read) -> Result<u64, LayerError> {
+    /// Unpacks all entries; gives what they take.
+    pub(super) fn run(mut self, stream: impl Read) -> Result<LayerUsage, LayerError> {
         let mut archive = Archive::new(stream);
         let entries = archive.entries().map_err(|e| decompress::classify(self.layer, e))?;
         for entry in entries {
@@ -89,7 +89,7 @@ impl<'a> Unpacker<'a> {
                 step("set time of", rustix::fs::futimens(&folder, &times(mtime))).map_err(|(o, e)| entry_error(self.layer, o, &path, e))?;
             }
         }
-        Ok(self.written)
+        Ok(LayerUsage { bytes: self.written, inodes: self.entries })
     }
 
     fn entry(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), LayerError> {
