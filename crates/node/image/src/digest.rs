@@ -106,21 +106,21 @@ impl fmt::Debug for Digest {
 }
 
 /// Hashes a stream piece by piece.
-pub struct Hasher {
+pub(crate) struct Hasher {
     algorithm: Algorithm,
     context: ring::digest::Context,
 }
 
 impl Hasher {
-    pub fn new(algorithm: Algorithm) -> Self {
+    pub(crate) fn new(algorithm: Algorithm) -> Self {
         Self { algorithm, context: ring::digest::Context::new(algorithm.ring()) }
     }
 
-    pub fn update(&mut self, data: &[u8]) {
+    pub(crate) fn update(&mut self, data: &[u8]) {
         self.context.update(data);
     }
 
-    pub fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         let mut hex = String::new();
         for byte in self.context.finish().as_ref() {
             for nibble in [byte >> 4, byte & 15] {

@@ -26,7 +26,7 @@ pub struct GcPolicy {
 }
 
 /// The images to delete, least recently used first.
-pub fn plan(mut candidates: Vec<Candidate>, policy: &GcPolicy, now: u64) -> Vec<Digest> {
+pub(crate) fn plan(mut candidates: Vec<Candidate>, policy: &GcPolicy, now: u64) -> Vec<Digest> {
     candidates.retain(|c| !c.in_use && !c.pinned && now.saturating_sub(c.last_used) >= policy.min_age.as_secs());
     candidates.sort_by(|a, b| a.last_used.cmp(&b.last_used).then_with(|| a.id.cmp(&b.id)));
     let mut freed = 0;

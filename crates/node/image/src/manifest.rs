@@ -9,18 +9,17 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::digest::Digest;
 use crate::error::ErrorKind;
 
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-pub const OCI_LAYER_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
-pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// Registries refuse more than 4 MiB; so do we, before holding it in memory.
-pub const MAX_MANIFEST: u64 = 4 << 20;
-pub const MAX_CONFIG: u64 = 8 << 20;
+pub(crate) const MAX_MANIFEST: u64 = 4 << 20;
+pub(crate) const MAX_CONFIG: u64 = 8 << 20;
 /// overlayfs takes up to 500 lower layers (`OVL_MAX_STACK`).
-pub const MAX_LAYERS: usize = 500;
+pub(crate) const MAX_LAYERS: usize = 500;
 
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
 pub enum ManifestError {
@@ -113,7 +112,7 @@ pub struct Descriptor {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Index {
+pub(crate) struct Index {
     #[serde(default)]
     pub media_type: String,
     #[serde(default, deserialize_with = "null_is_default")]
@@ -132,7 +131,7 @@ pub struct Manifest {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Document {
+pub(crate) enum Document {
     Index(Index),
     Manifest(Manifest),
 }
@@ -152,7 +151,7 @@ struct Probe {
 impl Document {
     /// Reads a manifest or an index; the document's own `mediaType` counts, then its shape. The transport's type is not
     /// trusted (OCI image-spec: mediaType confusion, CVE-2021-41190): a document with both shapes is refused.
-    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let json = |e: serde_json::Error| ManifestError::Json { what: "manifest", reason: e.to_string() };
         let probe: Probe = serde_json::from_slice(bytes).map_err(json)?;
         if probe.manifests.is_some() && probe.config.is_some() {
@@ -173,7 +172,7 @@ impl Document {
 
 impl Index {
     /// The manifest for `host`: the exact variant first, then the first that runs.
-    pub fn select(&self, host: &Platform) -> Result<&Descriptor, ManifestError> {
+    pub(crate) fn select(&self, host: &Platform) -> Result<&Descriptor, ManifestError> {
         let candidates = || self.manifests.iter().filter(|d| !is_attestation(d));
         let exact = candidates().find(|d| d.platform.as_ref() == Some(host));
         let running = || candidates().find(|d| d.platform.as_ref().is_some_and(|p| p.runs_on(host)));

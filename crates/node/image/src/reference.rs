@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::digest::Digest;
 
-pub const DEFAULT_REGISTRY: &str = "docker.io";
+pub(crate) const DEFAULT_REGISTRY: &str = "docker.io";
 const DEFAULT_TAG: &str = "latest";
 /// distribution/reference `NameTotalLengthMax`.
 const MAX_NAME: usize = 255;

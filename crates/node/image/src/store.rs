@@ -99,6 +99,9 @@ impl ImageStore {
     /// Opens the store and removes what a killed process left unfinished. Blocks on the disk.
     pub fn open(config: ImageStoreConfig) -> Result<Self, ImageError> {
         fs::create_dir_all(&config.root).at("create folder", &config.root)?;
+        // Images bring setuid programs: nobody but root may reach them by this path.
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        fs::set_permissions(&config.root, private).at("set mode of", &config.root)?;
         let lock = lock(&config.root)?;
         let content = ContentStore::open(&config.root)?;
         let layers = LayerStore::open(&config.root, config.limits.clone())?;
