@@ -115,12 +115,7 @@ impl Downloader {
         written.and(sent)
     }
 
-    async fn send_all(
-        &self,
-        descriptor: &Descriptor,
-        offset: &mut u64,
-        pieces: &mpsc::Sender<Piece>,
-    ) -> Result<(), ImageError> {
+    async fn send_all(&self, descriptor: &Descriptor, offset: &mut u64, pieces: &mpsc::Sender<Piece>) -> Result<(), ImageError> {
         let mut failures = 0;
         while *offset < descriptor.size {
             let before = *offset;

@@ -49,7 +49,8 @@ mod tests {
     #[test]
     fn the_least_recently_used_go_first_and_only_as_many_as_needed() {
         let image = |n: u8, last_used, in_use, pinned| Candidate { id: Digest::of(&[n]), size: 100, last_used, in_use, pinned };
-        let images = || vec![image(1, 500, false, false), image(2, 300, false, false), image(3, 100, true, false), image(4, 50, false, true)];
+        let images =
+            || vec![image(1, 500, false, false), image(2, 300, false, false), image(3, 100, true, false), image(4, 50, false, true)];
         let seconds = Duration::from_secs;
         for (min_age, max_age, bytes_to_free, expect) in [
             (0, 0, 0, vec![]),

@@ -66,8 +66,7 @@ impl Index {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             read => read.at("read", &path)?,
         };
-        let index: Self =
-            serde_json::from_slice(&bytes).map_err(|e| ImageError::BadIndex { path: path.clone(), reason: e.to_string() })?;
+        let index: Self = serde_json::from_slice(&bytes).map_err(|e| ImageError::BadIndex { path: path.clone(), reason: e.to_string() })?;
         if index.version != VERSION {
             let reason = format!("version {} was written by another release, this one reads version {VERSION}", index.version);
             return Err(ImageError::BadIndex { path, reason });
@@ -135,10 +134,10 @@ impl Index {
 
     /// What an image's layers take together.
     pub(crate) fn usage(&self, layers: &[Digest]) -> LayerUsage {
-        layers.iter().filter_map(|layer| self.layers.get(layer)).fold(LayerUsage::default(), |sum, layer| LayerUsage {
-            bytes: sum.bytes + layer.bytes,
-            inodes: sum.inodes + layer.inodes,
-        })
+        layers
+            .iter()
+            .filter_map(|layer| self.layers.get(layer))
+            .fold(LayerUsage::default(), |sum, layer| LayerUsage { bytes: sum.bytes + layer.bytes, inodes: sum.inodes + layer.inodes })
     }
 
     /// Drops images whose layers are no longer on disk, as after someone deleted files by hand; gives their IDs.

@@ -63,12 +63,7 @@ struct Layers {
 
 impl ImageStore {
     /// Follows indexes to the manifest for this platform. What an index points to comes from `documents_from`.
-    pub(crate) async fn resolve(
-        &self,
-        root: Digest,
-        bytes: Vec<u8>,
-        documents_from: &Documents<'_>,
-    ) -> Result<Resolved, ImageError> {
+    pub(crate) async fn resolve(&self, root: Digest, bytes: Vec<u8>, documents_from: &Documents<'_>) -> Result<Resolved, ImageError> {
         let (mut digest, mut bytes) = (root, bytes);
         let (mut documents, mut leases) = (Vec::new(), Vec::new());
         for _ in 0..MAX_INDEX_DEPTH {

@@ -160,9 +160,7 @@ impl Document {
         match probe.media_type.as_str() {
             OCI_INDEX | DOCKER_LIST => Ok(Self::Index(serde_json::from_slice(bytes).map_err(json)?)),
             OCI_MANIFEST | DOCKER_MANIFEST => Ok(Self::Manifest(serde_json::from_slice(bytes).map_err(json)?)),
-            "" if probe.schema_version == 2 && probe.manifests.is_some() => {
-                Ok(Self::Index(serde_json::from_slice(bytes).map_err(json)?))
-            }
+            "" if probe.schema_version == 2 && probe.manifests.is_some() => Ok(Self::Index(serde_json::from_slice(bytes).map_err(json)?)),
             "" if probe.schema_version == 2 => Ok(Self::Manifest(serde_json::from_slice(bytes).map_err(json)?)),
             "" => Err(ManifestError::UnsupportedType(format!("schemaVersion {}", probe.schema_version))),
             other => Err(ManifestError::UnsupportedType(other.to_owned())),

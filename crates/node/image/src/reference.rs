@@ -103,8 +103,7 @@ impl FromStr for Reference {
             return Err(fail("invalid repository name"));
         }
         let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
-        let repository =
-            if registry == DEFAULT_REGISTRY && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
+        let repository = if registry == DEFAULT_REGISTRY && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
         if registry.len() + 1 + repository.len() > MAX_NAME {
             return Err(fail("the name is longer than 255 characters"));
         }
@@ -142,9 +141,7 @@ fn split_tag(text: &str) -> (&str, Option<&str>) {
 /// The first component is a registry if it looks like a host (distribution/reference `splitDockerDomain`).
 fn split_registry(name: &str) -> (&str, &str) {
     match name.split_once('/') {
-        Some((first, rest))
-            if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) =>
-        {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) => {
             (first, rest)
         }
         _ => (DEFAULT_REGISTRY, name),
@@ -156,9 +153,8 @@ fn is_registry(host: &str) -> bool {
         return host.parse::<http::uri::Authority>().is_ok();
     }
     let (name, port) = host.split_once(':').unwrap_or((host, "0"));
-    let label = |l: &str| {
-        !l.is_empty() && !l.starts_with('-') && !l.ends_with('-') && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
+    let label =
+        |l: &str| !l.is_empty() && !l.starts_with('-') && !l.ends_with('-') && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     name.split('.').all(label) && port.parse::<u16>().is_ok()
 }
 

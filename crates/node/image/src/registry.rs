@@ -190,12 +190,7 @@ impl Repository {
             })?,
             _ => 0,
         };
-        Ok(BlobStream {
-            offset,
-            body: response.into_body(),
-            host: endpoint.authority.clone(),
-            timeout: self.client.config.read_timeout,
-        })
+        Ok(BlobStream { offset, body: response.into_body(), host: endpoint.authority.clone(), timeout: self.client.config.read_timeout })
     }
 
     /// A GET below `/v2/<name>/` with authentication and redirects; any status but 200 and 206 is an error.
@@ -249,7 +244,8 @@ impl RegistryClient {
                 return Ok(response);
             }
             let bad = |reason: String| RegistryError::BadAnswer { host: host.to_owned(), reason };
-            let location = response.headers().get(LOCATION).and_then(|l| l.to_str().ok()).ok_or_else(|| bad("redirect to nowhere".into()))?;
+            let location =
+                response.headers().get(LOCATION).and_then(|l| l.to_str().ok()).ok_or_else(|| bad("redirect to nowhere".into()))?;
             let next = resolve(&uri, location).ok_or_else(|| bad(format!("redirect to {location:?}")))?;
             if uri.scheme_str() == Some("https") && next.scheme_str() != Some("https") {
                 return Err(bad("redirect from https to http".into()));

@@ -49,6 +49,7 @@ impl ImageStoreConfig {
 /// A failed pull is told to everyone who waited for it.
 pub type SharedError = Arc<ImageError>;
 type Flight = Shared<BoxFuture<'static, Result<Digest, SharedError>>>;
+type WeakFlight = WeakShared<BoxFuture<'static, Result<Digest, SharedError>>>;
 type FlightKey = (Reference, Option<Credentials>);
 
 /// An image that is here, completely.
@@ -91,7 +92,7 @@ pub(crate) struct Inner {
     snapshot: RwLock<Arc<Index>>,
     /// Held while the index changes or files are swept by it.
     writing: Mutex<()>,
-    flights: Mutex<HashMap<FlightKey, (WeakShared<BoxFuture<'static, Result<Digest, SharedError>>>, Arc<Tracker>)>>,
+    flights: Mutex<HashMap<FlightKey, (WeakFlight, Arc<Tracker>)>>,
     _lock: File,
 }
 
@@ -119,12 +120,7 @@ impl ImageStore {
 
     /// Pulls an image and gives its ID. Concurrent pulls of the same reference with the same credentials share the work,
     /// which ends when the last of them is dropped.
-    pub async fn pull(
-        &self,
-        image: &str,
-        credentials: Option<Credentials>,
-        progress: Option<ProgressFn>,
-    ) -> Result<Digest, SharedError> {
+    pub async fn pull(&self, image: &str, credentials: Option<Credentials>, progress: Option<ProgressFn>) -> Result<Digest, SharedError> {
         let reference: Reference = image.parse().map_err(|e| Arc::new(ImageError::from(e)))?;
         let flight = self.flight(reference, credentials.filter(|c| !c.is_empty()), progress);
         flight.await
@@ -150,12 +146,7 @@ impl ImageStore {
         flight
     }
 
-    async fn pull_now(
-        &self,
-        reference: &Reference,
-        credentials: Option<Credentials>,
-        tracker: Arc<Tracker>,
-    ) -> Result<Digest, ImageError> {
+    async fn pull_now(&self, reference: &Reference, credentials: Option<Credentials>, tracker: Arc<Tracker>) -> Result<Digest, ImageError> {
         let client = &self.inner.registry;
         let repository = client.repository(reference, credentials);
         let raw = repository.manifest(&reference.target()).await?;
@@ -258,7 +249,7 @@ impl ImageStore {
                 held = Some((info, folders));
                 Ok(())
             })?;
-            held.ok_or_else(|| ImageError::NotPresent(image))
+            held.ok_or(ImageError::NotPresent(image))
         })
         .await
     }

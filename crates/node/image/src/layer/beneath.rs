@@ -54,8 +54,7 @@ pub(super) fn remove_all(folder: impl AsFd, name: &OsStr) -> Result<(), Errno> {
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(e) => return Err(e),
     }
-    let inner =
-        rustix::fs::openat(folder, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let inner = rustix::fs::openat(folder, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let names: Vec<_> = Dir::read_from(&inner)?.map(|e| e.map(|e| e.file_name().to_owned())).collect::<Result<_, _>>()?;
     for entry in names.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
         use std::os::unix::ffi::OsStrExt;

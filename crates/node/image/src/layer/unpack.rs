@@ -164,12 +164,13 @@ impl<'a> Unpacker<'a> {
             (Ok(Some(major)), Ok(Some(minor))) => rustix::fs::makedev(major, minor),
             _ => 0,
         };
-        let seconds = i64::try_from(header.mtime().map_err(corrupt)?).unwrap_or(0);
+        let old = header.as_old();
+        let seconds = i64::try_from(number(&old.mtime, header.mtime()).map_err(corrupt)?).unwrap_or(0);
         Ok(Meta {
             kind: header.entry_type(),
             mode: header.mode().map_err(corrupt)? & 0o7777,
-            uid: id(header.uid().map_err(corrupt)?)?,
-            gid: id(header.gid().map_err(corrupt)?)?,
+            uid: id(number(&old.uid, header.uid()).map_err(corrupt)?)?,
+            gid: id(number(&old.gid, header.gid()).map_err(corrupt)?)?,
             mtime: pax_time.unwrap_or(Timespec { tv_sec: seconds, tv_nsec: 0 }),
             device,
             xattrs,
@@ -382,6 +383,11 @@ fn is_portable_xattr(name: &[u8]) -> bool {
 
 fn times(mtime: Timespec) -> Timestamps {
     Timestamps { last_access: mtime, last_modification: mtime }
+}
+
+/// Go's archive/tar, which reads images everywhere else, takes a blank field for zero.
+fn number(field: &[u8], parsed: io::Result<u64>) -> io::Result<u64> {
+    if field.iter().all(|b| matches!(b, 0 | b' ')) { Ok(0) } else { parsed }
 }
 
 /// A pax time: seconds with an optional decimal fraction.

@@ -12,11 +12,7 @@ fn index(platforms: &[(&str, &str, Option<&str>)]) -> Index {
             media_type: OCI_MANIFEST.into(),
             digest: Digest::of(&[i as u8]),
             size: 1,
-            platform: Some(Platform {
-                os: (*os).into(),
-                architecture: (*architecture).into(),
-                variant: variant.map(str::to_owned),
-            }),
+            platform: Some(Platform { os: (*os).into(), architecture: (*architecture).into(), variant: variant.map(str::to_owned) }),
             annotations: BTreeMap::new(),
         })
         .collect();

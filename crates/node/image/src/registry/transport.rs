@@ -28,12 +28,8 @@ use super::config::RegistryConfig;
 pub(super) type HttpClient = Client<Connector, Full<Bytes>>;
 
 /// Where distributions keep the certificates they trust.
-const SYSTEM_BUNDLES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
+const SYSTEM_BUNDLES: [&str; 4] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
 
 pub(super) fn client(config: &RegistryConfig) -> HttpClient {
     let ca_files = config.hosts.iter().filter_map(|(name, host)| host.ca_file.clone().map(|file| (name.clone(), file))).collect();

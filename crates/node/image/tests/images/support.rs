@@ -14,28 +14,28 @@ use fram_image::{Digest, ImageStore, ImageStoreConfig, RegistryConfig};
 use serde_json::{Value, json};
 
 /// A store in a folder of its own, with short pauses.
-pub struct Rig {
+pub(crate) struct Rig {
     pub folder: tempfile::TempDir,
     pub store: ImageStore,
 }
 
 impl Rig {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(quick())
     }
 
-    pub fn with(registry: RegistryConfig) -> Self {
+    pub(crate) fn with(registry: RegistryConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path(), registry);
         Self { folder, store }
     }
 
-    pub fn count(&self, folder: &str) -> usize {
+    pub(crate) fn count(&self, folder: &str) -> usize {
         std::fs::read_dir(self.folder.path().join("images").join(folder)).unwrap().count()
     }
 
     /// The store closed and opened again, as after a restart.
-    pub fn reopen(self) -> Self {
+    pub(crate) fn reopen(self) -> Self {
         let Self { folder, store } = self;
         drop(store);
         let store = open(folder.path(), quick());
@@ -43,12 +43,12 @@ impl Rig {
     }
 }
 
-pub fn open(folder: &Path, registry: RegistryConfig) -> ImageStore {
+pub(crate) fn open(folder: &Path, registry: RegistryConfig) -> ImageStore {
     let config = ImageStoreConfig { registry, ..ImageStoreConfig::new(folder.join("images")) };
     ImageStore::open(config).unwrap()
 }
 
-pub fn quick() -> RegistryConfig {
+pub(crate) fn quick() -> RegistryConfig {
     RegistryConfig {
         read_timeout: Duration::from_millis(300),
         connect_timeout: Duration::from_secs(2),
@@ -58,18 +58,18 @@ pub fn quick() -> RegistryConfig {
 }
 
 /// An image to be: its layers as (path, content) lists.
-pub struct ImageSource {
+pub(crate) struct ImageSource {
     pub layers: Vec<Vec<(String, Vec<u8>)>>,
     pub architecture: &'static str,
 }
 
 impl ImageSource {
-    pub fn new(layers: &[&[(&str, &[u8])]]) -> Self {
+    pub(crate) fn new(layers: &[&[(&str, &[u8])]]) -> Self {
         let owned = |layer: &&[(&str, &[u8])]| layer.iter().map(|(n, c)| ((*n).to_owned(), c.to_vec())).collect();
         Self { layers: layers.iter().map(owned).collect(), architecture: "amd64" }
     }
 
-    pub fn build(&self) -> BuiltImage {
+    pub(crate) fn build(&self) -> BuiltImage {
         let mut built = BuiltImage::default();
         let mut diff_ids = Vec::new();
         for layer in &self.layers {
@@ -109,7 +109,7 @@ fn tar_of(files: &[(String, Vec<u8>)]) -> Vec<u8> {
 
 /// An image's blobs and the descriptors of its parts.
 #[derive(Default, Clone)]
-pub struct BuiltImage {
+pub(crate) struct BuiltImage {
     pub blobs: BTreeMap<String, Vec<u8>>,
     pub manifest: Value,
     pub config: Value,
@@ -117,19 +117,19 @@ pub struct BuiltImage {
 }
 
 impl BuiltImage {
-    pub fn add(&mut self, bytes: Vec<u8>, media_type: &str) -> Value {
+    pub(crate) fn add(&mut self, bytes: Vec<u8>, media_type: &str) -> Value {
         let digest = Digest::of(&bytes).to_string();
         let descriptor = json!({"mediaType": media_type, "digest": digest, "size": bytes.len()});
         self.blobs.insert(digest, bytes);
         descriptor
     }
 
-    pub fn id(&self) -> Digest {
+    pub(crate) fn id(&self) -> Digest {
         text(&self.config["digest"]).parse().unwrap()
     }
 
     /// Joins images of several architectures under one index.
-    pub fn index(images: &[(&str, &BuiltImage)]) -> BuiltImage {
+    pub(crate) fn index(images: &[(&str, &BuiltImage)]) -> BuiltImage {
         let mut all = BuiltImage::default();
         let mut manifests = Vec::new();
         for (architecture, image) in images {
@@ -144,7 +144,7 @@ impl BuiltImage {
     }
 
     /// Writes an OCI layout whose only entry carries the given name.
-    pub fn write_layout(&self, folder: &Path, name: &str) {
+    pub(crate) fn write_layout(&self, folder: &Path, name: &str) {
         std::fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
         std::fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
         for (digest, bytes) in &self.blobs {
@@ -157,29 +157,29 @@ impl BuiltImage {
     }
 }
 
-pub fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
 }
 
-pub fn run(program: &str, arguments: &[&str]) {
+pub(crate) fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{program} (a Debian package): {e}"));
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Debian's docker-registry with its data in a temporary folder; it ends with this value.
-pub struct Registry {
+pub(crate) struct Registry {
     process: Child,
     pub address: SocketAddr,
     folder: tempfile::TempDir,
 }
 
 impl Registry {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with("")
     }
 
     /// With password protection for user `user`, password `secret`.
-    pub fn start_protected() -> Self {
+    pub(crate) fn start_protected() -> Self {
         Self::start_with("auth: {htpasswd: {realm: test, path: HTPASSWD}}\n")
     }
 
@@ -213,11 +213,11 @@ impl Registry {
         Self { process, address, folder }
     }
 
-    pub fn push(&self, image: &BuiltImage, name: &str) -> String {
+    pub(crate) fn push(&self, image: &BuiltImage, name: &str) -> String {
         self.push_as(image, name, &[])
     }
 
-    pub fn push_as(&self, image: &BuiltImage, name: &str, options: &[&str]) -> String {
+    pub(crate) fn push_as(&self, image: &BuiltImage, name: &str, options: &[&str]) -> String {
         let layout = self.folder.path().join("layout");
         let _ = std::fs::remove_dir_all(&layout);
         image.write_layout(&layout, "x");
@@ -231,7 +231,7 @@ impl Registry {
     }
 
     /// The registry's own copy of a blob.
-    pub fn blob_path(&self, digest: &str) -> PathBuf {
+    pub(crate) fn blob_path(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").unwrap();
         self.folder.path().join("data/docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex).join("data")
     }
@@ -245,24 +245,24 @@ impl Drop for Registry {
 }
 
 /// A request as the scripted server sees it.
-pub struct Request {
+pub(crate) struct Request {
     pub path: String,
     pub headers: BTreeMap<String, String>,
 }
 
 impl Request {
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
     /// The offset of a Range header, 0 without one.
-    pub fn offset(&self) -> usize {
+    pub(crate) fn offset(&self) -> usize {
         self.header("range").strip_prefix("bytes=").and_then(|r| r.split('-').next()?.parse().ok()).unwrap_or(0)
     }
 }
 
 /// What the scripted server does with a connection after reading a request.
-pub enum Reply {
+pub(crate) enum Reply {
     /// These bytes as they are, then close.
     Raw(Vec<u8>),
     /// These bytes, then silence until the client goes away.
@@ -270,17 +270,17 @@ pub enum Reply {
 }
 
 impl Reply {
-    pub fn ok(body: &[u8]) -> Self {
+    pub(crate) fn ok(body: &[u8]) -> Self {
         Self::status("200 OK", &[], body)
     }
 
-    pub fn status(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
+    pub(crate) fn status(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Self {
         Self::Raw(response(status, headers, body.len(), body))
     }
 }
 
 /// An HTTP response that promises `length` bytes, whatever `body` has.
-pub fn response(status: &str, headers: &[(&str, &str)], length: usize, body: &[u8]) -> Vec<u8> {
+pub(crate) fn response(status: &str, headers: &[(&str, &str)], length: usize, body: &[u8]) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n");
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
@@ -290,13 +290,13 @@ pub fn response(status: &str, headers: &[(&str, &str)], length: usize, body: &[u
 }
 
 /// An HTTP server on loopback whose answers are a function of the test's.
-pub struct Server {
+pub(crate) struct Server {
     pub address: SocketAddr,
     stop: Arc<AtomicBool>,
 }
 
 impl Server {
-    pub fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, answer) = (Arc::new(AtomicBool::new(false)), Arc::new(answer));
