@@ -157,6 +157,9 @@ pub enum Data<'a> {
     Verdict(&'a Verdict),
 }
 
+/// Key and value (empty without one) of an element as the kernel has it.
+pub type Element = (Vec<u8>, Vec<u8>);
+
 /// Puts fields of a concatenated key or value together.
 #[derive(Debug, Default, Clone)]
 pub struct Key(Vec<u8>);
@@ -421,7 +424,7 @@ impl Handle {
     }
 
     /// The keys and plain values of a set's elements.
-    pub fn elements(&mut self, table: &Table, set: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, NetlinkError> {
+    pub fn elements(&mut self, table: &Table, set: &str) -> Result<Vec<Element>, NetlinkError> {
         let mut elements = Vec::new();
         let request = |b: &mut Builder| {
             b.string(w::ELEMENTS_TABLE, &table.name);

@@ -55,7 +55,7 @@ pub struct VethPair<'a> {
     pub mtu: u32,
 }
 
-/// A unicast route in the main table.
+/// A route in the main table.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Route {
     pub destination: Cidr,
@@ -64,6 +64,24 @@ pub struct Route {
     pub link: Option<u32>,
     /// The source address for what this machine itself sends there.
     pub source: Option<IpAddr>,
+    /// Refuse what goes there (`unreachable` in `ip route`) instead of sending it anywhere.
+    pub unreachable: bool,
+}
+
+impl Route {
+    /// A route over a link, without a gateway.
+    pub fn direct(destination: Cidr, link: u32) -> Self {
+        Self { destination, gateway: None, link: Some(link), source: None, unreachable: false }
+    }
+
+    /// A route by way of a neighbour.
+    pub fn via(destination: Cidr, gateway: IpAddr) -> Self {
+        Self { destination, gateway: Some(gateway), link: None, source: None, unreachable: false }
+    }
+
+    pub fn unreachable(destination: Cidr) -> Self {
+        Self { destination, gateway: None, link: None, source: None, unreachable: true }
+    }
 }
 
 /// An rtnetlink socket.
@@ -272,10 +290,11 @@ fn parse_address(body: &[u8]) -> Option<Address> {
 /// `struct rtmsg`
 fn encode_route(b: &mut Builder, route: &Route) {
     let destination = route.destination.address();
-    let scope = if route.gateway.is_some() { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
+    let kind = if route.unreachable { libc::RTN_UNREACHABLE } else { libc::RTN_UNICAST };
+    let scope = if route.gateway.is_some() || route.unreachable { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
     // A gateway that no address of the link covers (169.254.1.1) has to be taken as on the link.
     let onlink = if route.gateway.is_some() && route.link.is_some() { RTNH_F_ONLINK } else { 0 };
-    let header = [family(destination), route.destination.prefix_length(), 0, 0, libc::RT_TABLE_MAIN, PROTOCOL, scope, libc::RTN_UNICAST];
+    let header = [family(destination), route.destination.prefix_length(), 0, 0, libc::RT_TABLE_MAIN, PROTOCOL, scope, kind];
     b.raw(&[&header[..], &onlink.to_ne_bytes()].concat());
     if route.destination.prefix_length() > 0 {
         b.attribute(libc::RTA_DST, &octets(destination));
@@ -296,7 +315,13 @@ fn parse_route(body: &[u8]) -> Option<(Route, u8)> {
     let (family, length, protocol) = (*body.first()?, *body.get(1)?, *body.get(5)?);
     let attributes_of = body.get(12..)?;
     let any = if i32::from(family) == libc::AF_INET6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
-    let mut route = Route { destination: Cidr::new(any, 0)?, gateway: None, link: None, source: None };
+    let mut route = Route {
+        destination: Cidr::new(any, 0)?,
+        gateway: None,
+        link: None,
+        source: None,
+        unreachable: *body.get(7)? == libc::RTN_UNREACHABLE,
+    };
     let mut destination = any;
     for (kind, data) in attributes(attributes_of) {
         match kind {
