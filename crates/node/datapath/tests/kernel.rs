@@ -154,8 +154,7 @@ fn every_expression_is_taken_by_the_kernel_and_understood_by_nft() {
             batch.add_chain(&table, "post", hook(ChainKind::Nat, Hook::Postrouting, priority::SRCNAT));
             batch.add_chain(&table, "filter", hook(ChainKind::Filter, Hook::Prerouting, -90));
             batch.add_set(&table, &Set { name: "pairs".into(), key: &[Type::Ipv4, Type::Ipv4], map_to: None, dynamic: false });
-            let value = Some(MapTo::Value(&[Type::Mark]));
-            batch.add_set(&table, &Set { name: "sticky".into(), key: &[Type::Ipv4, Type::Mark], map_to: value, dynamic: true });
+            batch.add_set(&table, &Set { name: "sticky".into(), key: &[Type::Ipv4, Type::Mark], map_to: None, dynamic: true });
             batch.add_elements(&table, "pairs", [(Key::new().ip(A.into()).ip(A.into()).build(), Data::None)]);
             batch.add_chain(&table, "three", None);
             let network = |offset, to| Expr::Payload { base: PayloadBase::Network, offset, length: 4, to };
@@ -194,9 +193,9 @@ fn every_expression_is_taken_by_the_kernel_and_understood_by_nft() {
                 &[
                     network(12, 0),
                     Expr::Random { modulus: 3, to: 1 },
-                    Expr::Map { map: "sticky".into(), key: 0, to: 4 },
+                    Expr::InSet { set: "sticky".into(), key: 0, inverted: true },
                     Expr::Immediate { value: vec![0; 4], to: 4 },
-                    Expr::Remember { map: "sticky".into(), key: 0, value: 4, timeout: Duration::from_secs(10_800) },
+                    Expr::Remember { set: "sticky".into(), key: 0, timeout: Duration::from_secs(10_800) },
                     Expr::Verdict(Verdict::Jump("three".into())),
                 ],
             );

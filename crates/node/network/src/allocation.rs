@@ -99,7 +99,7 @@ impl Allocations {
     }
 
     fn check_ports(&self, ports: &[PortMapping]) -> Result<(), AllocationError> {
-        for (_, pod) in &self.pods {
+        for pod in self.pods.values() {
             if let Some(port) = ports.iter().find(|new| pod.ports.iter().any(|old| overlap(old, new))) {
                 return Err(AllocationError::PortInUse { port: port.host_port, pod: pod.name.clone() });
             }

@@ -148,7 +148,7 @@ fn port_key(mapping: &PortMapping) -> (&'static str, Vec<u8>) {
     }
 }
 
-fn usable<'a>(pod: &'a Pod) -> impl Iterator<Item = &'a PortMapping> {
+fn usable(pod: &Pod) -> impl Iterator<Item = &PortMapping> {
     pod.ports.iter().filter(|p| p.host_ip.is_none_or(|ip: IpAddr| ip.is_ipv4()))
 }
 

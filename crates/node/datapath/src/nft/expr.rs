@@ -141,14 +141,9 @@ pub enum Expr {
         value: Vec<u8>,
         to: Register,
     },
-    /// Stores key and value in a dynamic map; if the key is there, renews its timeout and leaves its value. (nft 1.0 aborts
-    /// when it lists such a rule whose value comes from a map.)
-    Remember {
-        map: String,
-        key: Register,
-        value: Register,
-        timeout: Duration,
-    },
+    /// Adds the key to a dynamic set, or renews its timeout there. (A dynamic map would do more, but nft 1.0 aborts when it lists
+    /// a rule that stores what it found in another map.)
+    Remember { set: String, key: Register, timeout: Duration },
     DestinationNat {
         address: Register,
         port: Register,
@@ -237,11 +232,10 @@ impl Expr {
                 b.be32(1, register(*to));
                 b.nest(2, |b| b.attribute(w::DATA_VALUE, value));
             }
-            Self::Remember { map, key, value, timeout } => {
-                b.string(1, map);
+            Self::Remember { set, key, timeout } => {
+                b.string(1, set);
                 b.be32(3, NFT_DYNSET_OP_UPDATE);
                 b.be32(4, register(*key));
-                b.be32(5, register(*value));
                 b.attribute(6, &milliseconds(*timeout));
             }
             Self::DestinationNat { address, port } => {
