@@ -43,7 +43,13 @@ mod tests {
             desired
         };
         let flow = |to: Target| {
-            let tuple = |source, source_port, destination, destination_port| Tuple { source, destination, protocol: 17, source_port, destination_port };
+            let tuple = |source, source_port, destination, destination_port| Tuple {
+                source,
+                destination,
+                protocol: 17,
+                source_port,
+                destination_port,
+            };
             let client = "10.244.0.99".parse().unwrap();
             Connection { original: tuple(client, 4000, frontend.ip, 53), reply: tuple(to.ip, to.port, client, 4000) }
         };

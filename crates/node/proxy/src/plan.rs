@@ -27,7 +27,10 @@ pub struct Target {
 pub enum Action {
     Drop,
     /// One of `endpoints` slots, the same for a client for `affinity` seconds.
-    Balance { endpoints: u32, affinity: Option<u32> },
+    Balance {
+        endpoints: u32,
+        affinity: Option<u32>,
+    },
 }
 
 /// Whose source address is replaced by the node's.

@@ -21,6 +21,7 @@ pub(crate) const NO_ENDPOINTS: &str = "no-endpoints";
 pub(crate) const CLUSTER_IPS: &str = "cluster-ips";
 pub(crate) const HAIRPIN: &str = "hairpin";
 
+const REFUSE: &str = "refuse";
 /// Just after destinations were translated.
 const AFTER_DSTNAT: i32 = priority::DSTNAT + 10;
 const KEY: &[Type] = &[Type::Ipv4, Type::Protocol, Type::Port];
@@ -239,7 +240,11 @@ fn add_source_translation(batch: &mut Batch, table: &Table, pod_cidrs: &[Cidr]) 
 /// Clients are told at once that nobody serves there, instead of waiting for a timeout.
 fn add_refusal(batch: &mut Batch, table: &Table, service_cidrs: &[Cidr]) {
     let in_set = |set: &str| vec![Expr::InSet { set: set.to_owned(), key: 0, inverted: false }];
-    let refuse = || vec![Expr::Reject(RejectWith::PortUnreachable)];
+    let refuse = || vec![Expr::Verdict(Verdict::Goto(REFUSE.to_owned()))];
+    batch.add_chain(table, REFUSE, None);
+    let tcp = Expr::Cmp { from: 0, compare: Compare::Equal, value: vec![libc::IPPROTO_TCP as u8] };
+    batch.add_rule(table, REFUSE, &[Expr::Meta { key: MetaKey::L4Protocol, to: 0 }, tcp, Expr::Reject(RejectWith::TcpReset)]);
+    batch.add_rule(table, REFUSE, &[Expr::Reject(RejectWith::PortUnreachable)]);
     for (name, hook) in [("refuse-prerouting", Hook::Prerouting), ("refuse-output", Hook::Output)] {
         batch.add_chain(table, name, Some(BaseChain { kind: ChainKind::Filter, hook, priority: AFTER_DSTNAT }));
         let new = has_bit(CtKey::State, ct_state::NEW);

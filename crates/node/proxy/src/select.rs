@@ -96,7 +96,11 @@ mod tests {
             (vec![("10.0.0.1", "unready", "here")], none.to_vec(), none.to_vec()),
         ] {
             let (found_cluster, found_local) = select(&endpoints);
-            assert_eq!((found_cluster, found_local), (cluster.into_iter().map(String::from).collect(), local.into_iter().map(String::from).collect()), "{endpoints:?}");
+            assert_eq!(
+                (found_cluster, found_local),
+                (cluster.into_iter().map(String::from).collect(), local.into_iter().map(String::from).collect()),
+                "{endpoints:?}"
+            );
         }
     }
 }

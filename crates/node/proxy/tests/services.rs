@@ -140,9 +140,10 @@ fn accepted(listener: &TcpListener) -> Vec<IpAddr> {
     std::iter::from_fn(|| listener.accept().ok()).map(|(_, source)| source.ip()).collect()
 }
 
-fn assert_refused(from: &Namespace, to: impl Into<IpAddr>, port: u16) {
+#[track_caller]
+fn assert_refused(from: &Namespace, to: impl Into<IpAddr> + Copy, port: u16) {
     let error = connect(from, to, port).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error} from {from:?} to {}:{port}", to.into());
 }
 
 #[tokio::test]

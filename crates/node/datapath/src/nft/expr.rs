@@ -77,8 +77,11 @@ pub enum Compare {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RejectWith {
-    /// What TCP clients see as "connection refused".
+    /// ICMP port unreachable. TCP clients take it as refusal, but lose it if it comes while they still hold their socket, as it
+    /// does over a veth pair.
     PortUnreachable,
+    /// For TCP only.
+    TcpReset,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +146,11 @@ pub enum Expr {
     },
     /// Adds the key to a dynamic set, or renews its timeout there. (A dynamic map would do more, but nft 1.0 aborts when it lists
     /// a rule that stores what it found in another map.)
-    Remember { set: String, key: Register, timeout: Duration },
+    Remember {
+        set: String,
+        key: Register,
+        timeout: Duration,
+    },
     DestinationNat {
         address: Register,
         port: Register,
@@ -250,6 +257,8 @@ impl Expr {
                 b.be32(1, 0);
                 b.attribute(2, &[if family == libc::AF_INET6 as u8 { 4 } else { 3 }]);
             }
+            // NFT_REJECT_TCP_RST
+            Self::Reject(RejectWith::TcpReset) => b.be32(1, 1),
             Self::Verdict(verdict) => {
                 b.be32(1, VERDICT_REGISTER);
                 b.nest(2, |b| encode_verdict(b, verdict));
