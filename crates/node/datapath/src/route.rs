@@ -166,13 +166,23 @@ impl Handle {
 
     /// Gives a link an address; that it has it already is fine.
     pub fn add_address(&mut self, link: u32, address: IpAddr, prefix_length: u8) -> Result<(), NetlinkError> {
+        self.add_scoped_address(link, address, prefix_length, libc::RT_SCOPE_UNIVERSE)
+    }
+
+    /// Like [`Self::add_address`], for an address that nothing may choose as its source by itself: neither connections nor
+    /// masquerading.
+    pub fn add_passive_address(&mut self, link: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        self.add_scoped_address(link, address, Cidr::host(address).prefix_length(), libc::RT_SCOPE_HOST)
+    }
+
+    fn add_scoped_address(&mut self, link: u32, address: IpAddr, prefix_length: u8, scope: u8) -> Result<(), NetlinkError> {
         let flags = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
         self.socket.request(
             libc::RTM_NEWADDR,
             flags,
             || format!("add address {address}/{prefix_length}"),
             |b| {
-                b.raw(&[&[family(address), prefix_length, 0, libc::RT_SCOPE_UNIVERSE][..], &link.to_ne_bytes()].concat());
+                b.raw(&[&[family(address), prefix_length, 0, scope][..], &link.to_ne_bytes()].concat());
                 b.attribute(libc::IFA_LOCAL, &octets(address));
                 b.attribute(libc::IFA_ADDRESS, &octets(address));
             },

@@ -129,9 +129,9 @@ impl Shared {
                 received = socket.recv_from(&mut buffer) => match received {
                     Ok((n, client)) => {
                         let Ok(query) = Message::from_vec(&buffer[..n]) else { continue };
-                        match self.at_once(&zone, &query) {
-                            Ok(reply) => send(&socket, client, &query, reply).await,
-                            Err(outcome) => {
+                        match self.decide(&zone, &query) {
+                            Outcome::Reply(reply) => send(&socket, client, &query, reply).await,
+                            outcome => {
                                 let (shared, socket, zone) = (self.clone(), socket.clone(), zone.clone());
                                 forwards.spawn(async move {
                                     let reply = shared.by_asking(&zone, &query, outcome).await;
@@ -187,9 +187,9 @@ impl Shared {
             let mut buffer = vec![0; usize::from(length)];
             tokio::time::timeout(self.idle_timeout, stream.read_exact(&mut buffer)).await??;
             let query = Message::from_vec(&buffer).map_err(io::Error::other)?;
-            let reply = match self.at_once(&zone, &query) {
-                Ok(reply) => reply,
-                Err(outcome) => self.by_asking(&zone, &query, outcome).await,
+            let reply = match self.decide(&zone, &query) {
+                Outcome::Reply(reply) => reply,
+                outcome => self.by_asking(&zone, &query, outcome).await,
             };
             let bytes = reply.to_vec().map_err(io::Error::other)?;
             let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
@@ -198,13 +198,10 @@ impl Shared {
         }
     }
 
-    /// The answer, if the zone suffices for it.
-    fn at_once(&self, zone: &watch::Receiver<Arc<Zone>>, query: &Message) -> Result<Message, Outcome> {
+    /// What to do about a query, by the newest zone.
+    fn decide(&self, zone: &watch::Receiver<Arc<Zone>>, query: &Message) -> Outcome {
         let zone = zone.borrow().clone();
-        match answer::answer(&zone, query) {
-            Outcome::Reply(reply) => Ok(reply),
-            other => Err(other),
-        }
+        answer::answer(&zone, query)
     }
 
     async fn by_asking(&self, zone: &watch::Receiver<Arc<Zone>>, query: &Message, outcome: Outcome) -> Message {

@@ -12,6 +12,8 @@ use fram_datapath::{NetlinkError, sysctl};
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The name of the pod's own interface.
 pub const POD_INTERFACE: &str = "eth0";
+const LOCAL_LINK: &str = "fram-local";
+const LOCAL_LINK_PEER: &str = "fram-local-peer";
 /// The same on all of the node's ends: each is alone with its pod.
 const NODE_MAC: Mac = [0xee, 0xee, 0xee, 0xee, 0xee, 0xee];
 
@@ -77,6 +79,24 @@ pub(crate) fn configure_node_link(link: &str) -> Result<(), NetlinkError> {
         Err(NetlinkError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
+}
+
+/// Puts an address on a link that exists for such addresses alone, so that purging finds it; a veth pair, because pods need
+/// those anyway and not every kernel has dummy links. Runs in the node's namespace.
+pub(crate) fn add_local_address(node: &mut Handle, ip: IpAddr) -> Result<(), NetlinkError> {
+    if node.link(LOCAL_LINK)?.is_none() {
+        node.create_veth(&VethPair {
+            name: LOCAL_LINK,
+            mac: [0x0a, 0x58, 0, 0, 0, 1],
+            peer_name: LOCAL_LINK_PEER,
+            peer_mac: [0x0a, 0x58, 0, 0, 0, 2],
+            peer_namespace: &Namespace::current()?,
+            mtu: 1500,
+        })?;
+    }
+    let link = find(node, LOCAL_LINK)?;
+    node.add_passive_address(link, ip)?;
+    node.set_up(link)
 }
 
 fn find(handle: &mut Handle, name: &str) -> Result<u32, NetlinkError> {

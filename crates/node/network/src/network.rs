@@ -128,6 +128,11 @@ impl PodNetwork {
         .await
     }
 
+    /// Gives the node an address of the Service range, for what it serves to its own pods (cluster DNS). Idempotent.
+    pub async fn add_local_address(&self, ip: IpAddr) -> Result<(), SetupError> {
+        self.blocking(move |inner, state| Ok(inner.config.within(|| attach::add_local_address(&mut state.route, ip))?)).await
+    }
+
     /// Removes everything of Fram's from the node's network, that of pods that still run included.
     pub async fn purge(&self) -> Result<purge::Counts, SetupError> {
         self.blocking(|inner, _| Ok(inner.config.within(purge::purge)?)).await

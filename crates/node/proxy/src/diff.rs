@@ -3,11 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fram_datapath::address::Cidr;
 use fram_datapath::nft::{Batch, Data, Key, Verdict};
 
 use crate::plan::{Action, Balance, Desired, Frontend};
-use crate::rules::{self, Balancer, Side, StickySlot};
+use crate::rules::{self, Balancer, Node, Side, StickySlot};
 
 /// The chains and client sets that exist in the table.
 #[derive(Debug, Clone, Default)]
@@ -49,9 +48,9 @@ fn sides(desired: &Desired) -> [(Side, &Balance); 2] {
 }
 
 /// Everything from nothing.
-pub(crate) fn rebuild(desired: &Desired, pod_cidrs: &[Cidr], service_cidrs: &[Cidr]) -> (Batch, Chains) {
+pub(crate) fn rebuild(desired: &Desired, node: &Node<'_>) -> (Batch, Chains) {
     let mut batch = Batch::new();
-    rules::skeleton(&mut batch, pod_cidrs, service_cidrs);
+    rules::skeleton(&mut batch, node);
     let mut chains = Chains::default();
     update(&mut batch, &mut chains, &Desired::default(), desired);
     (batch, chains)

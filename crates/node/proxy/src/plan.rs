@@ -101,6 +101,8 @@ pub struct Planner {
     pub node_name: String,
     /// The addresses that node ports listen on.
     pub node_ips: Vec<IpAddr>,
+    /// Service addresses that the node serves itself.
+    pub node_local_ips: Vec<IpAddr>,
     previous: Desired,
 }
 
@@ -113,8 +115,8 @@ struct Port<'a> {
 }
 
 impl Planner {
-    pub fn new(node_name: &str, node_ips: Vec<IpAddr>) -> Self {
-        Self { node_name: node_name.to_owned(), node_ips, previous: Desired::default() }
+    pub fn new(node_name: &str, node_ips: Vec<IpAddr>, node_local_ips: Vec<IpAddr>) -> Self {
+        Self { node_name: node_name.to_owned(), node_ips, node_local_ips, previous: Desired::default() }
     }
 
     /// What was planned last.
@@ -131,7 +133,7 @@ impl Planner {
         let mut services: Vec<_> = services.iter().collect();
         services.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         for service in services {
-            desired.cluster_ips.extend(service.cluster_ips.iter().copied());
+            desired.cluster_ips.extend(self.cluster_ips(service));
             for port in &service.ports {
                 let selected = slices.select(&service.namespace, &service.name, port, &self.node_name);
                 let affinity = service.session_affinity.map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1));
@@ -144,13 +146,17 @@ impl Planner {
         (desired, previous)
     }
 
+    fn cluster_ips<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = IpAddr> + 'a {
+        service.cluster_ips.iter().copied().filter(|ip| !self.node_local_ips.contains(ip))
+    }
+
     fn add_cluster_ips(&self, desired: &mut Desired, port: &Port<'_>, old: &OldSlots) {
         let targets = match port.service.internal_traffic_policy {
             TrafficPolicy::Cluster => &port.selected.cluster,
             TrafficPolicy::Local => &port.selected.local,
         };
-        for ip in &port.service.cluster_ips {
-            let frontend = Frontend { ip: *ip, protocol: port.port.protocol, port: port.port.port };
+        for ip in self.cluster_ips(port.service) {
+            let frontend = Frontend { ip, protocol: port.port.protocol, port: port.port.port };
             if add(desired, frontend, port, targets, old) {
                 desired.masquerade.insert(frontend, Masquerade::OffCluster);
             }

@@ -34,6 +34,8 @@ pub struct ProxyConfig {
     pub pod_cidrs: Vec<Cidr>,
     /// The ranges of Services' addresses: what goes to one that no Service has is refused.
     pub service_cidrs: Vec<Cidr>,
+    /// Service addresses that this node serves itself (cluster DNS): no Service in the API changes where they lead.
+    pub node_local_ips: Vec<IpAddr>,
     /// The node's network namespace, if it is not that of this process.
     pub namespace: Option<Namespace>,
 }
@@ -81,7 +83,7 @@ impl Proxy {
             Some(namespace) => namespace.run(open)?,
             None => open()?,
         };
-        let planner = Planner::new(&config.node_name, config.node_ips.clone());
+        let planner = Planner::new(&config.node_name, config.node_ips.clone(), config.node_local_ips.clone());
         let state = Mutex::new(State { planner, chains: None, nft, conntrack });
         Ok(Self { inner: Arc::new(Inner { config, state }) })
     }
@@ -92,6 +94,11 @@ impl Proxy {
         let work = move || inner.state.blocking_lock().apply(&services, &slices, &inner.config);
         tokio::task::spawn_blocking(work).await.map_err(|e| ProxyError::Worker(e.to_string()))?
     }
+}
+
+/// What the table's fixed rules depend on.
+fn node(config: &ProxyConfig) -> rules::Node<'_> {
+    rules::Node { pod_cidrs: &config.pod_cidrs, service_cidrs: &config.service_cidrs, local_ips: &config.node_local_ips }
 }
 
 /// A node without a default route could not even begin to send to a Service: the route is looked up before the destination
@@ -133,7 +140,7 @@ impl State {
                 Err(error) => tracing::warn!(%error, "rebuilding the table of Services"),
             }
         }
-        let (batch, chains) = diff::rebuild(new, &config.pod_cidrs, &config.service_cidrs);
+        let (batch, chains) = diff::rebuild(new, &node(config));
         let bytes = batch.size();
         self.nft.commit(batch)?;
         self.chains = Some(chains);

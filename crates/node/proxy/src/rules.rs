@@ -2,6 +2,7 @@
 //! frontends with the same number of endpoints (and the same affinity), and picks the endpoint from a map by frontend and
 //! random number.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use fram_datapath::address::{Cidr, octets};
@@ -175,18 +176,26 @@ fn rule(parts: impl IntoIterator<Item = Vec<Expr>>) -> Vec<Expr> {
     parts.into_iter().flatten().collect()
 }
 
+/// What the fixed rules depend on.
+pub(crate) struct Node<'a> {
+    pub(crate) pod_cidrs: &'a [Cidr],
+    pub(crate) service_cidrs: &'a [Cidr],
+    /// Service addresses that the node serves itself.
+    pub(crate) local_ips: &'a [IpAddr],
+}
+
 /// The table without any Service, replacing what was there.
-pub(crate) fn skeleton(batch: &mut Batch, pod_cidrs: &[Cidr], service_cidrs: &[Cidr]) {
+pub(crate) fn skeleton(batch: &mut Batch, node: &Node<'_>) {
     let table = table();
     batch.add_table(&table);
     batch.delete_table(&table);
     batch.add_table(&table);
     add_sets(batch, &table);
     let v4 = |cidrs: &[Cidr]| cidrs.iter().copied().filter(|cidr| cidr.address().is_ipv4()).collect::<Vec<_>>();
-    let pod_cidrs = v4(pod_cidrs);
+    let pod_cidrs = v4(node.pod_cidrs);
     add_translation(batch, &table, &pod_cidrs);
     add_source_translation(batch, &table, &pod_cidrs);
-    add_refusal(batch, &table, &v4(service_cidrs));
+    add_refusal(batch, &table, &v4(node.service_cidrs), node.local_ips);
 }
 
 fn add_sets(batch: &mut Batch, table: &Table) {
@@ -238,7 +247,7 @@ fn add_source_translation(batch: &mut Batch, table: &Table, pod_cidrs: &[Cidr]) 
 }
 
 /// Clients are told at once that nobody serves there, instead of waiting for a timeout.
-fn add_refusal(batch: &mut Batch, table: &Table, service_cidrs: &[Cidr]) {
+fn add_refusal(batch: &mut Batch, table: &Table, service_cidrs: &[Cidr], local_ips: &[IpAddr]) {
     let in_set = |set: &str| vec![Expr::InSet { set: set.to_owned(), key: 0, inverted: false }];
     let refuse = || vec![Expr::Verdict(Verdict::Goto(REFUSE.to_owned()))];
     batch.add_chain(table, REFUSE, None);
@@ -250,6 +259,9 @@ fn add_refusal(batch: &mut Batch, table: &Table, service_cidrs: &[Cidr]) {
         let new = has_bit(CtKey::State, ct_state::NEW);
         batch.add_rule(table, name, &rule([new, load_frontend(0), in_set(NO_ENDPOINTS), refuse()]));
         batch.add_rule(table, name, &rule([vec![network(16, 0)], in_set(CLUSTER_IPS), refuse()]));
+        for ip in local_ips.iter().filter(|ip| ip.is_ipv4()) {
+            batch.add_rule(table, name, &rule([in_cidr(16, Cidr::host(*ip)), vec![Expr::Verdict(Verdict::Return)]]));
+        }
         for cidr in service_cidrs {
             batch.add_rule(table, name, &rule([in_cidr(16, *cidr), refuse()]));
         }

@@ -20,6 +20,7 @@ use fram_proxy::{Endpoint, EndpointPort, EndpointSlice, Protocol, Proxy, ProxyCo
 const PATIENCE: Duration = Duration::from_secs(3);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 2);
+const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 2);
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
 fn again(namespace: &Namespace) -> Namespace {
@@ -100,6 +101,7 @@ fn proxy(node: &Namespace) -> Proxy {
         node_ips: vec![NODE.into()],
         pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+        node_local_ips: vec![DNS.into()],
         namespace: Some(again(node)),
     })
     .unwrap()
@@ -258,6 +260,29 @@ async fn a_udp_client_that_keeps_its_port_follows_the_endpoints() {
 }
 
 #[tokio::test]
+async fn an_address_served_on_the_node_itself_is_left_alone() {
+    let cluster = Cluster::new();
+    let client = cluster.pod("c").await;
+    cluster.network.add_local_address(DNS.into()).await.unwrap();
+    cluster.network.add_local_address(DNS.into()).await.unwrap();
+    let service = Service { cluster_ips: vec![DNS.into()], ..service(Protocol::Udp) };
+    cluster.proxy.apply(vec![service], Vec::new()).await.unwrap();
+    let server = cluster.node.run(|| Ok(UdpSocket::bind((DNS, 80)).unwrap())).unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    for from in [&client.namespace, &cluster.node] {
+        let socket = from.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap())).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.send_to(b"?", (DNS, 80)).unwrap();
+        let (_, asker) = server.recv_from(&mut [0; 8]).unwrap();
+        server.send_to(b"!", asker).unwrap();
+        let (_, source) = socket.recv_from(&mut [0; 8]).unwrap();
+        assert_eq!(source, SocketAddr::from((DNS, 80)));
+    }
+    cluster.node.run(purge::purge).unwrap();
+    assert!(cluster.node.run(purge::count).unwrap().is_zero());
+}
+
+#[tokio::test]
 async fn a_table_that_someone_deleted_is_made_anew_and_purge_leaves_nothing() {
     let cluster = Cluster::new();
     let a = cluster.pod("a").await;
@@ -313,7 +338,7 @@ fn many(count: u32, random: &mut Lcg) -> (Vec<Service>, Vec<EndpointSlice>) {
 }
 
 /// What the kernel holds, without the numbers of slots, which depend on history.
-fn content(namespace: &Namespace) -> BTreeMap<&'static str, BTreeSet<(Vec<u8>, Vec<u8>)>> {
+fn content(namespace: &Namespace) -> BTreeMap<&'static str, BTreeSet<nft::Element>> {
     let table = Table::new(Family::Ip, "fram-services");
     let names = ["frontends", "external", "masquerade", "endpoints", "external-endpoints", "no-endpoints", "cluster-ips", "hairpin"];
     let read = |name: &'static str| {

@@ -41,7 +41,7 @@ fn slice(endpoints: &[u8]) -> EndpointSlice {
 }
 
 fn planner() -> Planner {
-    Planner::new("here", vec![ip("192.168.0.1")])
+    Planner::new("here", vec![ip("192.168.0.1")], vec![ip("10.96.0.2")])
 }
 
 fn plan(service: Service, endpoints: &[u8]) -> Desired {
@@ -108,6 +108,12 @@ fn internal_policy_local_uses_this_nodes_endpoints_or_drops() {
         assert_eq!(plan(service.clone(), endpoints).frontends.actions[&front], action);
     }
     assert!(plan(service, &[]).no_endpoints.contains(&front));
+}
+
+#[test]
+fn addresses_that_the_node_serves_itself_are_no_frontends() {
+    let desired = plan(Service { cluster_ips: vec![ip("10.96.0.2")], ..service() }, &[1]);
+    assert!(desired.frontends.actions.is_empty() && desired.cluster_ips.is_empty());
 }
 
 #[test]
