@@ -16,7 +16,7 @@ use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{Environment, InProcess, Server, User};
 use fram_client::resources::{NODES, PODS};
-use fram_client::{Client, SharedInformers};
+use fram_client::{Client, Resource, SharedInformers};
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{Embedded, Options};
 use tokio_util::sync::CancellationToken;
@@ -114,6 +114,8 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         tasks: tasks.clone(),
         stop: stop.clone(),
         root_ca: control_plane.pki.ca_pem.as_str().into(),
+        namespaced: namespaced(&control_plane.server.registry.api),
+        pod_network: Default::default(),
     };
     fram_controllers::start(&context);
     let scheduler = Scheduler::new(SchedulerConfig {
@@ -124,4 +126,10 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         now: Arc::new(move || environment.now_text()),
     });
     tasks.spawn(scheduler.run(stop.clone()));
+}
+
+/// The resources whose objects end with their namespace, each in one version.
+fn namespaced(api: &Api) -> Arc<[Resource]> {
+    let deletable = |k: &&Arc<fram_api::Kind>| k.is_namespaced() && k.storage && k.has_verb("deletecollection") && k.has_verb("list");
+    api.kinds.iter().filter(deletable).map(|k| Resource::new(k.group, k.version, k.plural)).collect()
 }

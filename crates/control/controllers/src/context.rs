@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use fram_client::{Client, SharedInformers};
+use fram_client::{Client, Resource, SharedInformers};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::PodNetwork;
 
 /// The time of day, handed in so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -19,6 +21,9 @@ pub struct Context {
     pub stop: CancellationToken,
     /// The cluster's CA, as PEM, for the ConfigMap kube-root-ca.crt.
     pub root_ca: Arc<str>,
+    /// Every namespaced resource that can be listed and deleted.
+    pub namespaced: Arc<[Resource]>,
+    pub pod_network: PodNetwork,
 }
 
 impl Context {

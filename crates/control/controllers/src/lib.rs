@@ -2,15 +2,22 @@
 //! something.
 
 mod context;
+mod endpoint_slice;
+mod namespace;
+mod node_ipam;
 mod replicaset;
 mod root_ca;
 mod service_account;
 
 pub use context::{Clock, Context};
+pub use node_ipam::PodNetwork;
 
 /// Starts every controller; they belong to the context's tasks and end with its token.
 pub fn start(context: &Context) {
+    namespace::start(context);
     service_account::start(context);
     root_ca::start(context);
+    node_ipam::start(context);
     replicaset::start(context);
+    endpoint_slice::start(context);
 }
