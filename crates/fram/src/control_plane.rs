@@ -17,6 +17,7 @@ use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{Environment, InProcess, Server, User};
 use fram_client::resources::{NODES, PODS};
 use fram_client::{Client, Resource, SharedInformers};
+use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{Embedded, Options};
 use tokio_util::sync::CancellationToken;
@@ -114,7 +115,7 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         tasks: tasks.clone(),
         stop: stop.clone(),
         root_ca: control_plane.pki.ca_pem.as_str().into(),
-        namespaced: namespaced(&control_plane.server.registry.api),
+        kinds: stored_kinds(&control_plane.server.registry.api),
         pod_network: Default::default(),
     };
     fram_controllers::start(&context);
@@ -128,8 +129,14 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
     tasks.spawn(scheduler.run(stop.clone()));
 }
 
-/// The resources whose objects end with their namespace, each in one version.
-fn namespaced(api: &Api) -> Arc<[Resource]> {
-    let deletable = |k: &&Arc<fram_api::Kind>| k.is_namespaced() && k.storage && k.has_verb("deletecollection") && k.has_verb("list");
-    api.kinds.iter().filter(deletable).map(|k| Resource::new(k.group, k.version, k.plural)).collect()
+/// Every kind that is stored, in its storage version.
+fn stored_kinds(api: &Api) -> Arc<[KindInfo]> {
+    let stored = api.kinds.iter().filter(|k| k.storage && k.has_verb("list") && k.has_verb("delete"));
+    let info = |k: &Arc<fram_api::Kind>| KindInfo {
+        resource: Resource::new(k.group, k.version, k.plural),
+        kind: k.kind.to_string(),
+        namespaced: k.is_namespaced(),
+        collected: k.has_verb("watch") && k.kind != "Event",
+    };
+    stored.map(info).collect()
 }

@@ -11,6 +11,16 @@ use crate::PodNetwork;
 /// The time of day, handed in so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
 
+/// A kind as controllers that deal with all kinds need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KindInfo {
+    pub resource: Resource,
+    pub kind: String,
+    pub namespaced: bool,
+    /// Its objects have owners and dependents, and end with their namespace.
+    pub collected: bool,
+}
+
 #[derive(Clone)]
 pub struct Context {
     /// A client as the service account `kube-system/NAME`, under which each controller acts.
@@ -21,8 +31,8 @@ pub struct Context {
     pub stop: CancellationToken,
     /// The cluster's CA, as PEM, for the ConfigMap kube-root-ca.crt.
     pub root_ca: Arc<str>,
-    /// Every namespaced resource that can be listed and deleted.
-    pub namespaced: Arc<[Resource]>,
+    /// Every kind that is stored, once.
+    pub kinds: Arc<[KindInfo]>,
     pub pod_network: PodNetwork,
 }
 

@@ -3,18 +3,20 @@
 
 mod context;
 mod endpoint_slice;
+mod garbage_collector;
 mod namespace;
 mod node_ipam;
 mod replicaset;
 mod root_ca;
 mod service_account;
 
-pub use context::{Clock, Context};
+pub use context::{Clock, Context, KindInfo};
 pub use node_ipam::PodNetwork;
 
 /// Starts every controller; they belong to the context's tasks and end with its token.
 pub fn start(context: &Context) {
     namespace::start(context);
+    garbage_collector::start(context);
     service_account::start(context);
     root_ca::start(context);
     node_ipam::start(context);

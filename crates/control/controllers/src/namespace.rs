@@ -15,11 +15,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 pub(crate) fn start(context: &Context) {
     let namespaces = context.informers.get(&NAMESPACES);
-    let reconciler = Arc::new(Reconciler {
-        client: context.client("namespace-controller"),
-        contents: context.namespaced.clone(),
-        now: context.now.clone(),
-    });
+    let contents = context.kinds.iter().filter(|k| k.namespaced).map(|k| k.resource.clone()).collect();
+    let reconciler = Arc::new(Reconciler { client: context.client("namespace-controller"), contents, now: context.now.clone() });
     let watched = namespaces.clone();
     let controller = Controller::new("namespace", 10).owns(&namespaces);
     let reconcile = move |name: String| {

@@ -14,5 +14,5 @@ pub use controller::{Action, Controller, Enqueuer};
 pub use informer::{Delta, Informer, InformerOptions, Subscription};
 pub use options::{DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, WriteOptions};
 pub use resources::Resource;
-pub use shared::SharedInformers;
+pub use shared::{OWNER_INDEX, SharedInformers};
 pub use transport::{Call, EventKind, Page, Reply, Transport, Verb, WatchEvent, WatchStream};

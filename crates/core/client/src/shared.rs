@@ -3,11 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use fram_machinery::{Value, meta};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::{Client, Informer, InformerOptions, Resource};
+
+/// Every shared informer finds the objects that refer to an owner by the owner's UID under this index.
+pub const OWNER_INDEX: &str = "owner";
+
+fn owners(object: &Value) -> Vec<String> {
+    meta::owner_references(object).iter().map(|r| r.str_at(&["uid"]).to_string()).collect()
+}
 
 /// Informers over all namespaces, started when they are first asked for. Clones share them.
 #[derive(Clone)]
@@ -29,8 +37,8 @@ impl SharedInformers {
 
     pub fn get(&self, resource: &Resource) -> Informer {
         let inner = &self.inner;
-        let start =
-            || Informer::start(inner.client.clone(), resource.clone(), "", InformerOptions::default(), &inner.tasks, inner.stop.clone());
+        let options = InformerOptions::default().index(OWNER_INDEX, owners);
+        let start = || Informer::start(inner.client.clone(), resource.clone(), "", options.clone(), &inner.tasks, inner.stop.clone());
         inner.informers.lock().entry(resource.clone()).or_insert_with(start).clone()
     }
 }
