@@ -12,6 +12,7 @@ mod streams;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -109,6 +110,9 @@ impl Inner {
             move |source| OpenError::Io { operation, path, source }
         };
         std::fs::create_dir_all(&layout.sandboxes).map_err(failed("create", &layout.sandboxes))?;
+        // The records hold the environments of containers, and those hold secrets.
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(&layout.sandboxes, private).map_err(failed("protect", &layout.sandboxes))?;
         let path = config.root.join("lock");
         let lock = File::create(&path).map_err(failed("create", &path))?;
         match lock.try_lock() {

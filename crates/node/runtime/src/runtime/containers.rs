@@ -110,13 +110,7 @@ fn write(
 ) -> CriResult<Container> {
     let dir = &paths.container;
     fs::create_dir_all(dir).map_err(|error| CriError::io("create", dir, error))?;
-    let host_ipc = sandbox.linux.security_context.namespace_options.ipc == fram_cri::NamespaceMode::Node;
-    let files = SandboxFiles {
-        resolv_conf: paths.sandbox.join("resolv.conf"),
-        hostname: paths.sandbox.join("hostname"),
-        hosts: paths.sandbox.join("hosts"),
-        shm: if host_ipc { "/dev/shm".into() } else { paths.sandbox.join(SHM) },
-    };
+    let files = sandbox_files(&paths.sandbox, sandbox);
     let devices = devices::look_up(&config)?;
     let plan = spec::plan(&Input {
         container_id: id,
@@ -154,6 +148,16 @@ fn write(
     // The last one: with it the container exists.
     durable::write_json(&dir.join(CONTAINER_FILE), &record, Sync::No)?;
     Ok(Container::new(dir.clone(), record, Default::default()))
+}
+
+fn sandbox_files(dir: &Path, sandbox: &PodSandboxConfig) -> SandboxFiles {
+    let host_ipc = sandbox.linux.security_context.namespace_options.ipc == fram_cri::NamespaceMode::Node;
+    SandboxFiles {
+        resolv_conf: dir.join("resolv.conf"),
+        hostname: dir.join("hostname"),
+        hosts: dir.join("hosts"),
+        shm: if host_ipc { "/dev/shm".into() } else { dir.join(SHM) },
+    }
 }
 
 fn start(paths: &Paths, record: &ContainerRecord, plan: Plan<'_>, seccomp: Vec<Instruction>, layers: Vec<PathBuf>) -> StartContainer {
