@@ -91,6 +91,21 @@ impl Runtime {
         self.inner.tasks.wait().await;
     }
 
+    /// Removes every sandbox, and all that the runtime has made on the node: `fram down --purge`.
+    pub async fn purge(self) -> CriResult<()> {
+        let ids: Vec<String> = self.inner.sandboxes.lock().keys().cloned().collect();
+        for id in ids {
+            self.complete(sandboxes::remove(self.inner.clone(), id)).await?;
+        }
+        let inner = self.inner.clone();
+        self.close().await;
+        for cgroup in [&inner.config.cgroup_root, &inner.config.shim_cgroup] {
+            containers::remove_cgroup(inner.cgroups.clone(), cgroup.clone()).await?;
+        }
+        let root = inner.config.root.clone();
+        blocking(move || sandboxes::remove_directory(&root)).await
+    }
+
     /// Runs an operation to its end, whether the caller stays or not.
     async fn complete<T, F>(&self, operation: F) -> CriResult<T>
     where

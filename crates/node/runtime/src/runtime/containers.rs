@@ -289,13 +289,17 @@ pub(super) async fn remove(inner: Arc<Inner>, id: String) -> CriResult<()> {
 }
 
 /// A process that is still dying keeps its cgroup busy, and version 1 has no event for its last one's end.
-async fn remove_cgroup(cgroups: Cgroups, cgroup: String) -> CriResult<()> {
+/// Nothing is done with an empty name: that would be the root of the hierarchies.
+pub(super) async fn remove_cgroup(cgroups: Cgroups, cgroup: String) -> CriResult<()> {
+    if cgroup.trim_matches('/').is_empty() {
+        return Ok(());
+    }
     let mut tries = 0;
     loop {
         let (cgroups, name) = (cgroups.clone(), cgroup.clone());
         let removed = blocking(move || {
             cgroups.kill(&name);
-            Ok(cgroups.remove(&name))
+            Ok(cgroups.remove_everywhere(&name))
         });
         match removed.await? {
             Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy && tries < 200 => {

@@ -162,6 +162,27 @@ async fn removing_a_sandbox_kills_and_removes_all_that_is_in_it() {
     assert_eq!(descriptors(), open - 1);
 }
 
+#[tokio::test]
+async fn purging_leaves_neither_pods_nor_cgroups_nor_files() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    for name in ["a", "b"] {
+        let sandbox = node.sandbox(&runtime, name).await;
+        start(&runtime, &sandbox, &shell("main", "sleep 1000")).await;
+    }
+    let [shim, _] = shims(node.dir.path())[..] else { panic!("there are two shims") };
+    // In no hierarchy is a shim where the runtime is.
+    let groups = std::fs::read_to_string(format!("/proc/{shim}/cgroup")).unwrap();
+    assert!(groups.lines().all(|line| line.contains(&node.cgroup)), "{groups}");
+    runtime.purge().await.unwrap();
+    assert!(!node.dir.path().join("state").exists());
+    assert_eq!((mounts(node.dir.path()), cgroups(&node.cgroup), shims(node.dir.path())), (vec![], vec![], vec![]));
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let own = hierarchy.path().join(node.cgroup.trim_start_matches('/'));
+        assert!(!own.join("shims").exists() && !own.join("pods").exists(), "{own:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_pods_start_at_once_and_end_without_a_trace() {
     let node = std::sync::Arc::new(Node::new());
