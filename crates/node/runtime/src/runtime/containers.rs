@@ -16,7 +16,7 @@ use crate::client::{self, ClientError};
 use crate::devices;
 use crate::durable::{self, Sync};
 use crate::protocol::{OverlayMount, Request, Response, StartContainer};
-use crate::records::{CONTAINER_FILE, ContainerRecord, EXEC_FILE, ExecRecord, START_FILE, new_id};
+use crate::records::{CONTAINER_FILE, ContainerRecord, START_FILE, new_id};
 use crate::seccomp::{self, Instruction};
 use crate::shim::{SHM, clock};
 use crate::spec::{self, Input, Plan, SandboxFiles, Seccomp, SpecError};
@@ -129,7 +129,6 @@ fn write(
         path => Path::new(&sandbox.log_directory).join(path),
     };
     let filter = filter(&plan)?;
-    let exec = ExecRecord { privileges: plan.privileges, seccomp: filter.clone() };
     let record = ContainerRecord {
         id: id.to_owned(),
         pod_sandbox_id: sandbox_id_of(&paths.sandbox),
@@ -143,7 +142,6 @@ fn write(
         config: config.clone(),
     };
     durable::write_json(&dir.join("config.json"), &plan.spec, Sync::No)?;
-    durable::write_json(&dir.join(EXEC_FILE), &exec, Sync::No)?;
     durable::write_json(&dir.join(START_FILE), &start(paths, &record, plan, filter, image.layers), Sync::No)?;
     // The last one: with it the container exists.
     durable::write_json(&dir.join(CONTAINER_FILE), &record, Sync::No)?;
