@@ -222,7 +222,11 @@ pub(super) async fn begin(inner: Arc<Inner>, id: String) -> CriResult<()> {
 
 pub(super) async fn stop(inner: Arc<Inner>, id: String, grace: Duration) -> CriResult<()> {
     let Ok(container) = inner.container(&id) else { return Ok(()) };
-    // No turn is taken: a stop with a shorter grace may overtake one that waits.
+    if container.state() == ContainerState::Created {
+        // It may be starting.
+        drop(container.turn.lock().await);
+    }
+    // From here on no turn is taken: a stop with a shorter grace may overtake one that waits.
     if container.state() != ContainerState::Running {
         return Ok(());
     }
