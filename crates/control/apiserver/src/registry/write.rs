@@ -160,7 +160,6 @@ impl Registry {
     }
 
     /// One attempt; None where the object changed meanwhile.
-    #[expect(clippy::too_many_arguments, reason = "one step of update, split off for length")]
     async fn try_update(
         &self,
         place: &Place,
