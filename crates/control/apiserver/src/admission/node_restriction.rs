@@ -24,7 +24,9 @@ impl Plugin for NodeRestriction {
                     return refuse(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
                 }
             }
-            ("", "Pod", "eviction") | ("", "Node", _) if request.stored_kind().kind == "Node" && place.name != node && !place.name.is_empty() => {
+            ("", "Pod", "eviction") | ("", "Node", _)
+                if request.stored_kind().kind == "Node" && place.name != node && !place.name.is_empty() =>
+            {
                 return refuse(format!("node {node:?} is not allowed to modify node {:?}", place.name));
             }
             ("", "Node", "") => node_labels(request, node, &object, old)?,

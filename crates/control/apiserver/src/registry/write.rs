@@ -300,6 +300,8 @@ fn keep_other_parts(kind: &Kind, subresource: &str, object: &mut Value, old: &Va
                 .collect();
             fields.iter().for_each(|f| keep(object, f));
         }
+        // A binding sets the node and the condition that says so; an approval is part of the status.
+        "binding" | "approval" => {}
         _ if kind.subresource("status").is_some() => keep(object, "status"),
         _ => {}
     }
