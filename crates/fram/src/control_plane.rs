@@ -11,7 +11,7 @@ use fram_apiserver::allocate::Allocators;
 use fram_apiserver::bootstrap::Cluster;
 use fram_apiserver::http_api::Listener;
 use fram_apiserver::nodes::Nodes;
-use fram_apiserver::pki::{Pki, write_private};
+use fram_apiserver::pki::{Identity, Pki, write_private};
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{Environment, InProcess, Server, User};
@@ -29,13 +29,14 @@ const PREFIX: &str = "/registry/";
 pub(crate) struct ControlPlane {
     pub(crate) server: Arc<Server>,
     pub(crate) pki: Pki,
-    pub(crate) listener: Listener,
+    identity: Identity,
+    url: String,
     cluster: Cluster,
 }
 
 impl ControlPlane {
     /// Opens the data directory and binds the socket; nothing is served yet.
-    pub(crate) async fn open(data: &Path, listen: SocketAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<Self> {
+    pub(crate) async fn open(data: &Path, listen: SocketAddr, node_ip: IpAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<(Self, Listener)> {
         let store = Embedded::open(Options::new(data.join("store")))?;
         let pki = Pki::open(&data.join("pki"))?;
         let api = Arc::new(Api::builtin()?);
@@ -45,15 +46,20 @@ impl ControlPlane {
             _ => Ipv4Addr::LOCALHOST,
         };
         let names = server_names(&allocators, address);
-        let tls = pki.server_config(&pki.server("kube-apiserver", &names)?)?;
-        let listener = Listener::bind(listen, tls).await.with_context(|| format!("cannot listen on {listen}"))?;
+        let identity = pki.server("kube-apiserver", &names)?;
+        let listener = Listener::bind(listen, pki.server_config(&identity)?).await.with_context(|| format!("cannot listen on {listen}"))?;
         let port = listener.address()?.port();
         let environment = Environment::system();
         let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, Chain::standard(), allocators));
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
         let server = Arc::new(Server::new(registry, tokens, nodes));
-        let cluster = Cluster { ca_pem: pki.ca_pem.clone(), address, port, cluster_domain: "cluster.local".into() };
-        Ok(Self { server, pki, listener, cluster })
+        // The Service's endpoint must be an address that is not loopback; see the validation of Endpoints.
+        let advertised = match node_ip {
+            IpAddr::V4(ip) => ip,
+            IpAddr::V6(_) => address,
+        };
+        let cluster = Cluster { ca_pem: pki.ca_pem.clone(), address: advertised, port, cluster_domain: "cluster.local".into() };
+        Ok((Self { server, pki, identity, url: format!("https://{address}:{port}"), cluster }, listener))
     }
 
     /// Makes the first objects.
@@ -63,7 +69,13 @@ impl ControlPlane {
 
     /// The URL at which clients reach the server.
     pub(crate) fn url(&self) -> String {
-        format!("https://{}:{}", self.cluster.address, self.cluster.port)
+        self.url.clone()
+    }
+
+    /// Serves the same API at another address.
+    pub(crate) async fn listen_also(&self, address: SocketAddr) -> anyhow::Result<Listener> {
+        let tls = self.pki.server_config(&self.identity)?;
+        Listener::bind(address, tls).await.with_context(|| format!("cannot listen on {address}"))
     }
 
     /// Writes the administrator's kubeconfig.
@@ -93,7 +105,7 @@ fn server_names(allocators: &Allocators, address: Ipv4Addr) -> Vec<String> {
 }
 
 /// Starts scheduler and controllers.
-pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker, stop: &CancellationToken) {
+pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker, stop: &CancellationToken) -> SharedInformers {
     let user = |name: &str| User::authenticated(name, &[]);
     let manager = control_plane.client(user("system:kube-controller-manager"), "kube-controller-manager");
     let informers = SharedInformers::new(manager, tasks.clone(), stop.clone());
@@ -127,6 +139,7 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         now: Arc::new(move || environment.now_text()),
     });
     tasks.spawn(scheduler.run(stop.clone()));
+    informers
 }
 
 /// Every kind that is stored, in its storage version.

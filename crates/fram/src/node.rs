@@ -1,6 +1,7 @@
 //! A node: images, runtime, pod network, proxy, DNS and kubelet, wired together.
 
 mod address;
+mod local;
 mod services;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use address::primary_address;
+pub(crate) use local::LocalNode;
 
 /// What a node is told.
 #[derive(Debug, Clone)]

@@ -55,10 +55,13 @@ fn verify(stages: &mut Stages) -> Result<()> {
 }
 
 /// The Debian packages that tests use, with a file by which each is known to be there.
-const PACKAGES: [(&str, &str); 4] = [
+const PACKAGES: [(&str, &str); 7] = [
     ("busybox-static", "/bin/busybox"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("iproute2", "/usr/sbin/ip"),
+    ("kubernetes-client", "/usr/bin/kubectl"),
+    ("nftables", "/usr/sbin/nft"),
+    ("procps", "/bin/ps"),
     ("skopeo", "/usr/bin/skopeo"),
 ];
 

@@ -5,6 +5,7 @@ mod client;
 pub mod controller;
 pub mod informer;
 mod options;
+pub mod remote;
 pub mod resources;
 mod shared;
 mod transport;
