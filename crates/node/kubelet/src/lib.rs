@@ -1,1 +1,28 @@
-//! fram-kubelet: see ARCHITECTURE.md.
+//! The kubelet: runs the pods that are bound to one node, through the runtime and image services of the CRI, and tells the
+//! API server what became of them.
+
+mod admit;
+mod backoff;
+mod cgroup;
+pub mod clock;
+mod config;
+mod container;
+mod context;
+mod hook;
+mod images;
+mod kubelet;
+mod net;
+mod node;
+mod objects;
+mod observed;
+mod pod;
+mod probe;
+mod sandbox;
+mod server;
+mod status;
+mod volumes;
+mod worker;
+
+pub use clock::{Clock, SystemClock};
+pub use config::KubeletConfig;
+pub use kubelet::{Kubelet, KubeletError};

@@ -1,0 +1,302 @@
+//! The kubelet as a whole: it learns of pods from the API server and of containers from the runtime, and gives each pod a
+//! worker. See upstream's kubelet.go.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fram_client::resources::{NODES, PODS, RUNTIME_CLASSES, SERVICES};
+use fram_client::{Client, Delta, EventRecorder, Informer, InformerOptions};
+use fram_cri::{ContainerEvent, ContainerEvents, ContainerFilter, CriError, ImageService, PodSandboxFilter, RuntimeService};
+use fram_machinery::{Value, meta, object};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admit::admit;
+use crate::cgroup::Cgroups;
+use crate::clock::Clock;
+use crate::config::KubeletConfig;
+use crate::context::Context;
+use crate::images::Images;
+use crate::node;
+use crate::objects::Objects;
+use crate::observed::{ANNOTATION_POD_GRACE, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID};
+use crate::pod;
+use crate::pod::resources::cgroup_candidates;
+use crate::status::writer::StatusWriter;
+use crate::volumes;
+use crate::volumes::token::Tokens;
+use crate::worker::{Letter, Mailbox, Worker};
+
+#[derive(Debug, thiserror::Error)]
+pub enum KubeletError {
+    #[error("create {path:?}: {source}")]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error("the runtime does not answer: {0}")]
+    Runtime(#[from] CriError),
+}
+
+type Mailboxes = Arc<Mutex<HashMap<String, Arc<Mailbox>>>>;
+
+/// A node's agent. Clones share it.
+#[derive(Clone)]
+pub struct Kubelet {
+    pub(crate) ctx: Arc<Context>,
+    client: Client,
+    node: Informer,
+    mailboxes: Mailboxes,
+    writer: Arc<Mutex<Option<fram_client::Controller>>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Kubelet {
+    /// Prepares a kubelet; its informers begin at once, pods with `run`. Needs a tokio runtime around it.
+    pub fn new(
+        config: KubeletConfig,
+        client: Client,
+        runtime: Arc<dyn RuntimeService>,
+        images: Arc<dyn ImageService>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, KubeletError> {
+        for path in [&config.root_dir, &config.log_dir] {
+            std::fs::create_dir_all(path).map_err(|source| KubeletError::Directory { path: path.clone(), source })?;
+        }
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let informer = |resource, options| Informer::start(client.clone(), resource, "", options, &tasks, stop.clone());
+        let (writer, controller) = StatusWriter::new();
+        let mailboxes = Mailboxes::default();
+        let now = clock.clone();
+        let ctx = Context {
+            images: Images::new(images, clock.clone()),
+            objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
+            tokens: Tokens::new(client.clone()),
+            recorder: EventRecorder::start(client.clone(), "kubelet", &config.node_name, Arc::new(move || now.now()), &tasks, stop.clone()),
+            writer,
+            pods: informer(PODS, InformerOptions::fields(format!("spec.nodeName={}", config.node_name))),
+            services: informer(SERVICES, InformerOptions::default()),
+            runtime_classes: informer(RUNTIME_CLASSES, InformerOptions::default()),
+            cgroups: Cgroups::detect(&config.cgroup_mount),
+            node: node::machine::facts(&config),
+            runtime,
+            clock,
+            config,
+        };
+        let node = informer(NODES, InformerOptions::fields(format!("metadata.name={}", ctx.config.node_name)));
+        let writer = Arc::new(Mutex::new(Some(controller)));
+        Ok(Self { ctx: Arc::new(ctx), client, node, mailboxes, writer, tasks, stop })
+    }
+
+    /// Runs the node's pods until `stop`. Containers go on without it, and the next kubelet takes them over.
+    pub async fn run(&self, stop: CancellationToken) -> Result<(), KubeletError> {
+        let _end = self.stop.clone().drop_guard();
+        self.tasks.spawn(node::keep(self.ctx.clone(), self.client.clone(), self.node.clone(), self.stop.clone()));
+        if let Some(controller) = self.writer.lock().take() {
+            let writer = self.ctx.writer.clone();
+            self.tasks.spawn(writer.run(controller, self.client.clone(), self.ctx.pods.clone(), self.stop.clone()));
+        }
+        let reference = object!({ "apiVersion": "v1", "kind": "Node", "name": (self.ctx.config.node_name.as_str()), "uid": (self.ctx.config.node_name.as_str()) });
+        self.ctx.recorder.event_at(reference, false, "Starting", "Starting kubelet.");
+        let mut pods = Pods { kubelet: self, workers: JoinSet::new(), uids: HashMap::new(), keys: HashMap::new() };
+        let outcome = stop.run_until_cancelled(pods.run()).await.unwrap_or(Ok(()));
+        self.stop.cancel();
+        while pods.workers.join_next().await.is_some() {}
+        self.tasks.close();
+        self.tasks.wait().await;
+        outcome
+    }
+
+    fn post(&self, uid: &str, letter: Letter) {
+        if let Some(mailbox) = self.mailboxes.lock().get(uid) {
+            mailbox.post(letter);
+        }
+    }
+}
+
+/// Wakes the worker of a pod whose ConfigMaps or Secrets changed.
+fn waker(mailboxes: &Mailboxes) -> crate::objects::Wake {
+    let mailboxes = mailboxes.clone();
+    Arc::new(move |uid| {
+        if let Some(mailbox) = mailboxes.lock().get(uid) {
+            mailbox.post(Letter::SourcesChanged);
+        }
+    })
+}
+
+/// The workers, and who is whose.
+struct Pods<'a> {
+    kubelet: &'a Kubelet,
+    workers: JoinSet<()>,
+    uids: HashMap<tokio::task::Id, String>,
+    /// The uid of the pod that has a name now.
+    keys: HashMap<String, String>,
+}
+
+impl Pods<'_> {
+    async fn run(&mut self) -> Result<(), KubeletError> {
+        let ctx = self.kubelet.ctx.clone();
+        // Subscribed before anything is listed: nothing falls between.
+        let mut events = ctx.runtime.events().await?;
+        ctx.pods.synced().await;
+        self.clean_up().await?;
+        let mut changes = ctx.pods.subscribe();
+        loop {
+            tokio::select! {
+                deltas = changes.changed() => match deltas {
+                    Some(deltas) => self.dispatch_all(deltas),
+                    None => return Ok(()),
+                },
+                event = events.recv() => match event {
+                    Some(event) => self.hear(&event),
+                    None => events = self.resubscribe().await?,
+                },
+                Some(ended) = self.workers.join_next_with_id() => self.ended(ended),
+            }
+        }
+    }
+
+    /// Events were lost: everyone looks for themselves.
+    async fn resubscribe(&self) -> Result<ContainerEvents, KubeletError> {
+        let events = self.kubelet.ctx.runtime.events().await?;
+        for mailbox in self.kubelet.mailboxes.lock().values() {
+            mailbox.post(Letter::Runtime);
+        }
+        Ok(events)
+    }
+
+    fn hear(&self, event: &ContainerEvent) {
+        let sandbox = event.pod_sandbox_status.as_ref().map(|s| s.metadata.uid.clone());
+        let container = || event.containers_statuses.iter().find_map(|c| c.labels.get(LABEL_POD_UID).cloned());
+        if let Some(uid) = sandbox.or_else(container) {
+            self.kubelet.post(&uid, Letter::Runtime);
+        }
+    }
+
+    fn dispatch_all(&mut self, mut deltas: Vec<Delta>) {
+        // Older pods are admitted first, as they were before a restart.
+        deltas.sort_by(|a, b| created(a.object()).cmp(created(b.object())));
+        for delta in deltas {
+            let gone = delta.old.as_deref().filter(|old| delta.new.as_deref().is_none_or(|new| meta::uid(new) != meta::uid(old)));
+            if let Some(old) = gone {
+                self.kubelet.post(meta::uid(old), Letter::Removed);
+            }
+            if let Some(pod) = delta.new {
+                self.dispatch(pod);
+            }
+        }
+    }
+
+    fn dispatch(&mut self, pod: Arc<Value>) {
+        let (uid, key) = (meta::uid(&pod).to_string(), meta::key(&pod));
+        // A change that was joined with others can hide that another pod had the name.
+        if let Some(before) = self.keys.insert(key, uid.clone()).filter(|before| *before != uid) {
+            self.kubelet.post(&before, Letter::Removed);
+        }
+        if self.kubelet.mailboxes.lock().contains_key(&uid) {
+            self.kubelet.post(&uid, Letter::Pod(pod));
+            return;
+        }
+        let verdict = self.admit(&pod);
+        self.start(pod.clone());
+        if let Err((reason, message)) = verdict {
+            self.kubelet.ctx.event(&pod, true, &reason, message.clone());
+            self.kubelet.post(&uid, Letter::Failed { reason, message });
+        }
+        self.kubelet.post(&uid, Letter::Pod(pod));
+    }
+
+    fn admit(&self, pod: &Value) -> Result<(), crate::admit::Rejection> {
+        // What runs already, or has ended, was admitted before.
+        let known = !pod.str_at(&["status", "startTime"]).is_empty();
+        if known || pod::is_terminal(pod) || meta::is_terminating(pod) {
+            return Ok(());
+        }
+        let ctx = &self.kubelet.ctx;
+        let mailboxes = self.kubelet.mailboxes.lock();
+        let active = |p: &Arc<Value>| meta::uid(p) != meta::uid(pod) && mailboxes.contains_key(meta::uid(p)) && !pod::is_terminal(p);
+        let others: Vec<Arc<Value>> = ctx.pods.list().into_iter().filter(active).collect();
+        let node = self.kubelet.node.get(&ctx.config.node_name);
+        admit(pod, node.as_deref().unwrap_or(&Value::Null), &ctx.node.allocatable, &others)
+    }
+
+    fn start(&mut self, pod: Arc<Value>) {
+        let uid = meta::uid(&pod).to_string();
+        let mailbox = Arc::new(Mailbox::default());
+        self.kubelet.mailboxes.lock().insert(uid.clone(), mailbox.clone());
+        let worker = Worker::new(self.kubelet.ctx.clone(), pod, mailbox);
+        let id = self.workers.spawn(worker.run(self.kubelet.stop.clone())).id();
+        self.uids.insert(id, uid);
+    }
+
+    /// A worker that ended by itself is done; one that panicked is replaced for as long as its pod is there.
+    fn ended(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+        let (id, failed) = match ended {
+            Ok((id, ())) => (id, None),
+            Err(error) => (error.id(), Some(error)),
+        };
+        let Some(uid) = self.uids.remove(&id) else { return };
+        self.kubelet.mailboxes.lock().remove(&uid);
+        self.keys.retain(|_, known| *known != uid);
+        if let Some(error) = failed {
+            tracing::error!(uid, %error, "a pod's worker panicked and is started again");
+            if let Some(pod) = self.kubelet.ctx.pods.list().into_iter().find(|p| meta::uid(p) == uid) {
+                self.dispatch(pod);
+            }
+        }
+    }
+
+    /// Whatever belongs to pods that were deleted while no kubelet ran is taken away.
+    async fn clean_up(&mut self) -> Result<(), KubeletError> {
+        let ctx = self.kubelet.ctx.clone();
+        let known: HashSet<String> = ctx.pods.list().iter().map(|p| meta::uid(p).to_string()).collect();
+        let mut orphans: HashMap<String, Value> = HashMap::new();
+        for sandbox in ctx.runtime.list_pod_sandbox(&PodSandboxFilter::default()).await? {
+            orphans.entry(sandbox.metadata.uid.clone()).or_insert_with(|| orphan(&sandbox.labels, &sandbox.annotations));
+        }
+        for container in ctx.runtime.list_containers(&ContainerFilter::default()).await? {
+            let Some(uid) = container.labels.get(LABEL_POD_UID) else { continue };
+            orphans.entry(uid.clone()).or_insert_with(|| orphan(&container.labels, &container.annotations));
+        }
+        orphans.retain(|uid, pod| !known.contains(uid) && !meta::uid(pod).is_empty());
+        let running: HashSet<String> = orphans.keys().cloned().collect();
+        for (uid, pod) in orphans {
+            tracing::info!(uid, "a pod that the API server no longer has is stopped");
+            self.start(Arc::new(pod));
+            self.kubelet.post(&uid, Letter::Removed);
+        }
+        let root = ctx.config.root_dir.join("pods");
+        for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
+            let uid = entry.file_name().to_string_lossy().into_owned();
+            if known.contains(&uid) || running.contains(&uid) {
+                continue;
+            }
+            if let Err(error) = volumes::tear_down(&entry.path()) {
+                tracing::warn!(uid, %error, "what a pod left behind could not be removed");
+            }
+            for path in cgroup_candidates(&ctx.config.cgroup_root, &uid) {
+                if let Err(error) = ctx.cgroups.remove(&path) {
+                    tracing::warn!(uid, %error, "what a pod left behind could not be removed");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn created(pod: &Value) -> &str {
+    pod.str_at(&["metadata", "creationTimestamp"])
+}
+
+type Labels = std::collections::BTreeMap<String, String>;
+
+/// As much of a pod as its sandbox tells.
+fn orphan(labels: &Labels, annotations: &Labels) -> Value {
+    let text = |key: &str| labels.get(key).map(String::as_str).unwrap_or_default();
+    let grace = annotations.get(ANNOTATION_POD_GRACE).and_then(|g| g.parse::<i64>().ok()).unwrap_or(30);
+    object!({
+        "metadata": { "name": (text(LABEL_POD_NAME)), "namespace": (text(LABEL_POD_NAMESPACE)), "uid": (text(LABEL_POD_UID)) },
+        "spec": { "terminationGracePeriodSeconds": grace }
+    })
+}

@@ -1,0 +1,161 @@
+//! The node's status from what is known of it. Pure.
+
+use std::collections::BTreeMap;
+
+use fram_cri::{Image, RuntimeStatus, VersionResponse};
+use fram_machinery::quantity::Quantity;
+use fram_machinery::{Map, Value, object};
+use jiff::Timestamp;
+
+use super::machine::{self, Pressures};
+use crate::clock;
+use crate::config::KubeletConfig;
+use crate::context::Context;
+
+/// As many images are told of, the largest first.
+const MOST_IMAGES: usize = 50;
+const MOST_NAMES: usize = 5;
+
+pub(super) struct Facts<'a> {
+    pub(super) ctx: &'a Context,
+    /// The last status.
+    pub(super) old: &'a Value,
+    pub(super) runtime: Result<RuntimeStatus, String>,
+    pub(super) version: VersionResponse,
+    pub(super) images: Vec<Image>,
+    pub(super) pressures: Pressures,
+    pub(super) now: Timestamp,
+}
+
+/// Labels that the kubelet gives its node.
+pub(super) fn labels(config: &KubeletConfig) -> BTreeMap<String, String> {
+    let arch = machine::architecture();
+    let mut out = BTreeMap::from([("kubernetes.io/hostname".to_string(), config.node_name.clone())]);
+    for (key, value) in
+        [("kubernetes.io/os", "linux"), ("kubernetes.io/arch", arch), ("beta.kubernetes.io/os", "linux"), ("beta.kubernetes.io/arch", arch)]
+    {
+        out.insert(key.into(), value.into());
+    }
+    out.extend(config.node_labels.clone());
+    out
+}
+
+pub(super) fn status(facts: &Facts) -> Value {
+    let config = &facts.ctx.config;
+    let mut addresses: Vec<Value> =
+        config.node_ips.iter().map(|ip| object!({ "type": "InternalIP", "address": (ip.to_string()) })).collect();
+    addresses.push(object!({ "type": "Hostname", "address": (config.node_name.as_str()) }));
+    let quantities = |map: &BTreeMap<String, Quantity>| -> Map { map.iter().map(|(k, v)| (k.as_str(), v.to_string())).collect() };
+    let mut info = machine::info();
+    info.set(&["kubeletVersion"], config.version.as_str());
+    info.set(&["containerRuntimeVersion"], format!("{}://{}", facts.version.runtime_name, facts.version.runtime_version));
+    let mut out = object!({
+        "addresses": addresses, "capacity": (quantities(&facts.ctx.node.capacity)), "allocatable": (quantities(&facts.ctx.node.allocatable)),
+        "conditions": (conditions(facts)), "nodeInfo": info, "images": (images(&facts.images))
+    });
+    if config.port > 0 {
+        out.set(&["daemonEndpoints", "kubeletEndpoint", "Port"], i64::from(config.port));
+    }
+    if let Ok(runtime) = &facts.runtime {
+        let handler = |h: &fram_cri::RuntimeHandler| {
+            object!({ "name": (h.name.as_str()), "features": {
+                "recursiveReadOnlyMounts": (h.features.recursive_read_only_mounts), "userNamespaces": (h.features.user_namespaces) } })
+        };
+        if !runtime.runtime_handlers.is_empty() {
+            out.set(&["runtimeHandlers"], runtime.runtime_handlers.iter().map(handler).collect::<Vec<_>>());
+        }
+        out.set(&["features", "supplementalGroupsPolicy"], runtime.features.supplemental_groups_policy);
+    }
+    out
+}
+
+fn images(images: &[Image]) -> Vec<Value> {
+    let mut sorted: Vec<&Image> = images.iter().filter(|i| !i.repo_tags.is_empty() || !i.repo_digests.is_empty()).collect();
+    sorted.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    let image = |i: &&Image| {
+        let names: Vec<Value> = i.repo_digests.iter().chain(&i.repo_tags).take(MOST_NAMES).map(|n| n.as_str().into()).collect();
+        object!({ "names": names, "sizeBytes": (i64::try_from(i.size).unwrap_or(i64::MAX)) })
+    };
+    sorted.iter().take(MOST_IMAGES).map(image).collect()
+}
+
+fn conditions(facts: &Facts) -> Vec<Value> {
+    let old = facts.old.list_at(&["conditions"]);
+    let own = [
+        pressure(
+            "MemoryPressure",
+            facts.pressures.memory,
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+        ),
+        pressure(
+            "DiskPressure",
+            facts.pressures.disk,
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+        ),
+        pressure(
+            "PIDPressure",
+            facts.pressures.pids,
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+        ),
+        ready(&facts.runtime),
+    ];
+    let is_own = |c: &&Value| own.iter().any(|(ty, ..)| c.str_at(&["type"]) == *ty);
+    let mut out: Vec<Value> = old.iter().filter(|c| !is_own(c)).cloned().collect();
+    for (ty, is_true, reason, message) in &own {
+        let status = if *is_true { "True" } else { "False" };
+        let before = old.iter().find(|c| c.str_at(&["type"]) == *ty && c.str_at(&["status"]) == status);
+        let now = clock::time(facts.now);
+        let since = before.map(|c| c.str_at(&["lastTransitionTime"]).to_string()).filter(|t| !t.is_empty()).unwrap_or_else(|| now.clone());
+        out.push(object!({
+            "type": (*ty), "status": status, "reason": (*reason), "message": (message.as_str()),
+            "lastHeartbeatTime": now, "lastTransitionTime": since
+        }));
+    }
+    out
+}
+
+type Condition = (&'static str, bool, &'static str, String);
+
+fn pressure(ty: &'static str, is_true: bool, no: (&'static str, &'static str), yes: (&'static str, &'static str)) -> Condition {
+    let (reason, message) = if is_true { yes } else { no };
+    (ty, is_true, reason, message.to_string())
+}
+
+fn ready(runtime: &Result<RuntimeStatus, String>) -> Condition {
+    let lacking = match runtime {
+        Err(error) => Some(format!("container runtime is down: {error}")),
+        Ok(status) => {
+            let unmet: Vec<String> = status
+                .conditions
+                .iter()
+                .filter(|c| !c.status)
+                .map(|c| {
+                    let what =
+                        if c.r#type == "NetworkReady" { "container runtime network not ready" } else { "container runtime not ready" };
+                    format!("{what}: {}=false reason:{} message:{}", c.r#type, c.reason, c.message)
+                })
+                .collect();
+            (!unmet.is_empty()).then(|| format!("[{}]", unmet.join(", ")))
+        }
+    };
+    match lacking {
+        None => ("Ready", true, "KubeletReady", "kubelet is posting ready status".into()),
+        Some(message) => ("Ready", false, "KubeletNotReady", message),
+    }
+}
+
+pub(super) fn is_ready(status: &Value) -> bool {
+    status.list_at(&["conditions"]).iter().any(|c| c.str_at(&["type"]) == "Ready" && c.str_at(&["status"]) == "True")
+}
+
+/// A status as far as a change of it matters.
+pub(super) fn without_heartbeats(status: &Value) -> Value {
+    let mut out = status.clone();
+    for condition in out.place(&["conditions"]).make_list() {
+        condition.remove(&["lastHeartbeatTime"]);
+    }
+    out
+}

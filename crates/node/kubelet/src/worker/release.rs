@@ -1,0 +1,149 @@
+//! What a pod holds on its node beside containers: directories, volumes, cgroups, and the watches on its ConfigMaps and
+//! Secrets. Taken before the first container, given back after the last. See kubelet.go's SyncTerminatedPod.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_machinery::{Value, meta};
+
+use super::phase::Event;
+use super::{Outcome, RETRY, Work};
+use crate::clock;
+use crate::context::Context;
+use crate::observed::Observed;
+use crate::pod::environment::{Sources, references};
+use crate::pod::{self, PodId, resources};
+use crate::volumes::{self, payload};
+
+/// Makes the pod's directories, cgroup and volumes; what exists already is brought up to date. Returns when the volumes
+/// are to be renewed.
+pub(super) async fn set_up(ctx: &Context, pod: &Arc<Value>, observed: &Observed) -> Result<Option<Duration>, Duration> {
+    let id = PodId::of(pod);
+    let parent = resources::cgroup_parent(&ctx.config.cgroup_root, pod);
+    if let Err(error) = ctx.cgroups.ensure(&parent, &resources::pod_resources(pod)) {
+        ctx.event(pod, true, "FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
+        return Err(RETRY);
+    }
+    for dir in [ctx.config.pod_dir(&id.uid), ctx.config.pod_log_dir(&id.namespace, &id.name, &id.uid)] {
+        if let Err(error) = std::fs::create_dir_all(&dir) {
+            ctx.event(pod, true, "Failed", format!("error making pod data directories: create {dir:?}: {error}"));
+            return Err(RETRY);
+        }
+    }
+    let mut wanted: BTreeSet<_> = payload::references(pod).into_iter().collect();
+    let sources = match ctx.objects.fetch(&id.namespace, wanted.iter().cloned()).await {
+        Ok(sources) => sources,
+        Err(error) => {
+            ctx.event(pod, true, "FailedMount", format!("Unable to attach or mount volumes: {error}"));
+            return Err(RETRY);
+        }
+    };
+    wanted.extend(pod::all_containers(pod).flat_map(|(_, c)| references(c)));
+    ctx.objects.hold(&id.uid, &id.namespace, &wanted, &sources);
+    let mut renewals = Vec::new();
+    for volume in volumes::used(pod) {
+        renewals.extend(set_up_volume(ctx, pod, observed, volume, &sources).await?);
+    }
+    let now = ctx.clock.now();
+    Ok(renewals.into_iter().min().map(|at| clock::since(at, now)))
+}
+
+async fn set_up_volume(
+    ctx: &Context,
+    pod: &Arc<Value>,
+    observed: &Observed,
+    volume: &Value,
+    sources: &Sources,
+) -> Result<Option<jiff::Timestamp>, Duration> {
+    let fail = |error: volumes::VolumeError| {
+        ctx.event(pod, true, "FailedMount", volumes::failure_message(volume, &error));
+        RETRY
+    };
+    let mut tokens = payload::Tokens::new();
+    let mut renewal = None;
+    for (path, source) in volumes::token_sources(volume) {
+        match ctx.tokens.get(pod, source, ctx.clock.now()).await {
+            Ok((token, at)) => {
+                tokens.insert(path, token);
+                renewal = renewal.into_iter().chain([at]).min();
+            }
+            Err(status) => {
+                let name = volume.str_at(&["name"]);
+                let text = format!("MountVolume.SetUp failed for volume {name:?} : failed to fetch token: {status}");
+                ctx.event(pod, true, "FailedMount", text);
+                return Err(RETRY);
+            }
+        }
+    }
+    let payload = match volumes::is_written(volume) {
+        true => {
+            let ips = observed.ready_sandbox().map(|s| s.network.ips().map(|ip| ip.to_string()).collect()).unwrap_or_default();
+            Some(payload::payload(pod, volume, sources, &ctx.fields(ips), &tokens).map_err(|e| fail(e.into()))?)
+        }
+        false => None,
+    };
+    let (dir, owned, owned_volume) = (ctx.config.pod_dir(meta::uid(pod)), pod.clone(), volume.clone());
+    let made = tokio::task::spawn_blocking(move || volumes::set_up(&owned, &owned_volume, &dir, payload.as_ref()));
+    match made.await {
+        Ok(made) => made.map_err(fail)?,
+        Err(error) => {
+            tracing::error!(pod = meta::name(pod), %error, "setting up a volume panicked");
+            return Err(RETRY);
+        }
+    }
+    Ok(renewal)
+}
+
+/// Gives back volumes and cgroup. What remains (logs, exit codes) stays for those who ask, until the pod is deleted.
+pub(super) fn everything(ctx: Arc<Context>, pod: Arc<Value>) -> Work {
+    Box::pin(async move {
+        let uid = meta::uid(&pod).to_string();
+        ctx.objects.release(&uid);
+        ctx.tokens.forget(&uid);
+        ctx.images.forget(&uid);
+        let dir = ctx.config.pod_dir(&uid);
+        let (cgroups, parents) = (ctx.cgroups.clone(), resources::cgroup_candidates(&ctx.config.cgroup_root, &uid));
+        let released = tokio::task::spawn_blocking(move || {
+            volumes::tear_down(&dir.join("volume-subpaths")).map_err(|e| e.to_string())?;
+            volumes::tear_down(&dir.join("volumes")).map_err(|e| e.to_string())?;
+            parents.iter().try_for_each(|parent| cgroups.remove(parent)).map_err(|e| e.to_string())
+        });
+        match released.await {
+            Ok(Ok(())) => Outcome { event: Some(Event::Released), ..Outcome::default() },
+            Ok(Err(error)) => {
+                tracing::warn!(pod = meta::name(&pod), %error, "a pod's volumes or cgroup could not be released");
+                Outcome { hold_pod: Some(RETRY), ..Outcome::default() }
+            }
+            Err(error) => {
+                tracing::error!(pod = meta::name(&pod), %error, "releasing a pod panicked");
+                Outcome { hold_pod: Some(RETRY), ..Outcome::default() }
+            }
+        }
+    })
+}
+
+/// Takes away the last traces. A failure leaves them to the next start of the kubelet.
+pub(super) fn remains(ctx: Arc<Context>, pod: Arc<Value>, observed: Arc<Observed>) -> Work {
+    Box::pin(async move {
+        for sandbox in &observed.sandboxes {
+            if let Err(error) = ctx.runtime.remove_pod_sandbox(&sandbox.id).await {
+                tracing::warn!(sandbox = sandbox.id, %error, "a sandbox could not be removed");
+            }
+        }
+        let id = PodId::of(&pod);
+        let dir = ctx.config.pod_dir(&id.uid);
+        let logs = ctx.config.pod_log_dir(&id.namespace, &id.name, &id.uid);
+        let removed = tokio::task::spawn_blocking(move || {
+            let gone = volumes::tear_down(&dir).map_err(|e| e.to_string());
+            match std::fs::remove_dir_all(&logs) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("remove {logs:?}: {error}")),
+                _ => gone,
+            }
+        });
+        if let Ok(Err(error)) = removed.await {
+            tracing::warn!(pod = %id, %error, "a pod's directories could not be removed");
+        }
+        Outcome { removed: true, ..Outcome::default() }
+    })
+}

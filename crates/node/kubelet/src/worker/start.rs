@@ -1,0 +1,211 @@
+//! Starts one container: image, environment, mounts, creation, start, postStart hook. See kuberuntime's startContainer.
+
+use std::time::Duration;
+
+use fram_cri::{ContainerState, Mount, PodSandboxConfig, PodSandboxStatus};
+use fram_machinery::{Value, meta};
+use jiff::Timestamp;
+
+use super::RETRY;
+use crate::clock;
+use crate::container::{self, Making};
+use crate::context::Context;
+use crate::hook;
+use crate::images::Telling;
+use crate::images::keyring::Keyring;
+use crate::observed::{Observed, restart_count};
+use crate::pod::environment::{self, Reference};
+use crate::pod::{self, Role};
+use crate::sandbox::{self, hosts};
+use crate::volumes;
+
+pub(super) struct Starting<'a> {
+    pub(super) ctx: &'a Context,
+    pub(super) pod: &'a Value,
+    pub(super) observed: &'a Observed,
+    pub(super) sandbox: &'a PodSandboxStatus,
+    pub(super) config: &'a PodSandboxConfig,
+}
+
+/// Why a container does not run: the reason and message of its waiting state.
+pub(super) struct Failure {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+    pub(super) retry_after: Duration,
+}
+
+pub(super) struct Tried {
+    pub(super) result: Result<(), Failure>,
+    /// Back-off key and end of the instance that this one replaces.
+    pub(super) replaced: Option<(String, Timestamp)>,
+}
+
+fn failure(reason: &'static str, message: impl ToString) -> Failure {
+    Failure { reason, message: message.to_string(), retry_after: RETRY }
+}
+
+struct Teller<'a> {
+    ctx: &'a Context,
+    pod: &'a Value,
+    container: &'a str,
+}
+
+impl Telling for Teller<'_> {
+    fn event(&self, warning: bool, reason: &'static str, message: String) {
+        self.ctx.container_event(self.pod, self.container, warning, reason, message);
+    }
+}
+
+pub(super) async fn start_container(starting: &Starting<'_>, name: &str) -> Tried {
+    let Some((role, spec)) = pod::find_container(starting.pod, name) else { return Tried { result: Ok(()), replaced: None } };
+    let latest = starting.observed.latest(name);
+    let ended = latest.filter(|c| c.state == ContainerState::Exited).and_then(|c| clock::from_nanos(c.finished_at));
+    let key = format!("{name}_{}", pod::container_hash(spec));
+    let replaced = ended.map(|at| (key, at));
+    Tried { result: start(starting, role, spec).await, replaced }
+}
+
+async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), Failure> {
+    let Starting { ctx, pod, .. } = starting;
+    let name = pod::container_name(spec);
+    let teller = Teller { ctx, pod, container: name };
+    let keyring = keyring(ctx, pod).await;
+    let image = ctx.images.ensure(meta::uid(pod), spec, &keyring, starting.config, &teller).await.map_err(|no| Failure {
+        reason: no.reason,
+        message: no.message,
+        retry_after: no.retry_after.unwrap_or(RETRY),
+    })?;
+    let previous = starting.observed.latest(name).map(|c| restart_count(c) + 1);
+    let attempt = u32::try_from(previous.unwrap_or_else(|| told_restarts(pod, name))).unwrap_or(0);
+    let environment = environment_of(starting, spec).await.map_err(|why| {
+        teller.event(true, "Failed", format!("Error: {why}"));
+        failure("CreateContainerConfigError", why)
+    })?;
+    let mounts = mounts(starting, spec, &environment, attempt).await.map_err(|why| {
+        teller.event(true, "Failed", format!("Error: {why}"));
+        failure("CreateContainerConfigError", why)
+    })?;
+    let target = match role {
+        Role::Ephemeral => starting.observed.active(spec.str_at(&["targetContainerName"])).map(|c| c.id.clone()),
+        _ => None,
+    };
+    let making = Making {
+        pod,
+        container: spec,
+        restart_count: attempt,
+        image: &image,
+        environment,
+        mounts,
+        node_memory: ctx.node.memory_bytes,
+        target_id: target,
+        seccomp_default: ctx.config.seccomp_default,
+    };
+    let config = container::config(making).map_err(|why| {
+        teller.event(true, "Failed", format!("Error: {why}"));
+        failure("CreateContainerConfigError", why)
+    })?;
+    remove_older(starting, name).await;
+    let id = ctx.runtime.create_container(&starting.sandbox.id, &config, starting.config).await.map_err(|why| {
+        teller.event(true, "Failed", format!("Error: {why}"));
+        failure("CreateContainerError", why)
+    })?;
+    teller.event(false, "Created", "Container created".into());
+    if let Err(why) = ctx.runtime.start_container(&id).await {
+        teller.event(true, "Failed", format!("Error: {why}"));
+        // The instance that failed to run tells its back-off from now on.
+        return Err(Failure { retry_after: Duration::ZERO, ..failure("RunContainerError", why) });
+    }
+    teller.event(false, "Started", "Container started".into());
+    post_start(starting, spec, &id, &teller).await
+}
+
+/// How often the API server was told that the container was restarted; what is left of it where the runtime lost all traces.
+fn told_restarts(pod: &Value, name: &str) -> i64 {
+    let lists = ["containerStatuses", "initContainerStatuses"];
+    let told = lists.iter().flat_map(|l| pod.list_at(&["status", l])).find(|s| s.str_at(&["name"]) == name);
+    told.filter(|s| !s.str_at(&["containerID"]).is_empty()).map_or(0, |s| s.int_at(&["restartCount"]).unwrap_or(0) + 1)
+}
+
+async fn keyring(ctx: &Context, pod: &Value) -> Keyring {
+    let mut keyring = Keyring::default();
+    let names = pod.list_at(&["spec", "imagePullSecrets"]).iter().map(|s| Reference::Secret(s.str_at(&["name"]).to_string()));
+    // A secret that is missing or cannot be read leaves the pull to succeed or fail without it, as upstream.
+    match ctx.objects.fetch(meta::namespace(pod), names).await {
+        Ok(sources) => sources.values().for_each(|secret| keyring.add_secret(secret)),
+        Err(error) => tracing::info!(pod = meta::name(pod), %error, "pull secrets could not be read"),
+    }
+    keyring
+}
+
+fn pod_ips(starting: &Starting<'_>) -> Vec<String> {
+    if pod::is_host_network(starting.pod) {
+        return starting.ctx.host_ips();
+    }
+    starting.sandbox.network.ips().map(|ip| ip.to_string()).collect()
+}
+
+async fn environment_of(starting: &Starting<'_>, spec: &Value) -> Result<Vec<(String, String)>, String> {
+    let Starting { ctx, pod, .. } = starting;
+    let sources = ctx.objects.fetch(meta::namespace(pod), environment::references(spec)).await.map_err(|status| status.to_string())?;
+    // Without the Services a container might miss the API server for its whole life.
+    ctx.services.synced().await;
+    let services = environment::service_variables(&ctx.services.list(), pod);
+    let fields = ctx.fields(pod_ips(starting));
+    environment::variables(pod, spec, &sources, &services, &fields).map_err(|error| error.to_string())
+}
+
+async fn mounts(starting: &Starting<'_>, spec: &Value, environment: &[(String, String)], attempt: u32) -> Result<Vec<Mount>, String> {
+    let Starting { ctx, pod, .. } = starting;
+    let (hostname, domain) = sandbox::hostname(pod, &ctx.config.cluster_domain);
+    let host_file = match pod::is_host_network(pod) {
+        true => std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
+        false => String::new(),
+    };
+    let hosts = hosts::content(pod, &pod_ips(starting), &hostname, &domain, &host_file);
+    let dir = ctx.config.pod_dir(meta::uid(pod));
+    let (pod, spec, environment) = ((*pod).clone(), spec.clone(), environment.to_vec());
+    let made = tokio::task::spawn_blocking(move || {
+        let mut mounts = volumes::container_mounts(&pod, &spec, &dir, &environment)?;
+        let own = volumes::host_files(&spec, &mounts, &dir, &hosts, attempt)?;
+        mounts.extend(own);
+        Ok::<_, volumes::VolumeError>(mounts)
+    });
+    match made.await {
+        Ok(Ok(mounts)) => Ok(mounts),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Of the instances of a container only the last is kept, for its logs and exit code.
+async fn remove_older(starting: &Starting<'_>, name: &str) {
+    let older = starting.observed.containers.iter().filter(|c| c.metadata.name == name).skip(1);
+    for container in older {
+        if let Err(error) = starting.ctx.runtime.remove_container(&container.id).await {
+            tracing::info!(container = container.id, %error, "an old container could not be removed");
+            continue;
+        }
+        let log = std::path::Path::new(&container.log_path);
+        if log.starts_with(&starting.ctx.config.log_dir)
+            && let Err(error) = std::fs::remove_file(log)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::info!(?log, %error, "an old log could not be removed");
+        }
+    }
+}
+
+async fn post_start(starting: &Starting<'_>, spec: &Value, id: &str, teller: &Teller<'_>) -> Result<(), Failure> {
+    let Starting { ctx, pod, .. } = starting;
+    let Some(handler) = spec.at(&["lifecycle", "postStart"]) else { return Ok(()) };
+    let target = hook::Target { runtime: &*ctx.runtime, container: spec, container_id: id, pod_ip: pod_ips(starting).first().cloned() };
+    let Err(error) = hook::run(handler, &target).await else { return Ok(()) };
+    tracing::info!(pod = meta::name(pod), container = teller.container, %error, "postStart hook failed");
+    teller.event(true, "FailedPostStartHook", "PostStartHook failed".into());
+    let grace = Duration::from_secs(u64::try_from(pod::grace_period(pod)).unwrap_or(0));
+    teller.event(false, "Killing", "FailedPostStartHook".into());
+    if let Err(error) = ctx.runtime.stop_container(id, grace).await {
+        tracing::warn!(container = id, %error, "a container whose postStart hook failed could not be stopped");
+    }
+    Err(failure("PostStartHookError", error))
+}

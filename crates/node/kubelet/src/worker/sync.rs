@@ -1,0 +1,182 @@
+//! The next piece of work for a pod that should run: which of the planned containers may be started now, and the order of
+//! sandbox, volumes and containers. See kubelet.go's SyncPod.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_cri::ContainerState;
+use fram_machinery::Value;
+use tokio::time::Instant;
+
+use super::actions::{Actions, compute, should_run};
+use super::phase::Event;
+use super::start::{Starting, start_container};
+use super::{Outcome, RETRY, Work, Worker, stop};
+use crate::clock;
+use crate::context::Context;
+use crate::observed::Observed;
+use crate::pod::{self, PodId};
+use crate::sandbox;
+
+impl Worker {
+    /// Plans, and begins what may be begun now.
+    pub(super) fn next_sync(&mut self) -> Option<Work> {
+        if self.deadline() == Some(Duration::ZERO) {
+            let message = "Pod was active on the node longer than the specified deadline".to_string();
+            self.ctx.event(&self.pod, false, "DeadlineExceeded", message.clone());
+            self.step(Event::Failed { grace: pod::grace_period(&self.pod), reason: "DeadlineExceeded".into(), message });
+            return self.next_work();
+        }
+        let mut actions = compute(&self.pod, &self.observed, &self.verdicts.lock());
+        if actions.kill_pod && actions.create_sandbox.is_none() {
+            self.step(Event::Ended { grace: pod::grace_period(&self.pod) });
+            return self.next_work();
+        }
+        if !self.is_due() {
+            return None;
+        }
+        let renew = self.renew_volumes.is_some_and(|at| at <= Instant::now());
+        let volumes = !self.volumes_ready || renew;
+        self.hold_back(&mut actions);
+        if actions.is_empty() && !volumes {
+            return None;
+        }
+        Some(Box::pin(sync(Sync { ctx: self.ctx.clone(), pod: self.pod.clone(), observed: self.observed.clone(), actions, volumes })))
+    }
+
+    /// Takes out of the plan what has to wait: containers that crashed again, and those whose last try failed.
+    fn hold_back(&mut self, actions: &mut Actions) {
+        let now = Instant::now();
+        let planned = std::mem::take(&mut actions.start);
+        for name in planned {
+            if self.holds.get(&name).is_some_and(|at| *at > now) {
+                continue;
+            }
+            match self.crash_loop(&name) {
+                Some((delay, left)) => {
+                    let message = format!("back-off {} restarting failed container={name} pod={}", go_seconds(delay), pod_words(&self.id));
+                    if self.waiting.get(&name).is_none_or(|(_, m)| *m != message) {
+                        let text = format!("Back-off restarting failed container {name} in pod {}", pod_words(&self.id));
+                        self.ctx.container_event(&self.pod, &name, true, "BackOff", text);
+                    }
+                    self.waiting.insert(name.clone(), ("CrashLoopBackOff".into(), message));
+                    self.holds.insert(name, now + left);
+                }
+                None => actions.start.push(name),
+            }
+        }
+    }
+
+    fn crash_loop(&self, name: &str) -> Option<(Duration, Duration)> {
+        let ended = self.observed.latest(name).filter(|c| c.state == ContainerState::Exited)?;
+        let container = pod::find_container(&self.pod, name).map(|(_, c)| c)?;
+        debug_assert!(should_run(&self.pod, container, Some(ended)) || pod::init_containers(&self.pod).contains(container));
+        let key = format!("{name}_{}", pod::container_hash(container));
+        self.backoff.remaining(&key, clock::from_nanos(ended.finished_at)?, self.ctx.clock.now())
+    }
+}
+
+/// `name_namespace(uid)`, as upstream's format.Pod.
+pub(crate) fn pod_words(id: &PodId) -> String {
+    format!("{}_{}({})", id.name, id.namespace, id.uid)
+}
+
+/// As Go prints whole seconds: `10s`, `1m20s`, `5m0s`.
+fn go_seconds(duration: Duration) -> String {
+    match duration.as_secs() {
+        s if s < 60 => format!("{s}s"),
+        s => format!("{}m{}s", s / 60, s % 60),
+    }
+}
+
+struct Sync {
+    ctx: Arc<Context>,
+    pod: Arc<Value>,
+    observed: Arc<Observed>,
+    actions: Actions,
+    volumes: bool,
+}
+
+async fn sync(sync: Sync) -> Outcome {
+    let mut outcome = Outcome::default();
+    if let Err(delay) = carry_out(sync, &mut outcome).await {
+        outcome.hold_pod = Some(delay);
+    }
+    outcome
+}
+
+/// An error says after which time the rest is tried again; what it was is told already.
+async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
+    let Sync { ctx, pod, observed, actions, volumes } = sync;
+    if actions.kill_pod {
+        stop::leftovers(&ctx, &pod, &observed).await?;
+    }
+    if volumes {
+        outcome.volumes = Some(super::release::set_up(&ctx, &pod, &observed).await?);
+    }
+    let mut sandbox = None;
+    if let Some(attempt) = actions.create_sandbox {
+        sandbox = Some(create_sandbox(&ctx, &pod, attempt).await?);
+    } else if let Some(ready) = observed.ready_sandbox() {
+        let config = sandbox::config(&pod, ready.metadata.attempt, &ctx.config, &ctx.resolv_conf());
+        sandbox = Some((ready.clone(), config));
+    }
+    let Some((status, config)) = sandbox else { return Ok(()) };
+    for kill in &actions.kill {
+        stop::one(&ctx, &pod, &observed, kill).await?;
+    }
+    let starting = Starting { ctx: &ctx, pod: &pod, observed: &observed, sandbox: &status, config: &config };
+    for name in &actions.start {
+        let tried = start_container(&starting, name).await;
+        if let Some(ended) = tried.replaced {
+            outcome.restarted.push(ended);
+        }
+        match tried.result {
+            Ok(()) => outcome.waiting.push((name.clone(), None)),
+            Err(failure) => {
+                outcome.waiting.push((name.clone(), Some((failure.reason.to_string(), failure.message))));
+                outcome.holds.push((name.clone(), failure.retry_after));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn create_sandbox(
+    ctx: &Context,
+    pod: &Value,
+    attempt: u32,
+) -> Result<(fram_cri::PodSandboxStatus, fram_cri::PodSandboxConfig), Duration> {
+    if attempt > 0 {
+        ctx.event(pod, false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+    }
+    let handler = runtime_handler(ctx, pod)?;
+    let config = sandbox::config(pod, attempt, &ctx.config, &ctx.resolv_conf());
+    let made = match ctx.runtime.run_pod_sandbox(&config, &handler).await {
+        Ok(id) => ctx.runtime.pod_sandbox_status(&id).await,
+        Err(error) => Err(error),
+    };
+    match made {
+        Ok(status) => Ok((status, config)),
+        Err(error) => {
+            ctx.event(pod, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
+            Err(RETRY)
+        }
+    }
+}
+
+/// The runtime's own name for the pod's RuntimeClass.
+fn runtime_handler(ctx: &Context, pod: &Value) -> Result<String, Duration> {
+    let class = pod.str_at(&["spec", "runtimeClassName"]);
+    if class.is_empty() {
+        return Ok(String::new());
+    }
+    match ctx.runtime_classes.get(class) {
+        Some(found) => Ok(found.str_at(&["handler"]).to_string()),
+        None => {
+            let message = format!("Failed to create pod sandbox: failed to get sandbox runtime: RuntimeClass {class:?} not found");
+            ctx.event(pod, true, "FailedCreatePodSandBox", message);
+            Err(RETRY)
+        }
+    }
+}

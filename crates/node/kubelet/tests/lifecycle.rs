@@ -1,0 +1,189 @@
+//! A kubelet from the outside: pods are posted to a model of the API server, containers run in a model of the runtime.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::result_large_err,
+    reason = "a test that cannot go on has failed; the client's calls fail with a Status"
+)]
+
+mod lifecycle {
+    pub(crate) mod api;
+    pub(crate) mod rig;
+    pub(crate) mod runtime;
+}
+
+use fram_machinery::{Value, meta, object};
+use lifecycle::rig::{Rig, container, pod};
+
+fn status(pod: &Value) -> Value {
+    pod.get("status").cloned().unwrap_or_default()
+}
+
+fn container_status(pod: &Value, at: usize) -> Value {
+    pod.list_at(&["status", "containerStatuses"]).get(at).cloned().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_posted_pod_runs_is_told_of_and_is_gone_after_its_deletion() {
+    let rig = Rig::start().await;
+    rig.api.put("pods", pod("p", object!({ "containers": [(container("a"))] })));
+    let running = rig.pod("p", |p| meta::condition_is_true(p, "Ready")).await;
+    assert_eq!(status(&running).str_at(&["phase"]), "Running");
+    assert_eq!(status(&running).str_at(&["podIP"]), "10.0.0.1");
+    assert!(container_status(&running, 0).str_at(&["containerID"]).starts_with("fram://"));
+    let uid = meta::uid(&running).to_string();
+    assert!(rig.root().join("pods").join(&uid).join("etc-hosts").exists());
+    rig.api.delete_pod("p", 30);
+    rig.gone("p").await;
+    assert_eq!((rig.runtime.sandboxes(), rig.runtime.containers()), (0, 0));
+    assert!(!rig.root().join("pods").join(&uid).exists());
+    assert_eq!(rig.api.last("p").str_at(&["status", "phase"]), "Failed");
+    let told = rig.events().await;
+    for wanted in
+        ["Pulling Pulling image \"img:1\"", "Created Container created", "Started Container started", "Killing Stopping container a"]
+    {
+        assert!(told.iter().any(|e| e == wanted), "{wanted}: {told:?}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_ends_keeps_its_exit_codes_until_it_is_deleted() {
+    let rig = Rig::start().await;
+    rig.api.put("pods", pod("p", object!({ "restartPolicy": "Never", "containers": [(container("a")), (container("b"))] })));
+    rig.pod("p", |p| meta::condition_is_true(p, "Ready")).await;
+    rig.runtime.exit("a", 0);
+    rig.pod("p", |p| container_status(p, 0).at(&["state", "terminated"]).is_some()).await;
+    rig.runtime.exit("b", 3);
+    let failed = rig.pod("p", |p| p.str_at(&["status", "phase"]) == "Failed").await;
+    assert_eq!(container_status(&failed, 1).at(&["state", "terminated"]).and_then(|t| t.int_at(&["exitCode"])), Some(3));
+    assert_eq!(container_status(&failed, 0).str_at(&["state", "terminated", "reason"]), "Completed");
+    assert_eq!((rig.runtime.containers(), rig.runtime.ready_sandboxes()), (2, 0));
+    rig.api.delete_pod("p", 30);
+    rig.gone("p").await;
+    assert_eq!(rig.runtime.sandboxes(), 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_crashing_container_is_restarted_at_once_and_then_backs_off() {
+    let rig = Rig::start().await;
+    rig.api.put("pods", pod("p", object!({ "containers": [(container("a"))] })));
+    rig.pod("p", |p| meta::condition_is_true(p, "Ready")).await;
+    rig.runtime.exit("a", 1);
+    let again = rig.pod("p", |p| container_status(p, 0).int_at(&["restartCount"]) == Some(1) && meta::condition_is_true(p, "Ready")).await;
+    assert_eq!(container_status(&again, 0).at(&["lastState", "terminated"]).and_then(|t| t.int_at(&["exitCode"])), Some(1));
+    rig.runtime.exit("a", 2);
+    let waiting = rig.pod("p", |p| container_status(p, 0).str_at(&["state", "waiting", "reason"]) == "CrashLoopBackOff").await;
+    let message = container_status(&waiting, 0).str_at(&["state", "waiting", "message"]).to_string();
+    assert!(message.starts_with("back-off 10s restarting failed container=a pod=p_ns("), "{message}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn init_containers_come_first_and_their_failure_ends_a_pod_that_does_not_restart() {
+    let rig = Rig::start().await;
+    let spec = object!({ "restartPolicy": "Never", "initContainers": [(container("i"))], "containers": [(container("a"))] });
+    rig.api.put("pods", pod("p", spec));
+    let started = rig
+        .pod("p", |p| p.list_at(&["status", "initContainerStatuses"]).first().is_some_and(|s| s.at(&["state", "running"]).is_some()))
+        .await;
+    assert_eq!(container_status(&started, 0).str_at(&["state", "waiting", "reason"]), "PodInitializing");
+    rig.runtime.exit("i", 0);
+    rig.pod("p", |p| meta::condition_is_true(p, "Ready")).await;
+    let spec = object!({ "restartPolicy": "Never", "initContainers": [(container("j"))], "containers": [(container("b"))] });
+    rig.api.put("pods", pod("q", spec));
+    rig.pod("q", |p| p.list_at(&["status", "initContainerStatuses"]).first().is_some_and(|s| s.at(&["state", "running"]).is_some())).await;
+    rig.runtime.exit("j", 1);
+    rig.pod("q", |p| p.str_at(&["status", "phase"]) == "Failed").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_kubelet_takes_over_what_runs_and_tells_of_what_ended_meanwhile() {
+    let mut rig = Rig::start().await;
+    rig.api.put("pods", pod("p", object!({ "restartPolicy": "Never", "containers": [(container("a")), (container("b"))] })));
+    rig.api.put("pods", pod("q", object!({ "containers": [(container("c"))] })));
+    let before = rig.pod("p", |p| meta::condition_is_true(p, "Ready")).await;
+    rig.pod("q", |p| meta::condition_is_true(p, "Ready")).await;
+    rig.halt().await;
+    rig.runtime.exit("a", 7);
+    rig.api.remove("pods", "q");
+    rig.resume().await;
+    let after = rig.pod("p", |p| container_status(p, 0).at(&["state", "terminated"]).is_some()).await;
+    assert_eq!(container_status(&after, 0).at(&["state", "terminated"]).and_then(|t| t.int_at(&["exitCode"])), Some(7));
+    assert_eq!(container_status(&after, 1).str_at(&["containerID"]), container_status(&before, 1).str_at(&["containerID"]));
+    assert_eq!(container_status(&after, 1).int_at(&["restartCount"]), Some(0));
+    rig.until(|r| r.runtime.sandboxes() == 1).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_its_config_map_and_sees_it_change() {
+    let rig = Rig::start().await;
+    let mut with_volume = container("a");
+    with_volume.set(&["volumeMounts"], object!([{ "name": "v", "mountPath": "/v" }]));
+    let spec = object!({ "containers": [with_volume], "volumes": [{ "name": "v", "configMap": { "name": "m" } }] });
+    rig.api.put("pods", pod("p", spec));
+    rig.until_event("FailedMount MountVolume.SetUp failed for volume \"v\" : configmap \"m\" not found").await;
+    let map = |text: &str| object!({ "metadata": { "namespace": "ns", "name": "m" }, "data": { "k": text } });
+    rig.api.put("configmaps", map("1"));
+    let running = rig.pod("p", |p| meta::condition_is_true(p, "Ready")).await;
+    let file = rig.root().join("pods").join(meta::uid(&running)).join("volumes/kubernetes.io~configmap/v/k");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "1");
+    rig.api.put("configmaps", map("2"));
+    rig.until(|_| std::fs::read_to_string(&file).is_ok_and(|text| text == "2")).await;
+    rig.api.delete_pod("p", 0);
+    rig.gone("p").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_does_not_fit_fails_without_a_container() {
+    let rig = Rig::start().await;
+    let mut big = container("a");
+    big.set(&["resources", "requests", "cpu"], "5000");
+    rig.api.put("pods", pod("p", object!({ "containers": [big] })));
+    let failed = rig.pod("p", |p| p.str_at(&["status", "phase"]) == "Failed").await;
+    assert_eq!(status(&failed).str_at(&["reason"]), "OutOfcpu");
+    assert_eq!((rig.runtime.sandboxes(), rig.runtime.containers()), (0, 0));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_failing_liveness_probe_restarts_a_container() {
+    let rig = Rig::start().await;
+    let mut probed = container("a");
+    probed.set(&["livenessProbe"], object!({ "exec": { "command": ["false"] }, "periodSeconds": 1, "failureThreshold": 1 }));
+    rig.api.put("pods", pod("p", object!({ "containers": [probed] })));
+    rig.pod("p", |p| container_status(p, 0).int_at(&["restartCount"]) == Some(1)).await;
+    rig.until_event("Killing Container a failed liveness probe, will be restarted").await;
+    rig.until_event("Unhealthy Liveness probe failed: no").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_pulled_is_told_and_backs_off() {
+    let rig = Rig::start().await;
+    let mut missing = container("a");
+    missing.set(&["image"], "missing:1");
+    rig.api.put("pods", pod("p", object!({ "containers": [missing] })));
+    let waiting = rig.pod("p", |p| container_status(p, 0).str_at(&["state", "waiting", "reason"]) == "ImagePullBackOff").await;
+    assert_eq!(waiting.str_at(&["status", "phase"]), "Pending");
+    let told = rig.events().await;
+    assert!(told.iter().any(|e| e.starts_with("Failed Failed to pull image \"missing:1\"")), "{told:?}");
+    rig.api.delete_pod("p", 30);
+    rig.gone("p").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn the_node_is_registered_ready_and_holds_its_lease() {
+    let rig = Rig::start().await;
+    rig.until(|r| r.api.get("nodes", "node").is_some_and(|n| meta::condition_is_true(&n, "Ready"))).await;
+    let node = rig.api.get("nodes", "node").unwrap();
+    assert_eq!(meta::label(&node, "kubernetes.io/hostname"), Some("node"));
+    assert_eq!(node.str_at(&["status", "capacity", "pods"]), "110");
+    rig.until(|r| r.api.get("leases", "kube-node-lease/node").is_some()).await;
+    rig.stop().await;
+}
