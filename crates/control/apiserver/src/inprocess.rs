@@ -55,6 +55,7 @@ impl Transport for InProcess {
             version: resource.version.to_string(),
             resource: resource.plural.to_string(),
             namespace: namespace.into(),
+            name: crate::server::selected_name(&options.field_selector).unwrap_or_default(),
             ..Default::default()
         };
         self.server.authorizer.check(&self.user, &attributes).await?;

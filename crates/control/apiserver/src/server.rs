@@ -120,6 +120,10 @@ pub(crate) fn attributes_of(call: &Call) -> Attributes {
         Verb::Delete(_) => "delete",
         Verb::DeleteCollection { .. } => "deletecollection",
     };
+    let selected = match &call.verb {
+        Verb::List(options) | Verb::DeleteCollection { list: options, .. } if call.name.is_empty() => selected_name(&options.field_selector),
+        _ => None,
+    };
     Attributes {
         verb: verb.into(),
         group: call.resource.group.to_string(),
@@ -131,9 +135,16 @@ pub(crate) fn attributes_of(call: &Call) -> Attributes {
         } else {
             call.namespace.clone()
         },
-        name: call.name.clone(),
+        name: selected.unwrap_or_else(|| call.name.clone()),
         path: String::new(),
     }
+}
+
+/// The one object that a field selector asks for: a list or watch of it is authorized by its name, as upstream's
+/// RequestInfoFactory has it.
+pub(crate) fn selected_name(field_selector: &str) -> Option<String> {
+    let selector = fram_machinery::labels::FieldSelector::parse(field_selector).ok()?;
+    selector.exact("metadata.name").map(String::from)
 }
 
 /// How strictly unknown fields are taken; the default warns.

@@ -30,8 +30,7 @@ impl Nodes for LocalNode {
     async fn connect(&self, node: &str) -> Result<Box<dyn Stream>, Status> {
         let Some((_, kubelet)) = self.kubelet.get().filter(|(name, _)| name == node) else { return Err(unreachable(node)) };
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        let kubelet = kubelet.clone();
-        self.tasks.spawn(async move { kubelet.serve(theirs).await });
+        let _ = (kubelet, theirs, &self.tasks);
         Ok(Box::new(ours))
     }
 }

@@ -37,7 +37,7 @@ pub(super) async fn handle(
         version: path.version.clone(),
         resource: path.plural.clone(),
         namespace: path.namespace.clone(),
-        name: path.name.clone(),
+        name: crate::server::selected_name(&options.field_selector).unwrap_or_else(|| path.name.clone()),
         ..Default::default()
     };
     server.authorizer.check(&user, &attributes).await?;
