@@ -88,7 +88,8 @@ impl Node {
         .await
         .context("cannot start the cluster's DNS")?;
         let runtime_config = RuntimeConfig { cgroup_root: config.cgroup_root.clone(), ..RuntimeConfig::new(data.join("runtime")) };
-        let runtime = Runtime::open(runtime_config, images.clone(), Arc::new(network.clone())).await.context("cannot open the container runtime")?;
+        let runtime =
+            Runtime::open(runtime_config, images.clone(), Arc::new(network.clone())).await.context("cannot open the container runtime")?;
         Ok(Self { config, runtime: Arc::new(runtime), images, network, proxy, dns })
     }
 

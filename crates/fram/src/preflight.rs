@@ -27,13 +27,19 @@ pub(crate) fn check() -> anyhow::Result<()> {
 fn filesystem(name: &str) -> Option<Missing> {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let there = known.lines().any(|l| l.split_whitespace().last() == Some(name));
-    (!there).then(|| Missing { what: format!("the file system {name}"), remedy: "load it with `modprobe overlay`, or use a kernel built with it" })
+    (!there).then(|| Missing {
+        what: format!("the file system {name}"),
+        remedy: "load it with `modprobe overlay`, or use a kernel built with it",
+    })
 }
 
 fn cgroups() -> Option<Missing> {
     let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let v1 = ["memory", "cpu", "pids", "devices", "freezer"].iter().all(|c| Path::new("/sys/fs/cgroup").join(c).is_dir());
-    (!v1 && !v2).then(|| Missing { what: "cgroup controllers at /sys/fs/cgroup".into(), remedy: "mount cgroup2, or the v1 controllers memory, cpu, pids, devices and freezer" })
+    (!v1 && !v2).then(|| Missing {
+        what: "cgroup controllers at /sys/fs/cgroup".into(),
+        remedy: "mount cgroup2, or the v1 controllers memory, cpu, pids, devices and freezer",
+    })
 }
 
 fn network_namespaces() -> Option<Missing> {
@@ -44,6 +50,9 @@ fn network_namespaces() -> Option<Missing> {
 fn netfilter() -> Option<Missing> {
     match fram_datapath::nft::Handle::open() {
         Ok(_) => None,
-        Err(error) => Some(Missing { what: format!("nftables ({error})"), remedy: "load it with `modprobe nf_tables`, or use a kernel built with it" }),
+        Err(error) => Some(Missing {
+            what: format!("nftables ({error})"),
+            remedy: "load it with `modprobe nf_tables`, or use a kernel built with it",
+        }),
     }
 }

@@ -121,7 +121,9 @@ pub(crate) fn attributes_of(call: &Call) -> Attributes {
         Verb::DeleteCollection { .. } => "deletecollection",
     };
     let selected = match &call.verb {
-        Verb::List(options) | Verb::DeleteCollection { list: options, .. } if call.name.is_empty() => selected_name(&options.field_selector),
+        Verb::List(options) | Verb::DeleteCollection { list: options, .. } if call.name.is_empty() => {
+            selected_name(&options.field_selector)
+        }
         _ => None,
     };
     Attributes {

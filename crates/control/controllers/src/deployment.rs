@@ -121,8 +121,13 @@ impl Reconciler {
                 _ => Ok(()),
             },
             Step::SetRevision(revision) => {
-                let patch = object!({ "metadata": { "annotations": { "deployment.kubernetes.io/revision": revision } } });
-                self.client.within(&DEPLOYMENTS, namespace).patch(meta::name(deployment), "", PatchKind::Merge, patch).await.map(drop)
+                let mut changed = deployment.clone();
+                meta::set_annotation(&mut changed, plan::REVISION, &revision);
+                match self.client.within(&DEPLOYMENTS, namespace).update(changed).await {
+                    // Whoever changed it causes another round.
+                    Err(status) if status.is(Reason::NotFound) || status.is(Reason::Conflict) => Ok(()),
+                    other => other.map(drop),
+                }
             }
         }
     }
@@ -139,8 +144,9 @@ impl Reconciler {
                 }
                 // Another template has the same hash: the next try hashes with this count.
                 let count = deployment.int_at(&["status", "collisionCount"]).unwrap_or(0) + 1;
-                let patch = object!({ "status": { "collisionCount": count } });
-                self.client.within(&DEPLOYMENTS, namespace).patch(meta::name(deployment), "status", PatchKind::Merge, patch).await?;
+                let mut changed = deployment.clone();
+                changed.set(&["status", "collisionCount"], count);
+                self.client.within(&DEPLOYMENTS, namespace).update_status(changed).await?;
                 Ok(())
             }
             Err(status) if status.is(Reason::Forbidden) || status.is(Reason::NotFound) => Err(status),
@@ -154,6 +160,8 @@ impl Reconciler {
         }
         let mut changed = deployment.clone();
         changed.set(&["status"], status);
+        // The revision may have been noted a moment ago; the status is this controller's alone.
+        changed.remove(&["metadata", "resourceVersion"]);
         match self.client.within(&DEPLOYMENTS, meta::namespace(deployment)).update_status(changed).await {
             Err(status) if status.is(Reason::NotFound) => Ok(()),
             other => other.map(drop),

@@ -90,10 +90,12 @@ fn addresses<'a>(items: impl Iterator<Item = &'a Value>) -> Vec<IpAddr> {
 fn peers(nodes: &Informer, own: &str) -> Vec<Peer> {
     let peer = |node: &Arc<Value>| {
         let internal = node.list_at(&["status", "addresses"]).iter().find(|a| a.str_at(&["type"]) == "InternalIP")?;
-        let pod_cidrs: Vec<Cidr> = node.list_at(&["spec", "podCIDRs"]).iter().filter_map(Value::as_str).filter_map(|t| t.parse().ok()).collect();
+        let pod_cidrs: Vec<Cidr> =
+            node.list_at(&["spec", "podCIDRs"]).iter().filter_map(Value::as_str).filter_map(|t| t.parse().ok()).collect();
         Some(Peer { node_ip: internal.str_at(&["address"]).parse().ok()?, pod_cidrs })
     };
-    let mut all: Vec<Peer> = nodes.list().iter().filter(|n| meta::name(n) != own).filter_map(peer).filter(|p| !p.pod_cidrs.is_empty()).collect();
+    let mut all: Vec<Peer> =
+        nodes.list().iter().filter(|n| meta::name(n) != own).filter_map(peer).filter(|p| !p.pod_cidrs.is_empty()).collect();
     all.sort();
     all
 }
@@ -194,7 +196,9 @@ fn zone(config: &ZoneConfig, services: &[Arc<Value>], slices: &[Arc<Value>]) -> 
 }
 
 fn named_ports(list: &[Value]) -> Vec<fram_dns::Port> {
-    let one = |p: &Value| Some(fram_dns::Port { name: p.str_at(&["name"]).into(), protocol: dns_protocol(p.str_at(&["protocol"])), port: port(p, "port")? });
+    let one = |p: &Value| {
+        Some(fram_dns::Port { name: p.str_at(&["name"]).into(), protocol: dns_protocol(p.str_at(&["protocol"])), port: port(p, "port")? })
+    };
     list.iter().filter_map(one).collect()
 }
 
@@ -233,7 +237,9 @@ mod tests {
 
     #[test]
     fn headless_services_are_named_and_not_proxied() {
-        let headless = Arc::new(object!({ "metadata": { "name": "s", "namespace": "ns" }, "spec": { "clusterIP": "None", "ports": [{ "port": 80 }] } }));
+        let headless = Arc::new(
+            object!({ "metadata": { "name": "s", "namespace": "ns" }, "spec": { "clusterIP": "None", "ports": [{ "port": 80 }] } }),
+        );
         assert!(proxied(std::slice::from_ref(&headless)).is_empty());
         assert_eq!(named_service(&headless).kind, fram_dns::ServiceKind::Headless);
     }
@@ -243,7 +249,10 @@ mod tests {
         let slice = object!({ "metadata": { "name": "x", "namespace": "ns", "labels": { "kubernetes.io/service-name": "s" } },
             "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }], "endpoints": [{ "addresses": ["10.1.0.1"], "nodeName": "n" }] });
         let read = proxied_slice(&slice).unwrap();
-        assert_eq!(read.endpoints[0], fram_proxy::Endpoint { addresses: vec!["10.1.0.1".parse().unwrap()], node_name: Some("n".into()), ..Default::default() });
+        assert_eq!(
+            read.endpoints[0],
+            fram_proxy::Endpoint { addresses: vec!["10.1.0.1".parse().unwrap()], node_name: Some("n".into()), ..Default::default() }
+        );
         assert_eq!(read.ports[0].port, Some(80));
     }
 }

@@ -38,7 +38,8 @@ pub(crate) fn busybox(folder: &Path) -> PathBuf {
         "config": { "mediaType": format!("{oci}.config.v1+json"), "digest": config, "size": config_size },
         "layers": [{ "mediaType": format!("{oci}.layer.v1.tar"), "digest": layer, "size": layer_size }] });
     let (manifest, size) = put(&layout, &serde_json::to_vec(&manifest).unwrap());
-    let index = json!({ "schemaVersion": 2, "manifests": [{ "mediaType": format!("{oci}.manifest.v1+json"), "digest": manifest, "size": size }] });
+    let index =
+        json!({ "schemaVersion": 2, "manifests": [{ "mediaType": format!("{oci}.manifest.v1+json"), "digest": manifest, "size": size }] });
     std::fs::write(layout.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
     std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     layout

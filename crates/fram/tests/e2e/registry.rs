@@ -19,8 +19,7 @@ impl Registry {
         );
         let file = folder.join("registry.yml");
         std::fs::write(&file, config).unwrap();
-        let process =
-            Command::new("docker-registry").arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let process = Command::new("docker-registry").arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         Self { process, port }
     }
 
