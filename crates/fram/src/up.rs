@@ -12,6 +12,9 @@ use tokio_util::task::TaskTracker;
 use crate::cli::Up;
 use crate::control_plane::ControlPlane;
 
+/// Parent of everything that Fram makes in cgroups.
+pub(crate) const CGROUP_ROOT: &str = "/fram";
+
 pub(crate) fn run(up: Up) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))

@@ -2,6 +2,7 @@
 //! something.
 
 mod context;
+mod deployment;
 mod endpoint_slice;
 mod garbage_collector;
 mod namespace;
@@ -21,5 +22,6 @@ pub fn start(context: &Context) {
     root_ca::start(context);
     node_ipam::start(context);
     replicaset::start(context);
+    deployment::start(context);
     endpoint_slice::start(context);
 }

@@ -46,7 +46,8 @@ pub(crate) mod testing {
     pub(crate) fn cache(nodes: Vec<Value>) -> Cache {
         let mut cache = Cache::default();
         for node in nodes {
-            cache.set_node(&node.str_at(&["metadata", "name"]).to_string(), Arc::new(node));
+            let node = Arc::new(node);
+            cache.set_node(node.str_at(&["metadata", "name"]), node.clone());
         }
         cache
     }

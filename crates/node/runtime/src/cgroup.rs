@@ -16,12 +16,14 @@ use nix::unistd::Pid;
 pub(crate) struct Cgroups {
     /// Each hierarchy's mount and the controllers in it; one without names for version 2.
     hierarchies: Vec<(PathBuf, Vec<String>)>,
+    /// Those that only sort processes: systemd's own, and version 2 beside version 1.
+    others: Vec<PathBuf>,
     v2: bool,
 }
 
 impl Cgroups {
-    /// Reads /proc/self/mountinfo. A version 2 hierarchy beside version 1 (the hybrid layout) holds no controllers and
-    /// is left alone, as runc and libcontainer do.
+    /// Reads /proc/self/mountinfo. A version 2 hierarchy beside version 1 (the hybrid layout) holds no controllers;
+    /// containers are not sorted into it, as with runc and libcontainer.
     pub(crate) fn detect(mount: &Path) -> io::Result<Cgroups> {
         Ok(Self::parse(mount, &fs::read_to_string("/proc/self/mountinfo")?))
     }
@@ -29,6 +31,7 @@ impl Cgroups {
     fn parse(mount: &Path, mountinfo: &str) -> Cgroups {
         let mut v1 = Vec::new();
         let mut v2 = Vec::new();
+        let mut others = Vec::new();
         for line in mountinfo.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let Some(point) = left.split(' ').nth(4).map(PathBuf::from) else { continue };
@@ -39,15 +42,19 @@ impl Cgroups {
             }
             match kind {
                 Some("cgroup2") => v2.push((point, Vec::new())),
-                Some("cgroup") if !options.contains("name=") => {
+                Some("cgroup") if options.contains("name=") => others.push(point),
+                Some("cgroup") => {
                     let names = options.split(',').filter(|option| *option != "rw").map(str::to_owned).collect();
                     v1.push((point, names));
                 }
                 _ => {}
             }
         }
-        let is_v2 = v1.is_empty();
-        Cgroups { hierarchies: if is_v2 { v2 } else { v1 }, v2: is_v2 }
+        if v1.is_empty() {
+            return Cgroups { hierarchies: v2, others, v2: true };
+        }
+        others.extend(v2.into_iter().map(|(point, _)| point));
+        Cgroups { hierarchies: v1, others, v2: false }
     }
 
     pub(crate) fn is_v2(&self) -> bool {
@@ -72,13 +79,19 @@ impl Cgroups {
         Some(mount.join(cgroup.trim_start_matches('/')))
     }
 
-    /// Makes the cgroup and moves a process into it.
+    /// Makes the cgroup and moves a process into it, in those hierarchies too that only sort processes: a service
+    /// manager must not take it for a part of the service that started it.
     pub(crate) fn enter(&self, cgroup: &str, pid: i32) -> io::Result<()> {
         for (path, (_, controllers)) in self.paths(cgroup).zip(&self.hierarchies) {
             fs::create_dir_all(&path)?;
             if controllers.iter().any(|name| name == "cpuset") {
                 inherit_cpuset(&path)?;
             }
+            fs::write(path.join("cgroup.procs"), pid.to_string())?;
+        }
+        for mount in &self.others {
+            let path = mount.join(cgroup.trim_start_matches('/'));
+            fs::create_dir_all(&path)?;
             fs::write(path.join("cgroup.procs"), pid.to_string())?;
         }
         Ok(())
@@ -122,6 +135,13 @@ impl Cgroups {
     /// Removes the cgroup with those inside it. One that does not exist is removed already.
     pub(crate) fn remove(&self, cgroup: &str) -> io::Result<()> {
         self.paths(cgroup).try_for_each(|path| remove_tree(&path))
+    }
+
+    /// The same where `enter` has made it.
+    pub(crate) fn remove_everywhere(&self, cgroup: &str) -> io::Result<()> {
+        self.remove(cgroup)?;
+        let inside = cgroup.trim_start_matches('/');
+        self.others.iter().try_for_each(|mount| remove_tree(&mount.join(inside)))
     }
 
     /// How many processes of the cgroup the kernel has killed for want of memory. The counter outlives the process, so
@@ -195,6 +215,7 @@ mod tests {
         assert_eq!(path("memory").as_deref(), Some("/sys/fs/cgroup/memory/a/b"));
         assert_eq!(path("pids"), None);
         assert_eq!(cgroups.paths("/a").count(), 2);
+        assert_eq!(cgroups.others.len(), 2);
     }
 
     #[test]

@@ -55,8 +55,24 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects to the shim of the sandbox in `dir`, and agrees on a version.
+    /// Connects to the shim of the sandbox in `dir`, and agrees on a version. `Connect` means that the shim is dead.
     pub(crate) async fn connect(dir: &Path) -> Result<Client, ClientError> {
+        let deadline = tokio::time::Instant::now() + START_TIMEOUT;
+        loop {
+            let error = match tokio::time::timeout_at(deadline, Client::try_connect(dir)).await {
+                Ok(Err(error @ ClientError::Connect { .. })) => error,
+                Ok(other) => return other,
+                Err(_) => return Err(ClientError::Io(io::ErrorKind::TimedOut.into())),
+            };
+            // It may not serve yet, or too many ask at once; for neither there is an event. A dead one never will.
+            if !is_alive(dir) || tokio::time::Instant::now() >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn try_connect(dir: &Path) -> Result<Client, ClientError> {
         let failed = |source| ClientError::Connect { dir: dir.to_path_buf(), source };
         // A socket's path is limited to 107 bytes; through a descriptor of its directory any depth can be reached.
         let handle = std::fs::File::open(dir).map_err(failed)?;
@@ -139,21 +155,6 @@ pub(crate) fn wait_until_dead(dir: &Path) {
     if let Ok(file) = std::fs::File::open(dir.join(SETUP_FILE)) {
         // It can only fail where locks do not work at all, and there no shim has started.
         let _ = file.lock();
-    }
-}
-
-/// As `connect`, for one who does not know whether the shim has begun to serve or has ended: fails when it is dead.
-pub(crate) async fn connect_or_dead(dir: &Path) -> Result<Client, ClientError> {
-    let deadline = tokio::time::Instant::now() + START_TIMEOUT;
-    loop {
-        let alive = is_alive(dir);
-        match Client::connect(dir).await {
-            // There is no event for "serves now" to one who did not start it.
-            Err(ClientError::Connect { .. }) if alive && tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            other => return other,
-        }
     }
 }
 

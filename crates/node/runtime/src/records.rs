@@ -8,9 +8,6 @@ use std::path::{Path, PathBuf};
 use fram_cri::{ContainerConfig, PodSandboxConfig, PodSandboxNetworkStatus, Signal};
 use serde::{Deserialize, Serialize};
 
-use crate::seccomp::Instruction;
-use crate::spec::Privileges;
-
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SandboxRecord {
@@ -47,17 +44,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) exit_reported: bool,
 }
 
-/// What every process that joins the container gets: `exec.json`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct ExecRecord {
-    pub(crate) privileges: Privileges,
-    pub(crate) seccomp: Vec<Instruction>,
-}
-
 pub(crate) const SANDBOX_FILE: &str = "sandbox.json";
 pub(crate) const CONTAINER_FILE: &str = "container.json";
-pub(crate) const EXEC_FILE: &str = "exec.json";
+/// The request by which the shim starts the container.
 pub(crate) const START_FILE: &str = "start.json";
 
 #[derive(Clone, Debug)]

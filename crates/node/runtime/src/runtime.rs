@@ -12,6 +12,7 @@ mod streams;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -90,6 +91,21 @@ impl Runtime {
         self.inner.tasks.wait().await;
     }
 
+    /// Removes every sandbox, and all that the runtime has made on the node: `fram down --purge`.
+    pub async fn purge(self) -> CriResult<()> {
+        let ids: Vec<String> = self.inner.sandboxes.lock().keys().cloned().collect();
+        for id in ids {
+            self.complete(sandboxes::remove(self.inner.clone(), id)).await?;
+        }
+        let inner = self.inner.clone();
+        self.close().await;
+        for cgroup in [&inner.config.cgroup_root, &inner.config.shim_cgroup] {
+            containers::remove_cgroup(inner.cgroups.clone(), cgroup.clone()).await?;
+        }
+        let root = inner.config.root.clone();
+        blocking(move || sandboxes::remove_directory(&root)).await
+    }
+
     /// Runs an operation to its end, whether the caller stays or not.
     async fn complete<T, F>(&self, operation: F) -> CriResult<T>
     where
@@ -109,6 +125,9 @@ impl Inner {
             move |source| OpenError::Io { operation, path, source }
         };
         std::fs::create_dir_all(&layout.sandboxes).map_err(failed("create", &layout.sandboxes))?;
+        // The records hold the environments of containers, and those hold secrets.
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(&layout.sandboxes, private).map_err(failed("protect", &layout.sandboxes))?;
         let path = config.root.join("lock");
         let lock = File::create(&path).map_err(failed("create", &path))?;
         match lock.try_lock() {

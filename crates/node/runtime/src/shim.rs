@@ -62,6 +62,7 @@ fn system<E: Into<io::Error>>(operation: &'static str) -> impl FnOnce(E) -> Shim
     move |source| ShimError::System { operation, source: source.into() }
 }
 
+/// What `fram shim` does with the arguments behind that word, before it has started a thread or read a configuration.
 /// Never returns to the caller: the calling process ends at once, the shim is its orphaned child.
 pub fn main(args: &[OsString]) -> ! {
     let code = match shim(args) {

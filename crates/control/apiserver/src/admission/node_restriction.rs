@@ -16,7 +16,7 @@ impl Plugin for NodeRestriction {
         let Some(node) = request.user.node() else { return Ok(object) };
         let place = request.place;
         let refuse = |why: String| Err(place.forbidden(&why));
-        match (request.kind().group, request.kind().kind, request.subresource) {
+        match (request.stored_kind().group, request.stored_kind().kind, request.subresource) {
             ("", "Pod", "") => pod(request, node, &object, old)?,
             ("", "Pod", "status") => {
                 let bound = old.map_or("", |o| o.str_at(&["spec", "nodeName"]));
@@ -24,7 +24,9 @@ impl Plugin for NodeRestriction {
                     return refuse(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
                 }
             }
-            ("", "Pod", "eviction") | ("", "Node", _) if request.kind().kind == "Node" && place.name != node && !place.name.is_empty() => {
+            ("", "Pod", "eviction") | ("", "Node", _)
+                if request.stored_kind().kind == "Node" && place.name != node && !place.name.is_empty() =>
+            {
                 return refuse(format!("node {node:?} is not allowed to modify node {:?}", place.name));
             }
             ("", "Node", "") => node_labels(request, node, &object, old)?,

@@ -280,12 +280,15 @@ fn to_scale(object: &Value) -> Value {
     scale
 }
 
+/// What a request makes of the current Scale.
+type Change = Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync>;
+
 async fn scale(server: &Server, user: &User, place: Place, verb: Verb, duplicates: Vec<String>) -> Result<Performed, Status> {
     let registry = &server.registry;
     let kind = body_kind(server, &place, "scale")?;
     let other = |object: Value, warnings| Ok(Performed { answer: Answer::Other { object, created: false }, warnings });
     let mut warnings = Vec::new();
-    let (options, change): (WriteOptions, Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync>) = match verb {
+    let (options, change): (WriteOptions, Change) = match verb {
         Verb::Get => return other(to_scale(&registry.get_object(&place).await?), warnings),
         Verb::Update { object, options } => {
             let body = Body { value: object, duplicates };

@@ -13,7 +13,7 @@ pub fn apply(target: &Value, patch: &Value) -> Result<Value, PatchError> {
         let text = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", operations.len());
         return Err(PatchError::Malformed(text));
     }
-    operations.iter().try_fold(target.clone(), |document, operation| step(document, operation))
+    operations.iter().try_fold(target.clone(), step)
 }
 
 fn step(mut document: Value, operation: &Value) -> Result<Value, PatchError> {

@@ -16,7 +16,7 @@ use crate::client::{self, ClientError};
 use crate::devices;
 use crate::durable::{self, Sync};
 use crate::protocol::{OverlayMount, Request, Response, StartContainer};
-use crate::records::{CONTAINER_FILE, ContainerRecord, EXEC_FILE, ExecRecord, START_FILE, new_id};
+use crate::records::{CONTAINER_FILE, ContainerRecord, START_FILE, new_id};
 use crate::seccomp::{self, Instruction};
 use crate::shim::{SHM, clock};
 use crate::spec::{self, Input, Plan, SandboxFiles, Seccomp, SpecError};
@@ -110,13 +110,7 @@ fn write(
 ) -> CriResult<Container> {
     let dir = &paths.container;
     fs::create_dir_all(dir).map_err(|error| CriError::io("create", dir, error))?;
-    let host_ipc = sandbox.linux.security_context.namespace_options.ipc == fram_cri::NamespaceMode::Node;
-    let files = SandboxFiles {
-        resolv_conf: paths.sandbox.join("resolv.conf"),
-        hostname: paths.sandbox.join("hostname"),
-        hosts: paths.sandbox.join("hosts"),
-        shm: if host_ipc { "/dev/shm".into() } else { paths.sandbox.join(SHM) },
-    };
+    let files = sandbox_files(&paths.sandbox, sandbox);
     let devices = devices::look_up(&config)?;
     let plan = spec::plan(&Input {
         container_id: id,
@@ -135,7 +129,6 @@ fn write(
         path => Path::new(&sandbox.log_directory).join(path),
     };
     let filter = filter(&plan)?;
-    let exec = ExecRecord { privileges: plan.privileges, seccomp: filter.clone() };
     let record = ContainerRecord {
         id: id.to_owned(),
         pod_sandbox_id: sandbox_id_of(&paths.sandbox),
@@ -149,11 +142,20 @@ fn write(
         config: config.clone(),
     };
     durable::write_json(&dir.join("config.json"), &plan.spec, Sync::No)?;
-    durable::write_json(&dir.join(EXEC_FILE), &exec, Sync::No)?;
     durable::write_json(&dir.join(START_FILE), &start(paths, &record, plan, filter, image.layers), Sync::No)?;
     // The last one: with it the container exists.
     durable::write_json(&dir.join(CONTAINER_FILE), &record, Sync::No)?;
     Ok(Container::new(dir.clone(), record, Default::default()))
+}
+
+fn sandbox_files(dir: &Path, sandbox: &PodSandboxConfig) -> SandboxFiles {
+    let host_ipc = sandbox.linux.security_context.namespace_options.ipc == fram_cri::NamespaceMode::Node;
+    SandboxFiles {
+        resolv_conf: dir.join("resolv.conf"),
+        hostname: dir.join("hostname"),
+        hosts: dir.join("hosts"),
+        shm: if host_ipc { "/dev/shm".into() } else { dir.join(SHM) },
+    }
 }
 
 fn start(paths: &Paths, record: &ContainerRecord, plan: Plan<'_>, seccomp: Vec<Instruction>, layers: Vec<PathBuf>) -> StartContainer {
@@ -220,7 +222,11 @@ pub(super) async fn begin(inner: Arc<Inner>, id: String) -> CriResult<()> {
 
 pub(super) async fn stop(inner: Arc<Inner>, id: String, grace: Duration) -> CriResult<()> {
     let Ok(container) = inner.container(&id) else { return Ok(()) };
-    // No turn is taken: a stop with a shorter grace may overtake one that waits.
+    if container.state() == ContainerState::Created {
+        // It may be starting.
+        drop(container.turn.lock().await);
+    }
+    // From here on no turn is taken: a stop with a shorter grace may overtake one that waits.
     if container.state() != ContainerState::Running {
         return Ok(());
     }
@@ -285,13 +291,17 @@ pub(super) async fn remove(inner: Arc<Inner>, id: String) -> CriResult<()> {
 }
 
 /// A process that is still dying keeps its cgroup busy, and version 1 has no event for its last one's end.
-async fn remove_cgroup(cgroups: Cgroups, cgroup: String) -> CriResult<()> {
+/// Nothing is done with an empty name: that would be the root of the hierarchies.
+pub(super) async fn remove_cgroup(cgroups: Cgroups, cgroup: String) -> CriResult<()> {
+    if cgroup.trim_matches('/').is_empty() {
+        return Ok(());
+    }
     let mut tries = 0;
     loop {
         let (cgroups, name) = (cgroups.clone(), cgroup.clone());
         let removed = blocking(move || {
             cgroups.kill(&name);
-            Ok(cgroups.remove(&name))
+            Ok(cgroups.remove_everywhere(&name))
         });
         match removed.await? {
             Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy && tries < 200 => {

@@ -13,8 +13,8 @@ use super::Inner;
 use super::streams::{self, Descriptor, failed};
 use crate::client::{self, Client, ClientError};
 use crate::durable;
-use crate::protocol::{Exec, Request, Response};
-use crate::records::{EXEC_FILE, ExecRecord};
+use crate::protocol::{Exec, Request, Response, StartContainer};
+use crate::records::START_FILE;
 use crate::state::{Container, Sandbox};
 
 /// CVE-2022-1708: a command must not fill the kubelet's memory.
@@ -36,7 +36,9 @@ pub(super) async fn exec(inner: &Arc<Inner>, id: &str, cmd: &[String], options: 
         return Err(CriError::InvalidArgument("no command specified".into()));
     }
     let (container, sandbox) = running(inner, id)?;
-    let record: ExecRecord = durable::read_json(&container.dir.join(EXEC_FILE))?.unwrap_or_default();
+    // A process that joins gets the privileges and the filter that the first one got.
+    let first: StartContainer = durable::read_json(&container.dir.join(START_FILE))?
+        .ok_or_else(|| CriError::Internal(format!("container {id:?} has lost its {START_FILE}")))?;
     let request = Exec {
         container_id: id.to_owned(),
         args: cmd.to_vec(),
@@ -44,8 +46,8 @@ pub(super) async fn exec(inner: &Arc<Inner>, id: &str, cmd: &[String], options: 
         stdin: options.stdin,
         stdout: options.stdout,
         stderr: options.stderr,
-        privileges: record.privileges,
-        seccomp: record.seccomp,
+        privileges: first.privileges,
+        seccomp: first.seccomp,
     };
     let mut stream = empty_stream();
     let mut theirs = Vec::new();

@@ -5,8 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use fram_cri::ContainerState;
-
 use super::{Inner, OpenError, sandboxes};
 use crate::client::{self, Client, ClientError};
 use crate::durable::{self, DurableError};
@@ -80,7 +78,7 @@ async fn recover_sandbox(inner: &Arc<Inner>, dir: &Path, record: SandboxRecord) 
 
 /// A connection on which the shim reports, and what it knows already.
 pub(super) async fn connect(sandbox: &Sandbox) -> Result<(Client, Vec<ContainerRun>), ClientError> {
-    let mut client = client::connect_or_dead(&sandbox.dir).await?;
+    let mut client = Client::connect(&sandbox.dir).await?;
     match client.ask(&Request::Watch, &[]).await? {
         Response::State { pid, containers } => {
             sandbox.shim_pid.store(pid, Ordering::SeqCst);
@@ -92,11 +90,7 @@ pub(super) async fn connect(sandbox: &Sandbox) -> Result<(Client, Vec<ContainerR
 
 /// Ends that nobody was told of are kept for the first subscriber; image layers held for nobody are let go.
 async fn report_and_release(inner: &Arc<Inner>) {
-    let known: Vec<Arc<Container>> = inner.containers.lock().values().cloned().collect();
-    let unreported = known.iter().filter(|container| container.state() == ContainerState::Exited && !container.record.lock().exit_reported);
-    let mut ids: Vec<String> = unreported.map(|container| container.id.clone()).collect();
-    ids.sort_by_key(|id| inner.container(id).ok().and_then(|container| container.run.borrow().run.exit.as_ref().map(|e| e.finished_at)));
-    inner.events.lock().unreported = ids;
+    note_unreported(inner);
     match inner.images.root_filesystem_holders().await {
         Ok(holders) => {
             for holder in holders.iter().filter(|holder| inner.container(holder).is_err()) {
@@ -107,4 +101,19 @@ async fn report_and_release(inner: &Arc<Inner>) {
         }
         Err(error) => tracing::warn!(%error, "cannot list who holds image layers"),
     }
+}
+
+fn note_unreported(inner: &Inner) {
+    // Held while they are counted: a shim may be reporting one already.
+    let mut events = inner.events.lock();
+    let known: Vec<Arc<Container>> = inner.containers.lock().values().cloned().collect();
+    let mut ended: Vec<(i64, String)> = Vec::new();
+    for container in known {
+        let finished_at = container.run.borrow().run.exit.as_ref().map(|exit| exit.finished_at);
+        if let Some(finished_at) = finished_at.filter(|_| !container.record.lock().exit_reported) {
+            ended.push((finished_at, container.id.clone()));
+        }
+    }
+    ended.sort();
+    events.unreported = ended.into_iter().map(|(_, id)| id).collect();
 }

@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use super::containers::KILL_TIMEOUT;
 use super::{Inner, blocking, recover};
-use crate::client::{self, ClientError};
+use crate::client::{self, Client, ClientError};
 use crate::durable::{self, Sync};
 use crate::protocol::{Request, SandboxSetup};
 use crate::records::{self, SANDBOX_FILE, SandboxRecord, new_id, sysctl_is_namespaced};
@@ -188,7 +188,7 @@ async fn stop_in_turn(inner: &Arc<Inner>, sandbox: &Arc<Sandbox>) -> CriResult<(
 
 /// Ends the shim and all that it holds, if it is there. When this returns the ends of its containers are on disk.
 async fn end_shim(dir: &Path) {
-    let ended = match client::connect_or_dead(dir).await {
+    let ended = match Client::connect(dir).await {
         Ok(mut client) => {
             let asked = tokio::time::timeout(KILL_TIMEOUT, client.ask(&Request::Shutdown, &[])).await;
             asked.unwrap_or_else(|_| Err(ClientError::Io(std::io::ErrorKind::TimedOut.into())))

@@ -18,6 +18,7 @@ use super::clock;
 use super::connection::{Connection, Role};
 use super::container::{self, Container, Pipes};
 use super::creator::{self, Creator, Report};
+use super::log::LogFile;
 use crate::cgroup::Cgroups;
 use crate::durable::Sync;
 use crate::protocol::{ContainerRun, ErrorKind, Exit, Response, StartContainer};
@@ -26,7 +27,7 @@ use crate::protocol::{ContainerRun, ErrorKind, Exit, Response, StartContainer};
 const CANNOT_RUN: i32 = 128;
 
 enum Purpose {
-    Start { request: Box<StartContainer>, pipes: Pipes },
+    Start { request: Box<StartContainer>, pipes: Pipes, log: Option<LogFile> },
     Exec { container_id: String },
 }
 
@@ -205,7 +206,9 @@ impl Server {
         let (report, terminal) = creator::report(&creation.creator.line)
             .unwrap_or_else(|| (Report::Failed { message: "the creator of the container died".into() }, None));
         match creation.purpose {
-            Purpose::Start { request, pipes } => self.started(creation.connection, *request, pipes, report, terminal),
+            Purpose::Start { request, pipes, log } => {
+                self.started(creation.connection, &request, (pipes, log), (report, terminal));
+            }
             Purpose::Exec { container_id } => self.joined(creation.connection, &container_id, report, terminal),
         }
         if self.creations.is_empty() {
@@ -214,7 +217,13 @@ impl Server {
         }
     }
 
-    fn started(&mut self, connection: u64, request: StartContainer, mut pipes: Pipes, report: Report, terminal: Option<OwnedFd>) {
+    fn started(
+        &mut self,
+        connection: u64,
+        request: &StartContainer,
+        (mut pipes, log): (Pipes, Option<LogFile>),
+        (report, terminal): (Report, Option<OwnedFd>),
+    ) {
         let mut run = ContainerRun { container_id: request.container_id.clone(), started_at: clock::now(), ..ContainerRun::default() };
         match report {
             Report::Running { pid, user, warnings } => {
@@ -224,7 +233,7 @@ impl Server {
                     pipes.stdout = terminal.try_clone().ok();
                     pipes.stdin = Some(terminal);
                 }
-                let container = Container::new(&request, run.clone(), pipes);
+                let container = Container::new(request, run.clone(), pipes, log);
                 // If it cannot be written now, the record of the end will be tried again.
                 let _ = container.record(Sync::No);
                 self.containers.insert(request.container_id.clone(), container);

@@ -181,3 +181,41 @@ async fn all_output_is_in_the_log_when_the_end_is_reported() {
     assert_eq!(log.len(), 20001);
     assert_eq!((log[19999].as_str(), log[20000].as_str()), ("stdout F 20000", "stdout P unfinished"));
 }
+
+#[tokio::test]
+async fn an_image_may_have_many_layers() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let mut config = shell("main", "cat /top; ls / | grep -c file-; echo new > /top && cat /top");
+    config.image = ImageSpec::new("tall");
+    let (_, log) = run(&node, &runtime, &config).await;
+    assert_eq!(log, ["stdout F 119", "stdout F 119", "stdout F new"]);
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn an_image_can_be_a_volume_whole_or_in_part() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let volume = |path: &str, image: &str, sub_path: &str| Mount {
+        container_path: path.into(),
+        image: Some(ImageSpec::new(image)),
+        image_sub_path: sub_path.into(),
+        readonly: true,
+        ..Mount::default()
+    };
+    let script = "cat /tall/top; cat /part/passwd | wc -l; touch /tall/x || touch /part/x || echo refused";
+    let mut config = shell("main", script);
+    config.mounts = vec![volume("/tall", "tall", ""), volume("/part", "busybox", "etc")];
+    let (_, log) = run(&node, &runtime, &config).await;
+    let out: Vec<&str> = log.iter().filter_map(|line| line.strip_prefix("stdout F ")).collect();
+    assert_eq!(out, ["119", "2", "refused"], "{log:?}");
+
+    let sandbox = node.sandbox(&runtime, "web").await;
+    config.mounts = vec![volume("/part", "busybox", "no/such")];
+    let id = runtime.create_container(&sandbox, &config, &PodSandboxConfig::default()).await.unwrap();
+    let error = runtime.start_container(&id).await.unwrap_err();
+    assert!(error.to_string().contains("/part"), "{error}");
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}

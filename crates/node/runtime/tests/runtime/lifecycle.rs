@@ -1,5 +1,6 @@
 //! Sandboxes and containers from their making to their removal.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use fram_cri::*;
@@ -12,6 +13,8 @@ async fn a_container_goes_from_created_to_running_to_exited_with_an_event_for_ea
     let runtime = node.open().await;
     let mut events = runtime.events().await.unwrap();
     let sandbox = node.sandbox(&runtime, "web").await;
+    let mode = std::fs::metadata(node.dir.path().join("state/sandboxes")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
     let status = runtime.pod_sandbox_status(&sandbox).await.unwrap();
     assert_eq!(status.state, PodSandboxState::Ready);
     assert_eq!(status.network.ip, Some("127.0.0.1".parse().unwrap()));
@@ -99,6 +102,14 @@ async fn a_command_that_is_missing_fails_the_start_with_its_reason() {
     let id = runtime.create_container(&sandbox, &unknown, &node.sandbox_config("web")).await.unwrap();
     let error = runtime.start_container(&id).await.unwrap_err();
     assert!(error.to_string().contains("nobody-here"), "{error}");
+
+    let mut deaf = shell("deaf", "true");
+    deaf.log_path = "file/main.log".into();
+    std::fs::write(node.dir.path().join("logs/web/file"), "").unwrap();
+    let id = runtime.create_container(&sandbox, &deaf, &node.sandbox_config("web")).await.unwrap();
+    let error = runtime.start_container(&id).await.unwrap_err();
+    assert!(error.to_string().contains("main.log"), "{error}");
+    assert_eq!(runtime.container_status(&id).await.unwrap().state, ContainerState::Created);
     runtime.remove_pod_sandbox(&sandbox).await.unwrap();
     node.assert_nothing_is_left();
 }
@@ -149,6 +160,27 @@ async fn removing_a_sandbox_kills_and_removes_all_that_is_in_it() {
     assert_eq!(runtime.list_pod_sandbox(&PodSandboxFilter::default()).await.unwrap(), []);
     // One connection less: the one on which the shim reported.
     assert_eq!(descriptors(), open - 1);
+}
+
+#[tokio::test]
+async fn purging_leaves_neither_pods_nor_cgroups_nor_files() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    for name in ["a", "b"] {
+        let sandbox = node.sandbox(&runtime, name).await;
+        start(&runtime, &sandbox, &shell("main", "sleep 1000")).await;
+    }
+    let [shim, _] = shims(node.dir.path())[..] else { panic!("there are two shims") };
+    // In no hierarchy is a shim where the runtime is.
+    let groups = std::fs::read_to_string(format!("/proc/{shim}/cgroup")).unwrap();
+    assert!(groups.lines().all(|line| line.contains(&node.cgroup)), "{groups}");
+    runtime.purge().await.unwrap();
+    assert!(!node.dir.path().join("state").exists());
+    assert_eq!((mounts(node.dir.path()), cgroups(&node.cgroup), shims(node.dir.path())), (vec![], vec![], vec![]));
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let own = hierarchy.path().join(node.cgroup.trim_start_matches('/'));
+        assert!(!own.join("shims").exists() && !own.join("pods").exists(), "{own:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

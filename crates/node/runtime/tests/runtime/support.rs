@@ -19,7 +19,8 @@ use nix::sched::{CloneFlags, setns};
 /// Time that nothing here should ever need; a test that hangs fails by it.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
-/// One image, `busybox`, with a user `web` (1000:1000) in the group `extra` (2000).
+/// The image `busybox` has a user `web` (1000:1000) in the group `extra` (2000); `tall` is the same under many
+/// layers.
 pub(crate) struct BusyboxImages {
     layer: PathBuf,
     pub(crate) holders: Mutex<BTreeSet<String>>,
@@ -72,12 +73,22 @@ impl ImageService for BusyboxImages {
         Ok(ImageFsInfo::default())
     }
     async fn root_filesystem(&self, image: &ImageSpec, holder: &str) -> Result<RootFilesystem, ImageError> {
-        if image.image != "busybox" {
-            return Err(ImageError::NotFound(image.image.clone()));
+        let mut layers = vec![self.layer.clone()];
+        match image.image.as_str() {
+            "busybox" => {}
+            // 119 more layers: each has a file of its own and writes its number into a common one.
+            "tall" => layers.extend((1..120).map(|number| {
+                let layer = self.layer.with_file_name(format!("layer-{number:03}"));
+                fs::create_dir_all(&layer).unwrap();
+                fs::write(layer.join(format!("file-{number:03}")), "").unwrap();
+                fs::write(layer.join("top"), format!("{number}\n")).unwrap();
+                layer
+            })),
+            other => return Err(ImageError::NotFound(other.to_owned())),
         }
         self.holders.lock().unwrap().insert(holder.to_owned());
         Ok(RootFilesystem {
-            layers: vec![self.layer.clone()],
+            layers,
             config: ImageConfig { cmd: vec!["sh".into()], ..ImageConfig::default() },
             image_id: "sha256:busybox".into(),
             image_ref: "busybox@sha256:0".into(),

@@ -15,6 +15,7 @@ use crate::protocol::{self, ErrorKind, Exec, OLDEST, PidNamespace, Request, Resp
 use crate::shim::connection::Role;
 use crate::shim::container::Pipes;
 use crate::shim::creator::{self, Creator, Stdio};
+use crate::shim::log::LogFile;
 
 /// Why a request is refused.
 type Refusal = (ErrorKind, String);
@@ -124,9 +125,12 @@ impl Server {
             return Err((ErrorKind::InvalidState, "the sandbox is stopping".into()));
         }
         let pid_path = self.pid_namespace(&request.pid_namespace)?;
+        // A container whose output would be lost does not start.
+        let log = request.log_path.as_deref().map(LogFile::open).transpose();
+        let log = log.map_err(|error| internal(format_args!("open log {:?}: {error}", request.log_path)))?;
         let (stdio, pipes) = pipes(&request).map_err(internal)?;
         let creator = creator::start(&request, &self.cgroups, pid_path, stdio).map_err(internal)?;
-        self.begin(creator, id, Purpose::Start { request, pipes });
+        self.begin(creator, id, Purpose::Start { request, pipes, log });
         Ok(())
     }
 
