@@ -31,7 +31,7 @@ pub(crate) struct ControlPlane {
     pub(crate) pki: Pki,
     identity: Identity,
     url: String,
-    cluster: Cluster,
+    pub(crate) cluster: Arc<Cluster>,
 }
 
 impl ControlPlane {
@@ -58,7 +58,7 @@ impl ControlPlane {
             IpAddr::V4(ip) => ip,
             IpAddr::V6(_) => address,
         };
-        let cluster = Cluster { ca_pem: pki.ca_pem.clone(), address: advertised, port, cluster_domain: "cluster.local".into() };
+        let cluster = Arc::new(Cluster { ca_pem: pki.ca_pem.clone(), address: advertised, port, cluster_domain: "cluster.local".into() });
         Ok((Self { server, pki, identity, url: format!("https://{address}:{port}"), cluster }, listener))
     }
 

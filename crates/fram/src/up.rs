@@ -50,6 +50,7 @@ async fn start(up: Up, node_threads: tokio::runtime::Handle) -> anyhow::Result<(
     let mut components = JoinSet::new();
     components.spawn(control_plane.server.clone().follow_roles(stop.clone()));
     components.spawn(fram_apiserver::http_api::serve(listener, control_plane.server.clone(), stop.clone()));
+    components.spawn(control_plane.server.clone().keep_own_service(control_plane.cluster.clone(), stop.clone()));
     let informers = start_components(&control_plane, &tasks, &stop);
     let ready = begun.elapsed().as_millis();
     println!("fram: API ready at {} after {ready} ms; KUBECONFIG={}", control_plane.url(), kubeconfig.display());

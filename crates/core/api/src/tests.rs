@@ -1,3 +1,5 @@
+//! The built-in kinds, and every golden file through every encoding.
+
 use super::*;
 use fram_machinery::{json, normalize, object, protobuf};
 

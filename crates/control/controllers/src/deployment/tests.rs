@@ -1,3 +1,5 @@
+//! Roll-outs as tables: sizes of sets before and after.
+
 use std::sync::Arc;
 
 use fram_machinery::{Value, meta, object};

@@ -1,3 +1,5 @@
+//! Field ownership and server-side apply on a small type.
+
 use super::*;
 use crate::object;
 use crate::schema::{Field, PatchStrategy, Schema, StructType, Topology, Type, TypeId};
