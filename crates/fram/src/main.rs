@@ -1,2 +1,26 @@
-//! fram: see ARCHITECTURE.md.
-fn main() {}
+//! The program: reads its command line, starts what it names, says what was started, waits, drains.
+
+mod cli;
+mod control_plane;
+mod down;
+mod node;
+mod preflight;
+mod up;
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    // A shim is not this program's child in anything but name: it starts before any thread or runtime does.
+    let all: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if all.get(1).is_some_and(|a| a == "shim") {
+        fram_runtime::shim::main(&all[2..]);
+    }
+    let arguments = cli::Cli::parse();
+    match arguments.run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fram: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

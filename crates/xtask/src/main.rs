@@ -1,2 +1,91 @@
-//! fram-xtask: see ARCHITECTURE.md.
-fn main() {}
+//! Chores of the repository: `cargo xtask verify|fix|tidy|test|bench`.
+
+mod stage;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use stage::Stages;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Format, lints and tidiness; writes nothing.
+    Verify,
+    /// Formats and applies what lints suggest.
+    Fix,
+    /// Floors, file headers, sizes, links.
+    Tidy,
+    /// Everything that must pass before a change lands.
+    Test {
+        /// Also what takes long.
+        #[arg(long)]
+        full: bool,
+    },
+    /// The figures, on this machine.
+    Bench,
+}
+
+fn main() -> Result<()> {
+    let mut stages = Stages::default();
+    match Arguments::parse().chore {
+        Chore::Verify => verify(&mut stages)?,
+        Chore::Fix => {
+            stages.cargo("format", &["fmt", "--all"])?;
+            stages.cargo("clippy", &["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"])?;
+        }
+        Chore::Tidy => stages.run("tidy", tidy::check)?,
+        Chore::Test { full } => test(&mut stages, full)?,
+        Chore::Bench => stages.cargo("build", &["build", "--release", "--package", "fram"])?,
+    }
+    stages.print();
+    Ok(())
+}
+
+fn verify(stages: &mut Stages) -> Result<()> {
+    stages.cargo("format", &["fmt", "--all", "--check"])?;
+    stages.run("tidy", tidy::check)?;
+    stages.cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])
+}
+
+/// The Debian packages that tests use, with a file by which each is known to be there.
+const PACKAGES: [(&str, &str); 7] = [
+    ("busybox-static", "/bin/busybox"),
+    ("docker-registry", "/usr/bin/docker-registry"),
+    ("iproute2", "/usr/sbin/ip"),
+    ("kubernetes-client", "/usr/bin/kubectl"),
+    ("nftables", "/usr/sbin/nft"),
+    ("procps", "/bin/ps"),
+    ("skopeo", "/usr/bin/skopeo"),
+];
+
+fn test(stages: &mut Stages, full: bool) -> Result<()> {
+    stages.run("packages", install)?;
+    verify(stages)?;
+    if std::env::var_os("FRAM_GOLDEN").is_none() {
+        println!("FRAM_GOLDEN is not set: the golden files are not read");
+    }
+    stages.cargo("tests", &["test", "--workspace"])?;
+    if full {
+        println!("nothing is kept for the full run yet");
+    }
+    Ok(())
+}
+
+/// Installs the packages that are missing.
+fn install() -> Result<()> {
+    let there = |file: &str| std::path::Path::new(file).exists();
+    let missing: Vec<&str> = PACKAGES.iter().filter(|(_, file)| !there(file)).map(|(name, _)| *name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing {}", missing.join(" "));
+    stage::command("apt-get", &["update", "--quiet"])?;
+    stage::command("apt-get", &[&["install", "--yes", "--quiet", "--no-install-recommends"], missing.as_slice()].concat())
+}

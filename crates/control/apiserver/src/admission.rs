@@ -38,13 +38,14 @@ impl<'a> Request<'a> {
         Self { registry, place, subresource, operation, user: &write.user, dry_run: write.dry_run }
     }
 
-    pub fn kind(&self) -> &Kind {
+    /// The kind as which the object is stored, and admitted.
+    pub fn stored_kind(&self) -> &Kind {
         &self.place.served.stored
     }
 
     /// Whether the request is about this kind itself, not a subresource of it.
     pub fn is_about(&self, group: &str, kind: &str) -> bool {
-        self.kind().group == group && self.kind().kind == kind && self.subresource.is_empty()
+        self.stored_kind().group == group && self.stored_kind().kind == kind && self.subresource.is_empty()
     }
 
     /// An object of another kind, or None where there is none.

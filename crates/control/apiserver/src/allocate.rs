@@ -47,7 +47,13 @@ impl Allocators {
     }
 
     /// Gives a Service the numbers that it asks for or lacks, and frees those that it gave up.
-    pub(crate) async fn allocate(&self, registry: &Registry, place: &Place, object: Value, old: Option<&Value>) -> Result<Allocation, Status> {
+    pub(crate) async fn allocate(
+        &self,
+        registry: &Registry,
+        place: &Place,
+        object: Value,
+        old: Option<&Value>,
+    ) -> Result<Allocation, Status> {
         let mut allocation = Allocation { object, conditions: Vec::new(), operations: Vec::new() };
         if place.served.stored.group.is_empty() && place.served.stored.kind == "Service" {
             let snapshot = registry.snapshot().await?;
@@ -65,7 +71,14 @@ impl Allocators {
         Key::from(format!("{}allocations/nodeports/{port}", registry.prefix))
     }
 
-    fn cluster_ip(&self, registry: &Registry, place: &Place, snapshot: &Snapshot, allocation: &mut Allocation, old: Option<&Value>) -> Result<(), Status> {
+    fn cluster_ip(
+        &self,
+        registry: &Registry,
+        place: &Place,
+        snapshot: &Snapshot,
+        allocation: &mut Allocation,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
         let real = |s: &Value| Some(s.str_at(&["spec", "clusterIP"]).to_string()).filter(|ip| !ip.is_empty() && ip != "None");
         let held = old.and_then(real);
         if allocation.object.str_at(&["spec", "type"]) == "ExternalName" {
@@ -78,9 +91,8 @@ impl Allocators {
             allocation.object.set(&["spec", "clusterIPs"], object!(["None"]));
             return Ok(());
         }
-        let asked = real(&allocation.object).or_else(|| {
-            allocation.object.list_at(&["spec", "clusterIPs"]).first().and_then(Value::as_str).map(String::from)
-        });
+        let asked = real(&allocation.object)
+            .or_else(|| allocation.object.list_at(&["spec", "clusterIPs"]).first().and_then(Value::as_str).map(String::from));
         if held.is_some() && asked == held {
             return Ok(());
         }
@@ -107,7 +119,10 @@ impl Allocators {
         if within {
             return Ok(());
         }
-        let why = format!("failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}", self.service_cidr());
+        let why = format!(
+            "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
+            self.service_cidr()
+        );
         let error = FieldError::invalid("spec.clusterIPs", object!([ip]), why);
         Err(Status::invalid("", "Service", &place.name, vec![error]))
     }
@@ -140,7 +155,14 @@ impl Allocators {
         kind.map(|k| Record::encode(k, object)).unwrap_or_default()
     }
 
-    fn node_ports(&self, registry: &Registry, place: &Place, snapshot: &Snapshot, allocation: &mut Allocation, old: Option<&Value>) -> Result<(), Status> {
+    fn node_ports(
+        &self,
+        registry: &Registry,
+        place: &Place,
+        snapshot: &Snapshot,
+        allocation: &mut Allocation,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
         let held: Vec<i64> = old.map(ports_of).unwrap_or_default();
         let service = &allocation.object;
         let wants = match service.str_at(&["spec", "type"]) {
@@ -154,7 +176,9 @@ impl Allocators {
             for (i, port) in ports.iter().enumerate().filter(|(_, p)| p.int_at(&["nodePort"]).unwrap_or(0) == 0) {
                 // The same port over two protocols shares one node port.
                 let twin = allocation.object.list_at(&["spec", "ports"]).iter().find(|p| {
-                    p.int_at(&["port"]) == port.int_at(&["port"]) && p.str_at(&["protocol"]) != port.str_at(&["protocol"]) && p.int_at(&["nodePort"]).unwrap_or(0) != 0
+                    p.int_at(&["port"]) == port.int_at(&["port"])
+                        && p.str_at(&["protocol"]) != port.str_at(&["protocol"])
+                        && p.int_at(&["nodePort"]).unwrap_or(0) != 0
                 });
                 let number = match twin.and_then(|p| p.int_at(&["nodePort"])) {
                     Some(number) => number,

@@ -66,7 +66,7 @@ impl Authorizer {
         }
         let mut reasons = Vec::new();
         if let Some(node) = user.node() {
-            match node::decide(&self.registry, node, attributes).await {
+            match node::decide(&self.registry, node, attributes, &self.rbac.node_rules()).await {
                 Decision::Allow => return Decision::Allow,
                 Decision::NoOpinion(why) => reasons.push(why),
             }

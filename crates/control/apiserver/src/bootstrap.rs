@@ -54,6 +54,40 @@ impl Server {
         Ok(())
     }
 
+    /// Makes the `kubernetes` Service and its endpoints anew when someone deletes them, until `stop`.
+    pub async fn keep_own_service(self: Arc<Self>, cluster: Arc<Cluster>, stop: tokio_util::sync::CancellationToken) {
+        loop {
+            let ended = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                ended = self.keep_own_service_once(&cluster) => ended,
+            };
+            if let Err(error) = ended {
+                tracing::warn!(%error, "keeping the kubernetes Service begins anew");
+            }
+        }
+    }
+
+    async fn keep_own_service_once(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
+        let fail = |status| BootstrapError::Create { what: "the kubernetes Service".into(), status };
+        let own = |o: &Value| fram_machinery::meta::key(o) == "default/kubernetes";
+        let objects: Vec<Value> = system_objects(&self.registry, cluster).into_iter().filter(own).collect();
+        let store = &self.registry.store;
+        let revision = store.revision().await.map_err(|e| fail(Status::internal(e)))?;
+        let mut watches = Vec::new();
+        for collection in ["core/services", "core/endpoints", "discovery.k8s.io/endpointslices"] {
+            let key = format!("{}{collection}/default/kubernetes", self.registry.prefix);
+            watches.push(store.watch(&key, revision).await.map_err(|e| fail(Status::internal(e)))?);
+        }
+        loop {
+            for object in &objects {
+                ensure(&self.registry, object.clone()).await?;
+            }
+            let changed = watches.iter_mut().map(|w| Box::pin(w.next()));
+            futures_util::future::select_all(changed).await.0.map_err(|e| fail(Status::internal(e)))?;
+        }
+    }
+
     /// Keeps the index of roles and bindings true until `stop`.
     pub async fn follow_roles(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         loop {
@@ -94,7 +128,11 @@ async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), Bootstrap
     if registry.get(&place).await.is_ok() {
         return Ok(());
     }
-    let write = Write { user: User::authenticated("system:apiserver", &[crate::user::MASTERS]), field_manager: "fram".into(), ..Default::default() };
+    let write = Write {
+        user: User::authenticated("system:apiserver", &[crate::user::MASTERS]),
+        field_manager: "fram".into(),
+        ..Default::default()
+    };
     match registry.create(&place, object, &write).await {
         Ok(_) => Ok(()),
         Err(status) if status.is(Reason::AlreadyExists) => Ok(()),
@@ -113,7 +151,11 @@ fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
             "value": value, "description": what, "preemptionPolicy": "PreemptLowerPriority" })
     };
     vec![
-        priority("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        priority(
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
         priority("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
         object!({ "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
             "spec": { "cidrs": [(allocators.service_cidr())] } }),

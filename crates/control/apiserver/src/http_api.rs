@@ -25,13 +25,19 @@ pub use listen::{Listener, serve};
 pub(crate) async fn handle(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>) -> Response<Body> {
     let accept = Accept::negotiate(request.headers());
     let shown = accept.as_ref().copied().unwrap_or(Accept::JSON);
+    let api = server.registry.api.clone();
     match route(server, certificate, request, accept).await {
         Ok(response) => response,
-        Err(status) => respond::status(&status, shown),
+        Err(status) => respond::status(&api, &status, shown),
     }
 }
 
-async fn route(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>, accept: Result<Accept, Status>) -> Result<Response<Body>, Status> {
+async fn route(
+    server: Arc<Server>,
+    certificate: Option<User>,
+    request: Request<Incoming>,
+    accept: Result<Accept, Status>,
+) -> Result<Response<Body>, Status> {
     let user = authenticate(&server, request.headers(), certificate.as_ref()).await?;
     let uri_path = request.uri().path().to_string();
     match path::parse(&uri_path) {
@@ -43,8 +49,15 @@ async fn route(server: Arc<Server>, certificate: Option<User>, request: Request<
 }
 
 /// Paths that are not about objects.
-async fn beside(server: &Server, user: &User, path: &str, request: &Request<Incoming>, accept: Result<Accept, Status>) -> Result<Response<Body>, Status> {
-    let health = ["/healthz", "/livez", "/readyz"].into_iter().find(|p| path == *p || path.strip_prefix(*p).is_some_and(|r| r.starts_with('/')));
+async fn beside(
+    server: &Server,
+    user: &User,
+    path: &str,
+    request: &Request<Incoming>,
+    accept: Result<Accept, Status>,
+) -> Result<Response<Body>, Status> {
+    let health =
+        ["/healthz", "/livez", "/readyz"].into_iter().find(|p| path == *p || path.strip_prefix(*p).is_some_and(|r| r.starts_with('/')));
     let verb = request.method().as_str().to_lowercase();
     let attributes = Attributes { verb, path: path.into(), ..Default::default() };
     server.authorizer.check(user, &attributes).await?;
@@ -57,8 +70,7 @@ async fn beside(server: &Server, user: &User, path: &str, request: &Request<Inco
     }
     let api = &server.registry.api;
     let show = |value: Option<fram_machinery::Value>, accept: Accept| {
-        let plain = Accept { shape: Shape::Plain, ..accept };
-        value.map(|v| respond::object(200, plain, &v)).ok_or_else(Status::no_such_path)
+        value.map(|v| respond::document(api, accept, &v)).ok_or_else(Status::no_such_path)
     };
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     if let Some(response) = openapi::handle(api, &parts, request.headers()) {
@@ -94,7 +106,8 @@ fn health_answer(server: &Server, endpoint: &str, verbose: bool) -> Response<Bod
     let body = if healthy && !verbose {
         "ok".to_string()
     } else {
-        let line = |(check, ok): &(&str, bool)| if *ok { format!("[+]{check} ok\n") } else { format!("[-]{check} failed: reason withheld\n") };
+        let line =
+            |(check, ok): &(&str, bool)| if *ok { format!("[+]{check} ok\n") } else { format!("[-]{check} failed: reason withheld\n") };
         let lines: String = checks.iter().map(line).collect();
         format!("{lines}{name} check {}\n", if healthy { "passed" } else { "failed" })
     };

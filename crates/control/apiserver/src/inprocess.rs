@@ -26,13 +26,17 @@ impl InProcess {
         let registry = &self.server.registry;
         Ok(match answer {
             Answer::Stored { served, entry } => Reply::Object(Arc::new(registry.decode(&served, &entry)?)),
-            Answer::Object { object, .. } | Answer::Other { object, .. } | Answer::Deleted { object, .. } => Reply::Object(Arc::new(object)),
+            Answer::Object { object, .. } | Answer::Other { object, .. } | Answer::Deleted { object, .. } => {
+                Reply::Object(Arc::new(object))
+            }
             Answer::List { place, listing } => {
                 let decode = |entry: &Arc<fram_store::Entry>| registry.decode(&place.served, entry).map(Arc::new);
                 let items = listing.items.iter().map(decode).collect::<Result<_, _>>()?;
                 Reply::Page(Page { resource_version: listing.revision.to_string(), continue_token: listing.continue_token, items })
             }
-            Answer::Objects { objects, .. } => Reply::Page(Page { items: objects.into_iter().map(Arc::new).collect(), ..Default::default() }),
+            Answer::Objects { objects, .. } => {
+                Reply::Page(Page { items: objects.into_iter().map(Arc::new).collect(), ..Default::default() })
+            }
         })
     }
 }
@@ -51,6 +55,7 @@ impl Transport for InProcess {
             version: resource.version.to_string(),
             resource: resource.plural.to_string(),
             namespace: namespace.into(),
+            name: crate::server::selected_name(&options.field_selector).unwrap_or_default(),
             ..Default::default()
         };
         self.server.authorizer.check(&self.user, &attributes).await?;

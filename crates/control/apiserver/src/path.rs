@@ -38,7 +38,8 @@ pub(crate) fn parse(path: &str) -> Option<ResourcePath> {
         return None;
     }
     // `namespaces/x/status` and `namespaces/x/finalize` are about the namespace itself.
-    let within = rest[0] == "namespaces" && rest.len() > 2 && !(out.group.is_empty() && matches!(rest[2], "status" | "finalize") && rest.len() == 3);
+    let within =
+        rest[0] == "namespaces" && rest.len() > 2 && !(out.group.is_empty() && matches!(rest[2], "status" | "finalize") && rest.len() == 3);
     if within {
         out.namespace = decode(rest[1]);
         rest.drain(..2);
@@ -121,7 +122,10 @@ mod tests {
         check("/api/v1/namespaces/a", ["", "v1", "", "namespaces", "a", ""]);
         check("/api/v1/namespaces/a/finalize", ["", "v1", "", "namespaces", "a", "finalize"]);
         check("/apis/apps/v1/namespaces/a/deployments/b/scale", ["apps", "v1", "a", "deployments", "b", "scale"]);
-        check("/apis/rbac.authorization.k8s.io/v1/clusterroles/system:x", ["rbac.authorization.k8s.io", "v1", "", "clusterroles", "system:x", ""]);
+        check(
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:x",
+            ["rbac.authorization.k8s.io", "v1", "", "clusterroles", "system:x", ""],
+        );
         check("/api/v1/nodes/n/proxy/logs/x", ["", "v1", "", "nodes", "n", "proxy"]);
         assert!(parse("/api/v1/watch/namespaces/a/pods").unwrap().watch);
         for other in ["/healthz", "/api", "/apis/apps", "/apis/apps/v1", "/api/v1//pods"] {

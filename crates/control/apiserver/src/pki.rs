@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -58,13 +60,8 @@ pub fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
     use std::os::unix::fs::OpenOptionsExt;
     let io = |operation| move |source| PkiError::Io { path: path.into(), operation, source };
     let temporary = path.with_extension("tmp");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(io("create"))?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(io("create"))?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write"))?;
     std::fs::rename(&temporary, path).map_err(io("rename"))
 }
@@ -88,8 +85,11 @@ fn ca_params() -> Result<CertificateParams, PkiError> {
 impl Pki {
     /// Opens the keys in a directory, making those that are missing.
     pub fn open(directory: &Path) -> Result<Self, PkiError> {
-        std::fs::create_dir_all(directory)
-            .map_err(|source| PkiError::Io { path: directory.into(), operation: "create directory", source })?;
+        std::fs::create_dir_all(directory).map_err(|source| PkiError::Io {
+            path: directory.into(),
+            operation: "create directory",
+            source,
+        })?;
         let path = |name: &str| directory.join(name);
         let key = match read(&path("ca.key"))? {
             Some(pem) => KeyPair::from_pem(&pem)?,

@@ -44,7 +44,8 @@ pub struct Write {
     pub user: User,
     pub dry_run: bool,
     pub field_manager: String,
-    pub force: bool,
+    /// The object comes from a server-side apply and carries its managers.
+    pub apply: bool,
 }
 
 /// A kind as it was asked for, and the kind as which it is stored.
@@ -61,8 +62,19 @@ pub struct Item {
 }
 
 impl Registry {
-    pub fn new(api: Arc<Api>, store: Arc<dyn Store>, prefix: &str, environment: Environment, admission: Chain, allocators: Allocators) -> Self {
+    pub fn new(
+        api: Arc<Api>,
+        store: Arc<dyn Store>,
+        prefix: &str,
+        environment: Environment,
+        admission: Chain,
+        allocators: Allocators,
+    ) -> Self {
         Self { api, store, prefix: prefix.into(), environment, admission, allocators }
+    }
+
+    pub fn environment(&self) -> &Environment {
+        &self.environment
     }
 
     /// The kind served at a group, version and plural.
@@ -85,10 +97,8 @@ pub(crate) fn store_status(error: StoreError) -> Status {
     match &error {
         StoreError::Compacted { .. } => Status::expired("The provided resource version is too old"),
         StoreError::FutureRevision { revision, current } => {
-            let mut status = Status::new(
-                fram_machinery::Reason::Timeout,
-                format!("Too large resource version: {revision}, current: {current}"),
-            );
+            let mut status =
+                Status::new(fram_machinery::Reason::Timeout, format!("Too large resource version: {revision}, current: {current}"));
             status.causes.push(fram_machinery::StatusCause {
                 reason: "ResourceVersionTooLarge".into(),
                 message: "Too large resource version".into(),

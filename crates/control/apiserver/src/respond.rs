@@ -1,7 +1,8 @@
 //! Content negotiation and the encoding of answers.
 
 use bytes::Bytes;
-use fram_machinery::{Status, Value, json, meta, object};
+use fram_api::Api;
+use fram_machinery::{Status, TypeId, Value, json, meta, object, protobuf};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 
@@ -15,7 +16,11 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub(crate) enum Encoding {
     Json,
     Yaml,
+    Protobuf,
 }
+
+/// The media type of protobuf bodies.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
@@ -45,7 +50,7 @@ impl Accept {
         text.split(',').find_map(|clause| Self::clause(clause.trim())).ok_or_else(|| {
             Status::new(
                 fram_machinery::Reason::NotAcceptable,
-                "only the following media types are accepted: application/json, application/yaml",
+                "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
             )
         })
     }
@@ -55,6 +60,7 @@ impl Accept {
         let encoding = match parts.next()? {
             "application/json" | "*/*" | "application/*" => Encoding::Json,
             "application/yaml" => Encoding::Yaml,
+            PROTOBUF => Encoding::Protobuf,
             _ => return None,
         };
         let (mut shape, mut group, mut version) = (Shape::Plain, "", "");
@@ -74,6 +80,8 @@ impl Accept {
             Shape::Table | Shape::Partial => group == "meta.k8s.io" && version == "v1",
             Shape::Aggregated => group == "apidiscovery.k8s.io" && version == "v2",
         };
+        // Tables have no protobuf form.
+        let known = known && !(shape == Shape::Table && encoding == Encoding::Protobuf);
         known.then_some(Self { encoding, shape })
     }
 
@@ -81,11 +89,14 @@ impl Accept {
         match self.encoding {
             Encoding::Json => "application/json",
             Encoding::Yaml => "application/yaml",
+            Encoding::Protobuf => PROTOBUF,
         }
     }
 
-    fn encode(&self, value: &Value) -> Result<Vec<u8>, Status> {
+    /// The bytes of an object; `api` knows the types that protobuf needs.
+    fn encode(&self, api: &Api, value: &Value) -> Result<Vec<u8>, Status> {
         match self.encoding {
+            Encoding::Protobuf => sealed(api, value),
             Encoding::Json => {
                 let mut out = json::to_vec(value);
                 out.push(b'\n');
@@ -125,18 +136,57 @@ where
     respond(200, content_type, BodyExt::boxed_unsync(StreamBody::new(stream)))
 }
 
+/// The type of an object as it says of itself; lists are not among them.
+fn type_of(api: &Api, value: &Value) -> Option<TypeId> {
+    let (group, version) = value.str_at(&["apiVersion"]).split_once('/').unwrap_or(("", value.str_at(&["apiVersion"])));
+    let name = value.str_at(&["kind"]);
+    let found = api.kind(group, version, name).map(|k| k.ty);
+    found.or_else(|| api.type_id(&format!("meta.v1.{name}")))
+}
+
+/// An object as protobuf in its envelope.
+pub(crate) fn sealed(api: &Api, value: &Value) -> Result<Vec<u8>, Status> {
+    let (version, kind) = (value.str_at(&["apiVersion"]), value.str_at(&["kind"]));
+    if let Some(ty) = type_of(api, value) {
+        return Ok(protobuf::seal(version, kind, &protobuf::encode(&api.schema, ty, value)));
+    }
+    let items = value.list_at(&["items"]);
+    let raw: Vec<Vec<u8>> = items
+        .iter()
+        .map(|item| {
+            let (group, number) = version.split_once('/').unwrap_or(("", version));
+            let by_list = kind.strip_suffix("List").and_then(|k| api.kind(group, number, k)).map(|k| k.ty);
+            let ty = type_of(api, item).or(by_list).ok_or_else(|| Status::internal(format!("{version} {kind} has no protobuf form")))?;
+            Ok(protobuf::encode(&api.schema, ty, item))
+        })
+        .collect::<Result<_, Status>>()?;
+    let list_meta = api.type_id("meta.v1.ListMeta").ok_or_else(|| Status::internal("ListMeta is not described"))?;
+    let metadata = value.get("metadata").cloned().unwrap_or_default();
+    let body = protobuf::encode_list(&api.schema, list_meta, &metadata, raw.iter().map(Vec::as_slice));
+    Ok(protobuf::seal(version, kind, &body))
+}
+
 /// An object that stands for itself.
-pub(crate) fn object(code: u16, accept: Accept, value: &Value) -> Response<Body> {
-    match accept.encode(value) {
+pub(crate) fn object(api: &Api, code: u16, accept: Accept, value: &Value) -> Response<Body> {
+    match accept.encode(api, value) {
         Ok(body) => bytes(code, accept.content_type(), body),
-        Err(e) => status(&e, Accept::JSON),
+        Err(e) => status(api, &e, Accept::JSON),
     }
 }
 
+/// A document that has no protobuf form.
+pub(crate) fn document(api: &Api, accept: Accept, value: &Value) -> Response<Body> {
+    let encoding = if accept.encoding == Encoding::Protobuf { Encoding::Json } else { accept.encoding };
+    object(api, 200, Accept { encoding, shape: Shape::Plain }, value)
+}
+
 /// A failed request.
-pub(crate) fn status(status: &Status, accept: Accept) -> Response<Body> {
-    let body = json::to_vec(&status.to_object());
-    let accept = if accept.encoding == Encoding::Yaml { Accept::JSON } else { accept };
+pub(crate) fn status(api: &Api, status: &Status, accept: Accept) -> Response<Body> {
+    let accept = Accept { shape: Shape::Plain, ..accept };
+    let (accept, body) = match accept.encode(api, &status.to_object()) {
+        Ok(body) => (accept, body),
+        Err(_) => (Accept::JSON, json::to_vec(&status.to_object())),
+    };
     let mut response = bytes(status.code, accept.content_type(), body);
     if status.retry_after_seconds > 0
         && let Ok(value) = status.retry_after_seconds.to_string().parse()
@@ -151,7 +201,12 @@ pub(crate) fn status(status: &Status, accept: Accept) -> Response<Body> {
 }
 
 /// Encodes what a call led to.
-pub(crate) fn performed(registry: &Registry, performed: Performed, accept: Accept, include: IncludeObject) -> Result<Response<Body>, Status> {
+pub(crate) fn performed(
+    registry: &Registry,
+    performed: Performed,
+    accept: Accept,
+    include: IncludeObject,
+) -> Result<Response<Body>, Status> {
     let mut response = answer(registry, performed.answer, accept, include)?;
     for warning in performed.warnings {
         let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
@@ -176,7 +231,7 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
         }
         Answer::Object { served, object, created } => Ok(one(registry, &served, &object, if created { 201 } else { 200 }, accept, include)),
         Answer::Other { object: value, created } => {
-            Ok(object(if created { 201 } else { 200 }, Accept { shape: Shape::Plain, ..accept }, &value))
+            Ok(object(&registry.api, if created { 201 } else { 200 }, Accept { shape: Shape::Plain, ..accept }, &value))
         }
         Answer::Deleted { served, object: value } => {
             let details = object!({ "name": (meta::name(&value)), "group": (served.kind.group), "kind": (served.kind.plural), "uid": (meta::uid(&value)) });
@@ -184,13 +239,14 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
             if served.kind.group.is_empty() {
                 success.remove(&["details", "group"]);
             }
-            Ok(object(200, Accept { shape: Shape::Plain, ..accept }, &success))
+            Ok(object(&registry.api, 200, Accept { shape: Shape::Plain, ..accept }, &success))
         }
         Answer::List { place, listing } => list(registry, &place, listing, accept, include),
         Answer::Objects { place, objects } => {
             let kind = place.kind();
-            let value = object!({ "kind": (format!("{}List", kind.kind)), "apiVersion": (kind.api_version()), "metadata": {}, "items": objects });
-            Ok(object(200, Accept { shape: Shape::Plain, ..accept }, &value))
+            let value =
+                object!({ "kind": (format!("{}List", kind.kind)), "apiVersion": (kind.api_version()), "metadata": {}, "items": objects });
+            Ok(object(&registry.api, 200, Accept { shape: Shape::Plain, ..accept }, &value))
         }
     }
 }
@@ -200,10 +256,10 @@ fn one(registry: &Registry, served: &Served, value: &Value, code: u16, accept: A
         Shape::Table => {
             let mut out = table::table(&served.kind, std::slice::from_ref(value), include, registry.environment.now());
             out.set(&["metadata", "resourceVersion"], meta::resource_version(value));
-            object(code, accept, &out)
+            object(&registry.api, code, accept, &out)
         }
-        Shape::Partial => object(code, accept, &table::partial(value)),
-        _ => object(code, accept, value),
+        Shape::Partial => object(&registry.api, code, accept, &table::partial(value)),
+        _ => object(&registry.api, code, accept, value),
     }
 }
 
@@ -223,7 +279,12 @@ fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, in
     let metadata = list_metadata(&listing);
     if accept == Accept::JSON && kind.version == stored.version && kind.group == stored.group {
         // The bytes of the objects are those of the store; only the joints between them are new.
-        let head = format!("{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[", kind.kind, kind.api_version(), json::to_string(&metadata));
+        let head = format!(
+            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+            kind.kind,
+            kind.api_version(),
+            json::to_string(&metadata)
+        );
         let mut out = Vec::with_capacity(listing.items.len() * 4 + 2);
         out.push(Bytes::from(head));
         for (i, entry) in listing.items.iter().enumerate() {
@@ -248,5 +309,5 @@ fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, in
         }
         _ => object!({ "kind": (format!("{}List", kind.kind)), "apiVersion": (kind.api_version()), "metadata": metadata, "items": items }),
     };
-    Ok(object(200, accept, &value))
+    Ok(object(&registry.api, 200, accept, &value))
 }

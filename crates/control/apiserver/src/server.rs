@@ -25,16 +25,35 @@ pub struct Server {
 /// What a request led to, before it is encoded.
 pub(crate) enum Answer {
     /// A stored object as it is.
-    Stored { served: Served, entry: Arc<fram_store::Entry> },
+    Stored {
+        served: Served,
+        entry: Arc<fram_store::Entry>,
+    },
     /// An object that was written or made; `created` says 201.
-    Object { served: Served, object: Value, created: bool },
+    Object {
+        served: Served,
+        object: Value,
+        created: bool,
+    },
     /// An object of another kind than the resource's: a Scale, a token, a review.
-    Other { object: Value, created: bool },
-    List { place: Place, listing: Listing },
+    Other {
+        object: Value,
+        created: bool,
+    },
+    List {
+        place: Place,
+        listing: Listing,
+    },
     /// What a deletion of many found.
-    Objects { place: Place, objects: Vec<Value> },
+    Objects {
+        place: Place,
+        objects: Vec<Value>,
+    },
     /// The object is gone.
-    Deleted { served: Served, object: Value },
+    Deleted {
+        served: Served,
+        object: Value,
+    },
 }
 
 /// An answer with the warnings to send along.
@@ -59,7 +78,10 @@ impl Server {
         let resource = &call.resource;
         let served = self.registry.served(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
         let whole = call.namespace.is_empty() && call.name.is_empty() && matches!(call.verb, Verb::List(_) | Verb::DeleteCollection { .. });
-        if served.kind.is_namespaced() == call.namespace.is_empty() && !(served.kind.is_namespaced() && whole) && !served.kind.verbs.is_empty() {
+        if served.kind.is_namespaced() == call.namespace.is_empty()
+            && !(served.kind.is_namespaced() && whole)
+            && !served.kind.verbs.is_empty()
+        {
             let reviews = served.kind.verbs == ["create"];
             if !reviews {
                 return Err(Status::no_such_path());
@@ -98,16 +120,33 @@ pub(crate) fn attributes_of(call: &Call) -> Attributes {
         Verb::Delete(_) => "delete",
         Verb::DeleteCollection { .. } => "deletecollection",
     };
+    let selected = match &call.verb {
+        Verb::List(options) | Verb::DeleteCollection { list: options, .. } if call.name.is_empty() => {
+            selected_name(&options.field_selector)
+        }
+        _ => None,
+    };
     Attributes {
         verb: verb.into(),
         group: call.resource.group.to_string(),
         version: call.resource.version.to_string(),
         resource: call.resource.plural.to_string(),
         subresource: call.subresource.clone(),
-        namespace: if call.resource.plural == "namespaces" && call.resource.group.is_empty() { call.name.clone() } else { call.namespace.clone() },
-        name: call.name.clone(),
+        namespace: if call.resource.plural == "namespaces" && call.resource.group.is_empty() {
+            call.name.clone()
+        } else {
+            call.namespace.clone()
+        },
+        name: selected.unwrap_or_else(|| call.name.clone()),
         path: String::new(),
     }
+}
+
+/// The one object that a field selector asks for: a list or watch of it is authorized by its name, as upstream's
+/// RequestInfoFactory has it.
+pub(crate) fn selected_name(field_selector: &str) -> Option<String> {
+    let selector = fram_machinery::labels::FieldSelector::parse(field_selector).ok()?;
+    selector.exact("metadata.name").map(String::from)
 }
 
 /// How strictly unknown fields are taken; the default warns.
@@ -116,10 +155,12 @@ pub(crate) fn field_validation(text: &str) -> Result<FieldValidation, Status> {
         "Strict" => Ok(FieldValidation::Strict),
         "Ignore" => Ok(FieldValidation::Ignore),
         "" | "Warn" => Ok(FieldValidation::Warn),
-        other => Err(Status::bad_request(format!("fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""))),
+        other => Err(Status::bad_request(format!(
+            "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+        ))),
     }
 }
 
 pub(crate) fn write_of(user: &User, options: &fram_client::WriteOptions) -> Write {
-    Write { user: user.clone(), dry_run: options.dry_run, field_manager: options.field_manager.clone(), force: options.force }
+    Write { user: user.clone(), dry_run: options.dry_run, field_manager: options.field_manager.clone(), apply: false }
 }

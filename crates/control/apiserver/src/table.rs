@@ -33,9 +33,7 @@ pub(crate) fn table(kind: &Kind, objects: &[Value], include: IncludeObject, now:
 
 /// The column definitions of a kind; a kind that declares none has name and age.
 pub(crate) fn definitions(kind: &Kind) -> Vec<Value> {
-    let define = |name: &str, ty: &str, format: &str, priority: i64| {
-        object!({ "name": name, "type": ty, "format": format, "description": "", "priority": priority })
-    };
+    let define = |name: &str, ty: &str, format: &str, priority: i64| object!({ "name": name, "type": ty, "format": format, "description": "", "priority": priority });
     if kind.columns.is_empty() {
         return vec![define("Name", "string", "name", 0), define("Created At", "date", "", 0)];
     }

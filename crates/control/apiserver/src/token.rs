@@ -53,7 +53,8 @@ impl Tokens {
         let der = pem::parse(key_pem).map_err(|e| TokenError::Public(e.to_string()))?;
         let random = ring::rand::SystemRandom::new();
         let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-        let pair = ring::signature::EcdsaKeyPair::from_pkcs8(algorithm, der.contents(), &random).map_err(|e| TokenError::Public(e.to_string()))?;
+        let pair =
+            ring::signature::EcdsaKeyPair::from_pkcs8(algorithm, der.contents(), &random).map_err(|e| TokenError::Public(e.to_string()))?;
         let point = ring::signature::KeyPair::public_key(&pair).as_ref().to_vec();
         let encode = |bytes: &[u8]| base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, bytes);
         let (x, y) = (encode(&point[1..33]), encode(&point[33..65]));
@@ -94,13 +95,18 @@ impl Tokens {
     pub async fn issue(&self, namespace: &str, name: &str, mut request: Value) -> Result<Value, Status> {
         let account = self.find("serviceaccounts", namespace, name).await?;
         let account = account.ok_or_else(|| Status::not_found("", "serviceaccounts", name))?;
-        let mut audiences: Vec<String> = request.list_at(&["spec", "audiences"]).iter().filter_map(Value::as_str).map(String::from).collect();
+        let mut audiences: Vec<String> =
+            request.list_at(&["spec", "audiences"]).iter().filter_map(Value::as_str).map(String::from).collect();
         if audiences.is_empty() {
             audiences.push(self.issuer.clone());
         }
         let seconds = request.int_at(&["spec", "expirationSeconds"]).unwrap_or(3600);
         if !(LEAST_SECONDS..=MOST_SECONDS).contains(&seconds) {
-            let why = if seconds < LEAST_SECONDS { "may not specify a duration less than 10 minutes" } else { "may not specify a duration larger than 2^32 seconds" };
+            let why = if seconds < LEAST_SECONDS {
+                "may not specify a duration less than 10 minutes"
+            } else {
+                "may not specify a duration larger than 2^32 seconds"
+            };
             let error = fram_machinery::status::FieldError::invalid("spec.expirationSeconds", seconds, why);
             return Err(Status::invalid("authentication.k8s.io", "TokenRequest", name, vec![error]));
         }
@@ -149,11 +155,15 @@ impl Tokens {
         let bound = self.find(plural, scope, name).await?.ok_or_else(|| Status::not_found("", plural, name))?;
         let wanted = reference.str_at(&["uid"]);
         if !wanted.is_empty() && wanted != meta::uid(&bound) {
-            let why = format!("the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated");
+            let why = format!(
+                "the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated"
+            );
             return Err(Status::conflict("", plural, name, &why));
         }
         if plural == "pods" && bound.str_at(&["spec", "serviceAccountName"]) != account {
-            return Err(Status::bad_request(format!("cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name.")));
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
+            )));
         }
         claim.set(&[field], object!({ "name": name, "uid": (meta::uid(&bound)) }));
         let node = bound.str_at(&["spec", "nodeName"]);
@@ -228,4 +238,3 @@ fn user_of(claims: &Claims) -> User {
     }
     user
 }
-

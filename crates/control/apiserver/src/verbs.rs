@@ -1,5 +1,6 @@
 //! Carries out the verbs on objects and their subresources.
 
+mod apply;
 mod reviews;
 mod subresources;
 
@@ -78,7 +79,13 @@ pub(crate) fn list_request(place: &Place, options: &fram_client::ListOptions) ->
 }
 
 /// Decodes a body as the place's own kind.
-fn decode(registry: &Registry, place: &Place, object: Value, duplicates: Vec<String>, options: &WriteOptions) -> Result<(Value, Vec<String>), Status> {
+fn decode(
+    registry: &Registry,
+    place: &Place,
+    object: Value,
+    duplicates: Vec<String>,
+    options: &WriteOptions,
+) -> Result<(Value, Vec<String>), Status> {
     let body = Body { value: object, duplicates };
     let (object, warnings) = registry.decode_body(place.kind(), body, field_validation(&options.field_validation)?)?;
     let name = meta::name(&object);
@@ -123,12 +130,15 @@ pub(super) async fn patch_object(
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<(Value, bool), Status> {
+    if patch.kind == PatchKind::Apply {
+        return apply::apply(server, user, place, subresource, &patch.body, options, warnings).await;
+    }
     let registry = &server.registry;
     let write = write_of(user, options);
     let validation = field_validation(&options.field_validation)?;
     let mut found = Vec::new();
     let transform = |current: &Value| {
-        let patched = apply_patch(registry, place, current, &patch)?;
+        let patched = apply_patch(registry, place.kind(), current, &patch)?;
         let (object, problems) = registry.decode_body(place.kind(), Body::new(patched), validation)?;
         found = problems;
         let pinned = patch.body.str_at(&["metadata", "resourceVersion"]);
@@ -146,12 +156,19 @@ pub(super) async fn patch_object(
     Ok((written.object, false))
 }
 
-fn apply_patch(_registry: &Registry, _place: &Place, current: &Value, patch: &Patch) -> Result<Value, Status> {
-    match patch.kind {
-        PatchKind::Merge => Ok(fram_machinery::patch::merge(current, &patch.body)),
-        other => Err(Status::new(
-            fram_machinery::Reason::UnsupportedMediaType,
-            format!("the body of the request was in an unknown format - accepted media types include: {}", other.content_type()),
-        )),
-    }
+fn apply_patch(registry: &Registry, kind: &fram_api::Kind, current: &Value, patch: &Patch) -> Result<Value, Status> {
+    use fram_machinery::patch::{self, PatchError};
+    let patched = match patch.kind {
+        PatchKind::Merge => Ok(patch::merge(current, &patch.body)),
+        PatchKind::Json => patch::json(current, &patch.body),
+        PatchKind::Strategic => patch::strategic(&registry.api.schema, kind.ty, current, &patch.body),
+        PatchKind::Apply => {
+            let text = "server-side apply is not served for this subresource";
+            return Err(Status::new(fram_machinery::Reason::UnsupportedMediaType, text));
+        }
+    };
+    patched.map_err(|error| match error {
+        PatchError::Malformed(text) => Status::bad_request(text),
+        PatchError::DoesNotApply(_) => Status::new(fram_machinery::Reason::Invalid, error.to_string()),
+    })
 }

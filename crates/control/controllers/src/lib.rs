@@ -1,1 +1,27 @@
-//! fram-controllers: see ARCHITECTURE.md.
+//! The controllers: each a reconciler on the one harness, in a file of its own, with a pure plan where it decides
+//! something.
+
+mod context;
+mod deployment;
+mod endpoint_slice;
+mod garbage_collector;
+mod namespace;
+mod node_ipam;
+mod replicaset;
+mod root_ca;
+mod service_account;
+
+pub use context::{Clock, Context, KindInfo};
+pub use node_ipam::PodNetwork;
+
+/// Starts every controller; they belong to the context's tasks and end with its token.
+pub fn start(context: &Context) {
+    namespace::start(context);
+    garbage_collector::start(context);
+    service_account::start(context);
+    root_ca::start(context);
+    node_ipam::start(context);
+    replicaset::start(context);
+    deployment::start(context);
+    endpoint_slice::start(context);
+}

@@ -53,7 +53,9 @@ pub(crate) fn read(sources: &[(&'static str, &'static str)]) -> Result<(Schema, 
     let mut kinds = Vec::new();
     for file in &files {
         for block in &file.kinds {
-            kinds.push(read_kind(&names, file, block)?);
+            let mut kind = read_kind(&names, file, block)?;
+            zero_numbers(&schema, &mut kind);
+            kinds.push(kind);
         }
     }
     Ok((schema, kinds))
@@ -259,6 +261,21 @@ fn read_kind(names: &Names, file: &File, block: &Block) -> Result<Kind> {
     }
     kind.ty = names.lookup(&file.package, message).ok_or_else(|| SchemaError::Missing(format!("{}.{message}", file.package)))?;
     Ok(kind)
+}
+
+/// A number that is absent is shown as zero, as Go's zero value is.
+fn zero_numbers(schema: &Schema, kind: &mut Kind) {
+    let ty = kind.ty;
+    for column in &mut kind.columns {
+        let Cell::Path(path, otherwise @ None) = &mut column.cell else { continue };
+        let found = path.iter().try_fold(Type::Struct(ty), |at, step| match at {
+            Type::Struct(id) => schema.get(id).field(step).map(|f| f.ty.clone()),
+            _ => None,
+        });
+        if matches!(found, Some(Type::Int32 | Type::Int64)) && column.ty == "string" {
+            *otherwise = Some("0");
+        }
+    }
 }
 
 fn kind_line(kind: &mut Kind, words: &[&'static str]) -> std::result::Result<(), String> {

@@ -6,7 +6,9 @@ pub mod controller;
 pub mod events;
 pub mod informer;
 mod options;
+pub mod remote;
 pub mod resources;
+mod shared;
 mod transport;
 
 pub use client::{Client, Resources};
@@ -15,4 +17,5 @@ pub use events::EventRecorder;
 pub use informer::{Delta, Informer, InformerOptions, Subscription};
 pub use options::{DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, WriteOptions};
 pub use resources::Resource;
+pub use shared::{OWNER_INDEX, SharedInformers};
 pub use transport::{Call, EventKind, Page, Reply, Transport, Verb, WatchEvent, WatchStream};

@@ -3,10 +3,12 @@
 
 pub mod json;
 pub mod labels;
+pub mod managed;
 pub mod meta;
 pub mod names;
 pub mod normalize;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod status;

@@ -22,15 +22,16 @@ pub struct Decoded {
 
 /// Decodes an object of a root type: beside its type's fields it may carry `apiVersion` and `kind`.
 pub fn decode(schema: &Schema, ty: TypeId, value: Value) -> Result<Decoded, TypeError> {
-    let mut walk = Walk { schema, path: String::new(), unknown: Vec::new() };
+    let mut walk = Walk { schema, path: String::new(), unknown: Vec::new(), sparse: false };
     let value = walk.structure(ty, value, true)?;
     Ok(Decoded { value, unknown: walk.unknown })
 }
 
-/// Decodes a value of any type below a root.
-pub fn decode_type(schema: &Schema, ty: &Type, value: Value) -> Result<Decoded, TypeError> {
-    let mut walk = Walk { schema, path: String::new(), unknown: Vec::new() };
-    let value = walk.value(ty, value)?;
+/// As `decode`, but keeps what was given and nothing else: no zero value is filled in or left out. For configurations
+/// that are applied, which state some fields of an object.
+pub fn decode_sparse(schema: &Schema, ty: TypeId, value: Value) -> Result<Decoded, TypeError> {
+    let mut walk = Walk { schema, path: String::new(), unknown: Vec::new(), sparse: true };
+    let value = walk.structure(ty, value, true)?;
     Ok(Decoded { value, unknown: walk.unknown })
 }
 
@@ -38,6 +39,7 @@ struct Walk<'a> {
     schema: &'a Schema,
     path: String,
     unknown: Vec<String>,
+    sparse: bool,
 }
 
 impl Walk<'_> {
@@ -69,7 +71,8 @@ impl Walk<'_> {
                 entries.push((field.name.clone(), item));
             }
         }
-        for field in ty.filled_fields() {
+        let sparse = self.sparse;
+        for field in ty.filled_fields().filter(|_| !sparse) {
             let present = entries.iter().any(|(k, _)| *k == field.name);
             if !present {
                 entries.push((field.name.clone(), self.zero(field)?));
@@ -105,7 +108,13 @@ impl Walk<'_> {
     /// The value of a present field, or None where Go would leave it out.
     fn field(&mut self, field: &Field, item: Value) -> Result<Option<Value>, TypeError> {
         if item.is_null() && !matches!(field.ty, Type::Json) {
-            return if field.filled && !field.pointer { self.zero(field).map(Some) } else { Ok(None) };
+            return if self.sparse {
+                Ok(Some(Value::Null))
+            } else if field.filled && !field.pointer {
+                self.zero(field).map(Some)
+            } else {
+                Ok(None)
+            };
         }
         let item = self.value(&field.ty, item)?;
         let zero = match &item {
@@ -117,7 +126,7 @@ impl Walk<'_> {
             Value::Map(m) => m.is_empty() && (matches!(field.ty, Type::Map(_)) || field.omit_zero),
             Value::Null => true,
         };
-        let drop = zero && !field.filled && (!field.pointer || item.is_null());
+        let drop = zero && !self.sparse && !field.filled && (!field.pointer || item.is_null());
         Ok((!drop).then_some(item))
     }
 

@@ -1,6 +1,20 @@
-//! Patches of object trees.
+//! Patches of object trees: JSON patch, JSON merge patch and strategic merge patch.
+
+mod json_patch;
+mod strategic;
+
+pub use json_patch::apply as json;
+pub use strategic::apply as strategic;
 
 use crate::value::Value;
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PatchError {
+    #[error("{0}")]
+    Malformed(String),
+    #[error("the server rejected our request due to an error in our request: {0}")]
+    DoesNotApply(String),
+}
 
 /// A JSON merge patch (RFC 7386): null removes, maps are merged, everything else replaces.
 pub fn merge(target: &Value, patch: &Value) -> Value {

@@ -139,11 +139,8 @@ fn scale(whole: &str, fraction: &str, base2: u32, base10: i32) -> Option<i128> {
     if digits.len() as i64 + exponent > 30 {
         return Some(max);
     }
-    let (digits, exponent, rest) = if digits.len() > 30 {
-        (&digits[..30], exponent + digits.len() as i64 - 30, true)
-    } else {
-        (digits, exponent, false)
-    };
+    let (digits, exponent, rest) =
+        if digits.len() > 30 { (&digits[..30], exponent + digits.len() as i64 - 30, true) } else { (digits, exponent, false) };
     let mut n: i128 = digits.parse().ok()?;
     n = n.checked_mul(1i128.checked_shl(base2)?).unwrap_or(max);
     if exponent >= 0 {

@@ -110,11 +110,13 @@ pub struct StructType {
     flat: Vec<Field>,
     /// Indices into `flat` of the fields that appear even when they are absent.
     filled: Vec<usize>,
+    /// Indices into `fields` by protobuf number.
+    numbered: Vec<usize>,
 }
 
 impl StructType {
     pub fn new(name: &'static str, openapi_name: String, fields: Vec<Field>) -> Self {
-        Self { name, openapi_name, fields, atomic: false, wrapper: false, flat: Vec::new(), filled: Vec::new() }
+        Self { name, openapi_name, fields, atomic: false, wrapper: false, flat: Vec::new(), filled: Vec::new(), numbered: Vec::new() }
     }
 
     /// The field of this JSON name.
@@ -178,6 +180,9 @@ impl Schema {
             let filled = flat.iter().enumerate().filter(|(_, f)| f.filled).map(|(i, _)| i).collect();
             self.types[i].flat = flat;
             self.types[i].filled = filled;
+            let mut numbered: Vec<usize> = (0..self.types[i].fields.len()).collect();
+            numbered.sort_by_key(|&f| self.types[i].fields[f].number);
+            self.types[i].numbered = numbered;
         }
     }
 
@@ -203,6 +208,12 @@ impl Schema {
 
     pub fn get(&self, id: TypeId) -> &StructType {
         &self.types[id.0 as usize]
+    }
+
+    /// The fields of a message in the order of their numbers.
+    pub fn by_number(&self, id: TypeId) -> impl Iterator<Item = &Field> {
+        let ty = self.get(id);
+        ty.numbered.iter().map(|&i| &ty.fields[i])
     }
 
     pub fn id(&self, name: &str) -> Option<TypeId> {

@@ -376,7 +376,8 @@ mod tests {
     fn an_invalid_status_names_each_cause() {
         let errors = vec![FieldError::required("spec.a", ""), FieldError::not_supported("spec.b", "x", &["z", "y"])];
         let status = Status::invalid("apps", "Deployment", "web", errors);
-        let expect = r#"Deployment.apps "web" is invalid: [spec.a: Required value, spec.b: Unsupported value: "x": supported values: "y", "z"]"#;
+        let expect =
+            r#"Deployment.apps "web" is invalid: [spec.a: Required value, spec.b: Unsupported value: "x": supported values: "y", "z"]"#;
         assert_eq!(status.message, expect);
         assert_eq!(Status::from_object(&status.to_object()), status);
     }

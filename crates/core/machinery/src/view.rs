@@ -63,12 +63,7 @@ impl<'de> de::Deserializer<'de> for Reader<'de> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, ViewError> {
+    fn deserialize_enum<V: Visitor<'de>>(self, _: &'static str, _: &'static [&'static str], visitor: V) -> Result<V::Value, ViewError> {
         match self.0 {
             Value::String(s) => visitor.visit_enum(de::value::BorrowedStrDeserializer::new(s)),
             Value::Map(m) if m.len() == 1 => {

@@ -1,1 +1,13 @@
-//! fram-network: see ARCHITECTURE.md.
+//! fram-network: the pod network. Each pod is a routed veth pair with an address of the node's pod CIDR; host ports,
+//! masquerading and routes to other nodes belong to it. Services are the proxy's, the kernel is the datapath crate's.
+
+mod allocation;
+mod attach;
+mod network;
+mod peers;
+mod rules;
+
+pub use allocation::{AllocationError, Allocations, Pod};
+pub use attach::{GATEWAY, POD_INTERFACE};
+pub use network::{NetworkConfig, PodNetwork, SetupError};
+pub use peers::Peer;

@@ -1,7 +1,8 @@
 //! Control groups of versions 1 and 2 as far as running containers needs them beyond libcontainer: where they are, who
 //! is in them, killing, removing, and what the kernel counted.
 
-pub mod stats;
+mod limits;
+mod stats;
 
 use std::fs;
 use std::io;
@@ -12,22 +13,25 @@ use nix::unistd::Pid;
 
 /// The hierarchies of a machine, found once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cgroups {
+pub(crate) struct Cgroups {
     /// Each hierarchy's mount and the controllers in it; one without names for version 2.
     hierarchies: Vec<(PathBuf, Vec<String>)>,
+    /// Those that only sort processes: systemd's own, and version 2 beside version 1.
+    others: Vec<PathBuf>,
     v2: bool,
 }
 
 impl Cgroups {
-    /// Reads /proc/self/mountinfo. A version 2 hierarchy beside version 1 (the hybrid layout) holds no controllers and
-    /// is left alone, as runc and libcontainer do.
-    pub fn detect(mount: &Path) -> io::Result<Cgroups> {
+    /// Reads /proc/self/mountinfo. A version 2 hierarchy beside version 1 (the hybrid layout) holds no controllers;
+    /// containers are not sorted into it, as with runc and libcontainer.
+    pub(crate) fn detect(mount: &Path) -> io::Result<Cgroups> {
         Ok(Self::parse(mount, &fs::read_to_string("/proc/self/mountinfo")?))
     }
 
     fn parse(mount: &Path, mountinfo: &str) -> Cgroups {
         let mut v1 = Vec::new();
         let mut v2 = Vec::new();
+        let mut others = Vec::new();
         for line in mountinfo.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let Some(point) = left.split(' ').nth(4).map(PathBuf::from) else { continue };
@@ -38,35 +42,46 @@ impl Cgroups {
             }
             match kind {
                 Some("cgroup2") => v2.push((point, Vec::new())),
-                Some("cgroup") if !options.contains("name=") => {
+                Some("cgroup") if options.contains("name=") => others.push(point),
+                Some("cgroup") => {
                     let names = options.split(',').filter(|option| *option != "rw").map(str::to_owned).collect();
                     v1.push((point, names));
                 }
                 _ => {}
             }
         }
-        let is_v2 = v1.is_empty();
-        Cgroups { hierarchies: if is_v2 { v2 } else { v1 }, v2: is_v2 }
+        if v1.is_empty() {
+            return Cgroups { hierarchies: v2, others, v2: true };
+        }
+        others.extend(v2.into_iter().map(|(point, _)| point));
+        Cgroups { hierarchies: v1, others, v2: false }
     }
 
-    pub fn is_v2(&self) -> bool {
+    pub(crate) fn is_v2(&self) -> bool {
         self.v2
     }
 
     /// The directory of a cgroup in every hierarchy.
-    pub fn paths<'a>(&'a self, cgroup: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+    pub(crate) fn paths<'a>(&'a self, cgroup: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
         self.hierarchies.iter().map(|(mount, _)| mount.join(cgroup.trim_start_matches('/')))
     }
 
+    /// The name of each hierarchy's mount, in the order of `paths`.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> + '_ {
+        let name = |mount: &PathBuf| mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.hierarchies.iter().map(move |(mount, _)| name(mount))
+    }
+
     /// The directory of a cgroup where `controller` is.
-    pub fn path(&self, controller: &str, cgroup: &str) -> Option<PathBuf> {
+    pub(crate) fn path(&self, controller: &str, cgroup: &str) -> Option<PathBuf> {
         let holds = |names: &[String]| self.v2 || names.iter().any(|name| name == controller);
         let (mount, _) = self.hierarchies.iter().find(|(_, names)| holds(names))?;
         Some(mount.join(cgroup.trim_start_matches('/')))
     }
 
-    /// Makes the cgroup and moves a process into it.
-    pub fn enter(&self, cgroup: &str, pid: i32) -> io::Result<()> {
+    /// Makes the cgroup and moves a process into it, in those hierarchies too that only sort processes: a service
+    /// manager must not take it for a part of the service that started it.
+    pub(crate) fn enter(&self, cgroup: &str, pid: i32) -> io::Result<()> {
         for (path, (_, controllers)) in self.paths(cgroup).zip(&self.hierarchies) {
             fs::create_dir_all(&path)?;
             if controllers.iter().any(|name| name == "cpuset") {
@@ -74,10 +89,15 @@ impl Cgroups {
             }
             fs::write(path.join("cgroup.procs"), pid.to_string())?;
         }
+        for mount in &self.others {
+            let path = mount.join(cgroup.trim_start_matches('/'));
+            fs::create_dir_all(&path)?;
+            fs::write(path.join("cgroup.procs"), pid.to_string())?;
+        }
         Ok(())
     }
 
-    pub fn processes(&self, cgroup: &str) -> Vec<i32> {
+    pub(crate) fn processes(&self, cgroup: &str) -> Vec<i32> {
         let path = self.path("pids", cgroup).or_else(|| self.path("memory", cgroup));
         let Some(text) = path.and_then(|path| fs::read_to_string(path.join("cgroup.procs")).ok()) else {
             return Vec::new();
@@ -86,7 +106,7 @@ impl Cgroups {
     }
 
     /// Signals every process in the cgroup once; gives how many there were.
-    pub fn signal(&self, cgroup: &str, signal: Signal) -> usize {
+    pub(crate) fn signal(&self, cgroup: &str, signal: Signal) -> usize {
         let processes = self.processes(cgroup);
         for pid in &processes {
             // One that is gone meanwhile is what was wanted.
@@ -96,7 +116,7 @@ impl Cgroups {
     }
 
     /// Kills whatever is in the cgroup, also what is forked meanwhile.
-    pub fn kill(&self, cgroup: &str) {
+    pub(crate) fn kill(&self, cgroup: &str) {
         if self.v2
             && let Some(path) = self.path("", cgroup)
             && fs::write(path.join("cgroup.kill"), "1").is_ok()
@@ -113,13 +133,20 @@ impl Cgroups {
     }
 
     /// Removes the cgroup with those inside it. One that does not exist is removed already.
-    pub fn remove(&self, cgroup: &str) -> io::Result<()> {
+    pub(crate) fn remove(&self, cgroup: &str) -> io::Result<()> {
         self.paths(cgroup).try_for_each(|path| remove_tree(&path))
+    }
+
+    /// The same where `enter` has made it.
+    pub(crate) fn remove_everywhere(&self, cgroup: &str) -> io::Result<()> {
+        self.remove(cgroup)?;
+        let inside = cgroup.trim_start_matches('/');
+        self.others.iter().try_for_each(|mount| remove_tree(&mount.join(inside)))
     }
 
     /// How many processes of the cgroup the kernel has killed for want of memory. The counter outlives the process, so
     /// nothing has to listen while the container runs (the eventfd of version 1 would cost two descriptors each).
-    pub fn oom_kills(&self, cgroup: &str) -> u64 {
+    pub(crate) fn oom_kills(&self, cgroup: &str) -> u64 {
         let file = if self.v2 { "memory.events" } else { "memory.oom_control" };
         let path = self.path("memory", cgroup).map(|path| path.join(file));
         path.and_then(|path| fs::read_to_string(path).ok()).and_then(|text| field(&text, "oom_kill")).unwrap_or(0)
@@ -188,6 +215,7 @@ mod tests {
         assert_eq!(path("memory").as_deref(), Some("/sys/fs/cgroup/memory/a/b"));
         assert_eq!(path("pids"), None);
         assert_eq!(cgroups.paths("/a").count(), 2);
+        assert_eq!(cgroups.others.len(), 2);
     }
 
     #[test]

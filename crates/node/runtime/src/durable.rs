@@ -17,12 +17,12 @@ pub enum DurableError {
 
 /// Whether the contents must be on the disk when the call returns, or only must not be torn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sync {
+pub(crate) enum Sync {
     Yes,
     No,
 }
 
-pub fn write_json<T: Serialize>(path: &Path, value: &T, sync: Sync) -> Result<(), DurableError> {
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T, sync: Sync) -> Result<(), DurableError> {
     let json = serde_json::to_vec(value).map_err(|source| DurableError::Malformed { path: path.to_path_buf(), source })?;
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
@@ -43,7 +43,7 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T, sync: Sync) -> Result<()
 }
 
 /// `None` when there is no such file.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DurableError> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DurableError> {
     let json = match fs::read(path) {
         Ok(json) => json,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

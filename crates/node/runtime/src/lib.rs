@@ -1,10 +1,19 @@
 //! Fram's container runtime: pod sandboxes and OCI containers behind `fram_cri::RuntimeService`, each pod held by a shim
 //! process that outlives Fram. No networking and no image handling: both are handed in.
 
-pub mod cgroup;
+mod cgroup;
+mod client;
+mod config;
+mod devices;
 mod durable;
-pub mod protocol;
-pub mod seccomp;
+mod protocol;
+mod records;
+mod runtime;
+mod seccomp;
 pub mod shim;
-pub mod spec;
+mod spec;
+mod state;
 mod wire;
+
+pub use config::RuntimeConfig;
+pub use runtime::{OpenError, Runtime};

@@ -9,16 +9,16 @@ use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use bpf::compile;
-pub use default::default_profile;
+pub(crate) use bpf::compile;
+pub(crate) use default::default_profile;
 
 /// One instruction of classic BPF, as `struct sock_filter`: code, jump if true, jump if false, operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Instruction(pub u16, pub u8, pub u8, pub u32);
+pub(crate) struct Instruction(pub u16, pub u8, pub u8, pub u32);
 
 /// What happens to a call, as the kernel's `SECCOMP_RET_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     Allow,
     Errno(u16),
     KillProcess,
@@ -43,7 +43,7 @@ impl Action {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operator {
+pub(crate) enum Operator {
     Equal,
     NotEqual,
     Less,
@@ -55,7 +55,7 @@ pub enum Operator {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Condition {
+pub(crate) struct Condition {
     /// Of the argument, 0 to 5.
     pub index: u8,
     pub operator: Operator,
@@ -65,14 +65,14 @@ pub struct Condition {
 
 /// The conditions all hold; none means always.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub(crate) struct Rule {
     pub names: Vec<String>,
     pub action: Action,
     pub conditions: Vec<Condition>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
+pub(crate) enum Architecture {
     X86_64,
     X86,
     Aarch64,
@@ -80,7 +80,7 @@ pub enum Architecture {
 
 impl Architecture {
     /// What this program was built for.
-    pub fn native() -> Architecture {
+    pub(crate) fn native() -> Architecture {
         if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 }
     }
 
@@ -105,14 +105,14 @@ impl Architecture {
 
 /// Calls of an architecture that is not listed kill the process, as libseccomp does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Profile {
+pub(crate) struct Profile {
     pub default: Action,
     pub architectures: Vec<Architecture>,
     pub rules: Vec<Rule>,
 }
 
 #[derive(Debug, Error)]
-pub enum SeccompError {
+pub(crate) enum SeccompError {
     #[error("seccomp profile is not understood: {0}")]
     Malformed(#[from] serde_json::Error),
     #[error("seccomp profile: {0} is not supported")]
@@ -125,7 +125,7 @@ pub enum SeccompError {
 
 /// Reads a profile of the OCI runtime specification (config-linux.md, "Seccomp"). Names of system calls that no
 /// architecture has are ignored, as runc does.
-pub fn parse(json: &str) -> Result<Profile, SeccompError> {
+pub(crate) fn parse(json: &str) -> Result<Profile, SeccompError> {
     let oci: LinuxSeccomp = serde_json::from_str(json)?;
     let errno = |given: Option<u32>| given.map_or(libc::EPERM as u16, |number| number as u16);
     let action = |action: LinuxSeccompAction, number: Option<u32>| {

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 use thiserror::Error;
 
@@ -32,11 +33,14 @@ use crate::protocol::SandboxSetup;
 
 pub(crate) use container::STATE_FILE;
 pub(crate) use sandbox::{NETNS, SHM};
+pub(crate) use server::set_nonblocking;
 
 /// Names inside the sandbox's directory.
 pub(crate) const SETUP_FILE: &str = "shim.json";
 pub(crate) const SOCKET: &str = "shim.sock";
 const LOG: &str = "shim.log";
+/// Marks the second execution, from a read-only mount.
+const SEALED: &str = "--sealed";
 /// What the shim says on its standard output once it serves; anything else is why it does not.
 pub(crate) const READY: &str = "ready";
 
@@ -58,6 +62,7 @@ fn system<E: Into<io::Error>>(operation: &'static str) -> impl FnOnce(E) -> Shim
     move |source| ShimError::System { operation, source: source.into() }
 }
 
+/// What `fram shim` does with the arguments behind that word, before it has started a thread or read a configuration.
 /// Never returns to the caller: the calling process ends at once, the shim is its orphaned child.
 pub fn main(args: &[OsString]) -> ! {
     let code = match shim(args) {
@@ -72,10 +77,17 @@ pub fn main(args: &[OsString]) -> ! {
 }
 
 fn shim(args: &[OsString]) -> Result<(), ShimError> {
-    let [dir] = args else { return Err(ShimError::Usage) };
-    let dir = PathBuf::from(dir);
+    let dir = match args {
+        [sealed, dir] if sealed == SEALED => PathBuf::from(dir),
+        [_] => return Err(execute_sealed()),
+        _ => return Err(ShimError::Usage),
+    };
     let path = dir.join(SETUP_FILE);
-    let setup: SandboxSetup = durable::read_json(&path)?.ok_or(ShimError::NoSetup(path))?;
+    let setup: SandboxSetup = durable::read_json(&path)?.ok_or_else(|| ShimError::NoSetup(path.clone()))?;
+    let lock = File::open(&path).map_err(system("open the setup"))?;
+    lock.lock().map_err(system("lock the setup"))?;
+    // Held until the process is gone, by the child too: who finds it free knows that there is no shim.
+    std::mem::forget(lock);
     // A session and a parent of its own: no signal for Fram's terminal or process group reaches the shim.
     setsid().map_err(system("setsid"))?;
     // SAFETY: this process has one thread.
@@ -94,6 +106,22 @@ fn shim(args: &[OsString]) -> Result<(), ShimError> {
     Ok(())
 }
 
+/// Executes the same program from a read-only mount of its own. A container's process is a fork of the shim until it
+/// executes its command; if that command is /proc/self/exe, what can be reached by it must not be the program on the
+/// node's disk, open for writing by the container's root (CVE-2019-5736). Comes back only with an error.
+fn execute_sealed() -> ShimError {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    args.insert(args.len() - 1, SEALED.into());
+    let sealed = mount::clone_tree(Path::new("/proc/self/exe")).and_then(|program| {
+        mount::restrict(program.as_fd(), &["ro".to_owned()])?;
+        mount::execute(program.as_fd(), &args)
+    });
+    match sealed {
+        Ok(never) => match never {},
+        Err(source) => ShimError::System { operation: "execute from a read-only mount", source },
+    }
+}
+
 fn prepare(setup: &SandboxSetup, dir: &Path) -> Result<server::Server, ShimError> {
     let cgroups = Cgroups::detect(&setup.cgroup_mount).map_err(system("find the cgroups"))?;
     if !setup.cgroup.is_empty() {
@@ -105,8 +133,11 @@ fn prepare(setup: &SandboxSetup, dir: &Path) -> Result<server::Server, ShimError
     if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } == -1 {
         return Err(system("become the subreaper")(io::Error::last_os_error()));
     }
-    // Only the first 15 bytes are shown. SAFETY: a constant string.
+    // SAFETY: a constant string.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"fram-shim".as_ptr()) };
+    nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
+    // The last to go when memory is short, as other runtimes' shims; it takes CAP_SYS_RESOURCE, without which it stays.
+    let _ = fs::write("/proc/self/oom_score_adj", "-998");
     let first_process = sandbox::enter(setup, dir)?;
     redirect(dir)?;
     std::env::set_current_dir(dir).map_err(system("enter the sandbox's directory"))?;

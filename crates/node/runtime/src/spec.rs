@@ -1,4 +1,4 @@
-//! From CRI configurations to what the shim runs: the OCI specification, the staged mounts, the user and the privileges.
+//! From CRI configurations to what the shim runs: the OCI specification, the mounts, the user and the privileges.
 //! Pure: what must be read from the machine (device numbers, cgroup version) is handed in.
 
 mod capabilities;
@@ -15,11 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::protocol::{PidNamespace, StagedMount};
+use crate::protocol::{PidNamespace, RootMount};
 
-pub use capabilities::{CAPABILITIES, capability_names};
-pub use resources::oci_resources;
-pub use user::{UserError, resolve_user};
+pub(crate) use capabilities::{CAPABILITIES, capability_names};
+pub(crate) use user::{UserError, resolve_user};
 
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SpecError {
@@ -42,7 +41,7 @@ pub enum SpecError {
 /// Capabilities as bits, in the kernel's numbering. Effective, permitted and bounding sets are one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Privileges {
+pub(crate) struct Privileges {
     pub capabilities: u64,
     /// Kept by users other than root too; a part of `capabilities`.
     pub ambient: u64,
@@ -52,7 +51,7 @@ pub struct Privileges {
 /// Who the first process should be; names are looked up in the container's own /etc/passwd and /etc/group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct UserRequest {
+pub(crate) struct UserRequest {
     /// As the image has it: `user`, `uid`, `user:group`, `uid:gid`, or empty.
     pub image_user: String,
     pub run_as_user: Option<i64>,
@@ -64,7 +63,7 @@ pub struct UserRequest {
 
 /// A device node of the host that the container gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostDevice {
+pub(crate) struct HostDevice {
     pub container_path: PathBuf,
     pub block: bool,
     pub major: u64,
@@ -77,7 +76,7 @@ pub struct HostDevice {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seccomp<'a> {
+pub(crate) enum Seccomp<'a> {
     Default,
     Unconfined,
     /// Absolute path.
@@ -86,7 +85,7 @@ pub enum Seccomp<'a> {
 
 /// Files and directories that every container of a sandbox gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SandboxFiles {
+pub(crate) struct SandboxFiles {
     pub resolv_conf: PathBuf,
     pub hostname: PathBuf,
     pub hosts: PathBuf,
@@ -94,15 +93,13 @@ pub struct SandboxFiles {
 }
 
 /// All that a plan depends on.
-pub struct Input<'a> {
+pub(crate) struct Input<'a> {
     pub container_id: &'a str,
     pub sandbox: &'a PodSandboxConfig,
     pub files: &'a SandboxFiles,
     pub container: &'a ContainerConfig,
     pub image: &'a ImageConfig,
     pub rootfs: &'a Path,
-    /// Directory below which mount sources are staged.
-    pub staging: &'a Path,
     /// The devices of `container.devices`, or all of the host's for a privileged container.
     pub devices: &'a [HostDevice],
     /// Layers of image volumes, by their index in `container.mounts`.
@@ -113,10 +110,10 @@ pub struct Input<'a> {
 }
 
 #[derive(Debug)]
-pub struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     /// `config.json` of the OCI runtime specification, but for the user.
     pub spec: Value,
-    pub mounts: Vec<StagedMount>,
+    pub mounts: Vec<RootMount>,
     pub user: UserRequest,
     pub privileges: Privileges,
     pub seccomp: Seccomp<'a>,
@@ -126,12 +123,12 @@ pub struct Plan<'a> {
     pub oom_score_adj: Option<i32>,
 }
 
-pub fn plan<'a>(input: &Input<'a>) -> Result<Plan<'a>, SpecError> {
+pub(crate) fn plan<'a>(input: &Input<'a>) -> Result<Plan<'a>, SpecError> {
     let container = input.container;
     let context = &container.security_context;
     refuse_unsupported(container)?;
     let privileges = capabilities::privileges(context)?;
-    let (mounts, staged) = mounts::mounts(input)?;
+    let (namespaced, mounts) = mounts::mounts(input)?;
     let cgroup = cgroup_path(input);
     let linux = json!({
         "namespaces": namespaces(input),
@@ -153,12 +150,12 @@ pub fn plan<'a>(input: &Input<'a>) -> Result<Plan<'a>, SpecError> {
             "cwd": process::working_directory(container, input.image)?,
             "noNewPrivileges": privileges.no_new_privs,
         },
-        "mounts": mounts,
+        "mounts": namespaced,
         "linux": linux,
     });
     Ok(Plan {
         spec,
-        mounts: staged,
+        mounts,
         user: user_request(container, input.image),
         privileges,
         seccomp: seccomp(context.privileged, context.seccomp.as_ref()),
@@ -174,6 +171,9 @@ fn refuse_unsupported(container: &ContainerConfig) -> Result<(), SpecError> {
     if userns.as_ref().is_some_and(|options| options.mode == NamespaceMode::Pod) {
         return Err(SpecError::Unsupported("a user namespace"));
     }
+    if matches!(container.security_context.apparmor, Some(SecurityProfile::Localhost(_))) {
+        return Err(SpecError::Unsupported("an AppArmor profile"));
+    }
     if !container.cdi_devices.is_empty() {
         return Err(SpecError::Unsupported("a CDI device"));
     }
@@ -181,7 +181,7 @@ fn refuse_unsupported(container: &ContainerConfig) -> Result<(), SpecError> {
 }
 
 /// Names without `CAP_`, as the default seccomp profile asks for them.
-pub fn bounding_names(privileges: &Privileges) -> BTreeSet<String> {
+pub(crate) fn bounding_names(privileges: &Privileges) -> BTreeSet<String> {
     capability_names(privileges.capabilities).map(str::to_owned).collect()
 }
 

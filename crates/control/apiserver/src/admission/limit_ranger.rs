@@ -122,7 +122,8 @@ fn check(item: &Value, requests: &Map, limits: &Map, errors: &mut Vec<String>) {
         }
     }
     for (name, ratio) in each("maxLimitRequestRatio").iter() {
-        let (Some(limit), Some(request), Some(ratio)) = (quantity(limits.get(name)), quantity(requests.get(name)), quantity(Some(ratio))) else {
+        let (Some(limit), Some(request), Some(ratio)) = (quantity(limits.get(name)), quantity(requests.get(name)), quantity(Some(ratio)))
+        else {
             errors.push(format!("{name} max limit to request ratio per {ty} is set, but no request or limit is specified"));
             continue;
         };

@@ -19,7 +19,10 @@ impl Plugin for NamespaceLifecycle {
         if request.operation == Operation::Delete && request.is_about("", "Namespace") && IMMORTAL.contains(&place.name.as_str()) {
             return Err(place.forbidden("this namespace may not be deleted"));
         }
-        if request.operation != Operation::Create || !request.kind().is_namespaced() || place.kind().plural.starts_with("localsubject") {
+        if request.operation != Operation::Create
+            || !request.stored_kind().is_namespaced()
+            || place.kind().plural.starts_with("localsubject")
+        {
             return Ok(object);
         }
         let Some(namespace) = request.find("", "v1", "namespaces", "", &place.namespace).await? else {

@@ -16,7 +16,7 @@ impl Plugin for NodeRestriction {
         let Some(node) = request.user.node() else { return Ok(object) };
         let place = request.place;
         let refuse = |why: String| Err(place.forbidden(&why));
-        match (request.kind().group, request.kind().kind, request.subresource) {
+        match (request.stored_kind().group, request.stored_kind().kind, request.subresource) {
             ("", "Pod", "") => pod(request, node, &object, old)?,
             ("", "Pod", "status") => {
                 let bound = old.map_or("", |o| o.str_at(&["spec", "nodeName"]));
@@ -24,14 +24,18 @@ impl Plugin for NodeRestriction {
                     return refuse(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
                 }
             }
-            ("", "Pod", "eviction") | ("", "Node", _) if request.kind().kind == "Node" && place.name != node && !place.name.is_empty() => {
+            ("", "Pod", "eviction") | ("", "Node", _)
+                if request.stored_kind().kind == "Node" && place.name != node && !place.name.is_empty() =>
+            {
                 return refuse(format!("node {node:?} is not allowed to modify node {:?}", place.name));
             }
             ("", "Node", "") => node_labels(request, node, &object, old)?,
             ("", "ServiceAccount", "token") => {
                 let pod = object.str_at(&["spec", "boundObjectRef", "name"]);
                 let bound = request.find("", "v1", "pods", &place.namespace, pod).await?;
-                if !bound.is_some_and(|p| p.str_at(&["spec", "nodeName"]) == node && meta::uid(&p) == object.str_at(&["spec", "boundObjectRef", "uid"])) {
+                if !bound.is_some_and(|p| {
+                    p.str_at(&["spec", "nodeName"]) == node && meta::uid(&p) == object.str_at(&["spec", "boundObjectRef", "uid"])
+                }) {
                     return refuse(format!("node requested token bound to a pod scheduled on a different node, {node:?}"));
                 }
             }
@@ -48,12 +52,17 @@ fn pod(request: &Request<'_>, node: &str, object: &Value, old: Option<&Value>) -
     match request.operation {
         Operation::Create => {
             if meta::annotation(object, "kubernetes.io/config.mirror").is_none() {
-                return Err(request.place.forbidden("pod does not have \"kubernetes.io/config.mirror\" annotation, node can only create mirror pods"));
+                return Err(request
+                    .place
+                    .forbidden("pod does not have \"kubernetes.io/config.mirror\" annotation, node can only create mirror pods"));
             }
             if object.str_at(&["spec", "nodeName"]) != node {
                 return Err(request.place.forbidden(&format!("node {node:?} can only create pods with spec.nodeName set to itself")));
             }
-            let refers = object.list_at(&["spec", "volumes"]).iter().any(|v| ["secret", "configMap", "persistentVolumeClaim"].iter().any(|f| v.get(f).is_some()));
+            let refers = object
+                .list_at(&["spec", "volumes"])
+                .iter()
+                .any(|v| ["secret", "configMap", "persistentVolumeClaim"].iter().any(|f| v.get(f).is_some()));
             if refers || !object.str_at(&["spec", "serviceAccountName"]).is_empty() {
                 return Err(request.place.forbidden(&format!("node {node:?} can not create pods that reference API objects")));
             }
@@ -65,7 +74,9 @@ fn pod(request: &Request<'_>, node: &str, object: &Value, old: Option<&Value>) -
             }
             Ok(())
         }
-        _ => Err(request.place.forbidden(&format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", request.operation))),
+        _ => Err(request
+            .place
+            .forbidden(&format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", request.operation))),
     }
 }
 

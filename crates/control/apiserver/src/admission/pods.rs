@@ -43,7 +43,9 @@ impl Plugin for Priority {
         if let Some(given) = object.int_at(&["spec", "priority"])
             && given != priority
         {
-            let why = format!("the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {priority} from the given PriorityClass name");
+            let why = format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {priority} from the given PriorityClass name"
+            );
             return Err(request.place.forbidden(&why));
         }
         object.set(&["spec", "priority"], priority);
@@ -74,7 +76,8 @@ impl Plugin for DefaultTolerationSeconds {
         for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
             let covers = |t: &Value| {
                 let named = t.str_at(&["key"]);
-                (named == key || (named.is_empty() && t.str_at(&["operator"]) == "Exists")) && matches!(t.str_at(&["effect"]), "" | "NoExecute")
+                (named == key || (named.is_empty() && t.str_at(&["operator"]) == "Exists"))
+                    && matches!(t.str_at(&["effect"]), "" | "NoExecute")
             };
             if !object.list_at(&["spec", "tolerations"]).iter().any(covers) {
                 let toleration = object!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300 });

@@ -3,6 +3,7 @@
 
 use fram_machinery::{Status, Value, meta};
 
+use super::rules::Rule;
 use super::{Attributes, Decision};
 use crate::registry::{ListRequest, Place, Registry, Selection};
 
@@ -10,7 +11,8 @@ fn no(why: impl Into<String>) -> Decision {
     Decision::NoOpinion(why.into())
 }
 
-pub(super) async fn decide(registry: &Registry, node: &str, a: &Attributes) -> Decision {
+/// `rules` are those of the cluster role `system:node`: what every kubelet may do besides.
+pub(super) async fn decide(registry: &Registry, node: &str, a: &Attributes, rules: &[Rule]) -> Decision {
     if !a.is_resource() {
         return no("");
     }
@@ -43,9 +45,13 @@ pub(super) async fn decide(registry: &Registry, node: &str, a: &Attributes) -> D
             Ok(_) => no(format!("no relationship found between node '{node}' and this object")),
             Err(status) => no(status.message),
         },
-        ("coordination.k8s.io", "leases", "") if a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create") => Decision::Allow,
+        ("coordination.k8s.io", "leases", "") if a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create") => {
+            Decision::Allow
+        }
         ("", "pods", "status") | ("", "pods", "eviction") | ("", "events", _) => Decision::Allow,
         ("", "pods", "") if matches!(a.verb.as_str(), "create" | "delete") => Decision::Allow,
+        ("", "nodes" | "pods", _) => no(""),
+        _ if rules.iter().any(|rule| rule.covers(a)) => Decision::Allow,
         _ => no(""),
     }
 }

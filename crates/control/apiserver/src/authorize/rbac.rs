@@ -29,6 +29,8 @@ struct Grant {
 #[derive(Debug, Default)]
 struct Index {
     grants: HashMap<Subject, Vec<Grant>>,
+    /// The rules of the cluster role `system:node`, for the Node authorizer.
+    node: Arc<Vec<Rule>>,
 }
 
 /// The role-based authorizer.
@@ -56,7 +58,8 @@ impl Rbac {
                 roles.insert((meta::namespace(&role).into(), meta::name(&role).into()), Arc::new(rules));
             }
         }
-        let mut index = Index::default();
+        let node = roles.get(&(String::new(), "system:node".to_string())).cloned().unwrap_or_default();
+        let mut index = Index { node, ..Default::default() };
         for plural in ["rolebindings", "clusterrolebindings"] {
             for binding in all(registry, plural).await? {
                 index.add(&binding, &roles);
@@ -78,6 +81,10 @@ impl Rbac {
             }
         }
         Decision::NoOpinion(String::new())
+    }
+
+    pub(super) fn node_rules(&self) -> Arc<Vec<Rule>> {
+        self.index.read().node.clone()
     }
 
     /// Every rule that holds for a user in a namespace.

@@ -32,23 +32,45 @@ pub(super) async fn handle(
     }
     let watch = path.watch || query.flag("watch");
     let accept = accept?;
-    let include = IncludeObject::parse(query.get("includeObject")).ok_or_else(|| Status::bad_request("includeObject: Unsupported value"))?;
+    let include =
+        IncludeObject::parse(query.get("includeObject")).ok_or_else(|| Status::bad_request("includeObject: Unsupported value"))?;
     let asked = verb(request.method(), &path, watch && request.method() == Method::GET);
     if asked == "watch" {
         return super::watch::handle(server, user, path, query, accept, include).await;
     }
     let resource = resource_of(&path);
-    let (verb, duplicates) = read_verb(asked, &path, &query, request).await?;
+    let agent = request.headers().get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let agent = agent.split('/').next().unwrap_or_default().to_string();
+    let (mut verb, duplicates) = read_verb(&server.registry.api, asked, &path, &query, request).await?;
+    name_manager(&mut verb, &agent);
     let call = Call { resource, namespace: path.namespace, name: path.name, subresource: path.subresource, verb };
     let performed = server.perform(&user, call, duplicates).await?;
     respond::performed(&server.registry, performed, accept, include)
+}
+
+/// Who does not say under which name it writes is known by its program; an apply must say.
+fn name_manager(verb: &mut Verb, agent: &str) {
+    let options = match verb {
+        Verb::Create { options, .. } | Verb::Update { options, .. } => options,
+        Verb::Patch { patch, options } if patch.kind != PatchKind::Apply => options,
+        _ => return,
+    };
+    if options.field_manager.is_empty() {
+        options.field_manager = if agent.is_empty() { "unknown".into() } else { agent.chars().take(128).collect() };
+    }
 }
 
 pub(super) fn resource_of(path: &ResourcePath) -> Resource {
     Resource { group: path.group.clone().into(), version: path.version.clone().into(), plural: path.plural.clone().into() }
 }
 
-async fn read_verb(asked: &str, path: &ResourcePath, query: &Query, request: Request<Incoming>) -> Result<(Verb, Vec<String>), Status> {
+async fn read_verb(
+    api: &fram_api::Api,
+    asked: &str,
+    path: &ResourcePath,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Result<(Verb, Vec<String>), Status> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let content_type = content_type.split(';').next().unwrap_or_default().trim().to_string();
     let none = Vec::new;
@@ -56,20 +78,21 @@ async fn read_verb(asked: &str, path: &ResourcePath, query: &Query, request: Req
         "get" => (Verb::Get, none()),
         "list" => (Verb::List(list_options(query)?), none()),
         "create" | "update" => {
-            let body = decode(&content_type, &read_body(request).await?)?;
+            let body = decode(api, &content_type, &read_body(request).await?)?;
             let options = write_options(query)?;
-            let verb = if asked == "create" { Verb::Create { object: body.value, options } } else { Verb::Update { object: body.value, options } };
+            let verb =
+                if asked == "create" { Verb::Create { object: body.value, options } } else { Verb::Update { object: body.value, options } };
             (verb, body.duplicates)
         }
         "patch" => {
             let kind = PatchKind::from_content_type(&content_type).ok_or_else(|| unsupported(&content_type))?;
             let body = read_body(request).await?;
-            let body = if kind == PatchKind::Apply { decode("application/yaml", &body)? } else { ObjectBody::from_json(&body)? };
+            let body = if kind == PatchKind::Apply { decode(api, "application/yaml", &body)? } else { ObjectBody::from_json(&body)? };
             (Verb::Patch { patch: Patch { kind, body: body.value }, options: write_options(query)? }, none())
         }
         "delete" | "deletecollection" => {
             let bytes = read_body(request).await?;
-            let body = if bytes.is_empty() { Value::Null } else { decode(&content_type, &bytes)?.value };
+            let body = if bytes.is_empty() { Value::Null } else { decode(api, &content_type, &bytes)?.value };
             let delete = delete_options(query, &body)?;
             if asked == "delete" {
                 (Verb::Delete(delete), none())
@@ -94,11 +117,13 @@ async fn read_body(request: Request<Incoming>) -> Result<Bytes, Status> {
 fn unsupported(content_type: &str) -> Status {
     Status::new(
         fram_machinery::Reason::UnsupportedMediaType,
-        format!("the body of the request was in an unknown format - accepted media types include: application/json, application/yaml ({content_type})"),
+        format!(
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf ({content_type})"
+        ),
     )
 }
 
-fn decode(content_type: &str, bytes: &Bytes) -> Result<ObjectBody, Status> {
+fn decode(api: &fram_api::Api, content_type: &str, bytes: &Bytes) -> Result<ObjectBody, Status> {
     match content_type {
         "application/json" | "" => ObjectBody::from_json(bytes),
         "application/yaml" => {
@@ -106,8 +131,23 @@ fn decode(content_type: &str, bytes: &Bytes) -> Result<ObjectBody, Status> {
             let value = fram_machinery::yaml::from_str(text).map_err(|e| Status::bad_request(e.to_string()))?;
             Ok(ObjectBody::new(value))
         }
+        respond::PROTOBUF => decode_protobuf(api, bytes),
         other => Err(unsupported(other)),
     }
+}
+
+/// The envelope says which kind the message is.
+fn decode_protobuf(api: &fram_api::Api, bytes: &Bytes) -> Result<ObjectBody, Status> {
+    let bad = |e: fram_machinery::protobuf::WireError| Status::bad_request(e.to_string());
+    let envelope = fram_machinery::protobuf::open(bytes).map_err(bad)?;
+    let (group, version) = envelope.api_version.split_once('/').unwrap_or(("", &envelope.api_version));
+    let ty = api.kind(group, version, &envelope.kind).map(|k| k.ty).or_else(|| api.type_id(&format!("meta.v1.{}", envelope.kind)));
+    let ty =
+        ty.ok_or_else(|| Status::bad_request(format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version)))?;
+    let mut value = fram_machinery::protobuf::decode(&api.schema, ty, envelope.raw).map_err(bad)?;
+    value.set(&["apiVersion"], envelope.api_version.as_str());
+    value.set(&["kind"], envelope.kind.as_str());
+    Ok(ObjectBody::new(value))
 }
 
 pub(super) fn list_options(query: &Query) -> Result<ListOptions, Status> {
@@ -162,7 +202,9 @@ fn delete_options(query: &Query, body: &Value) -> Result<DeleteOptions, Status> 
         ("", Some(true)) => Some(Propagation::Orphan),
         ("", Some(false)) => Some(Propagation::Background),
         (policy, _) => Some(Propagation::parse(policy).ok_or_else(|| {
-            Status::bad_request(format!("propagationPolicy: Unsupported value: {policy:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""))
+            Status::bad_request(format!(
+                "propagationPolicy: Unsupported value: {policy:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
+            ))
         })?),
     };
     let text = |field: &str| Some(body.str_at(&["preconditions", field]).to_string()).filter(|t| !t.is_empty());

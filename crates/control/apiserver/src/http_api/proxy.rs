@@ -16,7 +16,13 @@ use crate::respond::Body;
 use crate::server::Server;
 use crate::user::User;
 
-pub(super) async fn handle(server: Arc<Server>, user: User, path: ResourcePath, query: Query, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub(super) async fn handle(
+    server: Arc<Server>,
+    user: User,
+    path: ResourcePath,
+    query: Query,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
     // A WebSocket begins with GET, yet what it does is a creation: both verbs reach exec, as upstream documents.
     let verb = match *request.method() {
         http::Method::POST => "create",

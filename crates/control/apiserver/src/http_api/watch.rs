@@ -37,7 +37,7 @@ pub(super) async fn handle(
         version: path.version.clone(),
         resource: path.plural.clone(),
         namespace: path.namespace.clone(),
-        name: path.name.clone(),
+        name: crate::server::selected_name(&options.field_selector).unwrap_or_else(|| path.name.clone()),
         ..Default::default()
     };
     server.authorizer.check(&user, &attributes).await?;
@@ -65,6 +65,7 @@ pub(super) async fn handle(
     let frames = Frames { registry: server.registry.clone(), place, accept, include, first: true };
     let content_type = match accept.encoding {
         Encoding::Json | Encoding::Yaml => "application/json",
+        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
     };
     Ok(respond::stream(content_type, stream(watching, frames, bookmarks, Duration::from_secs(seconds))))
 }
@@ -87,6 +88,9 @@ impl Frames {
             ChangeKind::Deleted => "DELETED",
             ChangeKind::Bookmark | ChangeKind::InitialEventsEnd => "BOOKMARK",
         };
+        if self.accept.encoding == Encoding::Protobuf {
+            return self.encode_protobuf(ty, change, out);
+        }
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(ty.as_bytes());
         out.extend_from_slice(b"\",\"object\":");
@@ -111,10 +115,35 @@ impl Frames {
         Ok(())
     }
 
+    /// A frame is its length, four bytes big endian, and a WatchEvent around the sealed object.
+    fn encode_protobuf(&mut self, ty: &str, change: &Change, out: &mut BytesMut) -> Result<(), Status> {
+        let object = match &change.entry {
+            None => self.bookmark(change),
+            Some(entry) => {
+                let record = Record::parse(&entry.value).map_err(Status::internal)?;
+                let object = record.to_object(change.revision).map_err(Status::internal)?;
+                let object = fram_api::convert(object, &self.place.served.stored, &self.place.served.kind);
+                self.shaped(object)
+            }
+        };
+        put_protobuf(&self.registry, ty, &object, out)
+    }
+
+    /// The error that ends a watch.
+    fn encode_error(&self, status: &Status, out: &mut BytesMut) {
+        let object = status.to_object();
+        if self.accept.encoding == Encoding::Protobuf && put_protobuf(&self.registry, "ERROR", &object, out).is_ok() {
+            return;
+        }
+        out.extend_from_slice(&json::to_vec(&object!({ "type": "ERROR", "object": object })));
+        out.extend_from_slice(b"\n");
+    }
+
     fn shaped(&mut self, object: Value) -> Value {
         match self.accept.shape {
             Shape::Table => {
-                let mut table = table::table(&self.place.served.kind, std::slice::from_ref(&object), self.include, self.registry.environment.now());
+                let mut table =
+                    table::table(&self.place.served.kind, std::slice::from_ref(&object), self.include, self.registry.environment.now());
                 table.set(&["metadata", "resourceVersion"], fram_machinery::meta::resource_version(&object));
                 if !std::mem::take(&mut self.first) {
                     table.set(&["columnDefinitions"], Value::Null);
@@ -143,9 +172,22 @@ impl Frames {
     }
 }
 
+fn put_protobuf(registry: &Registry, ty: &str, object: &Value, out: &mut BytesMut) -> Result<(), Status> {
+    let sealed = respond::sealed(&registry.api, object)?;
+    let event = fram_machinery::protobuf::encode_watch_event(ty, &sealed);
+    out.extend_from_slice(&(event.len() as u32).to_be_bytes());
+    out.extend_from_slice(&event);
+    Ok(())
+}
+
 type Frame = Result<http_body::Frame<Bytes>, std::io::Error>;
 
-fn stream(watching: Watching, frames: Frames, bookmarks: bool, lifetime: Duration) -> impl futures_util::Stream<Item = Frame> + Send + 'static {
+fn stream(
+    watching: Watching,
+    frames: Frames,
+    bookmarks: bool,
+    lifetime: Duration,
+) -> impl futures_util::Stream<Item = Frame> + Send + 'static {
     let end = tokio::time::Instant::now() + lifetime;
     let state = Some((watching, frames, tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK)));
     futures_util::stream::unfold(state, move |state| async move {
@@ -164,10 +206,8 @@ fn stream(watching: Watching, frames: Frames, bookmarks: bool, lifetime: Duratio
             let encoded = change.and_then(|change| frames.encode(&change, &mut out));
             if let Err(status) = encoded {
                 // The error is the last frame.
-                let frame = object!({ "type": "ERROR", "object": (status.to_object()) });
-                let mut bytes = json::to_vec(&frame);
-                bytes.push(b'\n');
-                return Some((Ok(http_body::Frame::data(bytes.into())), None));
+                frames.encode_error(&status, &mut out);
+                return Some((Ok(http_body::Frame::data(out.freeze())), None));
             }
             // What is there already goes out in one piece.
             if !watching.has_pending() || out.len() > 64 * 1024 {

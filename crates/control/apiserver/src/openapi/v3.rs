@@ -90,7 +90,12 @@ fn operation(kind: &Kind, verb: &str) -> Value {
         "responses": { "200": { "description": "OK" } }
     });
     if verb == "patch" {
-        let types = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
+        let types = [
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/strategic-merge-patch+json",
+            "application/apply-patch+yaml",
+        ];
         let content: Map = types.into_iter().map(|t| (t, object!({}))).collect();
         out.set(&["requestBody", "content"], content);
     }

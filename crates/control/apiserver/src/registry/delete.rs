@@ -94,7 +94,13 @@ impl Registry {
     }
 
     /// Deletes every object of a collection that is selected; answers with those that were there.
-    pub async fn delete_collection(&self, place: &Place, options: &DeleteOptions, list: &ListRequest, write: &Write) -> Result<Vec<Value>, Status> {
+    pub async fn delete_collection(
+        &self,
+        place: &Place,
+        options: &DeleteOptions,
+        list: &ListRequest,
+        write: &Write,
+    ) -> Result<Vec<Value>, Status> {
         let listing = self.list(place, list).await?;
         let mut all = Vec::with_capacity(listing.items.len());
         for entry in listing.items {
@@ -115,7 +121,10 @@ impl Registry {
 }
 
 fn check_preconditions(place: &Place, options: &DeleteOptions, object: &Value) -> Result<(), Status> {
-    let pairs = [("UID", &options.preconditions.uid, meta::uid(object)), ("ResourceVersion", &options.preconditions.resource_version, meta::resource_version(object))];
+    let pairs = [
+        ("UID", &options.preconditions.uid, meta::uid(object)),
+        ("ResourceVersion", &options.preconditions.resource_version, meta::resource_version(object)),
+    ];
     for (what, wanted, found) in pairs {
         if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
             let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
@@ -148,5 +157,11 @@ fn pod_grace(pod: &Value, options: &DeleteOptions) -> i64 {
     let asked = options.grace_period_seconds.or(pod.int_at(&["spec", "terminationGracePeriodSeconds"])).unwrap_or(30);
     let ended = matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed");
     let unscheduled = pod.str_at(&["spec", "nodeName"]).is_empty();
-    if ended || unscheduled { 0 } else if asked < 0 { 1 } else { asked }
+    if ended || unscheduled {
+        0
+    } else if asked < 0 {
+        1
+    } else {
+        asked
+    }
 }

@@ -123,7 +123,11 @@ fn owner_errors(object: &Value) -> Vec<FieldError> {
     for (i, owner) in meta::owner_references(object).iter().enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if owner.str_at(&[field]).is_empty() {
-                errors.push(FieldError::invalid(format!("metadata.ownerReferences[{i}].{field}"), "", format!("{field} must not be empty")));
+                errors.push(FieldError::invalid(
+                    format!("metadata.ownerReferences[{i}].{field}"),
+                    "",
+                    format!("{field} must not be empty"),
+                ));
             }
         }
     }

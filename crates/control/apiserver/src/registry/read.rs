@@ -91,7 +91,10 @@ impl Continue {
 pub(crate) fn parse_revision(text: &str) -> Result<Option<u64>, Status> {
     match text {
         "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| Status::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|_| Status::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))),
     }
 }
 
@@ -163,9 +166,7 @@ impl Registry {
         let matching = request.resource_version_match.as_str();
         match (matching, wanted) {
             ("" | "NotOlderThan", None | Some(0)) if matching.is_empty() || wanted.is_some() => self.snapshot().await,
-            ("Exact", Some(revision)) if revision > 0 => {
-                self.store.snapshot(Some(Revision(revision))).await.map_err(store_status)
-            }
+            ("Exact", Some(revision)) if revision > 0 => self.store.snapshot(Some(Revision(revision))).await.map_err(store_status),
             ("" | "NotOlderThan", Some(revision)) => {
                 let snapshot = self.snapshot().await?;
                 if snapshot.revision().0 < revision {

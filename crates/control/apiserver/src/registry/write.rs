@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use fram_api::{Kind, strategy};
-use fram_machinery::{Status, Value, json, meta, normalize};
+use fram_machinery::{Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
 use super::prepare::{bump_generation, fill_metadata, keep_metadata};
@@ -49,8 +49,9 @@ impl Registry {
                 kind.api_version()
             )));
         }
-        let decoded = normalize::decode(&self.api.schema, kind.ty, body.value)
-            .map_err(|e| Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {e}", kind.kind, kind.version, kind.kind)))?;
+        let decoded = normalize::decode(&self.api.schema, kind.ty, body.value).map_err(|e| {
+            Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {e}", kind.kind, kind.version, kind.kind))
+        })?;
         let unknown = decoded.unknown.iter().map(|path| format!("unknown field {path:?}"));
         let problems: Vec<String> = body.duplicates.iter().map(|path| format!("duplicate field {path:?}")).chain(unknown).collect();
         let mut value = decoded.value;
@@ -91,7 +92,11 @@ impl Registry {
         let mut place = place.clone();
         let stored = place.served.stored.clone();
         let mut object = self.to_stored(&place, object);
+        let applied = object.at(&["metadata", "managedFields"]).cloned().filter(|_| write.apply);
         fill_metadata(&self.environment, &place, &mut object)?;
+        if let Some(applied) = applied {
+            object.set(&["metadata", "managedFields"], applied);
+        }
         place.name = meta::name(&object).to_string();
         let mut request = Request::new(self, &place, "", Verb::Create, write);
         object = self.admission.admit(&mut request, object, None).await?;
@@ -144,9 +149,7 @@ impl Registry {
             let wanted = meta::resource_version(&asked);
             let pinned = !wanted.is_empty() && wanted != meta::resource_version(&current);
             if pinned {
-                return Err(place.conflict(
-                    "the object has been modified; please apply your changes to the latest version and try again",
-                ));
+                return Err(place.conflict("the object has been modified; please apply your changes to the latest version and try again"));
             }
             match self.try_update(place, subresource, write, &key, &entry, &current, asked).await? {
                 Some(written) => return Ok(written),
@@ -157,7 +160,6 @@ impl Registry {
     }
 
     /// One attempt; None where the object changed meanwhile.
-    #[expect(clippy::too_many_arguments, reason = "one step of update, split off for length")]
     async fn try_update(
         &self,
         place: &Place,
@@ -228,20 +230,40 @@ impl Registry {
         }
     }
 
-    /// Keeps `metadata.managedFields` true to who wrote which field.
-    pub(super) fn track(&self, place: &Place, object: &mut Value, old: Option<&Value>, subresource: &str, write: &Write) -> Result<(), Status> {
-        // Ownership is not tracked yet: what a client sends is not kept either.
-        let _ = (place, subresource, write);
-        match old.and_then(|o| o.at(&["metadata", "managedFields"])).cloned() {
-            Some(kept) => object.set(&["metadata", "managedFields"], kept),
-            None => drop(object.remove(&["metadata", "managedFields"])),
+    /// Keeps `metadata.managedFields` true to who wrote which field. What an apply found is already there.
+    pub(super) fn track(
+        &self,
+        place: &Place,
+        object: &mut Value,
+        old: Option<&Value>,
+        subresource: &str,
+        write: &Write,
+    ) -> Result<(), Status> {
+        if write.apply {
+            return Ok(());
         }
+        let stored = &place.served.stored;
+        let nothing = self.empty_object(stored)?;
+        let manager = managed::Manager {
+            name: write.field_manager.clone(),
+            operation: managed::Operation::Update,
+            api_version: place.kind().api_version(),
+            subresource: subresource.into(),
+        };
+        managed::track(&self.api.schema, stored.ty, old.unwrap_or(&nothing), object, &manager, &self.environment.now_text());
         Ok(())
+    }
+
+    /// An object of a kind before anyone has written to it.
+    pub(crate) fn empty_object(&self, kind: &Kind) -> Result<Value, Status> {
+        let empty = normalize::decode(&self.api.schema, kind.ty, Value::Map(Default::default()));
+        empty.map(|d| d.value).map_err(Status::internal)
     }
 
     /// Deletes a key whose object has nothing that keeps it; None where the object changed meanwhile.
     pub(super) async fn remove(&self, place: &Place, key: &Key, entry: &Arc<Entry>, object: &Value) -> Result<Option<Value>, Status> {
-        let mut transaction = Transaction::new(vec![Operation::delete(key.clone())]).when(Condition::ModifiedAt(key.clone(), entry.modified));
+        let mut transaction =
+            Transaction::new(vec![Operation::delete(key.clone())]).when(Condition::ModifiedAt(key.clone(), entry.modified));
         transaction.operations.extend(self.allocators.release(self, place, object));
         match self.store.commit(transaction).await {
             Ok(committed) => {
@@ -278,6 +300,8 @@ fn keep_other_parts(kind: &Kind, subresource: &str, object: &mut Value, old: &Va
                 .collect();
             fields.iter().for_each(|f| keep(object, f));
         }
+        // A binding sets the node and the condition that says so; an approval is part of the status.
+        "binding" | "approval" => {}
         _ if kind.subresource("status").is_some() => keep(object, "status"),
         _ => {}
     }

@@ -64,7 +64,8 @@ fn rules(server: &Server, user: &User, review: &mut Value) {
     let (mut resources, mut urls) = (Vec::new(), Vec::new());
     for rule in server.authorizer.rbac().rules_for(user, &namespace) {
         if rule.urls.is_empty() {
-            let mut out = object!({ "verbs": (list(&rule.verbs)), "apiGroups": (list(&rule.groups)), "resources": (list(&rule.resources)) });
+            let mut out =
+                object!({ "verbs": (list(&rule.verbs)), "apiGroups": (list(&rule.groups)), "resources": (list(&rule.resources)) });
             if !rule.names.is_empty() {
                 out.set(&["resourceNames"], list(&rule.names));
             }

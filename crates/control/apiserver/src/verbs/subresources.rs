@@ -54,7 +54,14 @@ fn pods(server: &Server, place: &Place, name: &str) -> Result<Place, Status> {
     Ok(Place { served, namespace: place.namespace.clone(), name: name.into() })
 }
 
-async fn update(server: &Server, user: &User, place: &Place, subresource: &str, object: Value, options: &WriteOptions) -> Result<Written, Status> {
+async fn update(
+    server: &Server,
+    user: &User,
+    place: &Place,
+    subresource: &str,
+    object: Value,
+    options: &WriteOptions,
+) -> Result<Written, Status> {
     let write = write_of(user, options);
     let part = |current: &Value| {
         let mut next = match subresource {
@@ -125,7 +132,9 @@ async fn bind(server: &Server, user: &User, place: &Place, binding: &Value, opti
         let mut pod = current.clone();
         let uid = meta::uid(binding);
         if !uid.is_empty() && uid != meta::uid(current) {
-            return Err(place.conflict(&format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(current))));
+            return Err(
+                place.conflict(&format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(current)))
+            );
         }
         if meta::is_terminating(current) {
             return Err(place.conflict(&format!("pod {} is being deleted, cannot be assigned to a host", place.name)));
@@ -143,7 +152,10 @@ async fn bind(server: &Server, user: &User, place: &Place, binding: &Value, opti
                 pod.place(&["metadata", part]).make_map().insert(key.clone(), value.clone());
             }
         }
-        set_condition(&mut pod, object!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": (now.as_str()) }));
+        set_condition(
+            &mut pod,
+            object!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": (now.as_str()) }),
+        );
         Ok(pod)
     };
     server.registry.update(place, "binding", &write_of(user, options), assign).await?;
@@ -172,7 +184,10 @@ async fn evict(server: &Server, user: &User, place: &Place, eviction: &Value, op
     let delete = DeleteOptions {
         grace_period_seconds: asked.int_at(&["gracePeriodSeconds"]),
         propagation: fram_client::Propagation::parse(asked.str_at(&["propagationPolicy"])),
-        preconditions: Preconditions { uid: text("uid").or_else(|| Some(meta::uid(&pod).to_string())), resource_version: text("resourceVersion") },
+        preconditions: Preconditions {
+            uid: text("uid").or_else(|| Some(meta::uid(&pod).to_string())),
+            resource_version: text("resourceVersion"),
+        },
         dry_run: options.dry_run,
     };
     if !ended && !options.dry_run {
@@ -212,7 +227,8 @@ async fn take_disruption(server: &Server, place: &Place, pod: &Value, write: &cr
     };
     let name = meta::name(budget);
     let refused = || {
-        let mut status = Status::new(fram_machinery::Reason::TooManyRequests, "Cannot evict pod as it would violate the pod's disruption budget.");
+        let mut status =
+            Status::new(fram_machinery::Reason::TooManyRequests, "Cannot evict pod as it would violate the pod's disruption budget.");
         let why = format!(
             "The disruption budget {name} needs {} healthy pods and has {} currently",
             budget.int_at(&["status", "desiredHealthy"]).unwrap_or(0),
@@ -264,12 +280,15 @@ fn to_scale(object: &Value) -> Value {
     scale
 }
 
+/// What a request makes of the current Scale.
+type Change = Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync>;
+
 async fn scale(server: &Server, user: &User, place: Place, verb: Verb, duplicates: Vec<String>) -> Result<Performed, Status> {
     let registry = &server.registry;
     let kind = body_kind(server, &place, "scale")?;
     let other = |object: Value, warnings| Ok(Performed { answer: Answer::Other { object, created: false }, warnings });
     let mut warnings = Vec::new();
-    let (options, change): (WriteOptions, Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync>) = match verb {
+    let (options, change): (WriteOptions, Change) = match verb {
         Verb::Get => return other(to_scale(&registry.get_object(&place).await?), warnings),
         Verb::Update { object, options } => {
             let body = Body { value: object, duplicates };
@@ -278,10 +297,10 @@ async fn scale(server: &Server, user: &User, place: Place, verb: Verb, duplicate
             (options, Box::new(move |_| Ok(scale.clone())))
         }
         Verb::Patch { patch, options } => {
-            let (registry, place, kind) = (registry.clone(), place.clone(), kind.clone());
+            let (registry, kind) = (registry.clone(), kind.clone());
             let validation = field_validation(&options.field_validation)?;
             let change = move |scale: &Value| {
-                let patched = super::apply_patch(&registry, &place, scale, &patch)?;
+                let patched = super::apply_patch(&registry, &kind, scale, &patch)?;
                 registry.decode_body(&kind, Body::new(patched), validation).map(|(scale, _)| scale)
             };
             (options, Box::new(change))

@@ -117,9 +117,13 @@ impl Strategy for Job {
 }
 
 fn status(job: &Value) -> &'static str {
-    for (condition, text) in
-        [("Complete", "Complete"), ("Failed", "Failed"), ("Suspended", "Suspended"), ("FailureTarget", "FailureTarget"), ("SuccessCriteriaMet", "SuccessCriteriaMet")]
-    {
+    for (condition, text) in [
+        ("Complete", "Complete"),
+        ("Failed", "Failed"),
+        ("Suspended", "Suspended"),
+        ("FailureTarget", "FailureTarget"),
+        ("SuccessCriteriaMet", "SuccessCriteriaMet"),
+    ] {
         if meta::condition_is_true(job, condition) {
             return text;
         }

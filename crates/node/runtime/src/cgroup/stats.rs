@@ -18,7 +18,7 @@ impl Cgroups {
         self.read(controller, cgroup, file)?.trim().parse().ok()
     }
 
-    pub fn cpu_usage(&self, cgroup: &str, now: i64) -> CpuUsage {
+    pub(crate) fn cpu_usage(&self, cgroup: &str, now: i64) -> CpuUsage {
         let nanoseconds = if self.is_v2() {
             self.read("cpu", cgroup, "cpu.stat").and_then(|text| field(&text, "usage_usec")).map(|micros| micros * 1000)
         } else {
@@ -33,7 +33,7 @@ impl Cgroups {
     }
 
     /// Working set as cAdvisor counts it: usage without the file pages that nobody has touched for long.
-    pub fn memory_usage(&self, cgroup: &str, now: i64) -> MemoryUsage {
+    pub(crate) fn memory_usage(&self, cgroup: &str, now: i64) -> MemoryUsage {
         let stat = self.read("memory", cgroup, "memory.stat").unwrap_or_default();
         let [usage, limit, inactive, rss] = if self.is_v2() {
             ["memory.current", "memory.max", "inactive_file", "anon"]
@@ -56,7 +56,7 @@ impl Cgroups {
         }
     }
 
-    pub fn swap_usage(&self, cgroup: &str, now: i64) -> SwapUsage {
+    pub(crate) fn swap_usage(&self, cgroup: &str, now: i64) -> SwapUsage {
         let used = if self.is_v2() {
             self.read_number("memory", cgroup, "memory.swap.current")
         } else {
@@ -65,7 +65,7 @@ impl Cgroups {
         SwapUsage { timestamp: now, swap_available_bytes: None, swap_usage_bytes: used }
     }
 
-    pub fn process_usage(&self, cgroup: &str, now: i64) -> ProcessUsage {
+    pub(crate) fn process_usage(&self, cgroup: &str, now: i64) -> ProcessUsage {
         ProcessUsage { timestamp: now, process_count: self.read_number("pids", cgroup, "pids.current") }
     }
 

@@ -27,7 +27,7 @@ struct Treatment<'a> {
     otherwise: Action,
 }
 
-pub fn compile(profile: &Profile) -> Result<Vec<Instruction>, SeccompError> {
+pub(crate) fn compile(profile: &Profile) -> Result<Vec<Instruction>, SeccompError> {
     let mut program = vec![Instruction(LD_ABS, 0, 0, ARCH)];
     for arch in &profile.architectures {
         let mut body = vec![Instruction(LD_ABS, 0, 0, NUMBER)];

@@ -73,7 +73,7 @@ const AF_VSOCK: u64 = 40;
 const CLONE_NAMESPACES: u64 = 0x7e02_0000;
 
 /// The default profile for a process whose bounding set is `capabilities` (names without `CAP_`).
-pub fn default_profile(capabilities: &BTreeSet<String>) -> Profile {
+pub(crate) fn default_profile(capabilities: &BTreeSet<String>) -> Profile {
     let allow = |names: &str, conditions: Vec<Condition>| Rule {
         names: names.split_ascii_whitespace().map(str::to_owned).collect(),
         action: Action::Allow,

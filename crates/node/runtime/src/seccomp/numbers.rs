@@ -1,5 +1,6 @@
 //! System call numbers by name for each architecture, sorted by name: the kernel's `unistd_64.h`, `unistd_32.h` and
 //! `asm-generic/unistd.h` (as arm64 configures it), up to Linux 6.17. Data only.
+//! Length: a table of numbers, one line for each system call.
 
 #[rustfmt::skip]
 pub(super) const X86_64: &[(&str, u32)] = &[

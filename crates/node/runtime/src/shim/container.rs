@@ -56,7 +56,7 @@ pub(super) struct Pipes {
 }
 
 impl Container {
-    pub(super) fn new(request: &StartContainer, run: ContainerRun, pipes: Pipes) -> Container {
+    pub(super) fn new(request: &StartContainer, run: ContainerRun, pipes: Pipes, log: Option<LogFile>) -> Container {
         let output = |stream, fd: Option<OwnedFd>| fd.map(|fd| Output { stream, fd, lines: Lines::default() });
         let outputs = [output(Stream::Stdout, pipes.stdout), output(Stream::Stderr, pipes.stderr)];
         Container {
@@ -66,8 +66,7 @@ impl Container {
             tty: request.tty,
             stdin_once: request.stdin_once,
             stdin: pipes.stdin,
-            // Without a log file the container still runs; its output is lost to `kubectl logs`.
-            log: request.log_path.as_deref().and_then(|path| LogFile::open(path).ok()),
+            log,
             outputs: outputs.into_iter().flatten().collect(),
             sinks: Vec::new(),
         }

@@ -15,13 +15,14 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{ForkResult, fork, pipe2};
+use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::executor::ContainerExecutor;
 use super::rootfs::{self, RootfsError};
+use crate::cgroup::Cgroups;
 use crate::protocol::{Exec, StartContainer};
 use crate::seccomp::Instruction;
 use crate::spec::{Privileges, UserError, resolve_user};
@@ -76,23 +77,32 @@ fn io_at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Crea
     move |source| CreateError::Io { operation, path, source }
 }
 
-/// Forks a child that makes the container; gives its end of the line on which the report comes.
-pub(super) fn start(request: &StartContainer, pid_path: Option<PathBuf>, stdio: Stdio) -> io::Result<OwnedFd> {
-    in_child(|| create(request, pid_path, stdio))
+/// A creator at work: its pid until it is reaped, and the line on which its report comes.
+pub(super) struct Creator {
+    pub(super) pid: Option<Pid>,
+    pub(super) line: OwnedFd,
 }
 
-/// The same for a process inside a container.
-pub(super) fn exec(request: &Exec, dir: &Path, stdio: Stdio) -> io::Result<OwnedFd> {
-    in_child(|| join(request, dir, stdio))
+/// Forks a child that makes the container.
+pub(super) fn start(request: &StartContainer, cgroups: &Cgroups, pid_path: Option<PathBuf>, stdio: Stdio) -> io::Result<Creator> {
+    in_child(|| create(request, cgroups, pid_path, stdio))
+}
+
+/// The same for a process inside a container, whose first process is `init`.
+pub(super) fn exec(request: &Exec, dir: &Path, init: i32, stdio: Stdio) -> io::Result<Creator> {
+    in_child(|| {
+        inherit_oom_score(init);
+        join(request, dir, stdio)
+    })
 }
 
 type Made = (Report, Option<OwnedFd>);
 
-fn in_child(work: impl FnOnce() -> Result<Made, CreateError>) -> io::Result<OwnedFd> {
+fn in_child(work: impl FnOnce() -> Result<Made, CreateError>) -> io::Result<Creator> {
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     // SAFETY: the shim has one thread, so the child may do whatever the parent may.
     match unsafe { fork() }? {
-        ForkResult::Parent { .. } => Ok(ours),
+        ForkResult::Parent { child } => Ok(Creator { pid: Some(child), line: ours }),
         ForkResult::Child => {
             drop(ours);
             let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -124,9 +134,8 @@ fn default_signals() -> Result<(), CreateError> {
     Ok(())
 }
 
-fn create(request: &StartContainer, pid_path: Option<PathBuf>, stdio: Stdio) -> Result<Made, CreateError> {
-    let staging = request.dir.join("mounts");
-    rootfs::prepare(&request.rootfs, &request.mounts, &staging)?;
+fn create(request: &StartContainer, cgroups: &Cgroups, pid_path: Option<PathBuf>, stdio: Stdio) -> Result<Made, CreateError> {
+    rootfs::prepare(request, cgroups)?;
     let user = finish_specification(request, pid_path)?;
     let warnings = request.oom_score_adj.and_then(adjust_oom_score).into_iter().collect();
     let mut line = FailureLine::new()?;
@@ -166,6 +175,12 @@ fn join_from(request: &Exec, dir: &Path, scratch: &Path, stdio: Stdio) -> Result
     let mut process = read_specification(dir)?["process"].take();
     process["args"] = json!(request.args);
     process["terminal"] = json!(request.tty);
+    if let Some(environment) = process["env"].as_array_mut()
+        && request.tty
+        && !environment.iter().any(|variable| variable.as_str().is_some_and(|text| text.starts_with("TERM=")))
+    {
+        environment.push("TERM=xterm".into());
+    }
     let process_path = scratch.join("process.json");
     fs::write(&process_path, process.to_string()).map_err(io_at("write", &process_path))?;
     let mut line = FailureLine::new()?;
@@ -220,12 +235,21 @@ fn finish_specification(request: &StartContainer, pid_path: Option<PathBuf>) -> 
     Ok(user)
 }
 
+const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
+
+/// A process that joins a container is as dear to the kernel as those inside, not as the shim.
+fn inherit_oom_score(init: i32) {
+    if let Ok(score) = fs::read(format!("/proc/{init}/oom_score_adj")) {
+        // It is not lower than what this process may have, as the container got it the same way.
+        let _ = fs::write(OOM_SCORE_ADJ, score);
+    }
+}
+
 /// Sets the score that the container inherits. Lowering it takes CAP_SYS_RESOURCE; without that it stays, and the
 /// answer says so.
 fn adjust_oom_score(wanted: i32) -> Option<String> {
-    const FILE: &str = "/proc/self/oom_score_adj";
-    let error = fs::write(FILE, wanted.to_string()).err()?;
-    let kept = fs::read_to_string(FILE).unwrap_or_default();
+    let error = fs::write(OOM_SCORE_ADJ, wanted.to_string()).err()?;
+    let kept = fs::read_to_string(OOM_SCORE_ADJ).unwrap_or_default();
     Some(format!("oom_score_adj {wanted} cannot be set ({error}): it stays at {}", kept.trim()))
 }
 

@@ -1,10 +1,13 @@
 //! The mount system calls that take descriptors (fsopen(2) and its kin), with safe signatures and nothing else.
 
-use std::ffi::CString;
+use std::convert::Infallible;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use nix::fcntl::AtFlags;
 
 const FSCONFIG_SET_FLAG: libc::c_uint = 0;
 const FSCONFIG_SET_STRING: libc::c_uint = 1;
@@ -12,6 +15,12 @@ const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
 const FSOPEN_CLOEXEC: libc::c_uint = 1;
 const FSMOUNT_CLOEXEC: libc::c_uint = 1;
 const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+const MOVE_MOUNT_T_EMPTY_PATH: libc::c_uint = 0x40;
+const MOUNT_ATTR_RDONLY: u64 = 1;
+const MOUNT_ATTR_NOSUID: u64 = 2;
+const MOUNT_ATTR_NODEV: u64 = 4;
+const MOUNT_ATTR_NOEXEC: u64 = 8;
+const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
 #[repr(C)]
@@ -92,11 +101,49 @@ pub(super) fn clone_tree_of(source: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// Cuts a tree off from what is mounted and unmounted elsewhere.
 pub(super) fn make_private(tree: BorrowedFd<'_>) -> io::Result<()> {
     let attr = MountAttr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
-    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    set_attributes(tree, &attr, libc::AT_RECURSIVE)
+}
+
+/// Sets what `names` say: `ro`, `nosuid`, `nodev` and `noexec` for the mount, `rro` for the whole tree.
+pub(super) fn restrict(tree: BorrowedFd<'_>, names: &[String]) -> io::Result<()> {
+    let bit = |name: &String| match name.as_str() {
+        "ro" => Some(MOUNT_ATTR_RDONLY),
+        "nosuid" => Some(MOUNT_ATTR_NOSUID),
+        "nodev" => Some(MOUNT_ATTR_NODEV),
+        "noexec" => Some(MOUNT_ATTR_NOEXEC),
+        _ => None,
+    };
+    let single = names.iter().filter_map(bit).fold(0, |all, bit| all | bit);
+    let recursive = if names.iter().any(|name| name == "rro") { MOUNT_ATTR_RDONLY } else { 0 };
+    for (attr_set, flags) in [(single, 0), (recursive, libc::AT_RECURSIVE)] {
+        if attr_set != 0 {
+            set_attributes(tree, &MountAttr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 }, flags)?;
+        }
+    }
+    Ok(())
+}
+
+fn set_attributes(tree: BorrowedFd<'_>, attr: &MountAttr, flags: i32) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | flags;
     let size = size_of::<MountAttr>();
     let fd = tree.as_raw_fd();
     // SAFETY: the structure is the kernel's first version of it and its size is given.
-    done(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &attr, size) })
+    done(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, attr, size) })
+}
+
+/// Becomes the program that is open there, with the environment as it is (execveat(2)).
+pub(super) fn execute(program: BorrowedFd<'_>, args: &[OsString]) -> io::Result<Infallible> {
+    let args: Vec<CString> = args.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<_, _>>()?;
+    let variable = |(name, value): (OsString, OsString)| {
+        let mut variable = name.into_encoded_bytes();
+        variable.push(b'=');
+        variable.extend(value.into_encoded_bytes());
+        CString::new(variable)
+    };
+    let environment: Vec<CString> = std::env::vars_os().map(variable).collect::<Result<_, _>>()?;
+    let flags = AtFlags::AT_EMPTY_PATH;
+    let Err(error) = nix::unistd::execveat(program, c"", &args, &environment, flags);
+    Err(error.into())
 }
 
 /// Attaches a detached mount.
@@ -109,6 +156,14 @@ pub(super) fn attach(mount: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
     done(result)
 }
 
+/// Attaches a detached mount on what is open there.
+pub(super) fn attach_on(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    let (mount, target) = (mount.as_raw_fd(), target.as_raw_fd());
+    let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+    // SAFETY: empty strings with the flags that allow them.
+    done(unsafe { libc::syscall(libc::SYS_move_mount, mount, c"".as_ptr(), target, c"".as_ptr(), flags) })
+}
+
 /// Opens a path as if `root` were the root directory: no link or `..` leads out of it (openat2(2)).
 pub(super) fn open_in_root(root: BorrowedFd<'_>, inside: &Path, flags: i32) -> io::Result<OwnedFd> {
     #[repr(C)]
@@ -119,7 +174,7 @@ pub(super) fn open_in_root(root: BorrowedFd<'_>, inside: &Path, flags: i32) -> i
     }
     let inside = path(inside)?;
     // Flags are a small positive number.
-    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: 0, resolve: RESOLVE_IN_ROOT };
+    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: 0, resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS };
     let size = size_of::<OpenHow>();
     // SAFETY: the structure is the kernel's and its size is given.
     descriptor(unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), inside.as_ptr(), &how, size) })

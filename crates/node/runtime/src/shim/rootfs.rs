@@ -1,19 +1,22 @@
-//! The creator's private view of the mounts: the container's root as an overlay, and the sources of its bind mounts with
-//! their propagation. Nothing here appears on the node: it all lives in a mount namespace that ends with the container.
+//! The creator's private view of the mounts: the container's root as an overlay, and on it all mounts that do not have to
+//! wait for the container's own namespaces. Nothing here appears on the node: it all lives in a mount namespace that ends with the container.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use fram_cri::MountPropagation;
+use nix::fcntl::{OFlag, openat};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::symlinkat;
 use thiserror::Error;
 
 use super::mount::{self as sys, Context};
-use crate::protocol::{OverlayMount, StagedMount};
+use crate::cgroup::Cgroups;
+use crate::protocol::{MountSource, OverlayMount, RootMount, StartContainer};
 
 #[derive(Debug, Error)]
 pub(super) enum RootfsError {
@@ -27,74 +30,115 @@ fn at<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> 
     move |source| RootfsError::Path { operation, path: path.to_path_buf(), source }
 }
 
-/// Leaves the node's mount namespace and mounts the container's root and the sources of its bind mounts.
-pub(super) fn prepare(rootfs: &OverlayMount, mounts: &[StagedMount], staging: &Path) -> Result<(), RootfsError> {
+/// Leaves the node's mount namespace and mounts the container's root with all that is on it.
+pub(super) fn prepare(request: &StartContainer, cgroups: &Cgroups) -> Result<(), RootfsError> {
     let namespace = |operation| move |source| RootfsError::Namespace { operation, source };
     unshare(CloneFlags::CLONE_NEWNS).map_err(namespace("unshare the mount namespace"))?;
     // A bidirectional mount has to stay in the node's peer group, so it is copied before the tree becomes a slave; what
     // is mounted from here on must not reach the node.
-    let shared = clones(mounts, |propagation| propagation == MountPropagation::Bidirectional)?;
+    let mut shared = Vec::new();
+    for mount in &request.mounts {
+        if let MountSource::Bind { path, propagation: MountPropagation::Bidirectional } = &mount.source {
+            shared.push(sys::clone_tree(path).map_err(at("bind", path))?);
+        }
+    }
+    let mut shared = shared.into_iter();
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).map_err(namespace("make the mounts slaves"))?;
-    overlay(rootfs)?;
-    if mounts.is_empty() {
-        return Ok(());
-    }
-    fs::create_dir_all(staging).map_err(at("create", staging))?;
-    let context = Context::open("tmpfs").map_err(at("open a tmpfs for", staging))?;
-    context.mount().and_then(|tmpfs| sys::attach(tmpfs.as_fd(), staging)).map_err(at("mount a tmpfs on", staging))?;
-    let others = clones(mounts, |propagation| propagation != MountPropagation::Bidirectional)?;
-    for (stage, tree) in shared.into_iter().chain(others) {
-        if stage.propagation == MountPropagation::Private {
-            sys::make_private(tree.as_fd()).map_err(at("make private", &stage.source))?;
+    let target = &request.rootfs.target;
+    overlay(&request.rootfs)?;
+    let root = File::open(target).map_err(at("open", target))?;
+    for mount in &request.mounts {
+        let failed = |operation| at(operation, &mount.destination);
+        let tree = match &mount.source {
+            MountSource::Bind { propagation: MountPropagation::Bidirectional, .. } => shared.next(),
+            _ => None,
+        };
+        let tree = tree.map_or_else(|| detached(&mount.source), Ok).map_err(failed("make the mount for"))?;
+        let is_cgroup = mount.source == MountSource::Cgroup;
+        if !is_cgroup {
+            sys::restrict(tree.as_fd(), &mount.attributes).map_err(failed("restrict the mount on"))?;
         }
-        place(stage, &tree)?;
+        place(root.as_fd(), &mount.destination, &tree)?;
+        if is_cgroup {
+            let filled = fill_cgroup(root.as_fd(), mount, &request.cgroup, cgroups);
+            filled.and_then(|()| sys::restrict(tree.as_fd(), &mount.attributes)).map_err(failed("fill"))?;
+        }
     }
     Ok(())
 }
 
-fn clones(mounts: &[StagedMount], wanted: impl Fn(MountPropagation) -> bool) -> Result<Vec<(&StagedMount, OwnedFd)>, RootfsError> {
-    let mounts = mounts.iter().filter(|stage| wanted(stage.propagation));
-    mounts
-        .map(|stage| {
-            let tree = if stage.layers.is_empty() {
-                sys::clone_tree(&stage.source).map_err(at("bind", &stage.source))?
-            } else {
-                image_volume(stage).map_err(at("mount the image volume", &stage.staged))?
-            };
-            Ok((stage, tree))
-        })
-        .collect()
+fn detached(source: &MountSource) -> io::Result<OwnedFd> {
+    match source {
+        MountSource::Bind { path, propagation } => {
+            let tree = sys::clone_tree(path)?;
+            if *propagation == MountPropagation::Private {
+                sys::make_private(tree.as_fd())?;
+            }
+            Ok(tree)
+        }
+        MountSource::Image { layers, sub_path } => image_volume(layers, sub_path),
+        MountSource::Filesystem { kind, options } => {
+            let context = Context::open(kind)?;
+            for (key, value) in options {
+                if value.is_empty() { context.flag(key)? } else { context.set(key, Path::new(value))? }
+            }
+            context.mount()
+        }
+        MountSource::Cgroup => {
+            let context = Context::open("tmpfs")?;
+            context.set("mode", Path::new("755"))?;
+            context.mount()
+        }
+    }
 }
 
 /// An image's layers, read-only; or the part of it that is asked for, which no link in the image can lead out of.
-fn image_volume(stage: &StagedMount) -> io::Result<OwnedFd> {
-    let context = Context::open("overlay")?;
-    // An overlay without an upper layer needs two lower ones.
-    let empty = stage.staged.with_extension("empty");
-    if stage.layers.len() == 1 {
-        fs::create_dir_all(&empty)?;
-        context.set("lowerdir+", &empty)?;
-    }
-    lower_layers(&context, &stage.layers)?;
-    let whole = context.mount()?;
-    if stage.sub_path.as_os_str().is_empty() {
+fn image_volume(layers: &[PathBuf], sub_path: &Path) -> io::Result<OwnedFd> {
+    let whole = if let [only] = layers {
+        // An overlay without an upper layer needs two; one is its own file system already.
+        let tree = sys::clone_tree(only)?;
+        sys::make_private(tree.as_fd())?;
+        tree
+    } else {
+        let context = Context::open("overlay")?;
+        lower_layers(&context, layers)?;
+        context.mount()?
+    };
+    if sub_path.as_os_str().is_empty() {
         return Ok(whole);
     }
-    let part = sys::open_in_root(whole.as_fd(), &stage.sub_path, libc::O_PATH)?;
+    let part = sys::open_in_root(whole.as_fd(), sub_path, libc::O_PATH)?;
     sys::clone_tree_of(part.as_fd())
 }
 
-/// A mount point of the kind of its source, and the source on it.
-fn place(stage: &StagedMount, tree: &OwnedFd) -> Result<(), RootfsError> {
-    let failed = |operation| at(operation, &stage.staged);
+/// Attaches a tree on its destination in the container's root, which is made if it is missing.
+fn place(root: BorrowedFd<'_>, destination: &Path, tree: &OwnedFd) -> Result<(), RootfsError> {
+    let failed = |operation| at(operation, destination);
     let kind = tree.try_clone().and_then(|fd| File::from(fd).metadata()).map_err(failed("stat the source of"))?;
-    if kind.is_dir() {
-        fs::create_dir_all(&stage.staged).map_err(failed("create"))?;
-    } else {
-        File::create(&stage.staged).map_err(failed("create"))?;
+    let point = if kind.is_dir() { make_directories(root, destination) } else { make_file(root, destination) };
+    let point = point.map_err(failed("make the mount point"))?;
+    sys::attach_on(tree.as_fd(), point.as_fd()).map_err(failed("mount on"))
+}
+
+/// A directory for each hierarchy with the container's own cgroup; and a link for each controller of a hierarchy that
+/// holds several, as the host has them.
+fn fill_cgroup(root: BorrowedFd<'_>, mount: &RootMount, cgroup: &str, cgroups: &Cgroups) -> io::Result<()> {
+    for (path, name) in cgroups.paths(cgroup).zip(cgroups.names()) {
+        fs::create_dir_all(&path)?;
+        let tree = sys::clone_tree(&path)?;
+        sys::make_private(tree.as_fd())?;
+        sys::restrict(tree.as_fd(), &mount.attributes)?;
+        let point = make_directories(root, &mount.destination.join(&name))?;
+        sys::attach_on(tree.as_fd(), point.as_fd())?;
+        if name.contains(',') {
+            let parent = sys::open_in_root(root, &mount.destination, libc::O_PATH)?;
+            for controller in name.split(',') {
+                symlinkat(name.as_str(), parent.as_fd(), controller)?;
+            }
+        }
     }
-    sys::attach(tree.as_fd(), &stage.staged).map_err(failed("attach"))
+    Ok(())
 }
 
 fn lower_layers(context: &Context, layers: &[PathBuf]) -> io::Result<()> {
@@ -141,20 +185,41 @@ pub(super) fn read_in_root(rootfs: &Path, inside: &str) -> Result<String, Rootfs
 /// Makes the working directory, as runc does: a pod may name one that its image lacks.
 pub(super) fn make_directory_in_root(rootfs: &Path, inside: &Path) -> Result<(), RootfsError> {
     let root = File::open(rootfs).map_err(at("open", rootfs))?;
-    let mut parent: OwnedFd = root.try_clone().map_err(at("open", rootfs))?.into();
-    let mut so_far = PathBuf::new();
-    for component in inside.components().filter(|component| matches!(component, std::path::Component::Normal(_))) {
-        so_far.push(component);
-        let open = |root: BorrowedFd| sys::open_in_root(root, &so_far, libc::O_PATH | libc::O_DIRECTORY);
-        let opened = match open(root.as_fd()) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                mkdirat(parent.as_fd(), Path::new(component.as_os_str()), Mode::from_bits_truncate(0o755))
-                    .map_err(|error| at("create", inside)(error.into()))?;
-                open(root.as_fd())
-            }
-            other => other,
-        };
-        parent = opened.map_err(at("open", inside))?;
+    make_directories(root.as_fd(), inside).map(drop).map_err(at("create", inside))
+}
+
+/// Opens a directory in the root, making what is missing of it. Links are followed inside the root only.
+fn make_directories(root: BorrowedFd<'_>, inside: &Path) -> io::Result<OwnedFd> {
+    let open = |path: &Path| sys::open_in_root(root, path, libc::O_PATH | libc::O_DIRECTORY);
+    match open(inside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
     }
-    Ok(())
+    let mut so_far = PathBuf::from("/");
+    let mut parent = open(&so_far)?;
+    for component in inside.components().filter(|component| matches!(component, Component::Normal(_))) {
+        so_far.push(component);
+        parent = match open(&so_far) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                mkdirat(parent.as_fd(), Path::new(component.as_os_str()), Mode::from_bits_truncate(0o755))?;
+                open(&so_far)?
+            }
+            opened => opened?,
+        };
+    }
+    Ok(parent)
+}
+
+/// Opens a file in the root, making it and the directories above it if they are missing.
+fn make_file(root: BorrowedFd<'_>, inside: &Path) -> io::Result<OwnedFd> {
+    let open = || sys::open_in_root(root, inside, libc::O_PATH);
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let parent = make_directories(root, inside.parent().ok_or_else(invalid)?)?;
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    openat(parent.as_fd(), inside.file_name().ok_or_else(invalid)?, flags, Mode::from_bits_truncate(0o644))?;
+    open()
 }

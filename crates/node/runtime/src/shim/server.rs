@@ -17,7 +17,8 @@ use nix::unistd::Pid;
 use super::clock;
 use super::connection::{Connection, Role};
 use super::container::{self, Container, Pipes};
-use super::creator::{self, Report};
+use super::creator::{self, Creator, Report};
+use super::log::LogFile;
 use crate::cgroup::Cgroups;
 use crate::durable::Sync;
 use crate::protocol::{ContainerRun, ErrorKind, Exit, Response, StartContainer};
@@ -26,13 +27,13 @@ use crate::protocol::{ContainerRun, ErrorKind, Exit, Response, StartContainer};
 const CANNOT_RUN: i32 = 128;
 
 enum Purpose {
-    Start { request: Box<StartContainer>, pipes: Pipes },
+    Start { request: Box<StartContainer>, pipes: Pipes, log: Option<LogFile> },
     Exec { container_id: String },
 }
 
-/// A creator at work.
+/// What a creator at work is for.
 struct Creation {
-    line: OwnedFd,
+    creator: Creator,
     connection: u64,
     purpose: Purpose,
 }
@@ -112,7 +113,7 @@ impl Server {
             sources.push(Source::Connection(*id));
         }
         for (id, creation) in &self.creations {
-            polled.push((creation.line.as_raw_fd(), libc::POLLIN));
+            polled.push((creation.creator.line.as_raw_fd(), libc::POLLIN));
             sources.push(Source::Creation(*id));
         }
         for (id, container) in &self.containers {
@@ -202,10 +203,12 @@ impl Server {
     /// A creator has reported, or died.
     fn created(&mut self, id: u64) {
         let Some(creation) = self.creations.remove(&id) else { return };
-        let (report, terminal) = creator::report(&creation.line)
+        let (report, terminal) = creator::report(&creation.creator.line)
             .unwrap_or_else(|| (Report::Failed { message: "the creator of the container died".into() }, None));
         match creation.purpose {
-            Purpose::Start { request, pipes } => self.started(creation.connection, *request, pipes, report, terminal),
+            Purpose::Start { request, pipes, log } => {
+                self.started(creation.connection, &request, (pipes, log), (report, terminal));
+            }
             Purpose::Exec { container_id } => self.joined(creation.connection, &container_id, report, terminal),
         }
         if self.creations.is_empty() {
@@ -214,7 +217,13 @@ impl Server {
         }
     }
 
-    fn started(&mut self, connection: u64, request: StartContainer, mut pipes: Pipes, report: Report, terminal: Option<OwnedFd>) {
+    fn started(
+        &mut self,
+        connection: u64,
+        request: &StartContainer,
+        (mut pipes, log): (Pipes, Option<LogFile>),
+        (report, terminal): (Report, Option<OwnedFd>),
+    ) {
         let mut run = ContainerRun { container_id: request.container_id.clone(), started_at: clock::now(), ..ContainerRun::default() };
         match report {
             Report::Running { pid, user, warnings } => {
@@ -224,7 +233,7 @@ impl Server {
                     pipes.stdout = terminal.try_clone().ok();
                     pipes.stdin = Some(terminal);
                 }
-                let container = Container::new(&request, run.clone(), pipes);
+                let container = Container::new(request, run.clone(), pipes, log);
                 // If it cannot be written now, the record of the end will be tried again.
                 let _ = container.record(Sync::No);
                 self.containers.insert(request.container_id.clone(), container);
@@ -292,6 +301,12 @@ impl Server {
                 self.respond(connection, &Response::Exited { code });
                 continue;
             }
+            let by_pid = |creation: &&mut Creation| creation.creator.pid.is_some_and(|creator| creator.as_raw() == pid);
+            if let Some(creation) = self.creations.values_mut().find(by_pid) {
+                // Its number may be another's from now on. What it had to say is still on the line.
+                creation.creator.pid = None;
+                continue;
+            }
             let runs = |container: &Container| container.run.pid == pid && container.run.exit.is_none();
             let container = self.containers.iter().find(|(_, container)| runs(container)).map(|(id, _)| id.clone());
             match container {
@@ -328,7 +343,11 @@ impl Server {
         }
     }
 
+    /// Ends whatever runs or is being made.
     fn kill_all(&mut self) {
+        for pid in self.creations.values().filter_map(|creation| creation.creator.pid) {
+            kill(pid.as_raw(), libc::SIGKILL);
+        }
         for container in self.containers.values().filter(|container| container.run.exit.is_none()) {
             kill(container.run.pid, libc::SIGKILL);
             self.cgroups.kill(&container.cgroup);
@@ -348,7 +367,7 @@ fn kill_session(pid: i32) {
     kill(pid, libc::SIGKILL);
 }
 
-pub(super) fn set_nonblocking(fd: &OwnedFd) {
+pub(crate) fn set_nonblocking(fd: &OwnedFd) {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_truncate).unwrap_or(OFlag::empty());
     // Fails on no descriptor that can be read or written.

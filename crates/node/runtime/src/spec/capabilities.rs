@@ -5,7 +5,7 @@ use fram_cri::LinuxContainerSecurityContext;
 use super::{Privileges, SpecError};
 
 /// Names without `CAP_`, at their numbers (linux/capability.h).
-pub const CAPABILITIES: [&str; 41] = [
+pub(crate) const CAPABILITIES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
     "DAC_READ_SEARCH",
@@ -69,7 +69,7 @@ const DEFAULT: [&str; 14] = [
 
 const ALL: u64 = (1 << CAPABILITIES.len()) - 1;
 
-pub fn capability_names(bits: u64) -> impl Iterator<Item = &'static str> {
+pub(crate) fn capability_names(bits: u64) -> impl Iterator<Item = &'static str> {
     CAPABILITIES.iter().enumerate().filter(move |(number, _)| bits & (1 << number) != 0).map(|(_, name)| *name)
 }
 

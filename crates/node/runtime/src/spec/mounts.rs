@@ -6,43 +6,22 @@ use fram_cri::{ContainerConfig, Mount, MountPropagation};
 use serde_json::{Value, json};
 
 use super::{Input, SpecError};
-use crate::protocol::StagedMount;
+use crate::protocol::{MountSource, RootMount};
 
-/// The mounts of the specification in their order, and the sources to stage for them.
-pub(super) fn mounts(input: &Input) -> Result<(Vec<Value>, Vec<StagedMount>), SpecError> {
+/// The mounts that must wait for the container's own namespaces, for the specification; and all others, in their order.
+pub(super) fn mounts(input: &Input) -> Result<(Vec<Value>, Vec<RootMount>), SpecError> {
     let container = input.container;
     for mount in &container.mounts {
         validate(mount)?;
     }
     let taken: Vec<PathBuf> = container.mounts.iter().map(|mount| clean(&mount.container_path)).collect();
-    let mut mounts: Vec<Value> = kernel_mounts(container.security_context.privileged)
-        .into_iter()
-        .filter(|mount| !taken.contains(&clean(mount["destination"].as_str().unwrap_or_default())))
-        .collect();
-    let own = [
-        ("/etc/hostname", &input.files.hostname),
-        ("/etc/hosts", &input.files.hosts),
-        ("/etc/resolv.conf", &input.files.resolv_conf),
-        ("/dev/shm", &input.files.shm),
-    ];
-    let readonly = container.security_context.readonly_rootfs;
-    for (destination, source) in own {
-        if source.as_os_str().is_empty() || taken.iter().any(|path| path == Path::new(destination)) {
-            continue;
-        }
-        // The files of /etc are as writable as the root file system; /dev/shm always is.
-        let mode = if readonly && destination != "/dev/shm" { "ro" } else { "rw" };
-        mounts.push(json!({
-            "destination": destination, "type": "bind", "source": source, "options": ["rbind", mode],
-        }));
-    }
-    let mut staged = Vec::new();
-    for index in by_depth(&container.mounts) {
-        let (mount, stage) = pod_mount(input, index, &container.mounts[index]);
-        mounts.push(mount);
-        staged.push(stage);
-    }
-    Ok((mounts, staged))
+    let is_free = |mount: &RootMount| !taken.contains(&mount.destination);
+    let mut mounts: Vec<RootMount> = kernel_mounts(container.security_context.privileged, input.cgroup_v2);
+    mounts.extend(sandbox_mounts(input));
+    mounts.retain(is_free);
+    let order = by_depth(&container.mounts);
+    mounts.extend(order.into_iter().map(|index| pod_mount(input, index, &container.mounts[index])));
+    Ok((namespaced_mounts(container.security_context.privileged, input.cgroup_v2), mounts))
 }
 
 /// A bidirectional mount reaches the host only from a shared tree; without one the tree is a slave of the host's, which
@@ -56,6 +35,9 @@ fn validate(mount: &Mount) -> Result<(), SpecError> {
     let fail = |reason| Err(SpecError::Mount(mount.container_path.clone(), reason));
     if !mount.container_path.starts_with('/') {
         return fail("the container path is not absolute");
+    }
+    if clean(&mount.container_path).starts_with("/proc") {
+        return fail("nothing can be mounted in /proc");
     }
     if mount.image.is_none() && !mount.host_path.starts_with('/') {
         return fail("the host path is not absolute");
@@ -80,52 +62,80 @@ fn by_depth(mounts: &[Mount]) -> Vec<usize> {
     order
 }
 
-fn pod_mount(input: &Input, index: usize, mount: &Mount) -> (Value, StagedMount) {
+fn attributes(text: &str) -> Vec<String> {
+    text.split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+/// The files of /etc are as writable as the root file system; /dev/shm always is.
+fn sandbox_mounts(input: &Input) -> Vec<RootMount> {
+    let files = input.files;
+    let etc = if input.container.security_context.readonly_rootfs { "ro" } else { "" };
+    let own = [
+        ("/etc/hostname", &files.hostname, etc),
+        ("/etc/hosts", &files.hosts, etc),
+        ("/etc/resolv.conf", &files.resolv_conf, etc),
+        ("/dev/shm", &files.shm, "nosuid nodev noexec"),
+    ];
+    let mount = |(destination, source, mode): (&str, &PathBuf, &str)| RootMount {
+        destination: destination.into(),
+        source: MountSource::Bind { path: source.clone(), propagation: MountPropagation::Private },
+        attributes: attributes(mode),
+    };
+    own.into_iter().map(mount).collect()
+}
+
+fn pod_mount(input: &Input, index: usize, mount: &Mount) -> RootMount {
     let layers = input.image_mounts.iter().find(|(of, _)| *of == index).map(|(_, layers)| layers.clone());
-    let path = input.staging.join(index.to_string());
-    let stage = StagedMount {
-        source: PathBuf::from(&mount.host_path),
-        staged: path.clone(),
-        propagation: mount.propagation,
-        layers: layers.unwrap_or_default(),
-        sub_path: PathBuf::from(&mount.image_sub_path),
+    let source = match layers {
+        Some(layers) => MountSource::Image { layers, sub_path: PathBuf::from(&mount.image_sub_path) },
+        None => MountSource::Bind { path: PathBuf::from(&mount.host_path), propagation: mount.propagation },
     };
     let mode = match (mount.readonly || mount.image.is_some(), mount.recursive_read_only) {
         (true, true) => "rro",
         (true, false) => "ro",
-        (false, _) => "rw",
+        (false, _) => "",
     };
-    let value = json!({
-        "destination": mount.container_path, "type": "bind", "source": path, "options": ["rbind", mode],
-    });
-    (value, stage)
+    RootMount { destination: clean(&mount.container_path), source, attributes: attributes(mode) }
 }
 
-fn kernel_mounts(privileged: bool) -> Vec<Value> {
-    let mode = if privileged { "rw" } else { "ro" };
-    vec![
-        json!({
-            "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"],
-        }),
-        json!({
-            "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-            "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
-        }),
-        json!({
-            "destination": "/dev/pts", "type": "devpts", "source": "devpts",
-            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        }),
-        json!({
-            "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-            "options": ["nosuid", "noexec", "nodev"],
-        }),
-        json!({
-            "destination": "/sys", "type": "sysfs", "source": "sysfs",
-            "options": ["nosuid", "noexec", "nodev", mode],
-        }),
-        json!({
+/// A mount of /proc shows the pid namespace, one of a version 2 hierarchy the cgroup namespace, of who makes it.
+fn namespaced_mounts(privileged: bool, cgroup_v2: bool) -> Vec<Value> {
+    let mut mounts = vec![json!({
+        "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"],
+    })];
+    if cgroup_v2 {
+        let mode = if privileged { "rw" } else { "ro" };
+        mounts.push(json!({
             "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
             "options": ["nosuid", "noexec", "nodev", "relatime", mode],
-        }),
-    ]
+        }));
+    }
+    mounts
+}
+
+fn kernel_mounts(privileged: bool, cgroup_v2: bool) -> Vec<RootMount> {
+    let mode = if privileged { "" } else { " ro" };
+    let system = |destination: &str, kind: &str, options: &[(&str, &str)], mode: &str| RootMount {
+        destination: destination.into(),
+        source: MountSource::Filesystem {
+            kind: kind.into(),
+            options: options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        },
+        attributes: attributes(mode),
+    };
+    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let mut mounts = vec![
+        system("/dev", "tmpfs", &[("mode", "755"), ("size", "65536k")], "nosuid"),
+        system("/dev/pts", "devpts", &pts, "nosuid noexec"),
+        system("/dev/mqueue", "mqueue", &[], "nosuid noexec nodev"),
+        system("/sys", "sysfs", &[], &format!("nosuid noexec nodev{mode}")),
+    ];
+    if !cgroup_v2 {
+        mounts.push(RootMount {
+            destination: "/sys/fs/cgroup".into(),
+            source: MountSource::Cgroup,
+            attributes: attributes(&format!("nosuid noexec nodev{mode}")),
+        });
+    }
+    mounts
 }

@@ -28,7 +28,7 @@ fn allow(device: &HostDevice) -> Value {
 }
 
 /// `linux.resources` without devices; what is zero or empty is left out.
-pub fn oci_resources(resources: &LinuxContainerResources, cgroup_v2: bool) -> Map<String, Value> {
+pub(super) fn oci_resources(resources: &LinuxContainerResources, cgroup_v2: bool) -> Map<String, Value> {
     let mut memory = Map::new();
     let mut cpu = Map::new();
     let mut all = Map::new();

@@ -3,6 +3,7 @@
 use fram_cri::{Capability, ContainerUser, KeyValue, LinuxContainerSecurityContext, Mount, MountPropagation};
 
 use super::*;
+use crate::protocol::MountSource;
 
 fn strings(text: &str) -> Vec<String> {
     text.split_ascii_whitespace().map(str::to_owned).collect()
@@ -40,7 +41,6 @@ impl Case {
             container: &self.container,
             image: &self.image,
             rootfs: Path::new("/c/rootfs"),
-            staging: Path::new("/c/mounts"),
             devices: &[],
             image_mounts: &[],
             cgroup_root: "/fram",
@@ -153,30 +153,41 @@ fn mounts_come_parents_first_and_replace_the_sandbox_files() {
         Mount { container_path: "/etc/hosts".into(), host_path: "/h/2".into(), ..Default::default() },
         Mount { container_path: "/data".into(), host_path: "/h/3".into(), readonly: true, recursive_read_only: true, ..Default::default() },
     ];
-    let spec = case.spec();
-    let listed: Vec<String> = spec["mounts"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|mount| mount["type"] == "bind")
-        .map(|mount| {
-            let text = |value: &Value| value.as_str().unwrap().to_owned();
-            format!("{} {} {}", text(&mount["destination"]), text(&mount["source"]), text(&mount["options"][1]))
-        })
-        .collect();
+    let listed: Vec<String> = case.with(|plan| {
+        let binds = plan.unwrap().mounts.into_iter().filter_map(|mount| match mount.source {
+            MountSource::Bind { path, .. } => {
+                Some(format!("{} {} {}", mount.destination.display(), path.display(), mount.attributes.join(",")))
+            }
+            _ => None,
+        });
+        binds.collect()
+    });
     assert_eq!(
         listed,
         [
             "/etc/hostname /s/hostname ro",
             "/etc/resolv.conf /s/resolv.conf ro",
-            "/dev/shm /s/shm rw",
-            "/data /c/mounts/2 rro",
-            "/data/inner /c/mounts/0 rw",
-            "/etc/hosts /c/mounts/1 rw",
+            "/dev/shm /s/shm nosuid,nodev,noexec",
+            "/data /h/3 rro",
+            "/data/inner /h/1 ",
+            "/etc/hosts /h/2 ",
         ]
     );
     case.container.mounts[0].container_path = "relative".into();
     assert!(matches!(case.with(|plan| plan.unwrap_err()), SpecError::Mount(..)));
+    case.container.mounts[0].container_path = "//proc/../proc/self".into();
+    assert!(matches!(case.with(|plan| plan.unwrap_err()), SpecError::Mount(..)));
+}
+
+#[test]
+fn only_mounts_that_show_a_namespace_are_left_to_libcontainer() {
+    let mut case = Case::new();
+    for (cgroup_v2, expect) in [(false, &["/proc"][..]), (true, &["/proc", "/sys/fs/cgroup"])] {
+        case.cgroup_v2 = cgroup_v2;
+        let spec = case.spec();
+        let listed: Vec<&str> = spec["mounts"].as_array().unwrap().iter().map(|mount| mount["destination"].as_str().unwrap()).collect();
+        assert_eq!(listed, expect);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use thiserror::Error;
 use super::UserRequest;
 
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum UserError {
+pub(crate) enum UserError {
     #[error("user {0:?} is not in the container's /etc/passwd")]
     UnknownUser(String),
     #[error("group {0:?} is not in the container's /etc/group")]
@@ -28,7 +28,7 @@ struct Group<'a> {
 }
 
 /// The pod's wish comes before the image's. A number needs no entry: without one the group is root's.
-pub fn resolve_user(request: &UserRequest, passwd: &str, group: &str) -> Result<ContainerUser, UserError> {
+pub(crate) fn resolve_user(request: &UserRequest, passwd: &str, group: &str) -> Result<ContainerUser, UserError> {
     let (user, named_group) = wanted(request);
     let entry = find_user(passwd, &user);
     let uid = match (&entry, user.parse::<u32>()) {

@@ -36,13 +36,14 @@ pub(crate) fn validate_spec(spec: &Value, path: &str) -> Vec<FieldError> {
     if let Some(deadline) = spec.int_at(&["activeDeadlineSeconds"])
         && !(1..=i64::from(u32::MAX)).contains(&deadline)
     {
-        errors.push(FieldError::invalid(
-            format!("{path}.activeDeadlineSeconds"),
-            deadline,
-            "must be between 1 and 4294967295, inclusive",
-        ));
+        errors.push(FieldError::invalid(format!("{path}.activeDeadlineSeconds"), deadline, "must be between 1 and 4294967295, inclusive"));
     }
-    for (field, rule) in [("hostname", names::dns_label as super::NameRule), ("subdomain", names::dns_label), ("nodeName", names::dns_subdomain), ("serviceAccountName", names::dns_subdomain)] {
+    for (field, rule) in [
+        ("hostname", names::dns_label as super::NameRule),
+        ("subdomain", names::dns_label),
+        ("nodeName", names::dns_subdomain),
+        ("serviceAccountName", names::dns_subdomain),
+    ] {
         let text = spec.str_at(&[field]);
         if !text.is_empty()
             && let Err(why) = rule(text)

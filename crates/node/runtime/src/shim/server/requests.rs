@@ -14,7 +14,8 @@ use super::{Creation, Purpose, Server, kill, set_nonblocking};
 use crate::protocol::{self, ErrorKind, Exec, OLDEST, PidNamespace, Request, Response, StartContainer, VERSION};
 use crate::shim::connection::Role;
 use crate::shim::container::Pipes;
-use crate::shim::creator::{self, Stdio};
+use crate::shim::creator::{self, Creator, Stdio};
+use crate::shim::log::LogFile;
 
 /// Why a request is refused.
 type Refusal = (ErrorKind, String);
@@ -124,14 +125,17 @@ impl Server {
             return Err((ErrorKind::InvalidState, "the sandbox is stopping".into()));
         }
         let pid_path = self.pid_namespace(&request.pid_namespace)?;
+        // A container whose output would be lost does not start.
+        let log = request.log_path.as_deref().map(LogFile::open).transpose();
+        let log = log.map_err(|error| internal(format_args!("open log {:?}: {error}", request.log_path)))?;
         let (stdio, pipes) = pipes(&request).map_err(internal)?;
-        let line = creator::start(&request, pid_path, stdio).map_err(internal)?;
-        self.begin(line, id, Purpose::Start { request, pipes });
+        let creator = creator::start(&request, &self.cgroups, pid_path, stdio).map_err(internal)?;
+        self.begin(creator, id, Purpose::Start { request, pipes, log });
         Ok(())
     }
 
-    fn begin(&mut self, line: OwnedFd, connection: u64, purpose: Purpose) {
-        self.creations.insert(self.next, Creation { line, connection, purpose });
+    fn begin(&mut self, creator: Creator, connection: u64, purpose: Purpose) {
+        self.creations.insert(self.next, Creation { creator, connection, purpose });
         self.next += 1;
     }
 
@@ -160,7 +164,8 @@ impl Server {
     fn begin_exec(&mut self, id: u64, request: &Exec) -> Result<(), Refusal> {
         let container = self.containers.get(&request.container_id);
         let container = container.filter(|container| container.run.exit.is_none());
-        let dir = container.ok_or_else(|| unknown(&request.container_id))?.dir.clone();
+        let container = container.ok_or_else(|| unknown(&request.container_id))?;
+        let (dir, init) = (container.dir.clone(), container.run.pid);
         let connection = self.connections.get_mut(&id).ok_or_else(|| internal("the client has gone"))?;
         connection.role = Role::Exec(None);
         let mut stdio = Stdio::default();
@@ -170,8 +175,8 @@ impl Server {
             stdio.stdout = Some(given(request.stdout).map_err(internal)?);
             stdio.stderr = Some(given(request.stderr).map_err(internal)?);
         }
-        let line = creator::exec(request, &dir, stdio).map_err(internal)?;
-        self.begin(line, id, Purpose::Exec { container_id: request.container_id.clone() });
+        let creator = creator::exec(request, &dir, init, stdio).map_err(internal)?;
+        self.begin(creator, id, Purpose::Exec { container_id: request.container_id.clone() });
         Ok(())
     }
 

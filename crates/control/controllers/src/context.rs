@@ -1,0 +1,44 @@
+//! What controllers are given: clients, shared informers, the time, and the owner of their tasks.
+
+use std::sync::Arc;
+
+use fram_client::{Client, Resource, SharedInformers};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::PodNetwork;
+
+/// The time of day, handed in so that tests can move it.
+pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
+
+/// A kind as controllers that deal with all kinds need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KindInfo {
+    pub resource: Resource,
+    pub kind: String,
+    pub namespaced: bool,
+    /// Its objects have owners and dependents, and end with their namespace.
+    pub collected: bool,
+}
+
+#[derive(Clone)]
+pub struct Context {
+    /// A client as the service account `kube-system/NAME`, under which each controller acts.
+    pub clients: Arc<dyn Fn(&str) -> Client + Send + Sync>,
+    pub informers: SharedInformers,
+    pub now: Clock,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
+    /// The cluster's CA, as PEM, for the ConfigMap kube-root-ca.crt.
+    pub root_ca: Arc<str>,
+    /// Every kind that is stored, once.
+    pub kinds: Arc<[KindInfo]>,
+    pub pod_network: PodNetwork,
+}
+
+impl Context {
+    /// The client of a controller, by the name of its service account.
+    pub(crate) fn client(&self, service_account: &str) -> Client {
+        (self.clients)(service_account)
+    }
+}

@@ -1,0 +1,172 @@
+//! The garbage collector: dependents follow their owners, in the background, in the foreground, or not at all. The graph
+//! is the informers' own index from owner to dependents.
+
+mod plan;
+
+use std::sync::Arc;
+
+use fram_client::{Action, Client, Controller, DeleteOptions, Informer, PatchKind, Preconditions, Propagation, Resource};
+use fram_machinery::{Reason, Status, Value, meta, object};
+
+use crate::Context;
+use crate::context::KindInfo;
+use plan::{Owner, Step, decide};
+
+pub(crate) const ORPHAN: &str = "orphan";
+pub(crate) const FOREGROUND: &str = "foregroundDeletion";
+
+pub(crate) fn start(context: &Context) {
+    let kinds: Vec<(KindInfo, Informer)> =
+        context.kinds.iter().filter(|k| k.collected).map(|k| (k.clone(), context.informers.get(&k.resource))).collect();
+    let graph = Arc::new(Graph { kinds });
+    let collector = Arc::new(Collector { client: context.client("generic-garbage-collector"), graph: graph.clone() });
+    let mut controller = Controller::new("garbage-collector", 20);
+    for (kind, informer) in &graph.kinds {
+        let (graph, kind) = (graph.clone(), kind.clone());
+        controller = controller.watches_deltas(informer, move |delta| {
+            let object = delta.object();
+            let mut keys = Vec::new();
+            if delta.new.is_some() {
+                let matters = !meta::owner_references(object).is_empty() || meta::is_terminating(object);
+                keys.extend(matters.then(|| graph.key(&kind, object)));
+            } else {
+                keys.extend(graph.dependents(meta::uid(object)).into_iter().map(|(k, o)| graph.key(&k, &o)));
+                // The owner may wait in the foreground for just this one.
+                keys.extend(meta::owner_references(object).iter().filter_map(|r| graph.owner_key(object, r)));
+            }
+            keys
+        });
+    }
+    let reconcile = move |key: String| {
+        let collector = collector.clone();
+        async move { collector.reconcile(&key).await }
+    };
+    let stop = context.stop.clone();
+    context.tasks.spawn(async move { controller.run(reconcile, stop).await });
+}
+
+/// All objects that are collected.
+struct Graph {
+    kinds: Vec<(KindInfo, Informer)>,
+}
+
+impl Graph {
+    /// `group|plural|namespace/name`.
+    fn key(&self, kind: &KindInfo, object: &Value) -> String {
+        format!("{}|{}|{}", kind.resource.group, kind.resource.plural, meta::key(object))
+    }
+
+    fn find(&self, key: &str) -> Option<(KindInfo, Arc<Value>)> {
+        let mut parts = key.splitn(3, '|');
+        let (group, plural, name) = (parts.next()?, parts.next()?, parts.next()?);
+        let (kind, informer) = self.kinds.iter().find(|(k, _)| k.resource.group == group && k.resource.plural == plural)?;
+        Some((kind.clone(), informer.get(name)?))
+    }
+
+    fn dependents(&self, uid: &str) -> Vec<(KindInfo, Arc<Value>)> {
+        let of_kind = |(kind, informer): &(KindInfo, Informer)| {
+            let found = informer.by_index(fram_client::OWNER_INDEX, uid);
+            found.into_iter().map(|o| (kind.clone(), o)).collect::<Vec<_>>()
+        };
+        self.kinds.iter().flat_map(of_kind).collect()
+    }
+
+    /// The kind that an owner reference speaks of, in whatever version.
+    fn owner_kind(&self, reference: &Value) -> Option<&(KindInfo, Informer)> {
+        let version = reference.str_at(&["apiVersion"]);
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        self.kinds.iter().find(|(k, _)| k.resource.group == group && k.kind == reference.str_at(&["kind"]))
+    }
+
+    fn owner_key(&self, dependent: &Value, reference: &Value) -> Option<String> {
+        let (kind, _) = self.owner_kind(reference)?;
+        let name = reference.str_at(&["name"]);
+        let path = if kind.namespaced { format!("{}/{name}", meta::namespace(dependent)) } else { name.to_string() };
+        Some(format!("{}|{}|{path}", kind.resource.group, kind.resource.plural))
+    }
+}
+
+struct Collector {
+    client: Client,
+    graph: Arc<Graph>,
+}
+
+impl Collector {
+    async fn reconcile(&self, key: &str) -> Result<Action, Status> {
+        let Some((kind, object)) = self.graph.find(key) else { return Ok(Action::Done) };
+        let dependents = self.graph.dependents(meta::uid(&object));
+        let mut owners = Vec::new();
+        for reference in meta::owner_references(&object) {
+            owners.push(self.owner(&object, reference).await?);
+        }
+        let found: Vec<Arc<Value>> = dependents.iter().map(|(_, o)| o.clone()).collect();
+        for step in decide(&object, &owners, &found) {
+            match step {
+                Step::Delete(propagation) => self.delete(&kind.resource, &object, propagation).await?,
+                Step::DropReferences(uids) => self.drop_references(&kind.resource, &object, &uids).await?,
+                Step::DeleteDependent(i) => self.delete(&dependents[i].0.resource, &dependents[i].1, Propagation::Foreground).await?,
+                Step::OrphanDependents => {
+                    for (kind, dependent) in &dependents {
+                        self.drop_references(&kind.resource, dependent, &[meta::uid(&object).to_string()]).await?;
+                    }
+                }
+                Step::RemoveFinalizer(finalizer) => self.remove_finalizer(&kind.resource, &object, finalizer).await?,
+            }
+        }
+        Ok(Action::Done)
+    }
+
+    /// What an owner reference leads to; the cache's word that there is no owner is checked with the server.
+    async fn owner(&self, dependent: &Value, reference: &Value) -> Result<Owner, Status> {
+        let Some((kind, informer)) = self.graph.owner_kind(reference) else { return Ok(Owner::Unknown) };
+        let namespace = if kind.namespaced { meta::namespace(dependent) } else { "" };
+        let (name, uid) = (reference.str_at(&["name"]), reference.str_at(&["uid"]));
+        let cached = if kind.namespaced { informer.get_in(namespace, name) } else { informer.get(name) };
+        let owner = match cached.filter(|o| meta::uid(o) == uid) {
+            Some(owner) => Some(owner),
+            None => self.client.within(&kind.resource, namespace).find(name).await?.filter(|o| meta::uid(o) == uid),
+        };
+        Ok(match owner {
+            None => Owner::Absent,
+            Some(o) if meta::is_terminating(&o) && meta::has_finalizer(&o, FOREGROUND) => Owner::Waiting,
+            Some(_) => Owner::Solid,
+        })
+    }
+
+    async fn delete(&self, resource: &Resource, object: &Value, propagation: Propagation) -> Result<(), Status> {
+        let options = DeleteOptions {
+            propagation: Some(propagation),
+            preconditions: Preconditions { uid: Some(meta::uid(object).into()), resource_version: None },
+            ..Default::default()
+        };
+        settled(self.client.within(resource, meta::namespace(object)).delete(meta::name(object), options).await)
+    }
+
+    async fn drop_references(&self, resource: &Resource, object: &Value, uids: &[String]) -> Result<(), Status> {
+        let here = self.client.within(resource, meta::namespace(object));
+        let Some(current) = here.find(meta::name(object)).await?.filter(|o| meta::uid(o) == meta::uid(object)) else { return Ok(()) };
+        let kept: Vec<Value> =
+            meta::owner_references(&current).iter().filter(|r| !uids.iter().any(|u| u == r.str_at(&["uid"]))).cloned().collect();
+        let kept = if kept.is_empty() { Value::Null } else { kept.into() };
+        let patch = object!({ "metadata": { "uid": (meta::uid(object)), "resourceVersion": (meta::resource_version(&current)), "ownerReferences": kept } });
+        settled(here.patch(meta::name(object), "", PatchKind::Merge, patch).await)
+    }
+
+    async fn remove_finalizer(&self, resource: &Resource, object: &Value, finalizer: &str) -> Result<(), Status> {
+        let here = self.client.within(resource, meta::namespace(object));
+        let Some(current) = here.find(meta::name(object)).await?.filter(|o| meta::uid(o) == meta::uid(object)) else { return Ok(()) };
+        let kept: Vec<Value> = meta::finalizers(&current).filter(|f| *f != finalizer).map(Value::from).collect();
+        let kept = if kept.is_empty() { Value::Null } else { kept.into() };
+        let patch = object!({ "metadata": { "resourceVersion": (meta::resource_version(&current)), "finalizers": kept } });
+        settled(here.patch(meta::name(object), "", PatchKind::Merge, patch).await)
+    }
+}
+
+/// An object that is gone or was made anew needs nothing more.
+fn settled(result: Result<Arc<Value>, Status>) -> Result<(), Status> {
+    match result {
+        Err(status) if status.is(Reason::NotFound) => Ok(()),
+        Err(status) => Err(status),
+        Ok(_) => Ok(()),
+    }
+}

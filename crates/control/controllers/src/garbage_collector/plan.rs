@@ -1,0 +1,114 @@
+//! What becomes of an object by its owners and dependents. Pure.
+
+use std::sync::Arc;
+
+use fram_client::Propagation;
+use fram_machinery::{Value, meta};
+
+use super::{FOREGROUND, ORPHAN};
+
+/// What an owner reference leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    Solid,
+    /// Terminates in the foreground and may wait for this dependent.
+    Waiting,
+    Absent,
+    /// Of a kind that nobody here knows: nothing is concluded from it.
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The object itself goes.
+    Delete(Propagation),
+    /// References to these owners go.
+    DropReferences(Vec<String>),
+    /// The dependent at this place goes, and its own dependents before it.
+    DeleteDependent(usize),
+    OrphanDependents,
+    RemoveFinalizer(&'static str),
+}
+
+/// `owners` are in the order of the object's owner references.
+pub(super) fn decide(object: &Value, owners: &[Owner], dependents: &[Arc<Value>]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if meta::is_terminating(object) {
+        if meta::has_finalizer(object, ORPHAN) {
+            steps.extend([Step::OrphanDependents, Step::RemoveFinalizer(ORPHAN)]);
+        } else if meta::has_finalizer(object, FOREGROUND) {
+            steps.extend(foreground(object, dependents));
+        }
+        return steps;
+    }
+    let references = meta::owner_references(object);
+    if references.is_empty() || owners.contains(&Owner::Unknown) {
+        return steps;
+    }
+    let gone: Vec<String> = references
+        .iter()
+        .zip(owners)
+        .filter(|(_, owner)| matches!(owner, Owner::Absent | Owner::Waiting))
+        .map(|(r, _)| r.str_at(&["uid"]).to_string())
+        .collect();
+    if owners.contains(&Owner::Solid) {
+        if !gone.is_empty() {
+            steps.push(Step::DropReferences(gone));
+        }
+        return steps;
+    }
+    let waited_for = owners.contains(&Owner::Waiting) && !dependents.is_empty();
+    steps.push(Step::Delete(if waited_for { Propagation::Foreground } else { Propagation::Background }));
+    steps
+}
+
+/// An object in foreground deletion deletes its dependents and waits for those that block it.
+fn foreground(object: &Value, dependents: &[Arc<Value>]) -> Vec<Step> {
+    let blocks = |d: &Arc<Value>| {
+        let to_owner = meta::owner_references(d).iter().find(|r| r.str_at(&["uid"]) == meta::uid(object));
+        to_owner.is_some_and(|r| r.bool_at(&["blockOwnerDeletion"]) == Some(true))
+    };
+    if !dependents.iter().any(blocks) {
+        return vec![Step::RemoveFinalizer(FOREGROUND)];
+    }
+    let others = |d: &Arc<Value>| meta::owner_references(d).len() > 1;
+    // A dependent with another owner decides for itself when it is looked at.
+    dependents.iter().enumerate().filter(|(_, d)| !meta::is_terminating(d) && !others(d)).map(|(i, _)| Step::DeleteDependent(i)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fram_machinery::object;
+
+    fn owned(uids: &[&str]) -> Value {
+        let refs: Vec<Value> = uids.iter().map(|u| object!({ "uid": (*u), "blockOwnerDeletion": true })).collect();
+        object!({ "metadata": { "name": "x", "uid": "x", "ownerReferences": refs } })
+    }
+
+    fn ending(finalizer: &str) -> Value {
+        object!({ "metadata": { "uid": "o", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [finalizer] } })
+    }
+
+    #[test]
+    fn a_dependent_without_owners_left_is_deleted() {
+        assert_eq!(decide(&owned(&["a", "b"]), &[Owner::Absent, Owner::Absent], &[]), [Step::Delete(Propagation::Background)]);
+        assert_eq!(decide(&owned(&["a", "b"]), &[Owner::Absent, Owner::Solid], &[]), [Step::DropReferences(vec!["a".into()])]);
+        assert_eq!(decide(&owned(&["a"]), &[Owner::Solid], &[]), []);
+        assert_eq!(decide(&owned(&["a"]), &[Owner::Unknown], &[]), []);
+    }
+
+    #[test]
+    fn an_owner_in_the_foreground_waits_for_those_that_block_it() {
+        let blocking = Arc::new(owned(&["o"]));
+        assert_eq!(decide(&ending(FOREGROUND), &[], &[blocking]), [Step::DeleteDependent(0)]);
+        let mut free = owned(&["o"]);
+        free.set(&["metadata", "ownerReferences"], object!([{ "uid": "o" }]));
+        assert_eq!(decide(&ending(FOREGROUND), &[], &[Arc::new(free)]), [Step::RemoveFinalizer(FOREGROUND)]);
+    }
+
+    #[test]
+    fn an_owner_that_orphans_lets_its_dependents_go_first() {
+        assert_eq!(decide(&ending(ORPHAN), &[], &[]), [Step::OrphanDependents, Step::RemoveFinalizer(ORPHAN)]);
+    }
+}

@@ -1,0 +1,189 @@
+//! Ends namespaces: everything in a terminating one is deleted, then its finalizer goes. See KEP-5080 for the order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_client::resources::{NAMESPACES, PODS};
+use fram_client::{Action, Call, Client, Controller, DeleteOptions, ListOptions, Propagation, Resource, Verb};
+use fram_machinery::normalize::format_time;
+use fram_machinery::{Reason, Status, Value, meta, object};
+
+use crate::Context;
+
+/// How long to wait before looking again at what its own finalizers hold.
+const AGAIN: Duration = Duration::from_secs(2);
+
+pub(crate) fn start(context: &Context) {
+    let namespaces = context.informers.get(&NAMESPACES);
+    let contents = context.kinds.iter().filter(|k| k.namespaced).map(|k| k.resource.clone()).collect();
+    let reconciler = Arc::new(Reconciler { client: context.client("namespace-controller"), contents, now: context.now.clone() });
+    let watched = namespaces.clone();
+    let controller = Controller::new("namespace", 10).owns(&namespaces);
+    let reconcile = move |name: String| {
+        let (reconciler, namespaces) = (reconciler.clone(), watched.clone());
+        async move {
+            match namespaces.get(&name).filter(|n| meta::is_terminating(n)) {
+                Some(namespace) => reconciler.end(&namespace).await,
+                None => Ok(Action::Done),
+            }
+        }
+    };
+    let stop = context.stop.clone();
+    context.tasks.spawn(async move { controller.run(reconcile, stop).await });
+}
+
+struct Reconciler {
+    client: Client,
+    contents: Arc<[Resource]>,
+    now: crate::Clock,
+}
+
+/// What is still in a namespace.
+#[derive(Default)]
+struct Remains {
+    /// Resource name and how many objects there are.
+    resources: Vec<(String, usize)>,
+    /// Finalizer and how many objects it holds.
+    finalizers: Vec<(String, usize)>,
+    failure: Option<Status>,
+}
+
+impl Reconciler {
+    async fn end(&self, namespace: &Value) -> Result<Action, Status> {
+        let name = meta::name(namespace);
+        if !namespace.list_at(&["spec", "finalizers"]).iter().any(|f| f.as_str() == Some("kubernetes")) {
+            return Ok(Action::Done);
+        }
+        let remains = self.empty(name).await?;
+        self.report(namespace, &remains).await?;
+        if let Some(status) = remains.failure {
+            return Err(status);
+        }
+        if !remains.resources.is_empty() {
+            return Ok(Action::After(AGAIN));
+        }
+        self.finalize(name).await?;
+        Ok(Action::Done)
+    }
+
+    /// Deletes everything, pods first: what they use should outlive them.
+    async fn empty(&self, namespace: &str) -> Result<Remains, Status> {
+        let mut remains = Remains::default();
+        let pods = self.contents.iter().filter(|r| **r == PODS);
+        for resource in pods.chain(self.contents.iter().filter(|r| **r != PODS)) {
+            let here = self.client.within(resource, namespace);
+            let found = here.list(ListOptions::default()).await?.items;
+            if found.is_empty() {
+                continue;
+            }
+            let delete = DeleteOptions { propagation: Some(Propagation::Background), ..Default::default() };
+            if let Err(status) = here.delete_collection(delete, ListOptions::default()).await {
+                remains.failure = Some(status);
+                continue;
+            }
+            let left = here.list(ListOptions::default()).await?.items;
+            if left.is_empty() {
+                continue;
+            }
+            for finalizer in left.iter().flat_map(|o| meta::finalizers(o)) {
+                match remains.finalizers.iter_mut().find(|(f, _)| f == finalizer) {
+                    Some((_, n)) => *n += 1,
+                    None => remains.finalizers.push((finalizer.to_string(), 1)),
+                }
+            }
+            remains.resources.push((resource.to_string(), left.len()));
+            if *resource == PODS {
+                // The rest waits for the pods.
+                break;
+            }
+        }
+        Ok(remains)
+    }
+
+    async fn report(&self, namespace: &Value, remains: &Remains) -> Result<(), Status> {
+        let now = format_time((self.now)(), 0);
+        let wanted = conditions(remains);
+        let same = wanted.iter().all(|(ty, status, reason, message)| {
+            meta::condition(namespace, ty).is_some_and(|c| {
+                (c.str_at(&["status"]), c.str_at(&["reason"]), c.str_at(&["message"])) == (*status, *reason, message.as_str())
+            })
+        });
+        if same || remains.resources.is_empty() && remains.failure.is_none() {
+            return Ok(());
+        }
+        let list: Vec<Value> = wanted
+            .into_iter()
+            .map(|(ty, status, reason, message)| {
+                object!({ "type": ty, "status": status, "reason": reason, "message": message, "lastTransitionTime": (now.as_str()) })
+            })
+            .collect();
+        let mut changed = namespace.clone();
+        changed.set(&["status", "conditions"], list);
+        changed.remove(&["metadata", "resourceVersion"]);
+        match self.client.all(&NAMESPACES).update_status(changed).await {
+            Err(status) if !status.is(Reason::NotFound) => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    async fn finalize(&self, name: &str) -> Result<(), Status> {
+        let namespaces = self.client.all(&NAMESPACES);
+        let Some(current) = namespaces.find(name).await? else { return Ok(()) };
+        let mut object = (*current).clone();
+        let kept: Vec<Value> =
+            object.list_at(&["spec", "finalizers"]).iter().filter(|f| f.as_str() != Some("kubernetes")).cloned().collect();
+        object.set(&["spec", "finalizers"], kept);
+        let call = Call {
+            resource: NAMESPACES,
+            namespace: String::new(),
+            name: name.into(),
+            subresource: "finalize".into(),
+            verb: Verb::Update { object, options: Default::default() },
+        };
+        match self.client.call(call).await {
+            Err(status) if !status.is(Reason::NotFound) => Err(status),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The conditions of a terminating namespace: type, status, reason, message.
+fn conditions(remains: &Remains) -> Vec<(&'static str, &'static str, &'static str, String)> {
+    let failed = match &remains.failure {
+        Some(status) => {
+            ("NamespaceDeletionContentFailure", "True", "ContentDeletionFailed", format!("Failed to delete all resource types: {status}"))
+        }
+        None => (
+            "NamespaceDeletionContentFailure",
+            "False",
+            "ContentDeleted",
+            "All content successfully deleted, may be waiting on finalization".into(),
+        ),
+    };
+    let left: Vec<String> = remains.resources.iter().map(|(r, n)| format!("{r} has {n} resource instances")).collect();
+    let content = match left.is_empty() {
+        true => ("NamespaceContentRemaining", "False", "ContentRemoved", "All content successfully removed".to_string()),
+        false => ("NamespaceContentRemaining", "True", "SomeResourcesRemain", format!("Some resources are remaining: {}", left.join(", "))),
+    };
+    let held: Vec<String> = remains.finalizers.iter().map(|(f, n)| format!("{f} in {n} resource instances")).collect();
+    let finalizers = match held.is_empty() {
+        true => {
+            ("NamespaceFinalizersRemaining", "False", "ContentHasNoFinalizers", "All content-preserving finalizers finished".to_string())
+        }
+        false => (
+            "NamespaceFinalizersRemaining",
+            "True",
+            "SomeFinalizersRemain",
+            format!("Some content in the namespace has finalizers remaining: {}", held.join(", ")),
+        ),
+    };
+    let discovery =
+        ("NamespaceDeletionDiscoveryFailure", "False", "ResourcesDiscovered", "All resources successfully discovered".to_string());
+    let parsing = (
+        "NamespaceDeletionGroupVersionParsingFailure",
+        "False",
+        "ParsedGroupVersions",
+        "All legacy kube types successfully parsed".to_string(),
+    );
+    vec![discovery, parsing, failed, content, finalizers]
+}

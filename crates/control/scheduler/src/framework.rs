@@ -1,0 +1,104 @@
+//! The scheduling cycle: filter the nodes, score those that are left, choose. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::cache::Cache;
+use crate::node::Node;
+use crate::plugins;
+use crate::pod::Pod;
+
+/// Why a node does not take a pod, in upstream's words.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rejection {
+    pub(crate) plugin: &'static str,
+    pub(crate) reason: String,
+}
+
+/// The best score that a plugin gives.
+pub(crate) const MAX_SCORE: i64 = 100;
+
+/// One view of all nodes for the plugins that look beyond one.
+pub(crate) struct Cluster<'a> {
+    pub(crate) nodes: Vec<&'a Node>,
+}
+
+/// A plugin: where a pod may run, and where it would better run.
+pub(crate) trait Plugin: Send + Sync {
+    fn name(&self) -> &'static str;
+
+    /// How much its scores count.
+    fn weight(&self) -> i64 {
+        1
+    }
+
+    fn filter(&self, _pod: &Pod, _node: &Node, _cluster: &Cluster<'_>) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Raw scores of the nodes that passed, in their order; None where the plugin has no opinion on this pod.
+    fn score(&self, _pod: &Pod, _nodes: &[&Node], _cluster: &Cluster<'_>) -> Option<Vec<i64>> {
+        None
+    }
+}
+
+/// What became of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Chosen(String),
+    /// How many nodes there are, and how many gave each reason.
+    Unschedulable {
+        nodes: usize,
+        reasons: BTreeMap<Rejection, usize>,
+    },
+}
+
+impl Outcome {
+    /// The message of a FailedScheduling event.
+    pub(crate) fn message(nodes: usize, reasons: &BTreeMap<Rejection, usize>) -> String {
+        if nodes == 0 {
+            return "no nodes available to schedule pods".into();
+        }
+        let mut texts: Vec<String> = reasons.iter().map(|(r, n)| format!("{n} {}", r.reason)).collect();
+        texts.sort();
+        format!("0/{nodes} nodes are available: {}.", texts.join(", "))
+    }
+}
+
+/// Chooses a node for a pod. Of equal nodes `tie` decides: a number that differs from call to call.
+pub(crate) fn schedule(pod: &Pod, cache: &Cache, tie: u64) -> Outcome {
+    let plugins = plugins::standard();
+    let cluster = Cluster { nodes: cache.nodes().collect() };
+    let mut reasons: BTreeMap<Rejection, usize> = BTreeMap::new();
+    let mut feasible = Vec::new();
+    for node in &cluster.nodes {
+        let rejected =
+            plugins.iter().find_map(|p| p.filter(pod, node, &cluster).err().map(|reason| Rejection { plugin: p.name(), reason }));
+        match rejected {
+            None => feasible.push(*node),
+            Some(rejection) => *reasons.entry(rejection).or_default() += 1,
+        }
+    }
+    if feasible.is_empty() {
+        return Outcome::Unschedulable { nodes: cluster.nodes.len(), reasons };
+    }
+    let mut totals = vec![0i64; feasible.len()];
+    for plugin in plugins.iter().filter(|_| feasible.len() > 1) {
+        for (total, score) in totals.iter_mut().zip(plugin.score(pod, &feasible, &cluster).unwrap_or_default()) {
+            *total += score * plugin.weight();
+        }
+    }
+    let best = totals.iter().max().copied().unwrap_or(0);
+    let equal: Vec<&&Node> = feasible.iter().zip(&totals).filter(|(_, t)| **t == best).map(|(n, _)| n).collect();
+    let chosen = equal[(tie % equal.len() as u64) as usize];
+    Outcome::Chosen(chosen.name().to_string())
+}
+
+/// Brings raw scores into 0..=100; where less is better they are turned round. See helper.DefaultNormalizeScore.
+pub(crate) fn normalize(mut scores: Vec<i64>, reverse: bool) -> Vec<i64> {
+    let most = scores.iter().max().copied().unwrap_or(0);
+    for score in &mut scores {
+        let scaled = if most == 0 { 0 } else { *score * MAX_SCORE / most };
+        *score = if reverse { MAX_SCORE - scaled } else { scaled };
+    }
+    scores
+}

@@ -1,0 +1,233 @@
+//! The shell: follows pods and nodes, decides, binds, reports.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_client::resources::PODS;
+use fram_client::{Client, Delta, Informer, PatchKind};
+use fram_machinery::{Reason, Status, Value, meta, object};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Cache;
+use crate::framework::{Outcome, schedule};
+use crate::pod::Pod;
+use crate::queue::Queue;
+
+/// What a scheduler needs.
+pub struct SchedulerConfig {
+    /// Pods whose `schedulerName` is this one are scheduled.
+    pub name: String,
+    pub client: Client,
+    /// All pods of the cluster.
+    pub pods: Informer,
+    pub nodes: Informer,
+    /// Now, in the form of timestamps in objects.
+    pub now: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// A scheduler that runs until it is told to stop.
+pub struct Scheduler {
+    config: Arc<SchedulerConfig>,
+    queue: Queue,
+    cache: Cache,
+    start: Instant,
+    /// Decides between equal nodes.
+    turn: u64,
+    bindings: JoinSet<(Arc<Pod>, Result<(), Status>)>,
+    reports: JoinSet<()>,
+}
+
+impl Scheduler {
+    pub fn new(config: SchedulerConfig) -> Self {
+        Self {
+            config: Arc::new(config),
+            queue: Queue::default(),
+            cache: Cache::default(),
+            start: Instant::now(),
+            turn: 0,
+            bindings: JoinSet::new(),
+            reports: JoinSet::new(),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    pub async fn run(mut self, stop: CancellationToken) {
+        // A decision before all pods are known would count too little on the nodes.
+        if !(self.config.pods.synced().await && self.config.nodes.synced().await) {
+            return;
+        }
+        let (mut pods, mut nodes) = (self.config.pods.subscribe(), self.config.nodes.subscribe());
+        loop {
+            let due = self.queue.tick(self.now());
+            if let Some(pod) = self.queue.pop() {
+                self.try_pod(pod);
+                // Give what has happened meanwhile a chance to be seen between two pods.
+                tokio::task::yield_now().await;
+            }
+            let ready = self.queue.has_active();
+            let wait = async {
+                match due {
+                    _ if ready => {}
+                    Some(moment) => tokio::time::sleep_until(self.start + moment).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                deltas = nodes.changed() => match deltas {
+                    Some(deltas) => deltas.iter().for_each(|d| self.node_changed(d)),
+                    None => return,
+                },
+                deltas = pods.changed() => match deltas {
+                    Some(deltas) => deltas.iter().for_each(|d| self.pod_changed(d)),
+                    None => return,
+                },
+                Some(bound) = self.bindings.join_next(), if !self.bindings.is_empty() => self.bound(bound),
+                Some(_) = self.reports.join_next(), if !self.reports.is_empty() => {}
+                () = wait => {}
+            }
+        }
+    }
+
+    fn node_changed(&mut self, delta: &Delta) {
+        let name = meta::name(delta.object()).to_string();
+        match &delta.new {
+            Some(node) => {
+                let old = delta.old.as_deref();
+                self.cache.set_node(&name, node.clone());
+                // Heartbeats say nothing new about where pods fit.
+                let relevant = |o: &Value| (o.get("spec").cloned(), o.at(&["status", "allocatable"]).cloned(), meta::labels(o).clone());
+                if old.is_none_or(|old| relevant(old) != relevant(node)) {
+                    self.queue.cluster_changed(self.now());
+                }
+            }
+            None => self.cache.remove_node(&name),
+        }
+    }
+
+    fn pod_changed(&mut self, delta: &Delta) {
+        let now = self.now();
+        if let Some(old) = delta.old.as_deref().filter(|old| delta.new.as_deref().is_none_or(|new| meta::uid(new) != meta::uid(old))) {
+            self.queue.remove(&meta::key(old));
+            if self.cache.remove(meta::uid(old)) {
+                self.queue.cluster_changed(now);
+            }
+        }
+        let Some(object) = &delta.new else { return };
+        let pod = Arc::new(Pod::new(object.clone()));
+        if pod.has_ended() {
+            self.queue.remove(&pod.key);
+            if self.cache.remove(&pod.uid) {
+                self.queue.cluster_changed(now);
+            }
+        } else if !pod.node().is_empty() {
+            self.queue.remove(&pod.key);
+            let node = pod.node().to_string();
+            self.cache.place(pod, &node);
+        } else if self.is_mine(&pod) {
+            let unchanged =
+                delta.old.as_deref().is_some_and(|old| old.get("spec") == object.get("spec") && meta::labels(old) == meta::labels(object));
+            if !unchanged && !self.cache.holds(&pod.uid) {
+                self.queue.add(pod, now);
+            }
+        } else {
+            self.queue.remove(&pod.key);
+        }
+    }
+
+    fn is_mine(&self, pod: &Pod) -> bool {
+        let gated = !pod.object.list_at(&["spec", "schedulingGates"]).is_empty();
+        pod.object.str_at(&["spec", "schedulerName"]) == self.config.name && !gated && !meta::is_terminating(&pod.object)
+    }
+
+    fn try_pod(&mut self, pod: Arc<Pod>) {
+        self.turn = self.turn.wrapping_add(1);
+        match schedule(&pod, &self.cache, self.turn) {
+            Outcome::Chosen(node) => {
+                self.cache.place(pod.clone(), &node);
+                let config = self.config.clone();
+                self.bindings.spawn(async move {
+                    let result = bind(&config, &pod, &node).await;
+                    (pod, result)
+                });
+            }
+            Outcome::Unschedulable { nodes, reasons } => {
+                let now = self.now();
+                self.queue.unschedulable(&pod.key, now);
+                let message = Outcome::message(nodes, &reasons);
+                let config = self.config.clone();
+                self.reports.spawn(async move { report_unschedulable(&config, &pod, &message).await });
+            }
+        }
+    }
+
+    fn bound(&mut self, ended: Result<(Arc<Pod>, Result<(), Status>), tokio::task::JoinError>) {
+        let now = self.now();
+        match ended {
+            Ok((pod, Ok(()))) => self.queue.done(&pod.key),
+            Ok((pod, Err(status))) => {
+                self.cache.remove(&pod.uid);
+                if status.is(Reason::NotFound) {
+                    self.queue.done(&pod.key);
+                } else {
+                    tracing::warn!(pod = pod.key, %status, "binding failed");
+                    self.queue.failed(&pod.key, now);
+                }
+                self.queue.cluster_changed(now);
+            }
+            Err(error) => tracing::error!(%error, "a binding task failed"),
+        }
+    }
+}
+
+async fn bind(config: &SchedulerConfig, pod: &Pod, node: &str) -> Result<(), Status> {
+    let (namespace, name) = (meta::namespace(&pod.object), meta::name(&pod.object));
+    let binding = object!({
+        "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name, "namespace": namespace, "uid": (pod.uid.as_str()) },
+        "target": { "apiVersion": "v1", "kind": "Node", "name": node }
+    });
+    config.client.within(&PODS, namespace).create_subresource(name, "binding", binding).await?;
+    let message = format!("Successfully assigned {} to {node}", pod.key);
+    report(config, pod, "Normal", "Scheduled", "Binding", &message).await;
+    Ok(())
+}
+
+/// Says on the pod and in an event why it has no node yet.
+async fn report_unschedulable(config: &SchedulerConfig, pod: &Pod, message: &str) {
+    let known =
+        meta::condition(&pod.object, "PodScheduled").is_some_and(|c| c.str_at(&["message"]) == message && c.str_at(&["status"]) == "False");
+    if !known {
+        let condition = object!({
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+            "lastTransitionTime": ((config.now)())
+        });
+        let patch = object!({ "metadata": { "uid": (pod.uid.as_str()) }, "status": { "conditions": [condition] } });
+        let pods = config.client.within(&PODS, meta::namespace(&pod.object));
+        match pods.patch(meta::name(&pod.object), "status", PatchKind::Strategic, patch).await {
+            Err(status) if !status.is(Reason::NotFound) => tracing::warn!(pod = pod.key, %status, "cannot say that a pod is unschedulable"),
+            _ => {}
+        }
+    }
+    report(config, pod, "Warning", "FailedScheduling", "Scheduling", message).await;
+}
+
+async fn report(config: &SchedulerConfig, pod: &Pod, ty: &str, reason: &str, action: &str, message: &str) {
+    let (namespace, name) = (meta::namespace(&pod.object), meta::name(&pod.object));
+    let now = (config.now)();
+    let event = object!({
+        "apiVersion": "v1", "kind": "Event", "metadata": { "generateName": (format!("{name}.")), "namespace": namespace },
+        "involvedObject": { "apiVersion": "v1", "kind": "Pod", "name": name, "namespace": namespace, "uid": (pod.uid.as_str()),
+            "resourceVersion": (meta::resource_version(&pod.object)) },
+        "type": ty, "reason": reason, "action": action, "message": message, "reportingComponent": (config.name.as_str()),
+        "source": { "component": (config.name.as_str()) }, "firstTimestamp": (now.as_str()), "lastTimestamp": (now.as_str()), "count": 1
+    });
+    if let Err(status) = config.client.within(&fram_client::resources::EVENTS, namespace).create(event).await {
+        tracing::debug!(pod = pod.key, %status, "an event was not recorded");
+    }
+}

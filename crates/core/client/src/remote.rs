@@ -1,0 +1,116 @@
+//! Access over the network: one HTTP/2 connection with TLS, shared by all calls and watches, made again when it ends.
+
+mod connection;
+mod kubeconfig;
+mod request;
+
+use bytes::{Bytes, BytesMut};
+use fram_machinery::{Status, Value, json};
+use futures_util::StreamExt;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use std::sync::Arc;
+
+use crate::options::ListOptions;
+use crate::resources::Resource;
+use crate::transport::{Call, EventKind, Page, Reply, Transport, WatchEvent, WatchStream};
+use connection::Connection;
+
+pub use connection::RemoteError;
+pub use kubeconfig::Kubeconfig;
+
+/// A transport to an API server as the user of a kubeconfig.
+pub struct Remote {
+    connection: Connection,
+}
+
+impl Remote {
+    /// Prepares access; the connection is made by the first call.
+    pub fn new(config: &Kubeconfig) -> Result<Self, RemoteError> {
+        Ok(Self { connection: Connection::new(config)? })
+    }
+
+    /// Sends a request for a path with query.
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Status> {
+        let unreachable = |e: RemoteError| Status::new(fram_machinery::Reason::ServiceUnavailable, e.to_string());
+        self.connection.send(request).await.map_err(unreachable)
+    }
+
+    async fn value(&self, request: Request<Full<Bytes>>) -> Result<Value, Status> {
+        let response = self.send(request).await?;
+        let failed = !response.status().is_success();
+        let body = response.into_body().collect().await.map_err(Status::internal)?.to_bytes();
+        let value = json::from_slice(&body).map_err(Status::internal)?;
+        if failed { Err(Status::from_object(&value)) } else { Ok(value) }
+    }
+}
+
+#[async_trait::async_trait]
+impl Transport for Remote {
+    async fn call(&self, call: Call) -> Result<Reply, Status> {
+        let is_list = matches!(call.verb, crate::Verb::List(_) | crate::Verb::DeleteCollection { .. });
+        let value = self.value(request::of_call(&call).map_err(Status::internal)?).await?;
+        if !is_list || value.get("items").is_none() {
+            return Ok(if is_list { Reply::Page(Page::default()) } else { Reply::Object(Arc::new(value)) });
+        }
+        let kind = value.str_at(&["kind"]).trim_end_matches("List").to_string();
+        let version = value.str_at(&["apiVersion"]).to_string();
+        let item = |item: &Value| {
+            // The items of a list do not say their kind.
+            let mut item = item.clone();
+            item.set(&["kind"], kind.as_str());
+            item.set(&["apiVersion"], version.as_str());
+            Arc::new(item)
+        };
+        Ok(Reply::Page(Page {
+            resource_version: value.str_at(&["metadata", "resourceVersion"]).into(),
+            continue_token: value.str_at(&["metadata", "continue"]).into(),
+            items: value.list_at(&["items"]).iter().map(item).collect(),
+        }))
+    }
+
+    async fn watch(&self, resource: &Resource, namespace: &str, options: ListOptions) -> Result<WatchStream, Status> {
+        let request = request::of_watch(resource, namespace, &options).map_err(Status::internal)?;
+        let response = self.send(request).await?;
+        if !response.status().is_success() {
+            let body = response.into_body().collect().await.map_err(Status::internal)?.to_bytes();
+            return Err(Status::from_object(&json::from_slice(&body).map_err(Status::internal)?));
+        }
+        let state = Some((response.into_body(), BytesMut::new()));
+        Ok(futures_util::stream::unfold(state, next_event).boxed())
+    }
+}
+
+type State = Option<(Incoming, BytesMut)>;
+
+/// The next line of a watch. Its error is its last item; without one it ended as it should.
+async fn next_event(state: State) -> Option<(Result<WatchEvent, Status>, State)> {
+    let (mut body, mut buffer) = state?;
+    loop {
+        if let Some(end) = buffer.iter().position(|b| *b == b'\n') {
+            let line = buffer.split_to(end + 1);
+            return Some(match event(&line) {
+                Ok(event) => (Ok(event), Some((body, buffer))),
+                Err(status) => (Err(status), None),
+            });
+        }
+        match body.frame().await? {
+            Ok(frame) => buffer.extend_from_slice(frame.data_ref().map_or(&[], |d| d)),
+            Err(error) => return Some((Err(Status::internal(error)), None)),
+        }
+    }
+}
+
+fn event(line: &[u8]) -> Result<WatchEvent, Status> {
+    let frame = json::from_slice(line).map_err(Status::internal)?;
+    let object = frame.get("object").cloned().unwrap_or_default();
+    let kind = match frame.str_at(&["type"]) {
+        "ADDED" => EventKind::Added,
+        "MODIFIED" => EventKind::Modified,
+        "DELETED" => EventKind::Deleted,
+        "BOOKMARK" => EventKind::Bookmark,
+        _ => return Err(Status::from_object(&object)),
+    };
+    Ok(WatchEvent { kind, object: Arc::new(object) })
+}

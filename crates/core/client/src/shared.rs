@@ -1,0 +1,44 @@
+//! One informer per resource, shared by all components that ask for it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fram_machinery::{Value, meta};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::{Client, Informer, InformerOptions, Resource};
+
+/// Every shared informer finds the objects that refer to an owner by the owner's UID under this index.
+pub const OWNER_INDEX: &str = "owner";
+
+fn owners(object: &Value) -> Vec<String> {
+    meta::owner_references(object).iter().map(|r| r.str_at(&["uid"]).to_string()).collect()
+}
+
+/// Informers over all namespaces, started when they are first asked for. Clones share them.
+#[derive(Clone)]
+pub struct SharedInformers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    informers: Mutex<HashMap<Resource, Informer>>,
+}
+
+impl SharedInformers {
+    pub fn new(client: Client, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { inner: Arc::new(Inner { client, tasks, stop, informers: Mutex::default() }) }
+    }
+
+    pub fn get(&self, resource: &Resource) -> Informer {
+        let inner = &self.inner;
+        let options = InformerOptions::default().index(OWNER_INDEX, owners);
+        let start = || Informer::start(inner.client.clone(), resource.clone(), "", options.clone(), &inner.tasks, inner.stop.clone());
+        inner.informers.lock().entry(resource.clone()).or_insert_with(start).clone()
+    }
+}

@@ -1,0 +1,190 @@
+//! Server-side apply: a manager states the fields it wants; they are merged into the object, what it stated before and
+//! does not any more is removed, and fields of others are not taken without force.
+
+use super::compare::{compare, stated};
+use super::element::{Shape, name, shape};
+use super::managers::{Manager, Owner, read, stripped, within_reach, write};
+use super::set::{FieldSet, PathElement};
+use crate::schema::{Field, Schema, Type, TypeId};
+use crate::value::Value;
+
+/// A field that another manager owns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    pub manager: Manager,
+    /// As conflicts name it: `.spec.replicas`.
+    pub field: String,
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ApplyError {
+    #[error("Apply failed with {} conflict{}", .0.len(), if .0.len() == 1 { "" } else { "s" })]
+    Conflicts(Vec<Conflict>),
+    #[error("metadata.managedFields must be nil")]
+    ManagedFields,
+}
+
+/// Applies a configuration to an object; `live` is the type's empty object where there is none yet. The answer carries
+/// the new managedFields.
+pub fn apply(
+    schema: &Schema,
+    ty: TypeId,
+    live: &Value,
+    config: &Value,
+    manager: &Manager,
+    force: bool,
+    now: &str,
+) -> Result<Value, ApplyError> {
+    if config.at(&["metadata", "managedFields"]).is_some_and(|m| !m.is_empty()) {
+        return Err(ApplyError::ManagedFields);
+    }
+    let has_status = schema.get(ty).field("status").is_some();
+    let wanted = within_reach(stated(schema, ty, &stripped(config)), &manager.subresource, has_status);
+    let mut owners = read(live);
+    let before = owners.iter().position(|o| o.manager == *manager);
+    let last = before.map(|i| owners[i].fields.clone()).unwrap_or_default();
+    let mut merged = merge_struct(schema, ty, live, config);
+    let others = owners.iter().filter(|o| o.manager != *manager).fold(FieldSet::default(), |set, o| set.union(&o.fields));
+    let kept = wanted.union(&others);
+    prune_struct(schema, ty, &mut merged, &last.difference(&wanted), &kept);
+    for field in ["apiVersion", "kind"] {
+        if let Some(kept) = live.get(field).or(config.get(field)) {
+            merged.set(&[field], kept.clone());
+        }
+    }
+    let difference = compare(schema, ty, &stripped(live), &stripped(&merged));
+    let taken = difference.added.union(&difference.modified);
+    let conflicts = conflicts(&owners, manager, &taken);
+    if !conflicts.is_empty() && !force {
+        return Err(ApplyError::Conflicts(conflicts));
+    }
+    for owner in owners.iter_mut().filter(|o| o.manager != *manager) {
+        owner.fields = owner.fields.difference(&taken).difference(&difference.removed);
+    }
+    match before {
+        Some(i) if owners[i].fields == wanted && difference.is_empty() => {}
+        Some(i) => owners[i] = Owner { manager: manager.clone(), time: now.into(), fields: wanted },
+        None => owners.push(Owner { manager: manager.clone(), time: now.into(), fields: wanted }),
+    }
+    write(&mut merged, owners);
+    Ok(merged)
+}
+
+fn conflicts(owners: &[Owner], manager: &Manager, taken: &FieldSet) -> Vec<Conflict> {
+    let others = owners.iter().filter(|o| o.manager != *manager);
+    others
+        .flat_map(|o| o.fields.intersection(taken).paths().into_iter().map(|field| Conflict { manager: o.manager.clone(), field }))
+        .collect()
+}
+
+fn merge_struct(schema: &Schema, id: TypeId, live: &Value, config: &Value) -> Value {
+    let mut out = live.as_map().cloned().unwrap_or_default();
+    for (key, wanted) in config.as_map().into_iter().flat_map(|m| m.iter()) {
+        let merged = match schema.get(id).field(key) {
+            Some(field) => merge_value(schema, &field.ty, Some(field), out.get(key), wanted),
+            None => wanted.clone(),
+        };
+        out.insert(key.clone(), merged);
+    }
+    Value::Map(out)
+}
+
+fn merge_value(schema: &Schema, ty: &Type, field: Option<&Field>, live: Option<&Value>, wanted: &Value) -> Value {
+    let Some(live) = live.filter(|l| !l.is_null()) else { return wanted.clone() };
+    if wanted.is_null() {
+        return wanted.clone();
+    }
+    match shape(schema, ty, field) {
+        Shape::Leaf => wanted.clone(),
+        Shape::Struct(id) => merge_struct(schema, id, live, wanted),
+        Shape::Map(item) => {
+            let mut out = live.as_map().cloned().unwrap_or_default();
+            for (key, below) in wanted.as_map().into_iter().flat_map(|m| m.iter()) {
+                let merged = merge_value(schema, item, None, out.get(key), below);
+                out.insert(key.clone(), merged);
+            }
+            Value::Map(out)
+        }
+        Shape::List { item, field } => merge_list(schema, item, field, live, wanted),
+    }
+}
+
+/// Elements that the configuration names stand in its order; the others keep their place before the next of them.
+fn merge_list(schema: &Schema, item: &Type, field: &Field, live: &Value, wanted: &Value) -> Value {
+    let elements = |v: &Value| -> Vec<(Option<PathElement>, Value)> {
+        v.as_list().into_iter().flat_map(|l| l.iter()).map(|e| (name(schema, field, item, e), e.clone())).collect()
+    };
+    let (live, wanted) = (elements(live), elements(wanted));
+    let is_wanted = |n: &Option<PathElement>| n.is_some() && wanted.iter().any(|(w, _)| w == n);
+    let mut out = Vec::new();
+    let mut rest = live.iter().peekable();
+    for (name, value) in &wanted {
+        let at = live.iter().find(|(n, _)| n.is_some() && n == name);
+        if at.is_some() {
+            // What stood before this element in the object goes on standing before it.
+            while let Some((n, v)) = rest.next_if(|(n, _)| n != name) {
+                if !is_wanted(n) {
+                    out.push(v.clone());
+                }
+            }
+            rest.next_if(|(n, _)| n == name);
+        }
+        out.push(merge_value(schema, item, None, at.map(|(_, v)| v), value));
+    }
+    out.extend(rest.filter(|(n, _)| !is_wanted(n)).map(|(_, v)| v.clone()));
+    out.into()
+}
+
+fn prune_struct(schema: &Schema, id: TypeId, value: &mut Value, gone: &FieldSet, kept: &FieldSet) {
+    for (step, node) in &gone.children {
+        let PathElement::Field(key) = step else { continue };
+        let field = schema.get(id).field(key);
+        prune_entry(schema, field.map(|f| (&f.ty, Some(f))), value, step, node, kept);
+    }
+}
+
+/// Removes a map entry where nobody keeps any of it, else what is gone below it.
+fn prune_entry(
+    schema: &Schema,
+    ty: Option<(&Type, Option<&Field>)>,
+    value: &mut Value,
+    step: &PathElement,
+    gone: &FieldSet,
+    kept: &FieldSet,
+) {
+    let PathElement::Field(key) = step else { return };
+    let Value::Map(map) = value else { return };
+    match kept.child(step) {
+        None if gone.member => drop(map.remove(key)),
+        below => {
+            let nothing = FieldSet::default();
+            if let (Some((ty, field)), Some(item)) = (ty, map.get_mut(key)) {
+                prune_value(schema, ty, field, item, gone, below.unwrap_or(&nothing));
+            }
+        }
+    }
+}
+
+fn prune_value(schema: &Schema, ty: &Type, field: Option<&Field>, value: &mut Value, gone: &FieldSet, kept: &FieldSet) {
+    match shape(schema, ty, field) {
+        Shape::Leaf => {}
+        Shape::Struct(id) => prune_struct(schema, id, value, gone, kept),
+        Shape::Map(item) => gone.children.iter().for_each(|(step, node)| prune_entry(schema, Some((item, None)), value, step, node, kept)),
+        Shape::List { item, field } => {
+            let Value::List(_) = value else { return };
+            let list = value.make_list();
+            list.retain_mut(|element| {
+                let Some(step) = name(schema, field, item, element) else { return true };
+                let Some(node) = gone.child(&step) else { return true };
+                match kept.child(&step) {
+                    None if node.member => false,
+                    below => {
+                        let nothing = FieldSet::default();
+                        prune_value(schema, item, None, element, node, below.unwrap_or(&nothing));
+                        true
+                    }
+                }
+            });
+        }
+    }
+}

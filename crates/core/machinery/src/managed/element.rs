@@ -1,0 +1,58 @@
+//! How the elements of associative lists are named in paths.
+
+use super::set::PathElement;
+use crate::json;
+use crate::schema::{Field, Schema, Topology, Type};
+use crate::value::{Map, Value};
+
+/// How a value is compared and merged.
+pub(super) enum Shape<'a> {
+    /// As a whole.
+    Leaf,
+    /// By field; of a struct the fields are declared.
+    Struct(crate::schema::TypeId),
+    Map(&'a Type),
+    /// By element.
+    List {
+        item: &'a Type,
+        field: &'a Field,
+    },
+}
+
+/// The shape of a field's value.
+pub(super) fn shape<'a>(schema: &Schema, ty: &'a Type, field: Option<&'a Field>) -> Shape<'a> {
+    if field.is_some_and(|f| f.atomic) {
+        return Shape::Leaf;
+    }
+    match ty {
+        Type::Struct(id) if schema.get(*id).wrapper || schema.get(*id).atomic => Shape::Leaf,
+        Type::Struct(id) => Shape::Struct(*id),
+        Type::Map(item) => Shape::Map(item),
+        Type::List(item) => match field {
+            Some(field) if field.topology != Topology::Atomic => Shape::List { item, field },
+            _ => Shape::Leaf,
+        },
+        _ => Shape::Leaf,
+    }
+}
+
+/// The name of a list element; None where it lacks all of its keys.
+pub(super) fn name(schema: &Schema, field: &Field, item: &Type, value: &Value) -> Option<PathElement> {
+    match &field.topology {
+        Topology::Atomic => None,
+        Topology::Set => Some(PathElement::Value(json::to_string(value))),
+        Topology::Map(keys) => {
+            let mut map = Map::new();
+            for key in keys {
+                let default = match item {
+                    Type::Struct(id) => schema.get(*id).field(key).and_then(|f| f.default.clone()),
+                    _ => None,
+                };
+                if let Some(found) = value.get(key).filter(|v| !v.is_null()).cloned().or(default) {
+                    map.insert(key.clone(), found);
+                }
+            }
+            (!map.is_empty()).then(|| PathElement::Keys(json::to_string(&Value::Map(map))))
+        }
+    }
+}

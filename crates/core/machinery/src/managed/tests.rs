@@ -1,0 +1,146 @@
+//! Field ownership and server-side apply on a small type.
+
+use super::*;
+use crate::object;
+use crate::schema::{Field, PatchStrategy, Schema, StructType, Topology, Type, TypeId};
+use crate::value::{Key, Value};
+
+fn field(name: &'static str, ty: Type, topology: Topology) -> Field {
+    Field {
+        number: 1,
+        name: Key::Static(name),
+        ty,
+        pointer: true,
+        always: false,
+        omit_zero: false,
+        inline: false,
+        required: false,
+        topology,
+        atomic: false,
+        patch: PatchStrategy::default(),
+        default: None,
+        allowed: vec![],
+        filled: false,
+    }
+}
+
+/// An object with scalars, a map, an associative list, a set and an atomic list.
+fn schema() -> (Schema, TypeId) {
+    let mut schema = Schema::new();
+    let [root, spec, item] = ["Root", "Spec", "Item"].map(|n| schema.declare(n).unwrap());
+    let strings = || Type::List(Box::new(Type::String));
+    let items = Type::List(Box::new(Type::Struct(item)));
+    schema.define(root, StructType::new("Root", String::new(), vec![field("spec", Type::Struct(spec), Topology::Atomic)]));
+    let fields = vec![
+        field("replicas", Type::Int32, Topology::Atomic),
+        field("paused", Type::Bool, Topology::Atomic),
+        field("labels", Type::Map(Box::new(Type::String)), Topology::Atomic),
+        field("items", items, Topology::Map(vec![Key::Static("name")])),
+        field("tags", strings(), Topology::Set),
+        field("args", strings(), Topology::Atomic),
+    ];
+    schema.define(spec, StructType::new("Spec", String::new(), fields));
+    let fields = vec![field("name", Type::String, Topology::Atomic), field("v", Type::Int32, Topology::Atomic)];
+    schema.define(item, StructType::new("Item", String::new(), fields));
+    schema.finish();
+    (schema, root)
+}
+
+fn applier(name: &str) -> Manager {
+    Manager { name: name.into(), operation: Operation::Apply, api_version: "v1".into(), subresource: String::new() }
+}
+
+fn updater(name: &str) -> Manager {
+    Manager { operation: Operation::Update, ..applier(name) }
+}
+
+#[track_caller]
+fn applied(live: &Value, config: Value, manager: &str) -> Value {
+    let (schema, root) = schema();
+    apply(&schema, root, live, &config, &applier(manager), false, "t").unwrap()
+}
+
+fn spec(object: &Value) -> Value {
+    object.get("spec").cloned().unwrap_or_default()
+}
+
+fn owned(object: &Value, manager: &str) -> Vec<String> {
+    let entry = object.list_at(&["metadata", "managedFields"]).iter().find(|e| e.str_at(&["manager"]) == manager);
+    entry.and_then(|e| e.get("fieldsV1")).map(|f| FieldSet::from_value(f).paths()).unwrap_or_default()
+}
+
+#[test]
+fn a_field_set_comes_back_from_its_text() {
+    let value = object!({ "f:spec": { "f:items": { "k:{\"name\":\"a\"}": { ".": {}, "f:v": {} } }, "f:tags": { "v:\"x\"": {} } } });
+    let set = FieldSet::from_value(&value);
+    assert_eq!(set.to_value(), value);
+    assert_eq!(set.paths(), [".spec.items[name=\"a\"]", ".spec.items[name=\"a\"].v", ".spec.tags[=\"x\"]"]);
+}
+
+#[test]
+fn appliers_share_an_object_field_by_field() {
+    let a = applied(&object!({}), object!({ "spec": { "replicas": 1, "items": [{ "name": "x", "v": 1 }], "tags": ["p"] } }), "a");
+    let b = applied(&a, object!({ "spec": { "paused": true, "items": [{ "name": "y" }], "tags": ["q"] } }), "b");
+    let expect = object!({ "replicas": 1, "paused": true, "items": [{ "name": "x", "v": 1 }, { "name": "y" }], "tags": ["p", "q"] });
+    assert_eq!(spec(&b).at(&["replicas"]), expect.at(&["replicas"]));
+    let mut names: Vec<&str> = b.list_at(&["spec", "items"]).iter().map(|i| i.str_at(&["name"])).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["x", "y"]);
+    assert_eq!(
+        owned(&b, "a"),
+        [".spec.items[name=\"x\"]", ".spec.items[name=\"x\"].name", ".spec.items[name=\"x\"].v", ".spec.replicas", ".spec.tags[=\"p\"]"]
+    );
+}
+
+#[test]
+fn what_a_manager_no_longer_states_is_removed_unless_another_owns_it() {
+    let a = applied(
+        &object!({}),
+        object!({ "spec": { "replicas": 1, "labels": { "k": "v", "l": "w" }, "items": [{ "name": "x", "v": 1 }] } }),
+        "a",
+    );
+    let b = applied(&a, object!({ "spec": { "labels": { "k": "v" }, "items": [{ "name": "x" }] } }), "b");
+    let c = applied(&b, object!({ "spec": { "paused": true } }), "a");
+    assert_eq!(spec(&c), object!({ "paused": true, "labels": { "k": "v" }, "items": [{ "name": "x" }] }));
+}
+
+#[test]
+fn a_field_of_another_is_a_conflict_without_force() {
+    let (schema, root) = schema();
+    let a = applied(&object!({}), object!({ "spec": { "replicas": 1, "args": ["x"] } }), "a");
+    let config = object!({ "spec": { "replicas": 2, "args": ["y"] } });
+    let error = apply(&schema, root, &a, &config, &applier("b"), false, "t").unwrap_err();
+    let fields = |conflicts: Vec<Conflict>| conflicts.into_iter().map(|c| c.field).collect::<Vec<_>>();
+    match error {
+        ApplyError::Conflicts(conflicts) => assert_eq!(fields(conflicts), [".spec.args", ".spec.replicas"]),
+        other => panic!("{other}"),
+    }
+    let forced = apply(&schema, root, &a, &config, &applier("b"), true, "t").unwrap();
+    assert_eq!(forced.int_at(&["spec", "replicas"]), Some(2));
+    assert_eq!(owned(&forced, "a"), Vec::<String>::new());
+    // The same value is no conflict: both own it.
+    let shared = applied(&a, object!({ "spec": { "replicas": 1 } }), "b");
+    assert_eq!((owned(&shared, "a").len(), owned(&shared, "b").len()), (2, 1));
+}
+
+#[test]
+fn an_update_takes_what_it_changes() {
+    let (schema, root) = schema();
+    let a = applied(&object!({}), object!({ "spec": { "replicas": 1, "paused": true } }), "a");
+    let mut changed = a.clone();
+    changed.set(&["spec", "replicas"], 5);
+    track(&schema, root, &a, &mut changed, &updater("u"), "later");
+    assert_eq!(owned(&changed, "a"), [".spec.paused"]);
+    assert_eq!(owned(&changed, "u"), [".spec.replicas"]);
+    let mut same = changed.clone();
+    track(&schema, root, &changed, &mut same, &updater("w"), "latest");
+    assert_eq!(same, changed);
+}
+
+#[test]
+fn applying_the_same_again_changes_nothing() {
+    let config = || object!({ "spec": { "replicas": 1, "items": [{ "name": "x" }] } });
+    let (schema, root) = schema();
+    let a = applied(&object!({}), config(), "a");
+    assert_eq!(apply(&schema, root, &a, &config(), &applier("a"), false, "later").unwrap(), a);
+}

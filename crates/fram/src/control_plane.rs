@@ -1,0 +1,155 @@
+//! The control plane: store, keys, API server.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use fram_api::Api;
+use fram_apiserver::admission::Chain;
+use fram_apiserver::allocate::Allocators;
+use fram_apiserver::bootstrap::Cluster;
+use fram_apiserver::http_api::Listener;
+use fram_apiserver::nodes::Nodes;
+use fram_apiserver::pki::{Identity, Pki, write_private};
+use fram_apiserver::registry::Registry;
+use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
+use fram_apiserver::{Environment, InProcess, Server, User};
+use fram_client::resources::{NODES, PODS};
+use fram_client::{Client, Resource, SharedInformers};
+use fram_controllers::KindInfo;
+use fram_scheduler::{Scheduler, SchedulerConfig};
+use fram_store::{Embedded, Options};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Every key of the cluster starts with it.
+const PREFIX: &str = "/registry/";
+
+pub(crate) struct ControlPlane {
+    pub(crate) server: Arc<Server>,
+    pub(crate) pki: Pki,
+    identity: Identity,
+    url: String,
+    pub(crate) cluster: Arc<Cluster>,
+}
+
+impl ControlPlane {
+    /// Opens the data directory and binds the socket; nothing is served yet.
+    pub(crate) async fn open(data: &Path, listen: SocketAddr, node_ip: IpAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<(Self, Listener)> {
+        let store = Embedded::open(Options::new(data.join("store")))?;
+        let pki = Pki::open(&data.join("pki"))?;
+        let api = Arc::new(Api::builtin()?);
+        let allocators = Allocators::default();
+        let address = match listen.ip() {
+            IpAddr::V4(ip) if !ip.is_unspecified() => ip,
+            _ => Ipv4Addr::LOCALHOST,
+        };
+        let names = server_names(&allocators, address);
+        let identity = pki.server("kube-apiserver", &names)?;
+        let listener = Listener::bind(listen, pki.server_config(&identity)?).await.with_context(|| format!("cannot listen on {listen}"))?;
+        let port = listener.address()?.port();
+        let environment = Environment::system();
+        let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, Chain::standard(), allocators));
+        let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
+        let server = Arc::new(Server::new(registry, tokens, nodes));
+        // The Service's endpoint must be an address that is not loopback; see the validation of Endpoints.
+        let advertised = match node_ip {
+            IpAddr::V4(ip) => ip,
+            IpAddr::V6(_) => address,
+        };
+        let cluster = Arc::new(Cluster { ca_pem: pki.ca_pem.clone(), address: advertised, port, cluster_domain: "cluster.local".into() });
+        Ok((Self { server, pki, identity, url: format!("https://{address}:{port}"), cluster }, listener))
+    }
+
+    /// Makes the first objects.
+    pub(crate) async fn bootstrap(&self) -> anyhow::Result<()> {
+        Ok(self.server.bootstrap(&self.cluster).await?)
+    }
+
+    /// The URL at which clients reach the server.
+    pub(crate) fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    /// Serves the same API at another address.
+    pub(crate) async fn listen_also(&self, address: SocketAddr) -> anyhow::Result<Listener> {
+        let tls = self.pki.server_config(&self.identity)?;
+        Listener::bind(address, tls).await.with_context(|| format!("cannot listen on {address}"))
+    }
+
+    /// Writes the administrator's kubeconfig.
+    pub(crate) fn write_kubeconfig(&self, path: &Path) -> anyhow::Result<()> {
+        let identity = self.pki.client("kubernetes-admin", &["system:masters"])?;
+        let text = self.pki.kubeconfig(&self.url(), "kubernetes-admin", &identity);
+        Ok(write_private(path, &text)?)
+    }
+
+    /// A client in process for a component.
+    pub(crate) fn client(&self, user: User, field_manager: &str) -> Client {
+        Client::new(Arc::new(InProcess::new(self.server.clone(), user)), field_manager)
+    }
+}
+
+fn server_names(allocators: &Allocators, address: Ipv4Addr) -> Vec<String> {
+    let mut names: Vec<String> =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"]
+            .into_iter()
+            .map(String::from)
+            .collect();
+    names.extend([allocators.service_ip(1).to_string(), "127.0.0.1".into()]);
+    if !address.is_loopback() {
+        names.push(address.to_string());
+    }
+    names
+}
+
+/// Starts scheduler and controllers.
+pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker, stop: &CancellationToken) -> SharedInformers {
+    let user = |name: &str| User::authenticated(name, &[]);
+    let manager = control_plane.client(user("system:kube-controller-manager"), "kube-controller-manager");
+    let informers = SharedInformers::new(manager, tasks.clone(), stop.clone());
+    let environment = control_plane.server.registry.environment().clone();
+    let now = {
+        let environment = environment.clone();
+        Arc::new(move || environment.now())
+    };
+    let server = control_plane.server.clone();
+    let clients = move |name: &str| {
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        let user = User::authenticated(&format!("system:serviceaccount:kube-system:{name}"), &groups);
+        Client::new(Arc::new(InProcess::new(server.clone(), user)), name)
+    };
+    let context = fram_controllers::Context {
+        clients: Arc::new(clients),
+        informers: informers.clone(),
+        now,
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+        root_ca: control_plane.pki.ca_pem.as_str().into(),
+        kinds: stored_kinds(&control_plane.server.registry.api),
+        pod_network: Default::default(),
+    };
+    fram_controllers::start(&context);
+    let scheduler = Scheduler::new(SchedulerConfig {
+        name: "default-scheduler".into(),
+        client: control_plane.client(user("system:kube-scheduler"), "kube-scheduler"),
+        pods: informers.get(&PODS),
+        nodes: informers.get(&NODES),
+        now: Arc::new(move || environment.now_text()),
+    });
+    tasks.spawn(scheduler.run(stop.clone()));
+    informers
+}
+
+/// Every kind that is stored, in its storage version.
+fn stored_kinds(api: &Api) -> Arc<[KindInfo]> {
+    let stored = api.kinds.iter().filter(|k| k.storage && k.has_verb("list") && k.has_verb("delete"));
+    let info = |k: &Arc<fram_api::Kind>| KindInfo {
+        resource: Resource::new(k.group, k.version, k.plural),
+        kind: k.kind.to_string(),
+        namespaced: k.is_namespaced(),
+        collected: k.has_verb("watch") && k.kind != "Event",
+    };
+    stored.map(info).collect()
+}

@@ -1,0 +1,151 @@
+//! A node: images, runtime, pod network, proxy, DNS and kubelet, wired together.
+
+mod address;
+mod local;
+mod services;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use fram_client::SharedInformers;
+use fram_datapath::address::Cidr;
+use fram_dns::{DnsConfig, DnsServer, Zone, ZoneConfig};
+use fram_image::{ImageStore, ImageStoreConfig};
+use fram_network::{NetworkConfig, PodNetwork};
+use fram_proxy::{Proxy, ProxyConfig};
+use fram_runtime::{Runtime, RuntimeConfig};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(crate) use address::primary_address;
+pub(crate) use local::LocalNode;
+
+/// What a node is told.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeConfig {
+    pub(crate) name: String,
+    pub(crate) ip: IpAddr,
+    pub(crate) data: PathBuf,
+    pub(crate) cluster_cidr: Cidr,
+    pub(crate) service_cidr: Cidr,
+    pub(crate) dns_ip: Ipv4Addr,
+    pub(crate) cluster_domain: String,
+    /// Service addresses that this node answers itself, beside that of the DNS.
+    pub(crate) local_ips: Vec<Ipv4Addr>,
+    /// Parent of everything that Fram makes in cgroups.
+    pub(crate) cgroup_root: String,
+}
+
+/// The parts of a node that hold the kernel's side.
+pub(crate) struct Node {
+    pub(crate) config: NodeConfig,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) images: Arc<ImageStore>,
+    pub(crate) network: PodNetwork,
+    proxy: Proxy,
+    dns: DnsServer,
+}
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+impl Node {
+    /// Opens what a node keeps on disk and takes up what still runs.
+    pub(crate) async fn open(config: NodeConfig) -> anyhow::Result<Self> {
+        let data = config.data.clone();
+        let images = Arc::new(ImageStore::open(ImageStoreConfig::new(data.join("images"))).context("cannot open the image store")?);
+        let network = PodNetwork::open(NetworkConfig {
+            state_dir: data.join("network"),
+            cluster_cidrs: vec![config.cluster_cidr],
+            pod_cidr: None,
+            node_ip: Some(config.ip),
+            mtu: None,
+            namespace: None,
+        })
+        .context("cannot set up the pod network")?;
+        let dns_ip = IpAddr::V4(config.dns_ip);
+        let local: Vec<IpAddr> = std::iter::once(dns_ip).chain(config.local_ips.iter().map(|ip| IpAddr::V4(*ip))).collect();
+        for ip in &local {
+            network.add_local_address(*ip).await.with_context(|| format!("cannot give the node the address {ip}"))?;
+        }
+        let proxy = Proxy::open(ProxyConfig {
+            node_name: config.name.clone(),
+            node_ips: vec![config.ip],
+            pod_cidrs: vec![config.cluster_cidr],
+            service_cidrs: vec![config.service_cidr],
+            node_local_ips: local.clone(),
+            namespace: None,
+        })
+        .context("cannot set up the service proxy")?;
+        let resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        let dns = DnsServer::bind(DnsConfig {
+            addresses: vec![SocketAddr::new(dns_ip, 53)],
+            upstreams: fram_dns::upstreams(&resolv_conf, &local),
+            ..Default::default()
+        })
+        .await
+        .context("cannot start the cluster's DNS")?;
+        let runtime_config = RuntimeConfig { cgroup_root: config.cgroup_root.clone(), ..RuntimeConfig::new(data.join("runtime")) };
+        let runtime =
+            Runtime::open(runtime_config, images.clone(), Arc::new(network.clone())).await.context("cannot open the container runtime")?;
+        Ok(Self { config, runtime: Arc::new(runtime), images, network, proxy, dns })
+    }
+
+    /// Starts what follows the cluster's Services, names and nodes.
+    pub(crate) fn start(self, informers: SharedInformers, tasks: &TaskTracker, stop: &CancellationToken) -> Kernel {
+        let dns_ips = vec![IpAddr::V4(self.config.dns_ip)];
+        let zone_config = ZoneConfig { cluster_domain: self.config.cluster_domain.clone(), dns_ips, ..Default::default() };
+        let (zone, zones) = watch::channel(Arc::new(Zone::new(zone_config.clone(), &[], &[])));
+        let (dns, stop_dns) = (self.dns, stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = dns.run(zones, stop_dns).await {
+                tracing::error!(%error, "the cluster's DNS ended");
+            }
+        });
+        let followers = Arc::new(services::Followers {
+            informers,
+            proxy: self.proxy,
+            zone,
+            zone_config,
+            network: self.network.clone(),
+            node_name: self.config.name.clone(),
+        });
+        tasks.spawn(followers.clone().follow_services(stop.clone()));
+        tasks.spawn(followers.follow_nodes(stop.clone()));
+        Kernel { config: self.config, runtime: self.runtime, images: self.images, network: self.network }
+    }
+}
+
+/// What the kubelet works with.
+pub(crate) struct Kernel {
+    pub(crate) config: NodeConfig,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) images: Arc<ImageStore>,
+    pub(crate) network: PodNetwork,
+}
+
+/// The machine's name as node names are written: lower case.
+pub(crate) fn host_name() -> anyhow::Result<String> {
+    let name = nix::unistd::gethostname().context("cannot read the host name")?;
+    Ok(name.to_string_lossy().to_lowercase())
+}
+
+/// Removes everything that nodes leave in the kernel and on disk.
+pub(crate) async fn purge(data: &Path, cgroup_root: &str) -> anyhow::Result<()> {
+    let images = Arc::new(ImageStore::open(ImageStoreConfig::new(data.join("images")))?);
+    let network = PodNetwork::open(NetworkConfig {
+        state_dir: data.join("network"),
+        cluster_cidrs: Vec::new(),
+        pod_cidr: None,
+        node_ip: None,
+        mtu: None,
+        namespace: None,
+    })?;
+    let config = RuntimeConfig { cgroup_root: cgroup_root.into(), ..RuntimeConfig::new(data.join("runtime")) };
+    let runtime = Runtime::open(config, images, Arc::new(network.clone())).await?;
+    runtime.purge().await?;
+    network.purge().await?;
+    Ok(())
+}

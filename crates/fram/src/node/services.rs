@@ -1,0 +1,258 @@
+//! Follows Services, EndpointSlices and nodes, and tells the proxy, the DNS server and the pod network what they mean.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_client::resources::{ENDPOINT_SLICES, NODES, SERVICES};
+use fram_client::{Informer, SharedInformers};
+use fram_datapath::address::Cidr;
+use fram_dns::{Zone, ZoneConfig};
+use fram_machinery::{Value, meta};
+use fram_network::{Peer, PodNetwork};
+use fram_proxy::Proxy;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What is kept true on a node.
+pub(super) struct Followers {
+    pub(super) informers: SharedInformers,
+    pub(super) proxy: Proxy,
+    pub(super) zone: watch::Sender<Arc<Zone>>,
+    pub(super) zone_config: ZoneConfig,
+    pub(super) network: PodNetwork,
+    pub(super) node_name: String,
+}
+
+/// How long to wait before the kernel is asked again after it refused.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Followers {
+    /// Applies Services and their endpoints as they change.
+    pub(super) async fn follow_services(self: Arc<Self>, stop: CancellationToken) {
+        let (services, slices) = (self.informers.get(&SERVICES), self.informers.get(&ENDPOINT_SLICES));
+        if !(services.synced().await && slices.synced().await) {
+            return;
+        }
+        let (mut changed_services, mut changed_slices) = (services.subscribe(), slices.subscribe());
+        loop {
+            let (all, endpoints) = (services.list(), slices.list());
+            self.zone.send_replace(Arc::new(zone(&self.zone_config, &all, &endpoints)));
+            let applied = self.proxy.apply(proxied(&all), endpoints.iter().filter_map(|s| proxied_slice(s)).collect()).await;
+            let failed = applied.is_err();
+            if let Err(error) = applied {
+                tracing::error!(%error, "Services could not be applied, will be tried again");
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                changed = changed_services.changed() => if changed.is_none() { return },
+                changed = changed_slices.changed() => if changed.is_none() { return },
+                () = tokio::time::sleep(AGAIN), if failed => {}
+            }
+        }
+    }
+
+    /// Keeps the routes to other nodes' pods.
+    pub(super) async fn follow_nodes(self: Arc<Self>, stop: CancellationToken) {
+        let nodes = self.informers.get(&NODES);
+        if !nodes.synced().await {
+            return;
+        }
+        let mut changes = nodes.subscribe();
+        let mut known = None;
+        loop {
+            let peers = peers(&nodes, &self.node_name);
+            if known.as_ref() != Some(&peers) {
+                match self.network.set_peers(peers.clone()).await {
+                    Ok(unreachable) => {
+                        for (cidr, reason) in unreachable {
+                            tracing::warn!(%cidr, reason, "pods of another node cannot be reached");
+                        }
+                        known = Some(peers);
+                    }
+                    Err(error) => tracing::error!(%error, "routes to other nodes could not be set"),
+                }
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                changed = changes.changed() => if changed.is_none() { return },
+            }
+        }
+    }
+}
+
+fn addresses<'a>(items: impl Iterator<Item = &'a Value>) -> Vec<IpAddr> {
+    items.filter_map(Value::as_str).filter_map(|t| t.parse().ok()).collect()
+}
+
+fn peers(nodes: &Informer, own: &str) -> Vec<Peer> {
+    let peer = |node: &Arc<Value>| {
+        let internal = node.list_at(&["status", "addresses"]).iter().find(|a| a.str_at(&["type"]) == "InternalIP")?;
+        let pod_cidrs: Vec<Cidr> =
+            node.list_at(&["spec", "podCIDRs"]).iter().filter_map(Value::as_str).filter_map(|t| t.parse().ok()).collect();
+        Some(Peer { node_ip: internal.str_at(&["address"]).parse().ok()?, pod_cidrs })
+    };
+    let mut all: Vec<Peer> =
+        nodes.list().iter().filter(|n| meta::name(n) != own).filter_map(peer).filter(|p| !p.pod_cidrs.is_empty()).collect();
+    all.sort();
+    all
+}
+
+fn port(value: &Value, field: &str) -> Option<u16> {
+    value.int_at(&[field]).and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0)
+}
+
+fn protocol(text: &str) -> fram_proxy::Protocol {
+    match text {
+        "UDP" => fram_proxy::Protocol::Udp,
+        "SCTP" => fram_proxy::Protocol::Sctp,
+        _ => fram_proxy::Protocol::Tcp,
+    }
+}
+
+fn dns_protocol(text: &str) -> fram_dns::Protocol {
+    match text {
+        "UDP" => fram_dns::Protocol::Udp,
+        "SCTP" => fram_dns::Protocol::Sctp,
+        _ => fram_dns::Protocol::Tcp,
+    }
+}
+
+fn policy(text: &str) -> fram_proxy::TrafficPolicy {
+    if text == "Local" { fram_proxy::TrafficPolicy::Local } else { fram_proxy::TrafficPolicy::Cluster }
+}
+
+/// Services that a proxy serves: not headless, not ExternalName, not another proxy's.
+fn proxied(services: &[Arc<Value>]) -> Vec<fram_proxy::Service> {
+    let served = |s: &&Arc<Value>| {
+        let other = meta::label(s, "service.kubernetes.io/service-proxy-name").is_some();
+        s.str_at(&["spec", "type"]) != "ExternalName" && s.str_at(&["spec", "clusterIP"]) != "None" && !other
+    };
+    services.iter().filter(served).map(|s| proxied_service(s)).collect()
+}
+
+fn proxied_service(service: &Value) -> fram_proxy::Service {
+    let ports = service.list_at(&["spec", "ports"]).iter().filter_map(|p| {
+        Some(fram_proxy::ServicePort {
+            name: p.str_at(&["name"]).into(),
+            protocol: protocol(p.str_at(&["protocol"])),
+            port: port(p, "port")?,
+            node_port: port(p, "nodePort"),
+        })
+    });
+    let ingress = service.list_at(&["status", "loadBalancer", "ingress"]).iter();
+    let vips = ingress.filter(|i| i.str_at(&["ipMode"]) != "Proxy").filter_map(|i| i.get("ip"));
+    let affinity = service.int_at(&["spec", "sessionAffinityConfig", "clientIP", "timeoutSeconds"]).and_then(|s| u64::try_from(s).ok());
+    fram_proxy::Service {
+        namespace: meta::namespace(service).into(),
+        name: meta::name(service).into(),
+        cluster_ips: addresses(service.list_at(&["spec", "clusterIPs"]).iter()),
+        external_ips: addresses(service.list_at(&["spec", "externalIPs"]).iter()),
+        load_balancer_ips: addresses(vips),
+        ports: ports.collect(),
+        session_affinity: affinity.map(Duration::from_secs),
+        external_traffic_policy: policy(service.str_at(&["spec", "externalTrafficPolicy"])),
+        internal_traffic_policy: policy(service.str_at(&["spec", "internalTrafficPolicy"])),
+    }
+}
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+fn condition(endpoint: &Value, name: &str, unset: bool) -> bool {
+    endpoint.bool_at(&["conditions", name]).unwrap_or(unset)
+}
+
+fn proxied_slice(slice: &Value) -> Option<fram_proxy::EndpointSlice> {
+    let endpoint = |e: &Value| {
+        let ready = condition(e, "ready", true);
+        fram_proxy::Endpoint {
+            addresses: addresses(e.list_at(&["addresses"]).iter()),
+            ready,
+            serving: condition(e, "serving", ready),
+            terminating: condition(e, "terminating", false),
+            node_name: Some(e.str_at(&["nodeName"])).filter(|n| !n.is_empty()).map(String::from),
+        }
+    };
+    let ports = slice.list_at(&["ports"]).iter().map(|p| fram_proxy::EndpointPort {
+        name: p.str_at(&["name"]).into(),
+        protocol: protocol(p.str_at(&["protocol"])),
+        port: port(p, "port"),
+    });
+    Some(fram_proxy::EndpointSlice {
+        namespace: meta::namespace(slice).into(),
+        service: meta::label(slice, SERVICE_NAME)?.into(),
+        ports: ports.collect(),
+        endpoints: slice.list_at(&["endpoints"]).iter().map(endpoint).collect(),
+    })
+}
+
+/// The cluster's zone as it stands.
+fn zone(config: &ZoneConfig, services: &[Arc<Value>], slices: &[Arc<Value>]) -> Zone {
+    let services: Vec<fram_dns::Service> = services.iter().map(|s| named_service(s)).collect();
+    let slices: Vec<fram_dns::EndpointSlice> = slices.iter().filter_map(|s| named_slice(s)).collect();
+    Zone::new(config.clone(), &services, &slices)
+}
+
+fn named_ports(list: &[Value]) -> Vec<fram_dns::Port> {
+    let one = |p: &Value| {
+        Some(fram_dns::Port { name: p.str_at(&["name"]).into(), protocol: dns_protocol(p.str_at(&["protocol"])), port: port(p, "port")? })
+    };
+    list.iter().filter_map(one).collect()
+}
+
+fn named_service(service: &Value) -> fram_dns::Service {
+    let kind = match (service.str_at(&["spec", "type"]), service.str_at(&["spec", "clusterIP"])) {
+        ("ExternalName", _) => fram_dns::ServiceKind::ExternalName(service.str_at(&["spec", "externalName"]).into()),
+        (_, "None") => fram_dns::ServiceKind::Headless,
+        _ => fram_dns::ServiceKind::ClusterIp(addresses(service.list_at(&["spec", "clusterIPs"]).iter())),
+    };
+    fram_dns::Service {
+        namespace: meta::namespace(service).into(),
+        name: meta::name(service).into(),
+        kind,
+        ports: named_ports(service.list_at(&["spec", "ports"])),
+    }
+}
+
+fn named_slice(slice: &Value) -> Option<fram_dns::EndpointSlice> {
+    let endpoint = |e: &Value| fram_dns::Endpoint {
+        addresses: addresses(e.list_at(&["addresses"]).iter()),
+        hostname: Some(e.str_at(&["hostname"])).filter(|h| !h.is_empty()).map(String::from),
+        ready: condition(e, "ready", true),
+    };
+    Some(fram_dns::EndpointSlice {
+        namespace: meta::namespace(slice).into(),
+        service: meta::label(slice, SERVICE_NAME)?.into(),
+        ports: named_ports(slice.list_at(&["ports"])),
+        endpoints: slice.list_at(&["endpoints"]).iter().map(endpoint).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fram_machinery::object;
+
+    #[test]
+    fn headless_services_are_named_and_not_proxied() {
+        let headless = Arc::new(
+            object!({ "metadata": { "name": "s", "namespace": "ns" }, "spec": { "clusterIP": "None", "ports": [{ "port": 80 }] } }),
+        );
+        assert!(proxied(std::slice::from_ref(&headless)).is_empty());
+        assert_eq!(named_service(&headless).kind, fram_dns::ServiceKind::Headless);
+    }
+
+    #[test]
+    fn an_endpoint_without_conditions_is_ready() {
+        let slice = object!({ "metadata": { "name": "x", "namespace": "ns", "labels": { "kubernetes.io/service-name": "s" } },
+            "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }], "endpoints": [{ "addresses": ["10.1.0.1"], "nodeName": "n" }] });
+        let read = proxied_slice(&slice).unwrap();
+        assert_eq!(
+            read.endpoints[0],
+            fram_proxy::Endpoint { addresses: vec!["10.1.0.1".parse().unwrap()], node_name: Some("n".into()), ..Default::default() }
+        );
+        assert_eq!(read.ports[0].port, Some(80));
+    }
+}

@@ -1,0 +1,173 @@
+//! A cluster of the program under test, and kubectl against it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything may take that is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Cluster {
+    data: PathBuf,
+    log: PathBuf,
+    port: u16,
+    process: Option<Child>,
+}
+
+pub(crate) fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().port()
+}
+
+/// Waits for an event that no file descriptor tells of.
+#[expect(clippy::disallowed_methods, reason = "the test looks from outside, where nothing else tells")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(100));
+}
+
+impl Cluster {
+    pub(crate) fn start(folder: &Path) -> Self {
+        let mut cluster = Self { data: folder.join("fram"), log: folder.join("fram.log"), port: free_port(), process: None };
+        cluster.restart();
+        cluster
+    }
+
+    /// Starts the program on the same data and waits until its node is ready.
+    pub(crate) fn restart(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_fram"))
+            .args(["up", "--node-name", "node", "--data-dir"])
+            .arg(&self.data)
+            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+        self.until("the node is ready", || {
+            let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+            self.try_kubectl(&["get", "node", "node", "-o", path]).as_deref() == Some("True")
+        });
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Ends the program as a user would.
+    pub(crate) fn stop(&mut self) {
+        let mut process = self.process.take().unwrap();
+        let ended = Command::new("kill").args(["-TERM", &process.id().to_string()]).status().unwrap();
+        assert!(ended.success());
+        assert!(process.wait().unwrap().success(), "fram did not drain: {}", self.tail());
+    }
+
+    pub(crate) fn down(&self) {
+        let output = Command::new(env!("CARGO_BIN_EXE_fram")).args(["down", "--purge", "--data-dir"]).arg(&self.data).output().unwrap();
+        assert!(output.status.success(), "fram down failed: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!self.data.exists());
+    }
+
+    fn tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("kubectl");
+        command.arg("--kubeconfig").arg(self.data.join("admin.kubeconfig")).args(arguments);
+        command.env("HOME", self.data.parent().unwrap());
+        command
+    }
+
+    pub(crate) fn run_kubectl(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// What kubectl prints, or None where it fails.
+    pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Option<String> {
+        let output = self.run_kubectl(arguments);
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    #[track_caller]
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
+        let output = self.run_kubectl(arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {arguments:?}: {error}\n{}\n{}", self.describe(), self.tail());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn describe(&self) -> String {
+        self.try_kubectl(&["describe", "pods"]).unwrap_or_default() + &self.try_kubectl(&["get", "all,nodes,events"]).unwrap_or_default()
+    }
+
+    pub(crate) fn apply(&self, manifest: &str) {
+        use std::io::Write;
+        let mut child = self.command(&["apply", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success(), "{}", self.tail());
+    }
+
+    #[track_caller]
+    pub(crate) fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !done() {
+            assert!(begun.elapsed() < PATIENCE, "timed out: {what}\n{}\n{}", self.describe(), self.tail());
+            pause();
+        }
+    }
+
+    /// The processes of all containers.
+    pub(crate) fn container_processes(&self) -> BTreeSet<u32> {
+        let mut pids = BTreeSet::new();
+        collect_pids(Path::new("/sys/fs/cgroup/pids/fram"), &mut pids);
+        collect_pids(Path::new("/sys/fs/cgroup/fram"), &mut pids);
+        pids
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            // The test failed: nothing of it may stay.
+            self.kill();
+            let ended = Command::new(env!("CARGO_BIN_EXE_fram")).args(["down", "--purge", "--data-dir"]).arg(&self.data).status();
+            eprintln!("fram down: {ended:?}");
+        }
+    }
+}
+
+fn collect_pids(folder: &Path, pids: &mut BTreeSet<u32>) {
+    let listed = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(listed.lines().filter_map(|l| l.parse::<u32>().ok()));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            collect_pids(&entry.path(), pids);
+        }
+    }
+}
+
+/// What a node leaves on a machine, counted: links, mounts, cgroups, nftables tables, shims.
+pub(crate) fn traces() -> Vec<(&'static str, usize)> {
+    let lines = |program: &str, arguments: &[&str], pattern: &str| {
+        let output = Command::new(program).args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).lines().filter(|l| l.contains(pattern)).count()
+    };
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|l| l.contains("/fram/")).count();
+    let cgroups = ["cpu", "memory", "pids", "devices", "freezer", "unified", ""];
+    let cgroups = cgroups.iter().filter(|c| Path::new("/sys/fs/cgroup").join(c).join("fram").exists()).count();
+    vec![
+        ("links", lines("ip", &["-o", "link"], "fram")),
+        ("mounts", mounts),
+        ("cgroups", cgroups),
+        ("tables", lines("nft", &["list", "tables"], "fram")),
+        ("shims", lines("ps", &["-eo", "args"], "shim --sealed")),
+    ]
+}

@@ -1,0 +1,221 @@
+//! Servers that cut, stall, lie about sizes and digests, redirect, and ask for tokens: scripted byte by byte.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fram_image::{Credentials, ErrorKind};
+use serde_json::json;
+
+use crate::support::{BuiltImage, ImageSource, Reply, Request, Rig, Server, response, text};
+
+fn image() -> BuiltImage {
+    // Hard to compress, so that the layer is large enough to be cut several times.
+    let mut state = 1_u32;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    })
+    .take(600_000)
+    .collect();
+    ImageSource::new(&[&[("noise", &noise)]]).build()
+}
+
+/// The honest answer, from which each test departs somewhere.
+fn honest(image: &BuiltImage, request: &Request) -> Reply {
+    let target = request.path.rsplit('/').next().unwrap();
+    let digest = if target == "1" { text(&image.manifest["digest"]) } else { target.to_owned() };
+    match image.blobs.get(&digest) {
+        Some(bytes) => Reply::ok(bytes),
+        None => Reply::status("404 Not Found", &[], b""),
+    }
+}
+
+fn is_layer(image: &BuiltImage, request: &Request) -> bool {
+    request.path.ends_with(&text(&image.layers[0]["digest"]))
+}
+
+fn serve(image: &BuiltImage, answer: impl Fn(&BuiltImage, &Request) -> Reply + Send + Sync + 'static) -> (Server, String) {
+    let image = image.clone();
+    let server = Server::start(move |request| answer(&image, request));
+    let name = format!("{}/app:1", server.address);
+    (server, name)
+}
+
+#[tokio::test]
+async fn a_transfer_that_is_cut_goes_on_where_it_stopped() {
+    let (image, rig, served) = (image(), Rig::new(), Arc::new(AtomicUsize::new(0)));
+    let count = served.clone();
+    let (_server, name) = serve(&image, move |image, request| {
+        if !is_layer(image, request) {
+            return honest(image, request);
+        }
+        let bytes = &image.blobs[&text(&image.layers[0]["digest"])];
+        let offset = request.offset();
+        let piece = &bytes[offset..bytes.len().min(offset + 200_000)];
+        count.fetch_add(piece.len(), Ordering::SeqCst);
+        let range = format!("bytes {offset}-{}/{}", bytes.len() - 1, bytes.len());
+        let status = if offset == 0 { "200 OK" } else { "206 Partial Content" };
+        Reply::Raw(response(status, &[("Content-Range", &range)], bytes.len() - offset, piece))
+    });
+    rig.store.pull(&name, None, None).await.unwrap();
+    let size = image.blobs[&text(&image.layers[0]["digest"])].len();
+    assert_eq!(served.load(Ordering::SeqCst), size, "no byte was asked for twice");
+}
+
+#[tokio::test]
+async fn a_server_without_ranges_is_read_again_from_the_start() {
+    let (image, rig, tries) = (image(), Rig::new(), AtomicUsize::new(0));
+    let (_server, name) = serve(&image, move |image, request| {
+        if is_layer(image, request) && tries.fetch_add(1, Ordering::SeqCst) == 0 {
+            let bytes = &image.blobs[&text(&image.layers[0]["digest"])];
+            return Reply::Raw(response("200 OK", &[], bytes.len(), &bytes[..1000]));
+        }
+        honest(image, request)
+    });
+    rig.store.pull(&name, None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_stalls_for_ever_is_a_network_error() {
+    let (image, rig) = (image(), Rig::new());
+    let (_server, name) = serve(&image, |image, request| {
+        if is_layer(image, request) { Reply::Stall(response("200 OK", &[], 600_000, b"abc")) } else { honest(image, request) }
+    });
+    let error = rig.store.pull(&name, None, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Network, "{error}");
+}
+
+#[tokio::test]
+async fn wrong_content_and_endless_content_are_corrupt() {
+    for excess in [false, true] {
+        let (image, rig) = (image(), Rig::new());
+        let (_server, name) = serve(&image, move |image, request| {
+            if !is_layer(image, request) {
+                return honest(image, request);
+            }
+            let mut bytes = image.blobs[&text(&image.layers[0]["digest"])].clone();
+            bytes[1000] ^= 1;
+            bytes.extend(std::iter::repeat_n(0, if excess { 1 << 20 } else { 0 }));
+            Reply::ok(&bytes)
+        });
+        let error = rig.store.pull(&name, None, None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!((rig.count("layers"), rig.store.list().len()), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_with_another_digest_than_asked_for_is_refused() {
+    let (image, rig) = (image(), Rig::new());
+    let other = ImageSource::new(&[&[("other", b"o")]]).build();
+    let (server, _) = serve(&other, |image, _| Reply::ok(&image.blobs[&text(&image.manifest["digest"])]));
+    let name = format!("{}/app@{}", server.address, text(&image.manifest["digest"]));
+    let error = rig.store.pull(&name, None, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[tokio::test]
+async fn manifests_without_sense_give_clear_errors() {
+    for (body, kind) in [
+        (b"<html>proxy login</html>".to_vec(), ErrorKind::Corrupt),
+        (br#"{"schemaVersion":1,"fsLayers":[]}"#.to_vec(), ErrorKind::Unsupported),
+        (vec![b' '; 5 << 20], ErrorKind::Corrupt),
+        (br#"{"schemaVersion":2,"config":{"digest":"sha256:../../x","size":1}}"#.to_vec(), ErrorKind::Corrupt),
+    ] {
+        let rig = Rig::new();
+        let server = Server::start(move |_| Reply::ok(&body));
+        let error = rig.store.pull(&format!("{}/app:1", server.address), None, None).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn server_errors_are_retried_and_then_reported_with_their_status() {
+    let (image, rig, tries) = (image(), Rig::new(), Arc::new(AtomicUsize::new(0)));
+    let count = tries.clone();
+    let (_server, name) = serve(&image, move |image, request| match count.fetch_add(1, Ordering::SeqCst) {
+        0 | 1 => Reply::status("503 Service Unavailable", &[], b""),
+        _ => honest(image, request),
+    });
+    rig.store.pull(&name, None, None).await.unwrap();
+    assert!(tries.load(Ordering::SeqCst) > 2);
+
+    let body = serde_json::to_vec(&json!({"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]})).unwrap();
+    let server = Server::start(move |_| Reply::status("429 Too Many Requests", &[], &body));
+    let error = rig.store.pull(&format!("{}/app:1", server.address), None, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Network);
+    assert!(error.to_string().ends_with("slow down"), "{error}");
+}
+
+#[tokio::test]
+async fn a_bearer_token_is_fetched_with_the_pull_secret_and_never_follows_a_redirect() {
+    let (image, rig) = (image(), Rig::new());
+    let storage_image = image.clone();
+    let storage = Server::start(move |request| match request.header("authorization") {
+        "" => honest(&storage_image, request),
+        _ => Reply::status("400 Bad Request", &[], b"credentials leaked"),
+    });
+    let tokens = Server::start(|request| {
+        let right = request.header("authorization") == "Basic dXNlcjpzZWNyZXQ=" && request.path.contains("scope=repository%3Aapp%3Apull");
+        if right { Reply::ok(br#"{"token":"sesame","expires_in":300}"#) } else { Reply::status("401 Unauthorized", &[], b"") }
+    });
+    let (realm, storage_address) = (tokens.address, storage.address);
+    let (_server, name) = serve(&image, move |image, request| {
+        if request.header("authorization") != "Bearer sesame" {
+            let challenge = format!(r#"Bearer realm="http://{realm}/token",service="test""#);
+            return Reply::status("401 Unauthorized", &[("WWW-Authenticate", &challenge)], b"");
+        }
+        if request.path.contains("/blobs/") {
+            let location = format!("http://{storage_address}{}", request.path);
+            return Reply::status("307 Temporary Redirect", &[("Location", &location)], b"");
+        }
+        honest(image, request)
+    });
+    assert_eq!(rig.store.pull(&name, None, None).await.unwrap_err().kind(), ErrorKind::Unauthorized);
+    let credentials = Credentials { username: "user".into(), password: "secret".into(), ..Default::default() };
+    rig.store.pull(&name, Some(credentials), None).await.unwrap();
+}
+
+#[tokio::test]
+async fn concurrent_pulls_of_one_image_share_the_work() {
+    let (image, rig, layers) = (image(), Rig::new(), Arc::new(AtomicUsize::new(0)));
+    let count = layers.clone();
+    let (_server, name) = serve(&image, move |image, request| {
+        count.fetch_add(usize::from(is_layer(image, request)), Ordering::SeqCst);
+        honest(image, request)
+    });
+    let pulls = futures_util::future::join_all((0..8).map(|_| rig.store.pull(&name, None, None)));
+    for pulled in pulls.await {
+        assert_eq!(pulled.unwrap(), image.id());
+    }
+    assert_eq!(layers.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_pull_that_was_given_up_is_taken_up_again_by_the_next() {
+    let (image, rig) = (image(), Rig::new());
+    let (reached, mut waiting) = tokio::sync::mpsc::unbounded_channel();
+    let (_server, name) = serve(&image, move |image, request| {
+        let bytes = &image.blobs[&text(&image.layers[0]["digest"])];
+        if is_layer(image, request) && request.offset() == 0 {
+            reached.send(()).unwrap();
+            return Reply::Stall(response("200 OK", &[], bytes.len(), &bytes[..100_000]));
+        }
+        if is_layer(image, request) {
+            let offset = request.offset();
+            let range = format!("bytes {offset}-{}/{}", bytes.len() - 1, bytes.len());
+            return Reply::status("206 Partial Content", &[("Content-Range", &range)], &bytes[offset..]);
+        }
+        honest(image, request)
+    });
+    let (progress, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let listener = Arc::new(move |p: fram_cri::PullProgress| progress.send(p.downloaded_bytes).unwrap_or(()));
+    tokio::select! {
+        result = rig.store.pull(&name, None, Some(listener)) => panic!("{result:?}"),
+        () = async {
+            waiting.recv().await;
+            while told.recv().await.unwrap() < 100_000 {}
+        } => {}
+    }
+    rig.store.pull(&name, None, None).await.unwrap();
+}

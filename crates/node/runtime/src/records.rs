@@ -1,0 +1,137 @@
+//! What the runtime keeps on disk, and where. A sandbox is `sandboxes/<id>`; its containers are inside it, so that
+//! removing the directory removes all of it.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use fram_cri::{ContainerConfig, PodSandboxConfig, PodSandboxNetworkStatus, Signal};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct SandboxRecord {
+    pub(crate) id: String,
+    pub(crate) config: PodSandboxConfig,
+    pub(crate) runtime_handler: String,
+    pub(crate) created_at: i64,
+    pub(crate) network: PodSandboxNetworkStatus,
+    /// Set once `run_pod_sandbox` has succeeded; what is found without it after a crash was half made.
+    pub(crate) complete: bool,
+    /// The shim has ended and the network is gone.
+    pub(crate) stopped: bool,
+}
+
+impl SandboxRecord {
+    pub(crate) fn host_network(&self) -> bool {
+        self.config.linux.security_context.namespace_options.network == fram_cri::NamespaceMode::Node
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ContainerRecord {
+    pub(crate) id: String,
+    pub(crate) pod_sandbox_id: String,
+    pub(crate) config: ContainerConfig,
+    pub(crate) image_ref: String,
+    pub(crate) image_id: String,
+    pub(crate) created_at: i64,
+    pub(crate) log_path: String,
+    pub(crate) cgroup: String,
+    pub(crate) stop_signal: Signal,
+    /// A subscriber has been told of the exit.
+    pub(crate) exit_reported: bool,
+}
+
+pub(crate) const SANDBOX_FILE: &str = "sandbox.json";
+pub(crate) const CONTAINER_FILE: &str = "container.json";
+/// The request by which the shim starts the container.
+pub(crate) const START_FILE: &str = "start.json";
+
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) sandboxes: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: &Path) -> Layout {
+        Layout { sandboxes: root.join("sandboxes") }
+    }
+
+    pub(crate) fn sandbox(&self, id: &str) -> PathBuf {
+        self.sandboxes.join(id)
+    }
+
+    pub(crate) fn containers(&self, sandbox: &str) -> PathBuf {
+        self.sandbox(sandbox).join("containers")
+    }
+
+    pub(crate) fn container(&self, sandbox: &str, id: &str) -> PathBuf {
+        self.containers(sandbox).join(id)
+    }
+}
+
+/// 64 hexadecimal digits, as the ids of other runtimes.
+pub(crate) fn new_id() -> std::io::Result<String> {
+    let mut bytes = [0; 32];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Contents of a pod's resolv.conf (resolv.conf(5)).
+pub(crate) fn resolv_conf(dns: &fram_cri::DnsConfig) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
+    }
+    for server in &dns.servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !dns.options.is_empty() {
+        text.push_str(&format!("options {}\n", dns.options.join(" ")));
+    }
+    text
+}
+
+/// For containers whose pod does not bring a hosts file of its own.
+pub(crate) const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
+/// Whether a sysctl is one of the sandbox's own namespaces, and which of them it needs.
+pub(crate) fn sysctl_is_namespaced(name: &str, host_network: bool, host_ipc: bool) -> bool {
+    let name = name.replace('/', ".");
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+    let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| name.starts_with(prefix));
+    plain && !name.contains("..") && (name.starts_with("net.") && !host_network || (ipc || name == "kernel.sem") && !host_ipc)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolv_conf_has_only_the_lines_that_are_given() {
+        let list = |text: &str| text.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let dns = fram_cri::DnsConfig { servers: list("10.0.0.10 1.1.1.1"), searches: list("a.svc b"), options: list("ndots:5") };
+        assert_eq!(resolv_conf(&dns), "search a.svc b\nnameserver 10.0.0.10\nnameserver 1.1.1.1\noptions ndots:5\n");
+        assert_eq!(resolv_conf(&fram_cri::DnsConfig::default()), "");
+    }
+
+    #[test]
+    fn only_sysctls_of_the_sandbox_s_own_namespaces_pass() {
+        for (name, host_network, host_ipc, expect) in [
+            ("net.ipv4.ip_forward", false, false, true),
+            ("net/ipv4/ip_forward", false, false, true),
+            ("net.ipv4.ip_forward", true, false, false),
+            ("kernel.shm_rmid_forced", false, false, true),
+            ("kernel.shm_rmid_forced", false, true, false),
+            ("kernel.sem", false, false, true),
+            ("fs.mqueue.msg_max", false, false, true),
+            ("kernel.hostname", false, false, false),
+            ("vm.swappiness", false, false, false),
+            ("net...kernel.core_pattern", false, false, false),
+        ] {
+            assert_eq!(sysctl_is_namespaced(name, host_network, host_ipc), expect, "{name}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What a container finds when it runs: its users, files, limits and logs.
+
+use std::fs;
+
+use fram_cri::*;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn a_process_gets_the_user_groups_and_directory_that_were_asked_for() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let mut config = shell("main", "id -u; id -g; id -G; pwd; echo $HOME $FOO $HOSTNAME; hostname");
+    config.security_context.run_as_username = "web".into();
+    config.security_context.supplemental_groups = vec![77];
+    config.working_dir = "/made/for/it".into();
+    config.envs = vec![KeyValue { key: "FOO".into(), value: "bar baz".into() }];
+    let (status, log) = run(&node, &runtime, &config).await;
+    assert_eq!(
+        log,
+        [
+            "stdout F 1000",
+            "stdout F 1000",
+            "stdout F 1000 77 2000",
+            "stdout F /made/for/it",
+            "stdout F / bar baz pod-main",
+            "stdout F pod-main",
+        ]
+    );
+    let user = ContainerUser { uid: 1000, gid: 1000, supplemental_groups: vec![1000, 2000, 77] };
+    assert_eq!(status.user, Some(user));
+}
+
+#[tokio::test]
+async fn exceeding_the_memory_limit_is_oom_killed() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let mut config = shell("main", "x=a; while :; do x=$x$x; done");
+    config.resources.memory_limit_in_bytes = 16 << 20;
+    let (status, _) = run(&node, &runtime, &config).await;
+    assert_eq!((status.exit_code, status.reason), (137, Some(ContainerReason::OomKilled)));
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn limits_are_those_of_the_cgroup_and_can_be_changed() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let mut config = shell("main", "sleep 1000");
+    config.resources = LinuxContainerResources { memory_limit_in_bytes: 64 << 20, cpu_shares: 512, pids_limit: 30, ..Default::default() };
+    let id = start(&runtime, &sandbox, &config).await;
+    let read = |controller: &str, file: &str| {
+        let path = format!("/sys/fs/cgroup/{controller}{}/pods/{id}/{file}", node.cgroup);
+        fs::read_to_string(path).unwrap().trim().to_owned()
+    };
+    assert_eq!(read("memory", "memory.limit_in_bytes"), (64 << 20).to_string());
+    assert_eq!(read("cpu", "cpu.shares"), "512");
+    assert_eq!(read("pids", "pids.max"), "30");
+    let inside = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes; echo 1 > /sys/fs/cgroup/pids/pids.max || echo refused";
+    let inside = runtime.exec_sync(&id, &["sh".into(), "-c".into(), inside.into()], Some(LONG)).await.unwrap();
+    assert_eq!(String::from_utf8(inside.stdout).unwrap(), format!("{}\nrefused\n", 64 << 20));
+    let change = LinuxContainerResources { memory_limit_in_bytes: 32 << 20, cpu_quota: 50_000, ..Default::default() };
+    runtime.update_container_resources(&id, &change).await.unwrap();
+    assert_eq!(read("memory", "memory.limit_in_bytes"), (32 << 20).to_string());
+    assert_eq!(read("cpu", "cpu.cfs_quota_us"), "50000");
+    let resources = runtime.container_status(&id).await.unwrap().resources;
+    assert_eq!((resources.memory_limit_in_bytes, resources.cpu_shares), (32 << 20, 512));
+
+    let stats = runtime.container_stats(&id).await.unwrap();
+    assert!(stats.memory.usage_bytes.unwrap() > 0 && stats.memory.working_set_bytes.unwrap() <= 32 << 20);
+    assert!(stats.cpu.usage_core_nano_seconds.unwrap() > 0);
+    let pods = runtime.list_pod_sandbox_stats(&PodSandboxStatsFilter::default()).await.unwrap();
+    assert_eq!(pods.len(), 1);
+    assert_eq!(pods[0].containers[0].attributes.id, id);
+    assert!(pods[0].process.process_count.unwrap() >= 1);
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn mounts_are_read_only_private_or_propagated_as_asked() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let host = node.dir.path().join("volume");
+    fs::create_dir_all(host.join("inner")).unwrap();
+    fs::write(host.join("file"), "from the host\n").unwrap();
+    let mount =
+        |path: &str, readonly| Mount { container_path: path.into(), host_path: host.display().to_string(), readonly, ..Mount::default() };
+    let script = "cat /rw/file; echo written > /rw/new; echo x > /ro/new || echo refused; cat /one; \
+                  cat /etc/resolv.conf; cat /etc/hostname; grep -c localhost /etc/hosts; cat /dev/termination-log";
+    let mut config = shell("main", script);
+    let single = Mount { host_path: host.join("file").display().to_string(), ..mount("/one", true) };
+    let log_file = Mount { container_path: "/dev/termination-log".into(), ..single.clone() };
+    config.mounts = vec![mount("/rw", false), mount("/ro", true), single, log_file];
+    let (status, log) = run(&node, &runtime, &config).await;
+    assert_eq!(status.exit_code, 0, "{log:?}");
+    let out: Vec<&str> = log.iter().filter_map(|line| line.strip_prefix("stdout F ")).collect();
+    assert_eq!(out, ["from the host", "refused", "from the host", "nameserver 10.0.0.10", "pod-main", "2", "from the host"]);
+    assert_eq!(fs::read_to_string(host.join("new")).unwrap(), "written\n");
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_mount_made_on_the_host_reaches_only_containers_that_asked_for_it() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    let node = Node::new();
+    let runtime = node.open().await;
+    let host = node.dir.path().join("shared");
+    fs::create_dir_all(host.join("late")).unwrap();
+    fs::create_dir_all(host.join("back")).unwrap();
+    let none = None::<&str>;
+    mount(Some("tmpfs"), &host, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    mount(none, &host, none, MsFlags::MS_SHARED, none).unwrap();
+    fs::create_dir_all(host.join("late")).unwrap();
+    fs::create_dir_all(host.join("back")).unwrap();
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let mut ids = Vec::new();
+    for (name, propagation) in
+        [("private", MountPropagation::Private), ("slave", MountPropagation::HostToContainer), ("both", MountPropagation::Bidirectional)]
+    {
+        let mut config = shell(name, "sleep 1000");
+        config.security_context.privileged = true;
+        let (container_path, host_path) = ("/m".to_owned(), host.display().to_string());
+        config.mounts = vec![Mount { container_path, host_path, propagation, ..Mount::default() }];
+        ids.push(start(&runtime, &sandbox, &config).await);
+    }
+    mount(Some("tmpfs"), &host.join("late"), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    fs::write(host.join("late/file"), "").unwrap();
+    for (id, sees) in ids.iter().zip([false, true, true]) {
+        let seen = runtime.exec_sync(id, &["ls".into(), "/m/late/file".into()], Some(LONG)).await.unwrap();
+        assert_eq!(seen.exit_code == 0, sees);
+        let command = ["mount", "-t", "tmpfs", "tmpfs", "/m/back"].map(str::to_owned);
+        let made = runtime.exec_sync(id, &command, Some(LONG)).await.unwrap();
+        assert_eq!(made.exit_code, 0, "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    let back: Vec<String> = mounts(&host.join("back"));
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    for path in ["back", "late", ""] {
+        while umount2(&host.join(path), MntFlags::MNT_DETACH).is_ok() {}
+    }
+    assert_eq!(back.len(), 1, "only the bidirectional container's mount is seen on the host: {back:?}");
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_renamed_log_is_continued_in_a_new_file_after_reopening() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let mut config = shell("main", "echo one; read line; echo two");
+    config.stdin = true;
+    let id = start(&runtime, &sandbox, &config).await;
+    let stream = runtime.attach(&id, ExecOptions { stdin: true, ..Default::default() }).await.unwrap();
+    // The first line is in the log when the pipe is empty, which the shim looks at before it answers the next request.
+    let path = node.dir.path().join("logs/web/main.log");
+    for _ in 0..1000 {
+        if fs::read_to_string(&path).is_ok_and(|text| text.contains("one")) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let old = path.with_extension("old");
+    fs::rename(&path, &old).unwrap();
+    runtime.reopen_container_log(&id).await.unwrap();
+    let mut stdin = stream.stdin.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stdin, b"go\n").await.unwrap();
+    assert_eq!(ended(&runtime, &id).await.exit_code, 0);
+    assert!(fs::read_to_string(&old).unwrap().ends_with("stdout F one\n"));
+    assert!(fs::read_to_string(&path).unwrap().ends_with("stdout F two\n"));
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn all_output_is_in_the_log_when_the_end_is_reported() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let (status, log) = run(&node, &runtime, &shell("main", "seq 1 20000; printf unfinished")).await;
+    assert_eq!(status.exit_code, 0);
+    assert_eq!(log.len(), 20001);
+    assert_eq!((log[19999].as_str(), log[20000].as_str()), ("stdout F 20000", "stdout P unfinished"));
+}
+
+#[tokio::test]
+async fn an_image_may_have_many_layers() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let mut config = shell("main", "cat /top; ls / | grep -c file-; echo new > /top && cat /top");
+    config.image = ImageSpec::new("tall");
+    let (_, log) = run(&node, &runtime, &config).await;
+    assert_eq!(log, ["stdout F 119", "stdout F 119", "stdout F new"]);
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn an_image_can_be_a_volume_whole_or_in_part() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let volume = |path: &str, image: &str, sub_path: &str| Mount {
+        container_path: path.into(),
+        image: Some(ImageSpec::new(image)),
+        image_sub_path: sub_path.into(),
+        readonly: true,
+        ..Mount::default()
+    };
+    let script = "cat /tall/top; cat /part/passwd | wc -l; touch /tall/x || touch /part/x || echo refused";
+    let mut config = shell("main", script);
+    config.mounts = vec![volume("/tall", "tall", ""), volume("/part", "busybox", "etc")];
+    let (_, log) = run(&node, &runtime, &config).await;
+    let out: Vec<&str> = log.iter().filter_map(|line| line.strip_prefix("stdout F ")).collect();
+    assert_eq!(out, ["119", "2", "refused"], "{log:?}");
+
+    let sandbox = node.sandbox(&runtime, "web").await;
+    config.mounts = vec![volume("/part", "busybox", "no/such")];
+    let id = runtime.create_container(&sandbox, &config, &PodSandboxConfig::default()).await.unwrap();
+    let error = runtime.start_container(&id).await.unwrap_err();
+    assert!(error.to_string().contains("/part"), "{error}");
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}

@@ -1,0 +1,216 @@
+//! Namespaces, privileges and seccomp, as seen from inside.
+
+use std::fs;
+
+use fram_cri::*;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn containers_share_network_ipc_and_name_but_neither_processes_nor_files() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let a = start(&runtime, &sandbox, &shell("a", "echo shared > /dev/shm/f; echo own > /tmp/f; sleep 1000")).await;
+    let b = start(&runtime, &sandbox, &shell("b", "sleep 1000")).await;
+    let inside = async |id: &str, command: &str| {
+        let command = ["sh".to_owned(), "-c".to_owned(), command.to_owned()];
+        let answer = runtime.exec_sync(id, &command, Some(LONG)).await.unwrap();
+        String::from_utf8(answer.stdout).unwrap().trim().to_owned()
+    };
+    for kind in ["net", "ipc", "uts"] {
+        let link = format!("readlink /proc/self/ns/{kind}");
+        let name = inside(&a, &link).await;
+        assert_eq!(name, inside(&b, &link).await, "{kind}");
+        assert_ne!(name, fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string());
+    }
+    for kind in ["pid", "mnt"] {
+        let link = format!("readlink /proc/self/ns/{kind}");
+        assert_ne!(inside(&a, &link).await, inside(&b, &link).await, "{kind}");
+    }
+    assert_eq!(inside(&b, "cat /dev/shm/f").await, "shared");
+    assert_eq!(inside(&b, "cat /tmp/f 2>/dev/null || echo none").await, "none");
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_shared_pid_namespace_outlives_its_containers() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let mut config = node.sandbox_config("web");
+    config.linux.security_context.namespace_options.pid = NamespaceMode::Pod;
+    let sandbox = runtime.run_pod_sandbox(&config, "").await.unwrap();
+    let shared = |name: &str, script: &str| {
+        let mut config = shell(name, script);
+        config.security_context.namespace_options.pid = NamespaceMode::Pod;
+        config
+    };
+    let a = start(&runtime, &sandbox, &shared("a", "sleep 1234 & exit 0")).await;
+    assert_eq!(ended(&runtime, &a).await.exit_code, 0);
+    let b = start(&runtime, &sandbox, &shared("b", "echo $$; cat /proc/1/comm; sleep 1000")).await;
+    let ps = runtime.exec_sync(&b, &["ps".into(), "-o".into(), "args".into()], Some(LONG)).await.unwrap();
+    let ps = String::from_utf8(ps.stdout).unwrap();
+    assert!(!ps.contains("sleep 1234"), "what a left running was killed with it: {ps}");
+    assert!(ps.contains("sleep 1000"), "{ps}");
+    runtime.stop_container(&b, std::time::Duration::ZERO).await.unwrap();
+    assert!(node.log("web", "b.log").contains(&"stdout F pause".to_owned()), "{:?}", node.log("web", "b.log"));
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_target_container_s_processes_can_be_joined() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let target = start(&runtime, &sandbox, &shell("target", "exec sleep 1000")).await;
+    let mut debug = shell("debug", "ps -o pid,args");
+    debug.security_context.namespace_options.pid = NamespaceMode::Target;
+    debug.security_context.namespace_options.target_id = target.clone();
+    let debug = start(&runtime, &sandbox, &debug).await;
+    assert_eq!(ended(&runtime, &debug).await.exit_code, 0);
+    assert!(node.log("web", "debug.log").iter().any(|line| line.contains("1 sleep 1000")));
+    assert_eq!(runtime.container_status(&target).await.unwrap().state, ContainerState::Running);
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn host_namespaces_are_the_hosts() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let mut config = node.sandbox_config("pod-main");
+    config.hostname.clear();
+    let options = &mut config.linux.security_context.namespace_options;
+    (options.network, options.ipc, options.pid) = (NamespaceMode::Node, NamespaceMode::Node, NamespaceMode::Node);
+    let sandbox = runtime.run_pod_sandbox(&config, "").await.unwrap();
+    let mut config = shell("main", "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done");
+    config.security_context.namespace_options =
+        NamespaceOption { network: NamespaceMode::Node, ipc: NamespaceMode::Node, pid: NamespaceMode::Node, ..NamespaceOption::default() };
+    let id = start(&runtime, &sandbox, &config).await;
+    ended(&runtime, &id).await;
+    let expect =
+        ["net", "ipc", "uts", "pid"].map(|kind| format!("stdout F {}", fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display()));
+    assert_eq!(node.log("pod-main", "main.log"), expect);
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+/// The hexadecimal masks of /proc/self/status.
+const STATUS: &str = "grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/self/status | tr -d '\\t'";
+
+#[tokio::test]
+async fn capabilities_seccomp_and_no_new_privs_are_applied_for_every_user() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let default = "00000000a80425fb";
+    let none = "0000000000000000";
+    for (number, (user, drop, no_new_privs, effective, bounding)) in [
+        (None, false, false, default, default),
+        (None, false, true, default, default),
+        (None, true, false, none, none),
+        (Some(1000), false, false, none, default),
+        (Some(1000), true, true, none, none),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut config = shell(&format!("c{number}"), STATUS);
+        config.security_context.run_as_user = user;
+        config.security_context.no_new_privs = no_new_privs;
+        if drop {
+            config.security_context.capabilities.drop_capabilities = vec!["ALL".into()];
+        }
+        let (_, log) = run(&node, &runtime, &config).await;
+        let expect = [
+            format!("stdout F CapEff:{effective}"),
+            format!("stdout F CapBnd:{bounding}"),
+            format!("stdout F NoNewPrivs:{}", u8::from(no_new_privs)),
+            "stdout F Seccomp:2".into(),
+        ];
+        assert_eq!(log, expect, "case {number}");
+    }
+}
+
+#[tokio::test]
+async fn the_default_profile_refuses_what_an_unconfined_container_may() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let script = "unshare -U true 2>/dev/null && echo allowed || echo refused; cat /proc/sys/kernel/hostname";
+    let (_, log) = run(&node, &runtime, &shell("main", script)).await;
+    assert_eq!(log, ["stdout F refused", "stdout F pod-main"]);
+    let mut config = shell("free", script);
+    config.security_context.seccomp = Some(SecurityProfile::Unconfined);
+    let (_, log) = run(&node, &runtime, &config).await;
+    assert_eq!(log, ["stdout F allowed", "stdout F pod-free"]);
+    let profile = node.dir.path().join("profile.json");
+    fs::write(&profile, r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}"#)
+        .unwrap();
+    let mut config = shell("own", "mkdir /tmp/x || echo refused");
+    config.security_context.seccomp = Some(SecurityProfile::Localhost(profile.display().to_string()));
+    let (_, log) = run(&node, &runtime, &config).await;
+    assert!(log.contains(&"stdout F refused".to_owned()), "{log:?}");
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn paths_are_masked_and_protected_and_the_root_can_be_read_only() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let script = "wc -c < /proc/timer_list; ls /proc/scsi | wc -l; echo x 2>/dev/null > /proc/sys/kernel/hostname || echo ro; \
+                  echo x 2>/dev/null > /file || echo ro; echo x > /dev/shm/file && echo rw; ls -l /dev/null | cut -c1-10";
+    let mut config = shell("main", script);
+    config.security_context.readonly_rootfs = true;
+    config.security_context.masked_paths = ["/proc/timer_list", "/proc/scsi", "/proc/absent"].map(str::to_owned).into();
+    config.security_context.readonly_paths = vec!["/proc/sys".into()];
+    let (_, log) = run(&node, &runtime, &config).await;
+    let out: Vec<&str> = log.iter().filter_map(|line| line.strip_prefix("stdout F ")).collect();
+    assert_eq!(out, ["0", "0", "ro", "ro", "rw", "crw-rw-rw-"], "{log:?}");
+}
+
+#[tokio::test]
+async fn a_privileged_container_has_the_host_s_devices() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let count = "ls /dev | wc -l; head -c 1 /dev/full | wc -c; grep Seccomp: /proc/self/status | tr -d '\\t'";
+    let mut config = shell("main", count);
+    config.security_context.privileged = true;
+    let (status, privileged) = run(&node, &runtime, &config).await;
+    assert_eq!(status.exit_code, 0, "{privileged:?}");
+    assert_eq!(privileged.last().unwrap(), "stdout F Seccomp:0");
+    let (_, plain) = run(&node, &runtime, &shell("plain", count)).await;
+    let number = |log: &[String]| log[0].rsplit(' ').next().unwrap().parse::<u32>().unwrap();
+    assert!(number(&privileged) > number(&plain), "{privileged:?} {plain:?}");
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn sysctls_are_set_in_the_pod_and_nowhere_else() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let before = fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap();
+    let mut config = node.sandbox_config("pod-main");
+    config.linux.sysctls =
+        [("kernel.shm_rmid_forced", "1"), ("net.ipv4.ip_unprivileged_port_start", "7")].map(|(k, v)| (k.into(), v.into())).into();
+    let sandbox = runtime.run_pod_sandbox(&config, "").await.unwrap();
+    let script = "cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/ip_unprivileged_port_start";
+    let id = start(&runtime, &sandbox, &shell("main", script)).await;
+    ended(&runtime, &id).await;
+    assert_eq!(node.log("pod-main", "main.log"), ["stdout F 1", "stdout F 7"]);
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap(), before);
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn the_program_of_a_shim_cannot_be_written_through_its_processes() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let [shim] = shims(node.dir.path())[..] else { panic!("there is one shim") };
+    let program = nix::sys::statvfs::statvfs(format!("/proc/{shim}/exe").as_str()).unwrap();
+    assert!(program.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
