@@ -7,6 +7,7 @@ mod log_file;
 mod logs;
 mod query;
 mod remote;
+mod spdy;
 mod websocket;
 
 use std::convert::Infallible;

@@ -15,6 +15,7 @@ use super::Kubelet;
 use super::answer::{Answer, refuse};
 use super::query::Query;
 use super::remote::Input;
+use super::spdy;
 use super::websocket::{self, BINARY};
 use crate::observed::Observed;
 
@@ -24,10 +25,16 @@ const CHUNK: usize = 32 << 10;
 
 pub(super) async fn serve(kubelet: &Kubelet, key: &str, query: &Query, mut request: Request<Incoming>) -> Answer {
     let sandbox = sandbox(kubelet, key).await?;
+    if spdy::is_spdy(request.headers()) {
+        return spdy::accept_forward(kubelet, sandbox, request);
+    }
     if !websocket::is_websocket(request.headers()) {
         return Err(refuse(StatusCode::BAD_REQUEST, "Upgrade request required"));
     }
     let offered = websocket::offers(request.headers());
+    if offered.iter().any(|o| o == spdy::TUNNEL) {
+        return spdy::accept_tunnel(kubelet, sandbox, request);
+    }
     let numbers = query.all("ports").into_iter().chain(query.all("port"));
     let ports: Vec<u16> = numbers
         .flat_map(|p| p.split(',').map(String::from).collect::<Vec<_>>())

@@ -11,14 +11,16 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use super::Kubelet;
 use super::answer::{Answer, refuse};
 use super::query::Query;
-use super::websocket;
+use super::{spdy, websocket};
+use crate::kubelet::Kubelet;
 use crate::observed::Observed;
 use crate::pod;
 
 const CHUNK: usize = 32 << 10;
+/// Messages on their way in each direction.
+const DEPTH: usize = 8;
 
 /// Channels as the WebSocket protocols number them.
 pub(super) const STDIN: u8 = 0;
@@ -46,6 +48,23 @@ pub(super) struct Session {
     pub(super) status: bool,
 }
 
+impl Session {
+    /// A session with its other ends: where input is put in and output taken out.
+    pub(super) fn pair(status: bool) -> (Self, mpsc::Sender<Input>, mpsc::Receiver<(u8, Bytes)>) {
+        let (input_sender, input) = mpsc::channel(DEPTH);
+        let (output, output_receiver) = mpsc::channel(DEPTH);
+        (Self { input, output, status }, input_sender, output_receiver)
+    }
+}
+
+/// Answers with the protocol that the client speaks.
+fn accept(kubelet: &Kubelet, request: Request<Incoming>, options: ExecOptions, open: Open, what: &'static str) -> Answer {
+    match spdy::is_spdy(request.headers()) {
+        true => spdy::accept_exec(kubelet, request, options, open, what),
+        false => websocket::accept(kubelet, request, options, open, what),
+    }
+}
+
 pub(super) async fn exec(kubelet: &Kubelet, key: &str, container: &str, query: &Query, request: Request<Incoming>) -> Answer {
     let command = query.all("command");
     if command.is_empty() {
@@ -55,7 +74,7 @@ pub(super) async fn exec(kubelet: &Kubelet, key: &str, container: &str, query: &
     let id = running(kubelet, key, container).await?;
     let runtime = kubelet.ctx.runtime.clone();
     let open = async move { runtime.exec(&id, &command, options).await };
-    websocket::accept(kubelet, request, options, Box::pin(open), "error executing command in container")
+    accept(kubelet, request, options, Box::pin(open), "error executing command in container")
 }
 
 pub(super) async fn attach(kubelet: &Kubelet, key: &str, container: &str, query: &Query, request: Request<Incoming>) -> Answer {
@@ -71,7 +90,7 @@ pub(super) async fn attach(kubelet: &Kubelet, key: &str, container: &str, query:
         let exit = stream.exit;
         Ok(ContainerStream { exit: Box::pin(async move { exit.await.map(|_| 0) }), ..stream })
     };
-    websocket::accept(kubelet, request, options, Box::pin(open), "error attaching to container")
+    accept(kubelet, request, options, Box::pin(open), "error attaching to container")
 }
 
 /// See remotecommand.NewOptions.

@@ -22,8 +22,6 @@ use super::remote::{self, ERROR, Input, Open, STDERR, STDOUT, Session};
 
 /// A client closes one of its channels with this one (v5).
 const CLOSE: u8 = 255;
-/// Messages on their way in each direction.
-const DEPTH: usize = 8;
 
 pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -102,8 +100,7 @@ pub(super) fn accept(kubelet: &Kubelet, mut request: Request<Incoming>, options:
 }
 
 async fn session(socket: Socket, protocol: Protocol, options: ExecOptions, open: Open, what: &str) {
-    let (input_sender, input) = mpsc::channel(DEPTH);
-    let (output, output_receiver) = mpsc::channel(DEPTH);
+    let (session, input_sender, output_receiver) = Session::pair(protocol.status);
     // The lowest channel that the client reads tells it that the session stands.
     let first = if options.stdout {
         STDOUT
@@ -112,9 +109,8 @@ async fn session(socket: Socket, protocol: Protocol, options: ExecOptions, open:
     } else {
         ERROR
     };
-    let _ = output.send((first, Bytes::new())).await;
+    let _ = session.output.send((first, Bytes::new())).await;
     let carrying = carry(socket, protocol, input_sender, output_receiver);
-    let session = Session { input, output, status: protocol.status };
     tokio::join!(carrying, remote::run(session, open, what));
 }
 
