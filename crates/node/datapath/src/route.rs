@@ -14,6 +14,7 @@ use crate::netlink::{Builder, NetlinkError, Socket, attributes, find, ne_u32, te
 pub const PROTOCOL: u8 = 70;
 
 // linux/if_link.h, linux/veth.h, linux/neighbour.h
+const IFLA_GROUP: u16 = 27;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -77,6 +78,11 @@ impl Route {
     /// A route by way of a neighbour.
     pub fn via(destination: Cidr, gateway: IpAddr) -> Self {
         Self { destination, gateway: Some(gateway), link: None, source: None, unreachable: false }
+    }
+
+    /// Only a destination: enough to delete whatever route of Fram's leads there.
+    pub fn to(destination: Cidr) -> Self {
+        Self { destination, gateway: None, link: None, source: None, unreachable: false }
     }
 
     pub fn unreachable(destination: Cidr) -> Self {
@@ -159,6 +165,36 @@ impl Handle {
             |b| {
                 link_header(b, 0, 0, 0);
                 b.string(libc::IFLA_IFNAME, name);
+            },
+        );
+        present(deleted)
+    }
+
+    /// Puts a link into a group; gives whether there is such a link.
+    pub fn set_group(&mut self, name: &str, group: u32) -> Result<bool, NetlinkError> {
+        let set = self.socket.request(
+            libc::RTM_NEWLINK,
+            0,
+            || format!("change group of link {name}"),
+            |b| {
+                link_header(b, 0, 0, 0);
+                b.string(libc::IFLA_IFNAME, name);
+                b.ne32(IFLA_GROUP, group);
+            },
+        );
+        present(set)
+    }
+
+    /// Deletes all links of a group at once. One by one, each would wait for the kernel's grace period, tens of milliseconds,
+    /// with all other changes of links held up.
+    pub fn delete_group(&mut self, group: u32) -> Result<bool, NetlinkError> {
+        let deleted = self.socket.request(
+            libc::RTM_DELLINK,
+            0,
+            || format!("delete links of group {group}"),
+            |b| {
+                link_header(b, 0, 0, 0);
+                b.ne32(IFLA_GROUP, group);
             },
         );
         present(deleted)

@@ -18,6 +18,8 @@ use crate::peers::{self, Peer};
 use crate::rules;
 
 const DEFAULT_MTU: u32 = 1500;
+/// The group of links that wait for their deletion: "fram" as a number.
+const DOOMED: u32 = 0x6672_616d;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -70,6 +72,8 @@ struct Inner {
     mtu: u32,
     // One lock for state and kernel, so that the table always says what the file says.
     state: Mutex<State>,
+    /// Held while doomed links are deleted: those that are doomed meanwhile go together in the next round.
+    reaper: Mutex<route::Handle>,
 }
 
 struct State {
@@ -87,15 +91,17 @@ impl PodNetwork {
         if let Some(cidr) = config.pod_cidr {
             allocations.set_pod_cidr(cidr)?;
         }
-        let (nft, mut route) = config.within(|| {
+        let (nft, mut route, mut reaper) = config.within(|| {
             sysctl::set("ipv4/ip_forward", "1")?;
-            Ok((nft::Handle::open()?, route::Handle::open()?))
+            Ok((nft::Handle::open()?, route::Handle::open()?, route::Handle::open()?))
         })?;
+        reaper.delete_group(DOOMED)?;
         let mtu = config.mtu.or_else(|| world_mtu(&mut route)).unwrap_or(DEFAULT_MTU);
         let mut state = State { allocations, nft, route };
         state.refuse_unassigned()?;
         state.rebuild(&config.cluster_cidrs)?;
-        Ok(Self { inner: Arc::new(Inner { config, mtu, state: Mutex::new(state) }) })
+        let (state, reaper) = (Mutex::new(state), Mutex::new(reaper));
+        Ok(Self { inner: Arc::new(Inner { config, mtu, state, reaper }) })
     }
 
     /// Makes the routes lead to these nodes and no others. Gives those that cannot be reached directly, with the reason.
@@ -118,14 +124,25 @@ impl PodNetwork {
 
     /// Releases what sandboxes have that nobody knows any more, as after a crash between two steps of theirs.
     pub async fn release_except(&self, known: Vec<String>) -> Result<usize, SetupError> {
-        self.blocking(move |inner, state| {
-            let lost: Vec<_> = state.allocations.pods().map(|(id, _)| id.clone()).filter(|id| !known.contains(id)).collect();
-            for sandbox in &lost {
-                inner.detach(state, sandbox)?;
-            }
-            Ok(lost.len())
-        })
-        .await
+        let released = self
+            .blocking(move |inner, state| {
+                let lost: Vec<_> = state.allocations.pods().map(|(id, _)| id.clone()).filter(|id| !known.contains(id)).collect();
+                for sandbox in &lost {
+                    inner.detach(state, sandbox)?;
+                }
+                Ok(lost.len())
+            })
+            .await?;
+        self.reap().await?;
+        Ok(released)
+    }
+
+    /// Deletes the links that were doomed until now. When it returns, those of the caller are gone, by whosever hand.
+    async fn reap(&self) -> Result<(), SetupError> {
+        let inner = self.inner.clone();
+        let run = move || inner.reaper.blocking_lock().delete_group(DOOMED);
+        tokio::task::spawn_blocking(run).await.map_err(|e| SetupError::Worker(e.to_string()))??;
+        Ok(())
     }
 
     /// Gives the node an address of the Service range, for what it serves to its own pods (cluster DNS). Idempotent.
@@ -228,7 +245,9 @@ impl Inner {
         let Some(pod) = state.allocations.pod(sandbox).cloned() else { return Ok(()) };
         let mut batch = nft::Batch::new();
         rules::remove_pod(&mut batch, &pod);
-        state.route.delete_link(&pod.link)?;
+        // Nothing is sent to the pod from here on; its link is deleted by `reap`, together with others.
+        state.route.delete_route(&Route::to(Cidr::host(pod.ip)))?;
+        state.route.set_group(&pod.link, DOOMED)?;
         state.allocations.release(sandbox);
         if let Err(error) = state.nft.commit(batch) {
             // Some element was not there, or someone deleted the table: make it say what is allocated now.
@@ -265,13 +284,19 @@ impl SandboxNetwork for PodNetwork {
 
     async fn setup(&self, config: &SandboxNetworkConfig) -> Result<PodSandboxNetworkStatus, NetworkError> {
         let config = config.clone();
-        let ip = self.blocking(move |inner, state| inner.attach(state, &config)).await?;
-        Ok(PodSandboxNetworkStatus::from_ips([ip]))
+        match self.blocking(move |inner, state| inner.attach(state, &config)).await {
+            Ok(ip) => Ok(PodSandboxNetworkStatus::from_ips([ip])),
+            Err(error) => {
+                self.reap().await?;
+                Err(error.into())
+            }
+        }
     }
 
     async fn teardown(&self, config: &SandboxNetworkConfig) -> Result<(), NetworkError> {
         let sandbox = config.pod_sandbox_id.clone();
-        Ok(self.blocking(move |inner, state| inner.detach(state, &sandbox)).await?)
+        self.blocking(move |inner, state| inner.detach(state, &sandbox)).await?;
+        Ok(self.reap().await?)
     }
 
     async fn status(&self, pod_sandbox_id: &str) -> Result<Option<PodSandboxNetworkStatus>, NetworkError> {
