@@ -175,27 +175,42 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn start() -> Self {
-        Self::start_with("")
+        Self::start_with("", "", &[])
     }
 
     /// With password protection for user `user`, password `secret`.
     pub(crate) fn start_protected() -> Self {
-        Self::start_with("auth: {htpasswd: {realm: test, path: HTPASSWD}}\n")
+        let users = "user:$2b$05$Fg603BRoQoEhNVIKYeNjNuPFuTUXbh28vwEmZgOExZdbbEAZePgw.\n".to_owned();
+        Self::start_with("", "auth: {htpasswd: {realm: test, path: FOLDER/htpasswd}}\n", &[("htpasswd", users)])
     }
 
-    fn start_with(extra: &str) -> Self {
+    /// With TLS; gives the file of the CA to trust as well.
+    pub(crate) fn start_tls() -> (Self, PathBuf) {
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority_key = rcgen::KeyPair::generate().unwrap();
+        let authority_certificate = authority.self_signed(&authority_key).unwrap();
+        let issuer = rcgen::Issuer::new(authority, authority_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let files = [("tls.crt", certificate.pem()), ("tls.key", key.serialize_pem()), ("ca.crt", authority_certificate.pem())];
+        let registry = Self::start_with(", tls: {certificate: FOLDER/tls.crt, key: FOLDER/tls.key}", "", &files);
+        let ca_file = registry.folder.path().join("ca.crt");
+        (registry, ca_file)
+    }
+
+    /// `http` is added to that section of the configuration, `sections` behind it; FOLDER in them is where the files are.
+    fn start_with(http: &str, sections: &str, files: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
         // The port is free again when the listener is dropped; nothing else in these tests asks for a given port.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let htpasswd = folder.path().join("htpasswd");
-        std::fs::write(&htpasswd, "user:$2b$05$Fg603BRoQoEhNVIKYeNjNuPFuTUXbh28vwEmZgOExZdbbEAZePgw.\n").unwrap();
-        let config = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {0}/data}}}}\nhttp: {{addr: '{address}'}}\nlog: {{level: info}}\n{1}",
-            folder.path().display(),
-            extra.replace("HTPASSWD", htpasswd.to_str().unwrap()),
-        );
+        let storage = "version: 0.1\nstorage: {filesystem: {rootdirectory: FOLDER/data}}\n";
+        let config = format!("{storage}http: {{addr: '{address}'{http}}}\nlog: {{level: info}}\n{sections}");
         let file = folder.path().join("config.yml");
-        std::fs::write(&file, config).unwrap();
+        std::fs::write(&file, config.replace("FOLDER", folder.path().to_str().unwrap())).unwrap();
         let mut process = Command::new("docker-registry")
             .args(["serve".as_ref(), file.as_os_str()])
             .stderr(Stdio::piped())
