@@ -7,6 +7,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -151,9 +152,9 @@ impl ContentStore {
         Ok((digest, size, lease))
     }
 
-    /// Removes every blob that is neither in `keep` nor leased; with `partials`, also what interrupted pulls left.
+    /// Removes every blob that is neither in `keep` nor leased, and what interrupted pulls left longer ago than `partials`.
     /// Gives the number of removed files and their bytes.
-    pub(crate) fn sweep(&self, keep: &HashSet<Digest>, partials: bool) -> Result<(usize, u64), IoError> {
+    pub(crate) fn sweep(&self, keep: &HashSet<Digest>, partials: Duration) -> Result<(usize, u64), IoError> {
         // Held throughout: a pull that leases a blob now either sees it removed, and fetches it, or keeps it.
         let leases = self.inner.leases.lock();
         let mut removed = (0, 0);
@@ -168,15 +169,14 @@ impl ContentStore {
                 }
             }
         }
-        if partials {
-            let folder = self.inner.root.join("ingest");
-            for entry in fs::read_dir(&folder).at("list", &folder)? {
-                let entry = entry.at("list", &folder)?;
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let stem = name.split('.').next().unwrap_or_default();
-                if !leases.keys().any(|d| d.hex() == stem) {
-                    remove_counted(&entry, &mut removed)?;
-                }
+        let folder = self.inner.root.join("ingest");
+        for entry in fs::read_dir(&folder).at("list", &folder)? {
+            let entry = entry.at("list", &folder)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let stem = name.split('.').next().unwrap_or_default();
+            let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
+            if age >= partials && !leases.keys().any(|d| d.hex() == stem) {
+                remove_counted(&entry, &mut removed)?;
             }
         }
         Ok(removed)
@@ -352,7 +352,7 @@ mod tests {
         assert_eq!(writer.offset(), 0);
         drop(writer);
         assert_eq!(store.size(&digest), None);
-        store.sweep(&HashSet::new(), true).unwrap();
+        store.sweep(&HashSet::new(), Duration::ZERO).unwrap();
         assert_eq!(fs::read_dir(folder.path().join("ingest")).unwrap().count(), 0);
     }
 
@@ -365,9 +365,9 @@ mod tests {
         }
         let lease = store.lease(&digests[1]);
         let keep = HashSet::from([digests[0].clone()]);
-        assert_eq!(store.sweep(&keep, true).unwrap(), (1, 1));
+        assert_eq!(store.sweep(&keep, Duration::ZERO).unwrap(), (1, 1));
         drop(lease);
-        assert_eq!(store.sweep(&keep, true).unwrap(), (1, 1));
+        assert_eq!(store.sweep(&keep, Duration::ZERO).unwrap(), (1, 1));
         assert_eq!(store.size(&digests[0]), Some(1));
     }
 
