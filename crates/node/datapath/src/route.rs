@@ -1,5 +1,7 @@
 //! Links, addresses, neighbours and routes over rtnetlink, in the namespace of the thread that opened the handle.
 
+mod vxlan;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -9,6 +11,8 @@ use crate::PREFIX;
 use crate::address::{Cidr, octets};
 use crate::namespace::Namespace;
 use crate::netlink::{Builder, NetlinkError, Socket, attributes, find, ne_u32, text};
+
+pub use vxlan::{OVERHEAD as VXLAN_OVERHEAD, Vxlan};
 
 /// The protocol number in Fram's routes (`proto 70` in `ip route`), by which they are found again.
 pub const PROTOCOL: u8 = 70;

@@ -8,16 +8,17 @@ use async_trait::async_trait;
 use fram_cri::{NetworkAttachment, NetworkError, PodSandboxNetworkStatus, Protocol, SandboxNetwork, SandboxNetworkConfig};
 use fram_datapath::address::Cidr;
 use fram_datapath::namespace::Namespace;
-use fram_datapath::route::Route;
+use fram_datapath::route::{Route, Vxlan};
 use fram_datapath::{NetlinkError, conntrack, nft, purge, route, sysctl};
 use tokio::sync::Mutex;
 
 use crate::allocation::{AllocationError, Allocations, Pod};
 use crate::attach::{self, Attachment};
-use crate::peers::{self, Peer};
+use crate::peers::{self, Peer, Tunnel};
 use crate::rules;
 
 const DEFAULT_MTU: u32 = 1500;
+const TUNNEL_LINK: &str = "fram-vxlan";
 /// The group of links that wait for their deletion: "fram" as a number.
 const DOOMED: u32 = 0x6672_616d;
 
@@ -55,10 +56,25 @@ pub struct NetworkConfig {
     pub pod_cidr: Option<Cidr>,
     /// The node's own address, as other nodes and its pods see it.
     pub node_ip: Option<IpAddr>,
-    /// Of the pods' interfaces; otherwise that of the link towards the world.
+    /// Of the pods' interfaces; otherwise that of the link towards the world, less what an overlay takes.
     pub mtu: Option<u32>,
+    /// Tunnels to nodes that may be beyond routers; without, all nodes must share a segment.
+    pub overlay: Option<Overlay>,
     /// The node's network namespace, if it is not that of this process.
     pub namespace: Option<Namespace>,
+}
+
+/// VXLAN between the nodes. All nodes must agree on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overlay {
+    pub id: u32,
+    pub port: u16,
+}
+
+impl Default for Overlay {
+    fn default() -> Self {
+        Self { id: 1, port: 8472 }
+    }
 }
 
 /// Cheap to clone.
@@ -80,6 +96,8 @@ struct State {
     allocations: Allocations,
     nft: nft::Handle,
     route: route::Handle,
+    /// As they were last set.
+    peers: Vec<Peer>,
 }
 
 impl PodNetwork {
@@ -96,8 +114,9 @@ impl PodNetwork {
             Ok((nft::Handle::open()?, route::Handle::open()?, route::Handle::open()?))
         })?;
         reaper.delete_group(DOOMED)?;
-        let mtu = config.mtu.or_else(|| world_mtu(&mut route)).unwrap_or(DEFAULT_MTU);
-        let mut state = State { allocations, nft, route };
+        let overhead = if config.overlay.is_some() { route::VXLAN_OVERHEAD } else { 0 };
+        let mtu = config.mtu.unwrap_or_else(|| world_mtu(&mut route).unwrap_or(DEFAULT_MTU).saturating_sub(overhead));
+        let mut state = State { allocations, nft, route, peers: Vec::new() };
         state.refuse_unassigned()?;
         state.rebuild(&config.cluster_cidrs)?;
         let (state, reaper) = (Mutex::new(state), Mutex::new(reaper));
@@ -106,18 +125,9 @@ impl PodNetwork {
 
     /// Makes the routes lead to these nodes and no others. Gives those that cannot be reached directly, with the reason.
     pub async fn set_peers(&self, peers: Vec<Peer>) -> Result<Vec<(Cidr, String)>, SetupError> {
-        self.blocking(move |_, state| {
-            let changes = peers::plan(&peers, &state.route.routes()?);
-            for route in &changes.delete {
-                state.route.delete_route(route)?;
-            }
-            let mut unreachable = Vec::new();
-            for route in &changes.add {
-                if let Err(error) = state.route.replace_route(route) {
-                    unreachable.push((route.destination, error.to_string()));
-                }
-            }
-            Ok(unreachable)
+        self.blocking(move |inner, state| {
+            state.peers = peers;
+            inner.connect_peers(state)
         })
         .await
     }
@@ -200,6 +210,47 @@ impl State {
 }
 
 impl Inner {
+    /// Makes routes (and the tunnel, if there is to be one) lead to the known peers.
+    fn connect_peers(&self, state: &mut State) -> Result<Vec<(Cidr, String)>, SetupError> {
+        let tunnel = self.tunnel(state)?;
+        if let Some(tunnel) = tunnel {
+            for peer in &state.peers {
+                let mac = peers::tunnel_mac(peer.node_ip);
+                state.route.replace_forwarding(tunnel.link, mac, peer.node_ip)?;
+                for cidr in peer.pod_cidrs.iter().filter(|cidr| cidr.address().is_ipv4() == tunnel.own.is_ipv4()) {
+                    state.route.replace_neighbour(tunnel.link, peers::tunnel_address(*cidr), mac)?;
+                }
+            }
+        }
+        let changes = peers::plan(&state.peers, tunnel, &state.route.routes()?);
+        for route in &changes.delete {
+            state.route.delete_route(route)?;
+        }
+        let mut unreachable = Vec::new();
+        for route in &changes.add {
+            if let Err(error) = state.route.replace_route(route) {
+                unreachable.push((route.destination, error.to_string()));
+            }
+        }
+        Ok(unreachable)
+    }
+
+    /// The tunnel's link, made if it is not there; entries for nodes that are gone stay in it, where no route leads.
+    fn tunnel(&self, state: &mut State) -> Result<Option<Tunnel>, SetupError> {
+        let (Some(overlay), Some(cidr), Some(local)) = (self.config.overlay, state.allocations.pod_cidr(), self.config.node_ip) else {
+            return Ok(None);
+        };
+        if state.route.link(TUNNEL_LINK)?.is_none() {
+            let (mac, mtu) = (peers::tunnel_mac(local), self.mtu);
+            state.route.create_vxlan(&Vxlan { name: TUNNEL_LINK, mac, mtu, id: overlay.id, port: overlay.port, local })?;
+        }
+        let Some(link) = state.route.link(TUNNEL_LINK)? else { return Ok(None) };
+        let own = peers::tunnel_address(cidr);
+        state.route.add_address(link.index, own, Cidr::host(own).prefix_length())?;
+        state.route.set_up(link.index)?;
+        Ok(Some(Tunnel { link: link.index, own }))
+    }
+
     fn save(&self, state: &State) -> Result<(), AllocationError> {
         state.allocations.save(&self.config.state_dir.join("allocations.json"))
     }
@@ -318,7 +369,8 @@ impl SandboxNetwork for PodNetwork {
             state.allocations.set_pod_cidr(cidr)?;
             inner.save(state)?;
             state.refuse_unassigned()?;
-            Ok(state.rebuild(&inner.config.cluster_cidrs)?)
+            state.rebuild(&inner.config.cluster_cidrs)?;
+            inner.connect_peers(state).map(drop)
         });
         Ok(update.await?)
     }
