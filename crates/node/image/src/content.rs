@@ -1,5 +1,6 @@
 //! The content store: blobs under `<root>/blobs/<algorithm>/<hex>`, written to `<root>/ingest/`, verified while they stream,
-//! synced, then renamed. Leases keep what a pull is using out of a sweep's way. Knows nothing of images.
+//! then renamed. They reach the disk with the image that needs them, in one sync before it is recorded; others are swept at
+//! the next start. Leases keep what a pull is using out of a sweep's way. Knows nothing of images.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -143,10 +144,8 @@ impl ContentStore {
         let digest = hasher.finish();
         let lease = self.lease(&digest);
         if self.size(&digest) != Some(size) {
-            file.sync_all().at("sync blob", &path)?;
             let target = self.path(&digest);
             fs::rename(&path, &target).at("rename blob to", &target)?;
-            sync_parent(&target)?;
         }
         drop(guard);
         Ok((digest, size, lease))
@@ -244,7 +243,7 @@ impl BlobWriter {
         Ok(())
     }
 
-    /// Verifies, syncs and publishes the blob. On a wrong digest nothing of it stays.
+    /// Verifies and publishes the blob. On a wrong digest nothing of it stays.
     pub(crate) fn commit(self) -> Result<(), ImageError> {
         let found = self.hasher.finish();
         if self.offset != self.size || found != self.digest {
@@ -252,10 +251,7 @@ impl BlobWriter {
             let reason = format!("got {} bytes with digest {found}, wanted {} bytes", self.offset, self.size);
             return Err(ImageError::CorruptBlob { digest: self.digest.to_string(), reason });
         }
-        self.file.sync_all().at("sync", &self.partial)?;
-        fs::rename(&self.partial, &self.target).at("rename blob to", &self.target)?;
-        sync_parent(&self.target)?;
-        Ok(())
+        Ok(fs::rename(&self.partial, &self.target).at("rename blob to", &self.target)?)
     }
 }
 

@@ -244,7 +244,8 @@ impl Inner {
 
     /// Makes an image known, after all that it consists of is on disk.
     fn record(&self, id: Digest, record: Record, usage: BTreeMap<Digest, LayerUsage>) -> Result<(), ImageError> {
-        if !usage.is_empty() {
+        let known = self.index().images.get(&id).is_some_and(|old| record.blobs.is_subset(&old.blobs));
+        if !known || !usage.is_empty() {
             self.layers.sync()?;
         }
         self.change(|index| {
