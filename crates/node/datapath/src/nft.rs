@@ -224,58 +224,32 @@ impl Handle {
 
     /// Fram's tables.
     pub fn tables(&mut self) -> Result<Vec<Table>, NetlinkError> {
-        let mut tables = Vec::new();
-        self.dump(
-            w::GETTABLE,
-            "list nftables tables",
-            0,
-            |_| {},
-            |family, body| {
-                let name = find(body, w::TABLE_NAME).map(text).unwrap_or_default();
-                if let Some(family) = Family::from_number(family)
-                    && name.starts_with(PREFIX)
-                {
-                    tables.push(Table { family, name });
-                }
-            },
-        )?;
-        Ok(tables)
+        let all_families = |b: &mut Builder| b.raw(&[0; 4]);
+        self.socket.dump(w::SUBSYSTEM << 8 | w::GETTABLE, "list nftables tables", all_families, |answer, tables| {
+            let (Some(family), Some(body)) = (answer.first(), answer.get(4..)) else { return };
+            let name = find(body, w::TABLE_NAME).map(text).unwrap_or_default();
+            if let Some(family) = Family::from_number(*family)
+                && name.starts_with(PREFIX)
+            {
+                tables.push(Table { family, name });
+            }
+        })
     }
 
     /// The keys and plain values of a set's elements.
     pub fn elements(&mut self, table: &Table, set: &str) -> Result<Vec<Element>, NetlinkError> {
-        let mut elements = Vec::new();
         let request = |b: &mut Builder| {
+            b.raw(&[table.family.number(), 0, 0, 0]);
             b.string(w::ELEMENTS_TABLE, &table.name);
             b.string(w::ELEMENTS_SET, set);
         };
-        self.dump(w::GETSETELEM, "list elements of an nftables set", table.family.number(), request, |_, body| {
-            let list = find(body, w::ELEMENTS_LIST).unwrap_or_default();
+        self.socket.dump(w::SUBSYSTEM << 8 | w::GETSETELEM, "list elements of an nftables set", request, |answer, elements| {
+            let list = answer.get(4..).and_then(|body| find(body, w::ELEMENTS_LIST)).unwrap_or_default();
             for (_, element) in attributes(list) {
                 let value = |kind| find(element, kind).and_then(|data| find(data, w::DATA_VALUE)).map(<[u8]>::to_vec);
                 if let Some(key) = value(w::ELEMENT_KEY) {
                     elements.push((key, value(w::ELEMENT_DATA).unwrap_or_default()));
                 }
-            }
-        })?;
-        Ok(elements)
-    }
-
-    fn dump(
-        &mut self,
-        kind: u16,
-        operation: &str,
-        family: u8,
-        request: impl FnOnce(&mut Builder),
-        mut each: impl FnMut(u8, &[u8]),
-    ) -> Result<(), NetlinkError> {
-        let body = |b: &mut Builder| {
-            b.raw(&[family, 0, 0, 0]);
-            request(b);
-        };
-        self.socket.dump(w::SUBSYSTEM << 8 | kind, operation, body, |answer| {
-            if let (Some(family), Some(attributes)) = (answer.first(), answer.get(4..)) {
-                each(*family, attributes);
             }
         })
     }

@@ -150,9 +150,7 @@ impl Handle {
     }
 
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        let mut links = Vec::new();
-        self.socket.dump(libc::RTM_GETLINK, "list links", |b| link_header(b, 0, 0, 0), |body| links.extend(parse_link(body)))?;
-        Ok(links)
+        self.socket.dump(libc::RTM_GETLINK, "list links", |b| link_header(b, 0, 0, 0), |body, links| links.extend(parse_link(body)))
     }
 
     pub fn set_up(&mut self, link: u32) -> Result<(), NetlinkError> {
@@ -230,9 +228,7 @@ impl Handle {
     }
 
     pub fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
-        let mut addresses = Vec::new();
-        self.socket.dump(libc::RTM_GETADDR, "list addresses", |b| b.raw(&[0; 8]), |body| addresses.extend(parse_address(body)))?;
-        Ok(addresses)
+        self.socket.dump(libc::RTM_GETADDR, "list addresses", |b| b.raw(&[0; 8]), |body, addresses| addresses.extend(parse_address(body)))
     }
 
     /// Adds a route or replaces the one to the same destination.
@@ -249,16 +245,14 @@ impl Handle {
 
     /// The routes of the main table that carry [`PROTOCOL`].
     pub fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
-        let mut routes = Vec::new();
         self.socket.dump(
             libc::RTM_GETROUTE,
             "list routes",
             |b| b.raw(&[0; 12]),
-            |body| {
+            |body, routes| {
                 routes.extend(parse_route(body).filter(|(_, protocol)| *protocol == PROTOCOL).map(|(route, _)| route));
             },
-        )?;
-        Ok(routes)
+        )
     }
 
     /// The link that the kernel would use towards an address; an error if it knows no way.
