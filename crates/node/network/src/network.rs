@@ -58,8 +58,6 @@ pub struct NetworkConfig {
     pub node_ip: Option<IpAddr>,
     /// Of the pods' interfaces; otherwise that of the link towards the world, less what an overlay takes.
     pub mtu: Option<u32>,
-    /// Tunnels to nodes that may be beyond routers; without, all nodes must share a segment.
-    pub overlay: Option<Overlay>,
     /// The node's network namespace, if it is not that of this process.
     pub namespace: Option<Namespace>,
 }
@@ -85,6 +83,7 @@ pub struct PodNetwork {
 
 struct Inner {
     config: NetworkConfig,
+    overlay: Option<Overlay>,
     mtu: u32,
     // One lock for state and kernel, so that the table always says what the file says.
     state: Mutex<State>,
@@ -101,8 +100,14 @@ struct State {
 }
 
 impl PodNetwork {
-    /// Opens the state, prepares the node and rebuilds the table from the state. Blocks; fails if the kernel refuses.
+    /// Opens the state, prepares the node and rebuilds the table from the state; all nodes have to share a network segment.
+    /// Blocks; fails if the kernel refuses.
     pub fn open(config: NetworkConfig) -> Result<Self, SetupError> {
+        Self::with_overlay(config, None)
+    }
+
+    /// Like [`Self::open`], with tunnels to nodes that may be beyond routers. They need to know the node's own address.
+    pub fn with_overlay(config: NetworkConfig, overlay: Option<Overlay>) -> Result<Self, SetupError> {
         let io = |source| AllocationError::Io { operation: "create folder", path: config.state_dir.clone(), source };
         std::fs::create_dir_all(&config.state_dir).map_err(io)?;
         let mut allocations = Allocations::load(&config.state_dir.join("allocations.json"))?;
@@ -114,13 +119,13 @@ impl PodNetwork {
             Ok((nft::Handle::open()?, route::Handle::open()?, route::Handle::open()?))
         })?;
         reaper.delete_group(DOOMED)?;
-        let overhead = if config.overlay.is_some() { route::VXLAN_OVERHEAD } else { 0 };
+        let overhead = if overlay.is_some() { route::VXLAN_OVERHEAD } else { 0 };
         let mtu = config.mtu.unwrap_or_else(|| world_mtu(&mut route).unwrap_or(DEFAULT_MTU).saturating_sub(overhead));
         let mut state = State { allocations, nft, route, peers: Vec::new() };
         state.refuse_unassigned()?;
         state.rebuild(&config.cluster_cidrs)?;
         let (state, reaper) = (Mutex::new(state), Mutex::new(reaper));
-        Ok(Self { inner: Arc::new(Inner { config, mtu, state, reaper }) })
+        Ok(Self { inner: Arc::new(Inner { config, overlay, mtu, state, reaper }) })
     }
 
     /// Makes the routes lead to these nodes and no others. Gives those that cannot be reached directly, with the reason.
@@ -237,7 +242,7 @@ impl Inner {
 
     /// The tunnel's link, made if it is not there; entries for nodes that are gone stay in it, where no route leads.
     fn tunnel(&self, state: &mut State) -> Result<Option<Tunnel>, SetupError> {
-        let (Some(overlay), Some(cidr), Some(local)) = (self.config.overlay, state.allocations.pod_cidr(), self.config.node_ip) else {
+        let (Some(overlay), Some(cidr), Some(local)) = (self.overlay, state.allocations.pod_cidr(), self.config.node_ip) else {
             return Ok(None);
         };
         if state.route.link(TUNNEL_LINK)?.is_none() {

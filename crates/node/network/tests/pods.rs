@@ -42,16 +42,15 @@ impl Node {
     }
 
     fn open(folder: &tempfile::TempDir, namespace: &Namespace, ip: Ipv4Addr, cidr: &str, overlay: Option<Overlay>) -> PodNetwork {
-        PodNetwork::open(NetworkConfig {
+        let config = NetworkConfig {
             state_dir: folder.path().join("network"),
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             pod_cidr: Some(cidr.parse().unwrap()),
             node_ip: Some(ip.into()),
             mtu: None,
-            overlay,
             namespace: Some(again(namespace)),
-        })
-        .unwrap()
+        };
+        PodNetwork::with_overlay(config, overlay).unwrap()
     }
 
     fn restart(self) -> Self {
@@ -272,7 +271,6 @@ async fn without_a_pod_cidr_the_network_is_not_ready_until_it_is_told() {
         pod_cidr: None,
         node_ip: None,
         mtu: Some(1400),
-        overlay: None,
         namespace: Some(again(&namespace)),
     };
     let network = PodNetwork::open(settings).unwrap();

@@ -73,7 +73,6 @@ impl Cluster {
             pod_cidr: Some("10.244.1.0/24".parse().unwrap()),
             node_ip: Some(NODE.into()),
             mtu: None,
-            overlay: None,
             namespace: Some(again(&node)),
         })
         .unwrap();
