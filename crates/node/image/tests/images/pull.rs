@@ -181,6 +181,19 @@ async fn images_share_layers_and_removal_spares_what_another_uses_or_holds() {
 }
 
 #[tokio::test]
+async fn docker_manifests_and_zstd_layers_are_pulled_as_well() {
+    let (registry, rig) = (Registry::start(), Rig::new());
+    for (n, zstd, options) in [(1, false, &["--format", "v2s2"][..]), (2, true, &["--format", "oci"])] {
+        let content = n.to_string();
+        let image = ImageSource { zstd, ..ImageSource::new(&[&[("form", content.as_bytes())]]) }.build();
+        let name = registry.push_as(&image, &format!("form{n}:1"), options);
+        rig.store.pull(&name, None, None).await.unwrap();
+        let (_, layers) = rig.store.hold(&name, "c").await.unwrap();
+        assert_eq!(std::fs::read_to_string(layers[0].join("form")).unwrap(), content, "{options:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_tag_that_moved_in_the_registry_moves_here() {
     let (registry, rig) = (Registry::start(), Rig::new());
     let name = registry.push(&ImageSource::new(&[&[("v", b"1")]]).build(), "app:latest");

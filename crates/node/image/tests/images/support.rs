@@ -61,12 +61,13 @@ pub(crate) fn quick() -> RegistryConfig {
 pub(crate) struct ImageSource {
     pub layers: Vec<Vec<(String, Vec<u8>)>>,
     pub architecture: &'static str,
+    pub(crate) zstd: bool,
 }
 
 impl ImageSource {
     pub(crate) fn new(layers: &[&[(&str, &[u8])]]) -> Self {
         let owned = |layer: &&[(&str, &[u8])]| layer.iter().map(|(n, c)| ((*n).to_owned(), c.to_vec())).collect();
-        Self { layers: layers.iter().map(owned).collect(), architecture: "amd64" }
+        Self { layers: layers.iter().map(owned).collect(), architecture: "amd64", zstd: false }
     }
 
     pub(crate) fn build(&self) -> BuiltImage {
@@ -75,9 +76,8 @@ impl ImageSource {
         for layer in &self.layers {
             let tar = tar_of(layer);
             diff_ids.push(Digest::of(&tar).to_string());
-            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            gzip.write_all(&tar).unwrap();
-            let layer = built.add(gzip.finish().unwrap(), "application/vnd.oci.image.layer.v1.tar+gzip");
+            let (bytes, form) = if self.zstd { (zstd::encode_all(&tar[..], 1).unwrap(), "zstd") } else { (gzip(&tar), "gzip") };
+            let layer = built.add(bytes, &format!("application/vnd.oci.image.layer.v1.tar+{form}"));
             built.layers.push(layer);
         }
         let config = json!({
@@ -93,6 +93,12 @@ impl ImageSource {
         built.manifest = built.add(serde_json::to_vec(&manifest).unwrap(), "application/vnd.oci.image.manifest.v1+json");
         built
     }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
 }
 
 fn tar_of(files: &[(String, Vec<u8>)]) -> Vec<u8> {
