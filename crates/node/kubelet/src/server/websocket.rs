@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::Kubelet;
 use super::answer::{Answer, Body, full, refuse};
@@ -123,6 +124,9 @@ pub(super) async fn carry(socket: Socket, protocol: Protocol, input: mpsc::Sende
                 return;
             }
         }
+        // client-go takes a close without a code for a broken connection.
+        let end = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let _ = sink.send(Message::Close(Some(end))).await;
         let _ = sink.close().await;
     };
     let reading = async {
