@@ -230,6 +230,10 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
             Ok(one(registry, &served, &value, 200, accept, include))
         }
         Answer::Object { served, object, created } => Ok(one(registry, &served, &object, if created { 201 } else { 200 }, accept, include)),
+        Answer::Other { .. } if accept.shape == Shape::Table => {
+            let text = "the server was unable to respond with a content type that the client supports: this object has no table";
+            Err(Status::new(fram_machinery::Reason::NotAcceptable, text))
+        }
         Answer::Other { object: value, created } => {
             Ok(object(&registry.api, if created { 201 } else { 200 }, Accept { shape: Shape::Plain, ..accept }, &value))
         }

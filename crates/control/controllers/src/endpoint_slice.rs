@@ -62,6 +62,10 @@ impl Reconciler {
         let labels = format!("{}={name},{}={}", plan::SERVICE, plan::MANAGED_BY, plan::MANAGER);
         let existing = slices.list(ListOptions { label_selector: labels, ..Default::default() }).await?.items;
         let service = self.services.get(key);
+        if service.is_none() {
+            let endpoints = self.endpoints_client.within(&ENDPOINTS, namespace);
+            ignore_missing(endpoints.delete(name, DeleteOptions::default()).await)?;
+        }
         let Some((service, selector)) = service.and_then(|s| selector(&s).map(|sel| (s, sel))) else {
             for slice in &existing {
                 ignore_missing(slices.delete(meta::name(slice), DeleteOptions::default()).await)?;

@@ -30,7 +30,8 @@ impl Nodes for LocalNode {
     async fn connect(&self, node: &str) -> Result<Box<dyn Stream>, Status> {
         let Some((_, kubelet)) = self.kubelet.get().filter(|(name, _)| name == node) else { return Err(unreachable(node)) };
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        let _ = (kubelet, theirs, &self.tasks);
+        let kubelet = kubelet.clone();
+        self.tasks.spawn(async move { kubelet.serve(theirs).await });
         Ok(Box::new(ours))
     }
 }

@@ -53,13 +53,11 @@ impl Handle {
 
     /// The connections of a protocol (`IPPROTO_UDP`) that `wanted` picks.
     pub fn list(&mut self, protocol: u8, wanted: impl Fn(&Connection) -> bool) -> Result<Vec<Connection>, NetlinkError> {
-        let mut connections = Vec::new();
         let header = |b: &mut Builder| b.raw(&[0; 4]);
-        self.socket.dump(SUBSYSTEM << 8 | IPCTNL_MSG_CT_GET, "list tracked connections", header, |body| {
+        self.socket.dump(SUBSYSTEM << 8 | IPCTNL_MSG_CT_GET, "list tracked connections", header, |body, connections| {
             let connection = body.get(4..).and_then(parse);
             connections.extend(connection.filter(|c| c.original.protocol == protocol && wanted(c)));
-        })?;
-        Ok(connections)
+        })
     }
 
     /// Forgets a connection; gives whether it was still there.

@@ -9,6 +9,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 
 /// Larger than any datagram of a dump (the kernel fills at most 32 KiB, or the buffer of the last read).
 const RECEIVE_BUFFER: usize = 64 << 10;
+const DUMP_ATTEMPTS: usize = 10;
 const SEND_BUFFER: usize = 64 << 20;
 const HEADER: usize = 16;
 
@@ -262,7 +263,9 @@ impl Socket {
             Ok(n) => n,
             Err(e) => return Err(NetlinkError::Socket { operation: "receive", source: e.into() }),
         };
-        let (answer, _) = answers(&buffer[..n]).next().ok_or_else(|| NetlinkError::NoAnswer { operation: operation() })?;
+        let (answer, _) = answers(&buffer[..n])
+            .find(|(_, answered)| *answered == sequence)
+            .ok_or_else(|| NetlinkError::NoAnswer { operation: operation() })?;
         match answer.kind {
             kind if kind == libc::NLMSG_ERROR as u16 => {
                 let (errno, message) = error_of(&answer).unwrap_or((Errno::EPROTO, String::new()));
@@ -272,30 +275,49 @@ impl Socket {
         }
     }
 
-    /// All answers to a dump request, body by body.
-    pub(crate) fn dump(
+    /// What `parse` makes of all answers to a dump request. A dump during which the kernel's list changed is repeated.
+    pub(crate) fn dump<T>(
+        &mut self,
+        kind: u16,
+        operation: &str,
+        body: impl Fn(&mut Builder),
+        mut parse: impl FnMut(&[u8], &mut Vec<T>),
+    ) -> Result<Vec<T>, NetlinkError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut found = Vec::new();
+            if self.dump_once(kind, operation, &body, |answer| parse(answer, &mut found))? {
+                return Ok(found);
+            }
+        }
+        Err(NetlinkError::Kernel { operation: operation.to_owned(), errno: Errno::EINTR, message: "the list keeps changing".to_owned() })
+    }
+
+    /// Gives whether the dump was consistent.
+    fn dump_once(
         &mut self,
         kind: u16,
         operation: &str,
         body: impl FnOnce(&mut Builder),
         mut each: impl FnMut(&[u8]),
-    ) -> Result<(), NetlinkError> {
+    ) -> Result<bool, NetlinkError> {
         let sequence = self.next_sequence();
         let mut builder = Builder::default();
         builder.message(kind, (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16, sequence, body);
         self.send(&builder)?;
         let mut buffer = vec![0; RECEIVE_BUFFER];
+        let mut consistent = true;
         loop {
             let n = match recv(self.descriptor.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(n) => n,
                 Err(Errno::EINTR) => continue,
                 Err(e) => return Err(NetlinkError::Socket { operation: "receive", source: e.into() }),
             };
-            for (answer, _) in answers(&buffer[..n]) {
+            for (answer, _) in answers(&buffer[..n]).filter(|(_, answered)| *answered == sequence) {
+                consistent &= answer.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
                 match i32::from(answer.kind) {
-                    libc::NLMSG_DONE => return Ok(()),
+                    libc::NLMSG_DONE => return Ok(consistent),
                     libc::NLMSG_ERROR => {
-                        let Some((errno, message)) = error_of(&answer) else { return Ok(()) };
+                        let Some((errno, message)) = error_of(&answer) else { return Ok(consistent) };
                         return Err(NetlinkError::Kernel { operation: operation.to_owned(), errno, message });
                     }
                     _ => each(answer.body),

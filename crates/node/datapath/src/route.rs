@@ -1,5 +1,7 @@
 //! Links, addresses, neighbours and routes over rtnetlink, in the namespace of the thread that opened the handle.
 
+mod vxlan;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -10,10 +12,13 @@ use crate::address::{Cidr, octets};
 use crate::namespace::Namespace;
 use crate::netlink::{Builder, NetlinkError, Socket, attributes, find, ne_u32, text};
 
+pub use vxlan::{OVERHEAD as VXLAN_OVERHEAD, Vxlan};
+
 /// The protocol number in Fram's routes (`proto 70` in `ip route`), by which they are found again.
 pub const PROTOCOL: u8 = 70;
 
 // linux/if_link.h, linux/veth.h, linux/neighbour.h
+const IFLA_GROUP: u16 = 27;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -79,6 +84,11 @@ impl Route {
         Self { destination, gateway: Some(gateway), link: None, source: None, unreachable: false }
     }
 
+    /// Only a destination: enough to delete whatever route of Fram's leads there.
+    pub fn to(destination: Cidr) -> Self {
+        Self { destination, gateway: None, link: None, source: None, unreachable: false }
+    }
+
     pub fn unreachable(destination: Cidr) -> Self {
         Self { destination, gateway: None, link: None, source: None, unreachable: true }
     }
@@ -140,9 +150,7 @@ impl Handle {
     }
 
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        let mut links = Vec::new();
-        self.socket.dump(libc::RTM_GETLINK, "list links", |b| link_header(b, 0, 0, 0), |body| links.extend(parse_link(body)))?;
-        Ok(links)
+        self.socket.dump(libc::RTM_GETLINK, "list links", |b| link_header(b, 0, 0, 0), |body, links| links.extend(parse_link(body)))
     }
 
     pub fn set_up(&mut self, link: u32) -> Result<(), NetlinkError> {
@@ -159,6 +167,36 @@ impl Handle {
             |b| {
                 link_header(b, 0, 0, 0);
                 b.string(libc::IFLA_IFNAME, name);
+            },
+        );
+        present(deleted)
+    }
+
+    /// Puts a link into a group; gives whether there is such a link.
+    pub fn set_group(&mut self, name: &str, group: u32) -> Result<bool, NetlinkError> {
+        let set = self.socket.request(
+            libc::RTM_NEWLINK,
+            0,
+            || format!("change group of link {name}"),
+            |b| {
+                link_header(b, 0, 0, 0);
+                b.string(libc::IFLA_IFNAME, name);
+                b.ne32(IFLA_GROUP, group);
+            },
+        );
+        present(set)
+    }
+
+    /// Deletes all links of a group at once. One by one, each would wait for the kernel's grace period, tens of milliseconds,
+    /// with all other changes of links held up.
+    pub fn delete_group(&mut self, group: u32) -> Result<bool, NetlinkError> {
+        let deleted = self.socket.request(
+            libc::RTM_DELLINK,
+            0,
+            || format!("delete links of group {group}"),
+            |b| {
+                link_header(b, 0, 0, 0);
+                b.ne32(IFLA_GROUP, group);
             },
         );
         present(deleted)
@@ -190,9 +228,7 @@ impl Handle {
     }
 
     pub fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
-        let mut addresses = Vec::new();
-        self.socket.dump(libc::RTM_GETADDR, "list addresses", |b| b.raw(&[0; 8]), |body| addresses.extend(parse_address(body)))?;
-        Ok(addresses)
+        self.socket.dump(libc::RTM_GETADDR, "list addresses", |b| b.raw(&[0; 8]), |body, addresses| addresses.extend(parse_address(body)))
     }
 
     /// Adds a route or replaces the one to the same destination.
@@ -209,16 +245,14 @@ impl Handle {
 
     /// The routes of the main table that carry [`PROTOCOL`].
     pub fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
-        let mut routes = Vec::new();
         self.socket.dump(
             libc::RTM_GETROUTE,
             "list routes",
             |b| b.raw(&[0; 12]),
-            |body| {
+            |body, routes| {
                 routes.extend(parse_route(body).filter(|(_, protocol)| *protocol == PROTOCOL).map(|(route, _)| route));
             },
-        )?;
-        Ok(routes)
+        )
     }
 
     /// The link that the kernel would use towards an address; an error if it knows no way.

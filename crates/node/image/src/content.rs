@@ -1,5 +1,6 @@
 //! The content store: blobs under `<root>/blobs/<algorithm>/<hex>`, written to `<root>/ingest/`, verified while they stream,
-//! synced, then renamed. Leases keep what a pull is using out of a sweep's way. Knows nothing of images.
+//! then renamed. They reach the disk with the image that needs them, in one sync before it is recorded; others are swept at
+//! the next start. Leases keep what a pull is using out of a sweep's way. Knows nothing of images.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -7,6 +8,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -142,18 +144,16 @@ impl ContentStore {
         let digest = hasher.finish();
         let lease = self.lease(&digest);
         if self.size(&digest) != Some(size) {
-            file.sync_all().at("sync blob", &path)?;
             let target = self.path(&digest);
             fs::rename(&path, &target).at("rename blob to", &target)?;
-            sync_parent(&target)?;
         }
         drop(guard);
         Ok((digest, size, lease))
     }
 
-    /// Removes every blob that is neither in `keep` nor leased; with `partials`, also what interrupted pulls left.
+    /// Removes every blob that is neither in `keep` nor leased, and what interrupted pulls left longer ago than `partials`.
     /// Gives the number of removed files and their bytes.
-    pub(crate) fn sweep(&self, keep: &HashSet<Digest>, partials: bool) -> Result<(usize, u64), IoError> {
+    pub(crate) fn sweep(&self, keep: &HashSet<Digest>, partials: Duration) -> Result<(usize, u64), IoError> {
         // Held throughout: a pull that leases a blob now either sees it removed, and fetches it, or keeps it.
         let leases = self.inner.leases.lock();
         let mut removed = (0, 0);
@@ -168,15 +168,14 @@ impl ContentStore {
                 }
             }
         }
-        if partials {
-            let folder = self.inner.root.join("ingest");
-            for entry in fs::read_dir(&folder).at("list", &folder)? {
-                let entry = entry.at("list", &folder)?;
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let stem = name.split('.').next().unwrap_or_default();
-                if !leases.keys().any(|d| d.hex() == stem) {
-                    remove_counted(&entry, &mut removed)?;
-                }
+        let folder = self.inner.root.join("ingest");
+        for entry in fs::read_dir(&folder).at("list", &folder)? {
+            let entry = entry.at("list", &folder)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let stem = name.split('.').next().unwrap_or_default();
+            let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
+            if age >= partials && !leases.keys().any(|d| d.hex() == stem) {
+                remove_counted(&entry, &mut removed)?;
             }
         }
         Ok(removed)
@@ -244,7 +243,7 @@ impl BlobWriter {
         Ok(())
     }
 
-    /// Verifies, syncs and publishes the blob. On a wrong digest nothing of it stays.
+    /// Verifies and publishes the blob. On a wrong digest nothing of it stays.
     pub(crate) fn commit(self) -> Result<(), ImageError> {
         let found = self.hasher.finish();
         if self.offset != self.size || found != self.digest {
@@ -252,10 +251,7 @@ impl BlobWriter {
             let reason = format!("got {} bytes with digest {found}, wanted {} bytes", self.offset, self.size);
             return Err(ImageError::CorruptBlob { digest: self.digest.to_string(), reason });
         }
-        self.file.sync_all().at("sync", &self.partial)?;
-        fs::rename(&self.partial, &self.target).at("rename blob to", &self.target)?;
-        sync_parent(&self.target)?;
-        Ok(())
+        Ok(fs::rename(&self.partial, &self.target).at("rename blob to", &self.target)?)
     }
 }
 
@@ -352,7 +348,7 @@ mod tests {
         assert_eq!(writer.offset(), 0);
         drop(writer);
         assert_eq!(store.size(&digest), None);
-        store.sweep(&HashSet::new(), true).unwrap();
+        store.sweep(&HashSet::new(), Duration::ZERO).unwrap();
         assert_eq!(fs::read_dir(folder.path().join("ingest")).unwrap().count(), 0);
     }
 
@@ -365,9 +361,9 @@ mod tests {
         }
         let lease = store.lease(&digests[1]);
         let keep = HashSet::from([digests[0].clone()]);
-        assert_eq!(store.sweep(&keep, true).unwrap(), (1, 1));
+        assert_eq!(store.sweep(&keep, Duration::ZERO).unwrap(), (1, 1));
         drop(lease);
-        assert_eq!(store.sweep(&keep, true).unwrap(), (1, 1));
+        assert_eq!(store.sweep(&keep, Duration::ZERO).unwrap(), (1, 1));
         assert_eq!(store.size(&digests[0]), Some(1));
     }
 

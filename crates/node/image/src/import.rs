@@ -13,7 +13,7 @@ use crate::digest::Digest;
 use crate::download::{Tracker, blocking};
 use crate::error::{ErrorKind, ImageError, IoContext};
 use crate::install::{Documents, Names};
-use crate::layer::Decompressed;
+use crate::layer::{Decompressed, Rationed};
 use crate::manifest::{DOCKER_MANIFEST, Descriptor, Index, MAX_CONFIG, MAX_MANIFEST, Manifest};
 use crate::reference::Reference;
 use crate::store::ImageStore;
@@ -106,10 +106,13 @@ impl ImageStore {
 impl Files {
     fn read(archive: Box<dyn Read + Send>, content: &ContentStore, limit: u64) -> Result<Self, ImageError> {
         let unreadable = |e: io::Error| ImageError::from(ArchiveError::Unreadable(e));
-        let mut archive = tar::Archive::new(Decompressed::new(archive).map_err(unreadable)?);
+        let (stream, ration) = Rationed::new(Decompressed::new(archive).map_err(unreadable)?);
+        let mut archive = tar::Archive::new(stream);
         let mut files = Self { by_path: HashMap::new(), links: HashMap::new(), leases: Vec::new() };
         for entry in archive.entries().map_err(unreadable)? {
             let mut entry = entry.map_err(unreadable)?;
+            ration.content();
+            let unread = entry.size();
             let path = normal(&entry.path().map_err(unreadable)?);
             if let Some(target) = entry.link_name().map_err(unreadable)? {
                 // docker save before version 25 linked a layer that occurs twice to its first occurrence.
@@ -121,6 +124,7 @@ impl Files {
                 files.leases.push(lease);
                 files.by_path.insert(path, (digest, size));
             }
+            ration.headers(unread);
         }
         Ok(files)
     }

@@ -45,10 +45,8 @@ pub(crate) struct Names {
     pub(crate) repo_digests: BTreeSet<String>,
 }
 
-enum Done {
-    Downloaded(usize),
-    Unpacked(usize, LayerUsage),
-}
+type Downloads = JoinSet<Result<usize, ImageError>>;
+type Unpacking = tokio::task::JoinHandle<Result<LayerUsage, ImageError>>;
 
 /// The layers of one image on their way to disk.
 struct Layers {
@@ -57,8 +55,8 @@ struct Layers {
     chain: Vec<Digest>,
     ready: Vec<bool>,
     usage: BTreeMap<Digest, LayerUsage>,
+    /// The lowest that is not unpacked.
     next: usize,
-    unpacking: bool,
 }
 
 impl ImageStore {
@@ -156,8 +154,46 @@ impl ImageStore {
         tracker: Arc<Tracker>,
         leases: &Arc<Vec<Lease>>,
     ) -> Result<BTreeMap<Digest, LayerUsage>, ImageError> {
+        let mut downloads = self.start_downloads(&mut layers, downloader, &tracker);
+        let mut unpacking = None;
+        let result = loop {
+            if unpacking.is_none() {
+                unpacking = self.start_unpacking(&mut layers, leases).await;
+            }
+            tokio::select! {
+                Some(downloaded) = downloads.join_next() => match flatten(downloaded) {
+                    Ok(position) => layers.ready[position] = true,
+                    Err(error) => break Err(error),
+                },
+                unpacked = async { flatten(unpacking.as_mut()?.await).into() }, if unpacking.is_some() => match unpacked {
+                    None => {}
+                    Some(Ok(usage)) => {
+                        unpacking = None;
+                        layers.usage.insert(layers.chain[layers.next].clone(), usage);
+                        layers.next += 1;
+                        tracker.unpacked();
+                    }
+                    Some(Err(error)) => {
+                        unpacking = None;
+                        break Err(error);
+                    }
+                },
+                else => break Ok(layers.usage),
+            }
+        };
+        // What still runs after a failure is given up, but a thread in the kernel cannot be: it is waited for, so that nothing
+        // of a failed pull goes on behind the caller's back.
+        downloads.shutdown().await;
+        if let Some(thread) = unpacking {
+            let _ = thread.await;
+        }
+        result
+    }
+
+    /// Starts fetching every layer that is not unpacked already. Each task gives the position of its layer.
+    fn start_downloads(&self, layers: &mut Layers, downloader: Option<Arc<Downloader>>, tracker: &Tracker) -> Downloads {
         let permits = Arc::new(Semaphore::new(self.inner.registry.config().parallel_layers.max(1)));
-        let mut tasks: JoinSet<Result<Done, ImageError>> = JoinSet::new();
+        let mut downloads = JoinSet::new();
         for (position, descriptor) in layers.descriptors.iter().enumerate() {
             if self.inner.layers.contains(&layers.chain[position]) {
                 layers.ready[position] = true;
@@ -169,53 +205,37 @@ impl ImageStore {
                 continue;
             };
             let (descriptor, permits) = (descriptor.clone(), permits.clone());
-            tasks.spawn(async move {
+            downloads.spawn(async move {
                 let _permit = permits.acquire().await.map_err(|e| ImageError::Worker(e.to_string()))?;
-                downloader.fetch(&descriptor).await?;
-                Ok(Done::Downloaded(position))
+                downloader.fetch(&descriptor).await.map(|()| position)
             });
         }
-        loop {
-            self.start_unpacking(&mut layers, &mut tasks, leases);
-            match tasks.join_next().await {
-                None => return Ok(layers.usage),
-                Some(Err(failure)) => return Err(ImageError::Worker(failure.to_string())),
-                Some(Ok(done)) => match done? {
-                    Done::Downloaded(position) => layers.ready[position] = true,
-                    Done::Unpacked(position, usage) => {
-                        layers.usage.insert(layers.chain[position].clone(), usage);
-                        layers.unpacking = false;
-                        layers.next = position + 1;
-                        tracker.unpacked();
-                    }
-                },
-            }
-        }
+        downloads
     }
 
-    /// Starts the next layer from the base up, if it has arrived and none is being unpacked.
-    fn start_unpacking(&self, layers: &mut Layers, tasks: &mut JoinSet<Result<Done, ImageError>>, leases: &Arc<Vec<Lease>>) {
-        while layers.next < layers.chain.len() && !layers.unpacking && layers.ready[layers.next] {
-            let position = layers.next;
-            if self.inner.layers.contains(&layers.chain[position]) {
-                layers.next += 1;
-                continue;
-            }
-            layers.unpacking = true;
-            let parents: Vec<PathBuf> = layers.chain[..position].iter().rev().map(|c| self.inner.layers.path(c)).collect();
-            let (blob, diff_id) = (layers.descriptors[position].digest.clone(), layers.diff_ids[position].clone());
-            let (chain_id, inner, leases) = (layers.chain[position].clone(), self.inner.clone(), leases.clone());
-            tasks.spawn(async move {
-                let guard = inner.content.writer_lock(&chain_id).lock_owned().await;
-                let usage = blocking(move || {
-                    // Lock and leases stay with the thread, which a dropped pull cannot stop.
-                    let _held = (guard, leases);
-                    inner.unpack(&LayerSource { blob: &blob, diff_id: &diff_id, chain_id: &chain_id, parents: &parents })
-                });
-                Ok(Done::Unpacked(position, usage.await?))
-            });
+    /// Starts the next layer from the base up, if it has arrived.
+    async fn start_unpacking(&self, layers: &mut Layers, leases: &Arc<Vec<Lease>>) -> Option<Unpacking> {
+        while self.inner.layers.contains(layers.chain.get(layers.next)?) {
+            layers.next += 1;
         }
+        let position = layers.next;
+        if !layers.ready[position] {
+            return None;
+        }
+        let parents: Vec<PathBuf> = layers.chain[..position].iter().rev().map(|c| self.inner.layers.path(c)).collect();
+        let (blob, diff_id) = (layers.descriptors[position].digest.clone(), layers.diff_ids[position].clone());
+        let (chain_id, inner, leases) = (layers.chain[position].clone(), self.inner.clone(), leases.clone());
+        let guard = inner.content.writer_lock(&chain_id).lock_owned().await;
+        Some(tokio::task::spawn_blocking(move || {
+            // Lock and leases stay with the thread, which a dropped pull cannot stop.
+            let _held = (guard, leases);
+            inner.unpack(&LayerSource { blob: &blob, diff_id: &diff_id, chain_id: &chain_id, parents: &parents })
+        }))
     }
+}
+
+fn flatten<T>(joined: Result<Result<T, ImageError>, tokio::task::JoinError>) -> Result<T, ImageError> {
+    joined.map_err(|e| ImageError::Worker(e.to_string()))?
 }
 
 impl Layers {
@@ -227,7 +247,6 @@ impl Layers {
             chain,
             usage: BTreeMap::new(),
             next: 0,
-            unpacking: false,
         }
     }
 }
@@ -244,7 +263,8 @@ impl Inner {
 
     /// Makes an image known, after all that it consists of is on disk.
     fn record(&self, id: Digest, record: Record, usage: BTreeMap<Digest, LayerUsage>) -> Result<(), ImageError> {
-        if !usage.is_empty() {
+        let known = self.index().images.get(&id).is_some_and(|old| record.blobs.is_subset(&old.blobs));
+        if !known || !usage.is_empty() {
             self.layers.sync()?;
         }
         self.change(|index| {

@@ -3,6 +3,7 @@
 
 mod beneath;
 mod decompress;
+mod ration;
 mod unpack;
 
 use std::collections::HashSet;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use decompress::Decompressed;
+pub(crate) use ration::Rationed;
 
 use crate::digest::{Digest, Hasher};
 use crate::error::{ErrorKind, IoContext, IoError, kind_of_io};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fram_cri::ProgressFn;
 use futures_util::FutureExt;
@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::content::ContentStore;
 use crate::digest::Digest;
 use crate::download::{Downloader, Tracker, blocking};
-use crate::error::{ImageError, IoContext, IoError};
+use crate::error::{ErrorKind, ImageError, IoContext, IoError};
 use crate::gc::{self, Candidate, GcPolicy};
 use crate::index::{Holder, Index, Record};
 use crate::install::{Documents, Names};
@@ -45,6 +45,9 @@ impl ImageStoreConfig {
         }
     }
 }
+
+/// How long an interrupted pull may wait for its continuation.
+const RESUMABLE: Duration = Duration::from_secs(24 * 3600);
 
 /// A failed pull is told to everyone who waited for it.
 pub type SharedError = Arc<ImageError>;
@@ -114,7 +117,7 @@ impl ImageStore {
         let (snapshot, writing, flights) = (RwLock::new(Arc::new(index)), Mutex::default(), Mutex::default());
         let inner = Arc::new(Inner { config, content, layers, registry, snapshot, writing, flights, _lock: lock });
         // A layer folder that no recorded image has may not have reached the disk before a crash: it must not be reused.
-        inner.sweep(false)?;
+        inner.sweep(RESUMABLE)?;
         Ok(Self { inner })
     }
 
@@ -139,7 +142,14 @@ impl ImageStore {
         let tracker = Arc::new(Tracker::default());
         progress.into_iter().for_each(|listener| tracker.listen(listener));
         let (store, watched) = (self.clone(), tracker.clone());
-        let flight = async move { store.pull_now(&reference, credentials, tracker).await.map_err(Arc::new) }.boxed().shared();
+        let flight = async move {
+            let pulled = store.pull_now(&reference, credentials, tracker).await;
+            if pulled.as_ref().is_err_and(|e| e.kind() == ErrorKind::DiskFull) {
+                store.free_unfinished().await;
+            }
+            pulled.map_err(Arc::new)
+        };
+        let flight = flight.boxed().shared();
         if let Some(weak) = flight.downgrade() {
             flights.insert(key, (weak, watched));
         }
@@ -186,10 +196,10 @@ impl ImageStore {
     /// Removes an image with all its names. Layers that others use or hold stay. An image that is not here is removed already.
     pub async fn remove(&self, image: &str) -> Result<Removed, ImageError> {
         let Some(found) = self.status(image)? else { return Ok(Removed::default()) };
-        self.remove_ids(vec![found.id]).await
+        self.remove_ids(vec![found.id], RESUMABLE).await
     }
 
-    async fn remove_ids(&self, ids: Vec<Digest>) -> Result<Removed, ImageError> {
+    async fn remove_ids(&self, ids: Vec<Digest>, partials: Duration) -> Result<Removed, ImageError> {
         let inner = self.inner.clone();
         blocking(move || {
             let mut images = 0;
@@ -197,7 +207,7 @@ impl ImageStore {
                 images = ids.iter().filter(|id| index.images.remove(id).is_some()).count();
                 Ok(())
             })?;
-            Ok(Removed { images, ..inner.sweep(false)? })
+            Ok(Removed { images, ..inner.sweep(partials)? })
         })
         .await
     }
@@ -218,7 +228,7 @@ impl ImageStore {
             pinned: record.pinned,
         });
         let chosen = gc::plan(candidates.collect(), &policy, now());
-        self.remove_ids(chosen).await
+        self.remove_ids(chosen, Duration::ZERO).await
     }
 
     /// Keeps an image from being collected (CRI `pinned`), or no longer.
@@ -264,7 +274,7 @@ impl ImageStore {
             })?;
             // Only a holder of an image that was removed meanwhile leaves anything behind.
             if !inner.index().images.contains_key(&held.image) {
-                inner.sweep(false)?;
+                inner.sweep(RESUMABLE)?;
             }
             Ok(())
         })
@@ -283,11 +293,19 @@ impl ImageStore {
         (self.inner.config.root.clone(), usage.bytes, usage.inodes)
     }
 
+    /// On a full disk the parts of an image that did not fit are no use for a later attempt: others need the room now.
+    async fn free_unfinished(&self) {
+        let inner = self.inner.clone();
+        if let Err(error) = blocking(move || inner.sweep(Duration::ZERO)).await {
+            tracing::warn!(%error, "parts of an unfinished image stay on the full disk");
+        }
+    }
+
     pub(crate) async fn sweep_blobs(&self) -> Result<(), ImageError> {
         let inner = self.inner.clone();
         blocking(move || {
             let _writing = inner.writing.lock();
-            inner.content.sweep(&inner.index().kept_blobs(), false)?;
+            inner.content.sweep(&inner.index().kept_blobs(), RESUMABLE)?;
             Ok(())
         })
         .await
@@ -310,7 +328,7 @@ impl Inner {
     }
 
     /// Deletes blobs and layers that no image, holder or running pull needs.
-    fn sweep(&self, partials: bool) -> Result<Removed, ImageError> {
+    fn sweep(&self, partials: Duration) -> Result<Removed, ImageError> {
         let mut removed = Removed::default();
         let mut graves = Vec::new();
         {

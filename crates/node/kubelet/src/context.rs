@@ -7,6 +7,7 @@ use fram_client::{EventRecorder, Informer};
 use fram_cri::RuntimeService;
 use fram_machinery::Value;
 use fram_machinery::quantity::Quantity;
+use tokio::sync::watch;
 
 use crate::cgroup::Cgroups;
 use crate::clock::Clock;
@@ -32,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) runtime_classes: Informer,
     pub(crate) cgroups: Cgroups,
     pub(crate) node: NodeFacts,
+    /// Counts what happened in the runtime, for those who follow something of it.
+    pub(crate) activity: watch::Sender<u64>,
 }
 
 /// What pods may know of the node.

@@ -80,6 +80,7 @@ impl Kubelet {
             runtime_classes: informer(RUNTIME_CLASSES, InformerOptions::default()),
             cgroups: Cgroups::detect(&config.cgroup_mount),
             node: node::machine::facts(&config),
+            activity: tokio::sync::watch::Sender::new(0),
             runtime,
             clock,
             config,
@@ -106,6 +107,19 @@ impl Kubelet {
         self.tasks.close();
         self.tasks.wait().await;
         outcome
+    }
+
+    /// Ends when the kubelet stops.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// A task that ends with the kubelet at the latest.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
     }
 
     fn post(&self, uid: &str, letter: Letter) {
@@ -167,6 +181,7 @@ impl Pods<'_> {
     }
 
     fn hear(&self, event: &ContainerEvent) {
+        self.kubelet.ctx.activity.send_modify(|count| *count += 1);
         let sandbox = event.pod_sandbox_status.as_ref().map(|s| s.metadata.uid.clone());
         let container = || event.containers_statuses.iter().find_map(|c| c.labels.get(LABEL_POD_UID).cloned());
         if let Some(uid) = sandbox.or_else(container) {

@@ -1,6 +1,7 @@
 //! The kubelet: runs the pods that are bound to one node, through the runtime and image services of the CRI, and tells the
 //! API server what became of them.
 
+mod activity;
 mod admit;
 mod backoff;
 mod cgroup;

@@ -1,5 +1,80 @@
-//! The kubelet's HTTP API.
+//! The kubelet's HTTP API over any byte stream: logs, exec, attach, port-forward, pods. Whoever hands in a stream has made
+//! sure who is at its other end. See upstream's pkg/kubelet/server.
 
+mod answer;
+mod forward;
+mod log_file;
 mod logs;
+mod query;
+mod remote;
+mod websocket;
 
-pub(crate) use logs::tail_messages as log_tail;
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use fram_machinery::{Value, object};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::kubelet::Kubelet;
+use crate::pod;
+use answer::{Answer, Body, json, refuse, text};
+pub(crate) use log_file::tail_messages as log_tail;
+use query::Query;
+
+impl Kubelet {
+    /// Serves one connection until its end, or until the kubelet stops.
+    pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        let service = hyper::service::service_fn(|request| {
+            let kubelet = self.clone();
+            async move { Ok::<_, Infallible>(kubelet.answer(request).await) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+        if let Some(Err(error)) = self.stopping().run_until_cancelled(connection).await {
+            tracing::debug!(%error, "a connection to the kubelet ended early");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path().to_string();
+        let steps: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let outcome: Answer = match (request.method(), steps.as_slice()) {
+            (&Method::GET, ["healthz" | "livez" | "readyz"]) => Ok(text("ok")),
+            (&Method::GET, ["pods"]) => Ok(json(&self.pod_list())),
+            (&Method::GET, ["containerLogs", namespace, name, container]) => {
+                logs::serve(self, &format!("{namespace}/{name}"), container, &query).await
+            }
+            (&Method::GET | &Method::POST, ["exec", namespace, name, container]) => {
+                remote::exec(self, &format!("{namespace}/{name}"), container, &query, request).await
+            }
+            (&Method::GET | &Method::POST, ["attach", namespace, name, container]) => {
+                remote::attach(self, &format!("{namespace}/{name}"), container, &query, request).await
+            }
+            (&Method::GET | &Method::POST, ["portForward", namespace, name]) => {
+                forward::serve(self, &format!("{namespace}/{name}"), &query, request).await
+            }
+            _ => Err(refuse(StatusCode::NOT_FOUND, "404 page not found")),
+        };
+        outcome.unwrap_or_else(|refusal| *refusal)
+    }
+
+    fn pod_list(&self) -> Value {
+        let items: Vec<Value> = self.ctx.pods.list().iter().map(|p| (**p).clone()).collect();
+        object!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })
+    }
+
+    /// The pod with this key, where its container (if one is named) is one of its own.
+    fn pod_with(&self, key: &str, container: Option<&str>) -> Result<std::sync::Arc<Value>, Box<Response<Body>>> {
+        let pod = self.ctx.pods.get(key).ok_or_else(|| refuse(StatusCode::NOT_FOUND, &format!("pod {key:?} not found")))?;
+        match container.filter(|name| pod::find_container(&pod, name).is_none()) {
+            Some(name) => Err(refuse(StatusCode::NOT_FOUND, &format!("container {name:?} not found in pod {key:?}"))),
+            None => Ok(pod),
+        }
+    }
+}
+
+/// A chunk of a streamed answer.
+type Chunk = Bytes;

@@ -10,6 +10,7 @@ mod lifecycle {
     pub(crate) mod api;
     pub(crate) mod rig;
     pub(crate) mod runtime;
+    mod streams;
 }
 
 use fram_machinery::{Value, meta, object};

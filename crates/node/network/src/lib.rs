@@ -9,5 +9,5 @@ mod rules;
 
 pub use allocation::{AllocationError, Allocations, Pod};
 pub use attach::{GATEWAY, POD_INTERFACE};
-pub use network::{NetworkConfig, PodNetwork, SetupError};
+pub use network::{NetworkConfig, Overlay, PodNetwork, SetupError};
 pub use peers::Peer;

@@ -8,16 +8,19 @@ use async_trait::async_trait;
 use fram_cri::{NetworkAttachment, NetworkError, PodSandboxNetworkStatus, Protocol, SandboxNetwork, SandboxNetworkConfig};
 use fram_datapath::address::Cidr;
 use fram_datapath::namespace::Namespace;
-use fram_datapath::route::Route;
+use fram_datapath::route::{Route, Vxlan};
 use fram_datapath::{NetlinkError, conntrack, nft, purge, route, sysctl};
 use tokio::sync::Mutex;
 
 use crate::allocation::{AllocationError, Allocations, Pod};
 use crate::attach::{self, Attachment};
-use crate::peers::{self, Peer};
+use crate::peers::{self, Peer, Tunnel};
 use crate::rules;
 
 const DEFAULT_MTU: u32 = 1500;
+const TUNNEL_LINK: &str = "fram-vxlan";
+/// The group of links that wait for their deletion: "fram" as a number.
+const DOOMED: u32 = 0x6672_616d;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -53,10 +56,23 @@ pub struct NetworkConfig {
     pub pod_cidr: Option<Cidr>,
     /// The node's own address, as other nodes and its pods see it.
     pub node_ip: Option<IpAddr>,
-    /// Of the pods' interfaces; otherwise that of the link towards the world.
+    /// Of the pods' interfaces; otherwise that of the link towards the world, less what an overlay takes.
     pub mtu: Option<u32>,
     /// The node's network namespace, if it is not that of this process.
     pub namespace: Option<Namespace>,
+}
+
+/// VXLAN between the nodes. All nodes must agree on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overlay {
+    pub id: u32,
+    pub port: u16,
+}
+
+impl Default for Overlay {
+    fn default() -> Self {
+        Self { id: 1, port: 8472 }
+    }
 }
 
 /// Cheap to clone.
@@ -67,65 +83,81 @@ pub struct PodNetwork {
 
 struct Inner {
     config: NetworkConfig,
+    overlay: Option<Overlay>,
     mtu: u32,
     // One lock for state and kernel, so that the table always says what the file says.
     state: Mutex<State>,
+    /// Held while doomed links are deleted: those that are doomed meanwhile go together in the next round.
+    reaper: Mutex<route::Handle>,
 }
 
 struct State {
     allocations: Allocations,
     nft: nft::Handle,
     route: route::Handle,
+    /// As they were last set.
+    peers: Vec<Peer>,
 }
 
 impl PodNetwork {
-    /// Opens the state, prepares the node and rebuilds the table from the state. Blocks; fails if the kernel refuses.
+    /// Opens the state, prepares the node and rebuilds the table from the state; all nodes have to share a network segment.
+    /// Blocks; fails if the kernel refuses.
     pub fn open(config: NetworkConfig) -> Result<Self, SetupError> {
+        Self::with_overlay(config, None)
+    }
+
+    /// Like [`Self::open`], with tunnels to nodes that may be beyond routers. They need to know the node's own address.
+    pub fn with_overlay(config: NetworkConfig, overlay: Option<Overlay>) -> Result<Self, SetupError> {
         let io = |source| AllocationError::Io { operation: "create folder", path: config.state_dir.clone(), source };
         std::fs::create_dir_all(&config.state_dir).map_err(io)?;
         let mut allocations = Allocations::load(&config.state_dir.join("allocations.json"))?;
         if let Some(cidr) = config.pod_cidr {
             allocations.set_pod_cidr(cidr)?;
         }
-        let (nft, mut route) = config.within(|| {
+        let (nft, mut route, mut reaper) = config.within(|| {
             sysctl::set("ipv4/ip_forward", "1")?;
-            Ok((nft::Handle::open()?, route::Handle::open()?))
+            Ok((nft::Handle::open()?, route::Handle::open()?, route::Handle::open()?))
         })?;
-        let mtu = config.mtu.or_else(|| world_mtu(&mut route)).unwrap_or(DEFAULT_MTU);
-        let mut state = State { allocations, nft, route };
+        reaper.delete_group(DOOMED)?;
+        let overhead = if overlay.is_some() { route::VXLAN_OVERHEAD } else { 0 };
+        let mtu = config.mtu.unwrap_or_else(|| world_mtu(&mut route).unwrap_or(DEFAULT_MTU).saturating_sub(overhead));
+        let mut state = State { allocations, nft, route, peers: Vec::new() };
         state.refuse_unassigned()?;
         state.rebuild(&config.cluster_cidrs)?;
-        Ok(Self { inner: Arc::new(Inner { config, mtu, state: Mutex::new(state) }) })
+        let (state, reaper) = (Mutex::new(state), Mutex::new(reaper));
+        Ok(Self { inner: Arc::new(Inner { config, overlay, mtu, state, reaper }) })
     }
 
     /// Makes the routes lead to these nodes and no others. Gives those that cannot be reached directly, with the reason.
     pub async fn set_peers(&self, peers: Vec<Peer>) -> Result<Vec<(Cidr, String)>, SetupError> {
-        self.blocking(move |_, state| {
-            let changes = peers::plan(&peers, &state.route.routes()?);
-            for route in &changes.delete {
-                state.route.delete_route(route)?;
-            }
-            let mut unreachable = Vec::new();
-            for route in &changes.add {
-                if let Err(error) = state.route.replace_route(route) {
-                    unreachable.push((route.destination, error.to_string()));
-                }
-            }
-            Ok(unreachable)
+        self.blocking(move |inner, state| {
+            state.peers = peers;
+            inner.connect_peers(state)
         })
         .await
     }
 
     /// Releases what sandboxes have that nobody knows any more, as after a crash between two steps of theirs.
     pub async fn release_except(&self, known: Vec<String>) -> Result<usize, SetupError> {
-        self.blocking(move |inner, state| {
-            let lost: Vec<_> = state.allocations.pods().map(|(id, _)| id.clone()).filter(|id| !known.contains(id)).collect();
-            for sandbox in &lost {
-                inner.detach(state, sandbox)?;
-            }
-            Ok(lost.len())
-        })
-        .await
+        let released = self
+            .blocking(move |inner, state| {
+                let lost: Vec<_> = state.allocations.pods().map(|(id, _)| id.clone()).filter(|id| !known.contains(id)).collect();
+                for sandbox in &lost {
+                    inner.detach(state, sandbox)?;
+                }
+                Ok(lost.len())
+            })
+            .await?;
+        self.reap().await?;
+        Ok(released)
+    }
+
+    /// Deletes the links that were doomed until now. When it returns, those of the caller are gone, by whosever hand.
+    async fn reap(&self) -> Result<(), SetupError> {
+        let inner = self.inner.clone();
+        let run = move || inner.reaper.blocking_lock().delete_group(DOOMED);
+        tokio::task::spawn_blocking(run).await.map_err(|e| SetupError::Worker(e.to_string()))??;
+        Ok(())
     }
 
     /// Gives the node an address of the Service range, for what it serves to its own pods (cluster DNS). Idempotent.
@@ -183,6 +215,47 @@ impl State {
 }
 
 impl Inner {
+    /// Makes routes (and the tunnel, if there is to be one) lead to the known peers.
+    fn connect_peers(&self, state: &mut State) -> Result<Vec<(Cidr, String)>, SetupError> {
+        let tunnel = self.tunnel(state)?;
+        if let Some(tunnel) = tunnel {
+            for peer in &state.peers {
+                let mac = peers::tunnel_mac(peer.node_ip);
+                state.route.replace_forwarding(tunnel.link, mac, peer.node_ip)?;
+                for cidr in peer.pod_cidrs.iter().filter(|cidr| cidr.address().is_ipv4() == tunnel.own.is_ipv4()) {
+                    state.route.replace_neighbour(tunnel.link, peers::tunnel_address(*cidr), mac)?;
+                }
+            }
+        }
+        let changes = peers::plan(&state.peers, tunnel, &state.route.routes()?);
+        for route in &changes.delete {
+            state.route.delete_route(route)?;
+        }
+        let mut unreachable = Vec::new();
+        for route in &changes.add {
+            if let Err(error) = state.route.replace_route(route) {
+                unreachable.push((route.destination, error.to_string()));
+            }
+        }
+        Ok(unreachable)
+    }
+
+    /// The tunnel's link, made if it is not there; entries for nodes that are gone stay in it, where no route leads.
+    fn tunnel(&self, state: &mut State) -> Result<Option<Tunnel>, SetupError> {
+        let (Some(overlay), Some(cidr), Some(local)) = (self.overlay, state.allocations.pod_cidr(), self.config.node_ip) else {
+            return Ok(None);
+        };
+        if state.route.link(TUNNEL_LINK)?.is_none() {
+            let (mac, mtu) = (peers::tunnel_mac(local), self.mtu);
+            state.route.create_vxlan(&Vxlan { name: TUNNEL_LINK, mac, mtu, id: overlay.id, port: overlay.port, local })?;
+        }
+        let Some(link) = state.route.link(TUNNEL_LINK)? else { return Ok(None) };
+        let own = peers::tunnel_address(cidr);
+        state.route.add_address(link.index, own, Cidr::host(own).prefix_length())?;
+        state.route.set_up(link.index)?;
+        Ok(Some(Tunnel { link: link.index, own }))
+    }
+
     fn save(&self, state: &State) -> Result<(), AllocationError> {
         state.allocations.save(&self.config.state_dir.join("allocations.json"))
     }
@@ -228,7 +301,9 @@ impl Inner {
         let Some(pod) = state.allocations.pod(sandbox).cloned() else { return Ok(()) };
         let mut batch = nft::Batch::new();
         rules::remove_pod(&mut batch, &pod);
-        state.route.delete_link(&pod.link)?;
+        // Nothing is sent to the pod from here on; its link is deleted by `reap`, together with others.
+        state.route.delete_route(&Route::to(Cidr::host(pod.ip)))?;
+        state.route.set_group(&pod.link, DOOMED)?;
         state.allocations.release(sandbox);
         if let Err(error) = state.nft.commit(batch) {
             // Some element was not there, or someone deleted the table: make it say what is allocated now.
@@ -265,13 +340,19 @@ impl SandboxNetwork for PodNetwork {
 
     async fn setup(&self, config: &SandboxNetworkConfig) -> Result<PodSandboxNetworkStatus, NetworkError> {
         let config = config.clone();
-        let ip = self.blocking(move |inner, state| inner.attach(state, &config)).await?;
-        Ok(PodSandboxNetworkStatus::from_ips([ip]))
+        match self.blocking(move |inner, state| inner.attach(state, &config)).await {
+            Ok(ip) => Ok(PodSandboxNetworkStatus::from_ips([ip])),
+            Err(error) => {
+                self.reap().await?;
+                Err(error.into())
+            }
+        }
     }
 
     async fn teardown(&self, config: &SandboxNetworkConfig) -> Result<(), NetworkError> {
         let sandbox = config.pod_sandbox_id.clone();
-        Ok(self.blocking(move |inner, state| inner.detach(state, &sandbox)).await?)
+        self.blocking(move |inner, state| inner.detach(state, &sandbox)).await?;
+        Ok(self.reap().await?)
     }
 
     async fn status(&self, pod_sandbox_id: &str) -> Result<Option<PodSandboxNetworkStatus>, NetworkError> {
@@ -293,7 +374,8 @@ impl SandboxNetwork for PodNetwork {
             state.allocations.set_pod_cidr(cidr)?;
             inner.save(state)?;
             state.refuse_unassigned()?;
-            Ok(state.rebuild(&inner.config.cluster_cidrs)?)
+            state.rebuild(&inner.config.cluster_cidrs)?;
+            inner.connect_peers(state).map(drop)
         });
         Ok(update.await?)
     }

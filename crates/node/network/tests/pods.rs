@@ -11,8 +11,8 @@ use std::time::Duration;
 use fram_cri::{NetworkAttachment, NetworkError, PodSandboxMetadata, PortMapping, Protocol, SandboxNetwork, SandboxNetworkConfig};
 use fram_datapath::namespace::Namespace;
 use fram_datapath::route::{Handle, VethPair};
-use fram_datapath::{nft, purge};
-use fram_network::{NetworkConfig, Peer, PodNetwork};
+use fram_datapath::{nft, purge, sysctl};
+use fram_network::{NetworkConfig, Overlay, Peer, PodNetwork};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -35,28 +35,28 @@ fn path_of(namespace: &Namespace) -> PathBuf {
 }
 
 impl Node {
-    fn new(namespace: Namespace, ip: Ipv4Addr, cidr: &'static str) -> Self {
+    fn new(namespace: Namespace, ip: Ipv4Addr, cidr: &'static str, overlay: Option<Overlay>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let network = Self::open(&folder, &namespace, ip, cidr);
+        let network = Self::open(&folder, &namespace, ip, cidr, overlay);
         Self { folder, namespace, ip, cidr, network }
     }
 
-    fn open(folder: &tempfile::TempDir, namespace: &Namespace, ip: Ipv4Addr, cidr: &str) -> PodNetwork {
-        PodNetwork::open(NetworkConfig {
+    fn open(folder: &tempfile::TempDir, namespace: &Namespace, ip: Ipv4Addr, cidr: &str, overlay: Option<Overlay>) -> PodNetwork {
+        let config = NetworkConfig {
             state_dir: folder.path().join("network"),
             cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
             pod_cidr: Some(cidr.parse().unwrap()),
             node_ip: Some(ip.into()),
             mtu: None,
             namespace: Some(again(namespace)),
-        })
-        .unwrap()
+        };
+        PodNetwork::with_overlay(config, overlay).unwrap()
     }
 
     fn restart(self) -> Self {
         let Self { folder, namespace, ip, cidr, network } = self;
         drop(network);
-        let network = Self::open(&folder, &namespace, ip, cidr);
+        let network = Self::open(&folder, &namespace, ip, cidr, None);
         Self { folder, namespace, ip, cidr, network }
     }
 
@@ -108,7 +108,7 @@ fn two_nodes() -> (Node, Node) {
             })
             .unwrap();
     }
-    (Node::new(left, ips[0], "10.244.1.0/24"), Node::new(right, ips[1], "10.244.2.0/24"))
+    (Node::new(left, ips[0], "10.244.1.0/24", None), Node::new(right, ips[1], "10.244.2.0/24", None))
 }
 
 fn listen(namespace: &Namespace, address: impl Into<IpAddr>, port: u16) -> TcpListener {
@@ -299,4 +299,61 @@ async fn a_setup_that_fails_leaves_nothing() {
     assert_eq!(node.network.status("sandbox-of-c").await.unwrap(), None);
     node.network.teardown(&taken.config).await.unwrap();
     assert_eq!(node.namespace.run(purge::count).unwrap(), before);
+}
+
+/// Two nodes on different segments with a router in between, which knows nothing of pods.
+fn nodes_beyond_a_router() -> (Node, Node, Namespace) {
+    let router = Namespace::create().unwrap();
+    let node = |n: u8, cidr| {
+        let namespace = Namespace::create().unwrap();
+        let (ip, gateway) = (Ipv4Addr::new(10, 60, n, 2), Ipv4Addr::new(10, 60, n, 1));
+        let name = format!("framr{n}");
+        router
+            .run(|| {
+                let (mac, peer_mac) = ([2, 0, 0, 0, n, 1], [2, 0, 0, 0, n, 2]);
+                let mut handle = Handle::open()?;
+                handle.create_veth(&VethPair { name: &name, mac, peer_name: "eth0", peer_mac, peer_namespace: &namespace, mtu: 1500 })?;
+                let link = handle.link(&name)?.unwrap().index;
+                handle.set_up(link)?;
+                handle.add_address(link, gateway.into(), 24)?;
+                sysctl::set("ipv4/ip_forward", "1")
+            })
+            .unwrap();
+        namespace
+            .run(|| {
+                let mut handle = Handle::open()?;
+                for name in ["lo", "eth0"] {
+                    let link = handle.link(name)?.unwrap().index;
+                    handle.set_up(link)?;
+                }
+                let link = handle.link("eth0")?.unwrap().index;
+                handle.add_address(link, ip.into(), 24)
+            })
+            .unwrap();
+        // Not by our own hand: what we add is ours, and goes when no peer needs it.
+        let gateway = gateway.to_string();
+        let arguments = ["route", "add", "default", "via", gateway.as_str()];
+        let added = namespace.run(|| Ok(std::process::Command::new("ip").args(arguments).status().unwrap())).unwrap();
+        assert!(added.success());
+        Node::new(namespace, ip, cidr, Some(Overlay::default()))
+    };
+    (node(1, "10.244.1.0/24"), node(2, "10.244.2.0/24"), router)
+}
+
+#[tokio::test]
+async fn nodes_beyond_a_router_are_joined_by_an_overlay() {
+    let (one, two, _router) = nodes_beyond_a_router();
+    for (node, other) in [(&one, &two), (&two, &one)] {
+        let peer = Peer { node_ip: other.ip.into(), pod_cidrs: vec![other.cidr.parse().unwrap()] };
+        assert_eq!(node.network.set_peers(vec![peer]).await.unwrap(), []);
+    }
+    let (a, b) = (one.pod("a", &[]).await, two.pod("b", &[]).await);
+    let listener = listen(&b.namespace, ANY, 80);
+    assert_eq!(reach(&a.namespace, b.ip, 80, &listener), a.ip);
+    assert_eq!(reach(&one.namespace, b.ip, 80, &listener), IpAddr::from([10, 244, 1, 0]), "the node itself comes through the tunnel");
+    assert_eq!(a.namespace.run(|| Handle::open()?.link("eth0")).unwrap().unwrap().mtu, 1450);
+    one.network.set_peers(Vec::new()).await.unwrap();
+    assert!(connect(&a.namespace, b.ip, 80).is_err());
+    one.network.purge().await.unwrap();
+    assert!(one.namespace.run(purge::count).unwrap().is_zero());
 }

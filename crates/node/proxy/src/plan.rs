@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::select::{Selected, Slices};
 use crate::service::{EndpointSlice, Protocol, Service, ServicePort, TrafficPolicy};
@@ -103,7 +104,7 @@ pub struct Planner {
     pub node_ips: Vec<IpAddr>,
     /// Service addresses that the node serves itself.
     pub node_local_ips: Vec<IpAddr>,
-    previous: Desired,
+    previous: Arc<Desired>,
 }
 
 /// One Service port's frontends with what they share.
@@ -116,7 +117,7 @@ struct Port<'a> {
 
 impl Planner {
     pub fn new(node_name: &str, node_ips: Vec<IpAddr>, node_local_ips: Vec<IpAddr>) -> Self {
-        Self { node_name: node_name.to_owned(), node_ips, node_local_ips, previous: Desired::default() }
+        Self { node_name: node_name.to_owned(), node_ips, node_local_ips, previous: Arc::default() }
     }
 
     /// What was planned last.
@@ -125,7 +126,7 @@ impl Planner {
     }
 
     /// What the maps should hold now; gives what they held as well.
-    pub fn plan(&mut self, services: &[Service], slices: &[EndpointSlice]) -> (Desired, Desired) {
+    pub fn plan(&mut self, services: &[Service], slices: &[EndpointSlice]) -> (Arc<Desired>, Arc<Desired>) {
         let slices = Slices::new(slices);
         let mut desired = Desired { hairpin: slices.local_addresses(&self.node_name), ..Desired::default() };
         let old = OldSlots::new(&self.previous);
@@ -142,6 +143,7 @@ impl Planner {
                 self.add_external(&mut desired, &port, &old);
             }
         }
+        let desired = Arc::new(desired);
         let previous = std::mem::replace(&mut self.previous, desired.clone());
         (desired, previous)
     }

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
+use super::ration::HeadersTooBig;
 use super::{LayerError, LimitReached};
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -43,11 +44,7 @@ impl<R: Read> Read for Decompressed<R> {
 
 /// What an error while reading the archive means for the layer.
 pub(crate) fn classify(layer: &str, error: io::Error) -> LayerError {
-    let limited = error.get_ref().is_some_and(|e| e.is::<LimitReached>());
+    let limited = error.get_ref().is_some_and(|e| e.is::<LimitReached>() || e.is::<HeadersTooBig>());
     let layer = layer.to_owned();
-    if limited {
-        LayerError::TooBig { layer, reason: LimitReached.to_string() }
-    } else {
-        LayerError::Corrupt { layer, reason: error.to_string() }
-    }
+    if limited { LayerError::TooBig { layer, reason: error.to_string() } } else { LayerError::Corrupt { layer, reason: error.to_string() } }
 }

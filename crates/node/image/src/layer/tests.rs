@@ -261,6 +261,9 @@ fn what_is_small_on_the_wire_and_huge_on_disk_is_refused() {
     gzip.write_all(&bomb).unwrap();
     let result = rig.unpack_blob(&gzip.finish().unwrap(), &Digest::of(&bomb), &[]);
     assert!(matches!(result, Err(LayerError::TooBig { .. })), "{result:?}");
+    let attribute = vec![b'x'; 2 << 20];
+    let result = Rig::new().unpack(Layer::new().with_pax(&[("SCHILY.xattr.user.x", &attribute)]).file("a", 0o644, b""));
+    assert!(matches!(result, Err(LayerError::TooBig { .. })), "headers are held in memory: {result:?}");
     let many = (0..200).fold(Layer::new(), |layer, n| layer.file(&format!("f{n}"), 0o644, b""));
     rig.assert_refused(many, "more entries than allowed");
 }
@@ -291,6 +294,65 @@ fn truncated_and_garbled_archives_are_corrupt_and_leave_nothing() {
         let rig = Rig::new();
         let error = rig.unpack_blob(blob, &Digest::of(&tar), &[]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(fs::read_dir(rig.folder.path().join("layers")).unwrap().count(), 0);
+    }
+}
+
+/// A small deterministic random number generator, for repeatable damage.
+struct Lcg(u64);
+
+impl Lcg {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+/// Sums a header block anew, so that damage in it gets past the first check.
+fn repair_checksum(block: &mut [u8]) {
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
+
+#[test]
+fn damaged_archives_are_refused_or_unpacked_but_never_leave_their_folder() {
+    let sound = Layer::new()
+        .dir("a/", 0o755)
+        .file("a/.wh.b", 0o644, b"")
+        .file("a/c", 0o644, &[7; 600])
+        .hardlink("a/d", "a/c")
+        .symlink("a/e", "../../etc")
+        .file("a/e/f", 0o600, b"x")
+        .device("a/g", EntryType::Char, 1, 3)
+        .with_pax(&[("path", b"a/h/../i"), ("SCHILY.xattr.user.x", b"y"), ("mtime", b"1.5")])
+        .file("a/h", 0o644, b"h")
+        .finish();
+    let mut random = Lcg(7);
+    let rig = Rig::limited(LayerLimits { max_bytes: 1 << 20, max_entries: 1000 });
+    let outside = rig.folder.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let tricks: [&[u8]; 6] = [b"../outside/x", b"/", b"..", b"a/e/../../outside/x", b"\0", b".wh..wh..opq"];
+    for _ in 0..2000 {
+        let mut archive = sound.clone();
+        for _ in 0..=random.below(3) {
+            let block = random.below(archive.len() / 512) * 512;
+            let header = &mut archive[block..block + 512];
+            // Names, types, sizes and link names are where harm would come from.
+            match random.below(3) {
+                0 => header[[0, 157][random.below(2)]..].iter_mut().zip(tricks[random.below(6)]).for_each(|(to, from)| *to = *from),
+                1 => header[156] = b"0123456gxLKS7"[random.below(13)],
+                _ => header[random.below(512)] = random.below(256) as u8,
+            }
+            repair_checksum(header);
+        }
+        let digest = Digest::of(&archive);
+        match rig.unpack_blob(&archive, &digest, &[]) {
+            Ok(path) => fs::remove_dir_all(path).unwrap(),
+            Err(error) => assert_ne!(error.to_string(), ""),
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(rig.folder.path()).unwrap().count(), 2, "only the layers and the folder outside");
         assert_eq!(fs::read_dir(rig.folder.path().join("layers")).unwrap().count(), 0);
     }
 }

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
-use super::{LayerError, LayerLimits, LayerUsage, beneath, decompress};
+use super::{LayerError, LayerLimits, LayerUsage, Rationed, beneath, decompress};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -77,11 +77,16 @@ impl<'a> Unpacker<'a> {
 
     /// Unpacks all entries; gives what they take.
     pub(super) fn run(mut self, stream: impl Read) -> Result<LayerUsage, LayerError> {
+        let (stream, ration) = Rationed::new(stream);
         let mut archive = Archive::new(stream);
         let entries = archive.entries().map_err(|e| decompress::classify(self.layer, e))?;
         for entry in entries {
             let entry = entry.map_err(|e| decompress::classify(self.layer, e))?;
+            ration.content();
+            // Content that nobody wants (that of a folder, a link, a whiteout) is skipped on the way to the next entry.
+            let size = entry.size();
             self.entry(entry)?;
+            ration.headers(size);
         }
         for (path, mtime) in std::mem::take(&mut self.folder_times).into_iter().rev() {
             // A later entry may have replaced the folder; then it has no time of its own to restore.

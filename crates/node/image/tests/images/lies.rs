@@ -219,3 +219,36 @@ async fn a_pull_that_was_given_up_is_taken_up_again_by_the_next() {
     }
     rig.store.pull(&name, None, None).await.unwrap();
 }
+
+/// A tmpfs of a given size, unmounted when this value goes.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(kilobytes: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        crate::support::run("mount", &["-t", "tmpfs", "-o", &format!("size={kilobytes}k"), "none", folder.path().to_str().unwrap()]);
+        Self(folder)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        crate::support::run("umount", &["-l", self.0.path().to_str().unwrap()]);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_apart_and_gets_its_space_back() {
+    // Too small for the compressed layer; large enough for it, but not for its files as well.
+    for kilobytes in [300, 900] {
+        let (image, disk) = (image(), SmallDisk::new(kilobytes));
+        let store = crate::support::open(disk.0.path(), crate::support::quick());
+        let (_server, name) = serve(&image, honest);
+        let error = store.pull(&name, None, None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DiskFull, "{error}");
+        for folder in ["blobs/sha256", "ingest", "layers"] {
+            let left = std::fs::read_dir(disk.0.path().join("images").join(folder)).unwrap().count();
+            assert_eq!(left, 0, "{folder} with {kilobytes} kB");
+        }
+    }
+}

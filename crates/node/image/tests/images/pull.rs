@@ -101,6 +101,52 @@ async fn a_protected_registry_wants_the_right_password() {
 }
 
 #[tokio::test]
+async fn a_registry_with_its_own_ca_is_trusted_only_where_that_is_configured() {
+    let (registry, ca_file) = Registry::start_tls();
+    let name = registry.push(&hello(), "hello:1");
+    let with_ca = |ca_file: Option<std::path::PathBuf>| {
+        let mut config = quick();
+        config.hosts.insert(registry.address.to_string(), HostConfig { ca_file, ..Default::default() });
+        Rig::with(config)
+    };
+    with_ca(Some(ca_file)).store.pull(&name, None, None).await.unwrap();
+    let (_other, wrong_ca) = Registry::start_tls();
+    let error = with_ca(Some(wrong_ca)).store.pull(&name, None, None).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Network && error.to_string().contains("certificate"), "{error}");
+    let plain = with_ca(None).store.pull(&name, None, None).await.unwrap_err();
+    assert_eq!(plain.kind(), ErrorKind::Network, "{plain}");
+    let missing = with_ca(Some("/nonexistent".into())).store.pull(&name, None, None).await.unwrap_err();
+    assert!(missing.to_string().contains("/nonexistent"), "{missing}");
+}
+
+#[tokio::test]
+async fn layers_stack_by_overlayfs_with_whiteouts_hiding_what_is_below() {
+    let (registry, rig) = (Registry::start(), Rig::new());
+    let base: &[(&str, &[u8])] = &[("keep", b"1"), ("gone", b"2"), ("dir/old", b"3"), ("cleared/old", b"4"), ("again/old", b"5")];
+    let above: &[(&str, &[u8])] = &[
+        (".wh.gone", b""),
+        ("cleared/.wh..wh..opq", b""),
+        ("cleared/new", b"6"),
+        ("dir/new", b"7"),
+        (".wh.again", b""),
+        ("again/new", b"8"),
+    ];
+    let name = registry.push(&ImageSource::new(&[base, above]).build(), "stack:1");
+    rig.store.pull(&name, None, None).await.unwrap();
+    let (_, layers) = rig.store.hold(&name, "c").await.unwrap();
+    let mut top_first: Vec<_> = layers.iter().map(|l| l.to_str().unwrap()).collect();
+    top_first.reverse();
+    let mount = rig.folder.path().join("mount");
+    std::fs::create_dir(&mount).unwrap();
+    // In a mount namespace of its own, which ends with the command.
+    let script =
+        format!("mount -t overlay -o ro,lowerdir={} none {1} && cd {1} && find . -type f | sort", top_first.join(":"), mount.display());
+    let output = std::process::Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap();
+    let listing = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(listing.lines().collect::<Vec<_>>(), ["./again/new", "./cleared/new", "./dir/new", "./dir/old", "./keep"]);
+}
+
+#[tokio::test]
 async fn a_mirror_is_asked_first_and_a_dead_one_is_passed_over() {
     let registry = Registry::start();
     registry.push(&hello(), "library/hello:1");
@@ -132,6 +178,19 @@ async fn images_share_layers_and_removal_spares_what_another_uses_or_holds() {
     rig.store.release("container").await.unwrap();
     assert_eq!((rig.count("layers"), rig.count("blobs/sha256"), rig.store.usage().1), (0, 0, 0));
     rig.store.remove(&two).await.unwrap();
+}
+
+#[tokio::test]
+async fn docker_manifests_and_zstd_layers_are_pulled_as_well() {
+    let (registry, rig) = (Registry::start(), Rig::new());
+    for (n, zstd, options) in [(1, false, &["--format", "v2s2"][..]), (2, true, &["--format", "oci"])] {
+        let content = n.to_string();
+        let image = ImageSource { zstd, ..ImageSource::new(&[&[("form", content.as_bytes())]]) }.build();
+        let name = registry.push_as(&image, &format!("form{n}:1"), options);
+        rig.store.pull(&name, None, None).await.unwrap();
+        let (_, layers) = rig.store.hold(&name, "c").await.unwrap();
+        assert_eq!(std::fs::read_to_string(layers[0].join("form")).unwrap(), content, "{options:?}");
+    }
 }
 
 #[tokio::test]

@@ -61,12 +61,13 @@ pub(crate) fn quick() -> RegistryConfig {
 pub(crate) struct ImageSource {
     pub layers: Vec<Vec<(String, Vec<u8>)>>,
     pub architecture: &'static str,
+    pub(crate) zstd: bool,
 }
 
 impl ImageSource {
     pub(crate) fn new(layers: &[&[(&str, &[u8])]]) -> Self {
         let owned = |layer: &&[(&str, &[u8])]| layer.iter().map(|(n, c)| ((*n).to_owned(), c.to_vec())).collect();
-        Self { layers: layers.iter().map(owned).collect(), architecture: "amd64" }
+        Self { layers: layers.iter().map(owned).collect(), architecture: "amd64", zstd: false }
     }
 
     pub(crate) fn build(&self) -> BuiltImage {
@@ -75,9 +76,8 @@ impl ImageSource {
         for layer in &self.layers {
             let tar = tar_of(layer);
             diff_ids.push(Digest::of(&tar).to_string());
-            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            gzip.write_all(&tar).unwrap();
-            let layer = built.add(gzip.finish().unwrap(), "application/vnd.oci.image.layer.v1.tar+gzip");
+            let (bytes, form) = if self.zstd { (zstd::encode_all(&tar[..], 1).unwrap(), "zstd") } else { (gzip(&tar), "gzip") };
+            let layer = built.add(bytes, &format!("application/vnd.oci.image.layer.v1.tar+{form}"));
             built.layers.push(layer);
         }
         let config = json!({
@@ -93,6 +93,12 @@ impl ImageSource {
         built.manifest = built.add(serde_json::to_vec(&manifest).unwrap(), "application/vnd.oci.image.manifest.v1+json");
         built
     }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
 }
 
 fn tar_of(files: &[(String, Vec<u8>)]) -> Vec<u8> {
@@ -175,27 +181,42 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn start() -> Self {
-        Self::start_with("")
+        Self::start_with("", "", &[])
     }
 
     /// With password protection for user `user`, password `secret`.
     pub(crate) fn start_protected() -> Self {
-        Self::start_with("auth: {htpasswd: {realm: test, path: HTPASSWD}}\n")
+        let users = "user:$2b$05$Fg603BRoQoEhNVIKYeNjNuPFuTUXbh28vwEmZgOExZdbbEAZePgw.\n".to_owned();
+        Self::start_with("", "auth: {htpasswd: {realm: test, path: FOLDER/htpasswd}}\n", &[("htpasswd", users)])
     }
 
-    fn start_with(extra: &str) -> Self {
+    /// With TLS; gives the file of the CA to trust as well.
+    pub(crate) fn start_tls() -> (Self, PathBuf) {
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority_key = rcgen::KeyPair::generate().unwrap();
+        let authority_certificate = authority.self_signed(&authority_key).unwrap();
+        let issuer = rcgen::Issuer::new(authority, authority_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let files = [("tls.crt", certificate.pem()), ("tls.key", key.serialize_pem()), ("ca.crt", authority_certificate.pem())];
+        let registry = Self::start_with(", tls: {certificate: FOLDER/tls.crt, key: FOLDER/tls.key}", "", &files);
+        let ca_file = registry.folder.path().join("ca.crt");
+        (registry, ca_file)
+    }
+
+    /// `http` is added to that section of the configuration, `sections` behind it; FOLDER in them is where the files are.
+    fn start_with(http: &str, sections: &str, files: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
         // The port is free again when the listener is dropped; nothing else in these tests asks for a given port.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let htpasswd = folder.path().join("htpasswd");
-        std::fs::write(&htpasswd, "user:$2b$05$Fg603BRoQoEhNVIKYeNjNuPFuTUXbh28vwEmZgOExZdbbEAZePgw.\n").unwrap();
-        let config = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {0}/data}}}}\nhttp: {{addr: '{address}'}}\nlog: {{level: info}}\n{1}",
-            folder.path().display(),
-            extra.replace("HTPASSWD", htpasswd.to_str().unwrap()),
-        );
+        let storage = "version: 0.1\nstorage: {filesystem: {rootdirectory: FOLDER/data}}\n";
+        let config = format!("{storage}http: {{addr: '{address}'{http}}}\nlog: {{level: info}}\n{sections}");
         let file = folder.path().join("config.yml");
-        std::fs::write(&file, config).unwrap();
+        std::fs::write(&file, config.replace("FOLDER", folder.path().to_str().unwrap())).unwrap();
         let mut process = Command::new("docker-registry")
             .args(["serve".as_ref(), file.as_os_str()])
             .stderr(Stdio::piped())

@@ -1,15 +1,130 @@
-//! Containers' logs in the CRI's format: `<time> <stream> <P|F> <text>`, one line each.
+//! GET /containerLogs: which instance of a container is meant, and its log as a stream that may follow it.
 
-use std::path::Path;
+use std::io;
+use std::path::PathBuf;
 
-/// The end of a log as plain text: at most so many lines and bytes.
-pub(crate) fn tail_messages(path: &Path, lines: usize, limit: usize) -> String {
-    let Ok(text) = std::fs::read(path) else { return String::new() };
-    let mut messages: Vec<&[u8]> = Vec::new();
-    for line in text.split(|b| *b == b'\n').rev().filter(|l| !l.is_empty()).take(lines) {
-        messages.push(line.splitn(4, |b| *b == b' ').nth(3).unwrap_or_default());
+use fram_cri::{ContainerState, CriError};
+use fram_machinery::Value;
+use futures_util::stream;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+
+use super::answer::{Answer, Body, refuse};
+use super::log_file::{Formatter, LogOptions, LogReader};
+use super::query::Query;
+use super::{Chunk, Kubelet};
+use crate::activity::Activity;
+use crate::clock;
+
+pub(super) async fn serve(kubelet: &Kubelet, key: &str, container: &str, query: &Query) -> Answer {
+    let pod = kubelet.pod_with(key, Some(container))?;
+    let options = options(query, kubelet.ctx.clock.now()).map_err(|why| refuse(StatusCode::BAD_REQUEST, &why))?;
+    let id = instance(&pod, container, query.flag(&["previous"])).map_err(|why| refuse(StatusCode::BAD_REQUEST, &why))?;
+    let runtime = &kubelet.ctx.runtime;
+    let status = runtime.container_status(&id).await.map_err(|error| match error {
+        CriError::NotFound { .. } => refuse(StatusCode::BAD_REQUEST, &format!("unable to retrieve container logs for fram://{id}")),
+        error => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    })?;
+    let path = PathBuf::from(&status.log_path);
+    let reader = LogReader::open(&path, options.tail_lines).await;
+    let reader = reader.map_err(|e| refuse(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to open log file {path:?}: {e}")))?;
+    let following = match options.follow {
+        true => Some(Activity::watch(&path, kubelet.ctx.activity.subscribe())),
+        false => None,
+    };
+    let log = Log { kubelet: kubelet.clone(), id, reader, formatter: Formatter::new(options), following };
+    let frames = stream::unfold(log, |mut log| async move {
+        let next = log.next().await.transpose()?;
+        Some((next.map(Frame::data), log))
+    });
+    let body: Body = StreamBody::new(frames).boxed_unsync();
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Ok(response)
+}
+
+fn options(query: &Query, now: jiff::Timestamp) -> Result<LogOptions, String> {
+    let since = match (query.number("sinceSeconds"), query.get("sinceTime")) {
+        (Some(seconds), _) => Some(now - std::time::Duration::from_secs(seconds)),
+        (None, "") => None,
+        (None, text) => Some(clock::parse(text).ok_or_else(|| format!("invalid sinceTime {text:?}"))?),
+    };
+    let stream = match query.get("stream") {
+        "Stdout" => Some("stdout".to_string()),
+        "Stderr" => Some("stderr".to_string()),
+        _ => None,
+    };
+    Ok(LogOptions {
+        follow: query.flag(&["follow"]),
+        timestamps: query.flag(&["timestamps"]),
+        tail_lines: query.number("tailLines"),
+        since,
+        limit_bytes: query.number("limitBytes"),
+        stream,
+    })
+}
+
+/// The instance whose log is meant; see kubelet_pods.go's validateContainerLogStatus.
+fn instance(pod: &Value, container: &str, previous: bool) -> Result<String, String> {
+    let name = fram_machinery::meta::name(pod);
+    let lists = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+    let status = lists.iter().flat_map(|l| pod.list_at(&["status", l])).find(|s| s.str_at(&["name"]) == container);
+    let status = status.ok_or_else(|| format!("container {container:?} in pod {name:?} is not available"))?;
+    let bare = |id: &str| id.rsplit("://").next().unwrap_or(id).to_string();
+    let last = status.str_at(&["lastState", "terminated", "containerID"]);
+    if previous {
+        return match last {
+            "" => Err(format!("previous terminated container {container:?} in pod {name:?} not found")),
+            id => Ok(bare(id)),
+        };
     }
-    messages.reverse();
-    let joined = messages.iter().flat_map(|m| m.iter().chain(b"\n")).copied().collect::<Vec<u8>>();
-    String::from_utf8_lossy(&joined[joined.len().saturating_sub(limit)..]).into_owned()
+    let waiting = status.at(&["state", "waiting"]);
+    match (waiting, status.str_at(&["containerID"])) {
+        (None, id) if !id.is_empty() => Ok(bare(id)),
+        (Some(_), _) if !last.is_empty() => Ok(bare(last)),
+        (Some(waiting), _) => {
+            let reason = waiting.str_at(&["reason"]);
+            Err(format!("container {container:?} in pod {name:?} is waiting to start: {reason}"))
+        }
+        _ => Err(format!("container {container:?} in pod {name:?} is not available")),
+    }
+}
+
+/// A log while it is read.
+struct Log {
+    kubelet: Kubelet,
+    id: String,
+    reader: LogReader,
+    formatter: Formatter,
+    following: Option<Activity>,
+}
+
+impl Log {
+    async fn next(&mut self) -> io::Result<Option<Chunk>> {
+        loop {
+            if self.formatter.is_full() {
+                return Ok(None);
+            }
+            // Asked before reading: what an ended container wrote is in the file by then.
+            let ended = self.following.is_none() || !self.is_running().await;
+            if let Some(lines) = self.reader.next().await? {
+                let mut out = Vec::new();
+                lines.split(|b| *b == b'\n').for_each(|line| self.formatter.add(line, &mut out));
+                if !out.is_empty() {
+                    return Ok(Some(out.into()));
+                }
+                continue;
+            }
+            match &mut self.following {
+                Some(activity) if !ended => activity.changed().await,
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    async fn is_running(&self) -> bool {
+        let status = self.kubelet.ctx.runtime.container_status(&self.id).await;
+        status.is_ok_and(|s| s.state == ContainerState::Running)
+    }
 }

@@ -44,7 +44,7 @@ fn planner() -> Planner {
     Planner::new("here", vec![ip("192.168.0.1")], vec![ip("10.96.0.2")])
 }
 
-fn plan(service: Service, endpoints: &[u8]) -> Desired {
+fn plan(service: Service, endpoints: &[u8]) -> Arc<Desired> {
     planner().plan(&[service], &[slice(endpoints)]).0
 }
 

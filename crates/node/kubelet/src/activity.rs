@@ -1,0 +1,61 @@
+//! Wakes whoever follows a file: when the kernel tells of a write or a new file of its name, or when something happened in
+//! the runtime.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+pub(crate) struct Activity {
+    inotify: Option<AsyncFd<OwnedFd>>,
+    runtime: watch::Receiver<u64>,
+}
+
+impl Activity {
+    /// Follows the directory of the file, so that a new file of the same name is noticed too. Where the kernel has no more
+    /// watches, only the runtime's events wake.
+    pub(crate) fn watch(path: &Path, runtime: watch::Receiver<u64>) -> Self {
+        let watching = || -> nix::Result<OwnedFd> {
+            let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+            let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+            inotify.add_watch(path.parent().unwrap_or(path), flags)?;
+            Ok(inotify.into())
+        };
+        let inotify = match watching().map_err(std::io::Error::from).and_then(register) {
+            Ok(inotify) => Some(inotify),
+            Err(error) => {
+                tracing::warn!(?path, %error, "a log cannot be watched, it is followed by the runtime's events only");
+                None
+            }
+        };
+        Self { inotify, runtime }
+    }
+
+    /// Returns after something may have changed. Safe to cancel.
+    pub(crate) async fn changed(&mut self) {
+        tokio::select! {
+            () = readable(self.inotify.as_ref()) => {}
+            gone = self.runtime.changed() => if gone.is_err() {
+                // The kubelet stops, and ends its connections.
+                std::future::pending::<()>().await;
+            },
+        }
+    }
+}
+
+fn register(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned, so it stays open and the same for as long as the registration that owns it.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+async fn readable(inotify: Option<&AsyncFd<OwnedFd>>) {
+    let Some(inotify) = inotify else { return std::future::pending().await };
+    if let Ok(mut guard) = inotify.readable().await {
+        // What the events say does not matter, only that they are taken.
+        let mut events = [0; 4096];
+        while nix::unistd::read(inotify.get_ref(), &mut events).is_ok() {}
+        guard.clear_ready();
+    }
+}
