@@ -3,6 +3,7 @@
 
 mod client;
 pub mod controller;
+pub mod events;
 pub mod informer;
 mod options;
 pub mod resources;
@@ -11,6 +12,7 @@ mod transport;
 
 pub use client::{Client, Resources};
 pub use controller::{Action, Controller, Enqueuer};
+pub use events::EventRecorder;
 pub use informer::{Delta, Informer, InformerOptions, Subscription};
 pub use options::{DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, WriteOptions};
 pub use resources::Resource;

@@ -1,0 +1,180 @@
+//! Cgroups of pods and QoS classes, on both versions of the hierarchy: made and limited before the runtime puts containers
+//! into them, removed when the pod is gone. See upstream's pkg/kubelet/cm.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fram_cri::LinuxContainerResources;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {path:?}: {source}")]
+pub struct CgroupError {
+    operation: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+fn failed<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> CgroupError + 'a {
+    move |source| CgroupError { operation, path: path.to_path_buf(), source }
+}
+
+/// The hierarchies found on the machine.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    mount: PathBuf,
+    unified: bool,
+}
+
+impl Cgroups {
+    pub fn detect(mount: &Path) -> Self {
+        // Version 1 and hybrid layouts have no such file at the top.
+        let unified = mount.join("cgroup.controllers").exists();
+        Self { mount: mount.to_path_buf(), unified }
+    }
+
+    /// Each directory below which cgroups lie: one, or one for each version 1 controller.
+    fn roots(&self) -> Vec<PathBuf> {
+        if self.unified {
+            return vec![self.mount.clone()];
+        }
+        let entries = fs::read_dir(&self.mount).into_iter().flatten().flatten();
+        // cpu and cpuacct are links to one directory.
+        entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+    }
+
+    fn dir(root: &Path, path: &str) -> PathBuf {
+        root.join(path.trim_start_matches('/'))
+    }
+
+    /// Makes a cgroup with its parents and sets what is given of its limits.
+    pub fn ensure(&self, path: &str, limits: &LinuxContainerResources) -> Result<(), CgroupError> {
+        if self.unified {
+            return self.ensure_unified(path, limits);
+        }
+        for controller in ["cpu", "memory", "pids"] {
+            let root = self.mount.join(controller);
+            if root.exists() {
+                let dir = Self::dir(&root, path);
+                fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
+            }
+        }
+        let cpu = Self::dir(&self.mount.join("cpu"), path);
+        let memory = Self::dir(&self.mount.join("memory"), path);
+        let pids = Self::dir(&self.mount.join("pids"), path);
+        set(&cpu, "cpu.shares", limits.cpu_shares)?;
+        set(&cpu, "cpu.cfs_period_us", if limits.cpu_quota > 0 { limits.cpu_period } else { 0 })?;
+        set(&cpu, "cpu.cfs_quota_us", limits.cpu_quota)?;
+        set(&memory, "memory.limit_in_bytes", limits.memory_limit_in_bytes)?;
+        set(&pids, "pids.max", limits.pids_limit)
+    }
+
+    fn ensure_unified(&self, path: &str, limits: &LinuxContainerResources) -> Result<(), CgroupError> {
+        let mut dir = self.mount.clone();
+        for step in path.split('/').filter(|s| !s.is_empty()) {
+            // A controller works in a group only after its parent has handed it down.
+            delegate(&dir);
+            dir.push(step);
+            if !dir.exists() {
+                fs::create_dir(&dir).map_err(failed("create", &dir))?;
+            }
+        }
+        delegate(&dir);
+        set(&dir, "cpu.weight", weight(limits.cpu_shares))?;
+        if limits.cpu_quota > 0 {
+            write(&dir, "cpu.max", &format!("{} {}", limits.cpu_quota, limits.cpu_period))?;
+        }
+        set(&dir, "memory.max", limits.memory_limit_in_bytes)?;
+        set(&dir, "pids.max", limits.pids_limit)
+    }
+
+    /// Removes a cgroup and those below it, from every hierarchy. Nothing may run in them any more.
+    pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
+        self.roots().iter().try_for_each(|root| remove_tree(&Self::dir(root, path)))
+    }
+
+    /// The pods' cgroups of one class: names of the form `pod<uid>`.
+    pub fn pods(&self, class_path: &str) -> Vec<String> {
+        let mut uids: Vec<String> = Vec::new();
+        for root in self.roots() {
+            let entries = fs::read_dir(Self::dir(&root, class_path)).into_iter().flatten().flatten();
+            uids.extend(entries.filter_map(|e| e.file_name().to_str()?.strip_prefix("pod").map(String::from)));
+        }
+        uids.sort();
+        uids.dedup();
+        uids
+    }
+}
+
+/// cgroup v2's weight for version 1's shares; see libcontainer's ConvertCPUSharesToCgroupV2Value.
+fn weight(shares: i64) -> i64 {
+    if shares == 0 { 0 } else { 1 + ((shares.max(2) - 2) * 9999) / 262_142 }
+}
+
+fn delegate(dir: &Path) {
+    let available = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+    for controller in available.split_whitespace() {
+        // One that cannot be handed down (a domain with processes of its own) must not keep the others back.
+        if let Err(error) = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}")) {
+            tracing::debug!(?dir, controller, %error, "a cgroup controller was not handed down");
+        }
+    }
+}
+
+/// Writes a limit; zero is "not specified", and a controller that the machine lacks limits nothing.
+fn set(dir: &Path, file: &str, value: i64) -> Result<(), CgroupError> {
+    if value == 0 || !dir.join(file).exists() {
+        return Ok(());
+    }
+    write(dir, file, &value.to_string())
+}
+
+fn write(dir: &Path, file: &str, text: &str) -> Result<(), CgroupError> {
+    let path = dir.join(file);
+    if !path.exists() {
+        return Ok(());
+    }
+    fs::write(&path, text).map_err(failed("write", &path))
+}
+
+fn remove_tree(dir: &Path) -> Result<(), CgroupError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("read", dir)(error)),
+    };
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        remove_tree(&entry.path())?;
+    }
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_become_weights_over_their_whole_range() {
+        assert_eq!((weight(0), weight(2), weight(1024), weight(262_144)), (0, 1, 39, 10_000));
+    }
+
+    #[test]
+    fn a_cgroup_is_made_limited_and_removed_with_those_below_it() {
+        let cgroups = Cgroups::detect(Path::new("/sys/fs/cgroup"));
+        let root = format!("/fram-kubelet-test-{}", std::process::id());
+        let path = format!("{root}/burstable/podu");
+        let limits = LinuxContainerResources { cpu_shares: 512, memory_limit_in_bytes: 64 << 20, ..Default::default() };
+        cgroups.ensure(&path, &limits).unwrap();
+        if !cgroups.unified {
+            let read = |file: &str| fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).unwrap();
+            assert_eq!(read(&format!("cpu{path}/cpu.shares")).trim(), "512");
+            assert_eq!(read(&format!("memory{path}/memory.limit_in_bytes")).trim(), (64 << 20).to_string());
+        }
+        assert_eq!(cgroups.pods(&format!("{root}/burstable")), ["u"]);
+        cgroups.remove(&root).unwrap();
+        assert!(cgroups.pods(&format!("{root}/burstable")).is_empty());
+    }
+}

@@ -1,0 +1,80 @@
+//! What a kubelet is told about its node. Every directory and address is here; nothing is looked up in the environment.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+#[derive(Debug, Clone)]
+pub struct KubeletConfig {
+    pub node_name: String,
+    /// The node's addresses, the primary one first.
+    pub node_ips: Vec<IpAddr>,
+    /// Pods' volumes and files, as `/var/lib/kubelet`.
+    pub root_dir: PathBuf,
+    /// Containers' logs, as `/var/log/pods`.
+    pub log_dir: PathBuf,
+    /// Addresses of the cluster's DNS; empty where there is none, then pods use the node's.
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_domain: String,
+    /// The node's resolv.conf, from which pods with the policy `Default` inherit.
+    pub resolv_conf: PathBuf,
+    /// Parent of `kubepods`, relative to each cgroup controller's mount; `/` for the top.
+    pub cgroup_root: String,
+    /// Where cgroup file systems are mounted.
+    pub cgroup_mount: PathBuf,
+    pub max_pods: u32,
+    /// Replaces what is found on the machine: `cpu`, `memory`, `ephemeral-storage`, extended resources.
+    pub capacity: BTreeMap<String, String>,
+    pub system_reserved: BTreeMap<String, String>,
+    pub kube_reserved: BTreeMap<String, String>,
+    pub node_labels: BTreeMap<String, String>,
+    /// Used until the node object carries one.
+    pub pod_cidr: Option<String>,
+    /// Shown as `nodeInfo.kubeletVersion`: `v1.36.0+fram`.
+    pub version: String,
+    /// Port of the kubelet's HTTP API as the node object announces it; 0 where it is reached by other means only.
+    pub port: u16,
+    /// Seccomp profile of containers that name none: RuntimeDefault rather than Unconfined.
+    pub seccomp_default: bool,
+    /// Log files are rotated beyond this size, and as many are kept.
+    pub container_log_max_size: u64,
+    pub container_log_max_files: u32,
+}
+
+impl KubeletConfig {
+    /// Upstream's defaults for a node of this name, with everything below `root_dir` and `log_dir`.
+    pub fn new(node_name: impl Into<String>, node_ips: Vec<IpAddr>, root_dir: PathBuf, log_dir: PathBuf) -> Self {
+        Self {
+            node_name: node_name.into(),
+            node_ips,
+            root_dir,
+            log_dir,
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            cgroup_root: "/".into(),
+            cgroup_mount: "/sys/fs/cgroup".into(),
+            max_pods: 110,
+            capacity: BTreeMap::new(),
+            system_reserved: BTreeMap::new(),
+            kube_reserved: BTreeMap::new(),
+            node_labels: BTreeMap::new(),
+            pod_cidr: None,
+            version: "v1.36.2".into(),
+            port: 0,
+            seccomp_default: true,
+            container_log_max_size: 10 << 20,
+            container_log_max_files: 5,
+        }
+    }
+
+    /// Where everything of one pod is kept.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.root_dir.join("pods").join(uid)
+    }
+
+    /// Directory of a pod's container logs; see kuberuntime.BuildPodLogsDirectory.
+    pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.log_dir.join(format!("{namespace}_{name}_{uid}"))
+    }
+}

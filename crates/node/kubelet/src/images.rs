@@ -1,0 +1,194 @@
+//! Images for containers: whether to pull by the container's policy, with which credentials, and how long to wait after a
+//! failure. See upstream's pkg/kubelet/images.
+
+pub mod keyring;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fram_cri::{AuthConfig, Image, ImageError, ImageService, ImageSpec, PodSandboxConfig};
+use fram_machinery::Value;
+use parking_lot::Mutex;
+
+use crate::backoff::Backoff;
+use crate::clock::Clock;
+use keyring::Keyring;
+
+/// Why there is no image: the reason and message of the waiting container, and when a further try makes sense.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct NoImage {
+    pub reason: &'static str,
+    pub message: String,
+    pub retry_after: Option<Duration>,
+}
+
+/// What is told of a pull while it happens.
+pub trait Telling: Send + Sync {
+    fn event(&self, warning: bool, reason: &'static str, message: String);
+}
+
+pub struct Images {
+    service: Arc<dyn ImageService>,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    backoff: Backoff,
+    /// The last failure of each pod's image: what is told while its back-off lasts.
+    failures: std::collections::HashMap<String, (jiff::Timestamp, String)>,
+}
+
+impl Images {
+    pub fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>) -> Self {
+        Self { service, clock, state: Mutex::default() }
+    }
+
+    /// The image of a container, pulled if its policy says so.
+    pub async fn ensure(
+        &self,
+        pod_uid: &str,
+        container: &Value,
+        keyring: &Keyring,
+        sandbox: &PodSandboxConfig,
+        telling: &dyn Telling,
+    ) -> Result<Image, NoImage> {
+        let image = container.str_at(&["image"]);
+        let spec = ImageSpec { user_specified_image: image.into(), ..ImageSpec::new(image) };
+        let present = match self.service.image_status(&spec).await {
+            Ok(present) => present,
+            Err(error @ ImageError::InvalidReference { .. }) => {
+                let message = format!("Failed to apply default image tag {image:?}: {error}");
+                telling.event(true, "InspectFailed", message.clone());
+                return Err(NoImage { reason: "InvalidImageName", message, retry_after: None });
+            }
+            Err(error) => {
+                let message = format!("Failed to inspect image {image:?}: {error}");
+                telling.event(true, "InspectFailed", message.clone());
+                return Err(NoImage { reason: "ImageInspectError", message, retry_after: Some(crate::backoff::FIRST) });
+            }
+        };
+        match (container.str_at(&["imagePullPolicy"]), present) {
+            ("IfNotPresent" | "Never" | "", Some(present)) => {
+                telling.event(false, "Pulled", format!("Container image {image:?} already present on machine and can be accessed by the pod"));
+                Ok(present)
+            }
+            ("Never", None) => {
+                let message = format!("Container image {image:?} is not present with pull policy of Never");
+                telling.event(true, "ErrImageNeverPull", message.clone());
+                Err(NoImage { reason: "ErrImageNeverPull", message, retry_after: None })
+            }
+            _ => self.pull(pod_uid, &spec, keyring, sandbox, telling).await,
+        }
+    }
+
+    async fn pull(
+        &self,
+        pod_uid: &str,
+        spec: &ImageSpec,
+        keyring: &Keyring,
+        sandbox: &PodSandboxConfig,
+        telling: &dyn Telling,
+    ) -> Result<Image, NoImage> {
+        let image = &spec.user_specified_image;
+        let key = format!("{pod_uid}_{image}");
+        if let Some(waiting) = self.waiting(&key, image) {
+            telling.event(false, "BackOff", format!("Back-off pulling image {image:?}"));
+            return Err(waiting);
+        }
+        telling.event(false, "Pulling", format!("Pulling image {image:?}"));
+        let begun = Instant::now();
+        match self.try_credentials(spec, keyring, sandbox).await {
+            Ok(pulled) => {
+                let mut state = self.state.lock();
+                state.backoff.reset(&key);
+                state.failures.remove(&key);
+                drop(state);
+                let took = go_duration(begun.elapsed());
+                let message = format!("Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {} bytes.", pulled.size);
+                telling.event(false, "Pulled", message);
+                Ok(pulled)
+            }
+            Err(error) => {
+                let message = format!("Failed to pull image {image:?}: {error}");
+                telling.event(true, "Failed", message.clone());
+                telling.event(true, "Failed", "Error: ErrImagePull".into());
+                Err(self.failed(&key, &error, message))
+            }
+        }
+    }
+
+    /// Whether the back-off after the last failure still lasts.
+    fn waiting(&self, key: &str, image: &str) -> Option<NoImage> {
+        let state = self.state.lock();
+        let (at, last) = state.failures.get(key)?;
+        let (_, left) = state.backoff.remaining(key, *at, self.clock.now())?;
+        let message = format!("Back-off pulling image {image:?}: ErrImagePull: {last}");
+        Some(NoImage { reason: "ImagePullBackOff", message, retry_after: Some(left) })
+    }
+
+    fn failed(&self, key: &str, error: &ImageError, message: String) -> NoImage {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        state.backoff.next(key, now, now);
+        state.failures.insert(key.to_string(), (now, error.to_string()));
+        let reason = match error {
+            ImageError::InvalidReference { .. } => "InvalidImageName",
+            ImageError::RegistryUnavailable(_) => "RegistryUnavailable",
+            ImageError::SignatureValidationFailed(_) => "SignatureValidationFailed",
+            _ => "ErrImagePull",
+        };
+        // The pod's next turn tells of the back-off, at once.
+        NoImage { reason, message, retry_after: Some(Duration::ZERO) }
+    }
+
+    async fn try_credentials(&self, spec: &ImageSpec, keyring: &Keyring, sandbox: &PodSandboxConfig) -> Result<Image, ImageError> {
+        let found = keyring.lookup(&spec.image);
+        let tries: Vec<Option<AuthConfig>> = if found.is_empty() { vec![None] } else { found.into_iter().map(Some).collect() };
+        let mut last = ImageError::Internal("no credentials to try".into());
+        for auth in tries {
+            match self.service.pull_image(spec, auth.as_ref(), Some(sandbox), None).await {
+                Ok(id) => {
+                    let pulled = ImageSpec { image: id.clone(), ..spec.clone() };
+                    let status = self.service.image_status(&pulled).await?;
+                    return status.ok_or_else(|| ImageError::Internal(format!("image {id} is gone after it was pulled")));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Forgets the failures of a pod that is gone.
+    pub fn forget(&self, pod_uid: &str) {
+        let mut state = self.state.lock();
+        let prefix = format!("{pod_uid}_");
+        state.backoff.retain(|key| !key.starts_with(&prefix));
+        state.failures.retain(|key, _| !key.starts_with(&prefix));
+    }
+}
+
+/// As Go prints a duration, in whole milliseconds.
+fn go_duration(duration: Duration) -> String {
+    match duration.as_millis() {
+        ms if ms < 1000 => format!("{ms}ms"),
+        ms => {
+            let seconds = format!("{}.{:03}", ms / 1000, ms % 1000);
+            format!("{}s", seconds.trim_end_matches('0').trim_end_matches('.'))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_gos() {
+        for (ms, text) in [(7, "7ms"), (1000, "1s"), (1230, "1.23s"), (61_005, "61.005s")] {
+            assert_eq!(go_duration(Duration::from_millis(ms)), text);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Registry credentials from pull secrets, and which of them fit an image. Pure; see upstream's pkg/credentialprovider.
+
+use base64::Engine;
+use fram_cri::AuthConfig;
+use fram_machinery::{Value, json};
+
+use crate::pod::environment::value_of;
+
+/// Credentials by the registry, or part of a registry, that they are for.
+#[derive(Debug, Clone, Default)]
+pub struct Keyring {
+    entries: Vec<(String, AuthConfig)>,
+}
+
+impl Keyring {
+    /// Adds the credentials of a Secret of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg.
+    pub fn add_secret(&mut self, secret: &Value) {
+        let read = |key: &str| value_of(secret, key, true).and_then(|bytes| json::from_slice(&bytes).ok());
+        let modern = read(".dockerconfigjson").and_then(|config| config.get("auths").cloned());
+        let Some(auths) = modern.or_else(|| read(".dockercfg")) else { return };
+        for (place, entry) in auths.as_map().into_iter().flat_map(|m| m.iter()) {
+            self.entries.push((bare(place), auth(place, entry)));
+        }
+        // The longest, most special place comes first.
+        self.entries.sort_by(|a, b| b.0.len().cmp(&a.0.len()));
+    }
+
+    /// What may open the image's repository, the most special first.
+    pub fn lookup(&self, image: &str) -> Vec<AuthConfig> {
+        let repository = repository(image);
+        self.entries.iter().filter(|(place, _)| fits(place, &repository)).map(|(_, auth)| auth.clone()).collect()
+    }
+}
+
+fn auth(place: &str, entry: &Value) -> AuthConfig {
+    let text = |key: &str| entry.str_at(&[key]).to_string();
+    let mut auth = AuthConfig {
+        username: text("username"),
+        password: text("password"),
+        identity_token: text("identitytoken"),
+        registry_token: text("registrytoken"),
+        server_address: place.to_string(),
+        auth: String::new(),
+    };
+    let joined = base64::engine::general_purpose::STANDARD.decode(entry.str_at(&["auth"])).ok().and_then(|b| String::from_utf8(b).ok());
+    if let Some((user, password)) = joined.as_deref().and_then(|j| j.split_once(':')) {
+        auth.username = user.into();
+        auth.password = password.trim_end_matches('\0').into();
+    }
+    auth
+}
+
+/// Without scheme and the API version that docker writes.
+fn bare(place: &str) -> String {
+    let place = place.strip_prefix("https://").or_else(|| place.strip_prefix("http://")).unwrap_or(place);
+    let place = place.trim_end_matches('/');
+    let place = place.strip_suffix("/v1").or_else(|| place.strip_suffix("/v2")).unwrap_or(place);
+    match place {
+        "registry-1.docker.io" | "docker.io" => "index.docker.io".to_string(),
+        place => place.to_string(),
+    }
+}
+
+/// The image's registry and repository, without tag and digest.
+fn repository(image: &str) -> String {
+    let name = image.split('@').next().unwrap_or(image);
+    let (head, tail) = name.rsplit_once('/').map_or(("", name), |(h, t)| (h, t));
+    let tail = tail.split(':').next().unwrap_or(tail);
+    let name = if head.is_empty() { tail.to_string() } else { format!("{head}/{tail}") };
+    let registry = name.split('/').next().unwrap_or_default();
+    let explicit = name.contains('/') && (registry.contains(['.', ':']) || registry == "localhost");
+    match explicit {
+        true => bare_registry(&name),
+        false => format!("index.docker.io/{name}"),
+    }
+}
+
+fn bare_registry(name: &str) -> String {
+    match name.split_once('/') {
+        Some(("docker.io", rest)) => format!("index.docker.io/{rest}"),
+        _ => name.to_string(),
+    }
+}
+
+/// Whether a place covers a repository: same host (with `*` for one label), and the path a prefix of its own.
+fn fits(place: &str, repository: &str) -> bool {
+    let split = |text: &str| text.split_once('/').map_or((text.to_string(), String::new()), |(h, p)| (h.to_string(), p.to_string()));
+    let ((host, path), (own_host, own_path)) = (split(place), split(repository));
+    let labels = |h: &str| h.split('.').map(String::from).collect::<Vec<_>>();
+    let (wanted, found) = (labels(&host), labels(&own_host));
+    let same = |(w, f): (&String, &String)| match w.strip_prefix('*') {
+        Some(suffix) => f.ends_with(suffix),
+        None => w == f,
+    };
+    wanted.len() == found.len() && wanted.iter().zip(&found).all(same) && own_path.starts_with(&path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fram_machinery::object;
+
+    #[test]
+    fn a_secret_opens_the_registries_that_it_names() {
+        let config = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"dTpw"},"reg.example:5000/team":{"username":"t","password":"q"},"*.example.org":{"username":"w"}}}"#;
+        let data = base64::engine::general_purpose::STANDARD.encode(config);
+        let mut keyring = Keyring::default();
+        keyring.add_secret(&object!({ "data": { ".dockerconfigjson": data } }));
+        let users = |image: &str| keyring.lookup(image).into_iter().map(|a| a.username).collect::<Vec<_>>();
+        assert_eq!(users("busybox"), ["u"]);
+        assert_eq!(users("docker.io/library/busybox:1"), ["u"]);
+        assert_eq!(users("reg.example:5000/team/app@sha256:0"), ["t"]);
+        assert!(users("reg.example:5000/other/app").is_empty() && users("reg.example/team/app").is_empty());
+        assert_eq!((users("a.example.org/x"), users("a.b.example.org/x")), (vec!["w".to_string()], vec![]));
+    }
+}

@@ -1,0 +1,186 @@
+//! The sandbox of a pod: names, DNS, ports, namespaces and cgroup as the runtime wants them. Pure; see kuberuntime_sandbox.go.
+
+pub mod dns;
+pub mod hosts;
+
+use std::collections::BTreeMap;
+
+use fram_cri::{
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping,
+    Protocol, SecurityProfile, SupplementalGroupsPolicy,
+};
+use fram_machinery::{Value, meta};
+
+use crate::config::KubeletConfig;
+use crate::observed::{ANNOTATION_POD_GRACE, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID};
+use crate::pod::{self, PodId, resources};
+
+/// The host name of a pod: its own field or its name, cut to what the kernel takes. See util.GeneratePodHostNameAndDomain.
+pub fn hostname(pod: &Value, cluster_domain: &str) -> (String, String) {
+    let name = match (pod.str_at(&["spec", "hostnameOverride"]), pod.str_at(&["spec", "hostname"])) {
+        ("", "") => meta::name(pod),
+        ("", name) => name,
+        (name, _) => return (name.to_string(), String::new()),
+    };
+    let name = name[..name.len().min(63)].trim_end_matches(['-', '.']).to_string();
+    let subdomain = pod.str_at(&["spec", "subdomain"]);
+    let domain = match subdomain {
+        "" => String::new(),
+        sub => format!("{sub}.{}.svc.{cluster_domain}", meta::namespace(pod)),
+    };
+    (name, domain)
+}
+
+/// The kernel's name of the host: the fully qualified one where the pod asks for it.
+fn kernel_hostname(pod: &Value, config: &KubeletConfig) -> String {
+    let (name, domain) = hostname(pod, &config.cluster_domain);
+    let qualified = pod.bool_at(&["spec", "setHostnameAsFQDN"]) == Some(true) && !domain.is_empty();
+    if qualified { format!("{name}.{domain}") } else { name }
+}
+
+/// Labels by which everything of a pod is found again after a restart.
+pub fn labels(pod: &Value) -> BTreeMap<String, String> {
+    let id = PodId::of(pod);
+    BTreeMap::from([(LABEL_POD_NAME.into(), id.name), (LABEL_POD_NAMESPACE.into(), id.namespace), (LABEL_POD_UID.into(), id.uid)])
+}
+
+fn text_map(value: &Value) -> BTreeMap<String, String> {
+    let entries = value.as_map().into_iter().flat_map(|m| m.iter());
+    entries.map(|(k, v)| (k.to_string(), v.as_str().unwrap_or_default().to_string())).collect()
+}
+
+/// The sandbox's configuration. `host` is the node's resolv.conf.
+pub fn config(pod: &Value, attempt: u32, config: &KubeletConfig, host: &dns::ResolvConf) -> PodSandboxConfig {
+    let id = PodId::of(pod);
+    let mut all_labels = text_map(meta::labels(pod));
+    all_labels.extend(labels(pod));
+    let mut annotations = pod.at(&["metadata", "annotations"]).map(text_map).unwrap_or_default();
+    annotations.insert(ANNOTATION_POD_GRACE.into(), pod.int_at(&["spec", "terminationGracePeriodSeconds"]).unwrap_or(30).to_string());
+    let host_network = pod::is_host_network(pod);
+    PodSandboxConfig {
+        log_directory: config.pod_log_dir(&id.namespace, &id.name, &id.uid).display().to_string(),
+        hostname: if host_network { String::new() } else { kernel_hostname(pod, config) },
+        dns_config: Some(dns::config(pod, config, host)),
+        port_mappings: if host_network { Vec::new() } else { port_mappings(pod) },
+        labels: all_labels,
+        annotations,
+        linux: linux(pod, config),
+        metadata: PodSandboxMetadata { name: id.name, uid: id.uid, namespace: id.namespace, attempt },
+    }
+}
+
+fn port_mappings(pod: &Value) -> Vec<PortMapping> {
+    let port = |p: &Value| {
+        let number = |key: &str| p.int_at(&[key]).and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
+        PortMapping {
+            protocol: match p.str_at(&["protocol"]) {
+                "UDP" => Protocol::Udp,
+                "SCTP" => Protocol::Sctp,
+                _ => Protocol::Tcp,
+            },
+            container_port: number("containerPort"),
+            host_port: number("hostPort"),
+            host_ip: p.str_at(&["hostIP"]).parse().ok(),
+        }
+    };
+    let sidecars = pod::init_containers(pod).iter().filter(|c| pod::is_sidecar(c));
+    pod::containers(pod).iter().chain(sidecars).flat_map(|c| c.list_at(&["ports"])).map(port).collect()
+}
+
+/// Whose namespaces the pod's containers share; `pid` of one container may differ (ephemeral containers with a target).
+pub fn namespaces(pod: &Value) -> NamespaceOption {
+    let flag = |name: &str| pod.bool_at(&["spec", name]) == Some(true);
+    let node = |is: bool, otherwise| if is { NamespaceMode::Node } else { otherwise };
+    let shared = if flag("shareProcessNamespace") { NamespaceMode::Pod } else { NamespaceMode::Container };
+    NamespaceOption {
+        network: node(flag("hostNetwork"), NamespaceMode::Pod),
+        pid: node(flag("hostPID"), shared),
+        ipc: node(flag("hostIPC"), NamespaceMode::Pod),
+        target_id: String::new(),
+        userns_options: None,
+    }
+}
+
+/// A seccomp or AppArmor profile of a security context.
+pub fn profile(context: &Value, field: &str) -> Option<SecurityProfile> {
+    let profile = context.get(field)?;
+    match profile.str_at(&["type"]) {
+        "RuntimeDefault" => Some(SecurityProfile::RuntimeDefault),
+        "Unconfined" => Some(SecurityProfile::Unconfined),
+        "Localhost" => Some(SecurityProfile::Localhost(profile.str_at(&["localhostProfile"]).to_string())),
+        _ => None,
+    }
+}
+
+pub(crate) fn supplemental_groups(pod: &Value) -> Vec<i64> {
+    let context = ["spec", "securityContext"];
+    let own = pod.at(&context).map(|c| c.list_at(&["supplementalGroups"])).unwrap_or_default();
+    let fs_group = pod.at(&context).and_then(|c| c.int_at(&["fsGroup"]));
+    own.iter().filter_map(Value::as_int).chain(fs_group).collect()
+}
+
+pub(crate) fn groups_policy(pod: &Value) -> SupplementalGroupsPolicy {
+    match pod.str_at(&["spec", "securityContext", "supplementalGroupsPolicy"]) {
+        "Strict" => SupplementalGroupsPolicy::Strict,
+        _ => SupplementalGroupsPolicy::Merge,
+    }
+}
+
+fn linux(pod: &Value, config: &KubeletConfig) -> LinuxPodSandboxConfig {
+    let none = Value::Null;
+    let context = pod.at(&["spec", "securityContext"]).unwrap_or(&none);
+    let privileged = pod::all_containers(pod).any(|(_, c)| c.at(&["securityContext"]).and_then(|s| s.bool_at(&["privileged"])) == Some(true));
+    let sysctl = |s: &Value| (s.str_at(&["name"]).replace('/', "."), s.str_at(&["value"]).to_string());
+    LinuxPodSandboxConfig {
+        cgroup_parent: resources::cgroup_parent(&config.cgroup_root, pod),
+        security_context: LinuxSandboxSecurityContext {
+            namespace_options: namespaces(pod),
+            run_as_user: context.int_at(&["runAsUser"]),
+            run_as_group: context.int_at(&["runAsGroup"]),
+            supplemental_groups: supplemental_groups(pod),
+            supplemental_groups_policy: groups_policy(pod),
+            privileged,
+            seccomp: Some(profile(context, "seccompProfile").unwrap_or(SecurityProfile::RuntimeDefault)),
+            ..LinuxSandboxSecurityContext::default()
+        },
+        sysctls: context.list_at(&["sysctls"]).iter().map(sysctl).collect(),
+        overhead: None,
+        resources: Some(resources::pod_resources(pod)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fram_machinery::object;
+
+    #[test]
+    fn a_pod_is_named_by_its_hostname_and_subdomain() {
+        let mut pod = object!({ "metadata": { "namespace": "ns", "name": "p" }, "spec": { "hostname": "h", "subdomain": "s" } });
+        assert_eq!(hostname(&pod, "cluster.local"), ("h".into(), "s.ns.svc.cluster.local".into()));
+        pod.set(&["spec"], object!({}));
+        pod.set(&["metadata", "name"], format!("{}-x", "a".repeat(62)));
+        assert_eq!(hostname(&pod, "cluster.local").0, "a".repeat(62));
+    }
+
+    #[test]
+    fn each_container_has_a_pid_namespace_of_its_own_unless_the_pod_shares_it() {
+        let of = |spec: Value| namespaces(&object!({ "spec": spec }));
+        assert_eq!(of(object!({})).pid, NamespaceMode::Container);
+        assert_eq!(of(object!({ "shareProcessNamespace": true })).pid, NamespaceMode::Pod);
+        let host = of(object!({ "hostPID": true, "hostNetwork": true, "hostIPC": true }));
+        assert_eq!((host.pid, host.network, host.ipc), (NamespaceMode::Node, NamespaceMode::Node, NamespaceMode::Node));
+    }
+
+    #[test]
+    fn ports_of_main_containers_and_sidecars_are_mapped() {
+        let spec = object!({
+            "containers": [{ "ports": [{ "containerPort": 80, "hostPort": 8080, "hostIP": "192.0.2.1" }] }],
+            "initContainers": [{ "restartPolicy": "Always", "ports": [{ "containerPort": 53, "protocol": "UDP" }] }, { "ports": [{ "containerPort": 1 }] }]
+        });
+        let mapped = port_mappings(&object!({ "spec": spec }));
+        let told: Vec<_> = mapped.iter().map(|m| (m.container_port, m.host_port, m.protocol)).collect();
+        assert_eq!(told, [(80, 8080, Protocol::Tcp), (53, 0, Protocol::Udp)]);
+        assert_eq!(mapped[0].host_ip.map(|ip| ip.to_string()), Some("192.0.2.1".into()));
+    }
+}

@@ -1,0 +1,221 @@
+//! Statuses of the containers of one list of a pod; see kubelet_pods.go's convertToAPIContainerStatuses. Pure.
+
+use fram_cri::{ContainerState, ContainerStatus};
+use fram_machinery::{Map, Value, meta, object};
+
+use super::Inputs;
+use crate::clock;
+use crate::observed::restart_count;
+use crate::pod::{self, Role};
+use crate::worker::actions::{is_started, should_run};
+
+const UNKNOWN: &str = "ContainerStatusUnknown";
+/// What is assumed of a container that vanished: that it was killed.
+const LOST_EXIT_CODE: i64 = 137;
+
+/// One status for each container of the list, main and ephemeral ones sorted by name.
+pub(super) fn statuses(inputs: &Inputs, role: Role) -> Vec<Value> {
+    let list = inputs.pod.list_at(&["spec", role.field()]);
+    let mut out: Vec<Value> = list.iter().map(|c| status(inputs, role, c)).collect();
+    if role != Role::Init {
+        out.sort_by(|a, b| a.str_at(&["name"]).cmp(b.str_at(&["name"])));
+    }
+    out
+}
+
+fn status(inputs: &Inputs, role: Role, container: &Value) -> Value {
+    let name = pod::container_name(container);
+    let old = old_status(inputs.pod, role, name);
+    let mut seen = inputs.observed.containers.iter().filter(|c| c.metadata.name == name);
+    let mut status = match seen.next() {
+        Some(newest) => {
+            let mut status = converted(container, newest);
+            let before = seen.next().filter(|c| c.state == ContainerState::Exited).map(terminated);
+            let kept = old.filter(|o| o.str_at(&["containerID"]) == status.str_at(&["containerID"]));
+            if let Some(last) = before.or_else(|| kept.and_then(|o| o.at(&["lastState", "terminated"]).cloned())) {
+                status.set(&["lastState", "terminated"], last);
+            }
+            if newest.state == ContainerState::Unknown {
+                lose(&mut status, old);
+            }
+            status
+        }
+        None => missing(inputs, role, container, old),
+    };
+    wait(inputs, role, container, &mut status);
+    readiness(inputs, role, container, &mut status);
+    status.set(&["volumeMounts"], volume_mounts(container));
+    if status.list_at(&["volumeMounts"]).is_empty() {
+        status.remove(&["volumeMounts"]);
+    }
+    status
+}
+
+fn old_status<'a>(pod: &'a Value, role: Role, name: &str) -> Option<&'a Value> {
+    let field = match role {
+        Role::Init => "initContainerStatuses",
+        Role::Main => "containerStatuses",
+        Role::Ephemeral => "ephemeralContainerStatuses",
+    };
+    super::find(pod.list_at(&["status", field]), name)
+}
+
+fn base(container: &Value, image: &str, count: i64) -> Value {
+    object!({
+        "name": (pod::container_name(container)), "image": image, "imageID": "", "restartCount": count,
+        "ready": false, "started": false, "state": {}, "lastState": {}
+    })
+}
+
+fn converted(container: &Value, seen: &ContainerStatus) -> Value {
+    let image = match seen.image.user_specified_image.as_str() {
+        "" => container.str_at(&["image"]),
+        image => image,
+    };
+    let mut status = base(container, image, restart_count(seen));
+    status.set(&["imageID"], seen.image_ref.as_str());
+    status.set(&["containerID"], container_id(&seen.id));
+    match seen.state {
+        ContainerState::Running => status.set(&["state", "running"], object!({ "startedAt": (clock::time_of_nanos(seen.started_at)) })),
+        ContainerState::Exited => status.set(&["state", "terminated"], terminated(seen)),
+        ContainerState::Created | ContainerState::Unknown => status.set(&["state", "waiting"], Map::new()),
+    }
+    resources(container, &mut status);
+    if let Some(user) = &seen.user {
+        let groups: Vec<Value> = user.supplemental_groups.iter().map(|g| Value::from(*g)).collect();
+        status.set(&["user", "linux"], object!({ "uid": (user.uid), "gid": (user.gid), "supplementalGroups": groups }));
+    }
+    status
+}
+
+fn resources(container: &Value, status: &mut Value) {
+    if let Some(resources) = container.get("resources") {
+        status.set(&["resources"], resources.clone());
+        if let Some(requests) = resources.get("requests").filter(|r| !r.is_empty()) {
+            status.set(&["allocatedResources"], requests.clone());
+        }
+    }
+}
+
+/// The id as the API writes it: with the runtime's name, which clients only take off.
+pub(crate) fn container_id(id: &str) -> String {
+    format!("fram://{id}")
+}
+
+fn terminated(seen: &ContainerStatus) -> Value {
+    let reason = seen.reason.map_or(if seen.exit_code == 0 { "Completed" } else { "Error" }, |r| r.as_str());
+    let mut out = object!({
+        "exitCode": (seen.exit_code), "reason": reason, "containerID": (container_id(&seen.id)),
+        "startedAt": (clock::time_of_nanos(seen.started_at)), "finishedAt": (clock::time_of_nanos(seen.finished_at))
+    });
+    if !seen.message.is_empty() {
+        out.set(&["message"], seen.message.as_str());
+    }
+    out
+}
+
+/// The runtime has no state for a container that ran when last heard of.
+fn lose(status: &mut Value, old: Option<&Value>) {
+    if old.is_some_and(|o| o.at(&["state", "running"]).is_some()) {
+        let message = "The container could not be located when the pod was terminated";
+        let lost = object!({ "exitCode": LOST_EXIT_CODE, "reason": UNKNOWN, "message": message, "startedAt": null, "finishedAt": null });
+        status.set(&["state"], object!({ "terminated": lost }));
+        let count = old.and_then(|o| o.int_at(&["restartCount"])).unwrap_or(0);
+        status.set(&["restartCount"], count + 1);
+    }
+}
+
+/// A container of which the runtime knows nothing.
+fn missing(inputs: &Inputs, role: Role, container: &Value, old: Option<&Value>) -> Value {
+    let has_init = !pod::init_containers(inputs.pod).is_empty();
+    let reason = if has_init && role == Role::Main { "PodInitializing" } else { "ContainerCreating" };
+    let reason = if has_init && role == Role::Init { "PodInitializing" } else { reason };
+    let mut status = base(container, container.str_at(&["image"]), 0);
+    status.set(&["state", "waiting", "reason"], reason);
+    let Some(old) = old else { return initialized(inputs, role, container, status) };
+    if old.at(&["state", "terminated"]).is_some() {
+        return old.clone();
+    }
+    status.set(&["restartCount"], old.int_at(&["restartCount"]).unwrap_or(0));
+    status.set(&["lastState"], old.get("lastState").cloned().unwrap_or_else(|| Map::new().into()));
+    if old.at(&["state", "running"]).is_some() && status.at(&["lastState", "terminated"]).is_none() {
+        let message = "The container could not be located when the pod was deleted.  The container used to be Running";
+        let lost = object!({ "exitCode": LOST_EXIT_CODE, "reason": UNKNOWN, "message": message, "startedAt": null, "finishedAt": null });
+        status.set(&["lastState", "terminated"], lost);
+        if !meta::is_terminating(inputs.pod) {
+            status.set(&["restartCount"], status.int_at(&["restartCount"]).unwrap_or(0) + 1);
+        }
+    }
+    initialized(inputs, role, container, status)
+}
+
+/// An init container whose traces are gone has succeeded where a main container was made since.
+fn initialized(inputs: &Inputs, role: Role, container: &Value, mut status: Value) -> Value {
+    let past = pod::containers(inputs.pod).iter().any(|c| inputs.observed.active(pod::container_name(c)).is_some());
+    if role == Role::Init && past && !pod::is_sidecar(container) {
+        let message = "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally";
+        let done = object!({ "exitCode": 0, "reason": "Completed", "message": message, "startedAt": null, "finishedAt": null });
+        status.set(&["state"], object!({ "terminated": done }));
+    }
+    status
+}
+
+/// A container that is to be run (again) and cannot yet is waiting, for the reason that was noted.
+fn wait(inputs: &Inputs, role: Role, container: &Value, status: &mut Value) {
+    let name = pod::container_name(container);
+    let latest = inputs.observed.latest(name);
+    let succeeded = latest.is_some_and(|s| s.state == ContainerState::Exited && s.exit_code == 0);
+    let done = match role {
+        Role::Init => succeeded && !pod::is_sidecar(container),
+        Role::Main => false,
+        Role::Ephemeral => latest.is_some(),
+    };
+    if done || inputs.ending || !should_run(inputs.pod, container, latest) {
+        return;
+    }
+    let Some((reason, message)) = inputs.waiting.get(name) else { return };
+    if let Some(ended) = status.at(&["state", "terminated"]).cloned() {
+        status.set(&["lastState"], object!({ "terminated": ended }));
+    }
+    let mut waiting = object!({ "reason": (reason.as_str()) });
+    if !message.is_empty() {
+        waiting.set(&["message"], message.as_str());
+    }
+    status.set(&["state"], object!({ "waiting": waiting }));
+}
+
+/// See prober_manager.go's UpdatePodStatus.
+fn readiness(inputs: &Inputs, role: Role, container: &Value, status: &mut Value) {
+    let name = pod::container_name(container);
+    let running = inputs.observed.latest(name).filter(|_| status.at(&["state", "running"]).is_some());
+    let started = running.is_some_and(|s| is_started(container, s, inputs.verdicts));
+    status.set(&["started"], started);
+    let ready = match role {
+        Role::Init if !pod::is_sidecar(container) => status.at(&["state", "terminated"]).is_some_and(|t| t.int_at(&["exitCode"]) == Some(0)),
+        Role::Ephemeral => {
+            status.remove(&["started"]);
+            false
+        }
+        _ => running.is_some_and(|s| started && is_ready(inputs, container, s)),
+    };
+    status.set(&["ready"], ready);
+}
+
+fn is_ready(inputs: &Inputs, container: &Value, status: &ContainerStatus) -> bool {
+    let verdict = inputs.verdicts.get(&status.id).and_then(|v| v.readiness);
+    verdict.unwrap_or(container.get("readinessProbe").is_none())
+}
+
+fn volume_mounts(container: &Value) -> Vec<Value> {
+    let mount = |m: &Value| {
+        let read_only = m.bool_at(&["readOnly"]) == Some(true);
+        let mut out = object!({ "name": (m.str_at(&["name"])), "mountPath": (m.str_at(&["mountPath"])) });
+        if read_only {
+            out.set(&["readOnly"], true);
+            let recursive = m.str_at(&["recursiveReadOnly"]);
+            out.set(&["recursiveReadOnly"], if matches!(recursive, "Enabled" | "IfPossible") { "Enabled" } else { "Disabled" });
+        }
+        out
+    };
+    container.list_at(&["volumeMounts"]).iter().map(mount).collect()
+}
