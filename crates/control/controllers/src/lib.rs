@@ -1,12 +1,15 @@
 //! The controllers: each a reconciler on the one harness, in a file of its own, with a pure plan where it decides
 //! something.
 
+mod claim;
 mod context;
 mod deployment;
 mod endpoint_slice;
 mod garbage_collector;
 mod namespace;
 mod node_ipam;
+mod objects;
+mod pods;
 mod replicaset;
 mod root_ca;
 mod service_account;
