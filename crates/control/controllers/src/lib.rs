@@ -6,6 +6,7 @@ mod context;
 mod deployment;
 mod endpoint_slice;
 mod garbage_collector;
+mod job;
 mod namespace;
 mod node_ipam;
 mod objects;
@@ -26,5 +27,6 @@ pub fn start(context: &Context) {
     node_ipam::start(context);
     replicaset::start(context);
     deployment::start(context);
+    job::start(context);
     endpoint_slice::start(context);
 }
