@@ -3,6 +3,7 @@
 
 mod claim;
 mod context;
+mod cronjob;
 mod deployment;
 mod endpoint_slice;
 mod garbage_collector;
@@ -14,6 +15,7 @@ mod pods;
 mod replicaset;
 mod root_ca;
 mod service_account;
+mod ttl_after_finished;
 
 pub use context::{Clock, Context, KindInfo};
 pub use node_ipam::PodNetwork;
@@ -28,5 +30,7 @@ pub fn start(context: &Context) {
     replicaset::start(context);
     deployment::start(context);
     job::start(context);
+    ttl_after_finished::start(context);
+    cronjob::start(context);
     endpoint_slice::start(context);
 }
