@@ -4,15 +4,18 @@
 mod claim;
 mod context;
 mod cronjob;
+mod daemonset;
 mod deployment;
 mod endpoint_slice;
 mod garbage_collector;
 mod job;
 mod namespace;
 mod node_ipam;
+mod nodes;
 mod objects;
 mod pods;
 mod replicaset;
+mod revisions;
 mod root_ca;
 mod service_account;
 mod ttl_after_finished;
@@ -29,6 +32,7 @@ pub fn start(context: &Context) {
     node_ipam::start(context);
     replicaset::start(context);
     deployment::start(context);
+    daemonset::start(context);
     job::start(context);
     ttl_after_finished::start(context);
     cronjob::start(context);
