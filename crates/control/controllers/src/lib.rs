@@ -18,6 +18,7 @@ mod replicaset;
 mod revisions;
 mod root_ca;
 mod service_account;
+mod statefulset;
 mod ttl_after_finished;
 
 pub use context::{Clock, Context, KindInfo};
@@ -33,6 +34,7 @@ pub fn start(context: &Context) {
     replicaset::start(context);
     deployment::start(context);
     daemonset::start(context);
+    statefulset::start(context);
     job::start(context);
     ttl_after_finished::start(context);
     cronjob::start(context);
