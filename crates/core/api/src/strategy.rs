@@ -96,6 +96,23 @@ impl Strategy for Rbac {
     }
 }
 
+/// Names are addresses in their canonical form.
+struct IpAddress;
+impl Strategy for IpAddress {
+    fn name_rule(&self) -> NameRule {
+        |name| match name.parse::<std::net::IpAddr>() {
+            Ok(ip) if ip.to_string() == name => Ok(()),
+            _ => Err("must be a valid IP address in canonical form"),
+        }
+    }
+
+    fn cell(&self, object: &Value, _: &str) -> Value {
+        let parent = |field: &str| object.str_at(&["spec", "parentRef", field]);
+        let parts = [parent("resource"), parent("namespace"), parent("name")];
+        parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/").into()
+    }
+}
+
 /// The behaviour of a kind.
 pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
     match (group, kind) {
@@ -116,6 +133,7 @@ pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
         ("batch", "Job") => &batch::Job,
         ("discovery.k8s.io", "EndpointSlice") => &core::EndpointSlice,
         ("rbac.authorization.k8s.io", _) => &Rbac,
+        ("networking.k8s.io", "IPAddress") => &IpAddress,
         _ => &Plain,
     }
 }
