@@ -5,6 +5,7 @@ mod claim;
 mod clusterrole_aggregation;
 mod context;
 mod cronjob;
+mod csr_cleaner;
 mod daemonset;
 mod deployment;
 mod disruption;
@@ -28,6 +29,7 @@ mod service_account;
 mod statefulset;
 mod taint_eviction;
 mod ttl_after_finished;
+mod volume_binder;
 mod volume_protection;
 
 pub use context::{Clock, Context, KindInfo};
@@ -53,6 +55,8 @@ pub fn start(context: &Context) {
     resource_quota::start(context);
     endpoint_slice_mirroring::start(context);
     volume_protection::start(context);
+    volume_binder::start(context);
+    csr_cleaner::start(context);
     ephemeral_volume::start(context);
     ttl_after_finished::start(context);
     cronjob::start(context);
