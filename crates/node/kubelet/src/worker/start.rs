@@ -72,7 +72,7 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
     let keyring = keyring(ctx, pod).await;
     let image = ctx.images.ensure(meta::uid(pod), spec, &keyring, starting.config, &teller).await.map_err(no_image)?;
     pull_volumes(starting, spec, &keyring, &teller).await?;
-    let previous = starting.observed.latest(name).map(|c| restart_count(c) + 1);
+    let previous = starting.observed.latest(name).map(|c| restart_count(c) + i64::from(c.state != ContainerState::Created));
     let attempt = u32::try_from(previous.unwrap_or_else(|| told_restarts(pod, name))).unwrap_or(0);
     let environment = environment_of(starting, spec).await.map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));
@@ -189,10 +189,11 @@ async fn mounts(starting: &Starting<'_>, spec: &Value, environment: &[(String, S
     }
 }
 
-/// Of the instances of a container only the last is kept, for its logs and exit code.
+/// Of the instances of a container only the last is kept, for its logs and exit code; one that never ran has neither.
 async fn remove_older(starting: &Starting<'_>, name: &str) {
-    let older = starting.observed.containers.iter().filter(|c| c.metadata.name == name).skip(1);
-    for container in older {
+    let mut instances = starting.observed.containers.iter().filter(|c| c.metadata.name == name);
+    let last_run = instances.clone().find(|c| c.state != ContainerState::Created).map(|c| c.id.as_str());
+    for container in instances.by_ref().filter(|c| Some(c.id.as_str()) != last_run) {
         if let Err(error) = starting.ctx.runtime.remove_container(&container.id).await {
             tracing::info!(container = container.id, %error, "an old container could not be removed");
             continue;
