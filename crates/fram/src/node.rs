@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use fram_client::SharedInformers;
+use fram_cri::{PodSandboxFilter, RuntimeService};
 use fram_datapath::address::Cidr;
 use fram_dns::{DnsConfig, DnsServer, Zone, ZoneConfig};
 use fram_image::{ImageStore, ImageStoreConfig};
@@ -90,6 +91,9 @@ impl Node {
         let runtime_config = RuntimeConfig { cgroup_root: config.cgroup_root.clone(), ..RuntimeConfig::new(data.join("runtime")) };
         let runtime =
             Runtime::open(runtime_config, images.clone(), Arc::new(network.clone())).await.context("cannot open the container runtime")?;
+        // A reboot takes sandboxes without their teardown; what they had is free again.
+        let known = runtime.list_pod_sandbox(&PodSandboxFilter::default()).await.context("cannot list sandboxes")?;
+        network.release_except(known.into_iter().map(|s| s.id).collect()).await.context("cannot release addresses")?;
         Ok(Self { config, runtime: Arc::new(runtime), images, network, proxy, dns })
     }
 
@@ -114,7 +118,7 @@ impl Node {
         });
         tasks.spawn(followers.clone().follow_services(stop.clone()));
         tasks.spawn(followers.follow_nodes(stop.clone()));
-        Kernel { config: self.config, runtime: self.runtime, images: self.images, network: self.network }
+        Kernel { config: self.config, runtime: self.runtime, images: self.images }
     }
 }
 
@@ -123,7 +127,6 @@ pub(crate) struct Kernel {
     pub(crate) config: NodeConfig,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) images: Arc<ImageStore>,
-    pub(crate) network: PodNetwork,
 }
 
 /// The machine's name as node names are written: lower case.

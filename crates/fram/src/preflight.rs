@@ -14,7 +14,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let uid = unsafe { libc::geteuid() };
     if uid != 0 {
-        anyhow::bail!("a node is run by root: start it with sudo, or run only a control plane with `fram server --no-node`");
+        anyhow::bail!("a node is run by root: start it with sudo");
     }
     let missing: Vec<Missing> = [filesystem("overlay"), cgroups(), network_namespaces(), netfilter()].into_iter().flatten().collect();
     if missing.is_empty() {

@@ -1,5 +1,6 @@
 //! HTTP: requests to calls, answers to responses.
 
+mod backend;
 mod listen;
 mod objects;
 mod proxy;

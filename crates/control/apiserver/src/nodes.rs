@@ -1,6 +1,8 @@
 //! Streams to nodes: the API server reaches kubelets through connections that the nodes' agents hold, so that it need not
 //! be on the pod network.
 
+use std::net::SocketAddr;
+
 use fram_machinery::Status;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -13,6 +15,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub trait Nodes: Send + Sync {
     /// A new stream to the kubelet of a node, or why there is none.
     async fn connect(&self, node: &str) -> Result<Box<dyn Stream>, Status>;
+
+    /// A new stream from a node to an address that it can reach: a pod's, or its own.
+    async fn dial(&self, node: &str, address: SocketAddr) -> Result<Box<dyn Stream>, Status>;
 }
 
 /// No node can be reached.
@@ -21,6 +26,10 @@ pub struct NoNodes;
 #[async_trait::async_trait]
 impl Nodes for NoNodes {
     async fn connect(&self, node: &str) -> Result<Box<dyn Stream>, Status> {
+        Err(unreachable(node))
+    }
+
+    async fn dial(&self, node: &str, _address: SocketAddr) -> Result<Box<dyn Stream>, Status> {
         Err(unreachable(node))
     }
 }

@@ -1,5 +1,7 @@
 //! The API as a component sees it: a server on an in-memory store, asked in process, as users with different rights.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::sync::Arc;
 
 use fram_api::Api;
@@ -193,7 +195,7 @@ async fn a_pod_that_is_bound_ends_by_its_grace() {
     let binding = object!({ "metadata": { "name": "bound" }, "target": { "kind": "Node", "name": "n" } });
     pods.create_subresource("bound", "binding", binding.clone()).await.unwrap();
     assert!(pods.create_subresource("bound", "binding", binding).await.unwrap_err().is(Reason::Conflict));
-    assert!(meta::condition_is_true(&*pods.get("bound").await.unwrap(), "PodScheduled"));
+    assert!(meta::condition_is_true(&pods.get("bound").await.unwrap(), "PodScheduled"));
     pods.delete("bound", DeleteOptions::default()).await.unwrap();
     let ending = pods.get("bound").await.unwrap();
     assert_eq!(ending.int_at(&["metadata", "deletionGracePeriodSeconds"]), Some(30));

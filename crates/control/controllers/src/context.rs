@@ -1,8 +1,10 @@
 //! What controllers are given: clients, shared informers, the time, and the owner of their tasks.
 
+use std::future::Future;
 use std::sync::Arc;
 
-use fram_client::{Client, Resource, SharedInformers};
+use fram_client::{Action, Client, Controller, EventRecorder, Resource, SharedInformers};
+use fram_machinery::Status;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,5 +42,20 @@ impl Context {
     /// The client of a controller, by the name of its service account.
     pub(crate) fn client(&self, service_account: &str) -> Client {
         (self.clients)(service_account)
+    }
+
+    /// A recorder of events as a controller; `component` is what people see as their source.
+    pub(crate) fn recorder(&self, service_account: &str, component: &str) -> EventRecorder {
+        EventRecorder::start(self.client(service_account), component, "", self.now.clone(), &self.tasks, self.stop.clone())
+    }
+
+    /// Runs a reconciler on the harness until the context stops.
+    pub(crate) fn run<T, F>(&self, controller: Controller, reconciler: T, reconcile: impl Fn(Arc<T>, String) -> F + Send + Sync + 'static)
+    where
+        T: Send + Sync + 'static,
+        F: Future<Output = Result<Action, Status>> + Send + 'static,
+    {
+        let (reconciler, stop) = (Arc::new(reconciler), self.stop.clone());
+        self.tasks.spawn(async move { controller.run(move |key| reconcile(reconciler.clone(), key), stop).await });
     }
 }

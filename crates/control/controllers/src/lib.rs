@@ -1,15 +1,34 @@
 //! The controllers: each a reconciler on the one harness, in a file of its own, with a pure plan where it decides
 //! something.
 
+mod claim;
+mod clusterrole_aggregation;
 mod context;
+mod cronjob;
+mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoint_slice;
+mod endpoint_slice_mirroring;
+mod ephemeral_volume;
 mod garbage_collector;
+mod job;
 mod namespace;
 mod node_ipam;
+mod node_lifecycle;
+mod nodes;
+mod objects;
+mod pod_gc;
+mod pods;
 mod replicaset;
+mod resource_quota;
+mod revisions;
 mod root_ca;
 mod service_account;
+mod statefulset;
+mod taint_eviction;
+mod ttl_after_finished;
+mod volume_protection;
 
 pub use context::{Clock, Context, KindInfo};
 pub use node_ipam::PodNetwork;
@@ -23,5 +42,19 @@ pub fn start(context: &Context) {
     node_ipam::start(context);
     replicaset::start(context);
     deployment::start(context);
+    daemonset::start(context);
+    statefulset::start(context);
+    job::start(context);
+    node_lifecycle::start(context);
+    taint_eviction::start(context);
+    pod_gc::start(context);
+    clusterrole_aggregation::start(context);
+    disruption::start(context);
+    resource_quota::start(context);
+    endpoint_slice_mirroring::start(context);
+    volume_protection::start(context);
+    ephemeral_volume::start(context);
+    ttl_after_finished::start(context);
+    cronjob::start(context);
     endpoint_slice::start(context);
 }

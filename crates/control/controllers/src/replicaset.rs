@@ -1,116 +1,111 @@
-//! ReplicaSets: as many pods as are asked for.
+//! ReplicaSets and ReplicationControllers: as many pods as are asked for. The two differ in name and in the form of their
+//! selector only.
 
 mod plan;
 
 use std::sync::Arc;
 
-use fram_client::resources::{PODS, REPLICA_SETS};
-use fram_client::{Action, Client, Controller, DeleteOptions, Informer, PatchKind, Preconditions};
-use fram_machinery::{Reason, Status, Value, meta, object};
+use fram_client::resources::{PODS, REPLICA_SETS, REPLICATION_CONTROLLERS};
+use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, Resource};
+use fram_machinery::{Reason, Status, Value, meta};
 
-use crate::Context;
-use plan::{Plan, plan};
+use crate::objects::{Objects, Seen, settled};
+use crate::{Context, claim, pods};
+use plan::plan;
 
 /// How many pods are created or deleted at once; see replicaset.BurstReplicas.
 const BURST: usize = 500;
 
 pub(crate) fn start(context: &Context) {
-    let (sets, pods) = (context.informers.get(&REPLICA_SETS), context.informers.get(&PODS));
-    let reconciler = Arc::new(Reconciler { client: context.client("replicaset-controller"), sets: sets.clone(), now: context.now.clone() });
-    let owners = sets.clone();
-    let controller = Controller::new("replicaset", 8).owns(&sets).watches(&pods, move |pod| owner_keys(pod, &owners));
-    let stop = context.stop.clone();
-    let reconcile = move |key: String| {
-        let reconciler = reconciler.clone();
-        async move { reconciler.reconcile(&key).await }
+    run(context, "replicaset", "ReplicaSet", REPLICA_SETS, "replicaset-controller");
+    run(context, "replicationmanager", "ReplicationController", REPLICATION_CONTROLLERS, "replication-controller");
+}
+
+fn run(context: &Context, name: &'static str, kind: &'static str, resource: Resource, account: &str) {
+    let (sets, all) = (context.informers.get(&resource), context.informers.get(&PODS));
+    let client = context.client(account);
+    let component = if kind == "ReplicaSet" { "replicaset-controller" } else { "replication-controller" };
+    let reconciler = Reconciler {
+        pods: Objects::new(&client, &all),
+        owners: Objects::new(&client, &sets),
+        events: context.recorder(account, component),
+        client,
+        resource,
+        now: context.now.clone(),
     };
-    context.tasks.spawn(async move { controller.run(reconcile, stop).await });
+    let owners = sets.clone();
+    let controller = Controller::new(name, 8).owns(&sets).watches(&all, move |pod| owner_keys(pod, kind, &owners));
+    context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
 
 /// The set that controls a pod; for an orphan, the sets that may adopt it.
-fn owner_keys(pod: &Value, sets: &Informer) -> Vec<String> {
+fn owner_keys(pod: &Value, kind: &str, sets: &Informer) -> Vec<String> {
     let namespace = meta::namespace(pod);
     match meta::controller_of(pod) {
-        Some(owner) if owner.str_at(&["kind"]) == "ReplicaSet" => vec![format!("{namespace}/{}", owner.str_at(&["name"]))],
+        Some(owner) if owner.str_at(&["kind"]) == kind => vec![format!("{namespace}/{}", owner.str_at(&["name"]))],
         Some(_) => Vec::new(),
-        None => sets.by_namespace(namespace).iter().filter(|set| plan::selects(set, pod)).map(|set| meta::key(set)).collect(),
+        None => {
+            let selects = |set: &Arc<Value>| pods::selector(set).is_some_and(|s| s.matches(meta::labels(pod)));
+            sets.by_namespace(namespace).iter().filter(|set| selects(set)).map(|set| meta::key(set)).collect()
+        }
     }
 }
 
 struct Reconciler {
     client: Client,
-    sets: Informer,
+    resource: Resource,
+    pods: Objects,
+    owners: Objects,
+    events: EventRecorder,
     now: crate::Clock,
 }
 
 impl Reconciler {
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
-        let Some(set) = self.sets.get(key) else { return Ok(Action::Done) };
-        let namespace = meta::namespace(&set).to_string();
-        // The cache may lag behind this controller's own last writes: what it created is asked of the server.
-        let pods = self.client.within(&PODS, &namespace).list(Default::default()).await?.items;
+        let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+        let Some(set) = self.owners.get(namespace, name) else { return Ok(Action::Done) };
+        let selector = pods::selector(&set);
+        let seen = self.pods.of(&set, |p| selector.as_ref().is_some_and(|s| s.matches(meta::labels(p)))).await?;
         let now = (self.now)();
-        let Plan { adopt, release, create, delete, status, requeue } = plan(&set, &pods, now);
-        for pod in &adopt {
-            self.claim(&set, pod).await?;
-        }
-        for pod in &release {
-            self.release(&set, pod).await?;
-        }
-        let mut failed = None;
-        for _ in 0..create.min(BURST) {
-            if let Err(error) = self.client.within(&PODS, &namespace).create(plan::new_pod(&set)).await {
-                failed = Some(error);
-                break;
+        let plan = plan(&set, &seen.objects, now);
+        claim::adopt(&self.pods, &self.client, &self.resource, &set, &plan.adopt).await?;
+        claim::release(&self.pods, &set, &plan.release).await?;
+        let mut failed = self.create(&set, plan.create.min(BURST)).await;
+        for pod in plan.delete.iter().take(BURST) {
+            match self.pods.delete(pod, DeleteOptions::default()).await {
+                Ok(()) => self.events.event(&set, false, "SuccessfulDelete", format!("Deleted pod: {}", meta::name(pod))),
+                Err(error) => {
+                    self.events.event(&set, true, "FailedDelete", format!("Error deleting: {}", error.message));
+                    failed = Some(error);
+                }
             }
         }
-        for pod in delete.iter().take(BURST) {
-            let options = DeleteOptions {
-                preconditions: Preconditions { uid: Some(meta::uid(pod).into()), resource_version: None },
-                ..Default::default()
-            };
-            match self.client.within(&PODS, &namespace).delete(meta::name(pod), options).await {
-                Err(error) if !error.is(Reason::NotFound) => failed = Some(error),
-                _ => {}
-            }
-        }
-        let status = plan::with_failure(status, &set, failed.as_ref(), now);
-        if set.get("status") != Some(&status) {
-            let mut changed = (*set).clone();
-            changed.set(&["status"], status);
-            match self.client.within(&REPLICA_SETS, &namespace).update_status(changed).await {
-                Err(error) if error.is(Reason::NotFound) => {}
-                Err(error) => return Err(error),
-                Ok(_) => {}
-            }
-        }
+        let status = plan::with_failure(plan.status, &set, failed.as_ref(), now);
+        settled(self.owners.write_status(&set, status).await)?;
         match failed {
             Some(error) => Err(error),
-            None => Ok(requeue.map_or(Action::Done, Action::After)),
+            None => Ok(again(&seen, plan.requeue)),
         }
     }
 
-    async fn claim(&self, set: &Value, pod: &Value) -> Result<(), Status> {
-        // Adopting for a set that is gone would leave the pod to the garbage collector.
-        let fresh = self.client.within(&REPLICA_SETS, meta::namespace(set)).get(meta::name(set)).await?;
-        if meta::uid(&fresh) != meta::uid(set) || meta::is_terminating(&fresh) {
-            return Ok(());
+    /// Creates one after the other up to the first refusal: a quota that is used up costs one refusal and not five hundred.
+    async fn create(&self, set: &Value, count: usize) -> Option<Status> {
+        for _ in 0..count {
+            let pod = pods::from_template(set, set.at(&["spec", "template"]));
+            match self.pods.create(meta::namespace(set), pod).await {
+                Ok(pod) => self.events.event(set, false, "SuccessfulCreate", format!("Created pod: {}", meta::name(&pod))),
+                // A namespace that ends takes its sets with it.
+                Err(error) if error.is(Reason::Forbidden) && error.message.contains("being terminated") => return None,
+                Err(error) => {
+                    self.events.event(set, true, "FailedCreate", format!("Error creating: {}", error.message));
+                    return Some(error);
+                }
+            }
         }
-        let patch = object!({ "metadata": { "uid": (meta::uid(pod)), "ownerReferences": [(meta::controller_reference(set))] } });
-        self.patch(pod, patch).await
+        None
     }
+}
 
-    async fn release(&self, set: &Value, pod: &Value) -> Result<(), Status> {
-        let patch =
-            object!({ "metadata": { "uid": (meta::uid(pod)), "ownerReferences": [{ "$patch": "delete", "uid": (meta::uid(set)) }] } });
-        self.patch(pod, patch).await
-    }
-
-    async fn patch(&self, pod: &Value, patch: Value) -> Result<(), Status> {
-        let pods = self.client.within(&PODS, meta::namespace(pod));
-        match pods.patch(meta::name(pod), "", PatchKind::Strategic, patch).await {
-            Err(error) if !matches!(error.reason, Reason::NotFound | Reason::Conflict | Reason::Invalid) => Err(error),
-            _ => Ok(()),
-        }
-    }
+pub(crate) fn again(seen: &Seen, planned: Option<std::time::Duration>) -> Action {
+    seen.again(planned).map_or(Action::Done, Action::After)
 }

@@ -1,12 +1,17 @@
 //! The way from the API server to the kubelet of the same process: a pipe in memory.
 
+use std::net::SocketAddr;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use fram_apiserver::nodes::{Nodes, Stream, unreachable};
 use fram_kubelet::Kubelet;
 use fram_machinery::Status;
+use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
+/// How long a connection to a pod may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that may wait in a pipe, in either direction.
 const PIPE: usize = 64 * 1024;
 
@@ -33,5 +38,16 @@ impl Nodes for LocalNode {
         let kubelet = kubelet.clone();
         self.tasks.spawn(async move { kubelet.serve(theirs).await });
         Ok(Box::new(ours))
+    }
+
+    async fn dial(&self, node: &str, address: SocketAddr) -> Result<Box<dyn Stream>, Status> {
+        if !self.kubelet.get().is_some_and(|(name, _)| name == node) {
+            return Err(unreachable(node));
+        }
+        let refused =
+            |e: std::io::Error| Status::new(fram_machinery::Reason::ServiceUnavailable, format!("error trying to reach {address}: {e}"));
+        let stream = tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await;
+        let stream = stream.map_err(|_| refused(std::io::ErrorKind::TimedOut.into()))?.map_err(refused)?;
+        Ok(Box::new(stream))
     }
 }

@@ -50,7 +50,7 @@ pub(super) async fn decide(registry: &Registry, node: &str, a: &Attributes, rule
         }
         ("", "pods", "status") | ("", "pods", "eviction") | ("", "events", _) => Decision::Allow,
         ("", "pods", "") if matches!(a.verb.as_str(), "create" | "delete") => Decision::Allow,
-        ("", "nodes" | "pods", _) => no(""),
+        ("", "pods", _) => no(""),
         _ if rules.iter().any(|rule| rule.covers(a)) => Decision::Allow,
         _ => no(""),
     }

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
 use crate::authorize::Attributes;
+use crate::nodes::Stream;
 use crate::path::{Query, ResourcePath};
 use crate::registry::Place;
 use crate::respond::Body;
@@ -45,6 +46,14 @@ pub(super) async fn handle(
     if served.kind.subresource(&path.subresource).is_none() {
         return Err(Status::no_such_path());
     }
+    if path.subresource == "proxy" && path.plural != "nodes" {
+        let (node, address) = super::backend::find(&server, &path).await?;
+        let stream = server.nodes.dial(&node, address).await?;
+        let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
+        // Which slash ends the path matters to the one who is asked.
+        let slash = if request.uri().path().ends_with('/') && !path.rest.is_empty() { "/" } else { "" };
+        return send(&server, stream, &format!("/{}{slash}{query}", path.rest), &address.to_string(), request).await;
+    }
     let place = Place { served, namespace: path.namespace.clone(), name: path.name.clone() };
     let (node, target) = match (path.plural.as_str(), path.subresource.as_str()) {
         ("pods", "log" | "exec" | "attach" | "portforward") => {
@@ -59,7 +68,8 @@ pub(super) async fn handle(
         }
         (plural, sub) => return Err(Status::method_not_allowed(&path.group, plural, sub)),
     };
-    forward(&server, &node, &target, request).await
+    let stream = server.nodes.connect(&node).await?;
+    send(&server, stream, &target, "kubelet", request).await
 }
 
 fn node_of(pod: &Value) -> Result<String, Status> {
@@ -113,10 +123,15 @@ fn pod_target(pod: &Value, subresource: &str, query: &Query, raw: &str) -> Resul
     })
 }
 
-/// Sends the request to a kubelet and hands its answer back; an upgraded connection is joined byte by byte.
-async fn forward(server: &Server, node: &str, target: &str, mut request: Request<Incoming>) -> Result<Response<Body>, Status> {
+/// Sends the request over a stream and hands the answer back; an upgraded connection is joined byte by byte.
+async fn send(
+    server: &Server,
+    stream: Box<dyn Stream>,
+    target: &str,
+    host: &str,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
     let bad = |e: &dyn std::fmt::Display| Status::new(fram_machinery::Reason::ServiceUnavailable, format!("error dialing backend: {e}"));
-    let stream = server.nodes.connect(node).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| bad(&e))?;
     let upgrade = request.headers().contains_key(header::UPGRADE);
     let client_side = upgrade.then(|| hyper::upgrade::on(&mut request));
@@ -128,7 +143,8 @@ async fn forward(server: &Server, node: &str, target: &str, mut request: Request
     *forwarded.headers_mut() = parts.headers;
     // The client's credentials end here.
     forwarded.headers_mut().remove(header::AUTHORIZATION);
-    forwarded.headers_mut().insert(header::HOST, header::HeaderValue::from_static("kubelet"));
+    let host = header::HeaderValue::try_from(host).map_err(|e| bad(&e))?;
+    forwarded.headers_mut().insert(header::HOST, host);
     server.streams.spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "connection to a kubelet ended early");

@@ -185,7 +185,10 @@ impl Registry {
             strategy(stored.group, stored.kind).prepare_update(&mut object, &old);
         }
         let mut object = self.normalized(&stored, object)?;
-        bump_generation(&stored, &mut object, &old);
+        if subresource != "binding" {
+            // A pod's generation counts what users change; see KEP-5067.
+            bump_generation(&stored, &mut object, &old);
+        }
         self.validate_change(place, subresource, &object, &old)?;
         self.admission.validate(&request, Some(&object), Some(&old)).await?;
         let allocation = self.allocators.allocate(self, place, object, Some(&old)).await?;

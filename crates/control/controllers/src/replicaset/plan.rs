@@ -1,4 +1,4 @@
-//! What a ReplicaSet's pods and status should be. Pure.
+//! What the pods and the status of a ReplicaSet or ReplicationController should be. Pure.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,8 @@ use fram_machinery::labels::Selector;
 use fram_machinery::normalize::format_time;
 use fram_machinery::{Map, Status, Value, meta, object};
 use jiff::Timestamp;
+
+use crate::pods::{self, available_in, first_to_go, is_active, is_available, ready_since};
 
 /// What has to be done for a set.
 #[derive(Debug, Default)]
@@ -20,64 +22,25 @@ pub(super) struct Plan {
     pub(super) requeue: Option<Duration>,
 }
 
-pub(super) fn selects(set: &Value, pod: &Value) -> bool {
-    let selector = Selector::from_object(set.at(&["spec", "selector"])).ok().flatten();
-    selector.is_some_and(|s| !s.is_everything() && s.matches(meta::labels(pod)))
-}
-
-fn is_active(pod: &Value) -> bool {
-    !matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed") && !meta::is_terminating(pod)
-}
-
-pub(super) fn plan(set: &Value, pods: &[Arc<Value>], now: Timestamp) -> Plan {
-    let mut out = Plan::default();
-    let mut mine = Vec::new();
-    for pod in pods {
-        match meta::controller_of(pod) {
-            Some(owner) if owner.str_at(&["uid"]) == meta::uid(set) => {
-                if selects(set, pod) {
-                    mine.push(pod.clone());
-                } else if !meta::is_terminating(set) {
-                    out.release.push(pod.clone());
-                }
-            }
-            None if selects(set, pod) && is_active(pod) && !meta::is_terminating(set) => {
-                out.adopt.push(pod.clone());
-                mine.push(pod.clone());
-            }
-            _ => {}
-        }
-    }
-    let terminating = mine.iter().filter(|p| meta::is_terminating(p)).count();
+pub(super) fn plan(set: &Value, all: &[Arc<Value>], now: Timestamp) -> Plan {
+    let pods::Claims { mut mine, mut adopt, release } = pods::claims(set, all);
+    // Pods that have ended are of no use to a set.
+    adopt.retain(|p| is_active(p));
+    let mut out = Plan { adopt, release, ..Default::default() };
+    let terminating = mine.iter().filter(|p| meta::is_terminating(p) && !pods::has_ended(p)).count();
     mine.retain(|p| is_active(p));
     let wanted = usize::try_from(set.int_at(&["spec", "replicas"]).unwrap_or(1)).unwrap_or(0);
     if !meta::is_terminating(set) {
         out.create = wanted.saturating_sub(mine.len());
         let surplus = mine.len().saturating_sub(wanted);
         if surplus > 0 {
-            out.delete = first_to_go(&mine, pods, now).into_iter().take(surplus).collect();
+            out.delete = first_to_go(&mine, all, now).into_iter().take(surplus).collect();
         }
     }
     let minimum = set.int_at(&["spec", "minReadySeconds"]).unwrap_or(0);
     out.requeue = mine.iter().filter_map(|p| available_in(p, minimum, now)).min();
     out.status = status(set, &mine, terminating, minimum, now);
     out
-}
-
-/// Since when a pod is ready; None where it is not.
-fn ready_since(pod: &Value) -> Option<Timestamp> {
-    let ready = meta::condition(pod, "Ready").filter(|c| c.str_at(&["status"]) == "True")?;
-    ready.str_at(&["lastTransitionTime"]).parse().ok().or(Some(Timestamp::UNIX_EPOCH))
-}
-
-fn is_available(pod: &Value, minimum: i64, now: Timestamp) -> bool {
-    ready_since(pod).is_some_and(|t| now.as_second() - t.as_second() >= minimum)
-}
-
-/// How long until a ready pod counts as available; None where it does already or is not ready.
-fn available_in(pod: &Value, minimum: i64, now: Timestamp) -> Option<Duration> {
-    let left = ready_since(pod)?.as_second() + minimum - now.as_second();
-    u64::try_from(left).ok().filter(|s| *s > 0).map(Duration::from_secs)
 }
 
 fn status(set: &Value, mine: &[Arc<Value>], terminating: usize, minimum: i64, now: Timestamp) -> Value {
@@ -94,7 +57,9 @@ fn status(set: &Value, mine: &[Arc<Value>], terminating: usize, minimum: i64, no
         status.insert(name, n);
     }
     status.insert("replicas", mine.len() as i64);
-    if terminating > 0 || set.at(&["status", "terminatingReplicas"]).is_some() {
+    // ReplicationControllers have no such field.
+    let counted = set.str_at(&["kind"]) == "ReplicaSet";
+    if counted && (terminating > 0 || set.at(&["status", "terminatingReplicas"]).is_some()) {
         status.insert("terminatingReplicas", terminating as i64);
     }
     if let Some(conditions) = set.at(&["status", "conditions"]).filter(|c| !c.is_empty()) {
@@ -124,65 +89,6 @@ pub(super) fn with_failure(mut status: Value, set: &Value, failure: Option<&Stat
         None => {}
     }
     status
-}
-
-/// Pods in the order in which they are given up: unassigned, pending, not ready, cheaper, doubled up on a node, younger.
-/// See controller.ActivePodsWithRanks.
-fn first_to_go(mine: &[Arc<Value>], all: &[Arc<Value>], now: Timestamp) -> Vec<Arc<Value>> {
-    let on_node = |pod: &Value| {
-        let node = pod.str_at(&["spec", "nodeName"]);
-        let owner = meta::controller_of(pod).map(|o| o.str_at(&["uid"]).to_string());
-        let twin = |p: &&Arc<Value>| {
-            is_active(p)
-                && p.str_at(&["spec", "nodeName"]) == node
-                && meta::controller_of(p).map(|o| o.str_at(&["uid"]).to_string()) == owner
-        };
-        all.iter().filter(twin).count()
-    };
-    let rank = |pod: &Arc<Value>| {
-        let assigned = !pod.str_at(&["spec", "nodeName"]).is_empty();
-        let phase = match pod.str_at(&["status", "phase"]) {
-            "Pending" => 0,
-            "Running" => 2,
-            _ => 1,
-        };
-        let cost = meta::annotation(pod, "controller.kubernetes.io/pod-deletion-cost").and_then(|c| c.parse::<i64>().ok()).unwrap_or(0);
-        let ready = ready_since(pod);
-        // Ages count on a logarithmic scale, so that no pod is safe just for being a little older; see KEP-2185.
-        let age = |t: Option<Timestamp>| t.map_or(0, |t| (now.as_second() - t.as_second()).max(1).ilog2());
-        let restarts: i64 =
-            pod.list_at(&["status", "containerStatuses"]).iter().filter_map(|s| s.int_at(&["restartCount"])).max().unwrap_or(0);
-        let created = pod.str_at(&["metadata", "creationTimestamp"]).parse().ok();
-        (
-            assigned,
-            phase,
-            ready.is_some(),
-            cost,
-            std::cmp::Reverse(on_node(pod)),
-            age(ready),
-            std::cmp::Reverse(restarts),
-            age(created),
-            meta::uid(pod).to_string(),
-        )
-    };
-    let mut ranked: Vec<Arc<Value>> = mine.to_vec();
-    ranked.sort_by_cached_key(rank);
-    ranked
-}
-
-/// A pod of the set's template; the server gives it its name.
-pub(super) fn new_pod(set: &Value) -> Value {
-    let template = set.at(&["spec", "template"]).cloned().unwrap_or_default();
-    let mut pod = object!({ "apiVersion": "v1", "kind": "Pod", "metadata": {} });
-    for field in ["labels", "annotations", "finalizers"] {
-        if let Some(value) = template.at(&["metadata", field]).filter(|v| !v.is_empty()) {
-            pod.set(&["metadata", field], value.clone());
-        }
-    }
-    pod.set(&["metadata", "generateName"], format!("{}-", meta::name(set)));
-    pod.set(&["metadata", "ownerReferences"], object!([(meta::controller_reference(set))]));
-    pod.set(&["spec"], template.get("spec").cloned());
-    pod
 }
 
 #[cfg(test)]
@@ -246,5 +152,15 @@ mod tests {
         let plan = plan(&set, &[pod("a", true, "n", true)], now());
         assert_eq!(plan.status.at(&["availableReplicas"]), None);
         assert_eq!(plan.requeue, Some(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn a_replication_controller_selects_by_a_plain_map() {
+        let mut controller = set(2);
+        controller.set(&["kind"], "ReplicationController");
+        controller.set(&["spec", "selector"], object!({ "a": "b" }));
+        let plan = plan(&controller, &[pod("a", true, "n", true)], now());
+        assert_eq!((plan.create, plan.status.int_at(&["replicas"])), (1, Some(1)));
+        assert_eq!(plan.status.at(&["terminatingReplicas"]), None);
     }
 }

@@ -30,6 +30,10 @@ fn status(inputs: &Inputs, role: Role, container: &Value) -> Value {
     let mut status = match seen.next() {
         Some(newest) => {
             let mut status = converted(container, newest);
+            if newest.state == ContainerState::Created {
+                // Made and about to start: to its readers it waits as before.
+                status.set(&["state", "waiting", "reason"], waiting_reason(inputs, role));
+            }
             let before = seen.next().filter(|c| c.state == ContainerState::Exited).map(terminated);
             let kept = old.filter(|o| o.str_at(&["containerID"]) == status.str_at(&["containerID"]));
             if let Some(last) = before.or_else(|| kept.and_then(|o| o.at(&["lastState", "terminated"]).cloned())) {
@@ -125,13 +129,16 @@ fn lose(status: &mut Value, old: Option<&Value>) {
     }
 }
 
+/// Why a container that has not run yet waits.
+fn waiting_reason(inputs: &Inputs, role: Role) -> &'static str {
+    let has_init = !pod::init_containers(inputs.pod).is_empty();
+    if has_init && role != Role::Ephemeral { "PodInitializing" } else { "ContainerCreating" }
+}
+
 /// A container of which the runtime knows nothing.
 fn missing(inputs: &Inputs, role: Role, container: &Value, old: Option<&Value>) -> Value {
-    let has_init = !pod::init_containers(inputs.pod).is_empty();
-    let reason = if has_init && role == Role::Main { "PodInitializing" } else { "ContainerCreating" };
-    let reason = if has_init && role == Role::Init { "PodInitializing" } else { reason };
     let mut status = base(container, container.str_at(&["image"]), 0);
-    status.set(&["state", "waiting", "reason"], reason);
+    status.set(&["state", "waiting", "reason"], waiting_reason(inputs, role));
     let Some(old) = old else { return initialized(inputs, role, container, status) };
     if old.at(&["state", "terminated"]).is_some() {
         return old.clone();

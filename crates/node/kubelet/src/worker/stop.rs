@@ -69,6 +69,13 @@ async fn stop_all(stopping: &Stopping) -> Result<(), Duration> {
         let left = if grace.is_zero() { grace } else { deadline.saturating_duration_since(Instant::now()).max(LEAST_GRACE) };
         failed |= !stop(sidecar, left).await;
     }
+    // One that was made and never started has no signal to see, and a process that waits in its cgroup.
+    for made in observed.containers.iter().filter(|c| c.state == ContainerState::Created) {
+        if let Err(error) = ctx.runtime.remove_container(&made.id).await {
+            ctx.event(pod, true, "FailedKillPod", format!("error killing pod: {error}"));
+            failed = true;
+        }
+    }
     for sandbox in &observed.sandboxes {
         if let Err(error) = ctx.runtime.stop_pod_sandbox(&sandbox.id).await {
             ctx.event(pod, true, "FailedKillPod", format!("error killing pod: {error}"));

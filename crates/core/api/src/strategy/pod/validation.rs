@@ -51,7 +51,32 @@ pub(crate) fn validate_spec(spec: &Value, path: &str) -> Vec<FieldError> {
             errors.push(FieldError::invalid(format!("{path}.{field}"), text, why));
         }
     }
+    validate_sysctls(spec, path, &mut errors);
     errors
+}
+
+/// Names of kernel parameters: segments of letters, digits, `-`, `_`, joined by dots or slashes.
+fn validate_sysctls(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    const WHY: &str =
+        "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+    let mut seen = Vec::new();
+    for (i, sysctl) in spec.list_at(&["securityContext", "sysctls"]).iter().enumerate() {
+        let name = sysctl.str_at(&["name"]);
+        let at = format!("{path}.securityContext.sysctls[{i}].name");
+        let word = |s: &str| {
+            let b = s.as_bytes();
+            let edge = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+            b.first().is_some_and(edge) && b.last().is_some_and(edge) && b.iter().all(|c| edge(c) || matches!(c, b'-' | b'_'))
+        };
+        if name.is_empty() {
+            errors.push(FieldError::required(at, ""));
+        } else if name.len() > 253 || !name.split(['.', '/']).all(word) {
+            errors.push(FieldError::invalid(at, name, WHY));
+        } else if seen.contains(&name) {
+            errors.push(FieldError::duplicate(at, name));
+        }
+        seen.push(name);
+    }
 }
 
 fn enumerated(value: &Value, path: &str, field: &str, allowed: &[&str], errors: &mut Vec<FieldError>) {

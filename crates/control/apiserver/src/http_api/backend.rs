@@ -1,0 +1,106 @@
+//! Whom a proxy request to a pod or Service means: `[SCHEME:]NAME[:PORT]` as upstream's proxy subresources take it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use fram_machinery::{Status, Value, meta};
+
+use crate::path::ResourcePath;
+use crate::registry::{ListRequest, Place, Selection};
+use crate::server::Server;
+
+/// Scheme, name and port of a proxied name; empty where they are not given.
+fn split(name: &str) -> (&str, &str, &str) {
+    let parts: Vec<&str> = name.split(':').collect();
+    match parts.as_slice() {
+        [name] => ("", name, ""),
+        [name, port] => ("", name, port),
+        [scheme, name, port] => (scheme, name, port),
+        _ => ("", name, ""),
+    }
+}
+
+/// The node and address behind a proxied pod or Service.
+pub(super) async fn find(server: &Server, path: &ResourcePath) -> Result<(String, SocketAddr), Status> {
+    let (scheme, name, port) = split(&path.name);
+    if !matches!(scheme, "" | "http") {
+        return Err(Status::bad_request(format!("proxying with the scheme {scheme:?} is not served")));
+    }
+    let served = server.registry.served("", "v1", &path.plural).ok_or_else(Status::no_such_path)?;
+    let object = server.registry.get_object(&Place { served, namespace: path.namespace.clone(), name: name.into() }).await?;
+    if path.plural == "pods" { of_pod(&object, port) } else { of_service(server, &object, port).await }
+}
+
+fn address(ip: &str, port: i64) -> Result<SocketAddr, Status> {
+    let ip: IpAddr = ip.parse().map_err(|_| Status::bad_request("address not allowed: there is none yet"))?;
+    let port = u16::try_from(port).map_err(|_| Status::bad_request(format!("invalid port {port}")))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// The port that was asked for, or else the first that the pod declares.
+fn of_pod(pod: &Value, port: &str) -> Result<(String, SocketAddr), Status> {
+    let declared = pod.list_at(&["spec", "containers"]).iter().flat_map(|c| c.list_at(&["ports"])).collect::<Vec<_>>();
+    let number = match port {
+        "" => declared.first().and_then(|p| p.int_at(&["containerPort"])).unwrap_or(80),
+        text => match text.parse() {
+            Ok(number) => number,
+            Err(_) => {
+                let named = declared.iter().find(|p| p.str_at(&["name"]) == text).and_then(|p| p.int_at(&["containerPort"]));
+                named.ok_or_else(|| Status::bad_request(format!("pod {} has no port {text:?}", meta::name(pod))))?
+            }
+        },
+    };
+    Ok((pod.str_at(&["spec", "nodeName"]).to_string(), address(pod.str_at(&["status", "podIP"]), number)?))
+}
+
+/// A ready endpoint of the Service; which one changes from call to call.
+async fn of_service(server: &Server, service: &Value, port: &str) -> Result<(String, SocketAddr), Status> {
+    let (namespace, name) = (meta::namespace(service), meta::name(service));
+    let unavailable = |why: &str| Status::new(fram_machinery::Reason::ServiceUnavailable, format!("{why} for service {name:?}"));
+    let ports = service.list_at(&["spec", "ports"]);
+    let asked = |p: &&Value| p.str_at(&["name"]) == port || p.int_at(&["port"]).is_some_and(|n| n.to_string() == port);
+    let wanted = if port.is_empty() && ports.len() == 1 { ports.first() } else { ports.iter().find(asked) };
+    let wanted = wanted.ok_or_else(|| unavailable(&format!("no service port {port:?} found")))?.str_at(&["name"]).to_string();
+    let served = server.registry.served("discovery.k8s.io", "v1", "endpointslices").ok_or_else(Status::no_such_path)?;
+    let selection = Selection::parse(&served.kind, &format!("kubernetes.io/service-name={name}"), "")?;
+    let place = Place { served, namespace: namespace.into(), name: String::new() };
+    let mut found = Vec::new();
+    for entry in server.registry.list(&place, &ListRequest { selection, ..Default::default() }).await?.items {
+        let slice = server.registry.decode(&place.served, &entry)?;
+        let number = slice.list_at(&["ports"]).iter().find(|p| p.str_at(&["name"]) == wanted).and_then(|p| p.int_at(&["port"]));
+        let ready = slice.list_at(&["endpoints"]).iter().filter(|e| e.bool_at(&["conditions", "ready"]) != Some(false));
+        for endpoint in ready {
+            let ip = endpoint.list_at(&["addresses"]).first().and_then(Value::as_str);
+            if let (Some(ip), Some(number)) = (ip, number) {
+                found.push((endpoint.str_at(&["nodeName"]).to_string(), address(ip, number)?));
+            }
+        }
+    }
+    if found.is_empty() {
+        return Err(unavailable("no endpoints available"));
+    }
+    let turn = (server.registry.environment.random.u64() % found.len() as u64) as usize;
+    Ok(found.swap_remove(turn))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fram_machinery::object;
+
+    #[test]
+    fn proxied_names_are_taken_apart() {
+        assert_eq!(split("a"), ("", "a", ""));
+        assert_eq!(split("a:80"), ("", "a", "80"));
+        assert_eq!(split("https:a:x"), ("https", "a", "x"));
+    }
+
+    #[test]
+    fn a_port_of_a_pod_goes_by_number_or_name() {
+        let pod = object!({ "metadata": { "name": "p" }, "spec": { "nodeName": "n", "containers": [{ "ports": [{ "name": "web", "containerPort": 8080 }] }] },
+            "status": { "podIP": "10.0.0.1" } });
+        for (port, expect) in [("", "10.0.0.1:8080"), ("web", "10.0.0.1:8080"), ("9", "10.0.0.1:9")] {
+            assert_eq!(of_pod(&pod, port).unwrap().1.to_string(), expect);
+        }
+        assert!(of_pod(&pod, "other").is_err());
+    }
+}

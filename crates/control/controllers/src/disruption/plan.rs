@@ -1,0 +1,106 @@
+//! How many of a budget's pods may be disrupted now. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_machinery::normalize::format_time;
+use fram_machinery::{Map, Value, meta, object};
+use jiff::Timestamp;
+
+use crate::pods::{self, scaled};
+
+/// An eviction that was allowed counts for so long, until its pod is seen to end; see DeletionTimeout.
+const DELETION_TIMEOUT: Duration = Duration::from_secs(120);
+
+pub(super) struct Plan {
+    pub(super) status: Value,
+    pub(super) requeue: Option<Duration>,
+}
+
+/// `pods`: those that the budget selects. `scale`: what their controllers want of them together, where that is known.
+pub(super) fn plan(budget: &Value, pods: &[Arc<Value>], scale: Option<i64>, now: Timestamp) -> Plan {
+    let (disrupted, requeue) = disrupted(budget, pods, now);
+    let healthy = |p: &Value| pods::is_ready(p) && !meta::is_terminating(p) && !disrupted.contains_key(meta::name(p));
+    let current = pods.iter().filter(|p| healthy(p)).count() as i64;
+    let count = pods.len() as i64;
+    let spec = |field: &str| budget.at(&["spec", field]).filter(|v| !v.is_null());
+    let (expected, desired) = match (spec("maxUnavailable"), spec("minAvailable")) {
+        (Some(most), _) => {
+            let expected = scale.unwrap_or(count);
+            (expected, (expected - scaled(Some(most), expected, true).unwrap_or(0)).max(0))
+        }
+        (None, Some(Value::Int(least))) => (count, *least),
+        (None, least) => {
+            let expected = scale.unwrap_or(count);
+            (expected, scaled(least, expected, true).unwrap_or(0))
+        }
+    };
+    let allowed = if expected <= 0 { 0 } else { (current - desired).max(0) };
+    let mut status = object!({ "currentHealthy": current, "desiredHealthy": desired, "disruptionsAllowed": allowed, "expectedPods": expected,
+        "observedGeneration": (meta::generation(budget)) });
+    if !disrupted.is_empty() {
+        status.set(&["disruptedPods"], disrupted.into_iter().collect::<Map>());
+    }
+    if let Some(conditions) = budget.at(&["status", "conditions"]) {
+        status.set(&["conditions"], conditions.clone());
+    }
+    let (is, reason) = if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
+    pods::set_condition(&mut status, "DisruptionAllowed", is, reason, "", &format_time(now, 0));
+    for condition in status.place(&["conditions"]).make_list() {
+        condition.set(&["observedGeneration"], meta::generation(budget));
+    }
+    Plan { status, requeue }
+}
+
+/// Evictions that were allowed and whose pods do not end yet, and when the first of them is forgotten.
+fn disrupted(budget: &Value, pods: &[Arc<Value>], now: Timestamp) -> (BTreeMap<String, Value>, Option<Duration>) {
+    let (mut out, mut requeue) = (BTreeMap::new(), None::<Duration>);
+    let Some(noted) = budget.at(&["status", "disruptedPods"]).and_then(Value::as_map) else { return (out, requeue) };
+    for (name, at) in noted.iter() {
+        let waits = pods.iter().any(|p| meta::name(p) == name.as_str() && !meta::is_terminating(p));
+        let since = at.as_str().and_then(|t| t.parse::<Timestamp>().ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+        let left = DELETION_TIMEOUT.saturating_sub(Duration::try_from(now.duration_since(since)).unwrap_or_default());
+        if waits && !left.is_zero() {
+            out.insert(name.to_string(), at.clone());
+            requeue = Some(requeue.map_or(left, |r| r.min(left)));
+        }
+    }
+    (out, requeue)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, ready: bool) -> Arc<Value> {
+        let status = if ready { "True" } else { "False" };
+        Arc::new(object!({ "metadata": { "name": name }, "status": { "conditions": [{ "type": "Ready", "status": status }] } }))
+    }
+
+    fn numbers(spec: Value, scale: Option<i64>) -> (i64, i64, i64) {
+        let pods = [pod("a", true), pod("b", true), pod("c", false)];
+        let status = plan(&object!({ "spec": spec }), &pods, scale, Timestamp::UNIX_EPOCH).status;
+        let n = |f: &str| status.int_at(&[f]).unwrap();
+        (n("expectedPods"), n("desiredHealthy"), n("disruptionsAllowed"))
+    }
+
+    #[test]
+    fn numbers_and_percentages_of_what_the_controllers_want() {
+        assert_eq!(numbers(object!({ "minAvailable": 1 }), Some(10)), (3, 1, 1));
+        assert_eq!(numbers(object!({ "minAvailable": "50%" }), Some(3)), (3, 2, 0));
+        assert_eq!(numbers(object!({ "maxUnavailable": 2 }), Some(3)), (3, 1, 1));
+        assert_eq!(numbers(object!({ "maxUnavailable": "34%" }), Some(3)), (3, 1, 1));
+    }
+
+    #[test]
+    fn an_allowed_eviction_counts_until_its_pod_ends_or_two_minutes_have_passed() {
+        let mut budget = object!({ "spec": { "minAvailable": 0 } });
+        budget.set(&["status", "disruptedPods"], object!({ "a": "1970-01-01T00:00:00Z", "gone": "1970-01-01T00:00:00Z" }));
+        let early = plan(&budget, &[pod("a", true)], None, Timestamp::from_second(60).unwrap());
+        assert_eq!((early.status.int_at(&["currentHealthy"]), early.requeue), (Some(0), Some(Duration::from_secs(60))));
+        assert_eq!(early.status.at(&["disruptedPods", "gone"]), None);
+        let late = plan(&budget, &[pod("a", true)], None, Timestamp::from_second(121).unwrap());
+        assert_eq!(late.status.int_at(&["currentHealthy"]), Some(1));
+    }
+}

@@ -1,0 +1,164 @@
+//! Jobs: pods that run to completion, each counted once.
+
+mod indexes;
+mod plan;
+mod pod;
+mod policy;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use fram_client::resources::{JOBS, PODS};
+use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, PatchKind};
+use fram_machinery::{Reason, Status, Value, meta, object};
+
+use crate::objects::{Objects, settled};
+use crate::replicaset::again;
+use crate::{Context, claim, pods};
+use plan::{Plan, plan};
+
+pub(crate) use plan::is_finished;
+
+/// The value of spec.managedBy that means this controller.
+const MANAGER: &str = "kubernetes.io/job-controller";
+/// A reconciliation plans again after each step; what is left then waits for its turn.
+const MOST_ROUNDS: usize = 6;
+
+pub(crate) fn start(context: &Context) {
+    let (jobs, all) = (context.informers.get(&JOBS), context.informers.get(&PODS));
+    let client = context.client("job-controller");
+    let reconciler = Reconciler {
+        pods: Objects::new(&client, &all),
+        jobs: Objects::new(&client, &jobs),
+        cached_pods: all.clone(),
+        events: context.recorder("job-controller", "job-controller"),
+        client,
+        now: context.now.clone(),
+    };
+    let owners = jobs.clone();
+    let controller = Controller::new("job", 5).owns(&jobs).watches(&all, move |pod| owner_keys(pod, &owners));
+    context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
+}
+
+fn owner_keys(pod: &Value, jobs: &Informer) -> Vec<String> {
+    let namespace = meta::namespace(pod);
+    match meta::controller_of(pod) {
+        Some(owner) if owner.str_at(&["kind"]) == "Job" => vec![format!("{namespace}/{}", owner.str_at(&["name"]))],
+        Some(_) => Vec::new(),
+        None => {
+            let selects = |job: &Arc<Value>| pods::selector(job).is_some_and(|s| s.matches(meta::labels(pod)));
+            jobs.by_namespace(namespace).iter().filter(|job| selects(job)).map(|job| meta::key(job)).collect()
+        }
+    }
+}
+
+struct Reconciler {
+    client: Client,
+    jobs: Objects,
+    pods: Objects,
+    cached_pods: Informer,
+    events: EventRecorder,
+    now: crate::Clock,
+}
+
+impl Reconciler {
+    async fn reconcile(&self, key: &str) -> Result<Action, Status> {
+        let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+        for _ in 0..MOST_ROUNDS {
+            let job = self.jobs.get(namespace, name);
+            self.let_orphans_go(namespace, name, job.as_deref()).await?;
+            let Some(job) = job else { return Ok(Action::Done) };
+            let manager = job.str_at(&["spec", "managedBy"]);
+            if !manager.is_empty() && manager != MANAGER {
+                return Ok(Action::Done);
+            }
+            if let Some(action) = self.round(&job).await? {
+                return Ok(action);
+            }
+        }
+        Ok(Action::After(std::time::Duration::from_millis(1)))
+    }
+
+    /// One step; None where there may be another at once.
+    async fn round(&self, job: &Value) -> Result<Option<Action>, Status> {
+        let selector = pods::selector(job);
+        let seen = self.pods.of(job, |p| selector.as_ref().is_some_and(|s| s.matches(meta::labels(p)))).await?;
+        let claims = pods::claims(job, &seen.objects);
+        if is_finished(job) {
+            let mine: Vec<_> = claims.mine.iter().filter(|p| meta::controller_of(p).is_some()).cloned().collect();
+            self.strip(&mine).await?;
+            return Ok(Some(Action::Done));
+        }
+        claim::adopt(&self.pods, &self.client, &JOBS, job, &claims.adopt).await?;
+        self.strip(&claims.release).await?;
+        claim::release(&self.pods, job, &claims.release).await?;
+        let Plan { status, strip, delete, create, events, requeue } = plan(job, &claims.mine, (self.now)());
+        if strip.is_empty() && delete.is_empty() && !create.is_empty() {
+            // One write of the status after the pods tells of both.
+            if let Err(error) = self.create(job, create).await {
+                settled(self.jobs.write_status(job, status).await)?;
+                return Err(error);
+            }
+            return Ok(None);
+        }
+        settled(self.jobs.write_status(job, status).await)?;
+        for (warning, reason, message) in events {
+            self.events.event(job, warning, reason, message);
+        }
+        let idle = strip.is_empty() && delete.is_empty() && create.is_empty() && claims.adopt.is_empty();
+        self.strip(&strip).await?;
+        for pod in &delete {
+            self.pods.delete(pod, DeleteOptions::default()).await.inspect_err(|error| {
+                self.events.event(job, true, "FailedDelete", format!("Error deleting: {}", error.message));
+            })?;
+            self.events.event(job, false, "SuccessfulDelete", format!("Deleted pod: {}", meta::name(pod)));
+        }
+        self.create(job, create).await?;
+        Ok(idle.then(|| again(&seen, requeue)))
+    }
+
+    async fn create(&self, job: &Value, create: Vec<Value>) -> Result<(), Status> {
+        for pod in create {
+            match self.pods.create(meta::namespace(job), pod).await {
+                Ok(pod) => self.events.event(job, false, "SuccessfulCreate", format!("Created pod: {}", meta::name(&pod))),
+                Err(error) => {
+                    self.events.event(job, true, "FailedCreate", format!("Error creating: {}", error.message));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pods of a Job that is gone, or was replaced by another of its name, need no account.
+    async fn let_orphans_go(&self, namespace: &str, name: &str, job: Option<&Value>) -> Result<(), Status> {
+        let uid = job.map(meta::uid);
+        let orphaned = |p: &Arc<Value>| {
+            let owner = meta::controller_of(p).filter(|o| o.str_at(&["kind"]) == "Job" && o.str_at(&["name"]) == name);
+            meta::has_finalizer(p, pod::FINALIZER) && owner.is_some_and(|o| Some(o.str_at(&["uid"])) != uid)
+        };
+        let mut pods = self.cached_pods.by_namespace(namespace);
+        pods.retain(orphaned);
+        if pods.is_empty() {
+            return Ok(());
+        }
+        // The cache of Jobs may be behind that of pods.
+        let fresh = self.client.within(&JOBS, namespace).find(name).await?;
+        pods.retain(|p| meta::controller_of(p).map(|o| o.str_at(&["uid"])) != fresh.as_deref().map(meta::uid));
+        self.strip(&pods).await
+    }
+
+    async fn strip(&self, pods: &[Arc<Value>]) -> Result<(), Status> {
+        for pod in pods.iter().filter(|p| meta::has_finalizer(p, pod::FINALIZER)) {
+            let name = pod::FINALIZER;
+            let patch = object!({ "metadata": { "uid": (meta::uid(pod)), "$deleteFromPrimitiveList/finalizers": [name] } });
+            match self.pods.patch(pod, "", PatchKind::Strategic, patch).await {
+                // Another pod has its name: this one is gone.
+                Err(error) if !matches!(error.reason, Reason::NotFound | Reason::Conflict | Reason::Invalid) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

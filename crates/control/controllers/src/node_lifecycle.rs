@@ -1,0 +1,120 @@
+//! Node lifecycle: notices nodes that are no longer heard of, taints what is not well, and marks its pods not ready. Zones and
+//! their rates of eviction are not told apart.
+
+mod plan;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fram_client::resources::{LEASES, NODES, PODS};
+use fram_client::{Action, Client, Controller, EventRecorder, Informer, PatchKind};
+use fram_machinery::normalize::format_time;
+use fram_machinery::{Reason, Status, Value, meta, object};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+use crate::objects::settled;
+use crate::{Context, pods};
+
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+pub(crate) fn start(context: &Context) {
+    let (nodes, leases) = (context.informers.get(&NODES), context.informers.get(&LEASES));
+    let reconciler = Reconciler {
+        client: context.client("node-controller"),
+        nodes: nodes.clone(),
+        leases: leases.clone(),
+        pods: context.informers.get(&PODS),
+        heard: Mutex::default(),
+        events: context.recorder("node-controller", "node-controller"),
+        now: context.now.clone(),
+    };
+    let controller = Controller::new("node-lifecycle", 4)
+        .owns(&nodes)
+        .watches(&leases, |lease| if meta::namespace(lease) == LEASE_NAMESPACE { vec![meta::name(lease).to_string()] } else { Vec::new() });
+    context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
+}
+
+struct Reconciler {
+    client: Client,
+    nodes: Informer,
+    leases: Informer,
+    pods: Informer,
+    /// What was last heard of a node, and when by this clock: clocks of nodes are not trusted.
+    heard: Mutex<HashMap<String, (String, Timestamp)>>,
+    events: EventRecorder,
+    now: crate::Clock,
+}
+
+impl Reconciler {
+    async fn reconcile(&self, name: &str) -> Result<Action, Status> {
+        let Some(node) = self.nodes.get(name) else {
+            self.heard.lock().remove(name);
+            return Ok(Action::Done);
+        };
+        let now = (self.now)();
+        let left = plan::patience(&node, self.heard(&node, now), now);
+        if left.is_zero()
+            && let Some(conditions) = plan::unknown(&node, now)
+        {
+            let mut changed = (*node).clone();
+            changed.set(&["status", "conditions"], conditions);
+            settled(self.client.all(&NODES).update_status(changed).await)?;
+            self.events.event(&node, false, "NodeNotReady", format!("Node {name} status is now: NodeNotReady"));
+            // The change comes back as an event.
+            return Ok(Action::Done);
+        }
+        self.taint(&node, now).await?;
+        if plan::ready(&node) != "True" {
+            self.mark_pods(name, now).await?;
+        }
+        Ok(if left.is_zero() { Action::Done } else { Action::After(left) })
+    }
+
+    /// When the node's lease or status last changed.
+    fn heard(&self, node: &Value, now: Timestamp) -> Timestamp {
+        let name = meta::name(node);
+        let renewed = self.leases.get_in(LEASE_NAMESPACE, name).map(|l| l.str_at(&["spec", "renewTime"]).to_string()).unwrap_or_default();
+        let beat = meta::condition(node, "Ready").map(|c| c.str_at(&["lastHeartbeatTime"])).unwrap_or_default();
+        let said = format!("{renewed} {beat}");
+        let mut heard = self.heard.lock();
+        let entry = heard.entry(name.to_string()).or_insert_with(|| (said.clone(), now));
+        if entry.0 != said {
+            *entry = (said, now);
+        }
+        entry.1
+    }
+
+    async fn taint(&self, node: &Value, now: Timestamp) -> Result<(), Status> {
+        let any_ready = self.nodes.list().iter().any(|n| plan::ready(n) == "True");
+        let taints = plan::taints(node, any_ready, now);
+        if taints == node.list_at(&["spec", "taints"]) {
+            return Ok(());
+        }
+        let mut changed = node.clone();
+        match taints.is_empty() {
+            true => drop(changed.remove(&["spec", "taints"])),
+            false => changed.set(&["spec", "taints"], taints),
+        }
+        // A node that changed meanwhile causes another round.
+        match self.client.all(&NODES).update(changed).await {
+            Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nobody else says that the pods of a silent node do not serve.
+    async fn mark_pods(&self, node: &str, now: Timestamp) -> Result<(), Status> {
+        let on_node = |p: &&Arc<Value>| p.str_at(&["spec", "nodeName"]) == node && pods::is_ready(p);
+        for pod in self.pods.list().iter().filter(on_node) {
+            let ready = object!({ "type": "Ready", "status": "False", "lastTransitionTime": (format_time(now, 0)) });
+            let patch = object!({ "metadata": { "uid": (meta::uid(pod)) }, "status": { "conditions": [ready] } });
+            let pods = self.client.within(&PODS, meta::namespace(pod));
+            match pods.patch(meta::name(pod), "status", PatchKind::Strategic, patch).await {
+                Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => return Err(status),
+                _ => self.events.event(pod, true, "NodeNotReady", "Node is not ready"),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! Collects pods that nobody else will: those of nodes that are gone or out of service, those deleted before they had a node, and
+//! ended ones beyond a number.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_client::resources::{NODES, PODS};
+use fram_client::{Action, Client, Controller, DeleteOptions, Informer, Preconditions};
+use fram_machinery::{Status, Value, meta};
+use jiff::Timestamp;
+
+use crate::objects::settled;
+use crate::taint_eviction::disrupt;
+use crate::{Context, pods};
+
+/// Ended pods that are kept; see --terminated-pod-gc-threshold.
+const MOST_ENDED: usize = 12_500;
+/// A node is gone for good after so long; see podgc's quarantineTime.
+const QUARANTINE: Duration = Duration::from_secs(40);
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+/// The key under which ended pods are counted.
+const ENDED: &str = "";
+
+pub(crate) fn start(context: &Context) {
+    let (all, nodes) = (context.informers.get(&PODS), context.informers.get(&NODES));
+    let collector =
+        Collector { client: context.client("pod-garbage-collector"), pods: all.clone(), nodes: nodes.clone(), now: context.now.clone() };
+    let (on_node, known) = (all.clone(), nodes.clone());
+    let mut controller = Controller::new("pod-garbage-collector", 4);
+    let later = controller.enqueuer();
+    controller = controller.watches_deltas(&all, move |delta| {
+        let Some(pod) = &delta.new else { return Vec::new() };
+        let node = pod.str_at(&["spec", "nodeName"]);
+        let ended_now = pods::has_ended(pod) && delta.old.as_ref().is_none_or(|old| !pods::has_ended(old));
+        let suspect = if node.is_empty() { meta::is_terminating(pod) } else { known.get(node).is_none() };
+        if suspect && !node.is_empty() {
+            later.add_after(delta.key(), QUARANTINE);
+            return if ended_now { vec![ENDED.to_string()] } else { Vec::new() };
+        }
+        let mut keys = Vec::new();
+        keys.extend((suspect || meta::is_terminating(pod)).then(|| delta.key()));
+        keys.extend(ended_now.then(|| ENDED.to_string()));
+        keys
+    });
+    let later = controller.enqueuer();
+    controller = controller.watches_deltas(&nodes, move |delta| {
+        let is_out = |n: &Value| n.list_at(&["spec", "taints"]).iter().any(|t| t.str_at(&["key"]) == OUT_OF_SERVICE);
+        let out = delta.new.as_deref().is_some_and(is_out);
+        if delta.new.is_some() && !out {
+            return Vec::new();
+        }
+        let name = meta::name(delta.object());
+        let keys: Vec<String> = on_node.list().iter().filter(|p| p.str_at(&["spec", "nodeName"]) == name).map(|p| meta::key(p)).collect();
+        if out {
+            return keys;
+        }
+        keys.into_iter().for_each(|key| later.add_after(key, QUARANTINE));
+        Vec::new()
+    });
+    context.run(controller, collector, |c, key| async move { c.reconcile(&key).await });
+}
+
+struct Collector {
+    client: Client,
+    pods: Informer,
+    nodes: Informer,
+    now: crate::Clock,
+}
+
+impl Collector {
+    async fn reconcile(&self, key: &str) -> Result<Action, Status> {
+        if key == ENDED {
+            return self.collect_ended().await;
+        }
+        let Some(pod) = self.pods.get(key) else { return Ok(Action::Done) };
+        let name = pod.str_at(&["spec", "nodeName"]);
+        let node = if name.is_empty() { None } else { self.nodes.get(name) };
+        let now = (self.now)();
+        match judge(&pod, node.as_deref()) {
+            Verdict::Keep => {}
+            Verdict::Unscheduled => self.delete(&pod, None, now).await?,
+            Verdict::OutOfService => self.delete(&pod, Some("PodGC: node has the out-of-service taint"), now).await?,
+            Verdict::Orphaned => {
+                // The cache's word that there is no node is checked with the server.
+                if self.client.all(&NODES).find(name).await?.is_none() {
+                    self.delete(&pod, Some("PodGC: node no longer exists"), now).await?;
+                }
+            }
+        }
+        Ok(Action::Done)
+    }
+
+    async fn collect_ended(&self) -> Result<Action, Status> {
+        let mut ended: Vec<Arc<Value>> = self.pods.list().into_iter().filter(|p| pods::has_ended(p)).collect();
+        let surplus = ended.len().saturating_sub(MOST_ENDED);
+        if surplus > 0 {
+            ended.sort_by_cached_key(|p| (pods::created(p), meta::key(p)));
+            for pod in ended.iter().take(surplus) {
+                self.delete(pod, None, (self.now)()).await?;
+            }
+        }
+        Ok(Action::Done)
+    }
+
+    async fn delete(&self, pod: &Value, disrupted: Option<&str>, now: Timestamp) -> Result<(), Status> {
+        if let Some(message) = disrupted.filter(|_| !pods::has_ended(pod)) {
+            disrupt(&self.client, pod, "DeletionByPodGC", message, Some("Failed"), now).await?;
+        }
+        let preconditions = Preconditions { uid: Some(meta::uid(pod).into()), resource_version: None };
+        let options = DeleteOptions { grace_period_seconds: Some(0), preconditions, ..Default::default() };
+        settled(self.client.within(&PODS, meta::namespace(pod)).delete(meta::name(pod), options).await)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    /// Deleted before it had a node.
+    Unscheduled,
+    /// Its node is gone.
+    Orphaned,
+    /// It is ending on a node that people have declared dead.
+    OutOfService,
+}
+
+fn judge(pod: &Value, node: Option<&Value>) -> Verdict {
+    let ending = meta::is_terminating(pod);
+    match node {
+        None if pod.str_at(&["spec", "nodeName"]).is_empty() => {
+            if ending {
+                Verdict::Unscheduled
+            } else {
+                Verdict::Keep
+            }
+        }
+        None => Verdict::Orphaned,
+        Some(node) => {
+            let out = node.list_at(&["spec", "taints"]).iter().any(|t| t.str_at(&["key"]) == OUT_OF_SERVICE);
+            if ending && out && !meta::condition_is_true(node, "Ready") { Verdict::OutOfService } else { Verdict::Keep }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_machinery::object;
+
+    use super::*;
+
+    #[test]
+    fn only_pods_that_nobody_ends_are_collected() {
+        let pod = |node: &str, ending: bool| {
+            let mut pod = object!({ "spec": { "nodeName": node } });
+            if ending {
+                pod.set(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z");
+            }
+            pod
+        };
+        let out = object!({ "spec": { "taints": [{ "key": OUT_OF_SERVICE, "effect": "NoExecute" }] } });
+        assert_eq!(judge(&pod("", false), None), Verdict::Keep);
+        assert_eq!(judge(&pod("", true), None), Verdict::Unscheduled);
+        assert_eq!(judge(&pod("n", false), None), Verdict::Orphaned);
+        assert_eq!(judge(&pod("n", true), Some(&object!({}))), Verdict::Keep);
+        assert_eq!(judge(&pod("n", true), Some(&out)), Verdict::OutOfService);
+        assert_eq!(judge(&pod("n", false), Some(&out)), Verdict::Keep);
+    }
+}
