@@ -51,7 +51,11 @@ async fn measure(cluster: &Cluster, image: &str) {
         times.extend(run(&pods, &[format!("one-{i}")], image).await);
     }
     times.sort();
-    println!("pod create to Running seen by a watch, {PODS_IN_SEQUENCE} in sequence: median {} ms, longest {} ms", times[times.len() / 2].as_millis(), times[times.len() - 1].as_millis());
+    println!(
+        "pod create to Running seen by a watch, {PODS_IN_SEQUENCE} in sequence: median {} ms, longest {} ms",
+        times[times.len() / 2].as_millis(),
+        times[times.len() - 1].as_millis()
+    );
     settle().await;
     println!("memory with {PODS_IN_SEQUENCE} pods: {} MB", memory() / 1024);
     remove(&pods, PODS_IN_SEQUENCE).await;

@@ -38,7 +38,9 @@ impl Selection {
         let fields = stored_names(kind, fields);
         let known = |path: &str| {
             let core = path.starts_with("involvedObject.") || path == "reportingComponent";
-            kind.selectable.contains(&path) || matches!(path, "metadata.name" | "metadata.namespace") || kind.group == "events.k8s.io" && core
+            kind.selectable.contains(&path)
+                || matches!(path, "metadata.name" | "metadata.namespace")
+                || kind.group == "events.k8s.io" && core
         };
         match fields.requirements.iter().find(|r| !known(&r.path)) {
             Some(r) => Err(Status::bad_request(format!(
