@@ -34,7 +34,7 @@ pub(crate) fn start(context: &Context) {
     let controller = Controller::new("statefulset", 5)
         .owns(&sets)
         .watches(&all, move |pod| owner_keys(pod, &owners))
-        .watches(&history, |r| own_controller(r));
+        .watches(&history, own_controller);
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
 

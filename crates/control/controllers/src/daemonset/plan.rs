@@ -106,6 +106,9 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
     state.plan
 }
 
+/// What is on a node: the pod of the old revision, and that of the new.
+type Pair = (Option<Arc<Value>>, Option<Arc<Value>>);
+
 impl State<'_> {
     fn surge(&self, desired: i64) -> i64 {
         let path = ["spec", "updateStrategy", "rollingUpdate", "maxSurge"];
@@ -179,7 +182,7 @@ impl State<'_> {
     }
 
     /// The old and the new pod of a node; None where `tidy` still has to do.
-    fn pair(&self, here: &[Arc<Value>]) -> Option<(Option<Arc<Value>>, Option<Arc<Value>>)> {
+    fn pair(&self, here: &[Arc<Value>]) -> Option<Pair> {
         let (mut old, mut new) = (None, None);
         for pod in here.iter().filter(|p| !meta::is_terminating(p)) {
             let place = if self.is_new(pod) { &mut new } else { &mut old };
