@@ -14,9 +14,8 @@ pub(crate) fn start(context: &Context) {
     let client = context.client("clusterrole-aggregation-controller");
     let aggregates = roles.clone();
     // Any role may be selected by any of the few that aggregate.
-    let controller = Controller::new("clusterrole-aggregation", 2).watches(&roles, move |_| {
-        aggregates.list().iter().filter(|r| is_aggregate(r)).map(|r| meta::name(r).to_string()).collect()
-    });
+    let controller = Controller::new("clusterrole-aggregation", 2)
+        .watches(&roles, move |_| aggregates.list().iter().filter(|r| is_aggregate(r)).map(|r| meta::name(r).to_string()).collect());
     context.run(controller, (client, roles), |context, name| async move {
         let (client, roles) = &*context;
         let Some(role) = roles.get(&name).filter(|r| is_aggregate(r) && !meta::is_terminating(r)) else { return Ok(Action::Done) };

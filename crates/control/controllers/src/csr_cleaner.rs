@@ -35,7 +35,8 @@ pub(crate) fn start(context: &Context) {
 
 /// How long a request may still stay.
 fn left(request: &Value, now: Timestamp) -> Duration {
-    let answers = request.list_at(&["status", "conditions"]).iter().filter(|c| matches!(c.str_at(&["type"]), "Approved" | "Denied" | "Failed"));
+    let answers =
+        request.list_at(&["status", "conditions"]).iter().filter(|c| matches!(c.str_at(&["type"]), "Approved" | "Denied" | "Failed"));
     let answered = answers.filter_map(|c| pods::time(c, &["lastUpdateTime"])).max();
     let (since, limit) = match answered {
         Some(at) => (at, ANSWERED),

@@ -39,7 +39,10 @@ pub(crate) fn start(context: &Context) {
     let controller = Controller::new("daemonset", 4)
         .owns(&sets)
         .watches(&all, move |pod| owner_keys(pod, &by_pod))
-        .watches_deltas(&nodes, move |delta| if fits_otherwise(delta) { by_node.list().iter().map(|s| meta::key(s)).collect() } else { Vec::new() })
+        .watches_deltas(
+            &nodes,
+            move |delta| if fits_otherwise(delta) { by_node.list().iter().map(|s| meta::key(s)).collect() } else { Vec::new() },
+        )
         .watches(&history, |r| own_controller(r));
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
@@ -106,7 +109,8 @@ impl Reconciler {
         let wait = |node: &str| self.wait(meta::uid(&set), node, now);
         let plan = plan(&View { set: &set, nodes: &nodes, mine: &claims.mine, hash, now, wait: &wait });
         let live = |r: &Value| {
-            meta::uid(r) == meta::uid(&current) || claims.mine.iter().any(|p| meta::label(p, revisions::HASH) == meta::label(r, revisions::HASH))
+            meta::uid(r) == meta::uid(&current)
+                || claims.mine.iter().any(|p| meta::label(p, revisions::HASH) == meta::label(r, revisions::HASH))
         };
         revisions::delete(&self.revisions, &revisions::surplus(&set, &history, live)).await?;
         let requeue = plan.requeue;

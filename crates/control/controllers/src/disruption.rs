@@ -23,7 +23,8 @@ pub(crate) fn start(context: &Context) {
         ("ReplicationController", context.informers.get(&REPLICATION_CONTROLLERS)),
     ];
     let client = context.client("disruption-controller");
-    let reconciler = Reconciler { budgets: Objects::new(&client, &budgets), pods: all.clone(), owners: owners.clone(), now: context.now.clone() };
+    let reconciler =
+        Reconciler { budgets: Objects::new(&client, &budgets), pods: all.clone(), owners: owners.clone(), now: context.now.clone() };
     let selecting = budgets.clone();
     let mut controller = Controller::new("disruption", 4).owns(&budgets).watches(&all, move |pod| {
         let here = selecting.by_namespace(meta::namespace(pod));

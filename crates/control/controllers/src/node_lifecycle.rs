@@ -29,9 +29,9 @@ pub(crate) fn start(context: &Context) {
         events: context.recorder("node-controller", "node-controller"),
         now: context.now.clone(),
     };
-    let controller = Controller::new("node-lifecycle", 4).owns(&nodes).watches(&leases, |lease| {
-        if meta::namespace(lease) == LEASE_NAMESPACE { vec![meta::name(lease).to_string()] } else { Vec::new() }
-    });
+    let controller = Controller::new("node-lifecycle", 4)
+        .owns(&nodes)
+        .watches(&leases, |lease| if meta::namespace(lease) == LEASE_NAMESPACE { vec![meta::name(lease).to_string()] } else { Vec::new() });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
 

@@ -86,9 +86,7 @@ mod tests {
     #[test]
     fn affinity_terms_are_alternatives_of_requirements_that_all_hold() {
         let node = object!({ "metadata": { "name": "n1", "labels": { "disk": "ssd", "cores": "8" } } });
-        let spec = |terms: Value| {
-            object!({ "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": terms } } } })
-        };
+        let spec = |terms: Value| object!({ "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": terms } } } });
         let ssd = object!({ "matchExpressions": [{ "key": "disk", "operator": "In", "values": ["ssd"] }, { "key": "cores", "operator": "Gt", "values": ["4"] }] });
         let other = object!({ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["n2"] }] });
         assert!(selects(&spec(object!([(other.clone()), ssd])), &node));

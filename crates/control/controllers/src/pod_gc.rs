@@ -126,7 +126,13 @@ enum Verdict {
 fn judge(pod: &Value, node: Option<&Value>) -> Verdict {
     let ending = meta::is_terminating(pod);
     match node {
-        None if pod.str_at(&["spec", "nodeName"]).is_empty() => if ending { Verdict::Unscheduled } else { Verdict::Keep },
+        None if pod.str_at(&["spec", "nodeName"]).is_empty() => {
+            if ending {
+                Verdict::Unscheduled
+            } else {
+                Verdict::Keep
+            }
+        }
         None => Verdict::Orphaned,
         Some(node) => {
             let out = node.list_at(&["spec", "taints"]).iter().any(|t| t.str_at(&["key"]) == OUT_OF_SERVICE);

@@ -139,7 +139,9 @@ mod tests {
         let all = [made("a", 1), made("b", 2)];
         assert_eq!(decide(&owner("b"), &all, 0), Step::Is(all[1].clone()));
         assert!(matches!(decide(&owner("a"), &all, 0), Step::Renumber(r) if number(&r) == 3 && meta::name(&r) == meta::name(&all[0])));
-        assert!(matches!(decide(&owner("c"), &all, 0), Step::Create(r) if number(&r) == 3 && template(&r) == object!({ "spec": { "image": "c" } })));
+        assert!(
+            matches!(decide(&owner("c"), &all, 0), Step::Create(r) if number(&r) == 3 && template(&r) == object!({ "spec": { "image": "c" } }))
+        );
         assert_ne!(hash(&data(&owner("a")), 0), hash(&data(&owner("a")), 1));
     }
 

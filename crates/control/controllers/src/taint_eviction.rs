@@ -33,7 +33,9 @@ pub(crate) fn start(context: &Context) {
             if same || delta.new.is_none() { Vec::new() } else { vec![delta.key()] }
         })
         .watches_deltas(&nodes, move |delta| {
-            let evicting = |n: &Value| n.list_at(&["spec", "taints"]).iter().filter(|t| t.str_at(&["effect"]) == "NoExecute").cloned().collect::<Vec<_>>();
+            let evicting = |n: &Value| {
+                n.list_at(&["spec", "taints"]).iter().filter(|t| t.str_at(&["effect"]) == "NoExecute").cloned().collect::<Vec<_>>()
+            };
             let sides = (delta.old.as_deref().map(evicting).unwrap_or_default(), delta.new.as_deref().map(evicting).unwrap_or_default());
             if sides.0 == sides.1 {
                 return Vec::new();
@@ -84,7 +86,14 @@ impl Reconciler {
 }
 
 /// Says in a pod's status why it is about to be deleted, and that it has failed where nobody else can; see KEP-3329.
-pub(crate) async fn disrupt(client: &Client, pod: &Value, reason: &str, message: &str, phase: Option<&str>, now: Timestamp) -> Result<(), Status> {
+pub(crate) async fn disrupt(
+    client: &Client,
+    pod: &Value,
+    reason: &str,
+    message: &str,
+    phase: Option<&str>,
+    now: Timestamp,
+) -> Result<(), Status> {
     let condition = object!({ "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message, "lastTransitionTime": (format_time(now, 0)) });
     let mut patch = object!({ "metadata": { "uid": (meta::uid(pod)) }, "status": { "conditions": [condition] } });
     if let Some(phase) = phase {

@@ -44,7 +44,8 @@ async fn expire(client: &Client, key: &str, now: Timestamp) -> Result<Action, St
     let Some(job) = jobs.find(name).await? else { return Ok(Action::Done) };
     match left(&job, now) {
         Some(Duration::ZERO) => {
-            let preconditions = Preconditions { uid: Some(meta::uid(&job).into()), resource_version: Some(meta::resource_version(&job).into()) };
+            let preconditions =
+                Preconditions { uid: Some(meta::uid(&job).into()), resource_version: Some(meta::resource_version(&job).into()) };
             let options = DeleteOptions { propagation: Some(Propagation::Foreground), preconditions, ..Default::default() };
             settled(jobs.delete(name, options).await)?;
             Ok(Action::Done)

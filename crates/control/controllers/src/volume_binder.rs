@@ -173,7 +173,8 @@ impl Binder {
         let mut phase = plan::volume_phase(volume, claim);
         let mut message = "";
         // Volumes of external provisioners are deleted by them; for others there is nobody who could.
-        let external = meta::annotation(volume, plan::PROVISIONED_BY).is_some() || volume.at(&["spec", "csi"]).is_some_and(|c| !c.is_null());
+        let external =
+            meta::annotation(volume, plan::PROVISIONED_BY).is_some() || volume.at(&["spec", "csi"]).is_some_and(|c| !c.is_null());
         if phase == "Released" && volume.str_at(&["spec", "persistentVolumeReclaimPolicy"]) == "Delete" && !external {
             message = "error getting deleter volume plugin for volume: no deletable volume plugin matched";
             phase = "Failed";

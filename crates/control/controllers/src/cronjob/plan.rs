@@ -79,7 +79,8 @@ fn account(plan: &mut Plan, cron: &Value, jobs: &[Arc<Value>]) {
         let about = format!("Saw a job that the controller did not create or forgot: {}", meta::name(job));
         plan.events.push((true, "UnexpectedJob", about));
     }
-    let succeeded = jobs.iter().filter(|j| meta::condition_is_true(j, "Complete")).filter_map(|j| time(j, &["status", "completionTime"])).max();
+    let succeeded =
+        jobs.iter().filter(|j| meta::condition_is_true(j, "Complete")).filter_map(|j| time(j, &["status", "completionTime"])).max();
     if let Some(last) = succeeded.filter(|t| time(&plan.status, &["lastSuccessfulTime"]).is_none_or(|known| *t > known)) {
         plan.status.set(&["lastSuccessfulTime"], format_time(last, 0));
     }
@@ -161,7 +162,8 @@ fn surplus(cron: &Value, jobs: &[Arc<Value>]) -> Vec<Arc<Value>> {
     let mut out = Vec::new();
     for (condition, field, default) in [("Complete", "successfulJobsHistoryLimit", 3), ("Failed", "failedJobsHistoryLimit", 1)] {
         let limit = usize::try_from(cron.int_at(&["spec", field]).unwrap_or(default)).unwrap_or(0);
-        let mut ended: Vec<&Arc<Value>> = jobs.iter().filter(|j| meta::condition_is_true(j, condition) && !meta::is_terminating(j)).collect();
+        let mut ended: Vec<&Arc<Value>> =
+            jobs.iter().filter(|j| meta::condition_is_true(j, condition) && !meta::is_terminating(j)).collect();
         ended.sort_by_cached_key(|j| Reverse((time(j, &["status", "startTime"]), meta::name(j).to_string())));
         out.extend(ended.into_iter().skip(limit).rev().cloned());
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use fram_machinery::{Value, meta, object};
 use jiff::Timestamp;
 
+use crate::nodes;
 use crate::pods::{self, available_in, created, is_available, is_ready, scaled};
 use crate::revisions::HASH;
-use crate::nodes;
 
 const GENERATION: &str = "pod-template-generation";
 const GENERATION_ANNOTATION: &str = "deprecated.daemonset.template.generation";
@@ -91,7 +91,8 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
     }
     let minimum = view.set.int_at(&["spec", "minReadySeconds"]).unwrap_or(0);
     let mut state = State { view, by_node, minimum, plan: Plan::default() };
-    let fitting: Vec<(Arc<Value>, bool, bool)> = view.nodes.iter().map(|n| (n.clone(), fits(view.set, n))).map(|(n, (r, c))| (n, r, c)).collect();
+    let fitting: Vec<(Arc<Value>, bool, bool)> =
+        view.nodes.iter().map(|n| (n.clone(), fits(view.set, n))).map(|(n, (r, c))| (n, r, c)).collect();
     if !meta::is_terminating(view.set) {
         state.manage(&fitting);
         let rolls = view.set.str_at(&["spec", "updateStrategy", "type"]) != "OnDelete";
@@ -171,7 +172,8 @@ impl State<'_> {
             return;
         }
         let kept = running.first().cloned();
-        let other = surges.then(|| running.iter().find(|p| kept.as_ref().is_some_and(|k| self.is_new(p) != self.is_new(k))).cloned()).flatten();
+        let other =
+            surges.then(|| running.iter().find(|p| kept.as_ref().is_some_and(|k| self.is_new(p) != self.is_new(k))).cloned()).flatten();
         let keeps = |p: &Arc<Value>| [&kept, &other].into_iter().flatten().any(|k| meta::uid(k) == meta::uid(p));
         self.plan.delete.extend(running.into_iter().filter(|p| !keeps(p)));
     }
@@ -300,8 +302,10 @@ mod tests {
 
     fn pod(name: &str, node: &str, hash: &str, ready: bool) -> Arc<Value> {
         let status = if ready { "True" } else { "False" };
-        Arc::new(object!({ "metadata": { "name": name, "uid": name, "labels": { "controller-revision-hash": hash }, "creationTimestamp": "2026-01-01T00:00:00Z" },
-            "spec": { "nodeName": node }, "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": status, "lastTransitionTime": "2026-01-01T00:00:00Z" }] } }))
+        Arc::new(
+            object!({ "metadata": { "name": name, "uid": name, "labels": { "controller-revision-hash": hash }, "creationTimestamp": "2026-01-01T00:00:00Z" },
+            "spec": { "nodeName": node }, "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": status, "lastTransitionTime": "2026-01-01T00:00:00Z" }] } }),
+        )
     }
 
     fn plan_of(set: &Value, nodes: &[Arc<Value>], mine: &[Arc<Value>]) -> Plan {
@@ -317,7 +321,8 @@ mod tests {
     fn each_node_that_fits_gets_a_pod_of_its_own() {
         let tainted = |effect: &str| object!([{ "key": "k", "effect": effect }]);
         let not_ready = object!([{ "key": "node.kubernetes.io/not-ready", "effect": "NoExecute" }]);
-        let nodes = [node("a", object!([])), node("b", tainted("NoSchedule")), node("c", not_ready), node("d", tainted("PreferNoSchedule"))];
+        let nodes =
+            [node("a", object!([])), node("b", tainted("NoSchedule")), node("c", not_ready), node("d", tainted("PreferNoSchedule"))];
         let plan = plan_of(&set(object!({})), &nodes, &[]);
         assert_eq!(changes(&plan).0, ["a", "c", "d"]);
         assert_eq!(plan.status.int_at(&["desiredNumberScheduled"]), Some(3));
@@ -325,7 +330,8 @@ mod tests {
 
     #[test]
     fn a_pod_stays_on_a_node_that_takes_no_new_ones_but_leaves_one_that_evicts() {
-        let nodes = [node("a", object!([{ "key": "k", "effect": "NoSchedule" }])), node("b", object!([{ "key": "k", "effect": "NoExecute" }]))];
+        let nodes =
+            [node("a", object!([{ "key": "k", "effect": "NoSchedule" }])), node("b", object!([{ "key": "k", "effect": "NoExecute" }]))];
         let plan = plan_of(&set(object!({})), &nodes, &[pod("p", "a", "new", true), pod("q", "b", "new", true)]);
         assert_eq!(changes(&plan), (vec![], vec!["q"]));
         assert_eq!(plan.status.int_at(&["numberMisscheduled"]), Some(2));
@@ -337,7 +343,14 @@ mod tests {
         let mut failed = (*pod("f", "a", "new", false)).clone();
         failed.set(&["status", "phase"], "Failed");
         let failed = [Arc::new(failed)];
-        let view = View { set: &set(object!({})), nodes: &nodes, mine: &failed, hash: "new", now: Timestamp::UNIX_EPOCH, wait: &|_| Some(Duration::from_secs(3)) };
+        let view = View {
+            set: &set(object!({})),
+            nodes: &nodes,
+            mine: &failed,
+            hash: "new",
+            now: Timestamp::UNIX_EPOCH,
+            wait: &|_| Some(Duration::from_secs(3)),
+        };
         let waiting = plan(&view);
         assert_eq!((waiting.delete.len(), waiting.requeue), (0, Some(Duration::from_secs(3))));
         assert_eq!(plan_of(view.set, &nodes, &failed).events[0].1, "FailedDaemonPod");

@@ -55,7 +55,8 @@ fn slices(endpoints: &Value) -> Vec<Value> {
     let mut out = Vec::new();
     for subset in endpoints.list_at(&["subsets"]) {
         let ready = subset.list_at(&["addresses"]).iter().map(|a| (a, true));
-        let all: Vec<(&Value, bool)> = ready.chain(subset.list_at(&["notReadyAddresses"]).iter().map(|a| (a, false))).take(MOST_ADDRESSES).collect();
+        let all: Vec<(&Value, bool)> =
+            ready.chain(subset.list_at(&["notReadyAddresses"]).iter().map(|a| (a, false))).take(MOST_ADDRESSES).collect();
         for family in ["IPv4", "IPv6"] {
             let is_of = |a: &Value| a.str_at(&["ip"]).parse::<Ipv6Addr>().is_ok() == (family == "IPv6");
             let found: Vec<Value> = all.iter().filter(|(a, _)| is_of(a)).map(|(a, ready)| endpoint(a, *ready)).collect();
@@ -94,7 +95,9 @@ fn slice(endpoints: &Value, subset: &Value, family: &str, found: Vec<Value>) -> 
             "ownerReferences": [(meta::controller_reference(endpoints))] },
         "addressType": family, "endpoints": found, "ports": (ports.collect::<Vec<_>>()) });
     let mut annotations = endpoints.at(&["metadata", "annotations"]).and_then(Value::as_map).cloned().unwrap_or_default();
-    annotations.retain(|k, _| !matches!(k.as_str(), "kubectl.kubernetes.io/last-applied-configuration" | "endpoints.kubernetes.io/last-change-trigger-time"));
+    annotations.retain(|k, _| {
+        !matches!(k.as_str(), "kubectl.kubernetes.io/last-applied-configuration" | "endpoints.kubernetes.io/last-change-trigger-time")
+    });
     if !annotations.is_empty() {
         out.set(&["metadata", "annotations"], annotations);
     }

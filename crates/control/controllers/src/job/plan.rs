@@ -233,7 +233,8 @@ impl<'a> State<'a> {
             return false;
         }
         let running = self.mine.iter().filter(|p| matches!(pods::phase(p), "Running" | "Pending"));
-        let statuses = |p: &'a Arc<Value>| ["initContainerStatuses", "containerStatuses"].into_iter().flat_map(|l| p.list_at(&["status", l]));
+        let statuses =
+            |p: &'a Arc<Value>| ["initContainerStatuses", "containerStatuses"].into_iter().flat_map(|l| p.list_at(&["status", l]));
         let restarts: i64 = running.flat_map(statuses).filter_map(|s| s.int_at(&["restartCount"])).sum();
         if limit == 0 { restarts > 0 } else { restarts >= limit }
     }

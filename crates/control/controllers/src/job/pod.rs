@@ -26,7 +26,8 @@ pub(super) fn finished_at(pod: &Value) -> Timestamp {
     let statuses = pod.list_at(&["status", "containerStatuses"]);
     let all: Option<Vec<Timestamp>> = statuses.iter().map(terminated).collect();
     let by_containers = all.and_then(|times| times.into_iter().max());
-    let by_condition = || meta::condition(pod, "Ready").filter(|c| c.str_at(&["status"]) == "False").and_then(|c| pods::time(c, &["lastTransitionTime"]));
+    let by_condition =
+        || meta::condition(pod, "Ready").filter(|c| c.str_at(&["status"]) == "False").and_then(|c| pods::time(c, &["lastTransitionTime"]));
     let by_deletion = || {
         let grace = pod.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0);
         Some(pods::time(pod, &["metadata", "deletionTimestamp"])? - jiff::SignedDuration::from_secs(grace))

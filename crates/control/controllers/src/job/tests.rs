@@ -107,7 +107,10 @@ fn a_work_queue_ends_with_the_last_pod_after_one_success() {
 #[test]
 fn failures_back_off_and_then_fail_the_job() {
     let mut recent = pod("a", "Failed");
-    recent.set(&["status", "containerStatuses"], object!([{ "name": "c", "state": { "terminated": { "exitCode": 1, "finishedAt": "2026-01-01T00:59:56Z" } } }]));
+    recent.set(
+        &["status", "containerStatuses"],
+        object!([{ "name": "c", "state": { "terminated": { "exitCode": 1, "finishedAt": "2026-01-01T00:59:56Z" } } }]),
+    );
     let mut one = job(object!({}));
     let plan = settle(&mut one, &mut [recent]);
     assert_eq!((plan.create.len(), plan.requeue), (0, Some(Duration::from_secs(6))));
@@ -170,7 +173,8 @@ fn pods_that_share_an_index_are_reduced_to_one() {
 
 #[test]
 fn each_index_has_its_own_limit_of_failures() {
-    let spec = object!({ "completions": 2, "parallelism": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 1, "backoffLimit": 2147483647 });
+    let spec =
+        object!({ "completions": 2, "parallelism": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 1, "backoffLimit": 2147483647 });
     let mut job = job(spec);
     let mut failed = indexed("a", "Failed", 0);
     meta::set_annotation(&mut failed, "batch.kubernetes.io/job-index-failure-count", "0");

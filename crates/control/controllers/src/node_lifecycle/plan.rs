@@ -111,7 +111,10 @@ mod tests {
     }
 
     fn keys(node: &Value, evict: bool) -> Vec<String> {
-        taints(node, evict, at("2026-01-01T00:00:00Z")).iter().map(|t| format!("{}:{}", t.str_at(&["key"]), t.str_at(&["effect"]))).collect()
+        taints(node, evict, at("2026-01-01T00:00:00Z"))
+            .iter()
+            .map(|t| format!("{}:{}", t.str_at(&["key"]), t.str_at(&["effect"])))
+            .collect()
     }
 
     #[test]

@@ -187,7 +187,10 @@ mod tests {
         let container = |cpu: &str| object!({ "resources": { "requests": { "cpu": cpu, "memory": "1Gi" }, "limits": { "cpu": "1" } } });
         let pod = object!({ "spec": { "containers": [(container("100m")), (container("200m"))], "initContainers": [(container("500m"))], "overhead": { "cpu": "50m" } } });
         let used = super::pod(&pod);
-        assert_eq!([text(&used, "cpu"), text(&used, "requests.cpu"), text(&used, "memory"), text(&used, "limits.cpu")], ["550m", "550m", "2Gi", "2050m"]);
+        assert_eq!(
+            [text(&used, "cpu"), text(&used, "requests.cpu"), text(&used, "memory"), text(&used, "limits.cpu")],
+            ["550m", "550m", "2Gi", "2050m"]
+        );
     }
 
     #[test]
@@ -203,7 +206,10 @@ mod tests {
     fn scopes_cover_only_their_pods() {
         let pod = object!({ "spec": { "priorityClassName": "high", "activeDeadlineSeconds": 5, "containers": [{}] } });
         let covered = |scope: &str| covers(&object!({ "spec": { "scopes": [scope] } }), &pod);
-        assert_eq!(["Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass"].map(covered), [true, false, true, false, true]);
+        assert_eq!(
+            ["Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass"].map(covered),
+            [true, false, true, false, true]
+        );
         let by_class = |op: &str| object!({ "spec": { "scopeSelector": { "matchExpressions": [{ "scopeName": "PriorityClass", "operator": op, "values": ["high"] }] } } });
         assert!(covers(&by_class("In"), &pod) && !covers(&by_class("NotIn"), &pod));
     }

@@ -123,8 +123,14 @@ impl State<'_> {
         let set = self.view.set;
         let (namespace, name) = (meta::namespace(set), meta::name(set));
         let event = match pods::phase(pod) {
-            "Failed" => (true, "RecreatingFailedPod", format!("StatefulSet {namespace}/{name} is recreating failed Pod {}", meta::name(pod))),
-            _ => (false, "RecreatingTerminatedPod", format!("StatefulSet {namespace}/{name} is recreating terminated Pod {}", meta::name(pod))),
+            "Failed" => {
+                (true, "RecreatingFailedPod", format!("StatefulSet {namespace}/{name} is recreating failed Pod {}", meta::name(pod)))
+            }
+            _ => (
+                false,
+                "RecreatingTerminatedPod",
+                format!("StatefulSet {namespace}/{name} is recreating terminated Pod {}", meta::name(pod)),
+            ),
         };
         self.plan.events.push(event);
         self.plan.delete.push(pod.clone());
@@ -147,7 +153,8 @@ impl State<'_> {
 
     /// Gives up what is beyond the range; false where one has to end first.
     fn shrink(&mut self) -> bool {
-        let first_broken = self.replicas.values().flatten().chain(self.condemned.iter().rev()).find(|p| !is_healthy(p)).map(|p| meta::uid(p).to_string());
+        let first_broken =
+            self.replicas.values().flatten().chain(self.condemned.iter().rev()).find(|p| !is_healthy(p)).map(|p| meta::uid(p).to_string());
         for pod in self.condemned.clone() {
             if meta::is_terminating(&pod) {
                 if self.ordered {

@@ -45,7 +45,10 @@ fn ordered_pods_come_one_after_the_other_and_parallel_ones_at_once() {
 fn ordinals_may_start_elsewhere() {
     let set = set(object!({ "ordinals": { "start": 5 }, "podManagementPolicy": "Parallel" }));
     assert_eq!(changes(&plan_of(&set, &[pod(0, "new", true)])), (vec!["web-5", "web-6", "web-7"], vec!["web-0"]));
-    assert_eq!((ordinal(&set, "web-10"), ordinal(&set, "web-01"), ordinal(&set, "webx-1"), ordinal(&set, "web-")), (Some(10), None, None, None));
+    assert_eq!(
+        (ordinal(&set, "web-10"), ordinal(&set, "web-01"), ordinal(&set, "webx-1"), ordinal(&set, "web-")),
+        (Some(10), None, None, None)
+    );
 }
 
 #[test]
@@ -111,7 +114,8 @@ fn claims_end_with_the_set_or_with_their_pod_as_the_policy_says() {
     let templates = object!([{ "metadata": { "name": "d" }, "spec": {} }]);
     let owners = |deleted: &str, scaled: &str| {
         let policy = object!({ "whenDeleted": deleted, "whenScaled": scaled });
-        let set = set(object!({ "replicas": 1, "volumeClaimTemplates": (templates.clone()), "persistentVolumeClaimRetentionPolicy": policy }));
+        let set =
+            set(object!({ "replicas": 1, "volumeClaimTemplates": (templates.clone()), "persistentVolumeClaimRetentionPolicy": policy }));
         let plan = plan_of(&set, &[pod(0, "new", true), pod(1, "new", true)]);
         plan.claim_owners.into_iter().map(|(_, o)| o.map_or(String::new(), |o| o.str_at(&["name"]).into())).collect::<Vec<_>>()
     };

@@ -24,7 +24,9 @@ fn claim_reference(volume: &Value) -> Option<&Value> {
 pub(super) fn is_for(volume: &Value, claim: &Value) -> bool {
     claim_reference(volume).is_some_and(|r| {
         let uid = r.str_at(&["uid"]);
-        r.str_at(&["name"]) == meta::name(claim) && r.str_at(&["namespace"]) == meta::namespace(claim) && (uid.is_empty() || uid == meta::uid(claim))
+        r.str_at(&["name"]) == meta::name(claim)
+            && r.str_at(&["namespace"]) == meta::namespace(claim)
+            && (uid.is_empty() || uid == meta::uid(claim))
     })
 }
 
