@@ -121,8 +121,10 @@ impl Reconciler {
                 _ => Ok(()),
             },
             Step::SetRevision(revision) => {
-                let patch = object!({ "metadata": { "annotations": { "deployment.kubernetes.io/revision": revision } } });
-                self.client.within(&DEPLOYMENTS, namespace).patch(meta::name(deployment), "", PatchKind::Merge, patch).await.map(drop)
+                let mut changed = deployment.clone();
+                meta::set_annotation(&mut changed, plan::REVISION, &revision);
+                // The role of this controller allows updates, not patches.
+                settle(self.client.within(&DEPLOYMENTS, namespace).update(changed).await)
             }
         }
     }
@@ -139,8 +141,9 @@ impl Reconciler {
                 }
                 // Another template has the same hash: the next try hashes with this count.
                 let count = deployment.int_at(&["status", "collisionCount"]).unwrap_or(0) + 1;
-                let patch = object!({ "status": { "collisionCount": count } });
-                self.client.within(&DEPLOYMENTS, namespace).patch(meta::name(deployment), "status", PatchKind::Merge, patch).await?;
+                let mut changed = deployment.clone();
+                changed.set(&["status", "collisionCount"], count);
+                settle(self.client.within(&DEPLOYMENTS, namespace).update_status(changed).await)?;
                 Ok(())
             }
             Err(status) if status.is(Reason::Forbidden) || status.is(Reason::NotFound) => Err(status),
@@ -154,10 +157,15 @@ impl Reconciler {
         }
         let mut changed = deployment.clone();
         changed.set(&["status"], status);
-        match self.client.within(&DEPLOYMENTS, meta::namespace(deployment)).update_status(changed).await {
-            Err(status) if status.is(Reason::NotFound) => Ok(()),
-            other => other.map(drop),
-        }
+        settle(self.client.within(&DEPLOYMENTS, meta::namespace(deployment)).update_status(changed).await)
+    }
+}
+
+/// A Deployment that is gone needs nothing; one that has changed meanwhile comes back as an event.
+fn settle(result: Result<Arc<Value>, Status>) -> Result<(), Status> {
+    match result {
+        Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
+        _ => Ok(()),
     }
 }
 

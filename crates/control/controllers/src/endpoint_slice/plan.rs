@@ -99,7 +99,7 @@ pub(super) fn slices(service: &Value, pods: &[Arc<Value>], existing: &[Arc<Value
         for chunk in chunks {
             let wanted = slice(service, &ports, chunk);
             let same_ports = |s: &&Arc<Value>| s.list_at(&["ports"]) == ports.as_slice();
-            match left.iter().position(|s| same_ports(s)).or(if left.is_empty() { None } else { Some(0) }) {
+            match left.iter().position(same_ports).or(if left.is_empty() { None } else { Some(0) }) {
                 Some(i) => {
                     let current = left.remove(i);
                     plan.update.extend(changed(current, &wanted));
@@ -236,7 +236,7 @@ mod tests {
         let mut current = slices(&service(), &pods, &[]).create.remove(0);
         current.set(&["metadata", "name"], "s-1");
         let current = Arc::new(current);
-        let plan = slices(&service(), &pods, &[current.clone()]);
+        let plan = slices(&service(), &pods, std::slice::from_ref(&current));
         assert!(plan.create.is_empty() && plan.update.is_empty() && plan.delete.is_empty());
         let plan = slices(&service(), &[], &[current]);
         assert_eq!((plan.update.len(), plan.delete.len()), (1, 0));

@@ -32,7 +32,7 @@ pub(super) fn plan(endpoints: &Value, existing: &[Arc<Value>]) -> Plan {
     for wanted in slices(endpoints) {
         let like = |s: &&Arc<Value>| s.str_at(&["addressType"]) == wanted.str_at(&["addressType"]);
         let same_ports = |s: &&Arc<Value>| like(s) && s.get("ports") == wanted.get("ports");
-        let Some(i) = left.iter().position(|s| same_ports(s)).or_else(|| left.iter().position(|s| like(s))) else {
+        let Some(i) = left.iter().position(same_ports).or_else(|| left.iter().position(like)) else {
             plan.create.push(wanted);
             continue;
         };

@@ -60,10 +60,10 @@ fn of_pod(pod: &Value, side: &str) -> Amounts {
     let overhead = pod.at(&["spec", "overhead"]).and_then(Value::as_map).into_iter().flat_map(|m| m.iter().collect::<Vec<_>>());
     for (name, amount) in overhead {
         // A limit is only raised where there is one.
-        if side == "requests" || all.contains_key(name.as_str()) {
-            if let Some(amount) = amount.as_str().and_then(|a| a.parse().ok()) {
-                add(&mut all, name.to_string(), amount);
-            }
+        if (side == "requests" || all.contains_key(name.as_str()))
+            && let Some(amount) = amount.as_str().and_then(|a| a.parse().ok())
+        {
+            add(&mut all, name.to_string(), amount);
         }
     }
     all
