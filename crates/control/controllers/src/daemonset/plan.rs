@@ -72,6 +72,9 @@ fn tolerations(spec: &Value) -> Vec<Value> {
     all
 }
 
+/// A node's pod of an older revision, and its pod of the current one.
+type Pair = (Option<Arc<Value>>, Option<Arc<Value>>);
+
 struct State<'a> {
     view: &'a View<'a>,
     /// The pods of each node, the oldest first.
@@ -105,9 +108,6 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
     state.plan.requeue = state.plan.requeue.into_iter().chain(view.mine.iter().filter_map(|p| available_in(p, minimum, view.now))).min();
     state.plan
 }
-
-/// What is on a node: the pod of the old revision, and that of the new.
-type Pair = (Option<Arc<Value>>, Option<Arc<Value>>);
 
 impl State<'_> {
     fn surge(&self, desired: i64) -> i64 {

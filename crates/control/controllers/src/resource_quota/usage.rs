@@ -61,9 +61,10 @@ fn of_pod(pod: &Value, side: &str) -> Amounts {
     for (name, amount) in overhead {
         // A limit is only raised where there is one.
         if (side == "requests" || all.contains_key(name.as_str()))
-            && let Some(amount) = amount.as_str().and_then(|a| a.parse().ok()) {
-                add(&mut all, name.to_string(), amount);
-            }
+            && let Some(amount) = amount.as_str().and_then(|a| a.parse().ok())
+        {
+            add(&mut all, name.to_string(), amount);
+        }
     }
     all
 }
