@@ -6,6 +6,7 @@ mod batch;
 mod core;
 mod pod;
 mod service;
+mod volumes;
 
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
@@ -126,6 +127,9 @@ pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
         ("", "Endpoints") => &core::Endpoints,
         ("", "Event") => &core::Event,
         ("", "ReplicationController") => &apps::ReplicationController,
+        ("", "PersistentVolume") => &volumes::PersistentVolume,
+        ("", "PersistentVolumeClaim") => &volumes::PersistentVolumeClaim,
+        ("batch", "CronJob") => &batch::CronJob,
         ("apps", "Deployment") => &apps::Deployment,
         ("apps", "ReplicaSet") => &apps::ReplicaSet,
         ("apps", "DaemonSet") => &apps::DaemonSet,
