@@ -37,7 +37,10 @@ impl Plan {
     /// Fails where no other machine could reach the address.
     pub(crate) fn shared(server: Server) -> anyhow::Result<Self> {
         let Server { mut machine, listen, no_node } = server;
-        anyhow::ensure!(listen.is_ipv4() && !listen.ip().is_loopback(), "agents cannot reach {listen}: listen on this machine's own address");
+        anyhow::ensure!(
+            listen.is_ipv4() && !listen.ip().is_loopback(),
+            "agents cannot reach {listen}: listen on this machine's own address"
+        );
         if !listen.ip().is_unspecified() {
             machine.node_ip = machine.node_ip.or(Some(listen.ip()));
         }

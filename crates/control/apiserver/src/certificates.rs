@@ -17,7 +17,9 @@ pub enum Step {
     /// Nothing that happens without a human.
     Wait,
     /// Approve it, if its author may create this subresource of requests.
-    Approve { permission: &'static str },
+    Approve {
+        permission: &'static str,
+    },
     Sign,
 }
 
@@ -134,9 +136,11 @@ mod tests {
 
     #[test]
     fn what_is_not_a_nodes_client_request_waits() {
-        for (common, organisation, sans) in
-            [("admin", "system:nodes", &[][..]), ("system:node:a", "system:masters", &[]), ("system:node:a", "system:nodes", &["a.example"])]
-        {
+        for (common, organisation, sans) in [
+            ("admin", "system:nodes", &[][..]),
+            ("system:node:a", "system:masters", &[]),
+            ("system:node:a", "system:nodes", &["a.example"]),
+        ] {
             assert_eq!(step(&csr(request(common, organisation, sans), "u")), Step::Wait, "{common} {organisation} {sans:?}");
         }
         let mut other = csr(request("system:node:a", "system:nodes", &[]), "u");

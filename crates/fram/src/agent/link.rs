@@ -32,7 +32,8 @@ const GOOD: Duration = Duration::from_secs(30);
 
 /// A TLS connection to `https://HOST:PORT`.
 pub(super) async fn dial(server: &str, tls: rustls::ClientConfig) -> anyhow::Result<TlsStream<TcpStream>> {
-    let uri: Uri = server.parse().ok().filter(|u: &Uri| u.scheme_str() == Some("https")).context("--server has the form https://IP:PORT")?;
+    let uri: Uri =
+        server.parse().ok().filter(|u: &Uri| u.scheme_str() == Some("https")).context("--server has the form https://IP:PORT")?;
     let host = uri.host().context("--server has the form https://IP:PORT")?.trim_matches(['[', ']']).to_string();
     let name = ServerName::try_from(host.clone()).context("--server names no host")?;
     let connect = async {

@@ -11,6 +11,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PORT: u16 = 6443;
 const REGISTRY: u16 = 5000;
 
+/// Asks the Service by its name and prints the last line of the answer: who answered.
+const ASK: &str = r"printf 'GET /index.html HTTP/1.0\r\n\r\n' | nc -w 2 web 80 | tail -n 1 | grep .";
+
 const APPLICATION: &str = r#"
 apiVersion: apps/v1
 kind: Deployment
@@ -237,7 +240,8 @@ fn a_second_node_joins_with_a_token_and_its_pods_outlive_its_agent() {
     let url = format!("https://10.77.0.1:{PORT}");
     pair.server.start("server", &["--listen", &format!("10.77.0.1:{PORT}")]);
     pair.until("the server's node is ready", || pair.node_is_ready("server"));
-    let made = pair.server.command(env!("CARGO_BIN_EXE_fram")).args(["token", "create", "--data-dir"]).arg(&pair.server.data).output().unwrap();
+    let made =
+        pair.server.command(env!("CARGO_BIN_EXE_fram")).args(["token", "create", "--data-dir"]).arg(&pair.server.data).output().unwrap();
     let token = String::from_utf8(made.stdout).unwrap().trim().to_string();
 
     let (bootstrap, hash) = token.rsplit_once('.').unwrap();
@@ -260,7 +264,7 @@ fn a_second_node_joins_with_a_token_and_its_pods_outlive_its_agent() {
     for from in [&here, &there] {
         let mut answered = std::collections::BTreeSet::new();
         pair.until("both pods answer by the Service's name", || {
-            answered.extend(pair.try_kubectl(&["exec", from, "--", "wget", "-q", "-T", "2", "-O-", "http://web"]));
+            answered.extend(pair.try_kubectl(&["exec", from, "--", "sh", "-c", ASK]));
             answered.len() == 2
         });
     }
@@ -268,7 +272,7 @@ fn a_second_node_joins_with_a_token_and_its_pods_outlive_its_agent() {
     let failing = pair.kubectl_command(&["exec", &there, "--", "sh", "-c", "echo out; exit 3"]).output().unwrap();
     assert_eq!((failing.status.code(), failing.stdout.as_slice()), (Some(3), &b"out\n"[..]));
     // The API's own Service leads from the agent's node to the server.
-    let port = pair.try_kubectl(&["exec", &there, "--", "nc", "-z", "-w", "3", "10.96.0.1", "443"]);
+    let port = pair.try_kubectl(&["exec", &there, "--", "sh", "-c", "nc -w 3 10.96.0.1 443 </dev/null"]);
     assert!(port.is_some(), "the API cannot be reached from the agent's pods\n{}", pair.state());
 
     let pids = pair.agent.containers();
