@@ -17,8 +17,32 @@ pub(crate) struct Cli {
 enum Command {
     /// Runs a control plane and a node in one process.
     Up(Up),
-    /// Ends what a stopped `fram up` left running on this machine.
+    /// Runs a control plane that other machines join with `fram agent`, and a node beside it.
+    Server(Server),
+    /// Runs a node of a cluster elsewhere.
+    Agent(Agent),
+    /// Manages the tokens with which nodes join.
+    #[command(subcommand)]
+    Token(Token),
+    /// Ends what a stopped fram left running on this machine.
     Down(Down),
+}
+
+/// What this machine is to the cluster.
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct Machine {
+    /// Where the cluster's data lives.
+    #[arg(long, default_value = "/var/lib/fram")]
+    pub(crate) data_dir: PathBuf,
+    /// The node's address, as other machines and its pods see it; by default the one that packets to the world carry.
+    #[arg(long)]
+    pub(crate) node_ip: Option<IpAddr>,
+    /// The node's name; by default the machine's.
+    #[arg(long)]
+    pub(crate) node_name: Option<String>,
+    /// Parent of everything that is made in cgroups.
+    #[arg(long, default_value = "/fram")]
+    pub(crate) cgroup_root: String,
 }
 
 #[derive(clap::Args, Debug, Clone)]
@@ -26,6 +50,9 @@ pub(crate) struct Down {
     /// Where the cluster's data lives.
     #[arg(long, default_value = "/var/lib/fram")]
     pub(crate) data_dir: PathBuf,
+    /// Parent of everything that was made in cgroups.
+    #[arg(long, default_value = "/fram")]
+    pub(crate) cgroup_root: String,
     /// Remove the cluster's data too: objects, keys, images, volumes.
     #[arg(long)]
     pub(crate) purge: bool,
@@ -33,24 +60,60 @@ pub(crate) struct Down {
 
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct Up {
-    /// Where the cluster's data lives.
-    #[arg(long, default_value = "/var/lib/fram")]
-    pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
     /// Where the API is served.
     #[arg(long, default_value = "127.0.0.1:6443")]
     pub(crate) listen: SocketAddr,
-    /// The node's address, as other machines and its pods see it; by default the one that packets to the world carry.
+}
+
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct Server {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// Where the API is served: an address that agents and pods reach.
     #[arg(long)]
-    pub(crate) node_ip: Option<IpAddr>,
-    /// The node's name; by default the machine's.
+    pub(crate) listen: SocketAddr,
+    /// Run no node on this machine.
     #[arg(long)]
-    pub(crate) node_name: Option<String>,
+    pub(crate) no_node: bool,
+}
+
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct Agent {
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+    /// The server: https://IP:PORT.
+    #[arg(long)]
+    pub(crate) server: String,
+    /// A join token, as `fram token create` prints it; needed until the node has its certificate.
+    #[arg(long)]
+    pub(crate) token: Option<String>,
+}
+
+#[derive(Subcommand, Debug, Clone)]
+pub(crate) enum Token {
+    /// Makes a token and prints it.
+    Create(TokenCreate),
+}
+
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct TokenCreate {
+    /// Where the server's data lives.
+    #[arg(long, default_value = "/var/lib/fram")]
+    pub(crate) data_dir: PathBuf,
+    /// For how many hours it lets nodes in.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=8784))]
+    pub(crate) hours: u32,
 }
 
 impl Cli {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
-            Command::Up(up) => crate::up::run(up),
+            Command::Up(up) => crate::up::run(crate::up::Plan::alone(up)),
+            Command::Server(server) => crate::up::run(crate::up::Plan::shared(server)?),
+            Command::Agent(agent) => crate::agent::run(agent),
+            Command::Token(Token::Create(create)) => crate::token::create(&create),
             Command::Down(down) => crate::down::run(down),
         }
     }

@@ -23,12 +23,14 @@ use fram_store::{Embedded, Options};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
+
 /// Every key of the cluster starts with it.
 const PREFIX: &str = "/registry/";
 
 pub(crate) struct ControlPlane {
     pub(crate) server: Arc<Server>,
-    pub(crate) pki: Pki,
+    pub(crate) pki: Arc<Pki>,
     identity: Identity,
     url: String,
     pub(crate) cluster: Arc<Cluster>,
@@ -38,14 +40,16 @@ impl ControlPlane {
     /// Opens the data directory and binds the socket; nothing is served yet.
     pub(crate) async fn open(data: &Path, listen: SocketAddr, node_ip: IpAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<(Self, Listener)> {
         let store = Embedded::open(Options::new(data.join("store")))?;
-        let pki = Pki::open(&data.join("pki"))?;
+        let pki = Arc::new(Pki::open(&data.join("pki"))?);
         let api = Arc::new(Api::builtin()?);
         let allocators = Allocators::default();
         let address = match listen.ip() {
             IpAddr::V4(ip) if !ip.is_unspecified() => ip,
             _ => Ipv4Addr::LOCALHOST,
         };
-        let names = server_names(&allocators, address);
+        let mut names = server_names(&allocators, address);
+        names.push(node_ip.to_string());
+        names.dedup();
         let identity = pki.server("kube-apiserver", &names)?;
         let listener = Listener::bind(listen, pki.server_config(&identity)?).await.with_context(|| format!("cannot listen on {listen}"))?;
         let port = listener.address()?.port();
@@ -55,8 +59,8 @@ impl ControlPlane {
         let server = Arc::new(Server::new(registry, tokens, nodes));
         // The Service's endpoint must be an address that is not loopback; see the validation of Endpoints.
         let advertised = match node_ip {
-            IpAddr::V4(ip) => ip,
-            IpAddr::V6(_) => address,
+            IpAddr::V4(ip) if address.is_loopback() => ip,
+            _ => address,
         };
         let cluster = Arc::new(Cluster { ca_pem: pki.ca_pem.clone(), address: advertised, port, cluster_domain: "cluster.local".into() });
         Ok((Self { server, pki, identity, url: format!("https://{address}:{port}"), cluster }, listener))
@@ -139,6 +143,14 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         now: Arc::new(move || environment.now_text()),
     });
     tasks.spawn(scheduler.run(stop.clone()));
+    let environment = control_plane.server.registry.environment().clone();
+    let signer = Signer {
+        client: (context.clients)("certificate-controller"),
+        requests: informers.get(&CERTIFICATE_SIGNING_REQUESTS),
+        pki: control_plane.pki.clone(),
+        now: Arc::new(move || environment.now_text()),
+    };
+    tasks.spawn(signer.run(stop.clone()));
     informers
 }
 

@@ -1,10 +1,15 @@
 //! The program: reads its command line, starts what it names, says what was started, waits, drains.
 
+mod agent;
 mod cli;
 mod control_plane;
 mod down;
+mod mux;
 mod node;
 mod preflight;
+mod signer;
+mod token;
+mod tunnels;
 mod up;
 
 use clap::Parser;

@@ -2,6 +2,7 @@
 
 mod address;
 mod local;
+mod lock;
 mod services;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use fram_client::SharedInformers;
+use fram_client::{Client, SharedInformers};
 use fram_cri::{PodSandboxFilter, RuntimeService};
 use fram_datapath::address::Cidr;
 use fram_dns::{DnsConfig, DnsServer, Zone, ZoneConfig};
 use fram_image::{ImageStore, ImageStoreConfig};
+use fram_kubelet::{Kubelet, KubeletConfig, SystemClock};
 use fram_network::{NetworkConfig, PodNetwork};
 use fram_proxy::{Proxy, ProxyConfig};
 use fram_runtime::{Runtime, RuntimeConfig};
@@ -23,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use address::primary_address;
 pub(crate) use local::LocalNode;
+pub(crate) use lock::NodeLock;
 
 /// What a node is told.
 #[derive(Debug, Clone)]
@@ -129,6 +132,29 @@ pub(crate) struct Kernel {
     pub(crate) images: Arc<ImageStore>,
 }
 
+/// Opens a node and prepares its kubelet, which runs the node's pods from `Kubelet::run` on.
+pub(crate) async fn start(
+    config: NodeConfig,
+    client: Client,
+    informers: SharedInformers,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Kubelet> {
+    let node = Node::open(config).await?;
+    let kernel = node.start(informers, tasks, stop);
+    let config = kubelet_config(&kernel.config);
+    Ok(Kubelet::new(config, client, kernel.runtime, kernel.images, Arc::new(SystemClock))?)
+}
+
+fn kubelet_config(node: &NodeConfig) -> KubeletConfig {
+    KubeletConfig {
+        cluster_dns: vec![IpAddr::V4(node.dns_ip)],
+        cluster_domain: node.cluster_domain.clone(),
+        cgroup_root: node.cgroup_root.clone(),
+        ..KubeletConfig::new(node.name.clone(), vec![node.ip], node.data.join("kubelet"), node.data.join("pods"))
+    }
+}
+
 /// The machine's name as node names are written: lower case.
 pub(crate) fn host_name() -> anyhow::Result<String> {
     let name = nix::unistd::gethostname().context("cannot read the host name")?;
@@ -150,5 +176,18 @@ pub(crate) async fn purge(data: &Path, cgroup_root: &str) -> anyhow::Result<()> 
     let runtime = Runtime::open(config, images, Arc::new(network.clone())).await?;
     runtime.purge().await?;
     network.purge().await?;
+    unmount_below(data)
+}
+
+/// Takes away what is still mounted below a folder, volumes of pods among it; the last mounted goes first.
+fn unmount_below(data: &Path) -> anyhow::Result<()> {
+    let data = data.canonicalize().with_context(|| format!("cannot resolve {}", data.display()))?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let points = table.lines().rev().filter_map(|line| line.split(' ').nth(4));
+    // Spaces and the like are written in octal there; see proc(5).
+    let points = points.map(|p| PathBuf::from(p.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")));
+    for point in points.filter(|p| p.starts_with(&data) && *p != data) {
+        nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", point.display()))?;
+    }
     Ok(())
 }

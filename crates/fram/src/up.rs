@@ -1,49 +1,85 @@
-//! `fram up`: control plane and node in one process.
+//! `fram up` and `fram server`: the control plane, and a node in the same process.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
 use fram_apiserver::User;
-use fram_kubelet::{Kubelet, KubeletConfig, SystemClock};
-use tokio::task::JoinSet;
+use fram_client::SharedInformers;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cli::Up;
+use crate::cli::{Machine, Server, Up};
 use crate::control_plane::{ControlPlane, start_components};
-use crate::node::{LocalNode, Node, NodeConfig, host_name, primary_address};
+use crate::node::{NodeConfig, NodeLock, host_name, primary_address};
+use crate::tunnels::Tunnels;
 
-/// Parent of everything that Fram makes in cgroups.
-pub(crate) const CGROUP_ROOT: &str = "/fram";
 const CLUSTER_CIDR: &str = "10.244.0.0/16";
 /// Where pods find the API by its Service's address.
 const API_PORT: u16 = 443;
 
-pub(crate) fn run(up: Up) -> anyhow::Result<()> {
+/// What one process runs.
+pub(crate) struct Plan {
+    machine: Machine,
+    listen: SocketAddr,
+    node: bool,
+    /// Whether other machines join; then a join token is printed.
+    shared: bool,
+}
+
+impl Plan {
+    pub(crate) fn alone(up: Up) -> Self {
+        Self { machine: up.machine, listen: up.listen, node: true, shared: false }
+    }
+
+    /// Fails where no other machine could reach the address.
+    pub(crate) fn shared(server: Server) -> anyhow::Result<Self> {
+        let Server { mut machine, listen, no_node } = server;
+        anyhow::ensure!(
+            listen.is_ipv4() && !listen.ip().is_loopback(),
+            "agents cannot reach {listen}: listen on this machine's own address"
+        );
+        if !listen.ip().is_unspecified() {
+            machine.node_ip = machine.node_ip.or(Some(listen.ip()));
+        }
+        Ok(Self { machine, listen, node: !no_node, shared: true })
+    }
+}
+
+/// Log lines go to standard error.
+pub(crate) fn log() {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
         .init();
-    crate::preflight::check()?;
-    let threads = |name: &'static str| {
-        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(name).build().context("cannot start threads")
-    };
+}
+
+pub(crate) fn threads(name: &'static str) -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(name).build().context("cannot start threads")
+}
+
+pub(crate) fn run(plan: Plan) -> anyhow::Result<()> {
+    log();
+    if plan.node {
+        crate::preflight::check()?;
+    }
     // Control plane and node have their own threads, so that work in the one does not hold up the other.
     let (control, node) = (threads("control")?, threads("node")?);
-    let outcome = control.block_on(start(up, node.handle().clone()));
+    let outcome = control.block_on(start(plan, node.handle().clone()));
     node.shutdown_timeout(std::time::Duration::from_secs(5));
     outcome
 }
 
-async fn start(up: Up, node_threads: tokio::runtime::Handle) -> anyhow::Result<()> {
+async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Result<()> {
     let begun = Instant::now();
-    std::fs::create_dir_all(&up.data_dir).with_context(|| format!("cannot create {}", up.data_dir.display()))?;
-    let config = node_config(&up)?;
-    let local = Arc::new(LocalNode::default());
-    let (control_plane, listener) = ControlPlane::open(&up.data_dir, up.listen, config.ip, local.clone()).await?;
-    let kubeconfig = up.data_dir.join("admin.kubeconfig");
+    let data = &plan.machine.data_dir;
+    std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
+    let ip = plan.machine.node_ip.map_or_else(primary_address, Ok)?;
+    let nodes = Arc::new(Tunnels::default());
+    let (control_plane, listener) = ControlPlane::open(data, plan.listen, ip, nodes.clone()).await?;
+    let kubeconfig = data.join("admin.kubeconfig");
     control_plane.write_kubeconfig(&kubeconfig)?;
     control_plane.bootstrap().await?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -54,28 +90,25 @@ async fn start(up: Up, node_threads: tokio::runtime::Handle) -> anyhow::Result<(
     let informers = start_components(&control_plane, &tasks, &stop);
     let ready = begun.elapsed().as_millis();
     println!("fram: API ready at {} after {ready} ms; KUBECONFIG={}", control_plane.url(), kubeconfig.display());
-
-    let name = config.name.clone();
-    let (api_ip, node_stop, node_tasks) = (config.local_ips[0], stop.clone(), tasks.clone());
-    let client = control_plane.client(User::authenticated(&format!("system:node:{name}"), &["system:nodes"]), "kubelet");
-    let node = node_threads.spawn(async move {
-        let node = Node::open(config).await?;
-        let kernel = node.start(informers, &node_tasks, &node_stop);
-        let kubelet = Kubelet::new(kubelet_config(&kernel.config), client, kernel.runtime, kernel.images, Arc::new(SystemClock))?;
-        Ok::<_, anyhow::Error>(kubelet)
-    });
-    let kubelet = node.await.context("the node's start failed")??;
-    local.set(&name, kubelet.clone());
-    let kubelet_stop = stop.clone();
-    let kubelet_task = node_threads.spawn(async move { kubelet.run(kubelet_stop).await });
-    // The node answers the API's Service address itself, so that pods reach it without a public socket.
-    let within = control_plane.listen_also(SocketAddr::new(IpAddr::V4(api_ip), API_PORT)).await?;
-    components.spawn(fram_apiserver::http_api::serve(within, control_plane.server.clone(), stop.clone()));
-    println!("fram: node {name} started after {} ms", begun.elapsed().as_millis());
-
+    if plan.shared {
+        let client = control_plane.client(User::authenticated("fram-server", &["system:masters"]), "fram-server");
+        let token = crate::token::current(&client, &control_plane.pki.ca_pem).await?;
+        println!("fram: other machines join with: fram agent --server https://{ip}:{} --token {token}", control_plane.cluster.port);
+    }
+    let mut node = None;
+    if plan.node {
+        let runs = start_node(&plan, &control_plane, &nodes, informers, &node_threads, &tasks, &stop).await?;
+        // The node answers the API's Service address itself, so that pods reach it without a public socket.
+        let within = control_plane.listen_also(SocketAddr::new(IpAddr::V4(api_service_ip()), API_PORT)).await?;
+        components.spawn(fram_apiserver::http_api::serve(within, control_plane.server.clone(), stop.clone()));
+        println!("fram: node {} started after {} ms", runs.name, begun.elapsed().as_millis());
+        node = Some(runs);
+    }
     stopped().await?;
     stop.cancel();
-    kubelet_task.await.context("the kubelet failed")??;
+    if let Some(node) = node {
+        node.task.await.context("the kubelet failed")??;
+    }
     tasks.close();
     tasks.wait().await;
     while let Some(ended) = components.join_next().await {
@@ -84,33 +117,57 @@ async fn start(up: Up, node_threads: tokio::runtime::Handle) -> anyhow::Result<(
     Ok(())
 }
 
-fn node_config(up: &Up) -> anyhow::Result<NodeConfig> {
-    let ip = up.node_ip.map_or_else(primary_address, Ok)?;
+/// A node that runs in this process.
+struct RunningNode {
+    name: String,
+    task: JoinHandle<anyhow::Result<()>>,
+    _lock: NodeLock,
+}
+
+async fn start_node(
+    plan: &Plan,
+    control_plane: &ControlPlane,
+    nodes: &Tunnels,
+    informers: SharedInformers,
+    threads: &tokio::runtime::Handle,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<RunningNode> {
+    let lock = NodeLock::take(&plan.machine.data_dir)?;
+    let config = node_config(&plan.machine, vec![api_service_ip()])?;
+    let name = config.name.clone();
+    let client = control_plane.client(User::authenticated(&format!("system:node:{name}"), &["system:nodes"]), "kubelet");
+    let (node_stop, node_tasks) = (stop.clone(), tasks.clone());
+    let started = threads.spawn(async move { crate::node::start(config, client, informers, &node_tasks, &node_stop).await });
+    let kubelet = started.await.context("the node's start failed")??;
+    nodes.local.set(&name, kubelet.clone());
+    let kubelet_stop = stop.clone();
+    let task = threads.spawn(async move { Ok(kubelet.run(kubelet_stop).await?) });
+    Ok(RunningNode { name, task, _lock: lock })
+}
+
+fn api_service_ip() -> Ipv4Addr {
+    fram_apiserver::allocate::Allocators::default().service_ip(1)
+}
+
+/// `local_ips` are Service addresses that the node answers itself.
+pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow::Result<NodeConfig> {
     let allocators = fram_apiserver::allocate::Allocators::default();
     Ok(NodeConfig {
-        name: up.node_name.clone().map_or_else(host_name, Ok)?,
-        ip,
-        data: up.data_dir.clone(),
+        name: machine.node_name.clone().map_or_else(host_name, Ok)?,
+        ip: machine.node_ip.map_or_else(primary_address, Ok)?,
+        data: machine.data_dir.clone(),
         cluster_cidr: CLUSTER_CIDR.parse().context("bad pod network")?,
         service_cidr: allocators.service_cidr().parse().context("bad service network")?,
         dns_ip: allocators.service_ip(10),
         cluster_domain: "cluster.local".into(),
-        local_ips: vec![allocators.service_ip(1)],
-        cgroup_root: CGROUP_ROOT.into(),
+        local_ips,
+        cgroup_root: machine.cgroup_root.clone(),
     })
 }
 
-fn kubelet_config(node: &NodeConfig) -> KubeletConfig {
-    KubeletConfig {
-        cluster_dns: vec![IpAddr::V4(node.dns_ip)],
-        cluster_domain: node.cluster_domain.clone(),
-        cgroup_root: node.cgroup_root.clone(),
-        ..KubeletConfig::new(node.name.clone(), vec![node.ip], node.data.join("kubelet"), node.data.join("pods"))
-    }
-}
-
 /// Returns at SIGINT or SIGTERM.
-async fn stopped() -> anyhow::Result<()> {
+pub(crate) async fn stopped() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     tokio::select! {

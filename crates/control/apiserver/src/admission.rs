@@ -1,5 +1,6 @@
 //! The in-process admission chain: each plugin may change an object before it is checked, and refuse it after.
 
+mod certificates;
 mod limit_ranger;
 mod namespace;
 mod node_restriction;
@@ -100,6 +101,7 @@ impl Chain {
                 Arc::new(node_restriction::NodeRestriction),
                 Arc::new(pods::Priority),
                 Arc::new(pods::DefaultTolerationSeconds),
+                Arc::new(certificates::CertificateSubjectRestriction),
                 Arc::new(storage::DefaultStorageClass),
                 Arc::new(pods::RuntimeClass),
             ],

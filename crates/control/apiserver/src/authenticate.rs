@@ -3,6 +3,7 @@
 use fram_machinery::Status;
 use http::{HeaderMap, header};
 
+use crate::bootstrap_token::{self, BootstrapToken};
 use crate::server::Server;
 use crate::user::{AUTHENTICATED, User};
 
@@ -19,15 +20,20 @@ pub(crate) fn certificate_user(der: &[u8]) -> Option<User> {
 /// The user of a request.
 pub(crate) async fn authenticate(server: &Server, headers: &HeaderMap, certificate: Option<&User>) -> Result<User, Status> {
     let user = match (bearer(headers), certificate) {
-        (Some(token), _) => {
-            let audiences = [server.tokens.issuer().to_string()];
-            let verified = server.tokens.verify(&token, &audiences).await;
-            verified.map(|(user, _)| user).ok_or_else(Status::unauthorized)?
-        }
+        (Some(token), _) => token_user(server, &token).await?.ok_or_else(Status::unauthorized)?,
         (None, Some(user)) => user.clone(),
         (None, None) => User::anonymous(),
     };
     impersonate(server, headers, user).await
+}
+
+/// The user of a bearer token: a bootstrap token by its form, else a service account's.
+async fn token_user(server: &Server, token: &str) -> Result<Option<User>, Status> {
+    if let Some(token) = BootstrapToken::parse(token) {
+        return bootstrap_token::authenticate(&server.registry, &token).await;
+    }
+    let audiences = [server.tokens.issuer().to_string()];
+    Ok(server.tokens.verify(token, &audiences).await.map(|(user, _)| user))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<String> {

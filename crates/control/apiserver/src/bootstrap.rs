@@ -175,8 +175,20 @@ fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
                 "labels": { "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS" } },
             "spec": { "clusterIP": dns_ip, "type": "ClusterIP",
                 "ports": [{ "name": "dns", "port": 53, "protocol": "UDP" }, { "name": "dns-tcp", "port": 53, "protocol": "TCP" }] } }),
+        cluster_info(cluster),
         object!({ "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
             "data": { "client-ca-file": (cluster.ca_pem.as_str()) } }),
     ]
+}
+
+/// What a machine that wants to join reads before it trusts anyone: a kubeconfig without credentials, in kubeadm's place.
+fn cluster_info(cluster: &Cluster) -> Value {
+    let ca = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &cluster.ca_pem);
+    let (address, port) = (cluster.address, cluster.port);
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: \"\"\n  cluster:\n    server: https://{address}:{port}\n    certificate-authority-data: {ca}\ncontexts: []\ncurrent-context: \"\"\nusers: []\n"
+    );
+    object!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "cluster-info", "namespace": "kube-public" },
+        "data": { "kubeconfig": kubeconfig } })
 }

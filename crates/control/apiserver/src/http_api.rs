@@ -4,6 +4,7 @@ mod backend;
 mod listen;
 mod objects;
 mod proxy;
+mod tunnel;
 mod watch;
 
 use std::sync::Arc;
@@ -45,6 +46,7 @@ async fn route(
         Some(resource) if server.registry.served(&resource.group, &resource.version, &resource.plural).is_some() => {
             objects::handle(server, user, resource, request, accept).await
         }
+        None if uri_path == tunnel::PATH => tunnel::handle(&server, &user, request),
         _ => beside(&server, &user, &uri_path, &request, accept).await,
     }
 }

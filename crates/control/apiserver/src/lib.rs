@@ -6,6 +6,8 @@ pub mod allocate;
 mod authenticate;
 pub mod authorize;
 pub mod bootstrap;
+pub mod bootstrap_token;
+pub mod certificates;
 mod discovery;
 pub mod environment;
 pub mod http_api;

@@ -18,6 +18,9 @@ pub trait Nodes: Send + Sync {
 
     /// A new stream from a node to an address that it can reach: a pod's, or its own.
     async fn dial(&self, node: &str, address: SocketAddr) -> Result<Box<dyn Stream>, Status>;
+
+    /// A node's agent has connected: its stream replaces an earlier one. Returns when the stream has ended.
+    async fn tunnel(&self, _node: &str, _stream: Box<dyn Stream>) {}
 }
 
 /// No node can be reached.

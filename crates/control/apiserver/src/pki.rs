@@ -66,10 +66,21 @@ pub fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
     std::fs::rename(&temporary, path).map_err(io("rename"))
 }
 
+/// The SHA-256 of a certificate's SubjectPublicKeyInfo in hexadecimal, as kubeadm's --discovery-token-ca-cert-hash; the
+/// first certificate counts. Fails with what is wrong with the PEM.
+pub fn public_key_hash(pem: &str) -> Result<String, String> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| e.to_string())?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|e| e.to_string())?;
+    let digest = ring::digest::digest(&ring::digest::SHA256, certificate.public_key().raw);
+    Ok(digest.as_ref().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Clocks of other machines may run this far behind.
+const SKEW: time::Duration = time::Duration::hours(1);
+
 fn validity(params: &mut CertificateParams, days: i64) {
-    // Clocks of other machines may run an hour behind.
     let now = time::OffsetDateTime::now_utc();
-    params.not_before = now - time::Duration::hours(1);
+    params.not_before = now - SKEW;
     params.not_after = now + time::Duration::days(days);
 }
 
@@ -128,6 +139,19 @@ impl Pki {
         let params = leaf_params(name, groups, usage, sans)?;
         let certificate = params.signed_by(&key, &self.ca)?;
         Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// Signs a request whose subject was checked, for so many seconds; the answer is the certificate as PEM.
+    pub fn sign(&self, mut request: rcgen::CertificateSigningRequestParams, seconds: i64) -> Result<String, PkiError> {
+        let now = time::OffsetDateTime::now_utc();
+        request.params.not_before = now - SKEW;
+        request.params.not_after = now + time::Duration::seconds(seconds);
+        Ok(request.signed_by(&self.ca)?.pem())
+    }
+
+    /// The hash of the CA's public key that join tokens carry.
+    pub fn ca_hash(&self) -> Result<String, PkiError> {
+        public_key_hash(&self.ca_pem).map_err(|reason| PkiError::Pem { path: self.directory.join("ca.crt"), reason })
     }
 
     /// A serving certificate for these DNS names and addresses.

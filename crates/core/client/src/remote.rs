@@ -31,6 +31,11 @@ impl Remote {
         Ok(Self { connection: Connection::new(config)? })
     }
 
+    /// Shows another certificate from now on; server and trust stay.
+    pub async fn renew(&self, config: &Kubeconfig) -> Result<(), RemoteError> {
+        self.connection.renew(config).await
+    }
+
     /// Sends a request for a path with query.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Status> {
         let unreachable = |e: RemoteError| Status::new(fram_machinery::Reason::ServiceUnavailable, e.to_string());

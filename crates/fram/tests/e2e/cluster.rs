@@ -22,7 +22,7 @@ pub(crate) fn free_port() -> u16 {
 
 /// Waits for an event that no file descriptor tells of.
 #[expect(clippy::disallowed_methods, reason = "the test looks from outside, where nothing else tells")]
-fn pause() {
+pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(100));
 }
 
@@ -155,7 +155,7 @@ impl Drop for Cluster {
     }
 }
 
-fn collect_pids(folder: &Path, pids: &mut BTreeSet<u32>) {
+pub(crate) fn collect_pids(folder: &Path, pids: &mut BTreeSet<u32>) {
     let listed = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
     pids.extend(listed.lines().filter_map(|l| l.parse::<u32>().ok()));
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -5,6 +5,7 @@
 mod cluster;
 mod image;
 mod registry;
+mod two_nodes;
 
 use cluster::Cluster;
 

@@ -19,6 +19,9 @@ pub(super) async fn execute(
     verb: Verb,
     duplicates: Vec<String>,
 ) -> Result<Performed, Status> {
+    if place.kind().kind == "CertificateSigningRequest" && matches!(verb, Verb::Update { .. } | Verb::Patch { .. }) {
+        may_act_for_signer(server, user, &place, subresource).await?;
+    }
     match (subresource, verb) {
         ("", Verb::Create { object, options }) => {
             let (object, warnings) = decode(&server.registry, &place, object, duplicates, &options)?;
@@ -80,6 +83,27 @@ async fn update(
         Ok(next)
     };
     server.registry.update(place, subresource, &write, part).await
+}
+
+/// Who approves or signs needs that right for the request's signer: upstream's admission plugins CertificateApproval and
+/// CertificateSigning.
+async fn may_act_for_signer(server: &Server, user: &User, place: &Place, subresource: &str) -> Result<(), Status> {
+    let current = server.registry.get_object(place).await?;
+    let signer = current.str_at(&["spec", "signerName"]);
+    let verb = if subresource == "approval" { "approve" } else { "sign" };
+    let attributes = |name: String| crate::authorize::Attributes {
+        verb: verb.into(),
+        group: "certificates.k8s.io".into(),
+        version: "v1".into(),
+        resource: "signers".into(),
+        name,
+        ..Default::default()
+    };
+    let domain = signer.split('/').next().unwrap_or_default();
+    if server.authorizer.check(user, &attributes(format!("{domain}/*"))).await.is_ok() {
+        return Ok(());
+    }
+    server.authorizer.check(user, &attributes(signer.into())).await
 }
 
 async fn create(

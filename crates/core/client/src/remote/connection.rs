@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
@@ -40,13 +41,14 @@ pub(super) struct Connection {
     host: String,
     port: u16,
     name: ServerName<'static>,
-    tls: TlsConnector,
+    tls: parking_lot::RwLock<TlsConnector>,
     token: Option<HeaderValue>,
     current: Mutex<Option<SendRequest<Full<Bytes>>>>,
     tasks: TaskTracker,
 }
 
-fn tls_config(config: &Kubeconfig) -> Result<rustls::ClientConfig, RemoteError> {
+/// TLS as a kubeconfig says; its protocols are named in ALPN.
+pub(super) fn tls_config(config: &Kubeconfig, protocol: &[u8]) -> Result<rustls::ClientConfig, RemoteError> {
     let pem = |what| move |e: rustls::pki_types::pem::Error| RemoteError::Pem { what, reason: e.to_string() };
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(config.ca.as_bytes()) {
@@ -63,11 +65,26 @@ fn tls_config(config: &Kubeconfig) -> Result<rustls::ClientConfig, RemoteError> 
         }
         None => builder.with_no_client_auth(),
     };
-    tls.alpn_protocols = vec![b"h2".to_vec()];
+    tls.alpn_protocols = vec![protocol.to_vec()];
     Ok(tls)
 }
 
+fn connector(config: &Kubeconfig) -> Result<TlsConnector, RemoteError> {
+    Ok(TlsConnector::from(Arc::new(tls_config(config, b"h2")?)))
+}
+
+/// A connection over which nothing comes for this long is asked whether it lives, and given up when it does not answer:
+/// a network that was cut sends no end.
+const SILENCE: Duration = Duration::from_secs(10);
+
 impl Connection {
+    /// Connections made from now on show another identity; what goes on over the present one goes on.
+    pub(super) async fn renew(&self, config: &Kubeconfig) -> Result<(), RemoteError> {
+        *self.tls.write() = connector(config)?;
+        *self.current.lock().await = None;
+        Ok(())
+    }
+
     pub(super) fn new(config: &Kubeconfig) -> Result<Self, RemoteError> {
         let bad = || RemoteError::Address(config.server.clone());
         let uri: Uri = config.server.parse().map_err(|_| bad())?;
@@ -77,7 +94,7 @@ impl Connection {
             name: ServerName::try_from(host.clone()).map_err(|_| bad())?,
             port: uri.port_u16().unwrap_or(443),
             host,
-            tls: TlsConnector::from(Arc::new(tls_config(config)?)),
+            tls: parking_lot::RwLock::new(connector(config)?),
             token: token.map_err(|_| RemoteError::Kubeconfig { path: PathBuf::new(), reason: "the token is not a header value".into() })?,
             current: Mutex::new(None),
             tasks: TaskTracker::new(),
@@ -109,8 +126,14 @@ impl Connection {
         let failed = |source| RemoteError::Connect { address: address.clone(), source };
         let stream = TcpStream::connect(&address).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
-        let stream = self.tls.connect(self.name.clone(), stream).await.map_err(failed)?;
-        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        let tls = self.tls.read().clone();
+        let stream = tls.connect(self.name.clone(), stream).await.map_err(failed)?;
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(SILENCE)
+            .keep_alive_timeout(SILENCE)
+            .handshake(TokioIo::new(stream))
+            .await?;
         self.tasks.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "the connection to the API server ended");

@@ -20,6 +20,11 @@ pub struct Kubeconfig {
 }
 
 impl Kubeconfig {
+    /// TLS with this trust and identity, for connections that speak one protocol, as ALPN names it.
+    pub fn tls(&self, protocol: &[u8]) -> Result<rustls::ClientConfig, RemoteError> {
+        super::connection::tls_config(self, protocol)
+    }
+
     pub fn read(path: &Path) -> Result<Self, RemoteError> {
         let text = std::fs::read_to_string(path).map_err(|source| RemoteError::Read { path: path.into(), source })?;
         Self::parse(&text, path)

@@ -1,0 +1,168 @@
+//! Joining: the cluster's CA is fetched over a connection that nobody vouches for and known by its hash; then a token asks
+//! for a certificate. See kubeadm's token-based discovery and upstream's kubelet TLS bootstrapping.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use fram_apiserver::certificates::SIGNER;
+use fram_apiserver::pki::public_key_hash;
+use fram_client::remote::Kubeconfig;
+use fram_client::{Client, ListOptions};
+use fram_machinery::{Reason, Value, json, meta, object, yaml};
+use futures_util::StreamExt;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+
+use crate::signer::CERTIFICATE_SIGNING_REQUESTS;
+use crate::token::JoinToken;
+
+/// How long the server may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a certificate may take; a human may have to approve it.
+const SIGNING: Duration = Duration::from_secs(120);
+const MOST_BODY: usize = 1024 * 1024;
+const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+
+/// Takes any certificate: what comes over such a connection is checked by the token's hash, and nothing secret is sent.
+#[derive(Debug)]
+struct Anyone(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
+    }
+}
+
+/// The CA of the cluster, as PEM, if it is the one that the token means.
+pub(super) async fn discover(server: &str, token: &JoinToken) -> anyhow::Result<String> {
+    let fetched = tokio::time::timeout(PATIENCE, fetch(server)).await;
+    let map = fetched.with_context(|| format!("{server} does not answer"))??;
+    let info = yaml::from_str(map.str_at(&["data", "kubeconfig"])).context("the server's cluster-info is not a kubeconfig")?;
+    let encoded = info.list_at(&["clusters"]).first().map(|c| c.str_at(&["cluster", "certificate-authority-data"])).unwrap_or_default();
+    let ca = STANDARD.decode(encoded).ok().and_then(|raw| String::from_utf8(raw).ok()).context("the server's cluster-info has no CA")?;
+    let hash = public_key_hash(&ca).map_err(|why| anyhow::anyhow!("the server's CA cannot be read: {why}"))?;
+    if hash != token.ca_hash {
+        bail!(
+            "{server} belongs to another cluster than the token, or someone stands between: its CA has the public key hash {hash}, the token says {}",
+            token.ca_hash
+        );
+    }
+    Ok(ca)
+}
+
+async fn fetch(server: &str) -> anyhow::Result<Value> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(schemes)))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let stream = super::link::dial(server, tls).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let mut connections = tokio::task::JoinSet::new();
+    connections.spawn(connection);
+    let request = http::Request::get(CLUSTER_INFO).header("host", "kubernetes").header("accept", "application/json");
+    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await.context("the server did not answer")?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MOST_BODY).collect().await.map_err(|e| anyhow::anyhow!("the server's answer: {e}"))?;
+    anyhow::ensure!(status.is_success(), "{server} does not tell of its cluster ({status}): is it a fram server?");
+    json::from_slice(&body.to_bytes()).context("the server's answer is not JSON")
+}
+
+/// A new key, and a certificate for it that the cluster signed: PEM both.
+pub(super) async fn certificate(client: &Client, node: &str) -> anyhow::Result<(String, String)> {
+    let key = rcgen::KeyPair::generate()?;
+    let requests = client.all(&CERTIFICATE_SIGNING_REQUESTS);
+    let made = requests.create(request(node, &key)?).await.map_err(|status| {
+        if status.is(Reason::Unauthorized) {
+            anyhow::anyhow!("the server does not know the join token, or it has expired: make one with `fram token create`")
+        } else {
+            anyhow::anyhow!("cannot ask for a certificate: {status}")
+        }
+    })?;
+    let name = meta::name(&made);
+    let signed = tokio::time::timeout(SIGNING, signed(client, &made)).await;
+    let certificate = signed.with_context(|| format!("certificate request {name} was not approved and signed in time"))??;
+    Ok((certificate, key.serialize_pem()))
+}
+
+fn request(node: &str, key: &rcgen::KeyPair) -> anyhow::Result<Value> {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+    params.distinguished_name.push(rcgen::DnType::CommonName, format!("system:node:{node}"));
+    let pem = params.serialize_request(key)?.pem()?;
+    Ok(object!({ "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+        "metadata": { "generateName": "node-csr-" },
+        "spec": { "request": (STANDARD.encode(pem)), "signerName": SIGNER, "usages": ["digital signature", "client auth"] } }))
+}
+
+/// Waits until a request is signed or refused.
+async fn signed(client: &Client, made: &Value) -> anyhow::Result<String> {
+    let requests = client.all(&CERTIFICATE_SIGNING_REQUESTS);
+    let name = meta::name(made);
+    let failed = |status: fram_machinery::Status| anyhow::anyhow!("cannot follow certificate request {name}: {status}");
+    let options = ListOptions {
+        field_selector: format!("metadata.name={name}"),
+        resource_version: meta::resource_version(made).into(),
+        ..Default::default()
+    };
+    let mut changes = requests.watch(options).await.map_err(failed)?;
+    while let Some(change) = changes.next().await {
+        let current = change.map_err(failed)?.object;
+        for refusal in ["Denied", "Failed"] {
+            if let Some(condition) = meta::condition(&current, refusal) {
+                bail!("certificate request {name} was refused: {}", condition.str_at(&["message"]));
+            }
+        }
+        let encoded = current.str_at(&["status", "certificate"]);
+        if !encoded.is_empty() {
+            return Ok(String::from_utf8(STANDARD.decode(encoded)?)?);
+        }
+    }
+    bail!("the server ended the watch of certificate request {name}")
+}
+
+/// Access with a token only.
+pub(super) fn with_token(server: &str, ca: &str, token: &JoinToken) -> Kubeconfig {
+    let token = format!("{}.{}", token.bootstrap.id, token.bootstrap.secret);
+    Kubeconfig { server: server.into(), ca: ca.into(), identity: None, token: Some(token) }
+}

@@ -1,0 +1,289 @@
+//! Two machines, as network namespaces with a cable between them: a server with a node in one, an agent in the other.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use super::cluster::pause;
+use super::image;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const PORT: u16 = 6443;
+const REGISTRY: u16 = 5000;
+
+/// Asks the Service by its name and prints the last line of the answer: who answered.
+const ASK: &str = r"printf 'GET /index.html HTTP/1.0\r\n\r\n' | nc -w 2 web 80 | tail -n 1 | grep .";
+
+const APPLICATION: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      topologySpreadConstraints:
+      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: web}}}
+      containers:
+      - name: web
+        image: IMAGE
+        command: [sh, -c, "mkdir -p /www && hostname > /www/index.html && echo serving && exec httpd -f -p 8080 -h /www"]
+        ports: [{containerPort: 8080, name: http}]
+        readinessProbe: {httpGet: {path: /index.html, port: http}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}
+"#;
+
+fn run(program: &str, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+#[track_caller]
+fn must(program: &str, arguments: &[&str]) {
+    let output = run(program, arguments);
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A machine: a network namespace, its data and what runs in it. All of it goes with the value.
+struct Machine {
+    name: String,
+    ip: &'static str,
+    data: PathBuf,
+    log: PathBuf,
+    cgroup: String,
+    fram: Option<Child>,
+    registry: Option<Child>,
+}
+
+impl Machine {
+    fn new(folder: &Path, role: &str, ip: &'static str) -> Self {
+        let name = format!("fram{}-{role}", std::process::id());
+        must("ip", &["netns", "add", &name]);
+        let machine = Self {
+            ip,
+            data: folder.join(role),
+            log: folder.join(format!("{role}.log")),
+            cgroup: format!("/{name}"),
+            name,
+            fram: None,
+            registry: None,
+        };
+        must("ip", &["-n", &machine.name, "link", "set", "lo", "up"]);
+        machine
+    }
+
+    /// A program on this machine. The mounts stay those of the test: cgroups would be hidden by `ip netns exec`.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program).stdin(Stdio::null());
+        command
+    }
+
+    fn fram(&self, verb: &str) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_fram"));
+        command.arg(verb).arg("--data-dir").arg(&self.data).args(["--cgroup-root", &self.cgroup]);
+        command
+    }
+
+    fn start(&mut self, verb: &str, more: &[&str]) {
+        let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
+        let mut command = self.fram(verb);
+        command.args(["--node-ip", self.ip, "--node-name", self.data.file_name().unwrap().to_str().unwrap()]).args(more);
+        self.fram = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.fram.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    fn start_registry(&mut self, config: &Path) {
+        let mut command = self.command("docker-registry");
+        self.registry = Some(command.arg("serve").arg(config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    }
+
+    fn log(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// How many processes its containers have.
+    fn containers(&self) -> Vec<u32> {
+        let mut pids = std::collections::BTreeSet::new();
+        for root in ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"] {
+            super::cluster::collect_pids(Path::new(&format!("{root}{}", self.cgroup)), &mut pids);
+        }
+        pids.into_iter().collect()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+        let down = self.fram("down").arg("--purge").output();
+        if let Ok(output) = down
+            && !output.status.success()
+        {
+            eprintln!("fram down: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        if let Some(mut registry) = self.registry.take() {
+            let ended = registry.kill().and_then(|()| registry.wait());
+            eprintln!("the registry ended: {ended:?}");
+        }
+        let deleted = run("ip", &["netns", "del", &self.name]);
+        eprintln!("{} deleted: {}", self.name, deleted.status);
+    }
+}
+
+struct Pair {
+    server: Machine,
+    agent: Machine,
+}
+
+impl Pair {
+    fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.server.command("kubectl");
+        command.env("HOME", self.server.data.parent().unwrap());
+        command.arg("--kubeconfig").arg(self.server.data.join("admin.kubeconfig")).args(arguments);
+        command
+    }
+
+    fn try_kubectl(&self, arguments: &[&str]) -> Option<String> {
+        let output = self.kubectl_command(arguments).output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    fn state(&self) -> String {
+        let objects = self.try_kubectl(&["get", "pods,nodes,csr,events", "-o", "wide"]).unwrap_or_default();
+        format!("{objects}\nserver:\n{}\nagent:\n{}", self.server.log(), self.agent.log())
+    }
+
+    #[track_caller]
+    fn kubectl(&self, arguments: &[&str]) -> String {
+        let output = self.kubectl_command(arguments).output().unwrap();
+        assert!(output.status.success(), "kubectl {arguments:?}: {}\n{}", String::from_utf8_lossy(&output.stderr), self.state());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !done() {
+            assert!(begun.elapsed() < PATIENCE, "timed out: {what}\n{}", self.state());
+            pause();
+        }
+    }
+
+    fn node_is_ready(&self, name: &str) -> bool {
+        let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+        self.try_kubectl(&["get", "node", name, "-o", path]).as_deref() == Some("True")
+    }
+
+    /// The pod of the Deployment on a node.
+    fn pod_on(&self, node: &str) -> String {
+        let selector = format!("spec.nodeName={node}");
+        self.kubectl(&["get", "pods", "-l", "app=web", "--field-selector", &selector, "-o", "jsonpath={.items[0].metadata.name}"])
+    }
+}
+
+fn cabled(folder: &Path) -> Pair {
+    let (server, agent) = (Machine::new(folder, "server", "10.77.0.1"), Machine::new(folder, "agent", "10.77.0.2"));
+    must("ip", &["-n", &server.name, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", &agent.name]);
+    for machine in [&server, &agent] {
+        must("ip", &["-n", &machine.name, "addr", "add", &format!("{}/24", machine.ip), "dev", "cable"]);
+        must("ip", &["-n", &machine.name, "link", "set", "cable", "up"]);
+    }
+    Pair { server, agent }
+}
+
+/// Both machines have a registry at the same place, over the same files.
+fn with_registries(pair: &mut Pair, folder: &Path) -> String {
+    let data = folder.join("registry");
+    std::fs::create_dir_all(&data).unwrap();
+    let file = folder.join("registry.yml");
+    let config = format!(
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:{REGISTRY}\"}}\n",
+        data.display()
+    );
+    std::fs::write(&file, config).unwrap();
+    pair.server.start_registry(&file);
+    pair.agent.start_registry(&file);
+    let reference = format!("127.0.0.1:{REGISTRY}/busybox:1");
+    let mut push = pair.server.command("skopeo");
+    push.args(["--insecure-policy", "copy", "--quiet", "--retry-times", "5", "--dest-tls-verify=false"]);
+    let pushed = push.arg(format!("oci:{}", image::busybox(folder).display())).arg(format!("docker://{reference}")).output().unwrap();
+    assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+    reference
+}
+
+/// What an agent says that cannot join.
+fn refused(agent: &Machine, server: &str, token: &str) -> String {
+    let output = agent.fram("agent").args(["--node-ip", agent.ip, "--server", server, "--token", token]).output().unwrap();
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_second_node_joins_with_a_token_and_its_pods_outlive_its_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pair = cabled(folder.path());
+    let image = with_registries(&mut pair, folder.path());
+    let url = format!("https://10.77.0.1:{PORT}");
+    pair.server.start("server", &["--listen", &format!("10.77.0.1:{PORT}")]);
+    pair.until("the server's node is ready", || pair.node_is_ready("server"));
+    let made =
+        pair.server.command(env!("CARGO_BIN_EXE_fram")).args(["token", "create", "--data-dir"]).arg(&pair.server.data).output().unwrap();
+    let token = String::from_utf8(made.stdout).unwrap().trim().to_string();
+
+    let (bootstrap, hash) = token.rsplit_once('.').unwrap();
+    let unknown = refused(&pair.agent, &url, &format!("abcdef.0123456789abcdef.{hash}"));
+    assert!(unknown.contains("does not know the join token"), "{unknown}");
+    let other = refused(&pair.agent, &url, &format!("{bootstrap}.{}", "0".repeat(64)));
+    assert!(other.contains("belongs to another cluster than the token"), "{other}");
+    let away = refused(&pair.agent, "https://10.77.0.1:1", &token);
+    assert!(away.contains("cannot connect to https://10.77.0.1:1"), "{away}");
+
+    pair.agent.start("agent", &["--server", &url, "--token", &token]);
+    pair.until("the agent's node is ready", || pair.node_is_ready("agent"));
+    let manifest = folder.path().join("application.yaml");
+    std::fs::write(&manifest, APPLICATION.replace("IMAGE", &image)).unwrap();
+    pair.kubectl(&["apply", "-f", manifest.to_str().unwrap()]);
+    pair.kubectl(&["wait", "--for=condition=Available", "deployment/web", "--timeout=30s"]);
+    let (here, there) = (pair.pod_on("server"), pair.pod_on("agent"));
+
+    // From either node, by the Service's name, the pods of both answer in time.
+    for from in [&here, &there] {
+        let mut answered = std::collections::BTreeSet::new();
+        pair.until("both pods answer by the Service's name", || {
+            answered.extend(pair.try_kubectl(&["exec", from, "--", "sh", "-c", ASK]));
+            answered.len() == 2
+        });
+    }
+    assert_eq!(pair.kubectl(&["logs", &there]).trim(), "serving");
+    let failing = pair.kubectl_command(&["exec", &there, "--", "sh", "-c", "echo out; exit 3"]).output().unwrap();
+    assert_eq!((failing.status.code(), failing.stdout.as_slice()), (Some(3), &b"out\n"[..]));
+    // The API's own Service leads from the agent's node to the server.
+    let port = pair.try_kubectl(&["exec", &there, "--", "sh", "-c", "nc -w 3 10.96.0.1 443 </dev/null"]);
+    assert!(port.is_some(), "the API cannot be reached from the agent's pods\n{}", pair.state());
+
+    let pids = pair.agent.containers();
+    assert!(!pids.is_empty());
+    pair.agent.kill();
+    // The certificate is there: no token is needed any more.
+    pair.agent.start("agent", &["--server", &url]);
+    pair.until("the server reaches the agent's kubelet again", || pair.try_kubectl(&["exec", &there, "--", "true"]).is_some());
+    let now = pair.agent.containers();
+    assert!(pids.iter().all(|pid| now.contains(pid)), "a container ended with its agent: {pids:?} {now:?}");
+    let restarts = "jsonpath={.status.containerStatuses[0].restartCount}";
+    assert_eq!(pair.kubectl(&["get", "pod", &there, "-o", restarts]), "0");
+    assert_eq!(pair.kubectl(&["get", "csr", "-o", "jsonpath={.items[*].status.conditions[*].type}"]), "Approved");
+}
