@@ -41,7 +41,7 @@ impl Nodes for LocalNode {
     }
 
     async fn dial(&self, node: &str, address: SocketAddr) -> Result<Box<dyn Stream>, Status> {
-        if !self.kubelet.get().is_some_and(|(name, _)| name == node) {
+        if self.kubelet.get().is_none_or(|(name, _)| name != node) {
             return Err(unreachable(node));
         }
         let refused =
