@@ -182,18 +182,5 @@ pub(crate) async fn purge(data: &Path, cgroup_root: &str) -> anyhow::Result<()> 
     let runtime = Runtime::open(config, images, Arc::new(network.clone())).await?;
     runtime.purge().await?;
     network.purge().await?;
-    unmount_below(data)
-}
-
-/// Takes away what is still mounted below a folder, volumes of pods among it; the last mounted goes first.
-fn unmount_below(data: &Path) -> anyhow::Result<()> {
-    let data = data.canonicalize().with_context(|| format!("cannot resolve {}", data.display()))?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    let points = table.lines().rev().filter_map(|line| line.split(' ').nth(4));
-    // Spaces and the like are written in octal there; see proc(5).
-    let points = points.map(|p| PathBuf::from(p.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")));
-    for point in points.filter(|p| p.starts_with(&data) && *p != data) {
-        nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", point.display()))?;
-    }
     Ok(())
 }

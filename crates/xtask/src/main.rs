@@ -42,7 +42,10 @@ fn main() -> Result<()> {
         }
         Chore::Tidy => stages.run("tidy", tidy::check)?,
         Chore::Test { full } => test(&mut stages, full)?,
-        Chore::Bench => stages.cargo("build", &["build", "--release", "--package", "fram"])?,
+        Chore::Bench => {
+            stages.run("packages", install)?;
+            stages.cargo("figures", &["bench", "--package", "fram", "--bench", "node"])?;
+        }
     }
     stages.print();
     Ok(())

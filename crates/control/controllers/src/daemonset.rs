@@ -43,7 +43,7 @@ pub(crate) fn start(context: &Context) {
             &nodes,
             move |delta| if fits_otherwise(delta) { by_node.list().iter().map(|s| meta::key(s)).collect() } else { Vec::new() },
         )
-        .watches(&history, |r| own_controller(r));
+        .watches(&history, own_controller);
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
 

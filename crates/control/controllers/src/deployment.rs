@@ -123,11 +123,8 @@ impl Reconciler {
             Step::SetRevision(revision) => {
                 let mut changed = deployment.clone();
                 meta::set_annotation(&mut changed, plan::REVISION, &revision);
-                match self.client.within(&DEPLOYMENTS, namespace).update(changed).await {
-                    // Whoever changed it causes another round.
-                    Err(status) if status.is(Reason::NotFound) || status.is(Reason::Conflict) => Ok(()),
-                    other => other.map(drop),
-                }
+                // The role of this controller allows updates, not patches.
+                settle(self.client.within(&DEPLOYMENTS, namespace).update(changed).await)
             }
         }
     }
@@ -146,7 +143,7 @@ impl Reconciler {
                 let count = deployment.int_at(&["status", "collisionCount"]).unwrap_or(0) + 1;
                 let mut changed = deployment.clone();
                 changed.set(&["status", "collisionCount"], count);
-                self.client.within(&DEPLOYMENTS, namespace).update_status(changed).await?;
+                settle(self.client.within(&DEPLOYMENTS, namespace).update_status(changed).await)?;
                 Ok(())
             }
             Err(status) if status.is(Reason::Forbidden) || status.is(Reason::NotFound) => Err(status),
@@ -160,12 +157,15 @@ impl Reconciler {
         }
         let mut changed = deployment.clone();
         changed.set(&["status"], status);
-        // The revision may have been noted a moment ago; the status is this controller's alone.
-        changed.remove(&["metadata", "resourceVersion"]);
-        match self.client.within(&DEPLOYMENTS, meta::namespace(deployment)).update_status(changed).await {
-            Err(status) if status.is(Reason::NotFound) => Ok(()),
-            other => other.map(drop),
-        }
+        settle(self.client.within(&DEPLOYMENTS, meta::namespace(deployment)).update_status(changed).await)
+    }
+}
+
+/// A Deployment that is gone needs nothing; one that has changed meanwhile comes back as an event.
+fn settle(result: Result<Arc<Value>, Status>) -> Result<(), Status> {
+    match result {
+        Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
+        _ => Ok(()),
     }
 }
 

@@ -31,10 +31,8 @@ pub(crate) fn start(context: &Context) {
         now: context.now.clone(),
     };
     let owners = sets.clone();
-    let controller = Controller::new("statefulset", 5)
-        .owns(&sets)
-        .watches(&all, move |pod| owner_keys(pod, &owners))
-        .watches(&history, |r| own_controller(r));
+    let controller =
+        Controller::new("statefulset", 5).owns(&sets).watches(&all, move |pod| owner_keys(pod, &owners)).watches(&history, own_controller);
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
 

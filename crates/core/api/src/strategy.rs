@@ -6,6 +6,7 @@ mod batch;
 mod core;
 mod pod;
 mod service;
+mod volumes;
 
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
@@ -96,6 +97,23 @@ impl Strategy for Rbac {
     }
 }
 
+/// Names are addresses in their canonical form.
+struct IpAddress;
+impl Strategy for IpAddress {
+    fn name_rule(&self) -> NameRule {
+        |name| match name.parse::<std::net::IpAddr>() {
+            Ok(ip) if ip.to_string() == name => Ok(()),
+            _ => Err("must be a valid IP address in canonical form"),
+        }
+    }
+
+    fn cell(&self, object: &Value, _: &str) -> Value {
+        let parent = |field: &str| object.str_at(&["spec", "parentRef", field]);
+        let parts = [parent("resource"), parent("namespace"), parent("name")];
+        parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/").into()
+    }
+}
+
 /// The behaviour of a kind.
 pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
     match (group, kind) {
@@ -109,6 +127,9 @@ pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
         ("", "Endpoints") => &core::Endpoints,
         ("", "Event") => &core::Event,
         ("", "ReplicationController") => &apps::ReplicationController,
+        ("", "PersistentVolume") => &volumes::PersistentVolume,
+        ("", "PersistentVolumeClaim") => &volumes::PersistentVolumeClaim,
+        ("batch", "CronJob") => &batch::CronJob,
         ("apps", "Deployment") => &apps::Deployment,
         ("apps", "ReplicaSet") => &apps::ReplicaSet,
         ("apps", "DaemonSet") => &apps::DaemonSet,
@@ -116,6 +137,7 @@ pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
         ("batch", "Job") => &batch::Job,
         ("discovery.k8s.io", "EndpointSlice") => &core::EndpointSlice,
         ("rbac.authorization.k8s.io", _) => &Rbac,
+        ("networking.k8s.io", "IPAddress") => &IpAddress,
         _ => &Plain,
     }
 }

@@ -73,6 +73,17 @@ impl Cluster {
         assert!(!self.data.exists());
     }
 
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.data.join("admin.kubeconfig")
+    }
+
+    #[allow(dead_code, reason = "the figures use it")]
+    /// The first line of the program's output with these words.
+    pub(crate) fn said(&self, words: &str) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        text.lines().find(|l| l.contains(words)).unwrap_or_default().to_string()
+    }
+
     fn tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -81,7 +92,7 @@ impl Cluster {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
-        command.arg("--kubeconfig").arg(self.data.join("admin.kubeconfig")).args(arguments);
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
         command.env("HOME", self.data.parent().unwrap());
         command
     }

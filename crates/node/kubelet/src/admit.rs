@@ -12,6 +12,47 @@ use crate::pod::{self, resources};
 /// Reason and message of a rejection.
 pub(crate) type Rejection = (String, String);
 
+/// Kernel parameters that are namespaced and harm nobody else; see upstream's pkg/kubelet/sysctl/safe_sysctls.go.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// What a pod asks for that this node does not give, which it must not run without.
+pub(crate) fn forbid(pod: &Value, allowed_sysctls: &[String]) -> Result<(), Rejection> {
+    let reject = |reason: &str, message: String| Err((reason.to_string(), format!("Pod was rejected: {message}")));
+    let context = pod.at(&["spec", "securityContext"]).map(|c| c.list_at(&["sysctls"])).unwrap_or_default();
+    for name in context.iter().map(|s| s.str_at(&["name"]).replace('/', ".")) {
+        let allowed = allowed_sysctls.iter().any(|a| a.strip_suffix('*').map_or(*a == name, |prefix| name.starts_with(prefix)));
+        // The namespace that makes it safe is the pod's only where the pod has one.
+        let shared = (name.starts_with("net.") && pod::is_host_network(pod))
+            || (name.starts_with("kernel.shm") && pod.bool_at(&["spec", "hostIPC"]) == Some(true));
+        if (!SAFE_SYSCTLS.contains(&name.as_str()) && !allowed) || shared {
+            return reject("SysctlForbidden", format!("forbidden sysctl: {name:?} not allowlisted"));
+        }
+    }
+    if pod.bool_at(&["spec", "hostUsers"]) == Some(false) {
+        return reject("UnsupportedPodSpec", "user namespaces (hostUsers: false) are not supported by this node".into());
+    }
+    if !pod.list_at(&["spec", "resourceClaims"]).is_empty() {
+        return reject("UnsupportedPodSpec", "resource claims are not supported by this node".into());
+    }
+    if pod::all_containers(pod).any(|(_, c)| !c.list_at(&["volumeDevices"]).is_empty()) {
+        return reject("UnsupportedPodSpec", "block volumes are not supported by this node".into());
+    }
+    Ok(())
+}
+
 /// Judges a pod beside those that run already. `node` is the node object, as far as it is known.
 pub(crate) fn admit(pod: &Value, node: &Value, allocatable: &BTreeMap<String, Quantity>, others: &[Arc<Value>]) -> Result<(), Rejection> {
     let reject = |reason: &str, message: String| Err((reason.to_string(), format!("Pod was rejected: {message}")));
@@ -137,6 +178,22 @@ mod tests {
         assert_eq!(told, "OutOfcpu: Pod was rejected: Node didn't have enough resource: cpu, requested: 600, used: 500, capacity: 1000");
         let none = Arc::new(pod("0"));
         assert!(check(&none, &node, &[none.clone(), none.clone()]).starts_with("OutOfpods"));
+    }
+
+    #[test]
+    fn what_the_node_does_not_give_is_refused_rather_than_left_out() {
+        let with = |spec: Value| forbid(&object!({ "spec": spec }), &["net.core.*".to_string()]).map_err(|(reason, _)| reason);
+        let sysctl = |name: &str| object!({ "securityContext": { "sysctls": [{ "name": name, "value": "1" }] } });
+        assert_eq!((with(sysctl("net.ipv4.tcp_syncookies")), with(sysctl("net/core/somaxconn"))), (Ok(()), Ok(())));
+        assert_eq!(with(sysctl("kernel.msgmax")), Err("SysctlForbidden".into()));
+        let mut host = sysctl("net.ipv4.tcp_syncookies");
+        host.set(&["hostNetwork"], true);
+        assert_eq!(with(host), Err("SysctlForbidden".into()));
+        assert_eq!(
+            (with(object!({ "hostUsers": true })), with(object!({ "hostUsers": false }))),
+            (Ok(()), Err("UnsupportedPodSpec".into()))
+        );
+        assert_eq!(with(object!({ "resourceClaims": [{ "name": "c" }] })), Err("UnsupportedPodSpec".into()));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct KubeletConfig {
     pub port: u16,
     /// Seccomp profile of containers that name none: RuntimeDefault rather than Unconfined.
     pub seccomp_default: bool,
+    /// Kernel parameters that pods may set beside the safe ones; an entry may end with `*`.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Log files are rotated beyond this size, and as many are kept.
     pub container_log_max_size: u64,
     pub container_log_max_files: u32,
@@ -63,6 +65,7 @@ impl KubeletConfig {
             version: "v1.36.2".into(),
             port: 0,
             seccomp_default: true,
+            allowed_unsafe_sysctls: Vec::new(),
             container_log_max_size: 10 << 20,
             container_log_max_files: 5,
         }

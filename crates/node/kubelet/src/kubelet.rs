@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admit::admit;
+use crate::admit::{admit, forbid};
 use crate::cgroup::Cgroups;
 use crate::clock::Clock;
 use crate::config::KubeletConfig;
@@ -94,6 +94,7 @@ impl Kubelet {
     pub async fn run(&self, stop: CancellationToken) -> Result<(), KubeletError> {
         let _end = self.stop.clone().drop_guard();
         self.tasks.spawn(node::keep(self.ctx.clone(), self.client.clone(), self.node.clone(), self.stop.clone()));
+        self.tasks.spawn(crate::rotate::keep(self.ctx.clone(), self.stop.clone()));
         if let Some(controller) = self.writer.lock().take() {
             let writer = self.ctx.writer.clone();
             self.tasks.spawn(writer.run(controller, self.client.clone(), self.ctx.pods.clone(), self.stop.clone()));
@@ -232,6 +233,7 @@ impl Pods<'_> {
         let mailboxes = self.kubelet.mailboxes.lock();
         let active = |p: &Arc<Value>| meta::uid(p) != meta::uid(pod) && mailboxes.contains_key(meta::uid(p)) && !pod::is_terminal(p);
         let others: Vec<Arc<Value>> = ctx.pods.list().into_iter().filter(active).collect();
+        forbid(pod, &ctx.config.allowed_unsafe_sysctls)?;
         let node = self.kubelet.node.get(&ctx.config.node_name);
         admit(pod, node.as_deref().unwrap_or(&Value::Null), &ctx.node.allocatable, &others)
     }

@@ -18,6 +18,7 @@ mod objects;
 mod observed;
 mod pod;
 mod probe;
+mod rotate;
 mod sandbox;
 mod server;
 mod status;

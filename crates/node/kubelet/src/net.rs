@@ -90,7 +90,17 @@ impl HttpTarget {
 }
 
 pub(crate) async fn tcp(host: &str, port: u16) -> Result<TcpStream, NetError> {
-    TcpStream::connect((host, port)).await.map_err(|e| failed(format!("dial tcp {host}:{port}: {e}")))
+    TcpStream::connect((host, port)).await.map_err(|error| {
+        // Go's words, which people and tests look for.
+        let why = match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_string(),
+            std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_string(),
+            std::io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_string(),
+            std::io::ErrorKind::TimedOut => "i/o timeout".to_string(),
+            _ => error.to_string(),
+        };
+        failed(format!("dial tcp {host}:{port}: {why}"))
+    })
 }
 
 /// What an HTTP probe got: the status, and the beginning of the body.

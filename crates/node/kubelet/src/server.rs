@@ -46,7 +46,7 @@ impl Kubelet {
             (&Method::GET, ["healthz" | "livez" | "readyz"]) => Ok(text("ok")),
             (&Method::GET, ["pods"]) => Ok(json(&self.pod_list())),
             (&Method::GET, ["containerLogs", namespace, name, container]) => {
-                logs::serve(self, &format!("{namespace}/{name}"), container, &query).await
+                logs::serve(self, &format!("{namespace}/{name}"), container, &query, request).await
             }
             (&Method::GET | &Method::POST, ["exec", namespace, name, container]) => {
                 remote::exec(self, &format!("{namespace}/{name}"), container, &query, request).await

@@ -143,6 +143,7 @@ impl Worker {
                 Letter::Pod(pod) => {
                     if meta::generation(&pod) != meta::generation(&self.pod)
                         || pod.at(&["metadata", "labels"]) != self.pod.at(&["metadata", "labels"])
+                        || pod.at(&["metadata", "annotations"]) != self.pod.at(&["metadata", "annotations"])
                     {
                         self.unhold();
                     }

@@ -120,6 +120,27 @@ async fn a_second_kubelet_takes_over_what_runs_and_tells_of_what_ended_meanwhile
 }
 
 #[tokio::test]
+async fn a_dead_sandbox_is_replaced_and_its_containers_count_as_restarted() {
+    let rig = Rig::start().await;
+    rig.api.put("pods", pod("p", object!({ "containers": [(container("a"))] })));
+    rig.api.put("pods", pod("q", object!({ "restartPolicy": "Never", "containers": [(container("b"))] })));
+    for name in ["p", "q"] {
+        rig.pod(name, |p| meta::condition_is_true(p, "Ready")).await;
+    }
+    for attempt in 1..=2 {
+        rig.runtime.reboot();
+        let again = |p: &Value| meta::condition_is_true(p, "Ready") && container_status(p, 0).int_at(&["restartCount"]) == Some(attempt);
+        if attempt == 1 {
+            rig.pod("p", again).await;
+            rig.pod("q", |p| p.str_at(&["status", "phase"]) == "Failed").await;
+        }
+    }
+    // The dead one that tells the last exit, and that of the pod that ended.
+    rig.until(|r| r.runtime.sandboxes() <= 3).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_pod_waits_for_its_config_map_and_sees_it_change() {
     let rig = Rig::start().await;
     let mut with_volume = container("a");

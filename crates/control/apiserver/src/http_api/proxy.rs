@@ -47,6 +47,9 @@ pub(super) async fn handle(
         return Err(Status::no_such_path());
     }
     if path.subresource == "proxy" && path.plural != "nodes" {
+        if let Some(response) = redirect(&path, &request) {
+            return Ok(response);
+        }
         let (node, address) = super::backend::find(&server, &path).await?;
         let stream = server.nodes.dial(&node, address).await?;
         let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
@@ -70,6 +73,20 @@ pub(super) async fn handle(
     };
     let stream = server.nodes.connect(&node).await?;
     send(&server, stream, &target, "kubelet", request).await
+}
+
+/// Relative links of what is proxied need the path to end with a slash.
+fn redirect(path: &ResourcePath, request: &Request<Incoming>) -> Option<Response<Body>> {
+    let reads = matches!(*request.method(), http::Method::GET | http::Method::HEAD);
+    let upgrade = request.headers().contains_key(header::UPGRADE);
+    if !path.rest.is_empty() || request.uri().path().ends_with('/') || !reads || upgrade {
+        return None;
+    }
+    let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
+    let location = header::HeaderValue::try_from(format!("{}/{query}", request.uri().path())).ok()?;
+    let mut response = crate::respond::bytes(301, "text/plain", "");
+    response.headers_mut().insert(header::LOCATION, location);
+    Some(response)
 }
 
 fn node_of(pod: &Value) -> Result<String, Status> {

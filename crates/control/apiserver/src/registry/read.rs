@@ -17,12 +17,31 @@ pub struct Selection {
     pub fields: FieldSelector,
 }
 
+/// Events of events.k8s.io are stored, and selected, under the names of the core group.
+fn stored_names(kind: &Kind, mut selector: FieldSelector) -> FieldSelector {
+    if kind.group == "events.k8s.io" {
+        for requirement in &mut selector.requirements {
+            requirement.path = match requirement.path.as_str() {
+                "reportingController" => "reportingComponent".into(),
+                path => path.strip_prefix("regarding.").map_or_else(|| path.to_string(), |rest| format!("involvedObject.{rest}")),
+            };
+        }
+    }
+    selector
+}
+
 impl Selection {
     /// Parses both selectors; a field that the kind does not declare is refused.
     pub fn parse(kind: &Kind, labels: &str, fields: &str) -> Result<Self, Status> {
         let labels = Selector::parse(labels).map_err(|e| Status::bad_request(e.to_string()))?;
         let fields = FieldSelector::parse(fields).map_err(|e| Status::bad_request(e.to_string()))?;
-        let known = |path: &str| kind.selectable.contains(&path) || matches!(path, "metadata.name" | "metadata.namespace");
+        let fields = stored_names(kind, fields);
+        let known = |path: &str| {
+            let core = path.starts_with("involvedObject.") || path == "reportingComponent";
+            kind.selectable.contains(&path)
+                || matches!(path, "metadata.name" | "metadata.namespace")
+                || kind.group == "events.k8s.io" && core
+        };
         match fields.requirements.iter().find(|r| !known(&r.path)) {
             Some(r) => Err(Status::bad_request(format!(
                 "Unable to find {:?} that match label selector \"\", field selector {:?}: field label not supported: {}",

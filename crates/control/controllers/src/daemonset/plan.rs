@@ -72,6 +72,9 @@ fn tolerations(spec: &Value) -> Vec<Value> {
     all
 }
 
+/// A node's pod of an older revision, and its pod of the current one.
+type Pair = (Option<Arc<Value>>, Option<Arc<Value>>);
+
 struct State<'a> {
     view: &'a View<'a>,
     /// The pods of each node, the oldest first.
@@ -179,7 +182,7 @@ impl State<'_> {
     }
 
     /// The old and the new pod of a node; None where `tidy` still has to do.
-    fn pair(&self, here: &[Arc<Value>]) -> Option<(Option<Arc<Value>>, Option<Arc<Value>>)> {
+    fn pair(&self, here: &[Arc<Value>]) -> Option<Pair> {
         let (mut old, mut new) = (None, None);
         for pod in here.iter().filter(|p| !meta::is_terminating(p)) {
             let place = if self.is_new(pod) { &mut new } else { &mut old };

@@ -1,3 +1,5 @@
+//! Tables of the plan.
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Tables of the plan.
+
 use std::sync::Arc;
 
 use fram_machinery::{Value, meta, object};

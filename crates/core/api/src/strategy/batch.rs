@@ -108,6 +108,7 @@ impl Strategy for Job {
                     (None, _) => format!("{done}/1").into(),
                 }
             }
+            "Duration" => duration(object),
             "Containers" => container_cell(spec, "name"),
             "Images" => container_cell(spec, "image"),
             "Selector" => printed_selector(object.at(&["spec", "selector"])),
@@ -129,4 +130,46 @@ fn status(job: &Value) -> &'static str {
         }
     }
     if meta::is_terminating(job) { "Terminating" } else { "Running" }
+}
+
+/// Since when a Job runs, which the table shows as an age; of a finished one how long it ran.
+fn duration(job: &Value) -> Value {
+    match (job.str_at(&["status", "startTime"]), job.str_at(&["status", "completionTime"])) {
+        ("", _) => "".into(),
+        (start, "") => start.into(),
+        (start, end) => seconds_between(start, end).map_or_else(|| "".into(), |s| format!("{s}s").into()),
+    }
+}
+
+/// Seconds from one time to another, as objects carry them.
+fn seconds_between(start: &str, end: &str) -> Option<i64> {
+    let (start, end): (jiff::Timestamp, jiff::Timestamp) = (start.parse().ok()?, end.parse().ok()?);
+    Some(end.as_second() - start.as_second())
+}
+
+/// CronJobs: the cells of the table.
+pub(super) struct CronJob;
+
+impl Strategy for CronJob {
+    fn default(&self, object: &mut Value) {
+        if object.at(&["spec", "jobTemplate", "spec", "template", "spec"]).is_some() {
+            super::pod::default_pod_spec(object.place(&["spec", "jobTemplate", "spec", "template", "spec"]));
+        }
+    }
+
+    fn cell(&self, object: &Value, column: &str) -> Value {
+        let spec = object.at(&["spec", "jobTemplate", "spec", "template", "spec"]);
+        match column {
+            "Suspend" => object.bool_at(&["spec", "suspend"]).unwrap_or(false).into(),
+            "Active" => Value::from(object.list_at(&["status", "active"]).len() as i64),
+            "Last Schedule" => match object.str_at(&["status", "lastScheduleTime"]) {
+                "" => "<none>".into(),
+                time => time.into(),
+            },
+            "Containers" => container_cell(spec, "name"),
+            "Images" => container_cell(spec, "image"),
+            "Selector" => printed_selector(object.at(&["spec", "jobTemplate", "spec", "selector"])),
+            _ => Value::Null,
+        }
+    }
 }

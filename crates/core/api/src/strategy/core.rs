@@ -73,6 +73,7 @@ impl Strategy for Node {
                 let roles = labels.keys().filter_map(|k| k.strip_prefix("node-role.kubernetes.io/").map(String::from));
                 joined(roles.collect::<Vec<_>>().into_iter(), "<none>")
             }
+            "Kernel-Version" => object.str_at(&["status", "nodeInfo", "kernelVersion"]).into(),
             "Internal-IP" => address("InternalIP"),
             "External-IP" => address("ExternalIP"),
             _ => Value::Null,

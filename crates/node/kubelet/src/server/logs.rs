@@ -3,21 +3,25 @@
 use std::io;
 use std::path::PathBuf;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use fram_cri::{ContainerState, CriError};
 use fram_machinery::Value;
-use futures_util::stream;
-use http::{HeaderValue, Response, StatusCode, header};
+use futures_util::{SinkExt, stream};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::answer::{Answer, Body, refuse};
 use super::log_file::{Formatter, LogOptions, LogReader};
 use super::query::Query;
+use super::websocket;
 use super::{Chunk, Kubelet};
 use crate::activity::Activity;
 use crate::clock;
 
-pub(super) async fn serve(kubelet: &Kubelet, key: &str, container: &str, query: &Query) -> Answer {
+pub(super) async fn serve(kubelet: &Kubelet, key: &str, container: &str, query: &Query, request: Request<Incoming>) -> Answer {
     let pod = kubelet.pod_with(key, Some(container))?;
     let options = options(query, kubelet.ctx.clock.now()).map_err(|why| refuse(StatusCode::BAD_REQUEST, &why))?;
     let id = instance(&pod, container, query.flag(&["previous"])).map_err(|why| refuse(StatusCode::BAD_REQUEST, &why))?;
@@ -34,6 +38,9 @@ pub(super) async fn serve(kubelet: &Kubelet, key: &str, container: &str, query: 
         false => None,
     };
     let log = Log { kubelet: kubelet.clone(), id, reader, formatter: Formatter::new(options), following };
+    if websocket::is_websocket(request.headers()) {
+        return over_websocket(kubelet, request, log);
+    }
     let frames = stream::unfold(log, |mut log| async move {
         let next = log.next().await.transpose()?;
         Some((next.map(Frame::data), log))
@@ -41,6 +48,31 @@ pub(super) async fn serve(kubelet: &Kubelet, key: &str, container: &str, query: 
     let body: Body = StreamBody::new(frames).boxed_unsync();
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Ok(response)
+}
+
+/// A log as messages of a WebSocket; see wsstream's Reader.
+fn over_websocket(kubelet: &Kubelet, mut request: Request<Incoming>, mut log: Log) -> Answer {
+    const PROTOCOLS: [&str; 2] = ["binary.k8s.io", "base64.binary.k8s.io"];
+    let offered = websocket::offers(request.headers());
+    let protocol = PROTOCOLS.into_iter().find(|p| offered.iter().any(|o| o == p)).unwrap_or_default();
+    let (response, upgraded) = websocket::upgrade(&mut request, protocol)?;
+    kubelet.spawn(async move {
+        let mut socket = match websocket::socket(upgraded).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::debug!(%error, "a stream was not upgraded");
+                return;
+            }
+        };
+        while let Ok(Some(chunk)) = log.next().await {
+            let message = if protocol == PROTOCOLS[1] { Message::text(STANDARD.encode(&chunk)) } else { Message::binary(chunk) };
+            if socket.send(message).await.is_err() {
+                return;
+            }
+        }
+        websocket::close(&mut socket).await;
+    });
     Ok(response)
 }
 

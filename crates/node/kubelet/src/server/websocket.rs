@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use fram_cri::ExecOptions;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{Sink, SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -115,6 +115,13 @@ async fn session(socket: Socket, protocol: Protocol, options: ExecOptions, open:
     tokio::join!(carrying, remote::run(session, open, what));
 }
 
+/// Ends a session well: client-go takes a close without a code for a broken connection.
+pub(super) async fn close(sink: &mut (impl Sink<Message> + Unpin)) {
+    let end = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    let _ = sink.send(Message::Close(Some(end))).await;
+    let _ = sink.close().await;
+}
+
 /// Carries messages in both directions until the output has ended, or the client has gone.
 pub(super) async fn carry(socket: Socket, protocol: Protocol, input: mpsc::Sender<Input>, mut output: mpsc::Receiver<(u8, Bytes)>) {
     let (mut sink, mut stream) = socket.split();
@@ -124,10 +131,7 @@ pub(super) async fn carry(socket: Socket, protocol: Protocol, input: mpsc::Sende
                 return;
             }
         }
-        // client-go takes a close without a code for a broken connection.
-        let end = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-        let _ = sink.send(Message::Close(Some(end))).await;
-        let _ = sink.close().await;
+        close(&mut sink).await;
     };
     let reading = async {
         while let Some(Ok(message)) = stream.next().await {

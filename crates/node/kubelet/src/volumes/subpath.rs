@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat};
 
 use super::{VolumeError, io_error};
 
@@ -52,12 +52,19 @@ fn open(volume: &Path, sub_path: &str) -> Result<OwnedFd, VolumeError> {
         Err(Errno::ENOENT) => {}
         Err(errno) => return Err(failed(errno)),
     }
+    // As writable as the volume itself, whatever the umask.
+    let mode = Mode::from_bits_truncate(fstat(root.as_fd()).map_err(failed)?.st_mode & 0o7777);
     let mut dir: OwnedFd = root.into();
     for step in Path::new(sub_path).components() {
         let step = step.as_os_str();
-        match mkdirat(dir.as_fd(), step, Mode::from_bits_truncate(0o750)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
+        let made = match mkdirat(dir.as_fd(), step, mode) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
             Err(errno) => return Err(io_error("create", &at)(io::Error::from(errno))),
+        };
+        if made {
+            let fresh = openat2(dir.as_fd(), step, how(OFlag::O_RDONLY | OFlag::O_DIRECTORY)).map_err(failed)?;
+            fchmod(fresh.as_fd(), mode).map_err(failed)?;
         }
         dir = openat2(dir.as_fd(), step, how(OFlag::O_PATH | OFlag::O_DIRECTORY)).map_err(failed)?;
     }

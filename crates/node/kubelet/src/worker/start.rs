@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fram_cri::{ContainerState, Mount, PodSandboxConfig, PodSandboxStatus};
-use fram_machinery::{Value, meta};
+use fram_machinery::{Value, meta, object};
 use jiff::Timestamp;
 
 use super::RETRY;
@@ -11,8 +11,8 @@ use crate::clock;
 use crate::container::{self, Making};
 use crate::context::Context;
 use crate::hook;
-use crate::images::Telling;
 use crate::images::keyring::Keyring;
+use crate::images::{NoImage, Telling};
 use crate::observed::{Observed, restart_count};
 use crate::pod::environment::{self, Reference};
 use crate::pod::{self, Role};
@@ -70,12 +70,9 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
     let name = pod::container_name(spec);
     let teller = Teller { ctx, pod, container: name };
     let keyring = keyring(ctx, pod).await;
-    let image = ctx.images.ensure(meta::uid(pod), spec, &keyring, starting.config, &teller).await.map_err(|no| Failure {
-        reason: no.reason,
-        message: no.message,
-        retry_after: no.retry_after.unwrap_or(RETRY),
-    })?;
-    let previous = starting.observed.latest(name).map(|c| restart_count(c) + 1);
+    let image = ctx.images.ensure(meta::uid(pod), spec, &keyring, starting.config, &teller).await.map_err(no_image)?;
+    pull_volumes(starting, spec, &keyring, &teller).await?;
+    let previous = starting.observed.latest(name).map(|c| restart_count(c) + i64::from(c.state != ContainerState::Created));
     let attempt = u32::try_from(previous.unwrap_or_else(|| told_restarts(pod, name))).unwrap_or(0);
     let environment = environment_of(starting, spec).await.map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));
@@ -117,6 +114,21 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
     }
     teller.event(false, "Started", "Container started".into());
     post_start(starting, spec, &id, &teller).await
+}
+
+/// The images that the container mounts as volumes (KEP-4639) are pulled as its own is.
+async fn pull_volumes(starting: &Starting<'_>, spec: &Value, keyring: &Keyring, teller: &Teller<'_>) -> Result<(), Failure> {
+    let Starting { ctx, pod, .. } = starting;
+    let mounted = spec.list_at(&["volumeMounts"]).iter().filter_map(|m| volumes::find(pod, m.str_at(&["name"])));
+    for source in mounted.filter_map(|v| v.get("image")) {
+        let image = object!({ "image": (source.str_at(&["reference"])), "imagePullPolicy": (source.str_at(&["pullPolicy"])) });
+        ctx.images.ensure(meta::uid(pod), &image, keyring, starting.config, teller).await.map_err(no_image)?;
+    }
+    Ok(())
+}
+
+fn no_image(no: NoImage) -> Failure {
+    Failure { reason: no.reason, message: no.message, retry_after: no.retry_after.unwrap_or(RETRY) }
 }
 
 /// How often the API server was told that the container was restarted; what is left of it where the runtime lost all traces.
@@ -177,10 +189,11 @@ async fn mounts(starting: &Starting<'_>, spec: &Value, environment: &[(String, S
     }
 }
 
-/// Of the instances of a container only the last is kept, for its logs and exit code.
+/// Of the instances of a container only the last is kept, for its logs and exit code; one that never ran has neither.
 async fn remove_older(starting: &Starting<'_>, name: &str) {
-    let older = starting.observed.containers.iter().filter(|c| c.metadata.name == name).skip(1);
-    for container in older {
+    let mut instances = starting.observed.containers.iter().filter(|c| c.metadata.name == name);
+    let last_run = instances.clone().find(|c| c.state != ContainerState::Created).map(|c| c.id.as_str());
+    for container in instances.by_ref().filter(|c| Some(c.id.as_str()) != last_run) {
         if let Err(error) = starting.ctx.runtime.remove_container(&container.id).await {
             tracing::info!(container = container.id, %error, "an old container could not be removed");
             continue;

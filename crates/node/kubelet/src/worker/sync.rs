@@ -117,6 +117,7 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
     let mut sandbox = None;
     if let Some(attempt) = actions.create_sandbox {
         sandbox = Some(create_sandbox(&ctx, &pod, attempt).await?);
+        remove_older_sandboxes(&ctx, &observed).await;
     } else if let Some(ready) = observed.ready_sandbox() {
         let config = sandbox::config(&pod, ready.metadata.attempt, &ctx.config, &ctx.resolv_conf());
         sandbox = Some((ready.clone(), config));
@@ -161,6 +162,17 @@ async fn create_sandbox(
         Err(error) => {
             ctx.event(pod, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
             Err(RETRY)
+        }
+    }
+}
+
+/// Sandboxes that died are kept only for the last instance of a container in them, whose exit code is still told.
+async fn remove_older_sandboxes(ctx: &Context, observed: &Observed) {
+    let is_last = |c: &fram_cri::ContainerStatus| observed.latest(&c.metadata.name).is_some_and(|last| last.id == c.id);
+    let needed = |id: &str| observed.containers.iter().any(|c| c.pod_sandbox_id == id && is_last(c));
+    for sandbox in observed.sandboxes.iter().filter(|s| !needed(&s.id)) {
+        if let Err(error) = ctx.runtime.remove_pod_sandbox(&sandbox.id).await {
+            tracing::info!(sandbox = sandbox.id, %error, "an old sandbox could not be removed");
         }
     }
 }

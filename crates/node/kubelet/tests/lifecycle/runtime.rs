@@ -50,6 +50,22 @@ impl Runtime {
         self.end(&id, code);
     }
 
+    /// The sandboxes die with everything in them, as after a reboot.
+    pub(crate) fn reboot(&self) {
+        let (sandboxes, containers): (Vec<_>, Vec<_>) = {
+            let state = self.state.lock();
+            (state.sandboxes.keys().cloned().collect(), state.containers.keys().cloned().collect())
+        };
+        containers.iter().for_each(|id| self.end(id, 255));
+        let mut state = self.state.lock();
+        for id in sandboxes {
+            if let Some(sandbox) = state.sandboxes.get_mut(&id) {
+                sandbox.state = PodSandboxState::NotReady;
+            }
+            tell(&mut state, &id, &id, ContainerEventType::Stopped);
+        }
+    }
+
     fn end(&self, id: &str, code: i32) {
         let mut state = self.state.lock();
         let Some(container) = state.containers.get_mut(id).filter(|c| c.state != ContainerState::Exited) else { return };

@@ -84,6 +84,21 @@ async fn logs_are_shown_with_their_options_and_what_cannot_be_shown_is_refused()
 }
 
 #[tokio::test]
+async fn a_log_comes_over_a_websocket_too() {
+    let rig = running().await;
+    let mut connection = Connection::open(&rig);
+    let mut socket = connection.websocket("/containerLogs/ns/p/a", "binary.k8s.io").await;
+    let mut told = Vec::new();
+    while let Some(Ok(message)) = socket.next().await {
+        if let Message::Binary(bytes) = message {
+            told.extend(bytes);
+        }
+    }
+    assert_eq!(told, b"hello\noh\n");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_followed_log_ends_with_its_container() {
     let rig = running().await;
     let followed = Connection::open(&rig).get("/containerLogs/ns/p/a?follow=true");

@@ -65,7 +65,7 @@ async fn tunnel(socket: Socket, stream: tokio::io::DuplexStream) {
                 return;
             }
         }
-        let _ = sink.close().await;
+        websocket::close(&mut sink).await;
     };
     let inward = async {
         while let Some(Ok(message)) = messages.next().await {

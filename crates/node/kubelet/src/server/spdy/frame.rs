@@ -169,8 +169,9 @@ pub(super) fn reply(id: u32, first: bool) -> Vec<u8> {
         // zlib's header for a stream without dictionary.
         body.extend([0x78, 0x01]);
     }
-    // One stored block of four bytes: "no headers".
+    // One stored block of four bytes, "no headers", and an empty one: Go's inflater gives out nothing before such a flush.
     body.extend([0x00, 0x04, 0x00, 0xfb, 0xff, 0, 0, 0, 0]);
+    body.extend([0x00, 0x00, 0x00, 0xff, 0xff]);
     control(SYN_REPLY, 0, &body)
 }
 

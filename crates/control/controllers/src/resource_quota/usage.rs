@@ -1,0 +1,216 @@
+//! What objects use of a quota's resources, and which of them a quota's scopes cover. Pure.
+
+use std::collections::BTreeMap;
+
+use fram_machinery::Value;
+use fram_machinery::quantity::{Format, Quantity};
+
+use crate::pods;
+
+pub(super) type Amounts = BTreeMap<String, Quantity>;
+
+fn one() -> Quantity {
+    Quantity::from_units(1, Format::DecimalSi)
+}
+
+fn add(amounts: &mut Amounts, name: impl Into<String>, amount: Quantity) {
+    let entry = amounts.entry(name.into()).or_insert(Quantity::zero());
+    *entry = *entry + amount;
+}
+
+/// The amounts below `resources.requests` or `resources.limits`.
+fn read(resources: &Value, side: &str) -> Amounts {
+    let map = resources.at(&["resources", side]).and_then(Value::as_map);
+    let parsed = |(k, v): (&fram_machinery::Key, &Value)| Some((k.to_string(), v.as_str()?.parse().ok()?));
+    map.into_iter().flat_map(|m| m.iter().filter_map(parsed).collect::<Vec<_>>()).collect()
+}
+
+fn sum(mut into: Amounts, other: Amounts) -> Amounts {
+    other.into_iter().for_each(|(k, v)| add(&mut into, k, v));
+    into
+}
+
+fn most(mut into: Amounts, other: &Amounts) -> Amounts {
+    for (k, v) in other {
+        let entry = into.entry(k.clone()).or_insert(*v);
+        *entry = (*entry).max(*v);
+    }
+    into
+}
+
+/// What a pod as a whole asks for: its containers together, or more where an init container needs it; then its overhead. What the
+/// pod says of itself goes before. See resourcehelper.PodRequests.
+fn of_pod(pod: &Value, side: &str) -> Amounts {
+    let mut running = Amounts::new();
+    let mut init = Amounts::new();
+    for container in pod.list_at(&["spec", "initContainers"]) {
+        let own = read(container, side);
+        if container.str_at(&["restartPolicy"]) == "Always" {
+            running = sum(running, own);
+            init = most(init, &running);
+        } else {
+            init = most(init, &sum(own, running.clone()));
+        }
+    }
+    for container in pod.list_at(&["spec", "containers"]) {
+        running = sum(running, read(container, side));
+    }
+    let mut all = most(running, &init);
+    all.extend(read(pod.get("spec").unwrap_or(&Value::Null), side));
+    let overhead = pod.at(&["spec", "overhead"]).and_then(Value::as_map).into_iter().flat_map(|m| m.iter().collect::<Vec<_>>());
+    for (name, amount) in overhead {
+        // A limit is only raised where there is one.
+        if (side == "requests" || all.contains_key(name.as_str()))
+            && let Some(amount) = amount.as_str().and_then(|a| a.parse().ok())
+        {
+            add(&mut all, name.to_string(), amount);
+        }
+    }
+    all
+}
+
+/// What a pod that has not ended uses.
+pub(super) fn pod(pod: &Value) -> Amounts {
+    let mut out = Amounts::from([("pods".to_string(), one())]);
+    for (name, amount) in of_pod(pod, "requests") {
+        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
+            add(&mut out, name.clone(), amount);
+        }
+        add(&mut out, format!("requests.{name}"), amount);
+    }
+    for (name, amount) in of_pod(pod, "limits") {
+        add(&mut out, format!("limits.{name}"), amount);
+    }
+    out
+}
+
+pub(super) fn service(service: &Value) -> Amounts {
+    let mut out = Amounts::from([("services".to_string(), one())]);
+    let ports = service.list_at(&["spec", "ports"]);
+    let count = |ports: usize| Quantity::from_units(ports as i64, Format::DecimalSi);
+    match service.str_at(&["spec", "type"]) {
+        "NodePort" => add(&mut out, "services.nodeports", count(ports.len())),
+        "LoadBalancer" => {
+            add(&mut out, "services.loadbalancers", one());
+            let none = service.bool_at(&["spec", "allocateLoadBalancerNodePorts"]) == Some(false);
+            // Ports that were asked for by number are there all the same.
+            let given = ports.iter().filter(|p| p.int_at(&["nodePort"]).is_some_and(|n| n != 0)).count();
+            add(&mut out, "services.nodeports", count(if none { given } else { ports.len() }));
+        }
+        _ => {}
+    }
+    out
+}
+
+pub(super) fn claim(claim: &Value) -> Amounts {
+    let mut out = Amounts::from([("persistentvolumeclaims".to_string(), one())]);
+    let storage = claim.str_at(&["spec", "resources", "requests", "storage"]).parse().ok();
+    if let Some(storage) = storage {
+        add(&mut out, "requests.storage", storage);
+    }
+    let class = claim.str_at(&["spec", "storageClassName"]);
+    if !class.is_empty() {
+        add(&mut out, format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), one());
+        if let Some(storage) = storage {
+            add(&mut out, format!("{class}.storageclass.storage.k8s.io/requests.storage"), storage);
+        }
+    }
+    out
+}
+
+/// Whether a quota's scopes and scope selector cover a pod.
+pub(super) fn covers(quota: &Value, pod: &Value) -> bool {
+    let scopes = quota.list_at(&["spec", "scopes"]).iter().filter_map(Value::as_str);
+    let expressions = quota.list_at(&["spec", "scopeSelector", "matchExpressions"]);
+    scopes.into_iter().all(|s| in_scope(s, pod)) && expressions.iter().all(|e| matches(e, pod))
+}
+
+fn in_scope(scope: &str, pod: &Value) -> bool {
+    let terminating = pod.int_at(&["spec", "activeDeadlineSeconds"]).is_some();
+    let containers = || pod.list_at(&["spec", "containers"]).iter().chain(pod.list_at(&["spec", "initContainers"]));
+    let compute = |a: Amounts| a.iter().any(|(k, v)| matches!(k.as_str(), "cpu" | "memory") && !v.is_zero());
+    let best_effort = || !containers().chain(pod.get("spec")).any(|c| compute(read(c, "requests")) || compute(read(c, "limits")));
+    match scope {
+        "Terminating" => terminating,
+        "NotTerminating" => !terminating,
+        "BestEffort" => best_effort(),
+        "NotBestEffort" => !best_effort(),
+        "PriorityClass" => !pod.str_at(&["spec", "priorityClassName"]).is_empty(),
+        "CrossNamespacePodAffinity" => crosses_namespaces(pod),
+        _ => false,
+    }
+}
+
+fn matches(expression: &Value, pod: &Value) -> bool {
+    let scope = expression.str_at(&["scopeName"]);
+    if scope != "PriorityClass" {
+        return in_scope(scope, pod);
+    }
+    let class = pod.str_at(&["spec", "priorityClassName"]);
+    let one_of = expression.list_at(&["values"]).iter().any(|v| v.as_str() == Some(class));
+    match expression.str_at(&["operator"]) {
+        "In" => one_of,
+        "NotIn" => !one_of,
+        "Exists" => !class.is_empty(),
+        "DoesNotExist" => class.is_empty(),
+        _ => false,
+    }
+}
+
+fn crosses_namespaces(pod: &Value) -> bool {
+    let crosses = |term: &Value| !term.list_at(&["namespaces"]).is_empty() || term.at(&["namespaceSelector"]).is_some_and(|s| !s.is_null());
+    ["podAffinity", "podAntiAffinity"].into_iter().any(|kind| {
+        let of = |list: &str| pod.list_at(&["spec", "affinity", kind, list]);
+        of("requiredDuringSchedulingIgnoredDuringExecution").iter().any(crosses)
+            || of("preferredDuringSchedulingIgnoredDuringExecution").iter().any(|t| t.at(&["podAffinityTerm"]).is_some_and(crosses))
+    })
+}
+
+/// Whether a pod still uses what it asked for: not when it has ended, nor when its time to end is over.
+pub(super) fn is_used(pod: &Value, now: jiff::Timestamp) -> bool {
+    let over = pods::time(pod, &["metadata", "deletionTimestamp"]).is_some_and(|t| now > t);
+    !pods::has_ended(pod) && !over
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_machinery::object;
+
+    use super::*;
+
+    fn text(amounts: &Amounts, name: &str) -> String {
+        amounts.get(name).map(|q| q.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_pod_uses_its_containers_together_or_its_largest_init_container() {
+        let container = |cpu: &str| object!({ "resources": { "requests": { "cpu": cpu, "memory": "1Gi" }, "limits": { "cpu": "1" } } });
+        let pod = object!({ "spec": { "containers": [(container("100m")), (container("200m"))], "initContainers": [(container("500m"))], "overhead": { "cpu": "50m" } } });
+        let used = super::pod(&pod);
+        assert_eq!(
+            [text(&used, "cpu"), text(&used, "requests.cpu"), text(&used, "memory"), text(&used, "limits.cpu")],
+            ["550m", "550m", "2Gi", "2050m"]
+        );
+    }
+
+    #[test]
+    fn services_and_claims_count_by_their_kind() {
+        let balancer = object!({ "spec": { "type": "LoadBalancer", "ports": [{}, {}] } });
+        let used = service(&balancer);
+        assert_eq!((text(&used, "services.loadbalancers"), text(&used, "services.nodeports")), ("1".into(), "2".into()));
+        let used = claim(&object!({ "spec": { "storageClassName": "gold", "resources": { "requests": { "storage": "5Gi" } } } }));
+        assert_eq!(text(&used, "gold.storageclass.storage.k8s.io/requests.storage"), "5Gi");
+    }
+
+    #[test]
+    fn scopes_cover_only_their_pods() {
+        let pod = object!({ "spec": { "priorityClassName": "high", "activeDeadlineSeconds": 5, "containers": [{}] } });
+        let covered = |scope: &str| covers(&object!({ "spec": { "scopes": [scope] } }), &pod);
+        assert_eq!(
+            ["Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass"].map(covered),
+            [true, false, true, false, true]
+        );
+        let by_class = |op: &str| object!({ "spec": { "scopeSelector": { "matchExpressions": [{ "scopeName": "PriorityClass", "operator": op, "values": ["high"] }] } } });
+        assert!(covers(&by_class("In"), &pod) && !covers(&by_class("NotIn"), &pod));
+    }
+}

@@ -1,0 +1,73 @@
+//! Rotation of containers' logs: a file that has grown too large is renamed, and the runtime goes on in a new one. See
+//! upstream's pkg/kubelet/logs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_cri::{ContainerFilter, ContainerState, CriResult};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+
+/// Upstream's containerLogMonitorInterval: files are written by the shims, and nobody tells of their size.
+const LOOK: Duration = Duration::from_secs(10);
+
+pub(crate) async fn keep(ctx: Arc<Context>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        if let Err(error) = rotate_all(&ctx).await {
+            tracing::info!(%error, "logs could not be rotated");
+        }
+    }
+}
+
+async fn rotate_all(ctx: &Context) -> CriResult<()> {
+    let running = ContainerFilter { state: Some(ContainerState::Running), ..ContainerFilter::default() };
+    for container in ctx.runtime.list_containers(&running).await? {
+        let Ok(status) = ctx.runtime.container_status(&container.id).await else { continue };
+        let path = PathBuf::from(&status.log_path);
+        let size = tokio::fs::metadata(&path).await.map_or(0, |m| m.len());
+        if size < ctx.config.container_log_max_size || !path.starts_with(&ctx.config.log_dir) {
+            continue;
+        }
+        match rotate(&path, ctx.config.container_log_max_files, ctx.clock.now()) {
+            Ok(()) => ctx.runtime.reopen_container_log(&container.id).await?,
+            Err(error) => tracing::warn!(?path, %error, "a log could not be rotated"),
+        }
+    }
+    Ok(())
+}
+
+/// Renames a log and removes the oldest of those renamed before; `files` counts the current one.
+fn rotate(path: &Path, files: u32, now: Timestamp) -> std::io::Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else { return Ok(()) };
+    let prefix = format!("{name}.");
+    let mut older: Vec<PathBuf> = std::fs::read_dir(dir)?.flatten().map(|e| e.path()).collect();
+    older.retain(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&prefix)));
+    // Their names end with their times.
+    older.sort();
+    let keep = usize::try_from(files.saturating_sub(2)).unwrap_or(0);
+    for old in &older[..older.len().saturating_sub(keep)] {
+        std::fs::remove_file(old)?;
+    }
+    std::fs::rename(path, dir.join(format!("{prefix}{}", now.strftime("%Y%m%d-%H%M%S"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_logs_go_when_there_are_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        for second in 1..=4 {
+            std::fs::write(&path, second.to_string()).unwrap();
+            rotate(&path, 3, Timestamp::from_second(second).unwrap()).unwrap();
+        }
+        let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names, ["0.log.19700101-000003", "0.log.19700101-000004"]);
+    }
+}
