@@ -1,5 +1,7 @@
 //! `fram down`: ends pods that a stopped `fram up` left running, and removes what they hold in the kernel.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, bail};
 
 use crate::cli::Down;
@@ -19,10 +21,43 @@ pub(crate) fn run(down: Down) -> anyhow::Result<()> {
     let _lock = NodeLock::take(data)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(crate::node::purge(data, &down.cgroup_root))?;
+    unmount_below(data)?;
     drop(store);
     if down.purge {
         std::fs::remove_dir_all(data).with_context(|| format!("cannot remove {}", data.display()))?;
     }
     println!("fram: down{}", if down.purge { "; data removed" } else { "" });
     Ok(())
+}
+
+/// Unmounts what pods' volumes left below a folder, the innermost first.
+fn unmount_below(folder: &Path) -> anyhow::Result<()> {
+    let folder = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read the table of mounts")?;
+    let points: Vec<PathBuf> = table.lines().filter_map(mount_point).filter(|p| p.starts_with(&folder)).collect();
+    for point in points.iter().rev() {
+        nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", point.display()))?;
+    }
+    Ok(())
+}
+
+/// The mount point of a line of mountinfo; spaces and the like stand as octal escapes.
+fn mount_point(line: &str) -> Option<PathBuf> {
+    let text = line.split(' ').nth(4)?;
+    let unescaped = ["\\040", "\\011", "\\012", "\\134"]
+        .iter()
+        .zip([" ", "\t", "\n", "\\"])
+        .fold(text.to_string(), |t, (from, to)| t.replace(from, to));
+    Some(PathBuf::from(unescaped))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read_with_their_escapes() {
+        let line = r"43 27 0:39 / /a\040b/c rw,relatime - tmpfs tmpfs rw";
+        assert_eq!(mount_point(line), Some(PathBuf::from("/a b/c")));
+    }
 }

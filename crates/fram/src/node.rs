@@ -91,7 +91,7 @@ impl Node {
         })
         .await
         .context("cannot start the cluster's DNS")?;
-        let runtime_config = RuntimeConfig { cgroup_root: config.cgroup_root.clone(), ..RuntimeConfig::new(data.join("runtime")) };
+        let runtime_config = runtime_config(&data, &config.cgroup_root);
         let runtime =
             Runtime::open(runtime_config, images.clone(), Arc::new(network.clone())).await.context("cannot open the container runtime")?;
         // A reboot takes sandboxes without their teardown; what they had is free again.
@@ -161,6 +161,12 @@ pub(crate) fn host_name() -> anyhow::Result<String> {
     Ok(name.to_string_lossy().to_lowercase())
 }
 
+/// Shims are beside their node's pods, and apart from those of another node on the same machine.
+fn runtime_config(data: &Path, cgroup_root: &str) -> RuntimeConfig {
+    let shim_cgroup = format!("{}-shim", cgroup_root.trim_end_matches('/'));
+    RuntimeConfig { cgroup_root: cgroup_root.into(), shim_cgroup, ..RuntimeConfig::new(data.join("runtime")) }
+}
+
 /// Removes everything that nodes leave in the kernel and on disk.
 pub(crate) async fn purge(data: &Path, cgroup_root: &str) -> anyhow::Result<()> {
     let images = Arc::new(ImageStore::open(ImageStoreConfig::new(data.join("images")))?);
@@ -172,22 +178,9 @@ pub(crate) async fn purge(data: &Path, cgroup_root: &str) -> anyhow::Result<()> 
         mtu: None,
         namespace: None,
     })?;
-    let config = RuntimeConfig { cgroup_root: cgroup_root.into(), ..RuntimeConfig::new(data.join("runtime")) };
+    let config = runtime_config(data, cgroup_root);
     let runtime = Runtime::open(config, images, Arc::new(network.clone())).await?;
     runtime.purge().await?;
     network.purge().await?;
-    unmount_below(data)
-}
-
-/// Takes away what is still mounted below a folder, volumes of pods among it; the last mounted goes first.
-fn unmount_below(data: &Path) -> anyhow::Result<()> {
-    let data = data.canonicalize().with_context(|| format!("cannot resolve {}", data.display()))?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    let points = table.lines().rev().filter_map(|line| line.split(' ').nth(4));
-    // Spaces and the like are written in octal there; see proc(5).
-    let points = points.map(|p| PathBuf::from(p.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")));
-    for point in points.filter(|p| p.starts_with(&data) && *p != data) {
-        nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", point.display()))?;
-    }
     Ok(())
 }

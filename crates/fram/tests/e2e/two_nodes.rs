@@ -141,6 +141,7 @@ impl Drop for Machine {
         }
         let deleted = run("ip", &["netns", "del", &self.name]);
         eprintln!("{} deleted: {}", self.name, deleted.status);
+        assert!(std::thread::panicking() || !self.data.exists(), "fram down --purge failed");
     }
 }
 
