@@ -14,7 +14,7 @@ fn revision_of(set: &Value) -> i64 {
 }
 
 /// The revision of the current template: one more than any other set's, unless it has it already.
-pub(super) fn revision(_deployment: &Value, sets: &[Arc<Value>], current: Option<&Value>) -> String {
+pub(super) fn revision(sets: &[Arc<Value>], current: Option<&Value>) -> String {
     let others = sets.iter().filter(|s| current.is_none_or(|c| meta::uid(c) != meta::uid(s)));
     let highest = others.map(|s| revision_of(s)).max().unwrap_or(0);
     let own = current.map_or(0, revision_of);

@@ -136,7 +136,7 @@ pub(super) fn plan(deployment: &Value, sets: &[Arc<Value>], old_pods: bool, now:
         rolling::scale(&mut all, bounds, recreate);
     } else {
         if current.is_none() && !(recreate && (old_pods || all.iter().any(|s| s.replicas > 0))) {
-            all.push(Set { object: new_set(deployment, sets), replicas: 0, is_new: true });
+            all.push(Set { object: new_set(deployment), replicas: 0, is_new: true });
         }
         if recreate {
             rolling::recreate(&mut all, bounds, old_pods);
@@ -144,7 +144,7 @@ pub(super) fn plan(deployment: &Value, sets: &[Arc<Value>], old_pods: bool, now:
             rolling::roll(&mut all, bounds);
         }
     }
-    let revision = history::revision(deployment, sets, current.as_deref());
+    let revision = history::revision(sets, current.as_deref());
     for set in &all {
         steps.extend(write(set, deployment, bounds, &revision, current.is_some()));
     }
@@ -164,7 +164,7 @@ fn finish(deployment: &Value, all: &[Set], steps: Vec<Step>, now: Timestamp) -> 
 }
 
 /// A set of the Deployment's template, without pods yet.
-fn new_set(deployment: &Value, _sets: &[Arc<Value>]) -> Value {
+fn new_set(deployment: &Value) -> Value {
     let hash = hash(deployment);
     let mut template = deployment.at(&["spec", "template"]).cloned().unwrap_or_default();
     template.set(&["metadata", "labels", HASH], hash.as_str());
