@@ -4,10 +4,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot go on says where")]
 
+mod answers;
 #[path = "../../tests/e2e/cluster.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod cluster;
-mod answers;
 #[path = "../../tests/e2e/image.rs"]
 mod image;
 mod processes;
@@ -147,7 +147,8 @@ impl Rig {
     /// Deletes all pods and waits until they are gone.
     async fn remove(&self, count: usize) {
         let list = self.pods.list(ListOptions::default()).await.unwrap();
-        let mut watch = self.pods.watch(ListOptions { resource_version: list.resource_version.clone(), ..Default::default() }).await.unwrap();
+        let mut watch =
+            self.pods.watch(ListOptions { resource_version: list.resource_version.clone(), ..Default::default() }).await.unwrap();
         for pod in &list.items {
             let options = DeleteOptions { grace_period_seconds: Some(0), ..Default::default() };
             self.pods.delete(meta::name(pod), options).await.unwrap();
