@@ -129,6 +129,11 @@ impl Scheduler {
         } else if !pod.node().is_empty() {
             self.queue.remove(&pod.key);
             let node = pod.node().to_string();
+            let before = delta.old.as_ref().map(|old| Pod::new(old.clone()).requests);
+            // A resize to less leaves room for others.
+            if before.is_some_and(|before| before.iter().any(|(name, n)| pod.requests.get(name).is_none_or(|now| now < n))) {
+                self.queue.cluster_changed(now);
+            }
             self.cache.place(pod, &node);
         } else if self.is_mine(&pod) {
             let unchanged =

@@ -3,6 +3,7 @@
 
 mod activity;
 mod admit;
+mod allocation;
 mod backoff;
 mod cgroup;
 pub mod clock;
@@ -18,6 +19,7 @@ mod objects;
 mod observed;
 mod pod;
 mod probe;
+mod resize;
 mod rotate;
 mod sandbox;
 mod server;

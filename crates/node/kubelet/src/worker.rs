@@ -5,6 +5,7 @@ pub(crate) mod actions;
 mod mailbox;
 pub(crate) mod phase;
 mod release;
+mod resizing;
 mod start;
 mod stop;
 mod sync;
@@ -15,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_cri::ContainerState;
+use fram_cri::{ContainerState, LinuxContainerResources};
 use fram_machinery::{Value, meta};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -49,6 +50,10 @@ pub(crate) struct Outcome {
     /// The volumes are set up, and are to be renewed after this time.
     volumes: Option<Option<Duration>>,
     event: Option<Event>,
+    /// The pod's cgroup has these limits now.
+    cgroup: Option<LinuxContainerResources>,
+    /// Resources could not be put in place; they may be tried again after this time.
+    hold_resize: Option<Duration>,
     /// Nothing of the pod is left on the node.
     removed: bool,
 }
@@ -72,6 +77,10 @@ pub(crate) struct Worker {
     messages: HashMap<String, String>,
     volumes_ready: bool,
     renew_volumes: Option<Instant>,
+    /// The limits that the pod's cgroup has, once this worker has seen to it.
+    cgroup: Option<LinuxContainerResources>,
+    hold_resize: Option<Instant>,
+    resizing: bool,
     todo: Vec<Command>,
     status: Option<Arc<Value>>,
     removed: bool,
@@ -97,6 +106,9 @@ impl Worker {
             messages: HashMap::new(),
             volumes_ready: false,
             renew_volumes: None,
+            cgroup: None,
+            hold_resize: None,
+            resizing: false,
             todo: Vec::new(),
             status: None,
             removed: false,
@@ -142,6 +154,7 @@ impl Worker {
             let event = match letter {
                 Letter::Pod(pod) => {
                     if meta::generation(&pod) != meta::generation(&self.pod)
+                        || pod.get("spec") != self.pod.get("spec")
                         || pod.at(&["metadata", "labels"]) != self.pod.at(&["metadata", "labels"])
                         || pod.at(&["metadata", "annotations"]) != self.pod.at(&["metadata", "annotations"])
                     {
@@ -172,6 +185,7 @@ impl Worker {
     fn unhold(&mut self) {
         self.holds.clear();
         self.hold_pod = None;
+        self.hold_resize = None;
         if pod_shows_metadata(&self.pod) {
             self.volumes_ready = false;
         }
@@ -251,12 +265,14 @@ impl Worker {
         let pod = self.pod_with_status();
         let ended = matches!(self.state.phase, Phase::TerminatedPod | Phase::Finished);
         let verdicts = self.verdicts.lock().clone();
+        let resize = self.resize_conditions();
         let status = generate(&Inputs {
             pod: &pod,
             observed: &self.observed,
             verdicts: &verdicts,
             waiting: &self.waiting,
             host_ips: &self.ctx.host_ips(),
+            resize: &resize,
             failure: self.state.failure.as_ref().map(|(r, m)| (r.as_str(), m.as_str())),
             ending: self.state.phase != Phase::SyncPod,
             ended,
@@ -316,6 +332,7 @@ impl Worker {
         let mut due: Vec<Instant> = self.holds.values().copied().filter(|at| *at > now).collect();
         due.extend(self.hold_pod.filter(|at| *at > now));
         if self.state.phase == Phase::SyncPod {
+            due.extend(self.hold_resize.filter(|at| *at > now));
             due.extend(self.renew_volumes);
             due.extend(self.deadline().map(|left| now + left));
         }
@@ -343,6 +360,10 @@ impl Worker {
         }
         self.holds.extend(outcome.holds.into_iter().map(|(name, delay)| (name, now + delay)));
         self.hold_pod = outcome.hold_pod.map(|delay| now + delay);
+        self.hold_resize = outcome.hold_resize.map(|delay| now + delay);
+        if outcome.cgroup.is_some() {
+            self.cgroup = outcome.cgroup;
+        }
         for (key, ended) in outcome.restarted {
             self.backoff.next(&key, ended, self.ctx.clock.now());
         }

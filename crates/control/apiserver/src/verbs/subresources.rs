@@ -68,8 +68,8 @@ async fn update(
     let write = write_of(user, options);
     let part = |current: &Value| {
         let mut next = match subresource {
-            // A whole object is sent, of which the registry keeps the status.
-            "status" => return Ok(object.clone()),
+            // A whole object is sent, of which the registry takes the part.
+            "status" | "resize" => return Ok(object.clone()),
             _ => current.clone(),
         };
         next.set(&["metadata", "resourceVersion"], meta::resource_version(&object));
@@ -77,7 +77,6 @@ async fn update(
             "finalize" => next.set(&["spec", "finalizers"], object.at(&["spec", "finalizers"]).cloned()),
             "approval" => next.set(&["status", "conditions"], object.at(&["status", "conditions"]).cloned()),
             "ephemeralcontainers" => next.set(&["spec", "ephemeralContainers"], object.at(&["spec", "ephemeralContainers"]).cloned()),
-            "resize" => next.set(&["spec", "containers"], object.at(&["spec", "containers"]).cloned()),
             other => return Err(Status::method_not_allowed(place.kind().group, place.kind().plural, other)),
         }
         Ok(next)

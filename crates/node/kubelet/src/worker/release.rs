@@ -21,6 +21,7 @@ use crate::volumes::{self, payload};
 pub(super) async fn set_up(ctx: &Context, pod: &Arc<Value>, observed: &Observed) -> Result<Option<Duration>, Duration> {
     let id = PodId::of(pod);
     let parent = resources::cgroup_parent(&ctx.config.cgroup_root, pod);
+    // One that is there already gets its limits in the order that a resize needs.
     if let Err(error) = ctx.cgroups.ensure(&parent, &resources::pod_resources(pod)) {
         ctx.event(pod, true, "FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
         return Err(RETRY);
