@@ -36,6 +36,9 @@ use phase::{Command, Event, Phase, State};
 /// After a failure that nothing announces the end of, the pod is looked at again after this time.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// For so long a container may be missing between two instances before that is told.
+const REPLACEMENT: Duration = Duration::from_secs(1);
+
 /// What a piece of work came to.
 #[derive(Default)]
 pub(crate) struct Outcome {
@@ -49,6 +52,8 @@ pub(crate) struct Outcome {
     restarted: Vec<(String, jiff::Timestamp)>,
     /// The volumes are set up, and are to be renewed after this time.
     volumes: Option<Option<Duration>>,
+    /// The volumes could not be set up.
+    volumes_failed: bool,
     event: Option<Event>,
     /// The pod's cgroup has these limits now.
     cgroup: Option<LinuxContainerResources>,
@@ -76,6 +81,10 @@ pub(crate) struct Worker {
     /// Last messages of containers that have ended, by their ids.
     messages: HashMap<String, String>,
     volumes_ready: bool,
+    /// Container instances that the work under way replaces.
+    replacing: Vec<String>,
+    /// When the first of them was seen to have ended.
+    replaced: Option<Instant>,
     renew_volumes: Option<Instant>,
     /// The limits that the pod's cgroup has, once this worker has seen to it.
     cgroup: Option<LinuxContainerResources>,
@@ -105,6 +114,8 @@ impl Worker {
             backoff: Backoff::default(),
             messages: HashMap::new(),
             volumes_ready: false,
+            replacing: Vec::new(),
+            replaced: None,
             renew_volumes: None,
             cgroup: None,
             hold_resize: None,
@@ -123,6 +134,7 @@ impl Worker {
             if self.read_mail() {
                 // What is under way was begun for a pod that was to run on; a stop under way is begun again, with less time.
                 work = None;
+                self.replacing.clear();
             }
             self.observe().await;
             if work.is_none() {
@@ -259,7 +271,7 @@ impl Worker {
 
     /// Makes the status and hands it to the writer when it differs from the last one.
     fn tell(&mut self) {
-        if self.removed || self.state.gone {
+        if self.removed || self.state.gone || self.is_between_instances() {
             return;
         }
         let pod = self.pod_with_status();
@@ -283,6 +295,19 @@ impl Worker {
             self.ctx.writer.set(&self.id, status.clone());
             self.status = Some(status);
         }
+    }
+
+    /// A container that is replaced at once is told of when its successor runs, not in the moment between: a change of the image
+    /// or of resources does not show as a pod that is not ready. Upstream's kubelet sees no such moments, since it looks once a
+    /// second.
+    fn is_between_instances(&mut self) -> bool {
+        let ended = |id: &String| self.observed.containers.iter().any(|c| c.id == *id && c.state == ContainerState::Exited);
+        if !self.replacing.iter().any(ended) {
+            self.replaced = None;
+            return false;
+        }
+        let now = Instant::now();
+        *self.replaced.get_or_insert(now) + REPLACEMENT > now
     }
 
     fn next_work(&mut self) -> Option<Work> {
@@ -331,6 +356,7 @@ impl Worker {
         let now = Instant::now();
         let mut due: Vec<Instant> = self.holds.values().copied().filter(|at| *at > now).collect();
         due.extend(self.hold_pod.filter(|at| *at > now));
+        due.extend(self.replaced.map(|at| at + REPLACEMENT).filter(|at| *at > now));
         if self.state.phase == Phase::SyncPod {
             due.extend(self.hold_resize.filter(|at| *at > now));
             due.extend(self.renew_volumes);
@@ -367,8 +393,10 @@ impl Worker {
         for (key, ended) in outcome.restarted {
             self.backoff.next(&key, ended, self.ctx.clock.now());
         }
+        // They count as set up from when this was begun, so that what changes meanwhile is not overlooked.
+        self.volumes_ready &= !outcome.volumes_failed;
+        self.replacing.clear();
         if let Some(renew) = outcome.volumes {
-            self.volumes_ready = true;
             self.renew_volumes = renew.map(|delay| now + delay);
         }
         self.removed |= outcome.removed;

@@ -46,6 +46,8 @@ impl Worker {
         if actions.is_empty() && !volumes && !resize {
             return None;
         }
+        self.volumes_ready = true;
+        self.replacing = actions.kill.iter().filter(|k| actions.start.contains(&k.name)).map(|k| k.id.clone()).collect();
         let (ctx, pod, observed) = (self.ctx.clone(), self.pod.clone(), self.observed.clone());
         Some(Box::pin(sync(Sync { ctx, pod, observed, actions, volumes, resize })))
     }
@@ -106,9 +108,11 @@ struct Sync {
 
 async fn sync(sync: Sync) -> Outcome {
     let mut outcome = Outcome::default();
+    let volumes = sync.volumes;
     if let Err(delay) = carry_out(sync, &mut outcome).await {
         outcome.hold_pod = Some(delay);
     }
+    outcome.volumes_failed = volumes && outcome.volumes.is_none();
     outcome
 }
 
