@@ -7,12 +7,14 @@ use fram_machinery::Value;
 
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::storage::Storage;
 
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     nodes: BTreeMap<String, Node>,
     /// Pod UID to the node that holds it.
     placed: HashMap<String, String>,
+    pub(crate) storage: Storage,
 }
 
 impl Cache {
@@ -50,6 +52,10 @@ impl Cache {
 
     pub(crate) fn holds(&self, uid: &str) -> bool {
         self.placed.contains_key(uid)
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
     }
 
     /// The nodes that exist, in the order of their names.

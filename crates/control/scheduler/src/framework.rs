@@ -6,6 +6,7 @@ use crate::cache::Cache;
 use crate::node::Node;
 use crate::plugins;
 use crate::pod::Pod;
+use crate::storage::Storage;
 
 /// Why a node does not take a pod, in upstream's words.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +21,7 @@ pub(crate) const MAX_SCORE: i64 = 100;
 /// One view of all nodes for the plugins that look beyond one.
 pub(crate) struct Cluster<'a> {
     pub(crate) nodes: Vec<&'a Node>,
+    pub(crate) storage: &'a Storage,
 }
 
 /// A plugin: where a pod may run, and where it would better run.
@@ -29,6 +31,11 @@ pub(crate) trait Plugin: Send + Sync {
     /// How much its scores count.
     fn weight(&self) -> i64 {
         1
+    }
+
+    /// Why no node can take the pod, whatever the nodes are.
+    fn pre_filter(&self, _pod: &Pod, _cluster: &Cluster<'_>) -> Result<(), String> {
+        Ok(())
     }
 
     fn filter(&self, _pod: &Pod, _node: &Node, _cluster: &Cluster<'_>) -> Result<(), String> {
@@ -50,6 +57,11 @@ pub(crate) enum Outcome {
         nodes: usize,
         reasons: BTreeMap<Rejection, usize>,
     },
+    /// No node was looked at, for this reason.
+    Premature {
+        nodes: usize,
+        reason: String,
+    },
 }
 
 impl Outcome {
@@ -67,7 +79,10 @@ impl Outcome {
 /// Chooses a node for a pod. Of equal nodes `tie` decides: a number that differs from call to call.
 pub(crate) fn schedule(pod: &Pod, cache: &Cache, tie: u64) -> Outcome {
     let plugins = plugins::standard();
-    let cluster = Cluster { nodes: cache.nodes().collect() };
+    let cluster = Cluster { nodes: cache.nodes().collect(), storage: &cache.storage };
+    if let Some(reason) = plugins.iter().find_map(|p| p.pre_filter(pod, &cluster).err()) {
+        return Outcome::Premature { nodes: cluster.nodes.len(), reason };
+    }
     let mut reasons: BTreeMap<Rejection, usize> = BTreeMap::new();
     let mut feasible = Vec::new();
     for node in &cluster.nodes {

@@ -1,6 +1,7 @@
 //! The scheduler: chooses a node for each pod that has none. Decisions are pure (queue, cache, plugins); `run` is the thin
 //! shell that follows the API and binds.
 
+mod bind;
 mod cache;
 mod framework;
 mod node;
@@ -8,5 +9,6 @@ mod plugins;
 mod pod;
 mod queue;
 mod run;
+mod storage;
 
 pub use run::{Scheduler, SchedulerConfig};

@@ -5,6 +5,9 @@ mod ports;
 mod resources;
 mod spreading;
 mod taints;
+mod volumes;
+
+pub(crate) use affinity::term_matches;
 
 use crate::framework::Plugin;
 
@@ -17,6 +20,7 @@ pub(crate) fn standard() -> &'static [&'static dyn Plugin] {
         &affinity::NodeAffinity,
         &ports::NodePorts,
         &resources::NodeResourcesFit,
+        &volumes::VolumeBinding,
         &resources::BalancedAllocation,
         &spreading::PodTopologySpread,
     ]
@@ -57,6 +61,7 @@ pub(crate) mod testing {
         match schedule(&pod("new", spec), cache, 0) {
             Outcome::Chosen(node) => assert_eq!(node, expect),
             Outcome::Unschedulable { nodes, reasons } => assert_eq!(Outcome::message(nodes, &reasons), expect),
+            Outcome::Premature { reason, .. } => assert_eq!(reason, expect),
         }
     }
 }

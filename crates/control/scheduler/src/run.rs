@@ -1,35 +1,46 @@
 //! The shell: follows pods and nodes, decides, binds, reports.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_client::resources::PODS;
-use fram_client::{Client, Delta, Informer, PatchKind};
+use fram_client::resources::{NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, STORAGE_CLASSES};
+use fram_client::{Client, Delta, Informer, PatchKind, SharedInformers};
 use fram_machinery::{Reason, Status, Value, meta, object};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::bind::bind;
 use crate::cache::Cache;
 use crate::framework::{Outcome, schedule};
 use crate::pod::Pod;
 use crate::queue::Queue;
+use crate::storage::{Step, Storage};
 
 /// What a scheduler needs.
 pub struct SchedulerConfig {
     /// Pods whose `schedulerName` is this one are scheduled.
     pub name: String,
     pub client: Client,
-    /// All pods of the cluster.
-    pub pods: Informer,
-    pub nodes: Informer,
+    pub informers: SharedInformers,
     /// Now, in the form of timestamps in objects.
     pub now: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// What the scheduler follows, of the whole cluster.
+struct Followed {
+    pods: Informer,
+    nodes: Informer,
+    claims: Informer,
+    volumes: Informer,
+    classes: Informer,
 }
 
 /// A scheduler that runs until it is told to stop.
 pub struct Scheduler {
     config: Arc<SchedulerConfig>,
+    followed: Arc<Followed>,
     queue: Queue,
     cache: Cache,
     start: Instant,
@@ -41,7 +52,16 @@ pub struct Scheduler {
 
 impl Scheduler {
     pub fn new(config: SchedulerConfig) -> Self {
+        let get = |resource| config.informers.get(resource);
+        let followed = Followed {
+            pods: get(&PODS),
+            nodes: get(&NODES),
+            claims: get(&PERSISTENT_VOLUME_CLAIMS),
+            volumes: get(&PERSISTENT_VOLUMES),
+            classes: get(&STORAGE_CLASSES),
+        };
         Self {
+            followed: Arc::new(followed),
             config: Arc::new(config),
             queue: Queue::default(),
             cache: Cache::default(),
@@ -58,10 +78,15 @@ impl Scheduler {
 
     pub async fn run(mut self, stop: CancellationToken) {
         // A decision before all pods are known would count too little on the nodes.
-        if !(self.config.pods.synced().await && self.config.nodes.synced().await) {
-            return;
+        let followed = self.followed.clone();
+        for informer in [&followed.pods, &followed.nodes, &followed.claims, &followed.volumes, &followed.classes] {
+            if !informer.synced().await {
+                return;
+            }
         }
-        let (mut pods, mut nodes) = (self.config.pods.subscribe(), self.config.nodes.subscribe());
+        let (mut pods, mut nodes) = (followed.pods.subscribe(), followed.nodes.subscribe());
+        let mut claims = followed.claims.subscribe();
+        let (mut volumes, mut classes) = (followed.volumes.subscribe(), followed.classes.subscribe());
         loop {
             let due = self.queue.tick(self.now());
             if let Some(pod) = self.queue.pop() {
@@ -84,6 +109,9 @@ impl Scheduler {
                     Some(deltas) => deltas.iter().for_each(|d| self.node_changed(d)),
                     None => return,
                 },
+                Some(deltas) = claims.changed() => self.storage_changed(&deltas, |storage| &mut storage.claims),
+                Some(deltas) = volumes.changed() => self.storage_changed(&deltas, |storage| &mut storage.volumes),
+                Some(deltas) = classes.changed() => self.storage_changed(&deltas, |storage| &mut storage.classes),
                 deltas = pods.changed() => match deltas {
                     Some(deltas) => deltas.iter().for_each(|d| self.pod_changed(d)),
                     None => return,
@@ -109,6 +137,17 @@ impl Scheduler {
             }
             None => self.cache.remove_node(&name),
         }
+    }
+
+    fn storage_changed(&mut self, deltas: &[Delta], part: impl Fn(&mut Storage) -> &mut HashMap<String, Arc<Value>>) {
+        for delta in deltas {
+            let known = part(&mut self.cache.storage);
+            match &delta.new {
+                Some(object) => drop(known.insert(delta.key(), object.clone())),
+                None => drop(known.remove(&delta.key())),
+            }
+        }
+        self.queue.cluster_changed(self.now());
     }
 
     fn pod_changed(&mut self, delta: &Delta) {
@@ -154,14 +193,7 @@ impl Scheduler {
     fn try_pod(&mut self, pod: Arc<Pod>) {
         self.turn = self.turn.wrapping_add(1);
         match schedule(&pod, &self.cache, self.turn) {
-            Outcome::Chosen(node) => {
-                self.cache.place(pod.clone(), &node);
-                let config = self.config.clone();
-                self.bindings.spawn(async move {
-                    let result = bind(&config, &pod, &node).await;
-                    (pod, result)
-                });
-            }
+            Outcome::Chosen(node) => self.assume(pod, node),
             Outcome::Unschedulable { nodes, reasons } => {
                 let now = self.now();
                 self.queue.unschedulable(&pod.key, now);
@@ -169,7 +201,40 @@ impl Scheduler {
                 let config = self.config.clone();
                 self.reports.spawn(async move { report_unschedulable(&config, &pod, &message).await });
             }
+            Outcome::Premature { nodes, reason } => {
+                self.queue.unschedulable(&pod.key, self.now());
+                let message = format!("0/{nodes} nodes are available: {reason}.");
+                let config = self.config.clone();
+                self.reports.spawn(async move { report_unschedulable(&config, &pod, &message).await });
+            }
         }
+    }
+
+    /// Counts the pod on its node from now on, and binds it beside the next decisions.
+    fn assume(&mut self, pod: Arc<Pod>, node: String) {
+        let steps = self.cache.node(&node).map(|n| self.cache.storage.steps(&pod.object, n));
+        let steps = steps.and_then(Result::ok).unwrap_or_default();
+        for step in &steps {
+            if let Step::Take { claim, volume } = step {
+                // Nobody else is to take it before the API says so.
+                let mut taken = (**volume).clone();
+                taken.set(
+                    &["spec", "claimRef"],
+                    object!({ "namespace": (meta::namespace(claim)), "name": (meta::name(claim)), "uid": (meta::uid(claim)) }),
+                );
+                self.cache.storage.volumes.insert(meta::name(volume).into(), Arc::new(taken));
+            }
+        }
+        self.cache.place(pod.clone(), &node);
+        let (config, followed) = (self.config.clone(), self.followed.clone());
+        self.bindings.spawn(async move {
+            let result = bind(&config.client, &followed.claims, &pod, &node, &steps).await;
+            if result.is_ok() {
+                let message = format!("Successfully assigned {} to {node}", pod.key);
+                report(&config, &pod, "Normal", "Scheduled", "Binding", &message).await;
+            }
+            (pod, result)
+        });
     }
 
     fn bound(&mut self, ended: Result<(Arc<Pod>, Result<(), Status>), tokio::task::JoinError>) {
@@ -189,18 +254,6 @@ impl Scheduler {
             Err(error) => tracing::error!(%error, "a binding task failed"),
         }
     }
-}
-
-async fn bind(config: &SchedulerConfig, pod: &Pod, node: &str) -> Result<(), Status> {
-    let (namespace, name) = (meta::namespace(&pod.object), meta::name(&pod.object));
-    let binding = object!({
-        "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name, "namespace": namespace, "uid": (pod.uid.as_str()) },
-        "target": { "apiVersion": "v1", "kind": "Node", "name": node }
-    });
-    config.client.within(&PODS, namespace).create_subresource(name, "binding", binding).await?;
-    let message = format!("Successfully assigned {} to {node}", pod.key);
-    report(config, pod, "Normal", "Scheduled", "Binding", &message).await;
-    Ok(())
 }
 
 /// Says on the pod and in an event why it has no node yet.
