@@ -137,6 +137,7 @@ pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
         ("", "ReplicationController") => &apps::ReplicationController,
         ("", "PersistentVolume") => &volumes::PersistentVolume,
         ("", "PersistentVolumeClaim") => &volumes::PersistentVolumeClaim,
+        ("storage.k8s.io", "StorageClass") => &volumes::StorageClass,
         ("batch", "CronJob") => &batch::CronJob,
         ("apps", "Deployment") => &apps::Deployment,
         ("apps", "ReplicaSet") => &apps::ReplicaSet,

@@ -98,6 +98,9 @@ impl Kubelet {
     pub async fn run(&self, stop: CancellationToken) -> Result<(), KubeletError> {
         let _end = self.stop.clone().drop_guard();
         self.tasks.spawn(node::keep(self.ctx.clone(), self.client.clone(), self.node.clone(), self.stop.clone()));
+        if self.ctx.config.volumes_dir.is_some() {
+            self.tasks.spawn(crate::local_path::keep(self.ctx.clone(), self.client.clone(), self.tasks.clone(), self.stop.clone()));
+        }
         self.tasks.spawn(crate::rotate::keep(self.ctx.clone(), self.stop.clone()));
         if let Some(controller) = self.writer.lock().take() {
             let writer = self.ctx.writer.clone();

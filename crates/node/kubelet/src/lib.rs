@@ -13,6 +13,7 @@ mod context;
 mod hook;
 mod images;
 mod kubelet;
+mod local_path;
 mod net;
 mod node;
 mod objects;
