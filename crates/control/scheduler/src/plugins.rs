@@ -1,6 +1,8 @@
 //! The plugins of the default profile that there are, in the order in which they filter.
 
 mod affinity;
+mod images;
+mod interpod;
 mod ports;
 mod resources;
 mod spreading;
@@ -8,6 +10,8 @@ mod taints;
 mod volumes;
 
 pub(crate) use affinity::term_matches;
+pub(crate) use images::of_node as images_of_node;
+pub(crate) use interpod::{Surroundings, Terms};
 
 use crate::framework::Plugin;
 
@@ -23,6 +27,8 @@ pub(crate) fn standard() -> &'static [&'static dyn Plugin] {
         &volumes::VolumeBinding,
         &resources::BalancedAllocation,
         &spreading::PodTopologySpread,
+        &interpod::InterPodAffinity,
+        &images::ImageLocality,
     ]
 }
 

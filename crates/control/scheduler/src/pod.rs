@@ -6,6 +6,8 @@ use std::sync::Arc;
 use fram_machinery::quantity::Quantity;
 use fram_machinery::{Value, meta};
 
+use crate::plugins::Terms;
+
 /// Amounts by resource name: cpu in thousandths, everything else in whole units.
 pub(crate) type Amounts = BTreeMap<String, i64>;
 
@@ -20,6 +22,7 @@ pub(crate) struct Pod {
     pub(crate) priority: i64,
     pub(crate) requests: Amounts,
     pub(crate) ports: Vec<HostPort>,
+    pub(crate) affinity: Option<Arc<Terms>>,
 }
 
 pub(crate) fn amount(name: &str, text: &Value) -> i64 {
@@ -107,6 +110,7 @@ impl Pod {
             priority: object.int_at(&["spec", "priority"]).unwrap_or(0),
             requests: requests(&object),
             ports: host_ports(&object),
+            affinity: Terms::of(&object).map(Arc::new),
             object,
         }
     }

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_client::resources::{NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, STORAGE_CLASSES};
-use fram_client::{Client, Delta, Informer, PatchKind, SharedInformers};
+use fram_client::resources::{
+    NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, STORAGE_CLASSES,
+};
+use fram_client::{Client, DeleteOptions, Delta, Informer, PatchKind, Preconditions, SharedInformers};
 use fram_machinery::{Reason, Status, Value, meta, object};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -15,8 +17,9 @@ use crate::bind::bind;
 use crate::cache::Cache;
 use crate::framework::{Outcome, schedule};
 use crate::pod::Pod;
+use crate::preemption::{Preemption, may_preempt, preempt};
 use crate::queue::Queue;
-use crate::storage::{Step, Storage};
+use crate::storage::Step;
 
 /// What a scheduler needs.
 pub struct SchedulerConfig {
@@ -35,6 +38,8 @@ struct Followed {
     claims: Informer,
     volumes: Informer,
     classes: Informer,
+    namespaces: Informer,
+    budgets: Informer,
 }
 
 /// A scheduler that runs until it is told to stop.
@@ -59,6 +64,8 @@ impl Scheduler {
             claims: get(&PERSISTENT_VOLUME_CLAIMS),
             volumes: get(&PERSISTENT_VOLUMES),
             classes: get(&STORAGE_CLASSES),
+            namespaces: get(&NAMESPACES),
+            budgets: get(&POD_DISRUPTION_BUDGETS),
         };
         Self {
             followed: Arc::new(followed),
@@ -79,7 +86,7 @@ impl Scheduler {
     pub async fn run(mut self, stop: CancellationToken) {
         // A decision before all pods are known would count too little on the nodes.
         let followed = self.followed.clone();
-        for informer in [&followed.pods, &followed.nodes, &followed.claims, &followed.volumes, &followed.classes] {
+        for informer in [&followed.pods, &followed.nodes, &followed.claims, &followed.volumes, &followed.classes, &followed.namespaces] {
             if !informer.synced().await {
                 return;
             }
@@ -87,6 +94,7 @@ impl Scheduler {
         let (mut pods, mut nodes) = (followed.pods.subscribe(), followed.nodes.subscribe());
         let mut claims = followed.claims.subscribe();
         let (mut volumes, mut classes) = (followed.volumes.subscribe(), followed.classes.subscribe());
+        let mut namespaces = followed.namespaces.subscribe();
         loop {
             let due = self.queue.tick(self.now());
             if let Some(pod) = self.queue.pop() {
@@ -109,9 +117,10 @@ impl Scheduler {
                     Some(deltas) => deltas.iter().for_each(|d| self.node_changed(d)),
                     None => return,
                 },
-                Some(deltas) = claims.changed() => self.storage_changed(&deltas, |storage| &mut storage.claims),
-                Some(deltas) = volumes.changed() => self.storage_changed(&deltas, |storage| &mut storage.volumes),
-                Some(deltas) = classes.changed() => self.storage_changed(&deltas, |storage| &mut storage.classes),
+                Some(deltas) = claims.changed() => self.known_changed(&deltas, |cache| &mut cache.storage.claims),
+                Some(deltas) = volumes.changed() => self.known_changed(&deltas, |cache| &mut cache.storage.volumes),
+                Some(deltas) = classes.changed() => self.known_changed(&deltas, |cache| &mut cache.storage.classes),
+                Some(deltas) = namespaces.changed() => self.known_changed(&deltas, |cache| &mut cache.namespaces),
                 deltas = pods.changed() => match deltas {
                     Some(deltas) => deltas.iter().for_each(|d| self.pod_changed(d)),
                     None => return,
@@ -139,9 +148,10 @@ impl Scheduler {
         }
     }
 
-    fn storage_changed(&mut self, deltas: &[Delta], part: impl Fn(&mut Storage) -> &mut HashMap<String, Arc<Value>>) {
+    /// Takes in what the plugins look up by key.
+    fn known_changed(&mut self, deltas: &[Delta], part: impl Fn(&mut Cache) -> &mut HashMap<String, Arc<Value>>) {
         for delta in deltas {
-            let known = part(&mut self.cache.storage);
+            let known = part(&mut self.cache);
             match &delta.new {
                 Some(object) => drop(known.insert(delta.key(), object.clone())),
                 None => drop(known.remove(&delta.key())),
@@ -154,6 +164,7 @@ impl Scheduler {
         let now = self.now();
         if let Some(old) = delta.old.as_deref().filter(|old| delta.new.as_deref().is_none_or(|new| meta::uid(new) != meta::uid(old))) {
             self.queue.remove(&meta::key(old));
+            self.cache.forget_nomination(meta::uid(old));
             if self.cache.remove(meta::uid(old)) {
                 self.queue.cluster_changed(now);
             }
@@ -162,6 +173,7 @@ impl Scheduler {
         let pod = Arc::new(Pod::new(object.clone()));
         if pod.has_ended() {
             self.queue.remove(&pod.key);
+            self.cache.forget_nomination(&pod.uid);
             if self.cache.remove(&pod.uid) {
                 self.queue.cluster_changed(now);
             }
@@ -177,6 +189,10 @@ impl Scheduler {
         } else if self.is_mine(&pod) {
             let unchanged =
                 delta.old.as_deref().is_some_and(|old| old.get("spec") == object.get("spec") && meta::labels(old) == meta::labels(object));
+            let nominated = object.str_at(&["status", "nominatedNodeName"]).to_string();
+            if !nominated.is_empty() && !self.cache.holds(&pod.uid) {
+                self.cache.nominate(pod.clone(), &nominated);
+            }
             if !unchanged && !self.cache.holds(&pod.uid) {
                 self.queue.add(pod, now);
             }
@@ -198,16 +214,33 @@ impl Scheduler {
                 let now = self.now();
                 self.queue.unschedulable(&pod.key, now);
                 let message = Outcome::message(nodes, &reasons);
-                let config = self.config.clone();
-                self.reports.spawn(async move { report_unschedulable(&config, &pod, &message).await });
+                self.make_room(pod, message);
             }
             Outcome::Premature { nodes, reason } => {
                 self.queue.unschedulable(&pod.key, self.now());
                 let message = format!("0/{nodes} nodes are available: {reason}.");
                 let config = self.config.clone();
-                self.reports.spawn(async move { report_unschedulable(&config, &pod, &message).await });
+                self.reports.spawn(async move { report_unschedulable(&config, &pod, &message, None).await });
             }
         }
+    }
+
+    /// Preempts for a pod that no node takes, where that helps, and says why it waits.
+    fn make_room(&mut self, pod: Arc<Pod>, message: String) {
+        let found = match may_preempt(&pod, &self.cache) {
+            true => preempt(&pod, &self.cache, &self.followed.budgets.list()),
+            false => None,
+        };
+        if let Some(found) = &found {
+            self.cache.nominate(pod.clone(), &found.node);
+        }
+        let config = self.config.clone();
+        self.reports.spawn(async move {
+            report_unschedulable(&config, &pod, &message, found.as_ref().map(|f| f.node.as_str())).await;
+            if let Some(found) = found {
+                evict(&config, &pod, &found).await;
+            }
+        });
     }
 
     /// Counts the pod on its node from now on, and binds it beside the next decisions.
@@ -256,16 +289,49 @@ impl Scheduler {
     }
 }
 
-/// Says on the pod and in an event why it has no node yet.
-async fn report_unschedulable(config: &SchedulerConfig, pod: &Pod, message: &str) {
+/// Sends the victims away, as upstream's prepareCandidate does.
+async fn evict(config: &SchedulerConfig, pod: &Pod, found: &Preemption) {
+    for victim in &found.victims {
+        let (namespace, name) = (meta::namespace(&victim.object), meta::name(&victim.object));
+        let pods = config.client.within(&PODS, namespace);
+        let condition = object!({
+            "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+            "message": (format!("{}: preempting to accommodate a higher priority pod", config.name)), "lastTransitionTime": ((config.now)())
+        });
+        let uid = victim.uid.as_str();
+        let patch = object!({ "metadata": { "uid": uid }, "status": { "conditions": [condition] } });
+        let options =
+            DeleteOptions { preconditions: Preconditions { uid: Some(uid.to_string()), resource_version: None }, ..Default::default() };
+        let sent = match pods.patch(name, "status", PatchKind::Strategic, patch).await {
+            Ok(_) => pods.delete(name, options).await.map(drop),
+            Err(status) => Err(status),
+        };
+        match sent {
+            Ok(()) => {
+                let message = format!("Preempted by pod {} on node {}", pod.uid, found.node);
+                report(config, victim, "Normal", "Preempted", "Preempting", &message).await;
+            }
+            // It went by itself.
+            Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => {}
+            Err(status) => tracing::warn!(pod = victim.key, %status, "a pod could not be preempted"),
+        }
+    }
+}
+
+/// Says on the pod and in an event why it has no node yet, and on which node room is being made for it.
+async fn report_unschedulable(config: &SchedulerConfig, pod: &Pod, message: &str, nominated: Option<&str>) {
     let known =
         meta::condition(&pod.object, "PodScheduled").is_some_and(|c| c.str_at(&["message"]) == message && c.str_at(&["status"]) == "False");
-    if !known {
+    let said = nominated.is_none_or(|node| pod.object.str_at(&["status", "nominatedNodeName"]) == node);
+    if !known || !said {
         let condition = object!({
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
             "lastTransitionTime": ((config.now)())
         });
-        let patch = object!({ "metadata": { "uid": (pod.uid.as_str()) }, "status": { "conditions": [condition] } });
+        let mut patch = object!({ "metadata": { "uid": (pod.uid.as_str()) }, "status": { "conditions": [condition] } });
+        if let Some(node) = nominated {
+            patch.set(&["status", "nominatedNodeName"], node);
+        }
         let pods = config.client.within(&PODS, meta::namespace(&pod.object));
         match pods.patch(meta::name(&pod.object), "status", PatchKind::Strategic, patch).await {
             Err(status) if !status.is(Reason::NotFound) => tracing::warn!(pod = pod.key, %status, "cannot say that a pod is unschedulable"),

@@ -82,6 +82,10 @@ pub(crate) fn fits(pod: &Value, allocatable: &BTreeMap<String, Quantity>, others
         return Err(lacking("pods", 1, running, most));
     }
     for (name, wanted) in resources::pod_total(pod, "requests") {
+        // What others than the kubelet announced for the node, they count themselves; see removeMissingExtendedResources.
+        if is_extended(&name) && !allocatable.contains_key(&name) {
+            continue;
+        }
         let unit = |q: &Quantity| if name == "cpu" { q.milli_value() } else { q.value() };
         let used: i64 = others.iter().filter_map(|o| resources::pod_total(o, "requests").get(&name).map(unit)).sum();
         let capacity = allocatable.get(&name).map_or(0, unit);
@@ -91,6 +95,11 @@ pub(crate) fn fits(pod: &Value, allocatable: &BTreeMap<String, Quantity>, others
         }
     }
     Ok(())
+}
+
+/// Whether a resource is none of Kubernetes' own.
+fn is_extended(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
 }
 
 struct HostPort<'a> {

@@ -170,6 +170,8 @@ async fn bind(server: &Server, user: &User, place: &Place, binding: &Value, opti
             return Err(place.conflict(&format!("pod {} has non-empty .spec.schedulingGates", place.name)));
         }
         pod.set(&["spec", "nodeName"], node.as_str());
+        // Room is no longer being made for it.
+        pod.remove(&["status", "nominatedNodeName"]);
         for part in ["annotations", "labels"] {
             for (key, value) in binding.at(&["metadata", part]).and_then(Value::as_map).into_iter().flat_map(|m| m.iter()) {
                 pod.place(&["metadata", part]).make_map().insert(key.clone(), value.clone());
