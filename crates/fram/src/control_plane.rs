@@ -15,7 +15,6 @@ use fram_apiserver::pki::{Identity, Pki, write_private};
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{Environment, InProcess, Server, User};
-use fram_client::resources::{NODES, PODS};
 use fram_client::{Client, Resource, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
@@ -144,8 +143,7 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
     let scheduler = Scheduler::new(SchedulerConfig {
         name: "default-scheduler".into(),
         client: control_plane.client(user("system:kube-scheduler"), "kube-scheduler"),
-        pods: informers.get(&PODS),
-        nodes: informers.get(&NODES),
+        informers: informers.clone(),
         now: Arc::new(move || environment.now_text()),
     });
     tasks.spawn(scheduler.run(stop.clone()));
