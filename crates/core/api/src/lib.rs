@@ -3,6 +3,7 @@
 mod convert;
 mod description;
 mod kind;
+pub mod quota;
 pub mod strategy;
 
 pub use convert::convert;

@@ -3,8 +3,18 @@
 use std::collections::BTreeSet;
 
 use fram_api::{Api, Kind};
+use fram_docs::Docs;
 use fram_machinery::schema::{Field, SchemaOr, Topology};
 use fram_machinery::{Map, Type, TypeId, Value, object};
+
+/// The schema of `apiVersion` or `kind`, which no description holds as a field.
+fn type_meta(docs: &Docs, openapi_name: &str, field: &str) -> Value {
+    let mut schema = object!({ "type": "string" });
+    if let Some(text) = docs.get(openapi_name).and_then(|d| d.fields.get(field)) {
+        schema.set(&["description"], text.as_str());
+    }
+    schema
+}
 
 /// Where a document keeps its schemas.
 #[derive(Debug, Clone, Copy)]
@@ -14,12 +24,28 @@ pub(super) enum Dialect {
 }
 
 impl Dialect {
-    fn reference(self, name: &str) -> Value {
+    pub(super) fn reference(self, name: &str) -> Value {
         let prefix = match self {
             Dialect::V2 => "#/definitions/",
             Dialect::V3 => "#/components/schemas/",
         };
         object!({ "$ref": (format!("{prefix}{name}")) })
+    }
+
+    /// A parameter of an operation, in the `query` or in the `path`.
+    pub(super) fn parameter(self, name: &str, place: &str) -> Value {
+        let mut out = object!({ "name": name, "in": place });
+        if place == "path" {
+            out.set(&["required"], true);
+        }
+        match self {
+            Dialect::V2 => {
+                out.set(&["type"], "string");
+                out.set(&["uniqueItems"], true);
+            }
+            Dialect::V3 => out.set(&["schema"], object!({ "type": "string", "uniqueItems": true })),
+        }
+        out
     }
 }
 
@@ -27,14 +53,15 @@ impl Dialect {
 pub(super) struct Schemas<'a> {
     api: &'a Api,
     dialect: Dialect,
+    docs: Docs,
     pending: Vec<TypeId>,
     seen: BTreeSet<u32>,
     pub(super) done: Map,
 }
 
 impl<'a> Schemas<'a> {
-    pub(super) fn new(api: &'a Api, dialect: Dialect) -> Self {
-        Self { api, dialect, pending: Vec::new(), seen: BTreeSet::new(), done: Map::new() }
+    pub(super) fn new(api: &'a Api, dialect: Dialect, docs: Docs) -> Self {
+        Self { api, dialect, docs, pending: Vec::new(), seen: BTreeSet::new(), done: Map::new() }
     }
 
     /// The schemas of a kind and of its list.
@@ -45,9 +72,8 @@ impl<'a> Schemas<'a> {
         self.run();
         let gvk = |kind_name: &str| object!([{ "group": (kind.group), "kind": kind_name, "version": (kind.version) }]);
         if let Some(schema) = self.done.get_mut(&name) {
-            let text = |what: &str| object!({ "type": "string", "description": what });
-            schema.set(&["properties", "apiVersion"], text("The versioned schema of this representation of an object."));
-            schema.set(&["properties", "kind"], text("The REST resource that this object represents."));
+            schema.set(&["properties", "apiVersion"], type_meta(&self.docs, &name, "apiVersion"));
+            schema.set(&["properties", "kind"], type_meta(&self.docs, &name, "kind"));
             schema.set(&["x-kubernetes-group-version-kind"], gvk(kind.kind));
         }
         if kind.listless {
@@ -56,14 +82,21 @@ impl<'a> Schemas<'a> {
         let list = format!("{}List", kind.kind);
         let meta = self.named("meta.v1.ListMeta");
         let schema = object!({
-            "type": "object", "required": ["items"],
+            "type": "object", "required": ["items"], "description": (format!("{list} is a list of {}.", kind.kind)),
             "properties": {
-                "apiVersion": { "type": "string" }, "kind": { "type": "string" }, "metadata": meta,
+                "apiVersion": (type_meta(&self.docs, &name, "apiVersion")), "kind": (type_meta(&self.docs, &name, "kind")),
+                "metadata": meta,
                 "items": { "type": "array", "items": (self.dialect.reference(&name)) }
             },
             "x-kubernetes-group-version-kind": (gvk(&list))
         });
         self.done.insert(format!("{name}List"), schema);
+        self.run();
+    }
+
+    /// The schema of what failures and deletions are answered with.
+    pub(super) fn add_status(&mut self) {
+        self.named("meta.v1.Status");
         self.run();
     }
 
@@ -90,16 +123,23 @@ impl<'a> Schemas<'a> {
     pub(super) fn run(&mut self) {
         while let Some(id) = self.pending.pop() {
             let ty = self.api.schema.get(id);
+            let docs = self.docs.get(&ty.openapi_name).cloned();
             let mut properties = Map::new();
             let mut required = Vec::new();
             for field in ty.json_fields() {
                 if field.required {
                     required.push(Value::from(field.name.as_str()));
                 }
-                let schema = self.field(field);
+                let mut schema = self.field(field);
+                if let Some(text) = docs.as_ref().and_then(|d| d.fields.get(field.name.as_str())) {
+                    schema.set(&["description"], text.as_str());
+                }
                 properties.insert(field.name.clone(), schema);
             }
             let mut schema = object!({ "type": "object" });
+            if let Some(docs) = docs.filter(|d| !d.description.is_empty()) {
+                schema.set(&["description"], docs.description);
+            }
             if !properties.is_empty() {
                 schema.set(&["properties"], properties);
             }
@@ -118,6 +158,12 @@ impl<'a> Schemas<'a> {
         let plain_reference = schema.get("$ref").is_some();
         if plain_reference && matches!(self.dialect, Dialect::V3) {
             schema = object!({ "allOf": [schema] });
+        }
+        if let Some(default) = &field.default {
+            schema.set(&["default"], default.clone());
+        }
+        if !field.allowed.is_empty() && schema.str_at(&["type"]) == "string" {
+            schema.set(&["enum"], field.allowed.iter().map(|v| Value::from(*v)).collect::<Vec<_>>());
         }
         if let Type::List(_) = field.ty {
             let topology = match &field.topology {
