@@ -1,13 +1,15 @@
 //! The OpenAPI v2 document: definitions, and the paths with what clients look up in them.
 
-use fram_api::Api;
+use std::sync::Arc;
+
+use fram_api::{Api, Kind};
 use fram_machinery::{Map, Value, object};
 
 use super::schema::{Dialect, Schemas};
 
-pub(super) fn document(api: &Api) -> Value {
+pub(super) fn document(api: &Api, kinds: &[Arc<Kind>]) -> Value {
     let mut schemas = Schemas::new(api, Dialect::V2);
-    for kind in &api.kinds {
+    for kind in kinds {
         schemas.add_kind(kind);
     }
     object!({

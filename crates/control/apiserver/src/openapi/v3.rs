@@ -1,52 +1,31 @@
 //! The OpenAPI v3 documents: one per group version, with the paths of its resources.
 
+use std::sync::Arc;
+
 use fram_api::{Api, Kind};
-use fram_machinery::{Map, Value, json, object};
+use fram_machinery::{Map, Value, object};
 
 use super::schema::{Dialect, Schemas};
 
-fn served(api: &Api) -> Vec<(&'static str, &'static str)> {
-    let mut all: Vec<(&str, &str)> = api.kinds.iter().filter(|k| !k.plural.is_empty()).map(|k| (k.group, k.version)).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
-}
-
-fn root(group: &str, version: &str) -> String {
+/// `api/v1` or `apis/apps/v1`.
+pub(super) fn root(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-/// The index, with a hash of each document so that clients can cache them.
-pub(super) fn index(api: &Api) -> Value {
-    let mut paths = Map::new();
-    for (group, version) in served(api) {
-        let path = root(group, version);
-        let bytes = document(api, group, version).map(|d| json::to_vec(&d)).unwrap_or_default();
-        let hash = ring::digest::digest(&ring::digest::SHA256, &bytes);
-        let hash: String = hash.as_ref().iter().map(|b| format!("{b:02X}")).collect();
-        let url = format!("/openapi/v3/{path}?hash={hash}");
-        paths.insert(path, object!({ "serverRelativeURL": url }));
-    }
-    object!({ "paths": paths })
-}
-
-pub(super) fn document(api: &Api, group: &str, version: &str) -> Option<Value> {
-    let kinds: Vec<&Kind> = api.kinds.iter().map(|k| &**k).filter(|k| k.group == group && k.version == version).collect();
-    if kinds.is_empty() {
-        return None;
-    }
+/// The document of the kinds of one group version.
+pub(super) fn document(api: &Api, kinds: &[Arc<Kind>]) -> Value {
     let mut schemas = Schemas::new(api, Dialect::V3);
     let mut paths = Map::new();
     for kind in kinds {
         schemas.add_kind(kind);
         if !kind.plural.is_empty() {
-            add_paths(&mut paths, kind, &root(group, version));
+            add_paths(&mut paths, kind, &root(&kind.group, &kind.version));
         }
     }
-    Some(object!({
+    object!({
         "openapi": "3.0.0", "info": { "title": "Kubernetes", "version": "v1.36.2" },
         "paths": paths, "components": { "schemas": (std::mem::take(&mut schemas.done)) }
-    }))
+    })
 }
 
 /// The verbs of Kubernetes by the methods of HTTP, for collections and for objects.
@@ -86,7 +65,7 @@ fn operation(kind: &Kind, verb: &str) -> Value {
     let parameters: Vec<Value> = names.iter().map(parameter).collect();
     let mut out = object!({
         "parameters": parameters, "x-kubernetes-action": action,
-        "x-kubernetes-group-version-kind": { "group": (kind.group), "kind": (kind.kind), "version": (kind.version) },
+        "x-kubernetes-group-version-kind": { "group": (&kind.group), "kind": (&kind.kind), "version": (&kind.version) },
         "responses": { "200": { "description": "OK" } }
     });
     if verb == "patch" {
