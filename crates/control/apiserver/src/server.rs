@@ -17,6 +17,7 @@ pub struct Server {
     pub authorizer: Authorizer,
     pub tokens: Tokens,
     pub nodes: Arc<dyn Nodes>,
+    pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) ready: std::sync::atomic::AtomicBool,
     /// Streams to nodes that outlive their request.
     pub(crate) streams: tokio_util::task::TaskTracker,
@@ -65,7 +66,15 @@ pub(crate) struct Performed {
 impl Server {
     pub fn new(registry: Arc<Registry>, tokens: Tokens, nodes: Arc<dyn Nodes>) -> Self {
         let authorizer = Authorizer::new(registry.clone());
-        Self { registry, authorizer, tokens, nodes, ready: false.into(), streams: tokio_util::task::TaskTracker::new() }
+        Self {
+            registry,
+            authorizer,
+            tokens,
+            nodes,
+            metrics: Default::default(),
+            ready: false.into(),
+            streams: tokio_util::task::TaskTracker::new(),
+        }
     }
 
     /// From now on /readyz says ok.
