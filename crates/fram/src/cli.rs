@@ -3,11 +3,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-/// Kubernetes, whole, in one program.
+const BEGIN: &str = "\
+To begin, as root:
+  fram up --demo             a cluster, and an application on it
+  fram get pods              in a second terminal
+  fram COMMAND --help        has examples";
+
+/// Kubernetes, whole, in one program: the cluster, and a client for it.
 #[derive(Parser)]
-#[command(name = "fram", version)]
+#[command(name = "fram", version, after_help = BEGIN)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -25,7 +31,16 @@ enum Command {
     #[command(subcommand)]
     Token(Token),
     /// Ends what a stopped fram left running on this machine.
+    #[command(after_help = "Example:\n  fram down --purge")]
     Down(Down),
+    #[command(flatten)]
+    Client(fram_cli::Command),
+    /// Prints a script that completes this program's words in a shell.
+    #[command(after_help = "Examples:\n  source <(fram completion bash)\n  fram completion zsh > ~/.zfunc/_fram")]
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// What this machine is to the cluster.
@@ -108,13 +123,22 @@ pub(crate) struct TokenCreate {
 }
 
 impl Cli {
-    pub(crate) fn run(self) -> anyhow::Result<()> {
+    /// What the program's exit code is.
+    pub(crate) fn run(self) -> anyhow::Result<std::process::ExitCode> {
         match self.command {
+            Command::Client(command) => return Ok(fram_cli::run(&command)),
+            Command::Completion { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "fram", &mut script);
+                std::io::Write::write_all(&mut std::io::stdout(), &script)?;
+                Ok(())
+            }
             Command::Up(up) => crate::up::run(crate::up::Plan::alone(up)),
             Command::Server(server) => crate::up::run(crate::up::Plan::shared(server)?),
             Command::Agent(agent) => crate::agent::run(agent),
             Command::Token(Token::Create(create)) => crate::token::create(&create),
             Command::Down(down) => crate::down::run(down),
-        }
+        }?;
+        Ok(std::process::ExitCode::SUCCESS)
     }
 }

@@ -19,6 +19,8 @@ use fram_client::{Client, Resource, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{Embedded, Options};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +28,10 @@ use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
 
 /// Every key of the cluster starts with it.
 const PREFIX: &str = "/registry/";
+
+pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
 
 pub(crate) struct ControlPlane {
     pub(crate) server: Arc<Server>,
@@ -36,8 +42,9 @@ pub(crate) struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Opens the data directory and binds the socket; nothing is served yet.
-    pub(crate) async fn open(data: &Path, listen: SocketAddr, node_ip: IpAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<(Self, Listener)> {
+    /// Opens the data directory; nothing is served on the socket yet.
+    pub(crate) async fn open(data: &Path, socket: TcpListener, node_ip: IpAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<(Self, Listener)> {
+        let listen = socket.local_addr().context("the socket has no address")?;
         let store = Embedded::open(Options::new(data.join("store")))?;
         let pki = Arc::new(Pki::open(&data.join("pki"))?);
         let api = Arc::new(Api::builtin()?);
@@ -50,8 +57,8 @@ impl ControlPlane {
         names.push(node_ip.to_string());
         names.dedup();
         let identity = pki.server("kube-apiserver", &names)?;
-        let listener = Listener::bind(listen, pki.server_config(&identity)?).await.with_context(|| format!("cannot listen on {listen}"))?;
-        let port = listener.address()?.port();
+        let listener = Listener::new(socket, pki.server_config(&identity)?);
+        let port = listen.port();
         let environment = Environment::system();
         let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, Chain::standard(), allocators));
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
@@ -78,7 +85,7 @@ impl ControlPlane {
     /// Serves the same API at another address.
     pub(crate) async fn listen_also(&self, address: SocketAddr) -> anyhow::Result<Listener> {
         let tls = self.pki.server_config(&self.identity)?;
-        Listener::bind(address, tls).await.with_context(|| format!("cannot listen on {address}"))
+        Ok(Listener::new(bind(address).await?, tls))
     }
 
     /// Writes the administrator's kubeconfig.
@@ -130,7 +137,8 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         tasks: tasks.clone(),
         stop: stop.clone(),
         root_ca: control_plane.pki.ca_pem.as_str().into(),
-        kinds: stored_kinds(&control_plane.server.registry.api),
+        kinds: stored_kinds(&control_plane.server.registry.api()),
+        custom_kinds: follow_custom_kinds(&control_plane.server.registry, tasks, stop),
         pod_network: Default::default(),
     };
     fram_controllers::start(&context);
@@ -152,14 +160,43 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
     informers
 }
 
-/// Every kind that is stored, in its storage version.
+fn kind_info(kind: &Arc<fram_api::Kind>) -> KindInfo {
+    let text = |key: &fram_machinery::Key| std::borrow::Cow::Owned(key.to_string());
+    KindInfo {
+        resource: Resource { group: text(&kind.group), version: text(&kind.version), plural: text(&kind.plural) },
+        kind: kind.kind.to_string(),
+        namespaced: kind.is_namespaced(),
+        collected: kind.has_verb("watch") && !kind.is("", "Event"),
+    }
+}
+
+/// Every built-in kind that is stored, in its storage version.
 fn stored_kinds(api: &Api) -> Arc<[KindInfo]> {
-    let stored = api.kinds.iter().filter(|k| k.storage && k.has_verb("list") && k.has_verb("delete"));
-    let info = |k: &Arc<fram_api::Kind>| KindInfo {
-        resource: Resource::new(k.group, k.version, k.plural),
-        kind: k.kind.to_string(),
-        namespaced: k.is_namespaced(),
-        collected: k.has_verb("watch") && k.kind != "Event",
-    };
-    stored.map(info).collect()
+    let stored = api.kinds().filter(|k| k.custom.is_none() && k.storage && k.has_verb("list") && k.has_verb("delete"));
+    stored.map(kind_info).collect()
+}
+
+/// Every custom resource, in its storage version or else in one that is served.
+fn custom_kinds(api: &Api) -> Arc<[KindInfo]> {
+    let shown = |c: &Arc<fram_api::CustomResource>| c.served.iter().find(|k| k.storage).or(c.served.first()).map(kind_info);
+    api.custom().filter_map(shown).collect()
+}
+
+/// Tells the controllers which custom resources there are.
+fn follow_custom_kinds(registry: &Registry, tasks: &TaskTracker, stop: &CancellationToken) -> watch::Receiver<Arc<[KindInfo]>> {
+    let mut api = registry.follow_api();
+    let (sender, receiver) = watch::channel(custom_kinds(&api.borrow_and_update()));
+    let stop = stop.clone();
+    tasks.spawn(stop.run_until_cancelled_owned(async move {
+        while api.changed().await.is_ok() {
+            let kinds = custom_kinds(&api.borrow_and_update());
+            sender.send_if_modified(|known| {
+                *known != kinds && {
+                    *known = kinds;
+                    true
+                }
+            });
+        }
+    }));
+    receiver
 }

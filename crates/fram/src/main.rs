@@ -22,7 +22,7 @@ fn main() -> std::process::ExitCode {
     }
     let arguments = cli::Cli::parse();
     match arguments.run() {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("fram: {error:#}");
             std::process::ExitCode::FAILURE

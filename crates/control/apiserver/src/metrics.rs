@@ -47,13 +47,13 @@ pub(crate) async fn execute(server: &Server, place: Place, verb: Verb) -> Result
             let objects = if of_nodes { of_nodes_of(server, objects).await } else { of_pods_of(server, objects).await };
             answer(Answer::Objects { place, objects })
         }
-        _ => Err(Status::method_not_allowed(GROUP, place.kind().plural, "")),
+        _ => Err(Status::method_not_allowed(GROUP, &place.kind().plural, "")),
     }
 }
 
 /// The place of the node or pod itself.
 fn place_of(registry: &Registry, place: &Place) -> Result<Place, Status> {
-    let served = registry.served("", "v1", place.kind().plural).ok_or_else(Status::no_such_path)?;
+    let served = registry.served("", "v1", &place.kind().plural).ok_or_else(Status::no_such_path)?;
     Ok(Place { served, namespace: place.namespace.clone(), name: place.name.clone() })
 }
 

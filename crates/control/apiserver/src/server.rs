@@ -18,6 +18,7 @@ pub struct Server {
     pub tokens: Tokens,
     pub nodes: Arc<dyn Nodes>,
     pub(crate) metrics: crate::metrics::Metrics,
+    pub(crate) documents: crate::openapi::Documents,
     pub(crate) ready: std::sync::atomic::AtomicBool,
     /// Streams to nodes that outlive their request.
     pub(crate) streams: tokio_util::task::TaskTracker,
@@ -72,6 +73,7 @@ impl Server {
             tokens,
             nodes,
             metrics: Default::default(),
+            documents: Default::default(),
             ready: false.into(),
             streams: tokio_util::task::TaskTracker::new(),
         }
@@ -112,9 +114,12 @@ impl Server {
             sub.verbs.contains(&attributes.verb.as_str())
         };
         if !supported {
-            return Err(Status::method_not_allowed(kind.group, kind.plural, &attributes.verb));
+            return Err(Status::method_not_allowed(&kind.group, &kind.plural, &attributes.verb));
         }
-        crate::verbs::execute(self, user, place, call.subresource, call.verb, duplicates).await
+        let deprecation = kind.custom.as_ref().and_then(|c| c.deprecation.clone());
+        let mut performed = crate::verbs::execute(self, user, place, call.subresource, call.verb, duplicates).await?;
+        performed.warnings.extend(deprecation.map(|text| text.to_string()));
+        Ok(performed)
     }
 }
 

@@ -2,6 +2,7 @@
 //! Pure: no I/O, no clock, no async runtime.
 
 pub mod json;
+pub mod jsonpath;
 pub mod labels;
 pub mod managed;
 pub mod meta;
@@ -12,6 +13,7 @@ pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod status;
+pub mod structural;
 pub mod value;
 pub mod view;
 pub mod yaml;
