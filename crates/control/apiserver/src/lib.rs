@@ -13,6 +13,7 @@ mod discovery;
 pub mod environment;
 pub mod http_api;
 mod inprocess;
+mod metrics;
 pub mod nodes;
 mod openapi;
 mod path;
