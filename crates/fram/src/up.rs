@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cli::{Machine, Server, Up};
 use crate::control_plane::{ControlPlane, start_components};
+use crate::desk::Desk;
 use crate::node::{NodeConfig, NodeLock, host_name, primary_address};
 use crate::tunnels::Tunnels;
 
@@ -83,11 +84,12 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     control_plane.write_kubeconfig(&kubeconfig)?;
     control_plane.bootstrap().await?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let desk = Desk::new(&plan.machine.cgroup_root);
     let mut components = JoinSet::new();
     components.spawn(control_plane.server.clone().follow_roles(stop.clone()));
     components.spawn(fram_apiserver::http_api::serve(listener, control_plane.server.clone(), stop.clone()));
     components.spawn(control_plane.server.clone().keep_own_service(control_plane.cluster.clone(), stop.clone()));
-    let informers = start_components(&control_plane, &tasks, &stop);
+    let informers = start_components(&control_plane, &desk, &tasks, &stop);
     let ready = begun.elapsed().as_millis();
     println!("fram: API ready at {} after {ready} ms; KUBECONFIG={}", control_plane.url(), kubeconfig.display());
     if plan.shared {
@@ -95,9 +97,10 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
         let token = crate::token::current(&client, &control_plane.pki.ca_pem).await?;
         println!("fram: other machines join with: fram agent --server https://{ip}:{} --token {token}", control_plane.cluster.port);
     }
+    desk.clone().open(data, &tasks, &stop)?;
     let mut node = None;
     if plan.node {
-        let runs = start_node(&plan, &control_plane, &nodes, informers, &node_threads, &tasks, &stop).await?;
+        let runs = start_node(&plan, &control_plane, &nodes, informers, &node_threads, &desk, &tasks, &stop).await?;
         // The node answers the API's Service address itself, so that pods reach it without a public socket.
         let within = control_plane.listen_also(SocketAddr::new(IpAddr::V4(api_service_ip()), API_PORT)).await?;
         components.spawn(fram_apiserver::http_api::serve(within, control_plane.server.clone(), stop.clone()));
@@ -130,6 +133,7 @@ async fn start_node(
     nodes: &Tunnels,
     informers: SharedInformers,
     threads: &tokio::runtime::Handle,
+    desk: &Arc<Desk>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<RunningNode> {
@@ -137,8 +141,8 @@ async fn start_node(
     let config = node_config(&plan.machine, vec![api_service_ip()])?;
     let name = config.name.clone();
     let client = control_plane.client(User::authenticated(&format!("system:node:{name}"), &["system:nodes"]), "kubelet");
-    let (node_stop, node_tasks) = (stop.clone(), tasks.clone());
-    let started = threads.spawn(async move { crate::node::start(config, client, informers, &node_tasks, &node_stop).await });
+    let (node_stop, node_tasks, desk) = (stop.clone(), tasks.clone(), desk.clone());
+    let started = threads.spawn(async move { crate::node::start(config, client, informers, &desk, &node_tasks, &node_stop).await });
     let kubelet = started.await.context("the node's start failed")??;
     nodes.local.set(&name, kubelet.clone());
     let kubelet_stop = stop.clone();
