@@ -15,11 +15,11 @@ use fram_apiserver::pki::{Identity, Pki, write_private};
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{Environment, InProcess, Server, User};
-use fram_client::resources::{NODES, PODS};
 use fram_client::{Client, Resource, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{Embedded, Options};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +28,10 @@ use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
 
 /// Every key of the cluster starts with it.
 const PREFIX: &str = "/registry/";
+
+pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
 
 pub(crate) struct ControlPlane {
     pub(crate) server: Arc<Server>,
@@ -38,8 +42,9 @@ pub(crate) struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Opens the data directory and binds the socket; nothing is served yet.
-    pub(crate) async fn open(data: &Path, listen: SocketAddr, node_ip: IpAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<(Self, Listener)> {
+    /// Opens the data directory; nothing is served on the socket yet.
+    pub(crate) async fn open(data: &Path, socket: TcpListener, node_ip: IpAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<(Self, Listener)> {
+        let listen = socket.local_addr().context("the socket has no address")?;
         let store = Embedded::open(Options::new(data.join("store")))?;
         let pki = Arc::new(Pki::open(&data.join("pki"))?);
         let api = Arc::new(Api::builtin()?);
@@ -52,8 +57,8 @@ impl ControlPlane {
         names.push(node_ip.to_string());
         names.dedup();
         let identity = pki.server("kube-apiserver", &names)?;
-        let listener = Listener::bind(listen, pki.server_config(&identity)?).await.with_context(|| format!("cannot listen on {listen}"))?;
-        let port = listener.address()?.port();
+        let listener = Listener::new(socket, pki.server_config(&identity)?);
+        let port = listen.port();
         let environment = Environment::system();
         let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, Chain::standard(), allocators));
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
@@ -80,7 +85,7 @@ impl ControlPlane {
     /// Serves the same API at another address.
     pub(crate) async fn listen_also(&self, address: SocketAddr) -> anyhow::Result<Listener> {
         let tls = self.pki.server_config(&self.identity)?;
-        Listener::bind(address, tls).await.with_context(|| format!("cannot listen on {address}"))
+        Ok(Listener::new(bind(address).await?, tls))
     }
 
     /// Writes the administrator's kubeconfig.
@@ -147,8 +152,7 @@ pub(crate) fn start_components(
     let scheduler = Scheduler::new(SchedulerConfig {
         name: "default-scheduler".into(),
         client: control_plane.client(user("system:kube-scheduler"), "kube-scheduler"),
-        pods: informers.get(&PODS),
-        nodes: informers.get(&NODES),
+        informers: informers.clone(),
         now: Arc::new(move || environment.now_text()),
     });
     scheduling.spawn(scheduler.run(stop.clone()));

@@ -154,6 +154,7 @@ fn kubelet_config(node: &NodeConfig) -> KubeletConfig {
         cluster_dns: vec![IpAddr::V4(node.dns_ip)],
         cluster_domain: node.cluster_domain.clone(),
         cgroup_root: node.cgroup_root.clone(),
+        volumes_dir: Some(node.data.join("volumes")),
         ..KubeletConfig::new(node.name.clone(), vec![node.ip], node.data.join("kubelet"), node.data.join("pods"))
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cli::{Machine, Server, Up};
-use crate::control_plane::{ControlPlane, start_components};
+use crate::control_plane::{ControlPlane, bind, start_components};
 use crate::desk::Desk;
 use crate::node::{NodeConfig, NodeLock, host_name, primary_address};
 use crate::tunnels::Tunnels;
@@ -76,10 +76,12 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<()> {
 async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Result<()> {
     let begun = Instant::now();
     let data = &plan.machine.data_dir;
+    // Before anything is written: a port in use leaves nothing behind.
+    let socket = bind(plan.listen).await?;
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
     let ip = plan.machine.node_ip.map_or_else(primary_address, Ok)?;
     let nodes = Arc::new(Tunnels::default());
-    let (control_plane, listener) = ControlPlane::open(data, plan.listen, ip, nodes.clone()).await?;
+    let (control_plane, listener) = ControlPlane::open(data, socket, ip, nodes.clone()).await?;
     let kubeconfig = data.join("admin.kubeconfig");
     control_plane.write_kubeconfig(&kubeconfig)?;
     control_plane.bootstrap().await?;

@@ -103,6 +103,7 @@ impl Chain {
                 Arc::new(pods::DefaultTolerationSeconds),
                 Arc::new(certificates::CertificateSubjectRestriction),
                 Arc::new(storage::DefaultStorageClass),
+                Arc::new(storage::PersistentVolumeClaimResize),
                 Arc::new(pods::RuntimeClass),
             ],
         }

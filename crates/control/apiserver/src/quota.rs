@@ -32,7 +32,7 @@ pub(crate) async fn charge(
 ) -> Result<Charge, Status> {
     let stored = &place.served.stored;
     let changes =
-        matches!((&*stored.group, &*stored.plural, subresource), ("", "pods", "resize") | ("", "services" | "persistentvolumeclaims", ""));
+        matches!((stored.group, stored.plural, subresource), ("", "pods", "resize") | ("", "services" | "persistentvolumeclaims", ""));
     if !stored.is_namespaced() || old.is_some() && !changes || old.is_none() && !subresource.is_empty() {
         return Ok(Charge::default());
     }

@@ -14,6 +14,7 @@ mod endpoint_slice_mirroring;
 mod ephemeral_volume;
 mod garbage_collector;
 mod job;
+mod local_path;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -56,6 +57,7 @@ pub fn start(context: &Context) {
     endpoint_slice_mirroring::start(context);
     volume_protection::start(context);
     volume_binder::start(context);
+    local_path::start(context);
     csr_cleaner::start(context);
     ephemeral_volume::start(context);
     ttl_after_finished::start(context);

@@ -4,6 +4,7 @@ mod convert;
 mod description;
 mod kind;
 pub mod quota;
+pub mod storage;
 pub mod strategy;
 
 pub use convert::convert;

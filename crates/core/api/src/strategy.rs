@@ -46,6 +46,14 @@ pub trait Strategy: Sync {
         Vec::new()
     }
 
+    /// Keeps what a write to a subresource may not change; the status is kept already.
+    fn prepare_subresource(&self, _subresource: &str, _object: &mut Value, _old: &Value) {}
+
+    /// Rules about a change through a subresource.
+    fn validate_subresource(&self, _subresource: &str, _object: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
     /// The text of a selectable field where it is not just the field at that path.
     fn field(&self, _object: &Value, _path: &str) -> Option<String> {
         None
@@ -129,6 +137,7 @@ pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
         ("", "ReplicationController") => &apps::ReplicationController,
         ("", "PersistentVolume") => &volumes::PersistentVolume,
         ("", "PersistentVolumeClaim") => &volumes::PersistentVolumeClaim,
+        ("storage.k8s.io", "StorageClass") => &volumes::StorageClass,
         ("batch", "CronJob") => &batch::CronJob,
         ("apps", "Deployment") => &apps::Deployment,
         ("apps", "ReplicaSet") => &apps::ReplicaSet,

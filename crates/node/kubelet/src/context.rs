@@ -9,6 +9,7 @@ use fram_machinery::Value;
 use fram_machinery::quantity::Quantity;
 use tokio::sync::watch;
 
+use crate::allocation::Allocations;
 use crate::cgroup::Cgroups;
 use crate::clock::Clock;
 use crate::config::KubeletConfig;
@@ -32,6 +33,7 @@ pub(crate) struct Context {
     pub(crate) services: Informer,
     pub(crate) runtime_classes: Informer,
     pub(crate) cgroups: Cgroups,
+    pub(crate) allocations: Allocations,
     pub(crate) node: NodeFacts,
     /// Counts what happened in the runtime, for those who follow something of it.
     pub(crate) activity: watch::Sender<u64>,

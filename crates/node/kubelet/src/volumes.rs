@@ -4,6 +4,7 @@
 mod atomic;
 mod mounts;
 pub(crate) mod payload;
+pub(crate) mod persistent;
 mod subpath;
 pub(crate) mod token;
 
@@ -32,6 +33,8 @@ pub(crate) enum VolumeError {
     Payload(#[from] payload::PayloadError),
     #[error("volume {0:?} is not among the pod's volumes")]
     Unknown(String),
+    #[error(transparent)]
+    Claim(#[from] persistent::ClaimError),
     #[error("subPath {0:?} leads out of its volume")]
     Escapes(String),
 }
@@ -57,6 +60,7 @@ fn plugin(kind: &str) -> &'static str {
         "secret" => "kubernetes.io~secret",
         "downwardAPI" => "kubernetes.io~downward-api",
         "projected" => "kubernetes.io~projected",
+        "persistentVolumeClaim" | "ephemeral" => "kubernetes.io~local-volume",
         _ => "kubernetes.io~empty-dir",
     }
 }
@@ -92,8 +96,8 @@ pub(crate) fn set_up(pod: &Value, volume: &Value, pod_dir: &Path, payload: Optio
             }
             atomic::write(&dir, payload.unwrap_or(&Payload::new()), fs_group)
         }
-        // The runtime mounts images.
-        "image" => Ok(()),
+        // The runtime mounts images; what is behind claims is mounted when it is known.
+        "image" | "persistentVolumeClaim" | "ephemeral" => Ok(()),
         other => Err(VolumeError::Unsupported(other.to_string())),
     }
 }

@@ -194,8 +194,9 @@ impl Registry {
         let mut request = Request::new(self, place, subresource, Verb::Update, write);
         object = self.admission.admit(&mut request, object, Some(&old)).await?;
         keep_other_parts(&stored, subresource, &mut object, &old);
-        if subresource.is_empty() {
-            strategy(stored.group, stored.kind).prepare_update(&mut object, &old);
+        match subresource {
+            "" => strategy(stored.group, stored.kind).prepare_update(&mut object, &old),
+            part => strategy(stored.group, stored.kind).prepare_subresource(part, &mut object, &old),
         }
         let mut object = self.normalized(&stored, object)?;
         if subresource != "binding" {
@@ -242,7 +243,13 @@ impl Registry {
         match subresource {
             "" | "scale" | "ephemeralcontainers" | "resize" => {
                 let checked = (subresource.is_empty() || subresource == "scale").then_some(old);
-                self.validate(place, object, checked)
+                self.validate(place, object, checked)?;
+                let stored = &place.served.stored;
+                let errors = strategy(stored.group, stored.kind).validate_subresource(subresource, object, old);
+                if errors.is_empty() {
+                    return Ok(());
+                }
+                Err(Status::invalid(place.kind().group, place.kind().kind, meta::name(object), errors))
             }
             _ => Ok(()),
         }
