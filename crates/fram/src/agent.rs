@@ -17,7 +17,7 @@ use crate::desk::Desk;
 use crate::node::NodeLock;
 
 pub(crate) fn run(agent: Agent) -> anyhow::Result<()> {
-    crate::up::log();
+    crate::up::log("info");
     crate::preflight::check()?;
     let runtime = crate::up::threads("node")?;
     let outcome = runtime.block_on(start(agent));

@@ -1,6 +1,7 @@
 //! `fram up` and `fram server`: the control plane, and a node in the same process.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,11 +29,12 @@ pub(crate) struct Plan {
     node: bool,
     /// Whether other machines join; then a join token is printed.
     shared: bool,
+    demo: bool,
 }
 
 impl Plan {
     pub(crate) fn alone(up: Up) -> Self {
-        Self { machine: up.machine, listen: up.listen, node: true, shared: false }
+        Self { machine: up.machine, listen: up.listen, node: true, shared: false, demo: up.demo }
     }
 
     /// Fails where no other machine could reach the address.
@@ -45,14 +47,14 @@ impl Plan {
         if !listen.ip().is_unspecified() {
             machine.node_ip = machine.node_ip.or(Some(listen.ip()));
         }
-        Ok(Self { machine, listen, node: !no_node, shared: true })
+        Ok(Self { machine, listen, node: !no_node, shared: true, demo: false })
     }
 }
 
-/// Log lines go to standard error.
-pub(crate) fn log() {
+/// Log lines go to standard error; from `level` on, unless RUST_LOG says otherwise.
+pub(crate) fn log(level: &str) {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .with_writer(std::io::stderr)
         .init();
 }
@@ -62,7 +64,8 @@ pub(crate) fn threads(name: &'static str) -> anyhow::Result<tokio::runtime::Runt
 }
 
 pub(crate) fn run(plan: Plan) -> anyhow::Result<()> {
-    log();
+    // The demo is for the eye: what goes well is not logged beside it.
+    log(if plan.demo { "warn" } else { "info" });
     if plan.node {
         crate::preflight::check()?;
     }
@@ -109,7 +112,10 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
         println!("fram: node {} started after {} ms", runs.name, begun.elapsed().as_millis());
         node = Some(runs);
     }
-    stopped().await?;
+    let outcome = match plan.demo {
+        true => demonstrate(&kubeconfig, data).await,
+        false => stopped().await,
+    };
     stop.cancel();
     if let Some(node) = node {
         node.task.await.context("the kubelet failed")??;
@@ -119,7 +125,19 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     while let Some(ended) = components.join_next().await {
         ended.context("a component failed")?;
     }
-    Ok(())
+    outcome
+}
+
+/// Plays the demo, and then waits for the end like any other run. A demo that fails ends the program.
+async fn demonstrate(kubeconfig: &Path, data: &Path) -> anyhow::Result<()> {
+    let stopped = stopped();
+    tokio::pin!(stopped);
+    tokio::select! {
+        biased;
+        stopped = stopped.as_mut() => return stopped,
+        played = Box::pin(fram_demo::run(kubeconfig, data)) => played.context("the demo failed")?,
+    }
+    stopped.await
 }
 
 /// A node that runs in this process.

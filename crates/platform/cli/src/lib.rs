@@ -29,8 +29,12 @@ mod wait;
 use std::process::ExitCode;
 
 pub use access::{Access, Connection, DEFAULT_DATA_DIR, Place};
+pub use choose::follow;
 pub use error::CliError;
+pub use exec::capture;
 pub use local::{SOCKET, ask, hand_over};
+pub use manifests::parse as parse_manifests;
+pub use rollout::progress;
 
 /// What the client can do.
 #[derive(clap::Subcommand, Debug, Clone)]
