@@ -20,6 +20,7 @@ use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{Embedded, Options};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -144,7 +145,8 @@ pub(crate) fn start_components(
         tasks: controllers.clone(),
         stop: stop.clone(),
         root_ca: control_plane.pki.ca_pem.as_str().into(),
-        kinds: stored_kinds(&control_plane.server.registry.api),
+        kinds: stored_kinds(&control_plane.server.registry.api()),
+        custom_kinds: follow_custom_kinds(&control_plane.server.registry, tasks, stop),
         pod_network: Default::default(),
     };
     fram_controllers::start(&context);
@@ -178,14 +180,43 @@ pub(crate) fn start_components(
     informers
 }
 
-/// Every kind that is stored, in its storage version.
+fn kind_info(kind: &Arc<fram_api::Kind>) -> KindInfo {
+    let text = |key: &fram_machinery::Key| std::borrow::Cow::Owned(key.to_string());
+    KindInfo {
+        resource: Resource { group: text(&kind.group), version: text(&kind.version), plural: text(&kind.plural) },
+        kind: kind.kind.to_string(),
+        namespaced: kind.is_namespaced(),
+        collected: kind.has_verb("watch") && !kind.is("", "Event"),
+    }
+}
+
+/// Every built-in kind that is stored, in its storage version.
 fn stored_kinds(api: &Api) -> Arc<[KindInfo]> {
-    let stored = api.kinds.iter().filter(|k| k.storage && k.has_verb("list") && k.has_verb("delete"));
-    let info = |k: &Arc<fram_api::Kind>| KindInfo {
-        resource: Resource::new(k.group, k.version, k.plural),
-        kind: k.kind.to_string(),
-        namespaced: k.is_namespaced(),
-        collected: k.has_verb("watch") && k.kind != "Event",
-    };
-    stored.map(info).collect()
+    let stored = api.kinds().filter(|k| k.custom.is_none() && k.storage && k.has_verb("list") && k.has_verb("delete"));
+    stored.map(kind_info).collect()
+}
+
+/// Every custom resource, in its storage version or else in one that is served.
+fn custom_kinds(api: &Api) -> Arc<[KindInfo]> {
+    let shown = |c: &Arc<fram_api::CustomResource>| c.served.iter().find(|k| k.storage).or(c.served.first()).map(kind_info);
+    api.custom().filter_map(shown).collect()
+}
+
+/// Tells the controllers which custom resources there are.
+fn follow_custom_kinds(registry: &Registry, tasks: &TaskTracker, stop: &CancellationToken) -> watch::Receiver<Arc<[KindInfo]>> {
+    let mut api = registry.follow_api();
+    let (sender, receiver) = watch::channel(custom_kinds(&api.borrow_and_update()));
+    let stop = stop.clone();
+    tasks.spawn(stop.run_until_cancelled_owned(async move {
+        while api.changed().await.is_ok() {
+            let kinds = custom_kinds(&api.borrow_and_update());
+            sender.send_if_modified(|known| {
+                *known != kinds && {
+                    *known = kinds;
+                    true
+                }
+            });
+        }
+    }));
+    receiver
 }

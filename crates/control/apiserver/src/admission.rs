@@ -46,7 +46,7 @@ impl<'a> Request<'a> {
 
     /// Whether the request is about this kind itself, not a subresource of it.
     pub fn is_about(&self, group: &str, kind: &str) -> bool {
-        self.stored_kind().group == group && self.stored_kind().kind == kind && self.subresource.is_empty()
+        self.stored_kind().is(group, kind) && self.subresource.is_empty()
     }
 
     /// An object of another kind, or None where there is none.

@@ -151,8 +151,8 @@ impl Allocators {
             },
             "spec": { "parentRef": { "resource": "services", "namespace": (meta::namespace(service)), "name": (place.name.as_str()) } }
         });
-        let kind = registry.api.resource("networking.k8s.io", "v1", "ipaddresses");
-        kind.map(|k| Record::encode(k, object)).unwrap_or_default()
+        let api = registry.api();
+        api.resource("networking.k8s.io", "v1", "ipaddresses").map(|k| Record::encode(k, object)).unwrap_or_default()
     }
 
     fn node_ports(

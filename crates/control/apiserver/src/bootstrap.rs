@@ -21,6 +21,8 @@ pub enum BootstrapError {
     Create { what: String, status: Status },
     #[error("cannot read roles and bindings: {0}")]
     Rbac(Status),
+    #[error("cannot read custom resource definitions: {0}")]
+    Definitions(Status),
 }
 
 /// Facts that the first objects carry.
@@ -51,6 +53,7 @@ impl Server {
             done.map_err(|e| BootstrapError::Create { what: "the first objects".into(), status: Status::internal(e) })??;
         }
         self.authorizer.rbac().refresh(&self.registry).await.map_err(BootstrapError::Rbac)?;
+        self.serve_definitions().await.map_err(BootstrapError::Definitions)?;
         self.set_ready();
         Ok(())
     }
@@ -119,8 +122,9 @@ async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), Bootstrap
     let what = format!("{} {}", object.str_at(&["kind"]), fram_machinery::meta::key(&object));
     let fail = |status| BootstrapError::Create { what: what.clone(), status };
     let (group, version) = object.str_at(&["apiVersion"]).rsplit_once('/').unwrap_or(("", object.str_at(&["apiVersion"])));
-    let kind = registry.api.kind(group, version, object.str_at(&["kind"])).ok_or_else(|| fail(Status::no_such_path()))?;
-    let served = registry.served(group, version, kind.plural).ok_or_else(|| fail(Status::no_such_path()))?;
+    let api = registry.api();
+    let kind = api.kind(group, version, object.str_at(&["kind"])).ok_or_else(|| fail(Status::no_such_path()))?;
+    let served = registry.served(group, version, &kind.plural).ok_or_else(|| fail(Status::no_such_path()))?;
     let place = Place {
         served,
         namespace: fram_machinery::meta::namespace(&object).to_string(),

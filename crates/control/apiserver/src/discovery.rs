@@ -3,20 +3,26 @@
 use std::collections::BTreeMap;
 
 use fram_api::{Api, Kind};
-use fram_machinery::{Value, object};
+use fram_machinery::{Value, names, object};
+
+/// A group with its versions, the preferred one first, and their kinds.
+struct Group<'a> {
+    name: &'a str,
+    versions: Vec<(&'a str, Vec<&'a Kind>)>,
+}
 
 /// Groups in the order in which clients prefer them.
-fn groups(api: &Api) -> Vec<(&'static str, Vec<&'static str>)> {
-    let mut all: BTreeMap<&str, Vec<&'static str>> = BTreeMap::new();
-    for kind in api.kinds.iter().filter(|k| !k.plural.is_empty()) {
-        let versions = all.entry(kind.group).or_default();
-        if !versions.contains(&kind.version) {
-            versions.push(kind.version);
-        }
+fn groups(api: &Api) -> Vec<Group<'_>> {
+    let mut all: BTreeMap<&str, BTreeMap<&str, Vec<&Kind>>> = BTreeMap::new();
+    for kind in api.kinds().filter(|k| !k.plural.is_empty()) {
+        all.entry(&kind.group).or_default().entry(&kind.version).or_default().push(kind);
     }
-    // Later versions are preferred: autoscaling is served as v2 and v1.
-    all.values_mut().for_each(|versions| versions.sort_by(|a, b| b.cmp(a)));
-    all.into_iter().collect()
+    let sorted = |versions: BTreeMap<_, _>| {
+        let mut versions: Vec<(&str, Vec<&Kind>)> = versions.into_iter().collect();
+        versions.sort_by(|(a, _), (b, _)| names::compare_versions(b, a));
+        versions
+    };
+    all.into_iter().map(|(name, versions)| Group { name, versions: sorted(versions) }).collect()
 }
 
 fn group_version(group: &str, version: &str) -> String {
@@ -29,35 +35,38 @@ pub(crate) fn api_versions(address: &str) -> Value {
         "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": address }] })
 }
 
-fn group_object(group: &str, versions: &[&'static str]) -> Value {
-    let one = |v: &&str| object!({ "groupVersion": (group_version(group, v)), "version": (*v) });
-    let all: Vec<Value> = versions.iter().map(one).collect();
-    object!({ "name": group, "versions": all, "preferredVersion": (one(&versions[0])) })
+fn group_object(group: &Group) -> Value {
+    let one = |v: &str| object!({ "groupVersion": (group_version(group.name, v)), "version": v });
+    let all: Vec<Value> = group.versions.iter().map(|(v, _)| one(v)).collect();
+    object!({ "name": (group.name), "versions": all, "preferredVersion": (one(group.versions[0].0)) })
 }
 
 /// The document at /apis.
 pub(crate) fn group_list(api: &Api) -> Value {
-    let named = groups(api).into_iter().filter(|(g, _)| !g.is_empty());
-    let all: Vec<Value> = named.map(|(group, versions)| group_object(group, &versions)).collect();
+    let all: Vec<Value> = groups(api).iter().filter(|g| !g.name.is_empty()).map(group_object).collect();
     object!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": all })
 }
 
 /// The document at /apis/GROUP.
 pub(crate) fn group(api: &Api, name: &str) -> Option<Value> {
-    let (group, versions) = groups(api).into_iter().find(|(g, _)| *g == name && !g.is_empty())?;
-    let mut object = group_object(group, &versions);
+    let group = groups(api).into_iter().find(|g| g.name == name && !name.is_empty())?;
+    let mut object = group_object(&group);
     object.set(&["kind"], "APIGroup");
     object.set(&["apiVersion"], "v1");
     Some(object)
 }
 
-fn texts(items: &[&str]) -> Value {
-    items.iter().map(|s| Value::from(*s)).collect::<Vec<_>>().into()
+fn texts<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
+    items.into_iter().map(Value::from).collect::<Vec<_>>().into()
 }
 
 fn resources_of<'a>(api: &'a Api, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Kind> {
-    let served = move |k: &&&std::sync::Arc<Kind>| !k.plural.is_empty() && k.group == group && k.version == version;
-    api.kinds.iter().filter(move |k| served(&k)).map(|k| &**k)
+    api.kinds().map(|k| &**k).filter(move |k| !k.plural.is_empty() && k.group == group && k.version == version)
+}
+
+/// Group, version and kind of a subresource's body.
+fn body_of<'a>(kind: &'a Kind, sub: &fram_api::Subresource) -> (&'a str, &'a str, &'a str) {
+    sub.kind.unwrap_or((&kind.group, &kind.version, &kind.kind))
 }
 
 /// The document at /api/v1 and /apis/GROUP/VERSION.
@@ -65,20 +74,20 @@ pub(crate) fn resource_list(api: &Api, group: &str, version: &str) -> Option<Val
     let mut all = Vec::new();
     for kind in resources_of(api, group, version) {
         let mut resource = object!({
-            "name": (kind.plural), "singularName": (kind.singular), "namespaced": (kind.is_namespaced()),
-            "kind": (kind.kind), "verbs": (texts(&kind.verbs))
+            "name": (&kind.plural), "singularName": (&kind.singular), "namespaced": (kind.is_namespaced()),
+            "kind": (&kind.kind), "verbs": (texts(kind.verbs.iter().copied()))
         });
         for (field, items) in [("shortNames", &kind.short), ("categories", &kind.categories)] {
             if !items.is_empty() {
-                resource.set(&[field], texts(items));
+                resource.set(&[field], texts(items.iter().map(|i| i.as_str())));
             }
         }
         all.push(resource);
         for sub in &kind.subresources {
-            let (g, v, k) = sub.kind.unwrap_or((kind.group, kind.version, kind.kind));
+            let (g, v, k) = body_of(kind, sub);
             let mut resource = object!({
                 "name": (format!("{}/{}", kind.plural, sub.name)), "singularName": "", "namespaced": (kind.is_namespaced()),
-                "kind": k, "verbs": (texts(&sub.verbs))
+                "kind": k, "verbs": (texts(sub.verbs.iter().copied()))
             });
             if sub.kind.is_some() {
                 resource.set(&["group"], g);
@@ -96,15 +105,15 @@ pub(crate) fn resource_list(api: &Api, group: &str, version: &str) -> Option<Val
 /// The aggregated documents (apidiscovery.k8s.io/v2): the core group at /api, all others at /apis.
 pub(crate) fn aggregated(api: &Api, core: bool) -> Value {
     let mut items = Vec::new();
-    for (group, versions) in groups(api).into_iter().filter(|(g, _)| g.is_empty() == core) {
-        let version = |v: &&'static str| {
-            let resources: Vec<Value> = resources_of(api, group, v).map(aggregated_resource).collect();
+    for group in groups(api).into_iter().filter(|g| g.name.is_empty() == core) {
+        let version = |(v, kinds): &(&str, Vec<&Kind>)| {
+            let resources: Vec<Value> = kinds.iter().map(|k| aggregated_resource(k)).collect();
             object!({ "version": (*v), "resources": resources, "freshness": "Current" })
         };
-        let versions: Vec<Value> = versions.iter().map(version).collect();
+        let versions: Vec<Value> = group.versions.iter().map(version).collect();
         let mut metadata = object!({ "creationTimestamp": null });
-        if !group.is_empty() {
-            metadata.set(&["name"], group);
+        if !group.name.is_empty() {
+            metadata.set(&["name"], group.name);
         }
         items.push(object!({ "metadata": metadata, "versions": versions }));
     }
@@ -118,17 +127,17 @@ fn response_kind(group: &str, version: &str, kind: &str) -> Value {
 fn aggregated_resource(kind: &Kind) -> Value {
     let scope = if kind.is_namespaced() { "Namespaced" } else { "Cluster" };
     let mut out = object!({
-        "resource": (kind.plural), "responseKind": (response_kind(kind.group, kind.version, kind.kind)), "scope": scope,
-        "singularResource": (kind.singular), "verbs": (texts(&kind.verbs))
+        "resource": (&kind.plural), "responseKind": (response_kind(&kind.group, &kind.version, &kind.kind)), "scope": scope,
+        "singularResource": (&kind.singular), "verbs": (texts(kind.verbs.iter().copied()))
     });
     for (field, items) in [("shortNames", &kind.short), ("categories", &kind.categories)] {
         if !items.is_empty() {
-            out.set(&[field], texts(items));
+            out.set(&[field], texts(items.iter().map(|i| i.as_str())));
         }
     }
     let subresource = |sub: &fram_api::Subresource| {
-        let (g, v, k) = sub.kind.unwrap_or((kind.group, kind.version, kind.kind));
-        object!({ "subresource": (sub.name), "responseKind": (response_kind(g, v, k)), "verbs": (texts(&sub.verbs)) })
+        let (g, v, k) = body_of(kind, sub);
+        object!({ "subresource": (sub.name), "responseKind": (response_kind(g, v, k)), "verbs": (texts(sub.verbs.iter().copied())) })
     };
     if !kind.subresources.is_empty() {
         out.set(&["subresources"], kind.subresources.iter().map(subresource).collect::<Vec<_>>());

@@ -16,11 +16,11 @@ use hyper::body::Incoming;
 
 use crate::authenticate::authenticate;
 use crate::authorize::Attributes;
+use crate::discovery;
 use crate::path::{self, Query};
 use crate::respond::{self, Accept, Body, Shape};
 use crate::server::Server;
 use crate::user::User;
-use crate::{discovery, openapi};
 
 pub use listen::{Listener, serve};
 
@@ -28,7 +28,7 @@ pub use listen::{Listener, serve};
 pub(crate) async fn handle(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>) -> Response<Body> {
     let accept = Accept::negotiate(request.headers());
     let shown = accept.as_ref().copied().unwrap_or(Accept::JSON);
-    let api = server.registry.api.clone();
+    let api = server.registry.api();
     match route(server, certificate, request, accept).await {
         Ok(response) => response,
         Err(status) => respond::status(&api, &status, shown),
@@ -72,12 +72,12 @@ async fn beside(
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Status::no_such_path());
     }
-    let api = &server.registry.api;
+    let api = &server.registry.api();
     let show = |value: Option<fram_machinery::Value>, accept: Accept| {
         value.map(|v| respond::document(api, accept, &v)).ok_or_else(Status::no_such_path)
     };
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    if let Some(response) = openapi::handle(api, &parts, request.headers()) {
+    if let Some(response) = server.documents.handle(api, &parts, request.headers()) {
         return Ok(response);
     }
     let accept = accept?;

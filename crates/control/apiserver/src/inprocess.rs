@@ -102,7 +102,7 @@ fn event(place: &Place, change: &Change) -> Result<WatchEvent, Status> {
 
 fn bookmark(place: &Place, change: &Change) -> Value {
     let kind = place.kind();
-    let mut object = object!({ "kind": (kind.kind), "apiVersion": (kind.api_version()), "metadata": { "resourceVersion": (change.revision.to_string()) } });
+    let mut object = object!({ "kind": (&kind.kind), "apiVersion": (kind.api_version()), "metadata": { "resourceVersion": (change.revision.to_string()) } });
     if change.kind == ChangeKind::InitialEventsEnd {
         meta::set_annotation(&mut object, "k8s.io/initial-events-end", "true");
     }

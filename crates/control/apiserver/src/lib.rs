@@ -8,6 +8,7 @@ pub mod authorize;
 pub mod bootstrap;
 pub mod bootstrap_token;
 pub mod certificates;
+mod definitions;
 mod discovery;
 pub mod environment;
 pub mod http_api;

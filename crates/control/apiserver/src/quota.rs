@@ -32,7 +32,7 @@ pub(crate) async fn charge(
 ) -> Result<Charge, Status> {
     let stored = &place.served.stored;
     let changes =
-        matches!((stored.group, stored.plural, subresource), ("", "pods", "resize") | ("", "services" | "persistentvolumeclaims", ""));
+        matches!((&*stored.group, &*stored.plural, subresource), ("", "pods", "resize") | ("", "services" | "persistentvolumeclaims", ""));
     if !stored.is_namespaced() || old.is_some() && !changes || old.is_none() && !subresource.is_empty() {
         return Ok(Charge::default());
     }
@@ -43,7 +43,7 @@ pub(crate) async fn charge(
     if listing.items.is_empty() {
         return Ok(out);
     }
-    let usage = |object: &Value| quota::usage(stored.group, stored.plural, object);
+    let usage = |object: &Value| quota::usage(&stored.group, &stored.plural, object);
     let added = difference(usage(object), &old.map(usage).unwrap_or_default());
     for entry in listing.items {
         let mut quota = registry.decode(&quotas.served, &entry)?;

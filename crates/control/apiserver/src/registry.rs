@@ -14,6 +14,7 @@ use std::sync::Arc;
 use fram_api::{Api, Kind};
 use fram_machinery::{Status, Value};
 use fram_store::{Entry, Store, StoreError};
+use tokio::sync::watch as signal;
 
 use crate::admission::Chain;
 use crate::allocate::Allocators;
@@ -29,7 +30,8 @@ pub use write::{Body, FieldValidation, Written};
 
 /// The objects of one cluster.
 pub struct Registry {
-    pub api: Arc<Api>,
+    /// The kinds that are served now; replaced as a whole, so that whoever took it goes on with what it has.
+    api: signal::Sender<Arc<Api>>,
     pub(crate) store: Arc<dyn Store>,
     /// Every key of this cluster starts with it.
     pub(crate) prefix: Arc<str>,
@@ -55,6 +57,14 @@ pub struct Served {
     pub stored: Arc<Kind>,
 }
 
+impl Served {
+    /// Whether the bytes in the store are those that a client gets.
+    pub(crate) fn verbatim(&self) -> bool {
+        let same = self.kind.version == self.stored.version && self.kind.group == self.stored.group;
+        same && self.kind.custom.as_ref().is_none_or(|c| !c.outdated)
+    }
+}
+
 /// One stored object, as the kind that was asked for.
 #[derive(Clone)]
 pub struct Item {
@@ -70,17 +80,33 @@ impl Registry {
         admission: Chain,
         allocators: Allocators,
     ) -> Self {
-        Self { api, store, prefix: prefix.into(), environment, admission, allocators }
+        Self { api: signal::Sender::new(api), store, prefix: prefix.into(), environment, admission, allocators }
     }
 
     pub fn environment(&self) -> &Environment {
         &self.environment
     }
 
+    /// The kinds that are served now.
+    pub fn api(&self) -> Arc<Api> {
+        self.api.borrow().clone()
+    }
+
+    /// Serves other kinds from now on.
+    pub(crate) fn serve(&self, change: impl FnOnce(&Api) -> Api) {
+        self.api.send_modify(|api| *api = Arc::new(change(api)));
+    }
+
+    /// Tells of the kinds whenever others are served.
+    pub fn follow_api(&self) -> signal::Receiver<Arc<Api>> {
+        self.api.subscribe()
+    }
+
     /// The kind served at a group, version and plural.
     pub fn served(&self, group: &str, version: &str, plural: &str) -> Option<Served> {
-        let kind = self.api.resource(group, version, plural)?.clone();
-        let stored = self.api.storage_of(&kind);
+        let api = self.api();
+        let kind = api.resource(group, version, plural)?.clone();
+        let stored = api.storage_of(&kind);
         Some(Served { kind, stored })
     }
 

@@ -220,7 +220,7 @@ pub(crate) fn performed(
 fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeObject) -> Result<Response<Body>, Status> {
     match answer {
         Answer::Stored { served, entry } => {
-            if accept == Accept::JSON && served.kind.version == served.stored.version && served.kind.group == served.stored.group {
+            if accept == Accept::JSON && served.verbatim() {
                 let record = Record::parse(&entry.value).map_err(Status::internal)?;
                 let mut out = Vec::with_capacity(3);
                 record.json_chunks(entry.modified.0, &mut out);
@@ -235,22 +235,21 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
             Err(Status::new(fram_machinery::Reason::NotAcceptable, text))
         }
         Answer::Other { object: value, created } => {
-            Ok(object(&registry.api, if created { 201 } else { 200 }, Accept { shape: Shape::Plain, ..accept }, &value))
+            Ok(object(&registry.api(), if created { 201 } else { 200 }, Accept { shape: Shape::Plain, ..accept }, &value))
         }
         Answer::Deleted { served, object: value } => {
-            let details = object!({ "name": (meta::name(&value)), "group": (served.kind.group), "kind": (served.kind.plural), "uid": (meta::uid(&value)) });
+            let details = object!({ "name": (meta::name(&value)), "group": (&served.kind.group), "kind": (&served.kind.plural), "uid": (meta::uid(&value)) });
             let mut success = object!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
             if served.kind.group.is_empty() {
                 success.remove(&["details", "group"]);
             }
-            Ok(object(&registry.api, 200, Accept { shape: Shape::Plain, ..accept }, &success))
+            Ok(object(&registry.api(), 200, Accept { shape: Shape::Plain, ..accept }, &success))
         }
         Answer::List { place, listing } => list(registry, &place, listing, accept, include),
         Answer::Objects { place, objects } => {
             let kind = place.kind();
-            let value =
-                object!({ "kind": (format!("{}List", kind.kind)), "apiVersion": (kind.api_version()), "metadata": {}, "items": objects });
-            Ok(object(&registry.api, 200, Accept { shape: Shape::Plain, ..accept }, &value))
+            let value = object!({ "kind": (&kind.list_kind), "apiVersion": (kind.api_version()), "metadata": {}, "items": objects });
+            Ok(object(&registry.api(), 200, Accept { shape: Shape::Plain, ..accept }, &value))
         }
     }
 }
@@ -260,10 +259,10 @@ fn one(registry: &Registry, served: &Served, value: &Value, code: u16, accept: A
         Shape::Table => {
             let mut out = table::table(&served.kind, std::slice::from_ref(value), include, registry.environment.now());
             out.set(&["metadata", "resourceVersion"], meta::resource_version(value));
-            object(&registry.api, code, accept, &out)
+            object(&registry.api(), code, accept, &out)
         }
-        Shape::Partial => object(&registry.api, code, accept, &table::partial(value)),
-        _ => object(&registry.api, code, accept, value),
+        Shape::Partial => object(&registry.api(), code, accept, &table::partial(value)),
+        _ => object(&registry.api(), code, accept, value),
     }
 }
 
@@ -279,13 +278,13 @@ fn list_metadata(listing: &Listing) -> Value {
 }
 
 fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, include: IncludeObject) -> Result<Response<Body>, Status> {
-    let (kind, stored) = (&place.served.kind, &place.served.stored);
+    let kind = &place.served.kind;
     let metadata = list_metadata(&listing);
-    if accept == Accept::JSON && kind.version == stored.version && kind.group == stored.group {
+    if accept == Accept::JSON && place.served.verbatim() {
         // The bytes of the objects are those of the store; only the joints between them are new.
         let head = format!(
-            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-            kind.kind,
+            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+            kind.list_kind,
             kind.api_version(),
             json::to_string(&metadata)
         );
@@ -311,7 +310,7 @@ fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, in
             let items: Vec<Value> = items.iter().map(table::partial).collect();
             object!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items })
         }
-        _ => object!({ "kind": (format!("{}List", kind.kind)), "apiVersion": (kind.api_version()), "metadata": metadata, "items": items }),
+        _ => object!({ "kind": (&kind.list_kind), "apiVersion": (kind.api_version()), "metadata": metadata, "items": items }),
     };
-    Ok(object(&registry.api, 200, accept, &value))
+    Ok(object(&registry.api(), 200, accept, &value))
 }

@@ -17,6 +17,7 @@ pub struct Server {
     pub authorizer: Authorizer,
     pub tokens: Tokens,
     pub nodes: Arc<dyn Nodes>,
+    pub(crate) documents: crate::openapi::Documents,
     pub(crate) ready: std::sync::atomic::AtomicBool,
     /// Streams to nodes that outlive their request.
     pub(crate) streams: tokio_util::task::TaskTracker,
@@ -65,7 +66,15 @@ pub(crate) struct Performed {
 impl Server {
     pub fn new(registry: Arc<Registry>, tokens: Tokens, nodes: Arc<dyn Nodes>) -> Self {
         let authorizer = Authorizer::new(registry.clone());
-        Self { registry, authorizer, tokens, nodes, ready: false.into(), streams: tokio_util::task::TaskTracker::new() }
+        Self {
+            registry,
+            authorizer,
+            tokens,
+            nodes,
+            documents: Default::default(),
+            ready: false.into(),
+            streams: tokio_util::task::TaskTracker::new(),
+        }
     }
 
     /// From now on /readyz says ok.
@@ -103,9 +112,12 @@ impl Server {
             sub.verbs.contains(&attributes.verb.as_str())
         };
         if !supported {
-            return Err(Status::method_not_allowed(kind.group, kind.plural, &attributes.verb));
+            return Err(Status::method_not_allowed(&kind.group, &kind.plural, &attributes.verb));
         }
-        crate::verbs::execute(self, user, place, call.subresource, call.verb, duplicates).await
+        let deprecation = kind.custom.as_ref().and_then(|c| c.deprecation.clone());
+        let mut performed = crate::verbs::execute(self, user, place, call.subresource, call.verb, duplicates).await?;
+        performed.warnings.extend(deprecation.map(|text| text.to_string()));
+        Ok(performed)
     }
 }
 

@@ -33,11 +33,11 @@ pub(crate) fn table(kind: &Kind, objects: &[Value], include: IncludeObject, now:
 
 /// The column definitions of a kind; a kind that declares none has name and age.
 pub(crate) fn definitions(kind: &Kind) -> Vec<Value> {
-    let define = |name: &str, ty: &str, format: &str, priority: i64| object!({ "name": name, "type": ty, "format": format, "description": "", "priority": priority });
+    let define = |name: &str, ty: &str, format: &str, description: &str, priority: i64| object!({ "name": name, "type": ty, "format": format, "description": description, "priority": priority });
     if kind.columns.is_empty() {
-        return vec![define("Name", "string", "name", 0), define("Created At", "date", "", 0)];
+        return vec![define("Name", "string", "name", "", 0), define("Created At", "date", "", "", 0)];
     }
-    kind.columns.iter().map(|c| define(&c.name, c.ty, c.format, c.priority)).collect()
+    kind.columns.iter().map(|c| define(&c.name, &c.ty, &c.format, &c.description, c.priority)).collect()
 }
 
 fn row(kind: &Kind, object: &Value, include: IncludeObject, now: jiff::Timestamp) -> Value {
@@ -65,7 +65,7 @@ fn cell(kind: &Kind, object: &Value, column: &fram_api::Column, now: jiff::Times
     match &column.cell {
         Cell::Path(path, otherwise) => {
             let found = object.at(path).filter(|v| !v.is_null() && v.as_str() != Some(""));
-            match (found, column.ty) {
+            match (found, column.ty.as_str()) {
                 (Some(value), "integer" | "boolean" | "number") => value.clone(),
                 (Some(value), _) => json::text(value).into(),
                 (None, _) if otherwise.is_some() => Value::from(*otherwise),
@@ -74,14 +74,27 @@ fn cell(kind: &Kind, object: &Value, column: &fram_api::Column, now: jiff::Times
                 (None, _) => "".into(),
             }
         }
+        Cell::Found(path) => found_cell(&path.find(object), &column.ty, now),
         Cell::Age(Age::Date) => object.str_at(&["metadata", "creationTimestamp"]).into(),
         Cell::Age(Age::Relative) => age(object.str_at(&["metadata", "creationTimestamp"]), now),
-        Cell::Computed => match strategy(kind.group, kind.kind).cell(object, &column.name) {
+        Cell::Computed => match strategy(kind).cell(object, &column.name) {
             Value::Null => "<none>".into(),
             // Times in computed cells are shown as ages.
             Value::String(s) if s.len() >= 20 && s.parse::<jiff::Timestamp>().is_ok() => age(&s, now),
             value => value,
         },
+    }
+}
+
+/// What a path found, as its column shows it; see upstream's tableconvertor.
+fn found_cell(found: &[&Value], ty: &str, now: jiff::Timestamp) -> Value {
+    let Some(first) = found.first().filter(|v| !v.is_null()) else { return Value::Null };
+    match (ty, first) {
+        ("integer", Value::Int(_)) | ("number", Value::Int(_) | Value::Float(_)) | ("boolean", Value::Bool(_)) => (*first).clone(),
+        ("integer", Value::Float(f)) => Value::Int(*f as i64),
+        ("date", Value::String(text)) => age(text, now),
+        ("string", _) => found.iter().map(|v| json::text(v).to_string()).collect::<Vec<_>>().join(" ").into(),
+        _ => Value::Null,
     }
 }
 

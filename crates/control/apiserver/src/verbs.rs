@@ -35,8 +35,9 @@ pub(crate) async fn execute(
             plain(Answer::List { place, listing })
         }
         Verb::Create { object, options } => {
-            let (object, warnings) = decode(registry, &place, object, duplicates, &options)?;
+            let (object, mut warnings) = decode(registry, &place, object, duplicates, &options)?;
             let written = registry.create(&place, object, &write_of(user, &options)).await?;
+            warnings.extend(fram_api::strategy(place.kind()).warnings(&written.object, None));
             Ok(Performed { answer: Answer::Object { served: place.served, object: written.object, created: true }, warnings })
         }
         Verb::Update { object, options } => {
@@ -107,7 +108,7 @@ async fn update(server: &Server, user: &User, place: &Place, object: Value, opti
     let kind = place.kind();
     if meta::resource_version(&object).is_empty() && !kind.unconditional_update {
         let error = fram_machinery::status::FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
-        return Err(Status::invalid(kind.group, kind.kind, &place.name, vec![error]));
+        return Err(Status::invalid(&kind.group, &kind.kind, &place.name, vec![error]));
     }
     let result = server.registry.update(place, "", &write, |_| Ok(object.clone())).await;
     match result {
@@ -138,7 +139,7 @@ pub(super) async fn patch_object(
     let validation = field_validation(&options.field_validation)?;
     let mut found = Vec::new();
     let transform = |current: &Value| {
-        let patched = apply_patch(registry, place.kind(), current, &patch)?;
+        let patched = apply_patch(place.kind(), current, &patch)?;
         let (object, problems) = registry.decode_body(place.kind(), Body::new(patched), validation)?;
         found = problems;
         let pinned = patch.body.str_at(&["metadata", "resourceVersion"]);
@@ -156,12 +157,16 @@ pub(super) async fn patch_object(
     Ok((written.object, false))
 }
 
-fn apply_patch(registry: &Registry, kind: &fram_api::Kind, current: &Value, patch: &Patch) -> Result<Value, Status> {
+fn apply_patch(kind: &fram_api::Kind, current: &Value, patch: &Patch) -> Result<Value, Status> {
     use fram_machinery::patch::{self, PatchError};
     let patched = match patch.kind {
         PatchKind::Merge => Ok(patch::merge(current, &patch.body)),
         PatchKind::Json => patch::json(current, &patch.body),
-        PatchKind::Strategic => patch::strategic(&registry.api.schema, kind.ty, current, &patch.body),
+        PatchKind::Strategic if kind.custom.is_some() => {
+            let text = "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+            return Err(Status::new(fram_machinery::Reason::UnsupportedMediaType, text));
+        }
+        PatchKind::Strategic => patch::strategic(&kind.schema, kind.ty, current, &patch.body),
         PatchKind::Apply => {
             let text = "server-side apply is not served for this subresource";
             return Err(Status::new(fram_machinery::Reason::UnsupportedMediaType, text));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fram_client::{Action, Client, Controller, EventRecorder, Resource, SharedInformers};
 use fram_machinery::Status;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,8 +34,10 @@ pub struct Context {
     pub stop: CancellationToken,
     /// The cluster's CA, as PEM, for the ConfigMap kube-root-ca.crt.
     pub root_ca: Arc<str>,
-    /// Every kind that is stored, once.
+    /// Every built-in kind that is stored, once.
     pub kinds: Arc<[KindInfo]>,
+    /// The kinds of custom resources, as they come and go.
+    pub custom_kinds: watch::Receiver<Arc<[KindInfo]>>,
     pub pod_network: PodNetwork,
 }
 

@@ -3,10 +3,16 @@
 
 mod plan;
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use fram_client::{Action, Client, Controller, DeleteOptions, Informer, PatchKind, Preconditions, Propagation, Resource};
+use fram_client::{
+    Action, Client, Controller, DeleteOptions, Delta, Enqueuer, Informer, PatchKind, Preconditions, Propagation, Resource, SharedInformers,
+};
 use fram_machinery::{Reason, Status, Value, meta, object};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::Context;
 use crate::context::KindInfo;
@@ -16,45 +22,102 @@ pub(crate) const ORPHAN: &str = "orphan";
 pub(crate) const FOREGROUND: &str = "foregroundDeletion";
 
 pub(crate) fn start(context: &Context) {
-    let kinds: Vec<(KindInfo, Informer)> =
+    let kinds: Vec<Source> =
         context.kinds.iter().filter(|k| k.collected).map(|k| (k.clone(), context.informers.get(&k.resource))).collect();
-    let graph = Arc::new(Graph { kinds });
+    let graph = Arc::new(Graph { kinds: RwLock::new(kinds.clone()), unknown: Mutex::default() });
     let collector = Arc::new(Collector { client: context.client("generic-garbage-collector"), graph: graph.clone() });
     let mut controller = Controller::new("garbage-collector", 20);
-    for (kind, informer) in &graph.kinds {
-        let (graph, kind) = (graph.clone(), kind.clone());
-        controller = controller.watches_deltas(informer, move |delta| {
-            let object = delta.object();
-            let mut keys = Vec::new();
-            if delta.new.is_some() {
-                let matters = !meta::owner_references(object).is_empty() || meta::is_terminating(object);
-                keys.extend(matters.then(|| graph.key(&kind, object)));
-                // An owner that this object blocked may be free now.
-                let before = delta.old.iter().flat_map(|old| meta::owner_references(old));
-                let changed = before.filter(|r| !meta::owner_references(object).contains(r));
-                keys.extend(changed.filter_map(|r| graph.owner_key(object, r)));
-            } else {
-                keys.extend(graph.dependents(meta::uid(object)).into_iter().map(|(k, o)| graph.key(&k, &o)));
-                // The owner may wait in the foreground for just this one.
-                keys.extend(meta::owner_references(object).iter().filter_map(|r| graph.owner_key(object, r)));
-            }
-            keys
-        });
+    for (kind, informer) in kinds {
+        let graph = graph.clone();
+        controller = controller.watches_deltas(&informer, move |delta| graph.concerned(&kind, delta));
     }
+    let follow = follow_custom(graph, context.informers.clone(), context.custom_kinds.clone(), controller.enqueuer());
     let reconcile = move |key: String| {
         let collector = collector.clone();
         async move { collector.reconcile(&key).await }
     };
     let stop = context.stop.clone();
+    context.tasks.spawn(async move { stop.run_until_cancelled(follow).await });
+    let stop = context.stop.clone();
     context.tasks.spawn(async move { controller.run(reconcile, stop).await });
+}
+
+/// Takes kinds of custom resources into the graph as they come, and out as they go.
+async fn follow_custom(graph: Arc<Graph>, informers: SharedInformers, mut kinds: watch::Receiver<Arc<[KindInfo]>>, enqueuer: Enqueuer) {
+    let mut feeders: HashMap<Resource, AbortHandle> = HashMap::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        let wanted = kinds.borrow_and_update().clone();
+        for gone in feeders.keys().filter(|r| wanted.iter().all(|k| k.resource != **r)).cloned().collect::<Vec<_>>() {
+            graph.kinds.write().retain(|(k, _)| k.resource != gone);
+            feeders.remove(&gone).inspect(AbortHandle::abort);
+            informers.forget(&gone);
+        }
+        for kind in wanted.iter().filter(|k| k.collected) {
+            if feeders.contains_key(&kind.resource) {
+                continue;
+            }
+            let informer = informers.get(&kind.resource);
+            graph.kinds.write().push((kind.clone(), informer.clone()));
+            let feeder = tasks.spawn(feed(graph.clone(), kind.clone(), informer, enqueuer.clone()));
+            feeders.insert(kind.resource.clone(), feeder);
+        }
+        tokio::select! {
+            biased;
+            changed = kinds.changed() => if changed.is_err() { return },
+            // A feeder that ended belongs to a kind that is gone.
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+}
+
+async fn feed(graph: Arc<Graph>, kind: KindInfo, informer: Informer, enqueuer: Enqueuer) {
+    if !informer.synced().await {
+        return;
+    }
+    // What refers to an owner of this kind can be judged from now on.
+    let waiting = graph.unknown.lock().remove(&owner_name(&kind.resource.group, &kind.kind)).unwrap_or_default();
+    waiting.into_iter().for_each(|key| enqueuer.add(key));
+    let mut changes = informer.subscribe();
+    while let Some(deltas) = changes.changed().await {
+        deltas.iter().flat_map(|delta| graph.concerned(&kind, delta)).for_each(|key| enqueuer.add(key));
+    }
+}
+
+type Source = (KindInfo, Informer);
+
+/// `group/kind`
+fn owner_name(group: &str, kind: &str) -> String {
+    format!("{group}/{kind}")
 }
 
 /// All objects that are collected.
 struct Graph {
-    kinds: Vec<(KindInfo, Informer)>,
+    kinds: RwLock<Vec<Source>>,
+    /// Keys of objects with owners of a kind that is not known yet, by that kind.
+    unknown: Mutex<HashMap<String, BTreeSet<String>>>,
 }
 
 impl Graph {
+    /// The keys to look at after a change of an object.
+    fn concerned(&self, kind: &KindInfo, delta: &Delta) -> Vec<String> {
+        let object = delta.object();
+        let mut keys = Vec::new();
+        if delta.new.is_some() {
+            let matters = !meta::owner_references(object).is_empty() || meta::is_terminating(object);
+            keys.extend(matters.then(|| self.key(kind, object)));
+            // An owner that this object blocked may be free now.
+            let before = delta.old.iter().flat_map(|old| meta::owner_references(old));
+            let changed = before.filter(|r| !meta::owner_references(object).contains(r));
+            keys.extend(changed.filter_map(|r| self.owner_key(object, r)));
+        } else {
+            keys.extend(self.dependents(meta::uid(object)).into_iter().map(|(k, o)| self.key(&k, &o)));
+            // The owner may wait in the foreground for just this one.
+            keys.extend(meta::owner_references(object).iter().filter_map(|r| self.owner_key(object, r)));
+        }
+        keys
+    }
+
     /// `group|plural|namespace/name`.
     fn key(&self, kind: &KindInfo, object: &Value) -> String {
         format!("{}|{}|{}", kind.resource.group, kind.resource.plural, meta::key(object))
@@ -63,7 +126,8 @@ impl Graph {
     fn find(&self, key: &str) -> Option<(KindInfo, Arc<Value>)> {
         let mut parts = key.splitn(3, '|');
         let (group, plural, name) = (parts.next()?, parts.next()?, parts.next()?);
-        let (kind, informer) = self.kinds.iter().find(|(k, _)| k.resource.group == group && k.resource.plural == plural)?;
+        let kinds = self.kinds.read();
+        let (kind, informer) = kinds.iter().find(|(k, _)| k.resource.group == group && k.resource.plural == plural)?;
         Some((kind.clone(), informer.get(name)?))
     }
 
@@ -72,14 +136,14 @@ impl Graph {
             let found = informer.by_index(fram_client::OWNER_INDEX, uid);
             found.into_iter().map(|o| (kind.clone(), o)).collect::<Vec<_>>()
         };
-        self.kinds.iter().flat_map(of_kind).collect()
+        self.kinds.read().iter().flat_map(of_kind).collect()
     }
 
     /// The kind that an owner reference speaks of, in whatever version.
-    fn owner_kind(&self, reference: &Value) -> Option<&(KindInfo, Informer)> {
+    fn owner_kind(&self, reference: &Value) -> Option<Source> {
         let version = reference.str_at(&["apiVersion"]);
         let group = version.split_once('/').map_or("", |(group, _)| group);
-        self.kinds.iter().find(|(k, _)| k.resource.group == group && k.kind == reference.str_at(&["kind"]))
+        self.kinds.read().iter().find(|(k, _)| k.resource.group == group && k.kind == reference.str_at(&["kind"])).cloned()
     }
 
     /// Whether the owners that wait for an object, and those that wait for them, lead back to it.
@@ -108,6 +172,15 @@ impl Graph {
     }
 }
 
+impl Graph {
+    /// The object of this key is to be judged again when the kind of its owner is known.
+    fn wait_for(&self, reference: &Value, key: &str) {
+        let group = reference.str_at(&["apiVersion"]).split_once('/').map_or("", |(group, _)| group);
+        let name = owner_name(group, reference.str_at(&["kind"]));
+        self.unknown.lock().entry(name).or_default().insert(key.to_string());
+    }
+}
+
 struct Collector {
     client: Client,
     graph: Arc<Graph>,
@@ -119,7 +192,11 @@ impl Collector {
         let dependents = self.graph.dependents(meta::uid(&object));
         let mut owners = Vec::new();
         for reference in meta::owner_references(&object) {
-            owners.push(self.owner(&object, reference).await?);
+            let owner = self.owner(&object, reference).await?;
+            if owner == Owner::Unknown {
+                self.graph.wait_for(reference, key);
+            }
+            owners.push(owner);
         }
         let found: Vec<Arc<Value>> = dependents.iter().map(|(_, o)| o.clone()).collect();
         let circular = waits(&object) && self.graph.waits_for_itself(&object);
@@ -143,6 +220,9 @@ impl Collector {
     /// What an owner reference leads to; the cache's word that there is no owner is checked with the server.
     async fn owner(&self, dependent: &Value, reference: &Value) -> Result<Owner, Status> {
         let Some((kind, informer)) = self.graph.owner_kind(reference) else { return Ok(Owner::Unknown) };
+        if !informer.has_synced() {
+            return Ok(Owner::Unknown);
+        }
         let namespace = if kind.namespaced { meta::namespace(dependent) } else { "" };
         let (name, uid) = (reference.str_at(&["name"]), reference.str_at(&["uid"]));
         let cached = if kind.namespaced { informer.get_in(namespace, name) } else { informer.get(name) };

@@ -4,19 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{NAMESPACES, PODS};
-use fram_client::{Action, Call, Client, Controller, DeleteOptions, ListOptions, Propagation, Resource, Verb};
+use fram_client::{Action, Call, Client, Controller, DeleteOptions, ListOptions, Propagation, Verb};
 use fram_machinery::normalize::format_time;
 use fram_machinery::{Reason, Status, Value, meta, object};
+use tokio::sync::watch;
 
 use crate::Context;
+use crate::context::KindInfo;
 
 /// How long to wait before looking again at what its own finalizers hold.
 const AGAIN: Duration = Duration::from_secs(2);
 
 pub(crate) fn start(context: &Context) {
     let namespaces = context.informers.get(&NAMESPACES);
-    let contents = context.kinds.iter().filter(|k| k.namespaced).map(|k| k.resource.clone()).collect();
-    let reconciler = Arc::new(Reconciler { client: context.client("namespace-controller"), contents, now: context.now.clone() });
+    let reconciler = Arc::new(Reconciler {
+        client: context.client("namespace-controller"),
+        kinds: context.kinds.clone(),
+        custom_kinds: context.custom_kinds.clone(),
+        now: context.now.clone(),
+    });
     let watched = namespaces.clone();
     let controller = Controller::new("namespace", 10).owns(&namespaces);
     let reconcile = move |name: String| {
@@ -34,7 +40,8 @@ pub(crate) fn start(context: &Context) {
 
 struct Reconciler {
     client: Client,
-    contents: Arc<[Resource]>,
+    kinds: Arc<[KindInfo]>,
+    custom_kinds: watch::Receiver<Arc<[KindInfo]>>,
     now: crate::Clock,
 }
 
@@ -69,10 +76,16 @@ impl Reconciler {
     /// Deletes everything, pods first: what they use should outlive them.
     async fn empty(&self, namespace: &str) -> Result<Remains, Status> {
         let mut remains = Remains::default();
-        let pods = self.contents.iter().filter(|r| **r == PODS);
-        for resource in pods.chain(self.contents.iter().filter(|r| **r != PODS)) {
+        let custom = self.custom_kinds.borrow().clone();
+        let all = || self.kinds.iter().chain(custom.iter()).filter(|k| k.namespaced).map(|k| &k.resource);
+        for resource in all().filter(|r| **r == PODS).chain(all().filter(|r| **r != PODS)) {
             let here = self.client.within(resource, namespace);
-            let found = here.list(ListOptions::default()).await?.items;
+            let found = match here.list(ListOptions::default()).await {
+                Ok(page) => page.items,
+                // A custom resource that was deleted meanwhile has no objects.
+                Err(status) if status.is(Reason::NotFound) => continue,
+                Err(status) => return Err(status),
+            };
             if found.is_empty() {
                 continue;
             }

@@ -1,16 +1,20 @@
 //! Conversion between the versions of a kind. Only two built-in kinds are served in more than one: Events and
-//! HorizontalPodAutoscalers.
+//! HorizontalPodAutoscalers. Versions of a custom resource differ by their schemas only.
 
-use fram_machinery::{Value, object};
+use fram_machinery::{Value, normalize, object};
 
 use crate::kind::Kind;
 
-/// Converts an object of kind `from` to kind `to`; the same object where both are the same version.
+/// Converts an object of kind `from` to kind `to`; the same object where both are the same version. Of a custom resource
+/// whose definition has changed, the object is brought into the form that it would have today.
 pub fn convert(mut value: Value, from: &Kind, to: &Kind) -> Value {
+    if let Some(custom) = &to.custom {
+        return if custom.outdated || from.version != to.version { renewed(value, to) } else { value };
+    }
     if from.group == to.group && from.version == to.version {
         return value;
     }
-    match (from.kind, to.group, to.version) {
+    match (from.kind.as_str(), to.group.as_str(), to.version.as_str()) {
         ("Event", "events.k8s.io", _) => rename(&mut value, &EVENT_NAMES, false),
         ("Event", "", _) => rename(&mut value, &EVENT_NAMES, true),
         ("HorizontalPodAutoscaler", _, "v1") => autoscaler_to_v1(&mut value),
@@ -19,6 +23,19 @@ pub fn convert(mut value: Value, from: &Kind, to: &Kind) -> Value {
     }
     value.set(&["apiVersion"], to.api_version());
     value
+}
+
+/// An object of a custom resource under today's schema; one that does not even have the right metadata stays as it is.
+fn renewed(mut value: Value, kind: &Kind) -> Value {
+    value.set(&["apiVersion"], kind.api_version());
+    match normalize::decode(&kind.schema, kind.ty, value.clone()) {
+        Ok(decoded) => {
+            let mut value = decoded.value;
+            normalize::apply_defaults(&kind.schema, kind.ty, &mut value);
+            value
+        }
+        Err(_) => value,
+    }
 }
 
 /// Field names of Events: in the core group, and in events.k8s.io.

@@ -1,6 +1,7 @@
 //! Reads the description files; their grammar is in CONTRIBUTING.md under "Adding a kind".
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use fram_machinery::schema::{Field, PatchStrategy, SchemaError, SchemaOr, StructType, Topology};
 use fram_machinery::{Key, Schema, Type, TypeId, json};
@@ -34,14 +35,14 @@ struct Block {
 
 type Result<T> = std::result::Result<T, DescriptionError>;
 
-pub(crate) fn read(sources: &[(&'static str, &'static str)]) -> Result<(Schema, Vec<Kind>)> {
+pub(crate) fn read(sources: &[(&'static str, &'static str)]) -> Result<(Arc<Schema>, Vec<Kind>)> {
     let files = sources.iter().map(|(name, text)| split(name, text)).collect::<Result<Vec<_>>>()?;
     let mut schema = Schema::new();
     let mut names = Names::default();
     for file in &files {
         for block in &file.types {
-            let name = leak(format!("{}.{}", file.package, block.header[1]));
-            names.ids.insert(name, schema.declare(name)?);
+            let name = Key::from(format!("{}.{}", file.package, block.header[1]));
+            names.ids.insert(name.clone(), schema.declare(name)?);
         }
     }
     for file in &files {
@@ -50,20 +51,16 @@ pub(crate) fn read(sources: &[(&'static str, &'static str)]) -> Result<(Schema, 
         }
     }
     schema.finish();
+    let schema = Arc::new(schema);
     let mut kinds = Vec::new();
     for file in &files {
         for block in &file.kinds {
-            let mut kind = read_kind(&names, file, block)?;
+            let mut kind = read_kind(&names, &schema, file, block)?;
             zero_numbers(&schema, &mut kind);
             kinds.push(kind);
         }
     }
     Ok((schema, kinds))
-}
-
-/// Type names live as long as the program: there is one set of descriptions per process.
-fn leak(text: String) -> &'static str {
-    Box::leak(text.into_boxed_str())
 }
 
 fn split(name: &'static str, text: &'static str) -> Result<File> {
@@ -106,7 +103,7 @@ fn openapi_package(package: &str) -> String {
 
 #[derive(Default)]
 struct Names {
-    ids: HashMap<&'static str, TypeId>,
+    ids: HashMap<Key, TypeId>,
 }
 
 impl Names {
@@ -118,7 +115,7 @@ impl Names {
             let field = self.field(&file.package, text);
             fields.push(field.map_err(|message| DescriptionError::Line { file: file.name.into(), line, message })?);
         }
-        let mut ty = StructType::new(schema.get(id).name, format!("{}.{}", file.openapi, block.header[1]), fields);
+        let mut ty = StructType::new(schema.get(id).name.clone(), format!("{}.{}", file.openapi, block.header[1]), fields);
         ty.wrapper = block.header.contains(&"wrapper");
         ty.atomic = block.header.contains(&"struct=atomic");
         schema.define(id, ty);
@@ -226,14 +223,15 @@ fn set_attribute(field: &mut Field, attribute: &'static str) -> std::result::Res
     Ok(())
 }
 
-fn read_kind(names: &Names, file: &File, block: &Block) -> Result<Kind> {
+fn read_kind(names: &Names, schema: &Arc<Schema>, file: &File, block: &Block) -> Result<Kind> {
     let kind_name = block.header[1];
     let mut kind = Kind {
-        group: file.group,
-        version: file.version,
-        kind: kind_name,
-        plural: "",
-        singular: "",
+        group: Key::Static(file.group),
+        version: Key::Static(file.version),
+        kind: Key::Static(kind_name),
+        list_kind: format!("{kind_name}List").into(),
+        plural: Key::Static(""),
+        singular: Key::Static(""),
         short: vec![],
         categories: vec![],
         scope: Scope::Cluster,
@@ -242,6 +240,7 @@ fn read_kind(names: &Names, file: &File, block: &Block) -> Result<Kind> {
         selectable: vec![],
         columns: vec![],
         generation: Generation::None,
+        schema: schema.clone(),
         ty: TypeId(0),
         graceful: false,
         orphans_by_default: false,
@@ -249,6 +248,7 @@ fn read_kind(names: &Names, file: &File, block: &Block) -> Result<Kind> {
         unconditional_update: false,
         storage: false,
         listless: false,
+        custom: None,
     };
     let mut message = kind_name;
     for &(line, text) in &block.lines {
@@ -285,10 +285,10 @@ fn kind_line(kind: &mut Kind, words: &[&'static str]) -> std::result::Result<(),
             for word in rest {
                 let (name, value) = word.split_once('=').ok_or("names are written name=value")?;
                 match name {
-                    "plural" => kind.plural = value,
-                    "singular" => kind.singular = value,
-                    "short" => kind.short = value.split(',').collect(),
-                    "category" => kind.categories = value.split(',').collect(),
+                    "plural" => kind.plural = Key::Static(value),
+                    "singular" => kind.singular = Key::Static(value),
+                    "short" => kind.short = value.split(',').map(Key::Static).collect(),
+                    "category" => kind.categories = value.split(',').map(Key::Static).collect(),
                     other => return Err(format!("unknown name {other}")),
                 }
             }
@@ -296,7 +296,7 @@ fn kind_line(kind: &mut Kind, words: &[&'static str]) -> std::result::Result<(),
         "scope" => kind.scope = if rest == ["namespaced"] { Scope::Namespaced } else { Scope::Cluster },
         "verbs" => kind.verbs = rest.to_vec(),
         "subresource" => kind.subresources.push(subresource(rest)?),
-        "select" => kind.selectable = rest.to_vec(),
+        "select" => kind.selectable = rest.iter().map(|path| Key::Static(path)).collect(),
         "column" => kind.columns.push(column(rest)?),
         "generation" => {
             kind.generation = match rest {
@@ -340,11 +340,18 @@ fn subresource(words: &[&'static str]) -> std::result::Result<Subresource, Strin
 
 fn column(words: &[&'static str]) -> std::result::Result<Column, String> {
     let [name, ty, rest @ ..] = words else { return Err("a column needs a name and a type".into()) };
-    let mut out = Column { name: name.replace('_', " "), ty, format: "", priority: 0, cell: Cell::Computed };
+    let mut out = Column {
+        name: name.replace('_', " "),
+        ty: Key::Static(ty),
+        format: Key::Static(""),
+        description: Key::Static(""),
+        priority: 0,
+        cell: Cell::Computed,
+    };
     let mut otherwise = None;
     for word in rest {
         match word.split_once('=') {
-            Some(("format", value)) => out.format = value,
+            Some(("format", value)) => out.format = Key::Static(value),
             Some(("priority", value)) => out.priority = value.parse().map_err(|_| "bad priority")?,
             Some(("path", value)) => out.cell = Cell::Path(value.split('.').filter(|s| !s.is_empty()).collect(), None),
             Some(("else", value)) => otherwise = Some(value),

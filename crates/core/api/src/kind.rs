@@ -1,6 +1,10 @@
 //! What a kind declares beside its fields: its names, scope, verbs, subresources, field selectors, columns and rules.
 
-use fram_machinery::TypeId;
+use std::sync::Arc;
+
+use fram_machinery::jsonpath::JsonPath;
+use fram_machinery::structural::Structural;
+use fram_machinery::{Key, Schema, TypeId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -14,6 +18,8 @@ pub enum Generation {
     None,
     /// Top-level fields, nearly always `spec`; `annotations` stands for those of the metadata.
     Fields(Vec<&'static str>),
+    /// Everything but metadata and, where that is a subresource, the status.
+    Content,
     /// Everything but metadata, plus labels.
     Any,
     /// One on create, never bumped.
@@ -37,40 +43,71 @@ pub enum Age {
 }
 
 /// Where the cell of a column comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
     /// The field at this path, or the text that stands for its absence.
     Path(Vec<&'static str>, Option<&'static str>),
+    /// What a path finds in a custom resource.
+    Found(JsonPath),
     Age(Age),
     /// Worked out by the kind's printer.
     Computed,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Column {
     pub name: String,
-    pub ty: &'static str,
-    pub format: &'static str,
+    pub ty: Key,
+    pub format: Key,
+    pub description: Key,
     pub priority: i64,
     pub cell: Cell,
 }
 
-/// A served kind, or the body of a subresource (then `plural` is empty).
+/// Where the Scale of a custom resource is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScalePaths {
+    pub spec_replicas: Vec<Key>,
+    pub status_replicas: Vec<Key>,
+    pub label_selector: Option<Vec<Key>>,
+}
+
+/// What only the kinds of custom resources have.
 #[derive(Debug, Clone, PartialEq)]
+pub struct Custom {
+    /// The name of the CustomResourceDefinition.
+    pub definition: Key,
+    /// The schema of the version as its author wrote it, as JSON; null where there is none.
+    pub openapi: Arc<[u8]>,
+    /// The definition changed since it was made, so that objects may be stored in another form than today's schema
+    /// gives them; they are brought into it when they are read.
+    pub outdated: bool,
+    pub scale: Option<ScalePaths>,
+    /// Sent along with each answer where the version is deprecated.
+    pub deprecation: Option<Key>,
+}
+
+/// A served kind, or the body of a subresource (then `plural` is empty).
+#[derive(Debug, Clone)]
 pub struct Kind {
-    pub group: &'static str,
-    pub version: &'static str,
-    pub kind: &'static str,
-    pub plural: &'static str,
-    pub singular: &'static str,
-    pub short: Vec<&'static str>,
-    pub categories: Vec<&'static str>,
+    pub group: Key,
+    pub version: Key,
+    pub kind: Key,
+    /// The kind of a list of its objects.
+    pub list_kind: Key,
+    pub plural: Key,
+    pub singular: Key,
+    pub short: Vec<Key>,
+    pub categories: Vec<Key>,
     pub scope: Scope,
     pub verbs: Vec<&'static str>,
     pub subresources: Vec<Subresource>,
-    pub selectable: Vec<&'static str>,
+    /// The fields that selectors may name, as dotted paths.
+    pub selectable: Vec<Key>,
     pub columns: Vec<Column>,
     pub generation: Generation,
+    /// The schema that has its type.
+    pub schema: Arc<Schema>,
     pub ty: TypeId,
     /// Deleted only after a grace period (Pods).
     pub graceful: bool,
@@ -81,6 +118,8 @@ pub struct Kind {
     /// The version in which objects of this kind are stored.
     pub storage: bool,
     pub listless: bool,
+    /// None for the built-in kinds.
+    pub custom: Option<Arc<Custom>>,
 }
 
 impl Kind {
@@ -99,5 +138,15 @@ impl Kind {
 
     pub fn has_verb(&self, verb: &str) -> bool {
         self.verbs.contains(&verb)
+    }
+
+    /// The schema of a custom resource.
+    pub fn structural(&self) -> Option<&Structural> {
+        self.schema.get(self.ty).structural.as_deref()
+    }
+
+    /// Whether this is that built-in kind, in whatever version.
+    pub fn is(&self, group: &str, kind: &str) -> bool {
+        self.group == group && self.kind == kind && self.custom.is_none()
     }
 }

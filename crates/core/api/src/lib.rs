@@ -1,6 +1,8 @@
-//! The kinds of Kubernetes 1.36: one description per group version in `kinds/`, read into one schema and one table of kinds.
+//! The kinds of Kubernetes 1.36: one description per group version in `kinds/`, read into one schema and one table of kinds;
+//! and the kinds of custom resources, read from their definitions.
 
 mod convert;
+mod custom;
 mod description;
 mod kind;
 pub mod quota;
@@ -8,22 +10,39 @@ pub mod storage;
 pub mod strategy;
 
 pub use convert::convert;
+pub use custom::{CustomResource, DefinitionError, status as custom_status};
 pub use description::DescriptionError;
-pub use kind::{Age, Cell, Column, Generation, Kind, Scope, Subresource};
+pub use kind::{Age, Cell, Column, Custom, Generation, Kind, ScalePaths, Scope, Subresource};
 pub use strategy::{Strategy, strategy};
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fram_machinery::{Schema, TypeId};
+use fram_machinery::{Key, Schema, TypeId};
+use imbl::OrdMap;
 
-/// All built-in types and kinds.
-#[derive(Debug)]
+/// All kinds that are served at one moment: the built-in ones, which never change, and those of custom resources. A value
+/// of it is a snapshot; a change makes another one, which shares all that is the same.
+#[derive(Debug, Clone)]
 pub struct Api {
-    pub schema: Schema,
-    pub kinds: Vec<Arc<Kind>>,
-    by_resource: HashMap<(&'static str, &'static str, &'static str), usize>,
-    by_kind: HashMap<(&'static str, &'static str, &'static str), usize>,
+    /// The built-in types.
+    pub schema: Arc<Schema>,
+    builtin: Arc<Builtin>,
+    /// By `group/plural`.
+    custom: OrdMap<Key, Arc<CustomResource>>,
+    /// The names of `custom` by `group/kind`.
+    custom_kinds: OrdMap<Key, Key>,
+}
+
+#[derive(Debug, Default)]
+struct Builtin {
+    kinds: Vec<Arc<Kind>>,
+    /// By `group/version/plural`.
+    by_resource: HashMap<String, usize>,
+    /// By `group/version/kind`.
+    by_kind: HashMap<String, usize>,
+    /// The stored kinds by `group/kind`.
+    stored: HashMap<String, usize>,
 }
 
 macro_rules! descriptions {
@@ -61,37 +80,78 @@ impl Api {
     /// Reads the descriptions of the built-in kinds.
     pub fn builtin() -> Result<Self, DescriptionError> {
         let (schema, kinds) = description::read(DESCRIPTIONS)?;
-        let kinds: Vec<Arc<Kind>> = kinds.into_iter().map(Arc::new).collect();
-        let mut by_resource = HashMap::new();
-        let mut by_kind = HashMap::new();
-        for (i, kind) in kinds.iter().enumerate() {
+        let mut builtin = Builtin { kinds: kinds.into_iter().map(Arc::new).collect(), ..Default::default() };
+        for (i, kind) in builtin.kinds.iter().enumerate() {
             if !kind.plural.is_empty() {
-                by_resource.insert((kind.group, kind.version, kind.plural), i);
+                builtin.by_resource.insert(format!("{}/{}/{}", kind.group, kind.version, kind.plural), i);
+                if kind.storage {
+                    builtin.stored.insert(format!("{}/{}", kind.group, kind.kind), i);
+                }
             }
-            by_kind.insert((kind.group, kind.version, kind.kind), i);
+            builtin.by_kind.insert(format!("{}/{}/{}", kind.group, kind.version, kind.kind), i);
         }
-        Ok(Self { schema, kinds, by_resource, by_kind })
+        Ok(Self { schema, builtin: Arc::new(builtin), custom: OrdMap::new(), custom_kinds: OrdMap::new() })
+    }
+
+    /// Every kind that is served: the built-in ones in the order of their descriptions, then those of custom resources.
+    pub fn kinds(&self) -> impl Iterator<Item = &Arc<Kind>> {
+        self.builtin.kinds.iter().chain(self.custom.values().flat_map(|c| &c.served))
     }
 
     /// The kind served at a group, version and resource name.
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
-        self.by_resource.get(&(group, version, plural)).map(|&i| &self.kinds[i])
+        if let Some(&i) = self.builtin.by_resource.get(&format!("{group}/{version}/{plural}")) {
+            return Some(&self.builtin.kinds[i]);
+        }
+        self.custom.get(format!("{group}/{plural}").as_str())?.version(version)
     }
 
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Kind>> {
-        self.by_kind.get(&(group, version, kind)).map(|&i| &self.kinds[i])
+        if let Some(&i) = self.builtin.by_kind.get(&format!("{group}/{version}/{kind}")) {
+            return Some(&self.builtin.kinds[i]);
+        }
+        let resource = self.custom_kinds.get(format!("{group}/{kind}").as_str())?;
+        self.custom.get(resource)?.version(version)
     }
 
     /// The kind as which objects of this kind are stored: itself, or the storage version of the same kind.
     pub fn storage_of(&self, kind: &Arc<Kind>) -> Arc<Kind> {
-        let group = if kind.group == "events.k8s.io" { "" } else { kind.group };
-        let stored = self.kinds.iter().find(|k| k.storage && k.group == group && k.kind == kind.kind && !k.plural.is_empty());
-        stored.unwrap_or(kind).clone()
+        if kind.custom.is_some() {
+            let custom = self.custom.get(format!("{}/{}", kind.group, kind.plural).as_str());
+            return custom.map_or(kind, |c| &c.stored).clone();
+        }
+        let group = if kind.group == "events.k8s.io" { "" } else { &*kind.group };
+        let stored = self.builtin.stored.get(&format!("{group}/{}", kind.kind));
+        stored.map_or(kind, |&i| &self.builtin.kinds[i]).clone()
     }
 
-    /// The type of a message by package and name, such as `meta.v1.DeleteOptions`.
+    /// The type of a built-in message by package and name, such as `meta.v1.DeleteOptions`.
     pub fn type_id(&self, name: &str) -> Option<TypeId> {
         self.schema.id(name)
+    }
+
+    /// The custom resources.
+    pub fn custom(&self) -> impl Iterator<Item = &Arc<CustomResource>> {
+        self.custom.values()
+    }
+
+    /// With this custom resource, in the place of an earlier one of the same name. A built-in resource is never replaced.
+    #[must_use]
+    pub fn with(&self, resource: Arc<CustomResource>) -> Self {
+        let mut next = self.without(&resource.stored.group, &resource.stored.plural);
+        let name = resource.name();
+        next.custom_kinds.insert(format!("{}/{}", resource.stored.group, resource.stored.kind).into(), name.clone());
+        next.custom.insert(name, resource);
+        next
+    }
+
+    #[must_use]
+    pub fn without(&self, group: &str, plural: &str) -> Self {
+        let mut next = self.clone();
+        if let Some(gone) = next.custom.remove(format!("{group}/{plural}").as_str()) {
+            next.custom_kinds.remove(format!("{group}/{}", gone.stored.kind).as_str());
+        }
+        next
     }
 }
 

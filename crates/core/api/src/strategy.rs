@@ -4,12 +4,15 @@
 mod apps;
 mod batch;
 mod core;
+mod definition;
 mod pod;
 mod service;
 mod volumes;
 
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
+
+use crate::kind::Kind;
 
 /// How a name of a kind must look.
 pub type NameRule = fn(&str) -> Result<(), &'static str>;
@@ -38,6 +41,11 @@ pub trait Strategy: Sync {
     }
 
     fn validate(&self, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// What the author of an object should know though it is valid; `old` is the object that it replaces.
+    fn warnings(&self, _object: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
     }
 
@@ -122,9 +130,12 @@ impl Strategy for IpAddress {
     }
 }
 
-/// The behaviour of a kind.
-pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
-    match (group, kind) {
+/// The behaviour of a kind. Custom resources have none beyond their description, whatever they are called.
+pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
+    if kind.custom.is_some() {
+        return &Plain;
+    }
+    match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Pod") => &pod::Pod,
         ("", "Service") => &service::Service,
         ("", "Namespace") => &core::Namespace,
@@ -147,6 +158,7 @@ pub fn strategy(group: &str, kind: &str) -> &'static dyn Strategy {
         ("discovery.k8s.io", "EndpointSlice") => &core::EndpointSlice,
         ("rbac.authorization.k8s.io", _) => &Rbac,
         ("networking.k8s.io", "IPAddress") => &IpAddress,
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => &definition::CustomResourceDefinition,
         _ => &Plain,
     }
 }

@@ -8,7 +8,7 @@ fn the_descriptions_are_well_formed() {
     let api = Api::builtin().unwrap();
     assert!(api.resource("", "v1", "pods").unwrap().graceful);
     assert_eq!(api.resource("apps", "v1", "deployments").unwrap().short, ["deploy"]);
-    for kind in &api.kinds {
+    for kind in api.kinds() {
         assert!(kind.plural.is_empty() || !kind.verbs.is_empty(), "{} has no verbs", kind.kind);
     }
 }

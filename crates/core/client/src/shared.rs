@@ -27,7 +27,8 @@ struct Inner {
     client: Client,
     tasks: TaskTracker,
     stop: CancellationToken,
-    informers: Mutex<HashMap<Resource, Informer>>,
+    /// Each with what ends it alone.
+    informers: Mutex<HashMap<Resource, (Informer, CancellationToken)>>,
 }
 
 impl SharedInformers {
@@ -38,7 +39,17 @@ impl SharedInformers {
     pub fn get(&self, resource: &Resource) -> Informer {
         let inner = &self.inner;
         let options = InformerOptions::default().index(OWNER_INDEX, owners);
-        let start = || Informer::start(inner.client.clone(), resource.clone(), "", options.clone(), &inner.tasks, inner.stop.clone());
-        inner.informers.lock().entry(resource.clone()).or_insert_with(start).clone()
+        let start = || {
+            let stop = inner.stop.child_token();
+            (Informer::start(inner.client.clone(), resource.clone(), "", options.clone(), &inner.tasks, stop.clone()), stop)
+        };
+        inner.informers.lock().entry(resource.clone()).or_insert_with(start).0.clone()
+    }
+
+    /// Ends the informer of a resource that is not served any more.
+    pub fn forget(&self, resource: &Resource) {
+        if let Some((_, stop)) = self.inner.informers.lock().remove(resource) {
+            stop.cancel();
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod human;
 pub mod json;
+pub mod jsonpath;
 pub mod labels;
 pub mod managed;
 pub mod meta;
@@ -13,6 +14,7 @@ pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod status;
+pub mod structural;
 pub mod value;
 pub mod view;
 pub mod yaml;

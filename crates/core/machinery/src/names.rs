@@ -127,6 +127,27 @@ pub fn port_number(n: i64) -> Check {
 /// The characters of generated name suffixes: without vowels and look-alikes, as upstream's utilrand.
 pub const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
+/// Orders API versions as clients prefer them: stable ones above beta above alpha, later above earlier, and what is no such
+/// version last. See apimachinery's version.CompareKubeAwareVersionStrings.
+pub fn compare_versions(a: &str, b: &str) -> std::cmp::Ordering {
+    let rank = |text: &str| {
+        let rest = text.strip_prefix('v')?;
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let major: u32 = rest[..end].parse().ok()?;
+        let (stage, minor) = match &rest[end..] {
+            "" => (2, ""),
+            rest => rest.strip_prefix("beta").map(|m| (1, m)).or(rest.strip_prefix("alpha").map(|m| (0, m)))?,
+        };
+        let minor: u32 = if stage == 2 { 0 } else { minor.parse().ok()? };
+        Some((stage, major, minor))
+    };
+    match (rank(a), rank(b)) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        (None, None) => b.cmp(a),
+        (a, b) => a.is_some().cmp(&b.is_some()),
+    }
+}
+
 /// Appends five characters to a generateName base, which is cut so that the name stays within 63 characters.
 pub fn generate_name(base: &str, mut random: impl FnMut() -> usize) -> String {
     let mut end = base.len().min(58);

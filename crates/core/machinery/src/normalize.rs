@@ -5,7 +5,8 @@
 use std::fmt::Write;
 
 use crate::quantity::Quantity;
-use crate::schema::{Field, Schema, SchemaOr, Type, TypeId};
+use crate::schema::{Field, Schema, SchemaOr, StructType, Type, TypeId};
+use crate::structural::{Pruning, Structural};
 use crate::value::{Key, List, Map, Value};
 
 /// A value of the wrong type, in the words of Go's decoder.
@@ -53,10 +54,13 @@ impl Walk<'_> {
         if ty.wrapper {
             return self.value(&ty.fields[0].ty, value);
         }
+        if let Some(structural) = &ty.structural {
+            return self.custom(ty, structural, value);
+        }
         let map = match value {
             Value::Map(map) => map,
             Value::Null => Map::new(),
-            other => return self.mismatch(&other, ty.name),
+            other => return self.mismatch(&other, &ty.name),
         };
         let mut entries: Vec<(Key, Value)> = Vec::with_capacity(map.len() + 2);
         for (key, item) in map.into_entries() {
@@ -79,6 +83,40 @@ impl Walk<'_> {
             }
         }
         Ok(Value::Map(Map::from_entries(entries)))
+    }
+
+    /// A custom resource: its metadata is decoded as everyone's, the rest is pruned and otherwise left as it is.
+    fn custom(&mut self, ty: &StructType, structural: &Structural, value: Value) -> Result<Value, TypeError> {
+        let metadata = ty.field("metadata");
+        let metadata_type = metadata.and_then(|f| match f.ty {
+            Type::Struct(id) => Some(id),
+            _ => None,
+        });
+        let map = match value {
+            Value::Map(map) => map,
+            Value::Null => Map::new(),
+            other => return self.mismatch(&other, &ty.name),
+        };
+        let (mut own, mut rest) = (Vec::new(), Vec::new());
+        for (key, item) in map.into_entries() {
+            match (key.as_str(), metadata) {
+                ("apiVersion" | "kind", _) => self.unknown_or_type_meta(key, item, true, &mut own)?,
+                ("metadata", Some(field)) => {
+                    let back = self.step(&key);
+                    let item = self.field(field, item)?;
+                    self.path.truncate(back);
+                    own.extend(item.map(|item| (key, item)));
+                }
+                _ => rest.push((key, item)),
+            }
+        }
+        let mut pruning = Pruning { schema: self.schema, metadata: metadata_type, path: self.path.clone(), unknown: &mut self.unknown };
+        let rest = pruning.prune(structural, Value::Map(Map::from_entries(rest)))?;
+        own.extend(rest.as_map().cloned().unwrap_or_default().into_entries());
+        if let Some(field) = metadata.filter(|_| !self.sparse && own.iter().all(|(k, _)| *k != "metadata")) {
+            own.push((field.name.clone(), self.zero(field)?));
+        }
+        Ok(Value::Map(Map::from_entries(own)))
     }
 
     fn step(&mut self, key: &str) -> usize {
@@ -107,7 +145,7 @@ impl Walk<'_> {
 
     /// The value of a present field, or None where Go would leave it out.
     fn field(&mut self, field: &Field, item: Value) -> Result<Option<Value>, TypeError> {
-        if item.is_null() && !matches!(field.ty, Type::Json) {
+        if item.is_null() && !matches!(field.ty, Type::Json | Type::Deduced) {
             return if self.sparse {
                 Ok(Some(Value::Null))
             } else if field.filled && !field.pointer {
@@ -150,7 +188,7 @@ impl Walk<'_> {
             (Type::List(item), Value::List(list)) => self.list(item, list),
             (Type::List(_) | Type::Map(_), Value::Null) => Ok(Value::Null),
             (Type::Map(item), Value::Map(map)) => self.map(item, map),
-            (Type::RawExtension | Type::Json | Type::FieldsV1, value) => Ok(value),
+            (Type::RawExtension | Type::Json | Type::FieldsV1 | Type::Deduced, value) => Ok(value),
             (Type::SchemaOr(form, id), value) => self.schema_or(*form, *id, value),
             (ty, value) => self.scalar(ty, value),
         }
@@ -245,22 +283,7 @@ impl Walk<'_> {
 
 /// A list element or map value has no flags of its own.
 fn element(ty: &Type) -> Field {
-    Field {
-        number: 0,
-        name: Key::Static(""),
-        ty: ty.clone(),
-        pointer: false,
-        always: true,
-        omit_zero: false,
-        inline: false,
-        required: false,
-        topology: Default::default(),
-        atomic: false,
-        patch: Default::default(),
-        default: None,
-        allowed: Vec::new(),
-        filled: true,
-    }
+    Field { always: true, filled: true, ..Field::new(Key::Static(""), ty.clone()) }
 }
 
 fn go_name(ty: &Type) -> &'static str {
@@ -366,6 +389,9 @@ pub fn format_duration(nanos: i64) -> String {
 /// Fills in the unconditional defaults of the description wherever a field is absent.
 pub fn apply_defaults(schema: &Schema, ty: TypeId, value: &mut Value) {
     let definition = schema.get(ty);
+    if let Some(structural) = &definition.structural {
+        return structural.apply_defaults(value);
+    }
     let Value::Map(map) = value else { return };
     for field in definition.json_fields() {
         if let Some(default) = &field.default

@@ -3,7 +3,9 @@
 //! resources differ only in where their description comes from.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use crate::structural::Structural;
 use crate::value::{Key, Value};
 
 /// Index of a struct type in its schema.
@@ -32,6 +34,8 @@ pub enum Type {
     RawExtension,
     Json,
     FieldsV1,
+    /// Anything, of which maps are merged by key: where a custom resource preserves unknown fields.
+    Deduced,
     /// One schema or something simpler, in CustomResourceDefinitions.
     SchemaOr(SchemaOr, TypeId),
     Struct(TypeId),
@@ -93,11 +97,33 @@ pub struct Field {
     pub filled: bool,
 }
 
+impl Field {
+    /// A plain field.
+    pub fn new(name: Key, ty: Type) -> Self {
+        Self {
+            number: 0,
+            name,
+            ty,
+            pointer: false,
+            always: false,
+            omit_zero: false,
+            inline: false,
+            required: false,
+            topology: Topology::Atomic,
+            atomic: false,
+            patch: PatchStrategy::default(),
+            default: None,
+            allowed: Vec::new(),
+            filled: false,
+        }
+    }
+}
+
 /// A message: what Kubernetes declares as one Go struct.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct StructType {
     /// Package and name, such as `core.v1.PodSpec`.
-    pub name: &'static str,
+    pub name: Key,
     /// The name in OpenAPI documents, such as `io.k8s.api.core.v1.PodSpec`.
     pub openapi_name: String,
     /// In the order of the declaration.
@@ -106,6 +132,10 @@ pub struct StructType {
     pub atomic: bool,
     /// A message with one repeated field that JSON writes as the bare list.
     pub wrapper: bool,
+    /// Fields that it does not declare are kept (`x-kubernetes-preserve-unknown-fields`).
+    pub open: bool,
+    /// The schema of a custom resource, by which its objects are decoded, defaulted and checked.
+    pub structural: Option<Arc<Structural>>,
     /// All fields as JSON has them, inlined ones in their place, sorted by name.
     flat: Vec<Field>,
     /// Indices into `flat` of the fields that appear even when they are absent.
@@ -115,8 +145,34 @@ pub struct StructType {
 }
 
 impl StructType {
-    pub fn new(name: &'static str, openapi_name: String, fields: Vec<Field>) -> Self {
-        Self { name, openapi_name, fields, atomic: false, wrapper: false, flat: Vec::new(), filled: Vec::new(), numbered: Vec::new() }
+    pub fn new(name: impl Into<Key>, openapi_name: String, fields: Vec<Field>) -> Self {
+        Self {
+            name: name.into(),
+            openapi_name,
+            fields,
+            atomic: false,
+            wrapper: false,
+            open: false,
+            structural: None,
+            flat: Vec::new(),
+            filled: Vec::new(),
+            numbered: Vec::new(),
+        }
+    }
+
+    /// A type of a custom resource: it has no protobuf form, and nothing is filled in.
+    pub fn custom(name: &str, mut fields: Vec<Field>, open: bool) -> Self {
+        fields.sort_by(|a, b| a.name.cmp(&b.name));
+        Self { flat: fields, open, ..Self::new(name, name.into(), Vec::new()) }
+    }
+
+    /// The type of a field, also of one that an open type does not declare.
+    pub fn type_of(&self, name: &str) -> Option<(&Type, Option<&Field>)> {
+        match self.field(name) {
+            Some(field) => Some((&field.ty, Some(field))),
+            None if self.open => Some((&Type::Deduced, None)),
+            None => None,
+        }
     }
 
     /// The field of this JSON name.
@@ -136,11 +192,14 @@ impl StructType {
     }
 }
 
-/// A closed set of struct types that refer to one another.
+/// A closed set of struct types that refer to one another, and to those of the schema that it builds on.
 #[derive(Debug, Clone, Default)]
 pub struct Schema {
+    base: Option<Arc<Schema>>,
+    /// The ids below this one are the base's.
+    first: u32,
     types: Vec<StructType>,
-    by_name: HashMap<&'static str, TypeId>,
+    by_name: HashMap<Key, TypeId>,
 }
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -156,21 +215,28 @@ impl Schema {
         Self::default()
     }
 
+    /// A schema whose types may refer to those of another one, which it shares.
+    pub fn over(base: Arc<Schema>) -> Self {
+        let first = base.first + base.types.len() as u32;
+        Self { base: Some(base), first, ..Self::default() }
+    }
+
     /// Reserves the id of a type that is defined later, so that types can refer to one another.
-    pub fn declare(&mut self, name: &'static str) -> Result<TypeId, SchemaError> {
-        let id = TypeId(self.types.len() as u32);
-        if self.by_name.insert(name, id).is_some() {
-            return Err(SchemaError::Duplicate(name.into()));
+    pub fn declare(&mut self, name: impl Into<Key>) -> Result<TypeId, SchemaError> {
+        let name = name.into();
+        let id = TypeId(self.first + self.types.len() as u32);
+        if self.by_name.insert(name.clone(), id).is_some() {
+            return Err(SchemaError::Duplicate(name.to_string()));
         }
         self.types.push(StructType::new(name, String::new(), Vec::new()));
         Ok(id)
     }
 
     pub fn define(&mut self, id: TypeId, definition: StructType) {
-        self.types[id.0 as usize] = definition;
+        self.types[(id.0 - self.first) as usize] = definition;
     }
 
-    /// Computes what is derived from the definitions; call it when all are there.
+    /// Computes what is derived from the definitions of built-in types; call it when all are there.
     pub fn finish(&mut self) {
         for i in 0..self.types.len() {
             let mut flat = Vec::new();
@@ -207,7 +273,10 @@ impl Schema {
     }
 
     pub fn get(&self, id: TypeId) -> &StructType {
-        &self.types[id.0 as usize]
+        match &self.base {
+            Some(base) if id.0 < self.first => base.get(id),
+            _ => &self.types[(id.0 - self.first) as usize],
+        }
     }
 
     /// The fields of a message in the order of their numbers.
@@ -217,14 +286,15 @@ impl Schema {
     }
 
     pub fn id(&self, name: &str) -> Option<TypeId> {
-        self.by_name.get(name).copied()
+        self.by_name.get(name).copied().or_else(|| self.base.as_ref()?.id(name))
     }
 
     pub fn by_name(&self, name: &str) -> Option<&StructType> {
         self.id(name).map(|id| self.get(id))
     }
 
+    /// The types that it declares itself.
     pub fn types(&self) -> impl Iterator<Item = (TypeId, &StructType)> {
-        self.types.iter().enumerate().map(|(i, t)| (TypeId(i as u32), t))
+        self.types.iter().enumerate().map(|(i, t)| (TypeId(self.first + i as u32), t))
     }
 }

@@ -17,7 +17,7 @@ impl Plugin for NodeRestriction {
         let Some(node) = request.user.node() else { return Ok(object) };
         let place = request.place;
         let refuse = |why: String| Err(place.forbidden(&why));
-        match (request.stored_kind().group, request.stored_kind().kind, request.subresource) {
+        match (request.stored_kind().group.as_str(), request.stored_kind().kind.as_str(), request.subresource) {
             ("", "Pod", "") => pod(request, node, &object, old)?,
             ("", "Pod", "status") => {
                 let bound = old.map_or("", |o| o.str_at(&["spec", "nodeName"]));

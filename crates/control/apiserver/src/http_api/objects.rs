@@ -41,7 +41,7 @@ pub(super) async fn handle(
     let resource = resource_of(&path);
     let agent = request.headers().get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let agent = agent.split('/').next().unwrap_or_default().to_string();
-    let (mut verb, duplicates) = read_verb(&server.registry.api, asked, &path, &query, request).await?;
+    let (mut verb, duplicates) = read_verb(&server.registry.api(), asked, &path, &query, request).await?;
     name_manager(&mut verb, &agent);
     let call = Call { resource, namespace: path.namespace, name: path.name, subresource: path.subresource, verb };
     let performed = server.perform(&user, call, duplicates).await?;

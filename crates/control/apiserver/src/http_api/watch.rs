@@ -43,7 +43,7 @@ pub(super) async fn handle(
     server.authorizer.check(&user, &attributes).await?;
     let served = server.registry.served(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
     if !served.kind.has_verb("watch") {
-        return Err(Status::method_not_allowed(served.kind.group, served.kind.plural, "watch"));
+        return Err(Status::method_not_allowed(&served.kind.group, &served.kind.plural, "watch"));
     }
     let mut selection = Selection::parse(&served.kind, &options.label_selector, &options.field_selector)?;
     if !path.name.is_empty() {
@@ -99,8 +99,7 @@ impl Frames {
             Some(entry) => {
                 let record = Record::parse(&entry.value).map_err(Status::internal)?;
                 let (kind, stored) = (&self.place.served.kind, &self.place.served.stored);
-                let same = kind.group == stored.group && kind.version == stored.version;
-                if same && self.accept.shape == Shape::Plain {
+                if self.place.served.verbatim() && self.accept.shape == Shape::Plain {
                     let mut chunks = Vec::with_capacity(3);
                     record.json_chunks(change.revision, &mut chunks);
                     chunks.iter().for_each(|c| out.extend_from_slice(c));
@@ -157,7 +156,7 @@ impl Frames {
 
     fn bookmark(&mut self, change: &Change) -> Value {
         let kind = &self.place.served.kind;
-        let mut object = object!({ "kind": (kind.kind), "apiVersion": (kind.api_version()), "metadata": { "resourceVersion": (change.revision.to_string()) } });
+        let mut object = object!({ "kind": (&kind.kind), "apiVersion": (kind.api_version()), "metadata": { "resourceVersion": (change.revision.to_string()) } });
         if change.kind == ChangeKind::InitialEventsEnd {
             object.set(&["metadata", "annotations", "k8s.io/initial-events-end"], "true");
         }
@@ -173,7 +172,7 @@ impl Frames {
 }
 
 fn put_protobuf(registry: &Registry, ty: &str, object: &Value, out: &mut BytesMut) -> Result<(), Status> {
-    let sealed = respond::sealed(&registry.api, object)?;
+    let sealed = respond::sealed(&registry.api(), object)?;
     let event = fram_machinery::protobuf::encode_watch_event(ty, &sealed);
     out.extend_from_slice(&(event.len() as u32).to_be_bytes());
     out.extend_from_slice(&event);

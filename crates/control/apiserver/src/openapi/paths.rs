@@ -32,9 +32,10 @@ struct Operation<'a> {
     schema: &'a str,
 }
 
-/// Adds all paths of a kind; `schema` is the name of its schema.
-pub(super) fn add(paths: &mut Map, kind: &Kind, schema: &str, dialect: Dialect) {
-    let root = root(kind.group, kind.version);
+/// Adds all paths of a kind.
+pub(super) fn add(paths: &mut Map, kind: &Kind, dialect: Dialect) {
+    let schema = &kind.schema.get(kind.ty).openapi_name;
+    let root = root(&kind.group, &kind.version);
     let scope = if kind.is_namespaced() { "/namespaces/{namespace}" } else { "" };
     let collection = format!("/{root}{scope}/{}", kind.plural);
     let object_path = format!("{collection}/{{name}}");
@@ -107,7 +108,7 @@ impl Operation<'_> {
 
     /// The kind that the operation is about: that of the subresource where it has one of its own.
     fn group_version_kind(&self) -> (&str, &str, &str) {
-        self.subresource.and_then(|s| s.kind).unwrap_or((self.kind.group, self.kind.version, self.kind.kind))
+        self.subresource.and_then(|s| s.kind).unwrap_or((&self.kind.group, &self.kind.version, &self.kind.kind))
     }
 
     /// Whether the body is the object itself.
@@ -155,7 +156,7 @@ impl Operation<'_> {
         let scope = if self.kind.is_namespaced() && !self.everywhere { "Namespaced" } else { "" };
         let subresource = self.subresource.map(|s| capital(s.name)).unwrap_or_default();
         let end = if self.everywhere { "ForAllNamespaces" } else { "" };
-        format!("{verb}{}{}{scope}{}{subresource}{end}", capital(group), capital(self.kind.version), self.kind.kind)
+        format!("{verb}{}{}{scope}{}{subresource}{end}", capital(group), capital(&self.kind.version), self.kind.kind)
     }
 }
 

@@ -7,15 +7,6 @@ use fram_docs::Docs;
 use fram_machinery::schema::{Field, SchemaOr, Topology};
 use fram_machinery::{Map, Type, TypeId, Value, object};
 
-/// The schema of `apiVersion` or `kind`, which no description holds as a field.
-fn type_meta(docs: &Docs, openapi_name: &str, field: &str) -> Value {
-    let mut schema = object!({ "type": "string" });
-    if let Some(text) = docs.get(openapi_name).and_then(|d| d.fields.get(field)) {
-        schema.set(&["description"], text.as_str());
-    }
-    schema
-}
-
 /// Where a document keeps its schemas.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Dialect {
@@ -49,6 +40,16 @@ impl Dialect {
     }
 }
 
+/// What every object says of itself.
+pub(super) fn add_type_meta(schema: &mut Value) {
+    let text = |what: &str| object!({ "type": "string", "description": what });
+    schema.set(&["properties", "apiVersion"], text(API_VERSION));
+    schema.set(&["properties", "kind"], text(KIND));
+}
+
+const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
+const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
+
 /// Collects the schemas that a document needs.
 pub(super) struct Schemas<'a> {
     api: &'a Api,
@@ -66,31 +67,48 @@ impl<'a> Schemas<'a> {
 
     /// The schemas of a kind and of its list.
     pub(super) fn add_kind(&mut self, kind: &Kind) {
-        let ty = self.api.schema.get(kind.ty);
+        let ty = kind.schema.get(kind.ty);
         let name = ty.openapi_name.clone();
-        self.need(kind.ty);
+        match &kind.custom {
+            Some(custom) => {
+                let metadata = self.named("meta.v1.ObjectMeta");
+                let schema = super::custom::schema(custom, self.dialect, metadata);
+                self.done.insert(name.as_str(), schema);
+            }
+            None => self.need(kind.ty),
+        }
         self.run();
-        let gvk = |kind_name: &str| object!([{ "group": (kind.group), "kind": kind_name, "version": (kind.version) }]);
+        let gvk = |kind_name: &str| object!([{ "group": (&kind.group), "kind": kind_name, "version": (&kind.version) }]);
         if let Some(schema) = self.done.get_mut(&name) {
-            schema.set(&["properties", "apiVersion"], type_meta(&self.docs, &name, "apiVersion"));
-            schema.set(&["properties", "kind"], type_meta(&self.docs, &name, "kind"));
-            schema.set(&["x-kubernetes-group-version-kind"], gvk(kind.kind));
+            // Without properties anything goes: naming these would forbid all others.
+            if kind.custom.is_none() || schema.get("properties").is_some() {
+                add_type_meta(schema);
+            }
+            schema.set(&["x-kubernetes-group-version-kind"], gvk(&kind.kind));
+            // The first two are the name and the namespace, which every kind has.
+            let own = kind.selectable.iter().filter(|_| kind.custom.is_some()).skip(2);
+            let own: Vec<Value> = own.map(|path| object!({ "fieldPath": path })).collect();
+            if !own.is_empty() {
+                schema.set(&["x-kubernetes-selectable-fields"], own);
+            }
         }
         if kind.listless {
             return;
         }
-        let list = format!("{}List", kind.kind);
+        let list = &*kind.list_kind;
+        let text = format!("{list} is a list of {}.", kind.kind);
         let meta = self.named("meta.v1.ListMeta");
         let schema = object!({
-            "type": "object", "required": ["items"], "description": (format!("{list} is a list of {}.", kind.kind)),
+            "type": "object", "required": ["items"], "description": text,
             "properties": {
-                "apiVersion": (type_meta(&self.docs, &name, "apiVersion")), "kind": (type_meta(&self.docs, &name, "kind")),
+                "apiVersion": { "type": "string", "description": API_VERSION }, "kind": { "type": "string", "description": KIND },
                 "metadata": meta,
                 "items": { "type": "array", "items": (self.dialect.reference(&name)) }
             },
-            "x-kubernetes-group-version-kind": (gvk(&list))
+            "x-kubernetes-group-version-kind": (gvk(list))
         });
-        self.done.insert(format!("{name}List"), schema);
+        let place = name.rsplit_once('.').map_or("", |(place, _)| place);
+        self.done.insert(format!("{place}.{list}"), schema);
         self.run();
     }
 
@@ -163,7 +181,7 @@ impl<'a> Schemas<'a> {
             schema.set(&["default"], default.clone());
         }
         if !field.allowed.is_empty() && schema.str_at(&["type"]) == "string" {
-            schema.set(&["enum"], field.allowed.iter().map(|v| Value::from(*v)).collect::<Vec<_>>());
+            schema.set(&["enum"], field.allowed.iter().map(|v| Value::from(&**v)).collect::<Vec<_>>());
         }
         if let Type::List(_) = field.ty {
             let topology = match &field.topology {
@@ -209,7 +227,7 @@ impl<'a> Schemas<'a> {
             }
             Type::IntOrString => formatted("string", "int-or-string"),
             Type::RawExtension | Type::FieldsV1 => object!({ "type": "object" }),
-            Type::Json => object!({}),
+            Type::Json | Type::Deduced => object!({}),
             Type::SchemaOr(form, id) => {
                 // The alternatives are not said, as upstream.
                 if matches!(form, SchemaOr::Array | SchemaOr::Bool | SchemaOr::StringArray) {

@@ -79,7 +79,7 @@ impl Registry {
             if meta::generation(old) > 0 {
                 object.set(&["metadata", "generation"], meta::generation(old) + 1);
             }
-            strategy(kind.group, kind.kind).prepare_delete(&mut object);
+            strategy(kind).prepare_delete(&mut object);
             return object;
         }
         let running = old.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0);

@@ -21,26 +21,26 @@ impl Place {
     }
 
     pub fn not_found(&self) -> Status {
-        Status::not_found(self.kind().group, self.kind().plural, &self.name)
+        Status::not_found(&self.kind().group, &self.kind().plural, &self.name)
     }
 
     pub fn already_exists(&self) -> Status {
-        Status::already_exists(self.kind().group, self.kind().plural, &self.name)
+        Status::already_exists(&self.kind().group, &self.kind().plural, &self.name)
     }
 
     pub fn conflict(&self, why: &str) -> Status {
-        Status::conflict(self.kind().group, self.kind().plural, &self.name, why)
+        Status::conflict(&self.kind().group, &self.kind().plural, &self.name, why)
     }
 
     pub fn forbidden(&self, why: &str) -> Status {
-        Status::forbidden(self.kind().group, self.kind().plural, &self.name, why)
+        Status::forbidden(&self.kind().group, &self.kind().plural, &self.name, why)
     }
 }
 
 impl Registry {
     /// What the keys of a collection start with.
     pub fn collection_prefix(&self, kind: &Kind, namespace: &str) -> String {
-        let group = if kind.group.is_empty() { "core" } else { kind.group };
+        let group = if kind.group.is_empty() { "core" } else { &*kind.group };
         let mut key = format!("{}{group}/{}/", self.prefix, kind.plural);
         if kind.is_namespaced() && !namespace.is_empty() {
             key.push_str(namespace);

@@ -60,6 +60,13 @@ pub(super) fn keep_metadata(object: &mut Value, old: &Value) {
     }
 }
 
+/// The fields of an object but these.
+fn without(object: &Value, apart: &[&str]) -> fram_machinery::Map {
+    let mut map = object.as_map().cloned().unwrap_or_default();
+    apart.iter().for_each(|field| drop(map.remove(field)));
+    map
+}
+
 /// Raises the generation where the part of the object that it counts has changed.
 pub(super) fn bump_generation(kind: &Kind, object: &mut Value, old: &Value) {
     let changed = match &kind.generation {
@@ -68,13 +75,11 @@ pub(super) fn bump_generation(kind: &Kind, object: &mut Value, old: &Value) {
             "annotations" => object.at(&["metadata", "annotations"]) != old.at(&["metadata", "annotations"]),
             field => object.get(field) != old.get(field),
         }),
-        Generation::Any => {
-            let rest = |o: &Value| {
-                let mut map = o.as_map().cloned().unwrap_or_default();
-                map.remove("metadata");
-                map
-            };
-            rest(object) != rest(old) || meta::labels(object) != meta::labels(old)
+        Generation::Any => without(object, &["metadata"]) != without(old, &["metadata"]) || meta::labels(object) != meta::labels(old),
+        Generation::Content => {
+            let status = kind.subresource("status").map(|s| s.name);
+            let apart: Vec<&str> = std::iter::once("metadata").chain(status).collect();
+            without(object, &apart) != without(old, &apart)
         }
     };
     if changed {
@@ -88,7 +93,7 @@ fn metadata_errors(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let name = meta::name(object);
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
-    } else if let Err(why) = strategy(kind.group, kind.kind).name_rule()(name).and_then(|()| names::path_segment(name)) {
+    } else if let Err(why) = strategy(kind).name_rule()(name).and_then(|()| names::path_segment(name)) {
         errors.push(FieldError::invalid("metadata.name", name, why));
     }
     for (key, value) in meta::labels(object).as_map().into_iter().flat_map(|m| m.iter()) {
@@ -182,8 +187,11 @@ impl Registry {
     pub(super) fn validate(&self, place: &Place, object: &Value, old: Option<&Value>) -> Result<(), Status> {
         let stored = &place.served.stored;
         let mut errors = metadata_errors(stored, object);
-        enumeration_errors(&self.api.schema, stored.ty, object, "", &mut errors);
-        let strategy = strategy(stored.group, stored.kind);
+        enumeration_errors(&stored.schema, stored.ty, object, "", &mut errors);
+        if let Some(structural) = stored.structural() {
+            errors.extend(structural.validate(object, old));
+        }
+        let strategy = strategy(stored);
         for error in strategy.validate(object) {
             if errors.iter().all(|e| e.field != error.field) {
                 errors.push(error);
@@ -200,6 +208,6 @@ impl Registry {
         if errors.is_empty() {
             return Ok(());
         }
-        Err(Status::invalid(place.kind().group, place.kind().kind, meta::name(object), errors))
+        Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
     }
 }

@@ -8,7 +8,8 @@ use fram_machinery::labels::{FieldSelector, Selector};
 use fram_machinery::{Status, Value, json, object};
 use fram_store::{Entry, Revision, Snapshot};
 
-use super::{Place, Record, Registry, store_status};
+use super::record::field_text;
+use super::{Place, Record, Registry, Served, store_status};
 
 /// Which objects of a collection are meant.
 #[derive(Debug, Clone, Default)]
@@ -38,14 +39,14 @@ impl Selection {
         let fields = stored_names(kind, fields);
         let known = |path: &str| {
             let core = path.starts_with("involvedObject.") || path == "reportingComponent";
-            kind.selectable.contains(&path)
+            kind.selectable.iter().any(|s| *s == path)
                 || matches!(path, "metadata.name" | "metadata.namespace")
                 || kind.group == "events.k8s.io" && core
         };
         match fields.requirements.iter().find(|r| !known(&r.path)) {
             Some(r) => Err(Status::bad_request(format!(
                 "Unable to find {:?} that match label selector \"\", field selector {:?}: field label not supported: {}",
-                kind.api_version() + ", Resource=" + kind.plural,
+                format!("{}, Resource={}", kind.api_version(), kind.plural),
                 format!("{}={}", r.path, r.value),
                 r.path
             ))),
@@ -57,8 +58,18 @@ impl Selection {
         self.labels.is_everything() && self.fields.is_everything()
     }
 
-    pub fn matches(&self, kind: &Kind, record: &Record) -> bool {
-        record.matches_labels(&self.labels) && record.matches_fields(&kind.selectable, &self.fields)
+    pub fn matches(&self, served: &Served, record: &Record) -> bool {
+        record.matches_labels(&self.labels) && (self.fields.is_everything() || self.matches_fields(served, record))
+    }
+
+    /// The record's header has the fields of the definition under which it was written; another one's are looked up.
+    fn matches_fields(&self, served: &Served, record: &Record) -> bool {
+        if served.kind.custom.is_none() || served.verbatim() {
+            return record.matches_fields(&served.stored.selectable, &self.fields);
+        }
+        let Ok(object) = record.to_object(0) else { return false };
+        let object = fram_api::convert(object, &served.stored, &served.kind);
+        self.fields.matches_with(|path| field_text(&served.kind, &object, path))
     }
 }
 
@@ -156,7 +167,7 @@ impl Registry {
         for entry in entries.by_ref() {
             if !request.selection.is_everything() {
                 let record = Record::parse(&entry.value).map_err(Status::internal)?;
-                if !request.selection.matches(stored, &record) {
+                if !request.selection.matches(&place.served, &record) {
                     continue;
                 }
             }

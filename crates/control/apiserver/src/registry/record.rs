@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use fram_api::{Kind, strategy};
 use fram_machinery::labels::{FieldSelector, Selector};
-use fram_machinery::{Value, json, meta};
+use fram_machinery::{Key, Value, json, meta};
 
 const VERSION: u8 = 1;
 const HEADER: usize = 1 + 5 * 4;
@@ -151,12 +151,12 @@ impl Record {
     }
 
     /// Whether the fields match; the selector's paths are among `selectable`.
-    pub fn matches_fields(&self, selectable: &[&str], selector: &FieldSelector) -> bool {
+    pub fn matches_fields(&self, selectable: &[Key], selector: &FieldSelector) -> bool {
         selector.is_everything() || selector.matches_with(|path| self.field(selectable, path).unwrap_or_default().to_string())
     }
 
     /// The text of a selectable field.
-    pub fn field(&self, selectable: &[&str], path: &str) -> Option<&str> {
+    pub fn field(&self, selectable: &[Key], path: &str) -> Option<&str> {
         let mut rest = &self.fields[..];
         for name in selectable {
             let text = take_text(&mut rest)?;
@@ -173,8 +173,8 @@ fn itoa(n: u64) -> String {
 }
 
 /// The text of a selectable field of an object.
-fn field_text(kind: &Kind, object: &Value, path: &str) -> String {
-    if let Some(text) = strategy(kind.group, kind.kind).field(object, path) {
+pub(super) fn field_text(kind: &Kind, object: &Value, path: &str) -> String {
+    if let Some(text) = strategy(kind).field(object, path) {
         return text;
     }
     let steps: Vec<&str> = path.split('.').collect();

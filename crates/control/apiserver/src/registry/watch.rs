@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use fram_api::Kind;
 use fram_machinery::Status;
 use fram_store::{Entry, Event, EventKind, Revision, Watch, WatchItem};
 
 use super::read::parse_revision;
-use super::{Place, Record, Registry, Selection, store_status};
+use super::{Place, Record, Registry, Selection, Served, store_status};
 
 #[derive(Debug, Clone, Default)]
 pub struct WatchRequest {
@@ -42,7 +41,7 @@ pub struct Change {
 /// A running watch.
 pub struct Watching {
     watch: Watch,
-    stored: Arc<Kind>,
+    served: Served,
     selection: Selection,
     pending: std::collections::VecDeque<Change>,
     /// Nothing at or before this revision is delivered again.
@@ -78,7 +77,7 @@ impl Registry {
             if initial {
                 for entry in snapshot.prefix(&prefix) {
                     let record = Record::parse(&entry.value).map_err(Status::internal)?;
-                    if request.selection.matches(&stored, &record) {
+                    if request.selection.matches(&place.served, &record) {
                         let change = Change { kind: ChangeKind::Added, entry: Some(entry.clone()), revision: entry.modified.0 };
                         pending.push_back(change);
                     }
@@ -89,7 +88,7 @@ impl Registry {
             }
         }
         let watch = self.store.watch(&prefix, Revision(start)).await.map_err(watch_status)?;
-        Ok(Watching { watch, stored, selection: request.selection, pending, seen: start })
+        Ok(Watching { watch, served: place.served.clone(), selection: request.selection, pending, seen: start })
     }
 }
 
@@ -143,7 +142,7 @@ impl Watching {
             return Ok(true);
         }
         let record = Record::parse(&entry.value).map_err(Status::internal)?;
-        Ok(self.selection.matches(&self.stored, &record))
+        Ok(self.selection.matches(&self.served, &record))
     }
 
     fn change(&self, event: &Event) -> Result<Option<Change>, Status> {

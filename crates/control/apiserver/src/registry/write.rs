@@ -43,21 +43,21 @@ impl Registry {
     /// Returns the object and the warnings to send along.
     pub fn decode_body(&self, kind: &Kind, body: Body, validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
         let (version, name) = (body.value.str_at(&["apiVersion"]).to_string(), body.value.str_at(&["kind"]).to_string());
-        if !version.is_empty() && version != kind.api_version() || !name.is_empty() && name != kind.kind {
+        if !version.is_empty() && version != kind.api_version() || !name.is_empty() && kind.kind != name.as_str() {
             return Err(Status::bad_request(format!(
                 "{name} in version {version:?} cannot be handled as a {}: the API version in the data ({version}) does not match the expected API version ({}) or kind",
                 kind.kind,
                 kind.api_version()
             )));
         }
-        let decoded = normalize::decode(&self.api.schema, kind.ty, body.value).map_err(|e| {
+        let decoded = normalize::decode(&kind.schema, kind.ty, body.value).map_err(|e| {
             Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {e}", kind.kind, kind.version, kind.kind))
         })?;
         let duplicates = body.duplicates.iter().map(|path| format!("duplicate field {path:?}"));
         let problems: Vec<String> = decoded.unknown.iter().map(|path| format!("unknown field {path:?}")).chain(duplicates).collect();
         let mut value = decoded.value;
         value.set(&["apiVersion"], kind.api_version());
-        value.set(&["kind"], kind.kind);
+        value.set(&["kind"], &kind.kind);
         match validation {
             FieldValidation::Strict if !problems.is_empty() => Err(Status::bad_request(format!(
                 "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
@@ -85,8 +85,8 @@ impl Registry {
     }
 
     fn default(&self, kind: &Kind, object: &mut Value) {
-        normalize::apply_defaults(&self.api.schema, kind.ty, object);
-        strategy(kind.group, kind.kind).default(object);
+        normalize::apply_defaults(&kind.schema, kind.ty, object);
+        strategy(kind).default(object);
     }
 
     pub async fn create(&self, place: &Place, object: Value, write: &Write) -> Result<Written, Status> {
@@ -104,7 +104,7 @@ impl Registry {
         if stored.subresource("status").is_some() {
             object.remove(&["status"]);
         }
-        strategy(stored.group, stored.kind).prepare_create(&mut object);
+        strategy(&stored).prepare_create(&mut object);
         let object = self.normalized(&stored, object)?;
         self.validate(&place, &object, None)?;
         self.admission.validate(&request, Some(&object), None).await?;
@@ -144,7 +144,7 @@ impl Registry {
 
     /// Drops what Go would not write, so that every stored object has the same form.
     fn normalized(&self, stored: &Kind, object: Value) -> Result<Value, Status> {
-        let decoded = normalize::decode(&self.api.schema, stored.ty, object).map_err(Status::internal)?;
+        let decoded = normalize::decode(&stored.schema, stored.ty, object).map_err(Status::internal)?;
         Ok(decoded.value)
     }
 
@@ -195,8 +195,8 @@ impl Registry {
         object = self.admission.admit(&mut request, object, Some(&old)).await?;
         keep_other_parts(&stored, subresource, &mut object, &old);
         match subresource {
-            "" => strategy(stored.group, stored.kind).prepare_update(&mut object, &old),
-            part => strategy(stored.group, stored.kind).prepare_subresource(part, &mut object, &old),
+            "" => strategy(&stored).prepare_update(&mut object, &old),
+            part => strategy(&stored).prepare_subresource(part, &mut object, &old),
         }
         let mut object = self.normalized(&stored, object)?;
         if subresource != "binding" {
@@ -241,15 +241,16 @@ impl Registry {
 
     fn validate_change(&self, place: &Place, subresource: &str, object: &Value, old: &Value) -> Result<(), Status> {
         match subresource {
+            _ if place.served.stored.custom.is_some() => self.validate(place, object, Some(old)),
             "" | "scale" | "ephemeralcontainers" | "resize" => {
                 let checked = (subresource.is_empty() || subresource == "scale").then_some(old);
                 self.validate(place, object, checked)?;
                 let stored = &place.served.stored;
-                let errors = strategy(stored.group, stored.kind).validate_subresource(subresource, object, old);
+                let errors = strategy(stored).validate_subresource(subresource, object, old);
                 if errors.is_empty() {
                     return Ok(());
                 }
-                Err(Status::invalid(place.kind().group, place.kind().kind, meta::name(object), errors))
+                Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
             }
             _ => Ok(()),
         }
@@ -275,13 +276,13 @@ impl Registry {
             api_version: place.kind().api_version(),
             subresource: subresource.into(),
         };
-        managed::track(&self.api.schema, stored.ty, old.unwrap_or(&nothing), object, &manager, &self.environment.now_text());
+        managed::track(&stored.schema, stored.ty, old.unwrap_or(&nothing), object, &manager, &self.environment.now_text());
         Ok(())
     }
 
     /// An object of a kind before anyone has written to it.
     pub(crate) fn empty_object(&self, kind: &Kind) -> Result<Value, Status> {
-        let empty = normalize::decode(&self.api.schema, kind.ty, Value::Map(Default::default()));
+        let empty = normalize::decode(&kind.schema, kind.ty, Value::Map(Default::default()));
         empty.map(|d| d.value).map_err(Status::internal)
     }
 
@@ -337,7 +338,7 @@ pub(super) fn finished(kind: &Kind, object: &Value) -> bool {
     meta::is_terminating(object)
         && meta::finalizers(object).next().is_none()
         && object.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
-        && !strategy(kind.group, kind.kind).is_held(object)
+        && !strategy(kind).is_held(object)
 }
 
 impl Body {

@@ -30,7 +30,7 @@ pub(super) async fn apply(
     // Decoding it whole finds unknown fields and wrong types; what is applied is only what was stated.
     let (_, problems) = registry.decode_body(kind, Body::new(config.clone()), validation)?;
     warnings.extend(problems);
-    let sparse = normalize::decode_sparse(&registry.api.schema, kind.ty, config.clone()).map_err(|e| Status::bad_request(e.to_string()))?;
+    let sparse = normalize::decode_sparse(&kind.schema, kind.ty, config.clone()).map_err(|e| Status::bad_request(e.to_string()))?;
     let config = sparse.value;
     let write = Write { apply: true, ..write_of(user, options) };
     let manager = Manager {
@@ -40,8 +40,10 @@ pub(super) async fn apply(
         subresource: subresource.into(),
     };
     let now = registry.environment().now_text();
+    // A built-in status that is no subresource does not exist; a custom one is a field like any other.
+    let has_status = kind.custom.is_none() && kind.schema.get(kind.ty).field("status").is_some() || kind.subresource("status").is_some();
     let merge = |live: &Value| {
-        let merged = managed::apply(&registry.api.schema, kind.ty, live, &config, &manager, options.force, &now);
+        let merged = managed::apply(&kind.schema, kind.ty, live, &config, &manager, options.force, has_status, &now);
         let mut merged = merged.map_err(|e| failed(place, e))?;
         if !meta::resource_version(live).is_empty() {
             let pinned = meta::resource_version(&config).to_string();
@@ -91,7 +93,7 @@ fn failed(place: &Place, error: ApplyError) -> Status {
     status.causes =
         conflicts.iter().map(|c| StatusCause { reason: "FieldManagerConflict".into(), message: by(c), field: c.field.clone() }).collect();
     status.name = place.name.clone();
-    status.group = place.kind().group.into();
-    status.kind = place.kind().plural.into();
+    status.group = place.kind().group.to_string();
+    status.kind = place.kind().plural.to_string();
     status
 }

@@ -8,7 +8,7 @@ use crate::server::Server;
 use crate::user::User;
 
 pub(super) async fn review(server: &Server, user: &User, place: &Place, mut object: Value) -> Result<Value, Status> {
-    match place.kind().kind {
+    match place.kind().kind.as_str() {
         "SelfSubjectAccessReview" => access(server, user, &mut object).await,
         "SubjectAccessReview" | "LocalSubjectAccessReview" => {
             let subject = subject_of(&object)?;

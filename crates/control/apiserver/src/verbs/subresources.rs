@@ -1,9 +1,9 @@
 //! Subresources: status, scale, binding, eviction, token, finalize, approval, and the reviews that are never stored.
 
-use fram_api::Kind;
+use fram_api::{Kind, ScalePaths};
 use fram_client::{DeleteOptions, Preconditions, Verb, WriteOptions};
 use fram_machinery::labels::Selector;
-use fram_machinery::{Status, Value, meta, object};
+use fram_machinery::{Key, Status, Value, meta, object};
 
 use super::{decode, patch_object};
 use crate::admission::{Operation, Request};
@@ -48,7 +48,7 @@ pub(super) async fn execute(
             let (object, created) = patch_object(server, user, &place, subresource, patch, &options, &mut warnings).await?;
             Ok(Performed { answer: Answer::Object { served: place.served, object, created }, warnings })
         }
-        (_, _) => Err(Status::method_not_allowed(place.kind().group, place.kind().plural, subresource)),
+        (_, _) => Err(Status::method_not_allowed(&place.kind().group, &place.kind().plural, subresource)),
     }
 }
 
@@ -77,7 +77,7 @@ async fn update(
             "finalize" => next.set(&["spec", "finalizers"], object.at(&["spec", "finalizers"]).cloned()),
             "approval" => next.set(&["status", "conditions"], object.at(&["status", "conditions"]).cloned()),
             "ephemeralcontainers" => next.set(&["spec", "ephemeralContainers"], object.at(&["spec", "ephemeralContainers"]).cloned()),
-            other => return Err(Status::method_not_allowed(place.kind().group, place.kind().plural, other)),
+            other => return Err(Status::method_not_allowed(&place.kind().group, &place.kind().plural, other)),
         }
         Ok(next)
     };
@@ -126,7 +126,7 @@ async fn create(
             let object = server.registry.admission.admit(&mut request, object, None).await?;
             server.tokens.issue(&place.namespace, &place.name, object).await?
         }
-        other => return Err(Status::method_not_allowed(place.kind().group, place.kind().plural, other)),
+        other => return Err(Status::method_not_allowed(&place.kind().group, &place.kind().plural, other)),
     };
     Ok(Performed { answer: Answer::Other { object, created: true }, warnings })
 }
@@ -135,7 +135,7 @@ async fn create(
 fn body_kind(server: &Server, place: &Place, subresource: &str) -> Result<std::sync::Arc<Kind>, Status> {
     let gvk = place.kind().subresource(subresource).and_then(|s| s.kind);
     let (group, version, kind) = gvk.ok_or_else(Status::no_such_path)?;
-    server.registry.api.kind(group, version, kind).cloned().ok_or_else(Status::no_such_path)
+    server.registry.api().kind(group, version, kind).cloned().ok_or_else(Status::no_such_path)
 }
 
 fn success(code: i64) -> Value {
@@ -283,19 +283,15 @@ async fn take_disruption(server: &Server, place: &Place, pod: &Value, write: &cr
 }
 
 /// The Scale of an object: its replicas and selector in a common form.
-fn to_scale(object: &Value) -> Value {
+fn to_scale(kind: &Kind, object: &Value) -> Value {
+    if let Some(paths) = scale_paths(kind) {
+        return custom_scale(paths, object);
+    }
     let selector = match (object.at(&["spec", "selector"]), object.str_at(&["kind"])) {
         (Some(Value::Map(labels)), "ReplicationController") => Selector::from_map(labels).to_string(),
         (selector, _) => Selector::from_object(selector).ok().flatten().map(|s| s.to_string()).unwrap_or_default(),
     };
-    let mut scale = object!({
-        "apiVersion": "autoscaling/v1", "kind": "Scale",
-        "metadata": {
-            "name": (meta::name(object)), "namespace": (meta::namespace(object)), "uid": (meta::uid(object)),
-            "resourceVersion": (meta::resource_version(object)), "creationTimestamp": (object.str_at(&["metadata", "creationTimestamp"]))
-        },
-        "spec": {}, "status": { "replicas": (object.int_at(&["status", "replicas"]).unwrap_or(0)) }
-    });
+    let mut scale = scale_of(object, object.int_at(&["status", "replicas"]).unwrap_or(0));
     if let Some(replicas) = object.int_at(&["spec", "replicas"]).filter(|n| *n != 0) {
         scale.set(&["spec", "replicas"], replicas);
     }
@@ -303,6 +299,38 @@ fn to_scale(object: &Value) -> Value {
         scale.set(&["status", "selector"], selector);
     }
     scale
+}
+
+fn scale_paths(kind: &Kind) -> Option<&ScalePaths> {
+    kind.custom.as_ref()?.scale.as_ref()
+}
+
+fn at<'a>(object: &'a Value, path: &[Key]) -> Option<&'a Value> {
+    path.iter().try_fold(object, |at, step| at.get(step))
+}
+
+/// The Scale of a custom resource, by the paths of its definition.
+fn custom_scale(paths: &ScalePaths, object: &Value) -> Value {
+    let count = |path: &[Key]| at(object, path).and_then(Value::as_int).unwrap_or(0);
+    let mut scale = scale_of(object, count(&paths.status_replicas));
+    scale.set(&["spec", "replicas"], count(&paths.spec_replicas));
+    let selector = paths.label_selector.as_ref().and_then(|path| at(object, path)?.as_str());
+    if let Some(selector) = selector.filter(|s| !s.is_empty()) {
+        scale.set(&["status", "selector"], selector);
+    }
+    scale
+}
+
+/// A Scale with the metadata of an object and so many replicas that are there.
+fn scale_of(object: &Value, replicas: i64) -> Value {
+    object!({
+        "apiVersion": "autoscaling/v1", "kind": "Scale",
+        "metadata": {
+            "name": (meta::name(object)), "namespace": (meta::namespace(object)), "uid": (meta::uid(object)),
+            "resourceVersion": (meta::resource_version(object)), "creationTimestamp": (object.str_at(&["metadata", "creationTimestamp"]))
+        },
+        "spec": {}, "status": { "replicas": replicas }
+    })
 }
 
 /// What a request makes of the current Scale.
@@ -314,7 +342,7 @@ async fn scale(server: &Server, user: &User, place: Place, verb: Verb, duplicate
     let other = |object: Value, warnings| Ok(Performed { answer: Answer::Other { object, created: false }, warnings });
     let mut warnings = Vec::new();
     let (options, change): (WriteOptions, Change) = match verb {
-        Verb::Get => return other(to_scale(&registry.get_object(&place).await?), warnings),
+        Verb::Get => return other(to_scale(place.kind(), &registry.get_object(&place).await?), warnings),
         Verb::Update { object, options } => {
             let body = Body { value: object, duplicates };
             let (scale, found) = registry.decode_body(&kind, body, field_validation(&options.field_validation)?)?;
@@ -325,25 +353,31 @@ async fn scale(server: &Server, user: &User, place: Place, verb: Verb, duplicate
             let (registry, kind) = (registry.clone(), kind.clone());
             let validation = field_validation(&options.field_validation)?;
             let change = move |scale: &Value| {
-                let patched = super::apply_patch(&registry, &kind, scale, &patch)?;
+                let patched = super::apply_patch(&kind, scale, &patch)?;
                 registry.decode_body(&kind, Body::new(patched), validation).map(|(scale, _)| scale)
             };
             (options, Box::new(change))
         }
-        _ => return Err(Status::method_not_allowed(place.kind().group, place.kind().plural, "scale")),
+        _ => return Err(Status::method_not_allowed(&place.kind().group, &place.kind().plural, "scale")),
     };
     let transform = |current: &Value| {
-        let scale = change(&to_scale(current))?;
+        let scale = change(&to_scale(place.kind(), current))?;
         let replicas = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
         if replicas < 0 {
             let error = fram_machinery::status::FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
             return Err(Status::invalid("autoscaling", "Scale", &place.name, vec![error]));
         }
         let mut next = current.clone();
-        next.set(&["spec", "replicas"], replicas);
+        match scale_paths(place.kind()) {
+            Some(paths) => {
+                let path: Vec<&str> = paths.spec_replicas.iter().map(Key::as_str).collect();
+                next.set(&path, replicas);
+            }
+            None => next.set(&["spec", "replicas"], replicas),
+        }
         next.set(&["metadata", "resourceVersion"], meta::resource_version(&scale));
         Ok(next)
     };
     let written = registry.update(&place, "scale", &write_of(user, &options), transform).await?;
-    other(to_scale(&written.object), warnings)
+    other(to_scale(place.kind(), &written.object), warnings)
 }

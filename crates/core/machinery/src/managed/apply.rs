@@ -25,7 +25,7 @@ pub enum ApplyError {
 }
 
 /// Applies a configuration to an object; `live` is the type's empty object where there is none yet. The answer carries
-/// the new managedFields.
+/// the new managedFields. Where the status is a subresource, what is stated of it reaches it through that alone.
 pub fn apply(
     schema: &Schema,
     ty: TypeId,
@@ -33,12 +33,12 @@ pub fn apply(
     config: &Value,
     manager: &Manager,
     force: bool,
+    has_status: bool,
     now: &str,
 ) -> Result<Value, ApplyError> {
     if config.at(&["metadata", "managedFields"]).is_some_and(|m| !m.is_empty()) {
         return Err(ApplyError::ManagedFields);
     }
-    let has_status = schema.get(ty).field("status").is_some();
     let wanted = within_reach(stated(schema, ty, &stripped(config)), &manager.subresource, has_status);
     let mut owners = read(live);
     let before = owners.iter().position(|o| o.manager == *manager);
@@ -80,8 +80,8 @@ fn conflicts(owners: &[Owner], manager: &Manager, taken: &FieldSet) -> Vec<Confl
 fn merge_struct(schema: &Schema, id: TypeId, live: &Value, config: &Value) -> Value {
     let mut out = live.as_map().cloned().unwrap_or_default();
     for (key, wanted) in config.as_map().into_iter().flat_map(|m| m.iter()) {
-        let merged = match schema.get(id).field(key) {
-            Some(field) => merge_value(schema, &field.ty, Some(field), out.get(key), wanted),
+        let merged = match schema.get(id).type_of(key) {
+            Some((ty, field)) => merge_value(schema, ty, field, out.get(key), wanted),
             None => wanted.clone(),
         };
         out.insert(key.clone(), merged);
@@ -94,7 +94,7 @@ fn merge_value(schema: &Schema, ty: &Type, field: Option<&Field>, live: Option<&
     if wanted.is_null() {
         return wanted.clone();
     }
-    match shape(schema, ty, field) {
+    match shape(schema, ty, field, [Some(live), Some(wanted)]) {
         Shape::Leaf => wanted.clone(),
         Shape::Struct(id) => merge_struct(schema, id, live, wanted),
         Shape::Map(item) => {
@@ -109,7 +109,8 @@ fn merge_value(schema: &Schema, ty: &Type, field: Option<&Field>, live: Option<&
     }
 }
 
-/// Elements that the configuration names stand in its order; the others keep their place before the next of them.
+/// Elements that the configuration names stand in its order; the others keep their place before the next of them. See
+/// structured-merge-diff's merge of lists.
 fn merge_list(schema: &Schema, item: &Type, field: &Field, live: &Value, wanted: &Value) -> Value {
     let elements = |v: &Value| -> Vec<(Option<PathElement>, Value)> {
         v.as_list().into_iter().flat_map(|l| l.iter()).map(|e| (name(schema, field, item, e), e.clone())).collect()
@@ -128,6 +129,9 @@ fn merge_list(schema: &Schema, item: &Type, field: &Field, live: &Value, wanted:
                 }
             }
             rest.next_if(|(n, _)| n == name);
+        } else {
+            // A new element comes after those of others that are next.
+            out.extend(std::iter::from_fn(|| rest.next_if(|(n, _)| !is_wanted(n))).map(|(_, v)| v.clone()));
         }
         out.push(merge_value(schema, item, None, at.map(|(_, v)| v), value));
     }
@@ -138,8 +142,7 @@ fn merge_list(schema: &Schema, item: &Type, field: &Field, live: &Value, wanted:
 fn prune_struct(schema: &Schema, id: TypeId, value: &mut Value, gone: &FieldSet, kept: &FieldSet) {
     for (step, node) in &gone.children {
         let PathElement::Field(key) = step else { continue };
-        let field = schema.get(id).field(key);
-        prune_entry(schema, field.map(|f| (&f.ty, Some(f))), value, step, node, kept);
+        prune_entry(schema, schema.get(id).type_of(key), value, step, node, kept);
     }
 }
 
@@ -166,7 +169,7 @@ fn prune_entry(
 }
 
 fn prune_value(schema: &Schema, ty: &Type, field: Option<&Field>, value: &mut Value, gone: &FieldSet, kept: &FieldSet) {
-    match shape(schema, ty, field) {
+    match shape(schema, ty, field, [Some(&*value)]) {
         Shape::Leaf => {}
         Shape::Struct(id) => prune_struct(schema, id, value, gone, kept),
         Shape::Map(item) => gone.children.iter().for_each(|(step, node)| prune_entry(schema, Some((item, None)), value, step, node, kept)),

@@ -40,11 +40,11 @@ impl Walk<'_> {
     fn structure(&mut self, id: TypeId, old: Option<&Value>, new: Option<&Value>) {
         let schema = self.schema;
         for key in keys(old, new) {
-            let field = schema.get(id).field(&key);
+            let ty = schema.get(id).type_of(&key);
             let (old, new) = (old.and_then(|v| v.get(&key)), new.and_then(|v| v.get(&key)));
             self.path.push(PathElement::Field(key));
-            match field {
-                Some(field) => self.value(&field.ty, Some(field), old, new),
+            match ty {
+                Some((ty, field)) => self.value(ty, field, old, new),
                 None => self.leaf(old, new),
             }
             self.path.pop();
@@ -62,7 +62,7 @@ impl Walk<'_> {
     }
 
     fn value(&mut self, ty: &Type, field: Option<&Field>, old: Option<&Value>, new: Option<&Value>) {
-        let shape = shape(self.schema, ty, field);
+        let shape = shape(self.schema, ty, field, [old, new]);
         if matches!(shape, Shape::Leaf) {
             return self.leaf(old, new);
         }
@@ -131,8 +131,8 @@ pub(super) fn stated(schema: &Schema, ty: TypeId, value: &Value) -> FieldSet {
 fn state_struct(schema: &Schema, id: TypeId, value: &Value, path: &mut Vec<PathElement>, out: &mut FieldSet) {
     for (key, item) in value.as_map().into_iter().flat_map(|m| m.iter()) {
         path.push(PathElement::Field(key.clone()));
-        match schema.get(id).field(key) {
-            Some(field) => state(schema, &field.ty, Some(field), item, path, out),
+        match schema.get(id).type_of(key) {
+            Some((ty, field)) => state(schema, ty, field, item, path, out),
             None => out.insert(path),
         }
         path.pop();
@@ -141,7 +141,7 @@ fn state_struct(schema: &Schema, id: TypeId, value: &Value, path: &mut Vec<PathE
 
 fn state(schema: &Schema, ty: &Type, field: Option<&Field>, value: &Value, path: &mut Vec<PathElement>, out: &mut FieldSet) {
     let empty = value.is_null() || value.as_map().is_some_and(|m| m.is_empty());
-    match shape(schema, ty, field) {
+    match shape(schema, ty, field, [Some(value)]) {
         Shape::Leaf => out.insert(path),
         _ if empty => out.insert(path),
         Shape::Struct(id) => state_struct(schema, id, value, path, out),

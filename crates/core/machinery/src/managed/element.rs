@@ -19,8 +19,13 @@ pub(super) enum Shape<'a> {
     },
 }
 
-/// The shape of a field's value.
-pub(super) fn shape<'a>(schema: &Schema, ty: &'a Type, field: Option<&'a Field>) -> Shape<'a> {
+/// The shape of a field's values, which may be absent. What is no map where maps are merged is a leaf.
+pub(super) fn shape<'a, 'v>(
+    schema: &Schema,
+    ty: &'a Type,
+    field: Option<&'a Field>,
+    values: impl IntoIterator<Item = Option<&'v Value>>,
+) -> Shape<'a> {
     if field.is_some_and(|f| f.atomic) {
         return Shape::Leaf;
     }
@@ -28,6 +33,7 @@ pub(super) fn shape<'a>(schema: &Schema, ty: &'a Type, field: Option<&'a Field>)
         Type::Struct(id) if schema.get(*id).wrapper || schema.get(*id).atomic => Shape::Leaf,
         Type::Struct(id) => Shape::Struct(*id),
         Type::Map(item) => Shape::Map(item),
+        Type::Deduced if values.into_iter().flatten().all(|v| v.as_map().is_some()) => Shape::Map(ty),
         Type::List(item) => match field {
             Some(field) if field.topology != Topology::Atomic => Shape::List { item, field },
             _ => Shape::Leaf,

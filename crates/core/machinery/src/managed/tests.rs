@@ -57,7 +57,7 @@ fn updater(name: &str) -> Manager {
 #[track_caller]
 fn applied(live: &Value, config: Value, manager: &str) -> Value {
     let (schema, root) = schema();
-    apply(&schema, root, live, &config, &applier(manager), false, "t").unwrap()
+    apply(&schema, root, live, &config, &applier(manager), false, true, "t").unwrap()
 }
 
 fn spec(object: &Value) -> Value {
@@ -109,13 +109,13 @@ fn a_field_of_another_is_a_conflict_without_force() {
     let (schema, root) = schema();
     let a = applied(&object!({}), object!({ "spec": { "replicas": 1, "args": ["x"] } }), "a");
     let config = object!({ "spec": { "replicas": 2, "args": ["y"] } });
-    let error = apply(&schema, root, &a, &config, &applier("b"), false, "t").unwrap_err();
+    let error = apply(&schema, root, &a, &config, &applier("b"), false, true, "t").unwrap_err();
     let fields = |conflicts: Vec<Conflict>| conflicts.into_iter().map(|c| c.field).collect::<Vec<_>>();
     match error {
         ApplyError::Conflicts(conflicts) => assert_eq!(fields(conflicts), [".spec.args", ".spec.replicas"]),
         other => panic!("{other}"),
     }
-    let forced = apply(&schema, root, &a, &config, &applier("b"), true, "t").unwrap();
+    let forced = apply(&schema, root, &a, &config, &applier("b"), true, true, "t").unwrap();
     assert_eq!(forced.int_at(&["spec", "replicas"]), Some(2));
     assert_eq!(owned(&forced, "a"), Vec::<String>::new());
     // The same value is no conflict: both own it.
@@ -142,5 +142,5 @@ fn applying_the_same_again_changes_nothing() {
     let config = || object!({ "spec": { "replicas": 1, "items": [{ "name": "x" }] } });
     let (schema, root) = schema();
     let a = applied(&object!({}), config(), "a");
-    assert_eq!(apply(&schema, root, &a, &config(), &applier("a"), false, "later").unwrap(), a);
+    assert_eq!(apply(&schema, root, &a, &config(), &applier("a"), false, true, "later").unwrap(), a);
 }

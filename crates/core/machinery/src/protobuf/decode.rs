@@ -104,7 +104,7 @@ fn one(schema: &Schema, ty: &Type, item: Item<'_>, depth: usize) -> Result<Value
             let message = Message::read(item)?;
             if message.int(1)? == 0 { Value::Int(message.int(2)?) } else { message.text(3)?.into() }
         }
-        Type::RawExtension | Type::Json | Type::FieldsV1 => match Message::read(item)?.find(1) {
+        Type::RawExtension | Type::Json | Type::Deduced | Type::FieldsV1 => match Message::read(item)?.find(1) {
             Some(raw) if !raw.bytes()?.is_empty() => json::from_slice(raw.bytes()?)?,
             _ => Value::Null,
         },

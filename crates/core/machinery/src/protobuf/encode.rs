@@ -67,7 +67,7 @@ fn write_zero(schema: &Schema, field: &Field, out: &mut Vec<u8>) {
         Type::String => put_bytes(out, field.number, b""),
         Type::Struct(id) if schema.get(*id).wrapper => {}
         Type::Struct(id) => nested(schema, *id, field.number, &Value::Null, out),
-        Type::Time | Type::MicroTime | Type::RawExtension | Type::Json => put_bytes(out, field.number, b""),
+        Type::Time | Type::MicroTime | Type::RawExtension | Type::Json | Type::Deduced => put_bytes(out, field.number, b""),
         Type::Duration => put_bytes(out, field.number, &[8, 0]),
         Type::Quantity => put_bytes(out, field.number, &text_message("0")),
         Type::IntOrString => write_scalar(field.number, &field.ty, &Value::Int(0), out),
@@ -158,7 +158,7 @@ fn write_scalar(number: u32, ty: &Type, value: &Value, out: &mut Vec<u8>) {
             put_bytes(&mut inner, 3, text.as_bytes());
             put_bytes(out, number, &inner);
         }
-        Type::RawExtension | Type::Json | Type::FieldsV1 => {
+        Type::RawExtension | Type::Json | Type::Deduced | Type::FieldsV1 => {
             let mut inner = Vec::new();
             put_bytes(&mut inner, 1, &json::to_vec(value));
             put_bytes(out, number, &inner);

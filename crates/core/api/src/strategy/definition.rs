@@ -1,0 +1,326 @@
+//! CustomResourceDefinitions: defaults of names, stored versions, and what a definition must be to be served.
+
+use fram_machinery::jsonpath::JsonPath;
+use fram_machinery::status::FieldError;
+use fram_machinery::structural::{self, Structural};
+use fram_machinery::{Value, meta, names, object};
+
+use super::Strategy;
+
+pub(super) struct CustomResourceDefinition;
+
+/// Kept by a definition until its objects are gone.
+const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+const APPROVED: &str = "api-approved.kubernetes.io";
+const MOST_SELECTABLE_FIELDS: usize = 8;
+
+impl Strategy for CustomResourceDefinition {
+    fn default(&self, object: &mut Value) {
+        let kind = object.str_at(&["spec", "names", "kind"]).to_string();
+        if object.str_at(&["spec", "names", "singular"]).is_empty() {
+            object.set(&["spec", "names", "singular"], kind.to_lowercase());
+        }
+        if object.str_at(&["spec", "names", "listKind"]).is_empty() && !kind.is_empty() {
+            object.set(&["spec", "names", "listKind"], format!("{kind}List"));
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        note_storage(object);
+    }
+
+    fn prepare_update(&self, object: &mut Value, _old: &Value) {
+        note_storage(object);
+    }
+
+    fn prepare_delete(&self, object: &mut Value) {
+        meta::add_finalizer(object, CLEANUP);
+        let now = object.str_at(&["metadata", "deletionTimestamp"]).to_string();
+        let condition = object!({ "type": "Terminating", "status": "True", "reason": "InstanceDeletionPending",
+            "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon" });
+        crate::custom::status::set_condition(object.place(&["status"]), condition, &now);
+    }
+
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let spec = object.get("spec").cloned().unwrap_or_default();
+        let wanted = format!("{}.{}", spec.str_at(&["names", "plural"]), spec.str_at(&["group"]));
+        if meta::name(object) != wanted {
+            errors.push(FieldError::invalid("metadata.name", meta::name(object), "must be spec.names.plural+\".\"+spec.group"));
+        }
+        group(&spec, &mut errors);
+        all_names(&spec, &mut errors);
+        if spec.bool_at(&["preserveUnknownFields"]) == Some(true) {
+            let why = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+            errors.push(FieldError::invalid("spec.preserveUnknownFields", true, why));
+        }
+        let versions = spec.list_at(&["versions"]);
+        if versions.iter().filter(|v| v.bool_at(&["storage"]) == Some(true)).count() != 1 {
+            let why = "must have exactly one version marked as storage version";
+            errors.push(FieldError::invalid("spec.versions", Value::from(versions.to_vec()), why));
+        }
+        for (i, version) in versions.iter().enumerate() {
+            let at = format!("spec.versions[{i}]");
+            if versions[..i].iter().any(|v| v.str_at(&["name"]) == version.str_at(&["name"])) {
+                errors.push(FieldError::invalid("spec.versions", Value::from(versions.to_vec()), "must contain unique version names"));
+            }
+            self::version(version, &at, &mut errors);
+        }
+        conversion(&spec, &mut errors);
+        stored_versions(object, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if meta::condition_is_true(old, "Established") {
+            for path in [&["spec", "group"][..], &["spec", "scope"], &["spec", "names", "kind"], &["spec", "names", "plural"]] {
+                if object.at(path) != old.at(path) {
+                    errors.push(FieldError::invalid(path.join("."), object.at(path).cloned(), "field is immutable"));
+                }
+            }
+        }
+        errors
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        let formats = |object: &Value| {
+            let mut found = Vec::new();
+            for version in object.list_at(&["spec", "versions"]) {
+                if let Some(schema) = version.at(&["schema", "openAPIV3Schema"]) {
+                    structural::unknown_formats(schema, &mut found);
+                }
+            }
+            found
+        };
+        let known = old.map(formats).unwrap_or_default();
+        formats(object).into_iter().filter(|f| !known.contains(f)).map(|f| format!("unrecognized format {f:?}")).collect()
+    }
+}
+
+/// Objects may be stored in every version that was a storage version once.
+fn note_storage(object: &mut Value) {
+    let storage = object.list_at(&["spec", "versions"]).iter().find(|v| v.bool_at(&["storage"]) == Some(true));
+    let Some(name) = storage.map(|v| v.str_at(&["name"]).to_string()) else { return };
+    let stored = object.place(&["status", "storedVersions"]).make_list();
+    if !stored.iter().any(|v| v.as_str() == Some(&name)) {
+        stored.push(name.into());
+    }
+}
+
+fn group(spec: &Value, errors: &mut Vec<FieldError>) {
+    let group = spec.str_at(&["group"]);
+    if group.is_empty() {
+        errors.push(FieldError::required("spec.group", ""));
+    } else if let Err(why) = names::dns_subdomain(group) {
+        errors.push(FieldError::invalid("spec.group", group, why));
+    } else if !group.contains('.') {
+        errors.push(FieldError::invalid("spec.group", group, "should be a domain with at least one dot"));
+    }
+    if spec.str_at(&["scope"]).is_empty() {
+        errors.push(FieldError::required("spec.scope", ""));
+    }
+}
+
+fn all_names(spec: &Value, errors: &mut Vec<FieldError>) {
+    let mut check = |field: String, name: &str, lower: bool| {
+        let label = if lower { name.to_string() } else { name.to_lowercase() };
+        let rule = names::dns1035_label(&label).err();
+        if let Some(why) = rule.filter(|_| !name.is_empty()) {
+            errors.push(FieldError::invalid(field, name, why));
+        }
+    };
+    check("spec.names.plural".into(), spec.str_at(&["names", "plural"]), true);
+    check("spec.names.singular".into(), spec.str_at(&["names", "singular"]), true);
+    check("spec.names.kind".into(), spec.str_at(&["names", "kind"]), false);
+    check("spec.names.listKind".into(), spec.str_at(&["names", "listKind"]), false);
+    for field in ["shortNames", "categories"] {
+        for (i, name) in spec.list_at(&["names", field]).iter().enumerate() {
+            check(format!("spec.names.{field}[{i}]"), name.as_str().unwrap_or_default(), true);
+        }
+    }
+    for field in ["plural", "singular", "kind", "listKind"] {
+        if spec.str_at(&["names", field]).is_empty() {
+            errors.push(FieldError::required(format!("spec.names.{field}"), ""));
+        }
+    }
+    let (kind, list) = (spec.str_at(&["names", "kind"]), spec.str_at(&["names", "listKind"]));
+    if !kind.is_empty() && kind == list {
+        errors.push(FieldError::invalid("spec.names.listKind", list, "kind and listKind may not be the same"));
+    }
+}
+
+fn version(version: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    let name = version.str_at(&["name"]);
+    if let Err(why) = names::dns1035_label(name) {
+        errors.push(FieldError::invalid(format!("{at}.name"), name, why));
+    }
+    let deprecated = version.bool_at(&["deprecated"]) == Some(true);
+    if version.get("deprecationWarning").is_some_and(|w| !w.is_null()) && !deprecated {
+        let why = "can only be set for deprecated versions";
+        errors.push(FieldError::invalid(format!("{at}.deprecationWarning"), version.str_at(&["deprecationWarning"]), why));
+    }
+    let path = format!("{at}.schema.openAPIV3Schema");
+    let Some(schema) = version.at(&["schema", "openAPIV3Schema"]).filter(|s| !s.is_null()) else {
+        errors.push(FieldError::required(path, "schemas are required"));
+        return;
+    };
+    errors.extend(structural::schema_errors(schema, &path));
+    let read = Structural::read(schema);
+    for (i, column) in version.list_at(&["additionalPrinterColumns"]).iter().enumerate() {
+        printer_column(column, &format!("{at}.additionalPrinterColumns[{i}]"), errors);
+    }
+    if let Some(scale) = version.at(&["subresources", "scale"]).filter(|s| !s.is_null()) {
+        scale_paths(scale, &format!("{at}.subresources.scale"), errors);
+    }
+    selectable(version, &read, at, errors);
+}
+
+fn printer_column(column: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    const TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
+    const FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+    if column.str_at(&["name"]).is_empty() {
+        errors.push(FieldError::required(format!("{at}.name"), ""));
+    }
+    let ty = column.str_at(&["type"]);
+    if ty.is_empty() {
+        errors.push(FieldError::required(format!("{at}.type"), "must be one of integer,number,string,boolean,date"));
+    } else if !TYPES.contains(&ty) {
+        let why = "must be one of integer,number,string,boolean,date";
+        errors.push(FieldError::invalid(format!("{at}.type"), ty, why));
+    }
+    let format = column.str_at(&["format"]);
+    if !format.is_empty() && !FORMATS.contains(&format) {
+        let why = "must be one of int32,int64,float,double,byte,date,date-time,password";
+        errors.push(FieldError::invalid(format!("{at}.format"), format, why));
+    }
+    match column.str_at(&["jsonPath"]) {
+        "" => errors.push(FieldError::required(format!("{at}.jsonPath"), "")),
+        path => {
+            if let Err(why) = JsonPath::parse(path) {
+                errors.push(FieldError::invalid(format!("{at}.jsonPath"), path, why.to_string()));
+            }
+        }
+    }
+}
+
+/// A path that names one field, with these fields at its start.
+fn simple(path: &str) -> Option<Vec<String>> {
+    let fields = path.strip_prefix('.').and_then(|_| JsonPath::parse(path).ok())?.fields()?;
+    Some(fields.iter().map(ToString::to_string).collect())
+}
+
+fn scale_paths(scale: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    for (field, starts, required) in [
+        ("specReplicasPath", &["spec"][..], true),
+        ("statusReplicasPath", &["status"], true),
+        ("labelSelectorPath", &["spec", "status"], false),
+    ] {
+        let path = scale.str_at(&[field]);
+        let field = format!("{at}.{field}");
+        if path.is_empty() {
+            if required {
+                errors.push(FieldError::required(field, ""));
+            }
+            continue;
+        }
+        let good = simple(path).is_some_and(|p| p.len() > 1 && starts.contains(&p[0].as_str()));
+        if !good {
+            let wanted: Vec<String> = starts.iter().map(|s| format!(".{s}")).collect();
+            let why = format!("should be a json path under {}", wanted.join(" or "));
+            errors.push(FieldError::invalid(field, path, why));
+        }
+    }
+}
+
+fn selectable(version: &Value, schema: &Structural, at: &str, errors: &mut Vec<FieldError>) {
+    use fram_machinery::structural::Sort;
+    let fields = version.list_at(&["selectableFields"]);
+    let at = format!("{at}.selectableFields");
+    if fields.len() > MOST_SELECTABLE_FIELDS {
+        errors.push(FieldError {
+            field: at.clone(),
+            problem: fram_machinery::status::Problem::TooMany { actual: fields.len(), limit: MOST_SELECTABLE_FIELDS },
+        });
+    }
+    for (i, field) in fields.iter().enumerate() {
+        let path = field.str_at(&["jsonPath"]);
+        let place = format!("{at}[{i}].jsonPath");
+        if path.is_empty() {
+            errors.push(FieldError::required(place, ""));
+            continue;
+        }
+        if fields[..i].iter().any(|f| f.str_at(&["jsonPath"]) == path) {
+            errors.push(FieldError::duplicate(place.clone(), path));
+        }
+        let Some(steps) = simple(path) else {
+            errors.push(FieldError::invalid(place, path, "is an invalid path: must be a simple json path"));
+            continue;
+        };
+        if steps.first().is_some_and(|s| s == "metadata") {
+            errors.push(FieldError::invalid(place, path, "must not point to fields in metadata"));
+            continue;
+        }
+        let steps: Vec<fram_machinery::Key> = steps.into_iter().map(Into::into).collect();
+        match schema.at(&steps).map(|s| s.sort) {
+            None => errors.push(FieldError::invalid(place, path, "is an invalid path: does not refer to a valid field")),
+            Some(Sort::String | Sort::Integer | Sort::Boolean) => {}
+            Some(_) => {
+                let why =
+                    "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
+                errors.push(FieldError::invalid(place, path, why));
+            }
+        }
+    }
+}
+
+fn conversion(spec: &Value, errors: &mut Vec<FieldError>) {
+    let Some(webhook) = spec.at(&["conversion", "webhook"]).filter(|w| !w.is_null()) else {
+        if spec.str_at(&["conversion", "strategy"]) == "Webhook" {
+            errors.push(FieldError::required("spec.conversion.webhookClientConfig", "required when strategy is set to Webhook"));
+        }
+        return;
+    };
+    if spec.str_at(&["conversion", "strategy"]) != "Webhook" {
+        let why = "should not be set when strategy is not set to Webhook";
+        errors.push(FieldError::forbidden("spec.conversion.webhookClientConfig", why));
+        return;
+    }
+    let given = |field: &str| webhook.at(&["clientConfig", field]).is_some_and(|v| !v.is_null());
+    if given("url") == given("service") {
+        errors.push(FieldError::required("spec.conversion.webhookClientConfig", "exactly one of url or service is required"));
+    }
+    let versions = webhook.list_at(&["conversionReviewVersions"]);
+    if versions.is_empty() {
+        errors.push(FieldError::required("spec.conversion.conversionReviewVersions", ""));
+    } else if !versions.iter().any(|v| matches!(v.as_str(), Some("v1" | "v1beta1"))) {
+        let why = "must include at least one of v1, v1beta1";
+        errors.push(FieldError::invalid("spec.conversion.conversionReviewVersions", Value::from(versions.to_vec()), why));
+    }
+}
+
+fn stored_versions(object: &Value, errors: &mut Vec<FieldError>) {
+    let versions = object.list_at(&["spec", "versions"]);
+    for (i, stored) in object.list_at(&["status", "storedVersions"]).iter().enumerate() {
+        let stored = stored.as_str().unwrap_or_default();
+        if versions.iter().all(|v| v.str_at(&["name"]) != stored) {
+            let why = format!(
+                "missing from spec.versions; {stored} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {stored} and removes {stored} from status.storedVersions"
+            );
+            errors.push(FieldError::invalid(format!("status.storedVersions[{i}]"), stored, why));
+        }
+    }
+    approval(object, errors);
+}
+
+/// Groups of the Kubernetes community need an approval.
+fn approval(object: &Value, errors: &mut Vec<FieldError>) {
+    let group = object.str_at(&["spec", "group"]);
+    let protected = ["k8s.io", "kubernetes.io"].iter().any(|p| group == *p || group.ends_with(&format!(".{p}")));
+    if protected && meta::annotation(object, APPROVED).unwrap_or_default().is_empty() {
+        let why = format!(
+            "protected groups must have approval annotation {APPROVED:?}, see https://github.com/kubernetes/enhancements/pull/1111"
+        );
+        errors.push(FieldError::required(format!("metadata.annotations[{APPROVED}]"), &why));
+    }
+}
