@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::desk::Desk;
 use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
 
 /// Every key of the cluster starts with it.
@@ -115,7 +116,12 @@ fn server_names(allocators: &Allocators, address: Ipv4Addr) -> Vec<String> {
 }
 
 /// Starts scheduler and controllers.
-pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker, stop: &CancellationToken) -> SharedInformers {
+pub(crate) fn start_components(
+    control_plane: &ControlPlane,
+    desk: &Desk,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> SharedInformers {
     let user = |name: &str| User::authenticated(name, &[]);
     let manager = control_plane.client(user("system:kube-controller-manager"), "kube-controller-manager");
     let informers = SharedInformers::new(manager, tasks.clone(), stop.clone());
@@ -130,11 +136,13 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         let user = User::authenticated(&format!("system:serviceaccount:kube-system:{name}"), &groups);
         Client::new(Arc::new(InProcess::new(server.clone(), user)), name)
     };
+    // Each component has tasks of its own, so that one that has ended is seen to have.
+    let (controllers, scheduling, signing) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
     let context = fram_controllers::Context {
         clients: Arc::new(clients),
         informers: informers.clone(),
         now,
-        tasks: tasks.clone(),
+        tasks: controllers.clone(),
         stop: stop.clone(),
         root_ca: control_plane.pki.ca_pem.as_str().into(),
         kinds: stored_kinds(&control_plane.server.registry.api()),
@@ -142,13 +150,15 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         pod_network: Default::default(),
     };
     fram_controllers::start(&context);
+    desk.started("kube-controller-manager", &controllers);
     let scheduler = Scheduler::new(SchedulerConfig {
         name: "default-scheduler".into(),
         client: control_plane.client(user("system:kube-scheduler"), "kube-scheduler"),
         informers: informers.clone(),
         now: Arc::new(move || environment.now_text()),
     });
-    tasks.spawn(scheduler.run(stop.clone()));
+    scheduling.spawn(scheduler.run(stop.clone()));
+    desk.started("kube-scheduler", &scheduling);
     let environment = control_plane.server.registry.environment().clone();
     let signer = Signer {
         client: (context.clients)("certificate-controller"),
@@ -156,7 +166,17 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         pki: control_plane.pki.clone(),
         now: Arc::new(move || environment.now_text()),
     };
-    tasks.spawn(signer.run(stop.clone()));
+    signing.spawn(signer.run(stop.clone()));
+    desk.started("certificate-signer", &signing);
+    // Whoever waits for all tasks waits for these.
+    for component in [controllers, scheduling, signing] {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            component.close();
+            component.wait().await;
+        });
+    }
     informers
 }
 
