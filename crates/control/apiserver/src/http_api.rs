@@ -4,6 +4,7 @@ mod backend;
 mod listen;
 mod objects;
 mod proxy;
+mod rewrite;
 mod tunnel;
 mod watch;
 

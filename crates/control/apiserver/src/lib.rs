@@ -17,6 +17,7 @@ pub mod nodes;
 mod openapi;
 mod path;
 pub mod pki;
+mod quota;
 pub mod registry;
 mod respond;
 mod server;

@@ -209,7 +209,7 @@ pub(crate) fn performed(
 ) -> Result<Response<Body>, Status> {
     let mut response = answer(registry, performed.answer, accept, include)?;
     for warning in performed.warnings {
-        let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        let text = warning.replace('\n', " ").replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = format!("299 - \"{text}\"").parse() {
             response.headers_mut().append(header::WARNING, value);
         }

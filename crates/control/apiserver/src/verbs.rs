@@ -7,7 +7,7 @@ mod subresources;
 use fram_client::{Patch, PatchKind, Verb, WriteOptions};
 use fram_machinery::{Status, Value, meta};
 
-use crate::registry::{Body, ListRequest, Place, Registry, Selection};
+use crate::registry::{Body, FieldValidation, ListRequest, Place, Registry, Selection};
 use crate::server::{Answer, Performed, Server, field_validation, write_of};
 use crate::user::User;
 
@@ -47,7 +47,7 @@ pub(crate) async fn execute(
         }
         Verb::Patch { patch, options } => {
             let mut warnings = Vec::new();
-            let (object, created) = patch_object(server, user, &place, "", patch, &options, &mut warnings).await?;
+            let (object, created) = patch_object(server, user, &place, "", patch, duplicates, &options, &mut warnings).await?;
             Ok(Performed { answer: Answer::Object { served: place.served, object, created }, warnings })
         }
         Verb::Delete(options) => {
@@ -128,9 +128,17 @@ pub(super) async fn patch_object(
     place: &Place,
     subresource: &str,
     patch: Patch,
+    duplicates: Vec<String>,
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<(Value, bool), Status> {
+    match field_validation(&options.field_validation)? {
+        FieldValidation::Strict if !duplicates.is_empty() => {
+            return Err(Status::bad_request(format!("error strict decoding the patch: {}", duplicates.join(", "))));
+        }
+        FieldValidation::Warn => warnings.extend(duplicates),
+        _ => {}
+    }
     if patch.kind == PatchKind::Apply {
         return apply::apply(server, user, place, subresource, &patch.body, options, warnings).await;
     }

@@ -106,6 +106,10 @@ impl Graph {
         if delta.new.is_some() {
             let matters = !meta::owner_references(object).is_empty() || meta::is_terminating(object);
             keys.extend(matters.then(|| self.key(kind, object)));
+            // An owner that this object blocked may be free now.
+            let before = delta.old.iter().flat_map(|old| meta::owner_references(old));
+            let changed = before.filter(|r| !meta::owner_references(object).contains(r));
+            keys.extend(changed.filter_map(|r| self.owner_key(object, r)));
         } else {
             keys.extend(self.dependents(meta::uid(object)).into_iter().map(|(k, o)| self.key(&k, &o)));
             // The owner may wait in the foreground for just this one.
@@ -140,6 +144,24 @@ impl Graph {
         let version = reference.str_at(&["apiVersion"]);
         let group = version.split_once('/').map_or("", |(group, _)| group);
         self.kinds.read().iter().find(|(k, _)| k.resource.group == group && k.kind == reference.str_at(&["kind"])).cloned()
+    }
+
+    /// Whether the owners that wait for an object, and those that wait for them, lead back to it.
+    fn waits_for_itself(&self, object: &Value) -> bool {
+        let mut pending = vec![Arc::new(object.clone())];
+        let mut seen = std::collections::HashSet::new();
+        while let Some(next) = pending.pop() {
+            for reference in meta::owner_references(&next).iter().filter(|r| r.bool_at(&["blockOwnerDeletion"]) == Some(true)) {
+                if reference.str_at(&["uid"]) == meta::uid(object) {
+                    return true;
+                }
+                let Some((_, owner)) = self.owner_key(&next, reference).and_then(|key| self.find(&key)) else { continue };
+                if meta::uid(&owner) == reference.str_at(&["uid"]) && waits(&owner) && seen.insert(meta::uid(&owner).to_string()) {
+                    pending.push(owner);
+                }
+            }
+        }
+        false
     }
 
     fn owner_key(&self, dependent: &Value, reference: &Value) -> Option<String> {
@@ -177,7 +199,8 @@ impl Collector {
             owners.push(owner);
         }
         let found: Vec<Arc<Value>> = dependents.iter().map(|(_, o)| o.clone()).collect();
-        for step in decide(&object, &owners, &found) {
+        let circular = waits(&object) && self.graph.waits_for_itself(&object);
+        for step in decide(&object, &owners, &found, circular) {
             match step {
                 Step::Delete(propagation) => self.delete(&kind.resource, &object, propagation).await?,
                 Step::DropReferences(uids) => self.drop_references(&kind.resource, &object, &uids).await?,
@@ -187,6 +210,7 @@ impl Collector {
                         self.drop_references(&kind.resource, dependent, &[meta::uid(&object).to_string()]).await?;
                     }
                 }
+                Step::Unblock => self.unblock(&kind.resource, &object).await?,
                 Step::RemoveFinalizer(finalizer) => self.remove_finalizer(&kind.resource, &object, finalizer).await?,
             }
         }
@@ -208,7 +232,7 @@ impl Collector {
         };
         Ok(match owner {
             None => Owner::Absent,
-            Some(o) if meta::is_terminating(&o) && meta::has_finalizer(&o, FOREGROUND) => Owner::Waiting,
+            Some(o) if waits(&o) => Owner::Waiting,
             Some(_) => Owner::Solid,
         })
     }
@@ -232,6 +256,16 @@ impl Collector {
         settled(here.patch(meta::name(object), "", PatchKind::Merge, patch).await)
     }
 
+    /// The object's references no longer block its owners; see attemptToDeleteItem's way out of a circle.
+    async fn unblock(&self, resource: &Resource, object: &Value) -> Result<(), Status> {
+        let mut references = meta::owner_references(object).to_vec();
+        references.iter_mut().for_each(|r| r.set(&["blockOwnerDeletion"], false));
+        let version = meta::resource_version(object);
+        let patch = object!({ "metadata": { "uid": (meta::uid(object)), "resourceVersion": version, "ownerReferences": references } });
+        let here = self.client.within(resource, meta::namespace(object));
+        settled(here.patch(meta::name(object), "", PatchKind::Merge, patch).await)
+    }
+
     async fn remove_finalizer(&self, resource: &Resource, object: &Value, finalizer: &str) -> Result<(), Status> {
         let here = self.client.within(resource, meta::namespace(object));
         let Some(current) = here.find(meta::name(object)).await?.filter(|o| meta::uid(o) == meta::uid(object)) else { return Ok(()) };
@@ -240,6 +274,11 @@ impl Collector {
         let patch = object!({ "metadata": { "resourceVersion": (meta::resource_version(&current)), "finalizers": kept } });
         settled(here.patch(meta::name(object), "", PatchKind::Merge, patch).await)
     }
+}
+
+/// Whether an object waits for its dependents to go.
+fn waits(object: &Value) -> bool {
+    meta::is_terminating(object) && meta::has_finalizer(object, FOREGROUND)
 }
 
 /// An object that is gone or was made anew needs nothing more.

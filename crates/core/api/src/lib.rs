@@ -5,6 +5,7 @@ mod convert;
 mod custom;
 mod description;
 mod kind;
+pub mod quota;
 pub mod strategy;
 
 pub use convert::convert;

@@ -10,6 +10,7 @@ pub mod remote;
 pub mod resources;
 mod shared;
 mod transport;
+pub mod unverified;
 
 pub use client::{Client, Resources};
 pub use controller::{Action, Controller, Enqueuer};

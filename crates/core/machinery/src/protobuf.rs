@@ -3,7 +3,7 @@
 
 mod decode;
 mod encode;
-mod wire;
+pub mod wire;
 
 pub use decode::decode;
 pub use encode::{encode, encode_list, encode_watch_event};

@@ -121,6 +121,8 @@ pub struct Status {
     pub kind: String,
     pub causes: Vec<StatusCause>,
     pub retry_after_seconds: i64,
+    /// With Expired: the token by which a list goes on all the same, at the newest revision.
+    pub continue_token: String,
 }
 
 impl std::fmt::Display for Status {
@@ -146,6 +148,7 @@ impl Status {
             kind: String::new(),
             causes: Vec::new(),
             retry_after_seconds: 0,
+            continue_token: String::new(),
         }
     }
 
@@ -249,6 +252,9 @@ impl Status {
         if !details.is_empty() {
             status.set(&["details"], details);
         }
+        if !self.continue_token.is_empty() {
+            status.set(&["metadata", "continue"], self.continue_token.as_str());
+        }
         status
     }
 
@@ -273,6 +279,7 @@ impl Status {
                 })
                 .collect(),
             retry_after_seconds: status.int_at(&["details", "retryAfterSeconds"]).unwrap_or(0),
+            continue_token: text(&["metadata", "continue"]),
         }
     }
 }

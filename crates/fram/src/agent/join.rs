@@ -11,14 +11,11 @@ use bytes::Bytes;
 use fram_apiserver::certificates::SIGNER;
 use fram_apiserver::pki::public_key_hash;
 use fram_client::remote::Kubeconfig;
-use fram_client::{Client, ListOptions};
+use fram_client::{Client, ListOptions, unverified};
 use fram_machinery::{Reason, Value, json, meta, object, yaml};
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 
 use crate::signer::CERTIFICATE_SIGNING_REQUESTS;
 use crate::token::JoinToken;
@@ -29,45 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SIGNING: Duration = Duration::from_secs(120);
 const MOST_BODY: usize = 1024 * 1024;
 const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
-
-/// Takes any certificate: what comes over such a connection is checked by the token's hash, and nothing secret is sent.
-#[derive(Debug)]
-struct Anyone(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
-    }
-}
 
 /// The CA of the cluster, as PEM, if it is the one that the token means.
 pub(super) async fn discover(server: &str, token: &JoinToken) -> anyhow::Result<String> {
@@ -87,14 +45,8 @@ pub(super) async fn discover(server: &str, token: &JoinToken) -> anyhow::Result<
 }
 
 async fn fetch(server: &str) -> anyhow::Result<Value> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(schemes)))
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // What comes over this connection is checked by the token's hash.
+    let tls = unverified::config(&[b"http/1.1"])?;
     let stream = super::link::dial(server, tls).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let mut connections = tokio::task::JoinSet::new();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Cluster {
+    program: PathBuf,
     data: PathBuf,
     log: PathBuf,
     port: u16,
@@ -28,15 +29,41 @@ pub(crate) fn pause() {
 
 impl Cluster {
     pub(crate) fn start(folder: &Path) -> Self {
-        let mut cluster = Self { data: folder.join("fram"), log: folder.join("fram.log"), port: free_port(), process: None };
-        cluster.restart();
+        let cluster = Self::spawn(folder);
+        cluster.until_ready();
         cluster
+    }
+
+    /// Starts the program and waits for nothing.
+    pub(crate) fn spawn(folder: &Path) -> Self {
+        let program = folder.join("bin/fram");
+        std::fs::create_dir_all(folder.join("bin")).unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_fram"), &program).unwrap();
+        let mut cluster = Self { program, data: folder.join("fram"), log: folder.join("fram.log"), port: free_port(), process: None };
+        cluster.launch();
+        cluster
+    }
+
+    /// Puts another build in the program's place, as a package does: by rename, since shims still run the old one.
+    #[allow(dead_code, reason = "the figures need no second build")]
+    pub(crate) fn upgrade(&self) {
+        use std::io::Write;
+        let new = self.program.with_extension("new");
+        std::fs::copy(&self.program, &new).unwrap();
+        // Bytes behind the end of an ELF file change the file and not what it does.
+        std::fs::File::options().append(true).open(&new).unwrap().write_all(b"another build").unwrap();
+        std::fs::rename(&new, &self.program).unwrap();
     }
 
     /// Starts the program on the same data and waits until its node is ready.
     pub(crate) fn restart(&mut self) {
+        self.launch();
+        self.until_ready();
+    }
+
+    fn launch(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_fram"))
+        let process = Command::new(&self.program)
             .args(["up", "--node-name", "node", "--data-dir"])
             .arg(&self.data)
             .args(["--listen", &format!("127.0.0.1:{}", self.port)])
@@ -46,6 +73,9 @@ impl Cluster {
             .spawn()
             .unwrap();
         self.process = Some(process);
+    }
+
+    pub(crate) fn until_ready(&self) {
         self.until("the node is ready", || {
             let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
             self.try_kubectl(&["get", "node", "node", "-o", path]).as_deref() == Some("True")
@@ -68,7 +98,7 @@ impl Cluster {
     }
 
     pub(crate) fn down(&self) {
-        let output = Command::new(env!("CARGO_BIN_EXE_fram")).args(["down", "--purge", "--data-dir"]).arg(&self.data).output().unwrap();
+        let output = Command::new(&self.program).args(["down", "--purge", "--data-dir"]).arg(&self.data).output().unwrap();
         assert!(output.status.success(), "fram down failed: {}", String::from_utf8_lossy(&output.stderr));
         assert!(!self.data.exists());
     }
@@ -126,6 +156,14 @@ impl Cluster {
         assert!(child.wait().unwrap().success(), "{}", self.tail());
     }
 
+    /// What answers over a port that kubectl forwards to `target`.
+    #[allow(dead_code, reason = "the figures need no forwarding")]
+    pub(crate) fn forwarded(&self, target: &str, port: u16, request: &str) -> String {
+        forwarded(self.command(&["port-forward", target, &format!(":{port}"), "--address", "127.0.0.1"]), |address| {
+            std::net::TcpStream::connect(address).map(|stream| ask(stream, request)).unwrap()
+        })
+    }
+
     #[track_caller]
     pub(crate) fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
         let begun = Instant::now();
@@ -149,10 +187,32 @@ impl Drop for Cluster {
         if self.process.is_some() {
             // The test failed: nothing of it may stay.
             self.kill();
-            let ended = Command::new(env!("CARGO_BIN_EXE_fram")).args(["down", "--purge", "--data-dir"]).arg(&self.data).status();
+            let ended = Command::new(&self.program).args(["down", "--purge", "--data-dir"]).arg(&self.data).status();
             eprintln!("fram down: {ended:?}");
         }
     }
+}
+
+/// Runs kubectl's port-forward while something is done with the address at which it listens.
+#[allow(dead_code, reason = "the figures need no forwarding")]
+pub(crate) fn forwarded<T>(mut kubectl: Command, ask: impl FnOnce(&str) -> T) -> T {
+    use std::io::BufRead;
+    let mut child = kubectl.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+    let mut said = String::new();
+    std::io::BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+    let answer = ask(said.trim_start_matches("Forwarding from ").split(' ').next().unwrap());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    answer
+}
+
+#[allow(dead_code, reason = "the figures need no forwarding")]
+fn ask(mut stream: std::net::TcpStream, request: &str) -> String {
+    use std::io::{Read, Write};
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 pub(crate) fn collect_pids(folder: &Path, pids: &mut BTreeSet<u32>) {

@@ -83,11 +83,16 @@ fn an_application_runs_survives_kill_9_and_leaves_nothing() {
     let failing = cluster.run_kubectl(&["exec", "client", "--", "sh", "-c", "echo out; echo err >&2; exit 3"]);
     assert_eq!((failing.status.code(), failing.stdout.as_slice()), (Some(3), &b"out\n"[..]));
 
+    // Over a forwarded port, from outside.
+    let answer = cluster.forwarded("service/web", 80, "GET /index.html HTTP/1.0\r\n\r\n");
+    assert!(answered.iter().any(|name| answer.ends_with(name.as_str())), "{answer:?} is not of {answered:?}");
+
     let pids = cluster.container_processes();
     cluster.kill();
     assert!(cluster.container_processes().is_superset(&pids), "killing fram ended containers");
     std::fs::write(stop.join("now"), "").unwrap();
     cluster.until("the container that was told to leave has left", || cluster.container_processes().len() < pids.len());
+    cluster.upgrade();
     cluster.restart();
     cluster.until("the exit that nobody watched is reported with its code", || {
         let path = "jsonpath={.status.phase} {.status.containerStatuses[0].state.terminated.exitCode}";

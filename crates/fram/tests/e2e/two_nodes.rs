@@ -19,7 +19,7 @@ apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web}
 spec:
-  replicas: 2
+  replicas: 3
   selector: {matchLabels: {app: web}}
   template:
     metadata: {labels: {app: web}}
@@ -264,14 +264,21 @@ fn a_second_node_joins_with_a_token_and_its_pods_outlive_its_agent() {
     // From either node, by the Service's name, the pods of both answer in time.
     for from in [&here, &there] {
         let mut answered = std::collections::BTreeSet::new();
-        pair.until("both pods answer by the Service's name", || {
+        pair.until("the pods of both nodes answer by the Service's name", || {
             answered.extend(pair.try_kubectl(&["exec", from, "--", "sh", "-c", ASK]));
-            answered.len() == 2
+            answered.len() == 3
         });
     }
     assert_eq!(pair.kubectl(&["logs", &there]).trim(), "serving");
     let failing = pair.kubectl_command(&["exec", &there, "--", "sh", "-c", "echo out; exit 3"]).output().unwrap();
     assert_eq!((failing.status.code(), failing.stdout.as_slice()), (Some(3), &b"out\n"[..]));
+    let forward = pair.kubectl_command(&["port-forward", &format!("pod/{there}"), ":8080"]);
+    let answer = super::cluster::forwarded(forward, |address| {
+        let (host, port) = address.rsplit_once(':').unwrap();
+        let request = format!("printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 2 {host} {port} | tail -n 1");
+        pair.server.command("sh").args(["-c", &request]).output().unwrap().stdout
+    });
+    assert_eq!(String::from_utf8(answer).unwrap().trim(), there, "over a port forwarded to the agent's node");
     // The API's own Service leads from the agent's node to the server.
     let port = pair.try_kubectl(&["exec", &there, "--", "sh", "-c", "nc -w 3 10.96.0.1 443 </dev/null"]);
     assert!(port.is_some(), "the API cannot be reached from the agent's pods\n{}", pair.state());

@@ -1,9 +1,14 @@
 //! Whom a proxy request to a pod or Service means: `[SCHEME:]NAME[:PORT]` as upstream's proxy subresources take it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use fram_client::unverified;
 use fram_machinery::{Status, Value, meta};
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
 
+use crate::nodes::Stream;
 use crate::path::ResourcePath;
 use crate::registry::{ListRequest, Place, Selection};
 use crate::server::Server;
@@ -19,15 +24,41 @@ fn split(name: &str) -> (&str, &str, &str) {
     }
 }
 
-/// The node and address behind a proxied pod or Service.
-pub(super) async fn find(server: &Server, path: &ResourcePath) -> Result<(String, SocketAddr), Status> {
-    let (scheme, name, port) = split(&path.name);
-    if !matches!(scheme, "" | "http") {
-        return Err(Status::bad_request(format!("proxying with the scheme {scheme:?} is not served")));
+/// Who answers a proxied request.
+pub(super) struct Backend {
+    pub(super) node: String,
+    pub(super) address: SocketAddr,
+    /// It speaks TLS. Who it is is not asked, as upstream does not ask it.
+    pub(super) tls: bool,
+}
+
+impl Backend {
+    /// A stream to it, by the connection that its node's agent holds.
+    pub(super) async fn connect(&self, server: &Server) -> Result<Box<dyn Stream>, Status> {
+        let stream = server.nodes.dial(&self.node, self.address).await?;
+        if !self.tls {
+            return Ok(stream);
+        }
+        let config = unverified::config(&[b"http/1.1"]).map_err(Status::internal)?;
+        let name = ServerName::IpAddress(self.address.ip().into());
+        let secured = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+        let failed = |e| Status::new(fram_machinery::Reason::ServiceUnavailable, format!("error trying to reach service: {e}"));
+        Ok(Box::new(secured.map_err(failed)?))
     }
+}
+
+/// The node and address behind a proxied pod or Service.
+pub(super) async fn find(server: &Server, path: &ResourcePath) -> Result<Backend, Status> {
+    let (scheme, name, port) = split(&path.name);
+    let tls = match scheme {
+        "" | "http" => false,
+        "https" => true,
+        other => return Err(Status::bad_request(format!("invalid proxy request: unknown scheme {other:?}"))),
+    };
     let served = server.registry.served("", "v1", &path.plural).ok_or_else(Status::no_such_path)?;
     let object = server.registry.get_object(&Place { served, namespace: path.namespace.clone(), name: name.into() }).await?;
-    if path.plural == "pods" { of_pod(&object, port) } else { of_service(server, &object, port).await }
+    let (node, address) = if path.plural == "pods" { of_pod(&object, port)? } else { of_service(server, &object, port).await? };
+    Ok(Backend { node, address, tls })
 }
 
 fn address(ip: &str, port: i64) -> Result<SocketAddr, Status> {

@@ -22,7 +22,7 @@ pub(super) async fn handle(
     user: User,
     path: ResourcePath,
     query: Query,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
     // A WebSocket begins with GET, yet what it does is a creation: both verbs reach exec, as upstream documents.
     let verb = match *request.method() {
@@ -50,12 +50,17 @@ pub(super) async fn handle(
         if let Some(response) = redirect(&path, &request) {
             return Ok(response);
         }
-        let (node, address) = super::backend::find(&server, &path).await?;
-        let stream = server.nodes.dial(&node, address).await?;
+        let backend = super::backend::find(&server, &path).await?;
+        let stream = backend.connect(&server).await?;
         let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
         // Which slash ends the path matters to the one who is asked.
         let slash = if request.uri().path().ends_with('/') && !path.rest.is_empty() { "/" } else { "" };
-        return send(&server, stream, &format!("/{}{slash}{query}", path.rest), &address.to_string(), request).await;
+        let host = backend.address.to_string();
+        let prefix = prefix(request.uri().path(), &path.rest);
+        // A compressed answer could not be rewritten.
+        request.headers_mut().remove(header::ACCEPT_ENCODING);
+        let response = send(&server, stream, &format!("/{}{slash}{query}", path.rest), &host, request).await?;
+        return Ok(super::rewrite::answer(response, &prefix, &host));
     }
     let place = Place { served, namespace: path.namespace.clone(), name: path.name.clone() };
     let (node, target) = match (path.plural.as_str(), path.subresource.as_str()) {
@@ -87,6 +92,12 @@ fn redirect(path: &ResourcePath, request: &Request<Incoming>) -> Option<Response
     let mut response = crate::respond::bytes(301, "text/plain", "");
     response.headers_mut().insert(header::LOCATION, location);
     Some(response)
+}
+
+/// The path below which a pod or Service is proxied, without a slash at its end.
+fn prefix(path: &str, rest: &str) -> String {
+    let path = path.trim_end_matches('/');
+    path.strip_suffix(rest).unwrap_or(path).trim_end_matches('/').to_string()
 }
 
 fn node_of(pod: &Value) -> Result<String, Status> {

@@ -92,15 +92,19 @@ pub struct Listing {
     pub remaining: Option<usize>,
 }
 
-/// Where a list goes on: at which revision, after which key.
+/// Where a list goes on: at which revision, after which key. Without a revision it goes on at the newest one, though that
+/// is not consistent with what came before.
 struct Continue {
-    revision: u64,
+    revision: Option<u64>,
     after: String,
 }
 
+/// What a token says in place of a revision; see apiserver's storage.EncodeContinue.
+const INCONSISTENT: i64 = -1;
+
 impl Continue {
     fn encode(&self, prefix: &str) -> String {
-        let token = object!({ "v": "meta.k8s.io/v1", "rv": (self.revision as i64),
+        let token = object!({ "v": "meta.k8s.io/v1", "rv": (self.revision.map_or(INCONSISTENT, |r| r as i64)),
             "start": (self.after.strip_prefix(prefix).unwrap_or(&self.after)) });
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json::to_vec(&token))
     }
@@ -114,7 +118,11 @@ impl Continue {
         if start.is_empty() || start.split('/').any(|s| s == "..") {
             return Err(bad());
         }
-        Ok(Self { revision: u64::try_from(revision).map_err(|_| bad())?, after: format!("{prefix}{start}") })
+        let revision = match revision {
+            INCONSISTENT => None,
+            other => Some(u64::try_from(other).map_err(|_| bad())?),
+        };
+        Ok(Self { revision, after: format!("{prefix}{start}") })
     }
 }
 
@@ -152,7 +160,7 @@ impl Registry {
             "" => None,
             token => Some(Continue::decode(token, &prefix)?),
         };
-        let snapshot = self.snapshot_for(request, from.as_ref()).await?;
+        let snapshot = self.snapshot_for(request, from.as_ref(), &prefix).await?;
         let revision = snapshot.revision().0;
         let mut listing = Listing { revision, items: Vec::new(), continue_token: String::new(), remaining: None };
         let mut entries = snapshot.prefix_after(&prefix, from.as_ref().map(|f| f.after.as_str()));
@@ -172,23 +180,23 @@ impl Registry {
             let remaining = entries.count();
             if remaining > 0 {
                 let after = listing.items.last().map(|e| e.key.as_str().to_string()).unwrap_or_default();
-                listing.continue_token = Continue { revision, after }.encode(&prefix);
+                listing.continue_token = Continue { revision: Some(revision), after }.encode(&prefix);
                 listing.remaining = request.selection.is_everything().then_some(remaining);
             }
         }
         Ok(listing)
     }
 
-    async fn snapshot_for(&self, request: &ListRequest, from: Option<&Continue>) -> Result<Snapshot, Status> {
+    async fn snapshot_for(&self, request: &ListRequest, from: Option<&Continue>, prefix: &str) -> Result<Snapshot, Status> {
         if let Some(from) = from {
             if !request.resource_version.is_empty() && request.resource_version != "0" {
                 return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
             }
-            let snapshot = self.store.snapshot(Some(Revision(from.revision))).await;
+            let snapshot = self.store.snapshot(from.revision.map(Revision)).await;
             return snapshot.map_err(|error| match store_status(error) {
-                status if status.is(fram_machinery::Reason::Expired) => Status::expired(
+                status if status.is(fram_machinery::Reason::Expired) => Status { continue_token: Continue { revision: None, after: from.after.clone() }.encode(prefix), ..Status::expired(
                     "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
-                ),
+                ) },
                 status => status,
             });
         }

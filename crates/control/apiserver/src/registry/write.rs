@@ -10,6 +10,7 @@ use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 use super::prepare::{bump_generation, fill_metadata, keep_metadata};
 use super::{Place, Record, Registry, Write, store_status};
 use crate::admission::{Operation as Verb, Request};
+use crate::quota;
 
 /// How often an update is tried when others write the same object.
 const RETRIES: usize = 32;
@@ -27,6 +28,7 @@ pub struct Written {
 #[derive(Debug, Clone)]
 pub struct Body {
     pub value: Value,
+    /// What is to be said of keys that stood twice.
     pub duplicates: Vec<String>,
 }
 
@@ -53,7 +55,11 @@ impl Registry {
             Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {e}", kind.kind, kind.version, kind.kind))
         })?;
         let unknown = decoded.unknown.iter().map(|path| format!("unknown field {path:?}"));
-        let problems: Vec<String> = body.duplicates.iter().map(|path| format!("duplicate field {path:?}")).chain(unknown).collect();
+        // Custom resources are parsed first and pruned then; built-in kinds do both at once.
+        let problems: Vec<String> = match kind.custom {
+            Some(_) => body.duplicates.into_iter().chain(unknown).collect(),
+            None => unknown.chain(body.duplicates).collect(),
+        };
         let mut value = decoded.value;
         value.set(&["apiVersion"], kind.api_version());
         value.set(&["kind"], &kind.kind);
@@ -107,24 +113,36 @@ impl Registry {
         let object = self.normalized(&stored, object)?;
         self.validate(&place, &object, None)?;
         self.admission.validate(&request, Some(&object), None).await?;
-        let allocation = self.allocators.allocate(self, &place, object, None).await?;
-        let mut object = allocation.object;
-        self.track(&place, &mut object, None, "", write)?;
-        if write.dry_run {
-            return Ok(Written { object: fram_api::convert(object, &stored, &place.served.kind), created: true });
+        for _ in 0..RETRIES {
+            let Some(written) = self.try_create(&place, object.clone(), write).await? else { continue };
+            return Ok(Written { object: fram_api::convert(written, &stored, &place.served.kind), created: true });
         }
-        let key = Key::from(self.key_of(&place));
-        let put = Operation::Put { key: key.clone(), value: Record::encode(&stored, object.clone()), ttl: ttl(&stored) };
+        Err(place.conflict("quotas and numbers of the object are taken by others all the time; please try again"))
+    }
+
+    /// Commits an object that is ready, with what must be written beside it; None where what it was to get went to another.
+    async fn try_create(&self, place: &Place, object: Value, write: &Write) -> Result<Option<Value>, Status> {
+        let stored = &place.served.stored;
+        let charge = quota::charge(self, place, "", &object, None).await?;
+        let allocation = self.allocators.allocate(self, place, object, None).await?;
+        let mut object = allocation.object;
+        self.track(place, &mut object, None, "", write)?;
+        if write.dry_run {
+            return Ok(Some(object));
+        }
+        let key = Key::from(self.key_of(place));
+        let put = Operation::Put { key: key.clone(), value: Record::encode(stored, object.clone()), ttl: ttl(stored) };
         let mut transaction = Transaction::new(vec![put]).when(Condition::Absent(key.clone()));
-        transaction.conditions.extend(allocation.conditions);
-        transaction.operations.extend(allocation.operations);
+        transaction.conditions.extend(charge.conditions.into_iter().chain(allocation.conditions));
+        transaction.operations.extend(charge.operations.into_iter().chain(allocation.operations));
         match self.store.commit(transaction).await {
             Ok(committed) => {
                 object.set(&["metadata", "resourceVersion"], committed.revision.to_string());
-                Ok(Written { object: fram_api::convert(object, &stored, &place.served.kind), created: true })
+                Ok(Some(object))
             }
             Err(StoreError::Conflict { key: found, .. }) if found == key => Err(place.already_exists()),
-            Err(StoreError::Conflict { key: found, .. }) => Err(self.allocators.taken(&place, &found)),
+            Err(StoreError::Conflict { key: found, .. }) if quota::is_quota(&found) => Ok(None),
+            Err(StoreError::Conflict { key: found, .. }) => Err(self.allocators.taken(place, &found)),
             Err(error) => Err(store_status(error)),
         }
     }
@@ -191,6 +209,7 @@ impl Registry {
         }
         self.validate_change(place, subresource, &object, &old)?;
         self.admission.validate(&request, Some(&object), Some(&old)).await?;
+        let charge = quota::charge(self, place, subresource, &object, Some(&old)).await?;
         let allocation = self.allocators.allocate(self, place, object, Some(&old)).await?;
         let mut object = allocation.object;
         self.track(place, &mut object, Some(&old), subresource, write)?;
@@ -207,13 +226,14 @@ impl Registry {
         }
         let put = Operation::Put { key: key.clone(), value, ttl: ttl(&stored) };
         let mut transaction = Transaction::new(vec![put]).when(Condition::ModifiedAt(key.clone(), entry.modified));
-        transaction.conditions.extend(allocation.conditions);
-        transaction.operations.extend(allocation.operations);
+        transaction.conditions.extend(charge.conditions.into_iter().chain(allocation.conditions));
+        transaction.operations.extend(charge.operations.into_iter().chain(allocation.operations));
         match self.store.commit(transaction).await {
             Ok(committed) => {
                 object.set(&["metadata", "resourceVersion"], committed.revision.to_string());
                 Ok(Some(answer(object)))
             }
+            Err(StoreError::Conflict { key: found, .. }) if quota::is_quota(&found) && found != *key => Ok(None),
             Err(StoreError::Conflict { key: found, current }) if found == *key => match current {
                 Some(_) => Ok(None),
                 None => Err(place.not_found()),
@@ -323,7 +343,8 @@ impl Body {
     /// Reads a JSON or YAML body.
     pub fn from_json(bytes: &[u8]) -> Result<Self, Status> {
         let parsed = json::parse(bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
-        Ok(Self { value: parsed.value, duplicates: parsed.duplicates })
+        let duplicates = parsed.duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+        Ok(Self { value: parsed.value, duplicates })
     }
 
     pub fn new(value: Value) -> Self {

@@ -45,7 +45,7 @@ pub(super) async fn execute(
         }
         (_, Verb::Patch { patch, options }) => {
             let mut warnings = Vec::new();
-            let (object, created) = patch_object(server, user, &place, subresource, patch, &options, &mut warnings).await?;
+            let (object, created) = patch_object(server, user, &place, subresource, patch, duplicates, &options, &mut warnings).await?;
             Ok(Performed { answer: Answer::Object { served: place.served, object, created }, warnings })
         }
         (_, _) => Err(Status::method_not_allowed(&place.kind().group, &place.kind().plural, subresource)),

@@ -27,17 +27,23 @@ pub(super) enum Step {
     /// The dependent at this place goes, and its own dependents before it.
     DeleteDependent(usize),
     OrphanDependents,
+    /// The object's owners need not wait for it any more.
+    Unblock,
     RemoveFinalizer(&'static str),
 }
 
-/// `owners` are in the order of the object's owner references.
-pub(super) fn decide(object: &Value, owners: &[Owner], dependents: &[Arc<Value>]) -> Vec<Step> {
+/// `owners` are in the order of the object's owner references; `circular` says that the object waits, over others, for itself.
+pub(super) fn decide(object: &Value, owners: &[Owner], dependents: &[Arc<Value>], circular: bool) -> Vec<Step> {
     let mut steps = Vec::new();
     if meta::is_terminating(object) {
         if meta::has_finalizer(object, ORPHAN) {
             steps.extend([Step::OrphanDependents, Step::RemoveFinalizer(ORPHAN)]);
         } else if meta::has_finalizer(object, FOREGROUND) {
             steps.extend(foreground(object, dependents));
+            let blocks = |r: &Value| r.bool_at(&["blockOwnerDeletion"]) == Some(true);
+            if circular && meta::owner_references(object).iter().any(blocks) {
+                steps.push(Step::Unblock);
+            }
         }
         return steps;
     }
@@ -92,23 +98,34 @@ mod tests {
 
     #[test]
     fn a_dependent_without_owners_left_is_deleted() {
-        assert_eq!(decide(&owned(&["a", "b"]), &[Owner::Absent, Owner::Absent], &[]), [Step::Delete(Propagation::Background)]);
-        assert_eq!(decide(&owned(&["a", "b"]), &[Owner::Absent, Owner::Solid], &[]), [Step::DropReferences(vec!["a".into()])]);
-        assert_eq!(decide(&owned(&["a"]), &[Owner::Solid], &[]), []);
-        assert_eq!(decide(&owned(&["a"]), &[Owner::Unknown], &[]), []);
+        assert_eq!(decide(&owned(&["a", "b"]), &[Owner::Absent, Owner::Absent], &[], false), [Step::Delete(Propagation::Background)]);
+        assert_eq!(decide(&owned(&["a", "b"]), &[Owner::Absent, Owner::Solid], &[], false), [Step::DropReferences(vec!["a".into()])]);
+        assert_eq!(decide(&owned(&["a"]), &[Owner::Solid], &[], false), []);
+        assert_eq!(decide(&owned(&["a"]), &[Owner::Unknown], &[], false), []);
     }
 
     #[test]
     fn an_owner_in_the_foreground_waits_for_those_that_block_it() {
         let blocking = Arc::new(owned(&["o"]));
-        assert_eq!(decide(&ending(FOREGROUND), &[], &[blocking]), [Step::DeleteDependent(0)]);
+        assert_eq!(decide(&ending(FOREGROUND), &[], &[blocking], false), [Step::DeleteDependent(0)]);
         let mut free = owned(&["o"]);
         free.set(&["metadata", "ownerReferences"], object!([{ "uid": "o" }]));
-        assert_eq!(decide(&ending(FOREGROUND), &[], &[Arc::new(free)]), [Step::RemoveFinalizer(FOREGROUND)]);
+        assert_eq!(decide(&ending(FOREGROUND), &[], &[Arc::new(free)], false), [Step::RemoveFinalizer(FOREGROUND)]);
+    }
+
+    #[test]
+    fn a_circle_is_broken_by_those_in_it() {
+        let mut object = ending(FOREGROUND);
+        object.set(&["metadata", "ownerReferences"], object!([{ "uid": "x", "blockOwnerDeletion": true }]));
+        let mut dependent = owned(&["o"]);
+        dependent.set(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z");
+        let dependents = [Arc::new(dependent)];
+        assert_eq!(decide(&object, &[Owner::Waiting], &dependents, false), []);
+        assert_eq!(decide(&object, &[Owner::Waiting], &dependents, true), [Step::Unblock]);
     }
 
     #[test]
     fn an_owner_that_orphans_lets_its_dependents_go_first() {
-        assert_eq!(decide(&ending(ORPHAN), &[], &[]), [Step::OrphanDependents, Step::RemoveFinalizer(ORPHAN)]);
+        assert_eq!(decide(&ending(ORPHAN), &[], &[], false), [Step::OrphanDependents, Step::RemoveFinalizer(ORPHAN)]);
     }
 }

@@ -173,10 +173,9 @@ fn merge_list(
             None => out.push(merged),
         }
     }
-    Ok(match order {
-        Some(order) => reorder(out, &server_order, &order, key.as_ref()),
-        None => out,
-    })
+    // Without an order of its own, a patch stands for the order of its elements; see normalizeElementOrder.
+    let order = order.unwrap_or_else(|| change.iter().filter(|v| directive(v).is_none()).cloned().collect());
+    Ok(reorder(out, &server_order, &order, key.as_ref()))
 }
 
 /// Puts the elements that `order` names into its order; the others keep their place among what the server had.
@@ -260,7 +259,12 @@ mod tests {
         check(
             object!({ "items": [{ "name": "a", "v": 1 }, { "name": "b", "v": 2 }], "plain": [{ "name": "a" }], "tags": ["x"] }),
             object!({ "items": [{ "name": "b", "v": 3 }, { "name": "c" }], "plain": [{ "name": "z" }], "tags": ["y", "x"] }),
-            object!({ "items": [{ "name": "a", "v": 1 }, { "name": "b", "v": 3 }, { "name": "c" }], "plain": [{ "name": "z" }], "tags": ["x", "y"] }),
+            object!({ "items": [{ "name": "a", "v": 1 }, { "name": "b", "v": 3 }, { "name": "c" }], "plain": [{ "name": "z" }], "tags": ["y", "x"] }),
+        );
+        check(
+            object!({ "items": [{ "name": "a" }] }),
+            object!({ "items": [{ "name": "b" }] }),
+            object!({ "items": [{ "name": "b" }, { "name": "a" }] }),
         );
     }
 

@@ -1,4 +1,5 @@
-//! The wire format: varints, fixed widths and length-delimited fields.
+//! The wire format: varints, fixed widths and length-delimited fields. Writers are open to all, for messages that no
+//! description is about.
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum WireError {
@@ -101,7 +102,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -109,17 +110,20 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-pub(super) fn put_tag(out: &mut Vec<u8>, number: u32, wire_type: u8) {
+/// Number and wire type in front of a field.
+pub fn put_tag(out: &mut Vec<u8>, number: u32, wire_type: u8) {
     put_varint(out, u64::from(number) << 3 | u64::from(wire_type));
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+/// A text, bytes, or a message that is written already.
+pub fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     put_tag(out, number, 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-pub(super) fn put_int(out: &mut Vec<u8>, number: u32, value: i64) {
+/// A number or, as 0 or 1, a boolean.
+pub fn put_int(out: &mut Vec<u8>, number: u32, value: i64) {
     put_tag(out, number, 0);
     // Negative numbers are written as their 64-bit two's complement.
     put_varint(out, value as u64);

@@ -1,13 +1,13 @@
-//! What objects use of a quota's resources, and which of them a quota's scopes cover. Pure.
+//! What objects use of a quota's resources, and which of them a quota's scopes cover: the evaluators of upstream's
+//! `k8s.io/kubernetes/pkg/quota/v1`. Admission charges by it, and the controller counts by it.
 
 use std::collections::BTreeMap;
 
 use fram_machinery::Value;
 use fram_machinery::quantity::{Format, Quantity};
 
-use crate::pods;
-
-pub(super) type Amounts = BTreeMap<String, Quantity>;
+/// Amounts by the names that quotas have for them.
+pub type Amounts = BTreeMap<String, Quantity>;
 
 fn one() -> Quantity {
     Quantity::from_units(1, Format::DecimalSi)
@@ -70,7 +70,7 @@ fn of_pod(pod: &Value, side: &str) -> Amounts {
 }
 
 /// What a pod that has not ended uses.
-pub(super) fn pod(pod: &Value) -> Amounts {
+pub fn pod(pod: &Value) -> Amounts {
     let mut out = Amounts::from([("pods".to_string(), one())]);
     for (name, amount) in of_pod(pod, "requests") {
         if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
@@ -84,7 +84,8 @@ pub(super) fn pod(pod: &Value) -> Amounts {
     out
 }
 
-pub(super) fn service(service: &Value) -> Amounts {
+/// What a Service uses.
+pub fn service(service: &Value) -> Amounts {
     let mut out = Amounts::from([("services".to_string(), one())]);
     let ports = service.list_at(&["spec", "ports"]);
     let count = |ports: usize| Quantity::from_units(ports as i64, Format::DecimalSi);
@@ -102,7 +103,8 @@ pub(super) fn service(service: &Value) -> Amounts {
     out
 }
 
-pub(super) fn claim(claim: &Value) -> Amounts {
+/// What a PersistentVolumeClaim uses.
+pub fn claim(claim: &Value) -> Amounts {
     let mut out = Amounts::from([("persistentvolumeclaims".to_string(), one())]);
     let storage = claim.str_at(&["spec", "resources", "requests", "storage"]).parse().ok();
     if let Some(storage) = storage {
@@ -119,7 +121,7 @@ pub(super) fn claim(claim: &Value) -> Amounts {
 }
 
 /// Whether a quota's scopes and scope selector cover a pod.
-pub(super) fn covers(quota: &Value, pod: &Value) -> bool {
+pub fn covers(quota: &Value, pod: &Value) -> bool {
     let scopes = quota.list_at(&["spec", "scopes"]).iter().filter_map(Value::as_str);
     let expressions = quota.list_at(&["spec", "scopeSelector", "matchExpressions"]);
     scopes.into_iter().all(|s| in_scope(s, pod)) && expressions.iter().all(|e| matches(e, pod))
@@ -166,10 +168,53 @@ fn crosses_namespaces(pod: &Value) -> bool {
     })
 }
 
-/// Whether a pod still uses what it asked for: not when it has ended, nor when its time to end is over.
-pub(super) fn is_used(pod: &Value, now: jiff::Timestamp) -> bool {
-    let over = pods::time(pod, &["metadata", "deletionTimestamp"]).is_some_and(|t| now > t);
-    !pods::has_ended(pod) && !over
+/// Resources of the core group that have a name of their own in quotas.
+const COUNTED: [&str; 4] = ["secrets", "configmaps", "replicationcontrollers", "resourcequotas"];
+
+/// `count/deployments.apps`, `count/pods`.
+pub fn count_name(group: &str, plural: &str) -> String {
+    if group.is_empty() { format!("count/{plural}") } else { format!("count/{plural}.{group}") }
+}
+
+/// The name under which a quota counts the same objects: `count/secrets` for `secrets`.
+pub fn counted_as(name: &str) -> String {
+    if COUNTED.contains(&name) { format!("count/{name}") } else { name.to_string() }
+}
+
+/// All that an object of a resource uses, in every name that a quota may have for it.
+pub fn usage(group: &str, plural: &str, object: &Value) -> Amounts {
+    let mut out = match (group, plural) {
+        ("", "pods") => pod(object),
+        ("", "services") => service(object),
+        ("", "persistentvolumeclaims") => claim(object),
+        ("", name) if COUNTED.contains(&name) => Amounts::from([(name.to_string(), one())]),
+        _ => Amounts::new(),
+    };
+    out.insert(count_name(group, plural), one());
+    out
+}
+
+/// Whether a quota has scopes, which speak of pods only.
+pub fn is_scoped(quota: &Value) -> bool {
+    !quota.list_at(&["spec", "scopes"]).is_empty() || quota.at(&["spec", "scopeSelector"]).is_some_and(|s| !s.is_null())
+}
+
+/// The compute resources that a quota limits and a new pod does not name, with the containers that lack them; see
+/// podEvaluator.Constraints.
+pub fn unnamed(pod: &Value, limited: &[&str]) -> Vec<(String, Vec<String>)> {
+    let named_by_pod = |side: &str, name: &str| read(pod.get("spec").unwrap_or(&Value::Null), side).contains_key(name);
+    let containers = || pod.list_at(&["spec", "initContainers"]).iter().chain(pod.list_at(&["spec", "containers"]));
+    let lacking = |limit: &&str| {
+        let (side, name) = match limit.split_once('.') {
+            Some((side @ ("requests" | "limits"), name @ ("cpu" | "memory"))) => (side, name),
+            None if matches!(*limit, "cpu" | "memory") => ("requests", *limit),
+            _ => return None,
+        };
+        let lacks = |c: &&Value| !read(c, side).contains_key(name);
+        let names: Vec<String> = containers().filter(lacks).map(|c| c.str_at(&["name"]).to_string()).collect();
+        (!names.is_empty() && !named_by_pod(side, name)).then(|| (limit.to_string(), names))
+    };
+    limited.iter().filter_map(lacking).collect()
 }
 
 #[cfg(test)]
@@ -200,6 +245,15 @@ mod tests {
         assert_eq!((text(&used, "services.loadbalancers"), text(&used, "services.nodeports")), ("1".into(), "2".into()));
         let used = claim(&object!({ "spec": { "storageClassName": "gold", "resources": { "requests": { "storage": "5Gi" } } } }));
         assert_eq!(text(&used, "gold.storageclass.storage.k8s.io/requests.storage"), "5Gi");
+    }
+
+    #[test]
+    fn a_pod_has_to_name_what_is_limited() {
+        let pod = object!({ "spec": { "containers": [
+            { "name": "a", "resources": { "requests": { "cpu": "1" } } }, { "name": "b" }] } });
+        let lacking = unnamed(&pod, &["pods", "requests.cpu", "limits.memory"]);
+        let both = vec!["a".to_string(), "b".to_string()];
+        assert_eq!(lacking, [("requests.cpu".to_string(), vec!["b".to_string()]), ("limits.memory".to_string(), both)]);
     }
 
     #[test]
