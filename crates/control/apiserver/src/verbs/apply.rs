@@ -5,7 +5,7 @@ use fram_machinery::managed::{self, ApplyError, Manager, Operation};
 use fram_machinery::status::FieldError;
 use fram_machinery::{Reason, Status, StatusCause, Value, meta, normalize};
 
-use crate::registry::{Body, FieldValidation, Place, Write};
+use crate::registry::{Body, FieldValidation, Place, Write, Written};
 use crate::server::{Server, field_validation, write_of};
 use crate::user::User;
 
@@ -58,16 +58,21 @@ pub(super) async fn apply(
     loop {
         match registry.update(place, subresource, &write, merge).await {
             Err(status) if status.is(Reason::NotFound) && subresource.is_empty() && meta::uid(&config).is_empty() => {}
-            other => return other.map(|w| (w.object, false)),
+            other => return other.map(|w| done(w, false, warnings)),
         }
         let mut object = merge(&registry.empty_object(kind)?)?;
         object.set(&["metadata", "name"], place.name.as_str());
         match registry.create(place, object, &write).await {
             // Someone else made it meanwhile: then it is merged.
             Err(status) if status.is(Reason::AlreadyExists) => continue,
-            other => return other.map(|w| (w.object, true)),
+            other => return other.map(|w| done(w, true, warnings)),
         }
     }
+}
+
+fn done(written: Written, created: bool, warnings: &mut Vec<String>) -> (Value, bool) {
+    warnings.extend(written.warnings);
+    (written.object, created)
 }
 
 /// What a custom resource does not declare is refused below, in other words.
