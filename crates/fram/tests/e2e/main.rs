@@ -6,6 +6,7 @@ mod cluster;
 mod image;
 mod refused;
 mod registry;
+mod shop;
 mod two_nodes;
 
 use cluster::Cluster;
