@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod cluster;
+mod demo;
 mod image;
+mod machine;
 mod refused;
 mod registry;
 mod two_nodes;
