@@ -133,6 +133,11 @@ fn looks(newcomer: &Newcomer) {
     assert_eq!(newcomer.fram(&["get", "pods", "-l", "app=hello", "-o", "name"]).lines().count(), 5);
     assert!(newcomer.fram(&["get", "cm", "hello", "-o", "yaml"]).contains("\n  greeting: Hello\n"));
     assert!(newcomer.fram(&["get", "pods", "-A", "-o", "wide", "--no-headers"]).contains("newcomer"));
+    let described = newcomer.fram(&["describe", "pod", "visitor"]);
+    assert!(
+        described.starts_with("Name:         visitor\nNamespace:    default\n") && described.contains("Normal   Started "),
+        "{described}"
+    );
     assert!(newcomer.fram(&["image", "list"]).contains("localhost/hello"));
     let status = newcomer.fram(&["status"]);
     for part in ["fram ", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "shims", "node newcomer"] {

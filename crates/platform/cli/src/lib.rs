@@ -5,6 +5,7 @@ mod access;
 mod apply;
 mod choose;
 mod delete;
+mod describe;
 mod discovery;
 mod error;
 mod exec;
@@ -52,6 +53,9 @@ pub enum Command {
         after_help = "Examples:\n  fram delete deployment/web service/web\n  fram delete -f app.yaml\n  fram delete pods -l app=web --now"
     )]
     Delete(With<delete::Delete>),
+    /// Shows objects as a person reads them, with what happened to them.
+    #[command(after_help = "Examples:\n  fram describe pod web-0\n  fram describe nodes")]
+    Describe(With<describe::Describe>),
     /// Prints what containers wrote.
     #[command(
         after_help = "Examples:\n  fram logs deployment/web --tail=20 -f\n  fram logs web-0 -c sidecar --previous\n  fram logs -l app=web --prefix"
@@ -131,6 +135,7 @@ async fn perform(command: &Command) -> error::Result<()> {
         Command::Get(get) => get::run(&Access::open(&get.connection)?, &get.own).await,
         Command::Apply(apply) => apply::run(&Access::open(&apply.connection)?, &apply.own).await,
         Command::Delete(delete) => delete::run(&Access::open(&delete.connection)?, &delete.own).await,
+        Command::Describe(describe) => describe::run(&Access::open(&describe.connection)?, &describe.own).await,
         Command::Logs(logs) => logs::run(&Access::open(&logs.connection)?, &logs.own).await,
         Command::Exec(exec) => exec::run(&Access::open(&exec.connection)?, &exec.own).await,
         Command::PortForward(forward) => forward::run(&Access::open(&forward.connection)?, &forward.own).await,
