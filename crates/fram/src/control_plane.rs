@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use fram_api::Api;
-use fram_apiserver::admission::Chain;
+use fram_apiserver::admission::{Chain, Webhooks};
 use fram_apiserver::allocate::Allocators;
 use fram_apiserver::bootstrap::Cluster;
 use fram_apiserver::http_api::Listener;
@@ -61,7 +61,8 @@ impl ControlPlane {
         let listener = Listener::new(socket, pki.server_config(&identity)?);
         let port = listen.port();
         let environment = Environment::system();
-        let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, Chain::standard(), allocators));
+        let admission = Chain::standard().with_webhooks(Webhooks::new(nodes.clone()));
+        let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, admission, allocators));
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
         let server = Arc::new(Server::new(registry, tokens, nodes));
         // The Service's endpoint must be an address that is not loopback; see the validation of Endpoints.

@@ -13,6 +13,7 @@ mod endpoint_slice;
 mod endpoint_slice_mirroring;
 mod ephemeral_volume;
 mod garbage_collector;
+mod horizontal;
 mod job;
 mod local_path;
 mod namespace;
@@ -55,6 +56,7 @@ pub fn start(context: &Context) {
     disruption::start(context);
     resource_quota::start(context);
     endpoint_slice_mirroring::start(context);
+    horizontal::start(context);
     volume_protection::start(context);
     volume_binder::start(context);
     local_path::start(context);

@@ -67,6 +67,7 @@ const DESCRIPTIONS: &[(&str, &str)] = descriptions![
     "discovery.v1",
     "events.v1",
     "flowcontrol.v1",
+    "metrics.v1beta1",
     "networking.v1",
     "node.v1",
     "policy.v1",

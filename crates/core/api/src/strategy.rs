@@ -2,6 +2,7 @@
 //! immutability and computed columns. A kind without special behaviour needs nothing here.
 
 mod apps;
+mod autoscaling;
 mod batch;
 mod core;
 mod definition;
@@ -148,6 +149,7 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("", "ReplicationController") => &apps::ReplicationController,
         ("", "PersistentVolume") => &volumes::PersistentVolume,
         ("", "PersistentVolumeClaim") => &volumes::PersistentVolumeClaim,
+        ("autoscaling", "HorizontalPodAutoscaler") => &autoscaling::HorizontalPodAutoscaler,
         ("storage.k8s.io", "StorageClass") => &volumes::StorageClass,
         ("batch", "CronJob") => &batch::CronJob,
         ("apps", "Deployment") => &apps::Deployment,

@@ -17,6 +17,7 @@ use crate::images::Images;
 use crate::objects::Objects;
 use crate::pod::environment::Fields;
 use crate::sandbox::dns::ResolvConf;
+use crate::stats::Rates;
 use crate::status::writer::StatusWriter;
 use crate::volumes::token::Tokens;
 
@@ -34,6 +35,7 @@ pub(crate) struct Context {
     pub(crate) runtime_classes: Informer,
     pub(crate) cgroups: Cgroups,
     pub(crate) allocations: Allocations,
+    pub(crate) rates: Rates,
     pub(crate) node: NodeFacts,
     /// Counts what happened in the runtime, for those who follow something of it.
     pub(crate) activity: watch::Sender<u64>,

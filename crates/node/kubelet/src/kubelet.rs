@@ -83,6 +83,7 @@ impl Kubelet {
             runtime_classes: informer(RUNTIME_CLASSES, InformerOptions::default()),
             cgroups: Cgroups::detect(&config.cgroup_mount),
             allocations: Allocations::new(&config.root_dir),
+            rates: Default::default(),
             node: node::machine::facts(&config),
             activity: tokio::sync::watch::Sender::new(0),
             runtime,

@@ -24,6 +24,7 @@ mod resize;
 mod rotate;
 mod sandbox;
 mod server;
+mod stats;
 mod status;
 mod volumes;
 mod worker;

@@ -149,7 +149,8 @@ fn host_path(volume: &Value, path: &Path) -> Result<(), VolumeError> {
     let refuse = |what| Err(VolumeError::HostPath(path.to_path_buf(), what));
     let is = |test: fn(&fs::FileType) -> bool| fs::metadata(path).is_ok_and(|m| test(&m.file_type()));
     match volume.str_at(&["hostPath", "type"]) {
-        "DirectoryOrCreate" if !exists => make_dir(path, 0o755),
+        // Where nothing is said, container runtimes make what is missing, and pods rely on it.
+        "DirectoryOrCreate" | "" if !exists => make_dir(path, 0o755),
         "FileOrCreate" if !exists => {
             let made = fs::OpenOptions::new().create(true).append(true).open(path);
             made.map(drop).map_err(io_error("create", path))?;

@@ -151,7 +151,7 @@ impl Surroundings {
         let near = own.affinity.iter().zip(&self.wanted).all(|(t, places)| place(node, &t.key).is_some_and(|at| places.contains_key(&at)));
         let has_keys = own.affinity.iter().all(|t| place(node, &t.key).is_some());
         let first = self.itself && self.wanted.iter().all(HashMap::is_empty);
-        if !near && !(first && has_keys) {
+        if !(near || first && has_keys) {
             return Err("node(s) didn't match pod affinity rules");
         }
         self.keeps_away(&here)
