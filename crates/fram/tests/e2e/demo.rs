@@ -149,6 +149,7 @@ fn looks(newcomer: &Newcomer) {
 fn talks(newcomer: &Newcomer) {
     assert!(newcomer.fram(&["logs", "deployment/hello", "--limit-bytes=100"]).starts_with("serving on port 8080\n"));
     assert_eq!(newcomer.fram(&["logs", "-l", "app=hello", "--tail=1", "--prefix"]).lines().count(), 5);
+    assert!(newcomer.fram(&["logs", "job/hello-check"]).contains(" times: Hello from hello-"));
     let answer = newcomer.fram(&["exec", "visitor", "--", "/hello", "get", "http://hello"]);
     assert!(answer.starts_with("Hello from hello-"), "{answer}");
     let failing = newcomer.run(&["exec", "visitor", "--", "/hello", "get", "http://hello/nothing"]);

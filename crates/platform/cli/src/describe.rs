@@ -52,7 +52,8 @@ async fn text(access: &Access, describe: &Describe, one: &Chosen) -> Result<Stri
         let events = access.objects_in(access.resource_type(&resources::EVENTS.plural).await?, &one.namespace);
         let field_selector = format!("involvedObject.name={},involvedObject.uid={}", one.name, meta::uid(&object));
         let mut events = events.list(ListOptions { field_selector, ..Default::default() }).await?.items;
-        events.sort_by_key(|e| last_seen(e).to_string());
+        // Of one second, in the order in which they were written.
+        events.sort_by_key(|e| (last_seen(e).to_string(), meta::resource_version(e).parse::<u64>().unwrap_or(0)));
         text.push_str(&happened(&events, Timestamp::now()));
     }
     Ok(text)

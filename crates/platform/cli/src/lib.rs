@@ -25,6 +25,7 @@ mod status;
 mod table;
 mod targets;
 mod terminal;
+mod top;
 mod wait;
 
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ pub use access::{Access, Connection, DEFAULT_DATA_DIR, Place};
 pub use choose::follow;
 pub use error::CliError;
 pub use exec::capture;
-pub use local::{SOCKET, ask, hand_over};
+pub use local::{SOCKET, ask, hand_over, socket_path};
 pub use manifests::parse as parse_manifests;
 pub use rollout::progress;
 
@@ -75,6 +76,8 @@ pub enum Command {
         after_help = "Examples:\n  fram wait --for=condition=Available deployment/web --timeout=60s\n  fram wait --for=jsonpath='{.status.phase}'=Running pod/web-0\n  fram wait --for=delete pod -l app=web"
     )]
     Wait(With<wait::Wait>),
+    /// Shows what nodes and pods use.
+    Top(TopCommand),
     /// Follows and steers updates of workloads.
     Rollout(RolloutCommand),
     /// Manages the images of this machine's node.
@@ -97,6 +100,14 @@ pub struct With<T: clap::Args> {
 pub struct RolloutCommand {
     #[command(subcommand)]
     own: rollout::Rollout,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(clap::Args, Debug, Clone)]
+pub struct TopCommand {
+    #[command(subcommand)]
+    own: top::Top,
     #[command(flatten)]
     connection: Connection,
 }
@@ -145,6 +156,7 @@ async fn perform(command: &Command) -> error::Result<()> {
             let kubeconfig = Access::open(&image.connection).ok().map(|a| a.kubeconfig);
             image::run(&local::data_dir(image.connection.data_dir.as_deref(), kubeconfig.as_deref()), &image.own).await
         }
+        Command::Top(top) => top::run(&Access::open(&top.connection)?, &top.own).await,
         Command::Status(connection) => status::run(connection).await,
         Command::Rollout(rollout) => rollout::run(&Access::open(&rollout.connection)?, &rollout.own).await,
     }
