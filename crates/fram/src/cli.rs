@@ -22,10 +22,13 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs a control plane and a node in one process.
+    #[command(after_help = "Examples:\n  fram up --demo\n  fram up --data-dir /srv/fram --listen 127.0.0.1:7443")]
     Up(Up),
     /// Runs a control plane that other machines join with `fram agent`, and a node beside it.
+    #[command(after_help = "Example:\n  fram server --listen 192.0.2.1:6443")]
     Server(Server),
     /// Runs a node of a cluster elsewhere.
+    #[command(after_help = "Example:\n  fram agent --server https://192.0.2.1:6443 --token TOKEN")]
     Agent(Agent),
     /// Manages the tokens with which nodes join.
     #[command(subcommand)]
@@ -80,6 +83,9 @@ pub(crate) struct Up {
     /// Where the API is served.
     #[arg(long, default_value = "127.0.0.1:6443")]
     pub(crate) listen: SocketAddr,
+    /// Build, deploy and show the example application, and stay up.
+    #[arg(long)]
+    pub(crate) demo: bool,
 }
 
 #[derive(clap::Args, Debug, Clone)]
@@ -109,6 +115,7 @@ pub(crate) struct Agent {
 #[derive(Subcommand, Debug, Clone)]
 pub(crate) enum Token {
     /// Makes a token and prints it.
+    #[command(after_help = "Example:\n  fram token create --hours 2")]
     Create(TokenCreate),
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use fram_api::Api;
-use fram_apiserver::admission::Chain;
+use fram_apiserver::admission::{Chain, Webhooks};
 use fram_apiserver::allocate::Allocators;
 use fram_apiserver::bootstrap::Cluster;
 use fram_apiserver::http_api::Listener;
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::desk::Desk;
 use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
 
 /// Every key of the cluster starts with it.
@@ -60,7 +61,8 @@ impl ControlPlane {
         let listener = Listener::new(socket, pki.server_config(&identity)?);
         let port = listen.port();
         let environment = Environment::system();
-        let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, Chain::standard(), allocators));
+        let admission = Chain::standard().with_webhooks(Webhooks::new(nodes.clone()));
+        let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, admission, allocators));
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
         let server = Arc::new(Server::new(registry, tokens, nodes));
         // The Service's endpoint must be an address that is not loopback; see the validation of Endpoints.
@@ -115,7 +117,12 @@ fn server_names(allocators: &Allocators, address: Ipv4Addr) -> Vec<String> {
 }
 
 /// Starts scheduler and controllers.
-pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker, stop: &CancellationToken) -> SharedInformers {
+pub(crate) fn start_components(
+    control_plane: &ControlPlane,
+    desk: &Desk,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> SharedInformers {
     let user = |name: &str| User::authenticated(name, &[]);
     let manager = control_plane.client(user("system:kube-controller-manager"), "kube-controller-manager");
     let informers = SharedInformers::new(manager, tasks.clone(), stop.clone());
@@ -130,11 +137,13 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         let user = User::authenticated(&format!("system:serviceaccount:kube-system:{name}"), &groups);
         Client::new(Arc::new(InProcess::new(server.clone(), user)), name)
     };
+    // Each component has tasks of its own, so that one that has ended is seen to have.
+    let (controllers, scheduling, signing) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
     let context = fram_controllers::Context {
         clients: Arc::new(clients),
         informers: informers.clone(),
         now,
-        tasks: tasks.clone(),
+        tasks: controllers.clone(),
         stop: stop.clone(),
         root_ca: control_plane.pki.ca_pem.as_str().into(),
         kinds: stored_kinds(&control_plane.server.registry.api()),
@@ -142,13 +151,15 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         pod_network: Default::default(),
     };
     fram_controllers::start(&context);
+    desk.started("kube-controller-manager", &controllers);
     let scheduler = Scheduler::new(SchedulerConfig {
         name: "default-scheduler".into(),
         client: control_plane.client(user("system:kube-scheduler"), "kube-scheduler"),
         informers: informers.clone(),
         now: Arc::new(move || environment.now_text()),
     });
-    tasks.spawn(scheduler.run(stop.clone()));
+    scheduling.spawn(scheduler.run(stop.clone()));
+    desk.started("kube-scheduler", &scheduling);
     let environment = control_plane.server.registry.environment().clone();
     let signer = Signer {
         client: (context.clients)("certificate-controller"),
@@ -156,7 +167,17 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         pki: control_plane.pki.clone(),
         now: Arc::new(move || environment.now_text()),
     };
-    tasks.spawn(signer.run(stop.clone()));
+    signing.spawn(signer.run(stop.clone()));
+    desk.started("certificate-signer", &signing);
+    // Whoever waits for all tasks waits for these.
+    for component in [controllers, scheduling, signing] {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            component.close();
+            component.wait().await;
+        });
+    }
     informers
 }
 

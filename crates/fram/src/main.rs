@@ -3,6 +3,7 @@
 mod agent;
 mod cli;
 mod control_plane;
+mod desk;
 mod down;
 mod mux;
 mod node;

@@ -7,14 +7,18 @@ mod node_restriction;
 mod pods;
 mod service_account;
 mod storage;
+mod webhook;
 
 use std::sync::Arc;
 
 use fram_api::Kind;
 use fram_machinery::{Status, Value};
+use parking_lot::Mutex;
 
 use crate::registry::{Place, Registry, Write};
 use crate::user::User;
+
+pub use webhook::Webhooks;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -32,11 +36,22 @@ pub struct Request<'a> {
     pub operation: Operation,
     pub user: &'a User,
     pub dry_run: bool,
+    /// What is to be said to the client though the request is admitted.
+    warnings: Mutex<Vec<String>>,
 }
 
 impl<'a> Request<'a> {
     pub fn new(registry: &'a Registry, place: &'a Place, subresource: &'a str, operation: Operation, write: &'a Write) -> Self {
-        Self { registry, place, subresource, operation, user: &write.user, dry_run: write.dry_run }
+        Self { registry, place, subresource, operation, user: &write.user, dry_run: write.dry_run, warnings: Mutex::default() }
+    }
+
+    /// Adds a warning for the client.
+    pub fn warn(&self, text: &str) {
+        self.warnings.lock().push(text.into());
+    }
+
+    pub(crate) fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock())
     }
 
     /// The kind as which the object is stored, and admitted.
@@ -88,6 +103,8 @@ pub trait Plugin: Send + Sync {
 #[derive(Clone, Default)]
 pub struct Chain {
     plugins: Vec<Arc<dyn Plugin>>,
+    /// After all others, as upstream orders them.
+    pub(crate) webhooks: Option<Arc<Webhooks>>,
 }
 
 impl Chain {
@@ -106,20 +123,40 @@ impl Chain {
                 Arc::new(storage::PersistentVolumeClaimResize),
                 Arc::new(pods::RuntimeClass),
             ],
+            webhooks: None,
         }
+    }
+
+    /// The same with webhooks behind.
+    #[must_use]
+    pub fn with_webhooks(self, webhooks: Webhooks) -> Self {
+        Self { webhooks: Some(Arc::new(webhooks)), ..self }
     }
 
     pub(crate) async fn admit(&self, request: &mut Request<'_>, mut object: Value, old: Option<&Value>) -> Result<Value, Status> {
         for plugin in &self.plugins {
             object = plugin.admit(request, object, old).await?;
         }
-        Ok(object)
+        let Some(webhooks) = self.webhooks.as_ref().filter(|w| w.mutates()) else { return Ok(object) };
+        let mut seen = Vec::new();
+        let mut changed = webhooks.mutate(request, object.clone(), old, &mut seen).await?;
+        if changed == object || changed.is_null() {
+            return Ok(changed);
+        }
+        // What a webhook changed may concern the plugins and webhooks before it.
+        for plugin in &self.plugins {
+            changed = plugin.admit(request, changed, old).await?;
+        }
+        webhooks.mutate(request, changed, old, &mut seen).await
     }
 
     pub(crate) async fn validate(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
         for plugin in &self.plugins {
             plugin.validate(request, object, old).await?;
         }
-        Ok(())
+        match &self.webhooks {
+            Some(webhooks) => webhooks.validate(request, object.unwrap_or(&Value::Null), old).await,
+            None => Ok(()),
+        }
     }
 }

@@ -23,6 +23,8 @@ pub enum BootstrapError {
     Rbac(Status),
     #[error("cannot read custom resource definitions: {0}")]
     Definitions(Status),
+    #[error("cannot read webhook configurations: {0}")]
+    Webhooks(Status),
 }
 
 /// Facts that the first objects carry.
@@ -54,6 +56,9 @@ impl Server {
         }
         self.authorizer.rbac().refresh(&self.registry).await.map_err(BootstrapError::Rbac)?;
         self.serve_definitions().await.map_err(BootstrapError::Definitions)?;
+        if let Some(webhooks) = &self.registry.admission.webhooks {
+            webhooks.refresh(&self.registry).await.map_err(BootstrapError::Webhooks)?;
+        }
         self.set_ready();
         Ok(())
     }
@@ -102,6 +107,21 @@ impl Server {
             };
             if let Err(status) = ended {
                 tracing::warn!(%status, "following roles and bindings begins anew");
+            }
+        }
+    }
+
+    /// Keeps the admission webhooks true to their configurations until `stop`.
+    pub async fn follow_webhooks(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
+        let Some(webhooks) = self.registry.admission.webhooks.clone() else { return };
+        loop {
+            let ended = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                ended = webhooks.follow(&self.registry) => ended,
+            };
+            if let Err(status) = ended {
+                tracing::warn!(%status, "following webhook configurations begins anew");
             }
         }
     }

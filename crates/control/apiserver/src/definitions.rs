@@ -230,7 +230,8 @@ impl Cleanup {
     async fn empty(&self, all: &Place) -> Result<(), Status> {
         let mut watching = self.registry.watch(all, WatchRequest { send_initial_events: None, ..Default::default() }).await?;
         loop {
-            self.registry.delete_collection(all, &Default::default(), &ListRequest::default(), &write()).await?;
+            let housekeeping = Write { housekeeping: true, ..write() };
+            self.registry.delete_collection(all, &Default::default(), &ListRequest::default(), &housekeeping).await?;
             if self.registry.list(all, &ListRequest { limit: 1, ..Default::default() }).await?.items.is_empty() {
                 return Ok(());
             }

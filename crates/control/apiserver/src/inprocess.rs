@@ -7,7 +7,7 @@ use fram_client::{Call, EventKind, ListOptions, Page, Reply, Resource, Transport
 use fram_machinery::{Status, Value, meta, object};
 
 use crate::authorize::Attributes;
-use crate::registry::{Change, ChangeKind, Place, Record, Selection, WatchRequest, Watching};
+use crate::registry::{Change, ChangeKind, Place, Selection, WatchRequest, Watching};
 use crate::server::{Answer, Server};
 use crate::user::User;
 
@@ -30,6 +30,11 @@ impl InProcess {
                 Reply::Object(Arc::new(object))
             }
             Answer::List { place, listing } => {
+                if let Some(objects) = listing.objects {
+                    let items = objects.into_iter().map(Arc::new).collect();
+                    let (resource_version, continue_token) = (listing.revision.to_string(), listing.continue_token);
+                    return Ok(Reply::Page(Page { resource_version, continue_token, items }));
+                }
                 let decode = |entry: &Arc<fram_store::Entry>| registry.decode(&place.served, entry).map(Arc::new);
                 let items = listing.items.iter().map(decode).collect::<Result<_, _>>()?;
                 Reply::Page(Page { resource_version: listing.revision.to_string(), continue_token: listing.continue_token, items })
@@ -90,10 +95,9 @@ fn event(place: &Place, change: &Change) -> Result<WatchEvent, Status> {
     };
     let object = match &change.entry {
         Some(entry) => {
-            let record = Record::parse(&entry.value).map_err(Status::internal)?;
-            let mut object = record.to_object(change.revision).map_err(Status::internal)?;
+            let mut object = change.object(&place.served, entry)?;
             object.remove(&["metadata", "managedFields"]);
-            fram_api::convert(object, &place.served.stored, &place.served.kind)
+            object
         }
         None => bookmark(place, change),
     };

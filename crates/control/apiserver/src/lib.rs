@@ -10,6 +10,7 @@ pub mod bootstrap_token;
 pub mod certificates;
 mod definitions;
 mod discovery;
+mod endpoints;
 pub mod environment;
 pub mod http_api;
 mod inprocess;
@@ -26,6 +27,7 @@ mod table;
 pub mod token;
 pub mod user;
 mod verbs;
+mod webhook;
 
 pub use environment::Environment;
 pub use inprocess::InProcess;

@@ -1,5 +1,6 @@
 //! OpenAPI documents, made from the descriptions: v2 in one piece, v3 by group version. They are made anew for each request,
-//! since clients keep what they got: by ETag, and by the hash in the address. Kept is what tells them that nothing changed.
+//! since clients keep what they got: by ETag, and by the hash in the address. Of a document that was made only its hash is
+//! kept, until the kinds that it describes change.
 
 mod custom;
 mod gnostic;
@@ -11,10 +12,9 @@ mod v3;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use fram_api::{Api, Kind};
 use fram_docs::Docs;
-use fram_machinery::{Map, Value, json, object};
+use fram_machinery::{Map, json, object};
 use http::{HeaderMap, HeaderValue, Response, header};
 use parking_lot::Mutex;
 
@@ -26,92 +26,97 @@ const PROTOBUF: [(&str, &str); 2] = [
     ("application/com.github.proto-openapi.spec.v2.v1.0+protobuf", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"),
 ];
 
-const JSON: &str = "application/json";
-const V2: &str = "v2";
-
-/// The hash of a document with the kinds that it describes.
-struct Hashed {
+/// The kinds that a document describes, and its hash.
+struct Made {
     kinds: Vec<Arc<Kind>>,
-    hash: Arc<str>,
+    hash: String,
 }
 
-/// The hashes of the documents, by group version; v2 is the one without.
+/// The hashes of the documents that were made, by content type and group version.
 #[derive(Default)]
 pub(crate) struct Documents {
-    hashes: Mutex<HashMap<String, Hashed>>,
+    made: Mutex<HashMap<String, Made>>,
+}
+
+/// The kinds by the group versions under which they are served, as paths.
+fn by_root(api: &Api) -> HashMap<String, Vec<Arc<Kind>>> {
+    let mut all: HashMap<String, Vec<Arc<Kind>>> = HashMap::new();
+    for kind in api.kinds() {
+        all.entry(paths::root(&kind.group, &kind.version)).or_default().push(kind.clone());
+    }
+    all.retain(|_, kinds| kinds.iter().any(|k| !k.plural.is_empty()));
+    all
 }
 
 impl Documents {
-    /// The hash of the document of this name about these kinds, made anew where they are not those of last time.
-    fn hash(&self, name: &str, kinds: &[Arc<Kind>], make: impl FnOnce() -> Value) -> Arc<str> {
-        let same = |d: &&Hashed| d.kinds.len() == kinds.len() && d.kinds.iter().zip(kinds).all(|(a, b)| Arc::ptr_eq(a, b));
-        if let Some(known) = self.hashes.lock().get(name).filter(same) {
-            return known.hash.clone();
-        }
-        let digest = ring::digest::digest(&ring::digest::SHA512, &json::to_vec(&make()));
-        let hash: Arc<str> = digest.as_ref().iter().map(|b| format!("{b:02X}")).collect::<String>().into();
-        self.hashes.lock().insert(name.into(), Hashed { kinds: kinds.to_vec(), hash: hash.clone() });
-        hash
+    /// The hash of a document about these kinds where it is known.
+    fn known(&self, name: &str, kinds: &[Arc<Kind>]) -> Option<String> {
+        let made = self.made.lock();
+        let same = |m: &&Made| m.kinds.len() == kinds.len() && m.kinds.iter().zip(kinds).all(|(a, b)| Arc::ptr_eq(a, b));
+        made.get(name).filter(same).map(|m| m.hash.clone())
     }
 
-    /// Forgets the documents of group versions that are not served any more.
-    fn forget(&self, served: &[String]) {
-        self.hashes.lock().retain(|name, _| name == V2 || served.contains(name));
+    fn keep(&self, name: &str, kinds: Vec<Arc<Kind>>, hash: &str) {
+        self.made.lock().insert(name.into(), Made { kinds, hash: hash.into() });
     }
 
     /// Answers /openapi/v2, /openapi/v3 and below; None for other paths.
     pub(crate) fn handle(&self, api: &Api, parts: &[&str], headers: &HeaderMap) -> Option<Response<Body>> {
         match parts {
-            ["openapi", "v2"] => Some(self.v2(api, headers)),
-            ["openapi", "v3"] => Some(respond::bytes(200, JSON, self.index(api))),
-            ["openapi", "v3", "api", version] => self.group_version(api, "", version, headers),
-            ["openapi", "v3", "apis", group, version] => self.group_version(api, group, version, headers),
+            ["openapi", "v2"] => Some(self.version_2(api, headers)),
+            ["openapi", "v3"] => Some(tagged(headers, "application/json", self.index(api))),
+            ["openapi", "v3", "api", version] => self.version_3(api, "", version, headers),
+            ["openapi", "v3", "apis", group, version] => self.version_3(api, group, version, headers),
             _ => None,
         }
     }
 
-    fn v2(&self, api: &Api, headers: &HeaderMap) -> Response<Body> {
+    fn version_2(&self, api: &Api, headers: &HeaderMap) -> Response<Body> {
+        let protobuf = protobuf(headers);
+        let content_type = protobuf.unwrap_or("application/json");
         let kinds: Vec<Arc<Kind>> = api.kinds().cloned().collect();
-        let hash = self.hash(V2, &kinds, || v2::document(api, &kinds, Docs::default()));
-        let document = || {
-            let mut docs = Docs::default();
-            kinds.iter().for_each(|kind| docs.add(&kind.api_version()));
-            v2::document(api, &kinds, docs)
-        };
-        match protobuf(headers) {
-            Some(content_type) => tagged(headers, content_type, &format!("{hash}-pb"), || gnostic::document(&document())),
-            None => tagged(headers, JSON, &hash, || json::to_vec(&document())),
+        if let Some(hash) = self.known(content_type, &kinds).filter(|hash| has(headers, hash)) {
+            return with_tag(respond::bytes(304, content_type, Vec::new()), &hash);
         }
+        let document = v2::document(api, &kinds);
+        let bytes = if protobuf.is_some() { gnostic::document(&document) } else { json::to_vec(&document) };
+        let hash = hash(&bytes);
+        self.keep(content_type, kinds, &hash);
+        answer(headers, content_type, bytes, &hash)
     }
 
-    fn group_version(&self, api: &Api, group: &str, version: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+    fn version_3(&self, api: &Api, group: &str, version: &str, headers: &HeaderMap) -> Option<Response<Body>> {
         let kinds: Vec<Arc<Kind>> = api.kinds().filter(|k| k.group == group && k.version == version).cloned().collect();
-        let first = kinds.first()?;
-        let hash = self.v3_hash(api, &paths::root(group, version), &kinds);
-        let docs = || Docs::of(&first.api_version());
-        Some(tagged(headers, JSON, &hash, || json::to_vec(&v3::document(api, &kinds, docs()))))
-    }
-
-    fn v3_hash(&self, api: &Api, root: &str, kinds: &[Arc<Kind>]) -> Arc<str> {
-        // The texts of fields change with the program only.
-        self.hash(root, kinds, || v3::document(api, kinds, Docs::default()))
+        let name = kinds.first()?.api_version();
+        // A group of somebody else has texts for what every object has.
+        let mut docs = Docs::of(&name);
+        docs.add(fram_docs::META);
+        Some(tagged(headers, "application/json", json::to_vec(&v3::document(api, &kinds, docs))))
     }
 
     /// The index of v3, with a hash of each document so that clients can cache them.
     fn index(&self, api: &Api) -> Vec<u8> {
-        let mut by_root: HashMap<String, Vec<Arc<Kind>>> = HashMap::new();
-        for kind in api.kinds() {
-            by_root.entry(paths::root(&kind.group, &kind.version)).or_default().push(kind.clone());
+        let all = by_root(api);
+        self.made.lock().retain(|name, _| !name.starts_with("api") || all.contains_key(name));
+        let mut paths = Map::new();
+        for (root, kinds) in all {
+            let hash = self.known(&root, &kinds).unwrap_or_else(|| {
+                // The texts of fields change with the program only, and then others do.
+                let hash = hash(&json::to_vec(&v3::document(api, &kinds, Docs::default())));
+                self.keep(&root, kinds, &hash);
+                hash
+            });
+            let url = format!("/openapi/v3/{root}?hash={hash}");
+            paths.insert(root, object!({ "serverRelativeURL": url }));
         }
-        by_root.retain(|_, kinds| kinds.iter().any(|k| !k.plural.is_empty()));
-        self.forget(&by_root.keys().cloned().collect::<Vec<_>>());
-        let entry = |(root, kinds): (String, Vec<Arc<Kind>>)| {
-            let url = format!("/openapi/v3/{root}?hash={}", self.v3_hash(api, &root, &kinds));
-            (root, object!({ "serverRelativeURL": url }))
-        };
-        let paths: Map = by_root.into_iter().map(entry).collect();
         json::to_vec(&object!({ "paths": paths }))
     }
+}
+
+/// SHA-256 in hexadecimal digits.
+fn hash(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|b| format!("{b:02X}")).collect()
 }
 
 /// The content type of the answer where the client would rather have protobuf.
@@ -119,17 +124,31 @@ fn protobuf(headers: &HeaderMap) -> Option<&'static str> {
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
     let wanted = accept.flat_map(|v| v.split(',')).map(|v| v.split(';').next().unwrap_or_default().trim());
     wanted.into_iter().find_map(|w| match w {
-        JSON | "*/*" => Some(None),
+        "application/json" | "*/*" => Some(None),
         _ => PROTOBUF.iter().find(|(asked, _)| *asked == w).map(|(_, answer)| Some(*answer)),
     })?
 }
 
 /// An answer with an ETag, or 304 where the client has it already.
-fn tagged(headers: &HeaderMap, content_type: &str, hash: &str, document: impl FnOnce() -> Vec<u8>) -> Response<Body> {
+fn tagged(headers: &HeaderMap, content_type: &str, bytes: Vec<u8>) -> Response<Body> {
+    let hash = hash(&bytes);
+    answer(headers, content_type, bytes, &hash)
+}
+
+/// Whether the client has the document of this hash.
+fn has(headers: &HeaderMap, hash: &str) -> bool {
     let tag = format!("\"{hash}\"");
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|v| v.to_str().is_ok_and(|v| v.split(',').any(|v| v.trim() == tag)));
-    let mut response = if known { respond::bytes(304, content_type, Bytes::new()) } else { respond::bytes(200, content_type, document()) };
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
+    headers.get_all(header::IF_NONE_MATCH).iter().any(|v| v.to_str().is_ok_and(|v| v.split(',').any(|v| v.trim() == tag)))
+}
+
+fn answer(headers: &HeaderMap, content_type: &str, bytes: Vec<u8>, hash: &str) -> Response<Body> {
+    let known = has(headers, hash);
+    let response = if known { respond::bytes(304, content_type, Vec::new()) } else { respond::bytes(200, content_type, bytes) };
+    with_tag(response, hash)
+}
+
+fn with_tag(mut response: Response<Body>, hash: &str) -> Response<Body> {
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{hash}\"")) {
         response.headers_mut().insert(header::ETAG, tag);
         response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
     }

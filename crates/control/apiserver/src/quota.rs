@@ -31,8 +31,10 @@ pub(crate) async fn charge(
     old: Option<&Value>,
 ) -> Result<Charge, Status> {
     let stored = &place.served.stored;
-    let changes =
-        matches!((&*stored.group, &*stored.plural, subresource), ("", "pods", "resize") | ("", "services" | "persistentvolumeclaims", ""));
+    let changes = matches!(
+        (stored.group.as_str(), stored.plural.as_str(), subresource),
+        ("", "pods", "resize") | ("", "services" | "persistentvolumeclaims", "")
+    );
     if !stored.is_namespaced() || old.is_some() && !changes || old.is_none() && !subresource.is_empty() {
         return Ok(Charge::default());
     }

@@ -1,6 +1,7 @@
 //! The verbs on the generic store. Every resource takes this way, whatever its kind: decode by description, default,
 //! admit, validate, commit. What differs between kinds stands in their description and strategy.
 
+mod convert;
 mod delete;
 mod keys;
 mod prepare;
@@ -48,6 +49,8 @@ pub struct Write {
     pub field_manager: String,
     /// The object comes from a server-side apply and carries its managers.
     pub apply: bool,
+    /// The server's own clearing away, which admission cannot stop.
+    pub housekeeping: bool,
 }
 
 /// A kind as it was asked for, and the kind as which it is stored.
@@ -110,7 +113,7 @@ impl Registry {
         Some(Served { kind, stored })
     }
 
-    /// Decodes a stored entry as the kind that was asked for.
+    /// Decodes a stored entry as the kind that was asked for, a built-in one or one whose versions differ by their schema.
     pub fn decode(&self, served: &Served, entry: &Entry) -> Result<Value, Status> {
         let record = Record::parse(&entry.value).map_err(Status::internal)?;
         let value = record.to_object(entry.modified.0).map_err(Status::internal)?;

@@ -209,7 +209,7 @@ pub(crate) fn performed(
 ) -> Result<Response<Body>, Status> {
     let mut response = answer(registry, performed.answer, accept, include)?;
     for warning in performed.warnings {
-        let text = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        let text = warning.replace('\n', " ").replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = format!("299 - \"{text}\"").parse() {
             response.headers_mut().append(header::WARNING, value);
         }
@@ -299,7 +299,10 @@ fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, in
         out.push(Bytes::from_static(b"]}\n"));
         return Ok(chunks(200, accept.content_type(), out));
     }
-    let items = listing.items.iter().map(|entry| registry.decode(&place.served, entry)).collect::<Result<Vec<_>, _>>()?;
+    let items = match listing.objects {
+        Some(objects) => objects,
+        None => listing.items.iter().map(|entry| registry.decode(&place.served, entry)).collect::<Result<Vec<_>, _>>()?,
+    };
     let value = match accept.shape {
         Shape::Table => {
             let mut out = table::table(kind, &items, include, registry.environment.now());

@@ -176,5 +176,5 @@ pub(crate) fn field_validation(text: &str) -> Result<FieldValidation, Status> {
 }
 
 pub(crate) fn write_of(user: &User, options: &fram_client::WriteOptions) -> Write {
-    Write { user: user.clone(), dry_run: options.dry_run, field_manager: options.field_manager.clone(), apply: false }
+    Write { user: user.clone(), dry_run: options.dry_run, field_manager: options.field_manager.clone(), ..Default::default() }
 }

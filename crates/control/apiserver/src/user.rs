@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use fram_machinery::{Value, object};
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct User {
     pub name: String,
@@ -34,6 +36,19 @@ impl User {
     /// The node of a node's identity; see upstream's NodeIdentifier.
     pub fn node(&self) -> Option<&str> {
         self.name.strip_prefix("system:node:").filter(|_| self.is_in("system:nodes"))
+    }
+
+    /// The UserInfo of reviews and webhooks.
+    pub(crate) fn to_info(&self) -> Value {
+        let list = |items: &[String]| Value::from(items.iter().map(|s| Value::from(s.as_str())).collect::<Vec<_>>());
+        let mut info = object!({ "username": (self.name.as_str()), "groups": (list(&self.groups)) });
+        if !self.uid.is_empty() {
+            info.set(&["uid"], self.uid.as_str());
+        }
+        for (key, values) in &self.extra {
+            info.place(&["extra"]).make_map().insert(key.as_str(), list(values));
+        }
+        info
     }
 
     /// Namespace and name of a service account's identity.

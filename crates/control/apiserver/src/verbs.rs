@@ -4,10 +4,12 @@ mod apply;
 mod reviews;
 mod subresources;
 
+pub(crate) use subresources::to_scale;
+
 use fram_client::{Patch, PatchKind, Verb, WriteOptions};
 use fram_machinery::{Status, Value, meta};
 
-use crate::registry::{Body, ListRequest, Place, Registry, Selection};
+use crate::registry::{Body, FieldValidation, ListRequest, Place, Registry, Selection, Written};
 use crate::server::{Answer, Performed, Server, field_validation, write_of};
 use crate::user::User;
 
@@ -28,10 +30,7 @@ pub(crate) async fn execute(
     }
     let plain = |answer| Ok(Performed { answer, warnings: Vec::new() });
     match verb {
-        Verb::Get => {
-            let entry = registry.get(&place).await?;
-            plain(Answer::Stored { served: place.served, entry })
-        }
+        Verb::Get => plain(stored(registry, place).await?),
         Verb::List(options) => {
             let request = list_request(&place, &options)?;
             let listing = registry.list(&place, &request).await?;
@@ -41,27 +40,30 @@ pub(crate) async fn execute(
             let (object, mut warnings) = decode(registry, &place, object, duplicates, &options)?;
             let written = registry.create(&place, object, &write_of(user, &options)).await?;
             warnings.extend(fram_api::strategy(place.kind()).warnings(&written.object, None));
+            warnings.extend(written.warnings);
             Ok(Performed { answer: Answer::Object { served: place.served, object: written.object, created: true }, warnings })
         }
         Verb::Update { object, options } => {
-            let (object, warnings) = decode(registry, &place, object, duplicates, &options)?;
-            let (object, created) = update(server, user, &place, object, &options).await?;
-            Ok(Performed { answer: Answer::Object { served: place.served, object, created }, warnings })
+            let (object, mut warnings) = decode(registry, &place, object, duplicates, &options)?;
+            let written = update(server, user, &place, object, &options).await?;
+            warnings.extend(written.warnings);
+            Ok(Performed { answer: Answer::Object { served: place.served, object: written.object, created: written.created }, warnings })
         }
         Verb::Patch { patch, options } => {
             let mut warnings = Vec::new();
-            let (object, created) = patch_object(server, user, &place, "", patch, &options, &mut warnings).await?;
+            let (object, created) = patch_object(server, user, &place, "", patch, duplicates, &options, &mut warnings).await?;
             Ok(Performed { answer: Answer::Object { served: place.served, object, created }, warnings })
         }
         Verb::Delete(options) => {
             let write = crate::registry::Write { user: user.clone(), dry_run: options.dry_run, ..Default::default() };
             let deleted = registry.delete(&place, &options, &write).await?;
             let served = place.served;
-            plain(if deleted.gone && !served.kind.graceful {
+            let answer = if deleted.gone && !served.kind.graceful {
                 Answer::Deleted { served, object: deleted.object }
             } else {
                 Answer::Object { served, object: deleted.object, created: false }
-            })
+            };
+            Ok(Performed { answer, warnings: deleted.warnings })
         }
         Verb::DeleteCollection { delete, list } => {
             let request = list_request(&place, &list)?;
@@ -70,6 +72,16 @@ pub(crate) async fn execute(
             plain(Answer::Objects { place, objects })
         }
     }
+}
+
+/// An object as it is stored, or as the webhook of its definition converts it.
+async fn stored(registry: &Registry, place: Place) -> Result<Answer, Status> {
+    if place.served.needs_webhook() {
+        let object = registry.get_object(&place).await?;
+        return Ok(Answer::Object { served: place.served, object, created: false });
+    }
+    let entry = registry.get(&place).await?;
+    Ok(Answer::Stored { served: place.served, entry })
 }
 
 pub(crate) fn list_request(place: &Place, options: &fram_client::ListOptions) -> Result<ListRequest, Status> {
@@ -106,7 +118,7 @@ fn decode(
     Ok((object, warnings))
 }
 
-async fn update(server: &Server, user: &User, place: &Place, object: Value, options: &WriteOptions) -> Result<(Value, bool), Status> {
+async fn update(server: &Server, user: &User, place: &Place, object: Value, options: &WriteOptions) -> Result<Written, Status> {
     let write = write_of(user, options);
     let kind = place.kind();
     if meta::resource_version(&object).is_empty() && !kind.unconditional_update {
@@ -118,9 +130,9 @@ async fn update(server: &Server, user: &User, place: &Place, object: Value, opti
         Err(status) if status.is(fram_machinery::Reason::NotFound) && kind.create_on_update && meta::uid(&object).is_empty() => {
             let mut object = object;
             object.remove(&["metadata", "resourceVersion"]);
-            server.registry.create(place, object, &write).await.map(|w| (w.object, true))
+            server.registry.create(place, object, &write).await
         }
-        other => other.map(|w| (w.object, false)),
+        other => other,
     }
 }
 
@@ -131,9 +143,17 @@ pub(super) async fn patch_object(
     place: &Place,
     subresource: &str,
     patch: Patch,
+    duplicates: Vec<String>,
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<(Value, bool), Status> {
+    match field_validation(&options.field_validation)? {
+        FieldValidation::Strict if !duplicates.is_empty() => {
+            return Err(Status::bad_request(format!("error strict decoding the patch: {}", duplicates.join(", "))));
+        }
+        FieldValidation::Warn => warnings.extend(duplicates),
+        _ => {}
+    }
     if patch.kind == PatchKind::Apply {
         return apply::apply(server, user, place, subresource, &patch.body, options, warnings).await;
     }
@@ -157,6 +177,7 @@ pub(super) async fn patch_object(
     };
     let written = registry.update(place, subresource, &write, transform).await?;
     warnings.append(&mut found);
+    warnings.extend(written.warnings);
     Ok((written.object, false))
 }
 

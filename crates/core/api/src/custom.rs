@@ -84,6 +84,10 @@ fn read_version(base: &Arc<Schema>, definition: &Value, version: &Value) -> Resu
         openapi: json::to_vec(written).into(),
         outdated: meta::generation(definition) > 1 || versions > 1,
         scale: scale.clone(),
+        conversion: definition
+            .at(&["spec", "conversion", "webhook"])
+            .filter(|w| !w.is_null() && definition.str_at(&["spec", "conversion", "strategy"]) == "Webhook")
+            .cloned(),
         deprecation: deprecation(version, &group, &version_name, &name("kind")),
     };
     let terminating = meta::condition_is_true(definition, "Terminating") || meta::is_terminating(definition);

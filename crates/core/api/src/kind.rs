@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fram_machinery::jsonpath::JsonPath;
 use fram_machinery::structural::Structural;
-use fram_machinery::{Key, Schema, TypeId};
+use fram_machinery::{Key, Schema, TypeId, Value};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -83,6 +83,8 @@ pub struct Custom {
     /// gives them; they are brought into it when they are read.
     pub outdated: bool,
     pub scale: Option<ScalePaths>,
+    /// The webhook that converts between versions, as the definition has it; without one only `apiVersion` changes.
+    pub conversion: Option<Value>,
     /// Sent along with each answer where the version is deprecated.
     pub deprecation: Option<Key>,
 }

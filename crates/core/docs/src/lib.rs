@@ -14,6 +14,9 @@ pub struct TypeDocs {
     pub fields: HashMap<String, String>,
 }
 
+/// In the place of a group version: the texts of what every object has.
+pub const META: &str = "meta.v1";
+
 /// Texts by the names that types have in OpenAPI documents, such as `io.k8s.api.core.v1.PodSpec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Docs {
@@ -68,6 +71,7 @@ macro_rules! kinds {
 }
 
 kinds! {
+    "meta.v1" => apimachinery::pkg::apis::meta::v1 { ObjectMeta ListMeta Status }
     "v1" => api::core::v1 {
         Binding ComponentStatus ConfigMap Endpoints Event LimitRange Namespace Node PersistentVolumeClaim PersistentVolume Pod
         PodTemplate ReplicationController ResourceQuota Secret ServiceAccount Service

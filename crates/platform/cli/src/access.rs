@@ -110,11 +110,22 @@ impl Access {
 
     /// Sends a request and gives the answer where it is a good one.
     pub(crate) async fn send(&self, method: Method, path: &str, accept: &str, body: Vec<u8>) -> Result<Response<Incoming>> {
+        let response = self.exchange(method, path, accept, body).await?;
+        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await.into()) }
+    }
+
+    async fn exchange(&self, method: Method, path: &str, accept: &str, body: Vec<u8>) -> Result<Response<Incoming>> {
         let request = Request::builder().method(method).uri(path).header(header::ACCEPT, accept).header(header::USER_AGENT, AGENT);
         let request = request.header(header::CONTENT_TYPE, "application/json").body(Full::new(body.into()));
         let request = request.map_err(|e| CliError::failed(format!("bad request for {path}: {e}")))?;
-        let response = self.remote.request(request).await.map_err(|e| self.unreachable(e))?;
-        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await.into()) }
+        self.remote.request(request).await.map_err(|e| self.unreachable(e))
+    }
+
+    /// An answer of any code, as text: health checks say what is wrong in one that is no success.
+    pub(crate) async fn plain(&self, path: &str) -> Result<(u16, String)> {
+        let response = self.exchange(Method::GET, path, "*/*", Vec::new()).await?;
+        let code = response.status().as_u16();
+        Ok((code, String::from_utf8_lossy(&collect(response).await?).into_owned()))
     }
 
     fn unreachable(&self, error: fram_client::remote::RemoteError) -> CliError {
@@ -265,10 +276,14 @@ pub(crate) fn collection_path(ty: &ResourceType, namespace: &str) -> String {
     }
 }
 
+/// A text as it may stand in a path or query.
+pub(crate) fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
 /// A query from pairs; those without a value are left out.
 pub(crate) fn query(pairs: &[(&str, &str)]) -> String {
-    let encode = |v: &str| percent_encoding::utf8_percent_encode(v, percent_encoding::NON_ALPHANUMERIC).to_string();
-    let pairs: Vec<String> = pairs.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k}={}", encode(v))).collect();
+    let pairs: Vec<String> = pairs.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k}={}", encoded(v))).collect();
     if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
 }
 

@@ -109,7 +109,7 @@ pub(crate) fn no_match(version: &str, kind: &str) -> CliError {
 }
 
 /// Follows an object until `decide` has an answer; it is given the object, or None while there is none.
-pub(crate) async fn follow<T>(objects: &Resources, name: &str, mut decide: impl FnMut(Option<&Value>) -> Result<Option<T>>) -> Result<T> {
+pub async fn follow<T>(objects: &Resources, name: &str, mut decide: impl FnMut(Option<&Value>) -> Result<Option<T>>) -> Result<T> {
     let mut options = ListOptions { field_selector: format!("metadata.name={name}"), ..Default::default() };
     loop {
         let page = objects.list(ListOptions { resource_version: String::new(), ..options.clone() }).await?;

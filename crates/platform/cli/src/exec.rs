@@ -71,7 +71,7 @@ pub(crate) async fn run(access: &Access, exec: &Exec) -> Result<()> {
         true => Some(Raw::enter().map_err(|e| CliError::failed(format!("cannot use the terminal: {e}")))?),
         false => None,
     };
-    let outcome = session(socket, exec.stdin, tty).await;
+    let outcome = session(socket, exec.stdin, tty, &mut print).await;
     // The error message needs a terminal that is as it was.
     drop(raw);
     outcome
@@ -127,7 +127,43 @@ async fn send_sizes(sender: mpsc::Sender<Message>, tty: bool) {
     }
 }
 
-async fn session(socket: Socket, stdin: bool, tty: bool) -> Result<()> {
+/// Runs a command without input; gives what it printed.
+pub async fn capture(access: &Access, pod: &Value, container: &str, command: &[&str]) -> Result<String> {
+    let collection = collection_path(access.resource_type("pods").await?, meta::namespace(pod));
+    let mut pairs: Vec<(&str, &str)> = command.iter().map(|c| ("command", *c)).collect();
+    pairs.extend([("container", container), ("stdout", "true"), ("stderr", "true")]);
+    let path = format!("{collection}/{}/exec{}", meta::name(pod), query(&pairs));
+    let socket = access.websocket(&path, PROTOCOL).await?;
+    let (mut printed, mut complaint) = (Vec::new(), Vec::new());
+    let mut keep = |channel, data: &[u8]| {
+        if channel == STDERR {
+            complaint.extend_from_slice(data)
+        } else {
+            printed.extend_from_slice(data)
+        }
+        Ok(())
+    };
+    session(socket, false, false, &mut keep).await.map_err(|error| match String::from_utf8_lossy(&complaint).trim() {
+        "" => error,
+        words => CliError::failed(words),
+    })?;
+    Ok(String::from_utf8_lossy(&printed).into_owned())
+}
+
+/// Where a command's words go, by channel.
+type Sink<'a> = &'a mut (dyn FnMut(u8, &[u8]) -> Result<()> + Send);
+
+fn print(channel: u8, data: &[u8]) -> Result<()> {
+    if channel == STDERR {
+        use std::io::Write;
+        // Where standard error is closed, the command's words have nowhere to go.
+        let _ = std::io::stderr().write_all(data);
+        return Ok(());
+    }
+    crate::print::out(data)
+}
+
+async fn session(socket: Socket, stdin: bool, tty: bool, output: Sink<'_>) -> Result<()> {
     let (mut sink, mut stream) = socket.split();
     let (sender, mut messages) = mpsc::channel::<Message>(8);
     let writing = async {
@@ -142,7 +178,7 @@ async fn session(socket: Socket, stdin: bool, tty: bool) -> Result<()> {
     let reading = async {
         while let Some(Ok(message)) = stream.next().await {
             let Message::Binary(bytes) = message else { continue };
-            if let Some(outcome) = take(&bytes)? {
+            if let Some(outcome) = take(&bytes, output)? {
                 return outcome;
             }
         }
@@ -157,16 +193,11 @@ async fn session(socket: Socket, stdin: bool, tty: bool) -> Result<()> {
     }
 }
 
-/// Prints what the command printed; Some at its end.
-fn take(bytes: &Bytes) -> Result<Option<Result<()>>> {
+/// Hands on what the command printed; Some at its end.
+fn take(bytes: &Bytes, output: Sink<'_>) -> Result<Option<Result<()>>> {
     let Some((channel, data)) = bytes.split_first() else { return Ok(None) };
     match *channel {
-        STDOUT => crate::print::out(data)?,
-        STDERR => {
-            use std::io::Write;
-            // Where standard error is closed, the command's words have nowhere to go.
-            let _ = std::io::stderr().write_all(data);
-        }
+        STDOUT | STDERR => output(*channel, data)?,
         ERROR => return Ok(end(data)),
         _ => {}
     }

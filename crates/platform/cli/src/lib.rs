@@ -10,7 +10,9 @@ mod error;
 mod exec;
 mod forward;
 mod get;
+mod image;
 mod jsonpath;
+mod local;
 mod logs;
 mod manifests;
 mod output;
@@ -18,6 +20,7 @@ mod pods;
 mod print;
 mod rollout;
 mod scale;
+mod status;
 mod table;
 mod targets;
 mod terminal;
@@ -26,7 +29,12 @@ mod wait;
 use std::process::ExitCode;
 
 pub use access::{Access, Connection, DEFAULT_DATA_DIR, Place};
+pub use choose::follow;
 pub use error::CliError;
+pub use exec::capture;
+pub use local::{SOCKET, ask, hand_over};
+pub use manifests::parse as parse_manifests;
+pub use rollout::progress;
 
 /// What the client can do.
 #[derive(clap::Subcommand, Debug, Clone)]
@@ -65,6 +73,11 @@ pub enum Command {
     Wait(With<wait::Wait>),
     /// Follows and steers updates of workloads.
     Rollout(RolloutCommand),
+    /// Manages the images of this machine's node.
+    Image(ImageCommand),
+    /// Shows how the cluster fares: health, age and memory of its components.
+    #[command(after_help = "Example:\n  fram status")]
+    Status(Connection),
 }
 
 /// A command's own arguments, and those that say which cluster is meant.
@@ -80,6 +93,14 @@ pub struct With<T: clap::Args> {
 pub struct RolloutCommand {
     #[command(subcommand)]
     own: rollout::Rollout,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(clap::Args, Debug, Clone)]
+pub struct ImageCommand {
+    #[command(subcommand)]
+    own: image::Image,
     #[command(flatten)]
     connection: Connection,
 }
@@ -115,6 +136,11 @@ async fn perform(command: &Command) -> error::Result<()> {
         Command::PortForward(forward) => forward::run(&Access::open(&forward.connection)?, &forward.own).await,
         Command::Scale(scale) => scale::run(&Access::open(&scale.connection)?, &scale.own).await,
         Command::Wait(wait) => wait::run(&Access::open(&wait.connection)?, &wait.own).await,
+        Command::Image(image) => {
+            let kubeconfig = Access::open(&image.connection).ok().map(|a| a.kubeconfig);
+            image::run(&local::data_dir(image.connection.data_dir.as_deref(), kubeconfig.as_deref()), &image.own).await
+        }
+        Command::Status(connection) => status::run(connection).await,
         Command::Rollout(rollout) => rollout::run(&Access::open(&rollout.connection)?, &rollout.own).await,
     }
 }

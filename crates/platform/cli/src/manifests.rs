@@ -70,7 +70,7 @@ impl Files {
 }
 
 /// The objects of a text; lists give their items.
-pub(crate) fn parse(text: &str, source: &str) -> Result<Vec<Value>> {
+pub fn parse(text: &str, source: &str) -> Result<Vec<Value>> {
     let documents = yaml::documents(text).map_err(|e| CliError::failed(format!("error parsing {source}: {e}")))?;
     let mut objects = Vec::new();
     for document in documents {

@@ -15,7 +15,7 @@ use crate::error::{CliError, Result};
 use crate::manifests::Files;
 use crate::print::out;
 
-pub(crate) use progress::progress;
+pub use progress::progress;
 
 #[derive(clap::Subcommand, Debug, Clone)]
 pub(crate) enum Rollout {

@@ -1,6 +1,6 @@
 //! Whom a proxy request to a pod or Service means: `[SCHEME:]NAME[:PORT]` as upstream's proxy subresources take it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use fram_client::unverified;
@@ -8,9 +8,10 @@ use fram_machinery::{Status, Value, meta};
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
+use crate::endpoints::{address, of_service};
 use crate::nodes::Stream;
 use crate::path::ResourcePath;
-use crate::registry::{ListRequest, Place, Selection};
+use crate::registry::Place;
 use crate::server::Server;
 
 /// Scheme, name and port of a proxied name; empty where they are not given.
@@ -57,14 +58,8 @@ pub(super) async fn find(server: &Server, path: &ResourcePath) -> Result<Backend
     };
     let served = server.registry.served("", "v1", &path.plural).ok_or_else(Status::no_such_path)?;
     let object = server.registry.get_object(&Place { served, namespace: path.namespace.clone(), name: name.into() }).await?;
-    let (node, address) = if path.plural == "pods" { of_pod(&object, port)? } else { of_service(server, &object, port).await? };
+    let (node, address) = if path.plural == "pods" { of_pod(&object, port)? } else { of_service(&server.registry, &object, port).await? };
     Ok(Backend { node, address, tls })
-}
-
-fn address(ip: &str, port: i64) -> Result<SocketAddr, Status> {
-    let ip: IpAddr = ip.parse().map_err(|_| Status::bad_request("address not allowed: there is none yet"))?;
-    let port = u16::try_from(port).map_err(|_| Status::bad_request(format!("invalid port {port}")))?;
-    Ok(SocketAddr::new(ip, port))
 }
 
 /// The port that was asked for, or else the first that the pod declares.
@@ -81,36 +76,6 @@ fn of_pod(pod: &Value, port: &str) -> Result<(String, SocketAddr), Status> {
         },
     };
     Ok((pod.str_at(&["spec", "nodeName"]).to_string(), address(pod.str_at(&["status", "podIP"]), number)?))
-}
-
-/// A ready endpoint of the Service; which one changes from call to call.
-async fn of_service(server: &Server, service: &Value, port: &str) -> Result<(String, SocketAddr), Status> {
-    let (namespace, name) = (meta::namespace(service), meta::name(service));
-    let unavailable = |why: &str| Status::new(fram_machinery::Reason::ServiceUnavailable, format!("{why} for service {name:?}"));
-    let ports = service.list_at(&["spec", "ports"]);
-    let asked = |p: &&Value| p.str_at(&["name"]) == port || p.int_at(&["port"]).is_some_and(|n| n.to_string() == port);
-    let wanted = if port.is_empty() && ports.len() == 1 { ports.first() } else { ports.iter().find(asked) };
-    let wanted = wanted.ok_or_else(|| unavailable(&format!("no service port {port:?} found")))?.str_at(&["name"]).to_string();
-    let served = server.registry.served("discovery.k8s.io", "v1", "endpointslices").ok_or_else(Status::no_such_path)?;
-    let selection = Selection::parse(&served.kind, &format!("kubernetes.io/service-name={name}"), "")?;
-    let place = Place { served, namespace: namespace.into(), name: String::new() };
-    let mut found = Vec::new();
-    for entry in server.registry.list(&place, &ListRequest { selection, ..Default::default() }).await?.items {
-        let slice = server.registry.decode(&place.served, &entry)?;
-        let number = slice.list_at(&["ports"]).iter().find(|p| p.str_at(&["name"]) == wanted).and_then(|p| p.int_at(&["port"]));
-        let ready = slice.list_at(&["endpoints"]).iter().filter(|e| e.bool_at(&["conditions", "ready"]) != Some(false));
-        for endpoint in ready {
-            let ip = endpoint.list_at(&["addresses"]).first().and_then(Value::as_str);
-            if let (Some(ip), Some(number)) = (ip, number) {
-                found.push((endpoint.str_at(&["nodeName"]).to_string(), address(ip, number)?));
-            }
-        }
-    }
-    if found.is_empty() {
-        return Err(unavailable("no endpoints available"));
-    }
-    let turn = (server.registry.environment.random.u64() % found.len() as u64) as usize;
-    Ok(found.swap_remove(turn))
 }
 
 #[cfg(test)]

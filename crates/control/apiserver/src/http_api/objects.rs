@@ -88,7 +88,7 @@ async fn read_verb(
             let kind = PatchKind::from_content_type(&content_type).ok_or_else(|| unsupported(&content_type))?;
             let body = read_body(request).await?;
             let body = if kind == PatchKind::Apply { decode(api, "application/yaml", &body)? } else { ObjectBody::from_json(&body)? };
-            (Verb::Patch { patch: Patch { kind, body: body.value }, options: write_options(query)? }, none())
+            (Verb::Patch { patch: Patch { kind, body: body.value }, options: write_options(query)? }, body.duplicates)
         }
         "delete" | "deletecollection" => {
             let bytes = read_body(request).await?;
@@ -128,8 +128,9 @@ fn decode(api: &fram_api::Api, content_type: &str, bytes: &Bytes) -> Result<Obje
         "application/json" | "" => ObjectBody::from_json(bytes),
         "application/yaml" => {
             let text = std::str::from_utf8(bytes).map_err(|e| Status::bad_request(format!("yaml is not UTF-8: {e}")))?;
-            let value = fram_machinery::yaml::from_str(text).map_err(|e| Status::bad_request(e.to_string()))?;
-            Ok(ObjectBody::new(value))
+            let (value, problem) = fram_machinery::yaml::lenient(text).map_err(|e| Status::bad_request(e.to_string()))?;
+            let duplicates = problem.map(|text| format!("yaml: unmarshal errors:\n  {text}")).into_iter().collect();
+            Ok(ObjectBody { value, duplicates })
         }
         respond::PROTOBUF => decode_protobuf(api, bytes),
         other => Err(unsupported(other)),

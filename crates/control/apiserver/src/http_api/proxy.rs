@@ -3,16 +3,17 @@
 
 use std::sync::Arc;
 
-use fram_machinery::{Status, Value, meta};
+use fram_machinery::{Status, Value, meta, object};
 use http::{Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
+use crate::admission::{Operation, Request as AdmissionRequest};
 use crate::authorize::Attributes;
 use crate::nodes::Stream;
 use crate::path::{Query, ResourcePath};
-use crate::registry::Place;
+use crate::registry::{Place, Served, Write};
 use crate::respond::Body;
 use crate::server::Server;
 use crate::user::User;
@@ -46,6 +47,9 @@ pub(super) async fn handle(
     if served.kind.subresource(&path.subresource).is_none() {
         return Err(Status::no_such_path());
     }
+    if path.subresource != "log" {
+        admit(&server, &user, &served, &path, &query).await?;
+    }
     if path.subresource == "proxy" && path.plural != "nodes" {
         if let Some(response) = redirect(&path, &request) {
             return Ok(response);
@@ -78,6 +82,48 @@ pub(super) async fn handle(
     };
     let stream = server.nodes.connect(&node).await?;
     send(&server, stream, &target, "kubelet", request).await
+}
+
+/// Admission of a connection: it is about the options with which one connects.
+async fn admit(server: &Server, user: &User, served: &Served, path: &ResourcePath, query: &Query) -> Result<(), Status> {
+    let options = connect_options(path, query);
+    let place = Place { served: served.clone(), namespace: path.namespace.clone(), name: path.name.clone() };
+    let write = Write { user: user.clone(), ..Default::default() };
+    let mut request = AdmissionRequest::new(&server.registry, &place, &path.subresource, Operation::Connect, &write);
+    let options = server.registry.admission.admit(&mut request, options, None).await?;
+    server.registry.admission.validate(&request, Some(&options), None).await
+}
+
+/// The options object of a connection, such as PodAttachOptions.
+fn connect_options(path: &ResourcePath, query: &Query) -> Value {
+    let kind = match (path.plural.as_str(), path.subresource.as_str()) {
+        ("pods", "exec") => "PodExecOptions",
+        ("pods", "attach") => "PodAttachOptions",
+        ("pods", "portforward") => "PodPortForwardOptions",
+        ("services", _) => "ServiceProxyOptions",
+        ("nodes", _) => "NodeProxyOptions",
+        _ => "PodProxyOptions",
+    };
+    let mut options = object!({ "kind": kind, "apiVersion": "v1" });
+    if path.subresource == "proxy" {
+        options.set(&["path"], path.rest.as_str());
+        return options;
+    }
+    for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|f| query.flag(f)) {
+        options.set(&[flag], true);
+    }
+    if !query.get("container").is_empty() {
+        options.set(&["container"], query.get("container"));
+    }
+    let command: Vec<Value> = query.all("command").map(Value::from).collect();
+    if !command.is_empty() {
+        options.set(&["command"], command);
+    }
+    let ports: Vec<Value> = query.all("ports").filter_map(|p| p.parse::<i64>().ok()).map(Value::from).collect();
+    if !ports.is_empty() {
+        options.set(&["ports"], ports);
+    }
+    options
 }
 
 /// Relative links of what is proxied need the path to end with a slash.

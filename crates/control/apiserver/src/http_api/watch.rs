@@ -97,15 +97,13 @@ impl Frames {
         match &change.entry {
             None => out.extend_from_slice(&json::to_vec(&self.bookmark(change))),
             Some(entry) => {
-                let record = Record::parse(&entry.value).map_err(Status::internal)?;
-                let (kind, stored) = (&self.place.served.kind, &self.place.served.stored);
                 if self.place.served.verbatim() && self.accept.shape == Shape::Plain {
+                    let record = Record::parse(&entry.value).map_err(Status::internal)?;
                     let mut chunks = Vec::with_capacity(3);
                     record.json_chunks(change.revision, &mut chunks);
                     chunks.iter().for_each(|c| out.extend_from_slice(c));
                 } else {
-                    let object = record.to_object(change.revision).map_err(Status::internal)?;
-                    let object = fram_api::convert(object, stored, kind);
+                    let object = change.object(&self.place.served, entry)?;
                     out.extend_from_slice(&json::to_vec(&self.shaped(object)));
                 }
             }
@@ -119,9 +117,7 @@ impl Frames {
         let object = match &change.entry {
             None => self.bookmark(change),
             Some(entry) => {
-                let record = Record::parse(&entry.value).map_err(Status::internal)?;
-                let object = record.to_object(change.revision).map_err(Status::internal)?;
-                let object = fram_api::convert(object, &self.place.served.stored, &self.place.served.kind);
+                let object = change.object(&self.place.served, entry)?;
                 self.shaped(object)
             }
         };

@@ -4,10 +4,10 @@
 use fram_api::Custom;
 use fram_machinery::{Map, Value, json, object};
 
-use super::schema::{Dialect, add_type_meta};
+use super::schema::Dialect;
 
-/// The schema of a kind; `metadata` is a reference to that of ObjectMeta.
-pub(super) fn schema(custom: &Custom, dialect: Dialect, metadata: Value) -> Value {
+/// The schema of a kind; `metadata` is a reference to that of ObjectMeta, `own` the schemas of `apiVersion` and `kind`.
+pub(super) fn schema(custom: &Custom, dialect: Dialect, metadata: Value, own: [Value; 2]) -> Value {
     let written = json::from_slice(&custom.openapi).unwrap_or_default();
     let open = written.bool_at(&[PRESERVE]) == Some(true);
     if written.is_null() || matches!(dialect, Dialect::V2) && open {
@@ -17,13 +17,13 @@ pub(super) fn schema(custom: &Custom, dialect: Dialect, metadata: Value) -> Valu
         Dialect::V2 => version_2(&written),
         Dialect::V3 => written,
     };
-    embedded(&mut schema, dialect, &metadata);
-    let mut own = match dialect {
+    embedded(&mut schema, dialect, &metadata, &own);
+    let mut metadata_here = match dialect {
         Dialect::V2 => metadata,
         Dialect::V3 => object!({ "allOf": [metadata] }),
     };
-    own.set(&["description"], METADATA);
-    schema.set(&["properties", "metadata"], own);
+    metadata_here.set(&["description"], METADATA);
+    schema.set(&["properties", "metadata"], metadata_here);
     schema
 }
 
@@ -51,13 +51,14 @@ fn each(schema: &mut Value, change: &mut dyn FnMut(&mut Value)) {
 }
 
 /// Adds to embedded resources what they are expected to have.
-fn embedded(schema: &mut Value, dialect: Dialect, metadata: &Value) {
+fn embedded(schema: &mut Value, dialect: Dialect, metadata: &Value, own: &[Value; 2]) {
     each(schema, &mut |schema| {
         let open = schema.bool_at(&[PRESERVE]) == Some(true);
         if schema.bool_at(&["x-kubernetes-embedded-resource"]) != Some(true) || open && matches!(dialect, Dialect::V2) {
             return;
         }
-        add_type_meta(schema);
+        schema.set(&["properties", "apiVersion"], own[0].clone());
+        schema.set(&["properties", "kind"], own[1].clone());
         schema.set(&["properties", "metadata"], metadata.clone());
         let required = schema.place(&["required"]).make_list();
         for name in ["kind", "apiVersion"] {

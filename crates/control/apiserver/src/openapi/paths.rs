@@ -3,19 +3,15 @@
 use fram_api::{Kind, Subresource};
 use fram_machinery::{Map, Value, object};
 
-use super::schema::Dialect;
+use super::schema::{Dialect, list_name};
 
 /// The verbs of Kubernetes by the methods of HTTP, for collections and for objects.
 const COLLECTION: [(&str, &str); 3] = [("get", "list"), ("post", "create"), ("delete", "deletecollection")];
 const OBJECT: [(&str, &str); 4] = [("get", "get"), ("put", "update"), ("patch", "patch"), ("delete", "delete")];
 const SUBRESOURCE: [(&str, &str); 5] = [("get", "get"), ("post", "create"), ("put", "update"), ("patch", "patch"), ("delete", "delete")];
 
-const PATCHES: [&str; 4] = [
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
-];
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const PATCHES: [&str; 4] = ["application/json-patch+json", "application/merge-patch+json", STRATEGIC, "application/apply-patch+yaml"];
 
 /// `api/v1` or `apis/apps/v1`.
 pub(super) fn root(group: &str, version: &str) -> String {
@@ -34,7 +30,7 @@ struct Operation<'a> {
 
 /// Adds all paths of a kind.
 pub(super) fn add(paths: &mut Map, kind: &Kind, dialect: Dialect) {
-    let schema = &kind.schema.get(kind.ty).openapi_name;
+    let schema = &*kind.schema.get(kind.ty).openapi_name;
     let root = root(&kind.group, &kind.version);
     let scope = if kind.is_namespaced() { "/namespaces/{namespace}" } else { "" };
     let collection = format!("/{root}{scope}/{}", kind.plural);
@@ -86,7 +82,7 @@ impl Operation<'_> {
         let body = dialect.reference(self.schema);
         match (dialect, self.verb) {
             (Dialect::V2, "patch") => {
-                out.set(&["consumes"], texts(&PATCHES));
+                out.set(&["consumes"], texts(&self.patches()));
                 parameters.push(object!({ "name": "body", "in": "body", "required": true, "schema": { "type": "object" } }));
             }
             (Dialect::V2, "create" | "update") if self.has_own_body() => {
@@ -94,7 +90,7 @@ impl Operation<'_> {
             }
             (Dialect::V3, "patch") => {
                 let any = || object!({ "schema": { "type": "object" } });
-                let content: Map = PATCHES.into_iter().map(|t| (t, any())).collect();
+                let content: Map = self.patches().into_iter().map(|t| (t, any())).collect();
                 out.set(&["requestBody"], object!({ "content": content, "required": true }));
             }
             (Dialect::V3, "create" | "update") if self.has_own_body() => {
@@ -104,6 +100,12 @@ impl Operation<'_> {
         }
         out.set(&["parameters"], parameters);
         out
+    }
+
+    /// The sorts of patches; custom resources have no strategies to merge by.
+    fn patches(&self) -> Vec<&'static str> {
+        let custom = self.kind.custom.is_some();
+        PATCHES.into_iter().filter(|p| !custom || *p != STRATEGIC).collect()
     }
 
     /// The kind that the operation is about: that of the subresource where it has one of its own.
@@ -130,7 +132,7 @@ impl Operation<'_> {
 
     fn answer(&self, dialect: Dialect) -> Value {
         let schema = match self.verb {
-            "list" => dialect.reference(&format!("{}List", self.schema)),
+            "list" => dialect.reference(&list_name(self.kind)),
             "delete" | "deletecollection" => dialect.reference("io.k8s.apimachinery.pkg.apis.meta.v1.Status"),
             _ if self.has_own_body() => dialect.reference(self.schema),
             _ => return object!({ "description": "OK" }),

@@ -7,6 +7,24 @@ use fram_docs::Docs;
 use fram_machinery::schema::{Field, SchemaOr, Topology};
 use fram_machinery::{Map, Type, TypeId, Value, object};
 
+/// The schema of `apiVersion` or `kind`, which no description holds as a field.
+fn type_meta(docs: &Docs, openapi_name: &str, field: &str) -> Value {
+    let mut schema = object!({ "type": "string" });
+    // What holds for all kinds is said of Status, too.
+    let own = docs.get(openapi_name).or_else(|| docs.get("io.k8s.apimachinery.pkg.apis.meta.v1.Status"));
+    if let Some(text) = own.and_then(|d| d.fields.get(field)) {
+        schema.set(&["description"], text.as_str());
+    }
+    schema
+}
+
+/// The name of the schema of a kind's list.
+pub(super) fn list_name(kind: &Kind) -> String {
+    let name = &kind.schema.get(kind.ty).openapi_name;
+    let package = name.rsplit_once('.').map_or("", |(package, _)| package);
+    format!("{package}.{}", kind.list_kind)
+}
+
 /// Where a document keeps its schemas.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Dialect {
@@ -40,16 +58,6 @@ impl Dialect {
     }
 }
 
-/// What every object says of itself.
-pub(super) fn add_type_meta(schema: &mut Value) {
-    let text = |what: &str| object!({ "type": "string", "description": what });
-    schema.set(&["properties", "apiVersion"], text(API_VERSION));
-    schema.set(&["properties", "kind"], text(KIND));
-}
-
-const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
-const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
-
 /// Collects the schemas that a document needs.
 pub(super) struct Schemas<'a> {
     api: &'a Api,
@@ -67,12 +75,12 @@ impl<'a> Schemas<'a> {
 
     /// The schemas of a kind and of its list.
     pub(super) fn add_kind(&mut self, kind: &Kind) {
-        let ty = kind.schema.get(kind.ty);
-        let name = ty.openapi_name.clone();
+        let name = kind.schema.get(kind.ty).openapi_name.clone();
         match &kind.custom {
             Some(custom) => {
                 let metadata = self.named("meta.v1.ObjectMeta");
-                let schema = super::custom::schema(custom, self.dialect, metadata);
+                let own = ["apiVersion", "kind"].map(|field| type_meta(&self.docs, &name, field));
+                let schema = super::custom::schema(custom, self.dialect, metadata, own);
                 self.done.insert(name.as_str(), schema);
             }
             None => self.need(kind.ty),
@@ -82,7 +90,8 @@ impl<'a> Schemas<'a> {
         if let Some(schema) = self.done.get_mut(&name) {
             // Without properties anything goes: naming these would forbid all others.
             if kind.custom.is_none() || schema.get("properties").is_some() {
-                add_type_meta(schema);
+                schema.set(&["properties", "apiVersion"], type_meta(&self.docs, &name, "apiVersion"));
+                schema.set(&["properties", "kind"], type_meta(&self.docs, &name, "kind"));
             }
             schema.set(&["x-kubernetes-group-version-kind"], gvk(&kind.kind));
             // The first two are the name and the namespace, which every kind has.
@@ -96,19 +105,17 @@ impl<'a> Schemas<'a> {
             return;
         }
         let list = &*kind.list_kind;
-        let text = format!("{list} is a list of {}.", kind.kind);
         let meta = self.named("meta.v1.ListMeta");
         let schema = object!({
-            "type": "object", "required": ["items"], "description": text,
+            "type": "object", "required": ["items"], "description": (format!("{list} is a list of {}.", kind.kind)),
             "properties": {
-                "apiVersion": { "type": "string", "description": API_VERSION }, "kind": { "type": "string", "description": KIND },
+                "apiVersion": (type_meta(&self.docs, &name, "apiVersion")), "kind": (type_meta(&self.docs, &name, "kind")),
                 "metadata": meta,
                 "items": { "type": "array", "items": (self.dialect.reference(&name)) }
             },
             "x-kubernetes-group-version-kind": (gvk(list))
         });
-        let place = name.rsplit_once('.').map_or("", |(place, _)| place);
-        self.done.insert(format!("{place}.{list}"), schema);
+        self.done.insert(list_name(kind), schema);
         self.run();
     }
 
@@ -181,7 +188,7 @@ impl<'a> Schemas<'a> {
             schema.set(&["default"], default.clone());
         }
         if !field.allowed.is_empty() && schema.str_at(&["type"]) == "string" {
-            schema.set(&["enum"], field.allowed.iter().map(|v| Value::from(&**v)).collect::<Vec<_>>());
+            schema.set(&["enum"], field.allowed.iter().map(|v| Value::from(*v)).collect::<Vec<_>>());
         }
         if let Type::List(_) = field.ty {
             let topology = match &field.topology {

@@ -9,7 +9,11 @@ use fram_machinery::{Map, Value, object};
 use super::paths;
 use super::schema::{Dialect, Schemas};
 
-pub(super) fn document(api: &Api, kinds: &[Arc<Kind>], docs: Docs) -> Value {
+pub(super) fn document(api: &Api, kinds: &[Arc<Kind>]) -> Value {
+    let mut docs = Docs::default();
+    for kind in kinds.iter().filter(|k| k.custom.is_none()) {
+        docs.add(&kind.api_version());
+    }
     let mut schemas = Schemas::new(api, Dialect::V2, docs);
     let mut all_paths = Map::new();
     for kind in kinds {

@@ -17,6 +17,8 @@ pub struct Deleted {
     pub object: Value,
     /// The object is gone; else it waits for its finalizers or its grace period.
     pub gone: bool,
+    /// What admission had to say.
+    pub warnings: Vec<String>,
 }
 
 impl Registry {
@@ -29,25 +31,31 @@ impl Registry {
             let old = record.to_object(entry.modified.0).map_err(Status::internal)?;
             check_preconditions(place, options, &old)?;
             let mut request = Request::new(self, place, "", Verb::Delete, write);
-            self.admission.admit(&mut request, Value::Null, Some(&old)).await?;
-            self.admission.validate(&request, None, Some(&old)).await?;
+            if !write.housekeeping {
+                self.admission.admit(&mut request, Value::Null, Some(&old)).await?;
+                self.admission.validate(&request, None, Some(&old)).await?;
+            }
             let object = self.marked(&stored, &old, options);
-            let answer = |object: Value, gone| Deleted { object: fram_api::convert(object, &stored, &place.served.kind), gone };
-            let gone = finished(&stored, &object);
+            let (warnings, stored) = (request.take_warnings(), &stored);
+            let answer = |object: Value, gone| async move {
+                let object = self.convert(object, stored, &place.served.kind).await?;
+                Ok(Deleted { object, gone, warnings })
+            };
+            let gone = finished(stored, &object);
             if write.dry_run {
-                return Ok(answer(object, gone));
+                return answer(object, gone).await;
             }
             if gone {
                 match self.remove(place, &key, &entry, &object).await? {
-                    Some(object) => return Ok(answer(object, true)),
+                    Some(object) => return answer(object, true).await,
                     None => continue,
                 }
             }
             if object == old {
-                return Ok(answer(old, false));
+                return answer(old, false).await;
             }
-            match self.mark(&stored, &key, &entry, object).await? {
-                Some(object) => return Ok(answer(object, false)),
+            match self.mark(stored, &key, &entry, object).await? {
+                Some(object) => return answer(object, false).await,
                 None => continue,
             }
         }
@@ -103,8 +111,11 @@ impl Registry {
     ) -> Result<Vec<Value>, Status> {
         let listing = self.list(place, list).await?;
         let mut all = Vec::with_capacity(listing.items.len());
-        for entry in listing.items {
-            let object = self.decode(&place.served, &entry)?;
+        let objects = match listing.objects {
+            Some(objects) => objects,
+            None => self.objects(&place.served, &listing.items).await?,
+        };
+        for object in objects {
             let one = Place {
                 served: place.served.clone(),
                 namespace: meta::namespace(&object).to_string(),

@@ -68,8 +68,12 @@ impl Selection {
             return record.matches_fields(&served.stored.selectable, &self.fields);
         }
         let Ok(object) = record.to_object(0) else { return false };
-        let object = fram_api::convert(object, &served.stored, &served.kind);
-        self.fields.matches_with(|path| field_text(&served.kind, &object, path))
+        self.matches_object(&served.kind, &fram_api::convert(object, &served.stored, &served.kind))
+    }
+
+    /// Whether the fields of an object match, which is of this kind already.
+    pub(super) fn matches_object(&self, kind: &Kind, object: &Value) -> bool {
+        self.fields.is_everything() || self.fields.matches_with(|path| field_text(kind, object, path))
     }
 }
 
@@ -90,6 +94,8 @@ pub struct Listing {
     /// Not empty where more follows.
     pub continue_token: String,
     pub remaining: Option<usize>,
+    /// The objects, where they had to be converted to be chosen.
+    pub objects: Option<Vec<Value>>,
 }
 
 /// Where a list goes on: at which revision, after which key. Without a revision it goes on at the newest one, though that
@@ -150,7 +156,7 @@ impl Registry {
     /// The object itself, or NotFound.
     pub async fn get_object(&self, place: &Place) -> Result<Value, Status> {
         let entry = self.get(place).await?;
-        self.decode(&place.served, &entry)
+        self.object(&place.served, &entry).await
     }
 
     pub async fn list(&self, place: &Place, request: &ListRequest) -> Result<Listing, Status> {
@@ -162,8 +168,13 @@ impl Registry {
         };
         let snapshot = self.snapshot_for(request, from.as_ref(), &prefix).await?;
         let revision = snapshot.revision().0;
-        let mut listing = Listing { revision, items: Vec::new(), continue_token: String::new(), remaining: None };
+        let mut listing = Listing { revision, items: Vec::new(), continue_token: String::new(), remaining: None, objects: None };
         let mut entries = snapshot.prefix_after(&prefix, from.as_ref().map(|f| f.after.as_str()));
+        if place.served.needs_webhook() {
+            let labelled = |e: &&Arc<Entry>| Record::parse(&e.value).is_ok_and(|r| r.matches_labels(&request.selection.labels));
+            let entries: Vec<Arc<Entry>> = entries.filter(labelled).cloned().collect();
+            return self.list_converted(place, request, entries, listing, &prefix).await;
+        }
         for entry in entries.by_ref() {
             if !request.selection.is_everything() {
                 let record = Record::parse(&entry.value).map_err(Status::internal)?;
@@ -183,6 +194,30 @@ impl Registry {
                 listing.continue_token = Continue { revision: Some(revision), after }.encode(&prefix);
                 listing.remaining = request.selection.is_everything().then_some(remaining);
             }
+        }
+        Ok(listing)
+    }
+
+    /// A part of a collection whose objects are converted by a webhook before fields select among them.
+    async fn list_converted(
+        &self,
+        place: &Place,
+        request: &ListRequest,
+        entries: Vec<Arc<Entry>>,
+        mut listing: Listing,
+        prefix: &str,
+    ) -> Result<Listing, Status> {
+        let objects = self.objects(&place.served, &entries).await?;
+        let chosen = |o: &Value| request.selection.matches_object(&place.served.kind, o);
+        let mut all = entries.into_iter().zip(objects).filter(|(_, o)| chosen(o));
+        let limit = if request.limit > 0 { request.limit } else { usize::MAX };
+        let (items, objects) = all.by_ref().take(limit).unzip();
+        (listing.items, listing.objects) = (items, Some(objects));
+        let remaining = all.count();
+        if remaining > 0 {
+            let after = listing.items.last().map(|e| e.key.as_str().to_string()).unwrap_or_default();
+            listing.continue_token = Continue { revision: Some(listing.revision), after }.encode(prefix);
+            listing.remaining = request.selection.is_everything().then_some(remaining);
         }
         Ok(listing)
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fram_machinery::Status;
+use fram_machinery::{Status, Value};
 use fram_store::{Entry, Event, EventKind, Revision, Watch, WatchItem};
 
 use super::read::parse_revision;
@@ -36,11 +36,36 @@ pub struct Change {
     pub kind: ChangeKind,
     pub entry: Option<Arc<Entry>>,
     pub revision: u64,
+    /// The object, where a webhook had to convert it.
+    converted: Option<Value>,
+}
+
+impl Change {
+    fn new(kind: ChangeKind, entry: Option<Arc<Entry>>, revision: u64) -> Self {
+        Self { kind, entry, revision, converted: None }
+    }
+
+    /// The object as the watcher sees it.
+    pub(crate) fn object(&self, served: &Served, entry: &Entry) -> Result<Value, Status> {
+        let mut object = match &self.converted {
+            Some(object) => object.clone(),
+            None => {
+                let record = Record::parse(&entry.value).map_err(Status::internal)?;
+                let object = record.to_object(self.revision).map_err(Status::internal)?;
+                return Ok(fram_api::convert(object, &served.stored, &served.kind));
+            }
+        };
+        object.set(&["metadata", "resourceVersion"], self.revision.to_string());
+        Ok(object)
+    }
 }
 
 /// A running watch.
 pub struct Watching {
+    registry: Arc<Registry>,
     watch: Watch,
+    /// Events that are still to be looked at.
+    arrived: std::collections::VecDeque<Event>,
     served: Served,
     selection: Selection,
     pending: std::collections::VecDeque<Change>,
@@ -49,7 +74,7 @@ pub struct Watching {
 }
 
 impl Registry {
-    pub async fn watch(&self, place: &Place, request: WatchRequest) -> Result<Watching, Status> {
+    pub async fn watch(self: &Arc<Self>, place: &Place, request: WatchRequest) -> Result<Watching, Status> {
         let stored = place.served.stored.clone();
         let mut prefix = self.collection_prefix(&stored, &place.namespace);
         let exact = request.selection.fields.exact("metadata.name").filter(|_| !stored.is_namespaced() || !place.namespace.is_empty());
@@ -75,20 +100,44 @@ impl Registry {
             }
             start = current;
             if initial {
-                for entry in snapshot.prefix(&prefix) {
-                    let record = Record::parse(&entry.value).map_err(Status::internal)?;
-                    if request.selection.matches(&place.served, &record) {
-                        let change = Change { kind: ChangeKind::Added, entry: Some(entry.clone()), revision: entry.modified.0 };
-                        pending.push_back(change);
-                    }
-                }
+                pending = self.initial(place, &request.selection, snapshot.prefix(&prefix)).await?;
             }
             if request.send_initial_events == Some(true) && request.bookmarks {
-                pending.push_back(Change { kind: ChangeKind::InitialEventsEnd, entry: None, revision: current });
+                pending.push_back(Change::new(ChangeKind::InitialEventsEnd, None, current));
             }
         }
         let watch = self.store.watch(&prefix, Revision(start)).await.map_err(watch_status)?;
-        Ok(Watching { watch, served: place.served.clone(), selection: request.selection, pending, seen: start })
+        let (registry, served) = (self.clone(), place.served.clone());
+        Ok(Watching { registry, watch, arrived: Default::default(), served, selection: request.selection, pending, seen: start })
+    }
+
+    /// What is there when a watch begins.
+    async fn initial<'a>(
+        &self,
+        place: &Place,
+        selection: &Selection,
+        entries: impl Iterator<Item = &'a Arc<Entry>>,
+    ) -> Result<std::collections::VecDeque<Change>, Status> {
+        let served = &place.served;
+        let added = |entry: &Arc<Entry>| Change::new(ChangeKind::Added, Some(entry.clone()), entry.modified.0);
+        let mut pending = std::collections::VecDeque::new();
+        if served.needs_webhook() {
+            let entries: Vec<Arc<Entry>> = entries.cloned().collect();
+            let objects = self.objects(served, &entries).await?;
+            for (entry, object) in entries.iter().zip(objects) {
+                if selection.labels.matches(fram_machinery::meta::labels(&object)) && selection.matches_object(&served.kind, &object) {
+                    pending.push_back(Change { converted: Some(object), ..added(entry) });
+                }
+            }
+            return Ok(pending);
+        }
+        for entry in entries {
+            let record = Record::parse(&entry.value).map_err(Status::internal)?;
+            if selection.matches(served, &record) {
+                pending.push_back(added(entry));
+            }
+        }
+        Ok(pending)
     }
 }
 
@@ -109,18 +158,23 @@ impl Watching {
             if let Some(change) = self.pending.pop_front() {
                 return Ok(change);
             }
+            if let Some(event) = self.arrived.front().cloned() {
+                // Only what was looked at to the end is taken away.
+                let change = self.change(&event).await?;
+                self.arrived.pop_front();
+                self.pending.extend(change);
+                continue;
+            }
             match self.watch.next().await.map_err(watch_status)? {
                 WatchItem::Events(events) => {
                     for event in events.iter() {
                         self.seen = self.seen.max(event.revision.0);
-                        if let Some(change) = self.change(event)? {
-                            self.pending.push_back(change);
-                        }
+                        self.arrived.push_back(event.clone());
                     }
                 }
                 WatchItem::Progress(revision) => {
                     self.seen = self.seen.max(revision.0);
-                    return Ok(Change { kind: ChangeKind::Bookmark, entry: None, revision: revision.0 });
+                    return Ok(Change::new(ChangeKind::Bookmark, None, revision.0));
                 }
             }
         }
@@ -128,7 +182,7 @@ impl Watching {
 
     /// Whether `next` would return at once with a change that is already here.
     pub fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+        !self.pending.is_empty() || !self.arrived.is_empty() && !self.served.needs_webhook()
     }
 
     /// Asks for a bookmark once everything before it was delivered.
@@ -145,7 +199,10 @@ impl Watching {
         Ok(self.selection.matches(&self.served, &record))
     }
 
-    fn change(&self, event: &Event) -> Result<Option<Change>, Status> {
+    async fn change(&self, event: &Event) -> Result<Option<Change>, Status> {
+        if self.served.needs_webhook() {
+            return self.converted(event).await;
+        }
         let after = event.kind == EventKind::Put && self.matches(event.entry.as_ref())?;
         let before = self.matches(event.previous.as_ref())?;
         let (kind, entry) = match (before, after) {
@@ -154,6 +211,27 @@ impl Watching {
             (true, false) => (ChangeKind::Deleted, event.previous.clone()),
             (false, false) => return Ok(None),
         };
-        Ok(Some(Change { kind, entry, revision: event.revision.0 }))
+        Ok(Some(Change::new(kind, entry, event.revision.0)))
+    }
+
+    /// As `change`, for objects that a webhook converts.
+    async fn converted(&self, event: &Event) -> Result<Option<Change>, Status> {
+        let sides = [event.entry.as_ref().filter(|_| event.kind == EventKind::Put), event.previous.as_ref()];
+        let mut matching = [None, None];
+        for (entry, slot) in sides.into_iter().zip(&mut matching) {
+            let Some(entry) = entry else { continue };
+            let object = self.registry.object(&self.served, entry).await?;
+            let labels = self.selection.labels.matches(fram_machinery::meta::labels(&object));
+            *slot = (labels && self.selection.matches_object(&self.served.kind, &object)).then_some((entry.clone(), object));
+        }
+        let [after, before] = matching;
+        let (kind, shown) = match (before, after) {
+            (None, Some(after)) => (ChangeKind::Added, after),
+            (Some(_), Some(after)) => (ChangeKind::Modified, after),
+            (Some(before), None) => (ChangeKind::Deleted, before),
+            (None, None) => return Ok(None),
+        };
+        let change = Change::new(kind, Some(shown.0), event.revision.0);
+        Ok(Some(Change { converted: Some(shown.1), ..change }))
     }
 }

@@ -8,7 +8,7 @@ use fram_machinery::{Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
 use super::prepare::{bump_generation, fill_metadata, keep_metadata};
-use super::{Place, Record, Registry, Write, store_status};
+use super::{Place, Record, Registry, Served, Write, store_status};
 use crate::admission::{Operation as Verb, Request};
 use crate::quota;
 
@@ -22,12 +22,15 @@ const EVENT_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
 pub struct Written {
     pub object: Value,
     pub created: bool,
+    /// What admission had to say.
+    pub warnings: Vec<String>,
 }
 
 /// An object as a client sent it.
 #[derive(Debug, Clone)]
 pub struct Body {
     pub value: Value,
+    /// What is to be said of keys that stood twice.
     pub duplicates: Vec<String>,
 }
 
@@ -53,8 +56,12 @@ impl Registry {
         let decoded = normalize::decode(&kind.schema, kind.ty, body.value).map_err(|e| {
             Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {e}", kind.kind, kind.version, kind.kind))
         })?;
-        let duplicates = body.duplicates.iter().map(|path| format!("duplicate field {path:?}"));
-        let problems: Vec<String> = decoded.unknown.iter().map(|path| format!("unknown field {path:?}")).chain(duplicates).collect();
+        let unknown = decoded.unknown.iter().map(|path| format!("unknown field {path:?}"));
+        // Custom resources are parsed first and pruned then; built-in kinds do both at once.
+        let problems: Vec<String> = match kind.custom {
+            Some(_) => body.duplicates.into_iter().chain(unknown).collect(),
+            None => unknown.chain(body.duplicates).collect(),
+        };
         let mut value = decoded.value;
         value.set(&["apiVersion"], kind.api_version());
         value.set(&["kind"], &kind.kind);
@@ -72,16 +79,16 @@ impl Registry {
     }
 
     /// Brings a decoded object into its stored version, with defaults.
-    pub(super) fn to_stored(&self, place: &Place, object: Value) -> Value {
+    pub(super) async fn to_stored(&self, place: &Place, object: Value) -> Result<Value, Status> {
         let (kind, stored) = (&place.served.kind, &place.served.stored);
         let mut object = object;
         // Defaults belong to the version that the client spoke.
         self.default(kind, &mut object);
-        let mut object = fram_api::convert(object, kind, stored);
+        let mut object = self.convert(object, kind, stored).await?;
         if kind.version != stored.version || kind.group != stored.group {
             self.default(stored, &mut object);
         }
-        object
+        Ok(object)
     }
 
     fn default(&self, kind: &Kind, object: &mut Value) {
@@ -92,7 +99,7 @@ impl Registry {
     pub async fn create(&self, place: &Place, object: Value, write: &Write) -> Result<Written, Status> {
         let mut place = place.clone();
         let stored = place.served.stored.clone();
-        let mut object = self.to_stored(&place, object);
+        let mut object = self.to_stored(&place, object).await?;
         let applied = object.at(&["metadata", "managedFields"]).cloned().filter(|_| write.apply);
         fill_metadata(&self.environment, &place, &mut object)?;
         if let Some(applied) = applied {
@@ -110,7 +117,8 @@ impl Registry {
         self.admission.validate(&request, Some(&object), None).await?;
         for _ in 0..RETRIES {
             let Some(written) = self.try_create(&place, object.clone(), write).await? else { continue };
-            return Ok(Written { object: fram_api::convert(written, &stored, &place.served.kind), created: true });
+            let object = self.convert(written, &stored, &place.served.kind).await?;
+            return Ok(Written { object, created: true, warnings: request.take_warnings() });
         }
         Err(place.conflict("quotas and numbers of the object are taken by others all the time; please try again"))
     }
@@ -157,14 +165,14 @@ impl Registry {
         let key = Key::from(self.key_of(place));
         for _ in 0..RETRIES {
             let entry = self.get(place).await?;
-            let current = self.decode(&place.served, &entry)?;
+            let current = self.object(&place.served, &entry).await?;
             let asked = transform(&current)?;
             let wanted = meta::resource_version(&asked);
             let pinned = !wanted.is_empty() && wanted != meta::resource_version(&current);
             if pinned {
                 return Err(place.conflict("the object has been modified; please apply your changes to the latest version and try again"));
             }
-            match self.try_update(place, subresource, write, &key, &entry, &current, asked).await? {
+            match self.try_update(place, subresource, write, &key, &entry, asked).await? {
                 Some(written) => return Ok(written),
                 None => continue,
             }
@@ -180,16 +188,16 @@ impl Registry {
         write: &Write,
         key: &Key,
         entry: &Arc<Entry>,
-        current: &Value,
         asked: Value,
     ) -> Result<Option<Written>, Status> {
         let stored = place.served.stored.clone();
-        let old = fram_api::convert(current.clone(), &place.served.kind, &stored);
+        let in_store = Served { kind: stored.clone(), stored: stored.clone() };
+        let old = self.object(&in_store, entry).await?;
         if !meta::uid(&asked).is_empty() && meta::uid(&asked) != meta::uid(&old) {
             let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", meta::uid(&asked), meta::uid(&old));
             return Err(place.conflict(&why));
         }
-        let mut object = self.to_stored(place, asked);
+        let mut object = self.to_stored(place, asked).await?;
         keep_metadata(&mut object, &old);
         let mut request = Request::new(self, place, subresource, Verb::Update, write);
         object = self.admission.admit(&mut request, object, Some(&old)).await?;
@@ -209,16 +217,22 @@ impl Registry {
         let allocation = self.allocators.allocate(self, place, object, Some(&old)).await?;
         let mut object = allocation.object;
         self.track(place, &mut object, Some(&old), subresource, write)?;
-        let answer = |object: Value| Written { object: fram_api::convert(object, &stored, &place.served.kind), created: false };
+        let answer = |object: Value| async {
+            let object = self.convert(object, &stored, &place.served.kind).await?;
+            Ok(Some(Written { object, created: false, warnings: request.take_warnings() }))
+        };
         if write.dry_run {
-            return Ok(Some(answer(object)));
+            return answer(object).await;
         }
         if finished(&stored, &object) {
-            return self.remove(place, key, entry, &object).await.map(|gone| gone.map(answer));
+            return match self.remove(place, key, entry, &object).await? {
+                Some(gone) => answer(gone).await,
+                None => Ok(None),
+            };
         }
         let value = Record::encode(&stored, object.clone());
         if value == entry.value {
-            return Ok(Some(answer(old)));
+            return answer(old).await;
         }
         let put = Operation::Put { key: key.clone(), value, ttl: ttl(&stored) };
         let mut transaction = Transaction::new(vec![put]).when(Condition::ModifiedAt(key.clone(), entry.modified));
@@ -227,7 +241,7 @@ impl Registry {
         match self.store.commit(transaction).await {
             Ok(committed) => {
                 object.set(&["metadata", "resourceVersion"], committed.revision.to_string());
-                Ok(Some(answer(object)))
+                answer(object).await
             }
             Err(StoreError::Conflict { key: found, .. }) if quota::is_quota(&found) && found != *key => Ok(None),
             Err(StoreError::Conflict { key: found, current }) if found == *key => match current {
@@ -345,7 +359,8 @@ impl Body {
     /// Reads a JSON or YAML body.
     pub fn from_json(bytes: &[u8]) -> Result<Self, Status> {
         let parsed = json::parse(bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
-        Ok(Self { value: parsed.value, duplicates: parsed.duplicates })
+        let duplicates = parsed.duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+        Ok(Self { value: parsed.value, duplicates })
     }
 
     pub fn new(value: Value) -> Self {

@@ -5,7 +5,7 @@ use fram_machinery::managed::{self, ApplyError, Manager, Operation};
 use fram_machinery::status::FieldError;
 use fram_machinery::{Reason, Status, StatusCause, Value, meta, normalize};
 
-use crate::registry::{Body, Place, Write};
+use crate::registry::{Body, FieldValidation, Place, Write, Written};
 use crate::server::{Server, field_validation, write_of};
 use crate::user::User;
 
@@ -28,9 +28,12 @@ pub(super) async fn apply(
     let validation = field_validation(&options.field_validation)?;
     check_config(place, config)?;
     // Decoding it whole finds unknown fields and wrong types; what is applied is only what was stated.
-    let (_, problems) = registry.decode_body(kind, Body::new(config.clone()), validation)?;
-    warnings.extend(problems);
+    let (_, problems) = registry.decode_body(kind, Body::new(config.clone()), lenient(kind, validation))?;
     let sparse = normalize::decode_sparse(&kind.schema, kind.ty, config.clone()).map_err(|e| Status::bad_request(e.to_string()))?;
+    if kind.custom.is_some() && !sparse.unknown.is_empty() {
+        return Err(undeclared(place, &sparse.unknown));
+    }
+    warnings.extend(problems);
     let config = sparse.value;
     let write = Write { apply: true, ..write_of(user, options) };
     let manager = Manager {
@@ -50,21 +53,46 @@ pub(super) async fn apply(
             let version = if pinned.is_empty() { meta::resource_version(live).to_string() } else { pinned };
             merged.set(&["metadata", "resourceVersion"], version);
         }
-        registry.decode_body(kind, Body::new(merged), crate::registry::FieldValidation::Ignore).map(|(object, _)| object)
+        registry.decode_body(kind, Body::new(merged), FieldValidation::Ignore).map(|(object, _)| object)
     };
     loop {
         match registry.update(place, subresource, &write, merge).await {
             Err(status) if status.is(Reason::NotFound) && subresource.is_empty() && meta::uid(&config).is_empty() => {}
-            other => return other.map(|w| (w.object, false)),
+            other => return other.map(|w| done(w, false, warnings)),
         }
         let mut object = merge(&registry.empty_object(kind)?)?;
         object.set(&["metadata", "name"], place.name.as_str());
         match registry.create(place, object, &write).await {
             // Someone else made it meanwhile: then it is merged.
             Err(status) if status.is(Reason::AlreadyExists) => continue,
-            other => return other.map(|w| (w.object, true)),
+            other => return other.map(|w| done(w, true, warnings)),
         }
     }
+}
+
+fn done(written: Written, created: bool, warnings: &mut Vec<String>) -> (Value, bool) {
+    warnings.extend(written.warnings);
+    (written.object, created)
+}
+
+/// What a custom resource does not declare is refused below, in other words.
+fn lenient(kind: &fram_api::Kind, validation: FieldValidation) -> FieldValidation {
+    if kind.custom.is_some() { FieldValidation::Ignore } else { validation }
+}
+
+/// Upstream's answer where a configuration has fields that the type lacks, however strict the client asked to be.
+fn undeclared(place: &Place, paths: &[String]) -> Status {
+    let lines: Vec<String> = paths.iter().map(|path| format!(".{path}: field not declared in schema")).collect();
+    let what = if lines.len() == 1 { lines[0].clone() } else { format!("errors:\n  {}", lines.join("\n  ")) };
+    let kind = place.kind();
+    let text = format!(
+        "failed to create typed patch object ({}/{}; {}, Kind={}): {what}",
+        place.namespace,
+        place.name,
+        kind.api_version(),
+        kind.kind
+    );
+    Status::new(Reason::Unknown, text)
 }
 
 fn check_config(place: &Place, config: &Value) -> Result<(), Status> {

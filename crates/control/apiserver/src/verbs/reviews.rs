@@ -15,7 +15,7 @@ pub(super) async fn review(server: &Server, user: &User, place: &Place, mut obje
             access(server, &subject, &mut object).await;
         }
         "SelfSubjectRulesReview" => rules(server, user, &mut object),
-        "SelfSubjectReview" => object.set(&["status"], object!({ "userInfo": (user_info(user)) })),
+        "SelfSubjectReview" => object.set(&["status"], object!({ "userInfo": (user.to_info()) })),
         "TokenReview" => token(server, &mut object).await,
         other => return Err(Status::internal(format!("no review of kind {other}"))),
     }
@@ -77,18 +77,6 @@ fn rules(server: &Server, user: &User, review: &mut Value) {
     review.set(&["status"], object!({ "resourceRules": resources, "nonResourceRules": urls, "incomplete": false }));
 }
 
-fn user_info(user: &User) -> Value {
-    let list = |items: &[String]| Value::from(items.iter().map(|s| Value::from(s.as_str())).collect::<Vec<_>>());
-    let mut info = object!({ "username": (user.name.as_str()), "groups": (list(&user.groups)) });
-    if !user.uid.is_empty() {
-        info.set(&["uid"], user.uid.as_str());
-    }
-    for (key, values) in &user.extra {
-        info.place(&["extra"]).make_map().insert(key.as_str(), list(values));
-    }
-    info
-}
-
 async fn token(server: &Server, review: &mut Value) {
     let mut audiences = texts(review, &["spec", "audiences"]);
     if audiences.is_empty() {
@@ -97,7 +85,7 @@ async fn token(server: &Server, review: &mut Value) {
     let status = match server.tokens.verify(review.str_at(&["spec", "token"]), &audiences).await {
         Some((user, good)) => {
             let good: Vec<Value> = good.into_iter().map(Value::from).collect();
-            object!({ "authenticated": true, "user": (user_info(&user)), "audiences": good })
+            object!({ "authenticated": true, "user": (user.to_info()), "audiences": good })
         }
         None => object!({ "authenticated": false, "error": "invalid bearer token" }),
     };

@@ -34,18 +34,19 @@ pub(super) async fn execute(
         }
         ("scale", verb) => scale(server, user, place, verb, duplicates).await,
         (_, Verb::Get) => {
-            let entry = server.registry.get(&place).await?;
-            Ok(Performed { answer: Answer::Stored { served: place.served, entry }, warnings: Vec::new() })
+            let answer = super::stored(&server.registry, place).await?;
+            Ok(Performed { answer, warnings: Vec::new() })
         }
         (_, Verb::Create { object, options }) => create(server, user, place, subresource, object, duplicates, options).await,
         (_, Verb::Update { object, options }) => {
-            let (object, warnings) = decode(&server.registry, &place, object, duplicates, &options)?;
+            let (object, mut warnings) = decode(&server.registry, &place, object, duplicates, &options)?;
             let written = update(server, user, &place, subresource, object, &options).await?;
+            warnings.extend(written.warnings);
             Ok(Performed { answer: Answer::Object { served: place.served, object: written.object, created: false }, warnings })
         }
         (_, Verb::Patch { patch, options }) => {
             let mut warnings = Vec::new();
-            let (object, created) = patch_object(server, user, &place, subresource, patch, &options, &mut warnings).await?;
+            let (object, created) = patch_object(server, user, &place, subresource, patch, duplicates, &options, &mut warnings).await?;
             Ok(Performed { answer: Answer::Object { served: place.served, object, created }, warnings })
         }
         (_, _) => Err(Status::method_not_allowed(&place.kind().group, &place.kind().plural, subresource)),
@@ -283,7 +284,7 @@ async fn take_disruption(server: &Server, place: &Place, pod: &Value, write: &cr
 }
 
 /// The Scale of an object: its replicas and selector in a common form.
-fn to_scale(kind: &Kind, object: &Value) -> Value {
+pub(crate) fn to_scale(kind: &Kind, object: &Value) -> Value {
     if let Some(paths) = scale_paths(kind) {
         return custom_scale(paths, object);
     }

@@ -4,7 +4,7 @@ use fram_machinery::{Value, meta};
 
 /// Where an update stands, in kubectl's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub struct Progress {
     pub text: String,
     pub done: bool,
 }
@@ -18,7 +18,7 @@ fn done(text: String) -> Progress {
 }
 
 /// The state of a Deployment, DaemonSet or StatefulSet; an error where it will not come to an end.
-pub(crate) fn progress(kind: &str, object: &Value, revision: Option<i64>) -> Result<Progress, String> {
+pub fn progress(kind: &str, object: &Value, revision: Option<i64>) -> Result<Progress, String> {
     match kind {
         "Deployment" => deployment(object, revision),
         "DaemonSet" => daemon_set(object),
