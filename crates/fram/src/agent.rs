@@ -13,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cli::Agent;
+use crate::desk::Desk;
 use crate::node::NodeLock;
 
 pub(crate) fn run(agent: Agent) -> anyhow::Result<()> {
-    crate::up::log();
+    crate::up::log("info");
     crate::preflight::check()?;
     let runtime = crate::up::threads("node")?;
     let outcome = runtime.block_on(start(agent));
@@ -43,7 +44,9 @@ async fn start(agent: Agent) -> anyhow::Result<()> {
     let client = Client::new(remote.clone(), "kubelet");
     let current = tokio::sync::watch::Sender::new(identity);
     let informers = SharedInformers::new(client.clone(), tasks.clone(), stop.clone());
-    let kubelet = crate::node::start(config, client.clone(), informers, &tasks, &stop).await?;
+    let desk = Desk::new(&agent.machine.cgroup_root);
+    let kubelet = crate::node::start(config, client.clone(), informers, &desk, &tasks, &stop).await?;
+    desk.open(data, &tasks, &stop)?;
     let keeper = identity::Keeper { directory: identity::directory(data), node: name.clone(), client, remote, current: current.clone() };
     tasks.spawn(keeper.run(stop.clone()));
     let link = link::Link { kubelet: kubelet.clone(), identity: current.subscribe(), lanes: tasks.clone() };

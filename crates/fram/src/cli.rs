@@ -3,11 +3,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-/// Kubernetes, whole, in one program.
+const BEGIN: &str = "\
+To begin, as root:
+  fram up --demo             a cluster, and an application on it
+  fram get pods              in a second terminal
+  fram COMMAND --help        has examples";
+
+/// Kubernetes, whole, in one program: the cluster, and a client for it.
 #[derive(Parser)]
-#[command(name = "fram", version)]
+#[command(name = "fram", version, after_help = BEGIN)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -16,16 +22,28 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs a control plane and a node in one process.
+    #[command(after_help = "Examples:\n  fram up --demo\n  fram up --data-dir /srv/fram --listen 127.0.0.1:7443")]
     Up(Up),
     /// Runs a control plane that other machines join with `fram agent`, and a node beside it.
+    #[command(after_help = "Example:\n  fram server --listen 192.0.2.1:6443")]
     Server(Server),
     /// Runs a node of a cluster elsewhere.
+    #[command(after_help = "Example:\n  fram agent --server https://192.0.2.1:6443 --token TOKEN")]
     Agent(Agent),
     /// Manages the tokens with which nodes join.
     #[command(subcommand)]
     Token(Token),
     /// Ends what a stopped fram left running on this machine.
+    #[command(after_help = "Example:\n  fram down --purge")]
     Down(Down),
+    #[command(flatten)]
+    Client(fram_cli::Command),
+    /// Prints a script that completes this program's words in a shell.
+    #[command(after_help = "Examples:\n  source <(fram completion bash)\n  fram completion zsh > ~/.zfunc/_fram")]
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// What this machine is to the cluster.
@@ -65,6 +83,9 @@ pub(crate) struct Up {
     /// Where the API is served.
     #[arg(long, default_value = "127.0.0.1:6443")]
     pub(crate) listen: SocketAddr,
+    /// Build, deploy and show the example application, and stay up.
+    #[arg(long)]
+    pub(crate) demo: bool,
 }
 
 #[derive(clap::Args, Debug, Clone)]
@@ -94,6 +115,7 @@ pub(crate) struct Agent {
 #[derive(Subcommand, Debug, Clone)]
 pub(crate) enum Token {
     /// Makes a token and prints it.
+    #[command(after_help = "Example:\n  fram token create --hours 2")]
     Create(TokenCreate),
 }
 
@@ -108,13 +130,22 @@ pub(crate) struct TokenCreate {
 }
 
 impl Cli {
-    pub(crate) fn run(self) -> anyhow::Result<()> {
+    /// What the program's exit code is.
+    pub(crate) fn run(self) -> anyhow::Result<std::process::ExitCode> {
         match self.command {
+            Command::Client(command) => return Ok(fram_cli::run(&command)),
+            Command::Completion { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "fram", &mut script);
+                std::io::Write::write_all(&mut std::io::stdout(), &script)?;
+                Ok(())
+            }
             Command::Up(up) => crate::up::run(crate::up::Plan::alone(up)),
             Command::Server(server) => crate::up::run(crate::up::Plan::shared(server)?),
             Command::Agent(agent) => crate::agent::run(agent),
             Command::Token(Token::Create(create)) => crate::token::create(&create),
             Command::Down(down) => crate::down::run(down),
-        }
+        }?;
+        Ok(std::process::ExitCode::SUCCESS)
     }
 }

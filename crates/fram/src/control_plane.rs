@@ -15,19 +15,24 @@ use fram_apiserver::pki::{Identity, Pki, write_private};
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{Environment, InProcess, Server, User};
-use fram_client::resources::{NODES, PODS};
 use fram_client::{Client, Resource, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{Embedded, Options};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::desk::Desk;
 use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
 
 /// Every key of the cluster starts with it.
 const PREFIX: &str = "/registry/";
+
+pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
 
 pub(crate) struct ControlPlane {
     pub(crate) server: Arc<Server>,
@@ -38,8 +43,9 @@ pub(crate) struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Opens the data directory and binds the socket; nothing is served yet.
-    pub(crate) async fn open(data: &Path, listen: SocketAddr, node_ip: IpAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<(Self, Listener)> {
+    /// Opens the data directory; nothing is served on the socket yet.
+    pub(crate) async fn open(data: &Path, socket: TcpListener, node_ip: IpAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<(Self, Listener)> {
+        let listen = socket.local_addr().context("the socket has no address")?;
         let store = Embedded::open(Options::new(data.join("store")))?;
         let pki = Arc::new(Pki::open(&data.join("pki"))?);
         let api = Arc::new(Api::builtin()?);
@@ -52,8 +58,8 @@ impl ControlPlane {
         names.push(node_ip.to_string());
         names.dedup();
         let identity = pki.server("kube-apiserver", &names)?;
-        let listener = Listener::bind(listen, pki.server_config(&identity)?).await.with_context(|| format!("cannot listen on {listen}"))?;
-        let port = listener.address()?.port();
+        let listener = Listener::new(socket, pki.server_config(&identity)?);
+        let port = listen.port();
         let environment = Environment::system();
         let admission = Chain::standard().with_webhooks(Webhooks::new(nodes.clone()));
         let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, admission, allocators));
@@ -81,7 +87,7 @@ impl ControlPlane {
     /// Serves the same API at another address.
     pub(crate) async fn listen_also(&self, address: SocketAddr) -> anyhow::Result<Listener> {
         let tls = self.pki.server_config(&self.identity)?;
-        Listener::bind(address, tls).await.with_context(|| format!("cannot listen on {address}"))
+        Ok(Listener::new(bind(address).await?, tls))
     }
 
     /// Writes the administrator's kubeconfig.
@@ -111,7 +117,12 @@ fn server_names(allocators: &Allocators, address: Ipv4Addr) -> Vec<String> {
 }
 
 /// Starts scheduler and controllers.
-pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker, stop: &CancellationToken) -> SharedInformers {
+pub(crate) fn start_components(
+    control_plane: &ControlPlane,
+    desk: &Desk,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> SharedInformers {
     let user = |name: &str| User::authenticated(name, &[]);
     let manager = control_plane.client(user("system:kube-controller-manager"), "kube-controller-manager");
     let informers = SharedInformers::new(manager, tasks.clone(), stop.clone());
@@ -126,11 +137,13 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         let user = User::authenticated(&format!("system:serviceaccount:kube-system:{name}"), &groups);
         Client::new(Arc::new(InProcess::new(server.clone(), user)), name)
     };
+    // Each component has tasks of its own, so that one that has ended is seen to have.
+    let (controllers, scheduling, signing) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
     let context = fram_controllers::Context {
         clients: Arc::new(clients),
         informers: informers.clone(),
         now,
-        tasks: tasks.clone(),
+        tasks: controllers.clone(),
         stop: stop.clone(),
         root_ca: control_plane.pki.ca_pem.as_str().into(),
         kinds: stored_kinds(&control_plane.server.registry.api()),
@@ -138,14 +151,15 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         pod_network: Default::default(),
     };
     fram_controllers::start(&context);
+    desk.started("kube-controller-manager", &controllers);
     let scheduler = Scheduler::new(SchedulerConfig {
         name: "default-scheduler".into(),
         client: control_plane.client(user("system:kube-scheduler"), "kube-scheduler"),
-        pods: informers.get(&PODS),
-        nodes: informers.get(&NODES),
+        informers: informers.clone(),
         now: Arc::new(move || environment.now_text()),
     });
-    tasks.spawn(scheduler.run(stop.clone()));
+    scheduling.spawn(scheduler.run(stop.clone()));
+    desk.started("kube-scheduler", &scheduling);
     let environment = control_plane.server.registry.environment().clone();
     let signer = Signer {
         client: (context.clients)("certificate-controller"),
@@ -153,7 +167,17 @@ pub(crate) fn start_components(control_plane: &ControlPlane, tasks: &TaskTracker
         pki: control_plane.pki.clone(),
         now: Arc::new(move || environment.now_text()),
     };
-    tasks.spawn(signer.run(stop.clone()));
+    signing.spawn(signer.run(stop.clone()));
+    desk.started("certificate-signer", &signing);
+    // Whoever waits for all tasks waits for these.
+    for component in [controllers, scheduling, signing] {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            component.close();
+            component.wait().await;
+        });
+    }
     informers
 }
 

@@ -3,6 +3,7 @@
 mod agent;
 mod cli;
 mod control_plane;
+mod desk;
 mod down;
 mod mux;
 mod node;
@@ -22,7 +23,7 @@ fn main() -> std::process::ExitCode {
     }
     let arguments = cli::Cli::parse();
     match arguments.run() {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("fram: {error:#}");
             std::process::ExitCode::FAILURE

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::desk::Desk;
 pub(crate) use address::primary_address;
 pub(crate) use local::LocalNode;
 pub(crate) use lock::NodeLock;
@@ -137,10 +138,12 @@ pub(crate) async fn start(
     config: NodeConfig,
     client: Client,
     informers: SharedInformers,
+    desk: &Desk,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<Kubelet> {
     let node = Node::open(config).await?;
+    desk.set_node(&node.config.name, node.images.clone());
     let kernel = node.start(informers, tasks, stop);
     let config = kubelet_config(&kernel.config);
     Ok(Kubelet::new(config, client, kernel.runtime, kernel.images, Arc::new(SystemClock))?)
@@ -151,6 +154,7 @@ fn kubelet_config(node: &NodeConfig) -> KubeletConfig {
         cluster_dns: vec![IpAddr::V4(node.dns_ip)],
         cluster_domain: node.cluster_domain.clone(),
         cgroup_root: node.cgroup_root.clone(),
+        volumes_dir: Some(node.data.join("volumes")),
         ..KubeletConfig::new(node.name.clone(), vec![node.ip], node.data.join("kubelet"), node.data.join("pods"))
     }
 }

@@ -16,7 +16,8 @@ pub(crate) fn check() -> anyhow::Result<()> {
     if uid != 0 {
         anyhow::bail!("a node is run by root: start it with sudo");
     }
-    let missing: Vec<Missing> = [filesystem("overlay"), cgroups(), network_namespaces(), netfilter()].into_iter().flatten().collect();
+    let missing: Vec<Missing> =
+        [kernel(), filesystem("overlay"), cgroups(), network_namespaces(), netfilter()].into_iter().flatten().collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -24,7 +25,35 @@ pub(crate) fn check() -> anyhow::Result<()> {
     anyhow::bail!("this machine lacks what a node needs:{}", lines.concat())
 }
 
+/// `mount_setattr` and `openat2` are what the runtime cannot do without; the younger of them came with this version.
+const OLDEST_KERNEL: (u32, u32) = (5, 12);
+
+fn kernel() -> Option<Missing> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    is_too_old(&release).then(|| Missing {
+        what: format!("Linux {}.{} or newer (this is {})", OLDEST_KERNEL.0, OLDEST_KERNEL.1, release.trim()),
+        remedy: "start the machine with a newer kernel; Debian 12 has one",
+    })
+}
+
+fn is_too_old(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+    // What cannot be read is not held against the machine.
+    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else { return false };
+    (major, minor) < OLDEST_KERNEL
+}
+
 fn filesystem(name: &str) -> Option<Missing> {
+    // To ask for it loads the kernel's module where it is one. The answer is read below, whatever it was.
+    if let Ok(name) = std::ffi::CString::new(name) {
+        // SAFETY: the name is a string that ends with a zero byte; a descriptor that is returned is closed at once.
+        unsafe {
+            let context = libc::syscall(libc::SYS_fsopen, name.as_ptr(), 1);
+            if context >= 0 {
+                libc::close(context as i32);
+            }
+        }
+    }
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let there = known.lines().any(|l| l.split_whitespace().last() == Some(name));
     (!there).then(|| Missing {
@@ -54,5 +83,16 @@ fn netfilter() -> Option<Missing> {
             what: format!("nftables ({error})"),
             remedy: "load it with `modprobe nf_tables`, or use a kernel built with it",
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_too_old;
+
+    #[test]
+    fn kernels_are_told_apart_by_their_numbers() {
+        assert!(["4.19.0-27-amd64", "5.10.0", "5.4"].into_iter().all(is_too_old));
+        assert!(!["5.12.1", "6.1.0-56-cloud-amd64", "6.18.2", "strange"].into_iter().any(is_too_old));
     }
 }

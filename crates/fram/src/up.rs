@@ -1,6 +1,7 @@
 //! `fram up` and `fram server`: the control plane, and a node in the same process.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cli::{Machine, Server, Up};
-use crate::control_plane::{ControlPlane, start_components};
+use crate::control_plane::{ControlPlane, bind, start_components};
+use crate::desk::Desk;
 use crate::node::{NodeConfig, NodeLock, host_name, primary_address};
 use crate::tunnels::Tunnels;
 
@@ -27,11 +29,12 @@ pub(crate) struct Plan {
     node: bool,
     /// Whether other machines join; then a join token is printed.
     shared: bool,
+    demo: bool,
 }
 
 impl Plan {
     pub(crate) fn alone(up: Up) -> Self {
-        Self { machine: up.machine, listen: up.listen, node: true, shared: false }
+        Self { machine: up.machine, listen: up.listen, node: true, shared: false, demo: up.demo }
     }
 
     /// Fails where no other machine could reach the address.
@@ -44,14 +47,14 @@ impl Plan {
         if !listen.ip().is_unspecified() {
             machine.node_ip = machine.node_ip.or(Some(listen.ip()));
         }
-        Ok(Self { machine, listen, node: !no_node, shared: true })
+        Ok(Self { machine, listen, node: !no_node, shared: true, demo: false })
     }
 }
 
-/// Log lines go to standard error.
-pub(crate) fn log() {
+/// Log lines go to standard error; from `level` on, unless RUST_LOG says otherwise.
+pub(crate) fn log(level: &str) {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into()))
         .with_writer(std::io::stderr)
         .init();
 }
@@ -61,7 +64,8 @@ pub(crate) fn threads(name: &'static str) -> anyhow::Result<tokio::runtime::Runt
 }
 
 pub(crate) fn run(plan: Plan) -> anyhow::Result<()> {
-    log();
+    // The demo is for the eye: what goes well is not logged beside it.
+    log(if plan.demo { "warn" } else { "info" });
     if plan.node {
         crate::preflight::check()?;
     }
@@ -75,21 +79,24 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<()> {
 async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Result<()> {
     let begun = Instant::now();
     let data = &plan.machine.data_dir;
+    // Before anything is written: a port in use leaves nothing behind.
+    let socket = bind(plan.listen).await?;
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
     let ip = plan.machine.node_ip.map_or_else(primary_address, Ok)?;
     let nodes = Arc::new(Tunnels::default());
-    let (control_plane, listener) = ControlPlane::open(data, plan.listen, ip, nodes.clone()).await?;
+    let (control_plane, listener) = ControlPlane::open(data, socket, ip, nodes.clone()).await?;
     let kubeconfig = data.join("admin.kubeconfig");
     control_plane.write_kubeconfig(&kubeconfig)?;
     control_plane.bootstrap().await?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let desk = Desk::new(&plan.machine.cgroup_root);
     let mut components = JoinSet::new();
     components.spawn(control_plane.server.clone().follow_roles(stop.clone()));
     components.spawn(control_plane.server.clone().follow_definitions(stop.clone()));
     components.spawn(control_plane.server.clone().follow_webhooks(stop.clone()));
     components.spawn(fram_apiserver::http_api::serve(listener, control_plane.server.clone(), stop.clone()));
     components.spawn(control_plane.server.clone().keep_own_service(control_plane.cluster.clone(), stop.clone()));
-    let informers = start_components(&control_plane, &tasks, &stop);
+    let informers = start_components(&control_plane, &desk, &tasks, &stop);
     let ready = begun.elapsed().as_millis();
     println!("fram: API ready at {} after {ready} ms; KUBECONFIG={}", control_plane.url(), kubeconfig.display());
     if plan.shared {
@@ -97,16 +104,20 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
         let token = crate::token::current(&client, &control_plane.pki.ca_pem).await?;
         println!("fram: other machines join with: fram agent --server https://{ip}:{} --token {token}", control_plane.cluster.port);
     }
+    desk.clone().open(data, &tasks, &stop)?;
     let mut node = None;
     if plan.node {
-        let runs = start_node(&plan, &control_plane, &nodes, informers, &node_threads, &tasks, &stop).await?;
+        let runs = start_node(&plan, &control_plane, &nodes, informers, &node_threads, &desk, &tasks, &stop).await?;
         // The node answers the API's Service address itself, so that pods reach it without a public socket.
         let within = control_plane.listen_also(SocketAddr::new(IpAddr::V4(api_service_ip()), API_PORT)).await?;
         components.spawn(fram_apiserver::http_api::serve(within, control_plane.server.clone(), stop.clone()));
         println!("fram: node {} started after {} ms", runs.name, begun.elapsed().as_millis());
         node = Some(runs);
     }
-    stopped().await?;
+    let outcome = match plan.demo {
+        true => demonstrate(&kubeconfig, data).await,
+        false => stopped().await,
+    };
     stop.cancel();
     if let Some(node) = node {
         node.task.await.context("the kubelet failed")??;
@@ -116,7 +127,19 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     while let Some(ended) = components.join_next().await {
         ended.context("a component failed")?;
     }
-    Ok(())
+    outcome
+}
+
+/// Plays the demo, and then waits for the end like any other run. A demo that fails ends the program.
+async fn demonstrate(kubeconfig: &Path, data: &Path) -> anyhow::Result<()> {
+    let stopped = stopped();
+    tokio::pin!(stopped);
+    tokio::select! {
+        biased;
+        stopped = stopped.as_mut() => return stopped,
+        played = Box::pin(fram_demo::run(kubeconfig, data)) => played.context("the demo failed")?,
+    }
+    stopped.await
 }
 
 /// A node that runs in this process.
@@ -132,6 +155,7 @@ async fn start_node(
     nodes: &Tunnels,
     informers: SharedInformers,
     threads: &tokio::runtime::Handle,
+    desk: &Arc<Desk>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<RunningNode> {
@@ -139,8 +163,8 @@ async fn start_node(
     let config = node_config(&plan.machine, vec![api_service_ip()])?;
     let name = config.name.clone();
     let client = control_plane.client(User::authenticated(&format!("system:node:{name}"), &["system:nodes"]), "kubelet");
-    let (node_stop, node_tasks) = (stop.clone(), tasks.clone());
-    let started = threads.spawn(async move { crate::node::start(config, client, informers, &node_tasks, &node_stop).await });
+    let (node_stop, node_tasks, desk) = (stop.clone(), tasks.clone(), desk.clone());
+    let started = threads.spawn(async move { crate::node::start(config, client, informers, &desk, &node_tasks, &node_stop).await });
     let kubelet = started.await.context("the node's start failed")??;
     nodes.local.set(&name, kubelet.clone());
     let kubelet_stop = stop.clone();

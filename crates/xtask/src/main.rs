@@ -1,5 +1,6 @@
-//! Chores of the repository: `cargo xtask verify|fix|tidy|test|bench`.
+//! Chores of the repository: `cargo xtask verify|fix|tidy|test|guest|bench`.
 
+mod guest;
 mod stage;
 mod tidy;
 
@@ -28,6 +29,8 @@ enum Chore {
         #[arg(long)]
         full: bool,
     },
+    /// The runtime's tests in a guest with cgroups of version 2; a part of `test --full`.
+    Guest,
     /// The figures, on this machine.
     Bench,
 }
@@ -42,8 +45,12 @@ fn main() -> Result<()> {
         }
         Chore::Tidy => stages.run("tidy", tidy::check)?,
         Chore::Test { full } => test(&mut stages, full)?,
+        Chore::Guest => {
+            stages.run("packages", || install(&[&PACKAGES[..], &guest::PACKAGES].concat()))?;
+            stages.run("cgroups of version 2, in a guest", guest::run)?;
+        }
         Chore::Bench => {
-            stages.run("packages", install)?;
+            stages.run("packages", || install(&PACKAGES))?;
             stages.cargo("figures", &["bench", "--package", "fram", "--bench", "node"])?;
         }
     }
@@ -69,22 +76,23 @@ const PACKAGES: [(&str, &str); 7] = [
 ];
 
 fn test(stages: &mut Stages, full: bool) -> Result<()> {
-    stages.run("packages", install)?;
+    stages.run("packages", || install(&PACKAGES))?;
     verify(stages)?;
     if std::env::var_os("FRAM_GOLDEN").is_none() {
         println!("FRAM_GOLDEN is not set: the golden files are not read");
     }
     stages.cargo("tests", &["test", "--workspace"])?;
     if full {
-        println!("nothing is kept for the full run yet");
+        stages.run("packages of the full run", || install(&guest::PACKAGES))?;
+        stages.run("cgroups of version 2, in a guest", guest::run)?;
     }
     Ok(())
 }
 
 /// Installs the packages that are missing.
-fn install() -> Result<()> {
+fn install(packages: &[(&str, &str)]) -> Result<()> {
     let there = |file: &str| std::path::Path::new(file).exists();
-    let missing: Vec<&str> = PACKAGES.iter().filter(|(_, file)| !there(file)).map(|(name, _)| *name).collect();
+    let missing: Vec<&str> = packages.iter().filter(|(_, file)| !there(file)).map(|(name, _)| *name).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -120,6 +120,7 @@ impl Chain {
                 Arc::new(pods::DefaultTolerationSeconds),
                 Arc::new(certificates::CertificateSubjectRestriction),
                 Arc::new(storage::DefaultStorageClass),
+                Arc::new(storage::PersistentVolumeClaimResize),
                 Arc::new(pods::RuntimeClass),
             ],
             webhooks: None,

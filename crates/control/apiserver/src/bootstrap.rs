@@ -1,11 +1,12 @@
 //! What a cluster has before anyone does anything: namespaces, default roles and bindings, priority classes, the
-//! `kubernetes` Service, the service range. What exists already is left as it is.
+//! `kubernetes` Service, the service range, the default StorageClass. What exists already is left as it is.
 
 mod policy;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use fram_client::local_path;
 use fram_machinery::{Reason, Status, Value, object};
 
 use crate::registry::{Place, Registry, Write};
@@ -200,6 +201,9 @@ fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
             "spec": { "clusterIP": dns_ip, "type": "ClusterIP",
                 "ports": [{ "name": "dns", "port": 53, "protocol": "UDP" }, { "name": "dns-tcp", "port": 53, "protocol": "TCP" }] } }),
         cluster_info(cluster),
+        object!({ "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+            "metadata": { "name": (local_path::CLASS), "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } },
+            "provisioner": (local_path::PROVISIONER), "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer" }),
         object!({ "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
             "data": { "client-ca-file": (cluster.ca_pem.as_str()) } }),

@@ -14,6 +14,7 @@ mod endpoints;
 pub mod environment;
 pub mod http_api;
 mod inprocess;
+mod metrics;
 pub mod nodes;
 mod openapi;
 mod path;

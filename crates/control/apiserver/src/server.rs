@@ -17,6 +17,7 @@ pub struct Server {
     pub authorizer: Authorizer,
     pub tokens: Tokens,
     pub nodes: Arc<dyn Nodes>,
+    pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) documents: crate::openapi::Documents,
     pub(crate) ready: std::sync::atomic::AtomicBool,
     /// Streams to nodes that outlive their request.
@@ -71,6 +72,7 @@ impl Server {
             authorizer,
             tokens,
             nodes,
+            metrics: Default::default(),
             documents: Default::default(),
             ready: false.into(),
             streams: tokio_util::task::TaskTracker::new(),

@@ -1,7 +1,7 @@
 //! Tables: objects as the rows that kubectl prints. Columns are declared by the kind, computed cells come from its strategy.
 
 use fram_api::{Age, Cell, Kind, strategy};
-use fram_machinery::{Value, json, meta, object};
+use fram_machinery::{Value, human, json, meta, object};
 
 /// What of the object stands beside its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,55 +100,14 @@ fn found_cell(found: &[&Value], ty: &str, now: jiff::Timestamp) -> Value {
 
 fn age(time: &str, now: jiff::Timestamp) -> Value {
     match time.parse::<jiff::Timestamp>() {
-        Ok(then) => human_duration(now.as_second() - then.as_second()).into(),
+        Ok(then) => human::duration(now.as_second() - then.as_second()).into(),
         Err(_) => "<unknown>".into(),
-    }
-}
-
-/// A length of time as kubectl shows it; see upstream's duration.HumanDuration.
-pub(crate) fn human_duration(seconds: i64) -> String {
-    if seconds < -1 {
-        return "<invalid>".into();
-    }
-    let s = seconds.max(0);
-    let (minutes, hours) = (s / 60, s / 3600);
-    let with = |big: i64, unit: &str, small: i64, small_unit: &str| {
-        if small == 0 { format!("{big}{unit}") } else { format!("{big}{unit}{small}{small_unit}") }
-    };
-    match s {
-        0..120 => format!("{s}s"),
-        120..600 => with(minutes, "m", s % 60, "s"),
-        600..10_800 => format!("{minutes}m"),
-        10_800..28_800 => with(hours, "h", minutes % 60, "m"),
-        28_800..172_800 => format!("{hours}h"),
-        172_800..691_200 => with(hours / 24, "d", hours % 24, "h"),
-        691_200..63_072_000 => format!("{}d", hours / 24),
-        63_072_000..252_288_000 => with(hours / 24 / 365, "y", hours / 24 % 365, "d"),
-        _ => format!("{}y", hours / 24 / 365),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_read_as_kubectl_shows_them() {
-        for (seconds, expect) in [
-            (-5, "<invalid>"),
-            (0, "0s"),
-            (119, "119s"),
-            (125, "2m5s"),
-            (600, "10m"),
-            (10_800 + 120, "3h2m"),
-            (28_800, "8h"),
-            (172_800 + 3600, "2d1h"),
-            (691_200, "8d"),
-            (63_072_000, "2y"),
-        ] {
-            assert_eq!(human_duration(seconds), expect);
-        }
-    }
 
     #[test]
     fn a_pod_is_one_row_with_a_cell_for_each_column() {

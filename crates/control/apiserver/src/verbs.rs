@@ -22,6 +22,9 @@ pub(crate) async fn execute(
     duplicates: Vec<String>,
 ) -> Result<Performed, Status> {
     let registry = &server.registry;
+    if place.kind().group == crate::metrics::GROUP {
+        return crate::metrics::execute(server, place, verb).await;
+    }
     if !subresource.is_empty() || place.kind().verbs == ["create"] {
         return subresources::execute(server, user, place, &subresource, verb, duplicates).await;
     }

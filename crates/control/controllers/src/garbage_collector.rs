@@ -106,6 +106,11 @@ impl Graph {
         if delta.new.is_some() {
             let matters = !meta::owner_references(object).is_empty() || meta::is_terminating(object);
             keys.extend(matters.then(|| self.key(kind, object)));
+            // A dependent with another owner has to let go of one that waits for it.
+            let shared = |d: &Value| meta::owner_references(d).len() > 1;
+            let waiting = delta.old.as_deref().is_none_or(|old| !waits(old)) && waits(object);
+            let dependents = waiting.then(|| self.dependents(meta::uid(object))).unwrap_or_default();
+            keys.extend(dependents.iter().filter(|(_, d)| shared(d)).map(|(k, d)| self.key(k, d)));
             // An owner that this object blocked may be free now.
             let before = delta.old.iter().flat_map(|old| meta::owner_references(old));
             let changed = before.filter(|r| !meta::owner_references(object).contains(r));

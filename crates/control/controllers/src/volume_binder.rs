@@ -96,7 +96,7 @@ impl Binder {
         all.retain(|v| !volumes.objects.iter().any(|o| meta::name(o) == meta::name(v)));
         all.extend(volumes.objects.iter().cloned());
         let class = self.classes.get(plan::class(claim));
-        let waits = class.as_ref().is_some_and(|c| c.str_at(&["volumeBindingMode"]) == "WaitForFirstConsumer");
+        let waits = class.as_ref().is_some_and(|c| fram_api::storage::waits_for_consumer(c));
         let chosen = meta::annotation(claim, plan::SELECTED_NODE).is_some();
         if waits && !chosen && !all.iter().any(|v| plan::is_for(v, claim)) {
             if claim.str_at(&["status", "phase"]).is_empty() {
@@ -104,7 +104,7 @@ impl Binder {
             }
             return self.claim_phase(claim, "Pending").await;
         }
-        if let Some(volume) = plan::find(claim, &all) {
+        if let Some(volume) = plan::find(claim, &all, |_| true) {
             return self.bind(claim, &volume).await;
         }
         match class {

@@ -39,12 +39,7 @@ pub(crate) fn start(context: &Context) {
 
 /// Keys of the claims that a pod names, its ephemeral ones too.
 fn claims_of(pod: &Value) -> Vec<String> {
-    let of = |volume: &Value| match volume.str_at(&["persistentVolumeClaim", "claimName"]) {
-        "" if volume.at(&["ephemeral"]).is_some_and(|e| !e.is_null()) => Some(format!("{}-{}", meta::name(pod), volume.str_at(&["name"]))),
-        "" => None,
-        name => Some(name.to_string()),
-    };
-    let names = pod.list_at(&["spec", "volumes"]).iter().filter_map(of);
+    let names = fram_api::storage::claims_of(pod);
     names.map(|n| format!("{}/{n}", meta::namespace(pod))).collect()
 }
 

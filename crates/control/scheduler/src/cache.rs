@@ -7,12 +7,17 @@ use fram_machinery::Value;
 
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::storage::Storage;
 
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     nodes: BTreeMap<String, Node>,
     /// Pod UID to the node that holds it.
     placed: HashMap<String, String>,
+    pub(crate) storage: Storage,
+    pub(crate) namespaces: HashMap<String, Arc<Value>>,
+    /// Pods for which room is being made, by their UIDs: they count on that node for pods of no more priority.
+    nominated: HashMap<String, (Arc<Pod>, String)>,
 }
 
 impl Cache {
@@ -32,6 +37,7 @@ impl Cache {
     /// Places a pod on a node, wherever it was before. Both what the API says and what is assumed come here.
     pub(crate) fn place(&mut self, pod: Arc<Pod>, node: &str) {
         self.remove(&pod.uid);
+        self.nominated.remove(&pod.uid);
         self.placed.insert(pod.uid.clone(), node.to_string());
         self.nodes.entry(node.to_string()).or_default().add_pod(pod);
     }
@@ -50,6 +56,28 @@ impl Cache {
 
     pub(crate) fn holds(&self, uid: &str) -> bool {
         self.placed.contains_key(uid)
+    }
+
+    /// Room is being made for a pod on a node.
+    pub(crate) fn nominate(&mut self, pod: Arc<Pod>, node: &str) {
+        self.nominated.insert(pod.uid.clone(), (pod, node.to_string()));
+    }
+
+    pub(crate) fn forget_nomination(&mut self, uid: &str) {
+        self.nominated.remove(uid);
+    }
+
+    pub(crate) fn nominated_node(&self, uid: &str) -> Option<&str> {
+        self.nominated.get(uid).map(|(_, node)| node.as_str())
+    }
+
+    /// Pods for which room is being made on a node.
+    pub(crate) fn nominated_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
+        self.nominated.values().filter(move |(_, on)| on == node).map(|(pod, _)| pod)
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
     }
 
     /// The nodes that exist, in the order of their names.

@@ -1,11 +1,16 @@
 //! The scheduling cycle: filter the nodes, score those that are left, choose. Pure.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use fram_machinery::Value;
 
 use crate::cache::Cache;
 use crate::node::Node;
-use crate::plugins;
+use crate::plugins::{self, Surroundings};
 use crate::pod::Pod;
+use crate::storage::Storage;
 
 /// Why a node does not take a pod, in upstream's words.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +25,21 @@ pub(crate) const MAX_SCORE: i64 = 100;
 /// One view of all nodes for the plugins that look beyond one.
 pub(crate) struct Cluster<'a> {
     pub(crate) nodes: Vec<&'a Node>,
+    pub(crate) storage: &'a Storage,
+    pub(crate) namespaces: &'a HashMap<String, Arc<Value>>,
+    surroundings: OnceCell<Surroundings>,
+}
+
+impl<'a> Cluster<'a> {
+    /// A view of these nodes, for one pod.
+    pub(crate) fn new(nodes: Vec<&'a Node>, cache: &'a Cache) -> Self {
+        Self { nodes, storage: &cache.storage, namespaces: &cache.namespaces, surroundings: OnceCell::new() }
+    }
+
+    /// The pods that matter for the pod's affinity, counted when they are first asked for.
+    pub(crate) fn surroundings(&self, pod: &Pod) -> &Surroundings {
+        self.surroundings.get_or_init(|| Surroundings::of(pod, &self.nodes, self.namespaces))
+    }
 }
 
 /// A plugin: where a pod may run, and where it would better run.
@@ -29,6 +49,11 @@ pub(crate) trait Plugin: Send + Sync {
     /// How much its scores count.
     fn weight(&self) -> i64 {
         1
+    }
+
+    /// Why no node can take the pod, whatever the nodes are.
+    fn pre_filter(&self, _pod: &Pod, _cluster: &Cluster<'_>) -> Result<(), String> {
+        Ok(())
     }
 
     fn filter(&self, _pod: &Pod, _node: &Node, _cluster: &Cluster<'_>) -> Result<(), String> {
@@ -50,6 +75,11 @@ pub(crate) enum Outcome {
         nodes: usize,
         reasons: BTreeMap<Rejection, usize>,
     },
+    /// No node was looked at, for this reason.
+    Premature {
+        nodes: usize,
+        reason: String,
+    },
 }
 
 impl Outcome {
@@ -64,18 +94,47 @@ impl Outcome {
     }
 }
 
+/// Whether every plugin lets the pod run on a node.
+pub(crate) fn accepts(pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), Rejection> {
+    let reject = |plugin: &&'static dyn Plugin| {
+        let reason = plugin.filter(pod, node, cluster).err()?;
+        Some(Rejection { plugin: plugin.name(), reason })
+    };
+    plugins::standard().iter().find_map(reject).map_or(Ok(()), Err)
+}
+
+/// As `accepts`, also beside the pods for which room is being made on the node. Without them too: they may never come.
+fn fits(pod: &Pod, node: &Node, cluster: &Cluster<'_>, cache: &Cache) -> Result<(), Rejection> {
+    let counts = |other: &&Arc<Pod>| other.uid != pod.uid && other.priority >= pod.priority;
+    let expected: Vec<&Arc<Pod>> = cache.nominated_on(node.name()).filter(counts).collect();
+    if !expected.is_empty() {
+        let mut fuller = node.clone();
+        expected.into_iter().for_each(|other| fuller.add_pod(other.clone()));
+        let nodes = cluster.nodes.iter().map(|n| if n.name() == node.name() { &fuller } else { *n }).collect();
+        accepts(pod, &fuller, &Cluster::new(nodes, cache))?;
+    }
+    accepts(pod, node, cluster)
+}
+
 /// Chooses a node for a pod. Of equal nodes `tie` decides: a number that differs from call to call.
 pub(crate) fn schedule(pod: &Pod, cache: &Cache, tie: u64) -> Outcome {
     let plugins = plugins::standard();
-    let cluster = Cluster { nodes: cache.nodes().collect() };
+    let cluster = Cluster::new(cache.nodes().collect(), cache);
+    if let Some(reason) = plugins.iter().find_map(|p| p.pre_filter(pod, &cluster).err()) {
+        return Outcome::Premature { nodes: cluster.nodes.len(), reason };
+    }
     let mut reasons: BTreeMap<Rejection, usize> = BTreeMap::new();
     let mut feasible = Vec::new();
+    // Room was made for the pod there; others are looked at only where that was in vain.
+    if let Some(node) = cache.nominated_node(&pod.uid).and_then(|name| cache.node(name)).filter(|n| n.object.is_some())
+        && fits(pod, node, &cluster, cache).is_ok()
+    {
+        return Outcome::Chosen(node.name().to_string());
+    }
     for node in &cluster.nodes {
-        let rejected =
-            plugins.iter().find_map(|p| p.filter(pod, node, &cluster).err().map(|reason| Rejection { plugin: p.name(), reason }));
-        match rejected {
-            None => feasible.push(*node),
-            Some(rejection) => *reasons.entry(rejection).or_default() += 1,
+        match fits(pod, node, &cluster, cache) {
+            Ok(()) => feasible.push(*node),
+            Err(rejection) => *reasons.entry(rejection).or_default() += 1,
         }
     }
     if feasible.is_empty() {

@@ -1,12 +1,15 @@
 //! The scheduler: chooses a node for each pod that has none. Decisions are pure (queue, cache, plugins); `run` is the thin
 //! shell that follows the API and binds.
 
+mod bind;
 mod cache;
 mod framework;
 mod node;
 mod plugins;
 mod pod;
+mod preemption;
 mod queue;
 mod run;
+mod storage;
 
 pub use run::{Scheduler, SchedulerConfig};

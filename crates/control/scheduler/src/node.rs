@@ -1,10 +1,11 @@
 //! A node as the scheduler sees it: what it has, what is taken, which pods it holds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use fram_machinery::{Value, meta};
 
+use crate::plugins::images_of_node;
 use crate::pod::{Amounts, HostPort, Pod, add, amounts};
 
 #[derive(Debug, Clone, Default)]
@@ -17,6 +18,10 @@ pub(crate) struct Node {
     pub(crate) scored: Amounts,
     pub(crate) ports: Vec<HostPort>,
     pub(crate) pods: HashMap<String, Arc<Pod>>,
+    /// Those of the pods that want to be near others or away from them, by UID.
+    pub(crate) with_affinity: HashSet<String>,
+    /// Names of images, and their sizes in bytes.
+    pub(crate) images: HashMap<String, i64>,
 }
 
 /// What a container without requests counts in scores; see schedutil.DefaultMilliCPURequest and DefaultMemoryRequest.
@@ -34,6 +39,7 @@ pub(crate) fn scored_requests(pod: &Pod) -> Amounts {
 impl Node {
     pub(crate) fn set_object(&mut self, object: Arc<Value>) {
         self.allocatable = amounts(object.at(&["status", "allocatable"]));
+        self.images = images_of_node(&object);
         self.object = Some(object);
     }
 
@@ -53,11 +59,15 @@ impl Node {
         add(&mut self.requested, &pod.requests);
         add(&mut self.scored, &scored_requests(&pod));
         self.ports.extend(pod.ports.iter().cloned());
+        if pod.affinity.is_some() {
+            self.with_affinity.insert(pod.uid.clone());
+        }
         self.pods.insert(pod.uid.clone(), pod);
     }
 
     pub(crate) fn remove_pod(&mut self, uid: &str) {
         let Some(pod) = self.pods.remove(uid) else { return };
+        self.with_affinity.remove(uid);
         let subtract = |from: &mut Amounts, what: &Amounts| {
             for (name, n) in what {
                 if let Some(held) = from.get_mut(name) {

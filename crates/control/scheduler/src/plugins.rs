@@ -1,10 +1,17 @@
 //! The plugins of the default profile that there are, in the order in which they filter.
 
 mod affinity;
+mod images;
+mod interpod;
 mod ports;
 mod resources;
 mod spreading;
 mod taints;
+mod volumes;
+
+pub(crate) use affinity::term_matches;
+pub(crate) use images::of_node as images_of_node;
+pub(crate) use interpod::{Surroundings, Terms};
 
 use crate::framework::Plugin;
 
@@ -17,8 +24,11 @@ pub(crate) fn standard() -> &'static [&'static dyn Plugin] {
         &affinity::NodeAffinity,
         &ports::NodePorts,
         &resources::NodeResourcesFit,
+        &volumes::VolumeBinding,
         &resources::BalancedAllocation,
         &spreading::PodTopologySpread,
+        &interpod::InterPodAffinity,
+        &images::ImageLocality,
     ]
 }
 
@@ -57,6 +67,7 @@ pub(crate) mod testing {
         match schedule(&pod("new", spec), cache, 0) {
             Outcome::Chosen(node) => assert_eq!(node, expect),
             Outcome::Unschedulable { nodes, reasons } => assert_eq!(Outcome::message(nodes, &reasons), expect),
+            Outcome::Premature { reason, .. } => assert_eq!(reason, expect),
         }
     }
 }

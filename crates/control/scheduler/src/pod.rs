@@ -6,6 +6,8 @@ use std::sync::Arc;
 use fram_machinery::quantity::Quantity;
 use fram_machinery::{Value, meta};
 
+use crate::plugins::Terms;
+
 /// Amounts by resource name: cpu in thousandths, everything else in whole units.
 pub(crate) type Amounts = BTreeMap<String, i64>;
 
@@ -20,6 +22,7 @@ pub(crate) struct Pod {
     pub(crate) priority: i64,
     pub(crate) requests: Amounts,
     pub(crate) ports: Vec<HostPort>,
+    pub(crate) affinity: Option<Arc<Terms>>,
 }
 
 pub(crate) fn amount(name: &str, text: &Value) -> i64 {
@@ -47,8 +50,22 @@ fn at_least(into: &mut Amounts, other: &Amounts) {
 
 /// What a pod asks of a node: the sum of its containers, or what an init container needs with the sidecars started before
 /// it, whichever is more, plus overhead. See upstream's resourcehelpers.PodRequests.
+///
+/// While a pod is resized, each container counts with the most of what it asks for, what it was granted and what it runs with; one
+/// whose resize the node cannot give, without what it asks for (KEP-1287).
 fn requests(pod: &Value) -> Amounts {
-    let of = |c: &Value| amounts(c.at(&["resources", "requests"]));
+    let infeasible = meta::condition(pod, "PodResizePending").is_some_and(|c| c.str_at(&["reason"]) == "Infeasible");
+    let statuses = || ["containerStatuses", "initContainerStatuses"].into_iter().flat_map(|list| pod.list_at(&["status", list]));
+    let of = |c: &Value| {
+        let asked = amounts(c.at(&["resources", "requests"]));
+        let Some(status) = statuses().find(|s| s.str_at(&["name"]) == c.str_at(&["name"])) else { return asked };
+        let mut most = amounts(status.at(&["resources", "requests"]));
+        at_least(&mut most, &amounts(status.get("allocatedResources")));
+        if most.is_empty() || !infeasible {
+            at_least(&mut most, &asked);
+        }
+        most
+    };
     let mut total = Amounts::new();
     for container in pod.list_at(&["spec", "containers"]) {
         add(&mut total, &of(container));
@@ -93,6 +110,7 @@ impl Pod {
             priority: object.int_at(&["spec", "priority"]).unwrap_or(0),
             requests: requests(&object),
             ports: host_ports(&object),
+            affinity: Terms::of(&object).map(Arc::new),
             object,
         }
     }
@@ -120,5 +138,19 @@ mod tests {
             "initContainers": [{ "restartPolicy": "Always", "resources": (request("200m")) }, { "resources": (request("2")) }],
             "overhead": { "cpu": "100m" } } });
         assert_eq!(requests(&pod)["cpu"], 2300);
+    }
+
+    #[test]
+    fn a_pod_that_is_resized_counts_with_the_most_of_what_it_asks_for_and_has() {
+        let with = |asked: &str, reason: &str| {
+            requests(&object!({
+                "spec": { "containers": [{ "name": "c", "resources": { "requests": { "cpu": asked } } }] },
+                "status": {
+                    "containerStatuses": [{ "name": "c", "allocatedResources": { "cpu": "2" }, "resources": { "requests": { "cpu": "1" } } }],
+                    "conditions": [{ "type": "PodResizePending", "status": "True", "reason": reason }]
+                }
+            }))["cpu"]
+        };
+        assert_eq!((with("1", "Deferred"), with("3", "Deferred"), with("3", "Infeasible")), (2000, 3000, 2000));
     }
 }

@@ -6,6 +6,7 @@ mod custom;
 mod description;
 mod kind;
 pub mod quota;
+pub mod storage;
 pub mod strategy;
 
 pub use convert::convert;
@@ -66,6 +67,7 @@ const DESCRIPTIONS: &[(&str, &str)] = descriptions![
     "discovery.v1",
     "events.v1",
     "flowcontrol.v1",
+    "metrics.v1beta1",
     "networking.v1",
     "node.v1",
     "policy.v1",

@@ -2,6 +2,7 @@
 //! immutability and computed columns. A kind without special behaviour needs nothing here.
 
 mod apps;
+mod autoscaling;
 mod batch;
 mod core;
 mod definition;
@@ -52,6 +53,14 @@ pub trait Strategy: Sync {
 
     /// Rules about the change itself; `validate` has run on the new object already.
     fn validate_update(&self, _object: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Keeps what a write to a subresource may not change; the status is kept already.
+    fn prepare_subresource(&self, _subresource: &str, _object: &mut Value, _old: &Value) {}
+
+    /// Rules about a change through a subresource.
+    fn validate_subresource(&self, _subresource: &str, _object: &Value, _old: &Value) -> Vec<FieldError> {
         Vec::new()
     }
 
@@ -141,6 +150,8 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("", "ReplicationController") => &apps::ReplicationController,
         ("", "PersistentVolume") => &volumes::PersistentVolume,
         ("", "PersistentVolumeClaim") => &volumes::PersistentVolumeClaim,
+        ("autoscaling", "HorizontalPodAutoscaler") => &autoscaling::HorizontalPodAutoscaler,
+        ("storage.k8s.io", "StorageClass") => &volumes::StorageClass,
         ("batch", "CronJob") => &batch::CronJob,
         ("apps", "Deployment") => &apps::Deployment,
         ("apps", "ReplicaSet") => &apps::ReplicaSet,

@@ -5,6 +5,7 @@ mod client;
 pub mod controller;
 pub mod events;
 pub mod informer;
+pub mod local_path;
 mod options;
 pub mod remote;
 pub mod resources;

@@ -17,8 +17,8 @@ use crate::resources::Resource;
 use crate::transport::{Call, EventKind, Page, Reply, Transport, WatchEvent, WatchStream};
 use connection::Connection;
 
-pub use connection::RemoteError;
-pub use kubeconfig::Kubeconfig;
+pub use connection::{RemoteError, Upgrade};
+pub use kubeconfig::{Context, Kubeconfig};
 
 /// A transport to an API server as the user of a kubeconfig.
 pub struct Remote {
@@ -34,6 +34,16 @@ impl Remote {
     /// Shows another certificate from now on; server and trust stay.
     pub async fn renew(&self, config: &Kubeconfig) -> Result<(), RemoteError> {
         self.connection.renew(config).await
+    }
+
+    /// Sends a request for a path with query; tells failures of the connection from answers of the server.
+    pub async fn request(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, RemoteError> {
+        self.connection.send(request).await
+    }
+
+    /// Sends a request that asks for another protocol with the header Upgrade.
+    pub async fn upgrade(&self, request: Request<Full<Bytes>>) -> Result<Upgrade, RemoteError> {
+        self.connection.upgrade(request).await
     }
 
     /// Sends a request for a path with query.

@@ -62,6 +62,7 @@ resources! {
     STATEFUL_SETS = "apps" "v1" "statefulsets";
     DAEMON_SETS = "apps" "v1" "daemonsets";
     CONTROLLER_REVISIONS = "apps" "v1" "controllerrevisions";
+    HORIZONTAL_POD_AUTOSCALERS = "autoscaling" "v2" "horizontalpodautoscalers";
     JOBS = "batch" "v1" "jobs";
     CRON_JOBS = "batch" "v1" "cronjobs";
     ENDPOINT_SLICES = "discovery.k8s.io" "v1" "endpointslices";

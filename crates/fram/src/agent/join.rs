@@ -1,7 +1,6 @@
 //! Joining: the cluster's CA is fetched over a connection that nobody vouches for and known by its hash; then a token asks
 //! for a certificate. See kubeadm's token-based discovery and upstream's kubelet TLS bootstrapping.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};

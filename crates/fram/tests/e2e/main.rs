@@ -4,6 +4,7 @@
 
 mod cluster;
 mod image;
+mod refused;
 mod registry;
 mod two_nodes;
 

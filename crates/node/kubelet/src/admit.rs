@@ -67,9 +67,14 @@ pub(crate) fn admit(pod: &Value, node: &Value, allocatable: &BTreeMap<String, Qu
     if others.iter().flat_map(|o| host_ports(o)).any(|taken| ports.iter().any(|p| p.collides(&taken))) {
         return reject("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into());
     }
+    fits(pod, allocatable, others).map_err(|(reason, message)| (reason, format!("Pod was rejected: {message}")))
+}
+
+/// Whether the node has what a pod asks for beside the others.
+pub(crate) fn fits(pod: &Value, allocatable: &BTreeMap<String, Quantity>, others: &[Arc<Value>]) -> Result<(), Rejection> {
     let lacking = |name: &str, requested: i64, used: i64, capacity: i64| {
         let message = format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
-        (format!("OutOf{name}"), format!("Pod was rejected: {message}"))
+        (format!("OutOf{name}"), message)
     };
     let most = allocatable.get("pods").map_or(i64::MAX, Quantity::value);
     let running = i64::try_from(others.len()).unwrap_or(i64::MAX);
@@ -77,6 +82,10 @@ pub(crate) fn admit(pod: &Value, node: &Value, allocatable: &BTreeMap<String, Qu
         return Err(lacking("pods", 1, running, most));
     }
     for (name, wanted) in resources::pod_total(pod, "requests") {
+        // What others than the kubelet announced for the node, they count themselves; see removeMissingExtendedResources.
+        if is_extended(&name) && !allocatable.contains_key(&name) {
+            continue;
+        }
         let unit = |q: &Quantity| if name == "cpu" { q.milli_value() } else { q.value() };
         let used: i64 = others.iter().filter_map(|o| resources::pod_total(o, "requests").get(&name).map(unit)).sum();
         let capacity = allocatable.get(&name).map_or(0, unit);
@@ -86,6 +95,11 @@ pub(crate) fn admit(pod: &Value, node: &Value, allocatable: &BTreeMap<String, Qu
         }
     }
     Ok(())
+}
+
+/// Whether a resource is none of Kubernetes' own.
+fn is_extended(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
 }
 
 struct HostPort<'a> {

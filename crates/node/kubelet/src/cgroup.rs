@@ -47,10 +47,14 @@ impl Cgroups {
         root.join(path.trim_start_matches('/'))
     }
 
-    /// Makes a cgroup with its parents and sets what is given of its limits.
+    /// Makes a cgroup with its parents and sets what is given of its limits. One that is there already stays as it is.
     pub(crate) fn ensure(&self, path: &str, limits: &LinuxContainerResources) -> Result<(), CgroupError> {
         if self.unified {
             return self.ensure_unified(path, limits);
+        }
+        let roots = ["cpu", "memory", "pids"].map(|controller| self.mount.join(controller));
+        if roots.iter().filter(|root| root.exists()).all(|root| Self::dir(root, path).exists()) {
+            return Ok(());
         }
         for controller in ["cpu", "memory", "pids"] {
             let root = self.mount.join(controller);
@@ -70,6 +74,9 @@ impl Cgroups {
     }
 
     fn ensure_unified(&self, path: &str, limits: &LinuxContainerResources) -> Result<(), CgroupError> {
+        if Self::dir(&self.mount, path).exists() {
+            return Ok(());
+        }
         let mut dir = self.mount.clone();
         for step in path.split('/').filter(|s| !s.is_empty()) {
             // A controller works in a group only after its parent has handed it down.
@@ -88,10 +95,56 @@ impl Cgroups {
         set(&dir, "pids.max", limits.pids_limit)
     }
 
+    /// Changes those limits of a cgroup that `direction` allows. A parent is raised before and lowered after its children, which
+    /// never may have more.
+    pub(crate) fn adjust(&self, path: &str, limits: &LinuxContainerResources, direction: Direction) -> Result<(), CgroupError> {
+        let dir = |controller: &str| match self.unified {
+            true => Self::dir(&self.mount, path),
+            false => Self::dir(&self.mount.join(controller), path),
+        };
+        let (cpu, memory) = (dir("cpu"), dir("memory"));
+        let quota = limits.cpu_quota;
+        let files = match self.unified {
+            true => [
+                (&cpu, "cpu.weight", weight(limits.cpu_shares), String::new()),
+                (&cpu, "cpu.max", quota, format!("{quota} {}", limits.cpu_period)),
+                (&memory, "memory.max", limits.memory_limit_in_bytes, String::new()),
+            ],
+            false => [
+                (&cpu, "cpu.shares", limits.cpu_shares, String::new()),
+                (&cpu, "cpu.cfs_quota_us", quota, String::new()),
+                (&memory, "memory.limit_in_bytes", limits.memory_limit_in_bytes, String::new()),
+            ],
+        };
+        for (dir, file, wanted, text) in files.iter().filter(|(_, _, wanted, _)| *wanted != 0) {
+            let Ok(current) = fs::read_to_string(dir.join(file)) else { continue };
+            let current = amount(&current);
+            let allowed = match direction {
+                Direction::Raise => *wanted > current,
+                Direction::Lower => *wanted < current,
+            };
+            if allowed {
+                write(dir, file, if text.is_empty() { wanted.to_string() } else { text.clone() }.as_str())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a cgroup and those below it, from every hierarchy. Nothing may run in them any more.
     pub(crate) fn remove(&self, path: &str) -> Result<(), CgroupError> {
         self.roots().iter().try_for_each(|root| remove_tree(&Self::dir(root, path)))
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Raise,
+    Lower,
+}
+
+/// The number in a limit's file; no limit is the greatest.
+fn amount(text: &str) -> i64 {
+    text.split_whitespace().next().and_then(|n| n.parse().ok()).filter(|n| *n >= 0).unwrap_or(i64::MAX)
 }
 
 /// cgroup v2's weight for version 1's shares; see libcontainer's ConvertCPUSharesToCgroupV2Value.
@@ -160,6 +213,15 @@ mod tests {
             let read = |file: &str| fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).unwrap();
             assert_eq!(read(&format!("cpu{path}/cpu.shares")).trim(), "512");
             assert_eq!(read(&format!("memory{path}/memory.limit_in_bytes")).trim(), (64 << 20).to_string());
+        }
+        let more = LinuxContainerResources { cpu_shares: 256, memory_limit_in_bytes: 128 << 20, ..Default::default() };
+        cgroups.adjust(&path, &more, Direction::Raise).unwrap();
+        if !cgroups.unified {
+            let read = |file: &str| fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).unwrap();
+            assert_eq!(read(&format!("memory{path}/memory.limit_in_bytes")).trim(), (128 << 20).to_string());
+            assert_eq!(read(&format!("cpu{path}/cpu.shares")).trim(), "512");
+            cgroups.adjust(&path, &more, Direction::Lower).unwrap();
+            assert_eq!(read(&format!("cpu{path}/cpu.shares")).trim(), "256");
         }
         cgroups.remove(&root).unwrap();
         assert!(cgroups.roots().iter().all(|r| !Cgroups::dir(r, &root).exists()));

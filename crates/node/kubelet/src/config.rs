@@ -18,6 +18,8 @@ pub struct KubeletConfig {
     pub cluster_domain: String,
     /// The node's resolv.conf, from which pods with the policy `Default` inherit.
     pub resolv_conf: PathBuf,
+    /// Where volumes of the embedded storage lie; None where the node keeps none.
+    pub volumes_dir: Option<PathBuf>,
     /// Parent of `kubepods`, relative to each cgroup controller's mount; `/` for the top.
     pub cgroup_root: String,
     /// Where cgroup file systems are mounted.
@@ -54,6 +56,7 @@ impl KubeletConfig {
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
             resolv_conf: "/etc/resolv.conf".into(),
+            volumes_dir: None,
             cgroup_root: "/".into(),
             cgroup_mount: "/sys/fs/cgroup".into(),
             max_pods: 110,

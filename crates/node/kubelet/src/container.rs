@@ -10,8 +10,8 @@ use fram_cri::{
 use fram_machinery::Value;
 
 use crate::observed::{
-    ANNOTATION_HASH, ANNOTATION_MESSAGE_PATH, ANNOTATION_MESSAGE_POLICY, ANNOTATION_POD_GRACE, ANNOTATION_RESTART_COUNT,
-    LABEL_CONTAINER_NAME,
+    ANNOTATION_HASH, ANNOTATION_MESSAGE_PATH, ANNOTATION_MESSAGE_POLICY, ANNOTATION_POD_GRACE, ANNOTATION_RESOURCES,
+    ANNOTATION_RESTART_COUNT, LABEL_CONTAINER_NAME,
 };
 use crate::pod::environment::expand;
 use crate::pod::{self, resources};
@@ -88,6 +88,7 @@ pub(crate) fn config(making: Making) -> Result<ContainerConfig, ConfigError> {
     let annotations = [
         (ANNOTATION_HASH, pod::container_hash(container)),
         (ANNOTATION_RESTART_COUNT, making.restart_count.to_string()),
+        (ANNOTATION_RESOURCES, crate::resize::annotation(container)),
         (ANNOTATION_MESSAGE_PATH, message_path(container).to_string()),
         (ANNOTATION_MESSAGE_POLICY, container.str_at(&["terminationMessagePolicy"]).to_string()),
         (ANNOTATION_POD_GRACE, pod.int_at(&["spec", "terminationGracePeriodSeconds"]).unwrap_or(30).to_string()),

@@ -9,6 +9,7 @@ use fram_machinery::Value;
 use fram_machinery::quantity::Quantity;
 use tokio::sync::watch;
 
+use crate::allocation::Allocations;
 use crate::cgroup::Cgroups;
 use crate::clock::Clock;
 use crate::config::KubeletConfig;
@@ -16,6 +17,7 @@ use crate::images::Images;
 use crate::objects::Objects;
 use crate::pod::environment::Fields;
 use crate::sandbox::dns::ResolvConf;
+use crate::stats::Rates;
 use crate::status::writer::StatusWriter;
 use crate::volumes::token::Tokens;
 
@@ -32,6 +34,8 @@ pub(crate) struct Context {
     pub(crate) services: Informer,
     pub(crate) runtime_classes: Informer,
     pub(crate) cgroups: Cgroups,
+    pub(crate) allocations: Allocations,
+    pub(crate) rates: Rates,
     pub(crate) node: NodeFacts,
     /// Counts what happened in the runtime, for those who follow something of it.
     pub(crate) activity: watch::Sender<u64>,

@@ -1,6 +1,8 @@
 //! The kubelet as a whole: it learns of pods from the API server and of containers from the runtime, and gives each pod a
 //! worker. See upstream's kubelet.go.
 
+mod granting;
+
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admit::{admit, forbid};
+use crate::allocation::Allocations;
 use crate::cgroup::Cgroups;
 use crate::clock::Clock;
 use crate::config::KubeletConfig;
@@ -79,6 +82,8 @@ impl Kubelet {
             services: informer(SERVICES, InformerOptions::default()),
             runtime_classes: informer(RUNTIME_CLASSES, InformerOptions::default()),
             cgroups: Cgroups::detect(&config.cgroup_mount),
+            allocations: Allocations::new(&config.root_dir),
+            rates: Default::default(),
             node: node::machine::facts(&config),
             activity: tokio::sync::watch::Sender::new(0),
             runtime,
@@ -94,6 +99,9 @@ impl Kubelet {
     pub async fn run(&self, stop: CancellationToken) -> Result<(), KubeletError> {
         let _end = self.stop.clone().drop_guard();
         self.tasks.spawn(node::keep(self.ctx.clone(), self.client.clone(), self.node.clone(), self.stop.clone()));
+        if self.ctx.config.volumes_dir.is_some() {
+            self.tasks.spawn(crate::local_path::keep(self.ctx.clone(), self.client.clone(), self.tasks.clone(), self.stop.clone()));
+        }
         self.tasks.spawn(crate::rotate::keep(self.ctx.clone(), self.stop.clone()));
         if let Some(controller) = self.writer.lock().take() {
             let writer = self.ctx.writer.clone();
@@ -202,6 +210,7 @@ impl Pods<'_> {
                 self.dispatch(pod);
             }
         }
+        self.retry_resizes();
     }
 
     fn dispatch(&mut self, pod: Arc<Value>) {
@@ -211,10 +220,16 @@ impl Pods<'_> {
             self.kubelet.post(&before, Letter::Removed);
         }
         if self.kubelet.mailboxes.lock().contains_key(&uid) {
+            let pod = self.allocate(&pod);
             self.kubelet.post(&uid, Letter::Pod(pod));
             return;
         }
+        self.kubelet.ctx.allocations.recall(&pod);
         let verdict = self.admit(&pod);
+        if verdict.is_ok() && !self.kubelet.ctx.allocations.differs(&pod) {
+            self.kubelet.ctx.allocations.grant(&pod);
+        }
+        let pod = self.allocate(&pod);
         self.start(pod.clone());
         if let Err((reason, message)) = verdict {
             self.kubelet.ctx.event(&pod, true, &reason, message.clone());
@@ -232,7 +247,7 @@ impl Pods<'_> {
         let ctx = &self.kubelet.ctx;
         let mailboxes = self.kubelet.mailboxes.lock();
         let active = |p: &Arc<Value>| meta::uid(p) != meta::uid(pod) && mailboxes.contains_key(meta::uid(p)) && !pod::is_terminal(p);
-        let others: Vec<Arc<Value>> = ctx.pods.list().into_iter().filter(active).collect();
+        let others: Vec<Arc<Value>> = ctx.pods.list().into_iter().filter(active).map(|p| ctx.allocations.granted(&p)).collect();
         forbid(pod, &ctx.config.allowed_unsafe_sysctls)?;
         let node = self.kubelet.node.get(&ctx.config.node_name);
         admit(pod, node.as_deref().unwrap_or(&Value::Null), &ctx.node.allocatable, &others)
@@ -255,6 +270,9 @@ impl Pods<'_> {
         };
         let Some(uid) = self.uids.remove(&id) else { return };
         self.kubelet.mailboxes.lock().remove(&uid);
+        if failed.is_none() {
+            self.kubelet.ctx.allocations.forget(&uid);
+        }
         self.keys.retain(|_, known| *known != uid);
         if let Some(error) = failed {
             tracing::error!(uid, %error, "a pod's worker panicked and is started again");
@@ -262,6 +280,7 @@ impl Pods<'_> {
                 self.dispatch(pod);
             }
         }
+        self.retry_resizes();
     }
 
     /// Whatever belongs to pods that were deleted while no kubelet ran is taken away.

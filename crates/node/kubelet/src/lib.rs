@@ -3,6 +3,7 @@
 
 mod activity;
 mod admit;
+mod allocation;
 mod backoff;
 mod cgroup;
 pub mod clock;
@@ -12,15 +13,18 @@ mod context;
 mod hook;
 mod images;
 mod kubelet;
+mod local_path;
 mod net;
 mod node;
 mod objects;
 mod observed;
 mod pod;
 mod probe;
+mod resize;
 mod rotate;
 mod sandbox;
 mod server;
+mod stats;
 mod status;
 mod volumes;
 mod worker;

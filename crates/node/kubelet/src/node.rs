@@ -64,9 +64,12 @@ impl Keeper {
         let nodes = self.client.all(&NODES);
         let labels = report::labels(&self.ctx.config);
         let wanted: Map = labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let notes = report::annotations(&self.ctx.config);
+        let notes: Map = notes.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let status = self.status(&Value::Null).await;
         let node = object!({
-            "apiVersion": "v1", "kind": "Node", "metadata": { "name": (self.name()), "labels": (wanted.clone()) }, "spec": {}, "status": status
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": { "name": (self.name()), "labels": (wanted.clone()), "annotations": (notes.clone()) }, "spec": {}, "status": status
         });
         match nodes.create(node).await {
             Ok(_) => return Ok(()),
@@ -76,8 +79,11 @@ impl Keeper {
         let found = nodes.get(self.name()).await?;
         let missing: Map =
             wanted.iter().filter(|(k, v)| meta::label(&found, k) != v.as_str()).map(|(k, v)| (k.clone(), v.clone())).collect();
-        if !missing.is_empty() {
-            nodes.patch(self.name(), "", PatchKind::Merge, object!({ "metadata": { "labels": missing } })).await?;
+        let unsaid: Map =
+            notes.iter().filter(|(k, v)| meta::annotation(&found, k) != v.as_str()).map(|(k, v)| (k.clone(), v.clone())).collect();
+        if !missing.is_empty() || !unsaid.is_empty() {
+            let patch = object!({ "metadata": { "labels": missing, "annotations": unsaid } });
+            nodes.patch(self.name(), "", PatchKind::Merge, patch).await?;
         }
         Ok(())
     }

@@ -4,9 +4,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use fram_client::resources::{CONFIG_MAPS, SECRETS};
+use fram_client::resources::{CONFIG_MAPS, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, SECRETS};
 use fram_client::{Client, Informer, InformerOptions, Resource};
-use fram_machinery::{Status, meta};
+use fram_machinery::{Status, Value, meta};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,6 +53,17 @@ impl Objects {
             }
         }
         Ok(out)
+    }
+
+    /// A claim and, where it has one, its volume.
+    pub(crate) async fn find_claim(&self, namespace: &str, name: &str) -> Result<(Option<Arc<Value>>, Option<Arc<Value>>), Status> {
+        let claim = self.client.within(&PERSISTENT_VOLUME_CLAIMS, namespace).find(name).await?;
+        let named = claim.as_deref().map(|c| c.str_at(&["spec", "volumeName"])).filter(|n| !n.is_empty());
+        let volume = match named {
+            Some(named) => self.client.all(&PERSISTENT_VOLUMES).find(named).await?,
+            None => None,
+        };
+        Ok((claim, volume))
     }
 
     /// The pod depends on exactly these objects from now on. Immutable ones need no watch.

@@ -14,6 +14,8 @@ pub(crate) const ANNOTATION_HASH: &str = "io.kubernetes.container.hash";
 pub(crate) const ANNOTATION_RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 pub(crate) const ANNOTATION_MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
 pub(crate) const ANNOTATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
+/// The resources with which the container was made.
+pub(crate) const ANNOTATION_RESOURCES: &str = "io.kubernetes.container.resources";
 pub(crate) const ANNOTATION_POD_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -1,4 +1,4 @@
-//! The kubelet's HTTP API over any byte stream: logs, exec, attach, port-forward, pods. Whoever hands in a stream has made
+//! The kubelet's HTTP API over any byte stream: logs, exec, attach, port-forward, pods, usage. Whoever hands in a stream has made
 //! sure who is at its other end. See upstream's pkg/kubelet/server.
 
 mod answer;
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::kubelet::Kubelet;
 use crate::pod;
+use crate::stats;
 use answer::{Answer, Body, json, refuse, text};
 pub(crate) use log_file::tail_messages as log_tail;
 use query::Query;
@@ -44,6 +45,14 @@ impl Kubelet {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let outcome: Answer = match (request.method(), steps.as_slice()) {
             (&Method::GET, ["healthz" | "livez" | "readyz"]) => Ok(text("ok")),
+            (&Method::GET, ["stats", "summary"]) => match stats::summary(&self.ctx).await {
+                Ok(summary) => Ok(json(&summary)),
+                Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
+            },
+            (&Method::GET, ["metrics", "resource"]) => match stats::resource_metrics(&self.ctx).await {
+                Ok(metrics) => Ok(text(&metrics)),
+                Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
+            },
             (&Method::GET, ["pods"]) => Ok(json(&self.pod_list())),
             (&Method::GET, ["containerLogs", namespace, name, container]) => {
                 logs::serve(self, &format!("{namespace}/{name}"), container, &query, request).await

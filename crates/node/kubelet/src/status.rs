@@ -29,6 +29,8 @@ pub(crate) struct Inputs<'a> {
     pub verdicts: &'a Verdicts,
     pub waiting: &'a Waiting,
     pub host_ips: &'a [String],
+    /// The conditions that tell of a resize, without their times.
+    pub resize: &'a [Value],
     /// The kubelet ended the pod: reason and message.
     pub failure: Option<(&'a str, &'a str)>,
     /// Nothing is to be run again, whatever the restart policy says: the pod is past SyncPod.

@@ -4,6 +4,7 @@
 mod atomic;
 mod mounts;
 pub(crate) mod payload;
+pub(crate) mod persistent;
 mod subpath;
 pub(crate) mod token;
 
@@ -32,6 +33,8 @@ pub(crate) enum VolumeError {
     Payload(#[from] payload::PayloadError),
     #[error("volume {0:?} is not among the pod's volumes")]
     Unknown(String),
+    #[error(transparent)]
+    Claim(#[from] persistent::ClaimError),
     #[error("subPath {0:?} leads out of its volume")]
     Escapes(String),
 }
@@ -57,6 +60,7 @@ fn plugin(kind: &str) -> &'static str {
         "secret" => "kubernetes.io~secret",
         "downwardAPI" => "kubernetes.io~downward-api",
         "projected" => "kubernetes.io~projected",
+        "persistentVolumeClaim" | "ephemeral" => "kubernetes.io~local-volume",
         _ => "kubernetes.io~empty-dir",
     }
 }
@@ -92,8 +96,8 @@ pub(crate) fn set_up(pod: &Value, volume: &Value, pod_dir: &Path, payload: Optio
             }
             atomic::write(&dir, payload.unwrap_or(&Payload::new()), fs_group)
         }
-        // The runtime mounts images.
-        "image" => Ok(()),
+        // The runtime mounts images; what is behind claims is mounted when it is known.
+        "image" | "persistentVolumeClaim" | "ephemeral" => Ok(()),
         other => Err(VolumeError::Unsupported(other.to_string())),
     }
 }
@@ -145,7 +149,8 @@ fn host_path(volume: &Value, path: &Path) -> Result<(), VolumeError> {
     let refuse = |what| Err(VolumeError::HostPath(path.to_path_buf(), what));
     let is = |test: fn(&fs::FileType) -> bool| fs::metadata(path).is_ok_and(|m| test(&m.file_type()));
     match volume.str_at(&["hostPath", "type"]) {
-        "DirectoryOrCreate" if !exists => make_dir(path, 0o755),
+        // Where nothing is said, container runtimes make what is missing, and pods rely on it.
+        "DirectoryOrCreate" | "" if !exists => make_dir(path, 0o755),
         "FileOrCreate" if !exists => {
             let made = fs::OpenOptions::new().create(true).append(true).open(path);
             made.map(drop).map_err(io_error("create", path))?;

@@ -5,6 +5,7 @@ pub(crate) mod actions;
 mod mailbox;
 pub(crate) mod phase;
 mod release;
+mod resizing;
 mod start;
 mod stop;
 mod sync;
@@ -15,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_cri::ContainerState;
+use fram_cri::{ContainerState, LinuxContainerResources};
 use fram_machinery::{Value, meta};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -35,6 +36,9 @@ use phase::{Command, Event, Phase, State};
 /// After a failure that nothing announces the end of, the pod is looked at again after this time.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// For so long a container may be missing between two instances before that is told.
+const REPLACEMENT: Duration = Duration::from_secs(1);
+
 /// What a piece of work came to.
 #[derive(Default)]
 pub(crate) struct Outcome {
@@ -48,7 +52,13 @@ pub(crate) struct Outcome {
     restarted: Vec<(String, jiff::Timestamp)>,
     /// The volumes are set up, and are to be renewed after this time.
     volumes: Option<Option<Duration>>,
+    /// The volumes could not be set up.
+    volumes_failed: bool,
     event: Option<Event>,
+    /// The pod's cgroup has these limits now.
+    cgroup: Option<LinuxContainerResources>,
+    /// Resources could not be put in place; they may be tried again after this time.
+    hold_resize: Option<Duration>,
     /// Nothing of the pod is left on the node.
     removed: bool,
 }
@@ -71,7 +81,15 @@ pub(crate) struct Worker {
     /// Last messages of containers that have ended, by their ids.
     messages: HashMap<String, String>,
     volumes_ready: bool,
+    /// Container instances that the work under way replaces.
+    replacing: Vec<String>,
+    /// When the first of them was seen to have ended.
+    replaced: Option<Instant>,
     renew_volumes: Option<Instant>,
+    /// The limits that the pod's cgroup has, once this worker has seen to it.
+    cgroup: Option<LinuxContainerResources>,
+    hold_resize: Option<Instant>,
+    resizing: bool,
     todo: Vec<Command>,
     status: Option<Arc<Value>>,
     removed: bool,
@@ -96,7 +114,12 @@ impl Worker {
             backoff: Backoff::default(),
             messages: HashMap::new(),
             volumes_ready: false,
+            replacing: Vec::new(),
+            replaced: None,
             renew_volumes: None,
+            cgroup: None,
+            hold_resize: None,
+            resizing: false,
             todo: Vec::new(),
             status: None,
             removed: false,
@@ -111,6 +134,7 @@ impl Worker {
             if self.read_mail() {
                 // What is under way was begun for a pod that was to run on; a stop under way is begun again, with less time.
                 work = None;
+                self.replacing.clear();
             }
             self.observe().await;
             if work.is_none() {
@@ -142,6 +166,7 @@ impl Worker {
             let event = match letter {
                 Letter::Pod(pod) => {
                     if meta::generation(&pod) != meta::generation(&self.pod)
+                        || pod.get("spec") != self.pod.get("spec")
                         || pod.at(&["metadata", "labels"]) != self.pod.at(&["metadata", "labels"])
                         || pod.at(&["metadata", "annotations"]) != self.pod.at(&["metadata", "annotations"])
                     {
@@ -172,6 +197,7 @@ impl Worker {
     fn unhold(&mut self) {
         self.holds.clear();
         self.hold_pod = None;
+        self.hold_resize = None;
         if pod_shows_metadata(&self.pod) {
             self.volumes_ready = false;
         }
@@ -245,18 +271,20 @@ impl Worker {
 
     /// Makes the status and hands it to the writer when it differs from the last one.
     fn tell(&mut self) {
-        if self.removed || self.state.gone {
+        if self.removed || self.state.gone || self.is_between_instances() {
             return;
         }
         let pod = self.pod_with_status();
         let ended = matches!(self.state.phase, Phase::TerminatedPod | Phase::Finished);
         let verdicts = self.verdicts.lock().clone();
+        let resize = self.resize_conditions();
         let status = generate(&Inputs {
             pod: &pod,
             observed: &self.observed,
             verdicts: &verdicts,
             waiting: &self.waiting,
             host_ips: &self.ctx.host_ips(),
+            resize: &resize,
             failure: self.state.failure.as_ref().map(|(r, m)| (r.as_str(), m.as_str())),
             ending: self.state.phase != Phase::SyncPod,
             ended,
@@ -267,6 +295,19 @@ impl Worker {
             self.ctx.writer.set(&self.id, status.clone());
             self.status = Some(status);
         }
+    }
+
+    /// A container that is replaced at once is told of when its successor runs, not in the moment between: a change of the image
+    /// or of resources does not show as a pod that is not ready. Upstream's kubelet sees no such moments, since it looks once a
+    /// second.
+    fn is_between_instances(&mut self) -> bool {
+        let ended = |id: &String| self.observed.containers.iter().any(|c| c.id == *id && c.state == ContainerState::Exited);
+        if !self.replacing.iter().any(ended) {
+            self.replaced = None;
+            return false;
+        }
+        let now = Instant::now();
+        *self.replaced.get_or_insert(now) + REPLACEMENT > now
     }
 
     fn next_work(&mut self) -> Option<Work> {
@@ -315,7 +356,9 @@ impl Worker {
         let now = Instant::now();
         let mut due: Vec<Instant> = self.holds.values().copied().filter(|at| *at > now).collect();
         due.extend(self.hold_pod.filter(|at| *at > now));
+        due.extend(self.replaced.map(|at| at + REPLACEMENT).filter(|at| *at > now));
         if self.state.phase == Phase::SyncPod {
+            due.extend(self.hold_resize.filter(|at| *at > now));
             due.extend(self.renew_volumes);
             due.extend(self.deadline().map(|left| now + left));
         }
@@ -343,11 +386,17 @@ impl Worker {
         }
         self.holds.extend(outcome.holds.into_iter().map(|(name, delay)| (name, now + delay)));
         self.hold_pod = outcome.hold_pod.map(|delay| now + delay);
+        self.hold_resize = outcome.hold_resize.map(|delay| now + delay);
+        if outcome.cgroup.is_some() {
+            self.cgroup = outcome.cgroup;
+        }
         for (key, ended) in outcome.restarted {
             self.backoff.next(&key, ended, self.ctx.clock.now());
         }
+        // They count as set up from when this was begun, so that what changes meanwhile is not overlooked.
+        self.volumes_ready &= !outcome.volumes_failed;
+        self.replacing.clear();
         if let Some(renew) = outcome.volumes {
-            self.volumes_ready = true;
             self.renew_volumes = renew.map(|delay| now + delay);
         }
         self.removed |= outcome.removed;

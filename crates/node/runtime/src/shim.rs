@@ -9,6 +9,7 @@ mod creator;
 mod executor;
 mod log;
 mod mount;
+mod overlay;
 mod privileges;
 mod rootfs;
 mod sandbox;

@@ -1,5 +1,6 @@
 //! NodeRestriction: a kubelet changes its own node and the pods bound to it, and nothing else.
 
+use fram_client::local_path;
 use fram_machinery::{Status, Value, meta};
 
 use super::{Operation, Plugin, Request};
@@ -29,6 +30,7 @@ impl Plugin for NodeRestriction {
             {
                 return refuse(format!("node {node:?} is not allowed to modify node {:?}", place.name));
             }
+            ("", "PersistentVolume", _) => volume(request, node, &object, old)?,
             ("", "Node", "") => node_labels(request, node, &object, old)?,
             ("", "ServiceAccount", "token") => {
                 let pod = object.str_at(&["spec", "boundObjectRef", "name"]);
@@ -77,6 +79,24 @@ fn pod(request: &Request<'_>, node: &str, object: &Value, old: Option<&Value>) -
         _ => Err(request
             .place
             .forbidden(&format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", request.operation))),
+    }
+}
+
+/// A node may take its finalizer off a volume of the embedded storage that it holds, and change nothing else of volumes.
+fn volume(request: &Request<'_>, node: &str, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let rest = |o: &Value| {
+        let mut rest = o.clone();
+        meta::remove_finalizer(&mut rest, local_path::PROVISIONER);
+        if meta::finalizers(&rest).next().is_none() {
+            rest.remove(&["metadata", "finalizers"]);
+        }
+        rest.remove(&["metadata", "managedFields"]);
+        rest
+    };
+    let holds = |old: &Value| meta::annotation(old, local_path::NODE) == Some(node) && meta::is_terminating(old);
+    match old {
+        Some(old) if request.operation == Operation::Update && holds(old) && rest(object) == rest(old) => Ok(()),
+        _ => Err(request.place.forbidden(&format!("node {node:?} can only let go of terminating volumes that it holds itself"))),
     }
 }
 

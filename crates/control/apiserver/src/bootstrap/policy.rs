@@ -1,4 +1,4 @@
-//! The default roles and bindings, from `policy/rbac.policy` and `policy/join.policy`. A line begins an object; indented lines are its rules.
+//! The default roles and bindings, from the files in `policy`. A line begins an object; indented lines are its rules.
 
 use fram_machinery::{Value, meta, object};
 
@@ -7,12 +7,14 @@ use super::BootstrapError;
 const POLICY: &str = include_str!("../../policy/rbac.policy");
 /// Apart from upstream's defaults, so that those stay comparable.
 const JOIN: &str = include_str!("../../policy/join.policy");
+const METRICS: &str = include_str!("../../policy/metrics.policy");
+const STORAGE: &str = include_str!("../../policy/storage.policy");
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// All default roles and bindings.
 pub(super) fn default_objects() -> Result<Vec<Value>, BootstrapError> {
     let mut objects: Vec<Value> = Vec::new();
-    for (i, line) in POLICY.lines().chain(JOIN.lines()).enumerate() {
+    for (i, line) in POLICY.lines().chain(JOIN.lines()).chain(STORAGE.lines()).chain(METRICS.lines()).enumerate() {
         let fail = |message: &str| BootstrapError::Policy { line: i + 1, message: message.into() };
         if line.is_empty() || line.starts_with('#') {
             continue;

@@ -22,9 +22,9 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub async fn bind(address: SocketAddr, tls: rustls::ServerConfig) -> std::io::Result<Self> {
-        let socket = TcpListener::bind(address).await?;
-        Ok(Self { socket, tls: TlsAcceptor::from(Arc::new(tls)) })
+    /// Takes a socket that is bound, so that a port in use is known before anything else is done.
+    pub fn new(socket: TcpListener, tls: rustls::ServerConfig) -> Self {
+        Self { socket, tls: TlsAcceptor::from(Arc::new(tls)) }
     }
 
     pub fn address(&self) -> std::io::Result<SocketAddr> {

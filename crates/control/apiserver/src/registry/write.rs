@@ -202,8 +202,9 @@ impl Registry {
         let mut request = Request::new(self, place, subresource, Verb::Update, write);
         object = self.admission.admit(&mut request, object, Some(&old)).await?;
         keep_other_parts(&stored, subresource, &mut object, &old);
-        if subresource.is_empty() {
-            strategy(&stored).prepare_update(&mut object, &old);
+        match subresource {
+            "" => strategy(&stored).prepare_update(&mut object, &old),
+            part => strategy(&stored).prepare_subresource(part, &mut object, &old),
         }
         let mut object = self.normalized(&stored, object)?;
         if subresource != "binding" {
@@ -257,7 +258,13 @@ impl Registry {
             _ if place.served.stored.custom.is_some() => self.validate(place, object, Some(old)),
             "" | "scale" | "ephemeralcontainers" | "resize" => {
                 let checked = (subresource.is_empty() || subresource == "scale").then_some(old);
-                self.validate(place, object, checked)
+                self.validate(place, object, checked)?;
+                let stored = &place.served.stored;
+                let errors = strategy(stored).validate_subresource(subresource, object, old);
+                if errors.is_empty() {
+                    return Ok(());
+                }
+                Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
             }
             _ => Ok(()),
         }

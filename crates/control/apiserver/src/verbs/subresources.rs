@@ -69,8 +69,8 @@ async fn update(
     let write = write_of(user, options);
     let part = |current: &Value| {
         let mut next = match subresource {
-            // A whole object is sent, of which the registry keeps the status.
-            "status" => return Ok(object.clone()),
+            // A whole object is sent, of which the registry takes the part.
+            "status" | "resize" => return Ok(object.clone()),
             _ => current.clone(),
         };
         next.set(&["metadata", "resourceVersion"], meta::resource_version(&object));
@@ -78,7 +78,6 @@ async fn update(
             "finalize" => next.set(&["spec", "finalizers"], object.at(&["spec", "finalizers"]).cloned()),
             "approval" => next.set(&["status", "conditions"], object.at(&["status", "conditions"]).cloned()),
             "ephemeralcontainers" => next.set(&["spec", "ephemeralContainers"], object.at(&["spec", "ephemeralContainers"]).cloned()),
-            "resize" => next.set(&["spec", "containers"], object.at(&["spec", "containers"]).cloned()),
             other => return Err(Status::method_not_allowed(&place.kind().group, &place.kind().plural, other)),
         }
         Ok(next)
@@ -172,6 +171,8 @@ async fn bind(server: &Server, user: &User, place: &Place, binding: &Value, opti
             return Err(place.conflict(&format!("pod {} has non-empty .spec.schedulingGates", place.name)));
         }
         pod.set(&["spec", "nodeName"], node.as_str());
+        // Room is no longer being made for it.
+        pod.remove(&["status", "nominatedNodeName"]);
         for part in ["annotations", "labels"] {
             for (key, value) in binding.at(&["metadata", part]).and_then(Value::as_map).into_iter().flat_map(|m| m.iter()) {
                 pod.place(&["metadata", part]).make_map().insert(key.clone(), value.clone());

@@ -1,67 +1,9 @@
-//! Which volume a claim is bound to, and the phases of both. Pure.
+//! What is written when a claim is bound to a volume, and the phases of both. Pure.
 
-use std::sync::Arc;
-
-use fram_machinery::labels::Selector;
-use fram_machinery::quantity::Quantity;
+use fram_api::storage::claim_reference;
 use fram_machinery::{Value, meta, object};
 
-pub(super) const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
-pub(super) const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
-pub(super) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-pub(super) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
-
-pub(super) fn class(object: &Value) -> &str {
-    meta::annotation(object, CLASS).unwrap_or_else(|| object.str_at(&["spec", "storageClassName"]))
-}
-
-fn claim_reference(volume: &Value) -> Option<&Value> {
-    volume.at(&["spec", "claimRef"]).filter(|r| !r.is_null())
-}
-
-/// Whether a volume is set aside for a claim: by name, and by UID where it says one.
-pub(super) fn is_for(volume: &Value, claim: &Value) -> bool {
-    claim_reference(volume).is_some_and(|r| {
-        let uid = r.str_at(&["uid"]);
-        r.str_at(&["name"]) == meta::name(claim)
-            && r.str_at(&["namespace"]) == meta::namespace(claim)
-            && (uid.is_empty() || uid == meta::uid(claim))
-    })
-}
-
-fn capacity(volume: &Value) -> Quantity {
-    volume.str_at(&["spec", "capacity", "storage"]).parse().unwrap_or(Quantity::zero())
-}
-
-/// Whether a volume can serve a claim at all; a volume that is set aside need not match its selector or class.
-fn serves(volume: &Value, claim: &Value) -> bool {
-    let mode = |o: &Value| if o.str_at(&["spec", "volumeMode"]) == "Block" { "Block" } else { "Filesystem" };
-    let modes = volume.list_at(&["spec", "accessModes"]);
-    let wanted: Quantity = claim.str_at(&["spec", "resources", "requests", "storage"]).parse().unwrap_or(Quantity::zero());
-    mode(volume) == mode(claim)
-        && claim.list_at(&["spec", "accessModes"]).iter().all(|m| modes.contains(m))
-        && capacity(volume) >= wanted
-        && !meta::is_terminating(volume)
-}
-
-/// The volume for a claim: one that is set aside for it, else the smallest that is free and fits.
-pub(super) fn find(claim: &Value, volumes: &[Arc<Value>]) -> Option<Arc<Value>> {
-    if let Some(own) = volumes.iter().find(|v| is_for(v, claim) && serves(v, claim)) {
-        return Some(own.clone());
-    }
-    let selector = Selector::from_object(claim.at(&["spec", "selector"]).filter(|s| !s.is_null())).ok()?;
-    let attributes = |o: &Value| o.str_at(&["spec", "volumeAttributesClassName"]).to_string();
-    let free = |v: &&Arc<Value>| {
-        claim_reference(v).is_none()
-            && v.str_at(&["status", "phase"]) == "Available"
-            && class(v) == class(claim)
-            && attributes(v) == attributes(claim)
-            && selector.as_ref().is_none_or(|s| s.matches(meta::labels(v)))
-            && serves(v, claim)
-    };
-    volumes.iter().filter(free).min_by_key(|v| (capacity(v), meta::name(v).to_string())).cloned()
-}
+pub(super) use fram_api::storage::{BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONED_BY, SELECTED_NODE, class, find, is_for};
 
 /// The volume with its reference to the claim; None where it has it.
 pub(super) fn bound_volume(volume: &Value, claim: &Value) -> Option<Value> {
@@ -115,6 +57,8 @@ pub(super) fn volume_phase(volume: &Value, claim: Option<&Value>) -> &'static st
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn volume(name: &str, size: &str, spec: Value) -> Arc<Value> {
@@ -135,7 +79,7 @@ mod tests {
     }
 
     fn found(claim: &Value, volumes: &[Arc<Value>]) -> String {
-        find(claim, volumes).map(|v| meta::name(&v).to_string()).unwrap_or_default()
+        find(claim, volumes, |_| true).map(|v| meta::name(&v).to_string()).unwrap_or_default()
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn counts<'a>(constraint: &Constraint, pod: &Pod, nodes: impl Iterator<Item = &'
     let namespace = meta::namespace(&pod.object);
     for node in nodes {
         let Some(domain) = domain(node, &constraint.key) else { continue };
-        let tainted = constraint.honors_taints && super::taints::TaintToleration.filter(pod, node, &Cluster { nodes: vec![] }).is_err();
+        let tainted = constraint.honors_taints && !super::taints::tolerates_all(pod, node);
         if constraint.honors_affinity && !required_matches(&pod.object, node) || tainted {
             continue;
         }

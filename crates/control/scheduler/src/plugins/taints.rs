@@ -22,6 +22,12 @@ fn tolerated(pod: &Pod, taint: &Value) -> bool {
     pod.object.list_at(&["spec", "tolerations"]).iter().any(|t| tolerates(t, taint))
 }
 
+/// Whether nothing about a node's taints keeps the pod away.
+pub(super) fn tolerates_all(pod: &Pod, node: &Node) -> bool {
+    let hard = |t: &&Value| matches!(t.str_at(&["effect"]), "NoSchedule" | "NoExecute");
+    node.taints().iter().filter(hard).all(|t| tolerated(pod, t))
+}
+
 pub(super) struct NodeUnschedulable;
 impl Plugin for NodeUnschedulable {
     fn name(&self) -> &'static str {

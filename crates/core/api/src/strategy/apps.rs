@@ -171,6 +171,21 @@ impl Strategy for DaemonSet {
     }
 }
 
+/// A StatefulSet whose template has the volumes that its pods get from claims.
+fn with_claims(set: &Value) -> Value {
+    let mut set = set.clone();
+    let names: Vec<String> =
+        set.list_at(&["spec", "volumeClaimTemplates"]).iter().map(|c| c.str_at(&["metadata", "name"]).to_string()).collect();
+    let volumes =
+        |name: &String| fram_machinery::object!({ "name": (name.as_str()), "persistentVolumeClaim": { "claimName": (name.as_str()) } });
+    let own = set.list_at(&["spec", "template", "spec", "volumes"]).iter().filter(|v| names.iter().all(|n| n != v.str_at(&["name"])));
+    let all: Vec<Value> = own.cloned().chain(names.iter().map(volumes)).collect();
+    if !names.is_empty() {
+        set.set(&["spec", "template", "spec", "volumes"], all);
+    }
+    set
+}
+
 pub(super) struct StatefulSet;
 impl Strategy for StatefulSet {
     fn default(&self, object: &mut Value) {
@@ -184,11 +199,16 @@ impl Strategy for StatefulSet {
         if rolling && object.at(&["spec", "updateStrategy", "rollingUpdate", "partition"]).is_none() {
             object.set(&["spec", "updateStrategy", "rollingUpdate", "partition"], 0);
         }
+        for when in ["whenDeleted", "whenScaled"] {
+            if object.str_at(&["spec", "persistentVolumeClaimRetentionPolicy", when]).is_empty() {
+                object.set(&["spec", "persistentVolumeClaimRetentionPolicy", when], "Retain");
+            }
+        }
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = selector_errors(object);
-        errors.extend(template_errors(object));
+        errors.extend(template_errors(&with_claims(object)));
         errors.extend(not_negative(object, &["replicas", "minReadySeconds"]));
         errors
     }

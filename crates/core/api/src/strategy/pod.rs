@@ -1,6 +1,7 @@
 //! Pods: conditional defaults, QoS class, what may change, and the cells of the table.
 
 mod printer;
+mod resize;
 mod validation;
 
 use fram_machinery::quantity::Quantity;
@@ -61,6 +62,16 @@ impl Strategy for Pod {
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         validation::validate_update(object, old)
+    }
+
+    fn prepare_subresource(&self, subresource: &str, object: &mut Value, old: &Value) {
+        if subresource == "resize" {
+            resize::keep_the_rest(object, old);
+        }
+    }
+
+    fn validate_subresource(&self, subresource: &str, object: &Value, old: &Value) -> Vec<FieldError> {
+        if subresource == "resize" { resize::validate(object, old) } else { Vec::new() }
     }
 
     fn field(&self, object: &Value, path: &str) -> Option<String> {

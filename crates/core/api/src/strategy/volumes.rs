@@ -1,5 +1,7 @@
 //! PersistentVolumes and their claims: the cells of their tables.
 
+use fram_machinery::quantity::Quantity;
+use fram_machinery::status::FieldError;
 use fram_machinery::{Value, meta};
 
 use super::{Strategy, joined};
@@ -44,8 +46,75 @@ impl Strategy for PersistentVolume {
     }
 }
 
+pub(super) struct StorageClass;
+impl Strategy for StorageClass {
+    fn cell(&self, object: &Value, column: &str) -> Value {
+        match column {
+            "Name" if meta::annotation(object, "storageclass.kubernetes.io/is-default-class") == Some("true") => {
+                format!("{} (default)", meta::name(object)).into()
+            }
+            "Name" => meta::name(object).into(),
+            _ => Value::Null,
+        }
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        for (field, why) in [
+            ("parameters", "updates to parameters are forbidden."),
+            ("provisioner", "updates to provisioner are forbidden."),
+            ("reclaimPolicy", "updates to reclaimPolicy are forbidden."),
+            ("volumeBindingMode", "updates to volumeBindingMode are forbidden."),
+        ] {
+            if object.get(field) != old.get(field) {
+                errors.push(FieldError::forbidden(field, why));
+            }
+        }
+        errors
+    }
+}
+
 pub(super) struct PersistentVolumeClaim;
 impl Strategy for PersistentVolumeClaim {
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if object.list_at(&["spec", "accessModes"]).is_empty() {
+            errors.push(FieldError::required("spec.accessModes", "at least 1 access mode is required"));
+        }
+        if object.at(&["spec", "resources", "requests", "storage"]).is_none() {
+            errors.push(FieldError::required("spec.resources[storage]", ""));
+        }
+        errors
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        const WHY: &str = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        const SIZE: [&str; 4] = ["spec", "resources", "requests", "storage"];
+        let mut errors = Vec::new();
+        let rest = |claim: &Value, before: &Value| {
+            let mut spec = claim.get("spec").cloned().unwrap_or_default();
+            // A volume, and for those without a class a default class, are given once.
+            for field in ["volumeName", "storageClassName"] {
+                if before.str_at(&["spec", field]).is_empty() {
+                    spec.remove(&[field]);
+                }
+            }
+            spec.remove(&["volumeAttributesClassName"]);
+            spec.remove(&SIZE[1..]);
+            spec
+        };
+        if rest(object, old) != rest(old, old) {
+            errors.push(FieldError::forbidden("spec", WHY));
+        }
+        let size = |claim: &Value| claim.str_at(&SIZE).parse::<Quantity>().ok();
+        if size(object) != size(old) && old.str_at(&["status", "phase"]) != "Bound" {
+            errors.push(FieldError::forbidden("spec", WHY));
+        } else if size(object) < size(old) {
+            errors.push(FieldError::forbidden("spec.resources.requests.storage", "field can not be less than previous value"));
+        }
+        errors
+    }
+
     fn cell(&self, object: &Value, column: &str) -> Value {
         let bound = !object.str_at(&["spec", "volumeName"]).is_empty();
         match column {
@@ -63,6 +132,19 @@ impl Strategy for PersistentVolumeClaim {
 mod tests {
     use super::*;
     use fram_machinery::object;
+
+    #[test]
+    fn a_bound_claim_may_only_ask_for_more() {
+        let claim = |size: &str, class: &str, phase: &str| {
+            object!({ "spec": { "accessModes": ["ReadWriteOnce"], "storageClassName": class, "volumeName": "v",
+                "resources": { "requests": { "storage": size } } }, "status": { "phase": phase } })
+        };
+        let check = |new: Value, old: Value| PersistentVolumeClaim.validate_update(&new, &old).len();
+        assert_eq!(check(claim("2Gi", "c", "Bound"), claim("1Gi", "c", "Bound")), 0);
+        assert_eq!(check(claim("1Gi", "c", "Bound"), claim("2Gi", "c", "Bound")), 1);
+        assert_eq!(check(claim("2Gi", "c", "Pending"), claim("1Gi", "c", "Pending")), 1);
+        assert_eq!(check(claim("1Gi", "d", "Bound"), claim("1Gi", "c", "Bound")), 1);
+    }
 
     #[test]
     fn a_bound_claim_shows_its_volume() {

@@ -160,7 +160,7 @@ impl<'a> Lexer<'a> {
                 }
                 continue;
             }
-            out.extend_from_slice(body[at..at + c.len_utf8()].as_bytes());
+            out.extend_from_slice(&body.as_bytes()[at..at + c.len_utf8()]);
             at += c.len_utf8();
         }
         self.at += prefix + 2 * quote.len() + at;

@@ -9,12 +9,14 @@ use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use super::Kubeconfig;
@@ -37,11 +39,18 @@ pub enum RemoteError {
     Http(#[from] hyper::Error),
 }
 
+impl RemoteError {
+    /// Whether nobody listens at the server's address.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Connect { source, .. } if source.kind() == std::io::ErrorKind::ConnectionRefused)
+    }
+}
+
 pub(super) struct Connection {
     host: String,
     port: u16,
     name: ServerName<'static>,
-    tls: parking_lot::RwLock<TlsConnector>,
+    connectors: parking_lot::RwLock<Connectors>,
     token: Option<HeaderValue>,
     current: Mutex<Option<SendRequest<Full<Bytes>>>>,
     tasks: TaskTracker,
@@ -69,8 +78,24 @@ pub(super) fn tls_config(config: &Kubeconfig, protocol: &[u8]) -> Result<rustls:
     Ok(tls)
 }
 
-fn connector(config: &Kubeconfig) -> Result<TlsConnector, RemoteError> {
-    Ok(TlsConnector::from(Arc::new(tls_config(config, b"h2")?)))
+/// TLS for the shared connection, and for those that become streams, which HTTP/2 does not know.
+struct Connectors {
+    shared: TlsConnector,
+    upgraded: TlsConnector,
+}
+
+impl Connectors {
+    fn new(config: &Kubeconfig) -> Result<Self, RemoteError> {
+        let connector = |protocol| Ok::<_, RemoteError>(TlsConnector::from(Arc::new(tls_config(config, protocol)?)));
+        Ok(Self { shared: connector(b"h2")?, upgraded: connector(b"http/1.1")? })
+    }
+}
+
+/// What came of a request to upgrade.
+pub enum Upgrade {
+    /// The answer's headers, and the stream that the connection is now.
+    Stream(http::HeaderMap, Box<TokioIo<Upgraded>>),
+    Refused(Response<Incoming>),
 }
 
 /// A connection over which nothing comes for this long is asked whether it lives, and given up when it does not answer:
@@ -80,7 +105,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 impl Connection {
     /// Connections made from now on show another identity; what goes on over the present one goes on.
     pub(super) async fn renew(&self, config: &Kubeconfig) -> Result<(), RemoteError> {
-        *self.tls.write() = connector(config)?;
+        *self.connectors.write() = Connectors::new(config)?;
         *self.current.lock().await = None;
         Ok(())
     }
@@ -94,7 +119,7 @@ impl Connection {
             name: ServerName::try_from(host.clone()).map_err(|_| bad())?,
             port: uri.port_u16().unwrap_or(443),
             host,
-            tls: parking_lot::RwLock::new(connector(config)?),
+            connectors: parking_lot::RwLock::new(Connectors::new(config)?),
             token: token.map_err(|_| RemoteError::Kubeconfig { path: PathBuf::new(), reason: "the token is not a header value".into() })?,
             current: Mutex::new(None),
             tasks: TaskTracker::new(),
@@ -115,6 +140,38 @@ impl Connection {
         Ok(sender.send_request(request).await?)
     }
 
+    async fn dial(&self, tls: TlsConnector) -> Result<TlsStream<TcpStream>, RemoteError> {
+        let address = format!("{}:{}", self.host, self.port);
+        let failed = |source| RemoteError::Connect { address: address.clone(), source };
+        let stream = TcpStream::connect(&address).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        tls.connect(self.name.clone(), stream).await.map_err(failed)
+    }
+
+    /// Sends a request that asks for another protocol, over a connection of its own.
+    pub(super) async fn upgrade(&self, mut request: Request<Full<Bytes>>) -> Result<Upgrade, RemoteError> {
+        let tls = self.connectors.read().upgraded.clone();
+        let stream = self.dial(tls).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        self.tasks.spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "a connection to the API server ended");
+            }
+        });
+        let host = format!("{}:{}", self.host, self.port);
+        let host = HeaderValue::try_from(&host).map_err(|_| RemoteError::Address(host))?;
+        request.headers_mut().insert(header::HOST, host);
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(header::AUTHORIZATION, token.clone());
+        }
+        let mut response = sender.send_request(request).await?;
+        if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Upgrade::Refused(response));
+        }
+        let stream = hyper::upgrade::on(&mut response).await?;
+        Ok(Upgrade::Stream(response.into_parts().0.headers, Box::new(TokioIo::new(stream))))
+    }
+
     async fn sender(&self) -> Result<SendRequest<Full<Bytes>>, RemoteError> {
         let mut current = self.current.lock().await;
         if let Some(sender) = current.as_mut()
@@ -122,12 +179,8 @@ impl Connection {
         {
             return Ok(sender.clone());
         }
-        let address = format!("{}:{}", self.host, self.port);
-        let failed = |source| RemoteError::Connect { address: address.clone(), source };
-        let stream = TcpStream::connect(&address).await.map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        let tls = self.tls.read().clone();
-        let stream = tls.connect(self.name.clone(), stream).await.map_err(failed)?;
+        let tls = self.connectors.read().shared.clone();
+        let stream = self.dial(tls).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(SILENCE)

@@ -24,10 +24,25 @@ fn meminfo(key: &str) -> Option<i64> {
 }
 
 /// Bytes of the file system that holds a path: all, and free for use.
-fn disk(path: &Path) -> Option<(i64, i64)> {
+pub(crate) fn disk(path: &Path) -> Option<(i64, i64)> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
     let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.fragment_size())).unwrap_or(i64::MAX);
     Some((bytes(stat.blocks()), bytes(stat.blocks_available())))
+}
+
+/// Nanoseconds of work of all processors since the machine was started.
+pub(crate) fn cpu_nano_seconds() -> Option<u64> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let numbers: Vec<u64> = text.lines().next()?.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal, in hundredths of a second (proc(5)); guests count as user already.
+    let busy: u64 = numbers.iter().take(8).enumerate().filter(|(i, _)| !matches!(i, 3 | 4)).map(|(_, n)| n).sum();
+    Some(busy * 10_000_000)
+}
+
+/// Bytes of memory that are in use and cannot be had without harm, and those that can.
+pub(crate) fn memory_in_use() -> Option<(i64, i64)> {
+    let (all, available) = (meminfo("MemTotal")?, meminfo("MemAvailable")?);
+    Some((all - available, available))
 }
 
 fn read(path: &str) -> String {

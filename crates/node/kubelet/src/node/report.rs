@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use fram_client::local_path;
 use fram_cri::{Image, RuntimeStatus, VersionResponse};
 use fram_machinery::quantity::Quantity;
 use fram_machinery::{Map, Value, object};
@@ -38,6 +39,12 @@ pub(super) fn labels(config: &KubeletConfig) -> BTreeMap<String, String> {
     }
     out.extend(config.node_labels.clone());
     out
+}
+
+/// Annotations that the kubelet gives its node.
+pub(super) fn annotations(config: &KubeletConfig) -> BTreeMap<String, String> {
+    let directory = config.volumes_dir.as_ref().map(|dir| (local_path::DIRECTORY.to_string(), dir.display().to_string()));
+    directory.into_iter().collect()
 }
 
 pub(super) fn status(facts: &Facts) -> Value {

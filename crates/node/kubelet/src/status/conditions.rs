@@ -6,7 +6,15 @@ use super::{Inputs, find};
 use crate::clock;
 use crate::pod;
 
-const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWNED: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    crate::resize::PENDING,
+    crate::resize::IN_PROGRESS,
+];
 const DISRUPTION: &str = "DisruptionTarget";
 
 /// Whether the kubelet alone writes conditions of this type.
@@ -51,6 +59,18 @@ pub(super) fn generate(inputs: &Inputs, statuses: &[Value], phase: &str, has_san
     for condition in [sandbox, initialized(inputs, statuses, phase), ready, containers_ready, Condition::yes("PodScheduled")] {
         out.push(finish(inputs, condition));
     }
+    out.extend(inputs.resize.iter().map(|condition| of_resize(inputs, condition)));
+    out
+}
+
+/// A condition of a resize keeps its time as long as its reason stays; see updatedPodResizeCondition.
+fn of_resize(inputs: &Inputs, condition: &Value) -> Value {
+    let old = meta::condition(inputs.pod, condition.str_at(&["type"]));
+    let old = old.filter(|c| c.str_at(&["reason"]) == condition.str_at(&["reason"]));
+    let since = old.map(|c| c.str_at(&["lastTransitionTime"])).filter(|t| !t.is_empty());
+    let mut out = condition.clone();
+    out.set(&["lastProbeTime"], Value::Null);
+    out.set(&["lastTransitionTime"], since.map_or_else(|| clock::time(inputs.now), String::from));
     out
 }
 

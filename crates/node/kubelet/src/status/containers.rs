@@ -29,7 +29,7 @@ fn status(inputs: &Inputs, role: Role, container: &Value) -> Value {
     let mut seen = inputs.observed.containers.iter().filter(|c| c.metadata.name == name);
     let mut status = match seen.next() {
         Some(newest) => {
-            let mut status = converted(container, newest);
+            let mut status = converted(inputs.pod, container, newest);
             if newest.state == ContainerState::Created {
                 // Made and about to start: to its readers it waits as before.
                 status.set(&["state", "waiting", "reason"], waiting_reason(inputs, role));
@@ -71,7 +71,7 @@ fn base(container: &Value, image: &str, count: i64) -> Value {
     })
 }
 
-fn converted(container: &Value, seen: &ContainerStatus) -> Value {
+fn converted(pod: &Value, container: &Value, seen: &ContainerStatus) -> Value {
     let image = match seen.image.user_specified_image.as_str() {
         "" => container.str_at(&["image"]),
         image => image,
@@ -84,7 +84,7 @@ fn converted(container: &Value, seen: &ContainerStatus) -> Value {
         ContainerState::Exited => status.set(&["state", "terminated"], terminated(seen)),
         ContainerState::Created | ContainerState::Unknown => status.set(&["state", "waiting"], Map::new()),
     }
-    resources(container, &mut status);
+    resources(pod, container, seen, &mut status);
     if let Some(user) = &seen.user {
         let groups: Vec<Value> = user.supplemental_groups.iter().map(|g| Value::from(*g)).collect();
         status.set(&["user", "linux"], object!({ "uid": (user.uid), "gid": (user.gid), "supplementalGroups": groups }));
@@ -92,12 +92,12 @@ fn converted(container: &Value, seen: &ContainerStatus) -> Value {
     status
 }
 
-fn resources(container: &Value, status: &mut Value) {
-    if let Some(resources) = container.get("resources") {
-        status.set(&["resources"], resources.clone());
-        if let Some(requests) = resources.get("requests").filter(|r| !r.is_empty()) {
-            status.set(&["allocatedResources"], requests.clone());
-        }
+fn resources(pod: &Value, container: &Value, seen: &ContainerStatus, status: &mut Value) {
+    if let Some(shown) = crate::resize::shown(pod, container, seen) {
+        status.set(&["resources"], shown);
+    }
+    if let Some(requests) = container.at(&["resources", "requests"]).filter(|r| !r.is_empty()) {
+        status.set(&["allocatedResources"], requests.clone());
     }
 }
 

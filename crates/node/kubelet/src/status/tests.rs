@@ -59,6 +59,7 @@ impl Case {
             pod,
             observed,
             verdicts: &self.verdicts,
+            resize: &[],
             waiting: &self.waiting,
             host_ips: &["192.0.2.1".to_string()],
             failure: self.failure,

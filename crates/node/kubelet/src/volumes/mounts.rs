@@ -23,7 +23,8 @@ pub(crate) fn container_mounts(
     for (index, mount) in container.list_at(&["volumeMounts"]).iter().enumerate() {
         let name = mount.str_at(&["name"]);
         let volume = find(pod, name).ok_or_else(|| VolumeError::Unknown(name.to_string()))?;
-        let read_only = mount.bool_at(&["readOnly"]) == Some(true);
+        let of_claim = volume.bool_at(&["persistentVolumeClaim", "readOnly"]) == Some(true);
+        let read_only = mount.bool_at(&["readOnly"]) == Some(true) || of_claim;
         let mut made = Mount {
             container_path: absolute(mount.str_at(&["mountPath"])),
             readonly: read_only,

@@ -116,7 +116,7 @@ fn a_part_of_a_volume_is_mounted_and_never_leads_out_of_it() {
 #[test]
 fn volumes_of_storage_systems_are_refused_by_name() {
     let (_keep, pod_dir) = dir();
-    let volume = object!({ "name": "v", "persistentVolumeClaim": { "claimName": "c" } });
+    let volume = object!({ "name": "v", "nfs": { "server": "s", "path": "/" } });
     let error = set_up(&pod(object!({})), &volume, &pod_dir, None).unwrap_err();
     assert!(failure_message(&volume, &error).starts_with("MountVolume.SetUp failed for volume \"v\" : no volume plugin matched"));
 }

@@ -11,6 +11,7 @@ use crate::pod::{
     all_containers, container_hash, container_name, containers, ephemeral_containers, init_containers, is_host_network, is_sidecar,
     restart_policy, restarts_after_exit,
 };
+use crate::resize::{Change, change};
 
 /// What the probes have found about one container instance; None where no verdict is reached, or no such probe exists.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,6 +30,7 @@ pub(crate) enum KillReason {
     LivenessProbe,
     StartupProbe,
     Unknown,
+    Resize,
 }
 
 /// A container instance to stop.
@@ -49,6 +51,8 @@ pub(crate) struct Actions {
     pub create_sandbox: Option<u32>,
     pub start: Vec<String>,
     pub kill: Vec<Kill>,
+    /// Running containers whose limits are to be changed.
+    pub update: Vec<String>,
 }
 
 impl Actions {
@@ -87,7 +91,7 @@ pub(crate) fn is_started(container: &Value, status: &ContainerStatus, verdicts: 
     status.state == ContainerState::Running && (!probed || verdicts.get(&status.id).and_then(|v| v.startup) == Some(true))
 }
 
-fn defect(container: &Value, status: &ContainerStatus, verdicts: &Verdicts) -> Option<(KillReason, String)> {
+fn defect(pod: &Value, container: &Value, status: &ContainerStatus, verdicts: &Verdicts) -> Option<(KillReason, String)> {
     let name = container_name(container);
     let hash = status.annotations.get(ANNOTATION_HASH);
     if hash.is_some_and(|h| *h != container_hash(container)) {
@@ -99,6 +103,9 @@ fn defect(container: &Value, status: &ContainerStatus, verdicts: &Verdicts) -> O
     }
     if verdict.startup == Some(false) {
         return Some((KillReason::StartupProbe, format!("Container {name} failed startup probe")));
+    }
+    if change(pod, container, status) == Change::Restart {
+        return Some((KillReason::Resize, format!("Container {name} resize requires restart")));
     }
     None
 }
@@ -155,7 +162,7 @@ fn with_new_sandbox(pod: &Value, observed: &Observed, attempt: u32) -> Actions {
     }
     let first = init_containers(pod).first().map(|c| vec![container_name(c).to_string()]);
     let kill_pod = !observed.is_empty();
-    Actions { kill_pod, create_sandbox: Some(attempt), start: first.unwrap_or(start), kill: Vec::new() }
+    Actions { kill_pod, create_sandbox: Some(attempt), start: first.unwrap_or(start), ..Actions::default() }
 }
 
 /// Plans one main container; true when it runs and is to go on.
@@ -172,14 +179,23 @@ fn plan_main(pod: &Value, container: &Value, observed: &Observed, verdicts: &Ver
         }
         return false;
     };
-    let Some((reason, mut message)) = defect(container, status, verdicts) else { return true };
+    let Some((reason, mut message)) = defect(pod, container, status, verdicts) else {
+        plan_update(pod, container, status, actions);
+        return true;
+    };
     // A changed container is restarted whatever the policy says.
-    if reason == KillReason::Changed || restarts_after_exit(pod, container, 137) {
+    if matches!(reason, KillReason::Changed | KillReason::Resize) || restarts_after_exit(pod, container, 137) {
         message.push_str(", will be restarted");
         actions.start.push(name.clone());
     }
     actions.kill.push(Kill { id: status.id.clone(), name, reason, message });
     false
+}
+
+fn plan_update(pod: &Value, container: &Value, status: &ContainerStatus, actions: &mut Actions) {
+    if change(pod, container, status) == Change::Update {
+        actions.update.push(container_name(container).to_string());
+    }
 }
 
 /// Plans the init containers; true when the main containers may be started.
@@ -193,7 +209,7 @@ fn plan_init(pod: &Value, observed: &Observed, verdicts: &Verdicts, actions: &mu
         let status = observed.active(name);
         if is_sidecar(container) {
             let begun = past || status.is_some() || reached.is_some_and(|r| i < r);
-            let started = plan_sidecar(container, status, verdicts, begun || is_next(i, reached), actions);
+            let started = plan_sidecar(pod, container, status, verdicts, begun || is_next(i, reached), actions);
             if !past && !started && reached.is_none_or(|r| i >= r) {
                 return false;
             }
@@ -224,17 +240,27 @@ fn is_next(i: usize, reached: Option<usize>) -> bool {
 }
 
 /// Plans one sidecar; true when it has started and is well.
-fn plan_sidecar(container: &Value, status: Option<&ContainerStatus>, verdicts: &Verdicts, wanted: bool, actions: &mut Actions) -> bool {
+fn plan_sidecar(
+    pod: &Value,
+    container: &Value,
+    status: Option<&ContainerStatus>,
+    verdicts: &Verdicts,
+    wanted: bool,
+    actions: &mut Actions,
+) -> bool {
     let name = container_name(container).to_string();
     match status {
-        Some(status) if status.state == ContainerState::Running => match defect(container, status, verdicts) {
+        Some(status) if status.state == ContainerState::Running => match defect(pod, container, status, verdicts) {
             Some((reason, message)) => {
                 let message = format!("{message}, will be restarted");
                 actions.kill.push(Kill { id: status.id.clone(), name: name.clone(), reason, message });
                 actions.start.push(name);
                 false
             }
-            None => is_started(container, status, verdicts),
+            None => {
+                plan_update(pod, container, status, actions);
+                is_started(container, status, verdicts)
+            }
         },
         _ => {
             if wanted {

@@ -14,13 +14,14 @@ use crate::context::Context;
 use crate::observed::Observed;
 use crate::pod::environment::{Sources, references};
 use crate::pod::{self, PodId, resources};
-use crate::volumes::{self, payload};
+use crate::volumes::{self, payload, persistent};
 
 /// Makes the pod's directories, cgroup and volumes; what exists already is brought up to date. Returns when the volumes
 /// are to be renewed.
 pub(super) async fn set_up(ctx: &Context, pod: &Arc<Value>, observed: &Observed) -> Result<Option<Duration>, Duration> {
     let id = PodId::of(pod);
     let parent = resources::cgroup_parent(&ctx.config.cgroup_root, pod);
+    // One that is there already gets its limits in the order that a resize needs.
     if let Err(error) = ctx.cgroups.ensure(&parent, &resources::pod_resources(pod)) {
         ctx.event(pod, true, "FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
         return Err(RETRY);
@@ -76,6 +77,9 @@ async fn set_up_volume(
             }
         }
     }
+    if let Some(name) = persistent::claim_of(pod, volume) {
+        return mount_claim(ctx, pod, volume, &name).await.map(|()| None).map_err(fail);
+    }
     let payload = match volumes::is_written(volume) {
         true => {
             let ips = observed.ready_sandbox().map(|s| s.network.ips().map(|ip| ip.to_string()).collect()).unwrap_or_default();
@@ -93,6 +97,17 @@ async fn set_up_volume(
         }
     }
     Ok(renewal)
+}
+
+/// Mounts what is behind a claim.
+async fn mount_claim(ctx: &Context, pod: &Arc<Value>, volume: &Value, name: &str) -> Result<(), volumes::VolumeError> {
+    let found = ctx.objects.find_claim(meta::namespace(pod), name).await;
+    let (claim, bound) = found.map_err(|status| persistent::ClaimError::Api(status.to_string()))?;
+    let source = persistent::source(name, claim.as_deref(), bound.as_deref(), ctx.config.volumes_dir.as_deref())?;
+    let target = volumes::path(&ctx.config.pod_dir(meta::uid(pod)), volume);
+    let owned = pod.clone();
+    let mounted = tokio::task::spawn_blocking(move || persistent::mount_at(&owned, &source, &target)).await;
+    mounted.map_err(|error| persistent::ClaimError::Api(error.to_string()))?
 }
 
 /// Gives back volumes and cgroup. What remains (logs, exit codes) stays for those who ask, until the pod is deleted.

@@ -97,7 +97,7 @@ pub(super) async fn one(ctx: &Context, pod: &Value, observed: &Observed, kill: &
     let probe = match kill.reason {
         KillReason::LivenessProbe => "livenessProbe",
         KillReason::StartupProbe => "startupProbe",
-        KillReason::Changed | KillReason::Unknown => "",
+        KillReason::Changed | KillReason::Unknown | KillReason::Resize => "",
     };
     let own = spec.and_then(|c| c.get(probe)).and_then(|p| p.int_at(&["terminationGracePeriodSeconds"]));
     let grace = Duration::from_secs(u64::try_from(own.unwrap_or_else(|| pod::grace_period(pod))).unwrap_or(0));

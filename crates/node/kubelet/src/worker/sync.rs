@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use super::actions::{Actions, compute, should_run};
 use super::phase::Event;
 use super::start::{Starting, start_container};
-use super::{Outcome, RETRY, Work, Worker, stop};
+use super::{Outcome, RETRY, Work, Worker, resizing, stop};
 use crate::clock;
 use crate::context::Context;
 use crate::observed::Observed;
-use crate::pod::{self, PodId};
+use crate::pod::{self, PodId, resources};
 use crate::sandbox;
 
 impl Worker {
@@ -38,10 +38,18 @@ impl Worker {
         let renew = self.renew_volumes.is_some_and(|at| at <= Instant::now());
         let volumes = !self.volumes_ready || renew;
         self.hold_back(&mut actions);
-        if actions.is_empty() && !volumes {
+        let held = self.hold_resize.is_some_and(|at| at > Instant::now());
+        let resize = !held && (!actions.update.is_empty() || self.cgroup.as_ref() != Some(&resources::pod_resources(&self.pod)));
+        if held {
+            actions.update.clear();
+        }
+        if actions.is_empty() && !volumes && !resize {
             return None;
         }
-        Some(Box::pin(sync(Sync { ctx: self.ctx.clone(), pod: self.pod.clone(), observed: self.observed.clone(), actions, volumes })))
+        self.volumes_ready = true;
+        self.replacing = actions.kill.iter().filter(|k| actions.start.contains(&k.name)).map(|k| k.id.clone()).collect();
+        let (ctx, pod, observed) = (self.ctx.clone(), self.pod.clone(), self.observed.clone());
+        Some(Box::pin(sync(Sync { ctx, pod, observed, actions, volumes, resize })))
     }
 
     /// Takes out of the plan what has to wait: containers that crashed again, and those whose last try failed.
@@ -95,19 +103,22 @@ struct Sync {
     observed: Arc<Observed>,
     actions: Actions,
     volumes: bool,
+    resize: bool,
 }
 
 async fn sync(sync: Sync) -> Outcome {
     let mut outcome = Outcome::default();
+    let volumes = sync.volumes;
     if let Err(delay) = carry_out(sync, &mut outcome).await {
         outcome.hold_pod = Some(delay);
     }
+    outcome.volumes_failed = volumes && outcome.volumes.is_none();
     outcome
 }
 
 /// An error says after which time the rest is tried again; what it was is told already.
 async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
-    let Sync { ctx, pod, observed, actions, volumes } = sync;
+    let Sync { ctx, pod, observed, actions, volumes, resize } = sync;
     if actions.kill_pod {
         stop::leftovers(&ctx, &pod, &observed).await?;
     }
@@ -125,6 +136,9 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
     let Some((status, config)) = sandbox else { return Ok(()) };
     for kill in &actions.kill {
         stop::one(&ctx, &pod, &observed, kill).await?;
+    }
+    if resize {
+        resizing::put_in_place(&ctx, &pod, &observed, &actions, outcome).await;
     }
     let starting = Starting { ctx: &ctx, pod: &pod, observed: &observed, sandbox: &status, config: &config };
     for name in &actions.start {

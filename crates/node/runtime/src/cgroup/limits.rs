@@ -11,13 +11,31 @@ type Write = (&'static str, &'static str, String);
 
 impl Cgroups {
     pub(crate) fn update(&self, cgroup: &str, resources: &LinuxContainerResources) -> io::Result<()> {
-        for (controller, file, value) in writes(resources, self.is_v2()) {
+        let mut writes = writes(resources, self.is_v2());
+        if let Some(dir) = self.path("memory", cgroup)
+            && rises(&dir, resources.memory_limit_in_bytes)
+        {
+            writes.sort_by_key(|(_, file, _)| *file != SWAP);
+        }
+        for (controller, file, value) in writes {
             let Some(path) = self.path(controller, cgroup) else { continue };
+            // A kernel may count no swap.
+            if file == SWAP && !path.join(file).exists() {
+                continue;
+            }
             fs::write(path.join(file), &value)
                 .map_err(|error| io::Error::new(error.kind(), format!("write {value:?} to {file}: {error}")))?;
         }
         Ok(())
     }
+}
+
+/// Version 1 keeps memory with swap at or above memory alone, so when rising it goes first.
+const SWAP: &str = "memory.memsw.limit_in_bytes";
+
+fn rises(dir: &std::path::Path, wanted: i64) -> bool {
+    let current = fs::read_to_string(dir.join("memory.limit_in_bytes")).ok();
+    current.and_then(|text| text.trim().parse::<i64>().ok()).is_some_and(|current| wanted > current)
 }
 
 /// Version 1 wants a quota to fit its period, so the period goes first.
@@ -30,6 +48,9 @@ fn writes(resources: &LinuxContainerResources, v2: bool) -> Vec<Write> {
         }
     };
     number("memory", "memory.limit_in_bytes", "memory.max", resources.memory_limit_in_bytes);
+    if !v2 {
+        number("memory", SWAP, "", resources.memory_swap_limit_in_bytes);
+    }
     number("pids", "pids.max", "pids.max", resources.pids_limit);
     if v2 {
         if resources.cpu_shares > 0 {

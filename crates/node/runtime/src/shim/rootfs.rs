@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use fram_cri::MountPropagation;
 use nix::fcntl::{OFlag, openat};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::symlinkat;
@@ -101,15 +101,22 @@ fn image_volume(layers: &[PathBuf], sub_path: &Path) -> io::Result<OwnedFd> {
         sys::make_private(tree.as_fd())?;
         tree
     } else {
-        let context = Context::open("overlay")?;
-        lower_layers(&context, layers)?;
-        context.mount()?
+        super::overlay::read_only(layers)?
     };
     if sub_path.as_os_str().is_empty() {
         return Ok(whole);
     }
-    let part = sys::open_in_root(whole.as_fd(), sub_path, libc::O_PATH)?;
-    sys::clone_tree_of(part.as_fd())
+    let part = |root: BorrowedFd<'_>| sys::clone_tree_of(sys::open_in_root(root, sub_path, libc::O_PATH)?.as_fd());
+    match part(whole.as_fd()) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+        done => return done,
+    }
+    // Older kernels clone only from what is mounted somewhere; a layer is covered for a moment.
+    let place = layers.first().ok_or(io::ErrorKind::InvalidInput)?;
+    sys::attach(whole.as_fd(), place)?;
+    let tree = File::open(place).and_then(|root| part(root.as_fd()));
+    umount2(place, MntFlags::MNT_DETACH)?;
+    tree
 }
 
 /// Attaches a tree on its destination in the container's root, which is made if it is missing.
@@ -141,31 +148,18 @@ fn fill_cgroup(root: BorrowedFd<'_>, mount: &RootMount, cgroup: &str, cgroups: &
     Ok(())
 }
 
-fn lower_layers(context: &Context, layers: &[PathBuf]) -> io::Result<()> {
-    // The topmost is named first.
-    layers.iter().rev().try_for_each(|layer| context.set("lowerdir+", layer))
-}
-
 fn overlay(rootfs: &OverlayMount) -> Result<(), RootfsError> {
-    let failed = |operation| at(operation, &rootfs.target);
     for directory in [&rootfs.upper, &rootfs.work, &rootfs.target] {
         fs::create_dir_all(directory).map_err(at("create", directory))?;
     }
-    let context = Context::open("overlay").map_err(failed("open an overlay for"))?;
-    lower_layers(&context, &rootfs.layers).map_err(failed("give the layers to"))?;
-    if rootfs.layers.is_empty() {
+    let mut layers = rootfs.layers.clone();
+    if layers.is_empty() {
         // No layers is an empty image; an overlay needs one.
         let empty = rootfs.work.with_extension("empty");
         fs::create_dir_all(&empty).map_err(at("create", &empty))?;
-        context.set("lowerdir+", &empty).map_err(failed("give the layers to"))?;
+        layers.push(empty);
     }
-    context.set("upperdir", &rootfs.upper).map_err(failed("give the upper directory to"))?;
-    context.set("workdir", &rootfs.work).map_err(failed("give the work directory to"))?;
-    // A root file system is thrown away with its container and never mounted twice, so nothing has to reach the disk.
-    // Kernels before 5.10 do not know it.
-    let _ = context.flag("volatile");
-    let mount = context.mount().map_err(failed("mount the overlay"))?;
-    sys::attach(mount.as_fd(), &rootfs.target).map_err(failed("attach the overlay to"))
+    super::overlay::writable(&layers, &rootfs.upper, &rootfs.work, &rootfs.target).map_err(at("mount the overlay", &rootfs.target))
 }
 
 /// A file of the container's root; empty when it does not exist. Links are followed inside the root only.

@@ -42,6 +42,32 @@ async fn exceeding_the_memory_limit_is_oom_killed() {
     node.assert_nothing_is_left();
 }
 
+/// Whether the machine has cgroups of version 2 and no others.
+fn is_v2() -> bool {
+    std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+enum Limit {
+    Memory,
+    Shares,
+    Quota,
+    Pids,
+}
+
+impl Limit {
+    /// Where the kernel shows it for a cgroup.
+    fn file(&self, cgroup: &str) -> std::path::PathBuf {
+        let (controller, v1, v2) = match self {
+            Limit::Memory => ("memory", "memory.limit_in_bytes", "memory.max"),
+            Limit::Shares => ("cpu", "cpu.shares", "cpu.weight"),
+            Limit::Quota => ("cpu", "cpu.cfs_quota_us", "cpu.max"),
+            Limit::Pids => ("pids", "pids.max", "pids.max"),
+        };
+        let (root, file) = if is_v2() { (String::new(), v2) } else { (format!("/{controller}"), v1) };
+        format!("/sys/fs/cgroup{root}{cgroup}/{file}").into()
+    }
+}
+
 #[tokio::test]
 async fn limits_are_those_of_the_cgroup_and_can_be_changed() {
     let node = Node::new();
@@ -50,20 +76,18 @@ async fn limits_are_those_of_the_cgroup_and_can_be_changed() {
     let mut config = shell("main", "sleep 1000");
     config.resources = LinuxContainerResources { memory_limit_in_bytes: 64 << 20, cpu_shares: 512, pids_limit: 30, ..Default::default() };
     let id = start(&runtime, &sandbox, &config).await;
-    let read = |controller: &str, file: &str| {
-        let path = format!("/sys/fs/cgroup/{controller}{}/pods/{id}/{file}", node.cgroup);
-        fs::read_to_string(path).unwrap().trim().to_owned()
-    };
-    assert_eq!(read("memory", "memory.limit_in_bytes"), (64 << 20).to_string());
-    assert_eq!(read("cpu", "cpu.shares"), "512");
-    assert_eq!(read("pids", "pids.max"), "30");
-    let inside = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes; echo 1 > /sys/fs/cgroup/pids/pids.max || echo refused";
-    let inside = runtime.exec_sync(&id, &["sh".into(), "-c".into(), inside.into()], Some(LONG)).await.unwrap();
+    let read = |limit: Limit| fs::read_to_string(limit.file(&format!("{}/pods/{id}", node.cgroup))).unwrap().trim().to_owned();
+    assert_eq!(read(Limit::Memory), (64 << 20).to_string());
+    assert_eq!(read(Limit::Shares), if is_v2() { "59" } else { "512" });
+    assert_eq!(read(Limit::Pids), "30");
+    let (memory, pids) = (Limit::Memory.file(""), Limit::Pids.file(""));
+    let inside = format!("cat {}; echo 1 > {} || echo refused", memory.display(), pids.display());
+    let inside = runtime.exec_sync(&id, &["sh".into(), "-c".into(), inside], Some(LONG)).await.unwrap();
     assert_eq!(String::from_utf8(inside.stdout).unwrap(), format!("{}\nrefused\n", 64 << 20));
     let change = LinuxContainerResources { memory_limit_in_bytes: 32 << 20, cpu_quota: 50_000, ..Default::default() };
     runtime.update_container_resources(&id, &change).await.unwrap();
-    assert_eq!(read("memory", "memory.limit_in_bytes"), (32 << 20).to_string());
-    assert_eq!(read("cpu", "cpu.cfs_quota_us"), "50000");
+    assert_eq!(read(Limit::Memory), (32 << 20).to_string());
+    assert_eq!(read(Limit::Quota), if is_v2() { "50000 100000" } else { "50000" });
     let resources = runtime.container_status(&id).await.unwrap().resources;
     assert_eq!((resources.memory_limit_in_bytes, resources.cpu_shares), (32 << 20, 512));
 

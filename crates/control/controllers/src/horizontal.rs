@@ -1,0 +1,305 @@
+//! HorizontalPodAutoscalers: asks every fifteen seconds what the pods of a target use, and scales the target by it. Metrics of pods,
+//! objects and external systems need an adapter that serves them, and are reported as missing. See upstream's
+//! pkg/controller/podautoscaler/horizontal.go.
+
+mod behavior;
+mod replicas;
+mod status;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_client::resources::{HORIZONTAL_POD_AUTOSCALERS, PODS};
+use fram_client::{Action, Call, Client, Controller, EventRecorder, Informer, ListOptions, Reply, Resource, Verb, WriteOptions};
+use fram_machinery::labels::Selector;
+use fram_machinery::quantity::Quantity;
+use fram_machinery::{Status, Value, meta};
+use parking_lot::Mutex;
+
+use crate::Context;
+use crate::context::{Clock, KindInfo};
+use crate::objects::Objects;
+use behavior::History;
+use replicas::{Metric, Proposal, Target, Tolerance};
+use status::Report;
+
+/// See --horizontal-pod-autoscaler-sync-period.
+const PERIOD: Duration = Duration::from_secs(15);
+/// See --horizontal-pod-autoscaler-tolerance.
+const TOLERANCE: f64 = 0.1;
+
+const POD_METRICS: Resource = Resource::new("metrics.k8s.io", "v1beta1", "pods");
+
+pub(crate) fn start(context: &Context) {
+    let scalers = context.informers.get(&HORIZONTAL_POD_AUTOSCALERS);
+    let client = context.client("horizontal-pod-autoscaler");
+    let scaler = Scaler {
+        scalers: Objects::new(&client, &scalers),
+        pods: context.informers.get(&PODS),
+        kinds: context.kinds.clone(),
+        histories: Mutex::default(),
+        now: context.now.clone(),
+        events: context.recorder("horizontal-pod-autoscaler", "horizontal-pod-autoscaler"),
+        client,
+    };
+    // Its own statuses are no news: what is to be done again is done in its time.
+    let controller = Controller::new("horizontalpodautoscaler", 5).watches_deltas(&scalers, |delta| match (&delta.old, &delta.new) {
+        (Some(old), Some(new)) if old.get("spec") == new.get("spec") => Vec::new(),
+        _ => vec![delta.key()],
+    });
+    context.run(controller, scaler, |s, key| async move { s.reconcile(&key).await });
+}
+
+struct Scaler {
+    client: Client,
+    scalers: Objects,
+    pods: Informer,
+    kinds: Arc<[KindInfo]>,
+    /// By UID: what was recommended and done of late.
+    histories: Mutex<HashMap<String, History>>,
+    now: Clock,
+    events: EventRecorder,
+}
+
+/// What keeps an autoscaler from its work: the condition and reason under which that is told.
+struct Trouble {
+    condition: &'static str,
+    reason: String,
+    message: String,
+}
+
+impl Trouble {
+    fn scaling(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { condition: "ScalingActive", reason: reason.into(), message: message.into() }
+    }
+}
+
+impl Scaler {
+    async fn reconcile(&self, key: &str) -> Result<Action, Status> {
+        let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+        let Some(scaler) = self.scalers.get(namespace, name).filter(|s| !meta::is_terminating(s)) else { return Ok(Action::Done) };
+        let mut report = Report::new(&scaler, (self.now)());
+        if let Err(trouble) = self.scale(&scaler, &mut report).await {
+            self.events.event(&scaler, true, &trouble.reason, trouble.message.clone());
+            report.condition(trouble.condition, false, &trouble.reason, &trouble.message);
+        }
+        self.scalers.write_status(&scaler, report.status()).await?;
+        Ok(Action::After(PERIOD))
+    }
+
+    /// The resource that a target is of, by the kind that it names.
+    fn resource(&self, scaler: &Value) -> Option<Resource> {
+        let reference = |field: &str| scaler.str_at(&["spec", "scaleTargetRef", field]);
+        let group = reference("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
+        let found = self.kinds.iter().find(|k| k.kind == reference("kind") && k.resource.group == group);
+        found.map(|k| k.resource.clone())
+    }
+
+    async fn on_scale(&self, scaler: &Value, resource: &Resource, verb: Verb) -> Result<Arc<Value>, Status> {
+        let call = Call {
+            resource: resource.clone(),
+            namespace: meta::namespace(scaler).into(),
+            name: scaler.str_at(&["spec", "scaleTargetRef", "name"]).into(),
+            subresource: "scale".into(),
+            verb,
+        };
+        match self.client.call(call).await? {
+            Reply::Object(object) => Ok(object),
+            Reply::Page(_) => Err(Status::internal("a list where a Scale was expected")),
+        }
+    }
+
+    async fn scale(&self, scaler: &Arc<Value>, report: &mut Report) -> Result<(), Trouble> {
+        let no_scale = |message: String| Trouble { condition: "AbleToScale", reason: "FailedGetScale".into(), message };
+        let text = |field: &str| scaler.str_at(&["spec", "scaleTargetRef", field]);
+        let resource = self.resource(scaler).ok_or_else(|| {
+            no_scale(format!("the HPA controller was unable to get the target's current scale: no matches for kind {:?}", text("kind")))
+        })?;
+        let scale = self.on_scale(scaler, &resource, Verb::Get).await;
+        let scale = scale.map_err(|s| no_scale(format!("the HPA controller was unable to get the target's current scale: {s}")))?;
+        report.condition("AbleToScale", true, "SucceededGetScale", "the HPA controller was able to get the target's current scale");
+        let current = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
+        report.replicas(scale.int_at(&["status", "replicas"]).unwrap_or(0), current);
+        let spec = scaler.get("spec").unwrap_or(&Value::Null);
+        let (minimum, maximum) = (spec.int_at(&["minReplicas"]).unwrap_or(1), spec.int_at(&["maxReplicas"]).unwrap_or(1));
+        let (desired, why) = if current == 0 && minimum != 0 {
+            let message = "scaling is disabled since the replica count of the target is zero";
+            report.condition("ScalingActive", false, "ScalingDisabled", message);
+            return Ok(());
+        } else if current > maximum {
+            (maximum, "Current number of replicas above Spec.MaxReplicas".to_string())
+        } else if current < minimum {
+            (minimum, "Current number of replicas below Spec.MinReplicas".to_string())
+        } else {
+            self.desired(scaler, spec, &scale, current, report).await?
+        };
+        report.desired(desired);
+        if desired != current {
+            self.rescale(scaler, &resource, &scale, desired, &why, report).await?;
+        }
+        Ok(())
+    }
+
+    /// What the metrics ask for, within what the behaviour allows, and why.
+    async fn desired(
+        &self,
+        scaler: &Value,
+        spec: &Value,
+        scale: &Value,
+        current: i64,
+        report: &mut Report,
+    ) -> Result<(i64, String), Trouble> {
+        let (recommended, metric) = self.recommend(scaler, spec, scale, current, report).await?;
+        report.condition(
+            "ScalingActive",
+            true,
+            "ValidMetricFound",
+            &format!("the HPA was able to successfully calculate a replica count from {metric}"),
+        );
+        let mut histories = self.histories.lock();
+        let history = histories.entry(meta::uid(scaler).to_string()).or_default();
+        let verdict = behavior::limit(spec, current, recommended, history, (self.now)());
+        let (reason, message) = verdict.stabilized.unwrap_or(("ReadyForNewScale", "recommended size matches current size"));
+        report.condition("AbleToScale", true, reason, message);
+        match verdict.limited {
+            Some((reason, message)) => report.condition("ScalingLimited", true, reason, message),
+            None => {
+                report.condition("ScalingLimited", false, "DesiredWithinRange", "the desired count is within the acceptable range");
+            }
+        }
+        let why = if verdict.replicas > current { format!("{metric} above target") } else { "All metrics below target".into() };
+        Ok((verdict.replicas, why))
+    }
+
+    /// The largest of what the metrics ask for. Where some cannot be had, the others may only make it grow.
+    async fn recommend(
+        &self,
+        scaler: &Value,
+        spec: &Value,
+        scale: &Value,
+        current: i64,
+        report: &mut Report,
+    ) -> Result<(i64, String), Trouble> {
+        let text = scale.str_at(&["status", "selector"]);
+        let selector = match Selector::parse(text) {
+            Ok(selector) if !text.is_empty() => selector,
+            Ok(_) => return Err(Trouble::scaling("InvalidSelector", "the HPA target's scale is missing a selector")),
+            Err(error) => {
+                let message = format!("couldn't convert selector into a corresponding internal selector object: {error}");
+                return Err(Trouble::scaling("InvalidSelector", message));
+            }
+        };
+        let namespace = meta::namespace(scaler);
+        let pods: Vec<Arc<Value>> = self.pods.by_namespace(namespace).into_iter().filter(|p| selector.matches(meta::labels(p))).collect();
+        let options = ListOptions { label_selector: text.into(), ..Default::default() };
+        let metrics = self.client.within(&POD_METRICS, namespace).list(options).await.map(|page| page.items).map_err(|s| s.to_string());
+        let (mut best, mut trouble, mut found): (Option<(i64, String)>, Option<Trouble>, Vec<Value>) = (None, None, Vec::new());
+        let specs = spec.list_at(&["metrics"]);
+        for metric in specs {
+            match self.propose(spec, metric, current, &pods, &metrics) {
+                Ok((proposal, name)) => {
+                    found.push(status::metric(metric, &proposal));
+                    if best.as_ref().is_none_or(|(most, _)| proposal.replicas > *most) {
+                        best = Some((proposal.replicas, name));
+                    }
+                }
+                Err(why) => trouble = trouble.or(Some(why)),
+            }
+        }
+        report.metrics(found);
+        match (best, trouble) {
+            (Some((replicas, _)), Some(trouble)) if replicas < current => Err(trouble),
+            (Some(best), _) => Ok(best),
+            (None, Some(trouble)) => Err(trouble),
+            (None, None) => Err(Trouble::scaling("InvalidMetricSourceType", "the HPA has no metrics")),
+        }
+    }
+
+    fn propose(
+        &self,
+        spec: &Value,
+        metric: &Value,
+        current: i64,
+        pods: &[Arc<Value>],
+        metrics: &Result<Vec<Arc<Value>>, String>,
+    ) -> Result<(Proposal, String), Trouble> {
+        let (field, reason) = match metric.str_at(&["type"]) {
+            "Resource" => ("resource", "FailedGetResourceMetric"),
+            "ContainerResource" => ("containerResource", "FailedGetContainerResourceMetric"),
+            other => {
+                let message = format!("unable to get {} metric: no metrics API serves metrics of type {other}", other.to_lowercase());
+                return Err(Trouble::scaling(format!("FailedGet{other}Metric"), message));
+            }
+        };
+        let source = metric.get(field).unwrap_or(&Value::Null);
+        let name = source.str_at(&["name"]);
+        let average = || source.at(&["target", "averageValue"])?.as_str()?.parse::<Quantity>().ok().map(|q| q.milli_value());
+        let target = match (average(), source.int_at(&["target", "averageUtilization"])) {
+            (Some(average), _) => Target::Average(average),
+            (None, Some(percent)) => Target::Utilization(percent),
+            (None, None) => {
+                let message = format!("invalid {name} metric source: neither an average utilization nor an average value was set");
+                return Err(Trouble::scaling(reason, message));
+            }
+        };
+        let container = (field == "containerResource").then(|| source.str_at(&["container"]));
+        let told = match (target, container) {
+            (Target::Utilization(_), None) => format!("{name} resource utilization (percentage of request)"),
+            (Target::Utilization(_), Some(_)) => format!("{name} container resource utilization (percentage of request)"),
+            (Target::Average(_), None) => format!("{name} resource"),
+            (Target::Average(_), Some(_)) => format!("{name} container resource"),
+        };
+        let failed = |why: &str| {
+            Trouble::scaling(
+                reason,
+                format!(
+                    "failed to get {name} {}: {why}",
+                    match target {
+                        Target::Utilization(_) => "utilization",
+                        Target::Average(_) => "usage",
+                    }
+                ),
+            )
+        };
+        let metrics = metrics.as_ref().map_err(|why| failed(&format!("unable to get metrics for resource {name}: {why}")))?;
+        let metric = Metric { resource: name, container, target };
+        let proposal = replicas::propose(&metric, current, pods, metrics, tolerance(spec), (self.now)());
+        proposal.map(|p| (p, told)).map_err(|why| failed(&why))
+    }
+
+    async fn rescale(
+        &self,
+        scaler: &Value,
+        resource: &Resource,
+        scale: &Value,
+        desired: i64,
+        why: &str,
+        report: &mut Report,
+    ) -> Result<(), Trouble> {
+        let current = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
+        let mut object = scale.clone();
+        object.set(&["spec", "replicas"], desired);
+        let update = Verb::Update { object, options: WriteOptions::default() };
+        if let Err(status) = self.on_scale(scaler, resource, update).await {
+            let message = format!("the HPA controller was unable to update the target scale: {status}");
+            self.events.event(scaler, true, "FailedRescale", format!("New size: {desired}; reason: {why}; error: {status}"));
+            return Err(Trouble { condition: "AbleToScale", reason: "FailedUpdateScale".into(), message });
+        }
+        let message = format!("the HPA controller was able to update the target scale to {desired}");
+        report.condition("AbleToScale", true, "SucceededRescale", &message);
+        self.events.event(scaler, false, "SuccessfulRescale", format!("New size: {desired}; reason: {why}"));
+        let now = (self.now)();
+        report.scaled(now);
+        self.histories.lock().entry(meta::uid(scaler).to_string()).or_default().scaled(current, desired, now);
+        Ok(())
+    }
+}
+
+fn tolerance(spec: &Value) -> Tolerance {
+    let of = |direction: &str| {
+        let own = spec.at(&["behavior", direction, "tolerance"]).and_then(Value::as_str);
+        own.and_then(|t| t.parse::<Quantity>().ok()).map_or(TOLERANCE, |q| q.milli_value() as f64 / 1000.0)
+    };
+    Tolerance { up: of("scaleUp"), down: of("scaleDown") }
+}

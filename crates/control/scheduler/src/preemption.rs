@@ -1,0 +1,170 @@
+//! Preemption: which pods of less priority have to go so that a pod finds room, and on which node. Pure; see upstream's
+//! pkg/scheduler/framework/preemption and its plugin defaultpreemption.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use fram_machinery::labels::Selector;
+use fram_machinery::{Value, meta};
+
+use crate::cache::Cache;
+use crate::framework::{Cluster, accepts};
+use crate::node::Node;
+use crate::pod::Pod;
+
+/// The node that is cleared, and the pods that leave it.
+#[derive(Debug, Clone)]
+pub(crate) struct Preemption {
+    pub(crate) node: String,
+    pub(crate) victims: Vec<Arc<Pod>>,
+}
+
+struct Candidate {
+    preemption: Preemption,
+    violations: usize,
+}
+
+/// Whether a pod may preempt now: not when it never does, nor while those that it preempted are still leaving.
+pub(crate) fn may_preempt(pod: &Pod, cache: &Cache) -> bool {
+    if pod.object.str_at(&["spec", "preemptionPolicy"]) == "Never" {
+        return false;
+    }
+    let Some(node) = cache.nominated_node(&pod.uid).and_then(|name| cache.node(name)) else { return true };
+    let leaving = |other: &Arc<Pod>| {
+        meta::is_terminating(&other.object)
+            && other.priority < pod.priority
+            && meta::condition(&other.object, "DisruptionTarget").is_some_and(|c| c.str_at(&["reason"]) == "PreemptionByScheduler")
+    };
+    !node.pods.values().any(leaving)
+}
+
+/// The best node to clear for a pod, if clearing one helps.
+pub(crate) fn preempt(pod: &Pod, cache: &Cache, budgets: &[Arc<Value>]) -> Option<Preemption> {
+    let nodes: Vec<&Node> = cache.nodes().collect();
+    let candidates = (0..nodes.len()).filter_map(|i| candidate(pod, cache, &nodes, i, budgets));
+    // Fewest broken budgets, then the least important victims: by the highest priority, the sum, the count, the shortest run.
+    let order = |c: &Candidate| {
+        let victims = &c.preemption.victims;
+        let highest = victims.iter().map(|v| v.priority).max().unwrap_or(i64::MIN);
+        let sum: i64 = victims.iter().map(|v| v.priority + i64::from(i32::MAX) + 1).sum();
+        let earliest = victims.iter().filter(|v| v.priority == highest).map(|v| started(v)).min();
+        (c.violations, highest, sum, victims.len(), Reverse(earliest))
+    };
+    candidates.min_by_key(order).map(|c| c.preemption)
+}
+
+fn started(pod: &Pod) -> String {
+    pod.object.str_at(&["status", "startTime"]).to_string()
+}
+
+/// What clearing one node takes: all pods of less priority leave, then as many as fit come back, the most important first.
+fn candidate(pod: &Pod, cache: &Cache, nodes: &[&Node], i: usize, budgets: &[Arc<Value>]) -> Option<Candidate> {
+    let mut node = nodes[i].clone();
+    let mut lower: Vec<Arc<Pod>> = node.pods.values().filter(|p| p.priority < pod.priority).cloned().collect();
+    if lower.is_empty() {
+        return None;
+    }
+    lower.iter().for_each(|victim| node.remove_pod(&victim.uid));
+    let fits = |node: &Node| {
+        let mut all = nodes.to_vec();
+        all[i] = node;
+        let cluster = Cluster::new(all, cache);
+        accepts(pod, node, &cluster).is_ok()
+    };
+    if !fits(&node) {
+        return None;
+    }
+    lower.sort_by_key(|p| (Reverse(p.priority), started(p)));
+    let (violating, others) = split_by_budgets(&lower, budgets);
+    let mut victims = Vec::new();
+    let mut violations = 0;
+    for (candidates, violates) in [(violating, true), (others, false)] {
+        for victim in candidates {
+            node.add_pod(victim.clone());
+            if !fits(&node) {
+                node.remove_pod(&victim.uid);
+                victims.push(victim);
+                violations += usize::from(violates);
+            }
+        }
+    }
+    victims.sort_by_key(|p| (Reverse(p.priority), started(p)));
+    let preemption = Preemption { node: node.name().to_string(), victims };
+    (!preemption.victims.is_empty()).then_some(Candidate { preemption, violations })
+}
+
+/// Pods whose eviction would break a disruption budget, and the others; see filterPodsWithPDBViolation.
+fn split_by_budgets(pods: &[Arc<Pod>], budgets: &[Arc<Value>]) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>) {
+    let read = |b: &Arc<Value>| {
+        let selector = Selector::from_object(b.at(&["spec", "selector"])).ok().flatten()?;
+        Some((b.clone(), selector, b.int_at(&["status", "disruptionsAllowed"]).unwrap_or(0)))
+    };
+    let mut left: Vec<(Arc<Value>, Selector, i64)> = budgets.iter().filter_map(read).collect();
+    pods.iter().cloned().partition(|pod| {
+        let mut violates = false;
+        for (budget, selector, allowed) in &mut left {
+            let counted = budget.at(&["status", "disruptedPods", meta::name(&pod.object)]).is_some();
+            let covers = meta::namespace(budget) == meta::namespace(&pod.object) && selector.matches(meta::labels(&pod.object));
+            if covers && !counted {
+                *allowed -= 1;
+                violates |= *allowed < 0;
+            }
+        }
+        violates
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::testing::*;
+    use fram_machinery::object;
+
+    fn spec(cpu: &str, priority: i64) -> Value {
+        object!({ "priority": priority, "containers": [{ "name": "c", "resources": { "requests": { "cpu": cpu } } }] })
+    }
+
+    fn check(cache: &Cache, new: Value, budgets: &[Arc<Value>]) -> String {
+        let Some(found) = preempt(&pod("new", new), cache, budgets) else { return "none".into() };
+        let victims: Vec<&str> = found.victims.iter().map(|v| v.uid.as_str()).collect();
+        format!("{}: {}", found.node, victims.join(","))
+    }
+
+    #[test]
+    fn only_as_many_pods_leave_as_have_to_and_the_least_important_first() {
+        let mut cache = cache(vec![node("a", "4")]);
+        cache.place(pod("low", spec("2", 1)), "a");
+        cache.place(pod("mid", spec("2", 5)), "a");
+        assert_eq!(check(&cache, spec("2", 10), &[]), "a: low");
+        assert_eq!(check(&cache, spec("4", 10), &[]), "a: mid,low");
+        assert_eq!(check(&cache, spec("4", 5), &[]), "none");
+        assert_eq!(check(&cache, spec("5", 10), &[]), "none");
+    }
+
+    #[test]
+    fn the_node_with_the_least_important_victims_is_cleared() {
+        let mut cache = cache(vec![node("a", "2"), node("b", "2")]);
+        cache.place(pod("5", spec("2", 5)), "a");
+        cache.place(pod("1", spec("2", 1)), "b");
+        assert_eq!(check(&cache, spec("1", 10), &[]), "b: 1");
+    }
+
+    #[test]
+    fn budgets_are_kept_where_another_choice_exists() {
+        let mut cache = cache(vec![node("a", "2"), node("b", "2")]);
+        cache.place(pod("1", spec("2", 1)), "a");
+        let other = object!({ "metadata": { "name": "2", "namespace": "other", "uid": "2" }, "spec": (spec("2", 5)) });
+        cache.place(Arc::new(Pod::new(Arc::new(other))), "b");
+        let budget = object!({ "metadata": { "namespace": "ns" }, "spec": { "selector": { "matchLabels": { "app": "x" } } },
+            "status": { "disruptionsAllowed": 0 } });
+        assert_eq!(check(&cache, spec("1", 10), &[Arc::new(budget)]), "b: 2");
+    }
+
+    #[test]
+    fn a_pod_that_never_preempts_does_not() {
+        let mut polite = spec("1", 10);
+        polite.set(&["preemptionPolicy"], "Never");
+        assert!(!may_preempt(&pod("new", polite), &Cache::default()));
+        assert!(may_preempt(&pod("new", spec("1", 10)), &Cache::default()));
+    }
+}

@@ -1,0 +1,199 @@
+//! The volumes of the cluster as the scheduler sees them, and what a pod's claims need on a node. Pure; see upstream's
+//! plugin volumebinding.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fram_api::storage::{self, SELECTED_NODE};
+use fram_machinery::{Value, meta};
+
+use crate::node::Node;
+use crate::plugins::term_matches;
+
+/// By their keys: `namespace/name` of claims, names of volumes and classes.
+#[derive(Debug, Default)]
+pub(crate) struct Storage {
+    pub(crate) claims: HashMap<String, Arc<Value>>,
+    pub(crate) volumes: HashMap<String, Arc<Value>>,
+    pub(crate) classes: HashMap<String, Arc<Value>>,
+}
+
+/// What has to be written before a pod is bound.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Step {
+    /// The claim takes a volume that is there.
+    Take { claim: Arc<Value>, volume: Arc<Value> },
+    /// A volume is made for the claim on the pod's node.
+    Provision { claim: Arc<Value> },
+}
+
+const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+const CONFLICT: &str = "node(s) didn't find available persistent volumes to bind";
+
+impl Storage {
+    fn claims_of<'a>(&'a self, pod: &'a Value) -> impl Iterator<Item = (String, Option<&'a Arc<Value>>)> {
+        let namespace = meta::namespace(pod);
+        storage::claims_of(pod).map(move |name| {
+            let claim = self.claims.get(&format!("{namespace}/{name}"));
+            (name, claim)
+        })
+    }
+
+    fn waits(&self, claim: &Value) -> bool {
+        claim.str_at(&["spec", "volumeName"]).is_empty()
+            && self.classes.get(storage::class(claim)).is_some_and(|class| storage::waits_for_consumer(class))
+    }
+
+    /// Why a pod cannot run anywhere yet.
+    pub(crate) fn premature(&self, pod: &Value) -> Result<(), String> {
+        let mut immediate = false;
+        for (name, claim) in self.claims_of(pod) {
+            let Some(claim) = claim else {
+                let ephemeral = pod
+                    .list_at(&["spec", "volumes"])
+                    .iter()
+                    .any(|v| storage::is_ephemeral(v) && storage::claim_of(pod, v).is_some_and(|of| of == name));
+                return Err(match ephemeral {
+                    true => format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}"),
+                    false => format!("persistentvolumeclaim {name:?} not found"),
+                });
+            };
+            if claim.str_at(&["status", "phase"]) == "Lost" {
+                let volume = claim.str_at(&["spec", "volumeName"]);
+                return Err(format!("persistentvolumeclaim {name:?} bound to non-existent persistentvolume {volume:?}"));
+            }
+            if meta::is_terminating(claim) {
+                return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
+            }
+            immediate |= !storage::is_bound(claim) && !self.waits(claim);
+        }
+        if immediate { Err("pod has unbound immediate PersistentVolumeClaims".into()) } else { Ok(()) }
+    }
+
+    /// What the pod's claims need before it can run on a node, or why it cannot.
+    pub(crate) fn steps(&self, pod: &Value, node: &Node) -> Result<Vec<Step>, String> {
+        let mut steps: Vec<Step> = Vec::new();
+        for claim in self.claims_of(pod).filter_map(|(_, claim)| claim) {
+            if storage::is_bound(claim) {
+                let Some(volume) = self.volumes.get(claim.str_at(&["spec", "volumeName"])) else {
+                    return Err("node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)".into());
+                };
+                if !reaches(volume, node) {
+                    return Err("node(s) didn't match PersistentVolume's node affinity".into());
+                }
+                continue;
+            }
+            let step = self.step(claim, node, &steps)?;
+            steps.push(step);
+        }
+        Ok(steps)
+    }
+
+    fn step(&self, claim: &Arc<Value>, node: &Node, before: &[Step]) -> Result<Step, String> {
+        let selected = meta::annotation(claim, SELECTED_NODE);
+        if selected.is_some_and(|selected| selected != node.name()) {
+            return Err(CONFLICT.into());
+        }
+        let taken = |v: &Value| before.iter().any(|s| matches!(s, Step::Take { volume, .. } if meta::name(volume) == meta::name(v)));
+        let all: Vec<Arc<Value>> = self.volumes.values().cloned().collect();
+        if let Some(volume) = storage::find(claim, &all, |v| reaches(v, node) && !taken(v)) {
+            return Ok(Step::Take { claim: claim.clone(), volume });
+        }
+        let class = self.classes.get(storage::class(claim)).ok_or(CONFLICT)?;
+        let topologies = class.list_at(&["allowedTopologies"]);
+        let allowed = topologies.is_empty() || topologies.iter().any(|term| in_topology(term, node));
+        match class.str_at(&["provisioner"]) {
+            "" | NO_PROVISIONER => Err(CONFLICT.into()),
+            _ if !allowed => Err(CONFLICT.into()),
+            _ => Ok(Step::Provision { claim: claim.clone() }),
+        }
+    }
+}
+
+/// Whether a node reaches a volume.
+fn reaches(volume: &Value, node: &Node) -> bool {
+    let required = volume.at(&["spec", "nodeAffinity", "required"]).filter(|r| !r.is_null());
+    required.is_none_or(|r| r.list_at(&["nodeSelectorTerms"]).iter().any(|term| term_matches(term, node)))
+}
+
+fn in_topology(term: &Value, node: &Node) -> bool {
+    term.list_at(&["matchLabelExpressions"]).iter().all(|expression| {
+        let label = node.labels().get(expression.str_at(&["key"]));
+        label.is_some_and(|label| expression.list_at(&["values"]).contains(label))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fram_machinery::object;
+
+    fn node(name: &str) -> Node {
+        let mut node = Node::default();
+        node.set_object(Arc::new(object!({ "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } } })));
+        node
+    }
+
+    fn storage(claim: Value, volume: Option<&str>) -> Storage {
+        let mut claim = claim;
+        for (path, value) in [(["metadata", "name"], "c"), (["metadata", "namespace"], "ns"), (["metadata", "uid"], "u")] {
+            claim.set(&path, value);
+        }
+        claim.set(&["spec", "accessModes"], object!(["ReadWriteOnce"]));
+        let mut storage = Storage::default();
+        storage.claims.insert("ns/c".into(), Arc::new(claim));
+        for (name, mode, provisioner) in
+            [("late", "WaitForFirstConsumer", "x"), ("none", "WaitForFirstConsumer", NO_PROVISIONER), ("now", "Immediate", "x")]
+        {
+            let class = object!({ "metadata": { "name": name }, "volumeBindingMode": mode, "provisioner": provisioner });
+            storage.classes.insert(name.into(), Arc::new(class));
+        }
+        if let Some(class) = volume {
+            let term = object!({ "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": "In", "values": ["a"] }] });
+            let spec = object!({ "storageClassName": class, "accessModes": ["ReadWriteOnce"], "capacity": { "storage": "1Gi" },
+                "nodeAffinity": { "required": { "nodeSelectorTerms": [term] } } });
+            let volume = object!({ "metadata": { "name": "v" }, "spec": spec, "status": { "phase": "Available" } });
+            storage.volumes.insert("v".into(), Arc::new(volume));
+        }
+        storage
+    }
+
+    fn check(storage: &Storage, on: &str) -> String {
+        let pod = object!({ "metadata": { "namespace": "ns" }, "spec": { "volumes": [{ "name": "d", "persistentVolumeClaim": { "claimName": "c" } }] } });
+        match storage.premature(&pod).and_then(|()| storage.steps(&pod, &node(on))) {
+            Ok(steps) => match steps.as_slice() {
+                [] => "nothing".into(),
+                [Step::Take { volume, .. }] => format!("take {}", meta::name(volume)),
+                [Step::Provision { .. }] => "provision".into(),
+                more => format!("{} steps", more.len()),
+            },
+            Err(why) => why,
+        }
+    }
+
+    #[test]
+    fn a_claim_that_waits_takes_a_volume_of_the_node_or_asks_for_one() {
+        let claim = |class: &str| object!({ "spec": { "storageClassName": class } });
+        assert_eq!(check(&storage(claim("late"), None), "b"), "provision");
+        assert_eq!(check(&storage(claim("late"), Some("late")), "a"), "take v");
+        assert_eq!(check(&storage(claim("none"), Some("none")), "b"), CONFLICT);
+        assert_eq!(check(&storage(claim("now"), None), "a"), "pod has unbound immediate PersistentVolumeClaims");
+        assert_eq!(check(&Storage::default(), "a"), "persistentvolumeclaim \"c\" not found");
+    }
+
+    #[test]
+    fn a_bound_claim_leads_to_the_nodes_of_its_volume() {
+        let bound = object!({ "metadata": { "annotations": { "pv.kubernetes.io/bind-completed": "yes" } },
+            "spec": { "storageClassName": "late", "volumeName": "v" } });
+        let storage = storage(bound, Some("late"));
+        assert_eq!(check(&storage, "a"), "nothing");
+        assert_eq!(check(&storage, "b"), "node(s) didn't match PersistentVolume's node affinity");
+    }
+
+    #[test]
+    fn a_claim_whose_volume_is_being_made_stays_with_its_node() {
+        let selected = object!({ "metadata": { "annotations": { "volume.kubernetes.io/selected-node": "a" } }, "spec": { "storageClassName": "late" } });
+        let storage = storage(selected, None);
+        assert_eq!((check(&storage, "a").as_str(), check(&storage, "b").as_str()), ("provision", CONFLICT));
+    }
+}

@@ -1,0 +1,145 @@
+#!/usr/bin/python3
+"""The shop's application: products from PostgreSQL, cached in Redis; orders into PostgreSQL. Plain HTTP, JSON answers."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import psycopg2
+import redis
+
+VERSION = os.environ.get("VERSION", "1")
+CACHE_SECONDS = int(os.environ.get("CACHE_SECONDS", "5"))
+
+
+def database():
+    return psycopg2.connect(
+        host=os.environ["DATABASE_HOST"],
+        dbname="shop",
+        user="postgres",
+        password=os.environ["DATABASE_PASSWORD"],
+        connect_timeout=3,
+    )
+
+
+cache = redis.Redis(host=os.environ["REDIS_HOST"], socket_connect_timeout=2, socket_timeout=2)
+local = threading.local()
+
+
+def query(sql, parameters=()):
+    """Runs one statement on this thread's connection, on a new one where the old one broke."""
+    for last in (False, True):
+        try:
+            if getattr(local, "connection", None) is None:
+                local.connection = database()
+            with local.connection, local.connection.cursor() as cursor:
+                cursor.execute(sql, parameters)
+                return cursor.fetchall()
+        except psycopg2.OperationalError:
+            local.connection = None
+            if last:
+                raise
+
+
+def products():
+    cached = cache.get("products")
+    if cached:
+        return {"cache": "hit", "products": json.loads(cached)}
+    found = [{"id": i, "name": name, "cents": cents} for i, name, cents in query("SELECT id, name, cents FROM products ORDER BY id")]
+    cache.set("products", json.dumps(found), ex=CACHE_SECONDS)
+    return {"cache": "miss", "products": found}
+
+
+def order(product):
+    (number,) = query("INSERT INTO orders (product) VALUES (%s) RETURNING id", (product,))[0]
+    cache.incr("orders")
+    return {"order": number}
+
+
+def orders():
+    return {"orders": query("SELECT count(*) FROM orders")[0][0]}
+
+
+def ready():
+    query("SELECT 1 FROM products LIMIT 1")
+    cache.ping()
+    return {"ready": True}
+
+
+def burn():
+    """Work for the processor, for the autoscaler to see."""
+    total = 0
+    for i in range(3_000_000):
+        total += i * i
+    return {"total": total}
+
+
+ROUTES = {
+    ("GET", "/"): products,
+    ("GET", "/orders"): orders,
+    ("GET", "/burn"): burn,
+    ("GET", "/readyz"): ready,
+    ("GET", "/healthz"): lambda: {"alive": True},
+}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, code, body):
+        data = json.dumps({"version": VERSION, "pod": socket.gethostname(), **body}).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        if stopping.is_set():
+            self.send_header("Connection", "close")
+            self.close_connection = True
+        self.end_headers()
+        self.wfile.write(data)
+
+    def act(self, work, *arguments):
+        try:
+            self.answer(200, work(*arguments))
+        except Exception as error:  # What went wrong is the answer; the application goes on.
+            self.answer(503, {"error": str(error)})
+
+    def do_GET(self):
+        work = ROUTES.get(("GET", self.path))
+        self.act(work) if work else self.answer(404, {"error": "no such page"})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/orders":
+            self.act(order, json.loads(body or b"{}").get("product", 1))
+        else:
+            self.answer(404, {"error": "no such page"})
+
+    def log_message(self, form, *arguments):
+        print(f"{self.address_string()} {form % arguments}", flush=True)
+
+
+stopping = threading.Event()
+
+
+def main():
+    server = ThreadingHTTPServer(("", 8080), Handler)
+    server.daemon_threads = False
+
+    def stop(_signal, _frame):
+        stopping.set()
+        threading.Thread(target=server.shutdown).start()
+
+    signal.signal(signal.SIGTERM, stop)
+    print(f"shop version {VERSION} serving on 8080", flush=True)
+    server.serve_forever()
+    server.server_close()
+    print("shop stopped", flush=True)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
