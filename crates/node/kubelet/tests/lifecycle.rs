@@ -49,6 +49,19 @@ async fn a_posted_pod_runs_is_told_of_and_is_gone_after_its_deletion() {
 }
 
 #[tokio::test]
+async fn a_pod_that_is_deleted_while_its_sandbox_is_made_leaves_none() {
+    let rig = Rig::start().await;
+    rig.runtime.finish_sandboxes(false);
+    rig.api.put("pods", pod("p", object!({ "containers": [(container("a"))] })));
+    rig.runtime.begun(1).await;
+    rig.api.delete_pod("p", 0);
+    rig.runtime.finish_sandboxes(true);
+    rig.gone("p").await;
+    assert_eq!((rig.runtime.sandboxes(), rig.runtime.containers()), (0, 0));
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_pod_that_ends_keeps_its_exit_codes_until_it_is_deleted() {
     let rig = Rig::start().await;
     rig.api.put("pods", pod("p", object!({ "restartPolicy": "Never", "containers": [(container("a")), (container("b"))] })));
