@@ -9,6 +9,7 @@ mod definition;
 mod pod;
 mod service;
 mod volumes;
+mod webhooks;
 
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
@@ -160,6 +161,9 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("discovery.k8s.io", "EndpointSlice") => &core::EndpointSlice,
         ("rbac.authorization.k8s.io", _) => &Rbac,
         ("networking.k8s.io", "IPAddress") => &IpAddress,
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
+            &webhooks::WebhookConfiguration
+        }
         ("apiextensions.k8s.io", "CustomResourceDefinition") => &definition::CustomResourceDefinition,
         _ => &Plain,
     }

@@ -2,6 +2,7 @@
 //! that a request costs nothing where there are none. Which hooks a request concerns is decided in `rules`, what is asked
 //! and answered in `review`.
 
+mod conditions;
 mod review;
 mod rules;
 
@@ -18,6 +19,7 @@ use super::Request;
 use crate::nodes::Nodes;
 use crate::registry::{ListRequest, Place, Registry};
 use crate::webhook::{Caller, Target};
+use conditions::Conditions;
 use review::Answer;
 use rules::{Matched, Selectors};
 
@@ -27,6 +29,7 @@ pub(crate) struct Hook {
     target: Target,
     rules: Vec<rules::Rule>,
     selectors: Selectors,
+    conditions: Conditions,
     /// Other versions of the resource that is asked for match as well.
     equivalent: bool,
     /// A hook that cannot be asked does not stand in the way.
@@ -159,9 +162,6 @@ impl Webhooks {
         object: &Value,
         old: Option<&Value>,
     ) -> Result<Option<Answer>, Status> {
-        if request.dry_run && !hook.dry_run {
-            return Err(Status::bad_request(format!("admission webhook {:?} does not support dry run", hook.name)));
-        }
         let uid = request.registry.environment().uid();
         let stored = request.stored_kind();
         let connected = request.operation == super::Operation::Connect;
@@ -172,6 +172,17 @@ impl Webhooks {
         }
         let [new, old] = shown;
         let question = review::question(&uid, request, matched, new, old);
+        if !hook.conditions.is_empty() {
+            match hook.conditions.hold(&question) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(_) if hook.ignore_failure => return Ok(None),
+                Err(why) => return Err(request.place.forbidden(&why)),
+            }
+        }
+        if request.dry_run && !hook.dry_run {
+            return Err(Status::bad_request(format!("admission webhook {:?} does not support dry run", hook.name)));
+        }
         let answer = self.caller.post(request.registry, &hook.target, &question, hook.timeout).await;
         let answer = match answer {
             Ok(answer) => Answer::read(&answer, &uid).map_err(|e| format!("received invalid webhook response: {e}")),
@@ -216,6 +227,7 @@ impl Hook {
             target: Target::read(hook.get("clientConfig").unwrap_or(&nothing)),
             rules: hook.list_at(&["rules"]).iter().map(rules::Rule::read).collect(),
             selectors: Selectors::read(hook),
+            conditions: Conditions::read(hook),
             equivalent: hook.str_at(&["matchPolicy"]) != "Exact",
             ignore_failure: hook.str_at(&["failurePolicy"]) == "Ignore",
             timeout: Duration::from_secs(seconds),

@@ -1,0 +1,65 @@
+//! Match conditions: expressions about a request that all have to hold for a webhook to be asked.
+
+use fram_cel::{Budget, Program, Value as Cel};
+use fram_machinery::Value;
+
+/// What the conditions of one webhook may cost; see upstream's RuntimeCELCostBudgetMatchConditions.
+const BUDGET: u64 = 2_500_000;
+
+/// The conditions of a webhook. One that does not compile fails whenever it is asked.
+pub(super) struct Conditions {
+    all: Vec<(String, Result<Program, String>)>,
+}
+
+impl Conditions {
+    pub(super) fn read(hook: &Value) -> Self {
+        let compile =
+            |c: &Value| Program::compile(c.str_at(&["expression"]), &["object", "oldObject", "request"]).map_err(|e| e.to_string());
+        Self { all: hook.list_at(&["matchConditions"]).iter().map(|c| (c.str_at(&["name"]).to_string(), compile(c))).collect() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whether all conditions hold for a review. One that does not hold decides, whatever else fails.
+    pub(super) fn hold(&self, review: &Value) -> Result<bool, String> {
+        let nothing = Value::Null;
+        let request = review.get("request").unwrap_or(&nothing);
+        let side = |field: &str| request.get(field).map_or(Cel::Null, Cel::from);
+        let mut shown = request.clone();
+        ["object", "oldObject"].iter().for_each(|field| drop(shown.remove(&[field])));
+        let variables = [("object", side("object")), ("oldObject", side("oldObject")), ("request", Cel::from(&shown))];
+        let mut budget = Budget::new(BUDGET);
+        let mut failed = None;
+        for (name, program) in &self.all {
+            let value = program.as_ref().map_err(Clone::clone).and_then(|p| p.evaluate(&variables, &mut budget).map_err(|e| e.to_string()));
+            match value {
+                Ok(Cel::Bool(true)) => {}
+                Ok(Cel::Bool(false)) => return Ok(false),
+                Ok(_) => failed = Some(format!("match condition {name:?} gives no bool")),
+                Err(e) => failed = Some(format!("match condition {name:?} evaluation failed: {e}")),
+            }
+        }
+        failed.map_or(Ok(true), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fram_machinery::object;
+
+    #[test]
+    fn conditions_ask_about_the_object_and_the_request() {
+        let review = object!({ "request": { "operation": "CREATE", "object": { "metadata": { "name": "skip-me" } }, "oldObject": null } });
+        for (expression, expect) in [
+            ("object.metadata.name != 'skip-me'", Ok(false)),
+            ("request.operation == 'CREATE' && oldObject == null", Ok(true)),
+            ("object.metadata.none == 'x'", Err(())),
+        ] {
+            let conditions = Conditions::read(&object!({ "matchConditions": [{ "name": "a", "expression": expression }] }));
+            assert_eq!(conditions.hold(&review).map_err(drop), expect, "{expression}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The Common Expression Language with Kubernetes' libraries: parse, check names, evaluate over object trees within a budget.
+//! Pure. Types are not checked before evaluation, and costs are not estimated.
+
+mod check;
+mod eval;
+mod library;
+mod parse;
+mod syntax;
+mod value;
+
+pub use eval::{Budget, EvalError};
+pub use parse::ParseError;
+pub use value::Value;
+
+use syntax::Expr;
+
+/// Why an expression cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    #[error("ERROR: <input>:{}:{}: Syntax error: {}", .0.line, .0.column, .0.message)]
+    Syntax(#[from] ParseError),
+    #[error("ERROR: <input>: undeclared reference to '{0}' (in container '')")]
+    Undeclared(String),
+    #[error("ERROR: <input>: found no matching overload for '{name}' applied to {count} arguments")]
+    Overload { name: String, count: usize },
+}
+
+/// An expression that can be evaluated.
+#[derive(Debug, Clone)]
+pub struct Program {
+    expr: Expr,
+}
+
+impl Program {
+    /// Parses an expression and checks that it uses these variables and known functions only.
+    pub fn compile(text: &str, variables: &[&str]) -> Result<Self, CompileError> {
+        let expr = parse::parse(text)?;
+        check::check(&expr, variables)?;
+        Ok(Self { expr })
+    }
+
+    /// Evaluates the expression; what it costs is taken from the budget.
+    pub fn evaluate(&self, variables: &[(&str, Value)], budget: &mut Budget) -> Result<Value, EvalError> {
+        eval::evaluate(&self.expr, variables, budget)
+    }
+
+    /// Whether the expression mentions a variable.
+    pub fn mentions(&self, variable: &str) -> bool {
+        check::mentions(&self.expr, variable)
+    }
+}
