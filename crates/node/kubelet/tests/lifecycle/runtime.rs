@@ -224,6 +224,7 @@ impl RuntimeService for Runtime {
             image_ref: config.image.image.clone(),
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
+            resources: config.resources.clone(),
             log_path,
             ..Default::default()
         };
@@ -272,7 +273,10 @@ impl RuntimeService for Runtime {
         self.state.lock().containers.get(id).cloned().ok_or_else(|| CriError::not_found("container", id))
     }
 
-    async fn update_container_resources(&self, _: &str, _: &LinuxContainerResources) -> CriResult<()> {
+    async fn update_container_resources(&self, id: &str, resources: &LinuxContainerResources) -> CriResult<()> {
+        let mut state = self.state.lock();
+        let container = state.containers.get_mut(id).ok_or_else(|| CriError::not_found("container", id))?;
+        container.resources = resources.clone();
         Ok(())
     }
 
