@@ -3,6 +3,7 @@
 
 import json
 import os
+import queue
 import signal
 import socket
 import sys
@@ -27,22 +28,27 @@ def database():
 
 
 cache = redis.Redis(host=os.environ["REDIS_HOST"], socket_connect_timeout=2, socket_timeout=2)
-local = threading.local()
+# Connections that no request uses at the moment.
+idle = queue.LifoQueue()
 
 
 def query(sql, parameters=()):
-    """Runs one statement on this thread's connection, on a new one where the old one broke."""
-    for last in (False, True):
+    """Runs one statement on a connection that is free, on a new one where the old one broke."""
+    while True:
         try:
-            if getattr(local, "connection", None) is None:
-                local.connection = database()
-            with local.connection, local.connection.cursor() as cursor:
+            connection, new = idle.get_nowait(), False
+        except queue.Empty:
+            connection, new = database(), True
+        try:
+            with connection, connection.cursor() as cursor:
                 cursor.execute(sql, parameters)
-                return cursor.fetchall()
+                found = cursor.fetchall()
         except psycopg2.OperationalError:
-            local.connection = None
-            if last:
+            if new:
                 raise
+            continue
+        idle.put(connection)
+        return found
 
 
 def products():

@@ -137,8 +137,11 @@ impl Cli {
             Command::Completion { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "fram", &mut script);
-                std::io::Write::write_all(&mut std::io::stdout(), &script)?;
-                Ok(())
+                match std::io::Write::write_all(&mut std::io::stdout(), &script) {
+                    // Who looked at its beginning only has seen enough.
+                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+                    written => written.map_err(Into::into),
+                }
             }
             Command::Up(up) => crate::up::run(crate::up::Plan::alone(up)),
             Command::Server(server) => crate::up::run(crate::up::Plan::shared(server)?),

@@ -75,7 +75,8 @@ impl Desk {
             }
             _ => {}
         }
-        let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?;
+        let at = fram_cli::socket_path(data).and_then(|(_folder, path)| UnixListener::bind(path));
+        let listener = at.with_context(|| format!("cannot listen at {}", path.display()))?;
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&path, private).with_context(|| format!("cannot set the mode of {}", path.display()))?;
         tasks.spawn(self.serve(listener, stop.clone()));

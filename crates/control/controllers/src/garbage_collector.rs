@@ -109,7 +109,7 @@ impl Graph {
             // A dependent with another owner has to let go of one that waits for it.
             let shared = |d: &Value| meta::owner_references(d).len() > 1;
             let waiting = delta.old.as_deref().is_none_or(|old| !waits(old)) && waits(object);
-            let dependents = waiting.then(|| self.dependents(meta::uid(object))).unwrap_or_default();
+            let dependents = if waiting { self.dependents(meta::uid(object)) } else { Default::default() };
             keys.extend(dependents.iter().filter(|(_, d)| shared(d)).map(|(k, d)| self.key(k, d)));
             // An owner that this object blocked may be free now.
             let before = delta.old.iter().flat_map(|old| meta::owner_references(old));

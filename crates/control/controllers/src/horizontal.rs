@@ -56,8 +56,8 @@ struct Scaler {
     scalers: Objects,
     pods: Informer,
     kinds: Arc<[KindInfo]>,
-    /// By UID: what was recommended and done of late.
-    histories: Mutex<HashMap<String, History>>,
+    /// What was recommended and done of late, by key and UID.
+    histories: Mutex<HashMap<String, (String, History)>>,
     now: Clock,
     events: EventRecorder,
 }
@@ -78,7 +78,10 @@ impl Trouble {
 impl Scaler {
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let (namespace, name) = key.split_once('/').unwrap_or(("", key));
-        let Some(scaler) = self.scalers.get(namespace, name).filter(|s| !meta::is_terminating(s)) else { return Ok(Action::Done) };
+        let Some(scaler) = self.scalers.get(namespace, name).filter(|s| !meta::is_terminating(s)) else {
+            self.histories.lock().remove(key);
+            return Ok(Action::Done);
+        };
         let mut report = Report::new(&scaler, (self.now)());
         if let Err(trouble) = self.scale(&scaler, &mut report).await {
             self.events.event(&scaler, true, &trouble.reason, trouble.message.clone());
@@ -158,8 +161,7 @@ impl Scaler {
             &format!("the HPA was able to successfully calculate a replica count from {metric}"),
         );
         let mut histories = self.histories.lock();
-        let history = histories.entry(meta::uid(scaler).to_string()).or_default();
-        let verdict = behavior::limit(spec, current, recommended, history, (self.now)());
+        let verdict = behavior::limit(spec, current, recommended, history_of(&mut histories, scaler), (self.now)());
         let (reason, message) = verdict.stabilized.unwrap_or(("ReadyForNewScale", "recommended size matches current size"));
         report.condition("AbleToScale", true, reason, message);
         match verdict.limited {
@@ -291,9 +293,18 @@ impl Scaler {
         self.events.event(scaler, false, "SuccessfulRescale", format!("New size: {desired}; reason: {why}"));
         let now = (self.now)();
         report.scaled(now);
-        self.histories.lock().entry(meta::uid(scaler).to_string()).or_default().scaled(current, desired, now);
+        history_of(&mut self.histories.lock(), scaler).scaled(current, desired, now);
         Ok(())
     }
+}
+
+/// The history of an autoscaler; one that took the name of another begins anew.
+fn history_of<'a>(histories: &'a mut HashMap<String, (String, History)>, scaler: &Value) -> &'a mut History {
+    let (uid, history) = histories.entry(meta::key(scaler)).or_default();
+    if uid != meta::uid(scaler) {
+        (*uid, *history) = (meta::uid(scaler).to_string(), History::default());
+    }
+    history
 }
 
 fn tolerance(spec: &Value) -> Tolerance {

@@ -95,7 +95,7 @@ impl Outcome {
 }
 
 /// Whether every plugin lets the pod run on a node.
-pub(crate) fn accepts(pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), Rejection> {
+fn accepts(pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), Rejection> {
     let reject = |plugin: &&'static dyn Plugin| {
         let reason = plugin.filter(pod, node, cluster).err()?;
         Some(Rejection { plugin: plugin.name(), reason })
@@ -104,7 +104,7 @@ pub(crate) fn accepts(pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(
 }
 
 /// As `accepts`, also beside the pods for which room is being made on the node. Without them too: they may never come.
-fn fits(pod: &Pod, node: &Node, cluster: &Cluster<'_>, cache: &Cache) -> Result<(), Rejection> {
+pub(crate) fn fits(pod: &Pod, node: &Node, cluster: &Cluster<'_>, cache: &Cache) -> Result<(), Rejection> {
     let counts = |other: &&Arc<Pod>| other.uid != pod.uid && other.priority >= pod.priority;
     let expected: Vec<&Arc<Pod>> = cache.nominated_on(node.name()).filter(counts).collect();
     if !expected.is_empty() {

@@ -8,7 +8,7 @@ use fram_machinery::labels::Selector;
 use fram_machinery::{Value, meta};
 
 use crate::cache::Cache;
-use crate::framework::{Cluster, accepts};
+use crate::framework::{Cluster, fits};
 use crate::node::Node;
 use crate::pod::Pod;
 
@@ -65,13 +65,13 @@ fn candidate(pod: &Pod, cache: &Cache, nodes: &[&Node], i: usize, budgets: &[Arc
         return None;
     }
     lower.iter().for_each(|victim| node.remove_pod(&victim.uid));
-    let fits = |node: &Node| {
+    let has_room = |node: &Node| {
         let mut all = nodes.to_vec();
         all[i] = node;
         let cluster = Cluster::new(all, cache);
-        accepts(pod, node, &cluster).is_ok()
+        fits(pod, node, &cluster, cache).is_ok()
     };
-    if !fits(&node) {
+    if !has_room(&node) {
         return None;
     }
     lower.sort_by_key(|p| (Reverse(p.priority), started(p)));
@@ -81,7 +81,7 @@ fn candidate(pod: &Pod, cache: &Cache, nodes: &[&Node], i: usize, budgets: &[Arc
     for (candidates, violates) in [(violating, true), (others, false)] {
         for victim in candidates {
             node.add_pod(victim.clone());
-            if !fits(&node) {
+            if !has_room(&node) {
                 node.remove_pod(&victim.uid);
                 victims.push(victim);
                 violations += usize::from(violates);
@@ -158,6 +158,17 @@ mod tests {
         let budget = object!({ "metadata": { "namespace": "ns" }, "spec": { "selector": { "matchLabels": { "app": "x" } } },
             "status": { "disruptionsAllowed": 0 } });
         assert_eq!(check(&cache, spec("1", 10), &[Arc::new(budget)]), "b: 2");
+    }
+
+    #[test]
+    fn room_that_is_made_for_another_pod_is_not_given_twice() {
+        let mut cache = cache(vec![node("a", "4")]);
+        cache.place(pod("1", spec("2", 1)), "a");
+        cache.place(pod("2", spec("2", 1)), "a");
+        cache.nominate(pod("first", spec("2", 10)), "a");
+        assert_eq!(check(&cache, spec("2", 10), &[]).len(), "a: 1,2".len());
+        // It is for one that is more important.
+        assert_eq!(check(&cache, spec("2", 11), &[]).len(), "a: 1".len());
     }
 
     #[test]

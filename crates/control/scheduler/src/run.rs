@@ -291,7 +291,8 @@ impl Scheduler {
 
 /// Sends the victims away, as upstream's prepareCandidate does.
 async fn evict(config: &SchedulerConfig, pod: &Pod, found: &Preemption) {
-    for victim in &found.victims {
+    // Those that leave already are let go.
+    for victim in found.victims.iter().filter(|v| !meta::is_terminating(&v.object)) {
         let (namespace, name) = (meta::namespace(&victim.object), meta::name(&victim.object));
         let pods = config.client.within(&PODS, namespace);
         let condition = object!({

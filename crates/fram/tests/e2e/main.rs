@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod client;
 mod cluster;
+mod demo;
 mod image;
+mod machine;
 mod refused;
 mod registry;
+mod shop;
 mod two_nodes;
 
 use cluster::Cluster;

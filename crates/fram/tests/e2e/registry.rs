@@ -23,6 +23,12 @@ impl Registry {
         Self { process, port }
     }
 
+    /// `127.0.0.1:PORT`.
+    #[allow(dead_code, reason = "the figures need no address")]
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// Pushes an OCI layout; the answer is the image's reference. skopeo tries again while the registry starts.
     pub(crate) fn push(&self, name: &str, layout: &Path) -> String {
         let reference = format!("127.0.0.1:{}/{name}:1", self.port);

@@ -15,7 +15,7 @@ pub enum CliError {
         "The connection to the server {server} was refused: is fram running? Start it with `fram up`, or name another cluster with --kubeconfig"
     )]
     Refused { server: String },
-    #[error("cannot reach the server: {0}")]
+    #[error("error: {0}")]
     Remote(#[from] RemoteError),
     #[error("no kubeconfig: looked at KUBECONFIG, {}. Start a cluster with `fram up`, or name a file with --kubeconfig", looked.join(", "))]
     NoKubeconfig { looked: Vec<String> },

@@ -108,7 +108,8 @@ async fn serve(access: &Access, listener: TcpListener, local: u16, port: u16, pa
         tokio::select! {
             accepted = listener.accept() => {
                 let (stream, _) = accepted.map_err(|e| CliError::failed(format!("cannot accept a connection: {e}")))?;
-                out(format!("Handling connection for {local}\n"))?;
+                // Who started this and reads no more still wants the ports.
+                let _ = out(format!("Handling connection for {local}\n"));
                 connections.push(carry(access, stream, port, path.clone()));
             }
             Some(ended) = connections.next(), if !connections.is_empty() => {

@@ -5,6 +5,7 @@ mod access;
 mod apply;
 mod choose;
 mod delete;
+mod describe;
 mod discovery;
 mod error;
 mod exec;
@@ -24,6 +25,7 @@ mod status;
 mod table;
 mod targets;
 mod terminal;
+mod top;
 mod wait;
 
 use std::process::ExitCode;
@@ -32,7 +34,7 @@ pub use access::{Access, Connection, DEFAULT_DATA_DIR, Place};
 pub use choose::follow;
 pub use error::CliError;
 pub use exec::capture;
-pub use local::{SOCKET, ask, hand_over};
+pub use local::{SOCKET, ask, hand_over, socket_path};
 pub use manifests::parse as parse_manifests;
 pub use rollout::progress;
 
@@ -52,6 +54,9 @@ pub enum Command {
         after_help = "Examples:\n  fram delete deployment/web service/web\n  fram delete -f app.yaml\n  fram delete pods -l app=web --now"
     )]
     Delete(With<delete::Delete>),
+    /// Shows objects as a person reads them, with what happened to them.
+    #[command(after_help = "Examples:\n  fram describe pod web-0\n  fram describe nodes")]
+    Describe(With<describe::Describe>),
     /// Prints what containers wrote.
     #[command(
         after_help = "Examples:\n  fram logs deployment/web --tail=20 -f\n  fram logs web-0 -c sidecar --previous\n  fram logs -l app=web --prefix"
@@ -71,6 +76,8 @@ pub enum Command {
         after_help = "Examples:\n  fram wait --for=condition=Available deployment/web --timeout=60s\n  fram wait --for=jsonpath='{.status.phase}'=Running pod/web-0\n  fram wait --for=delete pod -l app=web"
     )]
     Wait(With<wait::Wait>),
+    /// Shows what nodes and pods use.
+    Top(TopCommand),
     /// Follows and steers updates of workloads.
     Rollout(RolloutCommand),
     /// Manages the images of this machine's node.
@@ -93,6 +100,14 @@ pub struct With<T: clap::Args> {
 pub struct RolloutCommand {
     #[command(subcommand)]
     own: rollout::Rollout,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(clap::Args, Debug, Clone)]
+pub struct TopCommand {
+    #[command(subcommand)]
+    own: top::Top,
     #[command(flatten)]
     connection: Connection,
 }
@@ -131,6 +146,7 @@ async fn perform(command: &Command) -> error::Result<()> {
         Command::Get(get) => get::run(&Access::open(&get.connection)?, &get.own).await,
         Command::Apply(apply) => apply::run(&Access::open(&apply.connection)?, &apply.own).await,
         Command::Delete(delete) => delete::run(&Access::open(&delete.connection)?, &delete.own).await,
+        Command::Describe(describe) => describe::run(&Access::open(&describe.connection)?, &describe.own).await,
         Command::Logs(logs) => logs::run(&Access::open(&logs.connection)?, &logs.own).await,
         Command::Exec(exec) => exec::run(&Access::open(&exec.connection)?, &exec.own).await,
         Command::PortForward(forward) => forward::run(&Access::open(&forward.connection)?, &forward.own).await,
@@ -140,6 +156,7 @@ async fn perform(command: &Command) -> error::Result<()> {
             let kubeconfig = Access::open(&image.connection).ok().map(|a| a.kubeconfig);
             image::run(&local::data_dir(image.connection.data_dir.as_deref(), kubeconfig.as_deref()), &image.own).await
         }
+        Command::Top(top) => top::run(&Access::open(&top.connection)?, &top.own).await,
         Command::Status(connection) => status::run(connection).await,
         Command::Rollout(rollout) => rollout::run(&Access::open(&rollout.connection)?, &rollout.own).await,
     }

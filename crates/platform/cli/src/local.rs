@@ -24,6 +24,20 @@ pub(crate) fn data_dir(named: Option<&Path>, kubeconfig: Option<&Path>) -> PathB
     named.or(beside).unwrap_or(Path::new(DEFAULT_DATA_DIR)).into()
 }
 
+/// The socket's path through a descriptor of its folder, which must stay open meanwhile: the path of a socket may have 107
+/// bytes only (unix(7)), that of a data directory more.
+pub fn socket_path(data: &Path) -> std::io::Result<(std::fs::File, PathBuf)> {
+    use std::os::fd::AsRawFd;
+    let folder = std::fs::File::open(data)?;
+    let path = format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()).into();
+    Ok((folder, path))
+}
+
+async fn connect(data: &Path) -> std::io::Result<UnixStream> {
+    let (_folder, path) = socket_path(data)?;
+    UnixStream::connect(path).await
+}
+
 /// Asks for a document.
 pub async fn ask(data: &Path, method: Method, path: &str) -> Result<Value> {
     send(data, method, path, Full::new(Bytes::new())).await
@@ -58,7 +72,7 @@ where
 {
     let failed = |e: &dyn std::fmt::Display| CliError::failed(format!("the fram of this machine: {e}"));
     let socket = data.join(SOCKET);
-    let stream = UnixStream::connect(&socket).await.map_err(|source| match source.kind() {
+    let stream = connect(data).await.map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => CliError::NoNode(data.into()),
         std::io::ErrorKind::PermissionDenied => CliError::failed(format!("only root may use {}", socket.display())),
         _ => CliError::Io { operation: "connect to", path: socket.clone(), source },
@@ -72,4 +86,32 @@ where
     let body = response.into_body().collect().await.map_err(|e| failed(&e))?.to_bytes();
     let value = json::from_slice(&body).map_err(|e| failed(&e))?;
     if good { Ok(value) } else { Err(CliError::failed(Status::from_object(&value).message)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_is_found_however_long_its_folders_path_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("long".repeat(30));
+        std::fs::create_dir(&data).unwrap();
+        let missing = ask(&data, Method::GET, "/status").await.unwrap_err();
+        assert!(matches!(missing, CliError::NoNode(_)), "{missing}");
+        let (_folder, path) = socket_path(&data).unwrap();
+        let listener = tokio::net::UnixListener::bind(path).unwrap();
+        let (connected, accepted) = tokio::join!(connect(&data), listener.accept());
+        assert!(connected.is_ok() && accepted.is_ok() && data.join(SOCKET).exists());
+    }
+
+    #[test]
+    fn the_data_directory_is_the_named_one_or_where_a_fram_has_its_socket() {
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = folder.path().join("admin.kubeconfig");
+        assert_eq!(data_dir(None, Some(&kubeconfig)), Path::new(DEFAULT_DATA_DIR));
+        std::fs::write(folder.path().join(SOCKET), "").unwrap();
+        assert_eq!(data_dir(None, Some(&kubeconfig)), folder.path());
+        assert_eq!(data_dir(Some(Path::new("/d")), Some(&kubeconfig)), Path::new("/d"));
+    }
 }

@@ -20,12 +20,16 @@ pub enum DemoError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Cluster(#[from] CliError),
-    #[error("{what} took more than {} s; see `fram get pods` and `fram get events`", .patience.as_secs())]
-    Late { what: &'static str, patience: Duration },
+    #[error("{what} took more than {} s{}; see `fram get pods` and `fram get events`", .patience.as_secs(), because(.why))]
+    Late { what: &'static str, patience: Duration, why: String },
     #[error("{0}")]
     Unexpected(String),
     #[error("cannot kill the container: {0}")]
     Kill(std::io::Error),
+}
+
+fn because(why: &str) -> String {
+    if why.is_empty() { String::new() } else { format!(" ({why})") }
 }
 
 /// Plays the demo on the cluster of a kubeconfig, whose node runs on this machine with its data in `data`.

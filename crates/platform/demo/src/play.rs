@@ -32,12 +32,6 @@ struct Stage<'a> {
     data: &'a Path,
 }
 
-/// Waits, but not for ever.
-async fn soon<T>(what: &'static str, waiting: impl Future<Output = std::result::Result<T, CliError>>) -> Result<T> {
-    let outcome = tokio::time::timeout(PATIENCE, waiting).await;
-    Ok(outcome.map_err(|_| DemoError::Late { what, patience: PATIENCE })??)
-}
-
 pub(crate) async fn run(kubeconfig: &Path, data: &Path) -> Result<()> {
     let connection = Connection { kubeconfig: Some(kubeconfig.into()), namespace: Some("default".into()), ..Default::default() };
     let stage = Stage { access: Access::open(&connection)?, data };
@@ -75,8 +69,8 @@ impl Stage<'_> {
         self.call(show.step("call")).await
     }
 
-    async fn image(&self, mut step: Step) -> Result<()> {
-        step.goes_on("packing examples/hello with the libraries that its ELF headers name");
+    async fn image(&self, step: Step) -> Result<()> {
+        step.hint("packing examples/hello with the libraries that its ELF headers name");
         let packed = image::pack(REFERENCE, NAME, PROGRAM)?;
         let size = human::bytes(packed.archive.len() as u64);
         let there = fram_cli::ask(self.data, Method::GET, "/images").await?;
@@ -84,14 +78,14 @@ impl Stage<'_> {
             step.done(&format!("{REFERENCE} is here from before"));
             return Ok(());
         }
-        step.goes_on("handing it to the node");
+        step.hint("handing it to the node");
         fram_cli::hand_over(self.data, "/images", std::io::Cursor::new(packed.archive)).await?;
         step.done(&format!("{REFERENCE} built from examples/hello, {size} in {} files, no registry needed", packed.files.len()));
         Ok(())
     }
 
     /// Applies what is not there; what is there is the user's by now.
-    async fn apply(&self, mut step: Step) -> Result<()> {
+    async fn apply(&self, step: Step) -> Result<()> {
         let (mut made, mut found) = (Vec::new(), Vec::new());
         for object in parse_manifests(MANIFESTS, "hello.yaml")? {
             let ty = self.access.discovery().await?.of_kind(object.str_at(&["apiVersion"]), object.str_at(&["kind"]));
@@ -99,7 +93,7 @@ impl Stage<'_> {
             let name = meta::name(&object).to_string();
             let place = Place { ty, namespace: &self.access.namespace, name: &name };
             let label = place.to_string();
-            step.goes_on(&label);
+            step.hint(&label);
             if self.access.objects(ty).find(&name).await.map_err(CliError::from)?.is_some() {
                 found.push(label);
                 continue;
@@ -112,6 +106,22 @@ impl Stage<'_> {
             false => made.join(", "),
         });
         Ok(())
+    }
+
+    /// Waits, but not for ever.
+    async fn soon<T>(&self, what: &'static str, waiting: impl Future<Output = std::result::Result<T, CliError>>) -> Result<T> {
+        match tokio::time::timeout(PATIENCE, waiting).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Err(DemoError::Late { what, patience: PATIENCE, why: self.obstacles().await }),
+        }
+    }
+
+    /// What the pods that do not run say of it.
+    async fn obstacles(&self) -> String {
+        let mut said: Vec<String> = self.pods().await.unwrap_or_default().iter().filter_map(|p| obstacle(p)).collect();
+        said.sort();
+        said.dedup();
+        said.join("; ")
     }
 
     async fn find(&self, word: &str, name: &str) -> Result<Option<Arc<Value>>> {
@@ -141,7 +151,7 @@ impl Stage<'_> {
             step.goes_on(&format!("{available} of {} replicas are available", object.int_at(&["spec", "replicas"]).unwrap_or(1)));
             Ok(state.done.then_some(available))
         };
-        soon("the roll-out", follow(&objects, NAME, decide)).await
+        self.soon("the roll-out", follow(&objects, NAME, decide)).await
     }
 
     async fn roll_out(&self, mut step: Step) -> Result<()> {
@@ -151,17 +161,17 @@ impl Stage<'_> {
         Ok(())
     }
 
-    async fn job(&self, mut step: Step) -> Result<()> {
+    async fn job(&self, step: Step) -> Result<()> {
         let objects = self.access.objects(self.access.resource_type("jobs.batch").await?);
         let decide = |job: Option<&Value>| {
             let job = job.ok_or_else(|| Status::not_found("batch", "jobs", JOB))?;
-            step.goes_on("a Job asks the Service thirty times");
+            step.hint("a Job asks the Service thirty times");
             if meta::condition_is_true(job, "Failed") {
                 return Err(CliError::Failed(format!("job {JOB} has failed: see `fram logs job/{JOB}`")));
             }
             Ok(meta::condition_is_true(job, "Complete").then_some(()))
         };
-        soon("the job", follow(&objects, JOB, decide)).await?;
+        self.soon("the job", follow(&objects, JOB, decide)).await?;
         step.done(&format!("{JOB} is complete: thirty requests, all answered"));
         Ok(())
     }
@@ -171,11 +181,11 @@ impl Stage<'_> {
         const MOST: usize = 100;
         let objects = self.access.objects(self.access.resource_type("pods").await?);
         let ready = |pod: Option<&Value>| Ok(pod.filter(|p| meta::condition_is_true(p, "Ready")).cloned());
-        let visitor = soon("the visitor's start", follow(&objects, VISITOR, ready)).await?;
+        let visitor = self.soon("the visitor's start", follow(&objects, VISITOR, ready)).await?;
         let replicas = self.pods().await?.len();
         let (mut answers, mut asked) = (BTreeMap::<String, usize>::new(), 0);
         while answers.len() < replicas && asked < MOST {
-            let answer = soon("an answer", capture(&self.access, &visitor, VISITOR, &["/hello", "get", URL])).await?;
+            let answer = self.soon("an answer", capture(&self.access, &visitor, VISITOR, &["/hello", "get", URL])).await?;
             asked += 1;
             *answers.entry(answer.trim().to_string()).or_default() += 1;
             step.goes_on(&format!("{URL} from pod {VISITOR}: {}", answer.trim()));
@@ -214,7 +224,7 @@ impl Stage<'_> {
             Ok((now.restarts > before.restarts && now.ready).then_some(now.restarts))
         };
         let objects = self.access.objects(self.access.resource_type("pods").await?);
-        soon("the container's restart", follow(&objects, name, decide)).await?;
+        self.soon("the container's restart", follow(&objects, name, decide)).await?;
         step.done(&format!("killed the container of {name}; another one was ready {:.1} s later", begun.elapsed().as_secs_f64()));
         Ok(())
     }
@@ -240,6 +250,14 @@ fn container(pod: &Value) -> Container {
     }
 }
 
+/// Why a pod does not run, in its own words.
+fn obstacle(pod: &Value) -> Option<String> {
+    let unscheduled = meta::condition(pod, "PodScheduled").filter(|c| c.str_at(&["status"]) == "False").map(|c| c.str_at(&["message"]));
+    let waiting = pod.list_at(&["status", "containerStatuses"]).iter().find_map(|s| s.at(&["state", "waiting"]));
+    let waiting = waiting.map(|w| if w.str_at(&["message"]).is_empty() { w.str_at(&["reason"]) } else { w.str_at(&["message"]) });
+    unscheduled.or(waiting).filter(|text| !text.is_empty()).map(String::from)
+}
+
 /// What to try next.
 fn next(kubeconfig: &Path, data: &Path) -> String {
     let program = std::env::current_exe().map_or_else(|_| "fram".into(), |p| p.display().to_string());
@@ -250,4 +268,26 @@ fn next(kubeconfig: &Path, data: &Path) -> String {
         "The application stays up. Try, in a second terminal:\n\n  export KUBECONFIG={}\n{alias}\n  fram get pods -o wide\n  fram logs deployment/{NAME} -f\n  fram exec {VISITOR} -- /hello get {URL}\n  fram port-forward service/{NAME} 8080:80     # and open http://127.0.0.1:8080\n  fram scale deployment/{NAME} --replicas=10\n  fram rollout restart deployment/{NAME} && fram rollout status deployment/{NAME}\n  fram status\n\nkubectl works as well. Ctrl-C stops fram, not the pods: `fram up` finds them again.\n`fram down --purge{data}` removes all of it.",
         kubeconfig.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifests_are_the_images_and_names_that_the_demo_speaks_of() {
+        let objects = parse_manifests(MANIFESTS, "hello.yaml").unwrap();
+        let names: Vec<&str> = objects.iter().map(meta::name).collect();
+        assert_eq!(names, [NAME, NAME, NAME, JOB, VISITOR]);
+        assert_eq!(MANIFESTS.matches("image:").count(), MANIFESTS.matches(&format!("image: {REFERENCE}\n")).count());
+    }
+
+    #[test]
+    fn a_pod_that_does_not_run_says_why() {
+        let unscheduled = object!({ "status": { "conditions": [{ "type": "PodScheduled", "status": "False", "message": "no nodes" }] } });
+        let waiting = object!({ "status": { "containerStatuses": [{ "state": { "waiting": { "reason": "ErrImagePull" } } }] } });
+        let running = object!({ "status": { "containerStatuses": [{ "state": { "running": {} } }] } });
+        assert_eq!(obstacle(&unscheduled).as_deref(), Some("no nodes"));
+        assert_eq!((obstacle(&waiting).as_deref(), obstacle(&running)), (Some("ErrImagePull"), None));
+    }
 }

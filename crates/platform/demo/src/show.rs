@@ -45,6 +45,13 @@ impl Show {
 }
 
 impl Step {
+    /// What goes on, for who looks on; it leaves no line.
+    pub(crate) fn hint(&self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.to_string());
+        }
+    }
+
     /// How far it has come; said once.
     pub(crate) fn goes_on(&mut self, text: &str) {
         if text == self.last {

@@ -26,8 +26,12 @@ impl Plugin for LimitRanger {
     }
 
     async fn validate(&self, request: &Request<'_>, object: Option<&Value>, _old: Option<&Value>) -> Result<(), Status> {
-        let (Some(object), Operation::Create) = (object, request.operation) else { return Ok(()) };
-        if !request.is_about("", "Pod") && !request.is_about("", "PersistentVolumeClaim") {
+        let Some(object) = object else { return Ok(()) };
+        let created =
+            request.operation == Operation::Create && (request.is_about("", "Pod") || request.is_about("", "PersistentVolumeClaim"));
+        // A pod that is resized has to keep within the limits too.
+        let resized = request.stored_kind().kind == "Pod" && request.stored_kind().group.is_empty() && request.subresource == "resize";
+        if !created && !resized {
             return Ok(());
         }
         let mut errors = Vec::new();

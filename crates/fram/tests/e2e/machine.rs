@@ -1,0 +1,109 @@
+//! A machine, as a network namespace with data and cgroups of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+#[track_caller]
+pub(crate) fn must(program: &str, arguments: &[&str]) {
+    let output = run(program, arguments);
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A machine: a network namespace, its data and what runs in it. All of it goes with the value.
+pub(crate) struct Machine {
+    pub(crate) name: String,
+    pub(crate) ip: &'static str,
+    pub(crate) data: PathBuf,
+    pub(crate) log: PathBuf,
+    pub(crate) cgroup: String,
+    pub(crate) fram: Option<Child>,
+    pub(crate) registry: Option<Child>,
+}
+
+impl Machine {
+    pub(crate) fn new(folder: &Path, role: &str, ip: &'static str) -> Self {
+        let name = format!("fram{}-{role}", std::process::id());
+        must("ip", &["netns", "add", &name]);
+        let machine = Self {
+            ip,
+            data: folder.join(role),
+            log: folder.join(format!("{role}.log")),
+            cgroup: format!("/{name}"),
+            name,
+            fram: None,
+            registry: None,
+        };
+        must("ip", &["-n", &machine.name, "link", "set", "lo", "up"]);
+        machine
+    }
+
+    /// A program on this machine. The mounts stay those of the test: cgroups would be hidden by `ip netns exec`.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program).stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn fram(&self, verb: &str) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_fram"));
+        command.arg(verb).arg("--data-dir").arg(&self.data).args(["--cgroup-root", &self.cgroup]);
+        command
+    }
+
+    pub(crate) fn start(&mut self, verb: &str, more: &[&str]) {
+        let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
+        let mut command = self.fram(verb);
+        command.args(["--node-ip", self.ip, "--node-name", self.data.file_name().unwrap().to_str().unwrap()]).args(more);
+        self.fram = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.fram.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn start_registry(&mut self, config: &Path) {
+        let mut command = self.command("docker-registry");
+        self.registry = Some(command.arg("serve").arg(config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    }
+
+    pub(crate) fn log(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// How many processes its containers have.
+    pub(crate) fn containers(&self) -> Vec<u32> {
+        let mut pids = std::collections::BTreeSet::new();
+        for root in ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"] {
+            super::cluster::collect_pids(Path::new(&format!("{root}{}", self.cgroup)), &mut pids);
+        }
+        pids.into_iter().collect()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+        let down = self.fram("down").arg("--purge").output();
+        if let Ok(output) = down
+            && !output.status.success()
+        {
+            eprintln!("fram down: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        if let Some(mut registry) = self.registry.take() {
+            let ended = registry.kill().and_then(|()| registry.wait());
+            eprintln!("the registry ended: {ended:?}");
+        }
+        let deleted = run("ip", &["netns", "del", &self.name]);
+        eprintln!("{} deleted: {}", self.name, deleted.status);
+        assert!(std::thread::panicking() || !self.data.exists(), "fram down --purge failed");
+    }
+}
