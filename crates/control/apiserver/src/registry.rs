@@ -138,6 +138,10 @@ pub(crate) fn store_status(error: StoreError) -> Status {
         }
         StoreError::TooLarge { .. } => Status::new(fram_machinery::Reason::RequestEntityTooLarge, error.to_string()),
         StoreError::Closed => Status::new(fram_machinery::Reason::ServiceUnavailable, "the server is shutting down"),
+        // Said apart, since the remedy is the user's: nothing is broken, and the same request succeeds when there is room.
+        _ if error.is_disk_full() => {
+            Status::new(fram_machinery::Reason::ServiceUnavailable, format!("the disk of the API server's store is full: {error}"))
+        }
         _ => Status::internal(error),
     }
 }

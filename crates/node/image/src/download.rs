@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::content::{BlobWriter, ContentStore};
 use crate::error::ImageError;
 use crate::manifest::Descriptor;
-use crate::registry::{RegistryError, Repository};
+use crate::registry::{Failures, RegistryError, Repository};
 
 /// Pieces between the network and the disk.
 const PIECES: usize = 16;
@@ -116,21 +116,16 @@ impl Downloader {
     }
 
     async fn send_all(&self, descriptor: &Descriptor, offset: &mut u64, pieces: &mpsc::Sender<Piece>) -> Result<(), ImageError> {
-        let mut failures = 0;
+        let mut failures = Failures::new(self.repository.config());
         while *offset < descriptor.size {
-            let before = *offset;
-            match self.send_from(descriptor, offset, pieces).await {
-                Ok(()) => break,
-                Err(error) if error.is_transient() => {
-                    failures = if *offset >= before + MIN_PROGRESS { 1 } else { failures + 1 };
-                    if failures >= self.repository.config().attempts {
-                        return Err(error.into());
-                    }
-                    tracing::debug!(digest = %descriptor.digest, offset, %error, "blob transfer interrupted, resuming");
-                    tokio::time::sleep(self.repository.config().pause(failures - 1)).await;
-                }
-                Err(error) => return Err(error.into()),
+            let start = *offset;
+            let Err(error) = self.send_from(descriptor, offset, pieces).await else { break };
+            if *offset >= start + MIN_PROGRESS {
+                failures.forget();
             }
+            let Some(before) = failures.note(&error) else { return Err(error.into()) };
+            tracing::debug!(digest = %descriptor.digest, offset, %error, "blob transfer interrupted, resuming");
+            tokio::time::sleep(self.repository.config().pause(before)).await;
         }
         Ok(())
     }

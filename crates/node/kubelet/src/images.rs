@@ -141,7 +141,6 @@ impl Images {
         state.failures.insert(key.to_string(), (now, error.to_string()));
         let reason = match error {
             ImageError::InvalidReference { .. } => "InvalidImageName",
-            ImageError::RegistryUnavailable(_) => "RegistryUnavailable",
             ImageError::SignatureValidationFailed(_) => "SignatureValidationFailed",
             _ => "ErrImagePull",
         };
