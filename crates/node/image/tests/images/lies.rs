@@ -251,6 +251,27 @@ async fn an_image_knows_the_size_of_a_layer_that_the_pull_of_another_has_just_un
     assert!(size > 100_000, "{size}");
 }
 
+#[tokio::test]
+async fn a_registry_that_stalls_does_not_hold_up_another_with_the_same_layer() {
+    let (image, rig) = (image(), Rig::new());
+    let (reached, mut waiting) = tokio::sync::mpsc::unbounded_channel();
+    let (_stalls, bad) = serve(&image, move |image, request| {
+        if !is_layer(image, request) {
+            return honest(image, request);
+        }
+        reached.send(()).unwrap_or(());
+        Reply::Stall(response("200 OK", &[], 600_000, b""))
+    });
+    let (_serves, good) = serve(&image, honest);
+    let slow = rig.store.pull(&bad, None, None);
+    let quick = async {
+        waiting.recv().await.unwrap();
+        rig.store.pull(&good, None, None).await.unwrap();
+    };
+    let (slow, ()) = tokio::join!(slow, quick);
+    slow.expect("what the other has brought counts for the first too");
+}
+
 /// A tmpfs of a given size, unmounted when this value goes.
 struct SmallDisk(tempfile::TempDir);
 
