@@ -93,6 +93,7 @@ async fn beside(
         ["apis"] => show(Some(discovery::group_list(api)), accept),
         ["apis", group] => show(discovery::group(api, group), accept),
         ["apis", group, version] => show(discovery::resource_list(api, group, version), accept),
+        ["metrics"] => Ok(respond::bytes(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", server.requests.text())),
         ["version"] => show(Some(discovery::version()), accept),
         [".well-known", "openid-configuration"] => show(Some(server.tokens.discovery()), accept),
         ["openid", "v1", "jwks"] => show(Some(server.tokens.jwks()), accept),

@@ -73,7 +73,9 @@ impl Transport for InProcess {
             bookmarks: options.allow_bookmarks,
         };
         let place = Place { served, namespace: namespace.into(), name: String::new() };
-        let watching = self.server.registry.watch(&place, request).await?;
+        let watching = self.server.registry.watch(&place, request).await;
+        self.server.requests.count(&attributes, &watching);
+        let watching = watching?;
         Ok(Box::pin(futures_util::stream::unfold(Some((watching, place)), next)))
     }
 }

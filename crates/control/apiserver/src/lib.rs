@@ -21,6 +21,7 @@ mod path;
 pub mod pki;
 mod quota;
 pub mod registry;
+mod requests;
 mod respond;
 mod server;
 mod table;

@@ -19,6 +19,7 @@ pub struct Server {
     pub nodes: Arc<dyn Nodes>,
     pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) documents: crate::openapi::Documents,
+    pub(crate) requests: crate::requests::Requests,
     pub(crate) ready: std::sync::atomic::AtomicBool,
     /// Streams to nodes that outlive their request.
     pub(crate) streams: tokio_util::task::TaskTracker,
@@ -73,6 +74,7 @@ impl Server {
             tokens,
             nodes,
             metrics: Default::default(),
+            requests: Default::default(),
             documents: Default::default(),
             ready: false.into(),
             streams: tokio_util::task::TaskTracker::new(),
@@ -101,11 +103,17 @@ impl Server {
         Ok(Place { served, namespace: call.namespace.clone(), name: call.name.clone() })
     }
 
-    /// Authorizes and carries out a call.
+    /// Authorizes, carries out and counts a call.
     pub(crate) async fn perform(&self, user: &User, call: Call, duplicates: Vec<String>) -> Result<Performed, Status> {
-        let place = self.place(&call)?;
         let attributes = attributes_of(&call);
-        self.authorizer.check(user, &attributes).await?;
+        let result = self.carry_out(user, &attributes, call, duplicates).await;
+        self.requests.count(&attributes, &result);
+        result
+    }
+
+    async fn carry_out(&self, user: &User, attributes: &Attributes, call: Call, duplicates: Vec<String>) -> Result<Performed, Status> {
+        let place = self.place(&call)?;
+        self.authorizer.check(user, attributes).await?;
         let kind = place.kind();
         let supported = if call.subresource.is_empty() {
             kind.has_verb(&attributes.verb)

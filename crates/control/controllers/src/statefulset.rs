@@ -1,6 +1,7 @@
 //! StatefulSets: pods with a name, an order and claims of their own.
 
 mod identity;
+mod owners;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use fram_machinery::{Reason, Status, Value, meta, object};
 use crate::objects::{Objects, Seen, settled};
 use crate::replicaset::again;
 use crate::{Context, claim, pods, revisions};
+use owners::Owned;
 use plan::{Plan, View, plan};
 
 pub(crate) fn start(context: &Context) {
@@ -112,8 +114,8 @@ impl Reconciler {
             for claim in plan.claims {
                 self.make_claim(set, claim).await?;
             }
-            for (name, owner) in plan.claim_owners {
-                self.own_claim(set, &name, owner).await?;
+            for owned in &plan.claim_owners {
+                self.own_claim(set, owned).await?;
             }
             for pod in &plan.delete {
                 let result = self.pods.delete(pod, DeleteOptions::default()).await;
@@ -163,17 +165,9 @@ impl Reconciler {
     }
 
     /// Claims belong to the set, to a pod that goes, or to neither; other owners of theirs stay.
-    async fn own_claim(&self, set: &Value, name: &str, owner: Option<Value>) -> Result<(), Status> {
-        let Some(claim) = self.claims.get(meta::namespace(set), name) else { return Ok(()) };
-        let ours = |r: &Value| {
-            r.str_at(&["uid"]) == meta::uid(set) || r.str_at(&["kind"]) == "Pod" && identity::ordinal(set, r.str_at(&["name"])).is_some()
-        };
-        let mut wanted: Vec<Value> = meta::owner_references(&claim).iter().filter(|r| !ours(r)).cloned().collect();
-        wanted.extend(owner);
-        let uids = |list: &[Value]| list.iter().map(|r| r.str_at(&["uid"]).to_string()).collect::<Vec<_>>();
-        if uids(&wanted) == uids(meta::owner_references(&claim)) {
-            return Ok(());
-        }
+    async fn own_claim(&self, set: &Value, owned: &Owned) -> Result<(), Status> {
+        let Some(claim) = self.claims.get(meta::namespace(set), &owned.claim) else { return Ok(()) };
+        let Some(wanted) = owners::references(&claim, set, owned) else { return Ok(()) };
         let mut changed: Value = Arc::unwrap_or_clone(claim);
         changed.set(&["metadata", "ownerReferences"], wanted);
         settled(self.claims.update(changed).await)

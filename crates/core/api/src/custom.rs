@@ -1,6 +1,7 @@
 //! The kinds of a custom resource, read from its CustomResourceDefinition. From then on they take the same way as the
 //! built-in ones. What the server does about definitions is not here; what it should say of them is in `status`.
 
+pub(crate) mod rules;
 pub mod status;
 #[cfg(test)]
 mod tests;
@@ -83,6 +84,7 @@ fn read_version(base: &Arc<Schema>, definition: &Value, version: &Value) -> Resu
         definition: meta::name(definition).into(),
         openapi: json::to_vec(written).into(),
         outdated: meta::generation(definition) > 1 || versions > 1,
+        rules: rules::Rules::read(written).map(Arc::new),
         scale: scale.clone(),
         conversion: definition
             .at(&["spec", "conversion", "webhook"])

@@ -6,6 +6,8 @@ use fram_machinery::jsonpath::JsonPath;
 use fram_machinery::structural::Structural;
 use fram_machinery::{Key, Schema, TypeId, Value};
 
+use crate::custom::rules::Rules;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Namespaced,
@@ -73,7 +75,7 @@ pub struct ScalePaths {
 }
 
 /// What only the kinds of custom resources have.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Custom {
     /// The name of the CustomResourceDefinition.
     pub definition: Key,
@@ -83,6 +85,8 @@ pub struct Custom {
     /// gives them; they are brought into it when they are read.
     pub outdated: bool,
     pub scale: Option<ScalePaths>,
+    /// The validation rules of the schema.
+    pub rules: Option<Arc<Rules>>,
     /// The webhook that converts between versions, as the definition has it; without one only `apiVersion` changes.
     pub conversion: Option<Value>,
     /// Sent along with each answer where the version is deprecated.

@@ -7,6 +7,7 @@ mod batch;
 mod core;
 mod definition;
 mod pod;
+mod scheduling;
 mod service;
 mod volumes;
 mod webhooks;
@@ -151,6 +152,7 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("", "PersistentVolume") => &volumes::PersistentVolume,
         ("", "PersistentVolumeClaim") => &volumes::PersistentVolumeClaim,
         ("autoscaling", "HorizontalPodAutoscaler") => &autoscaling::HorizontalPodAutoscaler,
+        ("scheduling.k8s.io", "PriorityClass") => &scheduling::PriorityClass,
         ("storage.k8s.io", "StorageClass") => &volumes::StorageClass,
         ("batch", "CronJob") => &batch::CronJob,
         ("apps", "Deployment") => &apps::Deployment,

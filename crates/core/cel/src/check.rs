@@ -82,6 +82,34 @@ pub(crate) fn qualified(expr: &Expr) -> Option<String> {
     }
 }
 
+/// Fields below a variable; of `self.a.b` that is the whole path.
+pub(crate) fn selections(expr: &Expr, variable: &str, out: &mut Vec<Vec<String>>) {
+    if let Some(path) = path_below(expr, variable).filter(|p| !p.is_empty()) {
+        out.push(path);
+        return;
+    }
+    let mut parts = expr.parts();
+    match expr {
+        // A macro may bind the name to something else.
+        Expr::Fold(fold) if *fold.first != *variable => parts.extend(fold.condition.iter().chain([&fold.body])),
+        Expr::Bind { name, body, .. } | Expr::OptMap { name, body, .. } if **name != *variable => parts.push(body),
+        _ => {}
+    }
+    parts.into_iter().for_each(|part| selections(part, variable, out));
+}
+
+fn path_below(expr: &Expr, variable: &str) -> Option<Vec<String>> {
+    match expr {
+        Expr::Ident(name) => (&**name == variable).then(Vec::new),
+        Expr::Select { operand, field, .. } | Expr::Has { operand, field } => {
+            let mut path = path_below(operand, variable)?;
+            path.push(crate::eval::unescaped(field));
+            Some(path)
+        }
+        _ => None,
+    }
+}
+
 /// Whether a name occurs anywhere.
 pub(crate) fn mentions(expr: &Expr, name: &str) -> bool {
     let below = |e: &Expr| mentions(e, name);

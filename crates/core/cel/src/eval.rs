@@ -317,7 +317,7 @@ pub(crate) fn optional_of(value: Option<Value>) -> Value {
 }
 
 /// Names of properties that are no identifiers are escaped; see the documentation of x-kubernetes-validations.
-fn unescaped(field: &str) -> String {
+pub(crate) fn unescaped(field: &str) -> String {
     const KEYWORDS: [&str; 20] = [
         "true",
         "false",

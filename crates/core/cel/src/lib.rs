@@ -44,6 +44,13 @@ impl Program {
         eval::evaluate(&self.expr, variables, budget)
     }
 
+    /// The fields that the expression selects below a variable, one path for each selection.
+    pub fn selections(&self, variable: &str) -> Vec<Vec<String>> {
+        let mut out = Vec::new();
+        check::selections(&self.expr, variable, &mut out);
+        out
+    }
+
     /// Whether the expression mentions a variable.
     pub fn mentions(&self, variable: &str) -> bool {
         check::mentions(&self.expr, variable)

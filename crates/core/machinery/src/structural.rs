@@ -178,6 +178,11 @@ impl Structural {
         Some(&self.properties[i].1)
     }
 
+    /// The format that its texts or numbers have.
+    pub fn format(&self) -> Option<&str> {
+        self.rules.as_ref()?.format.as_deref()
+    }
+
     /// The schema at a path of property names.
     pub fn at(&self, path: &[Key]) -> Option<&Self> {
         path.iter().try_fold(self, |at, step| at.property(step))

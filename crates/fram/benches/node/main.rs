@@ -15,6 +15,7 @@ mod processes;
 mod registry;
 mod strain;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,12 +26,15 @@ use fram_client::resources::PODS;
 use fram_client::{Client, DeleteOptions, ListOptions, Resources};
 use fram_machinery::{Value, meta, object};
 use futures_util::StreamExt;
+use http_body_util::BodyExt;
 
 const PODS_IN_SEQUENCE: usize = 20;
 const PODS_AT_ONCE: usize = 50;
 
 /// How long an idle node is watched for its CPU time.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long it is watched for what it asks of the API.
+const WATCHED: Duration = Duration::from_secs(300);
 
 fn main() {
     let folder = tempfile::tempdir().unwrap();
@@ -71,6 +75,7 @@ async fn measure(cluster: &Cluster, image: &str) {
     rig.run(&["warm".to_string()]).await;
     rig.remove(1).await;
     println!("idle, no pods: {}", idle().await);
+    println!("requests to the API in {} s of an idle node: {}", WATCHED.as_secs(), requests(&remote).await);
     println!("the same after kubectl apply, OpenAPI, and a list and watch of every kind: {}", strain::highest(cluster, &remote).await);
     let mut times = Vec::new();
     for i in 0..PODS_IN_SEQUENCE {
@@ -89,6 +94,33 @@ async fn measure(cluster: &Cluster, image: &str) {
     let begun = Instant::now();
     rig.remove(PODS_AT_ONCE).await;
     println!("{PODS_AT_ONCE} pods deleted with grace 0, all gone: {} ms", begun.elapsed().as_millis());
+}
+
+/// What components ask of the API while nobody asks for anything, by verb and resource.
+async fn requests(remote: &Remote) -> String {
+    let before = counters(remote).await;
+    tokio::time::sleep(WATCHED).await;
+    let after = counters(remote).await;
+    let more = |(name, count): (&String, &u64)| {
+        let more = count - before.get(name).copied().unwrap_or(0);
+        (more > 0).then(|| format!("{more} {name}"))
+    };
+    let all: Vec<String> = after.iter().filter_map(more).collect();
+    if all.is_empty() { "none".into() } else { all.join(", ") }
+}
+
+/// `apiserver_request_total` by verb, resource and subresource.
+async fn counters(remote: &Remote) -> BTreeMap<String, u64> {
+    let request = http::Request::get("/metrics").body(Default::default()).unwrap();
+    let body = remote.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    let mut all = BTreeMap::new();
+    for line in std::str::from_utf8(&body).unwrap().lines().filter(|l| l.starts_with("apiserver_request_total{")) {
+        let (labels, count) = line.rsplit_once("} ").unwrap();
+        let label = |name: &str| labels.split(&format!("{name}=\"")).nth(1).and_then(|r| r.split('"').next()).unwrap_or_default();
+        let name = format!("{} {} {}", label("verb"), label("resource"), label("subresource"));
+        *all.entry(name.trim().to_string()).or_insert(0) += count.parse::<u64>().unwrap();
+    }
+    all
 }
 
 /// Memory and CPU time of a node that nobody asks for anything.

@@ -65,6 +65,14 @@ pub(crate) struct Outcome {
 
 type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
+/// Work under way. What makes things on the node is not dropped in the middle, or what it was about to make would belong to
+/// nobody: it is told to end, does so before its next step or wait, and what it made is seen and cleared away.
+struct UnderWay {
+    work: Work,
+    /// None where the work may be dropped at any moment.
+    end: Option<CancellationToken>,
+}
+
 pub(crate) struct Worker {
     ctx: Arc<Context>,
     id: PodId,
@@ -91,6 +99,8 @@ pub(crate) struct Worker {
     hold_resize: Option<Instant>,
     resizing: bool,
     todo: Vec<Command>,
+    /// Ends the work that is begun next, where it is of the sort that is told to end.
+    end: CancellationToken,
     status: Option<Arc<Value>>,
     removed: bool,
     forgotten: bool,
@@ -121,6 +131,7 @@ impl Worker {
             hold_resize: None,
             resizing: false,
             todo: Vec::new(),
+            end: CancellationToken::new(),
             status: None,
             removed: false,
             forgotten: false,
@@ -129,16 +140,23 @@ impl Worker {
 
     /// Runs until nothing of the pod is left, or `stop`: then containers go on without it.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut work: Option<Work> = None;
+        let mut work: Option<UnderWay> = None;
         loop {
             if self.read_mail() {
                 // What is under way was begun for a pod that was to run on; a stop under way is begun again, with less time.
-                work = None;
+                match work.as_ref().and_then(|w| w.end.as_ref()) {
+                    Some(end) => end.cancel(),
+                    None => work = None,
+                }
                 self.replacing.clear();
             }
             self.observe().await;
             if work.is_none() {
-                work = self.next_work();
+                let end = CancellationToken::new();
+                self.end = end.clone();
+                let begun = self.next_work();
+                let makes = self.state.phase == Phase::SyncPod;
+                work = begun.map(|work| UnderWay { work, end: makes.then_some(end) });
             }
             self.tell();
             if self.forgotten {
@@ -149,7 +167,7 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                outcome = async { match &mut work { Some(work) => work.await, None => std::future::pending().await } }, if busy => {
+                outcome = async { match &mut work { Some(under_way) => (&mut under_way.work).await, None => std::future::pending().await } }, if busy => {
                     work = None;
                     self.absorb(outcome);
                 }

@@ -49,6 +49,19 @@ async fn a_posted_pod_runs_is_told_of_and_is_gone_after_its_deletion() {
 }
 
 #[tokio::test]
+async fn a_pod_that_is_deleted_while_its_sandbox_is_made_leaves_none() {
+    let rig = Rig::start().await;
+    rig.runtime.finish_sandboxes(false);
+    rig.api.put("pods", pod("p", object!({ "containers": [(container("a"))] })));
+    rig.runtime.begun(1).await;
+    rig.api.delete_pod("p", 0);
+    rig.runtime.finish_sandboxes(true);
+    rig.gone("p").await;
+    assert_eq!((rig.runtime.sandboxes(), rig.runtime.containers()), (0, 0));
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_pod_that_ends_keeps_its_exit_codes_until_it_is_deleted() {
     let rig = Rig::start().await;
     rig.api.put("pods", pod("p", object!({ "restartPolicy": "Never", "containers": [(container("a")), (container("b"))] })));
@@ -207,5 +220,67 @@ async fn the_node_is_registered_ready_and_holds_its_lease() {
     assert_eq!(meta::label(&node, "kubernetes.io/hostname"), Some("node"));
     assert_eq!(node.str_at(&["status", "capacity", "pods"]), "110");
     rig.until(|r| r.api.get("leases", "kube-node-lease/node").is_some()).await;
+    rig.stop().await;
+}
+
+/// A pod whose container asks for cpu, of a generation.
+fn sized(cpu: &str, policy: &str, generation: i64) -> Value {
+    let mut container = container("a");
+    container.set(&["resources"], object!({ "requests": { "cpu": cpu } }));
+    container.set(&["resizePolicy"], object!([{ "resourceName": "cpu", "restartPolicy": policy }]));
+    let mut pod = pod("p", object!({ "containers": [container] }));
+    pod.set(&["metadata", "generation"], generation);
+    pod
+}
+
+/// Changes what a pod asks for, as its subresource `resize` does.
+fn resize(rig: &Rig, current: &Value, cpu: &str, policy: &str) {
+    let mut changed = current.clone();
+    changed.set(&["spec"], sized(cpu, policy, 0).get("spec").cloned());
+    changed.set(&["metadata", "generation"], meta::generation(current) + 1);
+    rig.api.put("pods", changed);
+}
+
+fn runs_with(pod: &Value, cpu: &str, restarts: i64) -> bool {
+    let status = container_status(pod, 0);
+    let settled = meta::condition(pod, "PodResizeInProgress").is_none() && meta::condition(pod, "PodResizePending").is_none();
+    settled
+        && status.str_at(&["resources", "requests", "cpu"]) == cpu
+        && status.str_at(&["allocatedResources", "cpu"]) == cpu
+        && status.int_at(&["restartCount"]) == Some(restarts)
+}
+
+#[tokio::test]
+async fn a_pod_is_resized_in_place_or_by_a_restart_as_its_policy_says() {
+    let rig = Rig::start().await;
+    rig.api.put("pods", sized("100m", "NotRequired", 1));
+    let running = rig.pod("p", |p| meta::condition_is_true(p, "Ready")).await;
+    resize(&rig, &running, "200m", "NotRequired");
+    let resized = rig.pod("p", |p| runs_with(p, "200m", 0)).await;
+    assert_eq!(resized.int_at(&["status", "observedGeneration"]), Some(2));
+    resize(&rig, &resized, "300m", "RestartContainer");
+    rig.pod("p", |p| runs_with(p, "300m", 1) && meta::condition_is_true(p, "Ready")).await;
+    let told = rig.events().await;
+    for wanted in ["ResizeStarted Pod resize started", "ResizeCompleted Pod resize completed"] {
+        assert!(told.iter().any(|e| e.starts_with(wanted)), "{wanted}: {told:?}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_resize_that_the_node_cannot_give_leaves_the_pod_as_it_is_over_a_restart_of_the_kubelet() {
+    let mut rig = Rig::start().await;
+    rig.api.put("pods", sized("100m", "NotRequired", 1));
+    let running = rig.pod("p", |p| meta::condition_is_true(p, "Ready")).await;
+    resize(&rig, &running, "9999", "NotRequired");
+    let infeasible = |p: &Value| meta::condition(p, "PodResizePending").is_some_and(|c| c.str_at(&["reason"]) == "Infeasible");
+    let pending = rig.pod("p", infeasible).await;
+    assert_eq!(container_status(&pending, 0).str_at(&["allocatedResources", "cpu"]), "100m");
+    rig.halt().await;
+    rig.resume().await;
+    let pending = rig.pod("p", infeasible).await;
+    assert_eq!(container_status(&pending, 0).str_at(&["allocatedResources", "cpu"]), "100m");
+    resize(&rig, &pending, "200m", "NotRequired");
+    rig.pod("p", |p| runs_with(p, "200m", 0)).await;
     rig.stop().await;
 }

@@ -59,7 +59,9 @@ pub(super) async fn handle(
     };
     let bookmarks = request.bookmarks;
     let place = Place { served, namespace: path.namespace, name: String::new() };
-    let watching = server.registry.watch(&place, request).await?;
+    let watching = server.registry.watch(&place, request).await;
+    server.requests.count(&attributes, &watching);
+    let watching = watching?;
     let seconds = options.timeout_seconds.map(u64::from).filter(|s| *s > 0);
     let seconds = seconds.unwrap_or_else(|| LEAST + server.registry.environment.random.u64() % LEAST);
     let frames = Frames { registry: server.registry.clone(), place, accept, include, first: true };

@@ -189,7 +189,12 @@ impl Registry {
         let mut errors = metadata_errors(stored, object);
         enumeration_errors(&stored.schema, stored.ty, object, "", &mut errors);
         if let Some(structural) = stored.structural() {
-            errors.extend(structural.validate(object, old));
+            let found = structural.validate(object, old);
+            // Rules may rely on the types of what they ask about.
+            if let Some(rules) = stored.custom.as_ref().and_then(|c| c.rules.as_ref()).filter(|_| found.is_empty()) {
+                errors.extend(rules.validate(structural, object, old));
+            }
+            errors.extend(found);
         }
         let strategy = strategy(stored);
         for error in strategy.validate(object) {

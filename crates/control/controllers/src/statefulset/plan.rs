@@ -9,6 +9,7 @@ use fram_machinery::{Value, meta, object};
 use jiff::Timestamp;
 
 use super::identity::{self, ordinal};
+use super::owners::Owned;
 use crate::pods::{self, available_in, is_available, is_ready, scaled};
 use crate::revisions::HASH;
 
@@ -18,8 +19,7 @@ pub(super) type Event = (bool, &'static str, String);
 pub(super) struct Plan {
     /// Claims that have to exist before `create`.
     pub(super) claims: Vec<Value>,
-    /// Names of claims, and what their owner is to be: the set, a pod or nobody.
-    pub(super) claim_owners: Vec<(String, Option<Value>)>,
+    pub(super) claim_owners: Vec<Owned>,
     pub(super) create: Vec<Value>,
     pub(super) delete: Vec<Arc<Value>>,
     pub(super) status: Value,
@@ -213,9 +213,13 @@ impl State<'_> {
         let policy = |when: &str| set.str_at(&["spec", "persistentVolumeClaimRetentionPolicy", when]) == "Delete";
         let (on_delete, on_scale) = (policy("whenDeleted"), policy("whenScaled"));
         let of_set = on_delete.then(|| meta::controller_reference(set));
-        for &i in self.replicas.keys() {
+        let owned = |i: i64, uid: &str, owner: &Option<Value>| {
+            let pod = (format!("{}-{i}", meta::name(set)), uid.to_string());
             let names = identity::claims(set, i).into_iter().map(|c| meta::name(&c).to_string());
-            self.plan.claim_owners.extend(names.map(|n| (n, of_set.clone())));
+            names.map(|claim| Owned { claim, pod: pod.clone(), owner: owner.clone() }).collect::<Vec<_>>()
+        };
+        for (&i, pod) in &self.replicas {
+            self.plan.claim_owners.extend(owned(i, pod.as_deref().map_or("", meta::uid), &of_set));
         }
         for pod in &self.condemned {
             let Some(i) = ordinal(set, meta::name(pod)) else { continue };
@@ -223,8 +227,7 @@ impl State<'_> {
                 object!({ "apiVersion": "v1", "kind": "Pod", "name": (meta::name(pod)), "uid": (meta::uid(pod)), "controller": true, "blockOwnerDeletion": true })
             });
             let owner = of_pod.or_else(|| of_set.clone());
-            let names = identity::claims(set, i).into_iter().map(|c| meta::name(&c).to_string());
-            self.plan.claim_owners.extend(names.map(|n| (n, owner.clone())));
+            self.plan.claim_owners.extend(owned(i, meta::uid(pod), &owner));
         }
     }
 

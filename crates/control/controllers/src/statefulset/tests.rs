@@ -119,7 +119,7 @@ fn claims_end_with_the_set_or_with_their_pod_as_the_policy_says() {
         let set =
             set(object!({ "replicas": 1, "volumeClaimTemplates": (templates.clone()), "persistentVolumeClaimRetentionPolicy": policy }));
         let plan = plan_of(&set, &[pod(0, "new", true), pod(1, "new", true)]);
-        plan.claim_owners.into_iter().map(|(_, o)| o.map_or(String::new(), |o| o.str_at(&["name"]).into())).collect::<Vec<_>>()
+        plan.claim_owners.into_iter().map(|o| o.owner.map_or(String::new(), |o| o.str_at(&["name"]).into())).collect::<Vec<_>>()
     };
     assert_eq!(owners("Retain", "Retain"), ["", ""]);
     assert_eq!(owners("Delete", "Retain"), ["web", "web"]);

@@ -166,6 +166,7 @@ fn version(version: &Value, at: &str, errors: &mut Vec<FieldError>) {
         return;
     };
     errors.extend(structural::schema_errors(schema, &path));
+    crate::custom::rules::errors(schema, &path, errors);
     let read = Structural::read(schema);
     for (i, column) in version.list_at(&["additionalPrinterColumns"]).iter().enumerate() {
         printer_column(column, &format!("{at}.additionalPrinterColumns[{i}]"), errors);

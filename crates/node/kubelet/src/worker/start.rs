@@ -5,8 +5,10 @@ use std::time::Duration;
 use fram_cri::{ContainerState, Mount, PodSandboxConfig, PodSandboxStatus};
 use fram_machinery::{Value, meta, object};
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::RETRY;
+use super::sync::unless_ended;
 use crate::clock;
 use crate::container::{self, Making};
 use crate::context::Context;
@@ -25,6 +27,8 @@ pub(super) struct Starting<'a> {
     pub(super) observed: &'a Observed,
     pub(super) sandbox: &'a PodSandboxStatus,
     pub(super) config: &'a PodSandboxConfig,
+    /// Nothing more is to be begun.
+    pub(super) end: &'a CancellationToken,
 }
 
 /// Why a container does not run: the reason and message of its waiting state.
@@ -42,6 +46,11 @@ pub(super) struct Tried {
 
 fn failure(reason: &'static str, message: impl ToString) -> Failure {
     Failure { reason, message: message.to_string(), retry_after: RETRY }
+}
+
+/// The pod is to end, so the container is not started any more.
+fn ended() -> Failure {
+    Failure { retry_after: Duration::ZERO, ..failure("ContainerCreating", "") }
 }
 
 struct Teller<'a> {
@@ -70,11 +79,16 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
     let name = pod::container_name(spec);
     let teller = Teller { ctx, pod, container: name };
     let keyring = keyring(ctx, pod).await;
-    let image = ctx.images.ensure(meta::uid(pod), spec, &keyring, starting.config, &teller).await.map_err(no_image)?;
-    pull_volumes(starting, spec, &keyring, &teller).await?;
+    // Pulls go on for others who wait for them; a pod that is to end does not.
+    let ensured = unless_ended(starting.end, async {
+        let image = ctx.images.ensure(meta::uid(pod), spec, &keyring, starting.config, &teller).await.map_err(no_image)?;
+        pull_volumes(starting, spec, &keyring, &teller).await.map(|()| image)
+    });
+    let image = ensured.await.unwrap_or_else(|| Err(ended()))?;
     let previous = starting.observed.latest(name).map(|c| restart_count(c) + i64::from(c.state != ContainerState::Created));
     let attempt = u32::try_from(previous.unwrap_or_else(|| told_restarts(pod, name))).unwrap_or(0);
-    let environment = environment_of(starting, spec).await.map_err(|why| {
+    let environment = unless_ended(starting.end, environment_of(starting, spec)).await.ok_or_else(ended)?;
+    let environment = environment.map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));
         failure("CreateContainerConfigError", why)
     })?;
@@ -101,6 +115,9 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
         teller.event(true, "Failed", format!("Error: {why}"));
         failure("CreateContainerConfigError", why)
     })?;
+    if starting.end.is_cancelled() {
+        return Err(ended());
+    }
     remove_older(starting, name).await;
     let id = ctx.runtime.create_container(&starting.sandbox.id, &config, starting.config).await.map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));
@@ -212,7 +229,7 @@ async fn post_start(starting: &Starting<'_>, spec: &Value, id: &str, teller: &Te
     let Starting { ctx, pod, .. } = starting;
     let Some(handler) = spec.at(&["lifecycle", "postStart"]) else { return Ok(()) };
     let target = hook::Target { runtime: &*ctx.runtime, container: spec, container_id: id, pod_ip: pod_ips(starting).first().cloned() };
-    let Err(error) = hook::run(handler, &target).await else { return Ok(()) };
+    let Some(Err(error)) = unless_ended(starting.end, hook::run(handler, &target)).await else { return Ok(()) };
     tracing::info!(pod = meta::name(pod), container = teller.container, %error, "postStart hook failed");
     teller.event(true, "FailedPostStartHook", "PostStartHook failed".into());
     let grace = Duration::from_secs(u64::try_from(pod::grace_period(pod)).unwrap_or(0));

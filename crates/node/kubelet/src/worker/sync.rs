@@ -1,12 +1,14 @@
 //! The next piece of work for a pod that should run: which of the planned containers may be started now, and the order of
 //! sandbox, volumes and containers. See kubelet.go's SyncPod.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fram_cri::ContainerState;
 use fram_machinery::Value;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::actions::{Actions, compute, should_run};
 use super::phase::Event;
@@ -49,7 +51,8 @@ impl Worker {
         self.volumes_ready = true;
         self.replacing = actions.kill.iter().filter(|k| actions.start.contains(&k.name)).map(|k| k.id.clone()).collect();
         let (ctx, pod, observed) = (self.ctx.clone(), self.pod.clone(), self.observed.clone());
-        Some(Box::pin(sync(Sync { ctx, pod, observed, actions, volumes, resize })))
+        let end = self.end.clone();
+        Some(Box::pin(sync(Sync { ctx, pod, observed, actions, volumes, resize, end })))
     }
 
     /// Takes out of the plan what has to wait: containers that crashed again, and those whose last try failed.
@@ -104,6 +107,17 @@ struct Sync {
     actions: Actions,
     volumes: bool,
     resize: bool,
+    /// Nothing more is to be begun.
+    end: CancellationToken,
+}
+
+/// Waits for something that may be given up in the middle, until it is there or the work is to end.
+pub(super) async fn unless_ended<T>(end: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = end.cancelled() => None,
+        done = work => Some(done),
+    }
 }
 
 async fn sync(sync: Sync) -> Outcome {
@@ -118,12 +132,18 @@ async fn sync(sync: Sync) -> Outcome {
 
 /// An error says after which time the rest is tried again; what it was is told already.
 async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
-    let Sync { ctx, pod, observed, actions, volumes, resize } = sync;
+    let Sync { ctx, pod, observed, actions, volumes, resize, end } = sync;
     if actions.kill_pod {
-        stop::leftovers(&ctx, &pod, &observed).await?;
+        unless_ended(&end, stop::leftovers(&ctx, &pod, &observed)).await.unwrap_or(Ok(()))?;
+    }
+    if end.is_cancelled() {
+        return Ok(());
     }
     if volumes {
         outcome.volumes = Some(super::release::set_up(&ctx, &pod, &observed).await?);
+    }
+    if end.is_cancelled() {
+        return Ok(());
     }
     let mut sandbox = None;
     if let Some(attempt) = actions.create_sandbox {
@@ -135,13 +155,19 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
     }
     let Some((status, config)) = sandbox else { return Ok(()) };
     for kill in &actions.kill {
-        stop::one(&ctx, &pod, &observed, kill).await?;
+        unless_ended(&end, stop::one(&ctx, &pod, &observed, kill)).await.unwrap_or(Ok(()))?;
+    }
+    if end.is_cancelled() {
+        return Ok(());
     }
     if resize {
         resizing::put_in_place(&ctx, &pod, &observed, &actions, outcome).await;
     }
-    let starting = Starting { ctx: &ctx, pod: &pod, observed: &observed, sandbox: &status, config: &config };
+    let starting = Starting { ctx: &ctx, pod: &pod, observed: &observed, sandbox: &status, config: &config, end: &end };
     for name in &actions.start {
+        if end.is_cancelled() {
+            return Ok(());
+        }
         let tried = start_container(&starting, name).await;
         if let Some(ended) = tried.replaced {
             outcome.restarted.push(ended);
