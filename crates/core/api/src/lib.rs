@@ -5,6 +5,7 @@ mod convert;
 mod custom;
 mod description;
 mod kind;
+pub mod policy;
 pub mod quota;
 pub mod storage;
 pub mod strategy;

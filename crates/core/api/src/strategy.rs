@@ -7,6 +7,7 @@ mod batch;
 mod core;
 mod definition;
 mod pod;
+mod policies;
 mod scheduling;
 mod service;
 mod volumes;
@@ -166,6 +167,10 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
             &webhooks::WebhookConfiguration
         }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => &policies::ValidatingAdmissionPolicy,
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => &policies::MutatingAdmissionPolicy,
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => &policies::Binding { mutating: false },
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding") => &policies::Binding { mutating: true },
         ("apiextensions.k8s.io", "CustomResourceDefinition") => &definition::CustomResourceDefinition,
         _ => &Plain,
     }

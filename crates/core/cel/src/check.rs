@@ -23,13 +23,15 @@ pub(crate) const TYPES: [&str; 15] = [
     "net.CIDR",
 ];
 
-pub(crate) fn check(expr: &Expr, variables: &[&str]) -> Result<(), CompileError> {
+/// `messages` are the first parts of the names of the messages that may be made.
+pub(crate) fn check(expr: &Expr, variables: &[&str], messages: &[&str]) -> Result<(), CompileError> {
     let mut bound = Vec::new();
-    Check { variables }.expr(expr, &mut bound)
+    Check { variables, messages }.expr(expr, &mut bound)
 }
 
 struct Check<'a> {
     variables: &'a [&'a str],
+    messages: &'a [&'a str],
 }
 
 impl Check<'_> {
@@ -41,6 +43,9 @@ impl Check<'_> {
             }
             // The names of types with dots.
             Expr::Select { .. } if qualified(expr).is_some_and(|name| TYPES.contains(&name.as_str())) => return Ok(()),
+            Expr::Message { name, .. } if !self.messages.contains(&name.split('.').next().unwrap_or_default()) => {
+                return Err(CompileError::Undeclared(name.to_string()));
+            }
             Expr::Call { function, args, receiver } => {
                 let counts = library::arity(function, *receiver).ok_or_else(|| CompileError::Undeclared(function.to_string()))?;
                 if !counts.contains(&args.len()) {

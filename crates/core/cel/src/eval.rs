@@ -60,12 +60,22 @@ impl Budget {
     }
 }
 
-pub(crate) fn evaluate(expr: &Expr, variables: &[(&str, Value)], budget: &mut Budget) -> Result<Value> {
-    Evaluation { variables, bound: Vec::new(), budget }.expr(expr)
+/// The fields of the variable `variables`; see KEP-3488 on variable composition.
+pub trait Lazy {
+    /// None where there is no such field.
+    fn value(&self, name: &str, budget: &mut Budget) -> Option<std::result::Result<Value, EvalError>>;
+}
+
+/// The variable whose fields are computed when they are asked for.
+const LAZY: &str = "variables";
+
+pub(crate) fn evaluate(expr: &Expr, variables: &[(&str, Value)], lazy: Option<&dyn Lazy>, budget: &mut Budget) -> Result<Value> {
+    Evaluation { variables, lazy, bound: Vec::new(), budget }.expr(expr)
 }
 
 struct Evaluation<'a> {
     variables: &'a [(&'a str, Value)],
+    lazy: Option<&'a dyn Lazy>,
     /// Names that macros bind; the last one shadows.
     bound: Vec<(Name, Value)>,
     budget: &'a mut Budget,
@@ -78,6 +88,10 @@ impl Evaluation<'_> {
             Expr::Literal(value) => Ok(value.clone()),
             Expr::Ident(name) => self.variable(name),
             Expr::Select { operand, field, optional } => self.select(expr, operand, field, *optional),
+            Expr::Has { operand, field } if self.is_lazy(operand) => match self.lazily(field) {
+                Err(EvalError::NoSuchKey(_)) => Ok(Value::Bool(false)),
+                found => found.map(|_| Value::Bool(true)),
+            },
             Expr::Has { operand, field } => {
                 let operand = self.expr(operand)?;
                 has(&operand, field).map(Value::Bool)
@@ -107,6 +121,7 @@ impl Evaluation<'_> {
             }
             Expr::List(items) => self.list(items),
             Expr::Map(entries) => self.map(entries),
+            Expr::Message { name, fields } => self.message(name, fields),
             Expr::Fold(fold) => self.fold(fold),
             Expr::Bind { name, value, body } => {
                 let value = self.expr(value)?;
@@ -148,12 +163,37 @@ impl Evaluation<'_> {
         if let Some(ty) = qualified(whole).and_then(|name| TYPES.into_iter().find(|t| *t == name && t.contains('.'))) {
             return Ok(Value::Type(ty));
         }
+        if self.is_lazy(operand) {
+            let value = self.lazily(field);
+            return if optional { found(value) } else { value };
+        }
         match self.expr(operand)? {
             Value::Optional(None) => Ok(Value::Optional(None)),
             Value::Optional(Some(inner)) => found(field_of(&inner, field)),
             operand if optional => found(field_of(&operand, field)),
             operand => field_of(&operand, field),
         }
+    }
+
+    fn is_lazy(&self, operand: &Expr) -> bool {
+        matches!(operand, Expr::Ident(name) if &**name == LAZY) && self.lazy.is_some() && !self.bound.iter().any(|(n, _)| &**n == LAZY)
+    }
+
+    fn lazily(&mut self, field: &str) -> Result<Value> {
+        let value = self.lazy.and_then(|lazy| lazy.value(field, self.budget));
+        value.unwrap_or_else(|| Err(EvalError::NoSuchKey(field.into())))
+    }
+
+    fn message(&mut self, name: &Name, fields: &[(Name, Expr, bool)]) -> Result<Value> {
+        let mut out = Vec::with_capacity(fields.len());
+        for (field, value, optional) in fields {
+            match (self.expr(value)?, optional) {
+                (value, false) => out.push((Value::from(unescaped(field)), value)),
+                (Value::Optional(inner), true) => out.extend(inner.map(|v| (Value::from(unescaped(field)), (*v).clone()))),
+                _ => return Err(EvalError::NoSuchOverload),
+            }
+        }
+        Ok(Value::Message(name.clone(), Arc::new(out)))
     }
 
     /// `decides` is the value that settles the result whatever the other side is.

@@ -8,7 +8,7 @@ mod parse;
 mod syntax;
 mod value;
 
-pub use eval::{Budget, EvalError};
+pub use eval::{Budget, EvalError, Lazy};
 pub use parse::ParseError;
 pub use value::Value;
 
@@ -34,14 +34,24 @@ pub struct Program {
 impl Program {
     /// Parses an expression and checks that it uses these variables and known functions only.
     pub fn compile(text: &str, variables: &[&str]) -> Result<Self, CompileError> {
+        Self::compile_with(text, variables, &[])
+    }
+
+    /// The same where messages may be made whose names begin with these: `Object` allows `Object{}` and `Object.spec{}`.
+    pub fn compile_with(text: &str, variables: &[&str], messages: &[&str]) -> Result<Self, CompileError> {
         let expr = parse::parse(text)?;
-        check::check(&expr, variables)?;
+        check::check(&expr, variables, messages)?;
         Ok(Self { expr })
     }
 
     /// Evaluates the expression; what it costs is taken from the budget.
     pub fn evaluate(&self, variables: &[(&str, Value)], budget: &mut Budget) -> Result<Value, EvalError> {
-        eval::evaluate(&self.expr, variables, budget)
+        eval::evaluate(&self.expr, variables, None, budget)
+    }
+
+    /// The same with fields of the variable `variables` that are computed when they are asked for.
+    pub fn evaluate_lazily(&self, variables: &[(&str, Value)], lazy: &dyn Lazy, budget: &mut Budget) -> Result<Value, EvalError> {
+        eval::evaluate(&self.expr, variables, Some(lazy), budget)
     }
 
     /// The fields that the expression selects below a variable, one path for each selection.

@@ -2,6 +2,7 @@
 
 mod lexer;
 
+use crate::check::qualified;
 use crate::syntax::{Expr, Fold, FoldKind, Name};
 use crate::value::Value;
 use lexer::{Lexer, Token};
@@ -217,8 +218,10 @@ impl Parser<'_> {
                 let index = Box::new(self.expr()?);
                 self.expect("]")?;
                 operand = Expr::Index { operand: Box::new(operand), index, optional };
-            } else if self.is("{") && matches!(operand, Expr::Ident(_) | Expr::Select { .. }) {
-                return self.fail("messages cannot be made in expressions");
+            } else if self.is("{") {
+                let Some(name) = qualified(&operand) else { return self.unexpected() };
+                self.advance()?;
+                operand = Expr::Message { name: name.into(), fields: self.fields()? };
             } else {
                 return Ok(operand);
             }
@@ -319,6 +322,27 @@ impl Parser<'_> {
         Ok(Expr::Map(entries))
     }
 
+    /// The fields of a message, behind its opening brace.
+    fn fields(&mut self) -> Result<Vec<(Name, Expr, bool)>, ParseError> {
+        let mut fields: Vec<(Name, Expr, bool)> = Vec::new();
+        while !self.eat("}")? {
+            let optional = self.eat("?")?;
+            let name = match self.advance()? {
+                Token::Ident(name) | Token::Quoted(name) => name,
+                _ => return self.unexpected(),
+            };
+            if fields.iter().any(|(n, ..)| **n == *name) {
+                return self.fail(format!("duplicate field '{name}'"));
+            }
+            self.expect(":")?;
+            fields.push((name.into(), self.expr()?, optional));
+            if !self.is("}") {
+                self.expect(",")?;
+            }
+        }
+        Ok(fields)
+    }
+
     /// A call with a receiver: a macro, a function of a namespace, or a method.
     fn method(&mut self, operand: Expr, name: &str, mut args: Vec<Expr>) -> Result<Expr, ParseError> {
         if let Some(kind) = fold_kind(name, args.len()) {
@@ -385,7 +409,7 @@ fn fold_kind(name: &str, args: usize) -> Option<FoldKind> {
 
 /// Namespaces of functions that no variable shadows.
 fn namespace_of(operand: &Expr) -> Option<&str> {
-    const NAMES: [&str; 8] = ["optional", "sets", "math", "strings", "lists", "base64", "format", "ip"];
+    const NAMES: [&str; 9] = ["optional", "sets", "math", "strings", "lists", "base64", "format", "ip", "jsonpatch"];
     match operand {
         Expr::Ident(name) => NAMES.into_iter().find(|n| **n == **name),
         _ => None,

@@ -36,6 +36,11 @@ pub(crate) enum Expr {
     /// Elements, and whether each is left out where it is an empty optional.
     List(Vec<(Expr, bool)>),
     Map(Vec<(Expr, Expr, bool)>),
+    /// `Name{field: value}`; a field is left out where it is an empty optional.
+    Message {
+        name: Name,
+        fields: Vec<(Name, Expr, bool)>,
+    },
     Fold(Box<Fold>),
     /// `cel.bind(name, value, body)`
     Bind {
@@ -89,6 +94,7 @@ impl Expr {
             Expr::Conditional(parts) => parts.iter().collect(),
             Expr::List(items) => items.iter().map(|(e, _)| e).collect(),
             Expr::Map(entries) => entries.iter().flat_map(|(k, v, _)| [k, v]).collect(),
+            Expr::Message { fields, .. } => fields.iter().map(|(_, e, _)| e).collect(),
             Expr::Fold(fold) => vec![&fold.range],
             Expr::Bind { value, .. } => vec![value],
             Expr::OptMap { operand, .. } => vec![operand],

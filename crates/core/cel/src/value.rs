@@ -20,6 +20,8 @@ pub enum Value {
     List(Arc<Vec<Value>>),
     /// Pairs in the order in which they were made.
     Map(Arc<Vec<(Value, Value)>>),
+    /// What was made as `Name{field: value}`, with the names of its fields as keys.
+    Message(Arc<str>, Arc<Vec<(Value, Value)>>),
     /// A list or map of an object.
     Tree(Tree),
     Timestamp(Timestamp),
@@ -82,6 +84,7 @@ impl Value {
             Value::Text(_) => "string",
             Value::Bytes(_) => "bytes",
             Value::List(_) | Value::Tree(Tree::List(_)) => "list",
+            Value::Message(..) => "message",
             Value::Map(_) | Value::Tree(_) => "map",
             Value::Timestamp(_) => "google.protobuf.Timestamp",
             Value::Duration(_) => "google.protobuf.Duration",
@@ -109,7 +112,7 @@ impl Value {
     }
 
     /// The elements of a list; None where it is none.
-    pub(crate) fn items(&self) -> Option<Vec<Value>> {
+    pub fn items(&self) -> Option<Vec<Value>> {
         match self {
             Value::List(items) => Some(items.to_vec()),
             Value::Tree(Tree::List(list)) => Some(list.iter().map(Value::from).collect()),
@@ -118,9 +121,9 @@ impl Value {
     }
 
     /// The entries of a map; None where it is none.
-    pub(crate) fn entries(&self) -> Option<Vec<(Value, Value)>> {
+    pub fn entries(&self) -> Option<Vec<(Value, Value)>> {
         match self {
-            Value::Map(entries) => Some(entries.to_vec()),
+            Value::Map(entries) | Value::Message(_, entries) => Some(entries.to_vec()),
             Value::Tree(Tree::Map(map)) => Some(map.iter().map(|(k, v)| (Value::from(k.as_str()), v.into())).collect()),
             _ => None,
         }
@@ -131,7 +134,7 @@ impl Value {
     }
 
     pub(crate) fn is_map(&self) -> bool {
-        matches!(self, Value::Map(_) | Value::Tree(Tree::Map(_)))
+        matches!(self, Value::Map(_) | Value::Message(..) | Value::Tree(Tree::Map(_)))
     }
 
     /// An element of a list.
@@ -149,7 +152,7 @@ impl Value {
             Value::Text(text) => text.chars().count(),
             Value::Bytes(bytes) => bytes.len(),
             Value::List(items) => items.len(),
-            Value::Map(entries) => entries.len(),
+            Value::Map(entries) | Value::Message(_, entries) => entries.len(),
             Value::Tree(Tree::List(list)) => list.len(),
             Value::Tree(Tree::Map(map)) => map.len(),
             _ => return None,
@@ -160,7 +163,7 @@ impl Value {
     pub(crate) fn get(&self, key: &Value) -> Option<Value> {
         match (self, key) {
             (Value::Tree(Tree::Map(map)), Value::Text(key)) => map.get(key).map(Value::from),
-            (Value::Map(entries), key) => entries.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone()),
+            (Value::Map(entries) | Value::Message(_, entries), key) => entries.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone()),
             _ => None,
         }
     }
@@ -205,6 +208,7 @@ impl PartialEq for Value {
             (Ip(a), Ip(b)) => a == b,
             (Cidr(a, n), Cidr(b, m)) => a == b && n == m,
             (Tree(a), Tree(b)) if a == b => true,
+            (Message(a, _), Message(b, _)) if a != b => false,
             _ => {
                 if let (Some(a), Some(b)) = (self.items(), other.items()) {
                     return a == b;
@@ -230,7 +234,7 @@ impl From<&Value> for Tree {
             Value::Text(text) => Tree::String(text.clone()),
             Value::Tree(tree) => tree.clone(),
             Value::List(items) => items.iter().map(Tree::from).collect::<Vec<_>>().into(),
-            Value::Map(entries) => {
+            Value::Map(entries) | Value::Message(_, entries) => {
                 let map: fram_machinery::Map = entries.iter().map(|(k, v)| (text(k).to_string(), Tree::from(v))).collect();
                 map.into()
             }

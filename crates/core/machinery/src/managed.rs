@@ -1,12 +1,14 @@
 //! Field ownership (managedFields) and server-side apply. See KEP-555 and structured-merge-diff.
 
 mod apply;
+mod atomics;
 mod compare;
 mod element;
 mod managers;
 mod set;
 
 pub use apply::{ApplyError, Conflict, apply};
+pub use atomics::merge;
 pub use managers::{Manager, Operation, track};
 pub use set::{FieldSet, PathElement};
 

@@ -61,19 +61,24 @@ fn webhook(hook: &Value, at: &str, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::invalid(format!("{at}.timeoutSeconds"), seconds, why));
     }
     client(hook, at, errors);
-    for (i, rule) in hook.list_at(&["rules"]).iter().enumerate() {
-        for field in ["operations", "apiGroups", "apiVersions", "resources"] {
-            let all = rule.list_at(&[field]);
-            let path = format!("{at}.rules[{i}].{field}");
-            if all.is_empty() {
-                errors.push(FieldError::required(path, ""));
-            } else if field != "resources" && all.len() > 1 && all.iter().any(|v| v.as_str() == Some("*")) {
-                let why = "if '*' is present, must not specify other values";
-                errors.push(FieldError::invalid(path, Value::from(all.to_vec()), why));
-            }
+    for (i, each) in hook.list_at(&["rules"]).iter().enumerate() {
+        rule(each, &format!("{at}.rules[{i}]"), errors);
+    }
+    conditions(hook, at, |text| Program::compile(text, &VARIABLES).map_err(|e| format!("compilation failed: {e}")), errors);
+}
+
+/// A RuleWithOperations.
+pub(super) fn rule(rule: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    for field in ["operations", "apiGroups", "apiVersions", "resources"] {
+        let all = rule.list_at(&[field]);
+        let path = format!("{at}.{field}");
+        if all.is_empty() {
+            errors.push(FieldError::required(path, ""));
+        } else if field != "resources" && all.len() > 1 && all.iter().any(|v| v.as_str() == Some("*")) {
+            let why = "if '*' is present, must not specify other values";
+            errors.push(FieldError::invalid(path, Value::from(all.to_vec()), why));
         }
     }
-    conditions(hook, at, errors);
 }
 
 fn client(hook: &Value, at: &str, errors: &mut Vec<FieldError>) {
@@ -95,7 +100,8 @@ fn client(hook: &Value, at: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn conditions(hook: &Value, at: &str, errors: &mut Vec<FieldError>) {
+/// The match conditions of a webhook or policy.
+pub(super) fn conditions(hook: &Value, at: &str, compile: impl Fn(&str) -> Result<Program, String>, errors: &mut Vec<FieldError>) {
     let all = hook.list_at(&["matchConditions"]);
     if all.len() > MOST_CONDITIONS {
         let problem = fram_machinery::status::Problem::TooMany { actual: all.len(), limit: MOST_CONDITIONS };
@@ -112,8 +118,8 @@ fn conditions(hook: &Value, at: &str, errors: &mut Vec<FieldError>) {
         }
         if expression.trim().is_empty() {
             errors.push(FieldError::required(format!("{place}.expression"), ""));
-        } else if let Err(why) = Program::compile(expression, &VARIABLES) {
-            errors.push(FieldError::invalid(format!("{place}.expression"), expression, format!("compilation failed: {why}")));
+        } else if let Err(why) = compile(expression) {
+            errors.push(FieldError::invalid(format!("{place}.expression"), expression, why));
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::eval::{Budget, EvalError, Result};
 use crate::value::Value;
 
 pub(super) const FUNCTIONS: &[(&str, usize, usize)] = &[
+    ("jsonpatch.escapeKey", 1, 1),
     ("quantity", 1, 1),
     ("isQuantity", 1, 1),
     ("asInteger", 1, 1),
@@ -44,6 +45,8 @@ pub(super) const FUNCTIONS: &[(&str, usize, usize)] = &[
 
 pub(super) fn call(name: &str, args: &[Value], _budget: &mut Budget) -> Result<Option<Value>> {
     Ok(Some(match (name, args) {
+        // RFC 6901: what stands for itself in a part of a JSON pointer.
+        ("jsonpatch.escapeKey", [Value::Text(t)]) => Value::from(t.replace('~', "~0").replace('/', "~1")),
         ("quantity", [Value::Text(t)]) => Value::Quantity(Arc::new(read_quantity(t)?)),
         ("isQuantity", [Value::Text(t)]) => Value::Bool(read_quantity(t).is_ok()),
         ("url", [Value::Text(t)]) if Url::split(t).is_some() => Value::Url(t.clone()),

@@ -77,7 +77,7 @@ fn conflicts(owners: &[Owner], manager: &Manager, taken: &FieldSet) -> Vec<Confl
         .collect()
 }
 
-fn merge_struct(schema: &Schema, id: TypeId, live: &Value, config: &Value) -> Value {
+pub(super) fn merge_struct(schema: &Schema, id: TypeId, live: &Value, config: &Value) -> Value {
     let mut out = live.as_map().cloned().unwrap_or_default();
     for (key, wanted) in config.as_map().into_iter().flat_map(|m| m.iter()) {
         let merged = match schema.get(id).type_of(key) {
