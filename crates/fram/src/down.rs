@@ -24,21 +24,33 @@ pub(crate) fn run(down: Down) -> anyhow::Result<()> {
     unmount_below(data)?;
     drop(store);
     if down.purge {
-        std::fs::remove_dir_all(data).with_context(|| format!("cannot remove {}", data.display()))?;
+        remove(data).with_context(|| format!("cannot remove {}", data.display()))?;
     }
     println!("fram: down{}", if down.purge { "; data removed" } else { "" });
     Ok(())
+}
+
+/// Removes the data. A data directory that is a disk of its own stays, empty.
+fn remove(data: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(data) {
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy && std::fs::read_dir(data)?.next().is_none() => Ok(()),
+        done => done,
+    }
 }
 
 /// Unmounts what pods' volumes left below a folder, the innermost first.
 fn unmount_below(folder: &Path) -> anyhow::Result<()> {
     let folder = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
     let table = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read the table of mounts")?;
-    let points: Vec<PathBuf> = table.lines().filter_map(mount_point).filter(|p| p.starts_with(&folder)).collect();
-    for point in points.iter().rev() {
+    for point in mounts_below(&table, &folder).iter().rev() {
         nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", point.display()))?;
     }
     Ok(())
+}
+
+/// The folder itself may be a disk that the user mounted there: it is not below.
+fn mounts_below(table: &str, folder: &Path) -> Vec<PathBuf> {
+    table.lines().filter_map(mount_point).filter(|point| point.starts_with(folder) && point != folder).collect()
 }
 
 /// The mount point of a line of mountinfo; spaces and the like stand as octal escapes.
@@ -54,6 +66,13 @@ fn mount_point(line: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_data_directory_that_is_a_disk_of_its_own_stays_mounted() {
+        let line = |point: &str| format!("43 27 0:39 / {point} rw,relatime - tmpfs tmpfs rw\n");
+        let table = ["/", "/data", "/data/kubelet/pods/a/e", "/database"].map(line).concat();
+        assert_eq!(mounts_below(&table, Path::new("/data")), [PathBuf::from("/data/kubelet/pods/a/e")]);
+    }
 
     #[test]
     fn mount_points_are_read_with_their_escapes() {

@@ -2,6 +2,7 @@
 
 mod backend;
 mod listen;
+mod log;
 mod objects;
 mod proxy;
 mod rewrite;

@@ -138,6 +138,27 @@ pub(crate) fn store_status(error: StoreError) -> Status {
         }
         StoreError::TooLarge { .. } => Status::new(fram_machinery::Reason::RequestEntityTooLarge, error.to_string()),
         StoreError::Closed => Status::new(fram_machinery::Reason::ServiceUnavailable, "the server is shutting down"),
+        // Said apart, since the remedy is the user's: nothing is broken, and the same request succeeds when there is room.
+        _ if error.is_disk_full() => {
+            Status::new(fram_machinery::Reason::ServiceUnavailable, format!("the disk of the API server's store is full: {error}"))
+        }
         _ => Status::internal(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_apart_from_a_broken_one() {
+        let failed = |kind: std::io::ErrorKind| {
+            let source = std::sync::Arc::new(kind.into());
+            store_status(StoreError::Io { path: "/data/log".into(), operation: "write", source })
+        };
+        let full = failed(std::io::ErrorKind::StorageFull);
+        assert_eq!((full.code, full.retry_after_seconds), (503, 0), "kubectl would go on trying for minutes if it were told to");
+        assert_eq!(full.message, "the disk of the API server's store is full: cannot write /data/log");
+        assert_eq!(failed(std::io::ErrorKind::PermissionDenied).code, 500);
     }
 }

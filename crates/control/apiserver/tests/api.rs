@@ -9,7 +9,7 @@ use fram_apiserver::admission::Chain;
 use fram_apiserver::allocate::Allocators;
 use fram_apiserver::bootstrap::Cluster;
 use fram_apiserver::nodes::NoNodes;
-use fram_apiserver::registry::Registry;
+use fram_apiserver::registry::{ChangeKind, Place, Registry, Selection, WatchRequest};
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{Environment, InProcess, Server, User};
 use fram_client::resources::{CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, NODES, PODS, SECRETS, SERVICE_ACCOUNTS, SERVICES};
@@ -102,6 +102,23 @@ async fn lists_are_selected_and_paged_at_one_revision() {
 async fn next(stream: &mut fram_client::WatchStream) -> (EventKind, String) {
     let event = tokio::time::timeout(std::time::Duration::from_secs(10), stream.next()).await.unwrap().unwrap().unwrap();
     (event.kind, meta::name(&event.object).to_string())
+}
+
+#[tokio::test]
+async fn events_that_are_not_selected_hold_up_none_that_are() {
+    let server = server().await;
+    let maps = client_as(&server, User::authenticated("admin", &["system:masters"])).within(&CONFIG_MAPS, "default");
+    let before = maps.list(ListOptions::default()).await.unwrap().resource_version;
+    maps.create(config_map("x", "wanted")).await.unwrap();
+    maps.create(config_map("y", "other")).await.unwrap();
+    let served = server.registry.served("", "v1", "configmaps").unwrap();
+    let selection = Selection::parse(&served.kind, "v=wanted", "").unwrap();
+    let place = Place { served, namespace: "default".into(), name: String::new() };
+    let request = WatchRequest { selection, resource_version: before, ..Default::default() };
+    let mut watching = server.registry.watch(&place, request).await.unwrap();
+    // Both events arrive together, and only the first is for this watcher.
+    assert_eq!(watching.next().await.unwrap().kind, ChangeKind::Added);
+    assert!(!watching.has_pending());
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use fram_machinery::normalize::format_time;
 use fram_machinery::{Reason, Status, Value, meta, object};
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::objects::settled;
 use crate::{Context, pods};
@@ -40,8 +41,8 @@ struct Reconciler {
     nodes: Informer,
     leases: Informer,
     pods: Informer,
-    /// What was last heard of a node, and when by this clock: clocks of nodes are not trusted.
-    heard: Mutex<HashMap<String, (String, Timestamp)>>,
+    /// What was last heard of a node, and when: clocks of nodes are not trusted, and this machine's may be set.
+    heard: Mutex<HashMap<String, (String, Instant)>>,
     events: EventRecorder,
     now: crate::Clock,
 }
@@ -53,7 +54,7 @@ impl Reconciler {
             return Ok(Action::Done);
         };
         let now = (self.now)();
-        let left = plan::patience(&node, self.heard(&node, now), now);
+        let left = plan::patience(&node, self.heard(&node).elapsed());
         if left.is_zero()
             && let Some(conditions) = plan::unknown(&node, now)
         {
@@ -72,11 +73,11 @@ impl Reconciler {
     }
 
     /// When the node's lease or status last changed.
-    fn heard(&self, node: &Value, now: Timestamp) -> Timestamp {
+    fn heard(&self, node: &Value) -> Instant {
         let name = meta::name(node);
         let renewed = self.leases.get_in(LEASE_NAMESPACE, name).map(|l| l.str_at(&["spec", "renewTime"]).to_string()).unwrap_or_default();
         let beat = meta::condition(node, "Ready").map(|c| c.str_at(&["lastHeartbeatTime"])).unwrap_or_default();
-        let said = format!("{renewed} {beat}");
+        let (said, now) = (format!("{renewed} {beat}"), Instant::now());
         let mut heard = self.heard.lock();
         let entry = heard.entry(name.to_string()).or_insert_with(|| (said.clone(), now));
         if entry.0 != said {

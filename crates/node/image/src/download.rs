@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::content::{BlobWriter, ContentStore};
 use crate::error::ImageError;
 use crate::manifest::Descriptor;
-use crate::registry::{RegistryError, Repository};
+use crate::registry::{Failures, RegistryError, Repository};
 
 /// Pieces between the network and the disk.
 const PIECES: usize = 16;
@@ -88,15 +88,32 @@ impl Downloader {
     }
 
     async fn fetch_once(&self, descriptor: &Descriptor) -> Result<(), ImageError> {
+        let (mut failures, mut told) = (Failures::new(self.repository.config()), 0);
+        loop {
+            let start = told;
+            let Err(error) = self.take_turn(descriptor, &mut told).await else { return Ok(()) };
+            if told >= start + MIN_PROGRESS {
+                failures.forget();
+            }
+            let before = if let ImageError::Registry(error) = &error { failures.note(error) } else { None };
+            let Some(before) = before else { return Err(error) };
+            tracing::debug!(digest = %descriptor.digest, offset = told, %error, "blob transfer interrupted, resuming");
+            tokio::time::sleep(self.repository.config().pause(before)).await;
+        }
+    }
+
+    /// One transfer, with the blob's lock. A pull of the same blob from elsewhere has its turn before the next one, so that a
+    /// registry that stalls does not hold up those that have what it holds back.
+    async fn take_turn(&self, descriptor: &Descriptor, told: &mut u64) -> Result<(), ImageError> {
         let guard = self.content.writer_lock(&descriptor.digest).lock_owned().await;
         if self.content.size(&descriptor.digest) == Some(descriptor.size) {
-            self.tracker.downloaded(descriptor.size);
+            self.tell(descriptor.size, told);
             return Ok(());
         }
         let (content, digest, size) = (self.content.clone(), descriptor.digest.clone(), descriptor.size);
         let (writer, guard) = blocking(move || Ok((content.writer(&digest, size)?, guard))).await?;
-        let mut offset = writer.offset();
-        self.tracker.downloaded(offset);
+        let offset = writer.offset();
+        self.tell(offset, told);
         let (pieces, queue) = mpsc::channel(PIECES);
         // The lock moves to the thread: when a pull is dropped, the next one must not open the file before this one let go.
         let writing = tokio::task::spawn_blocking(move || {
@@ -104,7 +121,7 @@ impl Downloader {
             drop(guard);
             result
         });
-        let sent = self.send_all(descriptor, &mut offset, &pieces).await;
+        let sent = if offset < size { self.send_from(descriptor, offset, told, &pieces).await } else { Ok(()) };
         if sent.is_ok() {
             // Fails only if the writer has ended with an error, which is what `writing` then gives.
             let _ = pieces.send(Piece::Commit).await;
@@ -112,34 +129,28 @@ impl Downloader {
         drop(pieces);
         let written = writing.await.map_err(|e| ImageError::Worker(e.to_string()))?;
         // A full disk is the cause, the channel that closed because of it is not.
-        written.and(sent)
+        written.and(sent.map_err(ImageError::from))
     }
 
-    async fn send_all(&self, descriptor: &Descriptor, offset: &mut u64, pieces: &mpsc::Sender<Piece>) -> Result<(), ImageError> {
-        let mut failures = 0;
-        while *offset < descriptor.size {
-            let before = *offset;
-            match self.send_from(descriptor, offset, pieces).await {
-                Ok(()) => break,
-                Err(error) if error.is_transient() => {
-                    failures = if *offset >= before + MIN_PROGRESS { 1 } else { failures + 1 };
-                    if failures >= self.repository.config().attempts {
-                        return Err(error.into());
-                    }
-                    tracing::debug!(digest = %descriptor.digest, offset, %error, "blob transfer interrupted, resuming");
-                    tokio::time::sleep(self.repository.config().pause(failures - 1)).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
+    /// Tells how far the blob is; what is fetched a second time does not count again.
+    fn tell(&self, offset: u64, told: &mut u64) {
+        if offset > *told {
+            self.tracker.downloaded(offset - *told);
+            *told = offset;
         }
-        Ok(())
     }
 
     /// One transfer from `offset` on; ends early without an error when the writer does not want more.
-    async fn send_from(&self, descriptor: &Descriptor, offset: &mut u64, pieces: &mpsc::Sender<Piece>) -> Result<(), RegistryError> {
-        let mut stream = self.repository.blob(&descriptor.digest, *offset).await?;
-        if stream.offset() != *offset {
-            *offset = 0;
+    async fn send_from(
+        &self,
+        descriptor: &Descriptor,
+        mut offset: u64,
+        told: &mut u64,
+        pieces: &mpsc::Sender<Piece>,
+    ) -> Result<(), RegistryError> {
+        let mut stream = self.repository.blob(&descriptor.digest, offset).await?;
+        if stream.offset() != offset {
+            offset = 0;
             if pieces.send(Piece::Restart).await.is_err() {
                 return Ok(());
             }
@@ -148,13 +159,13 @@ impl Downloader {
             }
         }
         while let Some(bytes) = stream.next().await? {
-            *offset += bytes.len() as u64;
-            self.tracker.downloaded(bytes.len() as u64);
+            offset += bytes.len() as u64;
+            self.tell(offset, told);
             if pieces.send(Piece::Data(bytes)).await.is_err() {
                 return Ok(());
             }
         }
-        if *offset < descriptor.size {
+        if offset < descriptor.size {
             return Err(stream.cut("it ended early"));
         }
         Ok(())

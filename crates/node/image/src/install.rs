@@ -255,7 +255,8 @@ impl Inner {
     /// Unpacks a layer unless another image's install was faster.
     fn unpack(&self, source: &LayerSource<'_>) -> Result<LayerUsage, ImageError> {
         if self.layers.contains(source.chain_id) {
-            return Ok(self.index().layers.get(source.chain_id).copied().unwrap_or_default());
+            let known = self.index().layers.get(source.chain_id).copied();
+            return Ok(known.or_else(|| self.layers.usage(source.chain_id)).unwrap_or_default());
         }
         let blob = self.content.open_blob(source.blob)?;
         Ok(self.layers.unpack(blob, source)?)
@@ -268,6 +269,9 @@ impl Inner {
             self.layers.sync()?;
         }
         self.change(|index| {
+            // Those that another pull has unpacked, whose image is not recorded yet.
+            let shared: Vec<_> = record.layers.iter().filter(|layer| !index.layers.contains_key(*layer)).cloned().collect();
+            index.layers.extend(shared.into_iter().filter_map(|layer| Some((layer.clone(), self.layers.usage(&layer)?))));
             index.layers.extend(usage);
             index.insert(id, record);
             Ok(())

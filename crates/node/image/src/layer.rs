@@ -6,11 +6,13 @@ mod decompress;
 mod ration;
 mod unpack;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
 
 pub(crate) use decompress::Decompressed;
 pub(crate) use ration::Rationed;
@@ -80,13 +82,16 @@ pub(crate) struct LayerStore {
     root: PathBuf,
     limits: LayerLimits,
     counter: AtomicU64,
+    /// What the layers take that were unpacked since the store was opened. Several images that share a layer may be pulled at
+    /// once; each has to know the layer's size, whoever unpacked it and whichever is recorded first.
+    usages: Mutex<HashMap<Digest, LayerUsage>>,
 }
 
 impl LayerStore {
     pub(crate) fn open(root: &Path, limits: LayerLimits) -> Result<Self, IoError> {
         let root = root.join("layers");
         fs::create_dir_all(&root).at("create folder", &root)?;
-        let store = Self { root, limits, counter: AtomicU64::new(0) };
+        let store = Self { root, limits, counter: AtomicU64::new(0), usages: Mutex::default() };
         store.remove_leftovers()?;
         Ok(store)
     }
@@ -99,14 +104,23 @@ impl LayerStore {
         self.path(chain_id).is_dir()
     }
 
+    /// What a layer takes that was unpacked since the store was opened.
+    pub(crate) fn usage(&self, chain_id: &Digest) -> Option<LayerUsage> {
+        self.usages.lock().get(chain_id).copied()
+    }
+
     /// Unpacks a blob; gives what its files take. Blocks; call it from a blocking thread.
     pub(crate) fn unpack(&self, blob: impl Read, source: &LayerSource<'_>) -> Result<LayerUsage, LayerError> {
         let target = self.path(source.chain_id);
         let folder = self.temporary("unpack")?;
-        let result = self.unpack_into(blob, source, &folder).and_then(|usage| match fs::rename(&folder, &target) {
-            // Another image with the same chain was faster; its folder is as good as this one.
-            Err(_) if target.is_dir() => Ok(usage),
-            renamed => Ok(renamed.at("rename layer to", &target).map(|()| usage)?),
+        let result = self.unpack_into(blob, source, &folder).and_then(|usage| {
+            // Before the layer can be seen: who sees it must find its size.
+            self.usages.lock().insert(source.chain_id.clone(), usage);
+            match fs::rename(&folder, &target) {
+                // Another image with the same chain was faster; its folder is as good as this one.
+                Err(_) if target.is_dir() => Ok(usage),
+                renamed => Ok(renamed.at("rename layer to", &target).map(|()| usage)?),
+            }
         });
         if folder.exists() {
             fs::remove_dir_all(&folder).at("remove", &folder)?;
@@ -144,6 +158,7 @@ impl LayerStore {
         }
         let grave = self.root.join(format!(".retired-{}", self.counter.fetch_add(1, Ordering::Relaxed)));
         fs::rename(&path, &grave).at("retire layer", &path)?;
+        self.usages.lock().remove(chain_id);
         Ok(Some(grave))
     }
 

@@ -73,6 +73,30 @@ impl RegistryError {
     }
 }
 
+/// Failures without any progress in between, up to the limit of attempts.
+pub(crate) struct Failures {
+    spent: u32,
+    limit: u32,
+}
+
+impl Failures {
+    pub(crate) fn new(config: &RegistryConfig) -> Self {
+        Self { spent: 0, limit: config.attempts }
+    }
+
+    pub(crate) fn forget(&mut self) {
+        self.spent = 0;
+    }
+
+    /// Counts one; gives how many there were before, or nothing when it is time to tell the caller. A server that stalls has
+    /// cost a whole timeout already, so the second time is the last.
+    pub(crate) fn note(&mut self, error: &RegistryError) -> Option<u32> {
+        let before = self.spent;
+        self.spent += if matches!(error, RegistryError::Stalled { .. }) { self.limit.div_ceil(2) } else { 1 };
+        (error.is_transient() && self.spent < self.limit).then_some(before)
+    }
+}
+
 /// The client: connections, TLS settings and tokens, shared by all pulls.
 pub struct RegistryClient {
     config: RegistryConfig,
@@ -128,17 +152,17 @@ impl Repository {
     pub(crate) async fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
         let mut failed = Failed::default();
         for endpoint in &self.endpoints {
-            for attempt in 1.. {
-                match self.manifest_from(endpoint, target).await {
+            let mut failures = Failures::new(&self.client.config);
+            loop {
+                let error = match self.manifest_from(endpoint, target).await {
                     Ok(manifest) => return Ok(manifest),
-                    Err(error) if error.is_transient() && attempt < self.client.config.attempts => {
-                        tokio::time::sleep(self.client.config.pause(attempt - 1)).await;
-                    }
-                    Err(error) => {
-                        failed.note(endpoint, error);
-                        break;
-                    }
-                }
+                    Err(error) => error,
+                };
+                let Some(before) = failures.note(&error) else {
+                    failed.note(endpoint, error);
+                    break;
+                };
+                tokio::time::sleep(self.client.config.pause(before)).await;
             }
         }
         Err(failed.into_error(&self.name))

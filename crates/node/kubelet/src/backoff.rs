@@ -27,8 +27,12 @@ impl Backoff {
         self.entries.get(key).filter(|e| since(at, e.updated) <= LONGEST * 2)
     }
 
-    /// The delay after something that happened at `event`, where it has not passed yet.
+    /// The delay after something that happened at `event`, where it has not passed yet. An event of the future is one before the
+    /// clock was set back: nobody knows how long ago it was, and to wait for the clock to catch up could take hours.
     pub(crate) fn remaining(&self, key: &str, event: Timestamp, now: Timestamp) -> Option<(Duration, Duration)> {
+        if event > now {
+            return None;
+        }
         let entry = self.live(key, event)?;
         let passed = since(now, event);
         (passed < entry.delay).then(|| (entry.delay, entry.delay - passed))
@@ -70,6 +74,20 @@ mod tests {
             backoff.next("c", at(exit), at(now));
         }
         assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_keeps_nobody_waiting_and_forgets_no_failure() {
+        let at = |s| Timestamp::from_second(s).unwrap();
+        for (name, now) in [("back", 1000), ("forward", 9000)] {
+            let mut backoff = Backoff::default();
+            backoff.next("c", at(5000), at(5000));
+            assert_eq!(backoff.remaining("c", at(5000), at(now)), None, "{name}");
+        }
+        let mut backoff = Backoff::default();
+        backoff.next("c", at(5000), at(5000));
+        backoff.next("c", at(5000), at(1000));
+        assert_eq!(backoff.remaining("c", at(1001), at(1002)).map(|d| d.0.as_secs()), Some(20), "the delay has doubled all the same");
     }
 
     #[test]

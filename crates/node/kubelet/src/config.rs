@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+/// Upstream has no limit by default. An eighth of what a machine with the smallest `kernel.pid_max` has for all is more than any
+/// well-behaved pod needs.
+const POD_PIDS_LIMIT: i64 = 4096;
+
 #[derive(Debug, Clone)]
 pub struct KubeletConfig {
     pub node_name: String,
@@ -25,6 +29,9 @@ pub struct KubeletConfig {
     /// Where cgroup file systems are mounted.
     pub cgroup_mount: PathBuf,
     pub max_pods: u32,
+    /// How many processes and threads the containers of one pod may have together, so that one that forks without end harms
+    /// itself alone; upstream's `podPidsLimit`. 0 for no limit.
+    pub pod_pids_limit: i64,
     /// Replaces what is found on the machine: `cpu`, `memory`, `ephemeral-storage`, extended resources.
     pub capacity: BTreeMap<String, String>,
     pub system_reserved: BTreeMap<String, String>,
@@ -60,6 +67,7 @@ impl KubeletConfig {
             cgroup_root: "/".into(),
             cgroup_mount: "/sys/fs/cgroup".into(),
             max_pods: 110,
+            pod_pids_limit: POD_PIDS_LIMIT,
             capacity: BTreeMap::new(),
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),

@@ -2,6 +2,7 @@
 //! failure. See upstream's pkg/kubelet/images.
 
 pub(crate) mod keyring;
+mod progress;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use parking_lot::Mutex;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use keyring::Keyring;
+use progress::Progress;
 
 /// Why there is no image: the reason and message of the waiting container, and when a further try makes sense.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -104,7 +106,9 @@ impl Images {
         }
         telling.event(false, "Pulling", format!("Pulling image {image:?}"));
         let begun = Instant::now();
-        match self.try_credentials(spec, keyring, sandbox).await {
+        let progress = Progress::default();
+        let pulling = self.try_credentials(spec, keyring, sandbox, &progress);
+        match progress.follow(image, telling, pulling).await {
             Ok(pulled) => {
                 let mut state = self.state.lock();
                 state.backoff.reset(&key);
@@ -141,7 +145,6 @@ impl Images {
         state.failures.insert(key.to_string(), (now, error.to_string()));
         let reason = match error {
             ImageError::InvalidReference { .. } => "InvalidImageName",
-            ImageError::RegistryUnavailable(_) => "RegistryUnavailable",
             ImageError::SignatureValidationFailed(_) => "SignatureValidationFailed",
             _ => "ErrImagePull",
         };
@@ -149,12 +152,18 @@ impl Images {
         NoImage { reason, message, retry_after: Some(Duration::ZERO) }
     }
 
-    async fn try_credentials(&self, spec: &ImageSpec, keyring: &Keyring, sandbox: &PodSandboxConfig) -> Result<Image, ImageError> {
+    async fn try_credentials(
+        &self,
+        spec: &ImageSpec,
+        keyring: &Keyring,
+        sandbox: &PodSandboxConfig,
+        progress: &Progress,
+    ) -> Result<Image, ImageError> {
         let found = keyring.lookup(&spec.image);
         let tries: Vec<Option<AuthConfig>> = if found.is_empty() { vec![None] } else { found.into_iter().map(Some).collect() };
         let mut last = ImageError::Internal("no credentials to try".into());
         for auth in tries {
-            match self.service.pull_image(spec, auth.as_ref(), Some(sandbox), None).await {
+            match self.service.pull_image(spec, auth.as_ref(), Some(sandbox), Some(progress.listener())).await {
                 Ok(id) => {
                     let pulled = ImageSpec { image: id.clone(), ..spec.clone() };
                     let status = self.service.image_status(&pulled).await?;

@@ -81,7 +81,8 @@ pub(super) async fn handle(
         (plural, sub) => return Err(Status::method_not_allowed(&path.group, plural, sub)),
     };
     let stream = server.nodes.connect(&node).await?;
-    send(&server, stream, &target, "kubelet", request).await
+    let response = send(&server, stream, &target, "kubelet", request).await?;
+    if path.subresource == "log" { super::log::answer(response).await } else { Ok(response) }
 }
 
 /// Admission of a connection: it is about the options with which one connects.
@@ -185,12 +186,7 @@ fn pod_target(pod: &Value, subresource: &str, query: &Query, raw: &str) -> Resul
     let rest = rest.join("&");
     Ok(match subresource {
         "log" => {
-            if let Some(lines) = Some(query.get("tailLines")).filter(|t| !t.is_empty())
-                && lines.parse::<i64>().is_ok_and(|n| n < 0)
-            {
-                let error = fram_machinery::status::FieldError::invalid("tailLines", lines, "must be greater than or equal to 0");
-                return Err(Status::invalid("", "PodLogOptions", "", vec![error]));
-            }
+            super::log::check(query)?;
             format!("/containerLogs/{namespace}/{name}/{container}?{rest}")
         }
         other => format!("/{other}/{namespace}/{name}/{container}?{rest}"),

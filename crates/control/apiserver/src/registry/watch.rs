@@ -64,7 +64,7 @@ impl Change {
 pub struct Watching {
     registry: Arc<Registry>,
     watch: Watch,
-    /// Events that are still to be looked at.
+    /// Events of objects that a webhook has still to convert.
     arrived: std::collections::VecDeque<Event>,
     served: Served,
     selection: Selection,
@@ -160,7 +160,7 @@ impl Watching {
             }
             if let Some(event) = self.arrived.front().cloned() {
                 // Only what was looked at to the end is taken away.
-                let change = self.change(&event).await?;
+                let change = self.converted(&event).await?;
                 self.arrived.pop_front();
                 self.pending.extend(change);
                 continue;
@@ -169,7 +169,11 @@ impl Watching {
                 WatchItem::Events(events) => {
                     for event in events.iter() {
                         self.seen = self.seen.max(event.revision.0);
-                        self.arrived.push_back(event.clone());
+                        if self.served.needs_webhook() {
+                            self.arrived.push_back(event.clone());
+                        } else {
+                            self.pending.extend(self.plain(event)?);
+                        }
                     }
                 }
                 WatchItem::Progress(revision) => {
@@ -180,9 +184,10 @@ impl Watching {
         }
     }
 
-    /// Whether `next` would return at once with a change that is already here.
+    /// Whether `next` returns at once with a change that is already here. It must not say so of events that may turn out not
+    /// to be selected: who collects changes before sending them would wait for the next one.
     pub fn has_pending(&self) -> bool {
-        !self.pending.is_empty() || !self.arrived.is_empty() && !self.served.needs_webhook()
+        !self.pending.is_empty()
     }
 
     /// Asks for a bookmark once everything before it was delivered.
@@ -199,10 +204,7 @@ impl Watching {
         Ok(self.selection.matches(&self.served, &record))
     }
 
-    async fn change(&self, event: &Event) -> Result<Option<Change>, Status> {
-        if self.served.needs_webhook() {
-            return self.converted(event).await;
-        }
+    fn plain(&self, event: &Event) -> Result<Option<Change>, Status> {
         let after = event.kind == EventKind::Put && self.matches(event.entry.as_ref())?;
         let before = self.matches(event.previous.as_ref())?;
         let (kind, entry) = match (before, after) {
@@ -214,7 +216,7 @@ impl Watching {
         Ok(Some(Change::new(kind, entry, event.revision.0)))
     }
 
-    /// As `change`, for objects that a webhook converts.
+    /// As `plain`, for objects that a webhook converts.
     async fn converted(&self, event: &Event) -> Result<Option<Change>, Status> {
         let sides = [event.entry.as_ref().filter(|_| event.kind == EventKind::Put), event.previous.as_ref()];
         let mut matching = [None, None];

@@ -31,6 +31,10 @@ fn phase(object: &Value) -> Value {
 
 pub(super) struct PersistentVolume;
 impl Strategy for PersistentVolume {
+    fn prepare_create(&self, object: &mut Value) {
+        object.set(&["status", "phase"], "Pending");
+    }
+
     fn cell(&self, object: &Value, column: &str) -> Value {
         match column {
             "Capacity" => object.str_at(&["spec", "capacity", "storage"]).into(),
@@ -76,6 +80,10 @@ impl Strategy for StorageClass {
 
 pub(super) struct PersistentVolumeClaim;
 impl Strategy for PersistentVolumeClaim {
+    fn prepare_create(&self, object: &mut Value) {
+        object.set(&["status", "phase"], "Pending");
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         if object.list_at(&["spec", "accessModes"]).is_empty() {

@@ -76,13 +76,22 @@ async fn a_server_without_ranges_is_read_again_from_the_start() {
 }
 
 #[tokio::test]
-async fn a_server_that_stalls_for_ever_is_a_network_error() {
-    let (image, rig) = (image(), Rig::new());
-    let (_server, name) = serve(&image, |image, request| {
-        if is_layer(image, request) { Reply::Stall(response("200 OK", &[], 600_000, b"abc")) } else { honest(image, request) }
-    });
-    let error = rig.store.pull(&name, None, None).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Network, "{error}");
+async fn a_server_that_stalls_twice_is_a_network_error_and_the_next_pull_goes_on() {
+    let patience = fram_image::RegistryConfig { connect_timeout: std::time::Duration::from_millis(100), ..crate::support::quick() };
+    for stalls_with_manifest in [false, true] {
+        let (image, rig, asked) = (image(), Rig::with(patience.clone()), Arc::new(AtomicUsize::new(0)));
+        let count = asked.clone();
+        let (_server, name) = serve(&image, move |image, request| {
+            if is_layer(image, request) == stalls_with_manifest || count.fetch_add(1, Ordering::SeqCst) >= 2 {
+                return honest(image, request);
+            }
+            Reply::Stall(if stalls_with_manifest { Vec::new() } else { response("200 OK", &[], 600_000, b"abc") })
+        });
+        let error = rig.store.pull(&name, None, None).await.unwrap_err();
+        assert_eq!((error.kind(), asked.load(Ordering::SeqCst)), (ErrorKind::Network, 2), "{error}");
+        assert!(error.to_string().contains("sent nothing for"), "{error}");
+        rig.store.pull(&name, None, None).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -218,6 +227,49 @@ async fn a_pull_that_was_given_up_is_taken_up_again_by_the_next() {
         } => {}
     }
     rig.store.pull(&name, None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_image_knows_the_size_of_a_layer_that_the_pull_of_another_has_just_unpacked() {
+    let noise = [7; 100_000];
+    let base: &[(&str, &[u8])] = &[("base", &noise)];
+    let [slow, quick] = ["slow", "quick"].map(|own| ImageSource::new(&[base, &[(own, b"x")]]).build());
+    let rig = Rig::new();
+    let own = text(&slow.layers[1]["digest"]);
+    let server = Server::start(move |request| match request.path.ends_with(&own) {
+        true => Reply::Stall(response("200 OK", &[], 1000, b"")),
+        false => honest(if request.path.contains("/slow/") { &slow } else { &quick }, request),
+    });
+    let (unpacked, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let listener = Arc::new(move |p: fram_cri::PullProgress| unpacked.send(p.unpacked_layers).unwrap_or(()));
+    let names = ["slow", "quick"].map(|name| format!("{}/{name}:1", server.address));
+    tokio::select! {
+        result = rig.store.pull(&names[0], None, Some(listener)) => panic!("{result:?}"),
+        () = async { while told.recv().await.unwrap() == 0 {} ; rig.store.pull(&names[1], None, None).await.unwrap(); } => {}
+    }
+    let size = rig.store.status(&names[1]).unwrap().unwrap().size;
+    assert!(size > 100_000, "{size}");
+}
+
+#[tokio::test]
+async fn a_registry_that_stalls_does_not_hold_up_another_with_the_same_layer() {
+    let (image, rig) = (image(), Rig::new());
+    let (reached, mut waiting) = tokio::sync::mpsc::unbounded_channel();
+    let (_stalls, bad) = serve(&image, move |image, request| {
+        if !is_layer(image, request) {
+            return honest(image, request);
+        }
+        reached.send(()).unwrap_or(());
+        Reply::Stall(response("200 OK", &[], 600_000, b""))
+    });
+    let (_serves, good) = serve(&image, honest);
+    let slow = rig.store.pull(&bad, None, None);
+    let quick = async {
+        waiting.recv().await.unwrap();
+        rig.store.pull(&good, None, None).await.unwrap();
+    };
+    let (slow, ()) = tokio::join!(slow, quick);
+    slow.expect("what the other has brought counts for the first too");
 }
 
 /// A tmpfs of a given size, unmounted when this value goes.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fram_cri::LinuxContainerResources;
 use fram_machinery::{Value, meta};
 
 use super::phase::Event;
@@ -22,7 +23,8 @@ pub(super) async fn set_up(ctx: &Context, pod: &Arc<Value>, observed: &Observed)
     let id = PodId::of(pod);
     let parent = resources::cgroup_parent(&ctx.config.cgroup_root, pod);
     // One that is there already gets its limits in the order that a resize needs.
-    if let Err(error) = ctx.cgroups.ensure(&parent, &resources::pod_resources(pod)) {
+    let limits = LinuxContainerResources { pids_limit: ctx.config.pod_pids_limit, ..resources::pod_resources(pod) };
+    if let Err(error) = ctx.cgroups.ensure(&parent, &limits) {
         ctx.event(pod, true, "FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
         return Err(RETRY);
     }

@@ -17,7 +17,7 @@ use super::mount::{self as sys, Context};
 pub(super) fn read_only(layers: &[PathBuf]) -> io::Result<OwnedFd> {
     let modern = || {
         let context = Context::open("overlay")?;
-        lower_layers(&context, layers)?;
+        let _named = lower_layers(&context, layers)?;
         context.mount()
     };
     if is_modern() {
@@ -35,9 +35,7 @@ pub(super) fn read_only(layers: &[PathBuf]) -> io::Result<OwnedFd> {
 pub(super) fn writable(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
     let modern = || {
         let context = Context::open("overlay")?;
-        lower_layers(&context, layers)?;
-        context.set("upperdir", upper)?;
-        context.set("workdir", work)?;
+        let _named = (lower_layers(&context, layers)?, name(&context, "upperdir", upper)?, name(&context, "workdir", work)?);
         // A root file system is thrown away with its container and never mounted twice, so nothing has to reach the
         // disk. Kernels before 5.10 do not know it.
         let _ = context.flag("volatile");
@@ -57,13 +55,23 @@ fn knows_appended_layers(release: &str) -> bool {
     (numbers.next(), numbers.next()) >= (Some(6), Some(8))
 }
 
-fn lower_layers(context: &Context, layers: &[PathBuf]) -> io::Result<()> {
-    // The topmost is named first.
-    layers.iter().rev().try_for_each(|layer| context.set("lowerdir+", layer))
+/// The topmost is named first. What is returned must stay open until the mount is made.
+fn lower_layers(context: &Context, layers: &[PathBuf]) -> io::Result<Vec<File>> {
+    layers.iter().rev().map(|layer| name(context, "lowerdir+", layer)).collect()
+}
+
+/// Names a directory by a descriptor: fsconfig(2) takes no more than 255 bytes, and a node's data directory may have a longer path.
+fn name(context: &Context, key: &str, directory: &Path) -> io::Result<File> {
+    let directory = open(directory)?;
+    context.set(key, Path::new(&format!("/proc/self/fd/{}", directory.as_raw_fd())))?;
+    Ok(directory)
+}
+
+fn open(directory: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(directory)
 }
 
 fn mount_by_line(layers: &[PathBuf], writes: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
-    let open = |path: &Path| File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(path);
     let lower = layers.iter().rev().map(|layer| open(layer)).collect::<io::Result<Vec<_>>>()?;
     let names: Vec<String> = lower.iter().map(|file| file.as_raw_fd().to_string()).collect();
     let mut options = format!("lowerdir={}", names.join(":"));

@@ -3,6 +3,7 @@
 use std::fs;
 
 use fram_cri::*;
+use fram_runtime::{Runtime, RuntimeConfig};
 
 use crate::support::*;
 
@@ -215,6 +216,17 @@ async fn an_image_may_have_many_layers() {
     let (_, log) = run(&node, &runtime, &config).await;
     assert_eq!(log, ["stdout F 119", "stdout F 119", "stdout F new"]);
     node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn the_runtimes_directory_may_have_a_long_path() {
+    let node = Node::new();
+    // Longer than a socket's path and than what fsconfig(2) takes.
+    let deep = node.dir.path().join("d".repeat(140)).join("e".repeat(140));
+    let config = RuntimeConfig { root: deep, ..node.config() };
+    let runtime = Runtime::open(config, node.images.clone(), node.network.clone()).await.unwrap();
+    let (status, log) = run(&node, &runtime, &shell("main", "echo new > /here && cat /here")).await;
+    assert_eq!((status.exit_code, log), (0, vec!["stdout F new".to_string()]));
 }
 
 #[tokio::test]
