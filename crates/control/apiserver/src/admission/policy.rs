@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use fram_cel::Value as Cel;
 use fram_machinery::status::StatusCause;
-use fram_machinery::{Reason, Status, Value, managed, meta, object, patch};
+use fram_machinery::{Reason, Status, Value, managed, meta, patch};
 use parking_lot::RwLock;
 
 use super::rules::Matched;
@@ -271,7 +271,8 @@ impl Changing<'_> {
     }
 }
 
-/// Says in the status of a policy which generation of it is in force.
+/// Says in the status of a policy which generation of it is in force. Nothing is said of `typeChecking`, since expressions
+/// have no types before they are evaluated.
 async fn observe(registry: &Registry, policy: &Value) -> Result<(), Status> {
     let generation = policy.int_at(&["metadata", "generation"]).unwrap_or_default();
     if policy.int_at(&["status", "observedGeneration"]) == Some(generation) {
@@ -283,7 +284,6 @@ async fn observe(registry: &Registry, policy: &Value) -> Result<(), Status> {
         let mut next = current.clone();
         if current.int_at(&["metadata", "generation"]) == Some(generation) {
             next.set(&["status", "observedGeneration"], generation);
-            next.set(&["status", "typeChecking"], object!({}));
         }
         Ok(next)
     };
