@@ -5,6 +5,8 @@ mod limit_ranger;
 mod namespace;
 mod node_restriction;
 mod pods;
+mod policy;
+mod rules;
 mod service_account;
 mod storage;
 mod webhook;
@@ -18,6 +20,7 @@ use parking_lot::Mutex;
 use crate::registry::{Place, Registry, Write};
 use crate::user::User;
 
+pub use policy::Policies;
 pub use webhook::Webhooks;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +87,39 @@ impl<'a> Request<'a> {
     }
 }
 
+const GROUP: &str = "admissionregistration.k8s.io";
+
+/// All objects of a kind by which admission is configured, in the order of their names.
+async fn configurations(registry: &Registry, plural: &str) -> Result<Vec<Value>, Status> {
+    let Some(served) = registry.served(GROUP, "v1", plural) else { return Ok(Vec::new()) };
+    let place = Place { served, namespace: String::new(), name: String::new() };
+    let listing = registry.list(&place, &Default::default()).await?;
+    listing.items.iter().map(|entry| registry.decode(&place.served, entry)).collect()
+}
+
+/// The changes of some kinds by which admission is configured.
+struct Changes {
+    watches: Vec<fram_store::Watch>,
+}
+
+impl Changes {
+    async fn of(registry: &Registry, plurals: &[&str]) -> Result<Self, Status> {
+        let revision = registry.store.revision().await.map_err(Status::internal)?;
+        let mut watches = Vec::new();
+        for plural in plurals {
+            let prefix = format!("{}{GROUP}/{plural}/", registry.prefix);
+            watches.push(registry.store.watch(&prefix, revision).await.map_err(Status::internal)?);
+        }
+        Ok(Self { watches })
+    }
+
+    /// Waits until something changed.
+    async fn next(&mut self) -> Result<(), Status> {
+        let changed = self.watches.iter_mut().map(|w| Box::pin(w.next()));
+        futures_util::future::select_all(changed).await.0.map(drop).map_err(Status::internal)
+    }
+}
+
 /// One admission plugin. `object` is null for deletions.
 #[async_trait::async_trait]
 pub trait Plugin: Send + Sync {
@@ -105,6 +141,30 @@ pub struct Chain {
     plugins: Vec<Arc<dyn Plugin>>,
     /// After all others, as upstream orders them.
     pub(crate) webhooks: Option<Arc<Webhooks>>,
+    /// Between the plugins and the webhooks, in both halves of the chain.
+    pub(crate) policies: Arc<Policies>,
+}
+
+/// Who has changed an object in one request, and how each left it: what changes it later may concern them again.
+#[derive(Default)]
+pub(crate) struct Round {
+    again: bool,
+    seen: Vec<(String, Value)>,
+}
+
+impl Round {
+    /// Whether one of that name is to be asked about an object: in a later round only if it was asked, wants to be asked
+    /// again, and the object is not what it left.
+    fn asks(&self, name: &str, reinvoked: bool, object: &Value) -> bool {
+        !self.again || self.seen.iter().any(|(n, left)| n == name && reinvoked && left != object)
+    }
+
+    fn saw(&mut self, name: &str, object: &Value) {
+        match self.seen.iter_mut().find(|(n, _)| n == name) {
+            Some((_, left)) => *left = object.clone(),
+            None => self.seen.push((name.into(), object.clone())),
+        }
+    }
 }
 
 impl Chain {
@@ -124,6 +184,7 @@ impl Chain {
                 Arc::new(pods::RuntimeClass),
             ],
             webhooks: None,
+            policies: Arc::default(),
         }
     }
 
@@ -137,23 +198,44 @@ impl Chain {
         for plugin in &self.plugins {
             object = plugin.admit(request, object, old).await?;
         }
-        let Some(webhooks) = self.webhooks.as_ref().filter(|w| w.mutates()) else { return Ok(object) };
-        let mut seen = Vec::new();
-        let mut changed = webhooks.mutate(request, object.clone(), old, &mut seen).await?;
+        let webhooks = self.webhooks.as_deref().filter(|w| w.mutates());
+        if webhooks.is_none() && !self.policies.mutates() {
+            return Ok(object);
+        }
+        let mut rounds = [Round::default(), Round::default()];
+        let mut changed = self.mutate(webhooks, request, object.clone(), old, &mut rounds).await?;
         if changed == object || changed.is_null() {
             return Ok(changed);
         }
-        // What a webhook changed may concern the plugins and webhooks before it.
+        // What a policy or webhook changed may concern the plugins, policies and webhooks before it.
         for plugin in &self.plugins {
             changed = plugin.admit(request, changed, old).await?;
         }
-        webhooks.mutate(request, changed, old, &mut seen).await
+        rounds.iter_mut().for_each(|round| round.again = true);
+        self.mutate(webhooks, request, changed, old, &mut rounds).await
+    }
+
+    /// Policies, then webhooks, as upstream orders them.
+    async fn mutate(
+        &self,
+        webhooks: Option<&Webhooks>,
+        request: &Request<'_>,
+        object: Value,
+        old: Option<&Value>,
+        [policies, hooks]: &mut [Round; 2],
+    ) -> Result<Value, Status> {
+        let object = self.policies.mutate(request, object, old, policies).await?;
+        match webhooks {
+            Some(webhooks) => webhooks.mutate(request, object, old, hooks).await,
+            None => Ok(object),
+        }
     }
 
     pub(crate) async fn validate(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
         for plugin in &self.plugins {
             plugin.validate(request, object, old).await?;
         }
+        self.policies.validate(request, object.unwrap_or(&Value::Null), old).await?;
         match &self.webhooks {
             Some(webhooks) => webhooks.validate(request, object.unwrap_or(&Value::Null), old).await,
             None => Ok(()),

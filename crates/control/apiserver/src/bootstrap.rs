@@ -25,6 +25,8 @@ pub enum BootstrapError {
     Definitions(Status),
     #[error("cannot read webhook configurations: {0}")]
     Webhooks(Status),
+    #[error("reading the admission policies failed: {0}")]
+    Policies(Status),
 }
 
 /// Facts that the first objects carry.
@@ -59,6 +61,7 @@ impl Server {
         if let Some(webhooks) = &self.registry.admission.webhooks {
             webhooks.refresh(&self.registry).await.map_err(BootstrapError::Webhooks)?;
         }
+        self.registry.admission.policies.refresh(&self.registry).await.map_err(BootstrapError::Policies)?;
         self.set_ready();
         Ok(())
     }
@@ -122,6 +125,21 @@ impl Server {
             };
             if let Err(status) = ended {
                 tracing::warn!(%status, "following webhook configurations begins anew");
+            }
+        }
+    }
+
+    /// Keeps the admission policies true to their configurations, and their status, until `stop`.
+    pub async fn follow_policies(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
+        let policies = self.registry.admission.policies.clone();
+        loop {
+            let ended = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                ended = policies.follow(&self.registry) => ended,
+            };
+            if let Err(status) = ended {
+                tracing::warn!(%status, "following admission policies begins anew");
             }
         }
     }

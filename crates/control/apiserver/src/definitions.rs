@@ -179,13 +179,14 @@ impl Follower {
     }
 }
 
-fn write() -> Write {
+/// How the server itself writes.
+pub(crate) fn write() -> Write {
     let user = User::authenticated("system:apiserver", &[MASTERS]);
     Write { user, field_manager: "kube-apiserver".into(), ..Default::default() }
 }
 
-/// A definition that changed or went meanwhile is another event's business.
-fn settled(result: Result<(), Status>) -> Result<(), Status> {
+/// What changed or went meanwhile is another event's business.
+pub(crate) fn settled(result: Result<(), Status>) -> Result<(), Status> {
     match result {
         Err(status) if status.is(Reason::Conflict) || status.is(Reason::NotFound) => Ok(()),
         other => other,

@@ -198,6 +198,6 @@ fn apply_patch(kind: &fram_api::Kind, current: &Value, patch: &Patch) -> Result<
     };
     patched.map_err(|error| match error {
         PatchError::Malformed(text) => Status::bad_request(text),
-        PatchError::DoesNotApply(_) => Status::new(fram_machinery::Reason::Invalid, error.to_string()),
+        PatchError::DoesNotApply(_) | PatchError::Test(_) => Status::new(fram_machinery::Reason::Invalid, error.to_string()),
     })
 }

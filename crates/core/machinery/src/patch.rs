@@ -14,6 +14,8 @@ pub enum PatchError {
     Malformed(String),
     #[error("the server rejected our request due to an error in our request: {0}")]
     DoesNotApply(String),
+    #[error("the server rejected our request due to an error in our request: testing value {0} failed")]
+    Test(String),
 }
 
 /// A JSON merge patch (RFC 7386): null removes, maps are merged, everything else replaces.

@@ -2,26 +2,24 @@
 //! that a request costs nothing where there are none. Which hooks a request concerns is decided in `rules`, what is asked
 //! and answered in `review`.
 
-mod conditions;
-mod review;
-mod rules;
+pub(super) mod conditions;
+pub(super) mod review;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_api::Kind;
 use fram_machinery::patch;
-use fram_machinery::{Status, Value, meta, normalize};
+use fram_machinery::{Status, Value};
 use futures_util::future::join_all;
 use parking_lot::RwLock;
 
-use super::Request;
+use super::rules::{self, Matched, Selectors};
+use super::{Changes, Request, Round, configurations};
 use crate::nodes::Nodes;
-use crate::registry::{ListRequest, Place, Registry};
+use crate::registry::Registry;
 use crate::webhook::{Caller, Target};
 use conditions::Conditions;
 use review::Answer;
-use rules::{Matched, Selectors};
 
 /// One webhook of a configuration.
 pub(crate) struct Hook {
@@ -70,33 +68,25 @@ impl Webhooks {
 
     /// Keeps the hooks true to their configurations until something fails.
     pub(crate) async fn follow(&self, registry: &Registry) -> Result<(), Status> {
-        let revision = registry.store.revision().await.map_err(Status::internal)?;
-        let mut watches = Vec::new();
-        for plural in [MUTATING, VALIDATING] {
-            let prefix = format!("{}admissionregistration.k8s.io/{plural}/", registry.prefix);
-            watches.push(registry.store.watch(&prefix, revision).await.map_err(Status::internal)?);
-        }
+        let mut changes = Changes::of(registry, &[MUTATING, VALIDATING]).await?;
         loop {
             self.refresh(registry).await?;
-            let changed = watches.iter_mut().map(|w| Box::pin(w.next()));
-            futures_util::future::select_all(changed).await.0.map_err(Status::internal)?;
+            changes.next().await?;
         }
     }
 
-    /// Lets the mutating hooks change an object, one after the other. `seen` is what each hook of an earlier round left;
-    /// then only those are asked again that want to, and only about what changed since.
+    /// Lets the mutating hooks change an object, one after the other. In a later round only those are asked again that
+    /// want to, and only about what changed since.
     pub(super) async fn mutate(
         &self,
         request: &Request<'_>,
         mut object: Value,
         old: Option<&Value>,
-        seen: &mut Vec<(String, Value)>,
+        round: &mut Round,
     ) -> Result<Value, Status> {
         let hooks = self.mutating.read().clone();
-        let again = !seen.is_empty();
         for hook in hooks.iter() {
-            let last = seen.iter().position(|(name, _)| *name == hook.name);
-            if again && !last.is_some_and(|i| hook.reinvoked && seen[i].1 != object) {
+            if !round.asks(&hook.name, hook.reinvoked, &object) {
                 continue;
             }
             let Some(matched) = self.matched(hook, request, &object, old).await? else { continue };
@@ -104,10 +94,7 @@ impl Webhooks {
             if let Some(patch) = answer.patch.as_ref().filter(|_| review::is_changeable(request)) {
                 object = patched(hook, request, &matched, &object, patch).await?;
             }
-            match last {
-                Some(i) => seen[i].1 = object.clone(),
-                None => seen.push((hook.name.clone(), object.clone())),
-            }
+            round.saw(&hook.name, &object);
         }
         Ok(object)
     }
@@ -136,21 +123,7 @@ impl Webhooks {
         }
         let api = request.registry.api();
         let Some(matched) = rules::matched(hook.equivalent, &hook.rules, request, &api) else { return Ok(None) };
-        if !hook.selectors.match_object(object, old) {
-            return Ok(None);
-        }
-        if hook.selectors.any_namespace() {
-            return Ok(Some(matched));
-        }
-        let labels = match rules::namespace_of(request, object, old) {
-            rules::Namespace::None => return Ok(Some(matched)),
-            rules::Namespace::Labels(labels) => labels,
-            rules::Namespace::Named(name) => {
-                let namespace = request.find("", "v1", "namespaces", "", &name).await?;
-                meta::labels(&namespace.ok_or_else(|| Status::not_found("", "namespaces", &name))?).clone()
-            }
-        };
-        Ok(hook.selectors.match_namespace(&labels).then_some(matched))
+        Ok(rules::selected(&hook.selectors, request, object, old).await?.then_some(matched))
     }
 
     /// Asks one hook; None where it could not be asked and that is no obstacle.
@@ -163,14 +136,7 @@ impl Webhooks {
         old: Option<&Value>,
     ) -> Result<Option<Answer>, Status> {
         let uid = request.registry.environment().uid();
-        let stored = request.stored_kind();
-        let connected = request.operation == super::Operation::Connect;
-        let mut shown = [Some(object).filter(|o| !o.is_null()).cloned(), old.cloned()];
-        for side in shown.iter_mut().flatten().filter(|_| !connected) {
-            let converted = request.registry.convert(std::mem::take(side), stored, &matched.kind).await?;
-            *side = review::shown(request, &matched.kind, converted);
-        }
-        let [new, old] = shown;
+        let [new, old] = review::sides(request, matched, object, old).await?;
         let question = review::question(&uid, request, matched, new, old);
         if !hook.conditions.is_empty() {
             match hook.conditions.hold(&question) {
@@ -208,14 +174,9 @@ impl Webhooks {
 
 /// The hooks of all configurations of a sort, in the order of their names.
 async fn read(registry: &Registry, plural: &str) -> Result<Hooks, Status> {
-    let Some(served) = registry.served("admissionregistration.k8s.io", "v1", plural) else { return Ok(Arc::new([])) };
-    let place = Place { served, namespace: String::new(), name: String::new() };
-    let mut hooks = Vec::new();
-    for entry in registry.list(&place, &ListRequest::default()).await?.items {
-        let configuration = registry.decode(&place.served, &entry)?;
-        hooks.extend(configuration.list_at(&["webhooks"]).iter().map(|hook| Arc::new(Hook::read(hook))));
-    }
-    Ok(hooks.into())
+    let configurations = configurations(registry, plural).await?;
+    let hooks = configurations.iter().flat_map(|c| c.list_at(&["webhooks"]));
+    Ok(hooks.map(|hook| Arc::new(Hook::read(hook))).collect())
 }
 
 impl Hook {
@@ -241,12 +202,7 @@ impl Hook {
 async fn patched(hook: &Hook, request: &Request<'_>, matched: &Matched, object: &Value, change: &Value) -> Result<Value, Status> {
     let fail = |why: String| Status::internal(format!("failed applying the patch of webhook {:?}: {why}", hook.name));
     let stored = request.stored_kind();
-    let kind: &Kind = &matched.kind;
-    let shown = request.registry.convert(object.clone(), stored, kind).await?;
+    let shown = request.registry.convert(object.clone(), stored, &matched.kind).await?;
     let changed = patch::json(&shown, change).map_err(|e| fail(e.to_string()))?;
-    let decoded = normalize::decode(&kind.schema, kind.ty, changed).map_err(|e| fail(e.to_string()))?;
-    let mut value = decoded.value;
-    normalize::apply_defaults(&kind.schema, kind.ty, &mut value);
-    fram_api::strategy(kind).default(&mut value);
-    request.registry.convert(value, kind, stored).await
+    review::taken(request, matched, changed).await?.map_err(fail)
 }

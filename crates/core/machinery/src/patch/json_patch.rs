@@ -41,7 +41,7 @@ fn step(mut document: Value, operation: &Value) -> Result<Value, PatchError> {
         "test" => {
             let (wanted, found) = (value()?, find(&document, &path)?);
             if !same(found, &wanted) {
-                return Err(PatchError::DoesNotApply(format!("testing value {} failed", operation.str_at(&["path"]))));
+                return Err(PatchError::Test(operation.str_at(&["path"]).into()));
             }
         }
         other => return Err(malformed(&format!("unexpected kind of operation {other:?}"))),

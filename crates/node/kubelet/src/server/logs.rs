@@ -116,7 +116,11 @@ fn instance(pod: &Value, container: &str, previous: bool) -> Result<String, Stri
         (None, id) if !id.is_empty() => Ok(bare(id)),
         (Some(_), _) if !last.is_empty() => Ok(bare(last)),
         (Some(waiting), _) => {
-            let reason = waiting.str_at(&["reason"]);
+            let reason = match waiting.str_at(&["reason"]) {
+                "ErrImagePull" => "image can't be pulled",
+                "ImagePullBackOff" => "trying and failing to pull image",
+                other => other,
+            };
             Err(format!("container {container:?} in pod {name:?} is waiting to start: {reason}"))
         }
         _ => Err(format!("container {container:?} in pod {name:?} is not available")),
@@ -158,5 +162,25 @@ impl Log {
     async fn is_running(&self) -> bool {
         let status = self.kubelet.ctx.runtime.container_status(&self.id).await;
         status.is_ok_and(|s| s.state == ContainerState::Running)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fram_machinery::object;
+
+    #[test]
+    fn a_container_without_its_image_has_no_log_and_the_reason_is_said() {
+        for (reason, words) in [
+            ("ErrImagePull", "image can't be pulled"),
+            ("ImagePullBackOff", "trying and failing to pull image"),
+            ("ContainerCreating", "ContainerCreating"),
+        ] {
+            let statuses = object!([{ "name": "a", "state": { "waiting": { "reason": reason } } }]);
+            let pod = object!({ "metadata": { "name": "p" }, "status": { "containerStatuses": statuses } });
+            let refused = instance(&pod, "a", false).unwrap_err();
+            assert_eq!(refused, format!("container \"a\" in pod \"p\" is waiting to start: {words}"));
+        }
     }
 }

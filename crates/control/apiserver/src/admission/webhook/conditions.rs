@@ -1,20 +1,23 @@
-//! Match conditions: expressions about a request that all have to hold for a webhook to be asked.
+//! Match conditions: expressions about a request that all have to hold for a webhook or policy to be asked.
 
 use fram_cel::{Budget, Program, Value as Cel};
 use fram_machinery::Value;
 
-/// What the conditions of one webhook may cost; see upstream's RuntimeCELCostBudgetMatchConditions.
+/// What the conditions of one webhook or policy may cost; see upstream's RuntimeCELCostBudgetMatchConditions.
 const BUDGET: u64 = 2_500_000;
 
-/// The conditions of a webhook. One that does not compile fails whenever it is asked.
-pub(super) struct Conditions {
+/// The conditions of a webhook or policy. One that does not compile fails whenever it is asked.
+pub(in crate::admission) struct Conditions {
     all: Vec<(String, Result<Program, String>)>,
 }
 
 impl Conditions {
     pub(super) fn read(hook: &Value) -> Self {
-        let compile =
-            |c: &Value| Program::compile(c.str_at(&["expression"]), &["object", "oldObject", "request"]).map_err(|e| e.to_string());
+        Self::compile(hook, |text| Program::compile(text, &["object", "oldObject", "request"]).map_err(|e| e.to_string()))
+    }
+
+    pub(in crate::admission) fn compile(hook: &Value, compile: impl Fn(&str) -> Result<Program, String>) -> Self {
+        let compile = |c: &Value| compile(c.str_at(&["expression"]));
         Self { all: hook.list_at(&["matchConditions"]).iter().map(|c| (c.str_at(&["name"]).to_string(), compile(c))).collect() }
     }
 
@@ -24,16 +27,14 @@ impl Conditions {
 
     /// Whether all conditions hold for a review. One that does not hold decides, whatever else fails.
     pub(super) fn hold(&self, review: &Value) -> Result<bool, String> {
-        let nothing = Value::Null;
-        let request = review.get("request").unwrap_or(&nothing);
-        let side = |field: &str| request.get(field).map_or(Cel::Null, Cel::from);
-        let mut shown = request.clone();
-        ["object", "oldObject"].iter().for_each(|field| drop(shown.remove(&[field])));
-        let variables = [("object", side("object")), ("oldObject", side("oldObject")), ("request", Cel::from(&shown))];
+        self.hold_for(&variables(review))
+    }
+
+    pub(in crate::admission) fn hold_for(&self, variables: &[(&str, Cel)]) -> Result<bool, String> {
         let mut budget = Budget::new(BUDGET);
         let mut failed = None;
         for (name, program) in &self.all {
-            let value = program.as_ref().map_err(Clone::clone).and_then(|p| p.evaluate(&variables, &mut budget).map_err(|e| e.to_string()));
+            let value = program.as_ref().map_err(Clone::clone).and_then(|p| p.evaluate(variables, &mut budget).map_err(|e| e.to_string()));
             match value {
                 Ok(Cel::Bool(true)) => {}
                 Ok(Cel::Bool(false)) => return Ok(false),
@@ -43,6 +44,16 @@ impl Conditions {
         }
         failed.map_or(Ok(true), Err)
     }
+}
+
+/// What expressions know of a review.
+pub(in crate::admission) fn variables(review: &Value) -> Vec<(&'static str, Cel)> {
+    let nothing = Value::Null;
+    let request = review.get("request").unwrap_or(&nothing);
+    let side = |field: &str| request.get(field).map_or(Cel::Null, Cel::from);
+    let mut shown = request.clone();
+    ["object", "oldObject"].iter().for_each(|field| drop(shown.remove(&[field])));
+    vec![("object", side("object")), ("oldObject", side("oldObject")), ("request", Cel::from(&shown))]
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use base64::Engine;
 use fram_api::Kind;
-use fram_machinery::{Status, Value, json, meta, object};
+use fram_machinery::{Status, Value, json, meta, normalize, object};
 
-use super::rules::{Matched, operation_name};
+use crate::admission::rules::{Matched, operation_name};
 use crate::admission::{Operation, Request};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,8 +50,36 @@ fn options(request: &Request<'_>) -> Value {
     options
 }
 
+/// The object and what it was, as the matched kind shows them.
+pub(in crate::admission) async fn sides(
+    request: &Request<'_>,
+    matched: &Matched,
+    object: &Value,
+    old: Option<&Value>,
+) -> Result<[Option<Value>; 2], Status> {
+    let connected = request.operation == Operation::Connect;
+    let mut sides = [Some(object).filter(|o| !o.is_null()).cloned(), old.cloned()];
+    for side in sides.iter_mut().flatten().filter(|_| !connected) {
+        let converted = request.registry.convert(std::mem::take(side), request.stored_kind(), &matched.kind).await?;
+        *side = shown(request, &matched.kind, converted);
+    }
+    Ok(sides)
+}
+
+/// A changed object of the matched kind as it is stored: decoded and defaulted as if a client had sent it.
+pub(in crate::admission) async fn taken(request: &Request<'_>, matched: &Matched, changed: Value) -> Result<Result<Value, String>, Status> {
+    let kind: &Kind = &matched.kind;
+    let mut value = match normalize::decode(&kind.schema, kind.ty, changed) {
+        Ok(decoded) => decoded.value,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    normalize::apply_defaults(&kind.schema, kind.ty, &mut value);
+    fram_api::strategy(kind).default(&mut value);
+    request.registry.convert(value, kind, request.stored_kind()).await.map(Ok)
+}
+
 /// An object as a request shows it: through a subresource with a body of its own, that body.
-pub(super) fn shown(request: &Request<'_>, kind: &Kind, object: Value) -> Value {
+fn shown(request: &Request<'_>, kind: &Kind, object: Value) -> Value {
     match request.subresource {
         "scale" => crate::verbs::to_scale(kind, &object),
         "binding" => object!({
@@ -63,12 +91,12 @@ pub(super) fn shown(request: &Request<'_>, kind: &Kind, object: Value) -> Value 
 }
 
 /// Whether a patch of what is shown can be applied to the object.
-pub(super) fn is_changeable(request: &Request<'_>) -> bool {
+pub(in crate::admission) fn is_changeable(request: &Request<'_>) -> bool {
     request.operation != Operation::Connect && !matches!(request.subresource, "scale" | "binding")
 }
 
 /// The review of a request; objects are of the matched kind.
-pub(super) fn question(uid: &str, request: &Request<'_>, matched: &Matched, new: Option<Value>, old: Option<Value>) -> Value {
+pub(in crate::admission) fn question(uid: &str, request: &Request<'_>, matched: &Matched, new: Option<Value>, old: Option<Value>) -> Value {
     let asked = &request.place.served.kind;
     let connected = request.operation == Operation::Connect;
     let body = matched.kind.subresource(request.subresource).and_then(|s| s.kind);

@@ -1,12 +1,12 @@
-//! Which webhooks a request concerns: rules, match policy, selectors. Pure.
+//! Which webhooks and policies a request concerns: rules, match policy, selectors.
 
 use std::sync::Arc;
 
 use fram_api::{Api, Kind};
 use fram_machinery::labels::Selector;
-use fram_machinery::{Value, meta};
+use fram_machinery::{Status, Value, meta};
 
-use crate::admission::{Operation, Request};
+use super::{Operation, Request};
 
 /// A RuleWithOperations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub(super) struct Rule {
     versions: Vec<String>,
     resources: Vec<String>,
     scope: String,
+    /// Policies may be about some names only; empty where any is meant.
+    names: Vec<String>,
 }
 
 /// As which kind a hook sees the request.
@@ -32,6 +34,7 @@ impl Rule {
             versions: texts("apiVersions"),
             resources: texts("resources"),
             scope: rule.str_at(&["scope"]).into(),
+            names: texts("resourceNames"),
         }
     }
 
@@ -86,7 +89,8 @@ pub(super) fn matched(equivalent: bool, rules: &[Rule], request: &Request<'_>, a
     let operation = operation_name(request);
     // A namespace counts as an object within itself, as upstream's attributes have it.
     let namespaced = asked.is_namespaced() || asked.is("", "Namespace");
-    let meant = |kind: &Kind| rules.iter().any(|r| r.matches(operation, kind, &kind.plural, request.subresource, namespaced));
+    let named = |rule: &&Rule| rule.names.is_empty() || rule.names.contains(&request.place.name);
+    let meant = |kind: &Kind| rules.iter().filter(named).any(|r| r.matches(operation, kind, &kind.plural, request.subresource, namespaced));
     if meant(asked) {
         return Some(Matched { kind: asked.clone() });
     }
@@ -99,7 +103,7 @@ pub(super) fn matched(equivalent: bool, rules: &[Rule], request: &Request<'_>, a
     candidates.into_iter().find(|k| meant(k)).map(|k| Matched { kind: k.clone() })
 }
 
-/// The selectors of a hook; one that cannot be read selects nothing.
+/// The selectors of a hook or policy; one that cannot be read selects nothing.
 pub(super) struct Selectors {
     object: Option<Selector>,
     namespace: Option<Selector>,
@@ -115,30 +119,49 @@ impl Selectors {
     }
 
     /// Either side of a change is enough.
-    pub(super) fn match_object(&self, object: &Value, old: Option<&Value>) -> bool {
+    fn match_object(&self, object: &Value, old: Option<&Value>) -> bool {
         let Some(selector) = &self.object else { return false };
         let sides = [Some(object).filter(|o| !o.is_null()), old];
         selector.is_everything() || sides.into_iter().flatten().any(|o| selector.matches(meta::labels(o)))
     }
 
-    pub(super) fn any_namespace(&self) -> bool {
+    fn any_namespace(&self) -> bool {
         self.namespace.as_ref().is_some_and(Selector::is_everything)
     }
 
-    pub(super) fn match_namespace(&self, labels: &Value) -> bool {
+    fn match_namespace(&self, labels: &Value) -> bool {
         self.namespace.as_ref().is_some_and(|s| s.matches(labels))
     }
 }
 
+/// Whether the selectors take a request.
+pub(super) async fn selected(selectors: &Selectors, request: &Request<'_>, object: &Value, old: Option<&Value>) -> Result<bool, Status> {
+    if !selectors.match_object(object, old) {
+        return Ok(false);
+    }
+    if selectors.any_namespace() {
+        return Ok(true);
+    }
+    let labels = match namespace_of(request, object, old) {
+        Namespace::None => return Ok(true),
+        Namespace::Labels(labels) => labels,
+        Namespace::Named(name) => {
+            let namespace = request.find("", "v1", "namespaces", "", &name).await?;
+            meta::labels(&namespace.ok_or_else(|| Status::not_found("", "namespaces", &name))?).clone()
+        }
+    };
+    Ok(selectors.match_namespace(&labels))
+}
+
 /// The namespace by which a request is selected.
-pub(super) enum Namespace {
+enum Namespace {
     /// At cluster scope every selector matches.
     None,
     Labels(Value),
     Named(String),
 }
 
-pub(super) fn namespace_of(request: &Request<'_>, object: &Value, old: Option<&Value>) -> Namespace {
+fn namespace_of(request: &Request<'_>, object: &Value, old: Option<&Value>) -> Namespace {
     if request.place.kind().is("", "Namespace") {
         // A namespace that is made or changed has its labels with it.
         let own = match request.operation {
