@@ -43,7 +43,7 @@ def query(sql, parameters=()):
             with connection, connection.cursor() as cursor:
                 cursor.execute(sql, parameters)
                 found = cursor.fetchall()
-        except psycopg2.OperationalError:
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
             if new:
                 raise
             continue
