@@ -1,5 +1,6 @@
 //! The OpenAPI v2 document: the definitions of all kinds, and the paths of what is served.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fram_api::{Api, Kind};
@@ -10,10 +11,10 @@ use super::paths;
 use super::schema::{Dialect, Schemas};
 
 pub(super) fn document(api: &Api, kinds: &[Arc<Kind>]) -> Value {
+    let own = kinds.iter().filter(|k| k.custom.is_none());
+    let versions: BTreeSet<String> = own.map(|k| k.api_version()).collect();
     let mut docs = Docs::default();
-    for kind in kinds.iter().filter(|k| k.custom.is_none()) {
-        docs.add(&kind.api_version());
-    }
+    versions.iter().for_each(|version| docs.add(version));
     let mut schemas = Schemas::new(api, Dialect::V2, docs);
     let mut all_paths = Map::new();
     for kind in kinds {
