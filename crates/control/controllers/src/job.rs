@@ -65,10 +65,9 @@ struct Reconciler {
 impl Reconciler {
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+        self.let_orphans_go(namespace, name, self.jobs.get(namespace, name).as_deref()).await?;
         for _ in 0..MOST_ROUNDS {
-            let job = self.jobs.get(namespace, name);
-            self.let_orphans_go(namespace, name, job.as_deref()).await?;
-            let Some(job) = job else { return Ok(Action::Done) };
+            let Some(job) = self.jobs.get(namespace, name) else { return Ok(Action::Done) };
             let manager = job.str_at(&["spec", "managedBy"]);
             if !manager.is_empty() && manager != MANAGER {
                 return Ok(Action::Done);

@@ -7,7 +7,7 @@ mod written;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_client::{Client, DeleteOptions, Informer, ListOptions, OWNER_INDEX, PatchKind, Preconditions, Resource};
+use fram_client::{Client, DeleteOptions, FREE_INDEX, Informer, ListOptions, OWNER_INDEX, PatchKind, Preconditions, Resource};
 use fram_machinery::{Reason, Status, Value, meta};
 use tokio::time::Instant;
 
@@ -55,13 +55,13 @@ impl Objects {
         self.written.newest(namespace, name, self.informer.get(&key))
     }
 
-    /// The objects that name `owner` as an owner, and those of its namespace without a controller that `adoptable` wants.
+    /// The objects that name `owner` as an owner, and those of its namespace without a controller that `adoptable` wants: these
+    /// of pods and ControllerRevisions, which alone are adopted.
     pub(crate) async fn of(&self, owner: &Value, adoptable: impl Fn(&Value) -> bool) -> Result<Seen, Status> {
         let (namespace, uid) = (meta::namespace(owner), meta::uid(owner));
         let owned = |o: &Value| meta::owner_references(o).iter().any(|r| r.str_at(&["uid"]) == uid);
         let mut found = self.informer.by_index(OWNER_INDEX, uid);
-        let orphans = self.informer.by_namespace(namespace);
-        found.extend(orphans.into_iter().filter(|o| meta::controller_of(o).is_none() && !owned(o) && adoptable(o)));
+        found.extend(self.informer.by_index(FREE_INDEX, namespace).into_iter().filter(|o| !owned(o) && adoptable(o)));
         self.overlay(namespace, found, |o| owned(o) || meta::controller_of(o).is_none() && adoptable(o)).await
     }
 

@@ -3,6 +3,7 @@
 mod plan;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use fram_client::resources::{NODES, PODS};
 use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, PatchKind, Preconditions};
@@ -16,11 +17,12 @@ use crate::{Context, pods};
 
 pub(crate) fn start(context: &Context) {
     let (nodes, all) = (context.informers.get(&NODES), context.informers.get(&PODS));
+    let first_seen = Arc::<Mutex<HashMap<String, Timestamp>>>::default();
     let reconciler = Reconciler {
         client: context.client("node-controller"),
         nodes: nodes.clone(),
         pods: all.clone(),
-        first_seen: Mutex::default(),
+        first_seen: first_seen.clone(),
         events: context.recorder("node-controller", "taint-eviction-controller"),
         now: context.now.clone(),
     };
@@ -41,6 +43,10 @@ pub(crate) fn start(context: &Context) {
                 return Vec::new();
             }
             let name = meta::name(delta.object());
+            // The next taint has its own beginning.
+            if sides.1.is_empty() {
+                first_seen.lock().remove(name);
+            }
             on_node.list().iter().filter(|p| p.str_at(&["spec", "nodeName"]) == name).map(|p| meta::key(p)).collect()
         });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
@@ -51,7 +57,7 @@ struct Reconciler {
     nodes: Informer,
     pods: Informer,
     /// By node: since when its taints evict, where they do not say so.
-    first_seen: Mutex<HashMap<String, Timestamp>>,
+    first_seen: Arc<Mutex<HashMap<String, Timestamp>>>,
     events: EventRecorder,
     now: crate::Clock,
 }
@@ -63,7 +69,6 @@ impl Reconciler {
         let Some(node) = self.nodes.get(name) else { return Ok(Action::Done) };
         let (taints, now) = (node.list_at(&["spec", "taints"]), (self.now)());
         if !taints.iter().any(|t| t.str_at(&["effect"]) == "NoExecute") {
-            self.first_seen.lock().remove(name);
             return Ok(Action::Done);
         }
         let first_seen = *self.first_seen.lock().entry(name.to_string()).or_insert(now);

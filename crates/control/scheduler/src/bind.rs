@@ -16,6 +16,18 @@ const BIND_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Carries out the steps and waits until each claim has its volume, then posts the Binding.
 pub(crate) async fn bind(client: &Client, claims: &Informer, pod: &Pod, node: &str, steps: &[Step]) -> Result<(), Status> {
+    if !steps.is_empty() {
+        bind_claims(client, claims, node, steps).await?;
+    }
+    let (namespace, name) = (meta::namespace(&pod.object), meta::name(&pod.object));
+    let binding = object!({
+        "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name, "namespace": namespace, "uid": (pod.uid.as_str()) },
+        "target": { "apiVersion": "v1", "kind": "Node", "name": node }
+    });
+    client.within(&PODS, namespace).create_subresource(name, "binding", binding).await.map(drop)
+}
+
+async fn bind_claims(client: &Client, claims: &Informer, node: &str, steps: &[Step]) -> Result<(), Status> {
     // Subscribed before anything is written, so that no binding is missed.
     let mut changes = claims.subscribe();
     for step in steps {
@@ -41,16 +53,8 @@ pub(crate) async fn bind(client: &Client, claims: &Informer, pod: &Pod, node: &s
             }
         }
     };
-    if !steps.is_empty() {
-        let late = |_| Status::new(Reason::Timeout, "timed out waiting for the pod's volumes to be bound");
-        tokio::time::timeout(BIND_TIMEOUT, bound).await.map_err(late)??;
-    }
-    let (namespace, name) = (meta::namespace(&pod.object), meta::name(&pod.object));
-    let binding = object!({
-        "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name, "namespace": namespace, "uid": (pod.uid.as_str()) },
-        "target": { "apiVersion": "v1", "kind": "Node", "name": node }
-    });
-    client.within(&PODS, namespace).create_subresource(name, "binding", binding).await.map(drop)
+    let late = |_| Status::new(Reason::Timeout, "timed out waiting for the pod's volumes to be bound");
+    tokio::time::timeout(BIND_TIMEOUT, bound).await.map_err(late)?
 }
 
 fn claim(step: &Step) -> &Value {

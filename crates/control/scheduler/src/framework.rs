@@ -13,10 +13,46 @@ use crate::pod::Pod;
 use crate::storage::Storage;
 
 /// Why a node does not take a pod, in upstream's words.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Rejection {
-    pub(crate) plugin: &'static str,
-    pub(crate) reason: String,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reasons: Vec<String>,
+    /// It would stay the same if pods left the node; upstream's UnschedulableAndUnresolvable.
+    pub(crate) lasting: bool,
+}
+
+impl Refusal {
+    /// One that may end when pods leave the node.
+    pub(crate) fn passing(reason: impl Into<String>) -> Self {
+        Self { reasons: vec![reason.into()], lasting: false }
+    }
+
+    pub(crate) fn lasting(reason: impl Into<String>) -> Self {
+        Self { reasons: vec![reason.into()], lasting: true }
+    }
+}
+
+/// How many nodes gave each reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Reasons(BTreeMap<String, usize>);
+
+impl Reasons {
+    pub(crate) fn add(&mut self, refusal: Refusal) {
+        refusal.reasons.into_iter().for_each(|reason| self.add_times(reason, 1));
+    }
+
+    pub(crate) fn add_times(&mut self, reason: String, times: usize) {
+        *self.0.entry(reason).or_default() += times;
+    }
+
+    /// The message of a FailedScheduling event; see upstream's FitError.
+    pub(crate) fn message(&self, nodes: usize) -> String {
+        if nodes == 0 {
+            return "no nodes available to schedule pods".into();
+        }
+        let mut texts: Vec<String> = self.0.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{n} {reason}")).collect();
+        texts.sort();
+        format!("0/{nodes} nodes are available: {}.", texts.join(", "))
+    }
 }
 
 /// The best score that a plugin gives.
@@ -56,7 +92,7 @@ pub(crate) trait Plugin: Send + Sync {
         Ok(())
     }
 
-    fn filter(&self, _pod: &Pod, _node: &Node, _cluster: &Cluster<'_>) -> Result<(), String> {
+    fn filter(&self, _pod: &Pod, _node: &Node, _cluster: &Cluster<'_>) -> Result<(), Refusal> {
         Ok(())
     }
 
@@ -70,10 +106,11 @@ pub(crate) trait Plugin: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Chosen(String),
-    /// How many nodes there are, and how many gave each reason.
+    /// How many nodes there are, why they do not take it, and those of them that might if pods left.
     Unschedulable {
         nodes: usize,
-        reasons: BTreeMap<Rejection, usize>,
+        reasons: Reasons,
+        clearable: Vec<String>,
     },
     /// No node was looked at, for this reason.
     Premature {
@@ -82,29 +119,17 @@ pub(crate) enum Outcome {
     },
 }
 
-impl Outcome {
-    /// The message of a FailedScheduling event.
-    pub(crate) fn message(nodes: usize, reasons: &BTreeMap<Rejection, usize>) -> String {
-        if nodes == 0 {
-            return "no nodes available to schedule pods".into();
-        }
-        let mut texts: Vec<String> = reasons.iter().map(|(r, n)| format!("{n} {}", r.reason)).collect();
-        texts.sort();
-        format!("0/{nodes} nodes are available: {}.", texts.join(", "))
-    }
-}
-
 /// Whether every plugin lets the pod run on a node.
-fn accepts(pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), Rejection> {
-    let reject = |plugin: &&'static dyn Plugin| {
-        let reason = plugin.filter(pod, node, cluster).err()?;
-        Some(Rejection { plugin: plugin.name(), reason })
-    };
-    plugins::standard().iter().find_map(reject).map_or(Ok(()), Err)
+fn accepts(pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), Refusal> {
+    plugins::standard().iter().try_for_each(|plugin| {
+        plugin.filter(pod, node, cluster).inspect_err(|refusal| {
+            tracing::trace!(plugin = plugin.name(), pod = pod.key, node = node.name(), ?refusal, "a node does not take a pod");
+        })
+    })
 }
 
 /// As `accepts`, also beside the pods for which room is being made on the node. Without them too: they may never come.
-pub(crate) fn fits(pod: &Pod, node: &Node, cluster: &Cluster<'_>, cache: &Cache) -> Result<(), Rejection> {
+pub(crate) fn fits(pod: &Pod, node: &Node, cluster: &Cluster<'_>, cache: &Cache) -> Result<(), Refusal> {
     let counts = |other: &&Arc<Pod>| other.uid != pod.uid && other.priority >= pod.priority;
     let expected: Vec<&Arc<Pod>> = cache.nominated_on(node.name()).filter(counts).collect();
     if !expected.is_empty() {
@@ -123,7 +148,7 @@ pub(crate) fn schedule(pod: &Pod, cache: &Cache, tie: u64) -> Outcome {
     if let Some(reason) = plugins.iter().find_map(|p| p.pre_filter(pod, &cluster).err()) {
         return Outcome::Premature { nodes: cluster.nodes.len(), reason };
     }
-    let mut reasons: BTreeMap<Rejection, usize> = BTreeMap::new();
+    let (mut reasons, mut clearable) = (Reasons::default(), Vec::new());
     let mut feasible = Vec::new();
     // Room was made for the pod there; others are looked at only where that was in vain.
     if let Some(node) = cache.nominated_node(&pod.uid).and_then(|name| cache.node(name)).filter(|n| n.object.is_some())
@@ -134,11 +159,16 @@ pub(crate) fn schedule(pod: &Pod, cache: &Cache, tie: u64) -> Outcome {
     for node in &cluster.nodes {
         match fits(pod, node, &cluster, cache) {
             Ok(()) => feasible.push(*node),
-            Err(rejection) => *reasons.entry(rejection).or_default() += 1,
+            Err(refusal) => {
+                if !refusal.lasting {
+                    clearable.push(node.name().to_string());
+                }
+                reasons.add(refusal);
+            }
         }
     }
     if feasible.is_empty() {
-        return Outcome::Unschedulable { nodes: cluster.nodes.len(), reasons };
+        return Outcome::Unschedulable { nodes: cluster.nodes.len(), reasons, clearable };
     }
     let mut totals = vec![0i64; feasible.len()];
     for plugin in plugins.iter().filter(|_| feasible.len() > 1) {

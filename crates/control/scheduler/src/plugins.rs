@@ -66,7 +66,7 @@ pub(crate) mod testing {
     pub(crate) fn check(cache: &Cache, spec: Value, expect: &str) {
         match schedule(&pod("new", spec), cache, 0) {
             Outcome::Chosen(node) => assert_eq!(node, expect),
-            Outcome::Unschedulable { nodes, reasons } => assert_eq!(Outcome::message(nodes, &reasons), expect),
+            Outcome::Unschedulable { nodes, reasons, .. } => assert_eq!(reasons.message(nodes), expect),
             Outcome::Premature { reason, .. } => assert_eq!(reason, expect),
         }
     }

@@ -42,6 +42,13 @@ struct Followed {
     budgets: Informer,
 }
 
+/// What became of an attempt to bind a pod, and the steps that its claims took.
+struct Bound {
+    pod: Arc<Pod>,
+    steps: Vec<Step>,
+    result: Result<(), Status>,
+}
+
 /// A scheduler that runs until it is told to stop.
 pub struct Scheduler {
     config: Arc<SchedulerConfig>,
@@ -51,7 +58,7 @@ pub struct Scheduler {
     start: Instant,
     /// Decides between equal nodes.
     turn: u64,
-    bindings: JoinSet<(Arc<Pod>, Result<(), Status>)>,
+    bindings: JoinSet<Bound>,
     reports: JoinSet<()>,
 }
 
@@ -210,30 +217,29 @@ impl Scheduler {
         self.turn = self.turn.wrapping_add(1);
         match schedule(&pod, &self.cache, self.turn) {
             Outcome::Chosen(node) => self.assume(pod, node),
-            Outcome::Unschedulable { nodes, reasons } => {
-                let now = self.now();
-                self.queue.unschedulable(&pod.key, now);
-                let message = Outcome::message(nodes, &reasons);
-                self.make_room(pod, message);
+            Outcome::Unschedulable { nodes, reasons, clearable } => {
+                self.queue.unschedulable(&pod.key, self.now());
+                self.make_room(pod, reasons.message(nodes), &clearable);
             }
             Outcome::Premature { nodes, reason } => {
                 self.queue.unschedulable(&pod.key, self.now());
-                let message = format!("0/{nodes} nodes are available: {reason}.");
-                let config = self.config.clone();
-                self.reports.spawn(async move { report_unschedulable(&config, &pod, &message, None).await });
+                self.make_room(pod, format!("0/{nodes} nodes are available: {reason}."), &[]);
             }
         }
     }
 
     /// Preempts for a pod that no node takes, where that helps, and says why it waits.
-    fn make_room(&mut self, pod: Arc<Pod>, message: String) {
-        let found = match may_preempt(&pod, &self.cache) {
-            true => preempt(&pod, &self.cache, &self.followed.budgets.list()),
-            false => None,
+    fn make_room(&mut self, pod: Arc<Pod>, message: String, clearable: &[String]) {
+        let budgets = || self.followed.budgets.list();
+        let found = may_preempt(&pod, &self.cache).and_then(|()| preempt(&pod, &self.cache, clearable, &budgets()));
+        let (found, message) = match found {
+            Ok(found) => {
+                self.cache.nominate(pod.clone(), &found.node);
+                (Some(found), message)
+            }
+            // Upstream's dynamic resources say their part first.
+            Err(why) => (None, format!("{message} no new claims to deallocate, preemption: {why}")),
         };
-        if let Some(found) = &found {
-            self.cache.nominate(pod.clone(), &found.node);
-        }
         let config = self.config.clone();
         self.reports.spawn(async move {
             report_unschedulable(&config, &pod, &message, found.as_ref().map(|f| f.node.as_str())).await;
@@ -266,16 +272,17 @@ impl Scheduler {
                 let message = format!("Successfully assigned {} to {node}", pod.key);
                 report(&config, &pod, "Normal", "Scheduled", "Binding", &message).await;
             }
-            (pod, result)
+            Bound { pod, steps, result }
         });
     }
 
-    fn bound(&mut self, ended: Result<(Arc<Pod>, Result<(), Status>), tokio::task::JoinError>) {
+    fn bound(&mut self, ended: Result<Bound, tokio::task::JoinError>) {
         let now = self.now();
         match ended {
-            Ok((pod, Ok(()))) => self.queue.done(&pod.key),
-            Ok((pod, Err(status))) => {
+            Ok(Bound { pod, result: Ok(()), .. }) => self.queue.done(&pod.key),
+            Ok(Bound { pod, steps, result: Err(status) }) => {
                 self.cache.remove(&pod.uid);
+                self.give_back(&steps);
                 if status.is(Reason::NotFound) {
                     self.queue.done(&pod.key);
                 } else {
@@ -285,6 +292,18 @@ impl Scheduler {
                 self.queue.cluster_changed(now);
             }
             Err(error) => tracing::error!(%error, "a binding task failed"),
+        }
+    }
+
+    /// What was assumed of volumes is forgotten: they are as the API says again.
+    fn give_back(&mut self, steps: &[Step]) {
+        for step in steps {
+            let Step::Take { volume, .. } = step else { continue };
+            let name = meta::name(volume);
+            match self.followed.volumes.get(name) {
+                Some(current) => drop(self.cache.storage.volumes.insert(name.into(), current)),
+                None => drop(self.cache.storage.volumes.remove(name)),
+            }
         }
     }
 }

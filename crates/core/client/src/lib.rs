@@ -19,5 +19,5 @@ pub use events::EventRecorder;
 pub use informer::{Delta, Informer, InformerOptions, Subscription};
 pub use options::{DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, WriteOptions};
 pub use resources::Resource;
-pub use shared::{OWNER_INDEX, SharedInformers};
+pub use shared::{FREE_INDEX, OWNER_INDEX, SharedInformers};
 pub use transport::{Call, EventKind, Page, Reply, Transport, Verb, WatchEvent, WatchStream};

@@ -25,6 +25,8 @@ struct Entry {
     /// The generation of the pod whose resources these are.
     generation: i64,
     pending: Option<Pending>,
+    /// What the pod asks for now has been granted or refused.
+    judged: bool,
     /// Why the last try to put them in place failed.
     error: Option<String>,
 }
@@ -52,7 +54,8 @@ impl Allocations {
         let known = std::fs::read(self.file(uid)).ok().and_then(|bytes| json::from_slice(&bytes).ok());
         if let Some(known) = known {
             let generation = known.int_at(&["generation"]).unwrap_or(0);
-            let entry = Entry { resources: known, generation, pending: None, error: None };
+            let judged = same(pod, &known);
+            let entry = Entry { resources: known, generation, pending: None, judged, error: None };
             self.entries.lock().insert(uid.to_string(), entry);
         }
     }
@@ -71,7 +74,7 @@ impl Allocations {
         if let Err(error) = write() {
             tracing::warn!(?file, %error, "a pod's allocated resources could not be written");
         }
-        self.entries.lock().insert(uid.to_string(), Entry { resources, generation, pending: None, error: None });
+        self.entries.lock().insert(uid.to_string(), Entry { resources, generation, pending: None, judged: true, error: None });
     }
 
     pub(crate) fn forget(&self, uid: &str) {
@@ -99,6 +102,7 @@ impl Allocations {
         let Some(entry) = entries.get_mut(uid) else { return false };
         let news = entry.pending.as_ref().is_none_or(|p| p.reason != pending.reason || p.generation != pending.generation);
         entry.pending = Some(pending);
+        entry.judged = true;
         news
     }
 
@@ -106,13 +110,14 @@ impl Allocations {
     pub(crate) fn settle(&self, uid: &str) {
         if let Some(entry) = self.entries.lock().get_mut(uid) {
             entry.pending = None;
+            entry.judged = true;
         }
     }
 
-    /// Pods whose resize may be granted later.
-    pub(crate) fn deferred(&self) -> Vec<String> {
+    /// Pods whose resize may be granted: those that wait for room, and those that were recalled and not judged since.
+    pub(crate) fn undecided(&self) -> Vec<String> {
         let entries = self.entries.lock();
-        let waits = |e: &Entry| e.pending.as_ref().is_some_and(|p| p.reason == "Deferred");
+        let waits = |e: &Entry| !e.judged || e.pending.as_ref().is_some_and(|p| p.reason == "Deferred");
         entries.iter().filter(|(_, e)| waits(e)).map(|(uid, _)| uid.clone()).collect()
     }
 
@@ -164,6 +169,7 @@ mod tests {
         let second = Allocations::new(root.path());
         second.recall(&pod("2", 2));
         assert!(second.differs(&pod("2", 2)) && !second.differs(&pod("1", 1)));
+        assert_eq!(second.undecided(), ["u"]);
         assert_eq!(second.granted(&pod("2", 2)).at(&["spec", "containers"]), pod("1", 1).at(&["spec", "containers"]));
     }
 
@@ -174,10 +180,10 @@ mod tests {
         allocations.grant(&pod("1", 1));
         let pending = Pending { reason: "Deferred", message: "full".into(), generation: 2 };
         assert!(allocations.wait("u", pending.clone()) && !allocations.wait("u", pending.clone()));
-        assert_eq!(allocations.deferred(), ["u"]);
+        assert_eq!(allocations.undecided(), ["u"]);
         assert_eq!(allocations.conditions("u", false), [condition(PENDING, "Deferred", "full", 2)]);
         allocations.settle("u");
-        assert!(allocations.deferred().is_empty() && allocations.conditions("u", false).is_empty());
+        assert!(allocations.undecided().is_empty() && allocations.conditions("u", false).is_empty());
         assert!(allocations.tried("u", Some("no")));
         assert_eq!(allocations.conditions("u", true), [condition(IN_PROGRESS, "Error", "no", 1)]);
     }

@@ -229,7 +229,8 @@ impl Pods<'_> {
         if verdict.is_ok() && !self.kubelet.ctx.allocations.differs(&pod) {
             self.kubelet.ctx.allocations.grant(&pod);
         }
-        let pod = self.allocate(&pod);
+        // Whether it may have more is judged once all the node's pods are known.
+        let pod = self.kubelet.ctx.allocations.granted(&pod);
         self.start(pod.clone());
         if let Err((reason, message)) = verdict {
             self.kubelet.ctx.event(&pod, true, &reason, message.clone());
@@ -245,12 +246,9 @@ impl Pods<'_> {
             return Ok(());
         }
         let ctx = &self.kubelet.ctx;
-        let mailboxes = self.kubelet.mailboxes.lock();
-        let active = |p: &Arc<Value>| meta::uid(p) != meta::uid(pod) && mailboxes.contains_key(meta::uid(p)) && !pod::is_terminal(p);
-        let others: Vec<Arc<Value>> = ctx.pods.list().into_iter().filter(active).map(|p| ctx.allocations.granted(&p)).collect();
         forbid(pod, &ctx.config.allowed_unsafe_sysctls)?;
         let node = self.kubelet.node.get(&ctx.config.node_name);
-        admit(pod, node.as_deref().unwrap_or(&Value::Null), &ctx.node.allocatable, &others)
+        admit(pod, node.as_deref().unwrap_or(&Value::Null), &ctx.node.allocatable, &self.others(pod))
     }
 
     fn start(&mut self, pod: Arc<Value>) {

@@ -32,16 +32,29 @@ async fn rotate_all(ctx: &Context) -> CriResult<()> {
             continue;
         }
         match rotate(&path, ctx.config.container_log_max_files, ctx.clock.now()) {
-            Ok(()) => ctx.runtime.reopen_container_log(&container.id).await?,
+            Ok(renamed) => reopen(ctx, &container.id, &path, &renamed).await,
             Err(error) => tracing::warn!(?path, %error, "a log could not be rotated"),
         }
     }
     Ok(())
 }
 
-/// Renames a log and removes the oldest of those renamed before; `files` counts the current one.
-fn rotate(path: &Path, files: u32, now: Timestamp) -> std::io::Result<()> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else { return Ok(()) };
+/// Has the runtime go on in a new file. Where it cannot, the log keeps its name, or nobody would find what is written to it.
+async fn reopen(ctx: &Context, id: &str, path: &Path, renamed: &Path) {
+    let Err(error) = ctx.runtime.reopen_container_log(id).await else { return };
+    tracing::warn!(?path, %error, "a rotated log could not be opened anew");
+    if !path.exists()
+        && let Err(error) = std::fs::rename(renamed, path)
+    {
+        tracing::warn!(?path, %error, "a log could not be given its name back");
+    }
+}
+
+/// Renames a log and removes the oldest of those renamed before; `files` counts the current one. Returns its new name.
+fn rotate(path: &Path, files: u32, now: Timestamp) -> std::io::Result<PathBuf> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
+        return Err(std::io::ErrorKind::InvalidFilename.into());
+    };
     let prefix = format!("{name}.");
     let mut older: Vec<PathBuf> = std::fs::read_dir(dir)?.flatten().map(|e| e.path()).collect();
     older.retain(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&prefix)));
@@ -51,7 +64,9 @@ fn rotate(path: &Path, files: u32, now: Timestamp) -> std::io::Result<()> {
     for old in &older[..older.len().saturating_sub(keep)] {
         std::fs::remove_file(old)?;
     }
-    std::fs::rename(path, dir.join(format!("{prefix}{}", now.strftime("%Y%m%d-%H%M%S"))))
+    let renamed = dir.join(format!("{prefix}{}", now.strftime("%Y%m%d-%H%M%S")));
+    std::fs::rename(path, &renamed)?;
+    Ok(renamed)
 }
 
 #[cfg(test)]

@@ -142,7 +142,8 @@ impl Worker {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut work: Option<UnderWay> = None;
         loop {
-            if self.read_mail() {
+            let told = self.read_mail();
+            if self.is_overdue() || told {
                 // What is under way was begun for a pod that was to run on; a stop under way is begun again, with less time.
                 match work.as_ref().and_then(|w| w.end.as_ref()) {
                     Some(end) => end.cancel(),
@@ -210,6 +211,16 @@ impl Worker {
             interrupted |= event.is_some_and(|event| self.step(event));
         }
         interrupted
+    }
+
+    /// Ends a pod whose deadline has passed; true when it did so now.
+    fn is_overdue(&mut self) -> bool {
+        if self.state.phase != Phase::SyncPod || self.deadline() != Some(Duration::ZERO) {
+            return false;
+        }
+        let message = "Pod was active on the node longer than the specified deadline".to_string();
+        self.ctx.event(&self.pod, false, "DeadlineExceeded", message.clone());
+        self.step(Event::Failed { grace: pod::grace_period(&self.pod), reason: "DeadlineExceeded".into(), message })
     }
 
     fn unhold(&mut self) {
@@ -377,7 +388,7 @@ impl Worker {
         due.extend(self.replaced.map(|at| at + REPLACEMENT).filter(|at| *at > now));
         if self.state.phase == Phase::SyncPod {
             due.extend(self.hold_resize.filter(|at| *at > now));
-            due.extend(self.renew_volumes);
+            due.extend(self.renew_volumes.filter(|at| *at > now));
             due.extend(self.deadline().map(|left| now + left));
         }
         due.into_iter().min()

@@ -3,7 +3,7 @@
 use fram_machinery::Value;
 use fram_machinery::labels::Selector;
 
-use crate::framework::{Cluster, Plugin, normalize};
+use crate::framework::{Cluster, Plugin, Refusal, normalize};
 use crate::node::Node;
 use crate::pod::Pod;
 
@@ -13,11 +13,11 @@ impl Plugin for NodeName {
         "NodeName"
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), String> {
+    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), Refusal> {
         match pod.node() {
             "" => Ok(()),
             name if name == node.name() => Ok(()),
-            _ => Err("node(s) didn't match the requested node name".into()),
+            _ => Err(Refusal::lasting("node(s) didn't match the requested node name")),
         }
     }
 }
@@ -72,9 +72,9 @@ impl Plugin for NodeAffinity {
         2
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), String> {
+    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), Refusal> {
         let fits = required_matches(&pod.object, node);
-        fits.then_some(()).ok_or_else(|| "node(s) didn't match Pod's node affinity/selector".into())
+        fits.then_some(()).ok_or_else(|| Refusal::lasting("node(s) didn't match Pod's node affinity/selector"))
     }
 
     fn score(&self, pod: &Pod, nodes: &[&Node], _: &Cluster<'_>) -> Option<Vec<i64>> {

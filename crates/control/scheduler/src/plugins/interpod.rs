@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fram_machinery::labels::Selector;
 use fram_machinery::{Value, meta, object};
 
-use crate::framework::{Cluster, MAX_SCORE, Plugin};
+use crate::framework::{Cluster, MAX_SCORE, Plugin, Refusal};
 use crate::node::Node;
 use crate::pod::Pod;
 
@@ -137,7 +137,7 @@ impl Surroundings {
         out
     }
 
-    fn refuses(&self, pod: &Pod, node: &Node) -> Result<(), &'static str> {
+    fn refuses(&self, pod: &Pod, node: &Node) -> Result<(), Refusal> {
         let labels = node.labels().as_map();
         let here = |places: &Places| {
             !places.is_empty()
@@ -152,17 +152,17 @@ impl Surroundings {
         let has_keys = own.affinity.iter().all(|t| place(node, &t.key).is_some());
         let first = self.itself && self.wanted.iter().all(HashMap::is_empty);
         if !(near || first && has_keys) {
-            return Err("node(s) didn't match pod affinity rules");
+            return Err(Refusal::lasting("node(s) didn't match pod affinity rules"));
         }
         self.keeps_away(&here)
     }
 
-    fn keeps_away(&self, here: &impl Fn(&Places) -> bool) -> Result<(), &'static str> {
+    fn keeps_away(&self, here: &impl Fn(&Places) -> bool) -> Result<(), Refusal> {
         if here(&self.avoided) {
-            return Err("node(s) didn't match pod anti-affinity rules");
+            return Err(Refusal::passing("node(s) didn't match pod anti-affinity rules"));
         }
         if here(&self.refused) {
-            return Err("node(s) didn't satisfy existing pods anti-affinity rules");
+            return Err(Refusal::passing("node(s) didn't satisfy existing pods anti-affinity rules"));
         }
         Ok(())
     }
@@ -179,8 +179,8 @@ impl Plugin for InterPodAffinity {
         2
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), String> {
-        cluster.surroundings(pod).refuses(pod, node).map_err(String::from)
+    fn filter(&self, pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), Refusal> {
+        cluster.surroundings(pod).refuses(pod, node)
     }
 
     fn score(&self, pod: &Pod, nodes: &[&Node], cluster: &Cluster<'_>) -> Option<Vec<i64>> {

@@ -1,6 +1,6 @@
 //! NodePorts: two pods cannot hold the same host port.
 
-use crate::framework::{Cluster, Plugin};
+use crate::framework::{Cluster, Plugin, Refusal};
 use crate::node::Node;
 use crate::pod::{HostPort, Pod};
 
@@ -15,9 +15,9 @@ impl Plugin for NodePorts {
         "NodePorts"
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), String> {
+    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), Refusal> {
         let taken = pod.ports.iter().any(|p| node.ports.iter().any(|q| clash(p, q)));
-        if taken { Err("node(s) didn't have free ports for the requested pod ports".into()) } else { Ok(()) }
+        if taken { Err(Refusal::passing("node(s) didn't have free ports for the requested pod ports")) } else { Ok(()) }
     }
 }
 

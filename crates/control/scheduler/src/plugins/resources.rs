@@ -1,6 +1,6 @@
 //! NodeResourcesFit and NodeResourcesBalancedAllocation.
 
-use crate::framework::{Cluster, MAX_SCORE, Plugin};
+use crate::framework::{Cluster, MAX_SCORE, Plugin, Refusal};
 use crate::node::{Node, scored_requests};
 use crate::pod::Pod;
 
@@ -11,20 +11,22 @@ impl Plugin for NodeResourcesFit {
         "NodeResourcesFit"
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), String> {
+    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), Refusal> {
+        let mut refusal = Refusal { reasons: Vec::new(), lasting: false };
         if let Some(most) = node.allocatable.get("pods")
             && node.pods.len() as i64 + 1 > *most
         {
-            return Err("Too many pods".into());
+            refusal.reasons.push("Too many pods".into());
         }
         for (name, wanted) in pod.requests.iter().filter(|(_, n)| **n > 0) {
             let has = node.allocatable.get(name).copied().unwrap_or(0);
             let taken = node.requested.get(name).copied().unwrap_or(0);
             if taken + wanted > has {
-                return Err(format!("Insufficient {name}"));
+                refusal.reasons.push(format!("Insufficient {name}"));
+                refusal.lasting |= *wanted > has;
             }
         }
-        Ok(())
+        if refusal.reasons.is_empty() { Ok(()) } else { Err(refusal) }
     }
 
     /// Less allocated is better, cpu and memory alike.

@@ -7,7 +7,7 @@ use fram_machinery::labels::Selector;
 use fram_machinery::{Value, meta, object};
 
 use super::affinity::required_matches;
-use crate::framework::{Cluster, MAX_SCORE, Plugin};
+use crate::framework::{Cluster, MAX_SCORE, Plugin, Refusal};
 use crate::node::Node;
 use crate::pod::Pod;
 
@@ -84,20 +84,21 @@ impl Plugin for PodTopologySpread {
         2
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), String> {
+    fn filter(&self, pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), Refusal> {
         if pod.object.list_at(&["spec", "topologySpreadConstraints"]).is_empty() {
             return Ok(());
         }
         for constraint in constraints(pod).iter().filter(|c| c.hard) {
             let Some(here) = domain(node, &constraint.key) else {
-                return Err("node(s) didn't match pod topology spread constraints (missing required label)".into());
+                let reason = "node(s) didn't match pod topology spread constraints (missing required label)";
+                return Err(Refusal::lasting(reason));
             };
             let counts = counts(constraint, pod, cluster.nodes.iter().copied());
             let too_few = (counts.len() as i64) < constraint.min_domains;
             let least = if too_few { 0 } else { counts.values().min().copied().unwrap_or(0) };
             let own = i64::from(constraint.selector.matches(meta::labels(&pod.object)));
             if counts.get(here).copied().unwrap_or(0) + own - least > constraint.max_skew {
-                return Err("node(s) didn't match pod topology spread constraints".into());
+                return Err(Refusal::passing("node(s) didn't match pod topology spread constraints"));
             }
         }
         Ok(())

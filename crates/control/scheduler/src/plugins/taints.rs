@@ -2,7 +2,7 @@
 
 use fram_machinery::Value;
 
-use crate::framework::{Cluster, Plugin, normalize};
+use crate::framework::{Cluster, Plugin, Refusal, normalize};
 use crate::node::Node;
 use crate::pod::Pod;
 
@@ -34,11 +34,11 @@ impl Plugin for NodeUnschedulable {
         "NodeUnschedulable"
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), String> {
+    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), Refusal> {
         let cordoned = node.object.as_deref().and_then(|o| o.bool_at(&["spec", "unschedulable"])) == Some(true);
         let taint = fram_machinery::object!({ "key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule" });
         if cordoned && !tolerated(pod, &taint) {
-            return Err("node(s) were unschedulable".into());
+            return Err(Refusal::lasting("node(s) were unschedulable"));
         }
         Ok(())
     }
@@ -54,11 +54,11 @@ impl Plugin for TaintToleration {
         3
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), String> {
+    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), Refusal> {
         let hard = |t: &&Value| matches!(t.str_at(&["effect"]), "NoSchedule" | "NoExecute");
-        match node.taints().iter().filter(hard).find(|t| !tolerated(pod, t)) {
-            Some(taint) => Err(format!("node(s) had untolerated taint {{{}: {}}}", taint.str_at(&["key"]), taint.str_at(&["value"]))),
-            None => Ok(()),
+        match node.taints().iter().filter(hard).all(|t| tolerated(pod, t)) {
+            true => Ok(()),
+            false => Err(Refusal::lasting("node(s) had untolerated taint(s)")),
         }
     }
 
@@ -78,7 +78,7 @@ mod tests {
         let mut tainted = node("a", "4");
         tainted.set(&["spec", "taints"], object!([{ "key": "k", "value": "v", "effect": "NoSchedule" }]));
         let cache = cache(vec![tainted]);
-        check(&cache, object!({}), "0/1 nodes are available: 1 node(s) had untolerated taint {k: v}.");
+        check(&cache, object!({}), "0/1 nodes are available: 1 node(s) had untolerated taint(s).");
         check(&cache, object!({ "tolerations": [{ "key": "k", "operator": "Equal", "value": "v" }] }), "a");
         check(&cache, object!({ "tolerations": [{ "operator": "Exists" }] }), "a");
     }

@@ -1,6 +1,6 @@
 //! VolumeBinding: a pod runs where its volumes are, or can be made.
 
-use crate::framework::{Cluster, Plugin};
+use crate::framework::{Cluster, Plugin, Refusal};
 use crate::node::Node;
 use crate::pod::Pod;
 
@@ -15,7 +15,7 @@ impl Plugin for VolumeBinding {
         cluster.storage.premature(&pod.object)
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), String> {
-        cluster.storage.steps(&pod.object, node).map(drop)
+    fn filter(&self, pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), Refusal> {
+        cluster.storage.steps(&pod.object, node).map(drop).map_err(Refusal::lasting)
     }
 }

@@ -44,16 +44,22 @@ impl Pods<'_> {
     fn room(&self, pod: &Value) -> Result<(), (&'static str, String)> {
         let ctx = &self.kubelet.ctx;
         fits(pod, &ctx.node.allocatable, &[]).map_err(|(_, message)| ("Infeasible", message))?;
-        let mailboxes = self.kubelet.mailboxes.lock();
-        let active = |p: &Arc<Value>| meta::uid(p) != meta::uid(pod) && mailboxes.contains_key(meta::uid(p)) && !pod::is_terminal(p);
-        let others: Vec<Arc<Value>> = ctx.pods.list().into_iter().filter(active).map(|p| ctx.allocations.granted(&p)).collect();
-        fits(pod, &ctx.node.allocatable, &others).map_err(|(_, message)| ("Deferred", message))
+        fits(pod, &ctx.node.allocatable, &self.others(pod)).map_err(|(_, message)| ("Deferred", message))
     }
 
-    /// Something changed on the node: resizes that wait may have room now.
+    /// The other pods that the node has taken, with the resources that they have.
+    pub(super) fn others(&self, pod: &Value) -> Vec<Arc<Value>> {
+        let ctx = &self.kubelet.ctx;
+        let mailboxes = self.kubelet.mailboxes.lock();
+        let active = |p: &Arc<Value>| meta::uid(p) != meta::uid(pod) && mailboxes.contains_key(meta::uid(p)) && !pod::is_terminal(p);
+        ctx.pods.list().into_iter().filter(active).map(|p| ctx.allocations.granted(&p)).collect()
+    }
+
+    /// Something changed on the node: resizes that wait may have room now, and those of which a new kubelet just learned can be
+    /// judged.
     pub(super) fn retry_resizes(&self) {
         let ctx = &self.kubelet.ctx;
-        let waiting = ctx.allocations.deferred();
+        let waiting = ctx.allocations.undecided();
         if waiting.is_empty() {
             return;
         }

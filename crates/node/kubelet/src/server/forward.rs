@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fram_cri::RuntimeService;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -116,7 +116,7 @@ async fn connect(
     sandbox: String,
     port: u16,
     channel: u8,
-    mut input: mpsc::Receiver<Bytes>,
+    input: mpsc::Receiver<Bytes>,
     output: mpsc::Sender<(u8, Bytes)>,
 ) {
     let stream = match runtime.port_forward(&sandbox, port).await {
@@ -127,10 +127,22 @@ async fn connect(
             return;
         }
     };
+    pump(stream, input, output, |bytes| (channel, bytes)).await;
+}
+
+/// Carries one connection: `input` to the pod, and what the pod says to `output`, in the form that `wrap` gives it.
+pub(super) async fn pump<T>(
+    stream: impl AsyncRead + AsyncWrite,
+    mut input: mpsc::Receiver<Bytes>,
+    output: mpsc::Sender<T>,
+    wrap: impl Fn(Bytes) -> T,
+) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let writing = async {
         while let Some(bytes) = input.recv().await {
             if writer.write_all(&bytes).await.is_err() {
+                // What still comes has no reader any more, but must not block the other connections.
+                while input.recv().await.is_some() {}
                 return;
             }
         }
@@ -139,7 +151,7 @@ async fn connect(
     let reading = async {
         let mut chunk = vec![0; CHUNK];
         while let Ok(read @ 1..) = reader.read(&mut chunk).await {
-            if output.send((channel, Bytes::copy_from_slice(&chunk[..read]))).await.is_err() {
+            if output.send(wrap(Bytes::copy_from_slice(&chunk[..read]))).await.is_err() {
                 return;
             }
         }

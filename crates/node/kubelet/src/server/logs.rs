@@ -78,7 +78,8 @@ fn over_websocket(kubelet: &Kubelet, mut request: Request<Incoming>, mut log: Lo
 
 fn options(query: &Query, now: jiff::Timestamp) -> Result<LogOptions, String> {
     let since = match (query.number("sinceSeconds"), query.get("sinceTime")) {
-        (Some(seconds), _) => Some(now - std::time::Duration::from_secs(seconds)),
+        // Before the beginning of time nothing was written.
+        (Some(seconds), _) => Some(now.checked_sub(std::time::Duration::from_secs(seconds)).unwrap_or(jiff::Timestamp::MIN)),
         (None, "") => None,
         (None, text) => Some(clock::parse(text).ok_or_else(|| format!("invalid sinceTime {text:?}"))?),
     };
@@ -169,6 +170,15 @@ impl Log {
 mod tests {
     use super::*;
     use fram_machinery::object;
+
+    #[test]
+    fn more_seconds_than_time_has_ask_for_everything() {
+        let now = jiff::Timestamp::from_second(1_000).unwrap();
+        let since = |text: &str| options(&Query::parse(text), now).unwrap().since;
+        assert_eq!(since("sinceSeconds=100").unwrap().as_second(), 900);
+        assert_eq!(since("sinceSeconds=18446744073709551615"), Some(jiff::Timestamp::MIN));
+        assert_eq!(since(""), None);
+    }
 
     #[test]
     fn a_container_without_its_image_has_no_log_and_the_reason_is_said() {

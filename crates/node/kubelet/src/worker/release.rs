@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use fram_cri::LinuxContainerResources;
 use fram_machinery::{Value, meta};
+use tokio_util::sync::CancellationToken;
 
 use super::phase::Event;
+use super::sync::unless_ended;
 use super::{Outcome, RETRY, Work};
 use crate::clock;
 use crate::context::Context;
@@ -18,8 +20,13 @@ use crate::pod::{self, PodId, resources};
 use crate::volumes::{self, payload, persistent};
 
 /// Makes the pod's directories, cgroup and volumes; what exists already is brought up to date. Returns when the volumes
-/// are to be renewed.
-pub(super) async fn set_up(ctx: &Context, pod: &Arc<Value>, observed: &Observed) -> Result<Option<Duration>, Duration> {
+/// are to be renewed; None where `end` came first.
+pub(super) async fn set_up(
+    ctx: &Context,
+    pod: &Arc<Value>,
+    observed: &Observed,
+    end: &CancellationToken,
+) -> Result<Option<Option<Duration>>, Duration> {
     let id = PodId::of(pod);
     let parent = resources::cgroup_parent(&ctx.config.cgroup_root, pod);
     // One that is there already gets its limits in the order that a resize needs.
@@ -35,9 +42,10 @@ pub(super) async fn set_up(ctx: &Context, pod: &Arc<Value>, observed: &Observed)
         }
     }
     let mut wanted: BTreeSet<_> = payload::references(pod).into_iter().collect();
-    let sources = match ctx.objects.fetch(&id.namespace, wanted.iter().cloned()).await {
-        Ok(sources) => sources,
-        Err(error) => {
+    let sources = match unless_ended(end, ctx.objects.fetch(&id.namespace, wanted.iter().cloned())).await {
+        None => return Ok(None),
+        Some(Ok(sources)) => sources,
+        Some(Err(error)) => {
             ctx.event(pod, true, "FailedMount", format!("Unable to attach or mount volumes: {error}"));
             return Err(RETRY);
         }
@@ -46,10 +54,13 @@ pub(super) async fn set_up(ctx: &Context, pod: &Arc<Value>, observed: &Observed)
     ctx.objects.hold(&id.uid, &id.namespace, &wanted, &sources);
     let mut renewals = Vec::new();
     for volume in volumes::used(pod) {
+        if end.is_cancelled() {
+            return Ok(None);
+        }
         renewals.extend(set_up_volume(ctx, pod, observed, volume, &sources).await?);
     }
     let now = ctx.clock.now();
-    Ok(renewals.into_iter().min().map(|at| clock::since(at, now)))
+    Ok(Some(renewals.into_iter().min().map(|at| clock::since(at, now))))
 }
 
 async fn set_up_volume(

@@ -48,9 +48,9 @@ fn failure(reason: &'static str, message: impl ToString) -> Failure {
     Failure { reason, message: message.to_string(), retry_after: RETRY }
 }
 
-/// The pod is to end, so the container is not started any more.
+/// The pod is to end, so the container is not started any more: nobody hears of this failure.
 fn ended() -> Failure {
-    Failure { retry_after: Duration::ZERO, ..failure("ContainerCreating", "") }
+    failure("ContainerCreating", "")
 }
 
 struct Teller<'a> {
@@ -78,7 +78,7 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
     let Starting { ctx, pod, .. } = starting;
     let name = pod::container_name(spec);
     let teller = Teller { ctx, pod, container: name };
-    let keyring = keyring(ctx, pod).await;
+    let keyring = unless_ended(starting.end, keyring(ctx, pod)).await.ok_or_else(ended)?;
     // Pulls go on for others who wait for them; a pod that is to end does not.
     let ensured = unless_ended(starting.end, async {
         let image = ctx.images.ensure(meta::uid(pod), spec, &keyring, starting.config, &teller).await.map_err(no_image)?;
@@ -234,7 +234,7 @@ async fn post_start(starting: &Starting<'_>, spec: &Value, id: &str, teller: &Te
     teller.event(true, "FailedPostStartHook", "PostStartHook failed".into());
     let grace = Duration::from_secs(u64::try_from(pod::grace_period(pod)).unwrap_or(0));
     teller.event(false, "Killing", "FailedPostStartHook".into());
-    if let Err(error) = ctx.runtime.stop_container(id, grace).await {
+    if let Some(Err(error)) = unless_ended(starting.end, ctx.runtime.stop_container(id, grace)).await {
         tracing::warn!(container = id, %error, "a container whose postStart hook failed could not be stopped");
     }
     Err(failure("PostStartHookError", error))

@@ -23,12 +23,6 @@ use crate::sandbox;
 impl Worker {
     /// Plans, and begins what may be begun now.
     pub(super) fn next_sync(&mut self) -> Option<Work> {
-        if self.deadline() == Some(Duration::ZERO) {
-            let message = "Pod was active on the node longer than the specified deadline".to_string();
-            self.ctx.event(&self.pod, false, "DeadlineExceeded", message.clone());
-            self.step(Event::Failed { grace: pod::grace_period(&self.pod), reason: "DeadlineExceeded".into(), message });
-            return self.next_work();
-        }
         let mut actions = compute(&self.pod, &self.observed, &self.verdicts.lock());
         if actions.kill_pod && actions.create_sandbox.is_none() {
             self.step(Event::Ended { grace: pod::grace_period(&self.pod) });
@@ -140,7 +134,10 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
         return Ok(());
     }
     if volumes {
-        outcome.volumes = Some(super::release::set_up(&ctx, &pod, &observed).await?);
+        match super::release::set_up(&ctx, &pod, &observed, &end).await? {
+            Some(renewal) => outcome.volumes = Some(renewal),
+            None => return Ok(()),
+        }
     }
     if end.is_cancelled() {
         return Ok(());
@@ -173,6 +170,8 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
             outcome.restarted.push(ended);
         }
         match tried.result {
+            // It did not fail, it was told to end.
+            Err(_) if end.is_cancelled() => return Ok(()),
             Ok(()) => outcome.waiting.push((name.clone(), None)),
             Err(failure) => {
                 outcome.waiting.push((name.clone(), Some((failure.reason.to_string(), failure.message))));

@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{DEPTH, Event, Send, carry, header_of, negotiate, unknown_protocol, upgrade};
 use crate::kubelet::Kubelet;
 use crate::server::answer::Answer;
+use crate::server::forward::pump;
 use crate::server::websocket::{self, Socket};
 
 const PROTOCOL: &str = "portforward.k8s.io";
@@ -138,36 +139,11 @@ async fn connect(
     sandbox: String,
     port: u16,
     (data, error): (u32, u32),
-    mut input: mpsc::Receiver<Bytes>,
+    input: mpsc::Receiver<Bytes>,
     output: mpsc::Sender<Send>,
 ) {
     match runtime.port_forward(&sandbox, port).await {
-        Ok(stream) => {
-            let (mut reader, mut writer) = tokio::io::split(stream);
-            let writing = async {
-                while let Some(bytes) = input.recv().await {
-                    if writer.write_all(&bytes).await.is_err() {
-                        // What still comes has no reader any more, but must not block the other connections.
-                        while input.recv().await.is_some() {}
-                        return;
-                    }
-                }
-                let _ = writer.shutdown().await;
-            };
-            let reading = async {
-                let mut chunk = vec![0; CHUNK];
-                while let Ok(read @ 1..) = reader.read(&mut chunk).await {
-                    let bytes = Bytes::copy_from_slice(&chunk[..read]);
-                    if output.send(Send::Data { id: data, bytes }).await.is_err() {
-                        return;
-                    }
-                }
-            };
-            tokio::select! {
-                () = reading => {}
-                () = async { writing.await; std::future::pending().await } => {}
-            }
-        }
+        Ok(stream) => pump(stream, input, output.clone(), |bytes| Send::Data { id: data, bytes }).await,
         Err(why) => {
             let text = format!("error forwarding port {port} to pod {sandbox}, uid : {why}");
             let _ = output.send(Send::Data { id: error, bytes: text.into() }).await;
