@@ -213,6 +213,19 @@ async fn an_image_that_cannot_be_pulled_is_told_and_backs_off() {
 }
 
 #[tokio::test]
+async fn a_deadline_counts_while_an_image_is_pulled() {
+    let rig = Rig::start().await;
+    let mut stalled = container("a");
+    stalled.set(&["image"], "stalled:1");
+    rig.api.put("pods", pod("p", object!({ "containers": [stalled], "activeDeadlineSeconds": 1 })));
+    let ended = rig.pod("p", |p| p.str_at(&["status", "phase"]) == "Failed").await;
+    assert_eq!(ended.str_at(&["status", "reason"]), "DeadlineExceeded");
+    rig.api.delete_pod("p", 0);
+    rig.gone("p").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn the_node_is_registered_ready_and_holds_its_lease() {
     let rig = Rig::start().await;
     rig.until(|r| r.api.get("nodes", "node").is_some_and(|n| meta::condition_is_true(&n, "Ready"))).await;

@@ -388,6 +388,9 @@ impl ImageService for Runtime {
         if image.image.starts_with("missing") {
             return Err(ImageError::NotFound(image.image.clone()));
         }
+        if image.image.starts_with("stalled") {
+            std::future::pending::<()>().await;
+        }
         self.state.lock().images.push(image.image.clone());
         Ok(image.image.clone())
     }
