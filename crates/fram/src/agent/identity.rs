@@ -80,7 +80,7 @@ pub(super) async fn obtain(agent: &Agent, node: &str) -> anyhow::Result<Kubeconf
 
 /// The file has both: readers take the certificates, or the key, and leave the other.
 fn access(server: &str, ca: &str, pem: &str) -> Kubeconfig {
-    Kubeconfig { server: server.into(), ca: ca.into(), identity: Some((pem.into(), pem.into())), token: None }
+    Kubeconfig { server: server.into(), ca: ca.into(), identity: Some((pem.into(), pem.into())), ..Default::default() }
 }
 
 /// Renews the certificate.
