@@ -16,7 +16,8 @@ use crate::table;
 /// A line: component, status, age, memory, details.
 type Line = Vec<String>;
 
-fn age(since: &str, now: Timestamp) -> String {
+/// How long ago a time was, as tables show it.
+pub(crate) fn age(since: &str, now: Timestamp) -> String {
     let since = since.parse::<Timestamp>();
     since.map_or_else(|_| "<unknown>".into(), |then| human::duration(now.as_second() - then.as_second()))
 }
