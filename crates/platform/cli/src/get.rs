@@ -23,7 +23,7 @@ pub struct Get {
     files: Files,
     #[command(flatten)]
     selectors: Selectors,
-    /// The form: wide, yaml, json, name or jsonpath=TEMPLATE.
+    /// The form: wide, yaml, json, name, jsonpath=TEMPLATE or jsonpath-as-json=TEMPLATE.
     #[arg(short, long, value_name = "FORM", default_value = "", hide_default_value = true)]
     output: String,
     /// Go on and print what changes.

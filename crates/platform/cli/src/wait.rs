@@ -73,7 +73,8 @@ impl Aim {
             Self::Created => true,
             Self::Condition { ty, status } => condition_is(object, ty, status),
             Self::Path { path, value } => {
-                let found = path.values(object);
+                // An element that is not there yet may come.
+                let found = path.values(object).unwrap_or_default();
                 match value {
                     Some(value) => matches!(found.as_slice(), [one] if jsonpath::text(one) == *value),
                     None => found.iter().any(|v| !v.is_null()),
