@@ -62,6 +62,7 @@ impl Followers {
         let mut changes = nodes.subscribe();
         let mut known = None;
         loop {
+            let mut failed = false;
             let peers = peers(&nodes, &self.node_name);
             if known.as_ref() != Some(&peers) {
                 match self.network.set_peers(peers.clone()).await {
@@ -71,13 +72,17 @@ impl Followers {
                         }
                         known = Some(peers);
                     }
-                    Err(error) => tracing::error!(%error, "routes to other nodes could not be set"),
+                    Err(error) => {
+                        failed = true;
+                        tracing::error!(%error, "routes to other nodes could not be set, will be tried again");
+                    }
                 }
             }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 changed = changes.changed() => if changed.is_none() { return },
+                () = tokio::time::sleep(AGAIN), if failed => {}
             }
         }
     }

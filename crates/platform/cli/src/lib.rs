@@ -80,10 +80,13 @@ pub enum Command {
     )]
     Wait(With<wait::Wait>),
     /// Shows what nodes and pods use.
+    #[command(after_help = "Examples:\n  fram top node\n  fram top pod -A --sort-by=memory")]
     Top(TopCommand),
     /// Follows and steers updates of workloads.
+    #[command(after_help = "Examples:\n  fram rollout status deployment/web\n  fram rollout undo deployment/web")]
     Rollout(RolloutCommand),
     /// Manages the images of this machine's node.
+    #[command(after_help = "Examples:\n  docker save app:1 | fram image import -\n  fram image list")]
     Image(ImageCommand),
     /// Shows how the cluster fares: health and age of its components, memory of fram and of what holds its pods.
     #[command(after_help = "Example:\n  fram status")]
@@ -178,7 +181,7 @@ pub fn run(command: &Command) -> ExitCode {
         Err(CliError::OutputClosed) if command.only_reads() => ExitCode::SUCCESS,
         Err(CliError::OutputClosed) => ExitCode::from(CLOSED),
         Err(error) => {
-            print::note(&error.to_string());
+            print::note(&print::escaped(&error.to_string()));
             ExitCode::from(error.code())
         }
     }

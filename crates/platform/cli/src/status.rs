@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::access::{Access, Connection};
 use crate::error::{CliError, Result};
 use crate::local;
-use crate::print::{note, out};
+use crate::print::{escaped, note, out};
 use crate::table;
 
 /// A line: component, status, age, memory, details.
@@ -24,7 +24,7 @@ pub(crate) fn age(since: &str, now: Timestamp) -> String {
 
 fn line(component: &str, status: &str, age: String, memory: &str, details: String) -> Line {
     let shown = |text: String| if text.is_empty() { "-".into() } else { text };
-    vec![component.into(), status.into(), shown(age), shown(memory.into()), details]
+    vec![component.into(), status.into(), shown(age), shown(memory.into()), escaped(&details)]
 }
 
 pub(crate) async fn run(connection: &Connection) -> Result<()> {

@@ -8,7 +8,7 @@ use fram_machinery::{Value, meta, object, yaml};
 use crate::access::Access;
 use crate::choose::Chosen;
 use crate::error::{CliError, Result};
-use crate::print::out;
+use crate::print::{escaped, out};
 use crate::table;
 
 use super::{object_of, patch};
@@ -66,7 +66,7 @@ pub(super) async fn show(access: &Access, one: &Chosen, revision: Option<i64>) -
         return out(format!("{} with revision #{wanted}\n{text}", one.place()));
     }
     let mut lines = vec![vec!["REVISION".to_string(), "CHANGE-CAUSE".to_string()]];
-    lines.extend(all.into_iter().map(|r| vec![r.number.to_string(), r.cause]));
+    lines.extend(all.into_iter().map(|r| vec![r.number.to_string(), escaped(&r.cause)]));
     out(format!("{} \n{}\n", one.place(), table::align_close(&lines)))
 }
 
