@@ -24,6 +24,7 @@ use crate::server::Server;
 use crate::user::User;
 
 pub use listen::{Listener, serve};
+pub(crate) use objects::delete_options;
 
 /// Answers one request.
 pub(crate) async fn handle(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>) -> Response<Body> {
