@@ -34,7 +34,7 @@ fn asked(namespace: &Value, mode: &str, errors: &mut Vec<FieldError>) -> Asked {
         Some((_, Some(level))) => level,
         Some((text, None)) => {
             let allowed = ["privileged", "baseline", "restricted"];
-            errors.push(FieldError::not_supported(&format!("metadata.labels[{PREFIX}{mode}]"), text, &allowed));
+            errors.push(FieldError::not_supported(format!("metadata.labels[{PREFIX}{mode}]"), text, &allowed));
             if mode == "enforce" { Level::Restricted } else { Level::Privileged }
         }
     };
