@@ -84,6 +84,8 @@ impl Endpoint {
 pub(crate) struct Accept {
     pub(crate) encoding: Encoding,
     pub(crate) shape: Shape,
+    /// Tables and partial metadata in the version v1beta1 of meta.k8s.io, which says the same.
+    pub(crate) beta: bool,
 }
 
 /// One range of an Accept header.
@@ -95,7 +97,12 @@ struct Clause<'a> {
 }
 
 impl Accept {
-    pub(crate) const JSON: Self = Self { encoding: Encoding::Json, shape: Shape::Plain };
+    pub(crate) const JSON: Self = Self { encoding: Encoding::Json, shape: Shape::Plain, beta: false };
+
+    /// The same encoding for what has one shape.
+    pub(crate) fn plain(self) -> Self {
+        Self { encoding: self.encoding, ..Self::JSON }
+    }
 
     pub(crate) fn negotiate(headers: &HeaderMap, endpoint: Endpoint) -> Result<Self, Status> {
         let refused = || Status::new(Reason::NotAcceptable, format!("only the following media types are accepted: {MEDIA_TYPES}"));
@@ -117,8 +124,8 @@ impl Accept {
             let sequence = stream && encoding == Encoding::Cbor && clause.subtype == "cbor-seq";
             let matches = clause.ty == ty && (clause.subtype == subtype || clause.subtype == "*" || sequence)
                 || clause.ty == "*" && clause.subtype == "*";
-            let shape = clause.shape(encoding).filter(|shape| matches && endpoint.has(encoding, *shape))?;
-            Some(Self { encoding, shape })
+            let (shape, beta) = clause.shape(encoding).filter(|(shape, _)| matches && endpoint.has(encoding, *shape))?;
+            Some(Self { encoding, shape, beta })
         };
         parse(text).iter().find_map(|clause| Encoding::ALL.into_iter().find_map(|encoding| takes(clause, encoding)))
     }
@@ -129,8 +136,8 @@ fn text(headers: &HeaderMap) -> String {
 }
 
 impl Clause<'_> {
-    /// What the parameters ask for; None where there is no such thing.
-    fn shape(&self, encoding: Encoding) -> Option<Shape> {
+    /// What the parameters ask for, and whether in a beta version; None where there is no such thing.
+    fn shape(&self, encoding: Encoding) -> Option<(Shape, bool)> {
         let of = |name: &str| self.parameters.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| *v);
         if of("stream").is_some_and(|s| !s.is_empty() && (s != "watch" || encoding.stream_type().is_none()))
             || of("sv").is_some_and(|v| !v.is_empty())
@@ -138,12 +145,14 @@ impl Clause<'_> {
             return None;
         }
         if of("as").is_none() && of("g").is_none() && of("v").is_none() {
-            return Some(Shape::Plain);
+            return Some((Shape::Plain, false));
         }
         match (of("g").unwrap_or_default(), of("v").unwrap_or_default(), of("as").unwrap_or_default()) {
-            ("meta.k8s.io", "v1", "Table") => Some(Shape::Table),
-            ("meta.k8s.io", "v1", "PartialObjectMetadata" | "PartialObjectMetadataList") => Some(Shape::Partial),
-            ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") => Some(Shape::Aggregated),
+            ("meta.k8s.io", version @ ("v1" | "v1beta1"), "Table") => Some((Shape::Table, version == "v1beta1")),
+            ("meta.k8s.io", version @ ("v1" | "v1beta1"), "PartialObjectMetadata" | "PartialObjectMetadataList") => {
+                Some((Shape::Partial, version == "v1beta1"))
+            }
+            ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") => Some((Shape::Aggregated, false)),
             _ => None,
         }
     }
@@ -240,6 +249,8 @@ mod tests {
             check(&format!("{media};{PARTIAL}"), Endpoint::CustomObjects, Some((encoding, Shape::Partial)));
         }
         check(PROTOBUF, Endpoint::CustomObjects, None);
+        let beta = Accept::choose("application/json;as=Table;v=v1beta1;g=meta.k8s.io", Endpoint::Objects, false).unwrap();
+        assert_eq!((beta.shape, beta.beta), (Shape::Table, true));
         check("application/json;as=Table;v=v2;g=meta.k8s.io", Endpoint::Objects, None);
         check("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", Endpoint::Discovery, Some((Json, Shape::Aggregated)));
     }

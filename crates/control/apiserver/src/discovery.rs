@@ -1,6 +1,7 @@
 //! Discovery: which groups, versions and resources there are, in the old form and aggregated.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fram_api::{Api, Kind};
 use fram_machinery::{Value, object};
@@ -96,8 +97,15 @@ fn texts<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
     items.into_iter().map(Value::from).collect::<Vec<_>>().into()
 }
 
-fn resources_of<'a>(api: &'a Api, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Kind> {
-    api.kinds().map(|k| &**k).filter(move |k| !k.plural.is_empty() && k.group == group && k.version == version)
+fn resources_of<'a>(api: &'a Api, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Arc<Kind>> {
+    api.kinds().filter(move |k| !k.plural.is_empty() && k.group == group && k.version == version)
+}
+
+/// Changes when objects of the kind are stored in another version; see StorageVersionHash.
+fn storage_version_hash(stored: &Kind) -> String {
+    let name = format!("{}/{}/{}", stored.group, stored.version, stored.kind);
+    let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+    base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &digest.as_ref()[..8])
 }
 
 /// Group, version and kind of a subresource's body.
@@ -117,6 +125,10 @@ pub(crate) fn resource_list(api: &Api, group: &str, version: &str) -> Option<Val
             if !items.is_empty() {
                 resource.set(&[field], texts(items.iter().map(|i| i.as_str())));
             }
+        }
+        let stored = api.storage_of(kind);
+        if stored.storage && kind.has_verb("get") {
+            resource.set(&["storageVersionHash"], storage_version_hash(&stored));
         }
         all.push(resource);
         for sub in &kind.subresources {
@@ -206,6 +218,12 @@ mod tests {
         let pods = resource_list(&api, "", "v1").unwrap();
         let names: Vec<&str> = pods.list_at(&["resources"]).iter().map(|r| r.str_at(&["name"])).collect();
         assert!(names.contains(&"pods") && names.contains(&"pods/log") && names.contains(&"serviceaccounts/token"));
+        let hash = |name: &str| {
+            let found = pods.list_at(&["resources"]).iter().find(|r| r.str_at(&["name"]) == name).unwrap();
+            found.str_at(&["storageVersionHash"]).to_string()
+        };
+        // Upstream's own, as `kubectl get --raw /api/v1` of any cluster shows it.
+        assert_eq!((hash("pods").as_str(), hash("bindings").as_str()), ("xPOwRZ+Yhw8=", ""));
         assert!(resource_list(&api, "apps", "v2").is_none());
         let known = Known { api: &api, services: &Services::default(), offers: &Offers::default() };
         let autoscaling = group(&known, "autoscaling").unwrap();

@@ -108,7 +108,14 @@ pub(crate) fn sealed(api: &Api, value: &Value) -> Result<Vec<u8>, Status> {
 
 /// An object that stands for itself.
 pub(crate) fn object(api: &Api, code: u16, accept: Accept, value: &Value) -> Response<Body> {
-    match accept.encode(api, value) {
+    let encoded = if accept.beta {
+        let mut value = value.clone();
+        table::to_beta(&mut value);
+        accept.encode(api, &value)
+    } else {
+        accept.encode(api, value)
+    };
+    match encoded {
         Ok(body) => bytes(code, accept.encoding.media_type(), body),
         Err(e) => status(api, &e, Accept::JSON),
     }
@@ -117,12 +124,12 @@ pub(crate) fn object(api: &Api, code: u16, accept: Accept, value: &Value) -> Res
 /// A document that has no protobuf form.
 pub(crate) fn document(api: &Api, accept: Accept, value: &Value) -> Response<Body> {
     let encoding = if accept.encoding == Encoding::Protobuf { Encoding::Json } else { accept.encoding };
-    object(api, 200, Accept { encoding, shape: Shape::Plain }, value)
+    object(api, 200, Accept { encoding, ..accept.plain() }, value)
 }
 
 /// A failed request.
 pub(crate) fn status(api: &Api, status: &Status, accept: Accept) -> Response<Body> {
-    let accept = Accept { shape: Shape::Plain, ..accept };
+    let accept = accept.plain();
     let (accept, body) = match accept.encode(api, &status.to_object()) {
         Ok(body) => (accept, body),
         Err(_) => (Accept::JSON, json::to_vec(&status.to_object())),
@@ -174,22 +181,20 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
             let text = "the server was unable to respond with a content type that the client supports: this object has no table";
             Err(Status::new(fram_machinery::Reason::NotAcceptable, text))
         }
-        Answer::Other { object: value, created } => {
-            Ok(object(&registry.api(), if created { 201 } else { 200 }, Accept { shape: Shape::Plain, ..accept }, &value))
-        }
+        Answer::Other { object: value, created } => Ok(object(&registry.api(), if created { 201 } else { 200 }, accept.plain(), &value)),
         Answer::Deleted { served, object: value } => {
             let details = object!({ "name": (meta::name(&value)), "group": (&served.kind.group), "kind": (&served.kind.plural), "uid": (meta::uid(&value)) });
             let mut success = object!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
             if served.kind.group.is_empty() {
                 success.remove(&["details", "group"]);
             }
-            Ok(object(&registry.api(), 200, Accept { shape: Shape::Plain, ..accept }, &success))
+            Ok(object(&registry.api(), 200, accept.plain(), &success))
         }
         Answer::List { place, listing } => list(registry, &place, listing, accept, include),
         Answer::Objects { place, objects } => {
             let kind = place.kind();
             let value = object!({ "kind": (&kind.list_kind), "apiVersion": (kind.api_version()), "metadata": {}, "items": objects });
-            Ok(object(&registry.api(), 200, Accept { shape: Shape::Plain, ..accept }, &value))
+            Ok(object(&registry.api(), 200, accept.plain(), &value))
         }
     }
 }

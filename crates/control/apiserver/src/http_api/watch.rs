@@ -152,6 +152,14 @@ impl Frames {
     }
 
     fn shaped(&mut self, object: Value) -> Value {
+        let mut shaped = self.formed(object);
+        if self.accept.beta {
+            table::to_beta(&mut shaped);
+        }
+        shaped
+    }
+
+    fn formed(&mut self, object: Value) -> Value {
         match self.accept.shape {
             Shape::Table => {
                 let mut table =
@@ -173,14 +181,18 @@ impl Frames {
         if change.kind == ChangeKind::InitialEventsEnd {
             object.set(&["metadata", "annotations", "k8s.io/initial-events-end"], "true");
         }
-        match self.accept.shape {
+        let mut bookmark = match self.accept.shape {
             Shape::Table => {
                 let row = object!({ "cells": [], "object": (table::partial(&object)) });
                 object!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": (object.get("metadata").cloned()), "columnDefinitions": [], "rows": [row] })
             }
             Shape::Partial => table::partial(&object),
             _ => object,
+        };
+        if self.accept.beta {
+            table::to_beta(&mut bookmark);
         }
+        bookmark
     }
 }
 
