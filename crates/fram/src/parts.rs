@@ -40,9 +40,15 @@ impl Signals {
 #[error("a second signal: what had not ended yet is broken off")]
 pub(crate) struct Impatience;
 
-#[derive(Default)]
 pub(crate) struct Parts {
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    patience: Duration,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self { tasks: JoinSet::new(), patience: PATIENCE }
+    }
 }
 
 impl Parts {
@@ -83,9 +89,10 @@ impl Parts {
 
     /// Waits until all have ended that were told to, and then `tasks`; gives the first failure.
     async fn drain(mut self, tasks: &TaskTracker, signals: &mut Signals) -> anyhow::Result<()> {
+        let patience = self.patience;
         tasks.close();
         let draining = async {
-            let all = tokio::time::timeout(PATIENCE, self.all()).await;
+            let all = tokio::time::timeout(self.patience, self.all()).await;
             let late = tokio::time::timeout(STREAMS, tasks.wait()).await.is_err();
             (all, late)
         };
@@ -97,7 +104,7 @@ impl Parts {
         if late {
             tracing::info!(tasks = tasks.len(), "ended before everything in it had");
         }
-        all.unwrap_or_else(|_| Err(anyhow::anyhow!("a part did not end within {} s", PATIENCE.as_secs())))
+        all.unwrap_or_else(|_| Err(anyhow::anyhow!("a part did not end within {} s", patience.as_secs_f32())))
     }
 
     async fn all(&mut self) -> anyhow::Result<()> {
@@ -142,9 +149,9 @@ mod tests {
         assert!(tasks.is_empty());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_part_that_does_not_end_is_not_waited_for_for_ever() {
-        let mut parts = Parts::default();
+        let mut parts = Parts { patience: Duration::from_millis(1), ..Default::default() };
         parts.spawn("the server", std::future::pending());
         let mut signals = Signals::listen().unwrap();
         assert!(parts.drain(&TaskTracker::new(), &mut signals).await.is_err());
