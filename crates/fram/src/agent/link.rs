@@ -31,7 +31,8 @@ const GOOD: Duration = Duration::from_secs(30);
 /// A TLS connection to `https://HOST:PORT` that notices when the network is cut.
 pub(super) async fn dial(server: &str, tls: rustls::ClientConfig) -> anyhow::Result<TlsStream<TcpStream>> {
     let connected = tokio::time::timeout(PATIENCE, fram_client::remote::dial(server, tls)).await;
-    let stream = connected.with_context(|| format!("{server} does not answer"))??;
+    let connected = connected.with_context(|| format!("{server} does not answer"))?;
+    let stream = connected.map_err(|error| anyhow::anyhow!("{server}: {error}"))?;
     // A network that was cut sends no end: the kernel asks for one.
     let socket = stream.get_ref().0;
     setsockopt(socket, sockopt::KeepAlive, &true)?;

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::access::Access;
 use crate::error::{CliError, Result};
 use crate::pods;
-use crate::print::{note, out, say};
+use crate::print::{note, say};
 
 #[derive(clap::Args, Debug, Clone)]
 pub struct PortForward {
@@ -146,11 +146,12 @@ pub(crate) async fn run(access: &Access, forward: &PortForward) -> Result<()> {
     let (owner, pod) = pods::usable_pod(access, &forward.target, pods::Use::Forward).await?;
     let service = (owner.ty.kind == "Service").then_some(&*owner.object);
     let mut listeners = Vec::new();
+    // Who started this and reads no more still wants the ports.
     for Pair { local, remote } in pairs {
         let port = port_of(&remote, service, &pod)?;
         let local = if let Local::Port(local) = local { local } else { port.own };
         for (listener, bound) in listen(&addresses, local).await? {
-            out(format!("Forwarding from {bound} -> {}\n", port.pod))?;
+            say(&format!("Forwarding from {bound} -> {}", port.pod));
             listeners.push((listener, bound.port(), port.pod));
         }
     }
@@ -172,7 +173,6 @@ async fn serve(access: &Access, listener: TcpListener, local: u16, port: u16, pa
             }
             accepted = listener.accept() => {
                 let (stream, _) = accepted.map_err(|e| CliError::failed(format!("cannot accept a connection: {e}")))?;
-                // Who started this and reads no more still wants the ports.
                 say(&format!("Handling connection for {local}"));
                 connections.push(carry(access, stream, port, path.clone()));
             }
