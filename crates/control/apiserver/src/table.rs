@@ -96,7 +96,7 @@ fn cell(kind: &Kind, object: &Value, column: &fram_api::Column, now: jiff::Times
                 (None, _) => "".into(),
             }
         }
-        Cell::Found(path) => found_cell(&path.find(object), &column.ty, now),
+        Cell::Found(path) => found_cell(&path.find(object).unwrap_or_default(), &column.ty, now),
         Cell::Age(Age::Date) => object.str_at(&["metadata", "creationTimestamp"]).into(),
         Cell::Age(Age::Relative) => age(object.str_at(&["metadata", "creationTimestamp"]), now),
         Cell::Computed => match strategy(kind).cell(object, &column.name) {
