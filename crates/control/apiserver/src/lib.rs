@@ -16,6 +16,7 @@ mod endpoints;
 pub mod environment;
 pub mod http_api;
 mod inprocess;
+mod keeping;
 mod metrics;
 pub mod nodes;
 mod openapi;
