@@ -33,6 +33,7 @@ pub mod user;
 mod verbs;
 mod webhook;
 
+pub use aggregator::AggregatedKind;
 pub use environment::Environment;
 pub use inprocess::InProcess;
 pub use server::Server;
