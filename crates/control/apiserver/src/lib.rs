@@ -34,6 +34,7 @@ pub mod user;
 mod verbs;
 mod webhook;
 
+pub use aggregator::AggregatedKind;
 pub use environment::Environment;
 pub use inprocess::InProcess;
 pub use server::Server;
