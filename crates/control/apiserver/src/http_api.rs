@@ -23,7 +23,7 @@ use crate::respond::{self, Accept, Body, Shape};
 use crate::server::Server;
 use crate::user::User;
 
-pub use listen::{Listener, serve};
+pub use listen::{Listener, converse, serve};
 
 /// Answers one request.
 pub(crate) async fn handle(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>) -> Response<Body> {

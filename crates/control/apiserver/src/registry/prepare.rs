@@ -1,8 +1,8 @@
 //! What happens to every object before it is written: metadata is filled in and checked, the generation counted, the
 //! enumerations of the description enforced.
 
+use fram_api::rules::{self, Part};
 use fram_api::{Generation, Kind, strategy};
-use fram_machinery::schema::{Schema, Type, TypeId};
 use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value, meta, names};
 
@@ -144,50 +144,12 @@ fn owner_errors(object: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Values outside the enumerations of the description, everywhere but in the status.
-fn enumeration_errors(schema: &Schema, ty: TypeId, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    let Some(map) = value.as_map() else { return };
-    for (key, item) in map.iter() {
-        if path.is_empty() && matches!(key.as_str(), "status" | "metadata") {
-            continue;
-        }
-        let Some(field) = schema.get(ty).field(key) else { continue };
-        let at = if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
-        if !field.allowed.is_empty() {
-            for text in item.as_str().into_iter().chain(item.as_list().into_iter().flat_map(|l| l.iter().filter_map(Value::as_str))) {
-                let known = field.allowed.iter().any(|a| *a == text || a.replace('_', " ") == text);
-                if !text.is_empty() && !known {
-                    errors.push(FieldError::not_supported(&at, text, &field.allowed));
-                }
-            }
-        }
-        enumerations_below(schema, &field.ty, item, &at, errors);
-    }
-}
-
-fn enumerations_below(schema: &Schema, ty: &Type, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    match (ty, value) {
-        (Type::Struct(id), value) => enumeration_errors(schema, *id, value, path, errors),
-        (Type::List(item), Value::List(list)) => {
-            for (i, value) in list.iter().enumerate() {
-                enumerations_below(schema, item, value, &format!("{path}[{i}]"), errors);
-            }
-        }
-        (Type::Map(item), Value::Map(map)) => {
-            for (key, value) in map.iter() {
-                enumerations_below(schema, item, value, &format!("{path}[{key}]"), errors);
-            }
-        }
-        _ => {}
-    }
-}
-
 impl Registry {
     /// Checks a stored-kind object, and against the one it replaces.
     pub(super) fn validate(&self, place: &Place, object: &Value, old: Option<&Value>) -> Result<(), Status> {
         let stored = &place.served.stored;
         let mut errors = metadata_errors(stored, object);
-        enumeration_errors(&stored.schema, stored.ty, object, "", &mut errors);
+        errors.extend(rules::errors(stored, object, old, Part::Content));
         if let Some(structural) = stored.structural() {
             let found = structural.validate(object, old);
             // Rules may rely on the types of what they ask about.
@@ -197,17 +159,11 @@ impl Registry {
             errors.extend(found);
         }
         let strategy = strategy(stored);
-        for error in strategy.validate(object) {
-            if errors.iter().all(|e| e.field != error.field) {
-                errors.push(error);
-            }
-        }
+        let same = |a: &FieldError, b: &FieldError| a.field == b.field && a.reason() == b.reason();
+        let described = errors.clone();
+        errors.extend(strategy.validate(object).into_iter().filter(|e| !described.iter().any(|d| same(d, e))));
         if let Some(old) = old {
-            for (field, path) in [("name", "metadata.name"), ("namespace", "metadata.namespace"), ("uid", "metadata.uid")] {
-                if object.at(&["metadata", field]) != old.at(&["metadata", field]) {
-                    errors.push(FieldError::invalid(path, object.at(&["metadata", field]).cloned(), "field is immutable"));
-                }
-            }
+            errors.extend(metadata_changes(object, old));
             errors.extend(strategy.validate_update(object, old));
         }
         if errors.is_empty() {
@@ -215,4 +171,26 @@ impl Registry {
         }
         Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
     }
+
+    /// Checks what a subresource that is not about the content has changed.
+    pub(super) fn validate_part(&self, place: &Place, subresource: &str, object: &Value, old: &Value) -> Result<(), Status> {
+        let stored = &place.served.stored;
+        let mut errors = metadata_errors(stored, object);
+        errors.extend(metadata_changes(object, old));
+        if matches!(subresource, "status" | "approval") {
+            errors.extend(rules::errors(stored, object, Some(old), Part::Status));
+        }
+        errors.extend(strategy(stored).validate_subresource(subresource, object, old));
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
+    }
+}
+
+/// What no update may change of the metadata.
+fn metadata_changes(object: &Value, old: &Value) -> Vec<FieldError> {
+    let field = |object: &Value, name: &str| object.at(&["metadata", name]).cloned();
+    let changed = ["name", "namespace", "uid"].into_iter().filter(|f| field(object, f) != field(old, f));
+    changed.map(|f| FieldError::invalid(format!("metadata.{f}"), field(object, f), "field is immutable")).collect()
 }

@@ -266,7 +266,7 @@ impl Registry {
                 }
                 Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
             }
-            _ => Ok(()),
+            _ => self.validate_part(place, subresource, object, old),
         }
     }
 
