@@ -236,6 +236,7 @@ fn read_rule(name: &str, value: &'static str) -> std::result::Result<Rule, Strin
         "keys" => Rule::Keys(form()?),
         "unique" => Rule::Unique(value),
         "immutable" => Rule::Immutable,
+        "loose" => Rule::Loose,
         other => return Err(format!("unknown attribute {other}")),
     })
 }

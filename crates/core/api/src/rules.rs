@@ -6,6 +6,7 @@ use fram_machinery::status::FieldError;
 use fram_machinery::{Map, Type, TypeId, Value};
 
 use crate::kind::Kind;
+use crate::strategy::{label_errors, label_selector_errors};
 
 /// Which part of an object is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,12 @@ fn is_absent(value: Option<&Value>) -> bool {
 impl Walk<'_> {
     fn structure(&mut self, id: TypeId, value: &Value, old: Option<&Value>, path: &str) {
         let Some(map) = value.as_map() else { return };
+        match self.kind.schema.get(id).name.as_str() {
+            "meta.v1.LabelSelector" => return label_selector_errors(value, path, &mut self.errors),
+            // Upstream leaves the metadata of templates out of the field's name.
+            "core.v1.PodTemplateSpec" => label_errors(map.get("metadata").unwrap_or(&Value::Null), path, &mut self.errors),
+            _ => {}
+        }
         for field in self.kind.schema.get(id).json_fields() {
             let now = map.get(&field.name);
             if now.is_some() || field.rules.iter().any(|r| matches!(r, Rule::Nonempty | Rule::Immutable)) {
@@ -77,6 +84,9 @@ impl Walk<'_> {
         {
             self.errors.push(FieldError::invalid(&at, value.cloned(), "field is immutable"));
         }
+        if field.pointer && !field.allowed.is_empty() && !field.rules.contains(&Rule::Loose) && value.and_then(Value::as_str) == Some("") && !field.allowed.contains(&"") {
+            return self.errors.push(FieldError::not_supported(at, "", &field.allowed));
+        }
         if is_absent(value) {
             if field.rules.contains(&Rule::Nonempty) {
                 self.errors.push(FieldError::required(at, ""));
@@ -90,7 +100,7 @@ impl Walk<'_> {
     }
 
     fn enumerated(&mut self, field: &Field, value: &Value, at: &str) {
-        if field.allowed.is_empty() {
+        if field.allowed.is_empty() || field.rules.contains(&Rule::Loose) {
             return;
         }
         let is_known = |text: &str| field.allowed.iter().any(|a| *a == text || a.replace('_', " ") == text);

@@ -89,6 +89,8 @@ pub enum Rule {
     Unique(&'static str),
     /// It does not change once the object is there.
     Immutable,
+    /// The values that are allowed are not held against it here.
+    Loose,
 }
 
 /// The forms that texts have; see [`crate::names`].

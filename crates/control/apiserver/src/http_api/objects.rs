@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fram_client::{Call, DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, Resource, Verb, WriteOptions};
+use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value};
 use http::{Method, Request, Response, header};
 use http_body_util::{BodyExt, Limited};
@@ -169,11 +170,16 @@ pub(super) fn list_options(query: &Query) -> Result<ListOptions, Status> {
     })
 }
 
-fn dry_run<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
+/// An option that has none of the values that it may have; `options` is their kind.
+fn unsupported_option(options: &str, field: &str, value: &str, supported: &[&str]) -> Status {
+    Status::invalid("meta.k8s.io", options, "", vec![FieldError::not_supported(field, value, supported)])
+}
+
+fn dry_run<'a>(options: &str, mut values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
     match values.next() {
         None | Some("") => Ok(false),
         Some("All") => Ok(true),
-        Some(other) => Err(Status::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
+        Some(other) => Err(unsupported_option(options, "dryRun", other, &["All"])),
     }
 }
 
@@ -181,7 +187,7 @@ fn write_options(query: &Query) -> Result<WriteOptions, Status> {
     Ok(WriteOptions {
         field_manager: query.get("fieldManager").into(),
         field_validation: query.get("fieldValidation").into(),
-        dry_run: dry_run(query.all("dryRun"))?,
+        dry_run: dry_run("CreateOptions", query.all("dryRun"))?,
         force: query.flag("force"),
     })
 }
@@ -203,9 +209,7 @@ fn delete_options(query: &Query, body: &Value) -> Result<DeleteOptions, Status> 
         ("", Some(true)) => Some(Propagation::Orphan),
         ("", Some(false)) => Some(Propagation::Background),
         (policy, _) => Some(Propagation::parse(policy).ok_or_else(|| {
-            Status::bad_request(format!(
-                "propagationPolicy: Unsupported value: {policy:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
-            ))
+            unsupported_option("DeleteOptions", "propagationPolicy", policy, &["Background", "Foreground", "Orphan"])
         })?),
     };
     let text = |field: &str| Some(body.str_at(&["preconditions", field]).to_string()).filter(|t| !t.is_empty());
@@ -214,6 +218,6 @@ fn delete_options(query: &Query, body: &Value) -> Result<DeleteOptions, Status> 
         grace_period_seconds: grace,
         propagation,
         preconditions: Preconditions { uid: text("uid"), resource_version: text("resourceVersion") },
-        dry_run: dry_run(dry)?,
+        dry_run: dry_run("DeleteOptions", dry)?,
     })
 }

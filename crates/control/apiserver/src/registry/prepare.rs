@@ -4,7 +4,7 @@
 use fram_api::rules::{self, Part};
 use fram_api::{Generation, Kind, strategy};
 use fram_machinery::status::FieldError;
-use fram_machinery::{Status, Value, meta, names};
+use fram_machinery::{Reason, Status, Value, meta, names};
 
 use super::{Place, Registry};
 use crate::environment::Environment;
@@ -15,10 +15,10 @@ const MAX_ANNOTATIONS: usize = 256 * 1024;
 /// Fills in the metadata of a new object; a name is made of `generateName` where none is given.
 pub(super) fn fill_metadata(environment: &Environment, place: &Place, object: &mut Value) -> Result<(), Status> {
     if !meta::resource_version(object).is_empty() {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(Status::new(Reason::Unknown, "resourceVersion should not be set on objects to be created"));
     }
     let namespace = meta::namespace(object);
-    if !namespace.is_empty() && namespace != place.namespace {
+    if place.kind().is_namespaced() && !namespace.is_empty() && namespace != place.namespace {
         return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
     }
     let base = object.str_at(&["metadata", "generateName"]);
@@ -34,17 +34,28 @@ pub(super) fn fill_metadata(environment: &Environment, place: &Place, object: &m
     } else {
         object.remove(&["metadata", "namespace"]);
     }
+    drop_repeated_owners(object);
     object.set(&["metadata", "uid"], environment.uid());
     object.set(&["metadata", "creationTimestamp"], environment.now_text());
-    object.remove(&["metadata", "generation"]);
     if place.kind().generation != Generation::None {
         object.set(&["metadata", "generation"], 1);
     }
     Ok(())
 }
 
+/// Owners that stand twice are one; see upstream's dedupOwnerReferences.
+fn drop_repeated_owners(object: &mut Value) {
+    let owners = meta::owner_references(object);
+    let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
+    owners.iter().for_each(|o| if !kept.contains(o) { kept.push(o.clone()) });
+    if kept.len() < owners.len() {
+        object.set(&["metadata", "ownerReferences"], kept);
+    }
+}
+
 /// Puts back what no update may change.
 pub(super) fn keep_metadata(object: &mut Value, old: &Value) {
+    drop_repeated_owners(object);
     for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"] {
         match old.at(&["metadata", field]) {
             Some(kept) => object.set(&["metadata", field], kept.clone()),
@@ -114,26 +125,55 @@ fn metadata_errors(kind: &Kind, object: &Value) -> Vec<FieldError> {
     if size > MAX_ANNOTATIONS {
         errors.push(FieldError::too_long("metadata.annotations", MAX_ANNOTATIONS));
     }
-    for (i, finalizer) in meta::finalizers(object).enumerate() {
-        if let Err(why) = names::qualified_name(finalizer) {
-            errors.push(FieldError::invalid(format!("metadata.finalizers[{i}]"), finalizer, why));
+    if let Some(base) = object.at(&["metadata", "generateName"]).and_then(Value::as_str) {
+        // What follows the base makes a dash at its end right.
+        let shown = base.strip_suffix('-').map(|b| format!("{b}a"));
+        if let Err(why) = strategy(kind).name_rule()(shown.as_deref().unwrap_or(base)) {
+            errors.push(FieldError::invalid("metadata.generateName", base, why));
         }
     }
+    errors.extend(finalizer_errors(kind, object));
     errors.extend(owner_errors(object));
+    errors
+}
+
+/// The finalizers that need no group before them; see upstream's standardFinalizers.
+const PLAIN_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
+fn finalizer_errors(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (i, finalizer) in meta::finalizers(object).enumerate() {
+        let at = format!("metadata.finalizers[{i}]");
+        if let Err(why) = names::qualified_name(finalizer) {
+            errors.push(FieldError::invalid(&at, finalizer, why));
+        }
+        if kind.custom.is_none() && !finalizer.contains('/') && !PLAIN_FINALIZERS.contains(&finalizer) {
+            errors.push(FieldError::invalid(&at, finalizer, "name is neither a standard finalizer name nor is it fully qualified"));
+        }
+    }
+    let has = |name: &str| meta::finalizers(object).any(|f| f == name);
+    if has("orphan") && has("foregroundDeletion") {
+        let all = object.at(&["metadata", "finalizers"]).cloned();
+        errors.push(FieldError::invalid("metadata.finalizers", all, "finalizer orphan and foregroundDeletion cannot be both set"));
+    }
     errors
 }
 
 fn owner_errors(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    for (i, owner) in meta::owner_references(object).iter().enumerate() {
+    for owner in meta::owner_references(object) {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if owner.str_at(&[field]).is_empty() {
-                errors.push(FieldError::invalid(
-                    format!("metadata.ownerReferences[{i}].{field}"),
-                    "",
-                    format!("{field} must not be empty"),
-                ));
+                errors.push(FieldError::invalid(format!("metadata.ownerReferences.{field}"), "", format!("{field} must not be empty")));
             }
+        }
+        let version = owner.str_at(&["apiVersion"]);
+        if version.matches('/').count() > 1 {
+            errors.push(FieldError::invalid("metadata.ownerReferences.apiVersion", version, "unexpected GroupVersion string"));
+        }
+        if (version, owner.str_at(&["kind"])) == ("v1", "Event") {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid("metadata.ownerReferences", owner.clone(), why));
         }
     }
     let controllers = meta::owner_references(object).iter().filter(|o| o.bool_at(&["controller"]) == Some(true)).count();
@@ -144,10 +184,20 @@ fn owner_errors(object: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// What an object that is checked is about to become.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change<'a> {
+    Create,
+    Update(&'a Value),
+    /// A subresource that has its own rules of what may change.
+    Part,
+}
+
 impl Registry {
     /// Checks a stored-kind object, and against the one it replaces.
-    pub(super) fn validate(&self, place: &Place, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    pub(super) fn validate(&self, place: &Place, object: &Value, change: Change<'_>) -> Result<(), Status> {
         let stored = &place.served.stored;
+        let old = if let Change::Update(old) = change { Some(old) } else { None };
         let mut errors = metadata_errors(stored, object);
         errors.extend(rules::errors(stored, object, old, Part::Content));
         if let Some(structural) = stored.structural() {
@@ -162,9 +212,13 @@ impl Registry {
         let same = |a: &FieldError, b: &FieldError| a.field == b.field && a.reason() == b.reason();
         let described = errors.clone();
         errors.extend(strategy.validate(object).into_iter().filter(|e| !described.iter().any(|d| same(d, e))));
-        if let Some(old) = old {
-            errors.extend(metadata_changes(object, old));
-            errors.extend(strategy.validate_update(object, old));
+        match change {
+            Change::Create => errors.extend(strategy.validate_create(object)),
+            Change::Update(old) => {
+                errors.extend(metadata_changes(object, old));
+                errors.extend(strategy.validate_update(object, old));
+            }
+            Change::Part => {}
         }
         if errors.is_empty() {
             return Ok(());
@@ -192,5 +246,12 @@ impl Registry {
 fn metadata_changes(object: &Value, old: &Value) -> Vec<FieldError> {
     let field = |object: &Value, name: &str| object.at(&["metadata", name]).cloned();
     let changed = ["name", "namespace", "uid"].into_iter().filter(|f| field(object, f) != field(old, f));
-    changed.map(|f| FieldError::invalid(format!("metadata.{f}"), field(object, f), "field is immutable")).collect()
+    let mut errors: Vec<_> =
+        changed.map(|f| FieldError::invalid(format!("metadata.{f}"), field(object, f), "field is immutable")).collect();
+    let added = |f: &&str| meta::finalizers(old).all(|o| o != *f);
+    if meta::is_terminating(old) && meta::finalizers(object).any(|f| added(&f)) {
+        let why = "no new finalizers can be added if the object is being deleted";
+        errors.push(FieldError::forbidden("metadata.finalizers", why));
+    }
+    errors
 }

@@ -7,7 +7,7 @@ use fram_api::{Kind, strategy};
 use fram_machinery::{Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
-use super::prepare::{bump_generation, fill_metadata, keep_metadata};
+use super::prepare::{Change, bump_generation, fill_metadata, keep_metadata};
 use super::{Place, Record, Registry, Served, Write, store_status};
 use crate::admission::{Operation as Verb, Request};
 use crate::quota;
@@ -113,7 +113,7 @@ impl Registry {
         }
         strategy(&stored).prepare_create(&mut object);
         let object = self.normalized(&stored, object)?;
-        self.validate(&place, &object, None)?;
+        self.validate(&place, &object, Change::Create)?;
         self.admission.validate(&request, Some(&object), None).await?;
         for _ in 0..RETRIES {
             let Some(written) = self.try_create(&place, object.clone(), write).await? else { continue };
@@ -255,10 +255,10 @@ impl Registry {
 
     fn validate_change(&self, place: &Place, subresource: &str, object: &Value, old: &Value) -> Result<(), Status> {
         match subresource {
-            _ if place.served.stored.custom.is_some() => self.validate(place, object, Some(old)),
+            _ if place.served.stored.custom.is_some() => self.validate(place, object, Change::Update(old)),
             "" | "scale" | "ephemeralcontainers" | "resize" => {
-                let checked = (subresource.is_empty() || subresource == "scale").then_some(old);
-                self.validate(place, object, checked)?;
+                let whole = subresource.is_empty() || subresource == "scale";
+                self.validate(place, object, if whole { Change::Update(old) } else { Change::Part })?;
                 let stored = &place.served.stored;
                 let errors = strategy(stored).validate_subresource(subresource, object, old);
                 if errors.is_empty() {

@@ -34,6 +34,8 @@ pub(crate) fn told(code: u16, body: &Value, sent: &Value, unique: &str) -> Told 
         let cause = |c: &Value| format!("{} {}", c.str_at(&["reason"]), c.str_at(&["field"])).replace(unique, "NAME");
         told.causes = causes.map(cause).collect();
         told.causes.sort();
+        // A server that looks twice at a field has no more to say than one that looks once.
+        told.causes.dedup();
         return told;
     }
     let mut body = body.clone();
@@ -57,7 +59,6 @@ fn volatile(path: &str, value: &Value) -> Value {
     let last = path.rsplit('.').next().unwrap_or_default();
     match value {
         Value::Int(_) if matches!(last, "nodePort" | "healthCheckNodePort") => "<port>".into(),
-        Value::String(text) if path == "metadata.name" && text.starts_with("gen-") => "<generated>".into(),
         Value::String(text) if last == "clusterIP" && text.parse::<std::net::IpAddr>().is_ok() => "<address>".into(),
         Value::List(_) if last == "clusterIPs" => "<addresses>".into(),
         Value::String(text) => volatile_text(text).into(),
@@ -73,6 +74,7 @@ fn volatile_text(text: &str) -> String {
     let credential = text.starts_with("X509SHA256=");
     let token = text.starts_with("eyJ");
     match (time, credential, token, text.strip_prefix(MOUNT)) {
+        _ if text.starts_with("gen-") => "<generated>".into(),
         (true, ..) => "<time>".into(),
         (_, true, ..) => "<credential>".into(),
         (_, _, true, _) => "<token>".into(),

@@ -46,7 +46,11 @@ impl Run<'_> {
         for (i, step) in case.steps.iter().enumerate() {
             let Some((answer, sent)) = self.step(step).await else { continue };
             result = told(answer.code, &answer.body, &sent, &unique);
-            let replaced = |text: &str| text.replace(self.namespace, "<namespace>");
+            let uid = meta::uid(&answer.body).to_string();
+            let replaced = |text: &str| match text.replace(self.namespace, "<namespace>") {
+                text if uid.is_empty() => text,
+                text => text.replace(&uid, "<uid>"),
+            };
             result.object = result.object.into_iter().map(|(k, v)| (k, crate::script::substitute(&v, &replaced))).collect();
             if answer.code >= 400 && i < last {
                 result.stopped = Some(i);

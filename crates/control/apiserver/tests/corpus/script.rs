@@ -79,7 +79,8 @@ impl Reader<'_> {
             ["object", name] => {
                 let mut object = yaml::from_str(block).map_err(|e| e.to_string())?;
                 let kind = self.kind.clone().ok_or("an object needs a kind")?;
-                if object.at(&["metadata", "name"]).is_none() && object.at(&["metadata", "generateName"]).is_none() {
+                let is_stored = kind.verbs != ["create"];
+                if is_stored && object.at(&["metadata", "name"]).is_none() && object.at(&["metadata", "generateName"]).is_none() {
                     object.set(&["metadata", "name"], "NAME");
                 }
                 object.set(&["apiVersion"], kind.api_version());

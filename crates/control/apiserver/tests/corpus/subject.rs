@@ -10,7 +10,9 @@ use fram_apiserver::bootstrap::Cluster;
 use fram_apiserver::nodes::NoNodes;
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
-use fram_apiserver::{Environment, Server, User, http_api};
+use fram_apiserver::{Environment, InProcess, Server, User, http_api};
+use fram_client::resources::STORAGE_CLASSES;
+use fram_client::{Client, DeleteOptions};
 use fram_machinery::{Value, json};
 use fram_store::{Embedded, Options};
 use http::{Request, Response};
@@ -43,7 +45,14 @@ pub(crate) async fn fram() -> Arc<Server> {
     let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));
     let cluster = Cluster { ca_pem: "ca".into(), address: [192, 0, 2, 1].into(), port: 6443, cluster_domain: "cluster.local".into() };
     server.bootstrap(&cluster).await.unwrap();
+    // A stock server comes without a storage class.
+    let classes = Client::new(Arc::new(InProcess::new(server.clone(), administrator())), "corpus").all(&STORAGE_CLASSES);
+    classes.delete(fram_client::local_path::CLASS, DeleteOptions::default()).await.unwrap();
     server
+}
+
+fn administrator() -> User {
+    User::authenticated("admin", &["system:masters"])
 }
 
 impl Subject {
@@ -51,7 +60,7 @@ impl Subject {
     pub(crate) async fn of(server: Arc<Server>) -> Self {
         let (near, far) = tokio::io::duplex(1 << 20);
         let mut tasks = JoinSet::new();
-        let user = User::authenticated("admin", &["system:masters"]);
+        let user = administrator();
         tasks.spawn(async move { http_api::converse(far, Some(user), server, CancellationToken::new()).await });
         Self::over(near, tasks).await
     }

@@ -200,29 +200,29 @@ pub(crate) fn verbs(kind: &Kind, object: &str) -> Vec<String> {
         &[
             "!@ > put",
             "@ > put",
-            "@ > put metadata.labels.x = y",
-            "@ > put metadata.annotations.x = y",
+            "@ > put metadata.labels.x = z",
+            "@ > put metadata.annotations.x = z",
             "@ > put metadata.labels.x = \"not valid\"",
-            "@ > put -metadata.resourceVersion; metadata.labels.x = y",
+            "@ > put -metadata.resourceVersion; metadata.labels.x = z",
             "@ > put metadata.resourceVersion = \"1\"",
             "@ > put metadata.name = other",
             "@ > put metadata.uid = other",
             "@ > put metadata.generation = 7",
-            "@ > put?dryRun=All metadata.labels.x = y",
+            "@ > put?dryRun=All metadata.labels.x = z",
         ],
     );
     add(
         "patch",
         &[
-            "@ > merge {metadata: {labels: {x: y}}}",
-            "@ > merge {metadata: {labels: {x: [y]}}}",
-            "!@ > merge {metadata: {labels: {x: y}}}",
-            "@ > strategic {metadata: {labels: {x: y}}}",
-            "@ > json [{op: add, path: /metadata/labels, value: {x: y}}]",
+            "@ > merge {metadata: {labels: {x: z}}}",
+            "@ > merge {metadata: {labels: {x: [z]}}}",
+            "!@ > merge {metadata: {labels: {x: z}}}",
+            "@ > strategic {metadata: {labels: {x: z}}}",
+            "@ > json [{op: add, path: /metadata/labels, value: {x: z}}]",
             "@ > json [{op: test, path: /metadata/name, value: other}]",
             "@ > json [{op: nothing, path: /metadata/name}]",
-            "@ > apply?fieldManager=corpus {metadata: {labels: {x: y}}}",
-            "@ > apply {metadata: {labels: {x: y}}}",
+            "@ > apply?fieldManager=corpus {metadata: {labels: {x: z}}}",
+            "@ > apply {metadata: {labels: {x: z}}}",
         ],
     );
     add(
@@ -239,7 +239,7 @@ pub(crate) fn verbs(kind: &Kind, object: &str) -> Vec<String> {
     for sub in kind.subresources.iter().filter(|s| s.kind.is_none() || s.name == "scale") {
         for (verb, step) in [("get", "get"), ("update", "put"), ("patch", "merge")] {
             if sub.verbs.contains(&verb) && sub.name != "log" {
-                let body = if verb == "patch" { " {metadata: {labels: {x: y}}}" } else { "" };
+                let body = if verb == "patch" { " {metadata: {labels: {x: z}}}" } else { "" };
                 lines.push(format!("{object} > {step}/{}{body}", sub.name));
                 lines.push(format!("!{object} > {step}/{}{body}", sub.name));
             }

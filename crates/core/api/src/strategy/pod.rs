@@ -1,13 +1,18 @@
 //! Pods: conditional defaults, QoS class, what may change, and the cells of the table.
 
+mod containers;
+pub(crate) mod placement;
 mod printer;
 mod resize;
+mod security;
 mod validation;
+pub(crate) mod volumes;
 
 use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Map, Value, object};
 
+pub(crate) use containers::port_or_name;
 pub(crate) use validation::validate_spec;
 
 use super::{NameRule, Strategy};
@@ -58,6 +63,10 @@ impl Strategy for Pod {
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         validation::validate(object)
+    }
+
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        validation::validate_new(object)
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
@@ -113,16 +122,19 @@ pub(crate) fn default_pod_spec(spec: &mut Value) {
     }
 }
 
-/// `Always` for the tag `latest` and for references without tag and digest.
+/// `Always` for the tag `latest` and for references without tag and digest; what is no reference has no tag either way.
 fn default_pull_policy(image: &str) -> &'static str {
-    if image.contains('@') {
+    let segment = |s: &str| {
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        edge(s.chars().next()) && edge(s.chars().last()) && s.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
+    };
+    let last = image.rsplit('/').next().unwrap_or_default();
+    let (name, tag) = last.split_once(':').map_or((last, ""), |(name, tag)| (name, tag));
+    let path = image.split('/').all(|s| s.split(':').all(segment));
+    if image.contains('@') || image.len() > 255 || !path || !segment(name) {
         return "IfNotPresent";
     }
-    let last = image.rsplit('/').next().unwrap_or_default();
-    match last.split_once(':') {
-        Some((_, tag)) if tag != "latest" => "IfNotPresent",
-        _ => "Always",
-    }
+    if tag.is_empty() || tag == "latest" { "Always" } else { "IfNotPresent" }
 }
 
 fn request_what_is_limited(container: &mut Value) {
