@@ -123,8 +123,14 @@ async fn update(server: &Server, user: &User, place: &Place, object: Value, opti
     let write = write_of(user, options);
     let kind = place.kind();
     if meta::resource_version(&object).is_empty() && !kind.unconditional_update {
-        let error = fram_machinery::status::FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
-        return Err(Status::invalid(&kind.group, &kind.kind, &place.name, vec![error]));
+        match server.registry.get(place).await {
+            Err(status) if status.is(fram_machinery::Reason::NotFound) && kind.create_on_update => {}
+            found => {
+                found?;
+                let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+                return Err(Status::invalid(&kind.group, &kind.kind, &place.name, vec![error]));
+            }
+        }
     }
     let result = server.registry.update(place, "", &write, |_| Ok(object.clone())).await;
     match result {

@@ -84,7 +84,12 @@ impl Walk<'_> {
         {
             self.errors.push(FieldError::invalid(&at, value.cloned(), "field is immutable"));
         }
-        if field.pointer && !field.allowed.is_empty() && !field.rules.contains(&Rule::Loose) && value.and_then(Value::as_str) == Some("") && !field.allowed.contains(&"") {
+        if field.pointer
+            && !field.allowed.is_empty()
+            && !field.rules.contains(&Rule::Loose)
+            && value.and_then(Value::as_str) == Some("")
+            && !field.allowed.contains(&"")
+        {
             return self.errors.push(FieldError::not_supported(at, "", &field.allowed));
         }
         if is_absent(value) {

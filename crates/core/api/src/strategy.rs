@@ -7,9 +7,11 @@ mod batch;
 mod certificates;
 mod core;
 mod definition;
+mod flow;
 mod ingress;
 mod limits;
 mod network;
+mod nodes;
 pub(crate) mod pod;
 mod policies;
 mod rbac;
@@ -37,6 +39,9 @@ pub trait Strategy: Sync {
 
     /// Brings a new object into the state in which it is created.
     fn prepare_create(&self, _object: &mut Value) {}
+
+    /// Fills in the times that a write sets; `old` is the object that it changes.
+    fn stamp(&self, _object: &mut Value, _old: Option<&Value>, _now: &str) {}
 
     /// Keeps or clears what an update may not change silently.
     fn prepare_update(&self, _object: &mut Value, _old: &Value) {}
@@ -116,7 +121,7 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("", "Pod") => &pod::Pod,
         ("", "Service") => &service::Service,
         ("", "Namespace") => &core::Namespace,
-        ("", "Node") => &core::Node,
+        ("", "Node") => &nodes::Node,
         ("", "ConfigMap") => &core::ConfigMap,
         ("", "Secret") => &core::Secret,
         ("", "ServiceAccount") => &core::ServiceAccount,
@@ -151,6 +156,8 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::CertificateSigningRequest,
         ("networking.k8s.io", "Ingress") => &ingress::Ingress,
         ("networking.k8s.io", "IngressClass") => &ingress::IngressClass,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &flow::FlowSchema,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &flow::PriorityLevel,
         ("node.k8s.io", "RuntimeClass") => &scheduling::RuntimeClass,
         ("networking.k8s.io", "IPAddress") => &IpAddress,
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {

@@ -208,9 +208,10 @@ fn delete_options(query: &Query, body: &Value) -> Result<DeleteOptions, Status> 
         ("", None) => None,
         ("", Some(true)) => Some(Propagation::Orphan),
         ("", Some(false)) => Some(Propagation::Background),
-        (policy, _) => Some(Propagation::parse(policy).ok_or_else(|| {
-            unsupported_option("DeleteOptions", "propagationPolicy", policy, &["Background", "Foreground", "Orphan"])
-        })?),
+        (policy, _) => Some(
+            Propagation::parse(policy)
+                .ok_or_else(|| unsupported_option("DeleteOptions", "propagationPolicy", policy, &["Background", "Foreground", "Orphan"]))?,
+        ),
     };
     let text = |field: &str| Some(body.str_at(&["preconditions", field]).to_string()).filter(|t| !t.is_empty());
     let dry = body.list_at(&["dryRun"]).iter().filter_map(Value::as_str).chain(query.all("dryRun"));

@@ -37,7 +37,7 @@ pub(super) fn fill_metadata(environment: &Environment, place: &Place, object: &m
     drop_repeated_owners(object);
     object.set(&["metadata", "uid"], environment.uid());
     object.set(&["metadata", "creationTimestamp"], environment.now_text());
-    if place.kind().generation != Generation::None {
+    if place.kind().generation != Generation::None && !place.kind().late_generation {
         object.set(&["metadata", "generation"], 1);
     }
     Ok(())
@@ -47,7 +47,11 @@ pub(super) fn fill_metadata(environment: &Environment, place: &Place, object: &m
 fn drop_repeated_owners(object: &mut Value) {
     let owners = meta::owner_references(object);
     let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
-    owners.iter().for_each(|o| if !kept.contains(o) { kept.push(o.clone()) });
+    owners.iter().for_each(|o| {
+        if !kept.contains(o) {
+            kept.push(o.clone())
+        }
+    });
     if kept.len() < owners.len() {
         object.set(&["metadata", "ownerReferences"], kept);
     }

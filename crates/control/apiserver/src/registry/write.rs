@@ -108,10 +108,11 @@ impl Registry {
         place.name = meta::name(&object).to_string();
         let mut request = Request::new(self, &place, "", Verb::Create, write);
         object = self.admission.admit(&mut request, object, None).await?;
-        if stored.subresource("status").is_some() {
+        if stored.subresource("status").is_some() && !stored.status_on_create {
             object.remove(&["status"]);
         }
         strategy(&stored).prepare_create(&mut object);
+        strategy(&stored).stamp(&mut object, None, &self.environment.now_text());
         let object = self.normalized(&stored, object)?;
         self.validate(&place, &object, Change::Create)?;
         self.admission.validate(&request, Some(&object), None).await?;
@@ -152,7 +153,10 @@ impl Registry {
 
     /// Drops what Go would not write, so that every stored object has the same form.
     fn normalized(&self, stored: &Kind, object: Value) -> Result<Value, Status> {
-        let decoded = normalize::decode(&stored.schema, stored.ty, object).map_err(Status::internal)?;
+        // Upstream stores what extends the API as JSON, all else as protobuf, in which empty lists are nothing.
+        let as_json = stored.custom.is_some() || matches!(&*stored.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
+        let decode = if as_json { normalize::decode } else { normalize::decode_stored };
+        let decoded = decode(&stored.schema, stored.ty, object).map_err(Status::internal)?;
         Ok(decoded.value)
     }
 
@@ -206,6 +210,7 @@ impl Registry {
             "" => strategy(&stored).prepare_update(&mut object, &old),
             part => strategy(&stored).prepare_subresource(part, &mut object, &old),
         }
+        strategy(&stored).stamp(&mut object, Some(&old), &self.environment.now_text());
         let mut object = self.normalized(&stored, object)?;
         if subresource != "binding" {
             // A pod's generation counts what users change; see KEP-5067.
@@ -339,6 +344,9 @@ fn keep_other_parts(kind: &Kind, subresource: &str, object: &mut Value, old: &Va
                 .filter(|k| !matches!(k.as_str(), "status" | "metadata" | "apiVersion" | "kind"))
                 .collect();
             fields.iter().for_each(|f| keep(object, f));
+            if kind.status_keeps_labels {
+                object.set(&["metadata", "labels"], old.at(&["metadata", "labels"]).cloned());
+            }
         }
         // A binding sets the node and the condition that says so; an approval is part of the status.
         "binding" | "approval" => {}

@@ -22,7 +22,8 @@ fn selector_errors(object: &Value) -> Vec<FieldError> {
     let mismatch = || FieldError::invalid("spec.template.metadata.labels", labels.clone(), "`selector` does not match template `labels`");
     match Selector::from_object(object.at(&["spec", "selector"])) {
         Ok(None) => vec![FieldError::required(field, ""), mismatch()],
-        Err(e) => vec![FieldError::invalid(field, object.at(&["spec", "selector"]).cloned(), e.to_string())],
+        // What is wrong with it is said of its parts.
+        Err(_) => Vec::new(),
         Ok(Some(s)) if s.is_everything() => {
             vec![FieldError::invalid(field, object.at(&["spec", "selector"]).cloned(), "empty selector is invalid")]
         }
@@ -291,8 +292,9 @@ pub(super) struct StatefulSet;
 impl Strategy for StatefulSet {
     fn default(&self, object: &mut Value) {
         default_template(object);
-        if object.at(&["spec", "updateStrategy"]).is_none_or(Value::is_empty) {
-            object.set(&["spec", "updateStrategy", "type"], "RollingUpdate");
+        // The description has filled in the type already; one that says nothing more gets a partition.
+        let alone = object.at(&["spec", "updateStrategy"]).and_then(Value::as_map).is_none_or(|m| m.len() <= 1);
+        if alone && object.str_at(&["spec", "updateStrategy", "type"]) == "RollingUpdate" {
             object.place(&["spec", "updateStrategy", "rollingUpdate"]).make_map();
         }
         let rolling = object.at(&["spec", "updateStrategy", "rollingUpdate"]).is_some_and(|r| !r.is_null());
@@ -336,19 +338,26 @@ impl Strategy for StatefulSet {
                 errors.push(FieldError::invalid("spec.updateStrategy", other, why));
             }
         }
+        errors
+    }
+
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let name = object.str_at(&["spec", "serviceName"]);
+        if !name.is_empty()
+            && let Err(why) = names::dns1035_label(name)
+        {
+            errors.push(FieldError::invalid("spec.serviceName", name, why));
+        }
+        // Names of the set's pods are labels, so its own has to be one.
+        if let Err(why) = names::dns_label(meta::name(object)) {
+            errors.push(FieldError::invalid("metadata.name", meta::name(object), why));
+        }
         for (i, claim) in object.list_at(&["spec", "volumeClaimTemplates"]).iter().enumerate() {
             let spec = claim.get("spec").unwrap_or(&Value::Null);
             super::volumes::claim_spec_errors(spec, &format!("spec.volumeClaimTemplates[{i}].spec"), &mut errors);
         }
         errors
-    }
-
-    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
-        let name = object.str_at(&["spec", "serviceName"]);
-        match names::dns1035_label(name) {
-            Err(why) if !name.is_empty() => vec![FieldError::invalid("spec.serviceName", name, why)],
-            _ => Vec::new(),
-        }
     }
 
     fn validate_subresource(&self, subresource: &str, object: &Value, old: &Value) -> Vec<FieldError> {

@@ -73,7 +73,8 @@ impl Strategy for Job {
                 errors.push(FieldError::invalid(format!("spec.{field}"), object.at(&["spec", field]).cloned(), "field is immutable"));
             }
         }
-        let changed = if suspended { placed(object) != placed(old) } else { object.at(&["spec", "template"]) != old.at(&["spec", "template"]) };
+        let changed =
+            if suspended { placed(object) != placed(old) } else { object.at(&["spec", "template"]) != old.at(&["spec", "template"]) };
         if changed {
             errors.push(FieldError::invalid("spec.template", object.at(&["spec", "template"]).cloned(), "field is immutable"));
         }
@@ -189,7 +190,11 @@ fn job_errors(spec: &Value, at: &str) -> Vec<FieldError> {
     if let Some(manager) = spec.get("managedBy").and_then(Value::as_str) {
         let valid = manager.split_once('/').is_some_and(|(domain, path)| names::dns_subdomain(domain).is_ok() && !path.is_empty());
         if !valid {
-            errors.push(FieldError::invalid(format!("{at}.managedBy"), manager, "must be a domain-prefixed path (such as \"acme.io/foo\")"));
+            errors.push(FieldError::invalid(
+                format!("{at}.managedBy"),
+                manager,
+                "must be a domain-prefixed path (such as \"acme.io/foo\")",
+            ));
         }
         if manager.len() > 63 {
             errors.push(FieldError::too_long(format!("{at}.managedBy"), 63));
@@ -209,14 +214,14 @@ fn failure_policy(spec: &Value, template: &Value, at: &str, errors: &mut Vec<Fie
     if spec.str_at(&["podReplacementPolicy"]) == "TerminatingOrFailed" {
         errors.push(FieldError::not_supported(format!("{at}.podReplacementPolicy"), "TerminatingOrFailed", &["Failed"]));
     }
-    let known: Vec<&str> = ["containers", "initContainers"]
-        .iter()
-        .flat_map(|l| template.list_at(&[l]).iter().map(|c| c.str_at(&["name"])))
-        .collect();
+    let known: Vec<&str> =
+        ["containers", "initContainers"].iter().flat_map(|l| template.list_at(&[l]).iter().map(|c| c.str_at(&["name"]))).collect();
     for (i, rule) in policy.list_at(&["rules"]).iter().enumerate() {
         let at = format!("{at}.podFailurePolicy.rules[{i}]");
         match rule.str_at(&["action"]) {
-            "" => errors.push(FieldError::required(format!("{at}.action"), "valid values: \"Count\", \"FailIndex\", \"FailJob\", \"Ignore\"")),
+            "" => {
+                errors.push(FieldError::required(format!("{at}.action"), "valid values: \"Count\", \"FailIndex\", \"FailJob\", \"Ignore\""))
+            }
             "FailIndex" if spec.get("backoffLimitPerIndex").is_none() => {
                 errors.push(FieldError::invalid(format!("{at}.action"), "FailIndex", "requires the backoffLimitPerIndex to be set"));
             }
@@ -225,7 +230,9 @@ fn failure_policy(spec: &Value, template: &Value, at: &str, errors: &mut Vec<Fie
         let codes = rule.get("onExitCodes").filter(|c| !c.is_null());
         let conditions = rule.list_at(&["onPodConditions"]);
         match (codes, conditions.is_empty()) {
-            (Some(_), false) => errors.push(FieldError::invalid(&at, "", "specifying both OnExitCodes and OnPodConditions is not supported")),
+            (Some(_), false) => {
+                errors.push(FieldError::invalid(&at, "", "specifying both OnExitCodes and OnPodConditions is not supported"))
+            }
             (None, true) => errors.push(FieldError::invalid(&at, "", "specifying one of OnExitCodes and OnPodConditions is required")),
             _ => {}
         }
@@ -251,7 +258,11 @@ fn exit_codes(codes: &Value, known: &[&str], at: &str, errors: &mut Vec<FieldErr
         errors.push(FieldError::required(format!("{at}.operator"), "valid values: \"In\", \"NotIn\""));
     }
     if let Some(name) = codes.get("containerName").and_then(Value::as_str).filter(|n| !known.contains(n)) {
-        errors.push(FieldError::invalid(format!("{at}.containerName"), name, "must be one of the container or initContainer names in the pod template"));
+        errors.push(FieldError::invalid(
+            format!("{at}.containerName"),
+            name,
+            "must be one of the container or initContainer names in the pod template",
+        ));
     }
     let values = codes.list_at(&["values"]);
     if values.is_empty() {
@@ -280,7 +291,8 @@ fn success_policy(spec: &Value, indexed: bool, at: &str, errors: &mut Vec<FieldE
     }
     let all = spec.int_at(&["completions"]).unwrap_or(0);
     if policy.list_at(&["rules"]).is_empty() {
-        errors.push(FieldError::required(format!("{at}.rules"), "at least one rules must be specified when the successPolicy is specified"));
+        errors
+            .push(FieldError::required(format!("{at}.rules"), "at least one rules must be specified when the successPolicy is specified"));
     }
     for (i, rule) in policy.list_at(&["rules"]).iter().enumerate() {
         let at = format!("{at}.rules[{i}]");
@@ -303,7 +315,11 @@ fn success_policy(spec: &Value, indexed: bool, at: &str, errors: &mut Vec<FieldE
         if let Some(Some(chosen)) = chosen
             && count > chosen
         {
-            errors.push(FieldError::invalid(&at, count, "must be less than or equal to the number of indexes in the specified succeededIndexes field"));
+            errors.push(FieldError::invalid(
+                &at,
+                count,
+                "must be less than or equal to the number of indexes in the specified succeededIndexes field",
+            ));
         }
     }
 }
@@ -356,6 +372,37 @@ fn seconds_between(start: &str, end: &str) -> Option<i64> {
     Some(end.as_second() - start.as_second())
 }
 
+/// Whether a text is a schedule of five fields, or one of the names for them.
+fn is_schedule(text: &str) -> bool {
+    if let Some(name) = text.strip_prefix('@') {
+        let every = |rest: &str| fram_machinery::normalize::parse_duration(rest).is_some();
+        return matches!(name, "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly")
+            || name.strip_prefix("every ").is_some_and(every);
+    }
+    const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+    const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+    const FIELDS: [(i64, i64, &[&str]); 5] = [(0, 59, &[]), (0, 23, &[]), (1, 31, &[]), (1, 12, &MONTHS), (0, 6, &DAYS)];
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    fields.len() == FIELDS.len() && fields.iter().zip(FIELDS).all(|(field, limits)| field.split(',').all(|p| is_range(p, limits)))
+}
+
+/// `*`, a number, a range, each with a step or without.
+fn is_range(text: &str, (least, most, names): (i64, i64, &[&str])) -> bool {
+    let (range, step) = text.split_once('/').map_or((text, None), |(range, step)| (range, Some(step)));
+    if step.is_some_and(|s| !s.parse::<i64>().is_ok_and(|n| n > 0)) {
+        return false;
+    }
+    if matches!(range, "*" | "?") {
+        return true;
+    }
+    let number = |text: &str| {
+        let named = names.iter().position(|n| n.eq_ignore_ascii_case(text)).map(|i| i as i64 + least);
+        named.or_else(|| text.parse().ok()).filter(|n| (least..=most).contains(n))
+    };
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    matches!((number(first), number(last)), (Some(first), Some(last)) if first <= last)
+}
+
 /// CronJobs: the cells of the table.
 pub(super) struct CronJob;
 
@@ -364,6 +411,35 @@ impl Strategy for CronJob {
         if object.at(&["spec", "jobTemplate", "spec", "template", "spec"]).is_some() {
             super::pod::default_pod_spec(object.place(&["spec", "jobTemplate", "spec", "template", "spec"]));
         }
+    }
+
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        let null = Value::Null;
+        let job = object.at(&["spec", "jobTemplate", "spec"]).unwrap_or(&null);
+        let mut errors = job_errors(job, "spec.jobTemplate.spec");
+        if job.bool_at(&["manualSelector"]) == Some(true) {
+            errors.push(FieldError::not_supported("spec.jobTemplate.spec.manualSelector", true, &["false"]));
+        }
+        let schedule = object.str_at(&["spec", "schedule"]);
+        if !schedule.is_empty() && !is_schedule(schedule) {
+            errors.push(FieldError::invalid("spec.schedule", schedule, "failed to parse the schedule"));
+        }
+        if let Some(zone) = object.at(&["spec", "timeZone"]).and_then(Value::as_str) {
+            let plain = zone.split('/').all(|p| !p.is_empty() && p.bytes().all(|c| c.is_ascii_alphanumeric() || b"_+-.".contains(&c)));
+            if !plain || zone.eq_ignore_ascii_case("local") || jiff::tz::TimeZone::get(zone).is_err() {
+                errors.push(FieldError::invalid("spec.timeZone", zone, "unknown time zone"));
+            }
+        }
+        errors
+    }
+
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        // The names of its Jobs have a time behind it, and are labels.
+        let name = meta::name(object);
+        if name.len() <= 52 {
+            return Vec::new();
+        }
+        vec![FieldError::invalid("metadata.name", name, "must be no more than 52 characters")]
     }
 
     fn cell(&self, object: &Value, column: &str) -> Value {

@@ -12,6 +12,19 @@ impl Strategy for CertificateSigningRequest {
         names::path_segment
     }
 
+    fn stamp(&self, object: &mut Value, _: Option<&Value>, now: &str) {
+        if object.list_at(&["status", "conditions"]).is_empty() {
+            return;
+        }
+        for condition in object.place(&["status", "conditions"]).make_list() {
+            for field in ["lastUpdateTime", "lastTransitionTime"] {
+                if condition.str_at(&[field]).is_empty() {
+                    condition.set(&[field], now);
+                }
+            }
+        }
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let request = object.str_at(&["spec", "request"]);
@@ -27,7 +40,11 @@ impl Strategy for CertificateSigningRequest {
         }
         signer_errors(object.str_at(&["spec", "signerName"]), &mut errors);
         if let Some(seconds) = object.int_at(&["spec", "expirationSeconds"]).filter(|s| *s < 600) {
-            errors.push(FieldError::invalid("spec.expirationSeconds", seconds, "may not specify a duration less than 600 seconds (10 minutes)"));
+            errors.push(FieldError::invalid(
+                "spec.expirationSeconds",
+                seconds,
+                "may not specify a duration less than 600 seconds (10 minutes)",
+            ));
         }
         errors
     }
@@ -88,7 +105,10 @@ fn signer_errors(name: &str, errors: &mut Vec<FieldError>) {
     }
     let valid = match name.split_once('/') {
         Some((domain, path)) => {
-            domain.contains('.') && names::dns_subdomain(domain).is_ok() && !path.contains('/') && path.split('.').all(|p| names::dns_label(&p.to_lowercase()).is_ok())
+            domain.contains('.')
+                && names::dns_subdomain(domain).is_ok()
+                && !path.contains('/')
+                && path.split('.').all(|p| names::dns_label(&p.to_lowercase()).is_ok())
         }
         None => false,
     };

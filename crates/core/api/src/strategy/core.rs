@@ -58,48 +58,6 @@ impl Strategy for Namespace {
     }
 }
 
-pub(super) struct Node;
-impl Strategy for Node {
-    fn default(&self, object: &mut Value) {
-        if object.at(&["status", "allocatable"]).is_none()
-            && let Some(capacity) = object.at(&["status", "capacity"]).cloned()
-        {
-            object.set(&["status", "allocatable"], capacity);
-        }
-    }
-
-    fn field(&self, object: &Value, path: &str) -> Option<String> {
-        (path == "spec.unschedulable").then(|| object.bool_at(&["spec", "unschedulable"]).unwrap_or(false).to_string())
-    }
-
-    fn cell(&self, object: &Value, column: &str) -> Value {
-        let address = |ty: &str| {
-            let found = object.list_at(&["status", "addresses"]).iter().find(|a| a.str_at(&["type"]) == ty);
-            Value::from(found.map_or("<none>", |a| a.str_at(&["address"])))
-        };
-        match column {
-            "Status" => {
-                let ready = match meta::condition(object, "Ready").map(|c| c.str_at(&["status"])) {
-                    Some("True") => "Ready",
-                    Some(_) => "NotReady",
-                    None => "Unknown",
-                };
-                let cordoned = object.bool_at(&["spec", "unschedulable"]) == Some(true);
-                Value::from(if cordoned { format!("{ready},SchedulingDisabled") } else { ready.to_string() })
-            }
-            "Roles" => {
-                let labels = meta::labels(object).as_map().cloned().unwrap_or_default();
-                let roles = labels.keys().filter_map(|k| k.strip_prefix("node-role.kubernetes.io/").map(String::from));
-                joined(roles.collect::<Vec<_>>().into_iter(), "<none>")
-            }
-            "Kernel-Version" => object.str_at(&["status", "nodeInfo", "kernelVersion"]).into(),
-            "Internal-IP" => address("InternalIP"),
-            "External-IP" => address("ExternalIP"),
-            _ => Value::Null,
-        }
-    }
-}
-
 fn data_key_errors(object: &Value, fields: &[&str]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for field in fields {

@@ -145,9 +145,13 @@ fn backend_errors(backend: &Value, at: &str, errors: &mut Vec<FieldError>) {
             let (port, number) = (service.str_at(&["port", "name"]), service.int_at(&["port", "number"]).unwrap_or(0));
             match (port, number) {
                 ("", 0) => errors.push(FieldError::required(at, "port name or number is required")),
-                ("", n) => errors.extend(names::port_number(n).err().map(|why| FieldError::invalid(format!("{at}.service.port.number"), n, why))),
+                ("", n) => {
+                    errors.extend(names::port_number(n).err().map(|why| FieldError::invalid(format!("{at}.service.port.number"), n, why)))
+                }
                 (_, n) if n != 0 => errors.push(FieldError::invalid(at, "", "cannot set both port name & port number")),
-                (name, _) => errors.extend(names::port_name(name).err().map(|why| FieldError::invalid(format!("{at}.service.port.name"), name, why))),
+                (name, _) => {
+                    errors.extend(names::port_name(name).err().map(|why| FieldError::invalid(format!("{at}.service.port.name"), name, why)))
+                }
             }
         }
     }

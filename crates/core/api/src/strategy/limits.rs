@@ -50,8 +50,20 @@ fn name_errors(name: &str, at: &str, errors: &mut Vec<FieldError>) {
 
 pub(super) struct LimitRange;
 impl Strategy for LimitRange {
-    fn name_rule(&self) -> super::NameRule {
-        names::dns_subdomain
+    fn default(&self, object: &mut Value) {
+        if object.list_at(&["spec", "limits"]).is_empty() {
+            return;
+        }
+        for limit in object.place(&["spec", "limits"]).make_list().iter_mut().filter(|l| l.str_at(&["type"]) == "Container") {
+            // A default limit is the most, a default request the default limit or else the least.
+            for (to, from) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {
+                for (name, amount) in map(limit, from).iter() {
+                    if map(limit, to).get(name).is_none() {
+                        limit.place(&[to]).make_map().insert(name.clone(), amount.clone());
+                    }
+                }
+            }
+        }
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
@@ -91,7 +103,10 @@ fn limit_errors(limit: &Value, ty: &str, at: &str, errors: &mut Vec<FieldError>)
         }
     }
     if ty == "PersistentVolumeClaim" && map(limit, "min").get("storage").is_none() && map(limit, "max").get("storage").is_none() {
-        errors.push(FieldError::required(format!("{at}.limits"), "either minimum or maximum storage value is required, but neither was provided"));
+        errors.push(FieldError::required(
+            format!("{at}.limits"),
+            "either minimum or maximum storage value is required, but neither was provided",
+        ));
     }
     for key in keys {
         let of = |field: &str| amount(map(limit, field).get(&key));
@@ -191,8 +206,16 @@ const SCOPES: [&str; 7] =
 fn fits(scope: &str, resource: &str) -> bool {
     let of_pods = matches!(
         resource,
-        "pods" | "cpu" | "memory" | "requests.cpu" | "requests.memory" | "limits.cpu" | "limits.memory" | "ephemeral-storage"
-            | "requests.ephemeral-storage" | "limits.ephemeral-storage"
+        "pods"
+            | "cpu"
+            | "memory"
+            | "requests.cpu"
+            | "requests.memory"
+            | "limits.cpu"
+            | "limits.memory"
+            | "ephemeral-storage"
+            | "requests.ephemeral-storage"
+            | "limits.ephemeral-storage"
     ) || resource.starts_with("count/pods");
     match scope {
         "BestEffort" => resource == "pods",
@@ -238,7 +261,11 @@ fn scope_selector(spec: &Value, errors: &mut Vec<FieldError>) {
                 errors.push(FieldError::required(format!("{at}.values"), "must be at least one value when `operator` is 'In' or 'NotIn'"));
             }
             "Exists" | "DoesNotExist" if !values.is_empty() => {
-                errors.push(FieldError::invalid(format!("{at}.values"), values.to_vec(), "must be no value when `operator` is 'Exist' or 'DoesNotExist'"));
+                errors.push(FieldError::invalid(
+                    format!("{at}.values"),
+                    values.to_vec(),
+                    "must be no value when `operator` is 'Exist' or 'DoesNotExist'",
+                ));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => errors.push(FieldError::invalid(format!("{at}.operator"), other, "not a valid selector operator")),
@@ -251,7 +278,9 @@ pub(super) fn number_or_percent(value: Option<&Value>, at: &str, errors: &mut Ve
     match value {
         Some(Value::Int(n)) if *n < 0 => errors.push(FieldError::invalid(at, *n, "must be greater than or equal to 0")),
         Some(Value::String(text)) => match percent(text) {
-            None => errors.push(FieldError::invalid(at, &**text, "a valid percent string must be a numeric string followed by an ending '%'")),
+            None => {
+                errors.push(FieldError::invalid(at, &**text, "a valid percent string must be a numeric string followed by an ending '%'"))
+            }
             Some(n) if n > 100 => errors.push(FieldError::invalid(at, &**text, "must not be greater than 100%")),
             Some(_) => {}
         },

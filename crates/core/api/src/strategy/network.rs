@@ -103,9 +103,8 @@ fn policy_peer(peer: &Value, at: &str, errors: &mut Vec<FieldError>) {
         match cidr(text) {
             None => errors.push(FieldError::invalid(at, text, NOT_CIDR)),
             Some((inner, inner_length)) => {
-                let within = inner.is_ipv4() == address.is_ipv4()
-                    && inner_length > length
-                    && network(inner, length) == network(address, length);
+                let within =
+                    inner.is_ipv4() == address.is_ipv4() && inner_length > length && network(inner, length) == network(address, length);
                 if !within {
                     errors.push(FieldError::invalid(at, text, "must be a strict subset of `cidr`"));
                 }

@@ -29,6 +29,10 @@ impl Strategy for Pod {
         let Some(spec) = object.as_map().and_then(|m| m.get("spec")).cloned() else { return };
         let mut spec = spec;
         default_pod_spec(&mut spec);
+        if spec.int_at(&["terminationGracePeriodSeconds"]).is_some_and(|n| n < 0) {
+            // KEP-2238: what was negative once meant at once.
+            spec.set(&["terminationGracePeriodSeconds"], 1);
+        }
         if spec.get("enableServiceLinks").is_none() {
             spec.set(&["enableServiceLinks"], true);
         }
@@ -46,6 +50,17 @@ impl Strategy for Pod {
         mirror_service_account(&mut spec);
         object.set(&["spec"], spec);
         mirror_ips(object);
+    }
+
+    fn stamp(&self, object: &mut Value, _: Option<&Value>, now: &str) {
+        if object.list_at(&["status", "conditions"]).is_empty() {
+            return;
+        }
+        for condition in object.place(&["status", "conditions"]).make_list() {
+            if condition.str_at(&["reason"]) == "SchedulingGated" && condition.str_at(&["lastTransitionTime"]).is_empty() {
+                condition.set(&["lastTransitionTime"], now);
+            }
+        }
     }
 
     fn prepare_create(&self, object: &mut Value) {
@@ -74,13 +89,30 @@ impl Strategy for Pod {
     }
 
     fn prepare_subresource(&self, subresource: &str, object: &mut Value, old: &Value) {
-        if subresource == "resize" {
-            resize::keep_the_rest(object, old);
+        match subresource {
+            "resize" => resize::keep_the_rest(object, old),
+            "ephemeralcontainers" => {
+                let added = object.at(&["spec", "ephemeralContainers"]).cloned();
+                object.set(&["spec"], old.get("spec").cloned());
+                object.set(&["spec", "ephemeralContainers"], added);
+                object.set(&["metadata", "labels"], old.at(&["metadata", "labels"]).cloned());
+                object.set(&["metadata", "annotations"], old.at(&["metadata", "annotations"]).cloned());
+            }
+            // The class follows from the spec.
+            "status" if object.str_at(&["status", "qosClass"]).is_empty() => {
+                object.set(&["status", "qosClass"], old.str_at(&["status", "qosClass"]));
+            }
+            _ => {}
         }
     }
 
     fn validate_subresource(&self, subresource: &str, object: &Value, old: &Value) -> Vec<FieldError> {
-        if subresource == "resize" { resize::validate(object, old) } else { Vec::new() }
+        match subresource {
+            "resize" => resize::validate(object, old),
+            "ephemeralcontainers" => validation::validate_ephemeral(object, old),
+            "status" => validation::validate_status(object, old),
+            _ => Vec::new(),
+        }
     }
 
     fn field(&self, object: &Value, path: &str) -> Option<String> {

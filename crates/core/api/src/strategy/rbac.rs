@@ -88,8 +88,7 @@ impl Strategy for Binding {
         if reference("apiGroup") != GROUP {
             errors.push(FieldError::not_supported("roleRef.apiGroup", reference("apiGroup"), &[GROUP]));
         }
-        let kinds: &[&str] =
-            if object.str_at(&["kind"]) == "ClusterRoleBinding" { &["ClusterRole"] } else { &["ClusterRole", "Role"] };
+        let kinds: &[&str] = if object.str_at(&["kind"]) == "ClusterRoleBinding" { &["ClusterRole"] } else { &["ClusterRole", "Role"] };
         if !kinds.contains(&reference("kind")) {
             errors.push(FieldError::not_supported("roleRef.kind", reference("kind"), kinds));
         }

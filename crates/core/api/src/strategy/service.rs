@@ -77,6 +77,7 @@ impl Strategy for Service {
             }
         }
         keep_or_clear_node_ports(object, old);
+        drop_what_the_type_lost(object, old);
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
@@ -117,6 +118,35 @@ impl Strategy for Service {
 
 fn uses_node_ports(service: &Value) -> bool {
     matches!(service.str_at(&["spec", "type"]), "NodePort" | "LoadBalancer")
+}
+
+/// What only the former type could have goes with it, unless the author has just changed it; see upstream's
+/// dropTypeDependentFields.
+fn drop_what_the_type_lost(object: &mut Value, old: &Value) {
+    let ty = |service: &Value| service.str_at(&["spec", "type"]).to_string();
+    let exposed = |service: &Value| {
+        matches!(ty(service).as_str(), "NodePort" | "LoadBalancer")
+            || (ty(service) == "ClusterIP" && !service.list_at(&["spec", "externalIPs"]).is_empty())
+    };
+    let checked = |service: &Value| ty(service) == "LoadBalancer" && service.str_at(&["spec", "externalTrafficPolicy"]) == "Local";
+    let mut lost: Vec<&str> = Vec::new();
+    if ty(old) == "LoadBalancer" && ty(object) != "LoadBalancer" {
+        lost.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+    }
+    if exposed(old) && !exposed(object) {
+        lost.push("externalTrafficPolicy");
+    }
+    if ty(object) == "ExternalName" && ty(old) != "ExternalName" {
+        lost.push("internalTrafficPolicy");
+    }
+    if checked(old) && !checked(object) {
+        lost.push("healthCheckNodePort");
+    }
+    for field in lost {
+        if object.at(&["spec", field]) == old.at(&["spec", field]) {
+            object.remove(&["spec", field]);
+        }
+    }
 }
 
 fn keep_or_clear_node_ports(object: &mut Value, old: &Value) {

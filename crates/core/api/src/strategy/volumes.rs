@@ -36,6 +36,13 @@ impl Strategy for PersistentVolume {
         meta::add_finalizer(object, VOLUME_PROTECTION);
     }
 
+    fn stamp(&self, object: &mut Value, old: Option<&Value>, now: &str) {
+        let phase = |volume: &Value| volume.str_at(&["status", "phase"]).to_string();
+        if old.is_none_or(|old| phase(old) != phase(object)) {
+            object.set(&["status", "lastPhaseTransitionTime"], now);
+        }
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         volume_errors(object.get("spec").unwrap_or(&Value::Null))
     }
@@ -392,7 +399,11 @@ pub(crate) fn claim_spec_errors(spec: &Value, at: &str, errors: &mut Vec<FieldEr
         }
         let group = source.str_at(&["apiGroup"]);
         if group.is_empty() && !matches!(source.str_at(&["kind"]), "PersistentVolumeClaim" | "") {
-            errors.push(FieldError::invalid(format!("{at}.{field}"), source.str_at(&["kind"]), "must be 'PersistentVolumeClaim' when referencing the default apiGroup"));
+            errors.push(FieldError::invalid(
+                format!("{at}.{field}"),
+                source.str_at(&["kind"]),
+                "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+            ));
         } else if !group.is_empty()
             && let Err(why) = names::dns_subdomain(group)
         {
@@ -517,7 +528,11 @@ impl Strategy for PersistentVolumeClaim {
                     let at = if field == "capacity" { format!("status.capacity[{name}]") } else { format!("status.{field}") };
                     errors.push(FieldError::invalid(at, name.as_str(), names::QUALIFIED_NAME));
                 } else if amount.as_str().and_then(|a| a.parse::<Quantity>().ok()).is_some_and(|q| q.is_negative()) {
-                    errors.push(FieldError::invalid(format!("status.{field}[{name}]"), amount.clone(), "must be greater than or equal to 0"));
+                    errors.push(FieldError::invalid(
+                        format!("status.{field}[{name}]"),
+                        amount.clone(),
+                        "must be greater than or equal to 0",
+                    ));
                 }
             }
         }

@@ -198,7 +198,11 @@ const ENV_RESOURCES: [&str; 6] =
 fn env_source(env: &Value, source: &Value, at: &str, errors: &mut Vec<FieldError>) {
     let sources = source.as_map().map_or(0, |m| m.len());
     if sources == 0 {
-        errors.push(FieldError::invalid(at, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"));
+        errors.push(FieldError::invalid(
+            at,
+            "",
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+        ));
     } else if !env.str_at(&["value"]).is_empty() {
         errors.push(FieldError::invalid(at, "", "may not be specified when `value` is not empty"));
     } else if sources > 1 {
@@ -362,7 +366,9 @@ pub(super) fn resources(resources: &Value, at: &str, claims: &[&str], errors: &m
                         let why = format!("must be less than or equal to {name} limit of {}", text());
                         errors.push(FieldError::invalid(format!("{at}.requests"), value.clone(), why));
                     }
-                    None if whole => errors.push(FieldError::required(format!("{at}.limits"), "Limit must be set for non overcommitable resources")),
+                    None if whole => {
+                        errors.push(FieldError::required(format!("{at}.limits"), "Limit must be set for non overcommitable resources"))
+                    }
                     _ => {}
                 }
             }

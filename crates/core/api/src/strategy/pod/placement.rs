@@ -47,7 +47,10 @@ fn node_term(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
                 errors.push(FieldError::required(format!("{at}.values"), "must be specified when `operator` is 'In' or 'NotIn'"));
             }
             "Exists" | "DoesNotExist" if !values.is_empty() => {
-                errors.push(FieldError::forbidden(format!("{at}.values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+                errors.push(FieldError::forbidden(
+                    format!("{at}.values"),
+                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                ));
             }
             "Gt" | "Lt" if values.len() != 1 => {
                 errors.push(FieldError::required(format!("{at}.values"), "must be specified single value when `operator` is 'Lt' or 'Gt'"));
@@ -70,7 +73,10 @@ fn node_term(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
         let (key, values) = (requirement.str_at(&["key"]), requirement.list_at(&["values"]));
         match requirement.str_at(&["operator"]) {
             "In" | "NotIn" if values.len() != 1 => {
-                errors.push(FieldError::required(format!("{at}.values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"));
+                errors.push(FieldError::required(
+                    format!("{at}.values"),
+                    "must be only one value when `operator` is 'In' or 'NotIn' for node field selector",
+                ));
             }
             "In" | "NotIn" => {}
             text => errors.push(FieldError::invalid(format!("{at}.operator"), text, "not a valid selector operator")),
@@ -88,11 +94,10 @@ fn node_term(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
 }
 
 fn pod_term(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
-    for (i, namespace) in term.list_at(&["namespaces"]).iter().enumerate() {
+    for namespace in term.list_at(&["namespaces"]) {
         let text = namespace.as_str().unwrap_or_default();
         if let Err(why) = names::dns_label(text) {
             errors.push(FieldError::invalid(format!("{at}.namespace"), text, why));
-            let _ = i;
         }
     }
     let (matching, differing) = (term.list_at(&["matchLabelKeys"]), term.list_at(&["mismatchLabelKeys"]));
@@ -100,7 +105,11 @@ fn pod_term(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
     label_keys(differing, term.get("labelSelector"), &format!("{at}.mismatchLabelKeys"), errors);
     for (i, key) in matching.iter().enumerate() {
         if differing.contains(key) {
-            errors.push(FieldError::invalid(format!("{at}.matchLabelKeys[{i}]"), key.clone(), "exists in both matchLabelKeys and mismatchLabelKeys"));
+            errors.push(FieldError::invalid(
+                format!("{at}.matchLabelKeys[{i}]"),
+                key.clone(),
+                "exists in both matchLabelKeys and mismatchLabelKeys",
+            ));
         }
     }
     topology_key(term, at, errors);
@@ -170,8 +179,9 @@ fn spreading(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::duplicate(format!("{at}.{{topologyKey, whenUnsatisfiable}}"), format!("{{{}, {}}}", pair.0, pair.1)));
         }
         seen.push(pair);
-        if !pair.0.is_empty() {
-            topology_key(constraint, &at, errors);
+        if !["DoNotSchedule", "ScheduleAnyway"].contains(&pair.1) {
+            let field = format!("{at}.whenUnsatisfiable");
+            errors.push(FieldError::not_supported(field, pair.1, &["DoNotSchedule", "ScheduleAnyway"]));
         }
         if constraint.int_at(&["minDomains"]).is_some() && pair.1 != "DoNotSchedule" {
             let why = "can only use minDomains if whenUnsatisfiable=DoNotSchedule";
@@ -190,7 +200,8 @@ fn spreading(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         for (k, key) in keys.iter().enumerate() {
             if key.as_str().is_some_and(|key| selected.contains(&key)) {
                 let why = "exists in both matchLabelKeys and labelSelector";
-                errors.push(FieldError::invalid(format!("{at}.matchLabelKeys[{k}]"), key.clone(), why));
+                // Upstream's path leaves out the name of the list.
+                errors.push(FieldError::invalid(format!("{at}[{k}]"), key.clone(), why));
             }
         }
     }

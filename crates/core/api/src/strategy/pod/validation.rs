@@ -109,15 +109,16 @@ fn texts(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
     let selector = spec.get("nodeSelector").and_then(Value::as_map).cloned().unwrap_or_default();
     super::super::label_map_errors(&selector, &format!("{path}.nodeSelector"), errors);
-    for (i, secret) in spec.list_at(&["imagePullSecrets"]).iter().enumerate() {
-        if secret.str_at(&["name"]).is_empty() {
-            errors.push(FieldError::required(format!("{path}.imagePullSecrets[{i}].name"), ""));
+    for (i, gate) in spec.list_at(&["readinessGates"]).iter().enumerate() {
+        let condition = gate.str_at(&["conditionType"]);
+        if let Err(why) = names::qualified_name(condition) {
+            errors.push(FieldError::invalid(format!("{path}.readinessGates[{i}].conditionType"), condition, why));
         }
     }
-    for alias in spec.list_at(&["hostAliases"]) {
+    for (i, alias) in spec.list_at(&["hostAliases"]).iter().enumerate() {
         if !is_ip(alias.str_at(&["ip"])) {
             let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            errors.push(FieldError::invalid(format!("{path}.hostAliases.ip"), alias.str_at(&["ip"]), why));
+            errors.push(FieldError::invalid(format!("{path}.hostAliases[{i}].ip"), alias.str_at(&["ip"]), why));
         }
         for name in alias.list_at(&["hostnames"]) {
             if let Err(why) = names::dns_subdomain(name.as_str().unwrap_or_default()) {
@@ -131,12 +132,15 @@ fn texts(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
 fn host(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let is = |field: &str| spec.bool_at(&[field]) == Some(true);
     if is("hostPID") && is("shareProcessNamespace") {
+        // Upstream's name of the field is one of its internal form.
         let why = "ShareProcessNamespace and HostPID cannot both be enabled";
-        errors.push(FieldError::invalid(format!("{path}.shareProcessNamespace"), true, why));
+        errors.push(FieldError::invalid(format!("{path}.securityContext.shareProcessNamespace"), true, why));
     }
     if spec.bool_at(&["hostUsers"]) == Some(false) {
-        for field in ["hostNetwork", "hostPID", "hostIPC"].into_iter().filter(|f| is(f)) {
-            errors.push(FieldError::forbidden(format!("{path}.{field}"), "when `hostUsers` is false"));
+        for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+            if is(field) {
+                errors.push(FieldError::forbidden(format!("{path}.{shown}"), "when `hostUsers` is false"));
+            }
         }
     }
     if !is("hostNetwork") {
@@ -147,8 +151,8 @@ fn host(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
             for (p, port) in container.list_at(&["ports"]).iter().enumerate() {
                 let (host, own) = (port.int_at(&["hostPort"]).unwrap_or(0), port.int_at(&["containerPort"]).unwrap_or(0));
                 if host != 0 && host != own {
-                    let at = format!("{path}.{list}[{c}].ports[{p}].containerPort");
-                    errors.push(FieldError::invalid(at, own, "must match `hostPort` when `hostNetwork` is true"));
+                    let at = format!("{path}.{list}[{c}].ports[{p}].hostPort");
+                    errors.push(FieldError::invalid(at, host, "must match `containerPort` when `hostNetwork` is true"));
                 }
             }
         }
@@ -173,6 +177,11 @@ fn dns(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         if !is_ip(server.as_str().unwrap_or_default()) {
             let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
             errors.push(FieldError::invalid(format!("{at}.nameservers[{i}]"), server.clone(), why));
+        }
+    }
+    for (i, option) in spec.list_at(&["dnsConfig", "options"]).iter().enumerate() {
+        if option.str_at(&["name"]).is_empty() {
+            errors.push(FieldError::required(format!("{at}.options[{i}]"), "must not be empty"));
         }
     }
     let searches = spec.list_at(&["dnsConfig", "searches"]);
@@ -228,9 +237,20 @@ fn system(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::forbidden(format!("{path}.{field}"), "cannot be set for a windows pod"));
         }
     }
-    if let Some(os) = spec.get("os").filter(|os| os.str_at(&["name"]).is_empty()) {
-        let _ = os;
-        errors.push(FieldError::required(format!("{path}.os.name"), "cannot be empty"));
+    match spec.get("os").map(|os| os.str_at(&["name"])) {
+        Some("") => errors.push(FieldError::required(format!("{path}.os.name"), "cannot be empty")),
+        Some(name) if !["linux", "windows"].contains(&name) => {
+            errors.push(FieldError::not_supported(format!("{path}.os"), name, &["linux", "windows"]));
+        }
+        _ => {}
+    }
+    if !spec.str_at(&["hostnameOverride"]).is_empty() {
+        if spec.bool_at(&["setHostnameAsFQDN"]) == Some(true) {
+            errors.push(FieldError::forbidden(format!("{path}.hostnameOverride"), "may not be specified when setHostnameAsFQDN is true"));
+        }
+        if spec.bool_at(&["hostNetwork"]) == Some(true) {
+            errors.push(FieldError::forbidden(format!("{path}.hostnameOverride"), "may not be specified when hostNetwork is true"));
+        }
     }
 }
 
@@ -280,6 +300,62 @@ fn pod_resources(resources: &Value, claims: &[&str], path: &str, errors: &mut Ve
     }
 }
 
+/// Ephemeral containers are added, and stay as they are; nothing else changes beside them.
+pub(super) fn validate_ephemeral(pod: &Value, old: &Value) -> Vec<FieldError> {
+    let (now, before) = (pod.list_at(&["spec", "ephemeralContainers"]), old.list_at(&["spec", "ephemeralContainers"]));
+    let kept = |c: &Value| now.iter().any(|n| n == c);
+    if before.iter().all(kept) {
+        return Vec::new();
+    }
+    vec![FieldError::forbidden("spec.ephemeralContainers", "existing ephemeral containers may not be changed or removed")]
+}
+
+/// What a status may say, and what of it does not change.
+pub(super) fn validate_status(pod: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let status = |field: &str| pod.str_at(&["status", field]);
+    let nominated = status("nominatedNodeName");
+    if !nominated.is_empty()
+        && let Err(why) = names::dns_subdomain(nominated)
+    {
+        errors.push(FieldError::invalid("status.nominatedNodeName", nominated, why));
+    }
+    for (i, condition) in pod.list_at(&["status", "conditions"]).iter().enumerate() {
+        let ty = condition.str_at(&["type"]);
+        if let Err(why) = names::qualified_name(ty) {
+            // Upstream writes the field with a capital.
+            errors.push(FieldError::invalid(format!("status.conditions[{i}].Type"), ty, why));
+        }
+    }
+    let before = old.str_at(&["status", "qosClass"]);
+    if status("qosClass") != before && !before.is_empty() {
+        errors.push(FieldError::invalid("status.qosClass", status("qosClass"), "field is immutable"));
+    }
+    address_errors(pod.list_at(&["status", "podIPs"]), "", "status.podIPs", &mut errors);
+    address_errors(pod.list_at(&["status", "hostIPs"]), ".ip", "status.hostIPs", &mut errors);
+    let (first, host) = (pod.list_at(&["status", "hostIPs"]).first().map(|h| h.str_at(&["ip"])), status("hostIP"));
+    if first.is_some_and(|first| first != host) {
+        errors.push(FieldError::invalid("status.hostIPs[0].ip", first.unwrap_or_default(), "must be equal to `hostIP`"));
+    }
+    errors
+}
+
+/// At most one address of each family; `suffix` is how upstream goes on from the element to the address.
+fn address_errors(list: &[Value], suffix: &str, at: &str, errors: &mut Vec<FieldError>) {
+    let parsed: Vec<Option<std::net::IpAddr>> = list.iter().map(|e| e.str_at(&["ip"]).parse().ok()).collect();
+    for (i, (entry, _)) in list.iter().zip(&parsed).enumerate().filter(|(_, (_, ip))| ip.is_none()) {
+        let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+        errors.push(FieldError::invalid(format!("{at}[{i}]{suffix}"), entry.str_at(&["ip"]), why));
+        if !suffix.is_empty() {
+            errors.push(FieldError::invalid(format!("{at}[{i}]"), entry.str_at(&["ip"]), why));
+        }
+    }
+    let families = |v4: bool| parsed.iter().flatten().filter(|ip| ip.is_ipv4() == v4).count();
+    if families(true) > 1 || families(false) > 1 {
+        errors.push(FieldError::invalid(at, list.to_vec(), "may specify no more than one IP for each IP family"));
+    }
+}
+
 /// Names of kernel parameters: segments of letters, digits, `-`, `_`, joined by dots or slashes.
 fn validate_sysctls(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     const WHY: &str =
@@ -294,13 +370,20 @@ fn validate_sysctls(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
             b.first().is_some_and(edge) && b.last().is_some_and(edge) && b.iter().all(|c| edge(c) || matches!(c, b'-' | b'_'))
         };
         if name.is_empty() {
-            errors.push(FieldError::required(at, ""));
+            errors.push(FieldError::required(&at, ""));
         } else if name.len() > 253 || !name.split(['.', '/']).all(word) {
-            errors.push(FieldError::invalid(at, name, WHY));
+            errors.push(FieldError::invalid(&at, name, WHY));
         } else if seen.contains(&name) {
-            errors.push(FieldError::duplicate(at, name));
+            errors.push(FieldError::duplicate(&at, name));
         }
         seen.push(name);
+        let dotted = name.replace('/', ".");
+        let host = |field: &str| spec.bool_at(&[field]) == Some(true);
+        let shared = (host("hostNetwork") && dotted.starts_with("net."))
+            || (host("hostIPC") && ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|p| dotted.starts_with(p)));
+        if shared {
+            errors.push(FieldError::invalid(at, name, "may not be specified when the namespace is the host's"));
+        }
     }
 }
 
@@ -316,7 +399,12 @@ pub(super) fn validate_update(pod: &Value, old: &Value) -> Vec<FieldError> {
     }
     let kept = old.list_at(&["spec", "tolerations"]);
     let tolerations = pod.list_at(&["spec", "tolerations"]);
-    if kept.iter().any(|t| !tolerations.contains(t)) {
+    let untimed = |t: &Value| {
+        let mut t = t.clone();
+        t.remove(&["tolerationSeconds"]);
+        t
+    };
+    if kept.iter().any(|t| !tolerations.iter().any(|n| untimed(n) == untimed(t))) {
         errors.push(FieldError::forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds"));
     }
     if let (Some(old), new) = (old.int_at(&["spec", "activeDeadlineSeconds"]), pod.int_at(&["spec", "activeDeadlineSeconds"]))
@@ -325,27 +413,66 @@ pub(super) fn validate_update(pod: &Value, old: &Value) -> Vec<FieldError> {
         let why = "must be less than or equal to previous value";
         errors.push(FieldError::invalid("spec.activeDeadlineSeconds", Value::from(new), why));
     }
-    let gates = |p: &Value| p.list_at(&["spec", "schedulingGates"]).to_vec();
-    if gates(pod).iter().any(|g| !gates(old).contains(g)) {
-        errors.push(FieldError::forbidden("spec.schedulingGates", "only deletion is allowed, but found new scheduling gate"));
+    let gates = old.list_at(&["spec", "schedulingGates"]);
+    for (i, gate) in pod.list_at(&["spec", "schedulingGates"]).iter().enumerate().filter(|(_, gate)| !gates.contains(gate)) {
+        let why = format!("only deletion is allowed, but found new scheduling gate '{}'", gate.str_at(&["name"]));
+        errors.push(FieldError::forbidden(format!("spec.schedulingGates[{i}].name"), &why));
     }
-    if frozen(pod) != frozen(old) {
+    let gated = !gates.is_empty();
+    if gated {
+        narrowing_errors(pod, old, &mut errors);
+    }
+    if frozen(pod, gated) != frozen(old, gated) {
         errors.push(FieldError::forbidden("spec", WHY));
     }
     errors
 }
 
-/// A pod's spec without what may change.
-fn frozen(pod: &Value) -> Value {
+/// A pod that waits at a gate may be placed more narrowly, never more widely.
+fn narrowing_errors(pod: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    let map = |pod: &Value| pod.at(&["spec", "nodeSelector"]).and_then(Value::as_map).cloned().unwrap_or_default();
+    let (selector, before) = (map(pod), map(old));
+    if before.iter().any(|(k, v)| selector.get(k) != Some(v)) {
+        let why = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+        errors.push(FieldError::invalid("spec.nodeSelector", pod.at(&["spec", "nodeSelector"]).cloned(), why));
+    }
+    const TERMS: [&str; 5] = ["spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
+    let (terms, before) = (pod.list_at(&TERMS), old.list_at(&TERMS));
+    if before.is_empty() {
+        return;
+    }
+    let at = TERMS.join(".");
+    if terms.len() != before.len() {
+        let why = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        return errors.push(FieldError::invalid(at, terms.to_vec(), why));
+    }
+    for (i, (term, before)) in terms.iter().zip(before).enumerate() {
+        let extends = |field: &str| {
+            let (now, then) = (term.list_at(&[field]), before.list_at(&[field]));
+            now.len() >= then.len() && now[..then.len()] == *then
+        };
+        if !extends("matchExpressions") || !extends("matchFields") {
+            let why = "only additions are allowed (no mutations or deletions)";
+            errors.push(FieldError::invalid(format!("{at}[{i}]"), term.clone(), why));
+        }
+    }
+}
+
+/// A pod's spec without what may change; of one that waits at a gate that is more.
+fn frozen(pod: &Value, gated: bool) -> Value {
     let mut spec = pod.get("spec").cloned().unwrap_or_default();
-    let gated = !pod.list_at(&["spec", "schedulingGates"]).is_empty();
     for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
         spec.remove(&[field]);
     }
+    if spec.int_at(&["terminationGracePeriodSeconds"]) == Some(1) {
+        spec.set(&["terminationGracePeriodSeconds"], -1);
+    }
     if gated {
-        // A gated pod may still narrow where it runs.
         spec.remove(&["nodeSelector"]);
-        spec.remove(&["affinity"]);
+        spec.remove(&["affinity", "nodeAffinity"]);
+        if spec.get("affinity").is_some_and(Value::is_empty) {
+            spec.remove(&["affinity"]);
+        }
     }
     for list in ["containers", "initContainers"] {
         if !spec.list_at(&[list]).is_empty() {

@@ -30,6 +30,30 @@ pub(super) fn validate(spec: &Value, path: &str, errors: &mut Vec<FieldError>) -
     sound
 }
 
+/// What a source cannot be without.
+const REQUIRED: [(&str, &[&str]); 20] = [
+    ("hostPath", &["path"]),
+    ("gitRepo", &["repository"]),
+    ("gcePersistentDisk", &["pdName"]),
+    ("awsElasticBlockStore", &["volumeID"]),
+    ("secret", &["secretName"]),
+    ("nfs", &["server"]),
+    ("iscsi", &["targetPortal"]),
+    ("glusterfs", &["endpoints", "path"]),
+    ("persistentVolumeClaim", &["claimName"]),
+    ("rbd", &["monitors", "image"]),
+    ("cinder", &["volumeID"]),
+    ("cephfs", &["monitors"]),
+    ("flexVolume", &["driver"]),
+    ("azureFile", &["secretName", "shareName"]),
+    ("vsphereVolume", &["volumePath"]),
+    ("photonPersistentDisk", &["pdID"]),
+    ("portworxVolume", &["volumeID"]),
+    ("azureDisk", &["diskName", "diskURI"]),
+    ("scaleIO", &["gateway", "system", "volumeName"]),
+    ("quobyte", &["registry", "volume"]),
+];
+
 /// One source and no more. What descriptions say about the fields of the sources is checked with all other fields.
 fn sources(volume: &Value, at: &str, errors: &mut Vec<FieldError>) {
     let present = volume.as_map().into_iter().flat_map(|m| m.iter()).filter(|(key, _)| key.as_str() != "name");
@@ -40,6 +64,11 @@ fn sources(volume: &Value, at: &str, errors: &mut Vec<FieldError>) {
         if count > 1 {
             errors.push(FieldError::forbidden(at, "may not specify more than 1 volume type"));
             continue;
+        }
+        for field in REQUIRED.iter().filter(|(k, _)| *k == kind).flat_map(|(_, fields)| fields.iter()) {
+            if source.get(field).is_none_or(|v| v.is_empty() || v.as_str() == Some("")) {
+                errors.push(FieldError::required(format!("{at}.{field}"), ""));
+            }
         }
         match kind {
             "emptyDir" => {
@@ -130,9 +159,20 @@ pub(super) fn field_errors(reference: &Value, allowed: &[&str], at: &str, errors
     }
     let known = matches!(
         path,
-        "metadata.labels" | "metadata.annotations" | "metadata.name" | "metadata.namespace" | "metadata.uid" | "spec.nodeName"
-            | "spec.restartPolicy" | "spec.serviceAccountName" | "spec.schedulerName" | "status.phase" | "status.hostIP"
-            | "status.hostIPs" | "status.podIP" | "status.podIPs"
+        "metadata.labels"
+            | "metadata.annotations"
+            | "metadata.name"
+            | "metadata.namespace"
+            | "metadata.uid"
+            | "spec.nodeName"
+            | "spec.restartPolicy"
+            | "spec.serviceAccountName"
+            | "spec.schedulerName"
+            | "status.phase"
+            | "status.hostIP"
+            | "status.hostIPs"
+            | "status.podIP"
+            | "status.podIPs"
     );
     match is_subscript(path) {
         Some(("metadata.labels" | "metadata.annotations", key)) if version == "v1" => {
@@ -150,13 +190,7 @@ pub(super) fn field_errors(reference: &Value, allowed: &[&str], at: &str, errors
 }
 
 /// A reference to a resource of a container; files have to say of which one.
-pub(super) fn resource_field_errors(
-    reference: &Value,
-    allowed: &[&str],
-    in_file: bool,
-    at: &str,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn resource_field_errors(reference: &Value, allowed: &[&str], in_file: bool, at: &str, errors: &mut Vec<FieldError>) {
     let resource = reference.str_at(&["resource"]);
     if in_file && reference.str_at(&["containerName"]).is_empty() {
         errors.push(FieldError::required(format!("{at}.containerName"), ""));
@@ -189,7 +223,9 @@ fn downward(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
         }
         local_path_errors(path, &format!("{at}.path"), errors);
         match (item.get("fieldRef"), item.get("resourceFieldRef")) {
-            (Some(_), Some(_)) => errors.push(FieldError::invalid(at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously")),
+            (Some(_), Some(_)) => {
+                errors.push(FieldError::invalid(at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"))
+            }
             (Some(reference), None) => field_errors(reference, &FILE_FIELDS, &format!("{at}.fieldRef"), errors),
             (None, Some(reference)) => resource_field_errors(reference, &FILE_RESOURCES, true, &format!("{at}.resourceFieldRef"), errors),
             (None, None) => errors.push(FieldError::required(at, "one of fieldRef and resourceFieldRef is required")),
@@ -338,7 +374,11 @@ pub(crate) fn azure_disk(source: &Value, at: &str, errors: &mut Vec<FieldError>)
         _ => uri.starts_with("https://"),
     };
     if !uri.is_empty() && !known {
-        errors.push(FieldError::not_supported(format!("{at}.diskURI"), uri, &["https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd"]));
+        errors.push(FieldError::not_supported(
+            format!("{at}.diskURI"),
+            uri,
+            &["https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd"],
+        ));
     }
 }
 

@@ -38,6 +38,11 @@ pub(super) fn validate(object: &Value) -> Vec<FieldError> {
     }
     let selector = spec.get("selector").and_then(Value::as_map).cloned().unwrap_or_default();
     crate::strategy::label_map_errors(&selector, "spec.selector", &mut errors);
+    for field in ["internalTrafficPolicy", "ipFamilyPolicy"] {
+        if spec.get(field).and_then(Value::as_str) == Some("") {
+            errors.push(FieldError::not_supported(format!("spec.{field}"), "", &[]));
+        }
+    }
     validate_ports(ports, &mut errors);
     traffic(spec, ty, &mut errors);
     load_balancer(spec, ty, &mut errors);
@@ -180,7 +185,11 @@ fn families(spec: &Value, ty: &str, errors: &mut Vec<FieldError>) {
                 errors.push(FieldError::invalid(format!("spec.clusterIPs[{i}]"), address, why));
             }
             (Ok(ip), Some(family)) if ip.is_ipv4() != (family == "IPv4") => {
-                errors.push(FieldError::invalid(format!("spec.clusterIPs[{i}]"), address, format!("expected an {family} value as indicated by `ipFamilies[{i}]`")));
+                errors.push(FieldError::invalid(
+                    format!("spec.clusterIPs[{i}]"),
+                    address,
+                    format!("expected an {family} value as indicated by `ipFamilies[{i}]`"),
+                ));
             }
             _ => {}
         }
@@ -217,7 +226,9 @@ pub(super) fn validate_status(object: &Value) -> Vec<FieldError> {
             errors.push(FieldError::invalid(format!("{at}.ip"), ip, why));
         }
         match entry.get("ipMode").and_then(Value::as_str) {
-            Some(_) if ip.is_empty() => errors.push(FieldError::forbidden(format!("{at}.ipMode"), "may not be specified when `ip` is not set")),
+            Some(_) if ip.is_empty() => {
+                errors.push(FieldError::forbidden(format!("{at}.ipMode"), "may not be specified when `ip` is not set"))
+            }
             Some(mode) if !["Proxy", "VIP"].contains(&mode) => {
                 errors.push(FieldError::not_supported(format!("{at}.ipMode"), mode, &["Proxy", "VIP"]));
             }
