@@ -334,6 +334,10 @@ impl FieldError {
         Self { field: field.into(), problem: Problem::TooMany { actual, limit } }
     }
 
+    pub fn is_required(&self) -> bool {
+        matches!(self.problem, Problem::Required(_))
+    }
+
     /// The type of the cause, such as `FieldValueRequired`.
     pub fn reason(&self) -> &'static str {
         match self.problem {

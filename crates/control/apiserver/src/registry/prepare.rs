@@ -151,7 +151,9 @@ fn finalizer_errors(kind: &Kind, object: &Value) -> Vec<FieldError> {
         if let Err(why) = names::qualified_name(finalizer) {
             errors.push(FieldError::invalid(&at, finalizer, why));
         }
-        if kind.custom.is_none() && !finalizer.contains('/') && !PLAIN_FINALIZERS.contains(&finalizer) {
+        // What extends the API has plain names, such as that of the cleanup of custom resources.
+        let strict = kind.custom.is_none() && !matches!(&*kind.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
+        if strict && !finalizer.contains('/') && !PLAIN_FINALIZERS.contains(&finalizer) {
             errors.push(FieldError::invalid(&at, finalizer, "name is neither a standard finalizer name nor is it fully qualified"));
         }
     }

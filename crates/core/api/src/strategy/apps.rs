@@ -22,14 +22,21 @@ fn selector_errors(object: &Value) -> Vec<FieldError> {
     let mismatch = || FieldError::invalid("spec.template.metadata.labels", labels.clone(), "`selector` does not match template `labels`");
     match Selector::from_object(object.at(&["spec", "selector"])) {
         Ok(None) => vec![FieldError::required(field, ""), mismatch()],
-        // What is wrong with it is said of its parts.
-        Err(_) => Vec::new(),
+        Err(e) => vec![FieldError::invalid(field, object.at(&["spec", "selector"]).cloned(), e.to_string())],
+        Ok(_) if lacks_values(object.at(&["spec", "selector"]).unwrap_or(&Value::Null)) => {
+            vec![FieldError::invalid(field, object.at(&["spec", "selector"]).cloned(), "for 'in', 'notin' operators, values set can't be empty")]
+        }
         Ok(Some(s)) if s.is_everything() => {
             vec![FieldError::invalid(field, object.at(&["spec", "selector"]).cloned(), "empty selector is invalid")]
         }
         Ok(Some(s)) if !s.matches(labels) => vec![mismatch()],
         Ok(Some(_)) => Vec::new(),
     }
+}
+
+fn lacks_values(selector: &Value) -> bool {
+    let listed = |e: &&Value| matches!(e.str_at(&["operator"]), "In" | "NotIn");
+    selector.list_at(&["matchExpressions"]).iter().filter(listed).any(|e| e.list_at(&["values"]).is_empty())
 }
 
 /// What a template of pods that are kept running may not say.
@@ -211,7 +218,8 @@ impl Strategy for DaemonSet {
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = selector_errors(object);
+        // What is wrong with the selector is said of its parts only.
+        let mut errors: Vec<_> = selector_errors(object).into_iter().filter(|e| e.field != "spec.selector" || e.is_required()).collect();
         errors.extend(template_errors(object));
         match object.str_at(&["spec", "updateStrategy", "type"]) {
             "OnDelete" => {}
@@ -339,6 +347,17 @@ impl Strategy for StatefulSet {
             }
         }
         errors
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        // The field belongs to a feature that is off (MaxUnavailableStatefulSet).
+        object.remove(&["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"]);
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value) {
+        if old.at(&["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"]).is_none() {
+            object.remove(&["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"]);
+        }
     }
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {

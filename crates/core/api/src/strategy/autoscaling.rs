@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn the_most_is_not_less_than_the_least() {
-        let spec = |least: i64, most: i64| object!({ "spec": { "minReplicas": least, "maxReplicas": most, "scaleTargetRef": { "kind": "Deployment", "name": "web" } } });
+        let spec = |least: i64, most: i64| object!({ "spec": { "minReplicas": least, "maxReplicas": most, "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "web" } } });
         let count = |least, most| HorizontalPodAutoscaler.validate(&spec(least, most)).len();
         assert_eq!((count(1, 3), count(3, 1), count(0, 1)), (0, 1, 1));
     }

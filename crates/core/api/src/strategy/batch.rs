@@ -40,6 +40,8 @@ impl Strategy for Job {
         if object.bool_at(&["spec", "manualSelector"]) == Some(true) {
             return;
         }
+        // Labels that were taken from the template go on to follow it.
+        let follows = object.at(&["metadata", "labels"]) == object.at(&["spec", "template", "metadata", "labels"]);
         let (uid, name) = (meta::uid(object).to_string(), meta::name(object).to_string());
         let labels = object.place(&["spec", "template", "metadata", "labels"]).make_map();
         for (key, value) in [
@@ -54,7 +56,7 @@ impl Strategy for Job {
             object.set(&["spec", "selector"], object!({ "matchLabels": { "batch.kubernetes.io/controller-uid": uid } }));
         }
         let labels = object.at(&["spec", "template", "metadata", "labels"]).cloned();
-        if meta::labels(object).is_empty() {
+        if follows || meta::labels(object).is_empty() {
             object.set(&["metadata", "labels"], labels);
         }
     }
