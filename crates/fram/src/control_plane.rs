@@ -64,13 +64,19 @@ impl ControlPlane {
         let admission = Chain::standard().with_webhooks(Webhooks::new(nodes.clone()));
         let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, admission, allocators));
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
-        let server = Arc::new(Server::new(registry, tokens, nodes));
+        let server = Arc::new(Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy()?)?);
         // The Service's endpoint must be an address that is not loopback; see the validation of Endpoints.
         let advertised = match node_ip {
             IpAddr::V4(ip) if address.is_loopback() => ip,
             _ => address,
         };
-        let cluster = Arc::new(Cluster { ca_pem: pki.ca_pem.clone(), address: advertised, port, cluster_domain: "cluster.local".into() });
+        let cluster = Arc::new(Cluster {
+            ca_pem: pki.ca_pem.clone(),
+            front_proxy_ca_pem: pki.front_proxy_ca_pem.clone(),
+            address: advertised,
+            port,
+            cluster_domain: "cluster.local".into(),
+        });
         Ok((Self { server, pki, identity, url: format!("https://{address}:{port}"), cluster }, listener))
     }
 
@@ -138,7 +144,7 @@ pub(crate) fn start_components(
         Client::new(Arc::new(InProcess::new(server.clone(), user)), name)
     };
     // Each component has tasks of its own, so that one that has ended is seen to have.
-    let (controllers, scheduling, signing) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+    let (controllers, scheduling, signing, aggregating) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
     let context = fram_controllers::Context {
         clients: Arc::new(clients),
         informers: informers.clone(),
@@ -160,6 +166,8 @@ pub(crate) fn start_components(
     });
     scheduling.spawn(scheduler.run(stop.clone()));
     desk.started("kube-scheduler", &scheduling);
+    control_plane.server.start_aggregation(&informers, &aggregating, stop);
+    desk.started("kube-aggregator", &aggregating);
     let environment = control_plane.server.registry.environment().clone();
     let signer = Signer {
         client: (context.clients)("certificate-controller"),
@@ -170,7 +178,7 @@ pub(crate) fn start_components(
     signing.spawn(signer.run(stop.clone()));
     desk.started("certificate-signer", &signing);
     // Whoever waits for all tasks waits for these.
-    for component in [controllers, scheduling, signing] {
+    for component in [controllers, scheduling, signing, aggregating] {
         let stop = stop.clone();
         tasks.spawn(async move {
             stop.cancelled().await;

@@ -1,10 +1,13 @@
 //! Access over the network: one HTTP/2 connection with TLS, shared by all calls and watches, made again when it ends.
 
+mod address;
 mod connection;
 mod kubeconfig;
+mod lines;
 mod request;
+mod warning;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fram_machinery::{Status, Value, json};
 use futures_util::StreamExt;
 use http::{Request, Response};
@@ -17,8 +20,10 @@ use crate::resources::Resource;
 use crate::transport::{Call, EventKind, Page, Reply, Transport, WatchEvent, WatchStream};
 use connection::Connection;
 
-pub use connection::{RemoteError, Upgrade};
+pub use connection::{RemoteError, Upgrade, dial};
 pub use kubeconfig::{Context, Kubeconfig};
+pub use lines::Lines;
+pub use request::{Query, encoded, path};
 
 /// A transport to an API server as the user of a kubeconfig.
 pub struct Remote {
@@ -29,6 +34,12 @@ impl Remote {
     /// Prepares access; the connection is made by the first call.
     pub fn new(config: &Kubeconfig) -> Result<Self, RemoteError> {
         Ok(Self { connection: Connection::new(config)? })
+    }
+
+    /// Tells someone what the server warns of in its answers.
+    pub fn with_warnings(mut self, warned: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.connection.warned = Some(Arc::new(warned));
+        self
     }
 
     /// Shows another certificate from now on; server and trust stay.
@@ -65,7 +76,7 @@ impl Remote {
 impl Transport for Remote {
     async fn call(&self, call: Call) -> Result<Reply, Status> {
         let is_list = matches!(call.verb, crate::Verb::List(_) | crate::Verb::DeleteCollection { .. });
-        let value = self.value(request::of_call(&call).map_err(Status::internal)?).await?;
+        let value = self.value(request::of_call(&call)?).await?;
         if !is_list || value.get("items").is_none() {
             return Ok(if is_list { Reply::Page(Page::default()) } else { Reply::Object(Arc::new(value)) });
         }
@@ -86,34 +97,26 @@ impl Transport for Remote {
     }
 
     async fn watch(&self, resource: &Resource, namespace: &str, options: ListOptions) -> Result<WatchStream, Status> {
-        let request = request::of_watch(resource, namespace, &options).map_err(Status::internal)?;
+        let request = request::of_watch(resource, namespace, &options)?;
         let response = self.send(request).await?;
         if !response.status().is_success() {
             let body = response.into_body().collect().await.map_err(Status::internal)?.to_bytes();
             return Err(Status::from_object(&json::from_slice(&body).map_err(Status::internal)?));
         }
-        let state = Some((response.into_body(), BytesMut::new()));
-        Ok(futures_util::stream::unfold(state, next_event).boxed())
+        Ok(futures_util::stream::unfold(Some(Lines::new(response)), next_event).boxed())
     }
 }
 
-type State = Option<(Incoming, BytesMut)>;
-
-/// The next line of a watch. Its error is its last item; without one it ended as it should.
-async fn next_event(state: State) -> Option<(Result<WatchEvent, Status>, State)> {
-    let (mut body, mut buffer) = state?;
-    loop {
-        if let Some(end) = buffer.iter().position(|b| *b == b'\n') {
-            let line = buffer.split_to(end + 1);
-            return Some(match event(&line) {
-                Ok(event) => (Ok(event), Some((body, buffer))),
-                Err(status) => (Err(status), None),
-            });
-        }
-        match body.frame().await? {
-            Ok(frame) => buffer.extend_from_slice(frame.data_ref().map_or(&[], |d| d)),
-            Err(error) => return Some((Err(Status::internal(error)), None)),
-        }
+/// The next event of a watch. Its error is its last item; without one it ended as it should.
+async fn next_event(lines: Option<Lines>) -> Option<(Result<WatchEvent, Status>, Option<Lines>)> {
+    let mut lines = lines?;
+    match lines.next().await {
+        Ok(None) => None,
+        Err(error) => Some((Err(Status::internal(error)), None)),
+        Ok(Some(line)) => Some(match event(&line) {
+            Ok(event) => (Ok(event), Some(lines)),
+            Err(status) => (Err(status), None),
+        }),
     }
 }
 

@@ -70,9 +70,30 @@ pub(super) fn keep_metadata(object: &mut Value, old: &Value) {
         object.set(&["metadata", "uid"], meta::uid(old));
     }
     object.set(&["metadata", "resourceVersion"], meta::resource_version(old));
-    if meta::namespace(object).is_empty() && !meta::namespace(old).is_empty() {
-        object.set(&["metadata", "namespace"], meta::namespace(old));
+    for field in ["name", "namespace"] {
+        if object.str_at(&["metadata", field]).is_empty() && !old.str_at(&["metadata", field]).is_empty() {
+            object.set(&["metadata", field], old.str_at(&["metadata", field]));
+        }
     }
+}
+
+/// What admission may have done to a new object beyond what it may: the server's own fields are as they were before. A name that
+/// it changed is the object's name.
+pub(super) fn keep_own_metadata(place: &mut Place, object: &mut Value, before: &Value) -> Result<(), Status> {
+    for field in ["uid", "creationTimestamp", "generation"] {
+        match before.at(&["metadata", field]) {
+            Some(kept) => object.set(&["metadata", field], kept.clone()),
+            None => drop(object.remove(&["metadata", field])),
+        }
+    }
+    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion"] {
+        object.remove(&["metadata", field]);
+    }
+    if meta::namespace(object) != meta::namespace(before) {
+        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+    }
+    place.name = meta::name(object).to_string();
+    Ok(())
 }
 
 /// The fields of an object but these.
@@ -196,7 +217,14 @@ pub(super) enum Change<'a> {
     Create,
     Update(&'a Value),
     /// A subresource that has its own rules of what may change.
-    Part,
+    Part(&'a Value),
+}
+
+/// What an object is known by never changes.
+fn identity_errors(object: &Value, old: &Value) -> Vec<FieldError> {
+    let fields = [("name", "metadata.name"), ("namespace", "metadata.namespace"), ("uid", "metadata.uid")];
+    let changed = fields.into_iter().filter(|(field, _)| object.at(&["metadata", field]) != old.at(&["metadata", field]));
+    changed.map(|(field, path)| FieldError::invalid(path, object.at(&["metadata", field]).cloned(), "field is immutable")).collect()
 }
 
 impl Registry {
@@ -224,7 +252,7 @@ impl Registry {
                 errors.extend(metadata_changes(object, old));
                 errors.extend(strategy.validate_update(object, old));
             }
-            Change::Part => {}
+            Change::Part(old) => errors.extend(metadata_changes(object, old)),
         }
         if errors.is_empty() {
             return Ok(());
@@ -250,10 +278,7 @@ impl Registry {
 
 /// What no update may change of the metadata.
 fn metadata_changes(object: &Value, old: &Value) -> Vec<FieldError> {
-    let field = |object: &Value, name: &str| object.at(&["metadata", name]).cloned();
-    let changed = ["name", "namespace", "uid"].into_iter().filter(|f| field(object, f) != field(old, f));
-    let mut errors: Vec<_> =
-        changed.map(|f| FieldError::invalid(format!("metadata.{f}"), field(object, f), "field is immutable")).collect();
+    let mut errors = identity_errors(object, old);
     let added = |f: &&str| meta::finalizers(old).all(|o| o != *f);
     if meta::is_terminating(old) && meta::finalizers(object).any(|f| added(&f)) {
         let why = "no new finalizers can be added if the object is being deleted";

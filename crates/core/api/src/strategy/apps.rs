@@ -24,7 +24,11 @@ fn selector_errors(object: &Value) -> Vec<FieldError> {
         Ok(None) => vec![FieldError::required(field, ""), mismatch()],
         Err(e) => vec![FieldError::invalid(field, object.at(&["spec", "selector"]).cloned(), e.to_string())],
         Ok(_) if lacks_values(object.at(&["spec", "selector"]).unwrap_or(&Value::Null)) => {
-            vec![FieldError::invalid(field, object.at(&["spec", "selector"]).cloned(), "for 'in', 'notin' operators, values set can't be empty")]
+            vec![FieldError::invalid(
+                field,
+                object.at(&["spec", "selector"]).cloned(),
+                "for 'in', 'notin' operators, values set can't be empty",
+            )]
         }
         Ok(Some(s)) if s.is_everything() => {
             vec![FieldError::invalid(field, object.at(&["spec", "selector"]).cloned(), "empty selector is invalid")]

@@ -300,16 +300,6 @@ fn pod_resources(resources: &Value, claims: &[&str], path: &str, errors: &mut Ve
     }
 }
 
-/// Ephemeral containers are added, and stay as they are; nothing else changes beside them.
-pub(super) fn validate_ephemeral(pod: &Value, old: &Value) -> Vec<FieldError> {
-    let (now, before) = (pod.list_at(&["spec", "ephemeralContainers"]), old.list_at(&["spec", "ephemeralContainers"]));
-    let kept = |c: &Value| now.iter().any(|n| n == c);
-    if before.iter().all(kept) {
-        return Vec::new();
-    }
-    vec![FieldError::forbidden("spec.ephemeralContainers", "existing ephemeral containers may not be changed or removed")]
-}
-
 /// What a status may say, and what of it does not change.
 pub(super) fn validate_status(pod: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
