@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::api_flags::ApiFlags;
+
 const BEGIN: &str = "\
 To begin, as root:
   fram up --demo             a cluster, and an application on it
@@ -80,6 +82,8 @@ pub(crate) struct Down {
 pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) machine: Machine,
+    #[command(flatten)]
+    pub(crate) api: ApiFlags,
     /// Where the API is served.
     #[arg(long, default_value = "127.0.0.1:6443")]
     pub(crate) listen: SocketAddr,
@@ -92,6 +96,8 @@ pub(crate) struct Up {
 pub(crate) struct Server {
     #[command(flatten)]
     pub(crate) machine: Machine,
+    #[command(flatten)]
+    pub(crate) api: ApiFlags,
     /// Where the API is served: an address that agents and pods reach.
     #[arg(long)]
     pub(crate) listen: SocketAddr,

@@ -12,6 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api_flags::ApiFlags;
 use crate::cli::{Machine, Server, Up};
 use crate::control_plane::{ControlPlane, bind, start_components};
 use crate::desk::Desk;
@@ -25,6 +26,7 @@ const API_PORT: u16 = 443;
 /// What one process runs.
 pub(crate) struct Plan {
     machine: Machine,
+    api: ApiFlags,
     listen: SocketAddr,
     node: bool,
     /// Whether other machines join; then a join token is printed.
@@ -34,12 +36,12 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn alone(up: Up) -> Self {
-        Self { machine: up.machine, listen: up.listen, node: true, shared: false, demo: up.demo }
+        Self { machine: up.machine, api: up.api, listen: up.listen, node: true, shared: false, demo: up.demo }
     }
 
     /// Fails where no other machine could reach the address.
     pub(crate) fn shared(server: Server) -> anyhow::Result<Self> {
-        let Server { mut machine, listen, no_node } = server;
+        let Server { mut machine, api, listen, no_node } = server;
         anyhow::ensure!(
             listen.is_ipv4() && !listen.ip().is_loopback(),
             "agents cannot reach {listen}: listen on this machine's own address"
@@ -47,7 +49,7 @@ impl Plan {
         if !listen.ip().is_unspecified() {
             machine.node_ip = machine.node_ip.or(Some(listen.ip()));
         }
-        Ok(Self { machine, listen, node: !no_node, shared: true, demo: false })
+        Ok(Self { machine, api, listen, node: !no_node, shared: true, demo: false })
     }
 }
 
@@ -84,13 +86,21 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
     let ip = plan.machine.node_ip.map_or_else(primary_address, Ok)?;
     let nodes = Arc::new(Tunnels::default());
-    let (control_plane, listener) = ControlPlane::open(data, socket, ip, nodes.clone()).await?;
+    let (mut control_plane, listener) = ControlPlane::open(data, &plan.api, socket, ip, nodes.clone()).await?;
     let kubeconfig = data.join("admin.kubeconfig");
     control_plane.write_kubeconfig(&kubeconfig)?;
     control_plane.bootstrap().await?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let desk = Desk::new(&plan.machine.cgroup_root);
     let mut components = JoinSet::new();
+    // The auditor's last words are about the end of everything else.
+    let (audited, mut auditing) = (CancellationToken::new(), JoinSet::new());
+    if let Some(sender) = control_plane.audit_sender.take() {
+        auditing.spawn(sender.run(audited.clone()));
+    }
+    if let Some(reloads) = plan.api.encryption_reloads(&control_plane.encryption)? {
+        components.spawn(reloads.run(stop.clone()));
+    }
     components.spawn(control_plane.server.clone().follow_roles(stop.clone()));
     components.spawn(control_plane.server.clone().follow_definitions(stop.clone()));
     components.spawn(control_plane.server.clone().follow_webhooks(stop.clone()));
@@ -127,6 +137,10 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     tasks.wait().await;
     while let Some(ended) = components.join_next().await {
         ended.context("a component failed")?;
+    }
+    audited.cancel();
+    while let Some(ended) = auditing.join_next().await {
+        ended.context("the auditor failed")?;
     }
     outcome
 }

@@ -19,12 +19,11 @@ pub(crate) fn certificate_user(der: &[u8]) -> Option<User> {
 
 /// The user of a request.
 pub(crate) async fn authenticate(server: &Server, headers: &HeaderMap, certificate: Option<&User>) -> Result<User, Status> {
-    let user = match (bearer(headers), certificate) {
+    Ok(match (bearer(headers), certificate) {
         (Some(token), _) => token_user(server, &token).await?.ok_or_else(Status::unauthorized)?,
         (None, Some(user)) => user.clone(),
         (None, None) => User::anonymous(),
-    };
-    impersonate(server, headers, user).await
+    })
 }
 
 /// The user of a bearer token: a bootstrap token by its form, else a service account's.
@@ -48,14 +47,14 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
     String::from_utf8(raw).ok()
 }
 
-/// Becomes another user where headers ask for it and the user may.
-async fn impersonate(server: &Server, headers: &HeaderMap, user: User) -> Result<User, Status> {
+/// Another user, where headers ask to act as one and the user may.
+pub(crate) async fn impersonate(server: &Server, headers: &HeaderMap, user: &User) -> Result<Option<User>, Status> {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
     let all = |name: &str| headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(String::from).collect::<Vec<_>>();
     let (name, mut groups, uid) = (text("impersonate-user"), all("impersonate-group"), text("impersonate-uid"));
     if name.is_empty() {
         if groups.is_empty() && uid.is_empty() {
-            return Ok(user);
+            return Ok(None);
         }
         return Err(Status::bad_request("requested impersonation of groups or a uid without impersonating a user"));
     }
@@ -79,7 +78,7 @@ async fn impersonate(server: &Server, headers: &HeaderMap, user: User) -> Result
             name,
             ..Default::default()
         };
-        server.authorizer.check(&user, &attributes).await?;
+        server.authorizer.allows(user, &attributes).await?;
     }
     if let Some((namespace, _)) = service_account.filter(|_| groups.is_empty()) {
         groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
@@ -89,5 +88,5 @@ async fn impersonate(server: &Server, headers: &HeaderMap, user: User) -> Result
     } else if !groups.iter().any(|g| g == AUTHENTICATED) {
         groups.push(AUTHENTICATED.into());
     }
-    Ok(User { name, uid, groups, extra: Default::default() })
+    Ok(Some(User { name, uid, groups, extra: Default::default() }))
 }

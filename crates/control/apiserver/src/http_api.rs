@@ -1,6 +1,8 @@
 //! HTTP: requests to calls, answers to responses.
 
 mod backend;
+mod health;
+mod info;
 mod listen;
 mod log;
 mod objects;
@@ -9,47 +11,100 @@ mod rewrite;
 mod tunnel;
 mod watch;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use fram_audit::Trail;
 use fram_machinery::Status;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
-use crate::authenticate::authenticate;
+use crate::audit::{self, Sent};
+use crate::authenticate::{authenticate, impersonate};
 use crate::authorize::Attributes;
 use crate::discovery;
-use crate::path::{self, Query};
+use crate::path::Query;
 use crate::respond::{self, Accept, Body, Shape};
 use crate::server::Server;
 use crate::user::User;
 
+use info::Info;
+
 pub use listen::{Listener, serve};
 
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// The user of its certificate.
+    pub(crate) certificate: Option<User>,
+}
+
 /// Answers one request.
-pub(crate) async fn handle(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn handle(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
     let accept = Accept::negotiate(request.headers());
     let shown = accept.as_ref().copied().unwrap_or(Accept::JSON);
     let api = server.registry.api();
-    match route(server, certificate, request, accept).await {
-        Ok(response) => response,
-        Err(status) => respond::status(&api, &status, shown),
+    let info = Info::read(&server, &request);
+    let user = authenticate(&server, request.headers(), peer.certificate.as_ref()).await;
+    let sent = Sent { headers: request.headers(), uri: request.uri(), peer: peer.address };
+    let trail = server.audit.as_ref().and_then(|a| audit::of_request(&server, a, user.as_ref().ok(), &info.attributes, &sent));
+    let user = match user {
+        Ok(user) => user,
+        Err(status) => {
+            let response = respond::status(&api, &status, shown);
+            return with_id(response, trail, |trail| trail.refused(&status));
+        }
+    };
+    let long = info.is_long_running();
+    let result = audit::within(trail.clone(), route(server, user, info, request, accept)).await;
+    let (response, failure) = match result {
+        Ok(response) => (response, None),
+        Err(status) => (respond::status(&api, &status, shown), Some(status)),
+    };
+    let code = response.status().as_u16();
+    let Some(held) = trail.clone() else { return response };
+    let response = with_id(response, trail, |trail| {
+        trail.answered(code, failure.as_ref());
+        if long {
+            trail.started();
+        }
+    });
+    // The body of a watch outlives this function, and with it the request.
+    if long { response.map(|body| respond::holding(body, held)) } else { response }
+}
+
+/// Names the request to its client, and tells its trail something.
+fn with_id(mut response: Response<Body>, trail: Option<Trail>, tell: impl FnOnce(Trail)) -> Response<Body> {
+    if let Some(trail) = trail {
+        if let Ok(id) = trail.id().parse() {
+            response.headers_mut().insert(audit::AUDIT_ID, id);
+        }
+        tell(trail);
     }
+    response
 }
 
 async fn route(
     server: Arc<Server>,
-    certificate: Option<User>,
+    user: User,
+    info: Info,
     request: Request<Incoming>,
     accept: Result<Accept, Status>,
 ) -> Result<Response<Body>, Status> {
-    let user = authenticate(&server, request.headers(), certificate.as_ref()).await?;
-    let uri_path = request.uri().path().to_string();
-    match path::parse(&uri_path) {
-        Some(resource) if server.registry.served(&resource.group, &resource.version, &resource.plural).is_some() => {
-            objects::handle(server, user, resource, request, accept).await
+    let user = match impersonate(&server, request.headers(), &user).await? {
+        Some(other) => {
+            if let Some(trail) = audit::current() {
+                trail.acts_as(other.to_info());
+            }
+            other
         }
-        None if uri_path == tunnel::PATH => tunnel::handle(&server, &user, request),
-        _ => beside(&server, &user, &uri_path, &request, accept).await,
+        None => user,
+    };
+    match info.resource {
+        Some(resource) => objects::handle(server, user, resource, info.query, request, accept).await,
+        None if info.attributes.path == tunnel::PATH => tunnel::handle(&server, &user, request),
+        None => beside(&server, &user, &info.attributes, &request, accept).await,
     }
 }
 
@@ -57,18 +112,16 @@ async fn route(
 async fn beside(
     server: &Server,
     user: &User,
-    path: &str,
+    attributes: &Attributes,
     request: &Request<Incoming>,
     accept: Result<Accept, Status>,
 ) -> Result<Response<Body>, Status> {
+    let path = attributes.path.as_str();
     let health =
         ["/healthz", "/livez", "/readyz"].into_iter().find(|p| path == *p || path.strip_prefix(*p).is_some_and(|r| r.starts_with('/')));
-    let verb = request.method().as_str().to_lowercase();
-    let attributes = Attributes { verb, path: path.into(), ..Default::default() };
-    server.authorizer.check(user, &attributes).await?;
+    server.authorizer.check(user, attributes).await?;
     if let Some(endpoint) = health {
-        let verbose = Query::parse(request.uri().query()).has("verbose");
-        return Ok(health_answer(server, endpoint, verbose));
+        return Ok(health::answer(server, endpoint, path, &Query::parse(request.uri().query())));
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Status::no_such_path());
@@ -99,23 +152,4 @@ async fn beside(
         ["openid", "v1", "jwks"] => show(Some(server.tokens.jwks()), accept),
         _ => Err(Status::no_such_path()),
     }
-}
-
-fn health_answer(server: &Server, endpoint: &str, verbose: bool) -> Response<Body> {
-    let ready = server.ready.load(std::sync::atomic::Ordering::Acquire);
-    let mut checks = vec![("ping", true), ("store", true)];
-    if endpoint == "/readyz" {
-        checks.push(("poststarthook/bootstrap", ready));
-    }
-    let healthy = checks.iter().all(|(_, ok)| *ok);
-    let name = endpoint.trim_start_matches('/');
-    let body = if healthy && !verbose {
-        "ok".to_string()
-    } else {
-        let line =
-            |(check, ok): &(&str, bool)| if *ok { format!("[+]{check} ok\n") } else { format!("[-]{check} failed: reason withheld\n") };
-        let lines: String = checks.iter().map(line).collect();
-        format!("{lines}{name} check {}\n", if healthy { "passed" } else { "failed" })
-    };
-    respond::bytes(if healthy { 200 } else { 500 }, "text/plain; charset=utf-8", body)
 }

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use fram_audit::Trail;
 use fram_client::{Call, EventKind, ListOptions, Page, Reply, Resource, Transport, WatchEvent, WatchStream};
 use fram_machinery::{Status, Value, meta, object};
 
+use crate::audit;
 use crate::authorize::Attributes;
 use crate::registry::{Change, ChangeKind, Place, Selection, WatchRequest, Watching};
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Server, attributes_of};
 use crate::user::User;
 
 /// A transport into a server of the same process, as one user.
@@ -49,7 +51,8 @@ impl InProcess {
 #[async_trait::async_trait]
 impl Transport for InProcess {
     async fn call(&self, call: Call) -> Result<Reply, Status> {
-        let performed = self.server.perform(&self.user, call, Vec::new()).await?;
+        let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes_of(&call)));
+        let performed = audit::within(trail, self.server.perform(&self.user, call, Vec::new())).await?;
         self.reply(performed.answer)
     }
 
@@ -63,7 +66,26 @@ impl Transport for InProcess {
             name: crate::server::selected_name(&options.field_selector).unwrap_or_default(),
             ..Default::default()
         };
-        self.server.authorizer.check(&self.user, &attributes).await?;
+        let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes));
+        let watch = audit::within(trail.clone(), self.begin_watch(resource, namespace, options, &attributes)).await;
+        if let Some(trail) = &trail {
+            trail.answered(watch.as_ref().err().map_or(200, |status| status.code), watch.as_ref().err());
+            trail.started();
+        }
+        let (watching, place) = watch?;
+        Ok(Box::pin(futures_util::stream::unfold(Some((watching, place, trail)), next)))
+    }
+}
+
+impl InProcess {
+    async fn begin_watch(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        options: ListOptions,
+        attributes: &Attributes,
+    ) -> Result<(Watching, Place), Status> {
+        self.server.authorizer.check(&self.user, attributes).await?;
         let served = self.server.registry.served(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
         let request = WatchRequest {
             selection: Selection::parse(&served.kind, &options.label_selector, &options.field_selector)?,
@@ -74,16 +96,18 @@ impl Transport for InProcess {
         };
         let place = Place { served, namespace: namespace.into(), name: String::new() };
         let watching = self.server.registry.watch(&place, request).await;
-        self.server.requests.count(&attributes, &watching);
-        let watching = watching?;
-        Ok(Box::pin(futures_util::stream::unfold(Some((watching, place)), next)))
+        self.server.requests.count(attributes, &watching);
+        Ok((watching?, place))
     }
 }
 
-async fn next(state: Option<(Watching, Place)>) -> Option<(Result<WatchEvent, Status>, Option<(Watching, Place)>)> {
-    let (mut watching, place) = state?;
+/// A watch, what it is about, and the trail that ends with it.
+type State = Option<(Watching, Place, Option<Trail>)>;
+
+async fn next(state: State) -> Option<(Result<WatchEvent, Status>, State)> {
+    let (mut watching, place, trail) = state?;
     match watching.next().await.and_then(|change| event(&place, &change)) {
-        Ok(event) => Some((Ok(event), Some((watching, place)))),
+        Ok(event) => Some((Ok(event), Some((watching, place, trail)))),
         Err(status) => Some((Err(status), None)),
     }
 }

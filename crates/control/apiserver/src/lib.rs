@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod allocate;
+mod audit;
 mod authenticate;
 pub mod authorize;
 pub mod bootstrap;
@@ -32,5 +33,5 @@ mod webhook;
 
 pub use environment::Environment;
 pub use inprocess::InProcess;
-pub use server::Server;
+pub use server::{Checks, Server};
 pub use user::User;

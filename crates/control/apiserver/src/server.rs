@@ -3,14 +3,19 @@
 
 use std::sync::Arc;
 
+use fram_audit::Audit;
 use fram_client::{Call, Verb};
 use fram_machinery::{Status, Value};
 
+use crate::audit;
 use crate::authorize::{Attributes, Authorizer};
 use crate::nodes::Nodes;
 use crate::registry::{FieldValidation, Listing, Place, Registry, Served, Write};
 use crate::token::Tokens;
 use crate::user::User;
+
+/// Says how parts of the server are that it does not know itself.
+pub type Checks = Arc<dyn Fn() -> Vec<(String, Result<(), String>)> + Send + Sync>;
 
 pub struct Server {
     pub registry: Arc<Registry>,
@@ -20,6 +25,10 @@ pub struct Server {
     pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) documents: crate::openapi::Documents,
     pub(crate) requests: crate::requests::Requests,
+    /// None without a policy; then nothing is recorded.
+    pub(crate) audit: Option<Arc<Audit>>,
+    /// Health checks of others, by their names.
+    pub(crate) checks: Option<Checks>,
     pub(crate) ready: std::sync::atomic::AtomicBool,
     /// Streams to nodes that outlive their request.
     pub(crate) streams: tokio_util::task::TaskTracker,
@@ -75,10 +84,25 @@ impl Server {
             nodes,
             metrics: Default::default(),
             requests: Default::default(),
+            audit: None,
+            checks: None,
             documents: Default::default(),
             ready: false.into(),
             streams: tokio_util::task::TaskTracker::new(),
         }
+    }
+
+    /// The same server, whose health is that of others too.
+    #[must_use]
+    pub fn with_checks(self, checks: Checks) -> Self {
+        Self { checks: Some(checks), ..self }
+    }
+
+    /// The same server, which records what it is asked.
+    #[must_use]
+    pub fn with_audit(self, audit: Arc<Audit>) -> Self {
+        self.requests.register(|registry| audit.register(registry));
+        Self { audit: Some(audit), ..self }
     }
 
     /// From now on /readyz says ok.
@@ -106,8 +130,15 @@ impl Server {
     /// Authorizes, carries out and counts a call.
     pub(crate) async fn perform(&self, user: &User, call: Call, duplicates: Vec<String>) -> Result<Performed, Status> {
         let attributes = attributes_of(&call);
+        let trail = audit::current();
+        if let Some(trail) = &trail {
+            audit::asked(trail, &call);
+        }
         let result = self.carry_out(user, &attributes, call, duplicates).await;
         self.requests.count(&attributes, &result);
+        if let Some(trail) = &trail {
+            audit::answered(trail, &self.registry, &result);
+        }
         result
     }
 

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authenticate::certificate_user;
 use crate::server::Server;
-use crate::user::User;
+
+use super::Peer;
 
 /// A bound socket that speaks TLS.
 pub struct Listener {
@@ -48,9 +49,9 @@ pub async fn serve(listener: Listener, server: Arc<Server>, stop: CancellationTo
                 }
             }
             accepted = listener.socket.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, address)) => {
                     let (tls, server, stop) = (listener.tls.clone(), server.clone(), stop.clone());
-                    connections.spawn(connection(stream, tls, server, stop));
+                    connections.spawn(connection(stream, address, tls, server, stop));
                 }
                 Err(error) => tracing::warn!(%error, "cannot accept a connection"),
             }
@@ -62,7 +63,7 @@ pub async fn serve(listener: Listener, server: Arc<Server>, stop: CancellationTo
     }
 }
 
-async fn connection(stream: TcpStream, tls: TlsAcceptor, server: Arc<Server>, stop: CancellationToken) {
+async fn connection(stream: TcpStream, address: SocketAddr, tls: TlsAcceptor, server: Arc<Server>, stop: CancellationToken) {
     // Small answers must not wait for an acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
@@ -73,10 +74,11 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, server: Arc<Server>, st
         Err(_) => return tracing::debug!("TLS handshake took too long"),
     };
     let certificates = stream.get_ref().1.peer_certificates();
-    let user: Option<User> = certificates.and_then(|c| c.first()).and_then(|c| certificate_user(c));
+    let certificate = certificates.and_then(|c| c.first()).and_then(|c| certificate_user(c));
+    let peer = Arc::new(Peer { address, certificate });
     let service = service_fn(move |request| {
-        let (server, user) = (server.clone(), user.clone());
-        async move { Ok::<_, std::convert::Infallible>(super::handle(server, user, request).await) }
+        let (server, peer) = (server.clone(), peer.clone());
+        async move { Ok::<_, std::convert::Infallible>(super::handle(server, &peer, request).await) }
     });
     let builder = auto::Builder::new(TokioExecutor::new());
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
