@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fram_apiserver::Environment;
+use fram_apiserver::{Environment, Server};
 use fram_audit::{Audit, BatchOptions, Counters, Log, LogOptions, Policy, Sender, Sink, Webhook};
 use fram_encryption::{Encryption, Reloads};
+use fram_flowcontrol::{FlowControl, InFlight};
 
 /// How the API server is run.
 #[derive(clap::Args, Debug, Clone)]
@@ -14,7 +15,27 @@ pub(crate) struct ApiFlags {
     audit: AuditFlags,
     #[command(flatten)]
     encryption: EncryptionFlags,
+    #[command(flatten)]
+    requests: RequestFlags,
 }
+
+/// How many requests are carried out at once.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Requests")]
+struct RequestFlags {
+    /// Let requests wait and run by FlowSchemas and PriorityLevelConfigurations; else refuse what is too much.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    enable_priority_and_fairness: bool,
+    /// How many requests that read are carried out at once; with priority and fairness, a part of all seats.
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    max_requests_inflight: usize,
+    /// How many requests that write are carried out at once; with priority and fairness, a part of all seats.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    max_mutating_requests_inflight: usize,
+}
+
+/// How long a request waits in a queue at most: a quarter of what it may take, as upstream has it.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// How values look on disk.
 #[derive(clap::Args, Debug, Clone)]
@@ -98,6 +119,16 @@ pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
 }
 
 impl ApiFlags {
+    /// The server with its limits on requests.
+    pub(crate) fn limited(&self, server: Server) -> Server {
+        let flags = &self.requests;
+        let (reading, writing) = (flags.max_requests_inflight, flags.max_mutating_requests_inflight);
+        match flags.enable_priority_and_fairness && reading + writing > 0 {
+            true => server.with_flow_control(Arc::new(FlowControl::new((reading + writing) as u64, PATIENCE))),
+            false => server.with_in_flight_limits(InFlight::new(reading, writing)),
+        }
+    }
+
     /// The encryption of the store whose keys start with `prefix`.
     pub(crate) fn encryption(&self, prefix: &str) -> anyhow::Result<Arc<Encryption>> {
         Ok(Arc::new(match &self.encryption.encryption_provider_config {

@@ -84,7 +84,7 @@ impl ControlPlane {
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
         let server = Server::new(registry, tokens, nodes);
         let health = encryption.clone();
-        let server = server.with_checks(Arc::new(move || health.health()));
+        let server = flags.limited(server).with_checks(Arc::new(move || health.health()));
         let server = Arc::new(match audit {
             Some(audit) => server.with_audit(audit),
             None => server,

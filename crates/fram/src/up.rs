@@ -105,6 +105,7 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     components.spawn(control_plane.server.clone().follow_definitions(stop.clone()));
     components.spawn(control_plane.server.clone().follow_webhooks(stop.clone()));
     components.spawn(control_plane.server.clone().follow_policies(stop.clone()));
+    components.spawn(control_plane.server.clone().follow_flow_control(stop.clone()));
     components.spawn(fram_apiserver::http_api::serve(listener, control_plane.server.clone(), stop.clone()));
     components.spawn(control_plane.server.clone().keep_own_service(control_plane.cluster.clone(), stop.clone()));
     let informers = start_components(&control_plane, &desk, &tasks, &stop);

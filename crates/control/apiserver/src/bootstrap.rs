@@ -25,6 +25,8 @@ pub enum BootstrapError {
     Definitions(Status),
     #[error("cannot read webhook configurations: {0}")]
     Webhooks(Status),
+    #[error("cannot set up flow control: {0}")]
+    FlowControl(Status),
     #[error("reading the admission policies failed: {0}")]
     Policies(Status),
 }
@@ -62,6 +64,7 @@ impl Server {
             webhooks.refresh(&self.registry).await.map_err(BootstrapError::Webhooks)?;
         }
         self.registry.admission.policies.refresh(&self.registry).await.map_err(BootstrapError::Policies)?;
+        self.start_flow_control().await.map_err(BootstrapError::FlowControl)?;
         self.set_ready();
         Ok(())
     }
@@ -156,7 +159,7 @@ impl Server {
 }
 
 /// Creates an object unless it is there.
-async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
+pub(crate) async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
     let what = format!("{} {}", object.str_at(&["kind"]), fram_machinery::meta::key(&object));
     let fail = |status| BootstrapError::Create { what: what.clone(), status };
     let (group, version) = object.str_at(&["apiVersion"]).rsplit_once('/').unwrap_or(("", object.str_at(&["apiVersion"])));

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use fram_audit::Trail;
+use fram_flowcontrol::Class;
 use fram_machinery::Status;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -23,6 +24,7 @@ use crate::audit::{self, Sent};
 use crate::authenticate::{authenticate, impersonate};
 use crate::authorize::Attributes;
 use crate::discovery;
+use crate::flow::{self, Held};
 use crate::path::Query;
 use crate::respond::{self, Accept, Body, Shape};
 use crate::server::Server;
@@ -57,11 +59,15 @@ pub(crate) async fn handle(server: Arc<Server>, peer: &Peer, request: Request<In
         }
     };
     let long = info.is_long_running();
-    let result = audit::within(trail.clone(), route(server, user, info, request, accept)).await;
-    let (response, failure) = match result {
+    let mut class = None;
+    let result = audit::within(trail.clone(), route(server, user, info, request, accept, &mut class)).await;
+    let (mut response, failure) = match result {
         Ok(response) => (response, None),
         Err(status) => (respond::status(&api, &status, shown), Some(status)),
     };
+    for (name, value) in class.iter().flat_map(flow::headers) {
+        response.headers_mut().insert(name, value);
+    }
     let code = response.status().as_u16();
     let Some(held) = trail.clone() else { return response };
     let response = with_id(response, trail, |trail| {
@@ -91,6 +97,7 @@ async fn route(
     info: Info,
     request: Request<Incoming>,
     accept: Result<Accept, Status>,
+    class: &mut Option<Class>,
 ) -> Result<Response<Body>, Status> {
     let user = match impersonate(&server, request.headers(), &user).await? {
         Some(other) => {
@@ -100,6 +107,14 @@ async fn route(
             other
         }
         None => user,
+    };
+    // Streams to pods and nodes hold no seat: they last too long, and cost little. A watch holds one until it has begun.
+    let _seats = if info.is_long_running() && info.attributes.verb != "watch" {
+        Held::Nothing
+    } else {
+        let (found, held) = server.flow.enter(&user, &info.attributes, info.listed()).await;
+        *class = found;
+        held?
     };
     match info.resource {
         Some(resource) => objects::handle(server, user, resource, info.query, request, accept).await,
@@ -146,6 +161,10 @@ async fn beside(
         ["apis"] => show(Some(discovery::group_list(api)), accept),
         ["apis", group] => show(discovery::group(api, group), accept),
         ["apis", group, version] => show(discovery::resource_list(api, group, version), accept),
+        ["debug", "api_priority_and_fairness", table] => match server.flow.dump(table) {
+            Some(text) => Ok(respond::bytes(200, "text/plain; charset=utf-8", text)),
+            None => Err(Status::no_such_path()),
+        },
         ["metrics"] => Ok(respond::bytes(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", server.requests.text())),
         ["version"] => show(Some(discovery::version()), accept),
         [".well-known", "openid-configuration"] => show(Some(server.tokens.discovery()), accept),

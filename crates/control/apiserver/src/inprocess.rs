@@ -4,13 +4,15 @@
 use std::sync::Arc;
 
 use fram_audit::Trail;
-use fram_client::{Call, EventKind, ListOptions, Page, Reply, Resource, Transport, WatchEvent, WatchStream};
+use fram_client::{Call, EventKind, ListOptions, Page, Reply, Resource, Transport, Verb, WatchEvent, WatchStream};
+use fram_flowcontrol::{Listed, Watched};
 use fram_machinery::{Status, Value, meta, object};
 
 use crate::audit;
 use crate::authorize::Attributes;
+use crate::flow;
 use crate::registry::{Change, ChangeKind, Place, Selection, WatchRequest, Watching};
-use crate::server::{Answer, Server, attributes_of};
+use crate::server::{Answer, Performed, Server, attributes_of};
 use crate::user::User;
 
 /// A transport into a server of the same process, as one user.
@@ -52,7 +54,7 @@ impl InProcess {
 impl Transport for InProcess {
     async fn call(&self, call: Call) -> Result<Reply, Status> {
         let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes_of(&call)));
-        let performed = audit::within(trail, self.server.perform(&self.user, call, Vec::new())).await?;
+        let performed = audit::within(trail, self.carry_out(call)).await?;
         self.reply(performed.answer)
     }
 
@@ -73,11 +75,22 @@ impl Transport for InProcess {
             trail.started();
         }
         let (watching, place) = watch?;
-        Ok(Box::pin(futures_util::stream::unfold(Some((watching, place, trail)), next)))
+        let held = (trail, self.server.flow.watch(&attributes));
+        Ok(Box::pin(futures_util::stream::unfold(Some((watching, place, held)), next)))
     }
 }
 
 impl InProcess {
+    async fn carry_out(&self, call: Call) -> Result<Performed, Status> {
+        let attributes = attributes_of(&call);
+        let listed = match &call.verb {
+            Verb::List(options) => flow::listed(&attributes, options),
+            _ => Listed::default(),
+        };
+        let _seats = self.server.flow.enter(&self.user, &attributes, listed).await.1?;
+        self.server.perform(&self.user, call, Vec::new()).await
+    }
+
     async fn begin_watch(
         &self,
         resource: &Resource,
@@ -85,6 +98,7 @@ impl InProcess {
         options: ListOptions,
         attributes: &Attributes,
     ) -> Result<(Watching, Place), Status> {
+        let _seats = self.server.flow.enter(&self.user, attributes, flow::listed(attributes, &options)).await.1?;
         self.server.authorizer.check(&self.user, attributes).await?;
         let served = self.server.registry.served(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
         let request = WatchRequest {
@@ -101,13 +115,13 @@ impl InProcess {
     }
 }
 
-/// A watch, what it is about, and the trail that ends with it.
-type State = Option<(Watching, Place, Option<Trail>)>;
+/// A watch, what it is about, and what lasts as long as it: its trail, and being counted.
+type State = Option<(Watching, Place, (Option<Trail>, Option<Watched>))>;
 
 async fn next(state: State) -> Option<(Result<WatchEvent, Status>, State)> {
-    let (mut watching, place, trail) = state?;
+    let (mut watching, place, held) = state?;
     match watching.next().await.and_then(|change| event(&place, &change)) {
-        Ok(event) => Some((Ok(event), Some((watching, place, trail)))),
+        Ok(event) => Some((Ok(event), Some((watching, place, held)))),
         Err(status) => Some((Err(status), None)),
     }
 }

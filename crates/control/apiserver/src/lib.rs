@@ -13,6 +13,7 @@ mod definitions;
 mod discovery;
 mod endpoints;
 pub mod environment;
+mod flow;
 pub mod http_api;
 mod inprocess;
 mod metrics;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use fram_audit::Audit;
 use fram_client::{Call, Verb};
+use fram_flowcontrol::{FlowControl, InFlight};
 use fram_machinery::{Status, Value};
 
 use crate::audit;
 use crate::authorize::{Attributes, Authorizer};
+use crate::flow::Flow;
 use crate::nodes::Nodes;
 use crate::registry::{FieldValidation, Listing, Place, Registry, Served, Write};
 use crate::token::Tokens;
@@ -27,6 +29,8 @@ pub struct Server {
     pub(crate) requests: crate::requests::Requests,
     /// None without a policy; then nothing is recorded.
     pub(crate) audit: Option<Arc<Audit>>,
+    /// What keeps requests from overwhelming the server.
+    pub(crate) flow: Flow,
     /// Health checks of others, by their names.
     pub(crate) checks: Option<Checks>,
     pub(crate) ready: std::sync::atomic::AtomicBool,
@@ -85,11 +89,25 @@ impl Server {
             metrics: Default::default(),
             requests: Default::default(),
             audit: None,
+            flow: Flow::default(),
             checks: None,
             documents: Default::default(),
             ready: false.into(),
             streams: tokio_util::task::TaskTracker::new(),
         }
+    }
+
+    /// The same server, with priority and fairness.
+    #[must_use]
+    pub fn with_flow_control(self, control: Arc<FlowControl>) -> Self {
+        self.requests.register(|registry| control.register(registry));
+        Self { flow: Flow::Fair(control), ..self }
+    }
+
+    /// The same server, which refuses what is more than so many requests at once.
+    #[must_use]
+    pub fn with_in_flight_limits(self, limits: InFlight) -> Self {
+        Self { flow: Flow::InFlight(Arc::new(limits)), ..self }
     }
 
     /// The same server, whose health is that of others too.
@@ -134,7 +152,12 @@ impl Server {
         if let Some(trail) = &trail {
             audit::asked(trail, &call);
         }
+        let whole = matches!(&call.verb, Verb::List(o) if o.limit == 0 && o.label_selector.is_empty() && o.field_selector.is_empty());
+        let whole = whole && call.namespace.is_empty();
         let result = self.carry_out(user, &attributes, call, duplicates).await;
+        if whole {
+            self.flow.listed(&attributes, &result);
+        }
         self.requests.count(&attributes, &result);
         if let Some(trail) = &trail {
             audit::answered(trail, &self.registry, &result);

@@ -1,8 +1,11 @@
 //! What a request asks for, read once, before anything else is done with it; see upstream's RequestInfo.
 
+use fram_client::ListOptions;
+use fram_flowcontrol::Listed;
 use http::Request;
 
 use crate::authorize::Attributes;
+use crate::flow;
 use crate::path::{self, Query, ResourcePath, verb};
 use crate::server::Server;
 
@@ -28,6 +31,17 @@ impl Info {
                 Self { resource: None, query, attributes: Attributes { verb, path: path.into(), ..Default::default() } }
             }
         }
+    }
+
+    /// What the width of a list or watch goes by.
+    pub(super) fn listed(&self) -> Listed {
+        let options = ListOptions {
+            limit: self.query.get("limit").parse().unwrap_or(0),
+            resource_version: self.query.get("resourceVersion").into(),
+            send_initial_events: self.query.flag("sendInitialEvents"),
+            ..Default::default()
+        };
+        flow::listed(&self.attributes, &options)
     }
 
     /// Whether the request goes on for as long as its client likes; see upstream's BasicLongRunningRequestCheck.

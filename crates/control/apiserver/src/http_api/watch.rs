@@ -69,7 +69,12 @@ pub(super) async fn handle(
         Encoding::Json | Encoding::Yaml => "application/json",
         Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
     };
-    Ok(respond::stream(content_type, stream(watching, frames, bookmarks, Duration::from_secs(seconds))))
+    let counted = server.flow.watch(&attributes);
+    let response = respond::stream(content_type, stream(watching, frames, bookmarks, Duration::from_secs(seconds)));
+    Ok(match counted {
+        Some(counted) => response.map(|body| respond::holding(body, counted)),
+        None => response,
+    })
 }
 
 /// Encodes changes as the client wants them.

@@ -20,16 +20,19 @@ use fram_store::{Embedded, Options};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use tokio::net::TcpListener;
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Site {
     pub(crate) server: Arc<Server>,
     pub(crate) address: SocketAddr,
     pki: Pki,
-    _stop: CancellationToken,
-    _tasks: JoinSet<()>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: JoinSet<()>,
     _folder: tempfile::TempDir,
 }
 
@@ -50,7 +53,7 @@ impl Site {
         let listener = Listener::new(socket, pki.server_config(&identity).unwrap());
         let (address, stop, mut tasks) = (listener.address().unwrap(), CancellationToken::new(), JoinSet::new());
         tasks.spawn(serve(listener, server.clone(), stop.clone()));
-        Self { server, address, pki, _stop: stop, _tasks: tasks, _folder: folder }
+        Self { server, address, pki, stop, tasks, _folder: folder }
     }
 
     /// Access with a certificate of this user.
@@ -63,9 +66,26 @@ impl Site {
         Kubeconfig { server: format!("https://{}", self.address), ca: self.pki.ca_pem.clone(), identity: None, token: None }
     }
 
+    /// A connection on which nothing has been said yet.
+    pub(crate) async fn raw(&self, user: &str, groups: &[&str]) -> TlsStream<TcpStream> {
+        let tls = TlsConnector::from(Arc::new(self.access(user, groups).tls(b"http/1.1").unwrap()));
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        tls.connect(ServerName::IpAddress(self.address.ip().into()), stream).await.unwrap()
+    }
+
     pub(crate) fn client(&self, user: &str, groups: &[&str]) -> Remote {
         Remote::new(&self.access(user, groups)).unwrap()
     }
+}
+
+/// Asks again and again until it is so: what the server does by itself it tells nobody.
+pub(crate) async fn until(so: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !so().await {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.unwrap();
 }
 
 /// A request with a JSON body, or none.
