@@ -1,6 +1,7 @@
 //! The in-process admission chain: each plugin may change an object before it is checked, and refuse it after.
 
 mod certificates;
+mod escalation;
 mod limit_ranger;
 mod namespace;
 mod node_restriction;
@@ -17,6 +18,7 @@ use fram_api::Kind;
 use fram_machinery::{Status, Value};
 use parking_lot::Mutex;
 
+use crate::authorize::Rbac;
 use crate::registry::{Place, Registry, Write};
 use crate::user::User;
 
@@ -143,6 +145,8 @@ pub struct Chain {
     pub(crate) webhooks: Option<Arc<Webhooks>>,
     /// Between the plugins and the webhooks, in both halves of the chain.
     pub(crate) policies: Arc<Policies>,
+    /// Who holds which rights: the authorizer's own index.
+    pub(crate) rbac: Arc<Rbac>,
 }
 
 /// Who has changed an object in one request, and how each left it: what changes it later may concern them again.
@@ -189,6 +193,7 @@ impl Chain {
             ],
             webhooks: None,
             policies: Arc::default(),
+            rbac: Arc::default(),
         }
     }
 
@@ -238,6 +243,9 @@ impl Chain {
     pub(crate) async fn validate(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
         for plugin in &self.plugins {
             plugin.validate(request, object, old).await?;
+        }
+        if let Some(object) = object {
+            escalation::check(&self.rbac, request, object, old).await?;
         }
         self.policies.validate(request, object.unwrap_or(&Value::Null), old).await?;
         match &self.webhooks {

@@ -233,8 +233,9 @@ impl Allocators {
         operations
     }
 
-    /// What to say when a number that was asked for is taken.
-    pub(crate) fn taken(&self, place: &Place, key: &Key) -> Status {
+    /// What to say when a number is taken that `asked`, the object as it came, asked for. None where the number was picked for
+    /// it: then another is picked.
+    pub(crate) fn taken(&self, place: &Place, asked: &Value, key: &Key) -> Option<Status> {
         let name = key.as_str().rsplit('/').next().unwrap_or_default();
         let error = if key.as_str().contains("/nodeports/") {
             FieldError::invalid("spec.ports[0].nodePort", name.parse::<i64>().unwrap_or(0), "provided port is already allocated")
@@ -242,7 +243,10 @@ impl Allocators {
             let why = format!("failed to allocate IP {name}: provided IP is already allocated");
             FieldError::invalid("spec.clusterIPs", object!([name]), why)
         };
-        Status::invalid("", "Service", &place.name, vec![error])
+        let ips = asked.list_at(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str).chain([asked.str_at(&["spec", "clusterIP"])]);
+        let ports = ports_of(asked).into_iter().chain(asked.int_at(&["spec", "healthCheckNodePort"])).map(|n| n.to_string());
+        let wanted = ips.map(String::from).chain(ports).any(|number| number == name);
+        wanted.then(|| Status::invalid("", "Service", &place.name, vec![error]))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Authentication: client certificates and bearer tokens. Who shows neither is anonymous; who shows a bad one is refused.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use fram_machinery::Status;
 use http::{HeaderMap, header};
 
@@ -42,21 +44,62 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
     }
     // Browsers cannot set headers on WebSockets: the token travels as a subprotocol.
     let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
-    let token = protocols.flat_map(|v| v.split(',')).find_map(|p| p.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
+    let token = protocols.flat_map(|v| v.split(',')).find_map(|p| p.trim().strip_prefix(TOKEN_PROTOCOL))?;
     let raw = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, token.trim_end_matches('=')).ok()?;
     String::from_utf8(raw).ok()
 }
 
+/// The subprotocol by which a browser shows its token.
+const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// Takes away what a client proved itself by: its credentials end here, and whoever a request is handed on to must not get
+/// them.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    headers.remove(header::AUTHORIZATION);
+    let impersonation: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    impersonation.iter().for_each(|name| drop(headers.remove(name)));
+    let offered: Vec<String> = headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(|p| p.trim().to_string())
+        .collect();
+    if offered.iter().any(|p| p.starts_with(TOKEN_PROTOCOL)) {
+        let rest: Vec<&str> = offered.iter().map(String::as_str).filter(|p| !p.starts_with(TOKEN_PROTOCOL)).collect();
+        headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+        if let Ok(rest) = header::HeaderValue::try_from(rest.join(", "))
+            && !rest.is_empty()
+        {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, rest);
+        }
+    }
+}
+
+/// Every value of a header. One that is not text is refused: left out, the request would be carried out as somebody else.
+fn texts(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Status> {
+    let text = |value: &header::HeaderValue| String::from_utf8(value.as_bytes().to_vec());
+    let all = headers.get_all(name).iter().map(text).collect::<Result<Vec<_>, _>>();
+    all.map_err(|_| Status::bad_request(format!("the header {name} is not UTF-8")))
+}
+
+/// What is asked of `userextras`: the header's key, percent-decoded, and its values.
+fn extras(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Status> {
+    const PREFIX: &str = "impersonate-extra-";
+    let keys: BTreeSet<&str> = headers.keys().filter_map(|name| name.as_str().strip_prefix(PREFIX)).collect();
+    keys.into_iter().map(|key| Ok((crate::path::decode(key), texts(headers, &format!("{PREFIX}{key}"))?))).collect()
+}
+
 /// Another user, where headers ask to act as one and the user may.
 pub(crate) async fn impersonate(server: &Server, headers: &HeaderMap, user: &User) -> Result<Option<User>, Status> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
-    let all = |name: &str| headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(String::from).collect::<Vec<_>>();
-    let (name, mut groups, uid) = (text("impersonate-user"), all("impersonate-group"), text("impersonate-uid"));
+    let one = |name: &str| texts(headers, name).map(|all| all.into_iter().next().unwrap_or_default());
+    let (name, uid) = (one("impersonate-user")?, one("impersonate-uid")?);
+    let (mut groups, extra) = (texts(headers, "impersonate-group")?, extras(headers)?);
     if name.is_empty() {
-        if groups.is_empty() && uid.is_empty() {
+        if groups.is_empty() && uid.is_empty() && extra.is_empty() {
             return Ok(None);
         }
-        return Err(Status::bad_request("requested impersonation of groups or a uid without impersonating a user"));
+        return Err(Status::bad_request("requested impersonation of groups, a uid or extras without impersonating a user"));
     }
     let mut asked = Vec::new();
     let service_account = name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':'));
@@ -68,12 +111,17 @@ pub(crate) async fn impersonate(server: &Server, headers: &HeaderMap, user: &Use
     if !uid.is_empty() {
         asked.push(("authentication.k8s.io", "uids", "", uid.clone()));
     }
-    for (group, resource, namespace, name) in asked {
+    let mut asked: Vec<_> = asked.into_iter().map(|(g, r, ns, name)| (g, r.to_string(), String::new(), ns, name)).collect();
+    for (key, values) in &extra {
+        asked.extend(values.iter().map(|v| ("authentication.k8s.io", "userextras".to_string(), key.clone(), "", v.clone())));
+    }
+    for (group, resource, subresource, namespace, name) in asked {
         let attributes = crate::authorize::Attributes {
             verb: "impersonate".into(),
             group: group.into(),
             version: "v1".into(),
-            resource: resource.into(),
+            resource,
+            subresource,
             namespace: namespace.into(),
             name,
             ..Default::default()
@@ -88,5 +136,37 @@ pub(crate) async fn impersonate(server: &Server, headers: &HeaderMap, user: &Use
     } else if !groups.iter().any(|g| g == AUTHENTICATED) {
         groups.push(AUTHENTICATED.into());
     }
-    Ok(Some(User { name, uid, groups, extra: Default::default() }))
+    Ok(Some(User { name, uid, groups, extra: extra.into_iter().collect() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_proved_itself_by_is_not_handed_on() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer t"),
+            ("impersonate-user", "u"),
+            ("impersonate-extra-k", "v"),
+            ("sec-websocket-protocol", "v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.dA"),
+            ("accept", "*/*"),
+        ] {
+            headers.insert(name, value.parse().unwrap());
+        }
+        strip(&mut headers);
+        assert_eq!((headers.len(), headers["sec-websocket-protocol"].to_str().unwrap()), (2, "v4.channel.k8s.io"));
+    }
+
+    #[test]
+    fn headers_that_are_not_ascii_are_read_and_those_that_are_not_text_refused() {
+        let mut headers = HeaderMap::new();
+        headers.insert("impersonate-user", header::HeaderValue::from_bytes("jörg".as_bytes()).unwrap());
+        assert_eq!(texts(&headers, "impersonate-user").unwrap(), ["jörg"]);
+        headers.insert("impersonate-user", header::HeaderValue::from_bytes(b"j\xf6rg").unwrap());
+        assert!(texts(&headers, "impersonate-user").is_err());
+        headers.insert("impersonate-extra-a%2fb", "v".parse().unwrap());
+        assert_eq!(extras(&headers).unwrap(), [("a/b".to_string(), vec!["v".to_string()])].into());
+    }
 }

@@ -24,6 +24,8 @@ pub struct Attributes {
     pub subresource: String,
     pub namespace: String,
     pub name: String,
+    /// The field selector of lists and watches.
+    pub fields: String,
     /// Of requests that are not about resources.
     pub path: String,
 }
@@ -49,12 +51,13 @@ pub enum Decision {
 /// Node and RBAC authorization over one registry.
 pub struct Authorizer {
     registry: Arc<Registry>,
-    rbac: Rbac,
+    rbac: Arc<Rbac>,
 }
 
 impl Authorizer {
     pub fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, rbac: Rbac::default() }
+        let rbac = registry.admission.rbac.clone();
+        Self { registry, rbac }
     }
 
     pub fn rbac(&self) -> &Rbac {

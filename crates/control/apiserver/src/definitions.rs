@@ -118,7 +118,9 @@ impl Follower {
     async fn changed(&mut self, definition: Value) -> Result<(), Status> {
         let name = meta::name(&definition).to_string();
         let group = definition.str_at(&["spec", "group"]).to_string();
-        let others: Vec<&status::Held> = self.held.iter().filter(|(n, h)| **n != name && h.group == group).map(|(_, h)| h).collect();
+        let built_in = status::Held::built_in(&self.registry.api(), &group);
+        let others = self.held.iter().filter(|(n, h)| **n != name && h.group == group).map(|(_, h)| h);
+        let others: Vec<&status::Held> = others.chain([&built_in]).collect();
         let wanted = status::plan(&definition, &others, &self.registry.environment().now_text());
         let mut planned = definition.clone();
         planned.set(&["status"], wanted.clone());

@@ -33,6 +33,7 @@ use crate::user::User;
 use info::Info;
 
 pub use listen::{Listener, serve};
+pub(crate) use objects::delete_options;
 
 /// Who is at the other end of a connection.
 #[derive(Clone)]

@@ -66,6 +66,7 @@ impl Transport for InProcess {
             resource: resource.plural.to_string(),
             namespace: namespace.into(),
             name: crate::server::selected_name(&options.field_selector).unwrap_or_default(),
+            fields: options.field_selector.clone(),
             ..Default::default()
         };
         let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes));
@@ -99,18 +100,17 @@ impl InProcess {
         attributes: &Attributes,
     ) -> Result<(Watching, Place), Status> {
         let _seats = self.server.flow.enter(&self.user, attributes, flow::listed(attributes, &options)).await.1?;
+        let place = self.server.place_of(resource, namespace, "", true)?;
         self.server.authorizer.check(&self.user, attributes).await?;
-        let served = self.server.registry.served(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
         let request = WatchRequest {
-            selection: Selection::parse(&served.kind, &options.label_selector, &options.field_selector)?,
+            selection: Selection::parse(place.kind(), &options.label_selector, &options.field_selector)?,
             resource_version: options.resource_version,
             resource_version_match: options.resource_version_match,
             send_initial_events: options.send_initial_events.then_some(true),
             bookmarks: options.allow_bookmarks,
         };
-        let place = Place { served, namespace: namespace.into(), name: String::new() };
         let watching = self.server.registry.watch(&place, request).await;
-        self.server.requests.count(attributes, &watching);
+        self.server.requests.count(attributes, true, &watching);
         Ok((watching?, place))
     }
 }

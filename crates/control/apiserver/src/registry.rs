@@ -7,6 +7,7 @@ mod keys;
 mod prepare;
 mod read;
 mod record;
+mod turns;
 mod watch;
 mod write;
 
@@ -39,6 +40,7 @@ pub struct Registry {
     pub(crate) environment: Environment,
     pub(crate) admission: Chain,
     pub(crate) allocators: Allocators,
+    turns: turns::Turns,
 }
 
 /// Who writes, and how.
@@ -83,7 +85,7 @@ impl Registry {
         admission: Chain,
         allocators: Allocators,
     ) -> Self {
-        Self { api: signal::Sender::new(api), store, prefix: prefix.into(), environment, admission, allocators }
+        Self { api: signal::Sender::new(api), store, prefix: prefix.into(), environment, admission, allocators, turns: Default::default() }
     }
 
     pub fn environment(&self) -> &Environment {

@@ -37,9 +37,8 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// Counts a request by what came of it. One that names no known resource is not counted by what it named.
-    pub(crate) fn count<T>(&self, asked: &Attributes, result: &Result<T, Status>) {
-        let known = !matches!(result, Err(status) if status.code == 404 && status.name.is_empty());
+    /// Counts a request by what came of it. One that names nothing that is `known` is not counted by what it named.
+    pub(crate) fn count<T>(&self, asked: &Attributes, known: bool, result: &Result<T, Status>) {
         let named = |text: &str| if known { text.to_string() } else { String::new() };
         let labels = Labels {
             verb: asked.verb.to_uppercase(),
@@ -75,12 +74,15 @@ mod tests {
     fn requests_are_counted_by_verb_resource_and_code() {
         let requests = Requests::default();
         let asked = Attributes { verb: "get".into(), version: "v1".into(), resource: "pods".into(), ..Default::default() };
-        requests.count(&asked, &Ok(()));
-        requests.count(&asked, &Ok(()));
-        requests.count::<()>(&asked, &Err(Status::not_found("", "pods", "a")));
+        requests.count(&asked, true, &Ok(()));
+        requests.count(&asked, true, &Ok(()));
+        requests.count::<()>(&asked, true, &Err(Status::not_found("", "pods", "a")));
+        let unknown = Attributes { resource: "nonsense".into(), ..asked.clone() };
+        requests.count::<()>(&unknown, false, &Err(Status::forbidden("", "nonsense", "", "no")));
         let text = requests.text();
         let line = |code| format!("verb=\"GET\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",code=\"{code}\"");
         assert!(text.contains(&format!("apiserver_request_total{{{}}} 2", line(200))), "{text}");
         assert!(text.contains(&format!("apiserver_request_total{{{}}} 1", line(404))), "{text}");
+        assert!(!text.contains("nonsense"), "{text}");
     }
 }

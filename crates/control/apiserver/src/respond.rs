@@ -170,8 +170,13 @@ impl<T: Unpin> http_body::Body for Holding<T> {
 fn type_of(api: &Api, value: &Value) -> Option<TypeId> {
     let (group, version) = value.str_at(&["apiVersion"]).split_once('/').unwrap_or(("", value.str_at(&["apiVersion"])));
     let name = value.str_at(&["kind"]);
-    let found = api.kind(group, version, name).map(|k| k.ty);
+    // Custom resources have no protobuf form.
+    let found = api.kind(group, version, name).filter(|k| k.custom.is_none()).map(|k| k.ty);
     found.or_else(|| api.type_id(&format!("meta.v1.{name}")))
+}
+
+fn formless(version: &str, kind: &str) -> Status {
+    Status::new(fram_machinery::Reason::NotAcceptable, format!("{version} {kind} has no protobuf form: accept application/json"))
 }
 
 /// An object as protobuf in its envelope.
@@ -180,13 +185,16 @@ pub(crate) fn sealed(api: &Api, value: &Value) -> Result<Vec<u8>, Status> {
     if let Some(ty) = type_of(api, value) {
         return Ok(protobuf::seal(version, kind, &protobuf::encode(&api.schema, ty, value)));
     }
+    if !kind.ends_with("List") {
+        return Err(formless(version, kind));
+    }
     let items = value.list_at(&["items"]);
     let raw: Vec<Vec<u8>> = items
         .iter()
         .map(|item| {
             let (group, number) = version.split_once('/').unwrap_or(("", version));
-            let by_list = kind.strip_suffix("List").and_then(|k| api.kind(group, number, k)).map(|k| k.ty);
-            let ty = type_of(api, item).or(by_list).ok_or_else(|| Status::internal(format!("{version} {kind} has no protobuf form")))?;
+            let by_list = kind.strip_suffix("List").and_then(|k| api.kind(group, number, k)).filter(|k| k.custom.is_none()).map(|k| k.ty);
+            let ty = type_of(api, item).or(by_list).ok_or_else(|| formless(version, kind))?;
             Ok(protobuf::encode(&api.schema, ty, item))
         })
         .collect::<Result<_, Status>>()?;

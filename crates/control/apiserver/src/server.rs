@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use fram_audit::Audit;
-use fram_client::{Call, Verb};
+use fram_client::{Call, Resource, Verb};
 use fram_flowcontrol::{FlowControl, InFlight};
 use fram_machinery::{Status, Value};
 
@@ -12,6 +12,7 @@ use crate::audit;
 use crate::authorize::{Attributes, Authorizer};
 use crate::flow::Flow;
 use crate::nodes::Nodes;
+use crate::path::ResourcePath;
 use crate::registry::{FieldValidation, Listing, Place, Registry, Served, Write};
 use crate::token::Tokens;
 use crate::user::User;
@@ -130,24 +131,29 @@ impl Server {
 
     /// The kind and place that a call is about; NotFound where there is no such resource.
     pub(crate) fn place(&self, call: &Call) -> Result<Place, Status> {
-        let resource = &call.resource;
+        let collection = matches!(call.verb, Verb::List(_) | Verb::DeleteCollection { .. });
+        self.place_of(&call.resource, &call.namespace, &call.name, collection)
+    }
+
+    /// As `place`, before authorization: a namespace in the path of what has none would be taken for a right within it.
+    /// A `collection` may be that of all namespaces.
+    pub(crate) fn place_of(&self, resource: &Resource, namespace: &str, name: &str, collection: bool) -> Result<Place, Status> {
         let served = self.registry.served(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
-        let whole = call.namespace.is_empty() && call.name.is_empty() && matches!(call.verb, Verb::List(_) | Verb::DeleteCollection { .. });
-        if served.kind.is_namespaced() == call.namespace.is_empty()
-            && !(served.kind.is_namespaced() && whole)
-            && !served.kind.verbs.is_empty()
-        {
-            let reviews = served.kind.verbs == ["create"];
-            if !reviews {
-                return Err(Status::no_such_path());
-            }
+        let fits = match (served.kind.is_namespaced(), namespace.is_empty()) {
+            (true, true) => collection && name.is_empty(),
+            (true, false) | (false, true) => true,
+            (false, false) => false,
+        };
+        if !fits {
+            return Err(Status::no_such_path());
         }
-        Ok(Place { served, namespace: call.namespace.clone(), name: call.name.clone() })
+        Ok(Place { served, namespace: namespace.into(), name: name.into() })
     }
 
     /// Authorizes, carries out and counts a call.
     pub(crate) async fn perform(&self, user: &User, call: Call, duplicates: Vec<String>) -> Result<Performed, Status> {
         let attributes = attributes_of(&call);
+        let known = self.is_known(&attributes);
         let trail = audit::current();
         if let Some(trail) = &trail {
             audit::asked(trail, &call);
@@ -158,11 +164,34 @@ impl Server {
         if whole {
             self.flow.listed(&attributes, &result);
         }
-        self.requests.count(&attributes, &result);
+        self.requests.count(&attributes, known, &result);
         if let Some(trail) = &trail {
             audit::answered(trail, &self.registry, &result);
         }
         result
+    }
+
+    /// Checks a write by its path, before its body is read.
+    pub(crate) async fn may_send(&self, user: &User, verb: &str, resource: &Resource, path: &ResourcePath) -> Result<(), Status> {
+        self.place_of(resource, &path.namespace, &path.name, false)?;
+        let is_namespace = path.plural == "namespaces" && path.group.is_empty();
+        let attributes = Attributes {
+            verb: verb.into(),
+            group: path.group.clone(),
+            version: path.version.clone(),
+            resource: path.plural.clone(),
+            subresource: path.subresource.clone(),
+            namespace: if is_namespace { path.name.clone() } else { path.namespace.clone() },
+            name: path.name.clone(),
+            ..Default::default()
+        };
+        self.authorizer.check(user, &attributes).await
+    }
+
+    /// Whether what is asked for is served: only that is counted by its name, or anybody could make names without end.
+    pub(crate) fn is_known(&self, asked: &Attributes) -> bool {
+        let served = self.registry.served(&asked.group, &asked.version, &asked.resource);
+        served.is_some_and(|s| asked.subresource.is_empty() || s.kind.subresource(&asked.subresource).is_some())
     }
 
     async fn carry_out(&self, user: &User, attributes: &Attributes, call: Call, duplicates: Vec<String>) -> Result<Performed, Status> {
@@ -214,6 +243,10 @@ pub(crate) fn attributes_of(call: &Call) -> Attributes {
             call.namespace.clone()
         },
         name: selected.unwrap_or_else(|| call.name.clone()),
+        fields: match &call.verb {
+            Verb::List(options) | Verb::DeleteCollection { list: options, .. } => options.field_selector.clone(),
+            _ => String::new(),
+        },
         path: String::new(),
     }
 }

@@ -200,10 +200,15 @@ impl Tokens {
         let namespace = claim.str_at(&["namespace"]);
         let mut refs = vec![("serviceaccounts", "serviceaccount")];
         refs.extend([("pods", "pod"), ("secrets", "secret")].into_iter().filter(|(_, f)| claim.get(f).is_some()));
+        // The node of a pod is told, not bound to.
+        if claim.get("pod").is_none() && claim.get("node").is_some() {
+            refs.push(("nodes", "node"));
+        }
         for (plural, field) in refs {
-            let found = self.find(plural, namespace, claim.str_at(&[field, "name"])).await.ok().flatten();
+            let scope = if plural == "nodes" { "" } else { namespace };
+            let found = self.find(plural, scope, claim.str_at(&[field, "name"])).await.ok().flatten();
             let same = found.as_ref().is_some_and(|o| meta::uid(o) == claim.str_at(&[field, "uid"]));
-            if !same || found.is_some_and(|o| plural == "serviceaccounts" && self.deleted_for_long(&o)) {
+            if !same || found.is_some_and(|o| self.deleted_for_long(&o)) {
                 return false;
             }
         }

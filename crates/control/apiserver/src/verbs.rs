@@ -9,6 +9,7 @@ pub(crate) use subresources::to_scale;
 use fram_client::{Patch, PatchKind, Verb, WriteOptions};
 use fram_machinery::{Status, Value, meta};
 
+use crate::authorize::Attributes;
 use crate::registry::{Body, FieldValidation, ListRequest, Place, Registry, Selection, Written};
 use crate::server::{Answer, Performed, Server, field_validation, write_of};
 use crate::user::User;
@@ -118,6 +119,21 @@ fn decode(
     Ok((object, warnings))
 }
 
+/// Who updates or applies what is not there creates it, and needs that right too.
+async fn may_create(server: &Server, user: &User, place: &Place) -> Result<(), Status> {
+    let kind = place.kind();
+    let attributes = Attributes {
+        verb: "create".into(),
+        group: kind.group.to_string(),
+        version: kind.version.to_string(),
+        resource: kind.plural.to_string(),
+        namespace: if kind.is("", "Namespace") { place.name.clone() } else { place.namespace.clone() },
+        name: place.name.clone(),
+        ..Default::default()
+    };
+    server.authorizer.check(user, &attributes).await
+}
+
 async fn update(server: &Server, user: &User, place: &Place, object: Value, options: &WriteOptions) -> Result<Written, Status> {
     let write = write_of(user, options);
     let kind = place.kind();
@@ -128,6 +144,7 @@ async fn update(server: &Server, user: &User, place: &Place, object: Value, opti
     let result = server.registry.update(place, "", &write, |_| Ok(object.clone())).await;
     match result {
         Err(status) if status.is(fram_machinery::Reason::NotFound) && kind.create_on_update && meta::uid(&object).is_empty() => {
+            may_create(server, user, place).await?;
             let mut object = object;
             object.remove(&["metadata", "resourceVersion"]);
             server.registry.create(place, object, &write).await

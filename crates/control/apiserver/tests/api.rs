@@ -2,37 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::sync::Arc;
+mod common {
+    pub(crate) mod server;
+}
 
-use fram_api::Api;
-use fram_apiserver::admission::Chain;
-use fram_apiserver::allocate::Allocators;
-use fram_apiserver::bootstrap::Cluster;
-use fram_apiserver::nodes::NoNodes;
-use fram_apiserver::registry::{ChangeKind, Place, Registry, Selection, WatchRequest};
-use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
-use fram_apiserver::{Environment, InProcess, Server, User};
+use common::server::{client_as, server};
+use fram_apiserver::User;
+use fram_apiserver::registry::{ChangeKind, Place, Selection, WatchRequest};
 use fram_client::resources::{CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, NODES, PODS, SECRETS, SERVICE_ACCOUNTS, SERVICES};
 use fram_client::{Client, DeleteOptions, EventKind, ListOptions, PatchKind, Preconditions, Propagation, Resources};
 use fram_machinery::{Reason, Value, meta, object};
-use fram_store::{Embedded, Options};
 use futures_util::StreamExt;
-
-async fn server() -> Arc<Server> {
-    let store = Arc::new(Embedded::open(Options::in_memory()).unwrap());
-    let api = Arc::new(Api::builtin().unwrap());
-    let registry = Arc::new(Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default()));
-    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
-    let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
-    let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));
-    let cluster = Cluster { ca_pem: "ca".into(), address: [192, 0, 2, 1].into(), port: 6443, cluster_domain: "cluster.local".into() };
-    server.bootstrap(&cluster).await.unwrap();
-    server
-}
-
-fn client_as(server: &Arc<Server>, user: User) -> Client {
-    Client::new(Arc::new(InProcess::new(server.clone(), user)), "test")
-}
 
 async fn admin() -> Client {
     client_as(&server().await, User::authenticated("admin", &["system:masters"]))

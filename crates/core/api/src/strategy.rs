@@ -87,6 +87,14 @@ impl Strategy for Rbac {
         names::path_segment
     }
 
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        let (role, before) = (object.get("roleRef"), old.get("roleRef"));
+        match role == before {
+            true => Vec::new(),
+            false => vec![FieldError::invalid("roleRef", role.cloned(), "cannot change roleRef")],
+        }
+    }
+
     fn default(&self, object: &mut Value) {
         if !object.list_at(&["subjects"]).is_empty() {
             for subject in object.place(&["subjects"]).make_list() {

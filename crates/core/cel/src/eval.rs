@@ -70,7 +70,10 @@ pub trait Lazy {
 const LAZY: &str = "variables";
 
 pub(crate) fn evaluate(expr: &Expr, variables: &[(&str, Value)], lazy: Option<&dyn Lazy>, budget: &mut Budget) -> Result<Value> {
-    Evaluation { variables, lazy, bound: Vec::new(), budget }.expr(expr)
+    let value = Evaluation { variables, lazy, bound: Vec::new(), budget }.expr(expr)?;
+    // Whoever takes the value looks at all of it.
+    library::weigh(budget, &value)?;
+    Ok(value)
 }
 
 struct Evaluation<'a> {

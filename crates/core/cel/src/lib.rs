@@ -66,3 +66,35 @@ impl Program {
         check::mentions(&self.expr, variable)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(text: &str) -> Result<Value, EvalError> {
+        Program::compile(text, &[]).unwrap().evaluate(&[], &mut Budget::new(1_000_000))
+    }
+
+    #[test]
+    fn the_highest_tree_is_evaluated() {
+        assert!(matches!(run(&format!("1{}", "+1".repeat(240))), Ok(Value::Int(241))));
+    }
+
+    #[test]
+    fn small_expressions_make_no_large_values() {
+        let doubled = |of: &str, times: usize| {
+            let bindings: String = (0..times).map(|i| format!("cel.bind(a{}, {of}, ", i + 1).replace('@', &format!("a{i}"))).collect();
+            format!("cel.bind(a0, [1], {bindings}a{times}{}", ")".repeat(times + 1))
+        };
+        for text in [
+            doubled("@ + @", 40),
+            doubled("[@, @]", 40),
+            format!("{} == {}", doubled("[@, @]", 40), doubled("[@, @]", 40)),
+            "'a'.replace('', 'aaaaaaaaaaaaaaaaaaaa').replace('', 'aaaaaaaaaaaaaaaaaaaa')".to_string()
+                + &".replace('a', 'aaaaaaaaaaaaaaaaaaaa')".repeat(10),
+        ] {
+            assert_eq!(run(&text).unwrap_err(), EvalError::Budget, "{text}");
+        }
+        assert!(matches!(run("'%.70000f'.format([1.0])"), Err(EvalError::Other(_))));
+    }
+}

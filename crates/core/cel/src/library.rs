@@ -77,11 +77,11 @@ pub(crate) fn traversal(budget: &mut Budget, size: usize) -> Result<()> {
 fn own(name: &str, args: &[Value], budget: &mut Budget) -> Result<Option<Value>> {
     Ok(Some(match (name, args) {
         ("_==_", [a, b]) => {
-            traversal(budget, weight(a).min(weight(b)))?;
+            weigh(budget, a)?;
             Value::Bool(a == b)
         }
         ("_!=_", [a, b]) => {
-            traversal(budget, weight(a).min(weight(b)))?;
+            weigh(budget, a)?;
             Value::Bool(a != b)
         }
         ("_<_", [a, b]) => Value::Bool(order(a, b)?.is_some_and(|o| o.is_lt())),
@@ -91,6 +91,7 @@ fn own(name: &str, args: &[Value], budget: &mut Budget) -> Result<Option<Value>>
         ("!_", [Value::Bool(b)]) => Value::Bool(!b),
         ("@in", [element, range]) => {
             budget.take(range.size().unwrap_or(0) as u64)?;
+            weigh(budget, range)?;
             if range.is_map() {
                 Value::Bool(range.get(element).is_some())
             } else {
@@ -120,9 +121,27 @@ fn own(name: &str, args: &[Value], budget: &mut Budget) -> Result<Option<Value>>
     }))
 }
 
-/// How much of a value a comparison may have to look at.
-fn weight(value: &Value) -> usize {
-    value.size().unwrap_or(1)
+/// Charges for looking at a value to its bottom. What is shared is looked at as often as it occurs, so a small expression can
+/// make a value that nobody could print.
+pub(crate) fn weigh(budget: &mut Budget, value: &Value) -> Result<()> {
+    let mut open = vec![value.clone()];
+    while let Some(value) = open.pop() {
+        match &value {
+            // The trees of objects are as large as what was sent.
+            Value::Tree(_) | Value::Text(_) | Value::Bytes(_) => traversal(budget, value.size().unwrap_or(1))?,
+            Value::List(items) => {
+                budget.take(items.len().div_ceil(10) as u64)?;
+                open.extend(items.iter().cloned());
+            }
+            Value::Map(entries) | Value::Message(_, entries) => {
+                budget.take(entries.len().div_ceil(10) as u64)?;
+                open.extend(entries.iter().flat_map(|(k, v)| [k.clone(), v.clone()]));
+            }
+            Value::Optional(Some(inner)) => open.push((**inner).clone()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The order of two values of types that have one; None for what is not a number.

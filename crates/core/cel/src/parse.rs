@@ -16,7 +16,9 @@ pub struct ParseError {
 }
 
 /// Expressions that are nested deeper are refused.
-const MAX_DEPTH: usize = 200;
+const MAX_DEPTH: usize = 100;
+/// Trees that are higher are refused: they are walked by recursion, and `1+1+1` is a tree of height three without any nesting.
+const MAX_HEIGHT: usize = 250;
 /// Longer ones as well; see upstream's limit of expressions.
 const MAX_LENGTH: usize = 100_000;
 
@@ -45,7 +47,7 @@ pub(crate) fn parse(text: &str) -> Result<Expr, ParseError> {
         return lexer.error(0, "expression code point size exceeds limit");
     }
     let (token, start) = lexer.next()?;
-    let mut parser = Parser { lexer, token, start, depth: 0 };
+    let mut parser = Parser { lexer, token, start, depth: 0, height: 0 };
     let expr = parser.expr()?;
     match parser.token {
         Token::End => Ok(expr),
@@ -58,6 +60,24 @@ struct Parser<'a> {
     token: Token,
     start: usize,
     depth: usize,
+    /// Of the expression that was read last.
+    height: usize,
+}
+
+/// A tree of `parts` in their order that is as low as can be; upstream's parser balances them too.
+fn balanced(mut parts: Vec<Expr>, join: fn(Box<Expr>, Box<Expr>) -> Expr) -> Expr {
+    while parts.len() > 1 {
+        let mut next = Vec::with_capacity(parts.len().div_ceil(2));
+        let mut pairs = parts.into_iter();
+        while let Some(left) = pairs.next() {
+            next.push(match pairs.next() {
+                Some(right) => join(Box::new(left), Box::new(right)),
+                None => left,
+            });
+        }
+        parts = next;
+    }
+    parts.pop().unwrap_or(Expr::Literal(Value::Null))
 }
 
 fn call(function: &str, args: Vec<Expr>) -> Expr {
@@ -67,6 +87,24 @@ fn call(function: &str, args: Vec<Expr>) -> Expr {
 impl Parser<'_> {
     fn fail<T>(&self, message: impl Into<String>) -> Result<T, ParseError> {
         self.lexer.error(self.start, message)
+    }
+
+    /// A tree was made of parts of which the highest is so high.
+    fn grown(&mut self, highest: usize) -> Result<(), ParseError> {
+        self.height = highest + 1;
+        if self.height > MAX_HEIGHT { self.fail("expression recursion limit exceeded") } else { Ok(()) }
+    }
+
+    /// Operands between signs, and the height of the tree that `balanced` makes of them.
+    fn operands(&mut self, sign: &str, operand: fn(&mut Self) -> Result<Expr, ParseError>) -> Result<Vec<Expr>, ParseError> {
+        let mut parts = vec![operand(self)?];
+        let mut highest = self.height;
+        while self.eat(sign)? {
+            parts.push(operand(self)?);
+            highest = highest.max(self.height);
+        }
+        self.grown(highest + parts.len().next_power_of_two().ilog2() as usize)?;
+        Ok(parts)
     }
 
     fn unexpected<T>(&self) -> Result<T, ParseError> {
@@ -109,9 +147,13 @@ impl Parser<'_> {
         }
         let condition = self.or()?;
         let expr = if self.eat("?")? {
+            let mut highest = self.height;
             let yes = self.or()?;
+            highest = highest.max(self.height);
             self.expect(":")?;
-            Expr::Conditional(Box::new([condition, yes, self.expr()?]))
+            let no = self.expr()?;
+            self.grown(highest.max(self.height))?;
+            Expr::Conditional(Box::new([condition, yes, no]))
         } else {
             condition
         };
@@ -120,19 +162,11 @@ impl Parser<'_> {
     }
 
     fn or(&mut self) -> Result<Expr, ParseError> {
-        let mut left = self.and()?;
-        while self.eat("||")? {
-            left = Expr::Or(Box::new(left), Box::new(self.and()?));
-        }
-        Ok(left)
+        Ok(balanced(self.operands("||", Self::and)?, Expr::Or))
     }
 
     fn and(&mut self) -> Result<Expr, ParseError> {
-        let mut left = self.relation()?;
-        while self.eat("&&")? {
-            left = Expr::And(Box::new(left), Box::new(self.relation()?));
-        }
-        Ok(left)
+        Ok(balanced(self.operands("&&", Self::relation)?, Expr::And))
     }
 
     fn relation(&mut self) -> Result<Expr, ParseError> {
@@ -145,7 +179,9 @@ impl Parser<'_> {
                 _ => return Ok(left),
             };
             self.advance()?;
+            let height = self.height;
             left = call(&function, vec![left, self.sum()?]);
+            self.grown(height.max(self.height))?;
         }
     }
 
@@ -153,7 +189,9 @@ impl Parser<'_> {
         let mut left = self.product()?;
         while let Some(sign) = ["+", "-"].into_iter().find(|s| self.is(s)) {
             self.advance()?;
+            let height = self.height;
             left = call(&format!("_{sign}_"), vec![left, self.product()?]);
+            self.grown(height.max(self.height))?;
         }
         Ok(left)
     }
@@ -162,7 +200,9 @@ impl Parser<'_> {
         let mut left = self.unary()?;
         while let Some(sign) = ["*", "/", "%"].into_iter().find(|s| self.is(s)) {
             self.advance()?;
+            let height = self.height;
             left = call(&format!("_{sign}_"), vec![left, self.unary()?]);
+            self.grown(height.max(self.height))?;
         }
         Ok(left)
     }
@@ -182,6 +222,7 @@ impl Parser<'_> {
             };
             if let Some(literal) = literal {
                 self.advance()?;
+                self.height = 1;
                 count -= 1;
                 let operand = self.postfix(Expr::Literal(literal))?;
                 return Ok(if count % 2 == 1 { call("-_", vec![operand]) } else { operand });
@@ -198,6 +239,7 @@ impl Parser<'_> {
     }
 
     fn postfix(&mut self, mut operand: Expr) -> Result<Expr, ParseError> {
+        let mut height = self.height;
         loop {
             if self.eat(".")? {
                 let optional = self.eat("?")?;
@@ -207,6 +249,7 @@ impl Parser<'_> {
                     Token::Quoted(name) => name,
                     _ => return self.unexpected(),
                 };
+                self.height = 0;
                 operand = if !quoted && !optional && self.eat("(")? {
                     let args = self.args(")")?;
                     self.method(operand, &field, args)?
@@ -223,19 +266,24 @@ impl Parser<'_> {
                 self.advance()?;
                 operand = Expr::Message { name: name.into(), fields: self.fields()? };
             } else {
+                self.height = height;
                 return Ok(operand);
             }
+            self.grown(height.max(self.height))?;
+            height = self.height;
         }
     }
 
     fn args(&mut self, end: &str) -> Result<Vec<Expr>, ParseError> {
-        let mut args = Vec::new();
+        let (mut args, mut highest) = (Vec::new(), 0);
         while !self.eat(end)? {
             args.push(self.expr()?);
+            highest = highest.max(self.height);
             if !self.is(end) {
                 self.expect(",")?;
             }
         }
+        self.height = highest;
         Ok(args)
     }
 
@@ -272,6 +320,7 @@ impl Parser<'_> {
             _ => return self.unexpected(),
         };
         self.advance()?;
+        self.height = 1;
         Ok(Expr::Literal(literal))
     }
 
@@ -282,10 +331,12 @@ impl Parser<'_> {
             return self.fail(format!("reserved identifier: {name}"));
         }
         self.advance()?;
+        self.height = 1;
         if !self.eat("(")? {
             return Ok(Expr::Ident(name.into()));
         }
         let mut args = self.args(")")?;
+        self.grown(self.height)?;
         if name == "has" {
             let [Expr::Select { operand, field, optional: false }] = args.as_mut_slice() else {
                 return self.fail("invalid argument to has() macro");
@@ -297,34 +348,40 @@ impl Parser<'_> {
     }
 
     fn list(&mut self) -> Result<Expr, ParseError> {
-        let mut items = Vec::new();
+        let (mut items, mut highest) = (Vec::new(), 0);
         while !self.eat("]")? {
             let optional = self.eat("?")?;
             items.push((self.expr()?, optional));
+            highest = highest.max(self.height);
             if !self.is("]") {
                 self.expect(",")?;
             }
         }
+        self.grown(highest)?;
         Ok(Expr::List(items))
     }
 
     fn map(&mut self) -> Result<Expr, ParseError> {
-        let mut entries = Vec::new();
+        let (mut entries, mut highest) = (Vec::new(), 0);
         while !self.eat("}")? {
             let optional = self.eat("?")?;
             let key = self.expr()?;
+            highest = highest.max(self.height);
             self.expect(":")?;
             entries.push((key, self.expr()?, optional));
+            highest = highest.max(self.height);
             if !self.is("}") {
                 self.expect(",")?;
             }
         }
+        self.grown(highest)?;
         Ok(Expr::Map(entries))
     }
 
     /// The fields of a message, behind its opening brace.
     fn fields(&mut self) -> Result<Vec<(Name, Expr, bool)>, ParseError> {
         let mut fields: Vec<(Name, Expr, bool)> = Vec::new();
+        let mut highest = 0;
         while !self.eat("}")? {
             let optional = self.eat("?")?;
             let name = match self.advance()? {
@@ -336,10 +393,12 @@ impl Parser<'_> {
             }
             self.expect(":")?;
             fields.push((name.into(), self.expr()?, optional));
+            highest = highest.max(self.height);
             if !self.is("}") {
                 self.expect(",")?;
             }
         }
+        self.height = highest;
         Ok(fields)
     }
 
@@ -413,5 +472,28 @@ fn namespace_of(operand: &Expr) -> Option<&str> {
     match operand {
         Expr::Ident(name) => NAMES.into_iter().find(|n| **n == **name),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trees_that_are_too_high_are_refused_however_they_are_written() {
+        for text in [
+            format!("1{}", "+1".repeat(10_000)),
+            format!("a{}", ".b".repeat(10_000)),
+            format!("a{}", "[0]".repeat(10_000)),
+            format!("{}1{}", "(".repeat(300), ")".repeat(300)),
+            format!("{}1", "1 < ".repeat(10_000)),
+            format!("a{}", ".map(x, x)".repeat(1_000)),
+            format!("{}1{}", "[".repeat(250), "]".repeat(250)),
+        ] {
+            let message = parse(&text).unwrap_err().message;
+            assert_eq!(message, "expression recursion limit exceeded", "{}", &text[..40]);
+        }
+        assert!(parse(&format!("a{}", " || a".repeat(10_000))).is_ok());
+        assert!(parse(&format!("1{}", "+1".repeat(240))).is_ok());
     }
 }

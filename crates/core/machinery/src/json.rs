@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::value::{Key, Map, Value};
 
 /// Nesting deeper than this is refused, as Go's decoder does at 10,000; an object tree is walked by recursion.
-const MAX_DEPTH: usize = 500;
+pub(crate) const MAX_DEPTH: usize = 500;
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message} at byte {offset}")]

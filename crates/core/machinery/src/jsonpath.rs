@@ -1,5 +1,7 @@
-//! The part of Kubernetes' JSONPath that CustomResourceDefinitions use for printer columns: fields, indices, wildcards and
-//! filters by equality. `kubectl`'s templates with ranges and text are not it.
+//! Kubernetes' JSONPath: the paths of printer columns and of kubectl's templates. Fields, indices, slices, wildcards, unions,
+//! descent and filters. See client-go's util/jsonpath; templates with text and ranges are their users' own.
+
+mod parse;
 
 use crate::json;
 use crate::value::{Key, Value};
@@ -21,14 +23,25 @@ enum Step {
     Index(i64),
     Slice(Option<i64>, Option<i64>),
     All,
+    /// What each of these gives, one after the other.
+    Union(Vec<Step>),
     /// Everything below, by this name.
     Descend(Key),
-    /// `[?(@.a.b=="c")]`
-    Filter {
-        path: Vec<Key>,
-        compare: Comparison,
-        text: Value,
-    },
+    Filter(Filter),
+}
+
+/// `[?(@.a.b=="c")]`
+#[derive(Debug, Clone, PartialEq)]
+struct Filter {
+    left: JsonPath,
+    /// None asks whether there is something.
+    test: Option<(Comparison, Operand)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Operand {
+    Literal(Value),
+    Path(JsonPath),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,49 +52,12 @@ enum Comparison {
     LessOrEqual,
     Greater,
     GreaterOrEqual,
-    Exists,
 }
 
 impl JsonPath {
-    /// Parses a path such as `.status.conditions[?(@.type=="Ready")].status`.
+    /// Parses a path such as `.status.conditions[?(@.type=="Ready")].status`, with or without the `$` or `@` that it begins at.
     pub fn parse(text: &str) -> Result<Self, PathError> {
-        let text = text.strip_prefix('$').unwrap_or(text);
-        if !text.is_empty() && !text.starts_with(['.', '[']) {
-            return Err(PathError(format!("invalid path {text:?}: it begins with a dot")));
-        }
-        let mut steps = Vec::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            let (step, after) = if let Some(below) = rest.strip_prefix("..") {
-                let (name, after) = name(below);
-                (Step::Descend(name), after)
-            } else if let Some(below) = rest.strip_prefix('.') {
-                if below.starts_with('[') {
-                    rest = below;
-                    continue;
-                }
-                match below.strip_prefix('*') {
-                    Some(after) => (Step::All, after),
-                    None => {
-                        let (name, after) = name(below);
-                        (Step::Field(name), after)
-                    }
-                }
-            } else if let Some(below) = rest.strip_prefix('[') {
-                let end = closing(below).ok_or_else(|| PathError("unterminated array".into()))?;
-                (bracket(&below[..end])?, &below[end + 1..])
-            } else {
-                return Err(PathError(format!("unrecognized character in action: {rest:?}")));
-            };
-            if matches!(&step, Step::Field(name) if name.is_empty()) && !after.is_empty() {
-                return Err(PathError(format!("invalid path {text:?}: a name is missing")));
-            }
-            if !matches!(&step, Step::Field(name) if name.is_empty()) {
-                steps.push(step);
-            }
-            rest = after;
-        }
-        Ok(Self { steps })
+        parse::path(text)
     }
 
     /// What the path finds in an object.
@@ -102,141 +78,77 @@ impl JsonPath {
 impl Step {
     fn from<'a>(&self, value: &'a Value) -> Vec<&'a Value> {
         let list = value.as_list().map_or(&[][..], |l| l.as_slice());
+        let length = list.len() as i64;
+        let from_start = |i: i64| if i < 0 { length.saturating_add(i) } else { i };
         match self {
             Step::Field(name) => value.get(name).into_iter().collect(),
-            Step::Index(i) => place(*i, list.len()).and_then(|i| list.get(i)).into_iter().collect(),
+            Step::Index(i) => usize::try_from(from_start(*i)).ok().and_then(|i| list.get(i)).into_iter().collect(),
             Step::Slice(from, to) => {
-                let bound = |at: Option<i64>, default| at.map_or(default, |i| if i < 0 { list.len() as i64 + i } else { i });
-                let from = bound(*from, 0).clamp(0, list.len() as i64) as usize;
-                let to = bound(*to, list.len() as i64).clamp(from as i64, list.len() as i64) as usize;
-                list[from..to].iter().collect()
+                let from = from.map_or(0, from_start).clamp(0, length);
+                let to = to.map_or(length, from_start).clamp(from, length);
+                list[from as usize..to as usize].iter().collect()
             }
-            Step::All => match value {
-                Value::Map(map) => map.iter().map(|(_, v)| v).collect(),
-                _ => list.iter().collect(),
-            },
+            Step::All => children(value),
+            Step::Union(steps) => steps.iter().flat_map(|step| step.from(value)).collect(),
             Step::Descend(name) => {
                 let mut found = Vec::new();
                 descend(value, name, &mut found);
                 found
             }
-            Step::Filter { path, compare, text } => list.iter().filter(|v| compare.holds(path, v, text)).collect(),
+            Step::Filter(filter) => list.iter().filter(|v| filter.takes(v)).collect(),
+        }
+    }
+}
+
+fn children(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::List(list) => list.iter().collect(),
+        Value::Map(map) => map.iter().map(|(_, v)| v).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn descend<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a Value>) {
+    found.extend(value.get(name));
+    children(value).into_iter().for_each(|child| descend(child, name, found));
+}
+
+impl Filter {
+    fn takes(&self, value: &Value) -> bool {
+        let left = self.left.find(value);
+        let Some((comparison, operand)) = &self.test else { return !left.is_empty() };
+        let right = match operand {
+            Operand::Literal(literal) => Some(literal),
+            Operand::Path(path) => path.find(value).first().copied(),
+        };
+        match (left.first(), right) {
+            (Some(left), Some(right)) => comparison.holds(left, right),
+            // What is missing is compared with nothing.
+            _ => false,
         }
     }
 }
 
 impl Comparison {
-    fn holds(self, path: &[Key], value: &Value, text: &Value) -> bool {
-        let Some(found) = path.iter().try_fold(value, |v, step| v.get(step)) else { return false };
+    fn holds(self, left: &Value, right: &Value) -> bool {
         let number = |v: &Value| match v {
             Value::Int(i) => Some(*i as f64),
             Value::Float(f) => Some(*f),
             _ => None,
         };
-        let order = match (number(found), number(text)) {
-            (Some(a), Some(b)) => a.partial_cmp(&b),
-            _ => Some(json::text(found).cmp(&json::text(text))),
+        let order = match (number(left), number(right)) {
+            (Some(l), Some(r)) => l.partial_cmp(&r),
+            _ => Some(json::text(left).cmp(&json::text(right))),
         };
-        match self {
-            Self::Exists => true,
-            Self::Equal => order.is_some_and(|o| o.is_eq()),
-            Self::NotEqual => order.is_some_and(|o| o.is_ne()),
-            Self::Less => order.is_some_and(|o| o.is_lt()),
-            Self::LessOrEqual => order.is_some_and(|o| o.is_le()),
-            Self::Greater => order.is_some_and(|o| o.is_gt()),
-            Self::GreaterOrEqual => order.is_some_and(|o| o.is_ge()),
-        }
+        order.is_some_and(|o| match self {
+            Self::Equal => o.is_eq(),
+            Self::NotEqual => o.is_ne(),
+            Self::Less => o.is_lt(),
+            Self::LessOrEqual => o.is_le(),
+            Self::Greater => o.is_gt(),
+            Self::GreaterOrEqual => o.is_ge(),
+        })
     }
-}
-
-fn place(index: i64, len: usize) -> Option<usize> {
-    usize::try_from(if index < 0 { len as i64 + index } else { index }).ok()
-}
-
-fn descend<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a Value>) {
-    found.extend(value.get(name));
-    match value {
-        Value::Map(map) => map.iter().for_each(|(_, v)| descend(v, name, found)),
-        Value::List(list) => list.iter().for_each(|v| descend(v, name, found)),
-        _ => {}
-    }
-}
-
-/// A field's name, in which a backslash takes the special meaning from the next character, and what follows it.
-fn name(text: &str) -> (Key, &str) {
-    let mut out = String::new();
-    let mut chars = text.char_indices();
-    while let Some((i, c)) = chars.next() {
-        match c {
-            '\\' => out.extend(chars.next().map(|(_, c)| c)),
-            '.' | '[' => return (out.into(), &text[i..]),
-            c => out.push(c),
-        }
-    }
-    (out.into(), "")
-}
-
-/// The place of the bracket that closes this one, outside of quotes and inner brackets.
-fn closing(text: &str) -> Option<usize> {
-    let (mut depth, mut quote) = (0, None);
-    for (i, c) in text.char_indices() {
-        match (quote, c) {
-            (Some(q), c) if q == c => quote = None,
-            (Some(_), _) => {}
-            (None, '\'' | '"') => quote = Some(c),
-            (None, '[') => depth += 1,
-            (None, ']') if depth == 0 => return Some(i),
-            (None, ']') => depth -= 1,
-            _ => {}
-        }
-    }
-    None
-}
-
-fn unquoted(text: &str) -> Option<&str> {
-    ['\'', '"'].into_iter().find_map(|q| text.strip_prefix(q)?.strip_suffix(q))
-}
-
-fn bracket(inner: &str) -> Result<Step, PathError> {
-    let inner = inner.trim();
-    if inner == "*" {
-        return Ok(Step::All);
-    }
-    if let Some(name) = unquoted(inner) {
-        return Ok(Step::Field(name.into()));
-    }
-    if let Some(condition) = inner.strip_prefix("?(").and_then(|c| c.strip_suffix(')')) {
-        return filter(condition);
-    }
-    let number = |text: &str| match text.trim() {
-        "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| PathError(format!("invalid array index {inner}"))),
-    };
-    match inner.split_once(':') {
-        Some((from, to)) => Ok(Step::Slice(number(from)?, number(to)?)),
-        None => number(inner)?.map(Step::Index).ok_or_else(|| PathError(format!("invalid array index {inner}"))),
-    }
-}
-
-fn filter(condition: &str) -> Result<Step, PathError> {
-    const SIGNS: [(&str, Comparison); 6] = [
-        ("==", Comparison::Equal),
-        ("!=", Comparison::NotEqual),
-        ("<=", Comparison::LessOrEqual),
-        (">=", Comparison::GreaterOrEqual),
-        ("<", Comparison::Less),
-        (">", Comparison::Greater),
-    ];
-    let sign = SIGNS.iter().find_map(|(sign, c)| condition.split_once(sign).map(|(l, r)| (l, *c, r)));
-    let (left, compare, right) = sign.unwrap_or((condition, Comparison::Exists, "''"));
-    let path = left.trim().strip_prefix('@').ok_or_else(|| PathError(format!("unrecognized filter {condition:?}")))?;
-    let path = JsonPath::parse(path)?.fields().ok_or_else(|| PathError(format!("unrecognized filter {condition:?}")))?;
-    let right = right.trim();
-    let text = match unquoted(right) {
-        Some(text) => text.into(),
-        None => json::from_slice(right.as_bytes()).map_err(|_| PathError(format!("unrecognized filter {condition:?}")))?,
-    };
-    Ok(Step::Filter { path, compare, text })
 }
 
 #[cfg(test)]
@@ -248,26 +160,34 @@ mod tests {
     fn paths_find_what_kubectl_would() {
         let object = object!({
             "metadata": { "annotations": { "a.b/c": "x" } }, "spec": { "n": 3, "l": [1, 2, 3] },
-            "status": { "conditions": [{ "type": "Ready", "status": "True" }, { "type": "Other", "status": "False" }] }
+            "status": { "conditions": [{ "type": "Ready", "status": "True" }, { "type": "Other", "status": "False", "size": 5, "least": 4 }] }
         });
         for (path, expect) in [
             (".spec.n", "[3]"),
             ("$.spec.n", "[3]"),
             (".spec.l[0]", "[1]"),
             (".spec.l[-1]", "[3]"),
+            (".spec.l[-9]", "[]"),
             (".spec.l[1:]", "[2,3]"),
+            (".spec.l[:-1]", "[1,2]"),
+            (".spec.l[0,2]", "[1,3]"),
+            (".spec['n','l']", "[3,[1,2,3]]"),
             (".spec.l[*]", "[1,2,3]"),
+            (".spec.l.[0]", "[1]"),
             (".metadata.annotations.a\\.b/c", "[\"x\"]"),
             (".metadata.annotations['a.b/c']", "[\"x\"]"),
             (".status.conditions[?(@.type==\"Ready\")].status", "[\"True\"]"),
             (".status.conditions[?(@.type!='Ready')].status", "[\"False\"]"),
+            (".status.conditions[?(@.size>=@.least)].type", "[\"Other\"]"),
+            (".status.conditions[?(@.size)].type", "[\"Other\"]"),
+            (".status.conditions[?(@.size<5)].type", "[]"),
             (".status..status", "[\"True\",\"False\"]"),
             (".spec.none", "[]"),
         ] {
             let found: Vec<Value> = JsonPath::parse(path).unwrap().find(&object).into_iter().cloned().collect();
             assert_eq!(json::to_string(&found.into()), expect, "{path}");
         }
-        for bad in ["spec", ".a[", ".a[x]", ".a[?(b)]"] {
+        for bad in ["spec", ".a[", ".a[x]", ".a[?(b)]", ".a[?(@.b=1)]", ".a[?(@.b==c)]", ".a['b]", ".a.."] {
             assert!(JsonPath::parse(bad).is_err(), "{bad}");
         }
     }

@@ -13,7 +13,7 @@ use crate::processes;
 /// How long the highest value is looked for.
 const WATCHED: Duration = Duration::from_secs(60);
 
-const APPLIED: &str = r#"{apiVersion: v1, kind: ConfigMap, metadata: {name: strain}, data: {a: b}}"#;
+const APPLIED: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: strain }\ndata: { a: b }\n";
 
 async fn get(remote: &Remote, path: &str) -> Value {
     let request = http::Request::get(path).body(Default::default()).unwrap();

@@ -34,9 +34,12 @@ pub(super) fn own() -> Usage {
     usage
 }
 
-/// Whether a line of /proc/PID/cgroup is in a cgroup or below it.
-fn is_within(line: &str, cgroup: &str) -> bool {
-    let path = line.splitn(3, ':').nth(2).unwrap_or_default();
+/// Whether /proc/PID/cgroup says that the process's memory is counted in a cgroup or below it: by the hierarchy of the memory
+/// controller, or the one hierarchy of version 2. In others a container stays where the shim is that began it.
+fn is_within(cgroups: &str, cgroup: &str) -> bool {
+    let hierarchies = || cgroups.lines().filter_map(|l| l.split_once(':')?.1.split_once(':'));
+    let memory = hierarchies().find(|(controllers, _)| controllers.split(',').any(|c| c == "memory"));
+    let path = memory.or_else(|| hierarchies().find(|(controllers, _)| controllers.is_empty())).map_or("", |(_, path)| path);
     path.strip_prefix(cgroup).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
@@ -45,7 +48,7 @@ pub(super) fn in_cgroup(cgroup: &str) -> Usage {
     let mut usage = Usage::default();
     for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let cgroups = std::fs::read_to_string(process.path().join("cgroup")).unwrap_or_default();
-        if cgroups.lines().any(|l| is_within(l, cgroup)) {
+        if is_within(&cgroups, cgroup) {
             usage.add(&process.path());
         }
     }
@@ -60,8 +63,9 @@ mod tests {
     fn the_kernels_words_are_read() {
         let rollup = "55d0-7ffe ---p 00000000 00:00 0 [rollup]\nRss:  2048 kB\nPss:  1024 kB\nPss_Dirty: 8 kB\n";
         assert_eq!((field(rollup, "Rss"), field(rollup, "Pss"), field(rollup, "Swap")), (2 << 20, 1 << 20, 0));
-        assert!(is_within("4:pids:/fram-shim", "/fram-shim") && is_within("0::/fram-shim/a", "/fram-shim"));
-        assert!(!is_within("0::/fram-shim2", "/fram-shim") && !is_within("4:pids:/", "/fram-shim"));
+        let within = |cgroups: &str| is_within(cgroups, "/fram-shim");
+        assert!(within("4:memory:/fram-shim\n0::/") && within("0::/fram-shim/a\n") && within("2:cpu,memory:/fram-shim/a:b"));
+        assert!(!within("0::/fram-shim2") && !within("5:pids:/fram-shim\n4:memory:/fram/pod\n0::/fram-shim") && !within(""));
     }
 
     #[test]

@@ -1,66 +1,27 @@
 //! kubectl's JSONPath templates: text with `{…}`, where a path, a quoted text, or `range`/`end` stands. Pure. See client-go's
-//! util/jsonpath; unions and arithmetic are not there.
+//! util/jsonpath.
 
-mod parse;
-
+use fram_machinery::jsonpath::JsonPath;
 use fram_machinery::{Value, json};
 
 /// A template, parsed.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct JsonPath {
+pub(crate) struct Template {
     nodes: Vec<Node>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum Node {
     Text(String),
-    Path(Vec<Step>),
-    Range(Vec<Step>, Vec<Node>),
+    Path(JsonPath),
+    Range(JsonPath, Vec<Node>),
 }
 
-#[derive(Debug, Clone, PartialEq)]
-enum Step {
-    Field(String),
-    /// The field wherever it is below.
-    Descend(String),
-    All,
-    Index(i64),
-    Slice(Option<i64>, Option<i64>),
-    Filter(Filter),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Filter {
-    left: Vec<Step>,
-    /// None asks whether there is something.
-    test: Option<(Comparison, Operand)>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Comparison {
-    Equal,
-    NotEqual,
-    Less,
-    LessOrEqual,
-    Greater,
-    GreaterOrEqual,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Operand {
-    Literal(Value),
-    Path(Vec<Step>),
-}
-
-impl JsonPath {
+impl Template {
     /// Reads a template; `.a.b` without braces is taken for `{.a.b}`, as kubectl does.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let relaxed = match text {
-            t if t.contains('{') => t.to_string(),
-            t if t.starts_with('.') => format!("{{{t}}}"),
-            t => format!("{{.{t}}}"),
-        };
-        Ok(Self { nodes: parse::template(&relaxed)? })
+        let relaxed = if text.contains('{') { text.to_string() } else { format!("{{{text}}}") };
+        Ok(Self { nodes: Reader { rest: &relaxed }.nodes(false)? })
     }
 
     /// What the template prints for a value. What is missing prints nothing.
@@ -73,7 +34,7 @@ impl JsonPath {
     /// The values that the template's paths lead to.
     pub(crate) fn values<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
         let path = |node: &Node| match node {
-            Node::Path(steps) => walk(steps, root),
+            Node::Path(path) => path.find(root),
             _ => Vec::new(),
         };
         self.nodes.iter().flat_map(path).collect()
@@ -84,11 +45,11 @@ fn render(nodes: &[Node], value: &Value, out: &mut String) {
     for node in nodes {
         match node {
             Node::Text(text) => out.push_str(text),
-            Node::Path(steps) => {
-                let texts: Vec<String> = walk(steps, value).into_iter().map(text).collect();
+            Node::Path(path) => {
+                let texts: Vec<String> = path.find(value).into_iter().map(text).collect();
                 out.push_str(&texts.join(" "));
             }
-            Node::Range(steps, body) => walk(steps, value).into_iter().for_each(|one| render(body, one, out)),
+            Node::Range(path, body) => path.find(value).into_iter().for_each(|one| render(body, one, out)),
         }
     }
 }
@@ -102,84 +63,76 @@ pub(crate) fn text(value: &Value) -> String {
     }
 }
 
-fn walk<'a>(steps: &[Step], from: &'a Value) -> Vec<&'a Value> {
-    steps.iter().fold(vec![from], |values, step| values.into_iter().flat_map(|v| take(step, v)).collect())
+struct Reader<'a> {
+    rest: &'a str,
 }
 
-fn take<'a>(step: &Step, value: &'a Value) -> Vec<&'a Value> {
-    let list = value.as_list().map_or(&[][..], |l| l.as_slice());
-    let clamp = |i: i64| usize::try_from(if i < 0 { i + list.len() as i64 } else { i }.max(0)).unwrap_or(0).min(list.len());
-    match step {
-        Step::Field(name) => value.get(name).into_iter().collect(),
-        Step::Descend(name) => {
-            let mut found = Vec::new();
-            descend(name, value, &mut found);
-            found
-        }
-        Step::All => children(value),
-        Step::Index(i) => {
-            let i = if *i < 0 { i + list.len() as i64 } else { *i };
-            usize::try_from(i).ok().and_then(|i| list.get(i)).into_iter().collect()
-        }
-        Step::Slice(from, to) => {
-            let (from, to) = (clamp(from.unwrap_or(0)), to.map_or(list.len(), clamp));
-            list.get(from..to.max(from)).unwrap_or_default().iter().collect()
-        }
-        Step::Filter(filter) => list.iter().filter(|v| filter.takes(v)).collect(),
-    }
-}
-
-fn children(value: &Value) -> Vec<&Value> {
-    match value {
-        Value::List(list) => list.iter().collect(),
-        Value::Map(map) => map.iter().map(|(_, v)| v).collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn descend<'a>(name: &str, value: &'a Value, found: &mut Vec<&'a Value>) {
-    found.extend(value.get(name));
-    children(value).into_iter().for_each(|child| descend(name, child, found));
-}
-
-impl Filter {
-    fn takes(&self, value: &Value) -> bool {
-        let left = walk(&self.left, value);
-        let Some((comparison, operand)) = &self.test else { return !left.is_empty() };
-        let right = match operand {
-            Operand::Literal(literal) => Some(literal),
-            Operand::Path(steps) => walk(steps, value).first().copied(),
-        };
-        match (left.first(), right) {
-            (Some(left), Some(right)) => compare(left, right, *comparison),
-            _ => *comparison == Comparison::NotEqual,
+impl Reader<'_> {
+    /// Nodes up to the end of the text, or to `{end}` inside of a range.
+    fn nodes(&mut self, inside: bool) -> Result<Vec<Node>, String> {
+        let mut nodes = Vec::new();
+        loop {
+            let Some(open) = self.rest.find('{') else {
+                if inside {
+                    return Err("unclosed range: {end} is missing".into());
+                }
+                if !self.rest.is_empty() {
+                    nodes.push(Node::Text(std::mem::take(&mut self.rest).into()));
+                }
+                return Ok(nodes);
+            };
+            if open > 0 {
+                nodes.push(Node::Text(self.rest[..open].into()));
+            }
+            self.rest = &self.rest[open + 1..];
+            let close = closing(self.rest).ok_or("unclosed action: } is missing")?;
+            let action = self.rest[..close].trim();
+            self.rest = &self.rest[close + 1..];
+            match action {
+                "end" if inside => return Ok(nodes),
+                "end" => return Err("not in range: {end} without {range}".into()),
+                _ => match action.strip_prefix("range ") {
+                    Some(of) => nodes.push(Node::Range(path(of.trim())?, self.nodes(true)?)),
+                    None if action.starts_with(['"', '\'']) => nodes.push(Node::Text(quoted(action)?)),
+                    None => nodes.push(Node::Path(path(action)?)),
+                },
+            }
         }
     }
 }
 
-fn number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Int(i) => Some(*i as f64),
-        Value::Float(f) => Some(*f),
-        _ => None,
+/// Where the brace that was opened is closed, quotes aside.
+fn closing(text: &str) -> Option<usize> {
+    let (mut quote, mut escaped) = (None, false);
+    for (i, c) in text.char_indices() {
+        match quote {
+            _ if escaped => escaped = false,
+            _ if c == '\\' => escaped = true,
+            Some(q) if c == q => quote = None,
+            Some(_) => {}
+            None if c == '"' || c == '\'' => quote = Some(c),
+            None if c == '}' => return Some(i),
+            None => {}
+        }
     }
+    None
 }
 
-fn compare(left: &Value, right: &Value, comparison: Comparison) -> bool {
-    let order = match (number(left), number(right)) {
-        (Some(l), Some(r)) => l.partial_cmp(&r),
-        _ if left == right => Some(std::cmp::Ordering::Equal),
-        _ => left.as_str().zip(right.as_str()).map(|(l, r)| l.cmp(r)),
-    };
-    match (comparison, order) {
-        (Comparison::NotEqual, order) => order.is_none_or(|o| o.is_ne()),
-        (_, None) => false,
-        (Comparison::Equal, Some(o)) => o.is_eq(),
-        (Comparison::Less, Some(o)) => o.is_lt(),
-        (Comparison::LessOrEqual, Some(o)) => o.is_le(),
-        (Comparison::Greater, Some(o)) => o.is_gt(),
-        (Comparison::GreaterOrEqual, Some(o)) => o.is_ge(),
-    }
+/// A quoted text with its escapes.
+fn quoted(text: &str) -> Result<String, String> {
+    let quote = text.chars().next().unwrap_or('"');
+    let inner = text.strip_prefix(quote).and_then(|t| t.strip_suffix(quote)).filter(|_| text.len() > 1);
+    let inner = inner.ok_or_else(|| format!("unterminated quoted text: {text}"))?;
+    let inner = if quote == '\'' { inner.replace("\\'", "'").replace('"', "\\\"") } else { inner.to_string() };
+    let value = json::from_slice(format!("\"{inner}\"").as_bytes()).map_err(|e| e.to_string())?;
+    Ok(value.as_str().unwrap_or_default().to_string())
+}
+
+/// A path, which may begin with a name here.
+fn path(text: &str) -> Result<JsonPath, String> {
+    let begins = text.is_empty() || text.starts_with(['.', '[', '$', '@']);
+    let parsed = if begins { JsonPath::parse(text) } else { JsonPath::parse(&format!(".{text}")) };
+    parsed.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -208,6 +161,8 @@ mod tests {
             ("{.labels.a\\.b/c}", "x"),
             ("{.labels['a.b/c']}", "x"),
             ("{..name}", "one two"),
+            ("{.items[0,1].size}", "1 5"),
+            ("{.items[*]['size', 'metadata']}", "1 {\"name\":\"one\"} 5 {\"name\":\"two\"}"),
             ("{.items[0:1].size}", "1"),
             ("{.items[1:].size}", "5"),
             ("{.items[0].metadata}", "{\"name\":\"one\"}"),
@@ -215,14 +170,14 @@ mod tests {
             ("plain {.n}", "plain 3"),
         ];
         for (template, expect) in cases {
-            assert_eq!(JsonPath::parse(template).map(|p| p.render(&value)).as_deref(), Ok(expect), "{template}");
+            assert_eq!(Template::parse(template).map(|p| p.render(&value)).as_deref(), Ok(expect), "{template}");
         }
     }
 
     #[test]
     fn malformed_templates_are_refused() {
-        for template in ["{.a", "{range .a}x", "{end}", "{.a[}", "{.a[?(@.b=1)]}", "{'a}"] {
-            assert!(JsonPath::parse(template).is_err(), "{template}");
+        for template in ["{.a", "{range .a}x", "{end}", "{.a[}", "{.a[?(@.b=1)]}", "{'a}", "{.a[?(@.b=c)]}"] {
+            assert!(Template::parse(template).is_err(), "{template}");
         }
     }
 }

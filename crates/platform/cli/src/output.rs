@@ -3,7 +3,7 @@
 use fram_machinery::{Value, json, meta, object, yaml};
 
 use crate::error::{CliError, Result};
-use crate::jsonpath::JsonPath;
+use crate::jsonpath::Template;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Output {
@@ -14,7 +14,7 @@ pub(crate) enum Output {
     Yaml,
     Json,
     Name,
-    JsonPath(JsonPath),
+    JsonPath(Template),
 }
 
 impl Output {
@@ -33,7 +33,7 @@ impl Output {
                 other => return Err(unknown(other)),
             },
             Some(("jsonpath" | "jsonpath-as-json", template)) => {
-                let path = JsonPath::parse(template);
+                let path = Template::parse(template);
                 Self::JsonPath(path.map_err(|why| CliError::usage(format!("error parsing jsonpath {template}, {why}")))?)
             }
             Some((other, _)) => return Err(unknown(other)),

@@ -7,7 +7,7 @@ use fram_machinery::{Value, meta};
 use crate::access::Access;
 use crate::choose::{Chosen, Selectors, choose, duration, follow};
 use crate::error::{CliError, Result};
-use crate::jsonpath::{self, JsonPath};
+use crate::jsonpath::{self, Template};
 use crate::manifests::Files;
 use crate::print::out;
 
@@ -37,7 +37,7 @@ enum Aim {
     Deleted,
     Created,
     Condition { ty: String, status: String },
-    Path { path: JsonPath, value: Option<String> },
+    Path { path: Template, value: Option<String> },
 }
 
 impl Aim {
@@ -60,7 +60,7 @@ impl Aim {
                 None => path.split_once('=').map_or((path, ""), |(p, _)| path.split_at(p.len())),
             };
             let value = value.strip_prefix('=').map(|v| v.trim_matches(['"', '\'']).to_string());
-            let path = JsonPath::parse(path.trim_matches('\'')).map_err(CliError::usage)?;
+            let path = Template::parse(path.trim_matches('\'')).map_err(CliError::usage)?;
             return Ok(Self::Path { path, value });
         }
         Err(CliError::usage(format!("unrecognized condition: {text:?}; --for knows condition=NAME, delete, create and jsonpath={{PATH}}")))

@@ -24,10 +24,18 @@ impl Plugin for NodeRestriction {
                 if bound != node {
                     return refuse(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
                 }
+                if old.is_some_and(|old| meta::labels(old) != meta::labels(&object)) {
+                    return refuse(format!("node {node:?} cannot update labels through pod status"));
+                }
             }
-            ("", "Pod", "eviction") | ("", "Node", _)
-                if request.stored_kind().kind == "Node" && place.name != node && !place.name.is_empty() =>
-            {
+            ("", "Pod", "eviction") => {
+                let pod = request.find("", "v1", "pods", &place.namespace, &place.name).await?;
+                if pod.is_some_and(|p| p.str_at(&["spec", "nodeName"]) != node) {
+                    return refuse(format!("node {node:?} can only evict pods with spec.nodeName set to itself"));
+                }
+            }
+            ("", "Pod", part) if !part.is_empty() => return refuse(format!("unexpected pod subresource {part:?}")),
+            ("", "Node", _) if place.name != node && !place.name.is_empty() => {
                 return refuse(format!("node {node:?} is not allowed to modify node {:?}", place.name));
             }
             ("", "PersistentVolume", _) => volume(request, node, &object, old)?,

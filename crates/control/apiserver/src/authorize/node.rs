@@ -1,7 +1,8 @@
 //! The Node authorizer: a kubelet reads what the pods bound to its node refer to, and writes its own node, lease and pods.
 //! See upstream's plugin/pkg/auth/authorizer/node.
 
-use fram_machinery::{Status, Value, meta};
+use fram_machinery::labels::FieldSelector;
+use fram_machinery::{Reason, Status, Value, meta};
 
 use super::rules::Rule;
 use super::{Attributes, Decision};
@@ -37,9 +38,11 @@ pub(super) async fn decide(registry: &Registry, node: &str, a: &Attributes, rule
         };
     }
     match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
-        ("", "nodes", "" | "status") if a.name == node || a.name.is_empty() => Decision::Allow,
+        ("", "nodes", "" | "status") if a.name == node => Decision::Allow,
+        // Its network has to know the others.
+        ("", "nodes", "") if a.name.is_empty() && (read || a.verb == "create") => Decision::Allow,
         ("", "nodes", _) => no(format!("node '{node}' cannot read '{}', only its own Node object", a.name)),
-        ("", "pods", _) if read => Decision::Allow,
+        ("", "pods", "") if read => reads_pods(registry, node, a).await,
         ("", "serviceaccounts", "token") if a.verb == "create" => match pods_of(registry, node, &a.namespace).await {
             Ok(pods) if pods.iter().any(|p| p.str_at(&["spec", "serviceAccountName"]) == a.name) => Decision::Allow,
             Ok(_) => no(format!("no relationship found between node '{node}' and this object")),
@@ -48,11 +51,34 @@ pub(super) async fn decide(registry: &Registry, node: &str, a: &Attributes, rule
         ("coordination.k8s.io", "leases", "") if a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create") => {
             Decision::Allow
         }
-        ("", "pods", "status") | ("", "pods", "eviction") | ("", "events", _) => Decision::Allow,
+        ("", "pods", "status") if matches!(a.verb.as_str(), "update" | "patch") => Decision::Allow,
+        ("", "pods", "eviction") if a.verb == "create" => Decision::Allow,
+        ("", "events", "") if matches!(a.verb.as_str(), "create" | "update" | "patch") => Decision::Allow,
+        ("", "events", _) => no(""),
         ("", "pods", "") if matches!(a.verb.as_str(), "create" | "delete") => Decision::Allow,
         ("", "pods", _) => no(""),
         _ if rules.iter().any(|rule| rule.covers(a)) => Decision::Allow,
         _ => no(""),
+    }
+}
+
+/// A node reads the pods that are bound to it, and lists and watches them by `spec.nodeName`; see upstream's
+/// AuthorizeNodeWithSelectors.
+async fn reads_pods(registry: &Registry, node: &str, a: &Attributes) -> Decision {
+    let asked = |path: &str| FieldSelector::parse(&a.fields).ok().and_then(|s| s.exact(path).map(String::from));
+    if a.verb != "get" && asked("spec.nodeName").is_some_and(|name| name == node) {
+        return Decision::Allow;
+    }
+    if a.name.is_empty() {
+        return no(format!("can only list/watch pods with spec.nodeName field selector: node {node:?}"));
+    }
+    let Some(served) = registry.served("", "v1", "pods") else { return no("") };
+    let place = Place { served, namespace: a.namespace.clone(), name: a.name.clone() };
+    match registry.get_object(&place).await {
+        Ok(pod) if pod.str_at(&["spec", "nodeName"]) != node => no(format!("no relationship found between node '{node}' and this object")),
+        // That it is gone is no secret.
+        Err(status) if !status.is(Reason::NotFound) => no(status.message),
+        _ => Decision::Allow,
     }
 }
 

@@ -67,6 +67,7 @@ fn attributes<B>(request: &Request<B>, resource: &ResourcePath, query: &Query) -
         subresource: resource.subresource.clone(),
         namespace: if of_namespace { resource.name.clone() } else { resource.namespace.clone() },
         name: selected.unwrap_or_else(|| resource.name.clone()),
+        fields: query.get("fieldSelector").into(),
         path: String::new(),
     }
 }

@@ -41,6 +41,10 @@ pub(super) async fn handle(
     let resource = resource_of(&path);
     let agent = request.headers().get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let agent = agent.split('/').next().unwrap_or_default().to_string();
+    if matches!(asked, "create" | "update" | "patch") {
+        // Nobody has the server read and take apart what they may not send.
+        server.may_send(&user, asked, &resource, &path).await?;
+    }
     let (mut verb, duplicates) = read_verb(&server.registry.api(), asked, &path, &query, request).await?;
     name_manager(&mut verb, &agent);
     let call = Call { resource, namespace: path.namespace, name: path.name, subresource: path.subresource, verb };
@@ -142,7 +146,8 @@ fn decode_protobuf(api: &fram_api::Api, bytes: &Bytes) -> Result<ObjectBody, Sta
     let bad = |e: fram_machinery::protobuf::WireError| Status::bad_request(e.to_string());
     let envelope = fram_machinery::protobuf::open(bytes).map_err(bad)?;
     let (group, version) = envelope.api_version.split_once('/').unwrap_or(("", &envelope.api_version));
-    let ty = api.kind(group, version, &envelope.kind).map(|k| k.ty).or_else(|| api.type_id(&format!("meta.v1.{}", envelope.kind)));
+    let built_in = api.kind(group, version, &envelope.kind).filter(|k| k.custom.is_none());
+    let ty = built_in.map(|k| k.ty).or_else(|| api.type_id(&format!("meta.v1.{}", envelope.kind)));
     let ty =
         ty.ok_or_else(|| Status::bad_request(format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version)))?;
     let mut value = fram_machinery::protobuf::decode(&api.schema, ty, envelope.raw).map_err(bad)?;
@@ -187,7 +192,7 @@ fn write_options(query: &Query) -> Result<WriteOptions, Status> {
 }
 
 /// Options of a deletion: the body wins over the query.
-fn delete_options(query: &Query, body: &Value) -> Result<DeleteOptions, Status> {
+pub(crate) fn delete_options(query: &Query, body: &Value) -> Result<DeleteOptions, Status> {
     let grace = match (body.int_at(&["gracePeriodSeconds"]), query.get("gracePeriodSeconds")) {
         (Some(seconds), _) => Some(seconds),
         (None, "") => None,

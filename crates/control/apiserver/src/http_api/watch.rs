@@ -38,10 +38,11 @@ pub(super) async fn handle(
         resource: path.plural.clone(),
         namespace: path.namespace.clone(),
         name: crate::server::selected_name(&options.field_selector).unwrap_or_else(|| path.name.clone()),
+        fields: options.field_selector.clone(),
         ..Default::default()
     };
+    let Place { served, .. } = server.place_of(&resource, &path.namespace, &path.name, true)?;
     server.authorizer.check(&user, &attributes).await?;
-    let served = server.registry.served(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
     if !served.kind.has_verb("watch") {
         return Err(Status::method_not_allowed(&served.kind.group, &served.kind.plural, "watch"));
     }
@@ -60,7 +61,7 @@ pub(super) async fn handle(
     let bookmarks = request.bookmarks;
     let place = Place { served, namespace: path.namespace, name: String::new() };
     let watching = server.registry.watch(&place, request).await;
-    server.requests.count(&attributes, &watching);
+    server.requests.count(&attributes, true, &watching);
     let watching = watching?;
     let seconds = options.timeout_seconds.map(u64::from).filter(|s| *s > 0);
     let seconds = seconds.unwrap_or_else(|| LEAST + server.registry.environment.random.u64() % LEAST);

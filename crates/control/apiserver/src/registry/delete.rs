@@ -81,7 +81,7 @@ impl Registry {
         let grace = if kind.graceful { pod_grace(old, options) } else { 0 };
         let now = self.environment.now();
         if !meta::is_terminating(old) {
-            let end = now + jiff::SignedDuration::from_secs(grace);
+            let end = now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(jiff::Timestamp::MAX);
             object.set(&["metadata", "deletionTimestamp"], normalize::format_time(end, 0));
             object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
             if meta::generation(old) > 0 {
@@ -94,7 +94,8 @@ impl Registry {
         if kind.graceful && grace < running {
             // The time of deletion moves forward by the difference; a period once given is never extended.
             let end = old.str_at(&["metadata", "deletionTimestamp"]).parse::<jiff::Timestamp>().unwrap_or(now);
-            let end = if grace == 0 { now } else { end - jiff::SignedDuration::from_secs(running - grace) };
+            let sooner = jiff::SignedDuration::from_secs(running.saturating_sub(grace));
+            let end = if grace == 0 { now } else { end.checked_sub(sooner).unwrap_or(now) };
             object.set(&["metadata", "deletionTimestamp"], normalize::format_time(end, 0));
             object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
         }

@@ -55,9 +55,30 @@ pub(super) fn keep_metadata(object: &mut Value, old: &Value) {
         object.set(&["metadata", "uid"], meta::uid(old));
     }
     object.set(&["metadata", "resourceVersion"], meta::resource_version(old));
-    if meta::namespace(object).is_empty() && !meta::namespace(old).is_empty() {
-        object.set(&["metadata", "namespace"], meta::namespace(old));
+    for field in ["name", "namespace"] {
+        if object.str_at(&["metadata", field]).is_empty() && !old.str_at(&["metadata", field]).is_empty() {
+            object.set(&["metadata", field], old.str_at(&["metadata", field]));
+        }
     }
+}
+
+/// What admission may have done to a new object beyond what it may: the server's own fields are as they were before. A name that
+/// it changed is the object's name.
+pub(super) fn keep_own_metadata(place: &mut Place, object: &mut Value, before: &Value) -> Result<(), Status> {
+    for field in ["uid", "creationTimestamp", "generation"] {
+        match before.at(&["metadata", field]) {
+            Some(kept) => object.set(&["metadata", field], kept.clone()),
+            None => drop(object.remove(&["metadata", field])),
+        }
+    }
+    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion"] {
+        object.remove(&["metadata", field]);
+    }
+    if meta::namespace(object) != meta::namespace(before) {
+        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+    }
+    place.name = meta::name(object).to_string();
+    Ok(())
 }
 
 /// The fields of an object but these.
@@ -182,11 +203,29 @@ fn enumerations_below(schema: &Schema, ty: &Type, value: &Value, path: &str, err
     }
 }
 
+/// What an object is known by never changes.
+fn identity_errors(object: &Value, old: &Value) -> Vec<FieldError> {
+    let fields = [("name", "metadata.name"), ("namespace", "metadata.namespace"), ("uid", "metadata.uid")];
+    let changed = fields.into_iter().filter(|(field, _)| object.at(&["metadata", field]) != old.at(&["metadata", field]));
+    changed.map(|(field, path)| FieldError::invalid(path, object.at(&["metadata", field]).cloned(), "field is immutable")).collect()
+}
+
 impl Registry {
+    /// Checks the metadata of an object of which only a part may change.
+    pub(super) fn validate_metadata(&self, place: &Place, object: &Value, old: &Value) -> Result<(), Status> {
+        let mut errors = metadata_errors(&place.served.stored, object);
+        errors.extend(identity_errors(object, old));
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(old), errors)),
+        }
+    }
+
     /// Checks a stored-kind object, and against the one it replaces.
     pub(super) fn validate(&self, place: &Place, object: &Value, old: Option<&Value>) -> Result<(), Status> {
         let stored = &place.served.stored;
         let mut errors = metadata_errors(stored, object);
+        errors.extend(old.into_iter().flat_map(|old| identity_errors(object, old)));
         enumeration_errors(&stored.schema, stored.ty, object, "", &mut errors);
         if let Some(structural) = stored.structural() {
             let found = structural.validate(object, old);
@@ -203,11 +242,6 @@ impl Registry {
             }
         }
         if let Some(old) = old {
-            for (field, path) in [("name", "metadata.name"), ("namespace", "metadata.namespace"), ("uid", "metadata.uid")] {
-                if object.at(&["metadata", field]) != old.at(&["metadata", field]) {
-                    errors.push(FieldError::invalid(path, object.at(&["metadata", field]).cloned(), "field is immutable"));
-                }
-            }
             errors.extend(strategy.validate_update(object, old));
         }
         if errors.is_empty() {

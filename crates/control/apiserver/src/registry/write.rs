@@ -7,7 +7,7 @@ use fram_api::{Kind, strategy};
 use fram_machinery::{Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
-use super::prepare::{bump_generation, fill_metadata, keep_metadata};
+use super::prepare::{bump_generation, fill_metadata, keep_metadata, keep_own_metadata};
 use super::{Place, Record, Registry, Served, Write, store_status};
 use crate::admission::{Operation as Verb, Request};
 use crate::quota;
@@ -106,8 +106,11 @@ impl Registry {
             object.set(&["metadata", "managedFields"], applied);
         }
         place.name = meta::name(&object).to_string();
-        let mut request = Request::new(self, &place, "", Verb::Create, write);
+        let before = object.clone();
+        let asked = place.clone();
+        let mut request = Request::new(self, &asked, "", Verb::Create, write);
         object = self.admission.admit(&mut request, object, None).await?;
+        keep_own_metadata(&mut place, &mut object, &before)?;
         if stored.subresource("status").is_some() {
             object.remove(&["status"]);
         }
@@ -115,8 +118,15 @@ impl Registry {
         let object = self.normalized(&stored, object)?;
         self.validate(&place, &object, None)?;
         self.admission.validate(&request, Some(&object), None).await?;
+        let mut turn = None;
         for _ in 0..RETRIES {
-            let Some(written) = self.try_create(&place, object.clone(), write).await? else { continue };
+            let Some(written) = self.try_create(&place, object.clone(), write).await? else {
+                // One at a time from now on: of many who want the same quota only one would win each round.
+                if turn.is_none() {
+                    turn = Some(self.turns.wait(&place.namespace).await);
+                }
+                continue;
+            };
             let object = self.convert(written, &stored, &place.served.kind).await?;
             return Ok(Written { object, created: true, warnings: request.take_warnings() });
         }
@@ -127,6 +137,7 @@ impl Registry {
     async fn try_create(&self, place: &Place, object: Value, write: &Write) -> Result<Option<Value>, Status> {
         let stored = &place.served.stored;
         let charge = quota::charge(self, place, "", &object, None).await?;
+        let asked = object.clone();
         let allocation = self.allocators.allocate(self, place, object, None).await?;
         let mut object = allocation.object;
         self.track(place, &mut object, None, "", write)?;
@@ -145,7 +156,7 @@ impl Registry {
             }
             Err(StoreError::Conflict { key: found, .. }) if found == key => Err(place.already_exists()),
             Err(StoreError::Conflict { key: found, .. }) if quota::is_quota(&found) => Ok(None),
-            Err(StoreError::Conflict { key: found, .. }) => Err(self.allocators.taken(place, &found)),
+            Err(StoreError::Conflict { key: found, .. }) => self.allocators.taken(place, &asked, &found).map_or(Ok(None), Err),
             Err(error) => Err(store_status(error)),
         }
     }
@@ -201,6 +212,7 @@ impl Registry {
         keep_metadata(&mut object, &old);
         let mut request = Request::new(self, place, subresource, Verb::Update, write);
         object = self.admission.admit(&mut request, object, Some(&old)).await?;
+        keep_metadata(&mut object, &old);
         keep_other_parts(&stored, subresource, &mut object, &old);
         match subresource {
             "" => strategy(&stored).prepare_update(&mut object, &old),
@@ -214,6 +226,7 @@ impl Registry {
         self.validate_change(place, subresource, &object, &old)?;
         self.admission.validate(&request, Some(&object), Some(&old)).await?;
         let charge = quota::charge(self, place, subresource, &object, Some(&old)).await?;
+        let wanted = object.clone();
         let allocation = self.allocators.allocate(self, place, object, Some(&old)).await?;
         let mut object = allocation.object;
         self.track(place, &mut object, Some(&old), subresource, write)?;
@@ -248,7 +261,7 @@ impl Registry {
                 Some(_) => Ok(None),
                 None => Err(place.not_found()),
             },
-            Err(StoreError::Conflict { key: found, .. }) => Err(self.allocators.taken(place, &found)),
+            Err(StoreError::Conflict { key: found, .. }) => self.allocators.taken(place, &wanted, &found).map_or(Ok(None), Err),
             Err(error) => Err(store_status(error)),
         }
     }
@@ -257,6 +270,7 @@ impl Registry {
         match subresource {
             _ if place.served.stored.custom.is_some() => self.validate(place, object, Some(old)),
             "" | "scale" | "ephemeralcontainers" | "resize" => {
+                self.validate_metadata(place, object, old)?;
                 let checked = (subresource.is_empty() || subresource == "scale").then_some(old);
                 self.validate(place, object, checked)?;
                 let stored = &place.served.stored;
@@ -266,7 +280,7 @@ impl Registry {
                 }
                 Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
             }
-            _ => Ok(()),
+            _ => self.validate_metadata(place, object, old),
         }
     }
 
@@ -322,7 +336,23 @@ fn ttl(kind: &Kind) -> Option<std::time::Duration> {
     (kind.kind == "Event" && kind.group.is_empty()).then_some(EVENT_TTL)
 }
 
-/// A write to the object leaves its status alone, a write to the status leaves the rest alone.
+/// The object before, with this one field as it was asked for.
+fn only(field: &[&str], object: &mut Value, old: &Value) {
+    let mut kept = old.clone();
+    match object.at(field) {
+        Some(asked) => kept.set(field, asked.clone()),
+        None => drop(kept.remove(field)),
+    }
+    // Who wrote which field is worked out from the request.
+    match object.at(&["metadata", "managedFields"]) {
+        Some(managers) => kept.set(&["metadata", "managedFields"], managers.clone()),
+        None => drop(kept.remove(&["metadata", "managedFields"])),
+    }
+    *object = kept;
+}
+
+/// A write to the object leaves its status alone, a write to the status leaves the rest alone, and of other subresources only
+/// their own part is taken, whatever the request brought along.
 fn keep_other_parts(kind: &Kind, subresource: &str, object: &mut Value, old: &Value) {
     let keep = |object: &mut Value, field: &str| match old.get(field) {
         Some(kept) => object.set(&[field], kept.clone()),
@@ -339,9 +369,20 @@ fn keep_other_parts(kind: &Kind, subresource: &str, object: &mut Value, old: &Va
                 .filter(|k| !matches!(k.as_str(), "status" | "metadata" | "apiVersion" | "kind"))
                 .collect();
             fields.iter().for_each(|f| keep(object, f));
+            if kind.custom.is_some() {
+                let managers = object.at(&["metadata", "managedFields"]).cloned();
+                keep(object, "metadata");
+                match managers {
+                    Some(managers) => object.set(&["metadata", "managedFields"], managers),
+                    None => drop(object.remove(&["metadata", "managedFields"])),
+                }
+            }
         }
-        // A binding sets the node and the condition that says so; an approval is part of the status.
-        "binding" | "approval" => {}
+        // A binding sets the node and the condition that says so.
+        "binding" => {}
+        "approval" => only(&["status", "conditions"], object, old),
+        "finalize" => only(&["spec", "finalizers"], object, old),
+        "ephemeralcontainers" => only(&["spec", "ephemeralContainers"], object, old),
         _ if kind.subresource("status").is_some() => keep(object, "status"),
         _ => {}
     }

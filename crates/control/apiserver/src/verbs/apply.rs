@@ -60,6 +60,7 @@ pub(super) async fn apply(
             Err(status) if status.is(Reason::NotFound) && subresource.is_empty() && meta::uid(&config).is_empty() => {}
             other => return other.map(|w| done(w, false, warnings)),
         }
+        super::may_create(server, user, place).await?;
         let mut object = merge(&registry.empty_object(kind)?)?;
         object.set(&["metadata", "name"], place.name.as_str());
         match registry.create(place, object, &write).await {

@@ -35,6 +35,19 @@ fn subject_of(review: &Value) -> Result<User, Status> {
     Ok(User { name: name.into(), uid: review.str_at(&["spec", "uid"]).into(), groups, extra: Default::default() })
 }
 
+/// The field selector that a review asks about, where it says for certain what is selected.
+fn fields_of(resource: &Value) -> String {
+    let selector = resource.get("fieldSelector").cloned().unwrap_or_default();
+    let exact = |r: &Value| match (r.str_at(&["operator"]), r.list_at(&["values"])) {
+        ("In", [Value::String(one)]) => Some(format!("{}={one}", r.str_at(&["key"]))),
+        _ => None,
+    };
+    match selector.str_at(&["rawSelector"]) {
+        "" => selector.list_at(&["requirements"]).iter().filter_map(exact).collect::<Vec<_>>().join(","),
+        raw => raw.to_string(),
+    }
+}
+
 async fn access(server: &Server, user: &User, review: &mut Value) {
     let attributes = match (review.at(&["spec", "resourceAttributes"]), review.at(&["spec", "nonResourceAttributes"])) {
         (Some(r), _) if !r.is_empty() => Attributes {
@@ -45,6 +58,7 @@ async fn access(server: &Server, user: &User, review: &mut Value) {
             subresource: r.str_at(&["subresource"]).into(),
             namespace: r.str_at(&["namespace"]).into(),
             name: r.str_at(&["name"]).into(),
+            fields: fields_of(r),
             path: String::new(),
         },
         (_, Some(n)) => Attributes { verb: n.str_at(&["verb"]).into(), path: n.str_at(&["path"]).into(), ..Default::default() },

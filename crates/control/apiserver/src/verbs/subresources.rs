@@ -1,13 +1,13 @@
 //! Subresources: status, scale, binding, eviction, token, finalize, approval, and the reviews that are never stored.
 
 use fram_api::{Kind, ScalePaths};
-use fram_client::{DeleteOptions, Preconditions, Verb, WriteOptions};
+use fram_client::{Verb, WriteOptions};
 use fram_machinery::labels::Selector;
 use fram_machinery::{Key, Status, Value, meta, object};
 
 use super::{decode, patch_object};
 use crate::admission::{Operation, Request};
-use crate::registry::{Body, Place, Written};
+use crate::registry::{Body, Place, Write, Written};
 use crate::server::{Answer, Performed, Server, field_validation, write_of};
 use crate::user::User;
 
@@ -120,11 +120,12 @@ async fn create(
     let (object, warnings) = server.registry.decode_body(&kind, body, field_validation(&options.field_validation)?)?;
     let object = match subresource {
         "binding" => bind(server, user, &place, &object, &options).await?,
-        "eviction" => evict(server, user, &place, &object, &options).await?,
+        "eviction" => evict(server, user, &place, object, &options).await?,
         "token" => {
             let write = write_of(user, &options);
             let mut request = Request::new(&server.registry, &place, "token", Operation::Create, &write);
             let object = server.registry.admission.admit(&mut request, object, None).await?;
+            server.registry.admission.validate(&request, Some(&object), None).await?;
             server.tokens.issue(&place.namespace, &place.name, object).await?
         }
         other => return Err(Status::method_not_allowed(&place.kind().group, &place.kind().plural, other)),
@@ -198,28 +199,37 @@ fn set_condition(object: &mut Value, condition: Value) {
 }
 
 /// Deletes a pod unless a disruption budget forbids it; see upstream's EvictionREST.
-async fn evict(server: &Server, user: &User, place: &Place, eviction: &Value, options: &WriteOptions) -> Result<Value, Status> {
-    let pod = server.registry.get_object(place).await?;
-    let ended = matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed" | "Pending") || meta::is_terminating(&pod);
-    let write = write_of(user, options);
-    if !ended {
-        take_disruption(server, place, &pod, &write).await?;
+async fn evict(server: &Server, user: &User, place: &Place, eviction: Value, options: &WriteOptions) -> Result<Value, Status> {
+    let registry = &server.registry;
+    let named = meta::name(&eviction);
+    if !named.is_empty() && named != place.name {
+        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let asked = eviction.get("deleteOptions").cloned().unwrap_or_default();
-    let text = |field: &str| Some(asked.str_at(&["preconditions", field]).to_string()).filter(|t| !t.is_empty());
-    let delete = DeleteOptions {
-        grace_period_seconds: asked.int_at(&["gracePeriodSeconds"]),
-        propagation: fram_client::Propagation::parse(asked.str_at(&["propagationPolicy"])),
-        preconditions: Preconditions {
-            uid: text("uid").or_else(|| Some(meta::uid(&pod).to_string())),
-            resource_version: text("resourceVersion"),
-        },
-        dry_run: options.dry_run,
-    };
-    if !ended && !options.dry_run {
-        let now = server.registry.environment.now_text();
+    let mut delete = crate::http_api::delete_options(&Default::default(), &asked)?;
+    delete.dry_run |= options.dry_run;
+    let write = Write { dry_run: delete.dry_run, ..write_of(user, options) };
+    let mut request = Request::new(registry, place, "eviction", Operation::Create, &write);
+    let eviction = registry.admission.admit(&mut request, eviction, None).await?;
+    registry.admission.validate(&request, Some(&eviction), None).await?;
+
+    let pod = registry.get_object(place).await?;
+    let ended = matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed" | "Pending") || meta::is_terminating(&pod);
+    let guarded = if ended { Guard::Settled } else { take_disruption(server, place, &pod, &write).await? };
+    let preconditions = &mut delete.preconditions;
+    preconditions.uid.get_or_insert_with(|| meta::uid(&pod).to_string());
+    // One that is let go because it is not ready may have become so.
+    if guarded == Guard::Unready && preconditions.resource_version.is_none() {
+        preconditions.resource_version = Some(meta::resource_version(&pod).to_string());
+    }
+    if !ended && !delete.dry_run {
+        let now = registry.environment.now_text();
+        let pinned = preconditions.resource_version.clone();
         let mark = |current: &Value| {
             let mut pod = current.clone();
+            if let Some(version) = &pinned {
+                pod.set(&["metadata", "resourceVersion"], version.as_str());
+            }
             set_condition(
                 &mut pod,
                 object!({ "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
@@ -227,14 +237,33 @@ async fn evict(server: &Server, user: &User, place: &Place, eviction: &Value, op
             );
             Ok(pod)
         };
-        server.registry.update(place, "status", &write, mark).await?;
+        let marked = registry.update(place, "status", &write, mark).await?;
+        if preconditions.resource_version.is_some() {
+            preconditions.resource_version = Some(meta::resource_version(&marked.object).to_string());
+        }
     }
-    server.registry.delete(place, &delete, &write).await?;
+    registry.delete(place, &delete, &write).await?;
     Ok(success(201))
 }
 
+/// How a pod stands to the budgets that cover it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    /// No budget minds, or it was charged.
+    Settled,
+    /// Its budget lets it go for as long as it is not ready.
+    Unready,
+}
+
+/// Whether a budget lets a pod go that is not ready; see its unhealthyPodEvictionPolicy.
+fn lets_unready_go(budget: &Value) -> bool {
+    let count = |field: &str| budget.int_at(&["status", field]).unwrap_or(0);
+    let healthy = count("currentHealthy") >= count("desiredHealthy") && count("desiredHealthy") > 0;
+    budget.str_at(&["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow" || healthy
+}
+
 /// Counts the eviction against the pod's disruption budget, or refuses it.
-async fn take_disruption(server: &Server, place: &Place, pod: &Value, write: &crate::registry::Write) -> Result<(), Status> {
+async fn take_disruption(server: &Server, place: &Place, pod: &Value, write: &Write) -> Result<Guard, Status> {
     let served = server.registry.served("policy", "v1", "poddisruptionbudgets").ok_or_else(Status::no_such_path)?;
     let all = Place { served, namespace: place.namespace.clone(), name: String::new() };
     let mut matching = Vec::new();
@@ -247,10 +276,13 @@ async fn take_disruption(server: &Server, place: &Place, pod: &Value, write: &cr
     }
     let [budget] = matching.as_slice() else {
         if matching.is_empty() {
-            return Ok(());
+            return Ok(Guard::Settled);
         }
         return Err(Status::internal("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."));
     };
+    if !meta::condition_is_true(pod, "Ready") && lets_unready_go(budget) {
+        return Ok(Guard::Unready);
+    }
     let name = meta::name(budget);
     let refused = || {
         let mut status =
@@ -280,7 +312,7 @@ async fn take_disruption(server: &Server, place: &Place, pod: &Value, write: &cr
         next.place(&["status", "disruptedPods"]).make_map().insert(place.name.as_str(), now.as_str());
         Ok(next)
     };
-    server.registry.update(&at, "status", write, count).await.map(drop)
+    server.registry.update(&at, "status", write, count).await.map(|_| Guard::Settled)
 }
 
 /// The Scale of an object: its replicas and selector in a common form.

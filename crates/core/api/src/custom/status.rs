@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 
 use fram_machinery::{Value, meta, object};
 
+use crate::Api;
+
 /// The names that a definition holds within its group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Held {
@@ -16,6 +18,18 @@ pub struct Held {
 }
 
 impl Held {
+    /// The names of the built-in kinds of a group: no definition takes their place, or what is stored under them.
+    pub fn built_in(api: &Api, group: &str) -> Self {
+        let mut held = Self { group: group.into(), ..Self::default() };
+        for kind in api.kinds().filter(|k| k.custom.is_none() && k.group == group && !k.plural.is_empty()) {
+            held.resources.extend([&kind.plural, &kind.singular].into_iter().chain(&kind.short).map(|n| n.to_string()));
+            held.kinds.extend([&kind.kind, &kind.list_kind].map(|n| n.to_string()));
+        }
+        held.resources.remove("");
+        held.kinds.remove("");
+        held
+    }
+
     /// The names that were accepted for a definition.
     pub fn by(definition: &Value) -> Self {
         let name = |field: &str| definition.str_at(&["status", "acceptedNames", field]).to_string();
@@ -145,6 +159,16 @@ mod tests {
         assert_eq!(condition.str_at(&["message"]), "\"f\" is already in use");
         assert_eq!(meta::condition(&object, "Established").unwrap().str_at(&["reason"]), "NotAccepted");
         assert_eq!(object.str_at(&["status", "acceptedNames", "kind"]), "Bar");
+    }
+
+    #[test]
+    fn no_definition_takes_the_place_of_a_built_in_kind() {
+        let api = Api::builtin().unwrap();
+        let held = Held::built_in(&api, "rbac.authorization.k8s.io");
+        let status = plan(&definition("clusterroles", "Foo"), &[&held], "t");
+        let object = object!({ "status": status });
+        assert_eq!(meta::condition(&object, "NamesAccepted").unwrap().str_at(&["reason"]), "PluralConflict");
+        assert!(!meta::condition_is_true(&object, "Established"));
     }
 
     #[test]

@@ -71,7 +71,11 @@ impl Strategy for Pod {
     }
 
     fn validate_subresource(&self, subresource: &str, object: &Value, old: &Value) -> Vec<FieldError> {
-        if subresource == "resize" { resize::validate(object, old) } else { Vec::new() }
+        match subresource {
+            "resize" => resize::validate(object, old),
+            "ephemeralcontainers" => ephemeral_errors(object, old),
+            _ => Vec::new(),
+        }
     }
 
     fn field(&self, object: &Value, path: &str) -> Option<String> {
@@ -85,6 +89,28 @@ impl Strategy for Pod {
     fn cell(&self, object: &Value, column: &str) -> Value {
         printer::cell(object, column)
     }
+}
+
+/// Ephemeral containers are added, and neither changed nor taken away; see ValidatePodEphemeralContainersUpdate.
+fn ephemeral_errors(object: &Value, old: &Value) -> Vec<FieldError> {
+    let list = |pod: &'_ Value| pod.list_at(&["spec", "ephemeralContainers"]).to_vec();
+    let (now, before) = (list(object), list(old));
+    let mut errors = Vec::new();
+    for (i, container) in before.iter().enumerate() {
+        let name = container.str_at(&["name"]);
+        match now.iter().find(|c| c.str_at(&["name"]) == name) {
+            Some(same) if same == container => {}
+            Some(_) => {
+                let why = format!("existing ephemeral containers {name:?} may not be changed");
+                errors.push(FieldError::forbidden(format!("spec.ephemeralContainers[{i}]"), &why));
+            }
+            None => {
+                let why = format!("existing ephemeral containers {name:?} may not be removed");
+                errors.push(FieldError::forbidden("spec.ephemeralContainers", &why));
+            }
+        }
+    }
+    errors
 }
 
 /// Conditional defaults of a pod spec, wherever it stands.

@@ -63,6 +63,7 @@ fn operate(name: &str, a: &Value, b: &Value, budget: &mut Budget) -> Result<Opti
             Bytes([&a[..], &b[..]].concat().into())
         }
         ("_+_", a, b) if a.is_list() && b.is_list() => {
+            budget.take((a.size().unwrap_or(0) + b.size().unwrap_or(0)).div_ceil(10) as u64)?;
             let mut all = a.items().unwrap_or_default();
             all.extend(b.items().unwrap_or_default());
             List(Arc::new(all))

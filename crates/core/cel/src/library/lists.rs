@@ -34,6 +34,12 @@ pub(super) fn call(name: &str, args: &[Value], budget: &mut Budget) -> Result<Op
     let Some((list, rest)) = args.split_first() else { return Ok(None) };
     let Some(items) = list.items() else { return Ok(None) };
     budget.take(items.len() as u64)?;
+    if matches!(
+        name,
+        "indexOf" | "lastIndexOf" | "includes" | "flatten" | "distinct" | "sets.contains" | "sets.equivalent" | "sets.intersects"
+    ) {
+        super::weigh(budget, list)?;
+    }
     if let ("sets.contains" | "sets.equivalent" | "sets.intersects", [other]) = (name, rest) {
         let Some(other) = other.items() else { return Ok(None) };
         budget.take((items.len() * other.len()) as u64)?;

@@ -60,17 +60,25 @@ pub(super) fn call(name: &str, args: &[Value], budget: &mut Budget) -> Result<Op
         ("indexOf" | "lastIndexOf", [Value::Text(part), from @ ..]) => return index_of(name, subject, part, from),
         ("lowerAscii", []) => subject.to_ascii_lowercase().into(),
         ("upperAscii", []) => subject.to_ascii_uppercase().into(),
-        ("replace", [Value::Text(from), Value::Text(to), limit @ ..]) => match limit {
-            [] => subject.replace(&**from, to).into(),
-            [Value::Int(n)] if *n < 0 => subject.replace(&**from, to).into(),
-            [Value::Int(n)] => subject.replacen(&**from, to, usize::try_from(*n).unwrap_or(0)).into(),
-            _ => return Ok(None),
-        },
+        ("replace", [Value::Text(from), Value::Text(to), limit @ ..]) => {
+            let most = match limit {
+                [] => usize::MAX,
+                [Value::Int(n)] => usize::try_from(*n).unwrap_or(usize::MAX),
+                _ => return Ok(None),
+            };
+            // The result may be far longer than what it is made of.
+            let times = subject.matches(&**from).take(most).count();
+            super::traversal(budget, times.saturating_mul(to.len()))?;
+            subject.replacen(&**from, to, most).into()
+        }
         ("split", [Value::Text(by), limit @ ..]) => return split(subject, by, limit),
         ("substring", [Value::Int(from), to @ ..]) => return substring(subject, *from, to),
         ("trim", []) => subject.trim().into(),
         ("reverse", []) => subject.chars().rev().collect::<String>().into(),
-        ("format", [list]) if list.is_list() => format(subject, &list.items().unwrap_or_default())?.into(),
+        ("format", [list]) if list.is_list() => {
+            super::weigh(budget, list)?;
+            format(subject, &list.items().unwrap_or_default())?.into()
+        }
         _ => return Ok(None),
     }))
 }
@@ -183,6 +191,9 @@ fn quote(text: &str) -> String {
     out + "\""
 }
 
+/// No number has more digits behind its point than this.
+const MAX_PRECISION: usize = 1100;
+
 /// `"%s is %d".format([...])`
 fn format(pattern: &str, args: &[Value]) -> Result<String> {
     let mut out = String::new();
@@ -199,7 +210,8 @@ fn format(pattern: &str, args: &[Value]) -> Result<String> {
         let mut precision = 6;
         if let Some(after) = rest.strip_prefix('.') {
             let end = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
-            precision = after[..end].parse().map_err(|_| EvalError::Other("invalid precision in format".into()))?;
+            let asked = after[..end].parse().ok().filter(|p| *p <= MAX_PRECISION);
+            precision = asked.ok_or_else(|| EvalError::Other("invalid precision in format".into()))?;
             rest = &after[end..];
         }
         let Some(verb) = rest.chars().next() else { return Err(EvalError::Other("unexpected end of string".into())) };

@@ -1,10 +1,56 @@
 //! JSON patch (RFC 6902) with JSON pointers (RFC 6901).
 
 use super::PatchError;
+use crate::json::MAX_DEPTH;
 use crate::value::{Key, Value};
 
 /// More operations than this are refused, as upstream's maxJSONPatchOperations.
 const MAX_OPERATIONS: usize = 10_000;
+/// Copies may add this many bytes of text, keys and values together, as upstream's AccumulatedCopySizeLimit.
+const MAX_COPIED: usize = 3 << 20;
+/// Moves may look at this many values together.
+const MAX_MOVED: usize = 1 << 20;
+
+/// What the operations of one patch have cost: a small patch must not make a large object.
+#[derive(Default)]
+struct Spent {
+    copied: usize,
+    moved: usize,
+}
+
+/// The depth of a value, how many values it has, and the bytes of its texts.
+fn measure(value: &Value) -> (usize, usize, usize) {
+    let join = |(depth, count, bytes): (usize, usize, usize), (d, c, b): (usize, usize, usize)| (depth.max(d), count + c, bytes + b);
+    let (depth, count, bytes) = match value {
+        Value::Map(map) => map.iter().fold((0, 0, 0), |sum, (key, value)| {
+            let (d, c, b) = measure(value);
+            join(sum, (d, c, b + key.len()))
+        }),
+        Value::List(list) => list.iter().map(measure).fold((0, 0, 0), join),
+        Value::String(text) => (0, 0, text.len()),
+        _ => (0, 0, 0),
+    };
+    (depth + 1, count + 1, bytes + 8)
+}
+
+impl Spent {
+    /// Counts a value that is put at a path, and refuses what gets too large or too deep.
+    fn put(&mut self, operation: &str, path: &[String], value: &Value) -> Result<(), PatchError> {
+        let (depth, count, bytes) = measure(value);
+        match operation {
+            "copy" => self.copied += bytes,
+            "move" => self.moved += count,
+            _ => {}
+        }
+        if self.copied > MAX_COPIED || self.moved > MAX_MOVED {
+            return Err(malformed("the patch copies or moves too much"));
+        }
+        match path.len() + depth > MAX_DEPTH {
+            true => Err(malformed("the patched object would be nested too deeply")),
+            false => Ok(()),
+        }
+    }
+}
 
 /// Applies the operations in their order; all of them or none.
 pub fn apply(target: &Value, patch: &Value) -> Result<Value, PatchError> {
@@ -13,17 +59,23 @@ pub fn apply(target: &Value, patch: &Value) -> Result<Value, PatchError> {
         let text = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", operations.len());
         return Err(PatchError::Malformed(text));
     }
-    operations.iter().try_fold(target.clone(), step)
+    let mut spent = Spent::default();
+    operations.iter().try_fold(target.clone(), |document, operation| step(document, operation, &mut spent))
 }
 
-fn step(mut document: Value, operation: &Value) -> Result<Value, PatchError> {
+fn step(mut document: Value, operation: &Value, spent: &mut Spent) -> Result<Value, PatchError> {
     let path = pointer(operation, "path")?;
     let value = || operation.get("value").cloned().ok_or_else(|| malformed("the operation has no value"));
     match operation.str_at(&["op"]) {
-        "add" => add(&mut document, &path, value()?)?,
+        "add" => {
+            let value = value()?;
+            spent.put("add", &path, &value)?;
+            add(&mut document, &path, value)?;
+        }
         "remove" => drop(remove(&mut document, &path)?),
         "replace" => {
             let value = value()?;
+            spent.put("replace", &path, &value)?;
             *find_mut(&mut document, &path)? = value;
         }
         "move" => {
@@ -32,10 +84,12 @@ fn step(mut document: Value, operation: &Value) -> Result<Value, PatchError> {
                 return Err(malformed("a value cannot be moved into itself"));
             }
             let moved = remove(&mut document, &from)?;
+            spent.put("move", &path, &moved)?;
             add(&mut document, &path, moved)?;
         }
         "copy" => {
             let copied = find(&document, &pointer(operation, "from")?)?.clone();
+            spent.put("copy", &path, &copied)?;
             add(&mut document, &path, copied)?;
         }
         "test" => {
@@ -157,6 +211,22 @@ mod tests {
         assert!(apply(&target, &bad).is_err());
         let good = object!([{ "op": "add", "path": "/a/-", "value": 3 }, { "op": "move", "from": "/b", "path": "/c" }]);
         assert_eq!(apply(&target, &good).unwrap(), object!({ "a": [1, 2, 3], "c": "x" }));
+    }
+
+    #[test]
+    fn a_small_patch_makes_no_large_object() {
+        let copies = |from: &str, path: &dyn Fn(usize) -> String, times: usize| {
+            let operation = |i| object!({ "op": "copy", "from": from, "path": (path(i)) });
+            apply(&object!({ "x": { "y": "text" } }), &(0..times).map(operation).collect::<Vec<Value>>().into())
+        };
+        // Each copy of the whole doubles it.
+        assert!(matches!(copies("/x", &|i| format!("/x/c{i}"), 40), Err(PatchError::Malformed(_))));
+        // Each copy into its own deepest place doubles the depth.
+        let deepest = |i: usize| "/x".repeat(1 << i);
+        assert!(matches!(copies("/x", &deepest, 12), Err(PatchError::Malformed(_) | PatchError::DoesNotApply(_))));
+        let deep = object!([{ "op": "add", "path": "/a", "value": (json::from_slice(format!("{}1{}", "[".repeat(499), "]".repeat(499)).as_bytes()).unwrap()) }]);
+        assert!(matches!(apply(&object!({}), &deep), Err(PatchError::Malformed(_))));
+        assert!(copies("/x", &|i| format!("/c{i}"), 40).is_ok());
     }
 
     /// The cases of json-patch-tests, where there are any; see CONTRIBUTING.md.

@@ -1,0 +1,30 @@
+//! A server on an in-memory store, asked in process.
+
+use std::sync::Arc;
+
+use fram_api::Api;
+use fram_apiserver::admission::Chain;
+use fram_apiserver::allocate::Allocators;
+use fram_apiserver::bootstrap::Cluster;
+use fram_apiserver::nodes::NoNodes;
+use fram_apiserver::registry::Registry;
+use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
+use fram_apiserver::{Environment, InProcess, Server, User};
+use fram_client::Client;
+use fram_store::{Embedded, Options};
+
+pub(crate) async fn server() -> Arc<Server> {
+    let store = Arc::new(Embedded::open(Options::in_memory()).unwrap());
+    let api = Arc::new(Api::builtin().unwrap());
+    let registry = Arc::new(Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default()));
+    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
+    let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));
+    let cluster = Cluster { ca_pem: "ca".into(), address: [192, 0, 2, 1].into(), port: 6443, cluster_domain: "cluster.local".into() };
+    server.bootstrap(&cluster).await.unwrap();
+    server
+}
+
+pub(crate) fn client_as(server: &Arc<Server>, user: User) -> Client {
+    Client::new(Arc::new(InProcess::new(server.clone(), user)), "test")
+}

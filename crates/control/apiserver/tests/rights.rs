@@ -1,0 +1,198 @@
+//! What nobody gets by a detour: rights of a namespace over the cluster, parts of an object through a subresource, rights given
+//! away that one does not have.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod common {
+    pub(crate) mod server;
+}
+
+use std::sync::Arc;
+
+use common::server::{client_as, server};
+use fram_apiserver::{Server, User};
+use fram_client::resources::{
+    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, NAMESPACES, NODES, POD_DISRUPTION_BUDGETS, PODS, ROLE_BINDINGS, ROLES,
+    SERVICE_ACCOUNTS,
+};
+use fram_client::{Client, ListOptions, PatchKind};
+use fram_machinery::{Reason, Value, meta, object};
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+fn root(server: &Arc<Server>) -> Client {
+    client_as(server, User::authenticated("admin", &["system:masters"]))
+}
+
+fn user(server: &Arc<Server>, name: &str) -> Client {
+    client_as(server, User::authenticated(name, &[]))
+}
+
+fn binding(role: &str, user: &str) -> Value {
+    object!({ "metadata": { "name": (format!("{user}-{role}")) }, "roleRef": { "apiGroup": RBAC, "kind": "ClusterRole", "name": role },
+        "subjects": [{ "apiGroup": RBAC, "kind": "User", "name": user }] })
+}
+
+fn role(name: &str, verbs: &[&str], resources: &[&str]) -> Value {
+    let list = |l: &[&str]| Value::from(l.iter().map(|t| Value::from(*t)).collect::<Vec<_>>());
+    object!({ "metadata": { "name": name }, "rules": [{ "verbs": (list(verbs)), "apiGroups": ["", RBAC], "resources": (list(resources)) }] })
+}
+
+/// The authorizer takes in what was written.
+async fn heard(server: &Server) {
+    server.authorizer.rbac().refresh(&server.registry).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_right_within_a_namespace_is_none_over_the_cluster() {
+    let server = server().await;
+    root(&server).within(&ROLE_BINDINGS, "default").create(binding("cluster-admin", "eve")).await.unwrap();
+    let eve = user(&server, "eve");
+    heard(&server).await;
+    assert!(eve.within(&CONFIG_MAPS, "default").list(ListOptions::default()).await.is_ok());
+    assert!(eve.within(&NODES, "default").list(ListOptions::default()).await.unwrap_err().is(Reason::NotFound));
+    assert!(eve.within(&NODES, "default").watch(ListOptions::default()).await.err().unwrap().is(Reason::NotFound));
+    assert!(eve.within(&CLUSTER_ROLES, "default").get("cluster-admin").await.unwrap_err().is(Reason::NotFound));
+}
+
+#[tokio::test]
+async fn nobody_gives_away_rights_that_they_do_not_have() {
+    let server = server().await;
+    let root = root(&server);
+    let all = ["roles", "clusterroles", "rolebindings", "clusterrolebindings", "pods"];
+    root.all(&CLUSTER_ROLES).create(role("keeper", &["get", "create", "update", "patch"], &all)).await.unwrap();
+    root.all(&CLUSTER_ROLES).create(role("binder", &["bind"], &["clusterroles"])).await.unwrap();
+    root.all(&CLUSTER_ROLE_BINDINGS).create(binding("keeper", "eve")).await.unwrap();
+    let eve = user(&server, "eve");
+    heard(&server).await;
+
+    let refused = eve.all(&CLUSTER_ROLE_BINDINGS).create(binding("cluster-admin", "eve")).await.unwrap_err();
+    assert!(refused.is(Reason::Forbidden) && refused.message.contains("permissions not currently held"), "{refused:?}");
+    assert!(eve.all(&CLUSTER_ROLES).create(role("more", &["delete"], &["pods"])).await.unwrap_err().is(Reason::Forbidden));
+    let widened = object!({ "rules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }] });
+    assert!(eve.all(&CLUSTER_ROLES).patch("keeper", "", PatchKind::Merge, widened).await.unwrap_err().is(Reason::Forbidden));
+    // What one has one may give, and metadata is no right.
+    eve.all(&CLUSTER_ROLES).create(role("same", &["get"], &["pods"])).await.unwrap();
+    eve.within(&ROLES, "default").create(role("here", &["get", "patch"], &["pods"])).await.unwrap();
+    let labelled = object!({ "metadata": { "labels": { "a": "b" } } });
+    eve.all(&CLUSTER_ROLES).patch("cluster-admin", "", PatchKind::Merge, labelled).await.unwrap();
+    assert!(eve.all(&CLUSTER_ROLE_BINDINGS).create(binding("nothing", "eve")).await.unwrap_err().is(Reason::NotFound));
+
+    root.all(&CLUSTER_ROLE_BINDINGS).create(binding("binder", "eve")).await.unwrap();
+    heard(&server).await;
+    eve.within(&ROLE_BINDINGS, "default").create(binding("view", "adam")).await.unwrap();
+    let mut changed = binding("view", "adam");
+    changed.set(&["roleRef", "name"], "edit");
+    assert!(eve.within(&ROLE_BINDINGS, "default").update(changed).await.unwrap_err().is(Reason::Invalid));
+}
+
+#[tokio::test]
+async fn who_may_only_change_objects_makes_none() {
+    let server = server().await;
+    root(&server).all(&CLUSTER_ROLES).create(role("changer", &["get", "update", "patch"], &["configmaps", "clusterroles"])).await.unwrap();
+    root(&server).all(&CLUSTER_ROLE_BINDINGS).create(binding("changer", "eve")).await.unwrap();
+    let eve = user(&server, "eve");
+    heard(&server).await;
+    let config = object!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "c" }, "data": { "a": "b" } });
+    let maps = eve.within(&CONFIG_MAPS, "default");
+    assert!(maps.apply("c", "", config.clone()).await.unwrap_err().is(Reason::Forbidden));
+    assert!(eve.all(&CLUSTER_ROLES).update(role("new", &["get"], &["configmaps"])).await.unwrap_err().is(Reason::Forbidden));
+    root(&server).within(&CONFIG_MAPS, "default").create(config.clone()).await.unwrap();
+    assert!(maps.patch("c", "", PatchKind::Merge, object!({ "data": { "a": "c" } })).await.is_ok());
+}
+
+async fn with_pod(client: &Client) {
+    client.within(&SERVICE_ACCOUNTS, "default").create(object!({ "metadata": { "name": "default" } })).await.unwrap();
+    let spec = object!({ "containers": [{ "name": "c", "image": "i:1" }] });
+    client.within(&PODS, "default").create(object!({ "metadata": { "name": "p", "labels": { "a": "b" } }, "spec": spec })).await.unwrap();
+    let binding = object!({ "metadata": { "name": "p" }, "target": { "kind": "Node", "name": "n1" } });
+    client.within(&PODS, "default").create_subresource("p", "binding", binding).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_subresource_changes_its_own_part_alone() {
+    let server = server().await;
+    let client = root(&server);
+    with_pod(&client).await;
+    let pods = client.within(&PODS, "default");
+    let debugger = object!({ "name": "d", "image": "i:2" });
+    let patch = object!({ "spec": { "nodeName": "other", "hostNetwork": true, "ephemeralContainers": [debugger] } });
+    let patched = pods.patch("p", "ephemeralcontainers", PatchKind::Merge, patch).await.unwrap();
+    assert_eq!((patched.str_at(&["spec", "nodeName"]), patched.bool_at(&["spec", "hostNetwork"])), ("n1", None));
+    assert_eq!(patched.list_at(&["spec", "ephemeralContainers"]).len(), 1);
+    let gone = object!({ "spec": { "ephemeralContainers": [] } });
+    assert!(pods.patch("p", "ephemeralcontainers", PatchKind::Merge, gone).await.unwrap_err().is(Reason::Invalid));
+    for (field, value) in [("namespace", "kube-system"), ("uid", "other")] {
+        let mut patch = object!({ "status": { "phase": "Running" } });
+        patch.set(&["metadata", field], value);
+        assert!(pods.patch("p", "status", PatchKind::Merge, patch).await.is_err(), "{field}");
+    }
+    let mut bad = object!({ "status": { "phase": "Running" } });
+    bad.set(&["metadata", "labels"], object!({ "not a key": "x" }));
+    assert!(pods.patch("p", "status", PatchKind::Merge, bad).await.unwrap_err().is(Reason::Invalid));
+    let after = pods.get("p").await.unwrap();
+    assert_eq!((meta::namespace(&after), meta::name(&after)), ("default", "p"));
+}
+
+#[tokio::test]
+async fn a_node_sees_and_changes_its_own_pods_alone() {
+    let server = server().await;
+    with_pod(&root(&server)).await;
+    let node = |name: &str| client_as(&server, User::authenticated(&format!("system:node:{name}"), &["system:nodes"]));
+    assert!(node("n1").within(&PODS, "default").get("p").await.is_ok());
+    assert!(node("n2").within(&PODS, "default").get("p").await.unwrap_err().is(Reason::Forbidden));
+    let of = |name: &str| ListOptions { field_selector: format!("spec.nodeName={name}"), ..Default::default() };
+    assert_eq!(node("n1").all(&PODS).list(of("n1")).await.unwrap().items.len(), 1);
+    assert!(node("n1").all(&PODS).list(of("n2")).await.unwrap_err().is(Reason::Forbidden));
+    assert!(node("n1").all(&PODS).watch(ListOptions::default()).await.err().unwrap().is(Reason::Forbidden));
+    let labelled = object!({ "metadata": { "labels": { "role": "admin" } }, "status": { "phase": "Running" } });
+    assert!(node("n1").within(&PODS, "default").patch("p", "status", PatchKind::Merge, labelled).await.unwrap_err().is(Reason::Forbidden));
+    let eviction = object!({ "metadata": { "name": "p" } });
+    let evicted = node("n2").within(&PODS, "default").create_subresource("p", "eviction", eviction).await;
+    assert!(evicted.unwrap_err().is(Reason::Forbidden));
+}
+
+#[tokio::test]
+async fn an_eviction_minds_its_dry_run_and_lets_unready_pods_go() {
+    let server = server().await;
+    let client = root(&server);
+    with_pod(&client).await;
+    let pods = client.within(&PODS, "default");
+    let running = object!({ "status": { "phase": "Running" } });
+    pods.patch("p", "status", PatchKind::Merge, running).await.unwrap();
+    let dry = object!({ "metadata": { "name": "p" }, "deleteOptions": { "dryRun": ["All"] } });
+    pods.create_subresource("p", "eviction", dry).await.unwrap();
+    assert!(!meta::is_terminating(&pods.get("p").await.unwrap()));
+
+    let budgets = client.within(&POD_DISRUPTION_BUDGETS, "default");
+    let budget = object!({ "metadata": { "name": "b" }, "spec": { "minAvailable": 1, "selector": { "matchLabels": { "a": "b" } } } });
+    budgets.create(budget).await.unwrap();
+    let eviction = || object!({ "metadata": { "name": "p" } });
+    assert!(pods.create_subresource("p", "eviction", eviction()).await.unwrap_err().is(Reason::TooManyRequests));
+    let allows = object!({ "spec": { "unhealthyPodEvictionPolicy": "AlwaysAllow" } });
+    budgets.patch("b", "", PatchKind::Merge, allows).await.unwrap();
+    let wrong = object!({ "metadata": { "name": "p" }, "deleteOptions": { "preconditions": { "resourceVersion": "1" } } });
+    assert!(pods.create_subresource("p", "eviction", wrong).await.unwrap_err().is(Reason::Conflict));
+    pods.create_subresource("p", "eviction", eviction()).await.unwrap();
+    assert!(meta::is_terminating(&pods.get("p").await.unwrap()));
+}
+
+#[tokio::test]
+async fn many_who_share_a_quota_all_get_their_turn() {
+    let server = server().await;
+    let client = root(&server);
+    client.all(&NAMESPACES).create(object!({ "metadata": { "name": "full" } })).await.unwrap();
+    let quotas = client.within(&fram_client::resources::RESOURCE_QUOTAS, "full");
+    quotas.create(object!({ "metadata": { "name": "q" }, "spec": { "hard": { "count/configmaps": "1000" } } })).await.unwrap();
+    let seen = object!({ "status": { "hard": { "count/configmaps": "1000" }, "used": { "count/configmaps": "0" } } });
+    quotas.patch("q", "status", PatchKind::Merge, seen).await.unwrap();
+    let mut made = tokio::task::JoinSet::new();
+    for i in 0..100 {
+        let maps = client.within(&CONFIG_MAPS, "full");
+        made.spawn(async move { maps.create(object!({ "metadata": { "name": (format!("m{i}")) } })).await.map(drop) });
+    }
+    let failed: Vec<_> = made.join_all().await.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{}: {:?}", failed.len(), failed[0]);
+    let quota = quotas.get("q").await.unwrap();
+    assert_eq!(quota.str_at(&["status", "used", "count/configmaps"]), "100");
+}
