@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use fram_apiserver::limits::{Limits, go_duration};
 use fram_apiserver::{Environment, Server};
 use fram_audit::{Audit, BatchOptions, Counters, Log, LogOptions, Policy, Sender, Sink, Webhook};
 use fram_encryption::{Encryption, Reloads};
@@ -32,10 +34,22 @@ struct RequestFlags {
     /// How many requests that write are carried out at once; with priority and fairness, a part of all seats.
     #[arg(long, value_name = "N", default_value_t = 200)]
     max_mutating_requests_inflight: usize,
+    /// How long a request may take that is not a watch or a stream.
+    #[arg(long, value_name = "DURATION", default_value = "1m0s", value_parser = duration)]
+    request_timeout: Duration,
+    /// Seconds that a watch goes on for at least where its client names no end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    min_request_timeout: u64,
+    /// How many streams a client may have open over one connection.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    http2_max_streams_per_connection: u32,
+    /// How long the server goes on as before when it is told to end, while /readyz says that it does.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    shutdown_delay_duration: Duration,
 }
 
-/// How long a request waits in a queue at most: a quarter of what it may take, as upstream has it.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
+/// The part of its time that a request may wait in a queue, as upstream has it.
+const WAITING: u32 = 4;
 
 /// How values look on disk.
 #[derive(clap::Args, Debug, Clone)]
@@ -73,7 +87,7 @@ struct AuditFlags {
     audit_webhook_config_file: Option<PathBuf>,
     /// How long the webhook is left alone after its first failure.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
-    audit_webhook_initial_backoff: std::time::Duration,
+    audit_webhook_initial_backoff: Duration,
     /// How many records wait for the webhook at most; more are lost, and counted.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     audit_webhook_batch_buffer_size: usize,
@@ -82,7 +96,7 @@ struct AuditFlags {
     audit_webhook_batch_max_size: usize,
     /// How long a record waits for others at most.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    audit_webhook_batch_max_wait: std::time::Duration,
+    audit_webhook_batch_max_wait: Duration,
     /// How many times a second records are posted at most.
     #[arg(long, value_name = "N", default_value_t = 10.0)]
     audit_webhook_batch_throttle_qps: f64,
@@ -92,41 +106,31 @@ struct AuditFlags {
 }
 
 /// A duration as Go writes it: `90s`, `1m30s`, `500ms`.
-pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
-    let wrong = || format!("{text:?} is not a duration such as 30s or 1m30s");
-    let (mut rest, mut total) = (text, std::time::Duration::ZERO);
-    if rest == "0" {
-        return Ok(total);
-    }
-    if rest.is_empty() {
-        return Err(wrong());
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-        let unit = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |n| digits + n);
-        let seconds = match &rest[digits..unit] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 0.001,
-            _ => return Err(wrong()),
-        };
-        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
-        total += std::time::Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
-        rest = &rest[unit..];
-    }
-    Ok(total)
+fn duration(text: &str) -> Result<Duration, String> {
+    go_duration(text).ok_or_else(|| format!("{text:?} is not a duration such as 30s or 1m30s"))
 }
 
 impl ApiFlags {
     /// The server with its limits on requests.
     pub(crate) fn limited(&self, server: Server) -> Server {
         let flags = &self.requests;
+        let limits = Limits {
+            request: flags.request_timeout,
+            watch: Duration::from_secs(flags.min_request_timeout),
+            streams: flags.http2_max_streams_per_connection,
+            ..Limits::default()
+        };
+        let server = server.with_limits(limits);
         let (reading, writing) = (flags.max_requests_inflight, flags.max_mutating_requests_inflight);
         match flags.enable_priority_and_fairness && reading + writing > 0 {
-            true => server.with_flow_control(Arc::new(FlowControl::new((reading + writing) as u64, PATIENCE))),
+            true => server.with_flow_control(Arc::new(FlowControl::new((reading + writing) as u64, flags.request_timeout / WAITING))),
             false => server.with_in_flight_limits(InFlight::new(reading, writing)),
         }
+    }
+
+    /// How long the server goes on as before when it is told to end.
+    pub(crate) fn shutdown_delay(&self) -> Duration {
+        self.requests.shutdown_delay_duration
     }
 
     /// The encryption of the store whose keys start with `prefix`.
@@ -179,21 +183,5 @@ impl ApiFlags {
             return Ok((None, None));
         }
         Ok((Some(Arc::new(Audit::new(policy, sinks, counters, now))), sender))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn durations_are_written_as_in_go() {
-        for (text, expect) in [("30s", 30_000), ("1m30s", 90_000), ("1.5h", 5_400_000), ("500ms", 500), ("0", 0)] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(expect)), "{text}");
-        }
-        for text in ["", "30", "s", "1d", "-1s"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
     }
 }

@@ -130,6 +130,8 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
         true => demonstrate(&kubeconfig, data).await,
         false => stopped().await,
     };
+    control_plane.server.leave();
+    tokio::time::sleep(plan.api.shutdown_delay()).await;
     stop.cancel();
     if let Some(node) = node {
         node.task.await.context("the kubelet failed")??;

@@ -1,6 +1,7 @@
 //! HTTP: requests to calls, answers to responses.
 
 mod backend;
+mod guard;
 mod health;
 mod info;
 mod listen;
@@ -13,11 +14,12 @@ mod watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fram_audit::Trail;
 use fram_flowcontrol::Class;
 use fram_machinery::Status;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::audit::{self, Sent};
@@ -25,6 +27,7 @@ use crate::authenticate::{authenticate, impersonate};
 use crate::authorize::Attributes;
 use crate::discovery;
 use crate::flow::{self, Held};
+use crate::limits;
 use crate::path::Query;
 use crate::respond::{self, Accept, Body, Shape};
 use crate::server::Server;
@@ -41,6 +44,8 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// The user of its certificate.
     pub(crate) certificate: Option<User>,
+    /// Its connection became a stream of another protocol.
+    pub(crate) upgraded: Arc<AtomicBool>,
 }
 
 /// Answers one request.
@@ -61,7 +66,18 @@ pub(crate) async fn handle(server: Arc<Server>, peer: &Peer, request: Request<In
     };
     let long = info.is_long_running();
     let mut class = None;
-    let result = audit::within(trail.clone(), route(server, user, info, request, accept, &mut class)).await;
+    let limit = if long { Ok(None) } else { limits::time_of(info.query.get("timeout"), server.limits.request).map(Some) };
+    // What lasts is counted until its body has been sent, what does not until it has been made.
+    let (busy, lasting) = if long { (None, Some(server.long.token())) } else { (Some(server.busy.token()), None) };
+    let within = |answer| audit::within(trail.clone(), answer);
+    let result = match limit {
+        Ok(Some(limit)) => tokio::time::timeout(limit, within(route(server, user, info, request, accept, &mut class)))
+            .await
+            .unwrap_or_else(|_| Err(too_late())),
+        Ok(None) => within(route(server, user, info, request, accept, &mut class)).await,
+        Err(why) => Err(Status::bad_request(why)),
+    };
+    drop(busy);
     let (mut response, failure) = match result {
         Ok(response) => (response, None),
         Err(status) => (respond::status(&api, &status, shown), Some(status)),
@@ -69,16 +85,27 @@ pub(crate) async fn handle(server: Arc<Server>, peer: &Peer, request: Request<In
     for (name, value) in class.iter().flat_map(flow::headers) {
         response.headers_mut().insert(name, value);
     }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        peer.upgraded.store(true, Ordering::Relaxed);
+    }
     let code = response.status().as_u16();
-    let Some(held) = trail.clone() else { return response };
-    let response = with_id(response, trail, |trail| {
+    // The body of a watch outlives this function, and with it the request.
+    let response = match (lasting, trail.clone()) {
+        (None, _) => response,
+        (Some(lasting), None) => response.map(|body| respond::holding(body, lasting)),
+        (Some(lasting), Some(trail)) => response.map(|body| respond::holding(body, (lasting, trail))),
+    };
+    with_id(response, trail, |trail| {
         trail.answered(code, failure.as_ref());
         if long {
             trail.started();
         }
-    });
-    // The body of a watch outlives this function, and with it the request.
-    if long { response.map(|body| respond::holding(body, held)) } else { response }
+    })
+}
+
+/// A request took too long. What it had begun may still come about.
+fn too_late() -> Status {
+    Status::new(fram_machinery::Reason::Timeout, "Timeout: request did not complete within the requested timeout")
 }
 
 /// Names the request to its client, and tells its trail something.

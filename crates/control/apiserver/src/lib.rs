@@ -16,6 +16,7 @@ pub mod environment;
 mod flow;
 pub mod http_api;
 mod inprocess;
+pub mod limits;
 mod metrics;
 pub mod nodes;
 mod openapi;

@@ -11,6 +11,7 @@ use fram_machinery::{Status, Value};
 use crate::audit;
 use crate::authorize::{Attributes, Authorizer};
 use crate::flow::Flow;
+use crate::limits::Limits;
 use crate::nodes::Nodes;
 use crate::path::ResourcePath;
 use crate::registry::{FieldValidation, Listing, Place, Registry, Served, Write};
@@ -32,6 +33,15 @@ pub struct Server {
     pub(crate) audit: Option<Arc<Audit>>,
     /// What keeps requests from overwhelming the server.
     pub(crate) flow: Flow,
+    pub(crate) limits: Limits,
+    /// Requests that are carried out, but for those that last as long as their clients like.
+    pub(crate) busy: tokio_util::task::TaskTracker,
+    /// Those.
+    pub(crate) long: tokio_util::task::TaskTracker,
+    /// The server is about to end: who asks whether it is ready is sent elsewhere.
+    pub(crate) leaving: std::sync::atomic::AtomicBool,
+    /// Watches end.
+    pub(crate) ending: tokio_util::sync::CancellationToken,
     /// Health checks of others, by their names.
     pub(crate) checks: Option<Checks>,
     pub(crate) ready: std::sync::atomic::AtomicBool,
@@ -91,6 +101,11 @@ impl Server {
             requests: Default::default(),
             audit: None,
             flow: Flow::default(),
+            limits: Limits::default(),
+            busy: tokio_util::task::TaskTracker::new(),
+            long: tokio_util::task::TaskTracker::new(),
+            leaving: false.into(),
+            ending: tokio_util::sync::CancellationToken::new(),
             checks: None,
             documents: Default::default(),
             ready: false.into(),
@@ -122,6 +137,27 @@ impl Server {
     pub fn with_audit(self, audit: Arc<Audit>) -> Self {
         self.requests.register(|registry| audit.register(registry));
         Self { audit: Some(audit), ..self }
+    }
+
+    /// The same server, with other limits on what clients may ask for.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// How many requests are carried out now, but for those that last as long as their clients like.
+    pub fn requests_in_flight(&self) -> usize {
+        self.busy.len()
+    }
+
+    /// How many watches and streams go on over HTTP.
+    pub fn long_running_requests(&self) -> usize {
+        self.long.len()
+    }
+
+    /// From now on /readyz says that the server ends, and everything else goes on.
+    pub fn leave(&self) {
+        self.leaving.store(true, std::sync::atomic::Ordering::Release);
     }
 
     /// From now on /readyz says ok.

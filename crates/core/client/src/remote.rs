@@ -1,4 +1,5 @@
-//! Access over the network: one HTTP/2 connection with TLS, shared by all calls and watches, made again when it ends.
+//! Access over the network: an HTTP/2 connection with TLS, shared by calls and watches, made again when it ends. Where there are
+//! more watches than a server lets one connection carry, further connections carry them.
 
 mod connection;
 mod kubeconfig;
@@ -10,7 +11,9 @@ use futures_util::StreamExt;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::options::ListOptions;
 use crate::resources::Resource;
@@ -22,34 +25,79 @@ pub use kubeconfig::{Context, Kubeconfig};
 
 /// A transport to an API server as the user of a kubeconfig.
 pub struct Remote {
-    connection: Connection,
+    /// The first carries all calls too.
+    lanes: Mutex<Vec<Arc<Lane>>>,
+    /// Of connections that are yet to be made.
+    config: Mutex<Kubeconfig>,
 }
+
+/// A connection, and how many watches go over it.
+struct Lane {
+    connection: Connection,
+    watches: AtomicUsize,
+}
+
+/// A watch's place in its lane.
+struct Place(Arc<Lane>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.watches.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many watches go over one connection. Servers let a client have a hundred streams; some are left for calls.
+const WATCHES: usize = 64;
 
 impl Remote {
     /// Prepares access; the connection is made by the first call.
     pub fn new(config: &Kubeconfig) -> Result<Self, RemoteError> {
-        Ok(Self { connection: Connection::new(config)? })
+        let first = Arc::new(Lane { connection: Connection::new(config)?, watches: AtomicUsize::new(0) });
+        Ok(Self { lanes: Mutex::new(vec![first]), config: Mutex::new(config.clone()) })
+    }
+
+    fn first(&self) -> Arc<Lane> {
+        self.lanes.lock()[0].clone()
+    }
+
+    /// A place for a watch, over a new connection where all others are full.
+    fn place(&self) -> Result<Place, RemoteError> {
+        let mut lanes = self.lanes.lock();
+        let lane = match lanes.iter().find(|lane| lane.watches.load(Ordering::Relaxed) < WATCHES) {
+            Some(lane) => lane.clone(),
+            None => {
+                let lane = Arc::new(Lane { connection: Connection::new(&self.config.lock())?, watches: AtomicUsize::new(0) });
+                lanes.push(lane.clone());
+                lane
+            }
+        };
+        lane.watches.fetch_add(1, Ordering::Relaxed);
+        Ok(Place(lane))
     }
 
     /// Shows another certificate from now on; server and trust stay.
     pub async fn renew(&self, config: &Kubeconfig) -> Result<(), RemoteError> {
-        self.connection.renew(config).await
+        *self.config.lock() = config.clone();
+        let lanes = self.lanes.lock().clone();
+        for lane in lanes {
+            lane.connection.renew(config).await?;
+        }
+        Ok(())
     }
 
     /// Sends a request for a path with query; tells failures of the connection from answers of the server.
     pub async fn request(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, RemoteError> {
-        self.connection.send(request).await
+        self.first().connection.send(request).await
     }
 
     /// Sends a request that asks for another protocol with the header Upgrade.
     pub async fn upgrade(&self, request: Request<Full<Bytes>>) -> Result<Upgrade, RemoteError> {
-        self.connection.upgrade(request).await
+        self.first().connection.upgrade(request).await
     }
 
     /// Sends a request for a path with query.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Status> {
-        let unreachable = |e: RemoteError| Status::new(fram_machinery::Reason::ServiceUnavailable, e.to_string());
-        self.connection.send(request).await.map_err(unreachable)
+        self.first().connection.send(request).await.map_err(unreachable)
     }
 
     async fn value(&self, request: Request<Full<Bytes>>) -> Result<Value, Status> {
@@ -87,26 +135,31 @@ impl Transport for Remote {
 
     async fn watch(&self, resource: &Resource, namespace: &str, options: ListOptions) -> Result<WatchStream, Status> {
         let request = request::of_watch(resource, namespace, &options).map_err(Status::internal)?;
-        let response = self.send(request).await?;
+        let place = self.place().map_err(unreachable)?;
+        let response = place.0.connection.send(request).await.map_err(unreachable)?;
         if !response.status().is_success() {
             let body = response.into_body().collect().await.map_err(Status::internal)?.to_bytes();
             return Err(Status::from_object(&json::from_slice(&body).map_err(Status::internal)?));
         }
-        let state = Some((response.into_body(), BytesMut::new()));
+        let state = Some((response.into_body(), BytesMut::new(), place));
         Ok(futures_util::stream::unfold(state, next_event).boxed())
     }
 }
 
-type State = Option<(Incoming, BytesMut)>;
+fn unreachable(error: RemoteError) -> Status {
+    Status::new(fram_machinery::Reason::ServiceUnavailable, error.to_string())
+}
+
+type State = Option<(Incoming, BytesMut, Place)>;
 
 /// The next line of a watch. Its error is its last item; without one it ended as it should.
 async fn next_event(state: State) -> Option<(Result<WatchEvent, Status>, State)> {
-    let (mut body, mut buffer) = state?;
+    let (mut body, mut buffer, place) = state?;
     loop {
         if let Some(end) = buffer.iter().position(|b| *b == b'\n') {
             let line = buffer.split_to(end + 1);
             return Some(match event(&line) {
-                Ok(event) => (Ok(event), Some((body, buffer))),
+                Ok(event) => (Ok(event), Some((body, buffer, place))),
                 Err(status) => (Err(status), None),
             });
         }

@@ -17,6 +17,8 @@ pub(super) fn answer(server: &Server, endpoint: &str, path: &str, query: &Query)
     checks.extend(server.checks.iter().flat_map(|checks| checks()));
     if endpoint == "/readyz" {
         let ready = server.ready.load(Ordering::Acquire);
+        let leaving = server.leaving.load(Ordering::Acquire);
+        checks.push(("shutdown".into(), if leaving { Err("process is shutting down".into()) } else { Ok(()) }));
         checks.push(("poststarthook/bootstrap".into(), if ready { Ok(()) } else { Err("not finished".into()) }));
     }
     let one = path.strip_prefix(endpoint).unwrap_or_default().trim_matches('/');

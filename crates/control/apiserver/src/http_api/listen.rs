@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -12,9 +12,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::authenticate::certificate_user;
+use crate::limits::{Limits, MAX_HEAD};
 use crate::server::Server;
 
 use super::Peer;
+use super::guard::Guarded;
 
 /// A bound socket that speaks TLS.
 pub struct Listener {
@@ -36,7 +38,7 @@ impl Listener {
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Serves until `stop`, then lets running requests finish for a moment and ends what goes on, watches among them.
+/// Serves until `stop`; then watches end, requests get the time that they may take, and what goes on is ended.
 pub async fn serve(listener: Listener, server: Arc<Server>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
@@ -57,11 +59,27 @@ pub async fn serve(listener: Listener, server: Arc<Server>, stop: CancellationTo
             }
         }
     }
-    let drain = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(std::time::Duration::from_secs(2), drain).await.is_err() {
-        connections.shutdown().await;
+    // From here on clients are refused, and go elsewhere.
+    drop(listener);
+    server.ending.cancel();
+    let drained = async { while connections.join_next().await.is_some() {} };
+    // Requests get the time that they may take. What lasts as long as its client likes does not hold up the end.
+    let answered = async {
+        server.busy.close();
+        server.busy.wait().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        biased;
+        () = drained => return,
+        () = answered => {}
+        () = tokio::time::sleep(server.limits.request) => tracing::warn!("requests are cut off by the end of the server"),
     }
+    connections.shutdown().await;
 }
+
+/// How long the last answers may take to reach their clients.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(2);
 
 async fn connection(stream: TcpStream, address: SocketAddr, tls: TlsAcceptor, server: Arc<Server>, stop: CancellationToken) {
     // Small answers must not wait for an acknowledgement.
@@ -75,12 +93,15 @@ async fn connection(stream: TcpStream, address: SocketAddr, tls: TlsAcceptor, se
     };
     let certificates = stream.get_ref().1.peer_certificates();
     let certificate = certificates.and_then(|c| c.first()).and_then(|c| certificate_user(c));
-    let peer = Arc::new(Peer { address, certificate });
+    let multiplexed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let limits = server.limits.clone();
+    let peer = Arc::new(Peer { address, certificate, upgraded: Arc::default() });
+    let stream = Guarded::new(stream, limits.head, limits.stall, peer.upgraded.clone());
     let service = service_fn(move |request| {
         let (server, peer) = (server.clone(), peer.clone());
         async move { Ok::<_, std::convert::Infallible>(super::handle(server, &peer, request).await) }
     });
-    let builder = auto::Builder::new(TokioExecutor::new());
+    let builder = builder(&limits, multiplexed);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -95,3 +116,23 @@ async fn connection(stream: TcpStream, address: SocketAddr, tls: TlsAcceptor, se
         tracing::debug!(%error, "connection ended early");
     }
 }
+
+/// The protocol that was agreed on in the TLS handshake, with its limits.
+fn builder(limits: &Limits, multiplexed: bool) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head).max_buf_size(MAX_HEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(MAX_HEAD as u32)
+        // Who opens streams only to reset them is cut off; see CVE-2023-44487.
+        .max_pending_accept_reset_streams(RESETS)
+        // A network that was cut sends no end, and a client that stopped answers no question.
+        .keep_alive_interval(SILENCE)
+        .keep_alive_timeout(SILENCE);
+    if multiplexed { builder.http2_only() } else { builder.http1_only() }
+}
+
+const RESETS: usize = 100;
+const SILENCE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -4,4 +4,5 @@
 
 mod audit;
 mod fairness;
+mod limits;
 mod site;
