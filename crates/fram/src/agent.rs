@@ -5,8 +5,10 @@ mod join;
 mod link;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
+use fram_cli::say;
 use fram_client::remote::Remote;
 use fram_client::{Client, SharedInformers};
 use tokio_util::sync::CancellationToken;
@@ -15,13 +17,15 @@ use tokio_util::task::TaskTracker;
 use crate::cli::Agent;
 use crate::desk::Desk;
 use crate::node::NodeLock;
+use crate::parts::{Impatience, Parts, Signals};
 
 pub(crate) fn run(agent: Agent) -> anyhow::Result<()> {
     crate::up::log("info");
     crate::preflight::check()?;
     let runtime = crate::up::threads("node")?;
     let outcome = runtime.block_on(start(agent));
-    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    let at_once = outcome.as_ref().is_err_and(|e| e.is::<Impatience>());
+    runtime.shutdown_timeout(if at_once { Duration::ZERO } else { crate::up::BLOCKING });
     outcome
 }
 
@@ -33,11 +37,10 @@ async fn start(agent: Agent) -> anyhow::Result<()> {
     let config = crate::up::node_config(&agent.machine, Vec::new())?;
     let name = config.name.clone();
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let interrupted = crate::up::stopped();
-    tokio::pin!(interrupted);
+    let mut signals = Signals::listen()?;
     let identity = tokio::select! {
         biased;
-        stopped = interrupted.as_mut() => return stopped,
+        () = signals.next() => return Ok(()),
         identity = identity::obtain(&agent, &name) => identity?,
     };
     let remote = Arc::new(Remote::new(&identity)?);
@@ -51,22 +54,15 @@ async fn start(agent: Agent) -> anyhow::Result<()> {
     tasks.spawn(keeper.run(stop.clone()));
     let link = link::Link { kubelet: kubelet.clone(), identity: current.subscribe(), lanes: tasks.clone() };
     tasks.spawn(link.keep(stop.clone()));
-    println!("fram: node {name} started, joined to {}", agent.server);
+    say(&format!("fram: node {name} started, joined to {}", agent.server));
 
-    let kubelet_stop = stop.clone();
-    let mut running = tokio::task::JoinSet::new();
-    running.spawn(async move { kubelet.run(kubelet_stop).await });
-    tokio::select! {
+    let (kubelet_stop, mut parts) = (stop.clone(), Parts::default());
+    parts.spawn_on(&tokio::runtime::Handle::current(), "the kubelet", async move { Ok(kubelet.run(kubelet_stop).await?) });
+    let outcome = tokio::select! {
         biased;
-        stopped = interrupted => stopped?,
-        Some(ended) = running.join_next() => ended.context("the kubelet failed")??,
-    }
+        () = signals.next() => Ok(()),
+        error = parts.ended() => Err(error),
+    };
     stop.cancel();
-    while let Some(ended) = running.join_next().await {
-        ended.context("the kubelet failed")??;
-    }
-    tasks.close();
-    // Streams that clients hold open do not hold up the end.
-    let _late = tokio::time::timeout(std::time::Duration::from_secs(2), tasks.wait()).await;
-    Ok(())
+    parts.end(outcome, &tasks, &mut signals).await
 }

@@ -1,9 +1,11 @@
 //! The command line.
 
-use std::net::{IpAddr, SocketAddr};
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::api_flags::ApiFlags;
 
@@ -33,7 +35,7 @@ enum Command {
     #[command(after_help = "Example:\n  fram agent --server https://192.0.2.1:6443 --token TOKEN")]
     Agent(Agent),
     /// Manages the tokens with which nodes join.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  fram token create --hours 2")]
     Token(Token),
     /// Ends what a stopped fram left running on this machine.
     #[command(after_help = "Example:\n  fram down --purge")]
@@ -55,7 +57,7 @@ pub(crate) struct Machine {
     #[arg(long, default_value = "/var/lib/fram")]
     pub(crate) data_dir: PathBuf,
     /// The node's address, as other machines and its pods see it; by default the one that packets to the world carry.
-    #[arg(long)]
+    #[arg(long, value_name = "IP", value_parser = node_ip)]
     pub(crate) node_ip: Option<IpAddr>,
     /// The node's name; by default the machine's.
     #[arg(long)]
@@ -85,7 +87,7 @@ pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) api: ApiFlags,
     /// Where the API is served.
-    #[arg(long, default_value = "127.0.0.1:6443")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:6443", value_parser = listen)]
     pub(crate) listen: SocketAddr,
     /// Build, deploy and show the example application, and stay up.
     #[arg(long)]
@@ -99,7 +101,7 @@ pub(crate) struct Server {
     #[command(flatten)]
     pub(crate) api: ApiFlags,
     /// Where the API is served: an address that agents and pods reach.
-    #[arg(long)]
+    #[arg(long, value_name = "IP:PORT", value_parser = listen)]
     pub(crate) listen: SocketAddr,
     /// Run no node on this machine.
     #[arg(long)]
@@ -113,7 +115,8 @@ pub(crate) struct Agent {
     /// The server: https://IP:PORT.
     #[arg(long)]
     pub(crate) server: String,
-    /// A join token, as `fram token create` prints it; needed until the node has its certificate.
+    /// A join token, as `fram token create` prints it; needed until the node has its certificate, and again when the server
+    /// was made anew.
     #[arg(long)]
     pub(crate) token: Option<String>,
 }
@@ -135,14 +138,39 @@ pub(crate) struct TokenCreate {
     pub(crate) hours: u32,
 }
 
+/// The network of pods, and with it that of nodes, is IPv4's.
+fn node_ip(text: &str) -> Result<IpAddr, String> {
+    text.parse::<Ipv4Addr>().map(IpAddr::V4).map_err(|_| "an IPv4 address is needed; IPv6 is not there yet".into())
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse::<SocketAddrV4>().map(SocketAddr::V4).map_err(|_| "an IPv4 address and a port are needed, such as 127.0.0.1:6443".into())
+}
+
+/// The program's words; those of the client take kubectl's truth values.
+fn words() -> clap::Command {
+    let is_clients = |command: &clap::Command| fram_cli::Command::has_subcommand(command.get_name());
+    Cli::command().mut_subcommands(|c| if is_clients(&c) { fram_cli::with_truth_values(c) } else { c })
+}
+
 impl Cli {
+    /// Reads the command line. What cannot be read ends the program with kubectl's code for it.
+    pub(crate) fn read(arguments: Vec<OsString>) -> Result<Self, ExitCode> {
+        let read = words().try_get_matches_from(arguments).and_then(|mut matches| Self::from_arg_matches_mut(&mut matches));
+        read.map_err(|error| {
+            // Where nobody reads it, it need not be said.
+            let _ = error.print();
+            if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        })
+    }
+
     /// What the program's exit code is.
-    pub(crate) fn run(self) -> anyhow::Result<std::process::ExitCode> {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Client(command) => return Ok(fram_cli::run(&command)),
             Command::Completion { shell } => {
                 let mut script = Vec::new();
-                clap_complete::generate(shell, &mut Cli::command(), "fram", &mut script);
+                clap_complete::generate(shell, &mut words(), "fram", &mut script);
                 match std::io::Write::write_all(&mut std::io::stdout(), &script) {
                     // Who looked at its beginning only has seen enough.
                     Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -155,6 +183,35 @@ impl Cli {
             Command::Token(Token::Create(create)) => crate::token::create(&create),
             Command::Down(down) => crate::down::run(down),
         }?;
-        Ok(std::process::ExitCode::SUCCESS)
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Cli, clap::Error> {
+        let matches = words().try_get_matches_from(std::iter::once("fram").chain(line.split_whitespace()));
+        matches.and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches))
+    }
+
+    #[test]
+    fn the_words_of_the_program_are_consistent() {
+        words().debug_assert();
+    }
+
+    #[test]
+    fn only_the_clients_switches_take_truth_values() {
+        assert!(read("delete pod a --ignore-not-found=true").is_ok() && read("up --demo").is_ok());
+        assert!(read("up --demo=true").is_err());
+    }
+
+    #[test]
+    fn addresses_that_could_not_be_served_are_refused() {
+        assert!(read("up --listen 127.0.0.1:7443 --node-ip 192.0.2.1").is_ok());
+        for line in ["up --listen [::1]:6443", "server --listen [2001:db8::1]:6443", "up --node-ip 2001:db8::1", "up --listen 6443"] {
+            assert!(read(line).is_err(), "{line}");
+        }
     }
 }

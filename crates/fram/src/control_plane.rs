@@ -82,7 +82,7 @@ impl ControlPlane {
         let admission = Chain::standard().with_webhooks(Webhooks::new(nodes.clone()));
         let registry = Arc::new(Registry::new(api, store, PREFIX, environment, admission, allocators));
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
-        let server = Server::new(registry, tokens, nodes);
+        let server = Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy()?)?;
         let health = encryption.clone();
         let server = flags.limited(server).with_checks(Arc::new(move || health.health()));
         let server = Arc::new(match audit {
@@ -94,7 +94,13 @@ impl ControlPlane {
             IpAddr::V4(ip) if address.is_loopback() => ip,
             _ => address,
         };
-        let cluster = Arc::new(Cluster { ca_pem: pki.ca_pem.clone(), address: advertised, port, cluster_domain: "cluster.local".into() });
+        let cluster = Arc::new(Cluster {
+            ca_pem: pki.ca_pem.clone(),
+            front_proxy_ca_pem: pki.front_proxy_ca_pem.clone(),
+            address: advertised,
+            port,
+            cluster_domain: "cluster.local".into(),
+        });
         Ok((Self { server, pki, identity, url: format!("https://{address}:{port}"), cluster, audit_sender, encryption }, listener))
     }
 
@@ -162,7 +168,7 @@ pub(crate) fn start_components(
         Client::new(Arc::new(InProcess::new(server.clone(), user)), name)
     };
     // Each component has tasks of its own, so that one that has ended is seen to have.
-    let (controllers, scheduling, signing) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+    let (controllers, scheduling, signing, aggregating) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
     let context = fram_controllers::Context {
         clients: Arc::new(clients),
         informers: informers.clone(),
@@ -184,6 +190,8 @@ pub(crate) fn start_components(
     });
     scheduling.spawn(scheduler.run(stop.clone()));
     desk.started("kube-scheduler", &scheduling);
+    control_plane.server.start_aggregation(&informers, &aggregating, stop);
+    desk.started("kube-aggregator", &aggregating);
     let environment = control_plane.server.registry.environment().clone();
     let signer = Signer {
         client: (context.clients)("certificate-controller"),
@@ -194,7 +202,7 @@ pub(crate) fn start_components(
     signing.spawn(signer.run(stop.clone()));
     desk.started("certificate-signer", &signing);
     // Whoever waits for all tasks waits for these.
-    for component in [controllers, scheduling, signing] {
+    for component in [controllers, scheduling, signing, aggregating] {
         let stop = stop.clone();
         tasks.spawn(async move {
             stop.cancelled().await;

@@ -26,7 +26,7 @@ pub(crate) fn run(down: Down) -> anyhow::Result<()> {
     if down.purge {
         remove(data).with_context(|| format!("cannot remove {}", data.display()))?;
     }
-    println!("fram: down{}", if down.purge { "; data removed" } else { "" });
+    fram_cli::say(if down.purge { "fram: down; data removed" } else { "fram: down" });
     Ok(())
 }
 

@@ -8,13 +8,12 @@ mod desk;
 mod down;
 mod mux;
 mod node;
+mod parts;
 mod preflight;
 mod signer;
 mod token;
 mod tunnels;
 mod up;
-
-use clap::Parser;
 
 fn main() -> std::process::ExitCode {
     // A shim is not this program's child in anything but name: it starts before any thread or runtime does.
@@ -22,11 +21,15 @@ fn main() -> std::process::ExitCode {
     if all.get(1).is_some_and(|a| a == "shim") {
         fram_runtime::shim::main(&all[2..]);
     }
-    let arguments = cli::Cli::parse();
+    let arguments = match cli::Cli::read(all) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
     match arguments.run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("fram: {error:#}");
+            // Where standard error is closed, nobody wants to be told.
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("fram: {error:#}\n"));
             std::process::ExitCode::FAILURE
         }
     }

@@ -48,7 +48,7 @@ pub(crate) fn create(create: &TokenCreate) -> anyhow::Result<()> {
         let client = Client::new(Arc::new(Remote::new(&config)?), "fram-token");
         anyhow::Ok(JoinToken { bootstrap: make(&client, create.hours).await?, ca_hash: hash(&config.ca)? })
     })?;
-    println!("{token}");
+    fram_cli::say(&token.to_string());
     Ok(())
 }
 

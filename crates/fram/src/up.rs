@@ -3,12 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use fram_apiserver::User;
+use fram_apiserver::http_api::Listener;
+use fram_cli::say;
 use fram_client::SharedInformers;
-use tokio::task::{JoinHandle, JoinSet};
+use fram_kubelet::Kubelet;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,11 +20,15 @@ use crate::cli::{Machine, Server, Up};
 use crate::control_plane::{ControlPlane, bind, start_components};
 use crate::desk::Desk;
 use crate::node::{NodeConfig, NodeLock, host_name, primary_address};
+use crate::parts::{Impatience, Parts, Signals};
 use crate::tunnels::Tunnels;
 
 const CLUSTER_CIDR: &str = "10.244.0.0/16";
 /// Where pods find the API by its Service's address.
 const API_PORT: u16 = 443;
+
+/// How long work may take at the end that cannot be broken off.
+pub(crate) const BLOCKING: Duration = Duration::from_secs(5);
 
 /// What one process runs.
 pub(crate) struct Plan {
@@ -42,10 +49,7 @@ impl Plan {
     /// Fails where no other machine could reach the address.
     pub(crate) fn shared(server: Server) -> anyhow::Result<Self> {
         let Server { mut machine, api, listen, no_node } = server;
-        anyhow::ensure!(
-            listen.is_ipv4() && !listen.ip().is_loopback(),
-            "agents cannot reach {listen}: listen on this machine's own address"
-        );
+        anyhow::ensure!(!listen.ip().is_loopback(), "agents cannot reach {listen}: listen on this machine's own address");
         if !listen.ip().is_unspecified() {
             machine.node_ip = machine.node_ip.or(Some(listen.ip()));
         }
@@ -74,7 +78,10 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<()> {
     // Control plane and node have their own threads, so that work in the one does not hold up the other.
     let (control, node) = (threads("control")?, threads("node")?);
     let outcome = control.block_on(start(plan, node.handle().clone()));
-    node.shutdown_timeout(std::time::Duration::from_secs(5));
+    // Work that blocks may be at the kernel or the disk.
+    let patience = if outcome.as_ref().is_err_and(|e| e.is::<Impatience>()) { Duration::ZERO } else { BLOCKING };
+    node.shutdown_timeout(patience);
+    control.shutdown_timeout(patience);
     outcome
 }
 
@@ -92,55 +99,54 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     control_plane.bootstrap().await?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let desk = Desk::new(&plan.machine.cgroup_root);
-    let mut components = JoinSet::new();
     // The auditor's last words are about the end of everything else.
     let (audited, mut auditing) = (CancellationToken::new(), JoinSet::new());
     if let Some(sender) = control_plane.audit_sender.take() {
         auditing.spawn(sender.run(audited.clone()));
     }
+    let mut parts = server_parts(&control_plane, listener, &stop);
     if let Some(reloads) = plan.api.encryption_reloads(&control_plane.encryption)? {
-        components.spawn(reloads.run(stop.clone()));
+        parts.spawn("the follower of the encryption configuration", reloads.run(stop.clone()));
     }
-    components.spawn(control_plane.server.clone().follow_roles(stop.clone()));
-    components.spawn(control_plane.server.clone().follow_definitions(stop.clone()));
-    components.spawn(control_plane.server.clone().follow_webhooks(stop.clone()));
-    components.spawn(control_plane.server.clone().follow_policies(stop.clone()));
-    components.spawn(control_plane.server.clone().follow_flow_control(stop.clone()));
-    components.spawn(fram_apiserver::http_api::serve(listener, control_plane.server.clone(), stop.clone()));
-    components.spawn(control_plane.server.clone().keep_own_service(control_plane.cluster.clone(), stop.clone()));
     let informers = start_components(&control_plane, &desk, &tasks, &stop);
     let ready = begun.elapsed().as_millis();
-    println!("fram: API ready at {} after {ready} ms; KUBECONFIG={}", control_plane.url(), kubeconfig.display());
+    say(&format!("fram: API ready at {} after {ready} ms; KUBECONFIG={}", control_plane.url(), kubeconfig.display()));
     if plan.shared {
         let client = control_plane.client(User::authenticated("fram-server", &["system:masters"]), "fram-server");
         let token = crate::token::current(&client, &control_plane.pki.ca_pem).await?;
-        println!("fram: other machines join with: fram agent --server https://{ip}:{} --token {token}", control_plane.cluster.port);
+        let port = control_plane.cluster.port;
+        say(&format!("fram: other machines join with: fram agent --server https://{ip}:{port} --token {token}"));
     }
     desk.clone().open(data, &tasks, &stop)?;
-    let mut node = None;
-    if plan.node {
-        let runs = start_node(&plan, &control_plane, &nodes, informers, &node_threads, &desk, &tasks, &stop).await?;
+    let _lock = if plan.node {
+        let lock = NodeLock::take(data)?;
+        let (name, kubelet) = start_node(&plan, &control_plane, &nodes, informers, &node_threads, &desk, &tasks, &stop).await?;
+        let kubelet_stop = stop.clone();
+        parts.spawn_on(&node_threads, "the kubelet", async move { Ok(kubelet.run(kubelet_stop).await?) });
         // The node answers the API's Service address itself, so that pods reach it without a public socket.
         let within = control_plane.listen_also(SocketAddr::new(IpAddr::V4(api_service_ip()), API_PORT)).await?;
-        components.spawn(fram_apiserver::http_api::serve(within, control_plane.server.clone(), stop.clone()));
-        println!("fram: node {} started after {} ms", runs.name, begun.elapsed().as_millis());
-        node = Some(runs);
-    }
-    let outcome = match plan.demo {
-        true => demonstrate(&kubeconfig, data).await,
-        false => stopped().await,
+        parts.spawn("the API's socket for pods", fram_apiserver::http_api::serve(within, control_plane.server.clone(), stop.clone()));
+        say(&format!("fram: node {name} started after {} ms", begun.elapsed().as_millis()));
+        Some(lock)
+    } else {
+        None
+    };
+    let mut signals = Signals::listen()?;
+    let outcome = tokio::select! {
+        biased;
+        () = signals.next() => Ok(()),
+        error = parts.ended() => Err(error),
+        Err(error) = Box::pin(demonstrate(plan.demo, &kubeconfig, data)) => Err(error),
     };
     control_plane.server.leave();
-    tokio::time::sleep(plan.api.shutdown_delay()).await;
+    tokio::select! {
+        biased;
+        // Who asks twice is in a hurry.
+        () = signals.next(), if !plan.api.shutdown_delay().is_zero() => {}
+        () = tokio::time::sleep(plan.api.shutdown_delay()) => {}
+    }
     stop.cancel();
-    if let Some(node) = node {
-        node.task.await.context("the kubelet failed")??;
-    }
-    tasks.close();
-    tasks.wait().await;
-    while let Some(ended) = components.join_next().await {
-        ended.context("a component failed")?;
-    }
+    let outcome = parts.end(outcome, &tasks, &mut signals).await;
     audited.cancel();
     while let Some(ended) = auditing.join_next().await {
         ended.context("the auditor failed")?;
@@ -148,25 +154,28 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     outcome
 }
 
-/// Plays the demo, and then waits for the end like any other run. A demo that fails ends the program.
-async fn demonstrate(kubeconfig: &Path, data: &Path) -> anyhow::Result<()> {
-    let stopped = stopped();
-    tokio::pin!(stopped);
-    tokio::select! {
-        biased;
-        stopped = stopped.as_mut() => return stopped,
-        played = Box::pin(fram_demo::run(kubeconfig, data)) => played.context("the demo failed")?,
+/// What the API server does beside answering calls, and its socket.
+fn server_parts(control_plane: &ControlPlane, listener: Listener, stop: &CancellationToken) -> Parts {
+    let (mut parts, server) = (Parts::default(), &control_plane.server);
+    parts.spawn("the follower of roles", server.clone().follow_roles(stop.clone()));
+    parts.spawn("the follower of definitions", server.clone().follow_definitions(stop.clone()));
+    parts.spawn("the follower of webhooks", server.clone().follow_webhooks(stop.clone()));
+    parts.spawn("the follower of policies", server.clone().follow_policies(stop.clone()));
+    parts.spawn("flow control", server.clone().follow_flow_control(stop.clone()));
+    parts.spawn("the API's socket", fram_apiserver::http_api::serve(listener, server.clone(), stop.clone()));
+    parts.spawn("the keeper of the API's Service", server.clone().keep_own_service(control_plane.cluster.clone(), stop.clone()));
+    parts
+}
+
+/// Plays the demo where it is asked for, and then goes on for ever like any other run. A demo that fails ends the program.
+async fn demonstrate(demo: bool, kubeconfig: &Path, data: &Path) -> anyhow::Result<()> {
+    if demo {
+        fram_demo::run(kubeconfig, data).await.context("the demo failed")?;
     }
-    stopped.await
+    std::future::pending().await
 }
 
-/// A node that runs in this process.
-struct RunningNode {
-    name: String,
-    task: JoinHandle<anyhow::Result<()>>,
-    _lock: NodeLock,
-}
-
+/// Starts the node; gives its name, and the kubelet that is to be run.
 async fn start_node(
     plan: &Plan,
     control_plane: &ControlPlane,
@@ -176,8 +185,7 @@ async fn start_node(
     desk: &Arc<Desk>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
-) -> anyhow::Result<RunningNode> {
-    let lock = NodeLock::take(&plan.machine.data_dir)?;
+) -> anyhow::Result<(String, Kubelet)> {
     let config = node_config(&plan.machine, vec![api_service_ip()])?;
     let name = config.name.clone();
     let client = control_plane.client(User::authenticated(&format!("system:node:{name}"), &["system:nodes"]), "kubelet");
@@ -185,9 +193,7 @@ async fn start_node(
     let started = threads.spawn(async move { crate::node::start(config, client, informers, &desk, &node_tasks, &node_stop).await });
     let kubelet = started.await.context("the node's start failed")??;
     nodes.local.set(&name, kubelet.clone());
-    let kubelet_stop = stop.clone();
-    let task = threads.spawn(async move { Ok(kubelet.run(kubelet_stop).await?) });
-    Ok(RunningNode { name, task, _lock: lock })
+    Ok((name, kubelet))
 }
 
 fn api_service_ip() -> Ipv4Addr {
@@ -208,15 +214,4 @@ pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow
         local_ips,
         cgroup_root: machine.cgroup_root.clone(),
     })
-}
-
-/// Returns at SIGINT or SIGTERM.
-pub(crate) async fn stopped() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    tokio::select! {
-        biased;
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for SIGINT"),
-        _ = terminate.recv() => Ok(()),
-    }
 }

@@ -33,9 +33,15 @@ for place in /*; do [ $place = /new ] || /bin/busybox cp -a $place /new/; done
 exec /bin/busybox switch_root /new /bin/sh /tests/run
 ";
 
+/// The repository, from wherever the chore is called.
+fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here)
+}
+
 /// Builds the tests, boots a guest with them and says how they ended.
 pub(crate) fn run() -> Result<()> {
-    let folder = PathBuf::from("target/guest");
+    let folder = root().join("target/guest");
     let root = folder.join("root");
     if root.exists() {
         std::fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;

@@ -13,7 +13,7 @@ pub(crate) fn check() -> Result<()> {
     let metadata = cargo_metadata::MetadataCommand::new().no_deps().exec().context("cannot read cargo metadata")?;
     let root = metadata.workspace_root.clone().into_std_path_buf();
     let mut problems = floors::check(&metadata);
-    problems.extend(sources::check(&root.join("crates"))?);
+    problems.extend(sources::check(&root, &["crates", "examples"])?);
     problems.extend(check_documents(&root, &metadata)?);
     if problems.is_empty() {
         return Ok(());
@@ -26,14 +26,28 @@ fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Links of the root documents lead somewhere, and every crate has its section.
+/// The documents: those at the root and in `docs`, and what they lead to.
+fn documents(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for folder in [root.to_path_buf(), root.join("docs"), root.join("bench/engines")] {
+        for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+            let path = entry?.path();
+            found.extend(path.extension().is_some_and(|e| e == "md").then_some(path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Links of the documents lead somewhere, and every crate has its section.
 fn check_documents(root: &Path, metadata: &cargo_metadata::Metadata) -> Result<Vec<String>> {
     let mut problems = Vec::new();
-    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
-        let text = read(&root.join(name))?;
+    for document in documents(root)? {
+        let text = read(&document)?;
         for link in links(&text).filter(|l| !l.contains("://") && !l.starts_with('#')) {
-            let file: PathBuf = root.join(link.split('#').next().unwrap_or_default());
+            let file = document.parent().unwrap_or(root).join(link.split('#').next().unwrap_or_default());
             if !file.exists() {
+                let name = document.strip_prefix(root).unwrap_or(&document).display();
                 problems.push(format!("{name}: the link {link} leads nowhere"));
             }
         }

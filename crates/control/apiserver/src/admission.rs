@@ -5,6 +5,7 @@ mod escalation;
 mod limit_ranger;
 mod namespace;
 mod node_restriction;
+mod pod_security;
 mod pods;
 mod policy;
 mod rules;
@@ -184,6 +185,7 @@ impl Chain {
                 Arc::new(limit_ranger::LimitRanger),
                 Arc::new(service_account::ServiceAccount),
                 Arc::new(node_restriction::NodeRestriction),
+                Arc::new(pod_security::PodSecurity),
                 Arc::new(pods::Priority),
                 Arc::new(pods::DefaultTolerationSeconds),
                 Arc::new(certificates::CertificateSubjectRestriction),

@@ -1,6 +1,7 @@
 //! What a cluster has before anyone does anything: namespaces, default roles and bindings, priority classes, the
 //! `kubernetes` Service, the service range, the default StorageClass. What exists already is left as it is.
 
+mod authentication;
 mod policy;
 
 use std::net::Ipv4Addr;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use fram_client::local_path;
 use fram_machinery::{Reason, Status, Value, object};
 
+use crate::aggregator::local;
 use crate::registry::{Place, Registry, Write};
 use crate::server::Server;
 use crate::user::User;
@@ -27,6 +29,8 @@ pub enum BootstrapError {
     Webhooks(Status),
     #[error("cannot set up flow control: {0}")]
     FlowControl(Status),
+    #[error("cannot read APIServices: {0}")]
+    Services(Status),
     #[error("reading the admission policies failed: {0}")]
     Policies(Status),
 }
@@ -34,6 +38,8 @@ pub enum BootstrapError {
 /// Facts that the first objects carry.
 pub struct Cluster {
     pub ca_pem: String,
+    /// Whose client certificate speaks for users before servers behind the aggregator.
+    pub front_proxy_ca_pem: String,
     /// Where clients reach this server.
     pub address: Ipv4Addr,
     pub port: u16,
@@ -50,6 +56,7 @@ impl Server {
         }
         let mut objects = policy::default_objects()?;
         objects.extend(system_objects(&self.registry, cluster));
+        objects.extend(local::wanted(&self.registry.api()).values().map(local::Local::object));
         let mut tasks = tokio::task::JoinSet::new();
         for object in objects {
             let registry = self.registry.clone();
@@ -59,7 +66,9 @@ impl Server {
             done.map_err(|e| BootstrapError::Create { what: "the first objects".into(), status: Status::internal(e) })??;
         }
         self.authorizer.rbac().refresh(&self.registry).await.map_err(BootstrapError::Rbac)?;
+        self.publish_authentication(cluster).await?;
         self.serve_definitions().await.map_err(BootstrapError::Definitions)?;
+        self.load_services().await.map_err(BootstrapError::Services)?;
         if let Some(webhooks) = &self.registry.admission.webhooks {
             webhooks.refresh(&self.registry).await.map_err(BootstrapError::Webhooks)?;
         }
@@ -69,7 +78,34 @@ impl Server {
         Ok(())
     }
 
-    /// Makes the `kubernetes` Service and its endpoints anew when someone deletes them, until `stop`.
+    /// Says in a ConfigMap by what servers behind the aggregator know this one.
+    async fn publish_authentication(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
+        let fail = |status| BootstrapError::Create { what: "what other servers know this one by".into(), status };
+        let served = self.registry.served("", "v1", "configmaps").ok_or_else(|| fail(Status::no_such_path()))?;
+        let place = Place { served, namespace: authentication::NAMESPACE.into(), name: authentication::NAME.into() };
+        match self.registry.get_object(&place).await {
+            Err(status) if status.is(Reason::NotFound) => {
+                let object = object!({ "apiVersion": "v1", "kind": "ConfigMap",
+                    "metadata": { "name": (authentication::NAME), "namespace": (authentication::NAMESPACE) },
+                    "data": (authentication::data(None, cluster)) });
+                ensure(&self.registry, object).await
+            }
+            Err(status) => Err(fail(status)),
+            Ok(current) if current.get("data") == Some(&authentication::data(Some(&current), cluster)) => Ok(()),
+            Ok(_) => {
+                let decide = |current: &Value| {
+                    let mut next = current.clone();
+                    next.set(&["data"], authentication::data(Some(current), cluster));
+                    Ok(next)
+                };
+                let written = self.registry.update(&place, "", &own_write(), decide).await;
+                crate::definitions::settled(written.map(drop)).map_err(fail)
+            }
+        }
+    }
+
+    /// Makes the `kubernetes` Service and its endpoints, and what other servers know this one by, anew when someone deletes them,
+    /// until `stop`.
     pub async fn keep_own_service(self: Arc<Self>, cluster: Arc<Cluster>, stop: tokio_util::sync::CancellationToken) {
         loop {
             let ended = tokio::select! {
@@ -90,14 +126,17 @@ impl Server {
         let store = &self.registry.store;
         let revision = store.revision().await.map_err(|e| fail(Status::internal(e)))?;
         let mut watches = Vec::new();
-        for collection in ["core/services", "core/endpoints", "discovery.k8s.io/endpointslices"] {
-            let key = format!("{}{collection}/default/kubernetes", self.registry.prefix);
+        let authentication = format!("core/configmaps/{}/{}", authentication::NAMESPACE, authentication::NAME);
+        let own = ["core/services", "core/endpoints", "discovery.k8s.io/endpointslices"].map(|c| format!("{c}/default/kubernetes"));
+        for key in own.iter().chain([&authentication]) {
+            let key = format!("{}{key}", self.registry.prefix);
             watches.push(store.watch(&key, revision).await.map_err(|e| fail(Status::internal(e)))?);
         }
         loop {
             for object in &objects {
                 ensure(&self.registry, object.clone()).await?;
             }
+            self.publish_authentication(cluster).await?;
             let changed = watches.iter_mut().map(|w| Box::pin(w.next()));
             futures_util::future::select_all(changed).await.0.map_err(|e| fail(Status::internal(e)))?;
         }
@@ -158,6 +197,10 @@ impl Server {
     }
 }
 
+fn own_write() -> Write {
+    Write { user: User::authenticated("system:apiserver", &[crate::user::MASTERS]), field_manager: "fram".into(), ..Default::default() }
+}
+
 /// Creates an object unless it is there.
 pub(crate) async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
     let what = format!("{} {}", object.str_at(&["kind"]), fram_machinery::meta::key(&object));
@@ -174,12 +217,7 @@ pub(crate) async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<()
     if registry.get(&place).await.is_ok() {
         return Ok(());
     }
-    let write = Write {
-        user: User::authenticated("system:apiserver", &[crate::user::MASTERS]),
-        field_manager: "fram".into(),
-        ..Default::default()
-    };
-    match registry.create(&place, object, &write).await {
+    match registry.create(&place, object, &own_write()).await {
         Ok(_) => Ok(()),
         Err(status) if status.is(Reason::AlreadyExists) => Ok(()),
         Err(status) => Err(fail(status)),
@@ -225,9 +263,6 @@ fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
         object!({ "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
             "metadata": { "name": (local_path::CLASS), "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } },
             "provisioner": (local_path::PROVISIONER), "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer" }),
-        object!({ "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
-            "data": { "client-ca-file": (cluster.ca_pem.as_str()) } }),
     ]
 }
 

@@ -1,28 +1,65 @@
 //! Discovery: which groups, versions and resources there are, in the old form and aggregated.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fram_api::{Api, Kind};
-use fram_machinery::{Value, names, object};
+use fram_machinery::{Value, object};
 
-/// A group with its versions, the preferred one first, and their kinds.
+use crate::aggregator::{ApiService, Offer, Offers, Services};
+
+/// All that can be discovered: what this server serves, and what others answer.
+pub(crate) struct Known<'a> {
+    pub(crate) api: &'a Api,
+    pub(crate) services: &'a Services,
+    pub(crate) offers: &'a Offers,
+}
+
+impl<'a> Known<'a> {
+    /// Who else has the OpenAPI v3 document at a path.
+    pub(crate) fn version_3_elsewhere(&self, parts: &[&str]) -> Option<&'a ApiService> {
+        match parts {
+            ["openapi", "v3", "apis", group, version] => self.services.answering(group, version).map(|s| &**s),
+            _ => None,
+        }
+    }
+}
+
+/// A group with its versions, the preferred one first.
 struct Group<'a> {
     name: &'a str,
-    versions: Vec<(&'a str, Vec<&'a Kind>)>,
+    versions: Vec<(&'a str, Content<'a>)>,
+}
+
+/// Who answers a group version.
+enum Content<'a> {
+    Own(Vec<&'a Kind>),
+    Elsewhere(&'a ApiService),
 }
 
 /// Groups in the order in which clients prefer them.
-fn groups(api: &Api) -> Vec<Group<'_>> {
-    let mut all: BTreeMap<&str, BTreeMap<&str, Vec<&Kind>>> = BTreeMap::new();
-    for kind in api.kinds().filter(|k| !k.plural.is_empty()) {
-        all.entry(&kind.group).or_default().entry(&kind.version).or_default().push(kind);
+fn groups<'a>(known: &Known<'a>) -> Vec<Group<'a>> {
+    let mut all: BTreeMap<&str, BTreeMap<&str, Content>> = BTreeMap::new();
+    for service in known.services.remote() {
+        all.entry(&service.group).or_default().insert(&service.version, Content::Elsewhere(service));
     }
-    let sorted = |versions: BTreeMap<_, _>| {
-        let mut versions: Vec<(&str, Vec<&Kind>)> = versions.into_iter().collect();
-        versions.sort_by(|(a, _), (b, _)| names::compare_versions(b, a));
-        versions
-    };
-    all.into_iter().map(|(name, versions)| Group { name, versions: sorted(versions) }).collect()
+    for kind in known.api.kinds().filter(|k| !k.plural.is_empty()) {
+        let version = all.entry(&kind.group).or_default().entry(&kind.version).or_insert_with(|| Content::Own(Vec::new()));
+        if let Content::Own(kinds) = version {
+            kinds.push(kind);
+        }
+    }
+    let mut all: Vec<Group> = all
+        .into_iter()
+        .map(|(name, versions)| {
+            let mut versions: Vec<_> = versions.into_iter().collect();
+            versions.sort_by(|(a, _), (b, _)| known.services.compare_versions(name, a, b));
+            Group { name, versions }
+        })
+        .collect();
+    let versions = |group: &Group<'a>| group.versions.iter().map(|(v, _)| *v).collect::<Vec<_>>().into_iter();
+    all.sort_by(|a, b| known.services.compare_groups((a.name, versions(a)), (b.name, versions(b))));
+    all
 }
 
 fn group_version(group: &str, version: &str) -> String {
@@ -42,14 +79,14 @@ fn group_object(group: &Group) -> Value {
 }
 
 /// The document at /apis.
-pub(crate) fn group_list(api: &Api) -> Value {
-    let all: Vec<Value> = groups(api).iter().filter(|g| !g.name.is_empty()).map(group_object).collect();
+pub(crate) fn group_list(known: &Known) -> Value {
+    let all: Vec<Value> = groups(known).iter().filter(|g| !g.name.is_empty()).map(group_object).collect();
     object!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": all })
 }
 
 /// The document at /apis/GROUP.
-pub(crate) fn group(api: &Api, name: &str) -> Option<Value> {
-    let group = groups(api).into_iter().find(|g| g.name == name && !name.is_empty())?;
+pub(crate) fn group(known: &Known, name: &str) -> Option<Value> {
+    let group = groups(known).into_iter().find(|g| g.name == name && !name.is_empty())?;
     let mut object = group_object(&group);
     object.set(&["kind"], "APIGroup");
     object.set(&["apiVersion"], "v1");
@@ -60,8 +97,15 @@ fn texts<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
     items.into_iter().map(Value::from).collect::<Vec<_>>().into()
 }
 
-fn resources_of<'a>(api: &'a Api, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Kind> {
-    api.kinds().map(|k| &**k).filter(move |k| !k.plural.is_empty() && k.group == group && k.version == version)
+fn resources_of<'a>(api: &'a Api, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Arc<Kind>> {
+    api.kinds().filter(move |k| !k.plural.is_empty() && k.group == group && k.version == version)
+}
+
+/// Changes when objects of the kind are stored in another version; see StorageVersionHash.
+fn storage_version_hash(stored: &Kind) -> String {
+    let name = format!("{}/{}/{}", stored.group, stored.version, stored.kind);
+    let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+    base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &digest.as_ref()[..8])
 }
 
 /// Group, version and kind of a subresource's body.
@@ -81,6 +125,10 @@ pub(crate) fn resource_list(api: &Api, group: &str, version: &str) -> Option<Val
             if !items.is_empty() {
                 resource.set(&[field], texts(items.iter().map(|i| i.as_str())));
             }
+        }
+        let stored = api.storage_of(kind);
+        if stored.storage && kind.has_verb("get") {
+            resource.set(&["storageVersionHash"], storage_version_hash(&stored));
         }
         all.push(resource);
         for sub in &kind.subresources {
@@ -103,12 +151,18 @@ pub(crate) fn resource_list(api: &Api, group: &str, version: &str) -> Option<Val
 }
 
 /// The aggregated documents (apidiscovery.k8s.io/v2): the core group at /api, all others at /apis.
-pub(crate) fn aggregated(api: &Api, core: bool) -> Value {
+pub(crate) fn aggregated(known: &Known, core: bool) -> Value {
     let mut items = Vec::new();
-    for group in groups(api).into_iter().filter(|g| g.name.is_empty() == core) {
-        let version = |(v, kinds): &(&str, Vec<&Kind>)| {
-            let resources: Vec<Value> = kinds.iter().map(|k| aggregated_resource(k)).collect();
-            object!({ "version": (*v), "resources": resources, "freshness": "Current" })
+    for group in groups(known).into_iter().filter(|g| g.name.is_empty() == core) {
+        let version = |(name, content): &(&str, Content)| match content {
+            Content::Own(kinds) => {
+                let resources: Vec<Value> = kinds.iter().map(|k| aggregated_resource(k)).collect();
+                object!({ "version": (*name), "resources": resources, "freshness": "Current" })
+            }
+            Content::Elsewhere(service) => {
+                let offer = known.offers.get(&service.name);
+                offer.map_or_else(|| Offer::default().version(name), |offer| offer.version(name))
+            }
         };
         let versions: Vec<Value> = group.versions.iter().map(version).collect();
         let mut metadata = object!({ "creationTimestamp": null });
@@ -164,9 +218,36 @@ mod tests {
         let pods = resource_list(&api, "", "v1").unwrap();
         let names: Vec<&str> = pods.list_at(&["resources"]).iter().map(|r| r.str_at(&["name"])).collect();
         assert!(names.contains(&"pods") && names.contains(&"pods/log") && names.contains(&"serviceaccounts/token"));
+        let hash = |name: &str| {
+            let found = pods.list_at(&["resources"]).iter().find(|r| r.str_at(&["name"]) == name).unwrap();
+            found.str_at(&["storageVersionHash"]).to_string()
+        };
+        // Upstream's own, as `kubectl get --raw /api/v1` of any cluster shows it.
+        assert_eq!((hash("pods").as_str(), hash("bindings").as_str()), ("xPOwRZ+Yhw8=", ""));
         assert!(resource_list(&api, "apps", "v2").is_none());
-        let autoscaling = group(&api, "autoscaling").unwrap();
+        let known = Known { api: &api, services: &Services::default(), offers: &Offers::default() };
+        let autoscaling = group(&known, "autoscaling").unwrap();
         assert_eq!(autoscaling.str_at(&["preferredVersion", "version"]), "v2");
-        assert_eq!(aggregated(&api, true).list_at(&["items"]).len(), 1);
+        assert_eq!(aggregated(&known, true).list_at(&["items"]).len(), 1);
+        let first = group_list(&known).list_at(&["groups"])[0].str_at(&["name"]).to_string();
+        assert_eq!(first, "apiregistration.k8s.io");
+    }
+
+    #[test]
+    fn what_another_server_answers_is_discovered_too_and_stale_until_it_was_heard() {
+        let api = Api::builtin().unwrap();
+        let service = object!({ "metadata": { "name": "v1.a.com" }, "spec": { "group": "a.com", "version": "v1",
+            "groupPriorityMinimum": 19000, "versionPriority": 1, "service": { "namespace": "ns", "name": "api" } } });
+        let services = Services::new([ApiService::read(&service)]);
+        let mut known = Known { api: &api, services: &services, offers: &Offers::default() };
+        let found = |known: &Known| aggregated(known, false).list_at(&["items"])[1].clone();
+        let stale = object!({ "metadata": { "creationTimestamp": null, "name": "a.com" }, "versions": [{ "version": "v1", "freshness": "Stale" }] });
+        assert_eq!(found(&known), stale);
+        let heard = Offer { resources: object!([{ "resource": "things" }]), fresh: true, ..Default::default() };
+        let offers = Offers::default().with("v1.a.com", Some(heard));
+        known.offers = &offers;
+        assert_eq!(found(&known).list_at(&["versions"])[0].str_at(&["freshness"]), "Current");
+        assert_eq!(group(&known, "a.com").unwrap().str_at(&["preferredVersion", "groupVersion"]), "a.com/v1");
+        assert!(known.version_3_elsewhere(&["openapi", "v3", "apis", "a.com", "v1"]).is_some());
     }
 }

@@ -4,12 +4,22 @@ use std::net::{IpAddr, SocketAddr};
 
 use fram_machinery::{Status, Value, meta};
 
+use crate::nodes::{Nodes, Stream};
 use crate::registry::{ListRequest, Place, Registry, Selection};
 
 pub(crate) fn address(ip: &str, port: i64) -> Result<SocketAddr, Status> {
     let ip: IpAddr = ip.parse().map_err(|_| Status::bad_request("address not allowed: there is none yet"))?;
     let port = u16::try_from(port).map_err(|_| Status::bad_request(format!("invalid port {port}")))?;
     Ok(SocketAddr::new(ip, port))
+}
+
+/// A stream to an endpoint, by the connection that its node's agent holds; one that is on no node is reached by this machine itself.
+pub(crate) async fn dial(nodes: &dyn Nodes, node: &str, address: SocketAddr) -> Result<Box<dyn Stream>, Status> {
+    if !node.is_empty() {
+        return nodes.dial(node, address).await;
+    }
+    let unreachable = |e| Status::new(fram_machinery::Reason::ServiceUnavailable, format!("error trying to reach {address}: {e}"));
+    Ok(Box::new(tokio::net::TcpStream::connect(address).await.map_err(unreachable)?))
 }
 
 /// A ready endpoint of the Service; which one changes from call to call.

@@ -129,7 +129,7 @@ impl Server {
 
     /// Keeps flow control true to its objects, and these as they have to be, until `stop`.
     pub async fn follow_flow_control(self: Arc<Self>, stop: CancellationToken) {
-        let Flow::Fair(control) = self.flow.clone() else { return };
+        let Flow::Fair(control) = self.flow.clone() else { return stop.cancelled().await };
         loop {
             let ended = tokio::select! {
                 biased;

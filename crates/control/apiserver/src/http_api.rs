@@ -1,12 +1,15 @@
 //! HTTP: requests to calls, answers to responses.
 
+mod aggregated;
 mod backend;
+mod compress;
 mod guard;
 mod health;
 mod info;
 mod listen;
 mod log;
 mod objects;
+mod options;
 mod proxy;
 mod rewrite;
 mod tunnel;
@@ -22,19 +25,21 @@ use fram_machinery::Status;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
+use crate::accept::{Accept, Endpoint, Shape};
 use crate::audit::{self, Sent};
 use crate::authenticate::{authenticate, impersonate};
 use crate::authorize::Attributes;
-use crate::discovery;
+use crate::discovery::{self, Known};
 use crate::flow::{self, Held};
 use crate::limits;
 use crate::path::Query;
-use crate::respond::{self, Accept, Body, Shape};
+use crate::respond::{self, Body};
 use crate::server::Server;
 use crate::user::User;
 
 use info::Info;
 
+pub(crate) use compress::Whole;
 pub use listen::{Listener, serve};
 pub(crate) use objects::delete_options;
 
@@ -50,8 +55,14 @@ pub(crate) struct Peer {
 
 /// Answers one request.
 pub(crate) async fn handle(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
-    let accept = Accept::negotiate(request.headers());
-    let shown = accept.as_ref().copied().unwrap_or(Accept::JSON);
+    let zipped = compress::accepted(request.headers());
+    let response = answer(server, peer, request).await;
+    if zipped { compress::large(response) } else { response }
+}
+
+async fn answer(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+    // What went wrong is said as the client wants it, or else in JSON.
+    let shown = Accept::negotiate(request.headers(), Endpoint::Plain).unwrap_or(Accept::JSON);
     let api = server.registry.api();
     let info = Info::read(&server, &request);
     let user = authenticate(&server, request.headers(), peer.certificate.as_ref()).await;
@@ -71,10 +82,10 @@ pub(crate) async fn handle(server: Arc<Server>, peer: &Peer, request: Request<In
     let (busy, lasting) = if long { (None, Some(server.long.token())) } else { (Some(server.busy.token()), None) };
     let within = |answer| audit::within(trail.clone(), answer);
     let result = match limit {
-        Ok(Some(limit)) => tokio::time::timeout(limit, within(route(server, user, info, request, accept, &mut class)))
-            .await
-            .unwrap_or_else(|_| Err(too_late())),
-        Ok(None) => within(route(server, user, info, request, accept, &mut class)).await,
+        Ok(Some(limit)) => {
+            tokio::time::timeout(limit, within(route(server, user, info, request, &mut class))).await.unwrap_or_else(|_| Err(too_late()))
+        }
+        Ok(None) => within(route(server, user, info, request, &mut class)).await,
         Err(why) => Err(Status::bad_request(why)),
     };
     drop(busy);
@@ -124,7 +135,6 @@ async fn route(
     user: User,
     info: Info,
     request: Request<Incoming>,
-    accept: Result<Accept, Status>,
     class: &mut Option<Class>,
 ) -> Result<Response<Body>, Status> {
     let user = match impersonate(&server, request.headers(), &user).await? {
@@ -144,21 +154,18 @@ async fn route(
         *class = found;
         held?
     };
+    if let Some(service) = info.elsewhere {
+        return aggregated::handle(server, user, service, request).await;
+    }
     match info.resource {
-        Some(resource) => objects::handle(server, user, resource, info.query, request, accept).await,
+        Some(resource) => objects::handle(server, user, resource, info.query, request).await,
         None if info.attributes.path == tunnel::PATH => tunnel::handle(&server, &user, request),
-        None => beside(&server, &user, &info.attributes, &request, accept).await,
+        None => beside(&server, &user, &info.attributes, &request).await,
     }
 }
 
 /// Paths that are not about objects.
-async fn beside(
-    server: &Server,
-    user: &User,
-    attributes: &Attributes,
-    request: &Request<Incoming>,
-    accept: Result<Accept, Status>,
-) -> Result<Response<Body>, Status> {
+async fn beside(server: &Server, user: &User, attributes: &Attributes, request: &Request<Incoming>) -> Result<Response<Body>, Status> {
     let path = attributes.path.as_str();
     let health =
         ["/healthz", "/livez", "/readyz"].into_iter().find(|p| path == *p || path.strip_prefix(*p).is_some_and(|r| r.starts_with('/')));
@@ -174,20 +181,25 @@ async fn beside(
         value.map(|v| respond::document(api, accept, &v)).ok_or_else(Status::no_such_path)
     };
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    if let Some(response) = server.documents.handle(api, &parts, request.headers()) {
+    let (services, offers) = (server.aggregator.services(), server.aggregator.offers());
+    let known = Known { api, services: &services, offers: &offers };
+    if let Some(service) = known.version_3_elsewhere(&parts) {
+        return aggregated::document(server, user, service, &offers, request.headers()).await;
+    }
+    if let Some(response) = server.documents.handle(&known, &parts, request.headers()) {
         return Ok(response);
     }
-    let accept = accept?;
+    let accept = Accept::negotiate(request.headers(), Endpoint::Discovery)?;
     match parts.as_slice() {
         ["api" | "apis"] if accept.shape == Shape::Aggregated => {
-            let document = discovery::aggregated(api, parts[0] == "api");
+            let document = discovery::aggregated(&known, parts[0] == "api");
             let content = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
             Ok(respond::bytes(200, content, fram_machinery::json::to_vec(&document)))
         }
         ["api"] => show(Some(discovery::api_versions("")), accept),
         ["api", version] => show(discovery::resource_list(api, "", version), accept),
-        ["apis"] => show(Some(discovery::group_list(api)), accept),
-        ["apis", group] => show(discovery::group(api, group), accept),
+        ["apis"] => show(Some(discovery::group_list(&known)), accept),
+        ["apis", group] => show(discovery::group(&known, group), accept),
         ["apis", group, version] => show(discovery::resource_list(api, group, version), accept),
         ["debug", "api_priority_and_fairness", table] => match server.flow.dump(table) {
             Some(text) => Ok(respond::bytes(200, "text/plain; charset=utf-8", text)),

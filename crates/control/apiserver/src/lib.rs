@@ -1,7 +1,9 @@
 //! The API server: everything between a request and the store. Kinds are described in fram-api; nothing here is written
 //! for one of them but the numbers of Services.
 
+mod accept;
 pub mod admission;
+mod aggregator;
 pub mod allocate;
 mod audit;
 mod authenticate;
@@ -28,6 +30,7 @@ mod requests;
 mod respond;
 mod server;
 mod table;
+mod tls;
 pub mod token;
 pub mod user;
 mod verbs;
@@ -36,4 +39,5 @@ mod webhook;
 pub use environment::Environment;
 pub use inprocess::InProcess;
 pub use server::{Checks, Server};
+pub use tls::TlsError;
 pub use user::User;

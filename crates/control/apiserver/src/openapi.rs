@@ -4,6 +4,7 @@
 
 mod custom;
 mod gnostic;
+pub(crate) mod merge;
 mod paths;
 mod schema;
 mod v2;
@@ -18,6 +19,8 @@ use fram_machinery::{Map, json, object};
 use http::{HeaderMap, HeaderValue, Response, header};
 use parking_lot::Mutex;
 
+use crate::aggregator::Offer;
+use crate::discovery::Known;
 use crate::respond::{self, Body};
 
 /// What Go clients ask for; the first is the older name, which is answered without one.
@@ -61,24 +64,29 @@ impl Documents {
     }
 
     /// Answers /openapi/v2, /openapi/v3 and below; None for other paths.
-    pub(crate) fn handle(&self, api: &Api, parts: &[&str], headers: &HeaderMap) -> Option<Response<Body>> {
+    pub(crate) fn handle(&self, known: &Known, parts: &[&str], headers: &HeaderMap) -> Option<Response<Body>> {
+        let api = known.api;
         match parts {
-            ["openapi", "v2"] => Some(self.version_2(api, headers)),
-            ["openapi", "v3"] => Some(tagged(headers, "application/json", self.index(api))),
+            ["openapi", "v2"] => Some(self.version_2(known, headers)),
+            ["openapi", "v3"] => Some(tagged(headers, "application/json", self.index(known))),
             ["openapi", "v3", "api", version] => self.version_3(api, "", version, headers),
             ["openapi", "v3", "apis", group, version] => self.version_3(api, group, version, headers),
             _ => None,
         }
     }
 
-    fn version_2(&self, api: &Api, headers: &HeaderMap) -> Response<Body> {
+    fn version_2(&self, known: &Known, headers: &HeaderMap) -> Response<Body> {
         let protobuf = protobuf(headers);
         let content_type = protobuf.unwrap_or("application/json");
-        let kinds: Vec<Arc<Kind>> = api.kinds().cloned().collect();
-        if let Some(hash) = self.known(content_type, &kinds).filter(|hash| has(headers, hash)) {
+        let others = others(known);
+        let own = |k: &&Arc<Kind>| known.services.answering(&k.group, &k.version).is_none();
+        let kinds: Vec<Arc<Kind>> = known.api.kinds().filter(own).cloned().collect();
+        // Of what others say no hash is kept: it is theirs to change.
+        if let Some(hash) = self.known(content_type, &kinds).filter(|hash| others.is_empty() && has(headers, hash)) {
             return with_tag(respond::bytes(304, content_type, Vec::new()), &hash);
         }
-        let document = v2::document(api, &kinds);
+        let mut document = v2::document(known.api, &kinds);
+        others.iter().filter_map(|offer| offer.version_2.as_ref()).for_each(|theirs| merge::add(&mut document, theirs));
         let bytes = if protobuf.is_some() { gnostic::document(&document) } else { json::to_vec(&document) };
         let hash = hash(&bytes);
         self.keep(content_type, kinds, &hash);
@@ -95,8 +103,10 @@ impl Documents {
     }
 
     /// The index of v3, with a hash of each document so that clients can cache them.
-    fn index(&self, api: &Api) -> Vec<u8> {
-        let all = by_root(api);
+    fn index(&self, known: &Known) -> Vec<u8> {
+        let api = known.api;
+        let mut all = by_root(api);
+        all.retain(|root, _| known.services.route(&format!("/{root}")).is_none());
         self.made.lock().retain(|name, _| !name.starts_with("api") || all.contains_key(name));
         let mut paths = Map::new();
         for (root, kinds) in all {
@@ -109,8 +119,19 @@ impl Documents {
             let url = format!("/openapi/v3/{root}?hash={hash}");
             paths.insert(root, object!({ "serverRelativeURL": url }));
         }
+        // Theirs carry the hashes that they gave them.
+        for service in known.services.remote() {
+            if let Some(url) = known.offers.get(&service.name).and_then(|offer| offer.version_3.as_deref()) {
+                paths.insert(service.root().trim_start_matches('/').to_string(), object!({ "serverRelativeURL": url }));
+            }
+        }
         json::to_vec(&object!({ "paths": paths }))
     }
+}
+
+/// What the other servers offer.
+fn others(known: &Known) -> Vec<Arc<Offer>> {
+    known.services.remote().filter_map(|service| known.offers.get(&service.name).cloned()).collect()
 }
 
 /// SHA-256 in hexadecimal digits.

@@ -38,9 +38,15 @@ pub struct Pki {
     directory: PathBuf,
     ca: CertifiedIssuer<'static, KeyPair>,
     pub ca_pem: String,
+    /// Signs nothing but the front proxy's certificate: who takes its word for users must not take that of any other client.
+    front_proxy: CertifiedIssuer<'static, KeyPair>,
+    pub front_proxy_ca_pem: String,
     /// ECDSA P-256 in PKCS#8, as PEM.
     pub service_account_key: String,
 }
+
+/// The name by which servers behind the aggregator know it; kubeadm's.
+pub const FRONT_PROXY: &str = "front-proxy-client";
 
 /// How long leaf certificates are valid; they are made anew at each start.
 const LEAF_DAYS: i64 = 365;
@@ -84,13 +90,36 @@ fn validity(params: &mut CertificateParams, days: i64) {
     params.not_after = now + time::Duration::days(days);
 }
 
-fn ca_params() -> Result<CertificateParams, PkiError> {
+fn ca_params(name: &str) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::new(Vec::<String>::new())?;
-    params.distinguished_name.push(DnType::CommonName, "fram-ca");
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     validity(&mut params, CA_DAYS);
     Ok(params)
+}
+
+/// An authority in a directory, made where it is missing, and the certificate that others trust.
+fn authority(directory: &Path, file: &str, name: &str) -> Result<(CertifiedIssuer<'static, KeyPair>, String), PkiError> {
+    let path = |extension: &str| directory.join(format!("{file}.{extension}"));
+    let key = match read(&path("key"))? {
+        Some(pem) => KeyPair::from_pem(&pem)?,
+        None => {
+            let key = KeyPair::generate()?;
+            write_private(&path("key"), &key.serialize_pem())?;
+            key
+        }
+    };
+    // The issuer is made of the same name and key each time; the certificate that clients trust is the stored one.
+    let issuer = CertifiedIssuer::self_signed(ca_params(name)?, key)?;
+    let pem = match read(&path("crt"))? {
+        Some(pem) => pem,
+        None => {
+            write_private(&path("crt"), &issuer.pem())?;
+            issuer.pem()
+        }
+    };
+    Ok((issuer, pem))
 }
 
 impl Pki {
@@ -102,23 +131,8 @@ impl Pki {
             source,
         })?;
         let path = |name: &str| directory.join(name);
-        let key = match read(&path("ca.key"))? {
-            Some(pem) => KeyPair::from_pem(&pem)?,
-            None => {
-                let key = KeyPair::generate()?;
-                write_private(&path("ca.key"), &key.serialize_pem())?;
-                key
-            }
-        };
-        // The issuer is made of the same name and key each time; the certificate that clients trust is the stored one.
-        let ca = CertifiedIssuer::self_signed(ca_params()?, key)?;
-        let ca_pem = match read(&path("ca.crt"))? {
-            Some(pem) => pem,
-            None => {
-                write_private(&path("ca.crt"), &ca.pem())?;
-                ca.pem()
-            }
-        };
+        let (ca, ca_pem) = authority(directory, "ca", "fram-ca")?;
+        let (front_proxy, front_proxy_ca_pem) = authority(directory, "front-proxy-ca", "fram-front-proxy-ca")?;
         let service_account_key = match read(&path("sa.key"))? {
             Some(pem) => pem,
             None => {
@@ -127,7 +141,7 @@ impl Pki {
                 pem
             }
         };
-        Ok(Self { directory: directory.into(), ca, ca_pem, service_account_key })
+        Ok(Self { directory: directory.into(), ca, ca_pem, front_proxy, front_proxy_ca_pem, service_account_key })
     }
 
     pub fn directory(&self) -> &Path {
@@ -163,6 +177,13 @@ impl Pki {
     /// A client certificate: the name is the user, the organisations are the groups.
     pub fn client(&self, name: &str, groups: &[&str]) -> Result<Identity, PkiError> {
         self.leaf(name, groups, ExtendedKeyUsagePurpose::ClientAuth, Vec::new())
+    }
+
+    /// The certificate with which the server hands requests on to others.
+    pub fn front_proxy(&self) -> Result<Identity, PkiError> {
+        let key = KeyPair::generate()?;
+        let params = leaf_params(FRONT_PROXY, &[], ExtendedKeyUsagePurpose::ClientAuth, Vec::new())?;
+        Ok(Identity { certificate: params.signed_by(&key, &self.front_proxy)?.pem(), key: key.serialize_pem() })
     }
 
     /// TLS as the server does it: client certificates of the CA are taken, and not asked for.

@@ -1,105 +1,28 @@
-//! Content negotiation and the encoding of answers.
+//! The encoding of answers, and their compression.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use fram_api::Api;
-use fram_machinery::{Status, TypeId, Value, json, meta, object, protobuf};
-use http::{HeaderMap, Response, StatusCode, header};
+use fram_machinery::{Status, TypeId, Value, cbor, json, meta, object, protobuf};
+use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 
+use crate::accept::{Accept, Encoding, Shape};
+use crate::http_api::Whole;
 use crate::registry::{Listing, Place, Record, Registry, Served};
 use crate::server::{Answer, Performed};
 use crate::table::{self, IncludeObject};
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Encoding {
-    Json,
-    Yaml,
-    Protobuf,
-}
-
-/// The media type of protobuf bodies.
-pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
-    Plain,
-    Table,
-    Partial,
-    /// Discovery only: all groups in one document.
-    Aggregated,
-}
-
-/// What the client takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Accept {
-    pub(crate) encoding: Encoding,
-    pub(crate) shape: Shape,
-}
-
 impl Accept {
-    pub(crate) const JSON: Self = Self { encoding: Encoding::Json, shape: Shape::Plain };
-
-    /// Chooses among what an Accept header offers, in its order.
-    pub(crate) fn negotiate(headers: &HeaderMap) -> Result<Self, Status> {
-        let text = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
-        if text.trim().is_empty() {
-            return Ok(Self::JSON);
-        }
-        text.split(',').find_map(|clause| Self::clause(clause.trim())).ok_or_else(|| {
-            Status::new(
-                fram_machinery::Reason::NotAcceptable,
-                "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
-            )
-        })
-    }
-
-    fn clause(clause: &str) -> Option<Self> {
-        let mut parts = clause.split(';').map(str::trim);
-        let encoding = match parts.next()? {
-            "application/json" | "*/*" | "application/*" => Encoding::Json,
-            "application/yaml" => Encoding::Yaml,
-            PROTOBUF => Encoding::Protobuf,
-            _ => return None,
-        };
-        let (mut shape, mut group, mut version) = (Shape::Plain, "", "");
-        for (name, value) in parts.filter_map(|p| p.split_once('=')) {
-            match (name, value) {
-                ("as", "Table") => shape = Shape::Table,
-                ("as", "PartialObjectMetadata" | "PartialObjectMetadataList") => shape = Shape::Partial,
-                ("as", "APIGroupDiscoveryList") => shape = Shape::Aggregated,
-                ("as", _) => return None,
-                ("g", g) => group = g,
-                ("v", v) => version = v,
-                _ => {}
-            }
-        }
-        let known = match shape {
-            Shape::Plain => true,
-            Shape::Table | Shape::Partial => group == "meta.k8s.io" && version == "v1",
-            Shape::Aggregated => group == "apidiscovery.k8s.io" && version == "v2",
-        };
-        // Tables have no protobuf form.
-        let known = known && !(shape == Shape::Table && encoding == Encoding::Protobuf);
-        known.then_some(Self { encoding, shape })
-    }
-
-    pub(crate) fn content_type(&self) -> &'static str {
-        match self.encoding {
-            Encoding::Json => "application/json",
-            Encoding::Yaml => "application/yaml",
-            Encoding::Protobuf => PROTOBUF,
-        }
-    }
-
     /// The bytes of an object; `api` knows the types that protobuf needs.
     fn encode(&self, api: &Api, value: &Value) -> Result<Vec<u8>, Status> {
         match self.encoding {
             Encoding::Protobuf => sealed(api, value),
+            Encoding::Cbor => Ok(cbor::to_vec(value)),
             Encoding::Json => {
                 let mut out = json::to_vec(value);
                 out.push(b'\n');
@@ -120,15 +43,24 @@ fn respond(code: u16, content_type: &str, body: Body) -> Response<Body> {
     response
 }
 
+/// Notes how large a body is of which nothing is still to come.
+fn whole(mut response: Response<Body>, size: usize) -> Response<Body> {
+    response.extensions_mut().insert(Whole(size as u64));
+    response
+}
+
 /// A response of one piece.
 pub(crate) fn bytes(code: u16, content_type: &str, body: impl Into<Bytes>) -> Response<Body> {
-    respond(code, content_type, Full::new(body.into()).map_err(|e| match e {}).boxed_unsync())
+    let body = body.into();
+    let size = body.len();
+    whole(respond(code, content_type, Full::new(body).map_err(|e| match e {}).boxed_unsync()), size)
 }
 
 /// A response of many pieces that share memory with what they come from.
 fn chunks(code: u16, content_type: &str, chunks: Vec<Bytes>) -> Response<Body> {
+    let size = chunks.iter().map(Bytes::len).sum();
     let frames = chunks.into_iter().map(|c| Ok(http_body::Frame::data(c)));
-    respond(code, content_type, BodyExt::boxed_unsync(StreamBody::new(futures_util::stream::iter(frames))))
+    whole(respond(code, content_type, BodyExt::boxed_unsync(StreamBody::new(futures_util::stream::iter(frames)))), size)
 }
 
 /// A response that goes on until its stream ends.
@@ -206,8 +138,15 @@ pub(crate) fn sealed(api: &Api, value: &Value) -> Result<Vec<u8>, Status> {
 
 /// An object that stands for itself.
 pub(crate) fn object(api: &Api, code: u16, accept: Accept, value: &Value) -> Response<Body> {
-    match accept.encode(api, value) {
-        Ok(body) => bytes(code, accept.content_type(), body),
+    let encoded = if accept.beta {
+        let mut value = value.clone();
+        table::to_beta(&mut value);
+        accept.encode(api, &value)
+    } else {
+        accept.encode(api, value)
+    };
+    match encoded {
+        Ok(body) => bytes(code, accept.encoding.media_type(), body),
         Err(e) => status(api, &e, Accept::JSON),
     }
 }
@@ -215,17 +154,17 @@ pub(crate) fn object(api: &Api, code: u16, accept: Accept, value: &Value) -> Res
 /// A document that has no protobuf form.
 pub(crate) fn document(api: &Api, accept: Accept, value: &Value) -> Response<Body> {
     let encoding = if accept.encoding == Encoding::Protobuf { Encoding::Json } else { accept.encoding };
-    object(api, 200, Accept { encoding, shape: Shape::Plain }, value)
+    object(api, 200, Accept { encoding, ..accept.plain() }, value)
 }
 
 /// A failed request.
 pub(crate) fn status(api: &Api, status: &Status, accept: Accept) -> Response<Body> {
-    let accept = Accept { shape: Shape::Plain, ..accept };
+    let accept = accept.plain();
     let (accept, body) = match accept.encode(api, &status.to_object()) {
         Ok(body) => (accept, body),
         Err(_) => (Accept::JSON, json::to_vec(&status.to_object())),
     };
-    let mut response = bytes(status.code, accept.content_type(), body);
+    let mut response = bytes(status.code, accept.encoding.media_type(), body);
     if status.retry_after_seconds > 0
         && let Ok(value) = status.retry_after_seconds.to_string().parse()
     {
@@ -262,7 +201,7 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
                 let record = Record::parse(&entry.value).map_err(Status::internal)?;
                 let mut out = Vec::with_capacity(3);
                 record.json_chunks(entry.modified.0, &mut out);
-                return Ok(chunks(200, accept.content_type(), out));
+                return Ok(chunks(200, accept.encoding.media_type(), out));
             }
             let value = registry.decode(&served, &entry)?;
             Ok(one(registry, &served, &value, 200, accept, include))
@@ -272,22 +211,20 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
             let text = "the server was unable to respond with a content type that the client supports: this object has no table";
             Err(Status::new(fram_machinery::Reason::NotAcceptable, text))
         }
-        Answer::Other { object: value, created } => {
-            Ok(object(&registry.api(), if created { 201 } else { 200 }, Accept { shape: Shape::Plain, ..accept }, &value))
-        }
+        Answer::Other { object: value, created } => Ok(object(&registry.api(), if created { 201 } else { 200 }, accept.plain(), &value)),
         Answer::Deleted { served, object: value } => {
             let details = object!({ "name": (meta::name(&value)), "group": (&served.kind.group), "kind": (&served.kind.plural), "uid": (meta::uid(&value)) });
             let mut success = object!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
             if served.kind.group.is_empty() {
                 success.remove(&["details", "group"]);
             }
-            Ok(object(&registry.api(), 200, Accept { shape: Shape::Plain, ..accept }, &success))
+            Ok(object(&registry.api(), 200, accept.plain(), &success))
         }
         Answer::List { place, listing } => list(registry, &place, listing, accept, include),
         Answer::Objects { place, objects } => {
             let kind = place.kind();
             let value = object!({ "kind": (&kind.list_kind), "apiVersion": (kind.api_version()), "metadata": {}, "items": objects });
-            Ok(object(&registry.api(), 200, Accept { shape: Shape::Plain, ..accept }, &value))
+            Ok(object(&registry.api(), 200, accept.plain(), &value))
         }
     }
 }
@@ -335,7 +272,7 @@ fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, in
             Record::parse(&entry.value).map_err(Status::internal)?.json_chunks(entry.modified.0, &mut out);
         }
         out.push(Bytes::from_static(b"]}\n"));
-        return Ok(chunks(200, accept.content_type(), out));
+        return Ok(chunks(200, accept.encoding.media_type(), out));
     }
     let items = match listing.objects {
         Some(objects) => objects,

@@ -61,6 +61,28 @@ pub(crate) fn partial(object: &Value) -> Value {
     object!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": (object.get("metadata").cloned()) })
 }
 
+/// Says of a table or of partial metadata that they are of the version v1beta1, which differs by its name only.
+pub(crate) fn to_beta(value: &mut Value) {
+    const BETA: &str = "meta.k8s.io/v1beta1";
+    value.set(&["apiVersion"], BETA);
+    let of_beta = |object: &mut Value| {
+        if object.str_at(&["kind"]) == "PartialObjectMetadata" {
+            object.set(&["apiVersion"], BETA);
+        }
+    };
+    if value.get("rows").is_some() {
+        value
+            .place(&["rows"])
+            .make_list()
+            .iter_mut()
+            .filter(|row| row.get("object").is_some())
+            .for_each(|row| of_beta(row.place(&["object"])));
+    }
+    if value.get("items").is_some() {
+        value.place(&["items"]).make_list().iter_mut().for_each(of_beta);
+    }
+}
+
 fn cell(kind: &Kind, object: &Value, column: &fram_api::Column, now: jiff::Timestamp) -> Value {
     match &column.cell {
         Cell::Path(path, otherwise) => {
@@ -74,7 +96,7 @@ fn cell(kind: &Kind, object: &Value, column: &fram_api::Column, now: jiff::Times
                 (None, _) => "".into(),
             }
         }
-        Cell::Found(path) => found_cell(&path.find(object), &column.ty, now),
+        Cell::Found(path) => found_cell(&path.find(object).unwrap_or_default(), &column.ty, now),
         Cell::Age(Age::Date) => object.str_at(&["metadata", "creationTimestamp"]).into(),
         Cell::Age(Age::Relative) => age(object.str_at(&["metadata", "creationTimestamp"]), now),
         Cell::Computed => match strategy(kind).cell(object, &column.name) {
@@ -108,6 +130,22 @@ fn age(time: &str, now: jiff::Timestamp) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_beta_table_has_beta_metadata_beside_its_rows() {
+        let api = fram_api::Api::builtin().unwrap();
+        let kind = api.kind("", "v1", "Pod").unwrap();
+        let pod = object!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "x" } });
+        let beta = |include| {
+            let mut table = table(kind, std::slice::from_ref(&pod), include, jiff::Timestamp::UNIX_EPOCH);
+            to_beta(&mut table);
+            (table.str_at(&["apiVersion"]).to_string(), table.list_at(&["rows"])[0].str_at(&["object", "apiVersion"]).to_string())
+        };
+        let text = |a: &str, b: &str| (a.to_string(), b.to_string());
+        assert_eq!(beta(IncludeObject::Metadata), text("meta.k8s.io/v1beta1", "meta.k8s.io/v1beta1"));
+        assert_eq!(beta(IncludeObject::Object), text("meta.k8s.io/v1beta1", "v1"));
+        assert_eq!(beta(IncludeObject::None), text("meta.k8s.io/v1beta1", ""));
+    }
 
     #[test]
     fn a_pod_is_one_row_with_a_cell_for_each_column() {

@@ -10,13 +10,13 @@ use fram_machinery::{Value, json};
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use crate::endpoints;
 use crate::nodes::{Nodes, Stream};
 use crate::registry::{Place, Registry};
+use crate::tls;
 
 /// Larger answers are refused.
 const MAX_ANSWER: usize = 3 * 1024 * 1024;
@@ -125,7 +125,7 @@ impl Caller {
         let place = Place { served, namespace: service.namespace.clone(), name: service.name.clone() };
         let object = registry.get_object(&place).await.map_err(unreachable)?;
         let (node, address) = endpoints::of_service(registry, &object, &service.port.to_string()).await.map_err(unreachable)?;
-        self.nodes.dial(&node, address).await.map_err(unreachable)
+        endpoints::dial(&*self.nodes, &node, address).await.map_err(unreachable)
     }
 }
 
@@ -141,18 +141,7 @@ async fn secured(
     host: &str,
     stream: Box<dyn Stream>,
 ) -> Result<tokio_rustls::client::TlsStream<Box<dyn Stream>>, WebhookError> {
-    let bad = |e: String| WebhookError::Configuration(format!("caBundle: {e}"));
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&target.ca_bundle) {
-        let certificate = certificate.map_err(|e| bad(e.to_string()))?;
-        roots.add(certificate).map_err(|e| bad(e.to_string()))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| bad(e.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let config = tls::trusting(&target.ca_bundle).map_err(|e| WebhookError::Configuration(e.to_string()))?;
     // Services are known by their name, whichever address answers.
     let name = match &target.service {
         Some(service) => format!("{}.{}.svc", service.name, service.namespace),

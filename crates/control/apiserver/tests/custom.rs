@@ -34,7 +34,13 @@ async fn start(store: Arc<dyn Store>) -> Cell {
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
     let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));
-    let cluster = Cluster { ca_pem: "ca".into(), address: [192, 0, 2, 1].into(), port: 6443, cluster_domain: "cluster.local".into() };
+    let cluster = Cluster {
+        ca_pem: "ca".into(),
+        front_proxy_ca_pem: "front".into(),
+        address: [192, 0, 2, 1].into(),
+        port: 6443,
+        cluster_domain: "cluster.local".into(),
+    };
     server.bootstrap(&cluster).await.unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(server.clone().follow_definitions(CancellationToken::new()));

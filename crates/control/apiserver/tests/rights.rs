@@ -196,3 +196,29 @@ async fn many_who_share_a_quota_all_get_their_turn() {
     let quota = quotas.get("q").await.unwrap();
     assert_eq!(quota.str_at(&["status", "used", "count/configmaps"]), "100");
 }
+
+#[tokio::test]
+async fn a_namespace_says_how_safe_its_pods_are() {
+    let server = server().await;
+    let client = root(&server);
+    let level = |mode: &str, level: &str| {
+        let mut namespace = object!({ "metadata": { "name": "safe", "labels": {} } });
+        meta::set_label(&mut namespace, &format!("pod-security.kubernetes.io/{mode}"), level);
+        namespace
+    };
+    assert!(client.all(&NAMESPACES).create(level("enforce", "strict")).await.unwrap_err().is(Reason::Invalid));
+    client.all(&NAMESPACES).create(level("enforce", "baseline")).await.unwrap();
+    client.within(&SERVICE_ACCOUNTS, "safe").create(object!({ "metadata": { "name": "default" } })).await.unwrap();
+    let pod = |name: &str, host: bool| object!({ "metadata": { "name": name }, "spec": { "hostNetwork": host, "containers": [{ "name": "c", "image": "i" }] } });
+    let pods = client.within(&PODS, "safe");
+    pods.create(pod("plain", false)).await.unwrap();
+    let refused = pods.create(pod("host", true)).await.unwrap_err();
+    let expect = "pods \"host\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
+    assert_eq!(refused.message, expect);
+    let applied =
+        object!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "host" }, "spec": (pod("host", true).get("spec").cloned()) });
+    assert!(pods.apply("host", "", applied).await.unwrap_err().is(Reason::Forbidden));
+    // Elsewhere nothing is asked for.
+    client.within(&SERVICE_ACCOUNTS, "default").create(object!({ "metadata": { "name": "default" } })).await.unwrap();
+    client.within(&PODS, "default").create(pod("host", true)).await.unwrap();
+}

@@ -53,7 +53,7 @@ impl Reloads {
             };
             if let Err(error) = changed {
                 tracing::error!(path = %self.path.display(), %error, "the encryption configuration is not followed any more");
-                return;
+                return stop.cancelled().await;
             }
             let now = std::fs::read(&self.path).ok();
             if now == self.known || now.is_none() {

@@ -1,6 +1,7 @@
 //! What a kind does beyond its description: conditional defaults, what create and update clear or fill in, validation,
 //! immutability and computed columns. A kind without special behaviour needs nothing here.
 
+mod apiregistration;
 mod apps;
 mod autoscaling;
 mod batch;
@@ -179,6 +180,7 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => &policies::MutatingAdmissionPolicy,
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => &policies::Binding { mutating: false },
         ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding") => &policies::Binding { mutating: true },
+        ("apiregistration.k8s.io", "APIService") => &apiregistration::ApiService,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => &definition::CustomResourceDefinition,
         _ => &Plain,
     }

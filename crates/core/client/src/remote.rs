@@ -1,11 +1,14 @@
 //! Access over the network: an HTTP/2 connection with TLS, shared by calls and watches, made again when it ends. Where there are
 //! more watches than a server lets one connection carry, further connections carry them.
 
+mod address;
 mod connection;
 mod kubeconfig;
+mod lines;
 mod request;
+mod warning;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fram_machinery::{Status, Value, json};
 use futures_util::StreamExt;
 use http::{Request, Response};
@@ -20,8 +23,10 @@ use crate::resources::Resource;
 use crate::transport::{Call, EventKind, Page, Reply, Transport, WatchEvent, WatchStream};
 use connection::Connection;
 
-pub use connection::{RemoteError, Upgrade};
+pub use connection::{RemoteError, Upgrade, dial};
 pub use kubeconfig::{Context, Kubeconfig};
+pub use lines::Lines;
+pub use request::{Query, encoded, path};
 
 /// A transport to an API server as the user of a kubeconfig.
 pub struct Remote {
@@ -75,6 +80,15 @@ impl Remote {
         Ok(Place(lane))
     }
 
+    /// Tells someone what the server warns of in its answers.
+    pub fn with_warnings(mut self, warned: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        // Only calls are warned of, and all of them go over the first connection, which nobody shares yet.
+        if let Some(first) = self.lanes.get_mut().first_mut().and_then(Arc::get_mut) {
+            first.connection.warned = Some(Arc::new(warned));
+        }
+        self
+    }
+
     /// Shows another certificate from now on; server and trust stay.
     pub async fn renew(&self, config: &Kubeconfig) -> Result<(), RemoteError> {
         *self.config.lock() = config.clone();
@@ -113,7 +127,7 @@ impl Remote {
 impl Transport for Remote {
     async fn call(&self, call: Call) -> Result<Reply, Status> {
         let is_list = matches!(call.verb, crate::Verb::List(_) | crate::Verb::DeleteCollection { .. });
-        let value = self.value(request::of_call(&call).map_err(Status::internal)?).await?;
+        let value = self.value(request::of_call(&call)?).await?;
         if !is_list || value.get("items").is_none() {
             return Ok(if is_list { Reply::Page(Page::default()) } else { Reply::Object(Arc::new(value)) });
         }
@@ -134,14 +148,14 @@ impl Transport for Remote {
     }
 
     async fn watch(&self, resource: &Resource, namespace: &str, options: ListOptions) -> Result<WatchStream, Status> {
-        let request = request::of_watch(resource, namespace, &options).map_err(Status::internal)?;
+        let request = request::of_watch(resource, namespace, &options)?;
         let place = self.place().map_err(unreachable)?;
         let response = place.0.connection.send(request).await.map_err(unreachable)?;
         if !response.status().is_success() {
             let body = response.into_body().collect().await.map_err(Status::internal)?.to_bytes();
             return Err(Status::from_object(&json::from_slice(&body).map_err(Status::internal)?));
         }
-        let state = Some((response.into_body(), BytesMut::new(), place));
+        let state = Some((Lines::new(response), place));
         Ok(futures_util::stream::unfold(state, next_event).boxed())
     }
 }
@@ -150,23 +164,18 @@ fn unreachable(error: RemoteError) -> Status {
     Status::new(fram_machinery::Reason::ServiceUnavailable, error.to_string())
 }
 
-type State = Option<(Incoming, BytesMut, Place)>;
+type State = Option<(Lines, Place)>;
 
-/// The next line of a watch. Its error is its last item; without one it ended as it should.
+/// The next event of a watch. Its error is its last item; without one it ended as it should.
 async fn next_event(state: State) -> Option<(Result<WatchEvent, Status>, State)> {
-    let (mut body, mut buffer, place) = state?;
-    loop {
-        if let Some(end) = buffer.iter().position(|b| *b == b'\n') {
-            let line = buffer.split_to(end + 1);
-            return Some(match event(&line) {
-                Ok(event) => (Ok(event), Some((body, buffer, place))),
-                Err(status) => (Err(status), None),
-            });
-        }
-        match body.frame().await? {
-            Ok(frame) => buffer.extend_from_slice(frame.data_ref().map_or(&[], |d| d)),
-            Err(error) => return Some((Err(Status::internal(error)), None)),
-        }
+    let (mut lines, place) = state?;
+    match lines.next().await {
+        Ok(None) => None,
+        Err(error) => Some((Err(Status::internal(error)), None)),
+        Ok(Some(line)) => Some(match event(&line) {
+            Ok(event) => (Ok(event), Some((lines, place))),
+            Err(status) => (Err(status), None),
+        }),
     }
 }
 

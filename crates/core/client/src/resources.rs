@@ -66,6 +66,7 @@ resources! {
     JOBS = "batch" "v1" "jobs";
     CRON_JOBS = "batch" "v1" "cronjobs";
     ENDPOINT_SLICES = "discovery.k8s.io" "v1" "endpointslices";
+    API_SERVICES = "apiregistration.k8s.io" "v1" "apiservices";
     LEASES = "coordination.k8s.io" "v1" "leases";
     PRIORITY_CLASSES = "scheduling.k8s.io" "v1" "priorityclasses";
     RUNTIME_CLASSES = "node.k8s.io" "v1" "runtimeclasses";

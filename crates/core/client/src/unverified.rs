@@ -1,5 +1,5 @@
-//! TLS to a server of which nobody is asked who it is: probes, proxied pods, and discovery by a token, which knows the
-//! server by a hash afterwards. Nothing secret may be sent over it.
+//! TLS to a server of which nobody is asked who it is: probes, proxied pods, discovery by a token, which knows the server by a
+//! hash afterwards, and kubeconfigs that say so (insecure-skip-tls-verify). Nothing else that is secret may be sent over it.
 
 use std::sync::Arc;
 
@@ -45,12 +45,17 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
+/// What takes any certificate.
+pub(crate) fn verifier(provider: &rustls::crypto::CryptoProvider) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AnyCertificate(provider.signature_verification_algorithms.supported_schemes()))
+}
+
 /// A configuration that takes any certificate; `protocols` are named in ALPN.
 pub fn config(protocols: &[&[u8]]) -> Result<rustls::ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = AnyCertificate(provider.signature_verification_algorithms.supported_schemes());
+    let verifier = verifier(&provider);
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
+    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
     Ok(config)
 }

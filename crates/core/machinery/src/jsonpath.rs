@@ -3,6 +3,8 @@
 
 mod parse;
 
+pub use parse::{outside, unquoted};
+
 use crate::json;
 use crate::value::{Key, Value};
 
@@ -57,12 +59,16 @@ enum Comparison {
 impl JsonPath {
     /// Parses a path such as `.status.conditions[?(@.type=="Ready")].status`, with or without the `$` or `@` that it begins at.
     pub fn parse(text: &str) -> Result<Self, PathError> {
-        parse::path(text)
+        parse::path(text, 0)
     }
 
-    /// What the path finds in an object.
-    pub fn find<'a>(&self, object: &'a Value) -> Vec<&'a Value> {
-        self.steps.iter().fold(vec![object], |found, step| found.into_iter().flat_map(|v| step.from(v)).collect())
+    /// What the path finds in an object; an error where it names an element that a list has not. What is missing is no error.
+    pub fn find<'a>(&self, object: &'a Value) -> Result<Vec<&'a Value>, PathError> {
+        self.steps.iter().try_fold(vec![object], |found, step| {
+            let mut next = Vec::new();
+            found.into_iter().try_for_each(|value| step.from(value).map(|more| next.extend(more)))?;
+            Ok(next)
+        })
     }
 
     /// The names of a path of plain fields; None where it has anything else.
@@ -76,28 +82,60 @@ impl JsonPath {
 }
 
 impl Step {
-    fn from<'a>(&self, value: &'a Value) -> Vec<&'a Value> {
-        let list = value.as_list().map_or(&[][..], |l| l.as_slice());
-        let length = list.len() as i64;
-        let from_start = |i: i64| if i < 0 { length.saturating_add(i) } else { i };
-        match self {
+    fn from<'a>(&self, value: &'a Value) -> Result<Vec<&'a Value>, PathError> {
+        Ok(match self {
             Step::Field(name) => value.get(name).into_iter().collect(),
-            Step::Index(i) => usize::try_from(from_start(*i)).ok().and_then(|i| list.get(i)).into_iter().collect(),
-            Step::Slice(from, to) => {
-                let from = from.map_or(0, from_start).clamp(0, length);
-                let to = to.map_or(length, from_start).clamp(from, length);
-                list[from as usize..to as usize].iter().collect()
-            }
+            Step::Index(i) => match elements(value)? {
+                Some(list) => vec![&list[at(*i, list.len(), list.len())?]],
+                None => Vec::new(),
+            },
+            Step::Slice(from, to) => elements(value)?.map_or(Ok(&[][..]), |list| slice(list, *from, *to))?.iter().collect(),
             Step::All => children(value),
-            Step::Union(steps) => steps.iter().flat_map(|step| step.from(value)).collect(),
+            Step::Union(steps) => {
+                let parts = steps.iter().map(|step| step.from(value)).collect::<Result<Vec<_>, _>>()?;
+                parts.into_iter().flatten().collect()
+            }
             Step::Descend(name) => {
                 let mut found = Vec::new();
                 descend(value, name, &mut found);
                 found
             }
-            Step::Filter(filter) => list.iter().filter(|v| filter.takes(v)).collect(),
-        }
+            Step::Filter(filter) => {
+                let mut taken = Vec::new();
+                for element in elements(value)?.unwrap_or_default() {
+                    taken.extend(filter.takes(element)?.then_some(element));
+                }
+                taken
+            }
+        })
     }
+}
+
+/// A list's elements; None where there is nothing.
+fn elements(value: &Value) -> Result<Option<&[Value]>, PathError> {
+    match value {
+        Value::Null => Ok(None),
+        Value::List(list) => Ok(Some(list.as_slice())),
+        other => Err(PathError(format!("{} is not array or slice", json::text(other)))),
+    }
+}
+
+/// The place that an index means, negative from the end; it lies below `limit`.
+fn at(index: i64, length: usize, limit: usize) -> Result<usize, PathError> {
+    let place = if index < 0 { index.saturating_add(length as i64) } else { index };
+    let found = usize::try_from(place).ok().filter(|place| *place < limit);
+    found.ok_or_else(|| PathError(format!("array index out of bounds: index {place}, length {length}")))
+}
+
+/// See client-go's evalArray: a slice without elements is one, a bound beyond the list's end is not.
+fn slice(list: &[Value], from: Option<i64>, to: Option<i64>) -> Result<&[Value], PathError> {
+    let length = list.len();
+    let place = |index: i64| if index < 0 { index.saturating_add(length as i64) } else { index };
+    if from.map_or(0, place) == to.map_or(length as i64, place) {
+        return Ok(&[]);
+    }
+    let (from, to) = (at(from.unwrap_or(0), length, length)?, to.map_or(Ok(length), |to| at(to, length, length + 1))?);
+    list.get(from..to).ok_or_else(|| PathError(format!("starting index {from} is greater than ending index {to}")))
 }
 
 fn children(value: &Value) -> Vec<&Value> {
@@ -114,18 +152,21 @@ fn descend<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a Value>) {
 }
 
 impl Filter {
-    fn takes(&self, value: &Value) -> bool {
-        let left = self.left.find(value);
-        let Some((comparison, operand)) = &self.test else { return !left.is_empty() };
+    fn takes(&self, value: &Value) -> Result<bool, PathError> {
+        let Some((comparison, operand)) = &self.test else {
+            // Whether something is there can be asked of any value.
+            return Ok(self.left.find(value).is_ok_and(|found| !found.is_empty()));
+        };
+        let left = self.left.find(value)?;
         let right = match operand {
             Operand::Literal(literal) => Some(literal),
-            Operand::Path(path) => path.find(value).first().copied(),
+            Operand::Path(path) => path.find(value)?.first().copied(),
         };
-        match (left.first(), right) {
+        Ok(match (left.first(), right) {
             (Some(left), Some(right)) => comparison.holds(left, right),
             // What is missing is compared with nothing.
             _ => false,
-        }
+        })
     }
 }
 
@@ -167,7 +208,6 @@ mod tests {
             ("$.spec.n", "[3]"),
             (".spec.l[0]", "[1]"),
             (".spec.l[-1]", "[3]"),
-            (".spec.l[-9]", "[]"),
             (".spec.l[1:]", "[2,3]"),
             (".spec.l[:-1]", "[1,2]"),
             (".spec.l[0,2]", "[1,3]"),
@@ -183,12 +223,45 @@ mod tests {
             (".status.conditions[?(@.size<5)].type", "[]"),
             (".status..status", "[\"True\",\"False\"]"),
             (".spec.none", "[]"),
+            (".spec.none[3]", "[]"),
+            (".spec.l[3:]", "[]"),
+            (".status.conditions[?(@.type==\"Re\\u0061dy\")].status", "[\"True\"]"),
+            (".status.conditions[?(@.type!=\"a\\\"]b\")].size", "[5]"),
+            (".metadata.annotations['a\\.b/c']", "[\"x\"]"),
+            (".status[?(@.x)]", "not array or slice"),
+            (".spec.l[3]", "array index out of bounds: index 3, length 3"),
+            (".spec.l[-9]", "array index out of bounds: index -6, length 3"),
+            (".spec.l[0,7]", "array index out of bounds: index 7, length 3"),
+            (".spec.l[1:5]", "array index out of bounds: index 5, length 3"),
+            (".spec.l[2:1]", "starting index 2 is greater than ending index 1"),
         ] {
-            let found: Vec<Value> = JsonPath::parse(path).unwrap().find(&object).into_iter().cloned().collect();
+            let found = JsonPath::parse(path).unwrap().find(&object);
+            if let Err(error) = &found {
+                assert!(error.to_string().contains(expect), "{path}: {error}");
+                continue;
+            }
+            let found: Vec<Value> = found.unwrap().into_iter().cloned().collect();
             assert_eq!(json::to_string(&found.into()), expect, "{path}");
         }
         for bad in ["spec", ".a[", ".a[x]", ".a[?(b)]", ".a[?(@.b=1)]", ".a[?(@.b==c)]", ".a['b]", ".a.."] {
             assert!(JsonPath::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_filters_sign_is_its_own_and_not_that_of_an_inner_one() {
+        let object = object!({ "pods": [{ "n": 1, "c": [{ "t": "a", "s": "x" }] }, { "n": 2, "c": [{ "t": "a", "s": "y" }] }] });
+        let path = JsonPath::parse(".pods[?(@.c[?(@.t==\"a\")].s==\"y\")].n").unwrap();
+        assert_eq!(path.find(&object).unwrap(), [&Value::from(2)]);
+        assert_eq!(JsonPath::parse(".pods[?(@.c[?(@.t!=\"b\")])].n").unwrap().find(&object).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn filters_are_not_nested_without_end() {
+        let nested = |depth: usize| format!("{}@.a{}", "@.a[?(".repeat(depth), ")]".repeat(depth));
+        assert!(JsonPath::parse(&nested(16)).is_ok());
+        for depth in [17, 10_000] {
+            assert!(JsonPath::parse(&nested(depth)).is_err(), "{depth}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a Kubernetes API object is: the object tree, schemas, codecs, patches, selectors, quantities and names.
 //! Pure: no I/O, no clock, no async runtime.
 
+pub mod cbor;
 pub mod human;
 pub mod json;
 pub mod jsonpath;

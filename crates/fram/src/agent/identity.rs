@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use fram_apiserver::pki::write_private;
+use fram_apiserver::pki::{public_key_hash, write_private};
 use fram_client::Client;
 use fram_client::remote::{Kubeconfig, Remote};
 use rustls::pki_types::CertificateDer;
@@ -60,15 +60,16 @@ pub(super) async fn obtain(agent: &Agent, node: &str) -> anyhow::Result<Kubeconf
     let directory = directory(&agent.machine.data_dir);
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let (ca, current) = (read(&directory.join(CA))?, read(&directory.join(CURRENT))?);
+    let token = agent.token.as_deref().map(JoinToken::parse).transpose()?;
     if let (Some(ca), Some(pem)) = (ca, current)
+        && token.as_ref().is_none_or(|t| is_of(&ca, t))
         && Facts::of(&pem).is_some_and(|f| f.is_good_for(node, jiff::Timestamp::now().as_second()))
     {
         return Ok(access(&agent.server, &ca, &pem));
     }
-    let token = agent.token.as_deref().context(
+    let token = token.context(
         "this node has no certificate that is good now: give a join token with --token; `fram token create` on the server prints one",
     )?;
-    let token = JoinToken::parse(token)?;
     let ca = join::discover(&agent.server, &token).await?;
     let client = Client::new(Arc::new(Remote::new(&join::with_token(&agent.server, &ca, &token))?), "fram-agent");
     let (certificate, key) = join::certificate(&client, node).await?;
@@ -78,9 +79,14 @@ pub(super) async fn obtain(agent: &Agent, node: &str) -> anyhow::Result<Kubeconf
     Ok(access(&agent.server, &ca, &pem))
 }
 
+/// Whether a token is for the cluster of this CA. One for another says that the server was made anew.
+fn is_of(ca: &str, token: &JoinToken) -> bool {
+    public_key_hash(ca).is_ok_and(|hash| hash == token.ca_hash)
+}
+
 /// The file has both: readers take the certificates, or the key, and leave the other.
 fn access(server: &str, ca: &str, pem: &str) -> Kubeconfig {
-    Kubeconfig { server: server.into(), ca: ca.into(), identity: Some((pem.into(), pem.into())), token: None }
+    Kubeconfig { server: server.into(), ca: ca.into(), identity: Some((pem.into(), pem.into())), ..Default::default() }
 }
 
 /// Renews the certificate.
@@ -135,6 +141,15 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_for_another_cluster_is_not_of_this_ca() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = fram_apiserver::pki::Pki::open(folder.path()).unwrap().ca_pem;
+        let token = |hash: &str| JoinToken::parse(&format!("abcdef.0123456789abcdef.{hash}")).unwrap();
+        assert!(is_of(&ca, &token(&public_key_hash(&ca).unwrap())));
+        assert!(!is_of(&ca, &token(&"0f".repeat(32))) && !is_of("", &token(&"0f".repeat(32))));
+    }
 
     #[test]
     fn a_certificate_is_renewed_with_a_fifth_of_its_time_left() {

@@ -115,5 +115,5 @@ async fn signed(client: &Client, made: &Value) -> anyhow::Result<String> {
 /// Access with a token only.
 pub(super) fn with_token(server: &str, ca: &str, token: &JoinToken) -> Kubeconfig {
     let token = format!("{}.{}", token.bootstrap.id, token.bootstrap.secret);
-    Kubeconfig { server: server.into(), ca: ca.into(), identity: None, token: Some(token) }
+    Kubeconfig { server: server.into(), ca: ca.into(), token: Some(token), ..Default::default() }
 }

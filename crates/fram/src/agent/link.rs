@@ -7,15 +7,13 @@ use anyhow::Context;
 use bytes::Bytes;
 use fram_client::remote::Kubeconfig;
 use fram_kubelet::Kubelet;
-use http::{StatusCode, Uri, header};
+use http::{StatusCode, header};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{setsockopt, sockopt};
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,24 +28,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A connection that has lasted so long was a good one: the next failure is the first.
 const GOOD: Duration = Duration::from_secs(30);
 
-/// A TLS connection to `https://HOST:PORT`.
+/// A TLS connection to `https://HOST:PORT` that notices when the network is cut.
 pub(super) async fn dial(server: &str, tls: rustls::ClientConfig) -> anyhow::Result<TlsStream<TcpStream>> {
-    let uri: Uri =
-        server.parse().ok().filter(|u: &Uri| u.scheme_str() == Some("https")).context("--server has the form https://IP:PORT")?;
-    let host = uri.host().context("--server has the form https://IP:PORT")?.trim_matches(['[', ']']).to_string();
-    let name = ServerName::try_from(host.clone()).context("--server names no host")?;
-    let connect = async {
-        let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443))).await?;
-        stream.set_nodelay(true)?;
-        // A network that was cut sends no end: the kernel asks for one.
-        setsockopt(&stream, sockopt::KeepAlive, &true)?;
-        setsockopt(&stream, sockopt::TcpKeepIdle, &10)?;
-        setsockopt(&stream, sockopt::TcpKeepInterval, &5)?;
-        setsockopt(&stream, sockopt::TcpKeepCount, &3)?;
-        TlsConnector::from(std::sync::Arc::new(tls)).connect(name, stream).await
-    };
-    let connected = tokio::time::timeout(PATIENCE, connect).await;
-    connected.with_context(|| format!("{server} does not answer"))?.with_context(|| format!("cannot connect to {server}"))
+    let connected = tokio::time::timeout(PATIENCE, fram_client::remote::dial(server, tls)).await;
+    let stream = connected.with_context(|| format!("{server} does not answer"))??;
+    // A network that was cut sends no end: the kernel asks for one.
+    let socket = stream.get_ref().0;
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &10)?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &5)?;
+    setsockopt(socket, sockopt::TcpKeepCount, &3)?;
+    Ok(stream)
 }
 
 pub(super) struct Link {

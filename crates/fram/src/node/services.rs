@@ -26,6 +26,8 @@ pub(super) struct Followers {
 
 /// How long to wait before the kernel is asked again after it refused.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The longest that routes wait that could not be set again and again.
+const LONGEST: Duration = Duration::from_secs(60);
 
 impl Followers {
     /// Applies Services and their endpoints as they change.
@@ -60,24 +62,29 @@ impl Followers {
             return;
         }
         let mut changes = nodes.subscribe();
-        let mut known = None;
+        let (mut known, mut told, mut pause) = (None, Vec::new(), AGAIN);
         loop {
             let peers = peers(&nodes, &self.node_name);
             if known.as_ref() != Some(&peers) {
-                match self.network.set_peers(peers.clone()).await {
-                    Ok(unreachable) => {
-                        for (cidr, reason) in unreachable {
-                            tracing::warn!(%cidr, reason, "pods of another node cannot be reached");
-                        }
-                        known = Some(peers);
-                    }
-                    Err(error) => tracing::error!(%error, "routes to other nodes could not be set"),
+                let unset = match self.network.set_peers(peers.clone()).await {
+                    Ok(unset) => unset.into_iter().map(|(cidr, reason)| format!("{cidr}: {reason}")).collect(),
+                    Err(error) => vec![error.to_string()],
+                };
+                known = unset.is_empty().then_some(peers);
+                if unset.is_empty() || unset != told {
+                    pause = AGAIN;
+                    unset
+                        .iter()
+                        .for_each(|reason| tracing::warn!(reason, "a route to other nodes' pods could not be set, will be tried again"));
                 }
+                told = unset;
             }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 changed = changes.changed() => if changed.is_none() { return },
+                // What a route leads through may come: a link that is not up yet.
+                () = tokio::time::sleep(pause), if known.is_none() => pause = (pause * 2).min(LONGEST),
             }
         }
     }

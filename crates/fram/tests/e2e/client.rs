@@ -97,6 +97,7 @@ fn the_built_in_client_speaks_kubectls_language() {
     gets(&user);
     watches(&user);
     explains_failures(&user, folder.path());
+    goes_on_unheard(&user);
     deletes(&user);
 }
 
@@ -178,14 +179,38 @@ fn explains_failures(user: &User, folder: &Path) {
     std::fs::write(&file, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndat: {}\n").unwrap();
     let unknown = user.refused(&["apply", "-f", file.to_str().unwrap()]);
     assert!(unknown.contains("dat"), "{unknown}");
+    let warned = user.run(&["apply", "-f", file.to_str().unwrap(), "--validate=warn", "--dry-run=server"]);
+    assert!(warned.status.success() && String::from_utf8_lossy(&warned.stderr).starts_with("Warning: "), "{warned:?}");
     std::fs::write(&file, "apiVersion: example.org/v1\nkind: Thing\nmetadata: {name: a}\n").unwrap();
     assert!(user.refused(&["apply", "-f", file.to_str().unwrap()]).contains("no matches for kind \"Thing\" in version \"example.org/v1\""));
     assert!(user.refused(&["get", "pods", "--context", "nowhere"]).contains("contexts has no entry \"nowhere\""));
+    // A variable that is not set must not mean all objects.
+    assert_eq!(user.refused(&["delete", "cm", ""]), "error: resource name may not be empty\n");
+    assert_eq!(user.refused(&["delete", "cm", ".."]), "Error from server (BadRequest): invalid resource name \"..\": [may not be '..']\n");
+    let nameless = "apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: a-}\n";
+    std::fs::write(&file, nameless).unwrap();
+    assert!(user.refused(&["delete", "-f", file.to_str().unwrap()]).contains("resource name may not be empty"));
+    assert!(user.refused(&["delete", "cm", "a", "-l", "tier"]).contains("name cannot be provided when a selector is specified"));
+    assert!(user.refused(&["get", "cm", "--nonsense"]).contains("unexpected argument"));
+    assert!(user.refused(&["get", "cm", "-o", "jsonpath={.items[99]}"]).contains("array index out of bounds: index 99"));
     let images = user.refused(&["image", "list"]);
     assert!(images.contains("no node runs here"), "{images}");
 }
 
+/// What nobody reads any more is done all the same, and the code tells that it was not said.
+fn goes_on_unheard(user: &User) {
+    let mut child = user.client(&["apply", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all(MANIFESTS.replace("name: a,", "name: u,").replace("name: b,", "name: v,").as_bytes()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(141));
+    assert_eq!(user.fram(&["get", "cm", "u", "v", "-o", "name"]), "configmap/u\nconfigmap/v\n");
+    user.fram(&["delete", "cm", "u", "v"]);
+}
+
 fn deletes(user: &User) {
+    // What a file names is narrowed by labels, and the rest of it is left alone.
+    let dry = user.given(&["delete", "-f", "-", "-l", "tier=back", "--dry-run=server"], MANIFESTS);
+    assert_eq!(dry, "configmap \"b\" deleted from default namespace (server dry run)\n");
     assert_eq!(
         user.fram(&["delete", "cm", "-l", "tier"]),
         "configmap \"a\" deleted from default namespace\nconfigmap \"b\" deleted from default namespace\n"

@@ -173,7 +173,7 @@ fn changes(newcomer: &Newcomer) {
     assert_eq!(newcomer.fram(&["rollout", "restart", "deploy/hello"]), "deployment.apps/hello restarted\n");
     assert!(newcomer.fram(&["rollout", "status", "deploy/hello"]).ends_with("deployment \"hello\" successfully rolled out\n"));
     let history = newcomer.fram(&["rollout", "history", "deploy/hello"]);
-    assert!(history.ends_with("REVISION   CHANGE-CAUSE\n1          <none>\n2          <none>\n\n"), "{history}");
+    assert!(history.ends_with("REVISION  CHANGE-CAUSE\n1         <none>\n2         <none>\n\n"), "{history}");
     assert_eq!(newcomer.fram(&["rollout", "undo", "deploy/hello"]), "deployment.apps/hello rolled back\n");
     newcomer.fram(&["rollout", "status", "deploy/hello", "--timeout=30s"]);
     let restarted = "jsonpath={.spec.template.metadata.annotations}";

@@ -1,10 +1,12 @@
 //! The way to the server: which kubeconfig counts, requests as the user it names, and discovery. The only module that sends
 //! requests.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fram_client::remote::{Context, Remote, Upgrade};
 use fram_client::{Call, Client, DeleteOptions, Patch, PatchKind, Reply, Resources, Verb, WriteOptions};
 use fram_machinery::{Status, Value, json};
@@ -20,6 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::discovery::{Discovery, ResourceType};
 use crate::error::{CliError, Result};
+use crate::print;
 
 /// Where `fram up` keeps its data unless it is told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/fram";
@@ -29,7 +32,8 @@ const FIELD_MANAGER: &str = "fram";
 /// Which cluster a command speaks to.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub struct Connection {
-    /// The kubeconfig file; else KUBECONFIG, ~/.kube/config, and the data directory's admin.kubeconfig.
+    /// The kubeconfig file; else those of KUBECONFIG where it is set, else ~/.kube/config, else the data directory's
+    /// admin.kubeconfig.
     #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
     pub kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig; else its current one.
@@ -43,8 +47,9 @@ pub struct Connection {
     pub data_dir: Option<PathBuf>,
 }
 
-/// The files that count, of which the first that exist are read.
-fn kubeconfig_files(connection: &Connection, variable: Option<&str>, home: Option<&Path>) -> Vec<Vec<PathBuf>> {
+/// The files that may count, of which the first group that has any is read. What the user named counts alone: a slip of the
+/// pen does not lead to another cluster.
+fn kubeconfig_files(connection: &Connection, variable: Option<&OsStr>, home: Option<&Path>) -> Vec<Vec<PathBuf>> {
     if let Some(file) = &connection.kubeconfig {
         return vec![vec![file.clone()]];
     }
@@ -52,11 +57,22 @@ fn kubeconfig_files(connection: &Connection, variable: Option<&str>, home: Optio
     if connection.data_dir.is_some() {
         return vec![vec![data]];
     }
-    let mut found = Vec::new();
-    found.extend(variable.filter(|v| !v.is_empty()).map(|v| std::env::split_paths(v).filter(|p| !p.as_os_str().is_empty()).collect()));
-    found.extend(home.map(|home| vec![home.join(".kube/config")]));
-    found.push(vec![data]);
-    found
+    if let Some(variable) = variable.filter(|v| !v.is_empty()) {
+        return vec![std::env::split_paths(variable).filter(|p| !p.as_os_str().is_empty()).collect()];
+    }
+    home.map(|home| vec![home.join(".kube/config")]).into_iter().chain([vec![data]]).collect()
+}
+
+/// Tells the user what the server warns of, each thing once, as kubectl does.
+fn warn() -> impl Fn(&str) + Send + Sync + 'static {
+    let told = std::sync::Mutex::new(HashSet::new());
+    move |text| {
+        // Who panicked while he held the lock has left the set as it was.
+        let new = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(text.to_string());
+        if new {
+            print::warn(text);
+        }
+    }
 }
 
 /// A stream of messages, as exec and port-forward use it.
@@ -78,24 +94,14 @@ pub struct Access {
 
 impl Access {
     pub fn open(connection: &Connection) -> Result<Self> {
-        let variable = std::env::var("KUBECONFIG").ok();
+        let variable = std::env::var_os("KUBECONFIG");
         let home = std::env::var_os("HOME").map(PathBuf::from);
         let candidates = kubeconfig_files(connection, variable.as_deref(), home.as_deref());
-        let mut files = None;
-        for candidate in &candidates {
-            let there: Vec<PathBuf> = candidate.iter().filter(|p| p.exists()).cloned().collect();
-            if !there.is_empty() {
-                files = Some(there);
-                break;
-            }
-        }
-        if let (None, Some(named)) = (&files, &connection.kubeconfig) {
-            return Err(CliError::failed(format!("there is no kubeconfig {}", named.display())));
-        }
+        let there = candidates.iter().map(|group| group.iter().filter(|p| p.exists()).cloned().collect::<Vec<_>>());
         let looked = || candidates.iter().flatten().map(|p| p.display().to_string()).collect();
-        let files = files.ok_or_else(|| CliError::NoKubeconfig { looked: looked() })?;
+        let files = there.into_iter().find(|group| !group.is_empty()).ok_or_else(|| CliError::NoKubeconfig { looked: looked() })?;
         let context = Context::load(&files, connection.context.as_deref())?;
-        let remote = Arc::new(Remote::new(&context.access)?);
+        let remote = Arc::new(Remote::new(&context.access)?.with_warnings(warn()));
         let namespace = connection.namespace.clone().unwrap_or(context.namespace);
         Ok(Self {
             client: Client::new(remote.clone(), FIELD_MANAGER),
@@ -217,6 +223,10 @@ impl Access {
         self.call(at, subresource, Verb::Patch { patch: Patch { kind, body }, options }).await
     }
 
+    pub(crate) async fn get(&self, at: &Place<'_>, subresource: &str) -> Result<Arc<Value>> {
+        self.call(at, subresource, Verb::Get).await
+    }
+
     pub(crate) async fn delete(&self, at: &Place<'_>, options: DeleteOptions) -> Result<Arc<Value>> {
         self.call(at, "", Verb::Delete(options)).await
     }
@@ -267,77 +277,23 @@ async fn refusal(response: Response<Incoming>) -> Status {
     }
 }
 
-/// The path of a collection, with its namespace where one is given.
-pub(crate) fn collection_path(ty: &ResourceType, namespace: &str) -> String {
-    let root = ty.resource().root_path();
-    match namespace {
-        "" => format!("{root}/{}", ty.plural),
-        namespace => format!("{root}/namespaces/{namespace}/{}", ty.plural),
-    }
-}
-
-/// A text as it may stand in a path or query.
-pub(crate) fn encoded(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-}
-
-/// A query from pairs; those without a value are left out.
-pub(crate) fn query(pairs: &[(&str, &str)]) -> String {
-    let pairs: Vec<String> = pairs.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k}={}", encoded(v))).collect();
-    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
-}
-
-/// A body of lines, as watches are.
-pub(crate) struct Lines {
-    body: Incoming,
-    buffer: BytesMut,
-}
-
-impl Lines {
-    pub(crate) fn new(response: Response<Incoming>) -> Self {
-        Self { body: response.into_body(), buffer: BytesMut::new() }
-    }
-
-    /// The next line; None at the end.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
-                return Ok(Some(self.buffer.split_to(end + 1).freeze()));
-            }
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |d| d)),
-                Some(Err(e)) => return Err(CliError::failed(format!("the server's answer broke off: {e}"))),
-            }
-        }
-    }
-
-    /// What came after the last line's end.
-    pub(crate) fn rest(&self) -> &[u8] {
-        &self.buffer
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_kubeconfig_is_looked_for_in_kubectls_places_and_then_in_the_data() {
-        let files = |connection: &Connection, variable| kubeconfig_files(connection, variable, Some(Path::new("/h")));
+        let files =
+            |connection: &Connection, variable: Option<&str>| kubeconfig_files(connection, variable.map(OsStr::new), Some(Path::new("/h")));
         let none = Connection::default();
         let (home, data) = (vec![PathBuf::from("/h/.kube/config")], vec![PathBuf::from("/var/lib/fram/admin.kubeconfig")]);
         assert_eq!(files(&none, None), [home.clone(), data.clone()]);
-        assert_eq!(files(&none, Some("/a:/b")), [vec!["/a".into(), "/b".into()], home, data]);
+        assert_eq!(files(&none, Some("")), [home, data]);
+        // A variable that names no file that is there must not lead to another cluster.
+        assert_eq!(files(&none, Some("/a::/b")), [vec![PathBuf::from("/a"), "/b".into()]]);
         let named = Connection { kubeconfig: Some("/k".into()), ..Default::default() };
         assert_eq!(files(&named, Some("/a")), [vec![PathBuf::from("/k")]]);
         let elsewhere = Connection { data_dir: Some("/d".into()), ..Default::default() };
         assert_eq!(files(&elsewhere, Some("/a")), [vec![PathBuf::from("/d/admin.kubeconfig")]]);
-    }
-
-    #[test]
-    fn queries_are_encoded_and_leave_out_what_is_empty() {
-        assert_eq!(query(&[("labelSelector", "a=b,c"), ("x", "")]), "?labelSelector=a%3Db%2Cc");
-        assert_eq!(query(&[("x", "")]), "");
     }
 }

@@ -1,5 +1,7 @@
 //! `fram apply`: server-side apply of manifests.
 
+use std::sync::Arc;
+
 use fram_client::{PatchKind, WriteOptions};
 use fram_machinery::{Reason, Value, meta};
 
@@ -7,8 +9,8 @@ use crate::access::{Access, Place};
 use crate::choose::{Chosen, no_match};
 use crate::error::{CliError, Result};
 use crate::manifests::Files;
-use crate::output::{Output, without_managed_fields};
-use crate::print::out;
+use crate::output::{self, Output, without_managed_fields};
+use crate::print::Report;
 
 #[derive(clap::Args, Debug, Clone)]
 pub struct Apply {
@@ -41,12 +43,15 @@ pub(crate) async fn run(access: &Access, apply: &Apply) -> Result<()> {
     let form = Output::parse(&apply.output)?;
     let objects = apply.files.read()?;
     let mut discovery = access.discovery().await?.clone();
-    let mut errors = Vec::new();
+    let (mut report, mut errors, mut applied) = (Report::default(), Vec::new(), Vec::new());
     for object in &objects {
         let (version, kind) = (object.str_at(&["apiVersion"]), object.str_at(&["kind"]));
         if discovery.of_kind(version, kind).is_none() {
             // What was applied a moment ago may have brought the kind.
-            discovery = access.discover().await?;
+            match access.discover().await {
+                Ok(now) => discovery = now,
+                Err(error) => errors.push(error),
+            }
         }
         let Some(ty) = discovery.of_kind(version, kind) else {
             errors.push(no_match(version, kind));
@@ -54,24 +59,39 @@ pub(crate) async fn run(access: &Access, apply: &Apply) -> Result<()> {
         };
         let chosen = Chosen::of(access, ty, object);
         match one(access, apply, &chosen, object).await {
-            Ok(applied) => out(told(&applied, &chosen, apply, &form)?)?,
+            Ok(_) if matches!(form, Output::Table { .. }) => report.say(told(&chosen, apply)),
+            Ok(object) => applied.push((ty.label(), object)),
             Err(error) => errors.push(error),
         }
     }
-    CliError::all(errors)
-}
-
-fn told(applied: &Value, chosen: &Chosen, apply: &Apply, form: &Output) -> Result<String> {
-    if matches!(form, Output::Table { .. }) {
-        let dry = if apply.dry_run == "server" { " (server dry run)" } else { "" };
-        return Ok(format!("{} serverside-applied{dry}\n", chosen.place()));
+    match shown(&form, &applied, objects.len() == 1) {
+        Ok(text) => report.say(text),
+        Err(error) => errors.push(error),
     }
-    let mut shown = applied.clone();
-    without_managed_fields(&mut shown);
-    form.print(&shown, &chosen.ty.label())
+    report.end(errors)
 }
 
-async fn one(access: &Access, apply: &Apply, chosen: &Chosen, object: &Value) -> Result<std::sync::Arc<Value>> {
+fn told(chosen: &Chosen, apply: &Apply) -> String {
+    let dry = if apply.dry_run == "server" { " (server dry run)" } else { "" };
+    format!("{} serverside-applied{dry}\n", chosen.place())
+}
+
+/// The objects as the server has them now: one by itself, several as a list.
+fn shown(form: &Output, applied: &[(String, Arc<Value>)], one: bool) -> Result<String> {
+    let bare = |object: &Value| {
+        let mut object = object.clone();
+        without_managed_fields(&mut object);
+        object
+    };
+    match (form, applied) {
+        (_, []) => Ok(String::new()),
+        (Output::Name, several) => several.iter().map(|(label, object)| form.print(object, label)).collect(),
+        (_, [(label, object)]) if one => form.print(&bare(object), label),
+        (_, several) => form.print(&output::list(several.iter().map(|(_, o)| bare(o)).collect()), "list"),
+    }
+}
+
+async fn one(access: &Access, apply: &Apply, chosen: &Chosen, object: &Value) -> Result<Arc<Value>> {
     if chosen.name.is_empty() {
         let kind = object.str_at(&["kind"]);
         return Err(CliError::failed(format!("a {kind} without metadata.name cannot be applied: give it a name")));
@@ -119,5 +139,23 @@ fn explain(error: CliError, chosen: &Chosen) -> CliError {
             CliError::Doing { doing: format!("applying {}", chosen.place()), status }
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_machinery::object;
+
+    use super::*;
+
+    #[test]
+    fn several_objects_are_one_list() {
+        let applied: Vec<(String, Arc<Value>)> =
+            ["a", "b"].map(|name| ("configmap".into(), Arc::new(object!({ "metadata": { "name": name, "managedFields": [] } })))).into();
+        let show = |form: &str, applied: &[(String, Arc<Value>)], one| shown(&Output::parse(form).unwrap(), applied, one).unwrap();
+        assert_eq!(show("name", &applied, false), "configmap/a\nconfigmap/b\n");
+        assert_eq!(show("jsonpath={.kind} {.items[*].metadata}", &applied, false), "List {\"name\":\"a\"} {\"name\":\"b\"}");
+        assert_eq!(show("jsonpath={.metadata.name}", &applied[..1], true), "a");
+        assert_eq!(show("json", &[], false), "");
     }
 }

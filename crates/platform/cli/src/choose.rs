@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fram_client::{EventKind, ListOptions, Resources};
+use fram_machinery::labels::Selector;
 use fram_machinery::{Reason, Value, meta, normalize};
 use futures_util::StreamExt;
 
@@ -63,32 +64,90 @@ impl Chosen {
     }
 }
 
-/// The objects that are named, or that the selectors find; `all` says that a bare type means all of its objects.
-pub(crate) async fn choose(access: &Access, arguments: &[String], files: &Files, selectors: &Selectors, all: bool) -> Result<Vec<Chosen>> {
+/// What a type means to a command where no name stands beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bare {
+    /// Nothing: the user has to say which objects.
+    Refused,
+    /// All of its objects.
+    All,
+    /// All of its objects, since the user said --all.
+    Asked,
+}
+
+impl Bare {
+    pub(crate) fn asked(all: bool) -> Self {
+        if all { Self::Asked } else { Self::Refused }
+    }
+}
+
+/// What a command line means, before the server is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Meant {
+    /// The objects of the files that have these labels.
+    Files(Selector),
+    Named(Vec<(String, String)>),
+    Types(Vec<String>),
+}
+
+/// Reads a command line; what would be passed over in silence is refused, in the words of cli-runtime's resource.Builder.
+pub(crate) fn meant(arguments: &[String], files: &Files, selectors: &Selectors, bare: Bare) -> Result<Meant> {
     if !files.is_empty() {
-        let discovery = access.discovery().await?;
-        let mut chosen = Vec::new();
-        for object in files.read()? {
-            let (version, kind) = (object.str_at(&["apiVersion"]), object.str_at(&["kind"]));
-            let ty = discovery.of_kind(version, kind).ok_or_else(|| no_match(version, kind))?;
-            chosen.push(Chosen::of(access, ty, &object));
+        if !arguments.is_empty() {
+            let why = "when paths, URLs, or stdin is provided as input, you may not specify resource arguments as well";
+            return Err(CliError::usage(why));
         }
-        return Ok(chosen);
+        if !selectors.field_selector.is_empty() {
+            return Err(CliError::usage("--field-selector cannot be used with files: only the server knows the fields of its objects"));
+        }
+        let labels = Selector::parse(&selectors.selector);
+        let bad = |e| CliError::usage(format!("the provided selector {:?} is not valid: {e}", selectors.selector));
+        return labels.map(Meant::Files).map_err(bad);
     }
     match Targets::parse(arguments)? {
-        Targets::Named(names) => {
-            if selectors.all_namespaces {
-                return Err(CliError::usage("a resource cannot be retrieved by name across all namespaces"));
-            }
-            let mut chosen = Vec::new();
+        Targets::Named(_) if selectors.all_namespaces => {
+            Err(CliError::usage("a resource cannot be retrieved by name across all namespaces"))
+        }
+        Targets::Named(_) if !selectors.is_empty() || bare == Bare::Asked => Err(CliError::usage(match arguments[0].contains('/') {
+            true => "selectors and the all flag cannot be used when passing resource/name arguments",
+            false => "name cannot be provided when a selector is specified",
+        })),
+        Targets::Named(names) => Ok(Meant::Named(names)),
+        Targets::Types(_) if bare == Bare::Refused && selectors.is_empty() => {
+            Err(CliError::usage("resource(s) were provided, but no name was specified"))
+        }
+        Targets::Types(words) => Ok(Meant::Types(words)),
+    }
+}
+
+/// The objects of manifests, with their types.
+pub(crate) async fn of_files<'a>(access: &'a Access, files: &Files, labels: &Selector) -> Result<Vec<(&'a ResourceType, Chosen)>> {
+    let discovery = access.discovery().await?;
+    let mut chosen = Vec::new();
+    for object in files.read()?.into_iter().filter(|o| labels.matches(meta::labels(o))) {
+        let (version, kind) = (object.str_at(&["apiVersion"]), object.str_at(&["kind"]));
+        let ty = discovery.of_kind(version, kind).ok_or_else(|| no_match(version, kind))?;
+        let one = Chosen::of(access, ty, &object);
+        if one.name.is_empty() {
+            return Err(CliError::failed(format!("a {kind} of the files has no metadata.name: resource name may not be empty")));
+        }
+        chosen.push((ty, one));
+    }
+    Ok(chosen)
+}
+
+/// The objects that are named, or that the selectors find.
+pub(crate) async fn choose(access: &Access, arguments: &[String], files: &Files, selectors: &Selectors, bare: Bare) -> Result<Vec<Chosen>> {
+    let mut chosen = Vec::new();
+    match meant(arguments, files, selectors, bare)? {
+        Meant::Files(labels) => chosen.extend(of_files(access, files, &labels).await?.into_iter().map(|(_, one)| one)),
+        Meant::Named(names) => {
             for (word, name) in names {
                 let ty = access.resource_type(&word).await?;
                 chosen.push(Chosen { ty: ty.clone(), namespace: access.namespace_of(ty).into(), name });
             }
-            Ok(chosen)
         }
-        Targets::Types(words) if all || !selectors.is_empty() => {
-            let mut chosen = Vec::new();
+        Meant::Types(words) => {
             for word in words {
                 for ty in access.resource_types(&word).await? {
                     let objects = if selectors.all_namespaces { access.objects_in(ty, "") } else { access.objects(ty) };
@@ -96,10 +155,9 @@ pub(crate) async fn choose(access: &Access, arguments: &[String], files: &Files,
                     chosen.extend(page.items.iter().map(|item| Chosen::of(access, ty, item)));
                 }
             }
-            Ok(chosen)
         }
-        Targets::Types(_) => Err(CliError::usage("resource(s) were provided, but no name was specified")),
     }
+    Ok(chosen)
 }
 
 pub(crate) fn no_match(version: &str, kind: &str) -> CliError {
@@ -111,6 +169,7 @@ pub(crate) fn no_match(version: &str, kind: &str) -> CliError {
 /// Follows an object until `decide` has an answer; it is given the object, or None while there is none.
 pub async fn follow<T>(objects: &Resources, name: &str, mut decide: impl FnMut(Option<&Value>) -> Result<Option<T>>) -> Result<T> {
     let mut options = ListOptions { field_selector: format!("metadata.name={name}"), ..Default::default() };
+    let mut pause = Pause::default();
     loop {
         let page = objects.list(ListOptions { resource_version: String::new(), ..options.clone() }).await?;
         if let Some(answer) = decide(page.items.first().map(|i| &**i))? {
@@ -118,7 +177,9 @@ pub async fn follow<T>(objects: &Resources, name: &str, mut decide: impl FnMut(O
         }
         options.resource_version = page.resource_version;
         let mut events = objects.watch(options.clone()).await?;
+        let mut brought = false;
         while let Some(event) = events.next().await {
+            brought = true;
             let event = match event {
                 // The history that the watch began from is gone: begin anew.
                 Err(status) if status.is(Reason::Expired) => break,
@@ -133,6 +194,20 @@ pub async fn follow<T>(objects: &Resources, name: &str, mut decide: impl FnMut(O
                 return Ok(answer);
             }
         }
+        pause.before_another(brought).await;
+    }
+}
+
+/// Between watches: one that ended without having brought anything is not begun anew at once.
+#[derive(Default)]
+pub(crate) struct Pause(Duration);
+
+impl Pause {
+    pub(crate) async fn before_another(&mut self, brought: bool) {
+        const FIRST: Duration = Duration::from_millis(100);
+        const LONGEST: Duration = Duration::from_secs(10);
+        self.0 = if brought { Duration::ZERO } else { (self.0 * 2).clamp(FIRST, LONGEST) };
+        tokio::time::sleep(self.0).await;
     }
 }
 
@@ -148,6 +223,43 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_line_means_what_it_says_or_is_refused() {
+        let words = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
+        let read = |arguments: &str, file: &str, labels: &str, fields: &str, bare| {
+            let files = Files { files: words(file).into_iter().map(Into::into).collect(), recursive: false };
+            let selectors = Selectors { selector: labels.into(), field_selector: fields.into(), all_namespaces: false };
+            meant(&words(arguments), &files, &selectors, bare).map_err(|e| e.to_string())
+        };
+        let named = || Ok(Meant::Named(vec![("pod".into(), "a".into())]));
+        let pods = || Ok(Meant::Types(vec!["pod".into()]));
+        let files = |labels| Ok(Meant::Files(Selector::parse(labels).unwrap()));
+        let cases = [
+            ("pod a", "", "", "", Bare::Refused, named()),
+            ("pod/a", "", "", "", Bare::All, named()),
+            ("pod", "", "", "", Bare::All, pods()),
+            ("pod", "", "", "", Bare::Asked, pods()),
+            ("pod", "", "x=y", "", Bare::Refused, pods()),
+            ("", "f", "", "", Bare::Refused, files("")),
+            ("", "f", "x=y", "", Bare::Refused, files("x=y")),
+            ("pod", "", "", "", Bare::Refused, Err("but no name was specified")),
+            ("pod a", "", "x=y", "", Bare::Refused, Err("name cannot be provided when a selector is specified")),
+            ("pod a", "", "", "x=y", Bare::Refused, Err("name cannot be provided when a selector is specified")),
+            ("pod a", "", "", "", Bare::Asked, Err("name cannot be provided when a selector is specified")),
+            ("pod/a", "", "x=y", "", Bare::All, Err("when passing resource/name arguments")),
+            ("pod a", "f", "", "", Bare::Refused, Err("you may not specify resource arguments as well")),
+            ("", "f", "", "x=y", Bare::Refused, Err("--field-selector cannot be used with files")),
+            ("", "f", "!", "", Bare::Refused, Err("is not valid")),
+        ];
+        for (arguments, file, labels, fields, bare, expect) in cases {
+            let found = read(arguments, file, labels, fields, bare);
+            match expect {
+                Ok(expect) => assert_eq!(found, Ok(expect), "{arguments} {file} {labels} {fields}"),
+                Err(why) => assert!(found.clone().unwrap_err().contains(why), "{arguments} {file}: {found:?}"),
+            }
+        }
+    }
 
     #[test]
     fn durations_are_gos_or_seconds() {

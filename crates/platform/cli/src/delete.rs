@@ -6,10 +6,10 @@ use fram_client::{DeleteOptions, Propagation};
 use fram_machinery::{Reason, meta};
 
 use crate::access::Access;
-use crate::choose::{Chosen, Selectors, choose, duration, follow};
+use crate::choose::{Bare, Chosen, Selectors, choose, duration, follow};
 use crate::error::{CliError, Result};
 use crate::manifests::Files;
-use crate::print::{note, out};
+use crate::print::{Report, note, nothing_found};
 
 #[derive(clap::Args, Debug, Clone)]
 pub struct Delete {
@@ -36,7 +36,7 @@ pub struct Delete {
     #[arg(long, default_value = "background", value_parser = ["background", "foreground", "orphan"])]
     cascade: String,
     /// Return only when the objects are gone.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, default_value_t = true)]
     wait: bool,
     /// For how long to wait.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -73,36 +73,39 @@ impl Delete {
 
 pub(crate) async fn run(access: &Access, delete: &Delete) -> Result<()> {
     let options = delete.options()?;
-    if delete.all && !delete.selectors.selector.is_empty() {
-        return Err(CliError::usage("setting 'all' parameter but found a non empty selector"));
+    if delete.all && !delete.selectors.is_empty() {
+        return Err(CliError::usage("cannot set --all and --selector or --field-selector at the same time"));
     }
-    let chosen = choose(access, &delete.targets, &delete.files, &delete.selectors, delete.all).await?;
+    let chosen = choose(access, &delete.targets, &delete.files, &delete.selectors, Bare::asked(delete.all)).await?;
     if chosen.is_empty() {
-        note("No resources found");
+        note(&nothing_found(None));
         return Ok(());
     }
-    let (mut errors, mut going) = (Vec::new(), Vec::new());
+    // What was found by a list may be gone by now.
+    let may_be_gone = delete.ignore_not_found || delete.all || !delete.selectors.is_empty();
+    let (mut report, mut errors, mut going) = (Report::default(), Vec::new(), Vec::new());
     for one in chosen {
         match access.delete(&one.place(), options.clone()).await {
             Ok(answer) => {
-                out(told(&one, delete, options.grace_period_seconds))?;
+                report.say(told(&one, delete, options.grace_period_seconds));
                 going.push((one, uid(&answer)));
             }
-            Err(error) if error.is(Reason::NotFound) && (delete.ignore_not_found || delete.all) => {}
+            Err(error) if error.is(Reason::NotFound) && may_be_gone => {}
             Err(error) => errors.push(error),
         }
     }
     if delete.wait && !options.dry_run {
         let waiting = gone(access, &going);
-        match delete.timeout.filter(|t| !t.is_zero()) {
-            None => waiting.await?,
+        let waited = match delete.timeout.filter(|t| !t.is_zero()) {
+            None => waiting.await,
             Some(patience) => {
                 let late = |_| CliError::failed("timed out waiting for the objects to be gone; what holds them may be a finalizer");
-                tokio::time::timeout(patience, waiting).await.map_err(late)??;
+                tokio::time::timeout(patience, waiting).await.map_err(late).flatten()
             }
-        }
+        };
+        errors.extend(waited.err());
     }
-    CliError::all(errors)
+    report.end(errors)
 }
 
 /// The answer is the object where it still waits for something, and a Status with its UID where it is gone.

@@ -4,15 +4,16 @@
 use std::sync::Arc;
 
 use fram_client::{ListOptions, resources};
-use fram_machinery::{Value, human, meta};
+use fram_machinery::{Value, meta};
 use jiff::Timestamp;
 
 use crate::access::Access;
-use crate::choose::{Chosen, Selectors, choose};
+use crate::choose::{Bare, Chosen, Selectors, choose};
 use crate::error::{CliError, Result};
 use crate::jsonpath;
 use crate::manifests::Files;
-use crate::print::out;
+use crate::print::{escaped, note, nothing_found, out, warn};
+use crate::status::age;
 use crate::table;
 
 #[derive(clap::Args, Debug, Clone)]
@@ -25,14 +26,14 @@ pub struct Describe {
     #[command(flatten)]
     selectors: Selectors,
     /// Show the object's events.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, default_value_t = true)]
     show_events: bool,
 }
 
 pub(crate) async fn run(access: &Access, describe: &Describe) -> Result<()> {
-    let chosen = choose(access, &describe.targets, &describe.files, &describe.selectors, true).await?;
+    let chosen = choose(access, &describe.targets, &describe.files, &describe.selectors, Bare::All).await?;
     if chosen.is_empty() {
-        crate::print::note(&format!("No resources found in {} namespace.", access.namespace));
+        note(&nothing_found((!describe.selectors.all_namespaces).then_some(&access.namespace)));
     }
     let (mut errors, mut texts) = (Vec::new(), Vec::new());
     for one in &chosen {
@@ -49,14 +50,33 @@ async fn text(access: &Access, describe: &Describe, one: &Chosen) -> Result<Stri
     let object = one.objects(access).get(&one.name).await?;
     let mut text = fields(&object);
     if describe.show_events {
-        let events = access.objects_in(access.resource_type(&resources::EVENTS.plural).await?, &one.namespace);
-        let field_selector = format!("involvedObject.name={},involvedObject.uid={}", one.name, meta::uid(&object));
-        let mut events = events.list(ListOptions { field_selector, ..Default::default() }).await?.items;
-        // Of one second, in the order in which they were written.
-        events.sort_by_key(|e| (last_seen(e).to_string(), meta::resource_version(e).parse::<u64>().unwrap_or(0)));
-        text.push_str(&happened(&events, Timestamp::now()));
+        match events_of(access, one, &object).await {
+            Ok(events) => text.push_str(&happened(&events, Timestamp::now())),
+            // Who may see an object need not be allowed to see its events.
+            Err(error) => warn(&format!("the events of {} cannot be read: {error}", one.place())),
+        }
     }
     Ok(text)
+}
+
+/// An object's events, the oldest first.
+async fn events_of(access: &Access, one: &Chosen, object: &Value) -> Result<Vec<Arc<Value>>> {
+    let events = access.objects_in(access.resource_type(&resources::EVENTS.plural).await?, &one.namespace);
+    let mut found = Vec::new();
+    for uid in known_as(object) {
+        let field_selector = format!("involvedObject.name={},involvedObject.uid={uid}", one.name);
+        found.extend(events.list(ListOptions { field_selector, ..Default::default() }).await?.items);
+    }
+    // Of one second, in the order in which they were written.
+    found.sort_by_key(|e| (last_seen(e).to_string(), meta::resource_version(e).parse::<u64>().unwrap_or(0)));
+    Ok(found)
+}
+
+/// As what events speak of an object: by its UID; kubelets call their node by its name. See describe.NodeDescriber.
+fn known_as(object: &Value) -> Vec<&str> {
+    let mut known = vec![meta::uid(object)];
+    known.extend((object.str_at(&["kind"]) == "Node").then(|| meta::name(object)));
+    known
 }
 
 fn last_seen(event: &Value) -> &str {
@@ -101,7 +121,7 @@ fn fields(object: &Value) -> String {
 /// `key=value` of a label, `key: value` of an annotation, as kubectl writes them.
 fn pair(of: &str) -> impl Fn((&str, String)) -> String {
     let sign = if of == "Labels" { "=" } else { ": " };
-    move |(key, value)| format!("{key}{sign}{}", value.trim_end())
+    move |(key, value)| escaped(&format!("{key}{sign}{}", value.trim_end()))
 }
 
 /// `creationTimestamp` as `Creation Timestamp`; a key that is a name of its own stays.
@@ -127,7 +147,7 @@ fn title(key: &str) -> String {
 fn entries(value: &Value, depth: usize, out: &mut String) {
     let indent = "  ".repeat(depth);
     for (key, value) in value.as_map().into_iter().flat_map(|m| m.iter()) {
-        let name = title(key.as_str());
+        let name = escaped(&title(key.as_str()));
         match value {
             Value::Map(map) if !map.is_empty() => {
                 out.push_str(&format!("{indent}{name}:\n"));
@@ -150,7 +170,7 @@ fn element(item: &Value, depth: usize, out: &mut String) {
 }
 
 fn scalar(value: &Value) -> String {
-    if value.is_empty() { "<none>".into() } else { jsonpath::text(value).trim_end().replace('\n', "\\n") }
+    if value.is_empty() { "<none>".into() } else { escaped(jsonpath::text(value).trim_end()).replace('\n', "\\n") }
 }
 
 /// The table of events.
@@ -158,8 +178,7 @@ fn happened(events: &[Arc<Value>], now: Timestamp) -> String {
     if events.is_empty() {
         return "Events:  <none>\n".into();
     }
-    let age =
-        |time: &str| time.parse::<Timestamp>().map_or_else(|_| "<unknown>".into(), |t| human::duration(now.as_second() - t.as_second()));
+    let age = |time: &str| age(time, now);
     let mut lines = vec![
         ["  Type", "Reason", "Age", "From", "Message"].map(String::from).to_vec(),
         ["  ----", "------", "----", "----", "-------"].map(String::from).to_vec(),
@@ -172,10 +191,10 @@ fn happened(events: &[Arc<Value>], now: Timestamp) -> String {
         };
         let from =
             [["source", "component"].as_slice(), &["reportingComponent"]].into_iter().map(|p| event.str_at(p)).find(|c| !c.is_empty());
-        let text = |name: &str| event.str_at(&[name]).trim().to_string();
-        lines.push(vec![format!("  {}", text("type")), text("reason"), seen, from.unwrap_or_default().into(), text("message")]);
+        let text = |name: &str| escaped(event.str_at(&[name]).trim());
+        lines.push(vec![format!("  {}", text("type")), text("reason"), seen, escaped(from.unwrap_or_default()), text("message")]);
     }
-    format!("Events:\n{}", table::align(&lines, &mut Vec::new()))
+    format!("Events:\n{}", table::align_close(&lines))
 }
 
 #[cfg(test)]
@@ -211,7 +230,21 @@ mod tests {
         let event = object!({ "type": "Warning", "reason": "BackOff", "message": "again\n", "count": 3, "firstTimestamp": "2026-01-01T00:00:00Z",
             "lastTimestamp": "2026-01-01T00:01:00Z", "source": { "component": "kubelet" } });
         let text = happened(&[Arc::new(event)], "2026-01-01T00:01:30Z".parse().unwrap());
-        assert!(text.contains("Warning   BackOff   30s (x3 over 90s)   kubelet   again\n"), "{text}");
+        assert!(text.contains("Warning  BackOff  30s (x3 over 90s)  kubelet  again\n"), "{text}");
         assert_eq!(happened(&[], Timestamp::UNIX_EPOCH), "Events:  <none>\n");
+    }
+
+    #[test]
+    fn terminals_get_no_orders_from_objects() {
+        let object = object!({ "apiVersion": "v1", "kind": "Thing", "metadata": { "name": "a", "annotations": { "x": "\u{1b}[2J" } }, "spec": { "y": "\u{1b}c\rz" } });
+        let event = object!({ "type": "Normal", "reason": "R", "message": "\u{1b}]0;title", "source": { "component": "c\r" } });
+        let text = fields(&object) + &happened(&[Arc::new(event)], Timestamp::UNIX_EPOCH);
+        assert!(!text.contains(['\u{1b}', '\r']) && text.contains("x: ^[[2J") && text.contains("Y:  ^[c\\rz"), "{text}");
+    }
+
+    #[test]
+    fn a_nodes_events_are_looked_for_by_its_name_too() {
+        let object = |kind: &str| object!({ "kind": kind, "metadata": { "name": "n", "uid": "u" } });
+        assert_eq!((known_as(&object("Node")), known_as(&object("Pod"))), (vec!["u", "n"], vec!["u"]));
     }
 }

@@ -17,7 +17,7 @@ pub enum CliError {
     Refused { server: String },
     #[error("error: {0}")]
     Remote(#[from] RemoteError),
-    #[error("no kubeconfig: looked at KUBECONFIG, {}. Start a cluster with `fram up`, or name a file with --kubeconfig", looked.join(", "))]
+    #[error("error: there is no kubeconfig {}: start a cluster with `fram up`, or name a file with --kubeconfig or KUBECONFIG", looked.join(", "))]
     NoKubeconfig { looked: Vec<String> },
     #[error("error: {0}")]
     Usage(String),
@@ -69,11 +69,13 @@ impl CliError {
         matches!(self, Self::Server(status) if status.is(reason))
     }
 
-    /// One error for several; nothing where there were none.
-    pub(crate) fn all(mut errors: Vec<CliError>) -> Result<(), CliError> {
-        match errors.len() {
-            0 => Ok(()),
-            1 => Err(errors.remove(0)),
+    /// One error for several; nothing where there were none. That nobody reads any more counts where all else went well.
+    pub(crate) fn all(errors: Vec<CliError>) -> Result<(), CliError> {
+        let (closed, mut errors): (Vec<_>, Vec<_>) = errors.into_iter().partition(|e| matches!(e, Self::OutputClosed));
+        match (errors.len(), closed.is_empty()) {
+            (0, true) => Ok(()),
+            (0, false) => Err(Self::OutputClosed),
+            (1, _) => Err(errors.remove(0)),
             _ => Err(Self::Several(errors)),
         }
     }

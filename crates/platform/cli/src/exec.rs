@@ -4,6 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fram_client::remote::{Query, path};
 use fram_machinery::{Status, Value, json, meta, object};
 use futures_util::{SinkExt, StreamExt};
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::access::{Access, Socket, collection_path, query};
+use crate::access::{Access, Socket};
 use crate::error::{CliError, Result};
 use crate::pods;
 use crate::print::note;
@@ -50,7 +51,7 @@ const CLOSE: u8 = 255;
 const CHUNK: usize = 32 << 10;
 
 pub(crate) async fn run(access: &Access, exec: &Exec) -> Result<()> {
-    let (_, pod) = pods::running_pod(access, &exec.target).await?;
+    let (_, pod) = pods::usable_pod(access, &exec.target, pods::Use::Exec(exec.container.as_deref())).await?;
     let container = match &exec.container {
         Some(name) => name.clone(),
         None => {
@@ -65,7 +66,7 @@ pub(crate) async fn run(access: &Access, exec: &Exec) -> Result<()> {
     if exec.tty && !tty && !exec.quiet {
         note("Unable to use a TTY - input is not a terminal or the right kind of file");
     }
-    let path = path(access, &pod, &container, exec, tty).await?;
+    let path = session_path(access, &pod, &container, exec, tty).await?;
     let socket = access.websocket(&path, PROTOCOL).await?;
     let raw = match tty {
         true => Some(Raw::enter().map_err(|e| CliError::failed(format!("cannot use the terminal: {e}")))?),
@@ -77,13 +78,20 @@ pub(crate) async fn run(access: &Access, exec: &Exec) -> Result<()> {
     outcome
 }
 
-async fn path(access: &Access, pod: &Arc<Value>, container: &str, exec: &Exec, tty: bool) -> Result<String> {
-    let collection = collection_path(access.resource_type("pods").await?, meta::namespace(pod));
+async fn session_path(access: &Access, pod: &Arc<Value>, container: &str, exec: &Exec, tty: bool) -> Result<String> {
     let flag = |on: bool| if on { "true" } else { "" };
-    let mut pairs: Vec<(&str, &str)> = exec.command.iter().map(|c| ("command", c.as_str())).collect();
     // A terminal has one output.
-    pairs.extend([("container", container), ("stdin", flag(exec.stdin)), ("stdout", "true"), ("stderr", flag(!tty)), ("tty", flag(tty))]);
-    Ok(format!("{collection}/{}/exec{}", meta::name(pod), query(&pairs)))
+    let options = [("container", container), ("stdin", flag(exec.stdin)), ("stdout", "true"), ("stderr", flag(!tty)), ("tty", flag(tty))];
+    exec_path(access, pod, exec.command.iter().map(String::as_str), &options).await
+}
+
+async fn exec_path(access: &Access, pod: &Value, command: impl Iterator<Item = &str>, options: &[(&str, &str)]) -> Result<String> {
+    let mut query = Query::default();
+    // A word of a command may be empty.
+    command.for_each(|word| query.put("command", word));
+    options.iter().for_each(|(name, value)| query.add(name, value));
+    let pods = access.resource_type("pods").await?.resource();
+    Ok(format!("{}{query}", path(&pods, meta::namespace(pod), meta::name(pod), "exec")))
 }
 
 fn framed(channel: u8, bytes: &[u8]) -> Message {
@@ -129,10 +137,8 @@ async fn send_sizes(sender: mpsc::Sender<Message>, tty: bool) {
 
 /// Runs a command without input; gives what it printed.
 pub async fn capture(access: &Access, pod: &Value, container: &str, command: &[&str]) -> Result<String> {
-    let collection = collection_path(access.resource_type("pods").await?, meta::namespace(pod));
-    let mut pairs: Vec<(&str, &str)> = command.iter().map(|c| ("command", *c)).collect();
-    pairs.extend([("container", container), ("stdout", "true"), ("stderr", "true")]);
-    let path = format!("{collection}/{}/exec{}", meta::name(pod), query(&pairs));
+    let options = [("container", container), ("stdout", "true"), ("stderr", "true")];
+    let path = exec_path(access, pod, command.iter().copied(), &options).await?;
     let socket = access.websocket(&path, PROTOCOL).await?;
     let (mut printed, mut complaint) = (Vec::new(), Vec::new());
     let mut keep = |channel, data: &[u8]| {

@@ -1,18 +1,18 @@
 //! `fram get`: the server's tables, or objects in another form; once, or as they change.
 
 use bytes::Bytes;
-use fram_machinery::{Reason, Value, json, meta};
+use fram_client::remote::{Lines, Query, path};
+use fram_machinery::{Reason, Value, json, meta, object};
 use http::Method;
 
-use crate::access::{Access, Lines, collect, collection_path, query};
-use crate::choose::Selectors;
+use crate::access::{Access, collect};
+use crate::choose::{Bare, Meant, Pause, Selectors, meant, of_files};
 use crate::discovery::ResourceType;
 use crate::error::{CliError, Result};
 use crate::manifests::Files;
 use crate::output::{self, Output};
-use crate::print::{note, out};
+use crate::print::{self, note, out};
 use crate::table::{TableOptions, TablePrinter};
-use crate::targets::Targets;
 
 #[derive(clap::Args, Debug, Clone)]
 pub struct Get {
@@ -23,7 +23,7 @@ pub struct Get {
     files: Files,
     #[command(flatten)]
     selectors: Selectors,
-    /// The form: wide, yaml, json, name or jsonpath=TEMPLATE.
+    /// The form: wide, yaml, json, name, jsonpath=TEMPLATE or jsonpath-as-json=TEMPLATE.
     #[arg(short, long, value_name = "FORM", default_value = "", hide_default_value = true)]
     output: String,
     /// Go on and print what changes.
@@ -32,7 +32,7 @@ pub struct Get {
     /// Print what changes, not what is.
     #[arg(long)]
     watch_only: bool,
-    /// Begin each line of a watch with the sort of change.
+    /// Show of each change in a watch of which sort it is.
     #[arg(long)]
     output_watch_events: bool,
     /// No line of headers.
@@ -67,8 +67,7 @@ struct Ask<'a> {
 
 impl Ask<'_> {
     fn path(&self) -> String {
-        let collection = collection_path(self.ty, &self.namespace);
-        if self.name.is_empty() { collection } else { format!("{collection}/{}", self.name) }
+        path(&self.ty.resource(), &self.namespace, &self.name, "")
     }
 }
 
@@ -81,8 +80,12 @@ pub(crate) async fn run(access: &Access, get: &Get) -> Result<()> {
         return out(collect(answer).await?);
     }
     let form = Output::parse(&get.output)?;
+    let watches = get.watch || get.watch_only;
+    if get.output_watch_events && !watches {
+        return Err(CliError::usage("--output-watch-events option can only be used with --watch or --watch-only"));
+    }
     let asks = asks(access, get).await?;
-    if get.watch || get.watch_only {
+    if watches {
         return match asks.as_slice() {
             [one] => watch(access, get, one, &form).await,
             _ => Err(CliError::usage("you may only watch one type, or one object, at a time")),
@@ -95,48 +98,36 @@ pub(crate) async fn run(access: &Access, get: &Get) -> Result<()> {
 }
 
 async fn asks<'a>(access: &'a Access, get: &Get) -> Result<Vec<Ask<'a>>> {
-    let discovery = access.discovery().await?;
     let mut asks = Vec::new();
-    if !get.files.is_empty() {
-        for object in get.files.read()? {
-            let (version, kind) = (object.str_at(&["apiVersion"]), object.str_at(&["kind"]));
-            let ty = discovery.of_kind(version, kind).ok_or_else(|| crate::choose::no_match(version, kind))?;
-            let chosen = crate::choose::Chosen::of(access, ty, &object);
-            asks.push(Ask { ty, namespace: chosen.namespace, name: chosen.name });
-        }
-        return Ok(asks);
-    }
-    let everywhere = get.selectors.all_namespaces;
-    match Targets::parse(&get.targets)? {
-        Targets::Types(words) => {
-            for word in words {
-                for ty in access.resource_types(&word).await? {
-                    let namespace = if everywhere { "" } else { access.namespace_of(ty) };
-                    asks.push(Ask { ty, namespace: namespace.into(), name: String::new() });
-                }
+    match meant(&get.targets, &get.files, &get.selectors, Bare::All)? {
+        Meant::Files(labels) => {
+            for (ty, chosen) in of_files(access, &get.files, &labels).await? {
+                asks.push(Ask { ty, namespace: chosen.namespace, name: chosen.name });
             }
         }
-        Targets::Named(_) if everywhere => {
-            return Err(CliError::usage("a resource cannot be retrieved by name across all namespaces"));
-        }
-        Targets::Named(_) if !get.selectors.is_empty() => {
-            return Err(CliError::usage("name cannot be provided when a selector is specified"));
-        }
-        Targets::Named(names) => {
+        Meant::Named(names) => {
             for (word, name) in names {
                 let ty = access.resource_type(&word).await?;
                 asks.push(Ask { ty, namespace: access.namespace_of(ty).into(), name });
+            }
+        }
+        Meant::Types(words) => {
+            for word in words {
+                for ty in access.resource_types(&word).await? {
+                    let namespace = if get.selectors.all_namespaces { "" } else { access.namespace_of(ty) };
+                    asks.push(Ask { ty, namespace: namespace.into(), name: String::new() });
+                }
             }
         }
     }
     Ok(asks)
 }
 
-fn list_query(get: &Get, ask: &Ask<'_>) -> String {
+fn list_query(get: &Get, ask: &Ask<'_>) -> Query {
     if !ask.name.is_empty() {
-        return String::new();
+        return Query::default();
     }
-    query(&[("labelSelector", &get.selectors.selector), ("fieldSelector", &get.selectors.field_selector)])
+    Query::of(&[("labelSelector", &get.selectors.selector), ("fieldSelector", &get.selectors.field_selector)])
 }
 
 fn table_options(get: &Get, wide: bool, prefix: bool, ty: &ResourceType) -> TableOptions {
@@ -156,7 +147,7 @@ async fn tables(access: &Access, get: &Get, asks: &[Ask<'_>], wide: bool) -> Res
     let (mut errors, mut printed, mut text) = (Vec::new(), 0, String::new());
     let mut current: Option<(&ResourceType, TablePrinter)> = None;
     for ask in asks {
-        let table = match access.document(&(ask.path() + &list_query(get, ask)), TABLE).await {
+        let table = match access.document(&format!("{}{}", ask.path(), list_query(get, ask)), TABLE).await {
             Ok(table) => table,
             Err(error) if get.ignore_not_found && error.is(Reason::NotFound) => continue,
             // One type of a category that cannot be listed does not hide the others.
@@ -187,10 +178,8 @@ async fn tables(access: &Access, get: &Get, asks: &[Ask<'_>], wide: bool) -> Res
 }
 
 fn nothing(access: &Access, get: &Get, asks: &[Ask<'_>]) -> String {
-    match asks.iter().any(|a| a.ty.namespaced) && !get.selectors.all_namespaces {
-        true => format!("No resources found in {} namespace.", access.namespace),
-        false => "No resources found".into(),
-    }
+    let within = asks.iter().any(|a| a.ty.namespaced) && !get.selectors.all_namespaces;
+    print::nothing_found(within.then_some(&access.namespace))
 }
 
 async fn objects(access: &Access, get: &Get, asks: &[Ask<'_>], form: &Output) -> Result<()> {
@@ -231,11 +220,11 @@ async fn watch(access: &Access, get: &Get, ask: &Ask<'_>, form: &Output) -> Resu
     let wide = matches!(form, Output::Table { wide: true });
     let mut shower = Shower { get, form, ty: ask.ty, printer: TablePrinter::new(table_options(get, wide, false, ask.ty)) };
     let accept = if matches!(form, Output::Table { .. }) { TABLE } else { "application/json" };
-    let collection = collection_path(ask.ty, &ask.namespace);
+    let collection = path(&ask.ty.resource(), &ask.namespace, "", "");
     // One object is watched as a collection of one.
     let fields = if ask.name.is_empty() { get.selectors.field_selector.clone() } else { format!("metadata.name={}", ask.name) };
     let selection = [("labelSelector", get.selectors.selector.as_str()), ("fieldSelector", fields.as_str())];
-    let listed = access.document(&(collection.clone() + &query(&selection)), accept).await?;
+    let listed = access.document(&format!("{collection}{}", Query::of(&selection)), accept).await?;
     if !ask.name.is_empty() && listed.list_at(&["rows"]).is_empty() && listed.list_at(&["items"]).is_empty() && !get.ignore_not_found {
         access.objects_in(ask.ty, &ask.namespace).get(&ask.name).await?;
     }
@@ -245,13 +234,16 @@ async fn watch(access: &Access, get: &Get, ask: &Ask<'_>, form: &Output) -> Resu
         shower.only_columns(&listed);
     }
     let mut version = listed.str_at(&["metadata", "resourceVersion"]).to_string();
+    let mut pause = Pause::default();
     loop {
         let from = [("watch", "true"), ("allowWatchBookmarks", "true"), ("resourceVersion", version.as_str()), selection[0], selection[1]];
-        let answer = access.send(Method::GET, &(collection.clone() + &query(&from)), accept, Vec::new()).await?;
-        let mut lines = Lines::new(answer);
+        let answer = access.send(Method::GET, &format!("{collection}{}", Query::of(&from)), accept, Vec::new()).await?;
+        let (mut lines, mut brought) = (Lines::new(answer), false);
         while let Some(line) = lines.next().await? {
+            brought = true;
             version = shower.event(&line)?.unwrap_or(version);
         }
+        pause.before_another(brought).await;
     }
 }
 
@@ -285,8 +277,13 @@ impl Shower<'_> {
 
     fn object(&self, object: &Value, event: &str) -> Result<()> {
         let separator = if matches!(self.form, Output::Yaml) { "---\n" } else { "" };
-        let event = if self.get.output_watch_events { format!("{event} ") } else { String::new() };
-        out(event + separator + &self.form.print(&shown(self.get, object), &self.ty.label())?)
+        let object = shown(self.get, object);
+        // A name says no more than a name.
+        let shown = match self.get.output_watch_events && !matches!(self.form, Output::Name) {
+            true => object!({ "type": event, "object": object }),
+            false => object,
+        };
+        out(separator.to_string() + &self.form.print(&shown, &self.ty.label())?)
     }
 
     /// Shows an event; gives the version from which the watch could go on.

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use fram_client::remote::encoded;
 use fram_machinery::{Value, human};
 use http::Method;
 
 use crate::error::{CliError, Result};
 use crate::local;
-use crate::print::out;
+use crate::print::{Report, out};
 use crate::table;
 
 #[derive(clap::Subcommand, Debug, Clone)]
@@ -44,34 +45,37 @@ fn name(image: &Value) -> &str {
 pub(crate) async fn run(data: &Path, image: &Image) -> Result<()> {
     match image {
         Image::Import { files } => {
+            let (mut report, mut errors) = (Report::default(), Vec::new());
             for file in files {
-                import(data, file).await?;
-            }
-            Ok(())
-        }
-        Image::List { quiet } => list(data, *quiet).await,
-        Image::Rm { images } => {
-            let mut errors = Vec::new();
-            for image in images {
-                match local::ask(data, Method::DELETE, &format!("/images/{}", crate::access::encoded(image))).await {
-                    Ok(_) => out(format!("image {image:?} removed\n"))?,
+                match import(data, file).await {
+                    Ok(told) => report.say(told),
                     Err(error) => errors.push(error),
                 }
             }
-            CliError::all(errors)
+            report.end(errors)
+        }
+        Image::List { quiet } => list(data, *quiet).await,
+        Image::Rm { images } => {
+            let (mut report, mut errors) = (Report::default(), Vec::new());
+            for image in images {
+                match local::ask(data, Method::DELETE, &format!("/images/{}", encoded(image))).await {
+                    Ok(_) => report.say(format!("image {image:?} removed\n")),
+                    Err(error) => errors.push(error),
+                }
+            }
+            report.end(errors)
         }
     }
 }
 
-async fn import(data: &Path, file: &Path) -> Result<()> {
+async fn import(data: &Path, file: &Path) -> Result<String> {
     let imported = if file.as_os_str() == "-" {
         local::hand_over(data, "/images", std::io::stdin()).await?
     } else {
         let source = std::fs::File::open(file).map_err(|source| CliError::Io { operation: "open", path: file.into(), source })?;
         local::hand_over(data, "/images", source).await?
     };
-    let told: String = imported.list_at(&["items"]).iter().map(|i| format!("image {:?} imported\n", name(i))).collect();
-    out(told)
+    Ok(imported.list_at(&["items"]).iter().map(|i| format!("image {:?} imported\n", name(i))).collect())
 }
 
 async fn list(data: &Path, quiet: bool) -> Result<()> {

@@ -1,8 +1,10 @@
 //! kubectl's JSONPath templates: text with `{…}`, where a path, a quoted text, or `range`/`end` stands. Pure. See client-go's
 //! util/jsonpath.
 
-use fram_machinery::jsonpath::JsonPath;
+use fram_machinery::jsonpath::{JsonPath, PathError, outside, unquoted};
 use fram_machinery::{Value, json};
+
+use crate::output::pretty;
 
 /// A template, parsed.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,33 +27,44 @@ impl Template {
     }
 
     /// What the template prints for a value. What is missing prints nothing.
-    pub(crate) fn render(&self, root: &Value) -> String {
+    pub(crate) fn render(&self, root: &Value) -> Result<String, PathError> {
         let mut out = String::new();
-        render(&self.nodes, root, &mut out);
-        out
+        visit(&self.nodes, root, &mut |found| {
+            let texts: Vec<String> = found.iter().map(|v| text(v)).collect();
+            out.push_str(&texts.join(" "));
+        })?;
+        Ok(out)
+    }
+
+    /// The same as JSON: of each part of the template the list of what it gives.
+    pub(crate) fn render_as_json(&self, root: &Value) -> Result<String, PathError> {
+        let mut out = String::new();
+        visit(&self.nodes, root, &mut |found| out.push_str(&pretty(&found.iter().map(|v| (*v).clone()).collect::<Vec<_>>().into())))?;
+        Ok(out)
     }
 
     /// The values that the template's paths lead to.
-    pub(crate) fn values<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
-        let path = |node: &Node| match node {
-            Node::Path(path) => path.find(root),
-            _ => Vec::new(),
-        };
-        self.nodes.iter().flat_map(path).collect()
+    pub(crate) fn values<'a>(&self, root: &'a Value) -> Result<Vec<&'a Value>, PathError> {
+        let mut found = Vec::new();
+        for node in &self.nodes {
+            if let Node::Path(path) = node {
+                found.extend(path.find(root)?);
+            }
+        }
+        Ok(found)
     }
 }
 
-fn render(nodes: &[Node], value: &Value, out: &mut String) {
+/// Shows what each part of a template gives, texts among them, in order.
+fn visit(nodes: &[Node], value: &Value, show: &mut dyn FnMut(&[&Value])) -> Result<(), PathError> {
     for node in nodes {
         match node {
-            Node::Text(text) => out.push_str(text),
-            Node::Path(path) => {
-                let texts: Vec<String> = path.find(value).into_iter().map(text).collect();
-                out.push_str(&texts.join(" "));
-            }
-            Node::Range(path, body) => path.find(value).into_iter().for_each(|one| render(body, one, out)),
+            Node::Text(text) => show(&[&Value::from(text.as_str())]),
+            Node::Path(path) => show(&path.find(value)?),
+            Node::Range(path, body) => path.find(value)?.into_iter().try_for_each(|one| visit(body, one, show))?,
         }
     }
+    Ok(())
 }
 
 /// A value as it is printed: texts bare, the rest as JSON.
@@ -85,7 +98,7 @@ impl Reader<'_> {
                 nodes.push(Node::Text(self.rest[..open].into()));
             }
             self.rest = &self.rest[open + 1..];
-            let close = closing(self.rest).ok_or("unclosed action: } is missing")?;
+            let close = outside(self.rest).find(|(_, c)| *c == '}').map(|(at, _)| at).ok_or("unclosed action: } is missing")?;
             let action = self.rest[..close].trim();
             self.rest = &self.rest[close + 1..];
             match action {
@@ -93,39 +106,14 @@ impl Reader<'_> {
                 "end" => return Err("not in range: {end} without {range}".into()),
                 _ => match action.strip_prefix("range ") {
                     Some(of) => nodes.push(Node::Range(path(of.trim())?, self.nodes(true)?)),
-                    None if action.starts_with(['"', '\'']) => nodes.push(Node::Text(quoted(action)?)),
-                    None => nodes.push(Node::Path(path(action)?)),
+                    None => nodes.push(match unquoted(action).map_err(|e| e.to_string())? {
+                        Some(text) => Node::Text(text),
+                        None => Node::Path(path(action)?),
+                    }),
                 },
             }
         }
     }
-}
-
-/// Where the brace that was opened is closed, quotes aside.
-fn closing(text: &str) -> Option<usize> {
-    let (mut quote, mut escaped) = (None, false);
-    for (i, c) in text.char_indices() {
-        match quote {
-            _ if escaped => escaped = false,
-            _ if c == '\\' => escaped = true,
-            Some(q) if c == q => quote = None,
-            Some(_) => {}
-            None if c == '"' || c == '\'' => quote = Some(c),
-            None if c == '}' => return Some(i),
-            None => {}
-        }
-    }
-    None
-}
-
-/// A quoted text with its escapes.
-fn quoted(text: &str) -> Result<String, String> {
-    let quote = text.chars().next().unwrap_or('"');
-    let inner = text.strip_prefix(quote).and_then(|t| t.strip_suffix(quote)).filter(|_| text.len() > 1);
-    let inner = inner.ok_or_else(|| format!("unterminated quoted text: {text}"))?;
-    let inner = if quote == '\'' { inner.replace("\\'", "'").replace('"', "\\\"") } else { inner.to_string() };
-    let value = json::from_slice(format!("\"{inner}\"").as_bytes()).map_err(|e| e.to_string())?;
-    Ok(value.as_str().unwrap_or_default().to_string())
 }
 
 /// A path, which may begin with a name here.
@@ -168,10 +156,16 @@ mod tests {
             ("{.items[0].metadata}", "{\"name\":\"one\"}"),
             ("{.nothing.here}", ""),
             ("plain {.n}", "plain 3"),
+            ("{\"a}b\"}{'it\\'s'}", "a}bit's"),
         ];
         for (template, expect) in cases {
-            assert_eq!(Template::parse(template).map(|p| p.render(&value)).as_deref(), Ok(expect), "{template}");
+            assert_eq!(Template::parse(template).map(|p| p.render(&value).unwrap()).as_deref(), Ok(expect), "{template}");
         }
+        let beyond = Template::parse("{.items[5].size}").unwrap().render(&value).unwrap_err();
+        assert_eq!(beyond.to_string(), "array index out of bounds: index 5, length 2");
+        let json = |template: &str| Template::parse(template).unwrap().render_as_json(&value).unwrap();
+        assert_eq!(json("{.items[*].size}"), "[\n    1,\n    5\n]\n");
+        assert_eq!(json("{.nothing}"), "[]\n");
     }
 
     #[test]

@@ -30,12 +30,15 @@ mod wait;
 
 use std::process::ExitCode;
 
+use clap::{Arg, ArgAction};
+
 pub use access::{Access, Connection, DEFAULT_DATA_DIR, Place};
 pub use choose::follow;
 pub use error::CliError;
 pub use exec::capture;
 pub use local::{SOCKET, ask, hand_over, socket_path};
 pub use manifests::parse as parse_manifests;
+pub use print::say;
 pub use rollout::progress;
 
 /// What the client can do.
@@ -77,12 +80,15 @@ pub enum Command {
     )]
     Wait(With<wait::Wait>),
     /// Shows what nodes and pods use.
+    #[command(after_help = "Examples:\n  fram top node\n  fram top pod -A --sort-by=memory")]
     Top(TopCommand),
     /// Follows and steers updates of workloads.
+    #[command(after_help = "Examples:\n  fram rollout status deployment/web\n  fram rollout undo deployment/web")]
     Rollout(RolloutCommand),
     /// Manages the images of this machine's node.
+    #[command(after_help = "Examples:\n  docker save app:1 | fram image import -\n  fram image list")]
     Image(ImageCommand),
-    /// Shows how the cluster fares: health, age and memory of its components.
+    /// Shows how the cluster fares: health and age of its components, memory of fram and of what holds its pods.
     #[command(after_help = "Example:\n  fram status")]
     Status(Connection),
 }
@@ -120,6 +126,44 @@ pub struct ImageCommand {
     connection: Connection,
 }
 
+/// The code of a command that said less than it should have: that of a process that SIGPIPE has ended.
+const CLOSED: u8 = 128 + 13;
+
+impl Command {
+    /// Whether a reader who has seen enough has had all that the command was for.
+    fn only_reads(&self) -> bool {
+        match self {
+            Self::Get(_) | Self::Describe(_) | Self::Logs(_) | Self::Top(_) | Self::Status(_) => true,
+            Self::Rollout(rollout) => matches!(rollout.own, rollout::Rollout::History(_)),
+            Self::Image(image) => matches!(image.own, image::Image::List { .. }),
+            // What is waited for has not come about when the waiting is broken off.
+            Self::Apply(_) | Self::Delete(_) | Self::Exec(_) | Self::PortForward(_) | Self::Scale(_) | Self::Wait(_) => false,
+        }
+    }
+}
+
+/// What Go's strconv.ParseBool takes for a truth value, which is what kubectl's flags take.
+fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("it is true or false".into()),
+    }
+}
+
+/// Lets each switch of a command say which way it is put: `--watch=false` beside `--watch`, as kubectl's do.
+pub fn with_truth_values(command: clap::Command) -> clap::Command {
+    let switch = |arg: Arg| {
+        if !matches!(arg.get_action(), ArgAction::SetTrue) {
+            return arg;
+        }
+        let arg = if arg.get_default_values().is_empty() { arg.default_value("false") } else { arg };
+        let arg = arg.action(ArgAction::Set).num_args(0..=1).require_equals(true).default_missing_value("true");
+        arg.value_parser(truth).value_name("BOOL").hide_default_value(true)
+    };
+    command.mut_args(switch).mut_subcommands(with_truth_values)
+}
+
 /// Runs a command; its code is the program's.
 pub fn run(command: &Command) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
@@ -133,9 +177,11 @@ pub fn run(command: &Command) -> ExitCode {
     // A read of the terminal cannot be called off; it ends with the process.
     runtime.shutdown_background();
     match outcome {
-        Ok(()) | Err(CliError::OutputClosed) => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::SUCCESS,
+        Err(CliError::OutputClosed) if command.only_reads() => ExitCode::SUCCESS,
+        Err(CliError::OutputClosed) => ExitCode::from(CLOSED),
         Err(error) => {
-            print::note(&error.to_string());
+            print::note(&print::escaped(&error.to_string()));
             ExitCode::from(error.code())
         }
     }
@@ -159,5 +205,69 @@ async fn perform(command: &Command) -> error::Result<()> {
         Command::Top(top) => top::run(&Access::open(&top.connection)?, &top.own).await,
         Command::Status(connection) => status::run(connection).await,
         Command::Rollout(rollout) => rollout::run(&Access::open(&rollout.connection)?, &rollout.own).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches, Parser};
+
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    struct Program {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    fn parse(line: &str) -> Result<String, clap::error::ErrorKind> {
+        let matches = with_truth_values(Program::command()).try_get_matches_from(std::iter::once("fram").chain(line.split_whitespace()));
+        let program = matches.and_then(|mut m| Program::from_arg_matches_mut(&mut m)).map_err(|e| e.kind())?;
+        Ok(format!("{:?}", program.command))
+    }
+
+    #[test]
+    fn switches_take_truth_values_as_kubectls_do() {
+        let cases = [
+            ("delete pod a --ignore-not-found=true", "ignore_not_found: true"),
+            ("delete pod a", "ignore_not_found: false"),
+            ("delete pod a", "wait: true"),
+            ("delete pod a --wait=false", "wait: false"),
+            ("delete pod a --wait", "wait: true"),
+            ("get pods --no-headers=T -w", "no_headers: true"),
+            ("get pods -w=false", "watch: false"),
+            ("get pods -Aw", "watch: true"),
+            ("logs a --all-containers=true", "all_containers: true"),
+            ("logs -f a", "target: Some(\"a\")"),
+            ("apply --server-side=true -f a.yaml,b.yaml", "files: [\"a.yaml\", \"b.yaml\"]"),
+            ("exec -it a -- sh", "tty: true"),
+            ("exec -it a -- sh", "stdin: true"),
+            ("exec -ti a -c b -- sh", "container: Some(\"b\")"),
+            ("describe pod a --show-events=false", "show_events: false"),
+            ("rollout status deploy/a --watch=false", "watch: false"),
+            ("rollout status deploy/a", "watch: true"),
+        ];
+        for (line, expect) in cases {
+            let read = parse(line).unwrap();
+            assert!(read.contains(expect), "{line}: {read}");
+        }
+        assert_eq!(parse("get pods --watch=maybe").unwrap_err(), clap::error::ErrorKind::ValueValidation);
+        assert_eq!(parse("delete pod a --now --grace-period=3").unwrap_err(), clap::error::ErrorKind::ArgumentConflict);
+    }
+
+    #[test]
+    fn commands_that_change_or_wait_for_things_do_not_only_read() {
+        let only_reads = |line: &str| {
+            let words = std::iter::once("fram").chain(line.split_whitespace());
+            Program::try_parse_from(words).unwrap().command.only_reads()
+        };
+        for line in ["get pods", "logs a", "describe pod a", "status", "rollout history deploy/a", "image list"] {
+            assert!(only_reads(line), "{line}");
+        }
+        for line in
+            ["apply -f a", "delete pod a", "wait --for=delete pod/a", "rollout restart deploy/a", "image rm a", "scale rs/a --replicas=1"]
+        {
+            assert!(!only_reads(line), "{line}");
+        }
     }
 }

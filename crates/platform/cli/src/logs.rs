@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fram_client::remote::{Lines, Query, path};
 use fram_machinery::{Value, meta};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::Method;
 
-use crate::access::{Access, Lines, collection_path, query};
+use crate::access::Access;
 use crate::choose::duration;
 use crate::error::{CliError, Result};
 use crate::pods;
-use crate::print::{note, out};
+use crate::print::{note, nothing_found, out};
 
 #[derive(clap::Args, Debug, Clone)]
 pub struct Logs {
@@ -39,7 +40,7 @@ pub struct Logs {
     /// Of the container before the last restart.
     #[arg(short, long)]
     previous: bool,
-    /// The last lines only; -1 for all. With a selector, 10 where nothing is said.
+    /// The last lines only; -1 for all. With a selector the last 10, where nothing is said.
     #[arg(long, value_name = "LINES", allow_hyphen_values = true)]
     tail: Option<i64>,
     /// Not older than this: 5s, 2m, 3h.
@@ -57,6 +58,9 @@ pub struct Logs {
     /// Begin each line with its pod and container.
     #[arg(long)]
     prefix: bool,
+    /// How many logs may be followed at once.
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    max_log_requests: usize,
     /// A log that cannot be read is no error.
     #[arg(long)]
     ignore_errors: bool,
@@ -78,11 +82,11 @@ pub(crate) async fn run(access: &Access, logs: &Logs) -> Result<()> {
     for pod in &pods {
         sources.extend(sources_of(access, logs, pod, container).await?);
     }
-    const MOST_FOLLOWED: usize = 50;
-    if logs.follow && sources.len() > MOST_FOLLOWED {
+    if logs.follow && sources.len() > logs.max_log_requests {
         return Err(CliError::failed(format!(
-            "you are attempting to follow {} log streams, at most {MOST_FOLLOWED} can be followed",
-            sources.len()
+            "you are attempting to follow {} log streams, but maximum allowed concurrency is {}, use --max-log-requests to increase the limit",
+            sources.len(),
+            logs.max_log_requests
         )));
     }
     if !logs.follow {
@@ -102,7 +106,7 @@ async fn pods_meant(access: &Access, logs: &Logs) -> Result<Vec<Arc<Value>>> {
     if !logs.selector.is_empty() {
         let pods = pods::by_selector(access, &logs.selector, &access.namespace).await?;
         if pods.is_empty() {
-            note(&format!("No resources found in {} namespace.", access.namespace));
+            note(&nothing_found(Some(&access.namespace)));
         }
         return Ok(pods);
     }
@@ -129,23 +133,24 @@ async fn sources_of(access: &Access, logs: &Logs, pod: &Value, container: Option
             vec![name]
         }
     };
-    let collection = collection_path(access.resource_type("pods").await?, meta::namespace(pod));
-    let several = logs.prefix;
+    let pods = access.resource_type("pods").await?.resource();
+    // kubectl prefixes the lines of several pods whether it is told to or not.
+    let prefixed = logs.prefix || logs.all_pods;
     let source = |container: String| Source {
-        path: format!("{collection}/{}/log{}", meta::name(pod), options(logs, &container)),
-        prefix: if several { format!("[pod/{}/{container}] ", meta::name(pod)) } else { String::new() },
+        path: format!("{}{}", path(&pods, meta::namespace(pod), meta::name(pod), "log"), options(logs, &container)),
+        prefix: if prefixed { format!("[pod/{}/{container}] ", meta::name(pod)) } else { String::new() },
     };
     Ok(names.into_iter().map(source).collect())
 }
 
 /// The query of one log.
-fn options(logs: &Logs, container: &str) -> String {
+fn options(logs: &Logs, container: &str) -> Query {
     const WITH_SELECTOR: i64 = 10;
-    let tail = logs.tail.or((!logs.selector.is_empty() && !logs.follow).then_some(WITH_SELECTOR)).filter(|t| *t >= 0);
+    let tail = logs.tail.or((!logs.selector.is_empty()).then_some(WITH_SELECTOR)).filter(|t| *t >= 0);
     let text = |number: Option<i64>| number.map(|n| n.to_string()).unwrap_or_default();
     let flag = |on: bool| if on { "true" } else { "" };
     let since = logs.since.map(|s| i64::try_from(s.as_secs().max(1)).unwrap_or(i64::MAX));
-    query(&[
+    Query::of(&[
         ("container", container),
         ("follow", flag(logs.follow)),
         ("previous", flag(logs.previous)),
@@ -170,8 +175,11 @@ async fn print(access: &Access, source: &Source, logs: &Logs) -> Result<()> {
     while let Some(line) = lines.next().await? {
         out([source.prefix.as_bytes(), &line].concat())?;
     }
-    // A last line without its end is printed as it is.
-    out(lines.rest())
+    // A last line without its end has a prefix like any other.
+    match lines.rest() {
+        [] => Ok(()),
+        rest => out([source.prefix.as_bytes(), rest].concat()),
+    }
 }
 
 #[cfg(test)]
@@ -190,11 +198,13 @@ mod tests {
     fn flags_become_the_servers_query() {
         let query = |flags: &str| {
             let logs = Command::try_parse_from(std::iter::once("logs").chain(flags.split_whitespace())).unwrap().logs;
-            options(&logs, "c")
+            options(&logs, "c").to_string()
         };
         assert_eq!(query("web"), "?container=c");
         assert_eq!(query("web -f --tail=5 --timestamps"), "?container=c&follow=true&timestamps=true&tailLines=5");
         assert_eq!(query("web --tail=-1 -p --since 2m --limit-bytes 9"), "?container=c&previous=true&sinceSeconds=120&limitBytes=9");
         assert_eq!(query("-l app=web"), "?container=c&tailLines=10");
+        assert_eq!(query("-l app=web -f"), "?container=c&follow=true&tailLines=10");
+        assert_eq!(query("-l app=web --tail=-1"), "?container=c");
     }
 }

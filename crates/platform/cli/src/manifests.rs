@@ -9,8 +9,8 @@ use crate::error::{CliError, Result};
 
 #[derive(clap::Args, Debug, Clone, Default)]
 pub(crate) struct Files {
-    /// Manifests: a file, a folder, or `-` for standard input. May be given several times.
-    #[arg(short, long = "filename", value_name = "FILE|DIR|-")]
+    /// Manifests: a file, a folder, or `-` for standard input. May be given several times, or with commas between them.
+    #[arg(short, long = "filename", value_name = "FILE|DIR|-", value_delimiter = ',')]
     pub files: Vec<PathBuf>,
     /// Read the folders below a folder, too.
     #[arg(short = 'R', long)]

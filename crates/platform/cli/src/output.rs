@@ -1,5 +1,6 @@
 //! `-o`: which form objects are printed in. Pure.
 
+use fram_machinery::jsonpath::PathError;
 use fram_machinery::{Value, json, meta, object, yaml};
 
 use crate::error::{CliError, Result};
@@ -15,6 +16,8 @@ pub(crate) enum Output {
     Json,
     Name,
     JsonPath(Template),
+    /// Its values as lists in JSON.
+    JsonPathAsJson(Template),
 }
 
 impl Output {
@@ -27,14 +30,15 @@ impl Output {
                 "yaml" => Self::Yaml,
                 "json" => Self::Json,
                 "name" => Self::Name,
-                "jsonpath" => {
+                "jsonpath" | "jsonpath-as-json" => {
                     return Err(CliError::usage("template format specified but no template given: -o jsonpath='{.metadata.name}'"));
                 }
                 other => return Err(unknown(other)),
             },
-            Some(("jsonpath" | "jsonpath-as-json", template)) => {
+            Some((form @ ("jsonpath" | "jsonpath-as-json"), template)) => {
                 let path = Template::parse(template);
-                Self::JsonPath(path.map_err(|why| CliError::usage(format!("error parsing jsonpath {template}, {why}")))?)
+                let path = path.map_err(|why| CliError::usage(format!("error parsing jsonpath {template}, {why}")))?;
+                if form == "jsonpath" { Self::JsonPath(path) } else { Self::JsonPathAsJson(path) }
             }
             Some((other, _)) => return Err(unknown(other)),
         })
@@ -46,14 +50,19 @@ impl Output {
             Self::Table { .. } | Self::Name => format!("{label}/{}\n", meta::name(object)),
             Self::Yaml => yaml::to_string(object).map_err(|e| CliError::failed(e.to_string()))?,
             Self::Json => pretty(object),
-            Self::JsonPath(path) => path.render(object),
+            Self::JsonPath(path) => path.render(object).map_err(executing)?,
+            Self::JsonPathAsJson(path) => path.render_as_json(object).map_err(executing)?,
         })
     }
 }
 
+fn executing(error: PathError) -> CliError {
+    CliError::failed(format!("error executing jsonpath: {error}"))
+}
+
 fn unknown(text: &str) -> CliError {
     CliError::usage(format!(
-        "unable to match a printer suitable for the output format {text:?}, allowed formats are: json,jsonpath,name,wide,yaml"
+        "unable to match a printer suitable for the output format {text:?}, allowed formats are: json,jsonpath,jsonpath-as-json,name,wide,yaml"
     ))
 }
 
@@ -127,6 +136,8 @@ mod tests {
         let print = |format: &str| Output::parse(format).unwrap().print(&object, "pod").unwrap();
         assert_eq!(print("name"), "pod/a\n");
         assert_eq!(print("jsonpath={.metadata.name}"), "a");
+        assert_eq!(print("jsonpath-as-json={.list[*]}"), "[\n    1,\n    \"x\"\n]\n");
+        assert!(Output::parse("jsonpath={.list[9]}").unwrap().print(&object, "pod").is_err());
         let expect = "{\n    \"kind\": \"Pod\",\n    \"list\": [\n        1,\n        \"x\"\n    ],\n    \"metadata\": {\n        \"labels\": {},\n        \"name\": \"a\"\n    }\n}\n";
         assert_eq!(print("json"), expect);
         assert_eq!(yaml::from_str(&print("yaml")).unwrap(), object);

@@ -80,21 +80,41 @@ pub(crate) async fn by_selector(access: &Access, selector: &str, namespace: &str
     Ok(found)
 }
 
-/// The one pod that is meant, once it runs; a pod that is about to start is waited for.
-pub(crate) async fn running_pod(access: &Access, argument: &str) -> Result<(Owner, Arc<Value>)> {
+/// What a pod is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use<'a> {
+    /// A command in this container, or in the one that is meant where none is named.
+    Exec(Option<&'a str>),
+    Forward,
+}
+
+/// Whether a pod can be used, in kubectl's words where it never can; one that is about to start will be.
+fn usable(pod: &Value, purpose: Use<'_>) -> Result<bool> {
+    let runs = match (pod.str_at(&["status", "phase"]), purpose) {
+        (phase @ ("Succeeded" | "Failed"), Use::Exec(_)) => {
+            return Err(CliError::failed(format!("cannot exec into a container in a completed pod; current phase is {phase}")));
+        }
+        (phase @ ("Succeeded" | "Failed"), Use::Forward) => {
+            return Err(CliError::failed(format!("unable to forward port because pod is not running. Current status={phase}")));
+        }
+        (phase, _) => phase == "Running",
+    };
+    let Use::Exec(Some(container)) = purpose else { return Ok(runs) };
+    // A container of the init phase runs long before its pod is said to.
+    let lists = ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"];
+    let mut states = lists.iter().flat_map(|l| pod.list_at(&["status", l])).filter(|s| s.str_at(&["name"]) == container);
+    Ok(runs || states.any(|s| s.at(&["state", "running"]).is_some()))
+}
+
+/// The one pod that is meant, once it can be used; a pod that is about to start is waited for.
+pub(crate) async fn usable_pod(access: &Access, argument: &str, purpose: Use<'_>) -> Result<(Owner, Arc<Value>)> {
     const PATIENCE: Duration = Duration::from_secs(60);
     let owner = owner(access, argument).await?;
     let pods = pods_of(access, &owner).await?;
     let pod = pods.first().cloned().ok_or_else(|| CliError::failed(format!("{argument} has no pods now: see `fram get pods`")))?;
     let decide = |pod: Option<&Value>| match pod {
         None => Err(CliError::failed("the pod was deleted")),
-        Some(pod) => match pod.str_at(&["status", "phase"]) {
-            "Running" => Ok(Some(Arc::new(pod.clone()))),
-            phase @ ("Succeeded" | "Failed") => {
-                Err(CliError::failed(format!("cannot use a container of a completed pod; current phase is {phase}")))
-            }
-            _ => Ok(None),
-        },
+        Some(pod) => Ok(usable(pod, purpose)?.then(|| Arc::new(pod.clone()))),
     };
     let objects = access.objects_in(access.resource_type(&resources::PODS.plural).await?, meta::namespace(&pod));
     let waiting = tokio::time::timeout(PATIENCE, follow(&objects, meta::name(&pod), decide)).await;
@@ -154,6 +174,20 @@ mod tests {
         pods.sort_by_key(rank);
         let order: Vec<(&str, bool)> = pods.iter().map(|p| (p.str_at(&["status", "phase"]), meta::condition_is_true(p, "Ready"))).collect();
         assert_eq!(order, [("Running", true), ("Running", false), ("Pending", false), ("Running", true)]);
+    }
+
+    #[test]
+    fn a_command_may_run_while_the_pod_is_being_prepared() {
+        let pod = |phase: &str| {
+            object!({ "status": { "phase": phase, "initContainerStatuses": [{ "name": "setup", "state": { "running": {} } }],
+                "containerStatuses": [{ "name": "app", "state": { "waiting": {} } }] } })
+        };
+        let can = |phase: &str, purpose| usable(&pod(phase), purpose).ok();
+        assert_eq!(can("Pending", Use::Exec(Some("setup"))), Some(true));
+        assert_eq!(can("Pending", Use::Exec(Some("app"))), Some(false));
+        assert_eq!((can("Pending", Use::Exec(None)), can("Pending", Use::Forward)), (Some(false), Some(false)));
+        assert_eq!((can("Running", Use::Exec(Some("app"))), can("Running", Use::Forward)), (Some(true), Some(true)));
+        assert_eq!((can("Succeeded", Use::Exec(None)), can("Failed", Use::Forward)), (None, None));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use fram_client::{PatchKind, WriteOptions};
 use fram_machinery::{Status, Value, object};
 
 use crate::access::Access;
-use crate::choose::{Chosen, Selectors, choose, duration, follow};
+use crate::choose::{Bare, Chosen, Selectors, choose, duration, follow};
 use crate::error::{CliError, Result};
 use crate::manifests::Files;
 use crate::print::out;
@@ -55,7 +55,7 @@ pub(crate) struct StatusOf {
     #[command(flatten)]
     which: Which,
     /// Wait until the update is through.
-    #[arg(short, long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(short, long, default_value_t = true)]
     watch: bool,
     /// For how long; for ever where nothing is said.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -97,7 +97,10 @@ pub(crate) async fn run(access: &Access, rollout: &Rollout) -> Result<()> {
 async fn each(access: &Access, which: &Which, act: impl AsyncFn(&Chosen) -> Result<()>) -> Result<()> {
     // A file names whole applications; what has no roll-out in it is passed over.
     let rolls = |one: &Chosen| one.ty.group == "apps" && matches!(one.ty.plural.as_str(), "deployments" | "daemonsets" | "statefulsets");
-    let chosen = choose(access, &which.targets, &which.files, &which.selectors, which.targets.len() == 1).await?;
+    let chosen = choose(access, &which.targets, &which.files, &which.selectors, Bare::All).await?;
+    if !chosen.iter().any(rolls) && (!which.files.is_empty() || chosen.is_empty()) {
+        return Err(CliError::failed("no objects passed that have rollouts"));
+    }
     let mut errors = Vec::new();
     for one in &chosen {
         if !rolls(one) {

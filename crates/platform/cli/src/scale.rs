@@ -1,13 +1,13 @@
 //! `fram scale`: how many replicas there are to be.
 
 use fram_client::{PatchKind, WriteOptions};
-use fram_machinery::object;
+use fram_machinery::{meta, object};
 
 use crate::access::Access;
-use crate::choose::{Chosen, Selectors, choose};
+use crate::choose::{Bare, Chosen, Selectors, choose};
 use crate::error::{CliError, Result};
 use crate::manifests::Files;
-use crate::print::out;
+use crate::print::Report;
 
 #[derive(clap::Args, Debug, Clone)]
 pub struct Scale {
@@ -30,15 +30,18 @@ pub struct Scale {
 }
 
 pub(crate) async fn run(access: &Access, scale: &Scale) -> Result<()> {
-    let chosen = choose(access, &scale.targets, &scale.files, &scale.selectors, scale.all).await?;
-    let mut errors = Vec::new();
+    let chosen = choose(access, &scale.targets, &scale.files, &scale.selectors, Bare::asked(scale.all)).await?;
+    if chosen.is_empty() {
+        return Err(CliError::failed("no objects passed to scale"));
+    }
+    let (mut report, mut errors) = (Report::default(), Vec::new());
     for one in &chosen {
         match to(access, one, scale).await {
-            Ok(()) => out(format!("{} scaled\n", one.place()))?,
+            Ok(()) => report.say(format!("{} scaled\n", one.place())),
             Err(error) => errors.push(error),
         }
     }
-    CliError::all(errors)
+    report.end(errors)
 }
 
 async fn to(access: &Access, one: &Chosen, scale: &Scale) -> Result<()> {
@@ -47,13 +50,14 @@ async fn to(access: &Access, one: &Chosen, scale: &Scale) -> Result<()> {
     }
     let mut body = object!({ "spec": { "replicas": (i64::from(scale.replicas)) } });
     if let Some(expected) = scale.current_replicas {
-        let object = one.objects(access).get(&one.name).await?;
-        let now = object.int_at(&["spec", "replicas"]).unwrap_or(0);
+        // Where a kind keeps its replicas is its own affair.
+        let current = access.get(&one.place(), "scale").await?;
+        let now = current.int_at(&["spec", "replicas"]).unwrap_or(0);
         if now != i64::from(expected) {
             return Err(CliError::failed(format!("Expected replicas to be {expected}, was {now}")));
         }
         // Nobody may have scaled it in between.
-        body.set(&["metadata", "resourceVersion"], fram_machinery::meta::resource_version(&object));
+        body.set(&["metadata", "resourceVersion"], meta::resource_version(&current));
     }
     access.patch(&one.place(), "scale", PatchKind::Merge, body, WriteOptions::default()).await?;
     Ok(())

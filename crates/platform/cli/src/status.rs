@@ -10,20 +10,21 @@ use jiff::Timestamp;
 use crate::access::{Access, Connection};
 use crate::error::{CliError, Result};
 use crate::local;
-use crate::print::{note, out};
+use crate::print::{escaped, note, out};
 use crate::table;
 
 /// A line: component, status, age, memory, details.
 type Line = Vec<String>;
 
-fn age(since: &str, now: Timestamp) -> String {
+/// How long ago a time was, as tables show it.
+pub(crate) fn age(since: &str, now: Timestamp) -> String {
     let since = since.parse::<Timestamp>();
     since.map_or_else(|_| "<unknown>".into(), |then| human::duration(now.as_second() - then.as_second()))
 }
 
 fn line(component: &str, status: &str, age: String, memory: &str, details: String) -> Line {
     let shown = |text: String| if text.is_empty() { "-".into() } else { text };
-    vec![component.into(), status.into(), shown(age), shown(memory.into()), details]
+    vec![component.into(), status.into(), shown(age), shown(memory.into()), escaped(&details)]
 }
 
 pub(crate) async fn run(connection: &Connection) -> Result<()> {

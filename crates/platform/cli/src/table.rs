@@ -3,10 +3,13 @@
 use fram_machinery::{Value, meta};
 
 use crate::jsonpath;
+use crate::print::escaped;
 
 /// Smallest width of a column and space after it, as kubectl's tabwriter has them.
 const MIN_WIDTH: usize = 6;
 const PADDING: usize = 3;
+/// The space after a column in descriptions and histories, which have no smallest width; see kubectl's tabbedString.
+const CLOSE: usize = 2;
 
 /// Which columns and rows are shown.
 #[derive(Debug, Clone, Default)]
@@ -71,13 +74,13 @@ impl TablePrinter {
         let cells = row.list_at(&["cells"]);
         let mut out = Vec::new();
         out.extend(self.options.events.then(|| event.to_string()));
-        out.extend(self.options.namespaces.then(|| meta::namespace(&object).to_string()));
+        out.extend(self.options.namespaces.then(|| escaped(meta::namespace(&object))));
         for (i, is_name) in &self.columns {
             let text = cell(cells.get(*i));
             let prefix = self.options.prefix.as_ref().filter(|_| *is_name);
             out.push(prefix.map_or(text.clone(), |p| format!("{p}/{text}")));
         }
-        out.extend(self.options.label_columns.iter().map(|l| meta::label(&object, l).unwrap_or_default().to_string()));
+        out.extend(self.options.label_columns.iter().map(|l| escaped(meta::label(&object, l).unwrap_or_default())));
         out.extend(self.options.labels.then(|| labels(&object)));
         out
     }
@@ -86,27 +89,35 @@ impl TablePrinter {
 fn cell(value: Option<&Value>) -> String {
     let text = value.map_or_else(String::new, jsonpath::text);
     // What spans lines is cut, as kubectl does.
-    match text.split_once(['\n', '\r']) {
-        Some((first, _)) => format!("{first}..."),
-        None => text,
-    }
+    let cut = text.split_once(['\n', '\r']).map(|(first, _)| format!("{first}..."));
+    escaped(&cut.unwrap_or(text))
 }
 
 /// `a=b,c=d`, or kubectl's word for nothing.
 pub(crate) fn labels(object: &Value) -> String {
-    let labels =
-        meta::labels(object).as_map().map(|m| m.iter().map(|(k, v)| format!("{}={}", k.as_str(), jsonpath::text(v))).collect::<Vec<_>>());
+    let labels = meta::labels(object)
+        .as_map()
+        .map(|m| m.iter().map(|(k, v)| escaped(&format!("{}={}", k.as_str(), jsonpath::text(v)))).collect::<Vec<_>>());
     labels.filter(|l| !l.is_empty()).map_or_else(|| "<none>".into(), |l| l.join(","))
 }
 
 /// Lines with aligned columns; the widths grow and are remembered. The last column is not padded.
 pub(crate) fn align(lines: &[Vec<String>], widths: &mut Vec<usize>) -> String {
+    padded(lines, widths, MIN_WIDTH, PADDING)
+}
+
+/// Lines with aligned columns, as descriptions have them.
+pub(crate) fn align_close(lines: &[Vec<String>]) -> String {
+    padded(lines, &mut Vec::new(), 0, CLOSE)
+}
+
+fn padded(lines: &[Vec<String>], widths: &mut Vec<usize>, least: usize, padding: usize) -> String {
     for line in lines {
         for (i, text) in line.iter().enumerate().take(line.len().saturating_sub(1)) {
             if widths.len() <= i {
-                widths.push(MIN_WIDTH);
+                widths.push(least);
             }
-            widths[i] = widths[i].max(text.chars().count() + PADDING);
+            widths[i] = widths[i].max(text.chars().count() + padding);
         }
     }
     let mut out = String::new();
@@ -149,6 +160,14 @@ mod tests {
         );
         let prefixed = print(TableOptions { prefix: Some("pod".into()), ..Default::default() });
         assert!(prefixed.contains("pod/web-1           1/1\n"), "{prefixed}");
+    }
+
+    #[test]
+    fn cells_are_one_line_and_give_terminals_no_orders() {
+        let shown = |text: &str| cell(Some(&Value::from(text)));
+        assert_eq!((shown("a\nb").as_str(), shown("\u{1b}[31mred").as_str()), ("a...", "^[[31mred"));
+        let lines = [vec!["a".to_string(), "b".into()], vec!["long".into(), "c".into()]];
+        assert_eq!(align_close(&lines), "a     b\nlong  c\n");
     }
 
     #[test]

@@ -14,6 +14,10 @@ pub(crate) enum Targets {
 
 impl Targets {
     pub(crate) fn parse(arguments: &[String]) -> Result<Self> {
+        if arguments.iter().skip(1).any(|a| a.is_empty()) {
+            // An unset variable of a script; without a name the request would be about all objects.
+            return Err(CliError::usage("resource name may not be empty"));
+        }
         let Some((first, names)) = arguments.split_first() else {
             return Err(CliError::usage("you must specify the type of resource, such as `pods`, or TYPE/NAME"));
         };
@@ -43,7 +47,11 @@ fn slashed(argument: &str) -> Result<(String, String)> {
 
 /// One object, of which pods can be asked: `NAME` alone is a pod.
 pub(crate) fn pod_or_owner(argument: &str) -> Result<(String, String)> {
-    if argument.contains('/') { slashed(argument) } else { Ok(("pods".into(), argument.into())) }
+    match argument {
+        "" => Err(CliError::usage("resource name may not be empty")),
+        slashes if slashes.contains('/') => slashed(slashes),
+        name => Ok(("pods".into(), name.into())),
+    }
 }
 
 #[cfg(test)]
@@ -66,6 +74,9 @@ mod tests {
             ("pod/a/b", None),
             ("pod svc/a", None),
         ];
+        let unset = Targets::parse(&["pod".into(), String::new()]).unwrap_err();
+        assert_eq!(unset.to_string(), "error: resource name may not be empty");
+        assert!(Targets::parse(&[String::new()]).is_err() && Targets::parse(&["pod/a".into(), String::new()]).is_err());
         for (text, expect) in cases {
             assert_eq!(parse(text).ok(), expect, "{text:?}");
         }

@@ -6,7 +6,7 @@ use fram_machinery::{Reason, Value, meta};
 
 use crate::access::Access;
 use crate::error::{CliError, Result};
-use crate::print::{note, out};
+use crate::print::{note, nothing_found, out};
 use crate::table;
 
 #[derive(clap::Subcommand, Debug, Clone)]
@@ -98,7 +98,7 @@ pub(crate) async fn run(access: &Access, top: &Top) -> Result<()> {
         }
     };
     if rows.is_empty() {
-        note("No resources found");
+        note(&nothing_found(None));
         return Ok(());
     }
     let mut lines = Vec::new();

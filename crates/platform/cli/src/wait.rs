@@ -5,7 +5,7 @@ use std::time::Duration;
 use fram_machinery::{Value, meta};
 
 use crate::access::Access;
-use crate::choose::{Chosen, Selectors, choose, duration, follow};
+use crate::choose::{Bare, Chosen, Selectors, choose, duration, follow};
 use crate::error::{CliError, Result};
 use crate::jsonpath::{self, Template};
 use crate::manifests::Files;
@@ -73,7 +73,8 @@ impl Aim {
             Self::Created => true,
             Self::Condition { ty, status } => condition_is(object, ty, status),
             Self::Path { path, value } => {
-                let found = path.values(object);
+                // An element that is not there yet may come.
+                let found = path.values(object).unwrap_or_default();
                 match value {
                     Some(value) => matches!(found.as_slice(), [one] if jsonpath::text(one) == *value),
                     None => found.iter().any(|v| !v.is_null()),
@@ -104,11 +105,12 @@ fn patience(text: &str) -> Result<Option<Duration>> {
 pub(crate) async fn run(access: &Access, wait: &Wait) -> Result<()> {
     let aims = wait.what.iter().map(|w| Aim::parse(w)).collect::<Result<Vec<_>>>()?;
     let patience = patience(&wait.timeout)?;
-    let chosen = choose(access, &wait.targets, &wait.files, &wait.selectors, wait.all).await?;
+    let chosen = choose(access, &wait.targets, &wait.files, &wait.selectors, Bare::asked(wait.all)).await?;
     if chosen.is_empty() {
         return if aims.contains(&Aim::Deleted) { Ok(()) } else { Err(CliError::failed("no matching resources found")) };
     }
-    let deadline = patience.map(|p| tokio::time::Instant::now() + p);
+    // What lies beyond the clock's end is for ever.
+    let deadline = patience.and_then(|p| tokio::time::Instant::now().checked_add(p));
     let mut errors = Vec::new();
     for one in &chosen {
         let waiting = until(access, one, &aims, patience == Some(Duration::ZERO));

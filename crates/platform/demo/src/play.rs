@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fram_cli::{Access, CliError, Connection, Place, capture, follow, parse_manifests, progress};
+use fram_cli::{Access, CliError, Connection, Place, capture, follow, parse_manifests, progress, say};
 use fram_client::{ListOptions, PatchKind, WriteOptions};
 use fram_machinery::{Status, Value, human, meta, object};
 use http::Method;
@@ -36,13 +36,13 @@ pub(crate) async fn run(kubeconfig: &Path, data: &Path) -> Result<()> {
     let connection = Connection { kubeconfig: Some(kubeconfig.into()), namespace: Some("default".into()), ..Default::default() };
     let stage = Stage { access: Access::open(&connection)?, data };
     let begun = Instant::now();
-    println!();
+    say("");
     if stage.deployment().await?.is_some() {
         stage.find_again().await?;
     } else {
         stage.begin().await?;
     }
-    println!("\nAll of it took {:.1} s. {}", begun.elapsed().as_secs_f64(), next(kubeconfig, data));
+    say(&format!("\nAll of it took {:.1} s. {}", begun.elapsed().as_secs_f64(), next(kubeconfig, data)));
     Ok(())
 }
 
@@ -61,7 +61,7 @@ impl Stage<'_> {
 
     /// It is there already: what is missing is added, and it is asked.
     async fn find_again(&self) -> Result<()> {
-        println!("The application of an earlier demo is still here, and its pods never stopped.");
+        say("The application of an earlier demo is still here, and its pods never stopped.");
         let mut show = Show::new(4);
         self.image(show.step("image")).await?;
         self.apply(show.step("apply")).await?;
@@ -210,7 +210,8 @@ impl Stage<'_> {
     /// Kills a container's processes, and waits until the kubelet has another one in its place.
     async fn break_and_heal(&self, mut step: Step) -> Result<()> {
         let pods = self.pods().await?;
-        let pod = pods.first().ok_or_else(|| DemoError::Unexpected("no pod is left to break".into()))?;
+        // One that is not ready may have no container to kill.
+        let pod = pods.iter().find(|p| container(p).ready).ok_or_else(|| DemoError::Unexpected("no pod is ready to be broken".into()))?;
         let (name, before) = (meta::name(pod), container(pod));
         step.goes_on(&format!("kill -9 of the container of {name}"));
         if kill::container(&before.id)? == 0 {

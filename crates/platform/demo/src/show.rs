@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use fram_cli::say;
 use indicatif::{ProgressBar, ProgressStyle};
 
 const TICK: Duration = Duration::from_millis(100);
@@ -60,7 +61,7 @@ impl Step {
         self.last = text.into();
         match &self.bar {
             Some(bar) => bar.set_message(text.to_string()),
-            None => println!("      {text}"),
+            None => say(&format!("      {text}")),
         }
     }
 
@@ -68,7 +69,7 @@ impl Step {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        println!("{} {}: {text} ({:.1} s)", self.number, self.title, self.begun.elapsed().as_secs_f64());
+        say(&format!("{} {}: {text} ({:.1} s)", self.number, self.title, self.begun.elapsed().as_secs_f64()));
     }
 }
 

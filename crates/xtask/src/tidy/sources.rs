@@ -10,12 +10,14 @@ const FUNCTION_LINES: usize = 100;
 /// What we aim at.
 const FILE_AIM: usize = 400;
 
-pub(super) fn check(folder: &Path) -> Result<Vec<String>> {
+/// Checks all sources below some folders of the repository.
+pub(super) fn check(root: &Path, folders: &[&str]) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     let mut long = Vec::new();
-    for path in rust_files(folder)? {
+    let files = folders.iter().map(|folder| rust_files(&root.join(folder))).collect::<Result<Vec<_>>>()?;
+    for path in files.into_iter().flatten() {
         let text = super::read(&path)?;
-        let name = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+        let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         if !text.starts_with("//!") {
             problems.push(format!("{name} does not open with //!"));
         }
@@ -54,9 +56,12 @@ fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Lines before the tests.
+/// Lines before the tests. What is compiled for tests alone elsewhere does not end the file.
 fn production_lines(text: &str) -> usize {
-    text.lines().take_while(|l| *l != "#[cfg(test)]").count()
+    let lines: Vec<&str> = text.lines().collect();
+    let is_module = |line: &str| line.trim_start_matches("pub(crate) ").starts_with("mod tests {");
+    let tests = lines.windows(2).position(|two| two[0] == "#[cfg(test)]" && is_module(two[1]));
+    tests.unwrap_or(lines.len())
 }
 
 /// Functions with their lengths: from `fn` to the closing brace of the same indentation, as rustfmt lays them out.
@@ -85,6 +90,12 @@ fn functions(text: &str) -> impl Iterator<Item = (&str, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_counted_up_to_the_tests() {
+        let text = "a();\n#[cfg(test)]\nfn b() {}\n\n#[cfg(test)]\nmod tests;\nfn c() {}\n#[cfg(test)]\npub(crate) mod tests {\n}\n";
+        assert_eq!((production_lines(text), production_lines("a();\nb();\n")), (7, 2));
+    }
 
     #[test]
     fn functions_are_measured() {

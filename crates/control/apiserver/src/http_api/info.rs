@@ -1,16 +1,21 @@
 //! What a request asks for, read once, before anything else is done with it; see upstream's RequestInfo.
 
+use std::sync::Arc;
+
 use fram_client::ListOptions;
 use fram_flowcontrol::Listed;
 use http::Request;
 
+use crate::aggregator::ApiService;
 use crate::authorize::Attributes;
 use crate::flow;
 use crate::path::{self, Query, ResourcePath, verb};
 use crate::server::Server;
 
 pub(super) struct Info {
-    /// None for requests that are not about resources.
+    /// The server that answers in this one's place.
+    pub(super) elsewhere: Option<Arc<ApiService>>,
+    /// None for requests that are not about resources of this server.
     pub(super) resource: Option<ResourcePath>,
     pub(super) query: Query,
     pub(super) attributes: Attributes,
@@ -21,14 +26,15 @@ impl Info {
         let query = Query::parse(request.uri().query());
         let path = request.uri().path();
         let served = |r: &ResourcePath| server.registry.served(&r.group, &r.version, &r.plural).is_some();
-        match path::parse(path).filter(served) {
+        let elsewhere = server.aggregator.services().route(path).cloned();
+        match path::parse(path).filter(|r| elsewhere.is_some() || served(r)) {
             Some(resource) => {
                 let attributes = attributes(request, &resource, &query);
-                Self { resource: Some(resource), query, attributes }
+                Self { resource: Some(resource).filter(|_| elsewhere.is_none()), elsewhere, query, attributes }
             }
             None => {
                 let verb = request.method().as_str().to_lowercase();
-                Self { resource: None, query, attributes: Attributes { verb, path: path.into(), ..Default::default() } }
+                Self { elsewhere, resource: None, query, attributes: Attributes { verb, path: path.into(), ..Default::default() } }
             }
         }
     }

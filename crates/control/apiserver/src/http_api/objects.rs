@@ -9,9 +9,10 @@ use http::{Method, Request, Response, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
+use crate::accept::{self, Accept, Endpoint};
 use crate::path::{Query, ResourcePath, verb};
 use crate::registry::Body as ObjectBody;
-use crate::respond::{self, Accept, Body};
+use crate::respond::{self, Body};
 use crate::server::Server;
 use crate::table::IncludeObject;
 use crate::user::User;
@@ -25,17 +26,22 @@ pub(super) async fn handle(
     path: ResourcePath,
     query: Query,
     request: Request<Incoming>,
-    accept: Result<Accept, Status>,
 ) -> Result<Response<Body>, Status> {
     if matches!(path.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy") {
         return super::proxy::handle(server, user, path, query, request).await;
     }
     let watch = path.watch || query.flag("watch");
-    let accept = accept?;
+    let served = server.registry.served(&path.group, &path.version, &path.plural).ok_or_else(Status::no_such_path)?;
+    let custom = served.kind.custom.is_some();
+    let endpoint = if custom { Endpoint::CustomObjects } else { Endpoint::Objects };
     let include =
         IncludeObject::parse(query.get("includeObject")).ok_or_else(|| Status::bad_request("includeObject: Unsupported value"))?;
     let asked = verb(request.method(), &path, watch && request.method() == Method::GET);
+    if matches!(asked, "list" | "watch" | "deletecollection") {
+        super::options::check(&query, asked == "watch")?;
+    }
     if asked == "watch" {
+        let accept = Accept::negotiate_stream(request.headers(), endpoint)?;
         return super::watch::handle(server, user, path, query, accept, include).await;
     }
     let resource = resource_of(&path);
@@ -45,6 +51,10 @@ pub(super) async fn handle(
         // Nobody has the server read and take apart what they may not send.
         server.may_send(&user, asked, &resource, &path).await?;
     }
+    if asked == "patch" {
+        patch_type(&content_type(&request), custom)?;
+    }
+    let accept = Accept::negotiate(request.headers(), endpoint)?;
     let (mut verb, duplicates) = read_verb(&server.registry.api(), asked, &path, &query, request).await?;
     name_manager(&mut verb, &agent);
     let call = Call { resource, namespace: path.namespace, name: path.name, subresource: path.subresource, verb };
@@ -75,8 +85,7 @@ async fn read_verb(
     query: &Query,
     request: Request<Incoming>,
 ) -> Result<(Verb, Vec<String>), Status> {
-    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let content_type = content_type.split(';').next().unwrap_or_default().trim().to_string();
+    let content_type = content_type(&request);
     let none = Vec::new;
     Ok(match asked {
         "get" => (Verb::Get, none()),
@@ -89,9 +98,13 @@ async fn read_verb(
             (verb, body.duplicates)
         }
         "patch" => {
-            let kind = PatchKind::from_content_type(&content_type).ok_or_else(|| unsupported(&content_type))?;
+            let kind = patch_type(&content_type, false)?;
             let body = read_body(request).await?;
-            let body = if kind == PatchKind::Apply { decode(api, "application/yaml", &body)? } else { ObjectBody::from_json(&body)? };
+            let body = match kind {
+                PatchKind::Apply if content_type == APPLY_CBOR => decode(api, accept::CBOR, &body)?,
+                PatchKind::Apply => decode(api, "application/yaml", &body)?,
+                _ => ObjectBody::from_json(&body)?,
+            };
             (Verb::Patch { patch: Patch { kind, body: body.value }, options: write_options(query)? }, body.duplicates)
         }
         "delete" | "deletecollection" => {
@@ -118,13 +131,27 @@ async fn read_body(request: Request<Incoming>) -> Result<Bytes, Status> {
     }
 }
 
-fn unsupported(content_type: &str) -> Status {
-    Status::new(
-        fram_machinery::Reason::UnsupportedMediaType,
-        format!(
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf ({content_type})"
-        ),
-    )
+fn unsupported(accepted: &str) -> Status {
+    let text = format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
+    Status::new(fram_machinery::Reason::UnsupportedMediaType, text)
+}
+
+/// The media type of a request's body, without parameters.
+fn content_type<B>(request: &Request<B>) -> String {
+    let text = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().to_string()
+}
+
+const APPLY_CBOR: &str = "application/apply-patch+cbor";
+
+/// The sort of a patch. Custom resources have no merge keys that a strategic one would go by.
+fn patch_type(content_type: &str, custom: bool) -> Result<PatchKind, Status> {
+    let kind = if content_type == APPLY_CBOR { Some(PatchKind::Apply) } else { PatchKind::from_content_type(content_type) };
+    kind.filter(|kind| !(custom && *kind == PatchKind::Strategic)).ok_or_else(|| {
+        let all = [PatchKind::Json, PatchKind::Merge, PatchKind::Strategic, PatchKind::Apply];
+        let known = all.into_iter().filter(|kind| !(custom && *kind == PatchKind::Strategic)).map(PatchKind::content_type);
+        unsupported(&known.chain([APPLY_CBOR]).collect::<Vec<_>>().join(", "))
+    })
 }
 
 fn decode(api: &fram_api::Api, content_type: &str, bytes: &Bytes) -> Result<ObjectBody, Status> {
@@ -136,8 +163,12 @@ fn decode(api: &fram_api::Api, content_type: &str, bytes: &Bytes) -> Result<Obje
             let duplicates = problem.map(|text| format!("yaml: unmarshal errors:\n  {text}")).into_iter().collect();
             Ok(ObjectBody { value, duplicates })
         }
-        respond::PROTOBUF => decode_protobuf(api, bytes),
-        other => Err(unsupported(other)),
+        accept::PROTOBUF => decode_protobuf(api, bytes),
+        accept::CBOR => {
+            let value = fram_machinery::cbor::from_slice(bytes).map_err(|e| Status::bad_request(e.to_string()))?;
+            Ok(ObjectBody::new(value))
+        }
+        _ => Err(unsupported(accept::MEDIA_TYPES)),
     }
 }
 

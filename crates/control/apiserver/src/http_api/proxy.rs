@@ -198,7 +198,7 @@ fn pod_target(pod: &Value, subresource: &str, query: &Query, raw: &str) -> Resul
 }
 
 /// Sends the request over a stream and hands the answer back; an upgraded connection is joined byte by byte.
-async fn send(
+pub(super) async fn send(
     server: &Server,
     stream: Box<dyn Stream>,
     target: &str,

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use fram_machinery::{Status, Value, json, object};
+use fram_machinery::{Reason, Status, Value, cbor, json, object};
 use http::Response;
 use tokio_util::sync::CancellationToken;
 
 use super::objects::{list_options, resource_of};
+use crate::accept::{Accept, Encoding, Shape};
 use crate::authorize::Attributes;
 use crate::path::{Query, ResourcePath};
 use crate::registry::{Change, ChangeKind, Place, Record, Registry, Selection, WatchRequest, Watching};
-use crate::respond::{self, Accept, Body, Encoding, Shape};
+use crate::respond::{self, Body};
 use crate::server::Server;
 use crate::table::{self, IncludeObject};
 use crate::user::User;
@@ -61,16 +62,22 @@ pub(super) async fn handle(
     let place = Place { served, namespace: path.namespace, name: String::new() };
     let watching = server.registry.watch(&place, request).await;
     server.requests.count(&attributes, true, &watching);
-    let watching = watching?;
+    let content_type = accept.encoding.stream_type().unwrap_or("application/json");
+    let frames = Frames { registry: server.registry.clone(), place, accept, include, first: true };
+    let watching = match watching {
+        Ok(watching) => watching,
+        // Once it is clear what is watched, failures are events; see Cacher.Watch.
+        Err(status) if status.is(Reason::Expired) || status.is(Reason::Timeout) => {
+            let mut out = BytesMut::new();
+            frames.encode_error(&status, &mut out);
+            return Ok(respond::bytes(200, content_type, out.freeze()));
+        }
+        Err(status) => return Err(status),
+    };
     let seconds = options.timeout_seconds.map(u64::from).filter(|s| *s > 0);
     // Without a given end it lives between once and twice the least time, so that not all end together.
     let least = server.limits.watch.as_secs().max(1);
     let seconds = seconds.unwrap_or_else(|| least + server.registry.environment.random.u64() % least);
-    let frames = Frames { registry: server.registry.clone(), place, accept, include, first: true };
-    let content_type = match accept.encoding {
-        Encoding::Json | Encoding::Yaml => "application/json",
-        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
-    };
     let counted = server.flow.watch(&attributes);
     let response = respond::stream(content_type, stream(watching, frames, bookmarks, Duration::from_secs(seconds), server.ending.clone()));
     Ok(match counted {
@@ -97,8 +104,8 @@ impl Frames {
             ChangeKind::Deleted => "DELETED",
             ChangeKind::Bookmark | ChangeKind::InitialEventsEnd => "BOOKMARK",
         };
-        if self.accept.encoding == Encoding::Protobuf {
-            return self.encode_protobuf(ty, change, out);
+        if matches!(self.accept.encoding, Encoding::Protobuf | Encoding::Cbor) {
+            return self.encode_decoded(ty, change, out);
         }
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(ty.as_bytes());
@@ -121,8 +128,8 @@ impl Frames {
         Ok(())
     }
 
-    /// A frame is its length, four bytes big endian, and a WatchEvent around the sealed object.
-    fn encode_protobuf(&mut self, ty: &str, change: &Change, out: &mut BytesMut) -> Result<(), Status> {
+    /// In an encoding that the stored bytes are not in.
+    fn encode_decoded(&mut self, ty: &str, change: &Change, out: &mut BytesMut) -> Result<(), Status> {
         let object = match &change.entry {
             None => self.bookmark(change),
             Some(entry) => {
@@ -130,12 +137,19 @@ impl Frames {
                 self.shaped(object)
             }
         };
+        if self.accept.encoding == Encoding::Cbor {
+            put_cbor(ty, object, out);
+            return Ok(());
+        }
         put_protobuf(&self.registry, ty, &object, out)
     }
 
     /// The error that ends a watch.
     fn encode_error(&self, status: &Status, out: &mut BytesMut) {
         let object = status.to_object();
+        if self.accept.encoding == Encoding::Cbor {
+            return put_cbor("ERROR", object, out);
+        }
         if self.accept.encoding == Encoding::Protobuf && put_protobuf(&self.registry, "ERROR", &object, out).is_ok() {
             return;
         }
@@ -144,6 +158,14 @@ impl Frames {
     }
 
     fn shaped(&mut self, object: Value) -> Value {
+        let mut shaped = self.formed(object);
+        if self.accept.beta {
+            table::to_beta(&mut shaped);
+        }
+        shaped
+    }
+
+    fn formed(&mut self, object: Value) -> Value {
         match self.accept.shape {
             Shape::Table => {
                 let mut table =
@@ -165,17 +187,27 @@ impl Frames {
         if change.kind == ChangeKind::InitialEventsEnd {
             object.set(&["metadata", "annotations", "k8s.io/initial-events-end"], "true");
         }
-        match self.accept.shape {
+        let mut bookmark = match self.accept.shape {
             Shape::Table => {
                 let row = object!({ "cells": [], "object": (table::partial(&object)) });
                 object!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": (object.get("metadata").cloned()), "columnDefinitions": [], "rows": [row] })
             }
             Shape::Partial => table::partial(&object),
             _ => object,
+        };
+        if self.accept.beta {
+            table::to_beta(&mut bookmark);
         }
+        bookmark
     }
 }
 
+/// A sequence needs no frames: each document says where it ends; RFC 8742.
+fn put_cbor(ty: &str, object: Value, out: &mut BytesMut) {
+    out.extend_from_slice(&cbor::to_vec(&object!({ "type": ty, "object": object })));
+}
+
+/// A frame is its length, four bytes big endian, and a WatchEvent around the sealed object.
 fn put_protobuf(registry: &Registry, ty: &str, object: &Value, out: &mut BytesMut) -> Result<(), Status> {
     let sealed = respond::sealed(&registry.api(), object)?;
     let event = fram_machinery::protobuf::encode_watch_event(ty, &sealed);

@@ -11,7 +11,13 @@ const OBJECT: [(&str, &str); 4] = [("get", "get"), ("put", "update"), ("patch", 
 const SUBRESOURCE: [(&str, &str); 5] = [("get", "get"), ("post", "create"), ("put", "update"), ("patch", "patch"), ("delete", "delete")];
 
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
-const PATCHES: [&str; 4] = ["application/json-patch+json", "application/merge-patch+json", STRATEGIC, "application/apply-patch+yaml"];
+const PATCHES: [&str; 5] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    STRATEGIC,
+    "application/apply-patch+yaml",
+    "application/apply-patch+cbor",
+];
 
 /// `api/v1` or `apis/apps/v1`.
 pub(super) fn root(group: &str, version: &str) -> String {
@@ -98,7 +104,10 @@ impl Operation<'_> {
             }
             _ => {}
         }
-        out.set(&["parameters"], parameters);
+        // An empty list would not survive a client's reading and writing it again.
+        if !parameters.is_empty() {
+            out.set(&["parameters"], parameters);
+        }
         out
     }
 

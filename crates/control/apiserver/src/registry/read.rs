@@ -239,6 +239,8 @@ impl Registry {
         let matching = request.resource_version_match.as_str();
         match (matching, wanted) {
             ("" | "NotOlderThan", None | Some(0)) if matching.is_empty() || wanted.is_some() => self.snapshot().await,
+            // A page at a version is that version's; see "limit set, resourceVersionMatch unset" in the API concepts.
+            ("", Some(revision)) if request.limit > 0 => self.store.snapshot(Some(Revision(revision))).await.map_err(store_status),
             ("Exact", Some(revision)) if revision > 0 => self.store.snapshot(Some(Revision(revision))).await.map_err(store_status),
             ("" | "NotOlderThan", Some(revision)) => {
                 let snapshot = self.snapshot().await?;

@@ -46,7 +46,13 @@ impl Site {
         let registry = Arc::new(Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default()));
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key).unwrap();
         let server = Arc::new(make(Server::new(registry, tokens, Arc::new(NoNodes))));
-        let cluster = Cluster { ca_pem: "ca".into(), address: [192, 0, 2, 1].into(), port: 6443, cluster_domain: "cluster.local".into() };
+        let cluster = Cluster {
+            ca_pem: "ca".into(),
+            front_proxy_ca_pem: "ca".into(),
+            address: [192, 0, 2, 1].into(),
+            port: 6443,
+            cluster_domain: "cluster.local".into(),
+        };
         server.bootstrap(&cluster).await.unwrap();
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let identity = pki.server("kube-apiserver", &["127.0.0.1".into()]).unwrap();
@@ -63,7 +69,7 @@ impl Site {
     }
 
     pub(crate) fn anonymous(&self) -> Kubeconfig {
-        Kubeconfig { server: format!("https://{}", self.address), ca: self.pki.ca_pem.clone(), identity: None, token: None }
+        Kubeconfig { server: format!("https://{}", self.address), ca: self.pki.ca_pem.clone(), ..Kubeconfig::default() }
     }
 
     /// A connection on which nothing has been said yet.

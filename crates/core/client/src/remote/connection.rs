@@ -19,7 +19,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
-use super::Kubeconfig;
+use super::address::Address;
+use super::{Kubeconfig, warning};
+use crate::unverified;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
@@ -33,6 +35,10 @@ pub enum RemoteError {
     Tls(#[from] rustls::Error),
     #[error("bad server address {0:?}")]
     Address(String),
+    #[error("the server's address {0:?} is not https: nothing is sent without TLS")]
+    NotTls(String),
+    #[error("no certificate authority is given for the server, and those of the system are not asked: add certificate-authority-data")]
+    NoAuthority,
     #[error("cannot connect to {address}: {source}")]
     Connect { address: String, source: std::io::Error },
     #[error("connection: {0}")]
@@ -46,10 +52,13 @@ impl RemoteError {
     }
 }
 
+/// Who is told what a server warns of.
+pub(super) type Warned = Arc<dyn Fn(&str) + Send + Sync>;
+
 pub(super) struct Connection {
-    host: String,
-    port: u16,
+    address: Address,
     name: ServerName<'static>,
+    pub(super) warned: Option<Warned>,
     connectors: parking_lot::RwLock<Connectors>,
     token: Option<HeaderValue>,
     current: Mutex<Option<SendRequest<Full<Bytes>>>>,
@@ -59,13 +68,20 @@ pub(super) struct Connection {
 /// TLS as a kubeconfig says; its protocols are named in ALPN.
 pub(super) fn tls_config(config: &Kubeconfig, protocol: &[u8]) -> Result<rustls::ClientConfig, RemoteError> {
     let pem = |what| move |e: rustls::pki_types::pem::Error| RemoteError::Pem { what, reason: e.to_string() };
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(config.ca.as_bytes()) {
-        roots.add(certificate.map_err(pem("certificate authority"))?)?;
-    }
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = if config.insecure {
+        builder.dangerous().with_custom_certificate_verifier(unverified::verifier(&provider))
+    } else {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(config.ca.as_bytes()) {
+            roots.add(certificate.map_err(pem("certificate authority"))?)?;
+        }
+        if roots.is_empty() {
+            return Err(RemoteError::NoAuthority);
+        }
+        builder.with_root_certificates(roots)
+    };
     let mut tls = match &config.identity {
         Some((certificate, key)) => {
             let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
@@ -102,6 +118,19 @@ pub enum Upgrade {
 /// a network that was cut sends no end.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// A connection to the server of a URL, for who speaks over it in another way than by requests.
+pub async fn dial(server: &str, tls: rustls::ClientConfig) -> Result<TlsStream<TcpStream>, RemoteError> {
+    let address = Address::parse(server)?;
+    connect(&address, address.server_name()?, TlsConnector::from(Arc::new(tls))).await
+}
+
+async fn connect(address: &Address, name: ServerName<'static>, tls: TlsConnector) -> Result<TlsStream<TcpStream>, RemoteError> {
+    let failed = |source| RemoteError::Connect { address: address.authority.clone(), source };
+    let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    tls.connect(name, stream).await.map_err(failed)
+}
+
 impl Connection {
     /// Connections made from now on show another identity; what goes on over the present one goes on.
     pub(super) async fn renew(&self, config: &Kubeconfig) -> Result<(), RemoteError> {
@@ -111,14 +140,16 @@ impl Connection {
     }
 
     pub(super) fn new(config: &Kubeconfig) -> Result<Self, RemoteError> {
-        let bad = || RemoteError::Address(config.server.clone());
-        let uri: Uri = config.server.parse().map_err(|_| bad())?;
-        let host = uri.host().ok_or_else(bad)?.to_string();
+        let address = Address::parse(&config.server)?;
+        let name = match &config.server_name {
+            Some(name) => ServerName::try_from(name.clone()).map_err(|_| RemoteError::Address(name.clone()))?,
+            None => address.server_name()?,
+        };
         let token = config.token.as_ref().map(|t| HeaderValue::try_from(format!("Bearer {t}"))).transpose();
         Ok(Self {
-            name: ServerName::try_from(host.clone()).map_err(|_| bad())?,
-            port: uri.port_u16().unwrap_or(443),
-            host,
+            name,
+            address,
+            warned: None,
             connectors: parking_lot::RwLock::new(Connectors::new(config)?),
             token: token.map_err(|_| RemoteError::Kubeconfig { path: PathBuf::new(), reason: "the token is not a header value".into() })?,
             current: Mutex::new(None),
@@ -128,24 +159,26 @@ impl Connection {
 
     /// Sends a request whose URI is path and query. A connection that has ended is made anew, once.
     pub(super) async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, RemoteError> {
-        let bad = || RemoteError::Address(request.uri().to_string());
-        let path = request.uri().path_and_query().ok_or_else(bad)?.clone();
-        let authority = format!("{}:{}", self.host, self.port);
-        let uri = Uri::builder().scheme("https").authority(authority).path_and_query(path).build().map_err(|_| bad())?;
-        *request.uri_mut() = uri;
+        let uri = Uri::builder().scheme("https").authority(self.address.authority.as_str());
+        let uri = uri.path_and_query(self.address.path(request.uri())?).build();
+        *request.uri_mut() = uri.map_err(|_| RemoteError::Address(self.address.authority.clone()))?;
         if let Some(token) = &self.token {
             request.headers_mut().insert(header::AUTHORIZATION, token.clone());
         }
         let mut sender = self.sender().await?;
-        Ok(sender.send_request(request).await?)
+        let response = sender.send_request(request).await?;
+        self.pass_on_warnings(&response);
+        Ok(response)
+    }
+
+    fn pass_on_warnings(&self, response: &Response<Incoming>) {
+        let Some(warned) = &self.warned else { return };
+        let headers = response.headers().get_all(header::WARNING).iter();
+        headers.flat_map(|h| warning::texts(&String::from_utf8_lossy(h.as_bytes()))).for_each(|text| warned(&text));
     }
 
     async fn dial(&self, tls: TlsConnector) -> Result<TlsStream<TcpStream>, RemoteError> {
-        let address = format!("{}:{}", self.host, self.port);
-        let failed = |source| RemoteError::Connect { address: address.clone(), source };
-        let stream = TcpStream::connect(&address).await.map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        tls.connect(self.name.clone(), stream).await.map_err(failed)
+        connect(&self.address, self.name.clone(), tls).await
     }
 
     /// Sends a request that asks for another protocol, over a connection of its own.
@@ -158,13 +191,15 @@ impl Connection {
                 tracing::debug!(%error, "a connection to the API server ended");
             }
         });
-        let host = format!("{}:{}", self.host, self.port);
-        let host = HeaderValue::try_from(&host).map_err(|_| RemoteError::Address(host))?;
+        let bad = |_| RemoteError::Address(self.address.authority.clone());
+        let host = HeaderValue::try_from(&self.address.authority).map_err(bad)?;
         request.headers_mut().insert(header::HOST, host);
+        *request.uri_mut() = Uri::from(self.address.path(request.uri())?);
         if let Some(token) = &self.token {
             request.headers_mut().insert(header::AUTHORIZATION, token.clone());
         }
         let mut response = sender.send_request(request).await?;
+        self.pass_on_warnings(&response);
         if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Upgrade::Refused(response));
         }

@@ -8,7 +8,13 @@ fn error(text: impl Into<String>) -> PathError {
     PathError(text.into())
 }
 
-pub(super) fn path(text: &str) -> Result<JsonPath, PathError> {
+/// How many filters may stand in one another: nobody writes so many, and each is a call of the reader by itself.
+const DEPTH: usize = 16;
+
+pub(super) fn path(text: &str, depth: usize) -> Result<JsonPath, PathError> {
+    if depth > DEPTH {
+        return Err(error(format!("filters are nested more than {DEPTH} deep")));
+    }
     let mut rest = text.strip_prefix(['$', '@']).unwrap_or(text);
     if !rest.is_empty() && !rest.starts_with(['.', '[']) {
         return Err(error(format!("invalid path {text:?}: it begins with a dot")));
@@ -18,7 +24,7 @@ pub(super) fn path(text: &str) -> Result<JsonPath, PathError> {
         let (step, after) = match rest.strip_prefix('[') {
             Some(inner) => {
                 let end = closing(inner).ok_or_else(|| error("unterminated array"))?;
-                (Some(bracket(inner[..end].trim())?), &inner[end + 1..])
+                (Some(bracket(inner[..end].trim(), depth)?), &inner[end + 1..])
             }
             None => dotted(rest)?,
         };
@@ -60,20 +66,25 @@ fn name(text: &str) -> (Key, &str) {
     (out.into(), "")
 }
 
-/// The places of characters outside of quotes, with the characters.
-fn outside(text: &str) -> impl Iterator<Item = (usize, char)> {
-    let mut quote = None;
-    text.char_indices().filter(move |(_, c)| match quote {
-        Some(q) if q == *c => {
-            quote = None;
-            false
+/// The places of characters outside of quotes, with the characters; a backslash takes the meaning from the next one.
+pub fn outside(text: &str) -> impl Iterator<Item = (usize, char)> {
+    let (mut quote, mut escaped) = (None, false);
+    text.char_indices().filter(move |(_, c)| {
+        let was_escaped = escaped;
+        escaped = !escaped && *c == '\\';
+        if was_escaped || escaped {
+            return false;
         }
-        Some(_) => false,
-        None if matches!(c, '\'' | '"') => {
-            quote = Some(*c);
-            false
+        match quote {
+            Some(q) => {
+                quote = Some(q).filter(|q| q != c);
+                false
+            }
+            None => {
+                quote = Some(*c).filter(|c| matches!(c, '\'' | '"'));
+                quote.is_none()
+            }
         }
-        None => true,
     })
 }
 
@@ -91,9 +102,9 @@ fn closing(text: &str) -> Option<usize> {
     })
 }
 
-fn bracket(inner: &str) -> Result<Step, PathError> {
+fn bracket(inner: &str, depth: usize) -> Result<Step, PathError> {
     if let Some(condition) = inner.strip_prefix("?(").and_then(|c| c.strip_suffix(')')) {
-        return filter(condition.trim()).map(Step::Filter);
+        return filter(condition.trim(), depth).map(Step::Filter);
     }
     let commas: Vec<usize> = outside(inner).filter(|(_, c)| *c == ',').map(|(i, _)| i).collect();
     if commas.is_empty() {
@@ -109,7 +120,7 @@ fn element(text: &str) -> Result<Step, PathError> {
         return Ok(Step::All);
     }
     if let Some(name) = unquoted(text)? {
-        return Ok(Step::Field(name.into()));
+        return Ok(Step::Field(name.as_str().into()));
     }
     let number = |text: &str| match text.trim() {
         "" => Ok(None),
@@ -121,14 +132,33 @@ fn element(text: &str) -> Result<Step, PathError> {
     }
 }
 
-/// What is between quotes; None where the text does not begin with one.
-fn unquoted(text: &str) -> Result<Option<&str>, PathError> {
-    let Some(quote) = text.chars().next().filter(|c| matches!(c, '\'' | '"')) else { return Ok(None) };
-    let inner = text[1..].strip_suffix(quote).filter(|inner| !inner.contains(quote));
-    inner.map(Some).ok_or_else(|| error(format!("unterminated quoted text: {text}")))
+/// What is between quotes, with its escapes undone; None where the text does not begin with a quote.
+pub fn unquoted(text: &str) -> Result<Option<String>, PathError> {
+    let unterminated = || error(format!("unterminated quoted text: {text}"));
+    let mut characters = text.chars();
+    let Some(quote) = characters.next().filter(|c| matches!(c, '\'' | '"')) else { return Ok(None) };
+    let mut out = String::new();
+    loop {
+        match characters.next().ok_or_else(unterminated)? {
+            '\\' => out.push(match characters.next().ok_or_else(unterminated)? {
+                'n' => '\n',
+                't' => '\t',
+                'r' => '\r',
+                'u' => {
+                    let digits: String = characters.by_ref().take(4).collect();
+                    let code = u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32);
+                    code.ok_or_else(|| error(format!("\\u{digits} is no character")))?
+                }
+                other => other,
+            }),
+            c if c == quote => break,
+            c => out.push(c),
+        }
+    }
+    if characters.as_str().is_empty() { Ok(Some(out)) } else { Err(unterminated()) }
 }
 
-fn filter(condition: &str) -> Result<Filter, PathError> {
+fn filter(condition: &str, depth: usize) -> Result<Filter, PathError> {
     const SIGNS: [(&str, Comparison); 6] = [
         ("==", Comparison::Equal),
         ("!=", Comparison::NotEqual),
@@ -138,16 +168,22 @@ fn filter(condition: &str) -> Result<Filter, PathError> {
         (">", Comparison::Greater),
     ];
     let unrecognized = || error(format!("unrecognized filter {condition:?}"));
-    let at_object = |text: &str| if text.starts_with(['@', '$']) { path(text) } else { Err(unrecognized()) };
-    let Some((at, _)) = outside(condition).find(|(_, c)| matches!(c, '=' | '!' | '<' | '>')) else {
+    let at_object = |text: &str| if text.starts_with(['@', '$']) { path(text, depth + 1) } else { Err(unrecognized()) };
+    // Brackets of the path itself may hold filters with signs of their own.
+    let mut within = 0;
+    let sign = outside(condition).find(|(_, c)| {
+        within += i32::from(*c == '[') - i32::from(*c == ']');
+        within == 0 && matches!(c, '=' | '!' | '<' | '>')
+    });
+    let Some((at, _)) = sign else {
         return Ok(Filter { left: at_object(condition)?, test: None });
     };
     let found = SIGNS.into_iter().find(|(sign, _)| condition[at..].starts_with(sign));
     let (sign, comparison) = found.ok_or_else(unrecognized)?;
     let right = condition[at + sign.len()..].trim();
     let operand = match unquoted(right)? {
-        Some(text) => Operand::Literal(Value::from(text)),
-        None if right.starts_with(['@', '$']) => Operand::Path(path(right)?),
+        Some(text) => Operand::Literal(Value::from(text.as_str())),
+        None if right.starts_with(['@', '$']) => Operand::Path(path(right, depth + 1)?),
         None => Operand::Literal(json::from_slice(right.as_bytes()).map_err(|_| unrecognized())?),
     };
     Ok(Filter { left: at_object(condition[..at].trim())?, test: Some((comparison, operand)) })

@@ -8,7 +8,7 @@ use fram_machinery::{Value, meta, object, yaml};
 use crate::access::Access;
 use crate::choose::Chosen;
 use crate::error::{CliError, Result};
-use crate::print::out;
+use crate::print::{escaped, out};
 use crate::table;
 
 use super::{object_of, patch};
@@ -66,13 +66,13 @@ pub(super) async fn show(access: &Access, one: &Chosen, revision: Option<i64>) -
         return out(format!("{} with revision #{wanted}\n{text}", one.place()));
     }
     let mut lines = vec![vec!["REVISION".to_string(), "CHANGE-CAUSE".to_string()]];
-    lines.extend(all.into_iter().map(|r| vec![r.number.to_string(), r.cause]));
-    out(format!("{} \n{}\n", one.place(), table::align(&lines, &mut Vec::new())))
+    lines.extend(all.into_iter().map(|r| vec![r.number.to_string(), escaped(&r.cause)]));
+    out(format!("{} \n{}\n", one.place(), table::align_close(&lines)))
 }
 
 /// The revision to go back to: the one that is named, else the last but one.
 fn target(all: &[Revision], to: i64) -> Option<&Revision> {
-    if to > 0 { all.iter().find(|r| r.number == to) } else { all.len().checked_sub(2).map(|i| &all[i]) }
+    if to != 0 { all.iter().find(|r| r.number == to) } else { all.len().checked_sub(2).map(|i| &all[i]) }
 }
 
 pub(super) async fn undo(access: &Access, one: &Chosen, to: i64) -> Result<()> {
@@ -104,7 +104,7 @@ mod tests {
         let revision = |number| Revision { number, cause: String::new(), object: Arc::new(Value::Null) };
         let all = [revision(1), revision(3), revision(4)];
         let number = |to| target(&all, to).map(|r| r.number);
-        assert_eq!((number(0), number(1), number(2)), (Some(3), Some(1), None));
+        assert_eq!((number(0), number(1), number(2), number(-1)), (Some(3), Some(1), None, None));
         assert!(target(&all[..1], 0).is_none());
     }
 

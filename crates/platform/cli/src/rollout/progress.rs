@@ -95,9 +95,8 @@ fn stateful_set(object: &Value) -> Result<Progress, String> {
     if ready < wanted {
         return Ok(going(format!("Waiting for {} pods to be ready...", wanted - ready)));
     }
-    let partition = object.int_at(&["spec", "updateStrategy", "rollingUpdate", "partition"]).unwrap_or(0);
-    if partition > 0 {
-        let aim = wanted - partition;
+    if let Some(rolling) = object.at(&["spec", "updateStrategy", "rollingUpdate"]).filter(|r| !r.is_null()) {
+        let aim = rolling.int_at(&["partition"]).map_or(0, |partition| wanted - partition);
         return Ok(match updated < aim {
             true => going(format!("Waiting for partitioned roll out to finish: {updated} out of {aim} new pods have been updated...")),
             false => done(format!("partitioned roll out complete: {updated} new pods have been updated...")),
@@ -147,9 +146,15 @@ mod tests {
         assert!(progress("DaemonSet", &daemons, None).unwrap().text.contains("1 of 2 updated pods are available"));
         let set = object!({ "metadata": { "name": "s", "generation": 1 }, "spec": { "replicas": 2, "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": 0 } } },
             "status": { "observedGeneration": 1, "readyReplicas": 2, "updatedReplicas": 1, "updateRevision": "b", "currentRevision": "a" } });
-        assert!(!progress("StatefulSet", &set, None).unwrap().done);
+        let says = |object: &Value| progress("StatefulSet", object, None).map(|p| (p.text, p.done));
+        let waiting = "Waiting for partitioned roll out to finish: 1 out of 2 new pods have been updated...";
+        assert_eq!(says(&set), Ok((waiting.into(), false)));
+        // As kubectl has it: where pods are replaced one after another, the number of new ones decides.
         let mut through = set.clone();
-        through.set(&["status", "currentRevision"], "b");
-        assert!(progress("StatefulSet", &through, None).unwrap().done);
+        through.set(&["status", "updatedReplicas"], 2);
+        assert_eq!(says(&through), Ok(("partitioned roll out complete: 2 new pods have been updated...".into(), true)));
+        let mut plain = set.clone();
+        plain.remove(&["spec", "updateStrategy", "rollingUpdate"]);
+        assert_eq!(says(&plain), Ok(("waiting for statefulset rolling update to complete 1 pods at revision b...".into(), false)));
     }
 }

@@ -1,0 +1,148 @@
+//! Pod Security Standards by the labels of namespaces: pods that break a level are refused, warned of, or let pass. See
+//! upstream's plugin PodSecurity and KEP-2579. What the levels forbid is in `checks`. The newest version of each level is meant
+//! whatever version a label names.
+
+mod checks;
+
+use fram_machinery::status::FieldError;
+use fram_machinery::{Status, Value, meta};
+
+use super::{Operation, Plugin, Request};
+use checks::Level;
+
+const PREFIX: &str = "pod-security.kubernetes.io/";
+
+/// A level as a label names it, with its version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asked {
+    level: Level,
+    version: String,
+}
+
+impl Asked {
+    fn words(&self) -> String {
+        format!("{}:{}", self.level.name(), self.version)
+    }
+}
+
+/// What a namespace asks for, and what is wrong with its labels. A level that cannot be read is the strictest for what is
+/// enforced and nothing for warnings, as upstream has it.
+fn asked(namespace: &Value, mode: &str, errors: &mut Vec<FieldError>) -> Asked {
+    let label = |suffix: &str| meta::label(namespace, &format!("{PREFIX}{mode}{suffix}"));
+    let level = match label("").map(|text| (text, Level::parse(text))) {
+        None => Level::Privileged,
+        Some((_, Some(level))) => level,
+        Some((text, None)) => {
+            let allowed = ["privileged", "baseline", "restricted"];
+            errors.push(FieldError::not_supported(format!("metadata.labels[{PREFIX}{mode}]"), text, &allowed));
+            if mode == "enforce" { Level::Restricted } else { Level::Privileged }
+        }
+    };
+    let version = label("-version").unwrap_or("latest").to_string();
+    let minor = version.strip_prefix("v1.").filter(|m| !m.is_empty() && m.bytes().all(|b| b.is_ascii_digit()));
+    if version != "latest" && minor.is_none() {
+        let why = "must be \"latest\" or \"v1.x\"";
+        errors.push(FieldError::invalid(format!("metadata.labels[{PREFIX}{mode}-version]"), version.as_str(), why));
+        return Asked { level, version: "latest".into() };
+    }
+    Asked { level, version }
+}
+
+/// Where the pods of a kind are described.
+fn pod_of<'a>(kind: (&str, &str), object: &'a Value) -> Option<&'a Value> {
+    match kind {
+        ("", "Pod") => Some(object),
+        ("", "PodTemplate") => object.get("template"),
+        ("", "ReplicationController") | ("apps", "ReplicaSet" | "Deployment" | "StatefulSet" | "DaemonSet") | ("batch", "Job") => {
+            object.at(&["spec", "template"])
+        }
+        ("batch", "CronJob") => object.at(&["spec", "jobTemplate", "spec", "template"]),
+        _ => None,
+    }
+}
+
+/// Whether an update of a pod can break a level that the pod kept before.
+fn matters(pod: &Value, old: &Value) -> bool {
+    ["initContainers", "containers", "ephemeralContainers"].iter().any(|list| {
+        let images = |pod: &'_ Value| -> Vec<(String, String)> {
+            let all = pod.list_at(&["spec", list]).iter();
+            all.map(|c| (c.str_at(&["name"]).to_string(), c.str_at(&["image"]).to_string())).collect()
+        };
+        images(pod) != images(old)
+    })
+}
+
+/// What a pod breaks of a level, in upstream's words.
+fn broken(asked: &Asked, pod: &Value) -> Option<String> {
+    let found = checks::violations(asked.level, pod);
+    (!found.is_empty()).then(|| format!("PodSecurity {:?}: {}", asked.words(), found.join(", ")))
+}
+
+pub(super) struct PodSecurity;
+
+#[async_trait::async_trait]
+impl Plugin for PodSecurity {
+    fn name(&self) -> &'static str {
+        "PodSecurity"
+    }
+
+    async fn validate(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
+        let (kind, Some(object)) = (request.stored_kind(), object) else { return Ok(()) };
+        if !matches!(request.operation, Operation::Create | Operation::Update) || kind.custom.is_some() {
+            return Ok(());
+        }
+        if request.is_about("", "Namespace") {
+            return namespace(request, object, old).await;
+        }
+        let is_pod = kind.is("", "Pod");
+        let counted = request.subresource.is_empty() || is_pod && request.subresource == "ephemeralcontainers";
+        let Some(pod) = pod_of((&kind.group, &kind.kind), object).filter(|_| counted) else { return Ok(()) };
+        if is_pod && old.is_some_and(|old| !matters(object, old)) {
+            return Ok(());
+        }
+        let Some(namespace) = request.find("", "v1", "namespaces", "", &request.place.namespace).await? else { return Ok(()) };
+        let mut errors = Vec::new();
+        let enforced = asked(&namespace, "enforce", &mut errors);
+        // Controllers' templates are warned of only: their pods are judged when they come.
+        if is_pod && let Some(why) = broken(&enforced, pod) {
+            return Err(request.place.forbidden(&format!("violates {why}")));
+        }
+        if let Some(why) = broken(&asked(&namespace, "warn", &mut errors), pod) {
+            request.warn(&format!("would violate {why}"));
+        }
+        Ok(())
+    }
+}
+
+/// Labels that cannot be read are refused; a stricter level warns of the pods that are there already.
+async fn namespace(request: &Request<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let policy = |namespace: &Value| {
+        let mut errors = Vec::new();
+        let all = ["enforce", "audit", "warn"].map(|mode| asked(namespace, mode, &mut errors));
+        (all, errors)
+    };
+    let ([enforced, ..], errors) = policy(object);
+    let before = old.map(policy);
+    if !errors.is_empty() && before.as_ref().is_none_or(|(_, before)| *before != errors) {
+        return Err(Status::invalid("", "Namespace", meta::name(object), errors));
+    }
+    let Some(([was, ..], _)) = before else { return Ok(()) };
+    if enforced == was || enforced.version == was.version && enforced.level <= was.level {
+        return Ok(());
+    }
+    let name = meta::name(object);
+    let mut told = Vec::new();
+    for pod in request.list("", "v1", "pods", name).await? {
+        let found = checks::violations(enforced.level, &pod);
+        // Replicas of one controller say the same.
+        let reasons: Vec<&str> = found.iter().map(|text| text.split(" (").next().unwrap_or(text)).collect();
+        if !reasons.is_empty() {
+            told.push(format!("{}: {}", meta::name(&pod), reasons.join(", ")));
+        }
+    }
+    if !told.is_empty() {
+        request.warn(&format!("existing pods in namespace {name:?} violate the new PodSecurity enforce level {:?}", enforced.words()));
+        told.iter().for_each(|text| request.warn(text));
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! API aggregation: APIServices say which servers answer which group versions beside this one. Requests for theirs are handed on
+//! (`http_api::aggregated`), what they offer is told in discovery and OpenAPI, and whether they can be asked stands in their status.
+//! See KEP-263 and upstream's kube-aggregator.
+
+mod availability;
+mod check;
+mod documents;
+mod follow;
+pub(crate) mod local;
+mod offers;
+pub(crate) mod service;
+pub(crate) mod transport;
+
+use std::sync::Arc;
+
+use fram_client::SharedInformers;
+use fram_machinery::Status;
+use parking_lot::RwLock;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::pki::Identity;
+use crate::server::Server;
+use crate::tls::{ClientIdentity, TlsError};
+
+pub(crate) use offers::{Offer, Offers};
+pub(crate) use service::{ApiService, Services};
+
+/// What is known of the other servers.
+#[derive(Default)]
+pub(crate) struct Aggregator {
+    services: RwLock<Arc<Services>>,
+    offers: RwLock<Arc<Offers>>,
+    /// By which they know that it is this server that asks.
+    identity: Option<ClientIdentity>,
+}
+
+impl Aggregator {
+    /// All APIServices now.
+    pub(crate) fn services(&self) -> Arc<Services> {
+        self.services.read().clone()
+    }
+
+    fn change_services(&self, change: impl FnOnce(&Services) -> Services) {
+        let mut services = self.services.write();
+        *services = Arc::new(change(&services));
+    }
+
+    /// What the other servers were last heard to offer.
+    pub(crate) fn offers(&self) -> Arc<Offers> {
+        self.offers.read().clone()
+    }
+
+    fn change_offers(&self, change: impl FnOnce(&Offers) -> Offers) {
+        let mut offers = self.offers.write();
+        *offers = Arc::new(change(&offers));
+    }
+
+    pub(crate) fn identity(&self) -> Option<&ClientIdentity> {
+        self.identity.as_ref()
+    }
+}
+
+impl Server {
+    /// Shows other servers this certificate, by which they take its word for who asks.
+    pub fn with_front_proxy(mut self, identity: &Identity) -> Result<Self, TlsError> {
+        self.aggregator.identity = Some(ClientIdentity::read(identity)?);
+        Ok(self)
+    }
+
+    /// Reads the APIServices; to be called before the server is ready.
+    pub(crate) async fn load_services(&self) -> Result<(), Status> {
+        follow::load(self).await.map(drop)
+    }
+
+    /// Follows APIServices, checks the servers behind them, and learns what they offer, until `stop`.
+    pub fn start_aggregation(self: &Arc<Self>, informers: &SharedInformers, tasks: &TaskTracker, stop: &CancellationToken) {
+        tasks.spawn(follow::follow(self.clone(), stop.clone()));
+        check::start(self, informers, tasks, stop);
+        documents::start(self, informers, tasks, stop);
+    }
+}

@@ -1,0 +1,133 @@
+//! Which options of lists and watches make sense together. Pure; see ValidateListOptions, and "Semantics for get and list" and
+//! "Semantics for watch" in upstream's API concepts.
+
+use fram_machinery::Status;
+use fram_machinery::status::FieldError;
+
+use crate::path::Query;
+
+const MATCH: &str = "resourceVersionMatch";
+const INITIAL: &str = "sendInitialEvents";
+const NOT_OLDER: &str = "NotOlderThan";
+
+/// Refuses combinations that mean nothing.
+pub(super) fn check(query: &Query, watch: bool) -> Result<(), Status> {
+    let errors = if watch { of_watch(query) } else { of_list(query) };
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors)) }
+}
+
+fn of_list(query: &Query) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (matching, version) = (query.get(MATCH), query.get("resourceVersion"));
+    if !matching.is_empty() {
+        if version.is_empty() {
+            errors.push(FieldError::forbidden(MATCH, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+        }
+        if !query.get("continue").is_empty() {
+            errors.push(FieldError::forbidden(MATCH, "resourceVersionMatch is forbidden when continue is provided"));
+        }
+        if !["Exact", NOT_OLDER].contains(&matching) {
+            errors.push(FieldError::not_supported(MATCH, matching, &["Exact", NOT_OLDER, ""]));
+        }
+        if matching == "Exact" && version == "0" {
+            errors.push(FieldError::forbidden(MATCH, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+        }
+    }
+    if query.has(INITIAL) {
+        errors.push(FieldError::forbidden(INITIAL, "sendInitialEvents is forbidden for list"));
+    }
+    errors
+}
+
+fn of_watch(query: &Query) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let matching = query.get(MATCH);
+    if query.has(INITIAL) && matching != NOT_OLDER {
+        errors.push(FieldError::forbidden(MATCH, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+    }
+    if !matching.is_empty() {
+        if !query.has(INITIAL) {
+            errors.push(FieldError::forbidden(MATCH, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+        }
+        if matching != NOT_OLDER {
+            errors.push(FieldError::not_supported(MATCH, matching, &[NOT_OLDER]));
+        }
+        if !query.get("continue").is_empty() {
+            errors.push(FieldError::forbidden(MATCH, "resourceVersionMatch is forbidden when continue is provided"));
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn table(watch: bool, cases: &[(&str, Option<&str>)]) {
+        for (query, wanted) in cases {
+            let refused = check(&Query::parse(Some(query)), watch).err();
+            let message =
+                refused.as_ref().map(|s| s.message.strip_prefix("ListOptions.meta.k8s.io \"\" is invalid: ").unwrap().to_string());
+            assert_eq!(message.as_deref(), *wanted, "{query}");
+            assert!(refused.is_none_or(|s| s.code == 422));
+        }
+    }
+
+    #[test]
+    fn options_of_a_list_have_to_make_sense_together() {
+        let exact_zero = "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+        table(
+            false,
+            &[
+                ("", None),
+                ("resourceVersion=0", None),
+                ("resourceVersion=5&limit=3", None),
+                ("resourceVersion=5&resourceVersionMatch=Exact", None),
+                ("resourceVersion=0&resourceVersionMatch=NotOlderThan", None),
+                ("limit=3&continue=x", None),
+                (
+                    "resourceVersionMatch=NotOlderThan",
+                    Some("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"),
+                ),
+                ("resourceVersion=0&resourceVersionMatch=Exact", Some(exact_zero)),
+                (
+                    "resourceVersion=1&resourceVersionMatch=Other",
+                    Some("resourceVersionMatch: Unsupported value: \"Other\": supported values: \"\", \"Exact\", \"NotOlderThan\""),
+                ),
+                (
+                    "resourceVersion=1&resourceVersionMatch=Exact&continue=x",
+                    Some("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"),
+                ),
+                ("sendInitialEvents=true", Some("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list")),
+            ],
+        );
+    }
+
+    #[test]
+    fn options_of_a_watch_have_to_make_sense_together() {
+        table(
+            true,
+            &[
+                ("", None),
+                ("resourceVersion=0&allowWatchBookmarks=true&timeoutSeconds=5", None),
+                ("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", None),
+                ("sendInitialEvents=false&resourceVersionMatch=NotOlderThan&resourceVersion=5", None),
+                (
+                    "sendInitialEvents=true",
+                    Some("resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
+                ),
+                (
+                    "resourceVersionMatch=NotOlderThan",
+                    Some(
+                        "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                    ),
+                ),
+                (
+                    "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&continue=x",
+                    Some("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"),
+                ),
+            ],
+        );
+    }
+}

@@ -1,0 +1,403 @@
+//! Aggregation as clients see it: this server over HTTPS, and a small TLS server as the aggregated one, which believes the front proxy only.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use bytes::Bytes;
+use fram_api::Api;
+use fram_apiserver::admission::Chain;
+use fram_apiserver::allocate::Allocators;
+use fram_apiserver::bootstrap::Cluster;
+use fram_apiserver::http_api::{Listener, serve};
+use fram_apiserver::nodes::{Nodes, Stream};
+use fram_apiserver::pki::{Identity, Pki};
+use fram_apiserver::registry::Registry;
+use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
+use fram_apiserver::{Environment, InProcess, Server, User};
+use fram_client::resources::{API_SERVICES, CONFIG_MAPS, ENDPOINT_SLICES, SERVICES};
+use fram_client::{Client, DeleteOptions, EventKind, ListOptions, PatchKind, SharedInformers};
+use fram_machinery::{Status, Value, json, meta, object};
+use fram_store::{Embedded, Options};
+use futures_util::StreamExt;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const NAME: &str = "v1.a.com";
+
+fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().unwrap()
+}
+
+fn roots(pem: &str) -> Arc<rustls::RootCertStore> {
+    let mut roots = rustls::RootCertStore::empty();
+    certificates(pem).into_iter().for_each(|c| roots.add(c).unwrap());
+    Arc::new(roots)
+}
+
+fn key(identity: &Identity) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap()
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Every endpoint is the aggregated server of the test.
+struct Everywhere(SocketAddr);
+
+#[async_trait::async_trait]
+impl Nodes for Everywhere {
+    async fn connect(&self, node: &str) -> Result<Box<dyn Stream>, Status> {
+        Err(fram_apiserver::nodes::unreachable(node))
+    }
+
+    async fn dial(&self, _node: &str, _address: SocketAddr) -> Result<Box<dyn Stream>, Status> {
+        Ok(Box::new(TcpStream::connect(self.0).await.map_err(Status::internal)?))
+    }
+}
+
+/// The aggregated server: it takes clients of the front proxy's authority only, and tells what it was asked.
+async fn aggregated(pki: &Pki, tasks: &mut JoinSet<()>) -> SocketAddr {
+    let identity = pki.server("api", &["api.default.svc".to_string()]).unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots(&pki.front_proxy_ca_pem), provider()).build().unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(&identity.certificate), key(&identity))
+        .unwrap();
+    let (tls, socket) = (tokio_rustls::TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let address = socket.local_addr().unwrap();
+    tasks.spawn(async move {
+        let (mut connections, upgrades) = (JoinSet::new(), TaskTracker::new());
+        while let Ok((stream, _)) = socket.accept().await {
+            let (tls, upgrades) = (tls.clone(), upgrades.clone());
+            connections.spawn(async move {
+                let Ok(stream) = tls.accept(stream).await else { return };
+                let service = service_fn(|request| async { Ok::<_, std::convert::Infallible>(answer(request, &upgrades)) });
+                let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let _ended = connection.with_upgrades().await;
+            });
+        }
+    });
+    address
+}
+
+fn answer(mut request: Request<Incoming>, upgrades: &TaskTracker) -> Response<Full<Bytes>> {
+    let show = |code: u16, value: Value| {
+        Response::builder()
+            .status(code)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(json::to_vec(&value).into()))
+            .unwrap()
+    };
+    match request.uri().path() {
+        "/apis/a.com/v1" => show(
+            200,
+            object!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "a.com/v1", "resources": [
+                { "name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": ["get", "list"] }] }),
+        ),
+        "/openapi/v3" => show(200, object!({ "paths": { "apis/a.com/v1": { "serverRelativeURL": "/openapi/v3/apis/a.com/v1?hash=X" } } })),
+        "/openapi/v3/apis/a.com/v1" => show(200, object!({ "openapi": "3.0.0", "theirs": true })),
+        "/openapi/v2" => show(
+            200,
+            object!({ "swagger": "2.0", "paths": { "/apis/a.com/v1/things": {}, "/apis/b.com/v1/others": {} }, "definitions": {} }),
+        ),
+        "/apis/a.com/v1/away" => {
+            Response::builder().status(302).header(header::LOCATION, "https://elsewhere.example").body(Full::default()).unwrap()
+        }
+        "/apis/a.com/v1/echo" => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            upgrades.spawn(async move {
+                let mut stream = TokioIo::new(upgrade.await.unwrap());
+                let mut word = [0; 4];
+                stream.read_exact(&mut word).await.unwrap();
+                stream.write_all(&word).await.unwrap();
+            });
+            let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+            response.header(header::CONNECTION, "Upgrade").header(header::UPGRADE, "echo").body(Full::default()).unwrap()
+        }
+        path if path.starts_with("/apis/a.com/v1/") => {
+            let all = |name: &str| -> Value {
+                request.headers().get_all(name).iter().map(|v| Value::from(v.to_str().unwrap())).collect::<Vec<_>>().into()
+            };
+            show(
+                200,
+                object!({ "method": (request.method().as_str()), "target": (request.uri().to_string()), "user": (all("x-remote-user")),
+                    "groups": (all("x-remote-group")), "authorization": (all("authorization")), "host": (all("host")) }),
+            )
+        }
+        _ => show(404, object!({ "kind": "Status", "code": 404 })),
+    }
+}
+
+struct Cell {
+    client: Client,
+    pki: Pki,
+    address: SocketAddr,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    _servers: JoinSet<()>,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.tasks.close();
+    }
+}
+
+async fn start() -> Cell {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = Pki::open(directory.path()).unwrap();
+    let mut servers = JoinSet::new();
+    let nodes: Arc<dyn Nodes> = Arc::new(Everywhere(aggregated(&pki, &mut servers).await));
+    let api = Arc::new(Api::builtin().unwrap());
+    let store = Arc::new(Embedded::open(Options::in_memory()).unwrap());
+    let registry = Arc::new(Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default()));
+    let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key).unwrap();
+    let server = Arc::new(Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy().unwrap()).unwrap());
+    let cluster = Cluster {
+        ca_pem: pki.ca_pem.clone(),
+        front_proxy_ca_pem: pki.front_proxy_ca_pem.clone(),
+        address: [192, 0, 2, 1].into(),
+        port: 6443,
+        cluster_domain: "cluster.local".into(),
+    };
+    server.bootstrap(&cluster).await.unwrap();
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let user = User::authenticated("admin", &["system:masters"]);
+    let client = Client::new(Arc::new(InProcess::new(server.clone(), user)), "test");
+    let informers = SharedInformers::new(client.clone(), tasks.clone(), stop.clone());
+    server.start_aggregation(&informers, &tasks, &stop);
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let identity = pki.server("kube-apiserver", &["localhost".to_string()]).unwrap();
+    let listener = Listener::new(socket, pki.server_config(&identity).unwrap());
+    let address = listener.address().unwrap();
+    servers.spawn(serve(listener, server.clone(), stop.clone()));
+    servers.spawn(server.follow_definitions(stop.clone()));
+    Cell { client, pki, address, stop, tasks, _servers: servers, _directory: directory }
+}
+
+fn service() -> Value {
+    object!({ "metadata": { "name": "api" }, "spec": { "ports": [{ "name": "https", "port": 443 }] } })
+}
+
+fn slice() -> Value {
+    object!({ "metadata": { "name": "api-1", "labels": { "kubernetes.io/service-name": "api" } }, "addressType": "IPv4",
+        "endpoints": [{ "addresses": ["10.1.2.3"], "nodeName": "n", "conditions": { "ready": true } }],
+        "ports": [{ "name": "https", "port": 6443, "protocol": "TCP" }] })
+}
+
+impl Cell {
+    fn api_service(&self) -> Value {
+        let bundle = base64::engine::general_purpose::STANDARD.encode(&self.pki.ca_pem);
+        object!({ "metadata": { "name": NAME }, "spec": { "group": "a.com", "version": "v1", "groupPriorityMinimum": 19000,
+            "versionPriority": 10, "caBundle": bundle, "service": { "namespace": "default", "name": "api" } } })
+    }
+
+    /// Waits until the APIService says this of itself.
+    async fn until_available(&self, reason: &str) {
+        let options = ListOptions { field_selector: format!("metadata.name={NAME}"), ..Default::default() };
+        let services = self.client.all(&API_SERVICES);
+        let mut watch = services.watch(options).await.unwrap();
+        let is = |o: &Value| meta::condition(o, "Available").is_some_and(|c| c.str_at(&["reason"]) == reason);
+        let seen = async {
+            if services.find(NAME).await.unwrap().is_some_and(|o| is(&o)) {
+                return;
+            }
+            loop {
+                let event = watch.next().await.unwrap().unwrap();
+                if event.kind != EventKind::Bookmark && is(&event.object) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), seen).await.unwrap();
+    }
+
+    async fn connect(&self, user: &str, groups: &[&str]) -> hyper::client::conn::http1::SendRequest<Full<Bytes>> {
+        let identity = self.pki.client(user, groups).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots(&self.pki.ca_pem))
+            .with_client_auth_cert(certificates(&identity.certificate), key(&identity))
+            .unwrap();
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        self.tasks.spawn(async move {
+            let _ended = connection.with_upgrades().await;
+        });
+        sender
+    }
+
+    /// What a client gets.
+    async fn get(&self, user: &str, groups: &[&str], path: &str, headers: &[(&str, &str)]) -> (u16, HeaderMap, Bytes) {
+        let mut sender = self.connect(user, groups).await;
+        let mut request = Request::get(path).header(header::HOST, "localhost");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, body) = sender.send_request(request.body(Full::default()).unwrap()).await.unwrap().into_parts();
+        (parts.status.as_u16(), parts.headers, body.collect().await.unwrap().to_bytes())
+    }
+
+    async fn json(&self, path: &str, headers: &[(&str, &str)]) -> Value {
+        let (code, _, body) = self.get("root", &["system:masters"], path, headers).await;
+        assert_eq!(code, 200, "{path}: {}", String::from_utf8_lossy(&body));
+        json::from_slice(&body).unwrap()
+    }
+
+    async fn serve_a_com(&self) {
+        self.client.within(&SERVICES, "default").create(service()).await.unwrap();
+        self.client.within(&ENDPOINT_SLICES, "default").create(slice()).await.unwrap();
+        self.client.all(&API_SERVICES).create(self.api_service()).await.unwrap();
+        self.until_available("Passed").await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_reaches_the_aggregated_server_as_its_user() {
+    let cell = start().await;
+    cell.serve_a_com().await;
+    let forged =
+        [("x-remote-user", "forged"), ("x-remote-group", "forged"), ("impersonate-user", "jane"), ("impersonate-group", "system:masters")];
+    let seen = cell.json("/apis/a.com/v1/namespaces/x/things?limit=5&a=b%20c", &forged).await;
+    assert_eq!(seen.str_at(&["target"]), "/apis/a.com/v1/namespaces/x/things?limit=5&a=b%20c");
+    assert_eq!(seen.get("user"), Some(&object!(["jane"])));
+    assert_eq!(seen.get("groups"), Some(&object!(["system:masters", "system:authenticated"])));
+    assert_eq!((seen.get("authorization"), seen.get("host")), (Some(&object!([])), Some(&object!(["api.default.svc:443"]))));
+    let (code, _, body) = cell.get("jane", &[], "/apis/a.com/v1/namespaces/x/things", &[]).await;
+    let text = String::from_utf8_lossy(&body);
+    assert!(code == 403 && text.contains(r#"cannot list resource \"things\" in API group \"a.com\""#), "{code}: {text}");
+    let (code, _, body) = cell.get("root", &["system:masters"], "/apis/a.com/v1/away", &[]).await;
+    assert_eq!((code, &body[..]), (502, &b"the backend attempted to redirect this request, which is not permitted\n"[..]));
+}
+
+#[tokio::test]
+async fn upgraded_connections_pass() {
+    let cell = start().await;
+    cell.serve_a_com().await;
+    let mut sender = cell.connect("root", &["system:masters"]).await;
+    let request = Request::get("/apis/a.com/v1/echo").header(header::HOST, "localhost").header(header::CONNECTION, "Upgrade");
+    let response = sender.send_request(request.header(header::UPGRADE, "echo").body(Full::default()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    stream.write_all(b"fram").await.unwrap();
+    let mut word = [0; 4];
+    stream.read_exact(&mut word).await.unwrap();
+    assert_eq!(&word, b"fram");
+}
+
+#[tokio::test]
+async fn availability_follows_service_and_endpoints() {
+    let cell = start().await;
+    let services = cell.client.within(&SERVICES, "default");
+    cell.client.all(&API_SERVICES).create(cell.api_service()).await.unwrap();
+    cell.until_available("ServiceNotFound").await;
+    let (code, headers, body) = cell.get("root", &["system:masters"], "/apis/a.com/v1/things", &[]).await;
+    assert_eq!((code, &body[..]), (503, &b"service unavailable\n"[..]));
+    assert_eq!(headers[header::CONTENT_TYPE], "text/plain; charset=utf-8");
+    services.create(service()).await.unwrap();
+    cell.until_available("EndpointsNotFound").await;
+    let slices = cell.client.within(&ENDPOINT_SLICES, "default");
+    let mut waiting = slice();
+    waiting.set(&["endpoints"], object!([{ "addresses": ["10.1.2.3"], "nodeName": "n", "conditions": { "ready": false } }]));
+    slices.create(waiting).await.unwrap();
+    cell.until_available("MissingEndpoints").await;
+    let ready = object!({ "endpoints": [{ "addresses": ["10.1.2.3"], "nodeName": "n", "conditions": { "ready": true } }] });
+    slices.patch("api-1", "", PatchKind::Merge, ready).await.unwrap();
+    cell.until_available("Passed").await;
+    let wrong = object!({ "spec": { "caBundle": (base64::engine::general_purpose::STANDARD.encode(&cell.pki.front_proxy_ca_pem)) } });
+    cell.client.all(&API_SERVICES).patch(NAME, "", PatchKind::Merge, wrong).await.unwrap();
+    cell.until_available("FailedDiscoveryCheck").await;
+    let ports = object!({ "spec": { "ports": [{ "name": "https", "port": 8443 }] } });
+    services.patch("api", "", PatchKind::Merge, ports).await.unwrap();
+    cell.until_available("ServicePortError").await;
+}
+
+#[tokio::test]
+async fn what_the_aggregated_server_offers_is_discovered() {
+    let cell = start().await;
+    cell.serve_a_com().await;
+    let groups = cell.json("/apis", &[]).await;
+    let names: Vec<&str> = groups.list_at(&["groups"]).iter().map(|g| g.str_at(&["name"])).collect();
+    assert_eq!(names[..4], ["apiregistration.k8s.io", "a.com", "apps", "events.k8s.io"]);
+    assert_eq!(cell.json("/apis/a.com", &[]).await.str_at(&["preferredVersion", "groupVersion"]), "a.com/v1");
+    assert_eq!(cell.json("/apis/a.com/v1", &[]).await.str_at(&["resources"]), "");
+    let accept = [("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")];
+    // What they offer is asked after they were found available.
+    let version = async {
+        loop {
+            let all = cell.json("/apis", &accept).await;
+            let version = all.list_at(&["items"])[1].list_at(&["versions"])[0].clone();
+            let index = cell.json("/openapi/v3", &[]).await;
+            let both = cell.json("/openapi/v2", &[]).await.at(&["paths", "/apis/a.com/v1/things"]).is_some();
+            if version.str_at(&["freshness"]) == "Current" && index.at(&["paths", "apis/a.com/v1"]).is_some() && both {
+                return (version, index);
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let (version, index) = tokio::time::timeout(Duration::from_secs(30), version).await.unwrap();
+    assert_eq!(version.list_at(&["resources"])[0].str_at(&["responseKind", "kind"]), "Thing");
+    let url = index.str_at(&["paths", "apis/a.com/v1", "serverRelativeURL"]).to_string();
+    assert_eq!(url, "/openapi/v3/apis/a.com/v1?hash=X");
+    assert_eq!(cell.json(&url, &[]).await.bool_at(&["theirs"]), Some(true));
+    let document = cell.json("/openapi/v2", &[]).await;
+    assert!(document.at(&["paths", "/apis/b.com/v1/others"]).is_none());
+    cell.client.all(&API_SERVICES).delete(NAME, DeleteOptions::default()).await.unwrap();
+    let gone = async { while cell.get("root", &["system:masters"], "/apis/a.com", &[]).await.0 != 404 {} };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn this_servers_own_group_versions_have_api_services() {
+    let cell = start().await;
+    let services = cell.client.all(&API_SERVICES);
+    let apps = services.get("v1.apps").await.unwrap();
+    assert_eq!(meta::label(&apps, "kube-aggregator.kubernetes.io/automanaged"), Some("onstart"));
+    assert_eq!((apps.int_at(&["spec", "groupPriorityMinimum"]), apps.int_at(&["spec", "versionPriority"])), (Some(17_800), Some(15)));
+    assert_eq!(meta::condition(&apps, "Available").unwrap().str_at(&["reason"]), "Local");
+    let map = cell.client.within(&CONFIG_MAPS, "kube-system").get("extension-apiserver-authentication").await.unwrap();
+    assert_eq!(map.str_at(&["data", "requestheader-client-ca-file"]), cell.pki.front_proxy_ca_pem);
+    let definition = object!({ "metadata": { "name": "foos.example.com" }, "spec": { "group": "example.com", "scope": "Namespaced",
+        "names": { "plural": "foos", "kind": "Foo" },
+        "versions": [{ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": { "type": "object" } } }] } });
+    let definitions = cell.client.all(&fram_client::Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions"));
+    let mut watch = services.watch(ListOptions::default()).await.unwrap();
+    definitions.create(definition).await.unwrap();
+    let mut until = async |kind: EventKind| {
+        let seen = async {
+            loop {
+                let event = watch.next().await.unwrap().unwrap();
+                if event.kind == kind && meta::name(&event.object) == "v1.example.com" {
+                    return event.object;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), seen).await.unwrap()
+    };
+    let made = until(EventKind::Added).await;
+    assert_eq!(meta::label(&made, "kube-aggregator.kubernetes.io/automanaged"), Some("true"));
+    definitions.delete("foos.example.com", DeleteOptions::default()).await.unwrap();
+    until(EventKind::Deleted).await;
+}
