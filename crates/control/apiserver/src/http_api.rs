@@ -155,10 +155,10 @@ async fn route(
         held?
     };
     if let Some(service) = info.elsewhere {
-        return aggregated::handle(server, user, service, request).await;
+        return Box::pin(aggregated::handle(server, user, service, request)).await;
     }
     match info.resource {
-        Some(resource) => objects::handle(server, user, resource, info.query, request).await,
+        Some(resource) => Box::pin(objects::handle(server, user, resource, info.query, request)).await,
         None if info.attributes.path == tunnel::PATH => tunnel::handle(&server, &user, request),
         None => beside(&server, &user, &info.attributes, &request).await,
     }
@@ -184,7 +184,7 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
     let (services, offers) = (server.aggregator.services(), server.aggregator.offers());
     let known = Known { api, services: &services, offers: &offers };
     if let Some(service) = known.version_3_elsewhere(&parts) {
-        return aggregated::document(server, user, service, &offers, request.headers()).await;
+        return Box::pin(aggregated::document(server, user, service, &offers, request.headers())).await;
     }
     if let Some(response) = server.documents.handle(&known, &parts, request.headers()) {
         return Ok(response);

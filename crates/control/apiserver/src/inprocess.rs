@@ -56,10 +56,10 @@ impl Transport for InProcess {
     async fn call(&self, call: Call) -> Result<Reply, Status> {
         let services = self.server.aggregator.services();
         if let Some(service) = services.answering(&call.resource.group, &call.resource.version) {
-            return aggregated::call(&self.server, &self.user, service, call).await;
+            return Box::pin(aggregated::call(&self.server, &self.user, service, call)).await;
         }
         let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes_of(&call)));
-        let performed = audit::within(trail, self.carry_out(call)).await?;
+        let performed = Box::pin(audit::within(trail, self.carry_out(call))).await?;
         self.reply(performed.answer)
     }
 
@@ -76,7 +76,7 @@ impl Transport for InProcess {
         };
         let services = self.server.aggregator.services();
         if let Some(service) = services.answering(&resource.group, &resource.version) {
-            return aggregated::watch(&self.server, &self.user, service, (resource, namespace), options, &attributes).await;
+            return Box::pin(aggregated::watch(&self.server, &self.user, service, (resource, namespace), options, &attributes)).await;
         }
         let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes));
         let watch = audit::within(trail.clone(), self.begin_watch(resource, namespace, options, &attributes)).await;

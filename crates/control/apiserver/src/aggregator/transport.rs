@@ -55,7 +55,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Connects to the server behind an APIService.
 pub(crate) async fn connect(server: &Server, service: &ApiService) -> Result<Connection, TransportError> {
-    tokio::time::timeout(PATIENCE, secured(server, service)).await.unwrap_or(Err(TransportError::Timeout))
+    // A handshake is large: whoever might connect should not carry the space for it.
+    tokio::time::timeout(PATIENCE, Box::pin(secured(server, service))).await.unwrap_or(Err(TransportError::Timeout))
 }
 
 async fn secured(server: &Server, service: &ApiService) -> Result<Connection, TransportError> {
@@ -109,7 +110,7 @@ pub(crate) struct Question<'a> {
 
 /// Gets a document from the server behind an APIService.
 pub(crate) async fn ask(server: &Server, service: &ApiService, question: &Question<'_>) -> Result<Answer, TransportError> {
-    tokio::time::timeout(question.patience, exchange(server, service, question)).await.unwrap_or(Err(TransportError::Timeout))
+    tokio::time::timeout(question.patience, Box::pin(exchange(server, service, question))).await.unwrap_or(Err(TransportError::Timeout))
 }
 
 async fn exchange(server: &Server, service: &ApiService, question: &Question<'_>) -> Result<Answer, TransportError> {
