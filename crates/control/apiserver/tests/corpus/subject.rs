@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fram_apiserver::{Server, User, http_api};
-use fram_client::resources::STORAGE_CLASSES;
 use fram_client::DeleteOptions;
+use fram_client::resources::STORAGE_CLASSES;
 use fram_machinery::{Value, json};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
