@@ -80,13 +80,17 @@ async fn answer(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) ->
     let limit = if long { Ok(None) } else { limits::time_of(info.query.get("timeout"), server.limits.request).map(Some) };
     // What lasts is counted until its body has been sent, what does not until it has been made.
     let (busy, lasting) = if long { (None, Some(server.long.token())) } else { (Some(server.busy.token()), None) };
-    let within = |answer| audit::within(trail.clone(), answer);
     let result = match limit {
-        Ok(Some(limit)) => {
-            tokio::time::timeout(limit, within(route(server, user, info, request, &mut class))).await.unwrap_or_else(|_| Err(too_late()))
-        }
-        Ok(None) => within(route(server, user, info, request, &mut class)).await,
         Err(why) => Err(Status::bad_request(why)),
+        Ok(limit) => {
+            // On the heap once, rather than in each of the futures around it.
+            let answer = Box::pin(route(server, user, info, request, &mut class));
+            let answer = audit::within(trail.clone(), answer);
+            match limit {
+                Some(limit) => tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(too_late())),
+                None => answer.await,
+            }
+        }
     };
     drop(busy);
     let (mut response, failure) = match result {

@@ -54,12 +54,15 @@ impl InProcess {
 #[async_trait::async_trait]
 impl Transport for InProcess {
     async fn call(&self, call: Call) -> Result<Reply, Status> {
+        let attributes = attributes_of(&call);
+        let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes));
         let services = self.server.aggregator.services();
         if let Some(service) = services.answering(&call.resource.group, &call.resource.version) {
-            return Box::pin(aggregated::call(&self.server, &self.user, service, call)).await;
+            let reply = audit::within(trail.clone(), Box::pin(aggregated::call(&self.server, &self.user, service, call))).await;
+            tell(trail.as_ref(), &reply);
+            return reply;
         }
-        let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes_of(&call)));
-        let performed = Box::pin(audit::within(trail, self.carry_out(call))).await?;
+        let performed = audit::within(trail, Box::pin(self.carry_out(call, &attributes))).await?;
         self.reply(performed.answer)
     }
 
@@ -74,14 +77,17 @@ impl Transport for InProcess {
             fields: options.field_selector.clone(),
             ..Default::default()
         };
+        let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes));
         let services = self.server.aggregator.services();
         if let Some(service) = services.answering(&resource.group, &resource.version) {
-            return Box::pin(aggregated::watch(&self.server, &self.user, service, (resource, namespace), options, &attributes)).await;
+            let watch = aggregated::watch(&self.server, &self.user, service, (resource, namespace), options, &attributes);
+            let watch = audit::within(trail.clone(), Box::pin(watch)).await;
+            tell(trail.as_ref(), &watch);
+            return watch;
         }
-        let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes));
         let watch = audit::within(trail.clone(), self.begin_watch(resource, namespace, options, &attributes)).await;
+        tell(trail.as_ref(), &watch);
         if let Some(trail) = &trail {
-            trail.answered(watch.as_ref().err().map_or(200, |status| status.code), watch.as_ref().err());
             trail.started();
         }
         let (watching, place) = watch?;
@@ -90,14 +96,21 @@ impl Transport for InProcess {
     }
 }
 
+/// Tells the auditor what came of a call.
+fn tell<T>(trail: Option<&Trail>, outcome: &Result<T, Status>) {
+    if let Some(trail) = trail {
+        let failure = outcome.as_ref().err();
+        trail.answered(failure.map_or(200, |status| status.code), failure);
+    }
+}
+
 impl InProcess {
-    async fn carry_out(&self, call: Call) -> Result<Performed, Status> {
-        let attributes = attributes_of(&call);
+    async fn carry_out(&self, call: Call, attributes: &Attributes) -> Result<Performed, Status> {
         let listed = match &call.verb {
-            Verb::List(options) => flow::listed(&attributes, options),
+            Verb::List(options) => flow::listed(attributes, options),
             _ => Listed::default(),
         };
-        let _seats = self.server.flow.enter(&self.user, &attributes, listed).await.1?;
+        let _seats = self.server.flow.enter(&self.user, attributes, listed).await.1?;
         self.server.perform(&self.user, call, Vec::new()).await
     }
 

@@ -77,7 +77,7 @@ impl Envelope {
                 (1, value) => out.data = value.bytes()?.to_vec(),
                 (2, value) => out.key_id = value.text()?,
                 (3, value) => out.source = value.bytes()?.to_vec(),
-                (4, value) => drop(out.annotations.extend([value.entry()?])),
+                (4, value) => out.annotations.extend([value.entry()?]),
                 (5, crate::wire::Field::Number(n)) => out.source_type = n,
                 _ => {}
             }
@@ -304,7 +304,7 @@ impl Worker {
             match field.map_err(|e| e.to_string())? {
                 (1, value) => envelope.source = value.bytes().map_err(|e| e.to_string())?.to_vec(),
                 (2, value) => envelope.key_id = value.text().map_err(|e| e.to_string())?,
-                (3, value) => drop(envelope.annotations.extend([value.entry().map_err(|e| e.to_string())?])),
+                (3, value) => envelope.annotations.extend([value.entry().map_err(|e| e.to_string())?]),
                 _ => {}
             }
         }

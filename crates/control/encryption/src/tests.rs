@@ -55,11 +55,11 @@ fn holds(bytes: &[u8], part: &[u8]) -> bool {
 }
 
 /// Waits until the disk is as it should be: the store rewrites it beside its other work.
-fn settled(folder: &Path, right: impl Fn(&[u8]) -> bool) {
+async fn settled(folder: &Path, right: impl Fn(&[u8]) -> bool) {
     let end = std::time::Instant::now() + Duration::from_secs(20);
     while !right(&disk(folder)) {
         assert!(std::time::Instant::now() < end, "the store's files were not written anew");
-        std::thread::sleep(Duration::from_millis(5));
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -95,18 +95,18 @@ async fn keys_change_without_a_loss_and_the_old_one_can_be_taken_away() {
     // From clear to the first key, while the store runs.
     write_config(&config, &[("secrets", &format!("{old}, {{identity: {{}}}}"))]);
     encryption.reload().unwrap();
-    settled(folder.path(), |d| !holds(d, PLAIN) && holds(d, b"k8s:enc:aescbc:v1:old:"));
+    settled(folder.path(), |d| !holds(d, PLAIN) && holds(d, b"k8s:enc:aescbc:v1:old:")).await;
     drop(store);
     // To the second key, over a restart.
     write_config(&config, &[("secrets", &format!("{new}, {old}"))]);
     let store = open(folder.path(), &load(folder.path())).unwrap();
-    settled(folder.path(), |d| holds(d, b"k8s:enc:secretbox:v1:newer:") && !holds(d, b"k8s:enc:aescbc:v1:old:"));
+    settled(folder.path(), |d| holds(d, b"k8s:enc:secretbox:v1:newer:") && !holds(d, b"k8s:enc:aescbc:v1:old:")).await;
     assert_eq!(get(&store, SECRET).await.as_deref(), Some(PLAIN));
     drop(store);
     // And back to clear.
     write_config(&config, &[("secrets", &format!("{{identity: {{}}}}, {new}"))]);
     let store = open(folder.path(), &load(folder.path())).unwrap();
-    settled(folder.path(), |d| holds(d, PLAIN) && !holds(d, b"k8s:enc:"));
+    settled(folder.path(), |d| holds(d, PLAIN) && !holds(d, b"k8s:enc:")).await;
     drop(store);
     let store = open(folder.path(), &Arc::new(Encryption::none("/registry/"))).unwrap();
     assert_eq!(get(&store, SECRET).await.as_deref(), Some(PLAIN));
@@ -173,7 +173,7 @@ async fn a_service_holds_the_key_and_another_key_rewrites_what_there_is() {
     let store = open(folder.path(), &load(folder.path())).unwrap();
     assert_eq!(get(&store, SECRET).await.as_deref(), Some(PLAIN));
     assert_eq!(service.state.lock().decrypted, 1, "a seed is decrypted once");
-    settled(folder.path(), |d| holds(d, b"key-2") && !holds(d, b"key-1"));
+    settled(folder.path(), |d| holds(d, b"key-2") && !holds(d, b"key-1")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
