@@ -14,7 +14,7 @@ use fram_apiserver::nodes::Nodes;
 use fram_apiserver::pki::{Identity, Pki, write_private};
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
-use fram_apiserver::{Environment, InProcess, Server, User};
+use fram_apiserver::{AggregatedKind, Environment, InProcess, Server, User};
 use fram_client::{Client, Resource, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
@@ -153,7 +153,7 @@ pub(crate) fn start_components(
         stop: stop.clone(),
         root_ca: control_plane.pki.ca_pem.as_str().into(),
         kinds: stored_kinds(&control_plane.server.registry.api()),
-        custom_kinds: follow_custom_kinds(&control_plane.server.registry, tasks, stop),
+        custom_kinds: follow_custom_kinds(&control_plane.server, tasks, stop),
         pod_network: Default::default(),
     };
     fram_controllers::start(&context);
@@ -205,20 +205,33 @@ fn stored_kinds(api: &Api) -> Arc<[KindInfo]> {
     stored.map(kind_info).collect()
 }
 
-/// Every custom resource, in its storage version or else in one that is served.
-fn custom_kinds(api: &Api) -> Arc<[KindInfo]> {
+/// Every custom resource, in its storage version or else in one that is served, and what other servers keep.
+fn custom_kinds(api: &Api, aggregated: &[AggregatedKind]) -> Arc<[KindInfo]> {
     let shown = |c: &Arc<fram_api::CustomResource>| c.served.iter().find(|k| k.storage).or(c.served.first()).map(kind_info);
-    api.custom().filter_map(shown).collect()
+    let elsewhere = |kind: &AggregatedKind| KindInfo {
+        resource: kind.resource.clone(),
+        kind: kind.kind.clone(),
+        namespaced: kind.namespaced,
+        collected: true,
+    };
+    api.custom().filter_map(shown).chain(aggregated.iter().map(elsewhere)).collect()
 }
 
 /// Tells the controllers which custom resources there are.
-fn follow_custom_kinds(registry: &Registry, tasks: &TaskTracker, stop: &CancellationToken) -> watch::Receiver<Arc<[KindInfo]>> {
-    let mut api = registry.follow_api();
-    let (sender, receiver) = watch::channel(custom_kinds(&api.borrow_and_update()));
+fn follow_custom_kinds(server: &Server, tasks: &TaskTracker, stop: &CancellationToken) -> watch::Receiver<Arc<[KindInfo]>> {
+    let (mut api, mut aggregated) = (server.registry.follow_api(), server.follow_aggregated());
+    let (sender, receiver) = watch::channel(custom_kinds(&api.borrow_and_update(), &aggregated.borrow_and_update()));
     let stop = stop.clone();
     tasks.spawn(stop.run_until_cancelled_owned(async move {
-        while api.changed().await.is_ok() {
-            let kinds = custom_kinds(&api.borrow_and_update());
+        loop {
+            let changed = tokio::select! {
+                changed = api.changed() => changed,
+                changed = aggregated.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+            let kinds = custom_kinds(&api.borrow_and_update(), &aggregated.borrow_and_update());
             sender.send_if_modified(|known| {
                 *known != kinds && {
                     *known = kinds;

@@ -1,4 +1,4 @@
-//! Chores of the repository: `cargo xtask verify|fix|tidy|test|guest|bench`.
+//! Chores of the repository: `cargo xtask verify|fix|tidy|test|guest|bench|corpus`.
 
 mod guest;
 mod stage;
@@ -33,6 +33,13 @@ enum Chore {
     Guest,
     /// The figures, on this machine.
     Bench,
+    /// Replays the corpus of requests and writes the list of known differences anew.
+    Corpus {
+        /// First records the answers of a stock server, which has to be fresh: where `kubectl proxy` as an administrator
+        /// listens, HOST:PORT.
+        #[arg(long)]
+        record: Option<String>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -53,9 +60,20 @@ fn main() -> Result<()> {
             stages.run("packages", || install(&PACKAGES))?;
             stages.cargo("figures", &["bench", "--package", "fram", "--bench", "node"])?;
         }
+        Chore::Corpus { record } => corpus(&mut stages, record)?,
     }
     stages.print();
     Ok(())
+}
+
+/// The test itself speaks to the stock server, so that both are asked by the same code.
+fn corpus(stages: &mut Stages, record: Option<String>) -> Result<()> {
+    const TEST: [&str; 6] = ["test", "--package", "fram-apiserver", "--test", "corpus", "fram_answers"];
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    if let Some(address) = record {
+        stages.run("record", || stage::command("env", &[&[&format!("FRAM_CORPUS_RECORD={address}"), &*cargo], &TEST[..]].concat()))?;
+    }
+    stages.run("replay", || stage::command("env", &[&["FRAM_CORPUS_ACCEPT=1", &*cargo], &TEST[..]].concat()))
 }
 
 fn verify(stages: &mut Stages) -> Result<()> {

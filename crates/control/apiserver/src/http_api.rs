@@ -28,7 +28,7 @@ use crate::server::Server;
 use crate::user::User;
 
 pub(crate) use compress::Whole;
-pub use listen::{Listener, serve};
+pub use listen::{Listener, converse, serve};
 pub(crate) use objects::delete_options;
 
 /// Answers one request.

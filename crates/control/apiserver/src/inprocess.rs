@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fram_client::{Call, EventKind, ListOptions, Page, Reply, Resource, Transport, WatchEvent, WatchStream};
 use fram_machinery::{Status, Value, meta, object};
 
+use crate::aggregator::inprocess as aggregated;
 use crate::authorize::Attributes;
 use crate::registry::{Change, ChangeKind, Place, Selection, WatchRequest, Watching};
 use crate::server::{Answer, Server};
@@ -49,6 +50,10 @@ impl InProcess {
 #[async_trait::async_trait]
 impl Transport for InProcess {
     async fn call(&self, call: Call) -> Result<Reply, Status> {
+        let services = self.server.aggregator.services();
+        if let Some(service) = services.answering(&call.resource.group, &call.resource.version) {
+            return aggregated::call(&self.server, &self.user, service, call).await;
+        }
         let performed = self.server.perform(&self.user, call, Vec::new()).await?;
         self.reply(performed.answer)
     }
@@ -64,6 +69,10 @@ impl Transport for InProcess {
             fields: options.field_selector.clone(),
             ..Default::default()
         };
+        let services = self.server.aggregator.services();
+        if let Some(service) = services.answering(&resource.group, &resource.version) {
+            return aggregated::watch(&self.server, &self.user, service, (resource, namespace), options, &attributes).await;
+        }
         let place = self.server.place_of(resource, namespace, "", true)?;
         self.server.authorizer.check(&self.user, &attributes).await?;
         let request = WatchRequest {

@@ -16,6 +16,7 @@ mod endpoints;
 pub mod environment;
 pub mod http_api;
 mod inprocess;
+mod keeping;
 mod metrics;
 pub mod nodes;
 mod openapi;
@@ -33,6 +34,7 @@ pub mod user;
 mod verbs;
 mod webhook;
 
+pub use aggregator::AggregatedKind;
 pub use environment::Environment;
 pub use inprocess::InProcess;
 pub use server::Server;

@@ -182,6 +182,9 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
             Err(Status::new(fram_machinery::Reason::NotAcceptable, text))
         }
         Answer::Other { object: value, created } => Ok(object(&registry.api(), if created { 201 } else { 200 }, accept.plain(), &value)),
+        Answer::Deleted { served, object: value } if served.kind.returns_deleted => {
+            Ok(one(registry, &served, &value, 200, accept, include))
+        }
         Answer::Deleted { served, object: value } => {
             let details = object!({ "name": (meta::name(&value)), "group": (&served.kind.group), "kind": (&served.kind.plural), "uid": (meta::uid(&value)) });
             let mut success = object!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });

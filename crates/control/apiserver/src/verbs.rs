@@ -7,6 +7,7 @@ mod subresources;
 pub(crate) use subresources::to_scale;
 
 use fram_client::{Patch, PatchKind, Verb, WriteOptions};
+use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value, meta};
 
 use crate::authorize::Attributes;
@@ -106,7 +107,7 @@ fn decode(
     let body = Body { value: object, duplicates };
     let (object, warnings) = registry.decode_body(place.kind(), body, field_validation(&options.field_validation)?)?;
     let name = meta::name(&object);
-    if !place.name.is_empty() && !name.is_empty() && name != place.name {
+    if !place.name.is_empty() && name != place.name {
         return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", place.name)));
     }
     let namespace = meta::namespace(&object);
@@ -138,8 +139,14 @@ async fn update(server: &Server, user: &User, place: &Place, object: Value, opti
     let write = write_of(user, options);
     let kind = place.kind();
     if meta::resource_version(&object).is_empty() && !kind.unconditional_update {
-        let error = fram_machinery::status::FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
-        return Err(Status::invalid(&kind.group, &kind.kind, &place.name, vec![error]));
+        match server.registry.get(place).await {
+            Err(status) if status.is(fram_machinery::Reason::NotFound) && kind.create_on_update => {}
+            found => {
+                found?;
+                let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+                return Err(Status::invalid(&kind.group, &kind.kind, &place.name, vec![error]));
+            }
+        }
     }
     let result = server.registry.update(place, "", &write, |_| Ok(object.clone())).await;
     match result {
@@ -180,7 +187,8 @@ pub(super) async fn patch_object(
     let mut found = Vec::new();
     let transform = |current: &Value| {
         let patched = apply_patch(place.kind(), current, &patch)?;
-        let (object, problems) = registry.decode_body(place.kind(), Body::new(patched), validation)?;
+        let decoded = registry.decode_body(place.kind(), Body::new(patched), validation);
+        let (object, problems) = decoded.map_err(|status| unfit(place.kind(), current, &patch.body, &status))?;
         found = problems;
         let pinned = patch.body.str_at(&["metadata", "resourceVersion"]);
         let mut object = object;
@@ -196,6 +204,12 @@ pub(super) async fn patch_object(
     warnings.append(&mut found);
     warnings.extend(written.warnings);
     Ok((written.object, false))
+}
+
+/// A patch after which the object is none of its kind.
+fn unfit(kind: &fram_api::Kind, current: &Value, patch: &Value, status: &Status) -> Status {
+    let error = FieldError::invalid("patch", fram_machinery::json::to_string(patch), status.message.as_str());
+    Status::invalid(&kind.group, &kind.kind, meta::name(current), vec![error])
 }
 
 fn apply_patch(kind: &fram_api::Kind, current: &Value, patch: &Patch) -> Result<Value, Status> {
@@ -214,6 +228,9 @@ fn apply_patch(kind: &fram_api::Kind, current: &Value, patch: &Patch) -> Result<
         }
     };
     patched.map_err(|error| match error {
+        PatchError::Malformed(text) if patch.kind == PatchKind::Json && patch.body.as_list().is_some() => {
+            Status::new(fram_machinery::Reason::Invalid, text)
+        }
         PatchError::Malformed(text) => Status::bad_request(text),
         PatchError::DoesNotApply(_) | PatchError::Test(_) => Status::new(fram_machinery::Reason::Invalid, error.to_string()),
     })

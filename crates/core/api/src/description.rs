@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fram_machinery::schema::{Field, PatchStrategy, SchemaError, SchemaOr, StructType, Topology};
+use fram_machinery::schema::{Field, Form, PatchStrategy, Rule, SchemaError, SchemaOr, StructType, Topology};
 use fram_machinery::{Key, Schema, Type, TypeId, json};
 
 use crate::kind::{Age, Cell, Column, Generation, Kind, Scope, Subresource};
@@ -148,9 +148,10 @@ impl Names {
             patch: PatchStrategy::default(),
             default: None,
             allowed: Vec::new(),
+            rules: Vec::new(),
             filled: false,
         };
-        for attribute in attributes.iter().filter(|a| !matches!(**a, "inline" | "immutable")) {
+        for attribute in attributes.iter().filter(|a| **a != "inline") {
             set_attribute(&mut field, attribute)?;
         }
         Ok(field)
@@ -216,11 +217,28 @@ fn set_attribute(field: &mut Field, attribute: &'static str) -> std::result::Res
         ("key", key) => field.patch.key = Some(Key::Static(key)),
         ("default", literal) => field.default = Some(json::from_slice(literal.as_bytes()).map_err(|e| format!("default: {e}"))?),
         ("enum", values) => field.allowed = values.split('|').collect(),
-        // Limits are enforced by each kind's validation.
-        ("maxItems" | "minItems" | "maxLength" | "minLength" | "minimum" | "maximum" | "format", _) => {}
-        (other, _) => return Err(format!("unknown attribute {other}")),
+        (rule, value) => field.rules.push(read_rule(rule, value)?),
     }
     Ok(())
+}
+
+fn read_rule(name: &str, value: &'static str) -> std::result::Result<Rule, String> {
+    let number = || value.parse().map_err(|_| format!("{name}={value}: not a number"));
+    let size = || value.parse().map_err(|_| format!("{name}={value}: not a size"));
+    let form = || Form::parse(value).ok_or_else(|| format!("{name}={value}: no such form"));
+    Ok(match name {
+        "nonempty" => Rule::Nonempty,
+        "minimum" => Rule::Minimum(number()?),
+        "maximum" => Rule::Maximum(number()?),
+        "maxLength" => Rule::MaxLength(size()?),
+        "maxItems" => Rule::MaxItems(size()?),
+        "form" => Rule::Form(form()?),
+        "keys" => Rule::Keys(form()?),
+        "unique" => Rule::Unique(value),
+        "immutable" => Rule::Immutable,
+        "loose" => Rule::Loose,
+        other => return Err(format!("unknown attribute {other}")),
+    })
 }
 
 fn read_kind(names: &Names, schema: &Arc<Schema>, file: &File, block: &Block) -> Result<Kind> {
@@ -246,6 +264,10 @@ fn read_kind(names: &Names, schema: &Arc<Schema>, file: &File, block: &Block) ->
         orphans_by_default: false,
         create_on_update: false,
         unconditional_update: false,
+        returns_deleted: false,
+        status_keeps_labels: false,
+        late_generation: false,
+        status_on_create: false,
         storage: false,
         listless: false,
         custom: None,
@@ -311,6 +333,10 @@ fn kind_line(kind: &mut Kind, words: &[&'static str]) -> std::result::Result<(),
         "gc=orphan" => kind.orphans_by_default = true,
         "create-on-update" => kind.create_on_update = true,
         "unconditional-update" => kind.unconditional_update = true,
+        "returns-deleted" => kind.returns_deleted = true,
+        "status-keeps-labels" => kind.status_keeps_labels = true,
+        "status-on-create" => kind.status_on_create = true,
+        "late-generation" => kind.late_generation = true,
         "storage" => kind.storage = true,
         "listless" => kind.listless = true,
         "gc=unsupported" | "body" => {}

@@ -121,6 +121,14 @@ pub struct Kind {
     pub orphans_by_default: bool,
     pub create_on_update: bool,
     pub unconditional_update: bool,
+    /// A deletion is answered with the object, not with a Status.
+    pub returns_deleted: bool,
+    /// A write to the status leaves the labels alone.
+    pub status_keeps_labels: bool,
+    /// An object may be created with a status.
+    pub status_on_create: bool,
+    /// The generation is counted from the first change on, not from creation.
+    pub late_generation: bool,
     /// The version in which objects of this kind are stored.
     pub storage: bool,
     pub listless: bool,

@@ -7,6 +7,7 @@ mod description;
 mod kind;
 pub mod policy;
 pub mod quota;
+pub mod rules;
 pub mod storage;
 pub mod strategy;
 

@@ -5,13 +5,20 @@ mod apiregistration;
 mod apps;
 mod autoscaling;
 mod batch;
+mod certificates;
 mod core;
 mod definition;
-mod pod;
+mod flow;
+mod ingress;
+mod limits;
+mod network;
+mod nodes;
+pub(crate) mod pod;
 mod policies;
+mod rbac;
 mod scheduling;
 mod service;
-mod volumes;
+pub(crate) mod volumes;
 mod webhooks;
 
 use fram_machinery::status::FieldError;
@@ -34,6 +41,9 @@ pub trait Strategy: Sync {
     /// Brings a new object into the state in which it is created.
     fn prepare_create(&self, _object: &mut Value) {}
 
+    /// Fills in the times that a write sets; `old` is the object that it changes.
+    fn stamp(&self, _object: &mut Value, _old: Option<&Value>, _now: &str) {}
+
     /// Keeps or clears what an update may not change silently.
     fn prepare_update(&self, _object: &mut Value, _old: &Value) {}
 
@@ -46,6 +56,11 @@ pub trait Strategy: Sync {
     }
 
     fn validate(&self, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Rules about what an object is created with only; `validate` runs, too.
+    fn validate_create(&self, _object: &Value) -> Vec<FieldError> {
         Vec::new()
     }
 
@@ -81,51 +96,6 @@ pub trait Strategy: Sync {
 struct Plain;
 impl Strategy for Plain {}
 
-/// Names are any path segment.
-struct Rbac;
-impl Strategy for Rbac {
-    fn name_rule(&self) -> NameRule {
-        names::path_segment
-    }
-
-    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        let (role, before) = (object.get("roleRef"), old.get("roleRef"));
-        match role == before {
-            true => Vec::new(),
-            false => vec![FieldError::invalid("roleRef", role.cloned(), "cannot change roleRef")],
-        }
-    }
-
-    fn default(&self, object: &mut Value) {
-        if !object.list_at(&["subjects"]).is_empty() {
-            for subject in object.place(&["subjects"]).make_list() {
-                let group = if subject.str_at(&["kind"]) == "ServiceAccount" { "" } else { "rbac.authorization.k8s.io" };
-                if subject.str_at(&["apiGroup"]).is_empty() && !group.is_empty() {
-                    subject.set(&["apiGroup"], group);
-                }
-            }
-        }
-    }
-
-    fn cell(&self, object: &Value, column: &str) -> Value {
-        let subjects = |kind: &str| {
-            let of_kind = object.list_at(&["subjects"]).iter().filter(|s| s.str_at(&["kind"]) == kind);
-            let name = |s: &Value| match s.str_at(&["namespace"]) {
-                "" => s.str_at(&["name"]).to_string(),
-                ns => format!("{ns}/{}", s.str_at(&["name"])),
-            };
-            Value::from(of_kind.map(name).collect::<Vec<_>>().join(", "))
-        };
-        match column {
-            "Role" => format!("{}/{}", object.str_at(&["roleRef", "kind"]), object.str_at(&["roleRef", "name"])).into(),
-            "Users" => subjects("User"),
-            "Groups" => subjects("Group"),
-            "ServiceAccounts" => subjects("ServiceAccount"),
-            _ => Value::Null,
-        }
-    }
-}
-
 /// Names are addresses in their canonical form.
 struct IpAddress;
 impl Strategy for IpAddress {
@@ -152,18 +122,29 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("", "Pod") => &pod::Pod,
         ("", "Service") => &service::Service,
         ("", "Namespace") => &core::Namespace,
-        ("", "Node") => &core::Node,
+        ("", "Node") => &nodes::Node,
         ("", "ConfigMap") => &core::ConfigMap,
         ("", "Secret") => &core::Secret,
         ("", "ServiceAccount") => &core::ServiceAccount,
         ("", "Endpoints") => &core::Endpoints,
         ("", "Event") => &core::Event,
+        ("", "LimitRange") => &limits::LimitRange,
+        ("", "ResourceQuota") => &limits::ResourceQuota,
+        ("policy", "PodDisruptionBudget") => &limits::PodDisruptionBudget,
+        ("networking.k8s.io", "NetworkPolicy") => &network::NetworkPolicy,
+        ("networking.k8s.io", "ServiceCIDR") => &network::ServiceCidr,
         ("", "ReplicationController") => &apps::ReplicationController,
+        ("", "PodTemplate") => &apps::PodTemplate,
+        ("apps", "ControllerRevision") => &apps::ControllerRevision,
         ("", "PersistentVolume") => &volumes::PersistentVolume,
         ("", "PersistentVolumeClaim") => &volumes::PersistentVolumeClaim,
         ("autoscaling", "HorizontalPodAutoscaler") => &autoscaling::HorizontalPodAutoscaler,
         ("scheduling.k8s.io", "PriorityClass") => &scheduling::PriorityClass,
         ("storage.k8s.io", "StorageClass") => &volumes::StorageClass,
+        ("storage.k8s.io", "CSIDriver") => &volumes::CsiDriver,
+        ("storage.k8s.io", "CSINode") => &volumes::CsiNode,
+        ("storage.k8s.io", "CSIStorageCapacity") => &volumes::CsiStorageCapacity,
+        ("storage.k8s.io", "VolumeAttributesClass") => &volumes::VolumeAttributesClass,
         ("batch", "CronJob") => &batch::CronJob,
         ("apps", "Deployment") => &apps::Deployment,
         ("apps", "ReplicaSet") => &apps::ReplicaSet,
@@ -171,7 +152,14 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("apps", "StatefulSet") => &apps::StatefulSet,
         ("batch", "Job") => &batch::Job,
         ("discovery.k8s.io", "EndpointSlice") => &core::EndpointSlice,
-        ("rbac.authorization.k8s.io", _) => &Rbac,
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => &rbac::Role,
+        ("rbac.authorization.k8s.io", _) => &rbac::Binding,
+        ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::CertificateSigningRequest,
+        ("networking.k8s.io", "Ingress") => &ingress::Ingress,
+        ("networking.k8s.io", "IngressClass") => &ingress::IngressClass,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &flow::FlowSchema,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &flow::PriorityLevel,
+        ("node.k8s.io", "RuntimeClass") => &scheduling::RuntimeClass,
         ("networking.k8s.io", "IPAddress") => &IpAddress,
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
             &webhooks::WebhookConfiguration
@@ -183,6 +171,59 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("apiregistration.k8s.io", "APIService") => &apiregistration::ApiService,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => &definition::CustomResourceDefinition,
         _ => &Plain,
+    }
+}
+
+/// The labels of metadata at `at`; what a template says obeys what the object's own metadata obey.
+pub(crate) fn label_errors(metadata: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    let labels = metadata.get("labels").and_then(Value::as_map).cloned().unwrap_or_default();
+    label_map_errors(&labels, &format!("{at}.labels"), errors);
+    for key in metadata.get("annotations").and_then(Value::as_map).iter().flat_map(|m| m.keys()) {
+        if let Err(why) = names::qualified_name(&key.to_lowercase()) {
+            errors.push(FieldError::invalid(format!("{at}.annotations"), key.as_str(), why));
+        }
+    }
+}
+
+/// Keys and values of labels, or of what selects labels.
+pub(crate) fn label_map_errors(labels: &fram_machinery::Map, at: &str, errors: &mut Vec<FieldError>) {
+    for (key, value) in labels.iter() {
+        if let Err(why) = names::qualified_name(key) {
+            errors.push(FieldError::invalid(at, key.as_str(), why));
+        }
+        if let Err(why) = names::label_value(value.as_str().unwrap_or_default()) {
+            errors.push(FieldError::invalid(at, value.clone(), why));
+        }
+    }
+}
+
+/// A label selector; `at` is its field.
+pub(crate) fn label_selector_errors(selector: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    let labels = selector.get("matchLabels").and_then(Value::as_map).cloned().unwrap_or_default();
+    label_map_errors(&labels, &format!("{at}.matchLabels"), errors);
+    for (i, requirement) in selector.list_at(&["matchExpressions"]).iter().enumerate() {
+        let at = format!("{at}.matchExpressions[{i}]");
+        let values = requirement.list_at(&["values"]);
+        match requirement.str_at(&["operator"]) {
+            "In" | "NotIn" if values.is_empty() => {
+                errors.push(FieldError::required(format!("{at}.values"), "must be specified when `operator` is 'In' or 'NotIn'"));
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                errors.push(FieldError::forbidden(format!("{at}.values"), why));
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            text => errors.push(FieldError::invalid(format!("{at}.operator"), text, "not a valid selector operator")),
+        }
+        let key = requirement.str_at(&["key"]);
+        if let Err(why) = names::qualified_name(key) {
+            errors.push(FieldError::invalid(format!("{at}.key"), key, why));
+        }
+        for (v, value) in values.iter().enumerate() {
+            if let Err(why) = names::label_value(value.as_str().unwrap_or_default()) {
+                errors.push(FieldError::invalid(format!("{at}.values[{v}]"), value.clone(), why));
+            }
+        }
     }
 }
 

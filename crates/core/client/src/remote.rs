@@ -23,7 +23,7 @@ use connection::Connection;
 pub use connection::{RemoteError, Upgrade, dial};
 pub use kubeconfig::{Context, Kubeconfig};
 pub use lines::Lines;
-pub use request::{Query, encoded, path};
+pub use request::{Query, encoded, of_call, of_watch, path};
 
 /// A transport to an API server as the user of a kubeconfig.
 pub struct Remote {
@@ -75,25 +75,7 @@ impl Remote {
 #[async_trait::async_trait]
 impl Transport for Remote {
     async fn call(&self, call: Call) -> Result<Reply, Status> {
-        let is_list = matches!(call.verb, crate::Verb::List(_) | crate::Verb::DeleteCollection { .. });
-        let value = self.value(request::of_call(&call)?).await?;
-        if !is_list || value.get("items").is_none() {
-            return Ok(if is_list { Reply::Page(Page::default()) } else { Reply::Object(Arc::new(value)) });
-        }
-        let kind = value.str_at(&["kind"]).trim_end_matches("List").to_string();
-        let version = value.str_at(&["apiVersion"]).to_string();
-        let item = |item: &Value| {
-            // The items of a list do not say their kind.
-            let mut item = item.clone();
-            item.set(&["kind"], kind.as_str());
-            item.set(&["apiVersion"], version.as_str());
-            Arc::new(item)
-        };
-        Ok(Reply::Page(Page {
-            resource_version: value.str_at(&["metadata", "resourceVersion"]).into(),
-            continue_token: value.str_at(&["metadata", "continue"]).into(),
-            items: value.list_at(&["items"]).iter().map(item).collect(),
-        }))
+        Ok(reply(&call, self.value(request::of_call(&call)?).await?))
     }
 
     async fn watch(&self, resource: &Resource, namespace: &str, options: ListOptions) -> Result<WatchStream, Status> {
@@ -103,8 +85,35 @@ impl Transport for Remote {
             let body = response.into_body().collect().await.map_err(Status::internal)?.to_bytes();
             return Err(Status::from_object(&json::from_slice(&body).map_err(Status::internal)?));
         }
-        Ok(futures_util::stream::unfold(Some(Lines::new(response)), next_event).boxed())
+        Ok(events(response))
     }
+}
+
+/// What a server's answer to a call means.
+pub fn reply(call: &Call, value: Value) -> Reply {
+    let is_list = matches!(call.verb, crate::Verb::List(_) | crate::Verb::DeleteCollection { .. });
+    if !is_list || value.get("items").is_none() {
+        return if is_list { Reply::Page(Page::default()) } else { Reply::Object(Arc::new(value)) };
+    }
+    let kind = value.str_at(&["kind"]).trim_end_matches("List").to_string();
+    let version = value.str_at(&["apiVersion"]).to_string();
+    let item = |item: &Value| {
+        // The items of a list do not say their kind.
+        let mut item = item.clone();
+        item.set(&["kind"], kind.as_str());
+        item.set(&["apiVersion"], version.as_str());
+        Arc::new(item)
+    };
+    Reply::Page(Page {
+        resource_version: value.str_at(&["metadata", "resourceVersion"]).into(),
+        continue_token: value.str_at(&["metadata", "continue"]).into(),
+        items: value.list_at(&["items"]).iter().map(item).collect(),
+    })
+}
+
+/// The events of a watch that began.
+pub fn events(response: Response<Incoming>) -> WatchStream {
+    futures_util::stream::unfold(Some(Lines::new(response)), next_event).boxed()
 }
 
 /// The next event of a watch. Its error is its last item; without one it ended as it should.

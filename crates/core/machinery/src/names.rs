@@ -120,6 +120,11 @@ pub fn port_name(s: &str) -> Check {
     Ok(())
 }
 
+/// An address in its usual form: no leading zeros, no IPv4 inside IPv6.
+pub fn ip(s: &str) -> Check {
+    s.parse::<std::net::IpAddr>().map(|_| ()).map_err(|_| "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
+}
+
 pub fn port_number(n: i64) -> Check {
     (1..=65535).contains(&n).then_some(()).ok_or("must be between 1 and 65535, inclusive")
 }

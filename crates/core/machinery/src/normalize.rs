@@ -23,7 +23,7 @@ pub struct Decoded {
 
 /// Decodes an object of a root type: beside its type's fields it may carry `apiVersion` and `kind`.
 pub fn decode(schema: &Schema, ty: TypeId, value: Value) -> Result<Decoded, TypeError> {
-    let mut walk = Walk { schema, path: String::new(), unknown: Vec::new(), sparse: false };
+    let mut walk = Walk { schema, path: String::new(), unknown: Vec::new(), sparse: false, stored: false };
     let value = walk.structure(ty, value, true)?;
     Ok(Decoded { value, unknown: walk.unknown })
 }
@@ -31,7 +31,15 @@ pub fn decode(schema: &Schema, ty: TypeId, value: Value) -> Result<Decoded, Type
 /// As `decode`, but keeps what was given and nothing else: no zero value is filled in or left out. For configurations
 /// that are applied, which state some fields of an object.
 pub fn decode_sparse(schema: &Schema, ty: TypeId, value: Value) -> Result<Decoded, TypeError> {
-    let mut walk = Walk { schema, path: String::new(), unknown: Vec::new(), sparse: true };
+    let mut walk = Walk { schema, path: String::new(), unknown: Vec::new(), sparse: true, stored: false };
+    let value = walk.structure(ty, value, true)?;
+    Ok(Decoded { value, unknown: walk.unknown })
+}
+
+/// As `decode`, for what is stored: lists and maps without elements are null where they are always written, as objects that
+/// went through the protobuf encoding have them.
+pub fn decode_stored(schema: &Schema, ty: TypeId, value: Value) -> Result<Decoded, TypeError> {
+    let mut walk = Walk { schema, path: String::new(), unknown: Vec::new(), sparse: false, stored: true };
     let value = walk.structure(ty, value, true)?;
     Ok(Decoded { value, unknown: walk.unknown })
 }
@@ -41,6 +49,7 @@ struct Walk<'a> {
     path: String,
     unknown: Vec<String>,
     sparse: bool,
+    stored: bool,
 }
 
 impl Walk<'_> {
@@ -164,6 +173,9 @@ impl Walk<'_> {
             Value::Map(m) => m.is_empty() && (matches!(field.ty, Type::Map(_)) || field.omit_zero),
             Value::Null => true,
         };
+        if self.stored && zero && field.filled && matches!(field.ty, Type::List(_) | Type::Map(_)) {
+            return Ok(Some(Value::Null));
+        }
         let drop = zero && !self.sparse && !field.filled && (!field.pointer || item.is_null());
         Ok((!drop).then_some(item))
     }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::names;
 use crate::structural::Structural;
 use crate::value::{Key, Value};
 
@@ -70,6 +71,71 @@ pub struct PatchStrategy {
     pub key: Option<Key>,
 }
 
+/// What the value of a field has to obey; it is checked where objects are validated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// It has to be given, and not be an empty text or list.
+    Nonempty,
+    Minimum(i64),
+    Maximum(i64),
+    /// Bytes of a text.
+    MaxLength(usize),
+    MaxItems(usize),
+    /// The form of a text, of each text of a list, or of each value of a map.
+    Form(Form),
+    /// The form of the keys of a map.
+    Keys(Form),
+    /// No two elements of the list are equal in this field; the empty name stands for the element itself.
+    Unique(&'static str),
+    /// It does not change once the object is there.
+    Immutable,
+    /// The values that are allowed are not held against it here.
+    Loose,
+}
+
+/// The forms that texts have; see [`crate::names`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Label,
+    Label1035,
+    Subdomain,
+    PathSegment,
+    Qualified,
+    LabelValue,
+    ConfigKey,
+    Ip,
+}
+
+impl Form {
+    /// As descriptions name them.
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "label" => Self::Label,
+            "label1035" => Self::Label1035,
+            "subdomain" => Self::Subdomain,
+            "segment" => Self::PathSegment,
+            "qualified" => Self::Qualified,
+            "label-value" => Self::LabelValue,
+            "config-key" => Self::ConfigKey,
+            "ip" => Self::Ip,
+            _ => return None,
+        })
+    }
+
+    pub fn check(self, text: &str) -> Result<(), &'static str> {
+        match self {
+            Self::Label => names::dns_label(text),
+            Self::Label1035 => names::dns1035_label(text),
+            Self::Subdomain => names::dns_subdomain(text),
+            Self::PathSegment => names::path_segment(text),
+            Self::Qualified => names::qualified_name(text),
+            Self::LabelValue => names::label_value(text),
+            Self::ConfigKey => names::config_key(text),
+            Self::Ip => names::ip(text),
+        }
+    }
+}
+
 /// One field of a struct type.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
@@ -93,6 +159,8 @@ pub struct Field {
     pub default: Option<Value>,
     /// The values that are allowed; empty where any is.
     pub allowed: Vec<&'static str>,
+    /// What else a value has to obey.
+    pub rules: Vec<Rule>,
     /// Written even when nothing was given for it; computed by [`Schema::finish`].
     pub filled: bool,
 }
@@ -114,6 +182,7 @@ impl Field {
             patch: PatchStrategy::default(),
             default: None,
             allowed: Vec::new(),
+            rules: Vec::new(),
             filled: false,
         }
     }

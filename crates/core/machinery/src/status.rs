@@ -330,7 +330,16 @@ impl FieldError {
         Self { field: field.into(), problem: Problem::TooLong { limit } }
     }
 
-    fn reason(&self) -> &'static str {
+    pub fn too_many(field: impl Into<String>, actual: usize, limit: usize) -> Self {
+        Self { field: field.into(), problem: Problem::TooMany { actual, limit } }
+    }
+
+    pub fn is_required(&self) -> bool {
+        matches!(self.problem, Problem::Required(_))
+    }
+
+    /// The type of the cause, such as `FieldValueRequired`.
+    pub fn reason(&self) -> &'static str {
         match self.problem {
             Problem::Required(_) => "FieldValueRequired",
             Problem::Invalid { .. } => "FieldValueInvalid",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -74,6 +75,14 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, server: Arc<Server>, st
     };
     let certificates = stream.get_ref().1.peer_certificates();
     let user: Option<User> = certificates.and_then(|c| c.first()).and_then(|c| certificate_user(c));
+    converse(stream, user, server, stop).await;
+}
+
+/// Speaks HTTP over a stream whose other end is known: as that user, or as whom each request shows itself to be.
+pub async fn converse<S>(stream: S, user: Option<User>, server: Arc<Server>, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request| {
         let (server, user) = (server.clone(), user.clone());
         async move { Ok::<_, std::convert::Infallible>(super::handle(server, user, request).await) }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fram_client::{Call, DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, Resource, Verb, WriteOptions};
+use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value};
 use http::{Method, Request, Response, header};
 use http_body_util::{BodyExt, Limited};
@@ -205,11 +206,16 @@ pub(super) fn list_options(query: &Query) -> Result<ListOptions, Status> {
     })
 }
 
-fn dry_run<'a>(mut values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
+/// An option that has none of the values that it may have; `options` is their kind.
+fn unsupported_option(options: &str, field: &str, value: &str, supported: &[&str]) -> Status {
+    Status::invalid("meta.k8s.io", options, "", vec![FieldError::not_supported(field, value, supported)])
+}
+
+fn dry_run<'a>(options: &str, mut values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
     match values.next() {
         None | Some("") => Ok(false),
         Some("All") => Ok(true),
-        Some(other) => Err(Status::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""))),
+        Some(other) => Err(unsupported_option(options, "dryRun", other, &["All"])),
     }
 }
 
@@ -217,7 +223,7 @@ fn write_options(query: &Query) -> Result<WriteOptions, Status> {
     Ok(WriteOptions {
         field_manager: query.get("fieldManager").into(),
         field_validation: query.get("fieldValidation").into(),
-        dry_run: dry_run(query.all("dryRun"))?,
+        dry_run: dry_run("CreateOptions", query.all("dryRun"))?,
         force: query.flag("force"),
     })
 }
@@ -238,11 +244,10 @@ pub(crate) fn delete_options(query: &Query, body: &Value) -> Result<DeleteOption
         ("", None) => None,
         ("", Some(true)) => Some(Propagation::Orphan),
         ("", Some(false)) => Some(Propagation::Background),
-        (policy, _) => Some(Propagation::parse(policy).ok_or_else(|| {
-            Status::bad_request(format!(
-                "propagationPolicy: Unsupported value: {policy:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
-            ))
-        })?),
+        (policy, _) => Some(
+            Propagation::parse(policy)
+                .ok_or_else(|| unsupported_option("DeleteOptions", "propagationPolicy", policy, &["Background", "Foreground", "Orphan"]))?,
+        ),
     };
     let text = |field: &str| Some(body.str_at(&["preconditions", field]).to_string()).filter(|t| !t.is_empty());
     let dry = body.list_at(&["dryRun"]).iter().filter_map(Value::as_str).chain(query.all("dryRun"));
@@ -250,6 +255,6 @@ pub(crate) fn delete_options(query: &Query, body: &Value) -> Result<DeleteOption
         grace_period_seconds: grace,
         propagation,
         preconditions: Preconditions { uid: text("uid"), resource_version: text("resourceVersion") },
-        dry_run: dry_run(dry)?,
+        dry_run: dry_run("DeleteOptions", dry)?,
     })
 }

@@ -1,10 +1,10 @@
 //! What happens to every object before it is written: metadata is filled in and checked, the generation counted, the
 //! enumerations of the description enforced.
 
+use fram_api::rules::{self, Part};
 use fram_api::{Generation, Kind, strategy};
-use fram_machinery::schema::{Schema, Type, TypeId};
 use fram_machinery::status::FieldError;
-use fram_machinery::{Status, Value, meta, names};
+use fram_machinery::{Reason, Status, Value, meta, names};
 
 use super::{Place, Registry};
 use crate::environment::Environment;
@@ -15,10 +15,10 @@ const MAX_ANNOTATIONS: usize = 256 * 1024;
 /// Fills in the metadata of a new object; a name is made of `generateName` where none is given.
 pub(super) fn fill_metadata(environment: &Environment, place: &Place, object: &mut Value) -> Result<(), Status> {
     if !meta::resource_version(object).is_empty() {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(Status::new(Reason::Unknown, "resourceVersion should not be set on objects to be created"));
     }
     let namespace = meta::namespace(object);
-    if !namespace.is_empty() && namespace != place.namespace {
+    if place.kind().is_namespaced() && !namespace.is_empty() && namespace != place.namespace {
         return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
     }
     let base = object.str_at(&["metadata", "generateName"]);
@@ -34,17 +34,32 @@ pub(super) fn fill_metadata(environment: &Environment, place: &Place, object: &m
     } else {
         object.remove(&["metadata", "namespace"]);
     }
+    drop_repeated_owners(object);
     object.set(&["metadata", "uid"], environment.uid());
     object.set(&["metadata", "creationTimestamp"], environment.now_text());
-    object.remove(&["metadata", "generation"]);
-    if place.kind().generation != Generation::None {
+    if place.kind().generation != Generation::None && !place.kind().late_generation {
         object.set(&["metadata", "generation"], 1);
     }
     Ok(())
 }
 
+/// Owners that stand twice are one; see upstream's dedupOwnerReferences.
+fn drop_repeated_owners(object: &mut Value) {
+    let owners = meta::owner_references(object);
+    let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
+    owners.iter().for_each(|o| {
+        if !kept.contains(o) {
+            kept.push(o.clone())
+        }
+    });
+    if kept.len() < owners.len() {
+        object.set(&["metadata", "ownerReferences"], kept);
+    }
+}
+
 /// Puts back what no update may change.
 pub(super) fn keep_metadata(object: &mut Value, old: &Value) {
+    drop_repeated_owners(object);
     for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"] {
         match old.at(&["metadata", field]) {
             Some(kept) => object.set(&["metadata", field], kept.clone()),
@@ -135,26 +150,57 @@ fn metadata_errors(kind: &Kind, object: &Value) -> Vec<FieldError> {
     if size > MAX_ANNOTATIONS {
         errors.push(FieldError::too_long("metadata.annotations", MAX_ANNOTATIONS));
     }
-    for (i, finalizer) in meta::finalizers(object).enumerate() {
-        if let Err(why) = names::qualified_name(finalizer) {
-            errors.push(FieldError::invalid(format!("metadata.finalizers[{i}]"), finalizer, why));
+    if let Some(base) = object.at(&["metadata", "generateName"]).and_then(Value::as_str) {
+        // What follows the base makes a dash at its end right.
+        let shown = base.strip_suffix('-').map(|b| format!("{b}a"));
+        if let Err(why) = strategy(kind).name_rule()(shown.as_deref().unwrap_or(base)) {
+            errors.push(FieldError::invalid("metadata.generateName", base, why));
         }
     }
+    errors.extend(finalizer_errors(kind, object));
     errors.extend(owner_errors(object));
+    errors
+}
+
+/// The finalizers that need no group before them; see upstream's standardFinalizers.
+const PLAIN_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
+fn finalizer_errors(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (i, finalizer) in meta::finalizers(object).enumerate() {
+        let at = format!("metadata.finalizers[{i}]");
+        if let Err(why) = names::qualified_name(finalizer) {
+            errors.push(FieldError::invalid(&at, finalizer, why));
+        }
+        // What extends the API has plain names, such as that of the cleanup of custom resources.
+        let strict = kind.custom.is_none() && !matches!(&*kind.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
+        if strict && !finalizer.contains('/') && !PLAIN_FINALIZERS.contains(&finalizer) {
+            errors.push(FieldError::invalid(&at, finalizer, "name is neither a standard finalizer name nor is it fully qualified"));
+        }
+    }
+    let has = |name: &str| meta::finalizers(object).any(|f| f == name);
+    if has("orphan") && has("foregroundDeletion") {
+        let all = object.at(&["metadata", "finalizers"]).cloned();
+        errors.push(FieldError::invalid("metadata.finalizers", all, "finalizer orphan and foregroundDeletion cannot be both set"));
+    }
     errors
 }
 
 fn owner_errors(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    for (i, owner) in meta::owner_references(object).iter().enumerate() {
+    for owner in meta::owner_references(object) {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if owner.str_at(&[field]).is_empty() {
-                errors.push(FieldError::invalid(
-                    format!("metadata.ownerReferences[{i}].{field}"),
-                    "",
-                    format!("{field} must not be empty"),
-                ));
+                errors.push(FieldError::invalid(format!("metadata.ownerReferences.{field}"), "", format!("{field} must not be empty")));
             }
+        }
+        let version = owner.str_at(&["apiVersion"]);
+        if version.matches('/').count() > 1 {
+            errors.push(FieldError::invalid("metadata.ownerReferences.apiVersion", version, "unexpected GroupVersion string"));
+        }
+        if (version, owner.str_at(&["kind"])) == ("v1", "Event") {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid("metadata.ownerReferences", owner.clone(), why));
         }
     }
     let controllers = meta::owner_references(object).iter().filter(|o| o.bool_at(&["controller"]) == Some(true)).count();
@@ -165,42 +211,13 @@ fn owner_errors(object: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Values outside the enumerations of the description, everywhere but in the status.
-fn enumeration_errors(schema: &Schema, ty: TypeId, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    let Some(map) = value.as_map() else { return };
-    for (key, item) in map.iter() {
-        if path.is_empty() && matches!(key.as_str(), "status" | "metadata") {
-            continue;
-        }
-        let Some(field) = schema.get(ty).field(key) else { continue };
-        let at = if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
-        if !field.allowed.is_empty() {
-            for text in item.as_str().into_iter().chain(item.as_list().into_iter().flat_map(|l| l.iter().filter_map(Value::as_str))) {
-                let known = field.allowed.iter().any(|a| *a == text || a.replace('_', " ") == text);
-                if !text.is_empty() && !known {
-                    errors.push(FieldError::not_supported(&at, text, &field.allowed));
-                }
-            }
-        }
-        enumerations_below(schema, &field.ty, item, &at, errors);
-    }
-}
-
-fn enumerations_below(schema: &Schema, ty: &Type, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    match (ty, value) {
-        (Type::Struct(id), value) => enumeration_errors(schema, *id, value, path, errors),
-        (Type::List(item), Value::List(list)) => {
-            for (i, value) in list.iter().enumerate() {
-                enumerations_below(schema, item, value, &format!("{path}[{i}]"), errors);
-            }
-        }
-        (Type::Map(item), Value::Map(map)) => {
-            for (key, value) in map.iter() {
-                enumerations_below(schema, item, value, &format!("{path}[{key}]"), errors);
-            }
-        }
-        _ => {}
-    }
+/// What an object that is checked is about to become.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change<'a> {
+    Create,
+    Update(&'a Value),
+    /// A subresource that has its own rules of what may change.
+    Part(&'a Value),
 }
 
 /// What an object is known by never changes.
@@ -211,22 +228,12 @@ fn identity_errors(object: &Value, old: &Value) -> Vec<FieldError> {
 }
 
 impl Registry {
-    /// Checks the metadata of an object of which only a part may change.
-    pub(super) fn validate_metadata(&self, place: &Place, object: &Value, old: &Value) -> Result<(), Status> {
-        let mut errors = metadata_errors(&place.served.stored, object);
-        errors.extend(identity_errors(object, old));
-        match errors.is_empty() {
-            true => Ok(()),
-            false => Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(old), errors)),
-        }
-    }
-
     /// Checks a stored-kind object, and against the one it replaces.
-    pub(super) fn validate(&self, place: &Place, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    pub(super) fn validate(&self, place: &Place, object: &Value, change: Change<'_>) -> Result<(), Status> {
         let stored = &place.served.stored;
+        let old = if let Change::Update(old) = change { Some(old) } else { None };
         let mut errors = metadata_errors(stored, object);
-        errors.extend(old.into_iter().flat_map(|old| identity_errors(object, old)));
-        enumeration_errors(&stored.schema, stored.ty, object, "", &mut errors);
+        errors.extend(rules::errors(stored, object, old, Part::Content));
         if let Some(structural) = stored.structural() {
             let found = structural.validate(object, old);
             // Rules may rely on the types of what they ask about.
@@ -236,17 +243,46 @@ impl Registry {
             errors.extend(found);
         }
         let strategy = strategy(stored);
-        for error in strategy.validate(object) {
-            if errors.iter().all(|e| e.field != error.field) {
-                errors.push(error);
+        let same = |a: &FieldError, b: &FieldError| a.field == b.field && a.reason() == b.reason();
+        let described = errors.clone();
+        errors.extend(strategy.validate(object).into_iter().filter(|e| !described.iter().any(|d| same(d, e))));
+        match change {
+            Change::Create => errors.extend(strategy.validate_create(object)),
+            Change::Update(old) => {
+                errors.extend(metadata_changes(object, old));
+                errors.extend(strategy.validate_update(object, old));
             }
-        }
-        if let Some(old) = old {
-            errors.extend(strategy.validate_update(object, old));
+            Change::Part(old) => errors.extend(metadata_changes(object, old)),
         }
         if errors.is_empty() {
             return Ok(());
         }
         Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
     }
+
+    /// Checks what a subresource that is not about the content has changed.
+    pub(super) fn validate_part(&self, place: &Place, subresource: &str, object: &Value, old: &Value) -> Result<(), Status> {
+        let stored = &place.served.stored;
+        let mut errors = metadata_errors(stored, object);
+        errors.extend(metadata_changes(object, old));
+        if matches!(subresource, "status" | "approval") {
+            errors.extend(rules::errors(stored, object, Some(old), Part::Status));
+        }
+        errors.extend(strategy(stored).validate_subresource(subresource, object, old));
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
+    }
+}
+
+/// What no update may change of the metadata.
+fn metadata_changes(object: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = identity_errors(object, old);
+    let added = |f: &&str| meta::finalizers(old).all(|o| o != *f);
+    if meta::is_terminating(old) && meta::finalizers(object).any(|f| added(&f)) {
+        let why = "no new finalizers can be added if the object is being deleted";
+        errors.push(FieldError::forbidden("metadata.finalizers", why));
+    }
+    errors
 }

@@ -7,7 +7,7 @@ use fram_api::{Kind, strategy};
 use fram_machinery::{Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
-use super::prepare::{bump_generation, fill_metadata, keep_metadata, keep_own_metadata};
+use super::prepare::{Change, bump_generation, fill_metadata, keep_metadata, keep_own_metadata};
 use super::{Place, Record, Registry, Served, Write, store_status};
 use crate::admission::{Operation as Verb, Request};
 use crate::quota;
@@ -111,12 +111,13 @@ impl Registry {
         let mut request = Request::new(self, &asked, "", Verb::Create, write);
         object = self.admission.admit(&mut request, object, None).await?;
         keep_own_metadata(&mut place, &mut object, &before)?;
-        if stored.subresource("status").is_some() {
+        if stored.subresource("status").is_some() && !stored.status_on_create {
             object.remove(&["status"]);
         }
         strategy(&stored).prepare_create(&mut object);
+        strategy(&stored).stamp(&mut object, None, &self.environment.now_text());
         let object = self.normalized(&stored, object)?;
-        self.validate(&place, &object, None)?;
+        self.validate(&place, &object, Change::Create)?;
         self.admission.validate(&request, Some(&object), None).await?;
         let mut turn = None;
         for _ in 0..RETRIES {
@@ -163,7 +164,10 @@ impl Registry {
 
     /// Drops what Go would not write, so that every stored object has the same form.
     fn normalized(&self, stored: &Kind, object: Value) -> Result<Value, Status> {
-        let decoded = normalize::decode(&stored.schema, stored.ty, object).map_err(Status::internal)?;
+        // Upstream stores what extends the API as JSON, all else as protobuf, in which empty lists are nothing.
+        let as_json = stored.custom.is_some() || matches!(&*stored.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
+        let decode = if as_json { normalize::decode } else { normalize::decode_stored };
+        let decoded = decode(&stored.schema, stored.ty, object).map_err(Status::internal)?;
         Ok(decoded.value)
     }
 
@@ -218,6 +222,7 @@ impl Registry {
             "" => strategy(&stored).prepare_update(&mut object, &old),
             part => strategy(&stored).prepare_subresource(part, &mut object, &old),
         }
+        strategy(&stored).stamp(&mut object, Some(&old), &self.environment.now_text());
         let mut object = self.normalized(&stored, object)?;
         if subresource != "binding" {
             // A pod's generation counts what users change; see KEP-5067.
@@ -268,11 +273,10 @@ impl Registry {
 
     fn validate_change(&self, place: &Place, subresource: &str, object: &Value, old: &Value) -> Result<(), Status> {
         match subresource {
-            _ if place.served.stored.custom.is_some() => self.validate(place, object, Some(old)),
+            _ if place.served.stored.custom.is_some() => self.validate(place, object, Change::Update(old)),
             "" | "scale" | "ephemeralcontainers" | "resize" => {
-                self.validate_metadata(place, object, old)?;
-                let checked = (subresource.is_empty() || subresource == "scale").then_some(old);
-                self.validate(place, object, checked)?;
+                let whole = subresource.is_empty() || subresource == "scale";
+                self.validate(place, object, if whole { Change::Update(old) } else { Change::Part(old) })?;
                 let stored = &place.served.stored;
                 let errors = strategy(stored).validate_subresource(subresource, object, old);
                 if errors.is_empty() {
@@ -280,7 +284,7 @@ impl Registry {
                 }
                 Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
             }
-            _ => self.validate_metadata(place, object, old),
+            _ => self.validate_part(place, subresource, object, old),
         }
     }
 
@@ -369,6 +373,9 @@ fn keep_other_parts(kind: &Kind, subresource: &str, object: &mut Value, old: &Va
                 .filter(|k| !matches!(k.as_str(), "status" | "metadata" | "apiVersion" | "kind"))
                 .collect();
             fields.iter().for_each(|f| keep(object, f));
+            if kind.status_keeps_labels {
+                object.set(&["metadata", "labels"], old.at(&["metadata", "labels"]).cloned());
+            }
             if kind.custom.is_some() {
                 let managers = object.at(&["metadata", "managedFields"]).cloned();
                 keep(object, "metadata");

@@ -2,8 +2,9 @@
 
 use fram_machinery::labels::Selector;
 use fram_machinery::status::FieldError;
-use fram_machinery::{Map, Value, meta};
+use fram_machinery::{Map, Value, meta, names};
 
+use super::limits::{number_or_percent, percent};
 use super::pod::default_pod_spec;
 use super::{Strategy, container_cell, printed_selector};
 
@@ -18,33 +19,88 @@ pub(crate) fn default_template(object: &mut Value) {
 fn selector_errors(object: &Value) -> Vec<FieldError> {
     let field = "spec.selector";
     let labels = object.at(&["spec", "template", "metadata", "labels"]).unwrap_or(&Value::Null);
+    let mismatch = || FieldError::invalid("spec.template.metadata.labels", labels.clone(), "`selector` does not match template `labels`");
     match Selector::from_object(object.at(&["spec", "selector"])) {
-        Ok(None) => vec![FieldError::required(field, "")],
+        Ok(None) => vec![FieldError::required(field, ""), mismatch()],
         Err(e) => vec![FieldError::invalid(field, object.at(&["spec", "selector"]).cloned(), e.to_string())],
+        Ok(_) if lacks_values(object.at(&["spec", "selector"]).unwrap_or(&Value::Null)) => {
+            vec![FieldError::invalid(
+                field,
+                object.at(&["spec", "selector"]).cloned(),
+                "for 'in', 'notin' operators, values set can't be empty",
+            )]
+        }
         Ok(Some(s)) if s.is_everything() => {
             vec![FieldError::invalid(field, object.at(&["spec", "selector"]).cloned(), "empty selector is invalid")]
         }
-        Ok(Some(s)) if !s.matches(labels) => {
-            vec![FieldError::invalid("spec.template.metadata.labels", labels.clone(), "`selector` does not match template `labels`")]
-        }
+        Ok(Some(s)) if !s.matches(labels) => vec![mismatch()],
         Ok(Some(_)) => Vec::new(),
     }
 }
 
-fn template_errors(object: &Value) -> Vec<FieldError> {
+fn lacks_values(selector: &Value) -> bool {
+    let listed = |e: &&Value| matches!(e.str_at(&["operator"]), "In" | "NotIn");
+    selector.list_at(&["matchExpressions"]).iter().filter(listed).any(|e| e.list_at(&["values"]).is_empty())
+}
+
+/// What a template of pods that are kept running may not say.
+pub(super) fn template_errors(object: &Value) -> Vec<FieldError> {
     let spec = object.at(&["spec", "template", "spec"]).unwrap_or(&Value::Null);
     let mut errors = super::pod::validate_spec(spec, "spec.template.spec");
-    if spec.str_at(&["restartPolicy"]) != "Always" {
-        let value = spec.str_at(&["restartPolicy"]);
+    let value = spec.str_at(&["restartPolicy"]);
+    if value != "Always" && !value.is_empty() {
         errors.push(FieldError::not_supported("spec.template.spec.restartPolicy", value, &["Always"]));
+    }
+    if spec.int_at(&["activeDeadlineSeconds"]).is_some() {
+        let why = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        errors.push(FieldError::forbidden("spec.template.spec.activeDeadlineSeconds", why));
+    }
+    no_ephemeral(spec, "spec.template.spec", &mut errors);
+    errors
+}
+
+pub(super) fn no_ephemeral(spec: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    if !spec.list_at(&["ephemeralContainers"]).is_empty() {
+        let why = "ephemeral containers not allowed in pod template";
+        errors.push(FieldError::forbidden(format!("{at}.ephemeralContainers"), why));
+    }
+}
+
+/// Counts of a status that are parts of another count.
+fn count_errors(object: &Value, old: &Value, parts: &[&str]) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let count = |object: &Value, field: &str| object.int_at(&["status", field]).unwrap_or(0);
+    let all = count(object, "replicas");
+    for field in parts.iter().filter(|f| count(object, f) > all) {
+        errors.push(FieldError::invalid(format!("status.{field}"), count(object, field), "cannot be greater than status.replicas"));
+    }
+    if parts.contains(&"availableReplicas") && count(object, "availableReplicas") > count(object, "readyReplicas") {
+        let why = "cannot be greater than readyReplicas";
+        errors.push(FieldError::invalid("status.availableReplicas", count(object, "availableReplicas"), why));
+    }
+    if let Some(before) = old.int_at(&["status", "collisionCount"])
+        && count(object, "collisionCount") < before
+    {
+        errors.push(FieldError::invalid("status.collisionCount", count(object, "collisionCount"), "cannot be decremented"));
     }
     errors
 }
 
-fn not_negative(object: &Value, fields: &[&str]) -> Vec<FieldError> {
-    let bad = |f: &&&str| object.int_at(&["spec", f]).is_some_and(|n| n < 0);
-    let error = |f: &&str| FieldError::invalid(format!("spec.{f}"), object.at(&["spec", f]).cloned(), "must be greater than or equal to 0");
-    fields.iter().filter(bad).map(error).collect()
+fn is_zero(value: Option<&Value>) -> bool {
+    match value {
+        Some(Value::Int(n)) => *n == 0,
+        Some(Value::String(s)) => percent(s).is_none_or(|n| n == 0),
+        _ => true,
+    }
+}
+
+/// A number that is not negative, or a percentage; of at most a hundred where `most` says so.
+fn share(object: &Value, path: &[&str], most: bool, errors: &mut Vec<FieldError>) {
+    let at = path.join(".");
+    match object.at(path) {
+        Some(Value::String(text)) if !most && percent(text).is_some() => {}
+        value => number_or_percent(value, &at, errors),
+    }
 }
 
 fn immutable_selector(object: &Value, old: &Value) -> Vec<FieldError> {
@@ -83,29 +139,39 @@ impl Strategy for Deployment {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = selector_errors(object);
         errors.extend(template_errors(object));
-        errors.extend(not_negative(object, &["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"]));
+        let (deadline, ready) = (object.int_at(&["spec", "progressDeadlineSeconds"]), object.int_at(&["spec", "minReadySeconds"]));
+        if let Some(deadline) = deadline.filter(|d| *d <= ready.unwrap_or(0)) {
+            errors.push(FieldError::invalid("spec.progressDeadlineSeconds", deadline, "must be greater than minReadySeconds"));
+        }
         let strategy = object.str_at(&["spec", "strategy", "type"]);
         if !["Recreate", "RollingUpdate"].contains(&strategy) {
-            errors.push(FieldError::not_supported("spec.strategy.type", strategy, &["Recreate", "RollingUpdate"]));
+            errors.push(FieldError::not_supported("spec.strategy", strategy, &["Recreate", "RollingUpdate"]));
         }
-        if strategy == "Recreate" && object.at(&["spec", "strategy", "rollingUpdate"]).is_some_and(|r| !r.is_null()) {
+        let rolling = object.at(&["spec", "strategy", "rollingUpdate"]).filter(|r| !r.is_null());
+        if strategy == "Recreate" && rolling.is_some() {
             let why = "may not be specified when strategy `type` is 'Recreate'";
             errors.push(FieldError::forbidden("spec.strategy.rollingUpdate", why));
         }
-        let zero = |f: &str| match object.at(&["spec", "strategy", "rollingUpdate", f]) {
-            Some(Value::Int(0)) => true,
-            Some(Value::String(s)) => s.trim_end_matches('%') == "0",
-            _ => false,
-        };
-        if zero("maxUnavailable") && zero("maxSurge") {
-            let why = "may not be 0 when `maxSurge` is 0";
-            errors.push(FieldError::invalid("spec.strategy.rollingUpdate.maxUnavailable", 0, why));
+        if let Some(rolling) = rolling.filter(|_| strategy == "RollingUpdate") {
+            share(object, &["spec", "strategy", "rollingUpdate", "maxUnavailable"], true, &mut errors);
+            share(object, &["spec", "strategy", "rollingUpdate", "maxSurge"], false, &mut errors);
+            if is_zero(rolling.get("maxUnavailable")) && is_zero(rolling.get("maxSurge")) {
+                let why = "may not be 0 when `maxSurge` is 0";
+                errors.push(FieldError::invalid("spec.strategy.rollingUpdate.maxUnavailable", 0, why));
+            }
         }
         errors
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         immutable_selector(object, old)
+    }
+
+    fn validate_subresource(&self, subresource: &str, object: &Value, old: &Value) -> Vec<FieldError> {
+        match subresource {
+            "status" => count_errors(object, old, &["updatedReplicas", "readyReplicas", "availableReplicas"]),
+            _ => Vec::new(),
+        }
     }
 
     fn cell(&self, object: &Value, column: &str) -> Value {
@@ -122,12 +188,18 @@ impl Strategy for ReplicaSet {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = selector_errors(object);
         errors.extend(template_errors(object));
-        errors.extend(not_negative(object, &["replicas", "minReadySeconds"]));
         errors
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         immutable_selector(object, old)
+    }
+
+    fn validate_subresource(&self, subresource: &str, object: &Value, old: &Value) -> Vec<FieldError> {
+        match subresource {
+            "status" => count_errors(object, old, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"]),
+            _ => Vec::new(),
+        }
     }
 
     fn cell(&self, object: &Value, column: &str) -> Value {
@@ -150,14 +222,36 @@ impl Strategy for DaemonSet {
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = selector_errors(object);
+        // What is wrong with the selector is said of its parts only.
+        let mut errors: Vec<_> = selector_errors(object).into_iter().filter(|e| e.field != "spec.selector" || e.is_required()).collect();
         errors.extend(template_errors(object));
-        errors.extend(not_negative(object, &["minReadySeconds", "revisionHistoryLimit"]));
+        match object.str_at(&["spec", "updateStrategy", "type"]) {
+            "OnDelete" => {}
+            "RollingUpdate" => rolling_errors(object, &mut errors),
+            other => errors.push(FieldError::not_supported("spec.updateStrategy", other, &["OnDelete", "RollingUpdate"])),
+        }
         errors
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        object.set(&["metadata", "annotations", TEMPLATE_GENERATION], "1");
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value) {
+        let before = meta::annotation(old, TEMPLATE_GENERATION).and_then(|t| t.parse::<i64>().ok()).unwrap_or(0);
+        let changed = object.at(&["spec", "template"]) != old.at(&["spec", "template"]);
+        let now = if changed { before + 1 } else { before };
+        if now > 0 {
+            object.set(&["metadata", "annotations", TEMPLATE_GENERATION], now.to_string());
+        }
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         immutable_selector(object, old)
+    }
+
+    fn validate_subresource(&self, subresource: &str, object: &Value, old: &Value) -> Vec<FieldError> {
+        if subresource == "status" { count_errors(object, old, &[]) } else { Vec::new() }
     }
 
     fn cell(&self, object: &Value, column: &str) -> Value {
@@ -168,6 +262,26 @@ impl Strategy for DaemonSet {
             }
             _ => workload_cell(object, column),
         }
+    }
+}
+
+/// The generation of a DaemonSet's template, which old clients read.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn rolling_errors(object: &Value, errors: &mut Vec<FieldError>) {
+    const AT: &str = "spec.updateStrategy.rollingUpdate";
+    let Some(rolling) = object.at(&["spec", "updateStrategy", "rollingUpdate"]) else {
+        return errors.push(FieldError::required(AT, ""));
+    };
+    share(object, &["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"], true, errors);
+    share(object, &["spec", "updateStrategy", "rollingUpdate", "maxSurge"], true, errors);
+    let (unavailable, surge) = (is_zero(rolling.get("maxUnavailable")), is_zero(rolling.get("maxSurge")));
+    if unavailable && surge {
+        let why = "cannot be 0 when maxSurge is 0";
+        errors.push(FieldError::required(format!("{AT}.maxUnavailable"), why));
+    } else if !unavailable && !surge {
+        let why = "may not be set when maxUnavailable is non-zero";
+        errors.push(FieldError::invalid(format!("{AT}.maxSurge"), rolling.get("maxSurge").cloned(), why));
     }
 }
 
@@ -190,14 +304,21 @@ pub(super) struct StatefulSet;
 impl Strategy for StatefulSet {
     fn default(&self, object: &mut Value) {
         default_template(object);
-        let unset = object.str_at(&["spec", "updateStrategy", "type"]).is_empty();
-        if unset {
-            object.set(&["spec", "updateStrategy", "type"], "RollingUpdate");
+        // The description has filled in the type already; one that says nothing more gets a partition.
+        let alone = object.at(&["spec", "updateStrategy"]).and_then(Value::as_map).is_none_or(|m| m.len() <= 1);
+        if alone && object.str_at(&["spec", "updateStrategy", "type"]) == "RollingUpdate" {
             object.place(&["spec", "updateStrategy", "rollingUpdate"]).make_map();
         }
         let rolling = object.at(&["spec", "updateStrategy", "rollingUpdate"]).is_some_and(|r| !r.is_null());
         if rolling && object.at(&["spec", "updateStrategy", "rollingUpdate", "partition"]).is_none() {
             object.set(&["spec", "updateStrategy", "rollingUpdate", "partition"], 0);
+        }
+        if !object.list_at(&["spec", "volumeClaimTemplates"]).is_empty() {
+            for claim in object.place(&["spec", "volumeClaimTemplates"]).make_list() {
+                claim.set(&["apiVersion"], "v1");
+                claim.set(&["kind"], "PersistentVolumeClaim");
+                claim.set(&["status", "phase"], "Pending");
+            }
         }
         for when in ["whenDeleted", "whenScaled"] {
             if object.str_at(&["spec", "persistentVolumeClaimRetentionPolicy", when]).is_empty() {
@@ -209,8 +330,64 @@ impl Strategy for StatefulSet {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = selector_errors(object);
         errors.extend(template_errors(&with_claims(object)));
-        errors.extend(not_negative(object, &["replicas", "minReadySeconds"]));
+        let policy = object.str_at(&["spec", "podManagementPolicy"]);
+        if !["OrderedReady", "Parallel"].contains(&policy) {
+            let why = "must be 'OrderedReady' or 'Parallel'";
+            errors.push(FieldError::invalid("spec.podManagementPolicy", policy, why));
+        }
+        let rolling = object.at(&["spec", "updateStrategy", "rollingUpdate"]).filter(|r| !r.is_null());
+        match object.str_at(&["spec", "updateStrategy", "type"]) {
+            "" => errors.push(FieldError::required("spec.updateStrategy", "")),
+            "RollingUpdate" => {}
+            "OnDelete" => {
+                if let Some(rolling) = rolling {
+                    let why = "only allowed for updateStrategy 'RollingUpdate'";
+                    errors.push(FieldError::invalid("spec.updateStrategy.rollingUpdate", rolling.clone(), why));
+                }
+            }
+            other => {
+                let why = "must be 'RollingUpdate' or 'OnDelete'";
+                errors.push(FieldError::invalid("spec.updateStrategy", other, why));
+            }
+        }
         errors
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        // The field belongs to a feature that is off (MaxUnavailableStatefulSet).
+        object.remove(&["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"]);
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value) {
+        if old.at(&["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"]).is_none() {
+            object.remove(&["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"]);
+        }
+    }
+
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let name = object.str_at(&["spec", "serviceName"]);
+        if !name.is_empty()
+            && let Err(why) = names::dns1035_label(name)
+        {
+            errors.push(FieldError::invalid("spec.serviceName", name, why));
+        }
+        // Names of the set's pods are labels, so its own has to be one.
+        if let Err(why) = names::dns_label(meta::name(object)) {
+            errors.push(FieldError::invalid("metadata.name", meta::name(object), why));
+        }
+        for (i, claim) in object.list_at(&["spec", "volumeClaimTemplates"]).iter().enumerate() {
+            let spec = claim.get("spec").unwrap_or(&Value::Null);
+            super::volumes::claim_spec_errors(spec, &format!("spec.volumeClaimTemplates[{i}].spec"), &mut errors);
+        }
+        errors
+    }
+
+    fn validate_subresource(&self, subresource: &str, object: &Value, old: &Value) -> Vec<FieldError> {
+        match subresource {
+            "status" => count_errors(object, old, &["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"]),
+            _ => Vec::new(),
+        }
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
@@ -240,6 +417,40 @@ impl Strategy for StatefulSet {
     }
 }
 
+/// PodTemplates and ControllerRevisions.
+pub(super) struct PodTemplate;
+impl Strategy for PodTemplate {
+    fn default(&self, object: &mut Value) {
+        if object.at(&["template", "spec"]).is_some() {
+            default_pod_spec(object.place(&["template", "spec"]));
+        }
+    }
+
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        let spec = object.at(&["template", "spec"]).unwrap_or(&Value::Null);
+        let mut errors = super::pod::validate_spec(spec, "template.spec");
+        no_ephemeral(spec, "template.spec", &mut errors);
+        errors
+    }
+}
+
+pub(super) struct ControllerRevision;
+impl Strategy for ControllerRevision {
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        match object.get("data") {
+            None | Some(Value::Null) => vec![FieldError::required("data", "data is mandatory")],
+            Some(_) => Vec::new(),
+        }
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        if object.get("data") == old.get("data") {
+            return Vec::new();
+        }
+        vec![FieldError::invalid("data", object.get("data").cloned(), "field is immutable")]
+    }
+}
+
 pub(super) struct ReplicationController;
 impl Strategy for ReplicationController {
     fn default(&self, object: &mut Value) {
@@ -256,7 +467,7 @@ impl Strategy for ReplicationController {
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = not_negative(object, &["replicas", "minReadySeconds"]);
+        let mut errors = Vec::new();
         let selector = object.at(&["spec", "selector"]).and_then(Value::as_map).cloned().unwrap_or_default();
         let labels = object.at(&["spec", "template", "metadata", "labels"]).unwrap_or(&Value::Null);
         if selector.is_empty() {
@@ -267,6 +478,13 @@ impl Strategy for ReplicationController {
         }
         errors.extend(template_errors(object));
         errors
+    }
+
+    fn validate_subresource(&self, subresource: &str, object: &Value, old: &Value) -> Vec<FieldError> {
+        match subresource {
+            "status" => count_errors(object, old, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"]),
+            _ => Vec::new(),
+        }
     }
 
     fn cell(&self, object: &Value, column: &str) -> Value {

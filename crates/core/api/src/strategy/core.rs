@@ -34,50 +34,27 @@ impl Strategy for Namespace {
         object.set(&["status", "phase"], "Terminating");
     }
 
+    fn validate_subresource(&self, subresource: &str, object: &Value, _: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let phase = if meta::is_terminating(object) { "Terminating" } else { "Active" };
+        if subresource == "status" && object.str_at(&["status", "phase"]) != phase {
+            // Upstream writes the field with a capital.
+            let why = format!("may only be '{phase}'");
+            errors.push(FieldError::invalid("status.Phase", object.str_at(&["status", "phase"]), why));
+        }
+        for (i, finalizer) in object.list_at(&["spec", "finalizers"]).iter().enumerate().filter(|_| subresource == "finalize") {
+            let text = finalizer.as_str().unwrap_or_default();
+            let known = text == "kubernetes" || text.contains('/');
+            if names::qualified_name(text).is_err() || !known {
+                let why = "name is neither a standard finalizer name nor is it fully qualified";
+                errors.push(FieldError::invalid(format!("spec.finalizers[{i}]"), text, why));
+            }
+        }
+        errors
+    }
+
     fn is_held(&self, object: &Value) -> bool {
         !object.list_at(&["spec", "finalizers"]).is_empty()
-    }
-}
-
-pub(super) struct Node;
-impl Strategy for Node {
-    fn default(&self, object: &mut Value) {
-        if object.at(&["status", "allocatable"]).is_none()
-            && let Some(capacity) = object.at(&["status", "capacity"]).cloned()
-        {
-            object.set(&["status", "allocatable"], capacity);
-        }
-    }
-
-    fn field(&self, object: &Value, path: &str) -> Option<String> {
-        (path == "spec.unschedulable").then(|| object.bool_at(&["spec", "unschedulable"]).unwrap_or(false).to_string())
-    }
-
-    fn cell(&self, object: &Value, column: &str) -> Value {
-        let address = |ty: &str| {
-            let found = object.list_at(&["status", "addresses"]).iter().find(|a| a.str_at(&["type"]) == ty);
-            Value::from(found.map_or("<none>", |a| a.str_at(&["address"])))
-        };
-        match column {
-            "Status" => {
-                let ready = match meta::condition(object, "Ready").map(|c| c.str_at(&["status"])) {
-                    Some("True") => "Ready",
-                    Some(_) => "NotReady",
-                    None => "Unknown",
-                };
-                let cordoned = object.bool_at(&["spec", "unschedulable"]) == Some(true);
-                Value::from(if cordoned { format!("{ready},SchedulingDisabled") } else { ready.to_string() })
-            }
-            "Roles" => {
-                let labels = meta::labels(object).as_map().cloned().unwrap_or_default();
-                let roles = labels.keys().filter_map(|k| k.strip_prefix("node-role.kubernetes.io/").map(String::from));
-                joined(roles.collect::<Vec<_>>().into_iter(), "<none>")
-            }
-            "Kernel-Version" => object.str_at(&["status", "nodeInfo", "kernelVersion"]).into(),
-            "Internal-IP" => address("InternalIP"),
-            "External-IP" => address("ExternalIP"),
-            _ => Value::Null,
-        }
     }
 }
 
@@ -120,7 +97,7 @@ impl Strategy for ConfigMap {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = data_key_errors(object, &["data", "binaryData"]);
         if data_size(object, &["data", "binaryData"]) > MAX_DATA {
-            errors.push(FieldError::too_long("", MAX_DATA));
+            errors.push(FieldError::too_long("[]", MAX_DATA));
         }
         for key in object.get("data").and_then(Value::as_map).iter().flat_map(|m| m.keys()) {
             if object.at(&["binaryData", key]).is_some() {
@@ -158,6 +135,7 @@ impl Strategy for Secret {
         if data_size(object, &["data"]) / 4 * 3 > MAX_DATA {
             errors.push(FieldError::too_long("data", MAX_DATA));
         }
+        secret_type_errors(object, &mut errors);
         errors
     }
 
@@ -174,15 +152,86 @@ impl Strategy for Secret {
     }
 }
 
+/// What a Secret of one of the known types has to have.
+fn secret_type_errors(object: &Value, errors: &mut Vec<FieldError>) {
+    let data = |key: &str| object.at(&["data", key]).and_then(Value::as_str);
+    let mut need = |key: &str| {
+        if data(key).is_none() {
+            errors.push(FieldError::required(format!("data[{key}]"), ""));
+        }
+    };
+    match object.str_at(&["type"]) {
+        "kubernetes.io/dockercfg" => need(".dockercfg"),
+        "kubernetes.io/dockerconfigjson" => need(".dockerconfigjson"),
+        "kubernetes.io/ssh-auth" => need("ssh-privatekey"),
+        "kubernetes.io/tls" => ["tls.crt", "tls.key"].into_iter().for_each(need),
+        "kubernetes.io/basic-auth" if data("username").is_none() && data("password").is_none() => {
+            ["username", "password"].into_iter().for_each(need);
+        }
+        "kubernetes.io/service-account-token" => {
+            let account = "kubernetes.io/service-account.name";
+            if meta::annotation(object, account).unwrap_or_default().is_empty() {
+                errors.push(FieldError::required(format!("metadata.annotations[{account}]"), ""));
+            }
+        }
+        _ => {}
+    }
+    for (ty, key) in [("kubernetes.io/dockercfg", ".dockercfg"), ("kubernetes.io/dockerconfigjson", ".dockerconfigjson")] {
+        let Some(encoded) = data(key).filter(|_| object.str_at(&["type"]) == ty) else { continue };
+        let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+        if !fram_machinery::json::from_slice(&decoded).is_ok_and(|v| v.as_map().is_some()) {
+            errors.push(FieldError::invalid(format!("data[{key}]"), "<secret contents redacted>", "invalid character in JSON"));
+        }
+    }
+}
+
 pub(super) struct ServiceAccount;
 impl Strategy for ServiceAccount {
+    fn prepare_create(&self, object: &mut Value) {
+        keep_secret_names(object);
+    }
+
+    fn prepare_update(&self, object: &mut Value, _: &Value) {
+        keep_secret_names(object);
+    }
+
     fn cell(&self, object: &Value, _: &str) -> Value {
         Value::from(object.list_at(&["secrets"]).len() as i64)
     }
 }
 
+/// Of the secrets that an account refers to only the name is kept; see upstream's cleanSecretReferences.
+fn keep_secret_names(object: &mut Value) {
+    if object.list_at(&["secrets"]).is_empty() {
+        return;
+    }
+    for secret in object.place(&["secrets"]).make_list() {
+        *secret = fram_machinery::object!({ "name": (secret.str_at(&["name"])) });
+    }
+}
+
 pub(super) struct Endpoints;
 impl Strategy for Endpoints {
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        for (s, subset) in object.list_at(&["subsets"]).iter().enumerate() {
+            let at = format!("subsets[{s}]");
+            if subset.list_at(&["addresses"]).is_empty() && subset.list_at(&["notReadyAddresses"]).is_empty() {
+                errors.push(FieldError::required(&at, "must specify `addresses` or `notReadyAddresses`"));
+            }
+            for list in ["addresses", "notReadyAddresses"] {
+                for (i, address) in subset.list_at(&[list]).iter().enumerate() {
+                    endpoint_address(address, &format!("{at}.{list}[{i}]"), &mut errors);
+                }
+            }
+            let ports = subset.list_at(&["ports"]);
+            for (i, port) in ports.iter().enumerate() {
+                endpoint_port(port, ports.len() > 1, &format!("{at}.ports[{i}]"), &mut errors);
+            }
+        }
+        errors
+    }
+
     fn cell(&self, object: &Value, _: &str) -> Value {
         let mut all = Vec::new();
         for subset in object.list_at(&["subsets"]) {
@@ -204,8 +253,124 @@ impl Strategy for Endpoints {
     }
 }
 
+/// The older field is not kept; see upstream's dropTopologyOnV1.
+fn drop_topology(object: &mut Value) {
+    if !object.list_at(&["endpoints"]).is_empty() {
+        object.place(&["endpoints"]).make_list().iter_mut().for_each(|e| drop(e.remove(&["deprecatedTopology"])));
+    }
+}
+
+fn slice_endpoint(endpoint: &Value, ty: &str, at: &str, errors: &mut Vec<FieldError>) {
+    let addresses = endpoint.list_at(&["addresses"]);
+    if addresses.is_empty() {
+        errors.push(FieldError::required(format!("{at}.addresses"), "must contain at least 1 address"));
+    }
+    for (i, address) in addresses.iter().enumerate() {
+        let text = address.as_str().unwrap_or_default();
+        let at = format!("{at}.addresses[{i}]");
+        match (ty, text.parse::<std::net::IpAddr>()) {
+            ("FQDN", _) => errors.extend(names::dns_subdomain(text).err().map(|why| FieldError::invalid(at, text, why))),
+            ("IPv4" | "IPv6", Ok(ip)) if ip.is_ipv4() != (ty == "IPv4") => {
+                errors.push(FieldError::invalid(at, text, format!("must be an {ty} address")));
+            }
+            ("IPv4" | "IPv6", _) => super::network::special_address(text, &at, errors),
+            _ => {}
+        }
+    }
+    for (field, rule) in [("hostname", names::dns_label as NameRule), ("nodeName", names::dns_subdomain)] {
+        if let Some(text) = endpoint.get(field).and_then(Value::as_str)
+            && let Err(why) = rule(text)
+        {
+            errors.push(FieldError::invalid(format!("{at}.{field}"), text, why));
+        }
+    }
+    for (list, rule) in [("forZones", names::label_value as NameRule), ("forNodes", names::dns_subdomain)] {
+        let hints = endpoint.list_at(&["hints", list]);
+        for (i, hint) in hints.iter().enumerate() {
+            let at = format!("{at}.hints.{list}[{i}].name");
+            let name = hint.str_at(&["name"]);
+            if hints[..i].iter().any(|h| h.str_at(&["name"]) == name) {
+                errors.push(FieldError::duplicate(&at, name));
+            }
+            if name.is_empty() && list == "forZones" {
+                errors.push(FieldError::required(at, ""));
+            } else if let Err(why) = rule(name) {
+                errors.push(FieldError::invalid(at, name, why));
+            }
+        }
+    }
+}
+
+fn endpoint_address(address: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    super::network::special_address(address.str_at(&["ip"]), &format!("{at}.ip"), errors);
+    let hostname = address.str_at(&["hostname"]);
+    if !hostname.is_empty()
+        && let Err(why) = names::dns_label(hostname)
+    {
+        errors.push(FieldError::invalid(format!("{at}.hostname"), hostname, why));
+    }
+    if let Some(node) = address.get("nodeName").and_then(Value::as_str)
+        && let Err(why) = names::dns_subdomain(node)
+    {
+        errors.push(FieldError::invalid(format!("{at}.nodeName"), node, why));
+    }
+}
+
+fn endpoint_port(port: &Value, named: bool, at: &str, errors: &mut Vec<FieldError>) {
+    let name = port.str_at(&["name"]);
+    if name.is_empty() && named {
+        errors.push(FieldError::required(format!("{at}.name"), ""));
+    } else if !name.is_empty()
+        && let Err(why) = names::dns_label(name)
+    {
+        errors.push(FieldError::invalid(format!("{at}.name"), name, why));
+    }
+    let number = port.int_at(&["port"]).unwrap_or(0);
+    errors.extend(names::port_number(number).err().map(|why| FieldError::invalid(format!("{at}.port"), number, why)));
+    if let Some(protocol) = port.get("appProtocol").and_then(Value::as_str)
+        && let Err(why) = names::qualified_name(protocol)
+    {
+        errors.push(FieldError::invalid(format!("{at}.appProtocol"), protocol, why));
+    }
+}
+
 pub(super) struct EndpointSlice;
 impl Strategy for EndpointSlice {
+    fn prepare_create(&self, object: &mut Value) {
+        drop_topology(object);
+    }
+
+    fn prepare_update(&self, object: &mut Value, _: &Value) {
+        drop_topology(object);
+    }
+
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let ty = object.str_at(&["addressType"]);
+        for (i, endpoint) in object.list_at(&["endpoints"]).iter().enumerate() {
+            slice_endpoint(endpoint, ty, &format!("endpoints[{i}]"), &mut errors);
+        }
+        let ports = object.list_at(&["ports"]);
+        for (i, port) in ports.iter().enumerate() {
+            let at = format!("ports[{i}]");
+            let name = port.str_at(&["name"]);
+            if !name.is_empty()
+                && let Err(why) = names::dns_label(name)
+            {
+                errors.push(FieldError::invalid(format!("{at}.name"), name, why));
+            }
+            if ports[..i].iter().any(|p| p.str_at(&["name"]) == name) {
+                errors.push(FieldError::duplicate(format!("{at}.name"), name));
+            }
+            if let Some(protocol) = port.get("appProtocol").and_then(Value::as_str)
+                && let Err(why) = names::qualified_name(protocol)
+            {
+                errors.push(FieldError::invalid(format!("{at}.appProtocol"), protocol, why));
+            }
+        }
+        errors
+    }
+
     fn cell(&self, object: &Value, column: &str) -> Value {
         match column {
             "Ports" => {
@@ -227,6 +392,39 @@ impl Strategy for EndpointSlice {
 
 pub(super) struct Event;
 impl Strategy for Event {
+    fn name_rule(&self) -> NameRule {
+        names::path_segment
+    }
+
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let (own, involved) = (meta::namespace(object), object.str_at(&["involvedObject", "namespace"]));
+        // Events about objects without a namespace are in the default one.
+        if own != involved && !(involved.is_empty() && own == "default") {
+            errors.push(FieldError::invalid("involvedObject.namespace", involved, "does not match event.namespace"));
+        }
+        if object.str_at(&["eventTime"]).is_empty() {
+            return errors;
+        }
+        for (field, most) in [("reportingComponent", 0), ("reportingInstance", 128), ("action", 128), ("reason", 128)] {
+            let text = object.str_at(&[field]);
+            if text.is_empty() {
+                errors.push(FieldError::required(field, ""));
+            }
+            if most > 0 && text.len() > most {
+                errors.push(FieldError::invalid(field, "", format!("can have at most {most} characters")));
+            }
+        }
+        let component = object.str_at(&["reportingComponent"]);
+        if let Err(why) = names::qualified_name(component) {
+            errors.push(FieldError::invalid("reportingComponent", component, why));
+        }
+        if object.str_at(&["message"]).len() > 1024 {
+            errors.push(FieldError::invalid("message", "", "can have at most 1024 characters"));
+        }
+        errors
+    }
+
     fn field(&self, object: &Value, path: &str) -> Option<String> {
         (path == "source").then(|| match object.str_at(&["source", "component"]) {
             "" => object.str_at(&["reportingComponent"]).to_string(),

@@ -1,13 +1,18 @@
 //! Pods: conditional defaults, QoS class, what may change, and the cells of the table.
 
+mod containers;
+pub(crate) mod placement;
 mod printer;
 mod resize;
+mod security;
 mod validation;
+pub(crate) mod volumes;
 
 use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Map, Value, object};
 
+pub(crate) use containers::port_or_name;
 pub(crate) use validation::validate_spec;
 
 use super::{NameRule, Strategy};
@@ -24,6 +29,10 @@ impl Strategy for Pod {
         let Some(spec) = object.as_map().and_then(|m| m.get("spec")).cloned() else { return };
         let mut spec = spec;
         default_pod_spec(&mut spec);
+        if spec.int_at(&["terminationGracePeriodSeconds"]).is_some_and(|n| n < 0) {
+            // KEP-2238: what was negative once meant at once.
+            spec.set(&["terminationGracePeriodSeconds"], 1);
+        }
         if spec.get("enableServiceLinks").is_none() {
             spec.set(&["enableServiceLinks"], true);
         }
@@ -43,6 +52,17 @@ impl Strategy for Pod {
         mirror_ips(object);
     }
 
+    fn stamp(&self, object: &mut Value, _: Option<&Value>, now: &str) {
+        if object.list_at(&["status", "conditions"]).is_empty() {
+            return;
+        }
+        for condition in object.place(&["status", "conditions"]).make_list() {
+            if condition.str_at(&["reason"]) == "SchedulingGated" && condition.str_at(&["lastTransitionTime"]).is_empty() {
+                condition.set(&["lastTransitionTime"], now);
+            }
+        }
+    }
+
     fn prepare_create(&self, object: &mut Value) {
         let qos = qos_class(object.get("spec").unwrap_or(&Value::Null));
         let mut status = object!({ "phase": "Pending", "qosClass": qos });
@@ -60,13 +80,29 @@ impl Strategy for Pod {
         validation::validate(object)
     }
 
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        validation::validate_new(object)
+    }
+
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         validation::validate_update(object, old)
     }
 
     fn prepare_subresource(&self, subresource: &str, object: &mut Value, old: &Value) {
-        if subresource == "resize" {
-            resize::keep_the_rest(object, old);
+        match subresource {
+            "resize" => resize::keep_the_rest(object, old),
+            "ephemeralcontainers" => {
+                let added = object.at(&["spec", "ephemeralContainers"]).cloned();
+                object.set(&["spec"], old.get("spec").cloned());
+                object.set(&["spec", "ephemeralContainers"], added);
+                object.set(&["metadata", "labels"], old.at(&["metadata", "labels"]).cloned());
+                object.set(&["metadata", "annotations"], old.at(&["metadata", "annotations"]).cloned());
+            }
+            // The class follows from the spec.
+            "status" if object.str_at(&["status", "qosClass"]).is_empty() => {
+                object.set(&["status", "qosClass"], old.str_at(&["status", "qosClass"]));
+            }
+            _ => {}
         }
     }
 
@@ -74,6 +110,7 @@ impl Strategy for Pod {
         match subresource {
             "resize" => resize::validate(object, old),
             "ephemeralcontainers" => ephemeral_errors(object, old),
+            "status" => validation::validate_status(object, old),
             _ => Vec::new(),
         }
     }
@@ -139,16 +176,19 @@ pub(crate) fn default_pod_spec(spec: &mut Value) {
     }
 }
 
-/// `Always` for the tag `latest` and for references without tag and digest.
+/// `Always` for the tag `latest` and for references without tag and digest; what is no reference has no tag either way.
 fn default_pull_policy(image: &str) -> &'static str {
-    if image.contains('@') {
+    let segment = |s: &str| {
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        edge(s.chars().next()) && edge(s.chars().last()) && s.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
+    };
+    let last = image.rsplit('/').next().unwrap_or_default();
+    let (name, tag) = last.split_once(':').map_or((last, ""), |(name, tag)| (name, tag));
+    let path = image.split('/').all(|s| s.split(':').all(segment));
+    if image.contains('@') || image.len() > 255 || !path || !segment(name) {
         return "IfNotPresent";
     }
-    let last = image.rsplit('/').next().unwrap_or_default();
-    match last.split_once(':') {
-        Some((_, tag)) if tag != "latest" => "IfNotPresent",
-        _ => "Always",
-    }
+    if tag.is_empty() || tag == "latest" { "Always" } else { "IfNotPresent" }
 }
 
 fn request_what_is_limited(container: &mut Value) {

@@ -1,5 +1,7 @@
 //! Services: what depends on the type, and the cells of the table. Addresses and node ports are allocated by the server.
 
+mod validation;
+
 use fram_machinery::labels::Selector;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names, object};
@@ -7,8 +9,6 @@ use fram_machinery::{Value, names, object};
 use super::{NameRule, Strategy};
 
 pub(super) struct Service;
-
-const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 
 impl Strategy for Service {
     fn name_rule(&self) -> NameRule {
@@ -77,40 +77,30 @@ impl Strategy for Service {
             }
         }
         keep_or_clear_node_ports(object, old);
+        drop_what_the_type_lost(object, old);
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        let ty = object.str_at(&["spec", "type"]);
-        let headless = object.str_at(&["spec", "clusterIP"]) == "None";
-        if !TYPES.contains(&ty) {
-            errors.push(FieldError::not_supported("spec.type", ty, TYPES));
-        }
-        let ports = object.list_at(&["spec", "ports"]);
-        if ports.is_empty() && !headless && ty != "ExternalName" {
-            errors.push(FieldError::required("spec.ports", ""));
-        }
-        if ty == "ExternalName" && names::dns_subdomain(object.str_at(&["spec", "externalName"]).trim_end_matches('.')).is_err() {
-            errors.push(FieldError::invalid("spec.externalName", object.str_at(&["spec", "externalName"]), names::DNS_SUBDOMAIN));
-        }
-        if ty == "LoadBalancer" && headless {
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", "None", "may not be set to 'None' for LoadBalancer services"));
-        }
-        let affinity = object.str_at(&["spec", "sessionAffinity"]);
-        if !["None", "ClientIP"].contains(&affinity) {
-            errors.push(FieldError::not_supported("spec.sessionAffinity", affinity, &["ClientIP", "None"]));
-        }
-        validate_ports(ports, &mut errors);
-        errors
+        validation::validate(object)
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        let (new_ip, old_ip) = (object.str_at(&["spec", "clusterIP"]), old.str_at(&["spec", "clusterIP"]));
-        let was_external = old.str_at(&["spec", "type"]) == "ExternalName" || object.str_at(&["spec", "type"]) == "ExternalName";
-        if !was_external && !old_ip.is_empty() && new_ip != old_ip {
-            return vec![FieldError::invalid("spec.clusterIPs[0]", new_ip, "may not change once set")];
+        validation::validate_update(object, old)
+    }
+
+    fn prepare_subresource(&self, _: &str, object: &mut Value, _: &Value) {
+        if object.list_at(&["status", "loadBalancer", "ingress"]).is_empty() {
+            return;
         }
-        Vec::new()
+        for entry in object.place(&["status", "loadBalancer", "ingress"]).make_list() {
+            if entry.get("ipMode").is_none() && !entry.str_at(&["ip"]).is_empty() {
+                entry.set(&["ipMode"], "VIP");
+            }
+        }
+    }
+
+    fn validate_subresource(&self, _: &str, object: &Value, _: &Value) -> Vec<FieldError> {
+        validation::validate_status(object)
     }
 
     fn cell(&self, object: &Value, column: &str) -> Value {
@@ -130,6 +120,35 @@ fn uses_node_ports(service: &Value) -> bool {
     matches!(service.str_at(&["spec", "type"]), "NodePort" | "LoadBalancer")
 }
 
+/// What only the former type could have goes with it, unless the author has just changed it; see upstream's
+/// dropTypeDependentFields.
+fn drop_what_the_type_lost(object: &mut Value, old: &Value) {
+    let ty = |service: &Value| service.str_at(&["spec", "type"]).to_string();
+    let exposed = |service: &Value| {
+        matches!(ty(service).as_str(), "NodePort" | "LoadBalancer")
+            || (ty(service) == "ClusterIP" && !service.list_at(&["spec", "externalIPs"]).is_empty())
+    };
+    let checked = |service: &Value| ty(service) == "LoadBalancer" && service.str_at(&["spec", "externalTrafficPolicy"]) == "Local";
+    let mut lost: Vec<&str> = Vec::new();
+    if ty(old) == "LoadBalancer" && ty(object) != "LoadBalancer" {
+        lost.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+    }
+    if exposed(old) && !exposed(object) {
+        lost.push("externalTrafficPolicy");
+    }
+    if ty(object) == "ExternalName" && ty(old) != "ExternalName" {
+        lost.push("internalTrafficPolicy");
+    }
+    if checked(old) && !checked(object) {
+        lost.push("healthCheckNodePort");
+    }
+    for field in lost {
+        if object.at(&["spec", field]) == old.at(&["spec", field]) {
+            object.remove(&["spec", field]);
+        }
+    }
+}
+
 fn keep_or_clear_node_ports(object: &mut Value, old: &Value) {
     if object.list_at(&["spec", "ports"]).is_empty() {
         return;
@@ -144,36 +163,6 @@ fn keep_or_clear_node_ports(object: &mut Value, old: &Value) {
             (true, None, Some(number)) if !taken.contains(&number) => port.set(&["nodePort"], number),
             (false, Some(now), Some(number)) if now == number => drop(port.remove(&["nodePort"])),
             _ => {}
-        }
-    }
-}
-
-fn validate_ports(ports: &[Value], errors: &mut Vec<FieldError>) {
-    let mut seen: Vec<&str> = Vec::new();
-    for (i, port) in ports.iter().enumerate() {
-        let at = format!("spec.ports[{i}]");
-        let name = port.str_at(&["name"]);
-        if name.is_empty() && ports.len() > 1 {
-            errors.push(FieldError::required(format!("{at}.name"), ""));
-        } else if !name.is_empty() {
-            if let Err(why) = names::dns_label(name) {
-                errors.push(FieldError::invalid(format!("{at}.name"), name, why));
-            }
-            if seen.contains(&name) {
-                errors.push(FieldError::duplicate(format!("{at}.name"), name));
-            }
-        }
-        seen.push(name);
-        let number = port.int_at(&["port"]).unwrap_or(0);
-        errors.extend(names::port_number(number).err().map(|why| FieldError::invalid(format!("{at}.port"), number, why)));
-        let protocol = port.str_at(&["protocol"]);
-        if !["TCP", "UDP", "SCTP"].contains(&protocol) {
-            errors.push(FieldError::not_supported(format!("{at}.protocol"), protocol, &["SCTP", "TCP", "UDP"]));
-        }
-        if let Some(target) = port.int_at(&["targetPort"])
-            && let Err(why) = names::port_number(target)
-        {
-            errors.push(FieldError::invalid(format!("{at}.targetPort"), target, why));
         }
     }
 }

@@ -20,6 +20,7 @@ fn field(name: &'static str, ty: Type, topology: Topology) -> Field {
         patch: PatchStrategy::default(),
         default: None,
         allowed: vec![],
+        rules: vec![],
         filled: false,
     }
 }

@@ -222,6 +222,7 @@ mod tests {
             patch: PatchStrategy { merge, key: key.map(Key::Static), ..Default::default() },
             default: None,
             allowed: vec![],
+            rules: vec![],
             filled: false,
         }
     }

@@ -1,60 +1,29 @@
 //! Aggregation as clients see it: this server over HTTPS, and a small TLS server as the aggregated one, which believes the front proxy only.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::harness::{Web, certificates, key, provider, roots};
 use base64::Engine;
 use bytes::Bytes;
-use fram_api::Api;
-use fram_apiserver::admission::Chain;
-use fram_apiserver::allocate::Allocators;
-use fram_apiserver::bootstrap::Cluster;
-use fram_apiserver::http_api::{Listener, serve};
 use fram_apiserver::nodes::{Nodes, Stream};
-use fram_apiserver::pki::{Identity, Pki};
-use fram_apiserver::registry::Registry;
-use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
-use fram_apiserver::{Environment, InProcess, Server, User};
+use fram_apiserver::pki::Pki;
 use fram_client::resources::{API_SERVICES, CONFIG_MAPS, ENDPOINT_SLICES, SERVICES};
-use fram_client::{Client, DeleteOptions, EventKind, ListOptions, PatchKind, SharedInformers};
+use fram_client::{Client, DeleteOptions, EventKind, ListOptions, PatchKind, Resource, SharedInformers};
 use fram_machinery::{Status, Value, json, meta, object};
-use fram_store::{Embedded, Options};
 use futures_util::StreamExt;
-use http::{HeaderMap, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 const NAME: &str = "v1.a.com";
-
-fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().unwrap()
-}
-
-fn roots(pem: &str) -> Arc<rustls::RootCertStore> {
-    let mut roots = rustls::RootCertStore::empty();
-    certificates(pem).into_iter().for_each(|c| roots.add(c).unwrap());
-    Arc::new(roots)
-}
-
-fn key(identity: &Identity) -> PrivateKeyDer<'static> {
-    PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap()
-}
-
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
 
 /// Every endpoint is the aggregated server of the test.
 struct Everywhere(SocketAddr);
@@ -102,14 +71,15 @@ fn answer(mut request: Request<Incoming>, upgrades: &TaskTracker) -> Response<Fu
         Response::builder()
             .status(code)
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(json::to_vec(&value).into()))
+            .body(Full::new([json::to_vec(&value), b"\n".to_vec()].concat().into()))
             .unwrap()
     };
     match request.uri().path() {
         "/apis/a.com/v1" => show(
             200,
             object!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "a.com/v1", "resources": [
-                { "name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": ["get", "list"] }] }),
+                { "name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing",
+                  "verbs": ["delete", "deletecollection", "get", "list", "watch"] }] }),
         ),
         "/openapi/v3" => show(200, object!({ "paths": { "apis/a.com/v1": { "serverRelativeURL": "/openapi/v3/apis/a.com/v1?hash=X" } } })),
         "/openapi/v3/apis/a.com/v1" => show(200, object!({ "openapi": "3.0.0", "theirs": true })),
@@ -131,6 +101,9 @@ fn answer(mut request: Request<Incoming>, upgrades: &TaskTracker) -> Response<Fu
             let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
             response.header(header::CONNECTION, "Upgrade").header(header::UPGRADE, "echo").body(Full::default()).unwrap()
         }
+        _ if request.uri().query().is_some_and(|q| q.contains("watch=true")) => {
+            show(200, object!({ "type": "ADDED", "object": { "metadata": { "name": "two" } } }))
+        }
         path if path.starts_with("/apis/a.com/v1/") => {
             let all = |name: &str| -> Value {
                 request.headers().get_all(name).iter().map(|v| Value::from(v.to_str().unwrap())).collect::<Vec<_>>().into()
@@ -146,52 +119,24 @@ fn answer(mut request: Request<Incoming>, upgrades: &TaskTracker) -> Response<Fu
 }
 
 struct Cell {
+    web: Web,
     client: Client,
-    pki: Pki,
-    address: SocketAddr,
-    stop: CancellationToken,
-    tasks: TaskTracker,
     _servers: JoinSet<()>,
-    _directory: tempfile::TempDir,
-}
-
-impl Drop for Cell {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        self.tasks.close();
-    }
 }
 
 async fn start() -> Cell {
-    let directory = tempfile::tempdir().unwrap();
-    let pki = Pki::open(directory.path()).unwrap();
     let mut servers = JoinSet::new();
-    let nodes: Arc<dyn Nodes> = Arc::new(Everywhere(aggregated(&pki, &mut servers).await));
-    let api = Arc::new(Api::builtin().unwrap());
-    let store = Arc::new(Embedded::open(Options::in_memory()).unwrap());
-    let registry = Arc::new(Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default()));
-    let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key).unwrap();
-    let server = Arc::new(Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy().unwrap()).unwrap());
-    let cluster = Cluster {
-        ca_pem: pki.ca_pem.clone(),
-        front_proxy_ca_pem: pki.front_proxy_ca_pem.clone(),
-        address: [192, 0, 2, 1].into(),
-        port: 6443,
-        cluster_domain: "cluster.local".into(),
-    };
-    server.bootstrap(&cluster).await.unwrap();
-    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let user = User::authenticated("admin", &["system:masters"]);
-    let client = Client::new(Arc::new(InProcess::new(server.clone(), user)), "test");
-    let informers = SharedInformers::new(client.clone(), tasks.clone(), stop.clone());
-    server.start_aggregation(&informers, &tasks, &stop);
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let identity = pki.server("kube-apiserver", &["localhost".to_string()]).unwrap();
-    let listener = Listener::new(socket, pki.server_config(&identity).unwrap());
-    let address = listener.address().unwrap();
-    servers.spawn(serve(listener, server.clone(), stop.clone()));
-    servers.spawn(server.follow_definitions(stop.clone()));
-    Cell { client, pki, address, stop, tasks, _servers: servers, _directory: directory }
+    let mut backend = None;
+    let web = Web::start(async |pki: &Pki| {
+        let address = *backend.insert(aggregated(pki, &mut servers).await);
+        Arc::new(Everywhere(address)) as Arc<dyn Nodes>
+    })
+    .await;
+    let client = web.client();
+    let informers = SharedInformers::new(client.clone(), web.tasks.clone(), web.stop.clone());
+    web.server.start_aggregation(&informers, &web.tasks, &web.stop);
+    servers.spawn(web.server.clone().follow_definitions(web.stop.clone()));
+    Cell { web, client, _servers: servers }
 }
 
 fn service() -> Value {
@@ -206,7 +151,7 @@ fn slice() -> Value {
 
 impl Cell {
     fn api_service(&self) -> Value {
-        let bundle = base64::engine::general_purpose::STANDARD.encode(&self.pki.ca_pem);
+        let bundle = base64::engine::general_purpose::STANDARD.encode(&self.web.pki.ca_pem);
         object!({ "metadata": { "name": NAME }, "spec": { "group": "a.com", "version": "v1", "groupPriorityMinimum": 19000,
             "versionPriority": 10, "caBundle": bundle, "service": { "namespace": "default", "name": "api" } } })
     }
@@ -231,37 +176,8 @@ impl Cell {
         tokio::time::timeout(Duration::from_secs(30), seen).await.unwrap();
     }
 
-    async fn connect(&self, user: &str, groups: &[&str]) -> hyper::client::conn::http1::SendRequest<Full<Bytes>> {
-        let identity = self.pki.client(user, groups).unwrap();
-        let config = rustls::ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots(&self.pki.ca_pem))
-            .with_client_auth_cert(certificates(&identity.certificate), key(&identity))
-            .unwrap();
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        let stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        self.tasks.spawn(async move {
-            let _ended = connection.with_upgrades().await;
-        });
-        sender
-    }
-
-    /// What a client gets.
-    async fn get(&self, user: &str, groups: &[&str], path: &str, headers: &[(&str, &str)]) -> (u16, HeaderMap, Bytes) {
-        let mut sender = self.connect(user, groups).await;
-        let mut request = Request::get(path).header(header::HOST, "localhost");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let (parts, body) = sender.send_request(request.body(Full::default()).unwrap()).await.unwrap().into_parts();
-        (parts.status.as_u16(), parts.headers, body.collect().await.unwrap().to_bytes())
-    }
-
     async fn json(&self, path: &str, headers: &[(&str, &str)]) -> Value {
-        let (code, _, body) = self.get("root", &["system:masters"], path, headers).await;
+        let (code, _, body) = self.web.get("root", &["system:masters"], path, headers).await;
         assert_eq!(code, 200, "{path}: {}", String::from_utf8_lossy(&body));
         json::from_slice(&body).unwrap()
     }
@@ -285,18 +201,37 @@ async fn a_request_reaches_the_aggregated_server_as_its_user() {
     assert_eq!(seen.get("user"), Some(&object!(["jane"])));
     assert_eq!(seen.get("groups"), Some(&object!(["system:masters", "system:authenticated"])));
     assert_eq!((seen.get("authorization"), seen.get("host")), (Some(&object!([])), Some(&object!(["api.default.svc:443"]))));
-    let (code, _, body) = cell.get("jane", &[], "/apis/a.com/v1/namespaces/x/things", &[]).await;
+    let (code, _, body) = cell.web.get("jane", &[], "/apis/a.com/v1/namespaces/x/things", &[]).await;
     let text = String::from_utf8_lossy(&body);
     assert!(code == 403 && text.contains(r#"cannot list resource \"things\" in API group \"a.com\""#), "{code}: {text}");
-    let (code, _, body) = cell.get("root", &["system:masters"], "/apis/a.com/v1/away", &[]).await;
+    let (code, _, body) = cell.web.get("root", &["system:masters"], "/apis/a.com/v1/away", &[]).await;
     assert_eq!((code, &body[..]), (502, &b"the backend attempted to redirect this request, which is not permitted\n"[..]));
+}
+
+#[tokio::test]
+async fn components_of_the_same_process_reach_what_another_server_answers() {
+    let cell = start().await;
+    cell.serve_a_com().await;
+    let things = cell.client.within(&Resource::new("a.com", "v1", "things"), "x");
+    let seen = things.get("one").await.unwrap();
+    assert_eq!((seen.str_at(&["target"]), seen.get("user")), ("/apis/a.com/v1/namespaces/x/things/one", Some(&object!(["admin"]))));
+    let mut events = things.watch(ListOptions { field_selector: "metadata.name=two".into(), ..Default::default() }).await.unwrap();
+    let event = events.next().await.unwrap().unwrap();
+    assert_eq!((event.kind, meta::name(&event.object)), (EventKind::Added, "two"));
+    let user = fram_apiserver::User::authenticated("jane", &[]);
+    let jane = Client::new(Arc::new(fram_apiserver::InProcess::new(cell.web.server.clone(), user)), "test");
+    let refused = jane.within(&Resource::new("a.com", "v1", "things"), "x").get("one").await.unwrap_err();
+    assert_eq!(refused.code, 403);
+    let mut kinds = cell.web.server.follow_aggregated();
+    let kept = tokio::time::timeout(Duration::from_secs(30), kinds.wait_for(|kinds| !kinds.is_empty())).await.unwrap().unwrap().clone();
+    assert_eq!((kept[0].kind.as_str(), kept[0].namespaced), ("Thing", true));
 }
 
 #[tokio::test]
 async fn upgraded_connections_pass() {
     let cell = start().await;
     cell.serve_a_com().await;
-    let mut sender = cell.connect("root", &["system:masters"]).await;
+    let mut sender = cell.web.connect("root", &["system:masters"]).await;
     let request = Request::get("/apis/a.com/v1/echo").header(header::HOST, "localhost").header(header::CONNECTION, "Upgrade");
     let response = sender.send_request(request.header(header::UPGRADE, "echo").body(Full::default()).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
@@ -313,7 +248,7 @@ async fn availability_follows_service_and_endpoints() {
     let services = cell.client.within(&SERVICES, "default");
     cell.client.all(&API_SERVICES).create(cell.api_service()).await.unwrap();
     cell.until_available("ServiceNotFound").await;
-    let (code, headers, body) = cell.get("root", &["system:masters"], "/apis/a.com/v1/things", &[]).await;
+    let (code, headers, body) = cell.web.get("root", &["system:masters"], "/apis/a.com/v1/things", &[]).await;
     assert_eq!((code, &body[..]), (503, &b"service unavailable\n"[..]));
     assert_eq!(headers[header::CONTENT_TYPE], "text/plain; charset=utf-8");
     services.create(service()).await.unwrap();
@@ -326,7 +261,7 @@ async fn availability_follows_service_and_endpoints() {
     let ready = object!({ "endpoints": [{ "addresses": ["10.1.2.3"], "nodeName": "n", "conditions": { "ready": true } }] });
     slices.patch("api-1", "", PatchKind::Merge, ready).await.unwrap();
     cell.until_available("Passed").await;
-    let wrong = object!({ "spec": { "caBundle": (base64::engine::general_purpose::STANDARD.encode(&cell.pki.front_proxy_ca_pem)) } });
+    let wrong = object!({ "spec": { "caBundle": (base64::engine::general_purpose::STANDARD.encode(&cell.web.pki.front_proxy_ca_pem)) } });
     cell.client.all(&API_SERVICES).patch(NAME, "", PatchKind::Merge, wrong).await.unwrap();
     cell.until_available("FailedDiscoveryCheck").await;
     let ports = object!({ "spec": { "ports": [{ "name": "https", "port": 8443 }] } });
@@ -365,7 +300,7 @@ async fn what_the_aggregated_server_offers_is_discovered() {
     let document = cell.json("/openapi/v2", &[]).await;
     assert!(document.at(&["paths", "/apis/b.com/v1/others"]).is_none());
     cell.client.all(&API_SERVICES).delete(NAME, DeleteOptions::default()).await.unwrap();
-    let gone = async { while cell.get("root", &["system:masters"], "/apis/a.com", &[]).await.0 != 404 {} };
+    let gone = async { while cell.web.get("root", &["system:masters"], "/apis/a.com", &[]).await.0 != 404 {} };
     tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
 }
 
@@ -378,7 +313,7 @@ async fn this_servers_own_group_versions_have_api_services() {
     assert_eq!((apps.int_at(&["spec", "groupPriorityMinimum"]), apps.int_at(&["spec", "versionPriority"])), (Some(17_800), Some(15)));
     assert_eq!(meta::condition(&apps, "Available").unwrap().str_at(&["reason"]), "Local");
     let map = cell.client.within(&CONFIG_MAPS, "kube-system").get("extension-apiserver-authentication").await.unwrap();
-    assert_eq!(map.str_at(&["data", "requestheader-client-ca-file"]), cell.pki.front_proxy_ca_pem);
+    assert_eq!(map.str_at(&["data", "requestheader-client-ca-file"]), cell.web.pki.front_proxy_ca_pem);
     let definition = object!({ "metadata": { "name": "foos.example.com" }, "spec": { "group": "example.com", "scope": "Namespaced",
         "names": { "plural": "foos", "kind": "Foo" },
         "versions": [{ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": { "type": "object" } } }] } });

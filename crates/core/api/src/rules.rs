@@ -1,0 +1,188 @@
+//! The rules that descriptions state about single fields: required, ranges, lengths, forms of names, enumerations, what
+//! may not change. What depends on more than one field is in the strategies.
+
+use fram_machinery::schema::{Field, Form, Rule};
+use fram_machinery::status::FieldError;
+use fram_machinery::{Map, Type, TypeId, Value};
+
+use crate::kind::Kind;
+use crate::strategy::{label_errors, label_selector_errors};
+
+/// Which part of an object is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but metadata and status.
+    Content,
+    Status,
+}
+
+/// What of an object breaks the rules of its description.
+pub fn errors(kind: &Kind, object: &Value, old: Option<&Value>, part: Part) -> Vec<FieldError> {
+    let mut walk = Walk { kind, errors: Vec::new() };
+    let Some(map) = object.as_map() else { return Vec::new() };
+    let keys: Vec<&Field> = kind.schema.get(kind.ty).json_fields().iter().collect();
+    for field in keys {
+        let chosen = match part {
+            Part::Content => !matches!(field.name.as_str(), "metadata" | "status"),
+            Part::Status => field.name == "status",
+        };
+        if chosen {
+            walk.field(field, map.get(&field.name), old.map(|o| o.get(&field.name)), "");
+        }
+    }
+    walk.errors
+}
+
+/// What of a value of a struct type breaks the rules; for parts of objects that are not of a kind's own.
+pub fn errors_of(kind: &Kind, ty: TypeId, value: &Value, path: &str) -> Vec<FieldError> {
+    let mut walk = Walk { kind, errors: Vec::new() };
+    walk.structure(ty, value, None, path);
+    walk.errors
+}
+
+struct Walk<'a> {
+    kind: &'a Kind,
+    errors: Vec<FieldError>,
+}
+
+fn below(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
+}
+
+fn is_absent(value: Option<&Value>) -> bool {
+    match value {
+        None | Some(Value::Null) => true,
+        Some(Value::String(s)) => s.is_empty(),
+        Some(Value::List(l)) => l.is_empty(),
+        Some(_) => false,
+    }
+}
+
+impl Walk<'_> {
+    fn structure(&mut self, id: TypeId, value: &Value, old: Option<&Value>, path: &str) {
+        let Some(map) = value.as_map() else { return };
+        match self.kind.schema.get(id).name.as_str() {
+            "meta.v1.LabelSelector" => return label_selector_errors(value, path, &mut self.errors),
+            // Upstream leaves the metadata of templates out of the field's name.
+            "core.v1.PodTemplateSpec" => label_errors(map.get("metadata").unwrap_or(&Value::Null), path, &mut self.errors),
+            _ => {}
+        }
+        for field in self.kind.schema.get(id).json_fields() {
+            let now = map.get(&field.name);
+            if now.is_some() || field.rules.iter().any(|r| matches!(r, Rule::Nonempty | Rule::Immutable)) {
+                self.field(field, now, old.map(|o| o.get(&field.name)), path);
+            }
+        }
+    }
+
+    /// `old` is None where there is no former object, and Some(None) where it lacked the field.
+    fn field(&mut self, field: &Field, value: Option<&Value>, old: Option<Option<&Value>>, path: &str) {
+        let at = below(path, &field.name);
+        if field.rules.contains(&Rule::Immutable)
+            && let Some(before) = old
+            && before.filter(|v| !v.is_null()) != value.filter(|v| !v.is_null())
+        {
+            self.errors.push(FieldError::invalid(&at, value.cloned(), "field is immutable"));
+        }
+        if field.pointer
+            && !field.allowed.is_empty()
+            && !field.rules.contains(&Rule::Loose)
+            && value.and_then(Value::as_str) == Some("")
+            && !field.allowed.contains(&"")
+        {
+            return self.errors.push(FieldError::not_supported(at, "", &field.allowed));
+        }
+        if is_absent(value) {
+            if field.rules.contains(&Rule::Nonempty) {
+                self.errors.push(FieldError::required(at, ""));
+            }
+            return;
+        }
+        let value = value.unwrap_or(&Value::Null);
+        self.enumerated(field, value, &at);
+        field.rules.iter().for_each(|rule| self.rule(rule, value, &at));
+        self.inside(&field.ty, value, old.flatten(), &at);
+    }
+
+    fn enumerated(&mut self, field: &Field, value: &Value, at: &str) {
+        if field.allowed.is_empty() || field.rules.contains(&Rule::Loose) {
+            return;
+        }
+        let is_known = |text: &str| field.allowed.iter().any(|a| *a == text || a.replace('_', " ") == text);
+        match value {
+            Value::List(list) => {
+                for (i, text) in list.iter().enumerate().filter_map(|(i, v)| Some((i, v.as_str()?))) {
+                    if !is_known(text) {
+                        self.errors.push(FieldError::not_supported(format!("{at}[{i}]"), text, &field.allowed));
+                    }
+                }
+            }
+            Value::String(text) if !is_known(text) => self.errors.push(FieldError::not_supported(at, &**text, &field.allowed)),
+            _ => {}
+        }
+    }
+
+    fn rule(&mut self, rule: &Rule, value: &Value, at: &str) {
+        match (rule, value) {
+            (Rule::Minimum(least), Value::Int(n)) if n < least => {
+                self.errors.push(FieldError::invalid(at, *n, format!("must be greater than or equal to {least}")));
+            }
+            (Rule::Maximum(most), Value::Int(n)) if n > most => {
+                self.errors.push(FieldError::invalid(at, *n, format!("must be less than or equal to {most}")));
+            }
+            (Rule::MaxLength(most), Value::String(s)) if s.len() > *most => self.errors.push(FieldError::too_long(at, *most)),
+            (Rule::MaxItems(most), Value::List(l)) if l.len() > *most => self.errors.push(FieldError::too_many(at, l.len(), *most)),
+            (Rule::Form(form), Value::String(text)) => self.form(*form, text, at.to_string()),
+            (Rule::Form(form), Value::List(list)) => {
+                for (i, text) in list.iter().enumerate().filter_map(|(i, v)| Some((i, v.as_str()?))) {
+                    self.form(*form, text, format!("{at}[{i}]"));
+                }
+            }
+            (Rule::Form(form), Value::Map(map)) => self.values(*form, map, at),
+            (Rule::Keys(form), Value::Map(map)) => {
+                for key in map.keys() {
+                    self.form(*form, key, at.to_string());
+                }
+            }
+            (Rule::Unique(key), Value::List(list)) => self.unique(key, list, at),
+            _ => {}
+        }
+    }
+
+    fn form(&mut self, form: Form, text: &str, at: String) {
+        if let Err(why) = form.check(text) {
+            self.errors.push(FieldError::invalid(at, text, why));
+        }
+    }
+
+    fn values(&mut self, form: Form, map: &Map, at: &str) {
+        for (key, value) in map.iter() {
+            self.form(form, value.as_str().unwrap_or_default(), format!("{at}[{key}]"));
+        }
+    }
+
+    /// No two elements may have the same value, or the same value in the field `key`.
+    fn unique(&mut self, key: &str, list: &[Value], at: &str) {
+        let mut seen: Vec<&Value> = Vec::new();
+        for (i, item) in list.iter().enumerate() {
+            let value = if key.is_empty() { Some(item) } else { item.get(key) };
+            let Some(value) = value.filter(|v| v.as_str() != Some("")) else { continue };
+            if seen.contains(&value) {
+                let at = if key.is_empty() { format!("{at}[{i}]") } else { format!("{at}[{i}].{key}") };
+                self.errors.push(FieldError::duplicate(at, value.clone()));
+            }
+            seen.push(value);
+        }
+    }
+
+    fn inside(&mut self, ty: &Type, value: &Value, old: Option<&Value>, at: &str) {
+        match (ty, value) {
+            (Type::Struct(id), value) => self.structure(*id, value, old, at),
+            (Type::List(item), Value::List(list)) => {
+                list.iter().enumerate().for_each(|(i, v)| self.inside(item, v, None, &format!("{at}[{i}]")));
+            }
+            (Type::Map(item), Value::Map(map)) => map.iter().for_each(|(k, v)| self.inside(item, v, None, &format!("{at}[{k}]"))),
+            _ => {}
+        }
+    }
+}
