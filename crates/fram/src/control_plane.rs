@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api_flags::ApiFlags;
 use crate::desk::Desk;
 use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
 
@@ -40,13 +41,31 @@ pub(crate) struct ControlPlane {
     identity: Identity,
     url: String,
     pub(crate) cluster: Arc<Cluster>,
+    /// What posts records to the audit webhook.
+    pub(crate) audit_sender: Option<fram_audit::Sender>,
+    pub(crate) encryption: Arc<fram_encryption::Encryption>,
 }
 
 impl ControlPlane {
     /// Opens the data directory; nothing is served on the socket yet.
-    pub(crate) async fn open(data: &Path, socket: TcpListener, node_ip: IpAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<(Self, Listener)> {
+    pub(crate) async fn open(
+        data: &Path,
+        flags: &ApiFlags,
+        socket: TcpListener,
+        node_ip: IpAddr,
+        nodes: Arc<dyn Nodes>,
+    ) -> anyhow::Result<(Self, Listener)> {
         let listen = socket.local_addr().context("the socket has no address")?;
-        let store = Embedded::open(Options::new(data.join("store")))?;
+        let environment = Environment::system();
+        let (audit, audit_sender) = flags.auditor(&environment)?;
+        let encryption = flags.encryption(PREFIX)?;
+        let store = Arc::new(Embedded::open(Options { cipher: Some(encryption.clone()), ..Options::new(data.join("store")) })?);
+        let rewritten = Arc::downgrade(&store);
+        encryption.on_change(Arc::new(move || {
+            if let Some(store) = rewritten.upgrade() {
+                store.rewrite();
+            }
+        }));
         let pki = Arc::new(Pki::open(&data.join("pki"))?);
         let api = Arc::new(Api::builtin()?);
         let allocators = Allocators::default();
@@ -60,11 +79,16 @@ impl ControlPlane {
         let identity = pki.server("kube-apiserver", &names)?;
         let listener = Listener::new(socket, pki.server_config(&identity)?);
         let port = listen.port();
-        let environment = Environment::system();
         let admission = Chain::standard().with_webhooks(Webhooks::new(nodes.clone()));
-        let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, admission, allocators));
+        let registry = Arc::new(Registry::new(api, store, PREFIX, environment, admission, allocators));
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
-        let server = Arc::new(Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy()?)?);
+        let server = Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy()?)?;
+        let health = encryption.clone();
+        let server = flags.limited(server).with_checks(Arc::new(move || health.health()));
+        let server = Arc::new(match audit {
+            Some(audit) => server.with_audit(audit),
+            None => server,
+        });
         // The Service's endpoint must be an address that is not loopback; see the validation of Endpoints.
         let advertised = match node_ip {
             IpAddr::V4(ip) if address.is_loopback() => ip,
@@ -77,7 +101,7 @@ impl ControlPlane {
             port,
             cluster_domain: "cluster.local".into(),
         });
-        Ok((Self { server, pki, identity, url: format!("https://{address}:{port}"), cluster }, listener))
+        Ok((Self { server, pki, identity, url: format!("https://{address}:{port}"), cluster, audit_sender, encryption }, listener))
     }
 
     /// Makes the first objects.

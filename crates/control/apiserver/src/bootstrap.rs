@@ -28,6 +28,8 @@ pub enum BootstrapError {
     Definitions(Status),
     #[error("cannot read webhook configurations: {0}")]
     Webhooks(Status),
+    #[error("cannot set up flow control: {0}")]
+    FlowControl(Status),
     #[error("cannot read APIServices: {0}")]
     Services(Status),
     #[error("reading the admission policies failed: {0}")]
@@ -72,6 +74,7 @@ impl Server {
             webhooks.refresh(&self.registry).await.map_err(BootstrapError::Webhooks)?;
         }
         self.registry.admission.policies.refresh(&self.registry).await.map_err(BootstrapError::Policies)?;
+        self.start_flow_control().await.map_err(BootstrapError::FlowControl)?;
         self.set_ready();
         Ok(())
     }
@@ -170,7 +173,7 @@ fn own_write() -> Write {
 }
 
 /// Creates an object unless it is there.
-async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
+pub(crate) async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
     let what = format!("{} {}", object.str_at(&["kind"]), fram_machinery::meta::key(&object));
     let fail = |status| BootstrapError::Create { what: what.clone(), status };
     let (group, version) = object.str_at(&["apiVersion"]).rsplit_once('/').unwrap_or(("", object.str_at(&["apiVersion"])));

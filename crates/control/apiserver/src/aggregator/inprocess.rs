@@ -48,7 +48,7 @@ pub(crate) async fn watch(
     server.authorizer.check(user, asked).await?;
     let response = send(server, user, service, of_watch(resource, namespace, &options)?).await?;
     if response.status().is_success() {
-        return Ok(events(response));
+        return Ok(events(response, ()));
     }
     let body = read(response).await?;
     Err(json::from_slice(&body).map_or_else(|_| unavailable(&String::from_utf8_lossy(&body)), |status| Status::from_object(&status)))
