@@ -43,7 +43,13 @@ pub(crate) async fn fram() -> Arc<Server> {
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
     let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));
-    let cluster = Cluster { ca_pem: "ca".into(), address: [192, 0, 2, 1].into(), port: 6443, cluster_domain: "cluster.local".into() };
+    let cluster = Cluster {
+        ca_pem: "ca".into(),
+        front_proxy_ca_pem: "front".into(),
+        address: [192, 0, 2, 1].into(),
+        port: 6443,
+        cluster_domain: "cluster.local".into(),
+    };
     server.bootstrap(&cluster).await.unwrap();
     // A stock server comes without a storage class.
     let classes = Client::new(Arc::new(InProcess::new(server.clone(), administrator())), "corpus").all(&STORAGE_CLASSES);
