@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::api_flags::ApiFlags;
+
 const BEGIN: &str = "\
 To begin, as root:
   fram up --demo             a cluster, and an application on it
@@ -82,6 +84,8 @@ pub(crate) struct Down {
 pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) machine: Machine,
+    #[command(flatten)]
+    pub(crate) api: ApiFlags,
     /// Where the API is served.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:6443", value_parser = listen)]
     pub(crate) listen: SocketAddr,
@@ -94,6 +98,8 @@ pub(crate) struct Up {
 pub(crate) struct Server {
     #[command(flatten)]
     pub(crate) machine: Machine,
+    #[command(flatten)]
+    pub(crate) api: ApiFlags,
     /// Where the API is served: an address that agents and pods reach.
     #[arg(long, value_name = "IP:PORT", value_parser = listen)]
     pub(crate) listen: SocketAddr,

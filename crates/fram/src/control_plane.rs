@@ -14,7 +14,7 @@ use fram_apiserver::nodes::Nodes;
 use fram_apiserver::pki::{Identity, Pki, write_private};
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
-use fram_apiserver::{Environment, InProcess, Server, User};
+use fram_apiserver::{AggregatedKind, Environment, InProcess, Server, User};
 use fram_client::{Client, Resource, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api_flags::ApiFlags;
 use crate::desk::Desk;
 use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
 
@@ -40,13 +41,31 @@ pub(crate) struct ControlPlane {
     identity: Identity,
     url: String,
     pub(crate) cluster: Arc<Cluster>,
+    /// What posts records to the audit webhook.
+    pub(crate) audit_sender: Option<fram_audit::Sender>,
+    pub(crate) encryption: Arc<fram_encryption::Encryption>,
 }
 
 impl ControlPlane {
     /// Opens the data directory; nothing is served on the socket yet.
-    pub(crate) async fn open(data: &Path, socket: TcpListener, node_ip: IpAddr, nodes: Arc<dyn Nodes>) -> anyhow::Result<(Self, Listener)> {
+    pub(crate) async fn open(
+        data: &Path,
+        flags: &ApiFlags,
+        socket: TcpListener,
+        node_ip: IpAddr,
+        nodes: Arc<dyn Nodes>,
+    ) -> anyhow::Result<(Self, Listener)> {
         let listen = socket.local_addr().context("the socket has no address")?;
-        let store = Embedded::open(Options::new(data.join("store")))?;
+        let environment = Environment::system();
+        let (audit, audit_sender) = flags.auditor(&environment)?;
+        let encryption = flags.encryption(PREFIX)?;
+        let store = Arc::new(Embedded::open(Options { cipher: Some(encryption.clone()), ..Options::new(data.join("store")) })?);
+        let rewritten = Arc::downgrade(&store);
+        encryption.on_change(Arc::new(move || {
+            if let Some(store) = rewritten.upgrade() {
+                store.rewrite();
+            }
+        }));
         let pki = Arc::new(Pki::open(&data.join("pki"))?);
         let api = Arc::new(Api::builtin()?);
         let allocators = Allocators::default();
@@ -60,11 +79,16 @@ impl ControlPlane {
         let identity = pki.server("kube-apiserver", &names)?;
         let listener = Listener::new(socket, pki.server_config(&identity)?);
         let port = listen.port();
-        let environment = Environment::system();
         let admission = Chain::standard().with_webhooks(Webhooks::new(nodes.clone()));
-        let registry = Arc::new(Registry::new(api, Arc::new(store), PREFIX, environment, admission, allocators));
+        let registry = Arc::new(Registry::new(api, store, PREFIX, environment, admission, allocators));
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
-        let server = Arc::new(Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy()?)?);
+        let server = Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy()?)?;
+        let health = encryption.clone();
+        let server = flags.limited(server).with_checks(Arc::new(move || health.health()));
+        let server = Arc::new(match audit {
+            Some(audit) => server.with_audit(audit),
+            None => server,
+        });
         // The Service's endpoint must be an address that is not loopback; see the validation of Endpoints.
         let advertised = match node_ip {
             IpAddr::V4(ip) if address.is_loopback() => ip,
@@ -77,7 +101,7 @@ impl ControlPlane {
             port,
             cluster_domain: "cluster.local".into(),
         });
-        Ok((Self { server, pki, identity, url: format!("https://{address}:{port}"), cluster }, listener))
+        Ok((Self { server, pki, identity, url: format!("https://{address}:{port}"), cluster, audit_sender, encryption }, listener))
     }
 
     /// Makes the first objects.
@@ -153,7 +177,7 @@ pub(crate) fn start_components(
         stop: stop.clone(),
         root_ca: control_plane.pki.ca_pem.as_str().into(),
         kinds: stored_kinds(&control_plane.server.registry.api()),
-        custom_kinds: follow_custom_kinds(&control_plane.server.registry, tasks, stop),
+        custom_kinds: follow_custom_kinds(&control_plane.server, tasks, stop),
         pod_network: Default::default(),
     };
     fram_controllers::start(&context);
@@ -205,20 +229,33 @@ fn stored_kinds(api: &Api) -> Arc<[KindInfo]> {
     stored.map(kind_info).collect()
 }
 
-/// Every custom resource, in its storage version or else in one that is served.
-fn custom_kinds(api: &Api) -> Arc<[KindInfo]> {
+/// Every custom resource, in its storage version or else in one that is served, and what other servers keep.
+fn custom_kinds(api: &Api, aggregated: &[AggregatedKind]) -> Arc<[KindInfo]> {
     let shown = |c: &Arc<fram_api::CustomResource>| c.served.iter().find(|k| k.storage).or(c.served.first()).map(kind_info);
-    api.custom().filter_map(shown).collect()
+    let elsewhere = |kind: &AggregatedKind| KindInfo {
+        resource: kind.resource.clone(),
+        kind: kind.kind.clone(),
+        namespaced: kind.namespaced,
+        collected: true,
+    };
+    api.custom().filter_map(shown).chain(aggregated.iter().map(elsewhere)).collect()
 }
 
 /// Tells the controllers which custom resources there are.
-fn follow_custom_kinds(registry: &Registry, tasks: &TaskTracker, stop: &CancellationToken) -> watch::Receiver<Arc<[KindInfo]>> {
-    let mut api = registry.follow_api();
-    let (sender, receiver) = watch::channel(custom_kinds(&api.borrow_and_update()));
+fn follow_custom_kinds(server: &Server, tasks: &TaskTracker, stop: &CancellationToken) -> watch::Receiver<Arc<[KindInfo]>> {
+    let (mut api, mut aggregated) = (server.registry.follow_api(), server.follow_aggregated());
+    let (sender, receiver) = watch::channel(custom_kinds(&api.borrow_and_update(), &aggregated.borrow_and_update()));
     let stop = stop.clone();
     tasks.spawn(stop.run_until_cancelled_owned(async move {
-        while api.changed().await.is_ok() {
-            let kinds = custom_kinds(&api.borrow_and_update());
+        loop {
+            let changed = tokio::select! {
+                changed = api.changed() => changed,
+                changed = aggregated.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+            let kinds = custom_kinds(&api.borrow_and_update(), &aggregated.borrow_and_update());
             sender.send_if_modified(|known| {
                 *known != kinds && {
                     *known = kinds;

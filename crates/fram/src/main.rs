@@ -1,6 +1,7 @@
 //! The program: reads its command line, starts what it names, says what was started, waits, drains.
 
 mod agent;
+mod api_flags;
 mod cli;
 mod control_plane;
 mod desk;

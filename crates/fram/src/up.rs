@@ -11,9 +11,11 @@ use fram_apiserver::http_api::Listener;
 use fram_cli::say;
 use fram_client::SharedInformers;
 use fram_kubelet::Kubelet;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api_flags::ApiFlags;
 use crate::cli::{Machine, Server, Up};
 use crate::control_plane::{ControlPlane, bind, start_components};
 use crate::desk::Desk;
@@ -31,6 +33,7 @@ pub(crate) const BLOCKING: Duration = Duration::from_secs(5);
 /// What one process runs.
 pub(crate) struct Plan {
     machine: Machine,
+    api: ApiFlags,
     listen: SocketAddr,
     node: bool,
     /// Whether other machines join; then a join token is printed.
@@ -40,17 +43,17 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn alone(up: Up) -> Self {
-        Self { machine: up.machine, listen: up.listen, node: true, shared: false, demo: up.demo }
+        Self { machine: up.machine, api: up.api, listen: up.listen, node: true, shared: false, demo: up.demo }
     }
 
     /// Fails where no other machine could reach the address.
     pub(crate) fn shared(server: Server) -> anyhow::Result<Self> {
-        let Server { mut machine, listen, no_node } = server;
+        let Server { mut machine, api, listen, no_node } = server;
         anyhow::ensure!(!listen.ip().is_loopback(), "agents cannot reach {listen}: listen on this machine's own address");
         if !listen.ip().is_unspecified() {
             machine.node_ip = machine.node_ip.or(Some(listen.ip()));
         }
-        Ok(Self { machine, listen, node: !no_node, shared: true, demo: false })
+        Ok(Self { machine, api, listen, node: !no_node, shared: true, demo: false })
     }
 }
 
@@ -90,13 +93,21 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
     let ip = plan.machine.node_ip.map_or_else(primary_address, Ok)?;
     let nodes = Arc::new(Tunnels::default());
-    let (control_plane, listener) = ControlPlane::open(data, socket, ip, nodes.clone()).await?;
+    let (mut control_plane, listener) = ControlPlane::open(data, &plan.api, socket, ip, nodes.clone()).await?;
     let kubeconfig = data.join("admin.kubeconfig");
     control_plane.write_kubeconfig(&kubeconfig)?;
     control_plane.bootstrap().await?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let desk = Desk::new(&plan.machine.cgroup_root);
+    // The auditor's last words are about the end of everything else.
+    let (audited, mut auditing) = (CancellationToken::new(), JoinSet::new());
+    if let Some(sender) = control_plane.audit_sender.take() {
+        auditing.spawn(sender.run(audited.clone()));
+    }
     let mut parts = server_parts(&control_plane, listener, &stop);
+    if let Some(reloads) = plan.api.encryption_reloads(&control_plane.encryption)? {
+        parts.spawn("the follower of the encryption configuration", reloads.run(stop.clone()));
+    }
     let informers = start_components(&control_plane, &desk, &tasks, &stop);
     let ready = begun.elapsed().as_millis();
     say(&format!("fram: API ready at {} after {ready} ms; KUBECONFIG={}", control_plane.url(), kubeconfig.display()));
@@ -127,8 +138,20 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
         error = parts.ended() => Err(error),
         Err(error) = Box::pin(demonstrate(plan.demo, &kubeconfig, data)) => Err(error),
     };
+    control_plane.server.leave();
+    tokio::select! {
+        biased;
+        // Who asks twice is in a hurry.
+        () = signals.next(), if !plan.api.shutdown_delay().is_zero() => {}
+        () = tokio::time::sleep(plan.api.shutdown_delay()) => {}
+    }
     stop.cancel();
-    parts.end(outcome, &tasks, &mut signals).await
+    let outcome = parts.end(outcome, &tasks, &mut signals).await;
+    audited.cancel();
+    while let Some(ended) = auditing.join_next().await {
+        ended.context("the auditor failed")?;
+    }
+    outcome
 }
 
 /// What the API server does beside answering calls, and its socket.
@@ -138,6 +161,7 @@ fn server_parts(control_plane: &ControlPlane, listener: Listener, stop: &Cancell
     parts.spawn("the follower of definitions", server.clone().follow_definitions(stop.clone()));
     parts.spawn("the follower of webhooks", server.clone().follow_webhooks(stop.clone()));
     parts.spawn("the follower of policies", server.clone().follow_policies(stop.clone()));
+    parts.spawn("flow control", server.clone().follow_flow_control(stop.clone()));
     parts.spawn("the API's socket", fram_apiserver::http_api::serve(listener, server.clone(), stop.clone()));
     parts.spawn("the keeper of the API's Service", server.clone().keep_own_service(control_plane.cluster.clone(), stop.clone()));
     parts

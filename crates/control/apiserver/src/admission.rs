@@ -164,6 +164,10 @@ impl Round {
         !self.again || self.seen.iter().any(|(n, left)| n == name && reinvoked && left != object)
     }
 
+    fn is_again(&self) -> bool {
+        self.again
+    }
+
     fn saw(&mut self, name: &str, object: &Value) {
         match self.seen.iter_mut().find(|(n, _)| n == name) {
             Some((_, left)) => *left = object.clone(),

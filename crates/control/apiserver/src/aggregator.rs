@@ -6,6 +6,7 @@ mod availability;
 mod check;
 mod documents;
 mod follow;
+pub(crate) mod inprocess;
 pub(crate) mod local;
 mod offers;
 pub(crate) mod service;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use fram_client::SharedInformers;
 use fram_machinery::Status;
 use parking_lot::RwLock;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,16 +25,24 @@ use crate::pki::Identity;
 use crate::server::Server;
 use crate::tls::{ClientIdentity, TlsError};
 
+pub use offers::AggregatedKind;
 pub(crate) use offers::{Offer, Offers};
 pub(crate) use service::{ApiService, Services};
 
 /// What is known of the other servers.
-#[derive(Default)]
 pub(crate) struct Aggregator {
     services: RwLock<Arc<Services>>,
     offers: RwLock<Arc<Offers>>,
+    /// The kinds among them whose objects have owners and namespaces.
+    kinds: watch::Sender<Arc<[AggregatedKind]>>,
     /// By which they know that it is this server that asks.
     identity: Option<ClientIdentity>,
+}
+
+impl Default for Aggregator {
+    fn default() -> Self {
+        Self { services: RwLock::default(), offers: RwLock::default(), kinds: watch::Sender::new(Arc::new([])), identity: None }
+    }
 }
 
 impl Aggregator {
@@ -54,6 +64,13 @@ impl Aggregator {
     fn change_offers(&self, change: impl FnOnce(&Offers) -> Offers) {
         let mut offers = self.offers.write();
         *offers = Arc::new(change(&offers));
+        let kinds: Arc<[AggregatedKind]> = offers.kinds().into();
+        self.kinds.send_if_modified(|known| {
+            *known != kinds && {
+                *known = kinds;
+                true
+            }
+        });
     }
 
     pub(crate) fn identity(&self) -> Option<&ClientIdentity> {
@@ -66,6 +83,11 @@ impl Server {
     pub fn with_front_proxy(mut self, identity: &Identity) -> Result<Self, TlsError> {
         self.aggregator.identity = Some(ClientIdentity::read(identity)?);
         Ok(self)
+    }
+
+    /// Tells of the kinds that other servers answer and whose objects end with their owners and namespaces.
+    pub fn follow_aggregated(&self) -> watch::Receiver<Arc<[AggregatedKind]>> {
+        self.aggregator.kinds.subscribe()
     }
 
     /// Reads the APIServices; to be called before the server is ready.

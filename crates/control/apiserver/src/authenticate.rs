@@ -21,12 +21,11 @@ pub(crate) fn certificate_user(der: &[u8]) -> Option<User> {
 
 /// The user of a request.
 pub(crate) async fn authenticate(server: &Server, headers: &HeaderMap, certificate: Option<&User>) -> Result<User, Status> {
-    let user = match (bearer(headers), certificate) {
+    Ok(match (bearer(headers), certificate) {
         (Some(token), _) => token_user(server, &token).await?.ok_or_else(Status::unauthorized)?,
         (None, Some(user)) => user.clone(),
         (None, None) => User::anonymous(),
-    };
-    impersonate(server, headers, user).await
+    })
 }
 
 /// The user of a bearer token: a bootstrap token by its form, else a service account's.
@@ -91,14 +90,14 @@ fn extras(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Status> 
     keys.into_iter().map(|key| Ok((crate::path::decode(key), texts(headers, &format!("{PREFIX}{key}"))?))).collect()
 }
 
-/// Becomes another user where headers ask for it and the user may.
-async fn impersonate(server: &Server, headers: &HeaderMap, user: User) -> Result<User, Status> {
+/// Another user, where headers ask to act as one and the user may.
+pub(crate) async fn impersonate(server: &Server, headers: &HeaderMap, user: &User) -> Result<Option<User>, Status> {
     let one = |name: &str| texts(headers, name).map(|all| all.into_iter().next().unwrap_or_default());
     let (name, uid) = (one("impersonate-user")?, one("impersonate-uid")?);
     let (mut groups, extra) = (texts(headers, "impersonate-group")?, extras(headers)?);
     if name.is_empty() {
         if groups.is_empty() && uid.is_empty() && extra.is_empty() {
-            return Ok(user);
+            return Ok(None);
         }
         return Err(Status::bad_request("requested impersonation of groups, a uid or extras without impersonating a user"));
     }
@@ -127,7 +126,7 @@ async fn impersonate(server: &Server, headers: &HeaderMap, user: User) -> Result
             name,
             ..Default::default()
         };
-        server.authorizer.check(&user, &attributes).await?;
+        server.authorizer.allows(user, &attributes).await?;
     }
     if let Some((namespace, _)) = service_account.filter(|_| groups.is_empty()) {
         groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
@@ -137,7 +136,7 @@ async fn impersonate(server: &Server, headers: &HeaderMap, user: User) -> Result
     } else if !groups.iter().any(|g| g == AUTHENTICATED) {
         groups.push(AUTHENTICATED.into());
     }
-    Ok(User { name, uid, groups, extra: extra.into_iter().collect() })
+    Ok(Some(User { name, uid, groups, extra: extra.into_iter().collect() }))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use fram_machinery::Status;
 
+use crate::audit;
 use crate::registry::Registry;
 use crate::user::{MASTERS, User};
 
@@ -83,8 +84,28 @@ impl Authorizer {
         }
     }
 
-    /// Fails with the 403 that kubectl prints.
+    /// Fails with the 403 that kubectl prints, and tells the auditor.
     pub async fn check(&self, user: &User, attributes: &Attributes) -> Result<(), Status> {
+        let allowed = self.allows(user, attributes).await;
+        if let Some(trail) = audit::current() {
+            let decision = if allowed.is_ok() { "allow" } else { "forbid" };
+            trail.annotate("authorization.k8s.io/decision", || decision.into());
+            let why = || if allowed.is_ok() { self.reason(user, attributes) } else { String::new() };
+            trail.annotate("authorization.k8s.io/reason", why);
+        }
+        allowed
+    }
+
+    /// By what a user may; empty for who may everything.
+    fn reason(&self, user: &User, attributes: &Attributes) -> String {
+        if user.is_in(MASTERS) {
+            return String::new();
+        }
+        self.rbac.grant(user, attributes).map(|why| why.to_string()).unwrap_or_default()
+    }
+
+    /// The same, of which the auditor hears nothing: not what is asked, but something that it needs.
+    pub(crate) async fn allows(&self, user: &User, attributes: &Attributes) -> Result<(), Status> {
         match self.decide(user, attributes).await {
             Decision::Allow => Ok(()),
             Decision::NoOpinion(why) => Err(forbidden(user, attributes, &why)),

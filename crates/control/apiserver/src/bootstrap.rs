@@ -11,6 +11,7 @@ use fram_client::local_path;
 use fram_machinery::{Reason, Status, Value, object};
 
 use crate::aggregator::local;
+use crate::keeping::keep;
 use crate::registry::{Place, Registry, Write};
 use crate::server::Server;
 use crate::user::User;
@@ -27,6 +28,8 @@ pub enum BootstrapError {
     Definitions(Status),
     #[error("cannot read webhook configurations: {0}")]
     Webhooks(Status),
+    #[error("cannot set up flow control: {0}")]
+    FlowControl(Status),
     #[error("cannot read APIServices: {0}")]
     Services(Status),
     #[error("reading the admission policies failed: {0}")]
@@ -71,6 +74,7 @@ impl Server {
             webhooks.refresh(&self.registry).await.map_err(BootstrapError::Webhooks)?;
         }
         self.registry.admission.policies.refresh(&self.registry).await.map_err(BootstrapError::Policies)?;
+        self.start_flow_control().await.map_err(BootstrapError::FlowControl)?;
         self.set_ready();
         Ok(())
     }
@@ -104,16 +108,11 @@ impl Server {
     /// Makes the `kubernetes` Service and its endpoints, and what other servers know this one by, anew when someone deletes them,
     /// until `stop`.
     pub async fn keep_own_service(self: Arc<Self>, cluster: Arc<Cluster>, stop: tokio_util::sync::CancellationToken) {
-        loop {
-            let ended = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                ended = self.keep_own_service_once(&cluster) => ended,
-            };
-            if let Err(error) = ended {
-                tracing::warn!(%error, "keeping the kubernetes Service begins anew");
-            }
-        }
+        let state = (self, cluster);
+        keep(stop, "keeping the kubernetes Service", state, |(server, cluster)| {
+            Box::pin(async { server.keep_own_service_once(cluster).await.map_err(Status::internal) })
+        })
+        .await;
     }
 
     async fn keep_own_service_once(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
@@ -141,46 +140,21 @@ impl Server {
 
     /// Keeps the index of roles and bindings true until `stop`.
     pub async fn follow_roles(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
-        loop {
-            let ended = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                ended = self.follow_roles_once() => ended,
-            };
-            if let Err(status) = ended {
-                tracing::warn!(%status, "following roles and bindings begins anew");
-            }
-        }
+        keep(stop, "following roles and bindings", self, |server| Box::pin(server.follow_roles_once())).await;
     }
 
     /// Keeps the admission webhooks true to their configurations until `stop`.
     pub async fn follow_webhooks(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         let Some(webhooks) = self.registry.admission.webhooks.clone() else { return };
-        loop {
-            let ended = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                ended = webhooks.follow(&self.registry) => ended,
-            };
-            if let Err(status) = ended {
-                tracing::warn!(%status, "following webhook configurations begins anew");
-            }
-        }
+        let state = (webhooks, self.registry.clone());
+        keep(stop, "following webhook configurations", state, |(webhooks, registry)| Box::pin(webhooks.follow(registry))).await;
     }
 
     /// Keeps the admission policies true to their configurations, and their status, until `stop`.
     pub async fn follow_policies(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         let policies = self.registry.admission.policies.clone();
-        loop {
-            let ended = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                ended = policies.follow(&self.registry) => ended,
-            };
-            if let Err(status) = ended {
-                tracing::warn!(%status, "following admission policies begins anew");
-            }
-        }
+        let state = (policies, self.registry.clone());
+        keep(stop, "following admission policies", state, |(policies, registry)| Box::pin(policies.follow(registry))).await;
     }
 
     async fn follow_roles_once(&self) -> Result<(), Status> {
@@ -199,7 +173,7 @@ fn own_write() -> Write {
 }
 
 /// Creates an object unless it is there.
-async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
+pub(crate) async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
     let what = format!("{} {}", object.str_at(&["kind"]), fram_machinery::meta::key(&object));
     let fail = |status| BootstrapError::Create { what: what.clone(), status };
     let (group, version) = object.str_at(&["apiVersion"]).rsplit_once('/').unwrap_or(("", object.str_at(&["apiVersion"])));

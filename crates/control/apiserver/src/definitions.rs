@@ -3,12 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fram_api::{CustomResource, custom_status as status};
 use fram_machinery::{Reason, Status, Value, meta, object};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::keeping::keep;
 use crate::registry::{ChangeKind, ListRequest, Place, Registry, WatchRequest, Write};
 use crate::server::Server;
 use crate::user::{MASTERS, User};
@@ -24,17 +26,8 @@ impl Server {
 
     /// Follows definitions until `stop`.
     pub async fn follow_definitions(self: Arc<Self>, stop: CancellationToken) {
-        let mut follower = Follower::new(self.registry.clone());
-        loop {
-            let ended = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                ended = follower.follow() => ended,
-            };
-            if let Err(status) = ended {
-                tracing::warn!(%status, "following CustomResourceDefinitions begins anew");
-            }
-        }
+        let follower = Follower::new(self.registry.clone());
+        keep(stop, "following CustomResourceDefinitions", follower, |follower| Box::pin(follower.follow())).await;
     }
 }
 
@@ -78,9 +71,12 @@ impl Follower {
         let (revision, definitions) = self.load().await?;
         let request = WatchRequest { resource_version: revision.to_string(), ..Default::default() };
         let mut watching = self.registry.watch(&self.place("")?, request).await?;
+        let mut failed = Ok(());
         for definition in definitions {
-            self.changed(definition).await?;
+            // One that cannot be written does not keep the others from being served.
+            failed = failed.and(self.changed(definition).await);
         }
+        failed?;
         let served = self.place("")?.served;
         loop {
             let change = tokio::select! {
@@ -140,8 +136,11 @@ impl Follower {
             self.cleaning.push(name.clone());
             let cleanup = Cleanup { registry: self.registry.clone(), definition: self.place(&name)?, object: planned };
             self.cleanups.spawn(async move {
-                if let Err(status) = cleanup.run().await {
-                    tracing::warn!(%status, definition = name, "objects of a deleted custom resource are left");
+                let mut pause = Duration::from_secs(1);
+                while let Err(status) = cleanup.run().await {
+                    tracing::warn!(%status, definition = name, "objects of a deleted custom resource are left, for now");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(60));
                 }
                 name
             });
@@ -203,7 +202,7 @@ struct Cleanup {
 }
 
 impl Cleanup {
-    async fn run(self) -> Result<(), Status> {
+    async fn run(&self) -> Result<(), Status> {
         let api = self.registry.api();
         let resource = api.custom().find(|c| c.stored.custom.as_ref().is_some_and(|c| c.definition == self.definition.name.as_str()));
         // One that was never served has no objects.

@@ -3,6 +3,9 @@
 mod aggregated;
 mod backend;
 mod compress;
+mod guard;
+mod health;
+mod info;
 mod listen;
 mod log;
 mod objects;
@@ -12,64 +15,163 @@ mod rewrite;
 mod tunnel;
 mod watch;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use fram_audit::Trail;
+use fram_flowcontrol::Class;
 use fram_machinery::Status;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::accept::{Accept, Endpoint, Shape};
-use crate::authenticate::authenticate;
+use crate::audit::{self, Sent};
+use crate::authenticate::{authenticate, impersonate};
 use crate::authorize::Attributes;
 use crate::discovery::{self, Known};
-use crate::path::{self, Query};
+use crate::flow::{self, Held};
+use crate::limits;
+use crate::path::Query;
 use crate::respond::{self, Body};
 use crate::server::Server;
 use crate::user::User;
+
+use info::Info;
 
 pub(crate) use compress::Whole;
 pub use listen::{Listener, converse, serve};
 pub(crate) use objects::delete_options;
 
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// The user of its certificate.
+    pub(crate) certificate: Option<User>,
+    /// Its connection became a stream of another protocol.
+    pub(crate) upgraded: Arc<AtomicBool>,
+}
+
 /// Answers one request.
-pub(crate) async fn handle(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>) -> Response<Body> {
-    // What went wrong is said as the client wants it, or else in JSON.
-    let shown = Accept::negotiate(request.headers(), Endpoint::Plain).unwrap_or(Accept::JSON);
+pub(crate) async fn handle(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
     let zipped = compress::accepted(request.headers());
-    let api = server.registry.api();
-    let response = match route(server, certificate, request).await {
-        Ok(response) => response,
-        Err(status) => respond::status(&api, &status, shown),
-    };
+    let response = answer(server, peer, request).await;
     if zipped { compress::large(response) } else { response }
 }
 
-async fn route(server: Arc<Server>, certificate: Option<User>, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-    let user = authenticate(&server, request.headers(), certificate.as_ref()).await?;
-    let uri_path = request.uri().path().to_string();
-    let elsewhere = server.aggregator.services().route(&uri_path).cloned();
-    if let Some(service) = elsewhere {
+async fn answer(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+    // What went wrong is said as the client wants it, or else in JSON.
+    let shown = Accept::negotiate(request.headers(), Endpoint::Plain).unwrap_or(Accept::JSON);
+    let api = server.registry.api();
+    let info = Info::read(&server, &request);
+    let user = authenticate(&server, request.headers(), peer.certificate.as_ref()).await;
+    let sent = Sent { headers: request.headers(), uri: request.uri(), peer: peer.address };
+    let trail = server.audit.as_ref().and_then(|a| audit::of_request(&server, a, user.as_ref().ok(), &info.attributes, &sent));
+    let user = match user {
+        Ok(user) => user,
+        Err(status) => {
+            let response = respond::status(&api, &status, shown);
+            return with_id(response, trail, |trail| trail.refused(&status));
+        }
+    };
+    let long = info.is_long_running();
+    let mut class = None;
+    let limit = if long { Ok(None) } else { limits::time_of(info.query.get("timeout"), server.limits.request).map(Some) };
+    // What lasts is counted until its body has been sent, what does not until it has been made.
+    let (busy, lasting) = if long { (None, Some(server.long.token())) } else { (Some(server.busy.token()), None) };
+    let within = |answer| audit::within(trail.clone(), answer);
+    let result = match limit {
+        Ok(Some(limit)) => {
+            tokio::time::timeout(limit, within(route(server, user, info, request, &mut class))).await.unwrap_or_else(|_| Err(too_late()))
+        }
+        Ok(None) => within(route(server, user, info, request, &mut class)).await,
+        Err(why) => Err(Status::bad_request(why)),
+    };
+    drop(busy);
+    let (mut response, failure) = match result {
+        Ok(response) => (response, None),
+        Err(status) => (respond::status(&api, &status, shown), Some(status)),
+    };
+    for (name, value) in class.iter().flat_map(flow::headers) {
+        response.headers_mut().insert(name, value);
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        peer.upgraded.store(true, Ordering::Relaxed);
+    }
+    let code = response.status().as_u16();
+    // The body of a watch outlives this function, and with it the request.
+    let response = match (lasting, trail.clone()) {
+        (None, _) => response,
+        (Some(lasting), None) => response.map(|body| respond::holding(body, lasting)),
+        (Some(lasting), Some(trail)) => response.map(|body| respond::holding(body, (lasting, trail))),
+    };
+    with_id(response, trail, |trail| {
+        trail.answered(code, failure.as_ref());
+        if long {
+            trail.started();
+        }
+    })
+}
+
+/// A request took too long. What it had begun may still come about.
+fn too_late() -> Status {
+    Status::new(fram_machinery::Reason::Timeout, "Timeout: request did not complete within the requested timeout")
+}
+
+/// Names the request to its client, and tells its trail something.
+fn with_id(mut response: Response<Body>, trail: Option<Trail>, tell: impl FnOnce(Trail)) -> Response<Body> {
+    if let Some(trail) = trail {
+        if let Ok(id) = trail.id().parse() {
+            response.headers_mut().insert(audit::AUDIT_ID, id);
+        }
+        tell(trail);
+    }
+    response
+}
+
+async fn route(
+    server: Arc<Server>,
+    user: User,
+    info: Info,
+    request: Request<Incoming>,
+    class: &mut Option<Class>,
+) -> Result<Response<Body>, Status> {
+    let user = match impersonate(&server, request.headers(), &user).await? {
+        Some(other) => {
+            if let Some(trail) = audit::current() {
+                trail.acts_as(other.to_info());
+            }
+            other
+        }
+        None => user,
+    };
+    // Streams to pods and nodes hold no seat: they last too long, and cost little. A watch holds one until it has begun.
+    let _seats = if info.is_long_running() && info.attributes.verb != "watch" {
+        Held::Nothing
+    } else {
+        let (found, held) = server.flow.enter(&user, &info.attributes, info.listed()).await;
+        *class = found;
+        held?
+    };
+    if let Some(service) = info.elsewhere {
         return aggregated::handle(server, user, service, request).await;
     }
-    match path::parse(&uri_path) {
-        Some(resource) if server.registry.served(&resource.group, &resource.version, &resource.plural).is_some() => {
-            objects::handle(server, user, resource, request).await
-        }
-        None if uri_path == tunnel::PATH => tunnel::handle(&server, &user, request),
-        _ => beside(&server, &user, &uri_path, &request).await,
+    match info.resource {
+        Some(resource) => objects::handle(server, user, resource, info.query, request).await,
+        None if info.attributes.path == tunnel::PATH => tunnel::handle(&server, &user, request),
+        None => beside(&server, &user, &info.attributes, &request).await,
     }
 }
 
 /// Paths that are not about objects.
-async fn beside(server: &Server, user: &User, path: &str, request: &Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn beside(server: &Server, user: &User, attributes: &Attributes, request: &Request<Incoming>) -> Result<Response<Body>, Status> {
+    let path = attributes.path.as_str();
     let health =
         ["/healthz", "/livez", "/readyz"].into_iter().find(|p| path == *p || path.strip_prefix(*p).is_some_and(|r| r.starts_with('/')));
-    let verb = request.method().as_str().to_lowercase();
-    let attributes = Attributes { verb, path: path.into(), ..Default::default() };
-    server.authorizer.check(user, &attributes).await?;
+    server.authorizer.check(user, attributes).await?;
     if let Some(endpoint) = health {
-        let verbose = Query::parse(request.uri().query()).has("verbose");
-        return Ok(health_answer(server, endpoint, verbose));
+        return Ok(health::answer(server, endpoint, path, &Query::parse(request.uri().query())));
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Status::no_such_path());
@@ -99,29 +201,14 @@ async fn beside(server: &Server, user: &User, path: &str, request: &Request<Inco
         ["apis"] => show(Some(discovery::group_list(&known)), accept),
         ["apis", group] => show(discovery::group(&known, group), accept),
         ["apis", group, version] => show(discovery::resource_list(api, group, version), accept),
+        ["debug", "api_priority_and_fairness", table] => match server.flow.dump(table) {
+            Some(text) => Ok(respond::bytes(200, "text/plain; charset=utf-8", text)),
+            None => Err(Status::no_such_path()),
+        },
         ["metrics"] => Ok(respond::bytes(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", server.requests.text())),
         ["version"] => show(Some(discovery::version()), accept),
         [".well-known", "openid-configuration"] => show(Some(server.tokens.discovery()), accept),
         ["openid", "v1", "jwks"] => show(Some(server.tokens.jwks()), accept),
         _ => Err(Status::no_such_path()),
     }
-}
-
-fn health_answer(server: &Server, endpoint: &str, verbose: bool) -> Response<Body> {
-    let ready = server.ready.load(std::sync::atomic::Ordering::Acquire);
-    let mut checks = vec![("ping", true), ("store", true)];
-    if endpoint == "/readyz" {
-        checks.push(("poststarthook/bootstrap", ready));
-    }
-    let healthy = checks.iter().all(|(_, ok)| *ok);
-    let name = endpoint.trim_start_matches('/');
-    let body = if healthy && !verbose {
-        "ok".to_string()
-    } else {
-        let line =
-            |(check, ok): &(&str, bool)| if *ok { format!("[+]{check} ok\n") } else { format!("[-]{check} failed: reason withheld\n") };
-        let lines: String = checks.iter().map(line).collect();
-        format!("{lines}{name} check {}\n", if healthy { "passed" } else { "failed" })
-    };
-    respond::bytes(if healthy { 200 } else { 500 }, "text/plain; charset=utf-8", body)
 }

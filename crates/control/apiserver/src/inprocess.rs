@@ -3,12 +3,17 @@
 
 use std::sync::Arc;
 
-use fram_client::{Call, EventKind, ListOptions, Page, Reply, Resource, Transport, WatchEvent, WatchStream};
+use fram_audit::Trail;
+use fram_client::{Call, EventKind, ListOptions, Page, Reply, Resource, Transport, Verb, WatchEvent, WatchStream};
+use fram_flowcontrol::{Listed, Watched};
 use fram_machinery::{Status, Value, meta, object};
 
+use crate::aggregator::inprocess as aggregated;
+use crate::audit;
 use crate::authorize::Attributes;
+use crate::flow;
 use crate::registry::{Change, ChangeKind, Place, Selection, WatchRequest, Watching};
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Performed, Server, attributes_of};
 use crate::user::User;
 
 /// A transport into a server of the same process, as one user.
@@ -49,7 +54,12 @@ impl InProcess {
 #[async_trait::async_trait]
 impl Transport for InProcess {
     async fn call(&self, call: Call) -> Result<Reply, Status> {
-        let performed = self.server.perform(&self.user, call, Vec::new()).await?;
+        let services = self.server.aggregator.services();
+        if let Some(service) = services.answering(&call.resource.group, &call.resource.version) {
+            return aggregated::call(&self.server, &self.user, service, call).await;
+        }
+        let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes_of(&call)));
+        let performed = audit::within(trail, self.carry_out(call)).await?;
         self.reply(performed.answer)
     }
 
@@ -64,8 +74,43 @@ impl Transport for InProcess {
             fields: options.field_selector.clone(),
             ..Default::default()
         };
+        let services = self.server.aggregator.services();
+        if let Some(service) = services.answering(&resource.group, &resource.version) {
+            return aggregated::watch(&self.server, &self.user, service, (resource, namespace), options, &attributes).await;
+        }
+        let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes));
+        let watch = audit::within(trail.clone(), self.begin_watch(resource, namespace, options, &attributes)).await;
+        if let Some(trail) = &trail {
+            trail.answered(watch.as_ref().err().map_or(200, |status| status.code), watch.as_ref().err());
+            trail.started();
+        }
+        let (watching, place) = watch?;
+        let held = (trail, self.server.flow.watch(&attributes));
+        Ok(Box::pin(futures_util::stream::unfold(Some((watching, place, held)), next)))
+    }
+}
+
+impl InProcess {
+    async fn carry_out(&self, call: Call) -> Result<Performed, Status> {
+        let attributes = attributes_of(&call);
+        let listed = match &call.verb {
+            Verb::List(options) => flow::listed(&attributes, options),
+            _ => Listed::default(),
+        };
+        let _seats = self.server.flow.enter(&self.user, &attributes, listed).await.1?;
+        self.server.perform(&self.user, call, Vec::new()).await
+    }
+
+    async fn begin_watch(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        options: ListOptions,
+        attributes: &Attributes,
+    ) -> Result<(Watching, Place), Status> {
+        let _seats = self.server.flow.enter(&self.user, attributes, flow::listed(attributes, &options)).await.1?;
         let place = self.server.place_of(resource, namespace, "", true)?;
-        self.server.authorizer.check(&self.user, &attributes).await?;
+        self.server.authorizer.check(&self.user, attributes).await?;
         let request = WatchRequest {
             selection: Selection::parse(place.kind(), &options.label_selector, &options.field_selector)?,
             resource_version: options.resource_version,
@@ -74,16 +119,18 @@ impl Transport for InProcess {
             bookmarks: options.allow_bookmarks,
         };
         let watching = self.server.registry.watch(&place, request).await;
-        self.server.requests.count(&attributes, true, &watching);
-        let watching = watching?;
-        Ok(Box::pin(futures_util::stream::unfold(Some((watching, place)), next)))
+        self.server.requests.count(attributes, true, &watching);
+        Ok((watching?, place))
     }
 }
 
-async fn next(state: Option<(Watching, Place)>) -> Option<(Result<WatchEvent, Status>, Option<(Watching, Place)>)> {
-    let (mut watching, place) = state?;
+/// A watch, what it is about, and what lasts as long as it: its trail, and being counted.
+type State = Option<(Watching, Place, (Option<Trail>, Option<Watched>))>;
+
+async fn next(state: State) -> Option<(Result<WatchEvent, Status>, State)> {
+    let (mut watching, place, held) = state?;
     match watching.next().await.and_then(|change| event(&place, &change)) {
-        Ok(event) => Some((Ok(event), Some((watching, place)))),
+        Ok(event) => Some((Ok(event), Some((watching, place, held)))),
         Err(status) => Some((Err(status), None)),
     }
 }

@@ -2,6 +2,7 @@
 //! count like any other.
 
 use fram_machinery::Status;
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -22,7 +23,7 @@ struct Labels {
 
 /// The counters of one server.
 pub(crate) struct Requests {
-    registry: Registry,
+    registry: Mutex<Registry>,
     total: Family<Labels, Counter>,
 }
 
@@ -31,7 +32,7 @@ impl Default for Requests {
         let (mut registry, total) = (Registry::default(), Family::default());
         // The encoder adds `_total`.
         registry.register("apiserver_request", "Requests by verb, resource and HTTP response code", Family::clone(&total));
-        Self { registry, total }
+        Self { registry: Mutex::new(registry), total }
     }
 }
 
@@ -50,10 +51,15 @@ impl Requests {
         self.total.get_or_create(&labels).inc();
     }
 
+    /// Shows others beside them.
+    pub(crate) fn register(&self, others: impl FnOnce(&mut Registry)) {
+        others(&mut self.registry.lock());
+    }
+
     /// In the text format of OpenMetrics.
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
-        if let Err(error) = text::encode(&mut out, &self.registry) {
+        if let Err(error) = text::encode(&mut out, &self.registry.lock()) {
             tracing::error!(%error, "the counters cannot be written as text");
         }
         out

@@ -1,5 +1,8 @@
 //! The encoding of answers, and their compression.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use fram_api::Api;
 use fram_machinery::{Status, TypeId, Value, cbor, json, meta, object, protobuf};
@@ -66,6 +69,33 @@ where
     S: futures_util::Stream<Item = Result<http_body::Frame<Bytes>, std::io::Error>> + Send + 'static,
 {
     respond(200, content_type, BodyExt::boxed_unsync(StreamBody::new(stream)))
+}
+
+/// A body that holds something until it has been sent or given up.
+pub(crate) fn holding<T: Send + Unpin + 'static>(body: Body, held: T) -> Body {
+    BodyExt::boxed_unsync(Holding { body, _held: held })
+}
+
+struct Holding<T> {
+    body: Body,
+    _held: T,
+}
+
+impl<T: Unpin> http_body::Body for Holding<T> {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The type of an object as it says of itself; lists are not among them.

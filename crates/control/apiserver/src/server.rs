@@ -3,15 +3,23 @@
 
 use std::sync::Arc;
 
+use fram_audit::Audit;
 use fram_client::{Call, Resource, Verb};
+use fram_flowcontrol::{FlowControl, InFlight};
 use fram_machinery::{Status, Value};
 
+use crate::audit;
 use crate::authorize::{Attributes, Authorizer};
+use crate::flow::Flow;
+use crate::limits::Limits;
 use crate::nodes::Nodes;
 use crate::path::ResourcePath;
 use crate::registry::{FieldValidation, Listing, Place, Registry, Served, Write};
 use crate::token::Tokens;
 use crate::user::User;
+
+/// Says how parts of the server are that it does not know itself.
+pub type Checks = Arc<dyn Fn() -> Vec<(String, Result<(), String>)> + Send + Sync>;
 
 pub struct Server {
     pub registry: Arc<Registry>,
@@ -22,6 +30,21 @@ pub struct Server {
     pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) documents: crate::openapi::Documents,
     pub(crate) requests: crate::requests::Requests,
+    /// None without a policy; then nothing is recorded.
+    pub(crate) audit: Option<Arc<Audit>>,
+    /// What keeps requests from overwhelming the server.
+    pub(crate) flow: Flow,
+    pub(crate) limits: Limits,
+    /// Requests that are carried out, but for those that last as long as their clients like.
+    pub(crate) busy: tokio_util::task::TaskTracker,
+    /// Those.
+    pub(crate) long: tokio_util::task::TaskTracker,
+    /// The server is about to end: who asks whether it is ready is sent elsewhere.
+    pub(crate) leaving: std::sync::atomic::AtomicBool,
+    /// Watches end.
+    pub(crate) ending: tokio_util::sync::CancellationToken,
+    /// Health checks of others, by their names.
+    pub(crate) checks: Option<Checks>,
     pub(crate) ready: std::sync::atomic::AtomicBool,
     /// Streams to nodes that outlive their request.
     pub(crate) streams: tokio_util::task::TaskTracker,
@@ -78,10 +101,65 @@ impl Server {
             aggregator: Default::default(),
             metrics: Default::default(),
             requests: Default::default(),
+            audit: None,
+            flow: Flow::default(),
+            limits: Limits::default(),
+            busy: tokio_util::task::TaskTracker::new(),
+            long: tokio_util::task::TaskTracker::new(),
+            leaving: false.into(),
+            ending: tokio_util::sync::CancellationToken::new(),
+            checks: None,
             documents: Default::default(),
             ready: false.into(),
             streams: tokio_util::task::TaskTracker::new(),
         }
+    }
+
+    /// The same server, with priority and fairness.
+    #[must_use]
+    pub fn with_flow_control(self, control: Arc<FlowControl>) -> Self {
+        self.requests.register(|registry| control.register(registry));
+        Self { flow: Flow::Fair(control), ..self }
+    }
+
+    /// The same server, which refuses what is more than so many requests at once.
+    #[must_use]
+    pub fn with_in_flight_limits(self, limits: InFlight) -> Self {
+        Self { flow: Flow::InFlight(Arc::new(limits)), ..self }
+    }
+
+    /// The same server, whose health is that of others too.
+    #[must_use]
+    pub fn with_checks(self, checks: Checks) -> Self {
+        Self { checks: Some(checks), ..self }
+    }
+
+    /// The same server, which records what it is asked.
+    #[must_use]
+    pub fn with_audit(self, audit: Arc<Audit>) -> Self {
+        self.requests.register(|registry| audit.register(registry));
+        Self { audit: Some(audit), ..self }
+    }
+
+    /// The same server, with other limits on what clients may ask for.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// How many requests are carried out now, but for those that last as long as their clients like.
+    pub fn requests_in_flight(&self) -> usize {
+        self.busy.len()
+    }
+
+    /// How many watches and streams go on over HTTP.
+    pub fn long_running_requests(&self) -> usize {
+        self.long.len()
+    }
+
+    /// From now on /readyz says that the server ends, and everything else goes on.
+    pub fn leave(&self) {
+        self.leaving.store(true, std::sync::atomic::Ordering::Release);
     }
 
     /// From now on /readyz says ok.
@@ -114,8 +192,20 @@ impl Server {
     pub(crate) async fn perform(&self, user: &User, call: Call, duplicates: Vec<String>) -> Result<Performed, Status> {
         let attributes = attributes_of(&call);
         let known = self.is_known(&attributes);
+        let trail = audit::current();
+        if let Some(trail) = &trail {
+            audit::asked(trail, &call);
+        }
+        let whole = matches!(&call.verb, Verb::List(o) if o.limit == 0 && o.label_selector.is_empty() && o.field_selector.is_empty());
+        let whole = whole && call.namespace.is_empty();
         let result = self.carry_out(user, &attributes, call, duplicates).await;
+        if whole {
+            self.flow.listed(&attributes, &result);
+        }
         self.requests.count(&attributes, known, &result);
+        if let Some(trail) = &trail {
+            audit::answered(trail, &self.registry, &result);
+        }
         result
     }
 

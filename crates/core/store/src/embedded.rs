@@ -14,6 +14,7 @@ mod writer;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::cipher::Cipher;
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, ModelDisk, OsDisk};
 use crate::error::StoreError;
@@ -59,6 +61,8 @@ pub struct Options {
     pub checkpoint_bytes: u64,
     /// How many commits may wait for the disk; further ones wait for their turn to wait.
     pub waiting_commits: usize,
+    /// How values look on disk; as they are, where it is None.
+    pub cipher: Option<Arc<dyn Cipher>>,
 }
 
 impl Options {
@@ -78,6 +82,7 @@ impl Options {
             group_bytes: 4 << 20,
             checkpoint_bytes: 16 << 20,
             waiting_commits: 4_096,
+            cipher: None,
         }
     }
 
@@ -111,6 +116,7 @@ pub struct Embedded {
     transaction_bytes: usize,
     writer: Mutex<Option<JoinHandle<()>>>,
     done: watch::Receiver<bool>,
+    rewrite: Arc<AtomicBool>,
 }
 
 impl Embedded {
@@ -129,7 +135,8 @@ impl Embedded {
         let permits = Arc::new(Semaphore::new(options.waiting_commits));
         let transaction_bytes = options.transaction_bytes;
         let path = options.directory.clone();
-        let writer = Writer::new(options, directory, Arc::clone(&inbox), recovered);
+        let rewrite = Arc::new(AtomicBool::new(false));
+        let writer = Writer::new(options, directory, Arc::clone(&inbox), recovered, Arc::clone(&rewrite));
         let (ended, done) = watch::channel(false);
         let work = move || {
             writer.run();
@@ -137,7 +144,14 @@ impl Embedded {
         };
         let writer = std::thread::Builder::new().name("store-writer".into()).spawn(work);
         let writer = writer.map_err(|source| StoreError::io(path, "start the writer of", source))?;
-        Ok(Self { inbox, timeline, permits, transaction_bytes, writer: Mutex::new(Some(writer)), done })
+        Ok(Self { inbox, timeline, permits, transaction_bytes, writer: Mutex::new(Some(writer)), done, rewrite })
+    }
+
+    /// Writes all values to disk anew, as the cipher has them now, beside what goes on. The store does the same by itself when it
+    /// finds values at its start that its cipher calls stale.
+    pub fn rewrite(&self) {
+        self.rewrite.store(true, Ordering::Release);
+        self.inbox.nudge();
     }
 }
 

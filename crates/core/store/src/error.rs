@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::cipher::CipherError;
 use crate::types::{Entry, Key, Revision};
 
 /// The error of every store call. Cheap to clone, because one failed write answers many commits.
@@ -47,6 +48,9 @@ pub enum StoreError {
     /// A file does not hold what was once acknowledged.
     #[error("{} is corrupt at byte {offset}: {reason}", path.display())]
     Corrupt { path: PathBuf, offset: u64, reason: String },
+    /// A value cannot be encrypted, and its transaction was not applied; or it cannot be decrypted, and the store not opened.
+    #[error("cannot {operation} the value of {key}: {source}")]
+    Cipher { key: Key, operation: &'static str, source: CipherError },
     /// Another process has the data directory open.
     #[error("data directory {} is in use by another process", path.display())]
     Locked { path: PathBuf },
@@ -70,7 +74,8 @@ impl StoreError {
             | Self::Closed
             | Self::Corrupt { .. }
             | Self::Version { .. }
-            | Self::NotAStore { .. } => false,
+            | Self::NotAStore { .. }
+            | Self::Cipher { .. } => false,
         }
     }
 

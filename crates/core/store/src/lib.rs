@@ -3,6 +3,7 @@
 //! The trait `Store` says what every engine does; `Embedded` keeps everything in memory over a write-ahead log. The
 //! store knows nothing of Kubernetes objects: keys are text, values are bytes that it never looks into.
 
+mod cipher;
 mod clock;
 mod error;
 mod snapshot;
@@ -15,6 +16,7 @@ mod watch;
 pub mod disk;
 pub mod embedded;
 
+pub use cipher::{Cipher, CipherError, Opened};
 pub use clock::{Clock, ClockListener, ManualClock, SystemClock, UnixMillis};
 pub use embedded::{Embedded, Options};
 pub use error::StoreError;

@@ -9,20 +9,22 @@ use std::sync::Arc;
 
 use fram_cel::Value as Cel;
 use fram_machinery::status::StatusCause;
-use fram_machinery::{Reason, Status, Value, managed, meta, patch};
+use fram_machinery::{Reason, Status, Value, json, managed, meta, object, patch};
 use parking_lot::RwLock;
 
 use super::rules::Matched;
 use super::webhook::{conditions, review};
 use super::{Changes, GROUP, Request, Round, configurations};
+use crate::audit;
 use crate::definitions::{settled, write};
 use crate::registry::{Place, Registry};
 use compiled::{Binding, Bound, Mutation, Policy};
-use evaluate::{Given, Patch, Refusal};
+use evaluate::{Given, Patch, Refusal, Verdict};
 
 const VALIDATING: &str = "validatingadmissionpolicies";
 const VALIDATING_BINDINGS: &str = "validatingadmissionpolicybindings";
 const MUTATING: &str = "mutatingadmissionpolicies";
+const VALIDATION_FAILURE: &str = "validation.policy.admission.k8s.io/validation_failure";
 const MUTATING_BINDINGS: &str = "mutatingadmissionpolicybindings";
 
 type All = Arc<Vec<Bound>>;
@@ -183,7 +185,14 @@ async fn validate(
     };
     for param in params {
         let given = given(request, matched, object.unwrap_or(&Value::Null), old, param.as_ref()).await?;
-        for Refusal { message, reason, always } in evaluate::refusals(policy, &given) {
+        let Verdict { refusals, annotations } = evaluate::verdict(policy, &given);
+        for (key, value) in annotations {
+            audit::annotate(&format!("{}/{key}", policy.name), || value);
+        }
+        for Refusal { message, reason, always, index } in refusals {
+            if binding.audits && !always {
+                audit::annotate(VALIDATION_FAILURE, || failure(policy, binding, index, &message));
+            }
             if binding.warns && !always {
                 let (policy, binding) = (&policy.name, &binding.name);
                 request.warn(&format!("Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{binding}': {message}"));
@@ -194,6 +203,14 @@ async fn validate(
         }
     }
     Ok(())
+}
+
+/// What the auditor is told of a validation that did not hold; see upstream's ValidationFailureValue.
+fn failure(policy: &Policy, binding: &Binding, index: usize, message: &str) -> String {
+    let actions = [("Deny", binding.denies), ("Warn", binding.warns), ("Audit", binding.audits)];
+    let actions: Vec<Value> = actions.iter().filter(|(_, acts)| *acts).map(|(action, _)| Value::from(*action)).collect();
+    json::to_string(&object!([{ "message": message, "policy": (policy.name.as_str()), "binding": (binding.name.as_str()),
+        "expressionIndex": (index as i64), "validationActions": actions }]))
 }
 
 /// What expressions know of a request.

@@ -8,13 +8,14 @@ pub(super) mod review;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_machinery::patch;
-use fram_machinery::{Status, Value};
+use fram_audit::Level;
+use fram_machinery::{Status, Value, json, meta, object, patch};
 use futures_util::future::join_all;
 use parking_lot::RwLock;
 
 use super::rules::{self, Matched, Selectors};
 use super::{Changes, Request, Round, configurations};
+use crate::audit;
 use crate::nodes::Nodes;
 use crate::registry::Registry;
 use crate::webhook::{Caller, Target};
@@ -24,6 +25,7 @@ use review::Answer;
 /// One webhook of a configuration.
 pub(crate) struct Hook {
     name: String,
+    configuration: String,
     target: Target,
     rules: Vec<rules::Rule>,
     selectors: Selectors,
@@ -85,15 +87,19 @@ impl Webhooks {
         round: &mut Round,
     ) -> Result<Value, Status> {
         let hooks = self.mutating.read().clone();
-        for hook in hooks.iter() {
+        for (index, hook) in hooks.iter().enumerate() {
             if !round.asks(&hook.name, hook.reinvoked, &object) {
                 continue;
             }
             let Some(matched) = self.matched(hook, request, &object, old).await? else { continue };
-            let Some(answer) = self.ask(hook, request, &matched, &object, old).await? else { continue };
+            let at = format!("round_{}_index_{index}", u8::from(round.is_again()));
+            let open = format!("failed-open.mutation.webhook.admission.k8s.io/{at}");
+            let Some(answer) = self.ask(hook, request, &matched, &object, old, &open).await? else { continue };
+            let before = object.clone();
             if let Some(patch) = answer.patch.as_ref().filter(|_| review::is_changeable(request)) {
                 object = patched(hook, request, &matched, &object, patch).await?;
             }
+            audit_mutation(hook, &at, before != object, answer.patch.as_ref());
             round.saw(&hook.name, &object);
         }
         Ok(object)
@@ -105,11 +111,12 @@ impl Webhooks {
         if hooks.is_empty() {
             return Ok(());
         }
-        let ask = |hook: Arc<Hook>| async move {
+        let ask = |(index, hook): (usize, Arc<Hook>)| async move {
             let Some(matched) = self.matched(&hook, request, object, old).await? else { return Ok(()) };
-            self.ask(&hook, request, &matched, object, old).await.map(drop)
+            let open = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
+            self.ask(&hook, request, &matched, object, old, &open).await.map(drop)
         };
-        join_all(hooks.iter().cloned().map(ask)).await.into_iter().collect()
+        join_all(hooks.iter().cloned().enumerate().map(ask)).await.into_iter().collect()
     }
 
     pub(super) fn mutates(&self) -> bool {
@@ -126,7 +133,7 @@ impl Webhooks {
         Ok(rules::selected(&hook.selectors, request, object, old).await?.then_some(matched))
     }
 
-    /// Asks one hook; None where it could not be asked and that is no obstacle.
+    /// Asks one hook; None where it could not be asked and that is no obstacle, which the auditor is told as `open`.
     async fn ask(
         &self,
         hook: &Hook,
@@ -134,6 +141,7 @@ impl Webhooks {
         matched: &Matched,
         object: &Value,
         old: Option<&Value>,
+        open: &str,
     ) -> Result<Option<Answer>, Status> {
         let uid = request.registry.environment().uid();
         let [new, old] = review::sides(request, matched, object, old).await?;
@@ -160,10 +168,14 @@ impl Webhooks {
         match answer {
             Ok(answer) => {
                 answer.warnings.iter().for_each(|text| request.warn(text));
+                for (key, value) in &answer.annotations {
+                    audit::annotate(&format!("{}/{key}", hook.name), || value.clone());
+                }
                 answer.check(&hook.name)?;
                 Ok(Some(answer))
             }
             Err(why) if hook.ignore_failure => {
+                audit::annotate(open, || hook.name.clone());
                 tracing::warn!(hook = hook.name, why, "a webhook could not be asked, which it allows");
                 Ok(None)
             }
@@ -172,19 +184,32 @@ impl Webhooks {
     }
 }
 
+/// Tells the auditor what a hook did; see upstream's webhookAnnotator.
+fn audit_mutation(hook: &Hook, at: &str, mutated: bool, patch: Option<&Value>) {
+    let Some(trail) = audit::current() else { return };
+    let said = object!({ "configuration": (hook.configuration.as_str()), "webhook": (hook.name.as_str()), "mutated": mutated });
+    trail.annotate(&format!("mutation.webhook.admission.k8s.io/{at}"), || json::to_string(&said));
+    if let Some(patch) = patch.filter(|_| trail.level() >= Level::Request) {
+        let said = object!({ "configuration": (hook.configuration.as_str()), "webhook": (hook.name.as_str()), "patch": (patch.clone()),
+            "patchType": "JSONPatch" });
+        trail.annotate(&format!("patch.webhook.admission.k8s.io/{at}"), || json::to_string(&said));
+    }
+}
+
 /// The hooks of all configurations of a sort, in the order of their names.
 async fn read(registry: &Registry, plural: &str) -> Result<Hooks, Status> {
     let configurations = configurations(registry, plural).await?;
-    let hooks = configurations.iter().flat_map(|c| c.list_at(&["webhooks"]));
-    Ok(hooks.map(|hook| Arc::new(Hook::read(hook))).collect())
+    let hooks = configurations.iter().flat_map(|c| c.list_at(&["webhooks"]).iter().map(move |hook| (meta::name(c), hook)));
+    Ok(hooks.map(|(configuration, hook)| Arc::new(Hook::read(configuration, hook))).collect())
 }
 
 impl Hook {
-    fn read(hook: &Value) -> Self {
+    fn read(configuration: &str, hook: &Value) -> Self {
         let nothing = Value::Null;
         let seconds = hook.int_at(&["timeoutSeconds"]).and_then(|s| u64::try_from(s).ok()).unwrap_or(10);
         Self {
             name: hook.str_at(&["name"]).into(),
+            configuration: configuration.into(),
             target: Target::read(hook.get("clientConfig").unwrap_or(&nothing)),
             rules: hook.list_at(&["rules"]).iter().map(rules::Rule::read).collect(),
             selectors: Selectors::read(hook),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::local::{self, Before, Local, Step};
 use super::service::{ApiService, OWN_GROUP, Services};
 use crate::definitions::{settled, write};
+use crate::keeping::keep;
 use crate::registry::{ChangeKind, ListRequest, Place, Registry, WatchRequest};
 use crate::server::Server;
 
@@ -30,17 +31,8 @@ pub(super) async fn load(server: &Server) -> Result<(u64, Vec<Value>), Status> {
 }
 
 pub(super) async fn follow(server: Arc<Server>, stop: CancellationToken) {
-    let mut keeper = Keeper { server, synced: BTreeSet::new(), at_start: None, current: BTreeMap::new(), wanted: BTreeMap::new() };
-    loop {
-        let ended = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            ended = keeper.follow() => ended,
-        };
-        if let Err(status) = ended {
-            tracing::warn!(%status, "following APIServices begins anew");
-        }
-    }
+    let keeper = Keeper { server, synced: BTreeSet::new(), at_start: None, current: BTreeMap::new(), wanted: BTreeMap::new() };
+    keep(stop, "following APIServices", keeper, |keeper| Box::pin(keeper.follow())).await;
 }
 
 struct Keeper {

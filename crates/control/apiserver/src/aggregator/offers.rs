@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fram_client::Resource;
 use fram_machinery::{Map, Value, object};
 
 /// What one APIService's server offers for its group version.
@@ -32,6 +33,14 @@ impl Offer {
     }
 }
 
+/// A kind of objects that another server keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AggregatedKind {
+    pub resource: Resource,
+    pub kind: String,
+    pub namespaced: bool,
+}
+
 /// By the names of their APIServices.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Offers(BTreeMap<String, Arc<Offer>>);
@@ -39,6 +48,29 @@ pub(crate) struct Offers(BTreeMap<String, Arc<Offer>>);
 impl Offers {
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<Offer>> {
         self.0.get(name)
+    }
+
+    /// The kinds whose objects can be listed, followed and deleted; the others keep nothing.
+    pub(crate) fn kinds(&self) -> Vec<AggregatedKind> {
+        let all = self.0.iter().flat_map(|(name, offer)| {
+            let (version, group) = name.split_once('.').unwrap_or((name, ""));
+            let resources = offer.resources.as_list().cloned().unwrap_or_default();
+            let kept = |r: &Value| {
+                let verbs = r.list_at(&["verbs"]);
+                ["list", "watch", "delete", "deletecollection"].iter().all(|verb| verbs.iter().any(|v| v.as_str() == Some(verb)))
+            };
+            let kind = |r: &Value| AggregatedKind {
+                resource: Resource {
+                    group: group.to_string().into(),
+                    version: version.to_string().into(),
+                    plural: r.str_at(&["resource"]).to_string().into(),
+                },
+                kind: r.str_at(&["responseKind", "kind"]).into(),
+                namespaced: r.str_at(&["scope"]) == "Namespaced",
+            };
+            resources.iter().filter(|r| kept(r)).map(kind).collect::<Vec<_>>()
+        });
+        all.collect()
     }
 
     #[must_use]
@@ -128,6 +160,18 @@ mod tests {
         ] });
         assert_eq!(resources_in(&document, "a.com", "v1"), object!([{ "resource": "things" }]));
         assert_eq!(resources_in(&document, "a.com", "v3"), Value::Null);
+    }
+
+    #[test]
+    fn kinds_that_keep_objects_are_told_from_those_that_do_not() {
+        let resources = object!([
+            { "resource": "things", "scope": "Namespaced", "responseKind": { "kind": "Thing" }, "verbs": ["get", "list", "watch", "delete", "deletecollection"] },
+            { "resource": "nodes", "scope": "Cluster", "responseKind": { "kind": "NodeMetrics" }, "verbs": ["get", "list"] }
+        ]);
+        let offers = Offers::default().with("v1.a.com", Some(Offer { resources, ..Default::default() }));
+        let thing = AggregatedKind { resource: Resource::new("a.com", "v1", "things"), kind: "Thing".into(), namespaced: true };
+        assert_eq!(offers.kinds(), [thing]);
+        assert_eq!(offers.with("v1.a.com", None).kinds(), []);
     }
 
     #[test]

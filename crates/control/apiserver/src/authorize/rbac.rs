@@ -24,6 +24,8 @@ struct Grant {
     /// None for cluster role bindings.
     namespace: Option<String>,
     rules: Arc<Vec<Rule>>,
+    /// The binding, the role and the subject, in the words of upstream's RBAC authorizer.
+    why: Arc<str>,
 }
 
 #[derive(Debug, Default)]
@@ -70,17 +72,22 @@ impl Rbac {
     }
 
     pub fn decide(&self, user: &User, attributes: &Attributes) -> Decision {
+        self.grant(user, attributes).map_or_else(|| Decision::NoOpinion(String::new()), |_| Decision::Allow)
+    }
+
+    /// By which binding a user may.
+    pub(super) fn grant(&self, user: &User, attributes: &Attributes) -> Option<Arc<str>> {
         let index = self.index.read().clone();
         let user_key = std::iter::once(Subject::User(user.name.clone()));
         for subject in user_key.chain(user.groups.iter().map(|g| Subject::Group(g.clone()))) {
             for grant in index.grants.get(&subject).into_iter().flatten() {
                 let here = grant.namespace.as_ref().is_none_or(|ns| attributes.is_resource() && *ns == attributes.namespace);
                 if here && grant.rules.iter().any(|rule| rule.covers(attributes)) {
-                    return Decision::Allow;
+                    return Some(grant.why.clone());
                 }
             }
         }
-        Decision::NoOpinion(String::new())
+        None
     }
 
     pub(super) fn node_rules(&self) -> Arc<Vec<Rule>> {
@@ -101,8 +108,14 @@ impl Index {
         let namespace = meta::namespace(binding);
         let of_role = if binding.str_at(&["roleRef", "kind"]) == "Role" { namespace } else { "" };
         let Some(rules) = roles.get(&(of_role.to_string(), binding.str_at(&["roleRef", "name"]).to_string())) else { return };
+        let (kind, role) = (binding.str_at(&["kind"]), binding.str_at(&["roleRef", "kind"]));
+        let by = format!("RBAC: allowed by {kind} {:?} of {role} {:?}", meta::key(binding), binding.str_at(&["roleRef", "name"]));
         for subject in binding.list_at(&["subjects"]) {
             let name = subject.str_at(&["name"]);
+            let why: Arc<str> = match (subject.str_at(&["kind"]), subject.str_at(&["namespace"])) {
+                (kind @ "ServiceAccount", namespace) => format!("{by} to {kind} \"{name}/{namespace}\"").into(),
+                (kind, _) => format!("{by} to {kind} {name:?}").into(),
+            };
             let subject = match subject.str_at(&["kind"]) {
                 "User" => Subject::User(name.into()),
                 "Group" => Subject::Group(name.into()),
@@ -113,7 +126,7 @@ impl Index {
                 _ => continue,
             };
             let namespace = (!namespace.is_empty()).then(|| namespace.to_string());
-            self.grants.entry(subject).or_default().push(Grant { namespace, rules: rules.clone() });
+            self.grants.entry(subject).or_default().push(Grant { namespace, rules: rules.clone(), why });
         }
     }
 }

@@ -25,9 +25,9 @@ pub(super) async fn handle(
     server: Arc<Server>,
     user: User,
     path: ResourcePath,
+    query: Query,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
-    let query = Query::parse(request.uri().query());
     if matches!(path.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy") {
         return super::proxy::handle(server, user, path, query, request).await;
     }

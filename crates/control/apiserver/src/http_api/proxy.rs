@@ -228,7 +228,12 @@ pub(super) async fn send(
         && let Some(client_side) = client_side
     {
         let node_side = hyper::upgrade::on(&mut response);
-        server.streams.spawn(join(client_side, node_side));
+        let trail = crate::audit::current();
+        server.streams.spawn(async move {
+            join(client_side, node_side).await;
+            // The request lasted as long as its stream.
+            drop(trail);
+        });
     }
     Ok(response.map(|body| body.map_err(std::io::Error::other).boxed_unsync()))
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use fram_machinery::{Reason, Status, Value, cbor, json, object};
 use http::Response;
+use tokio_util::sync::CancellationToken;
 
 use super::objects::{list_options, resource_of};
 use crate::accept::{Accept, Encoding, Shape};
@@ -19,8 +20,6 @@ use crate::user::User;
 
 /// Bookmarks come about this often where nothing else does.
 const BOOKMARK: Duration = Duration::from_secs(60);
-/// A watch without a given end lives between half an hour and an hour; see --min-request-timeout.
-const LEAST: u64 = 1800;
 
 pub(super) async fn handle(
     server: Arc<Server>,
@@ -76,8 +75,15 @@ pub(super) async fn handle(
         Err(status) => return Err(status),
     };
     let seconds = options.timeout_seconds.map(u64::from).filter(|s| *s > 0);
-    let seconds = seconds.unwrap_or_else(|| LEAST + server.registry.environment.random.u64() % LEAST);
-    Ok(respond::stream(content_type, stream(watching, frames, bookmarks, Duration::from_secs(seconds))))
+    // Without a given end it lives between once and twice the least time, so that not all end together.
+    let least = server.limits.watch.as_secs().max(1);
+    let seconds = seconds.unwrap_or_else(|| least + server.registry.environment.random.u64() % least);
+    let counted = server.flow.watch(&attributes);
+    let response = respond::stream(content_type, stream(watching, frames, bookmarks, Duration::from_secs(seconds), server.ending.clone()));
+    Ok(match counted {
+        Some(counted) => response.map(|body| respond::holding(body, counted)),
+        None => response,
+    })
 }
 
 /// Encodes changes as the client wants them.
@@ -217,17 +223,21 @@ fn stream(
     frames: Frames,
     bookmarks: bool,
     lifetime: Duration,
+    ending: CancellationToken,
 ) -> impl futures_util::Stream<Item = Frame> + Send + 'static {
     let end = tokio::time::Instant::now() + lifetime;
-    let state = Some((watching, frames, tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK)));
+    let interval = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK);
+    let state = Some((watching, frames, interval, Box::pin(ending.cancelled_owned())));
     futures_util::stream::unfold(state, move |state| async move {
-        let (mut watching, mut frames, mut interval) = state?;
+        let (mut watching, mut frames, mut interval, mut ended) = state?;
         let mut out = BytesMut::new();
         loop {
             let change = tokio::select! {
                 biased;
                 change = watching.next() => change,
                 () = tokio::time::sleep_until(end) => return None,
+                // The client goes on elsewhere from where it was.
+                () = ended.as_mut() => return None,
                 _ = interval.tick(), if bookmarks => {
                     watching.request_bookmark();
                     continue;
@@ -241,7 +251,7 @@ fn stream(
             }
             // What is there already goes out in one piece.
             if !watching.has_pending() || out.len() > 64 * 1024 {
-                return Some((Ok(http_body::Frame::data(out.freeze())), Some((watching, frames, interval))));
+                return Some((Ok(http_body::Frame::data(out.freeze())), Some((watching, frames, interval, ended))));
             }
         }
     })

@@ -340,19 +340,27 @@ fn ttl(kind: &Kind) -> Option<std::time::Duration> {
     (kind.kind == "Event" && kind.group.is_empty()).then_some(EVENT_TTL)
 }
 
-/// The object before, with this one field as it was asked for.
-fn only(field: &[&str], object: &mut Value, old: &Value) {
-    let mut kept = old.clone();
-    match object.at(field) {
-        Some(asked) => kept.set(field, asked.clone()),
-        None => drop(kept.remove(field)),
+/// Of a part of the object only one field is taken as it was asked for.
+fn only(part: &str, field: &str, object: &mut Value, old: &Value) {
+    let asked = object.at(&[part, field]).cloned();
+    match old.get(part) {
+        Some(kept) => object.set(&[part], kept.clone()),
+        None => drop(object.remove(&[part])),
     }
-    // Who wrote which field is worked out from the request.
-    match object.at(&["metadata", "managedFields"]) {
-        Some(managers) => kept.set(&["metadata", "managedFields"], managers.clone()),
-        None => drop(kept.remove(&["metadata", "managedFields"])),
+    match asked {
+        Some(asked) => object.set(&[part, field], asked),
+        None => drop(object.remove(&[part, field])),
     }
-    *object = kept;
+}
+
+/// The metadata before, but for who wrote which field: that is worked out from the request.
+fn keep_all_metadata(object: &mut Value, old: &Value) {
+    let managers = object.at(&["metadata", "managedFields"]).cloned();
+    object.set(&["metadata"], old.get("metadata").cloned());
+    match managers {
+        Some(managers) => object.set(&["metadata", "managedFields"], managers),
+        None => drop(object.remove(&["metadata", "managedFields"])),
+    }
 }
 
 /// A write to the object leaves its status alone, a write to the status leaves the rest alone, and of other subresources only
@@ -377,19 +385,24 @@ fn keep_other_parts(kind: &Kind, subresource: &str, object: &mut Value, old: &Va
                 object.set(&["metadata", "labels"], old.at(&["metadata", "labels"]).cloned());
             }
             if kind.custom.is_some() {
-                let managers = object.at(&["metadata", "managedFields"]).cloned();
-                keep(object, "metadata");
-                match managers {
-                    Some(managers) => object.set(&["metadata", "managedFields"], managers),
-                    None => drop(object.remove(&["metadata", "managedFields"])),
-                }
+                keep_all_metadata(object, old);
             }
         }
         // A binding sets the node and the condition that says so.
         "binding" => {}
-        "approval" => only(&["status", "conditions"], object, old),
-        "finalize" => only(&["spec", "finalizers"], object, old),
-        "ephemeralcontainers" => only(&["spec", "ephemeralContainers"], object, old),
+        "approval" => {
+            only("status", "conditions", object, old);
+            keep(object, "spec");
+        }
+        "finalize" => {
+            only("spec", "finalizers", object, old);
+            keep(object, "status");
+        }
+        "ephemeralcontainers" => {
+            only("spec", "ephemeralContainers", object, old);
+            keep(object, "status");
+            keep_all_metadata(object, old);
+        }
         _ if kind.subresource("status").is_some() => keep(object, "status"),
         _ => {}
     }

@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod answer;
+#[path = "../common"]
+mod common {
+    pub(crate) mod server;
+}
 mod path;
 mod run;
 mod script;

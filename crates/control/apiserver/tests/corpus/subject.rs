@@ -3,18 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fram_api::Api;
-use fram_apiserver::admission::Chain;
-use fram_apiserver::allocate::Allocators;
-use fram_apiserver::bootstrap::Cluster;
-use fram_apiserver::nodes::NoNodes;
-use fram_apiserver::registry::Registry;
-use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
-use fram_apiserver::{Environment, InProcess, Server, User, http_api};
+use fram_apiserver::{Server, User, http_api};
+use fram_client::DeleteOptions;
 use fram_client::resources::STORAGE_CLASSES;
-use fram_client::{Client, DeleteOptions};
 use fram_machinery::{Value, json};
-use fram_store::{Embedded, Options};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -37,22 +29,9 @@ pub(crate) struct Answer {
 
 /// A server with what a cluster has at its start.
 pub(crate) async fn fram() -> Arc<Server> {
-    let store = Arc::new(Embedded::open(Options::in_memory()).unwrap());
-    let api = Arc::new(Api::builtin().unwrap());
-    let registry = Arc::new(Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default()));
-    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
-    let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
-    let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));
-    let cluster = Cluster {
-        ca_pem: "ca".into(),
-        front_proxy_ca_pem: "front".into(),
-        address: [192, 0, 2, 1].into(),
-        port: 6443,
-        cluster_domain: "cluster.local".into(),
-    };
-    server.bootstrap(&cluster).await.unwrap();
+    let server = crate::common::server::server().await;
     // A stock server comes without a storage class.
-    let classes = Client::new(Arc::new(InProcess::new(server.clone(), administrator())), "corpus").all(&STORAGE_CLASSES);
+    let classes = crate::common::server::client_as(&server, administrator()).all(&STORAGE_CLASSES);
     classes.delete(fram_client::local_path::CLASS, DeleteOptions::default()).await.unwrap();
     server
 }
@@ -67,7 +46,8 @@ impl Subject {
         let (near, far) = tokio::io::duplex(1 << 20);
         let mut tasks = JoinSet::new();
         let user = administrator();
-        tasks.spawn(async move { http_api::converse(far, Some(user), server, CancellationToken::new()).await });
+        let address = ([127, 0, 0, 1], 0).into();
+        tasks.spawn(async move { http_api::converse(far, (address, Some(user)), false, server, CancellationToken::new()).await });
         Self::over(near, tasks).await
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fram_apiserver::nodes::{Nodes, Stream};
 use fram_apiserver::pki::Pki;
 use fram_client::resources::{API_SERVICES, CONFIG_MAPS, ENDPOINT_SLICES, SERVICES};
-use fram_client::{Client, DeleteOptions, EventKind, ListOptions, PatchKind, SharedInformers};
+use fram_client::{Client, DeleteOptions, EventKind, ListOptions, PatchKind, Resource, SharedInformers};
 use fram_machinery::{Status, Value, json, meta, object};
 use futures_util::StreamExt;
 use http::{Request, Response, StatusCode, header};
@@ -71,14 +71,15 @@ fn answer(mut request: Request<Incoming>, upgrades: &TaskTracker) -> Response<Fu
         Response::builder()
             .status(code)
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(json::to_vec(&value).into()))
+            .body(Full::new([json::to_vec(&value), b"\n".to_vec()].concat().into()))
             .unwrap()
     };
     match request.uri().path() {
         "/apis/a.com/v1" => show(
             200,
             object!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "a.com/v1", "resources": [
-                { "name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": ["get", "list"] }] }),
+                { "name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing",
+                  "verbs": ["delete", "deletecollection", "get", "list", "watch"] }] }),
         ),
         "/openapi/v3" => show(200, object!({ "paths": { "apis/a.com/v1": { "serverRelativeURL": "/openapi/v3/apis/a.com/v1?hash=X" } } })),
         "/openapi/v3/apis/a.com/v1" => show(200, object!({ "openapi": "3.0.0", "theirs": true })),
@@ -99,6 +100,9 @@ fn answer(mut request: Request<Incoming>, upgrades: &TaskTracker) -> Response<Fu
             });
             let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
             response.header(header::CONNECTION, "Upgrade").header(header::UPGRADE, "echo").body(Full::default()).unwrap()
+        }
+        _ if request.uri().query().is_some_and(|q| q.contains("watch=true")) => {
+            show(200, object!({ "type": "ADDED", "object": { "metadata": { "name": "two" } } }))
         }
         path if path.starts_with("/apis/a.com/v1/") => {
             let all = |name: &str| -> Value {
@@ -202,6 +206,25 @@ async fn a_request_reaches_the_aggregated_server_as_its_user() {
     assert!(code == 403 && text.contains(r#"cannot list resource \"things\" in API group \"a.com\""#), "{code}: {text}");
     let (code, _, body) = cell.web.get("root", &["system:masters"], "/apis/a.com/v1/away", &[]).await;
     assert_eq!((code, &body[..]), (502, &b"the backend attempted to redirect this request, which is not permitted\n"[..]));
+}
+
+#[tokio::test]
+async fn components_of_the_same_process_reach_what_another_server_answers() {
+    let cell = start().await;
+    cell.serve_a_com().await;
+    let things = cell.client.within(&Resource::new("a.com", "v1", "things"), "x");
+    let seen = things.get("one").await.unwrap();
+    assert_eq!((seen.str_at(&["target"]), seen.get("user")), ("/apis/a.com/v1/namespaces/x/things/one", Some(&object!(["admin"]))));
+    let mut events = things.watch(ListOptions { field_selector: "metadata.name=two".into(), ..Default::default() }).await.unwrap();
+    let event = events.next().await.unwrap().unwrap();
+    assert_eq!((event.kind, meta::name(&event.object)), (EventKind::Added, "two"));
+    let user = fram_apiserver::User::authenticated("jane", &[]);
+    let jane = Client::new(Arc::new(fram_apiserver::InProcess::new(cell.web.server.clone(), user)), "test");
+    let refused = jane.within(&Resource::new("a.com", "v1", "things"), "x").get("one").await.unwrap_err();
+    assert_eq!(refused.code, 403);
+    let mut kinds = cell.web.server.follow_aggregated();
+    let kept = tokio::time::timeout(Duration::from_secs(30), kinds.wait_for(|kinds| !kinds.is_empty())).await.unwrap().unwrap().clone();
+    assert_eq!((kept[0].kind.as_str(), kept[0].namespaced), ("Thing", true));
 }
 
 #[tokio::test]

@@ -222,8 +222,10 @@ impl Strategy for DaemonSet {
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
-        // What is wrong with the selector is said of its parts only.
-        let mut errors: Vec<_> = selector_errors(object).into_iter().filter(|e| e.field != "spec.selector" || e.is_required()).collect();
+        // What is wrong with the parts of the selector is said of these only.
+        let selector = object.at(&["spec", "selector"]);
+        let malformed = Selector::from_object(selector).is_err() || selector.is_some_and(lacks_values);
+        let mut errors = if malformed { Vec::new() } else { selector_errors(object) };
         errors.extend(template_errors(object));
         match object.str_at(&["spec", "updateStrategy", "type"]) {
             "OnDelete" => {}

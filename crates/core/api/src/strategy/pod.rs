@@ -133,13 +133,13 @@ fn ephemeral_errors(object: &Value, old: &Value) -> Vec<FieldError> {
     let list = |pod: &'_ Value| pod.list_at(&["spec", "ephemeralContainers"]).to_vec();
     let (now, before) = (list(object), list(old));
     let mut errors = Vec::new();
-    for (i, container) in before.iter().enumerate() {
+    for container in &before {
         let name = container.str_at(&["name"]);
         match now.iter().find(|c| c.str_at(&["name"]) == name) {
             Some(same) if same == container => {}
             Some(_) => {
                 let why = format!("existing ephemeral containers {name:?} may not be changed");
-                errors.push(FieldError::forbidden(format!("spec.ephemeralContainers[{i}]"), &why));
+                errors.push(FieldError::forbidden("spec.ephemeralContainers", &why));
             }
             None => {
                 let why = format!("existing ephemeral containers {name:?} may not be removed");

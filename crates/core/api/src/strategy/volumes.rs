@@ -464,8 +464,8 @@ pub(crate) fn claim_spec_errors(spec: &Value, at: &str, errors: &mut Vec<FieldEr
         }
     }
     if let (Some(source), Some(reference)) = (source, reference) {
-        let differs = |f: &&str| source.str_at(&[f]) != reference.str_at(&[f]);
-        if ["apiGroup", "kind", "name"].iter().any(|f| differs(&f)) {
+        let differs = |f: &str| source.str_at(&[f]) != reference.str_at(&[f]);
+        if ["apiGroup", "kind", "name"].iter().any(|f| differs(f)) {
             errors.push(FieldError::invalid(at, "", "must match dataSourceRef"));
         }
     }

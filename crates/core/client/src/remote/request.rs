@@ -121,7 +121,8 @@ fn request(method: Method, uri: String, content: &str, body: Vec<u8>) -> Result<
 
 const JSON: &str = "application/json";
 
-pub(super) fn of_call(call: &Call) -> Result<Request<Full<Bytes>>, Status> {
+/// A call as the request that carries it, for a path with query.
+pub fn of_call(call: &Call) -> Result<Request<Full<Bytes>>, Status> {
     let about_one = matches!(call.verb, Verb::Get | Verb::Update { .. } | Verb::Patch { .. } | Verb::Delete(_));
     check_name(&call.name, about_one)?;
     let path = path(&call.resource, &call.namespace, &call.name, &call.subresource);
@@ -153,7 +154,8 @@ pub(super) fn of_call(call: &Call) -> Result<Request<Full<Bytes>>, Status> {
     request(method, path + &query.0, content, body).map_err(Status::internal)
 }
 
-pub(super) fn of_watch(resource: &Resource, namespace: &str, options: &ListOptions) -> Result<Request<Full<Bytes>>, Status> {
+/// A watch as the request that begins it.
+pub fn of_watch(resource: &Resource, namespace: &str, options: &ListOptions) -> Result<Request<Full<Bytes>>, Status> {
     let mut query = Query::default();
     query.add("watch", "true");
     query.list(options);

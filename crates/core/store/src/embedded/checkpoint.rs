@@ -3,14 +3,16 @@
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::cipher::Cipher;
 use crate::error::StoreError;
 use crate::snapshot::Root;
 use crate::state::State;
-use crate::types::Revision;
+use crate::types::{Entry, Revision};
 
 use super::codec::{Decoder, write_entry};
 use super::directory::Directory;
 use super::frame::{FRAME_HEADER, FileHeader, FileKind, FrameHeader, seal_frame, start_frame};
+use super::recovery::Opener;
 
 /// About how much of a checkpoint is in memory at a time.
 const FRAME_BYTES: usize = 256 * 1024;
@@ -23,7 +25,13 @@ pub(crate) struct Contents {
 }
 
 /// Writes a checkpoint and makes it the one that counts. Returns its size, or `None` when `stop` was raised first.
-pub(crate) fn write(directory: &Directory, contents: &Contents, salt: u32, stop: &AtomicBool) -> Result<Option<u64>, StoreError> {
+pub(crate) fn write(
+    directory: &Directory,
+    contents: &Contents,
+    salt: u32,
+    cipher: Option<&dyn Cipher>,
+    stop: &AtomicBool,
+) -> Result<Option<u64>, StoreError> {
     let path = directory.checkpoint_path(contents.number);
     let unfinished = Directory::unfinished(&path);
     let error = |operation| move |source| StoreError::io(directory.checkpoint_path(contents.number), operation, source);
@@ -40,7 +48,10 @@ pub(crate) fn write(directory: &Directory, contents: &Contents, salt: u32, stop:
         while frame.len() < FRAME_BYTES
             && let Some(entry) = entries.next()
         {
-            write_entry(&mut frame, entry);
+            match cipher {
+                Some(cipher) => write_sealed(&mut frame, entry, cipher)?,
+                None => write_entry(&mut frame, entry),
+            }
         }
         // The frame without entries is the end mark.
         let is_last = frame.len() == FRAME_HEADER;
@@ -61,8 +72,17 @@ pub(crate) fn write(directory: &Directory, contents: &Contents, salt: u32, stop:
     Ok(Some(size as u64))
 }
 
+fn write_sealed(frame: &mut Vec<u8>, entry: &Entry, cipher: &dyn Cipher) -> Result<(), StoreError> {
+    let fail = |source| StoreError::Cipher { key: entry.key.clone(), operation: "encrypt", source };
+    match cipher.seal(&entry.key, &entry.value).map_err(fail)? {
+        Some(value) => write_entry(frame, &Entry { value: value.into(), ..entry.clone() }),
+        None => write_entry(frame, entry),
+    }
+    Ok(())
+}
+
 /// Reads the checkpoint with this number; returns the state that it holds and its size.
-pub(crate) fn read(directory: &Directory, number: u64) -> Result<(State, u64), StoreError> {
+pub(crate) fn read(directory: &Directory, number: u64, opener: &mut Opener) -> Result<(State, u64), StoreError> {
     let path = directory.checkpoint_path(number);
     let file = directory.disk.read(&path).map_err(|source| StoreError::io(&path, "open", source))?;
     let mut reader = Reader { file: std::io::BufReader::with_capacity(FRAME_BYTES, file), path: &path, offset: 0 };
@@ -86,7 +106,7 @@ pub(crate) fn read(directory: &Directory, number: u64) -> Result<(State, u64), S
         let mut decoder = Decoder(&bytes);
         while !decoder.is_empty() {
             let entry = decoder.entry().map_err(|error| StoreError::corrupt(&path, start, error.to_string()))?;
-            state.restore(entry);
+            state.restore(Entry { value: opener.open(&entry.key, entry.value)?, ..entry });
         }
     }
     Ok((state, reader.offset))

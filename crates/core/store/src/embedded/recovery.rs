@@ -3,11 +3,14 @@
 use std::io::Read;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use crate::cipher::Cipher;
 use crate::clock::UnixMillis;
 use crate::error::StoreError;
 use crate::state::{Change, State};
 use crate::timeline::Timeline;
-use crate::types::{Event, EventKind, Revision};
+use crate::types::{Event, EventKind, Key, Revision};
 
 use super::codec::Decoder;
 use super::directory::{Directory, FIRST_LOG};
@@ -23,6 +26,24 @@ pub(crate) struct Recovered {
     /// The bytes in all logs since the checkpoint.
     pub(crate) log_bytes: u64,
     pub(crate) checkpoint_bytes: u64,
+    /// Some values would be written differently now.
+    pub(crate) stale: bool,
+}
+
+/// Opens the values that are read, and takes note of those that are stale.
+pub(crate) struct Opener {
+    cipher: Option<Arc<dyn Cipher>>,
+    stale: bool,
+}
+
+impl Opener {
+    pub(crate) fn open(&mut self, key: &Key, stored: Bytes) -> Result<Bytes, StoreError> {
+        let Some(cipher) = &self.cipher else { return Ok(stored) };
+        let fail = |source| StoreError::Cipher { key: key.clone(), operation: "decrypt", source };
+        let opened = cipher.open(key, &stored).map_err(fail)?;
+        self.stale |= opened.stale;
+        Ok(opened.value.map_or(stored, Bytes::from))
+    }
 }
 
 /// Reads the directory and makes it ready to be written to.
@@ -39,9 +60,10 @@ pub(crate) fn recover(directory: &Arc<Directory>, options: &Options) -> Result<R
     for name in &contents.unfinished {
         directory.remove(&directory.path.join(name))?;
     }
+    let mut opener = Opener { cipher: options.cipher.clone(), stale: false };
     let (state, checkpoint_bytes, first) = match contents.checkpoints.last() {
         Some(number) => {
-            let (state, size) = super::checkpoint::read(directory, *number)?;
+            let (state, size) = super::checkpoint::read(directory, *number, &mut opener)?;
             directory.remove_before(*number)?;
             (state, size, *number)
         }
@@ -50,7 +72,7 @@ pub(crate) fn recover(directory: &Arc<Directory>, options: &Options) -> Result<R
     let logs: Vec<u64> = contents.logs.into_iter().filter(|number| *number >= first).collect();
     check_row(directory, first, &logs)?;
     let timeline = Timeline::new(state.revision, state.root.clone(), options.history_limits(), options.watch_limits());
-    let replay = Replay { directory, state, timeline };
+    let replay = Replay { directory, state, timeline, opener };
     replay.run(&logs, checkpoint_bytes)
 }
 
@@ -66,6 +88,7 @@ struct Replay<'a> {
     directory: &'a Arc<Directory>,
     state: State,
     timeline: Timeline,
+    opener: Opener,
 }
 
 /// A log as it was read.
@@ -95,7 +118,7 @@ impl Replay<'_> {
             tracing::warn!(path = %path.display(), offset = found.good.len(), "cutting off an unfinished write");
         }
         let log = Log::resume(self.directory, found)?;
-        Ok(Recovered { state: self.state, timeline: Arc::new(self.timeline), log, log_bytes, checkpoint_bytes })
+        Ok(Recovered { state: self.state, timeline: Arc::new(self.timeline), log, log_bytes, checkpoint_bytes, stale: self.opener.stale })
     }
 
     fn header(&self, number: u64) -> Result<FileHeader, StoreError> {
@@ -137,7 +160,10 @@ impl Replay<'_> {
                 }
                 break;
             };
-            let group = read_group(&mut self.state, payload).map_err(|reason| corrupt(offset, reason))?;
+            let group = read_group(&mut self.state, payload, &mut self.opener).map_err(|e| match e {
+                Unreadable::Damaged(reason) => corrupt(offset, reason),
+                Unreadable::Sealed(error) => error,
+            })?;
             self.timeline.publish(self.state.revision, self.state.root.clone(), group.events, group.time);
             last_frame = offset;
             offset += FRAME_HEADER + payload.len();
@@ -157,21 +183,32 @@ struct Group {
     events: Vec<Event>,
 }
 
+/// Why a frame cannot be applied.
+enum Unreadable {
+    Damaged(String),
+    Sealed(StoreError),
+}
+
 /// Applies the transactions of one frame.
-fn read_group(state: &mut State, payload: &[u8]) -> Result<Group, String> {
-    let malformed = |error: super::codec::Malformed| error.to_string();
+fn read_group(state: &mut State, payload: &[u8], opener: &mut Opener) -> Result<Group, Unreadable> {
+    let malformed = |error: super::codec::Malformed| Unreadable::Damaged(error.to_string());
     let mut decoder = Decoder(payload);
     let time = UnixMillis(decoder.u64().map_err(malformed)?);
     let mut events = Vec::new();
     while !decoder.is_empty() {
-        let (revision, changes): (Revision, Vec<Change>) = decoder.transaction().map_err(malformed)?;
+        let (revision, mut changes): (Revision, Vec<Change>) = decoder.transaction().map_err(malformed)?;
         if revision != state.revision.next() {
-            return Err(format!("transaction {revision} follows {}", state.revision));
+            return Err(Unreadable::Damaged(format!("transaction {revision} follows {}", state.revision)));
+        }
+        for change in &mut changes {
+            if let Change::Put { key, value, .. } = change {
+                *value = opener.open(key, std::mem::take(value)).map_err(Unreadable::Sealed)?;
+            }
         }
         events.extend(state.apply(changes));
     }
     match events.iter().find(|event| event.kind == EventKind::Delete && event.previous.is_none()) {
-        Some(event) => Err(format!("transaction {} deletes {}, which is absent", event.revision, event.key)),
+        Some(event) => Err(Unreadable::Damaged(format!("transaction {} deletes {}, which is absent", event.revision, event.key))),
         None => Ok(Group { time, events }),
     }
 }

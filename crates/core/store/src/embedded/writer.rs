@@ -40,6 +40,8 @@ pub(crate) struct Writer {
     running: Option<Running>,
     /// Nothing may be acknowledged until a checkpoint has replaced a log that cannot be trusted.
     needs_checkpoint: bool,
+    /// A checkpoint is wanted, however short the log: values on disk are to be written as they would be now.
+    rewrite: Arc<AtomicBool>,
     no_expiry_before: Option<UnixMillis>,
     buffer: Vec<u8>,
 }
@@ -50,10 +52,19 @@ struct Running {
     stop: Arc<AtomicBool>,
     /// The bytes in the logs that it replaces.
     replaces: u64,
+    /// It writes values as they would be written now, in place of how they are.
+    rewrites: bool,
 }
 
 impl Writer {
-    pub(crate) fn new(options: Options, directory: Arc<Directory>, inbox: Arc<Inbox>, recovered: Recovered) -> Self {
+    pub(crate) fn new(
+        options: Options,
+        directory: Arc<Directory>,
+        inbox: Arc<Inbox>,
+        recovered: Recovered,
+        rewrite: Arc<AtomicBool>,
+    ) -> Self {
+        rewrite.store(recovered.stale, Ordering::Relaxed);
         Self {
             options,
             directory,
@@ -66,6 +77,7 @@ impl Writer {
             retry_at: 0,
             running: None,
             needs_checkpoint: false,
+            rewrite,
             no_expiry_before: None,
             buffer: Vec::new(),
         }
@@ -76,6 +88,7 @@ impl Writer {
         // Also after a panic nobody waits for an answer that will not come.
         let _guard = CloseOnDrop { inbox: Arc::clone(&self.inbox), timeline: Arc::clone(&self.timeline) };
         let mut requests = Vec::new();
+        self.checkpoint_if_due();
         loop {
             let now = self.options.clock.now();
             let wake = self.next_wake(now);
@@ -97,7 +110,7 @@ impl Writer {
         let mut waiting = requests.drain(..).peekable();
         loop {
             let now = self.options.clock.now();
-            let mut group = Group::new(self.state.clone(), now, std::mem::take(&mut self.buffer));
+            let mut group = Group::new(self.state.clone(), now, std::mem::take(&mut self.buffer), self.options.cipher.clone());
             if self.no_expiry_before.is_none_or(|time| time <= now) {
                 self.no_expiry_before = None;
                 group.expire(EXPIRED_PER_GROUP);
@@ -161,7 +174,7 @@ impl Writer {
             self.log.ensure_named()?;
             let contents = self.contents();
             let salt = salt_of(&self.options, contents.number);
-            let size = checkpoint::write(&self.directory, &contents, salt, &AtomicBool::new(false))?;
+            let size = checkpoint::write(&self.directory, &contents, salt, self.options.cipher.as_deref(), &AtomicBool::new(false))?;
             self.needs_checkpoint = false;
             self.checkpoint_bytes = size.unwrap_or_default();
             self.log_bytes = self.log.length();
@@ -192,7 +205,9 @@ impl Writer {
     /// done.
     fn checkpoint_if_due(&mut self) {
         self.note_checkpoint();
-        let due = self.log_bytes >= self.options.checkpoint_bytes.max(self.checkpoint_bytes).max(self.retry_at);
+        let wanted = self.rewrite.load(Ordering::Acquire);
+        let grown = self.log_bytes >= self.options.checkpoint_bytes.max(self.checkpoint_bytes);
+        let due = (grown || wanted) && self.log_bytes >= self.retry_at;
         if !due || self.running.is_some() || self.log.is_untrusted() || self.needs_checkpoint {
             return;
         }
@@ -203,15 +218,25 @@ impl Writer {
 
     fn start_checkpoint(&mut self) -> Result<(), StoreError> {
         let replaces = self.log_bytes;
+        // What is wanted from here on is for the next one.
+        let rewrites = self.rewrite.swap(false, Ordering::AcqRel);
+        if let Err(error) = self.begin_checkpoint(replaces, rewrites) {
+            self.rewrite.fetch_or(rewrites, Ordering::AcqRel);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn begin_checkpoint(&mut self, replaces: u64, rewrites: bool) -> Result<(), StoreError> {
         self.rotate()?;
         // A checkpoint must not become durable before the log that continues it.
         self.log.ensure_named()?;
         let (directory, contents) = (Arc::clone(&self.directory), self.contents());
         let (salt, stop) = (salt_of(&self.options, contents.number), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
-        let inbox = Arc::clone(&self.inbox);
+        let (inbox, cipher) = (Arc::clone(&self.inbox), self.options.cipher.clone());
         let work = move || {
-            let result = checkpoint::write(&directory, &contents, salt, &stopped);
+            let result = checkpoint::write(&directory, &contents, salt, cipher.as_deref(), &stopped);
             if let Ok(Some(_)) = result
                 && let Err(error) = directory.remove_before(contents.number)
             {
@@ -222,20 +247,27 @@ impl Writer {
         };
         let thread = std::thread::Builder::new().name("store-checkpoint".into()).spawn(work);
         let thread = thread.map_err(|source| StoreError::io(&self.directory.path, "start a checkpoint of", source))?;
-        self.running = Some(Running { thread, stop, replaces });
+        self.running = Some(Running { thread, stop, replaces, rewrites });
         Ok(())
     }
 
     fn note_checkpoint(&mut self) {
         let Some(running) = self.running.take_if(|running| running.thread.is_finished()) else { return };
+        let (rewrites, replaces) = (running.rewrites, running.replaces);
         match running.thread.join() {
             Ok(Ok(Some(size))) => {
+                if rewrites {
+                    tracing::info!("all values are on disk as the current encryption configuration has them");
+                }
                 self.checkpoint_bytes = size;
-                self.log_bytes -= running.replaces;
+                self.log_bytes -= replaces;
                 self.retry_at = 0;
             }
             Ok(Ok(None)) => {}
-            Ok(Err(error)) => self.checkpoint_failed(&error),
+            Ok(Err(error)) => {
+                self.rewrite.fetch_or(rewrites, Ordering::AcqRel);
+                self.checkpoint_failed(&error);
+            }
             Err(_) => tracing::error!("the checkpoint thread panicked"),
         }
     }

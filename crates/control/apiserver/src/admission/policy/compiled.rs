@@ -57,6 +57,7 @@ pub(super) struct Validation {
 }
 
 pub(super) struct Annotation {
+    pub(super) key: String,
     pub(super) expression: String,
     pub(super) program: Compiled,
 }
@@ -136,7 +137,7 @@ impl Validation {
 impl Annotation {
     fn read(annotation: &Value, scope: &Scope<'_>) -> Self {
         let expression = annotation.str_at(&["valueExpression"]);
-        Self { expression: expression.into(), program: scope.compile(expression) }
+        Self { key: annotation.str_at(&["key"]).into(), expression: expression.into(), program: scope.compile(expression) }
     }
 }
 
@@ -155,6 +156,7 @@ pub(super) struct Binding {
     pub(super) reference: Option<Reference>,
     pub(super) denies: bool,
     pub(super) warns: bool,
+    pub(super) audits: bool,
 }
 
 /// A ParamRef; the selector is None where it cannot be read.
@@ -175,6 +177,7 @@ impl Binding {
             reference: spec("paramRef").map(Reference::read),
             denies: acts("Deny"),
             warns: acts("Warn"),
+            audits: acts("Audit"),
         }
     }
 

@@ -12,6 +12,8 @@ use super::compiled::{Compiled, Mutation, Policy, Validation};
 const BUDGET: u64 = 10_000_000;
 /// See upstream's MaxEvaluatedMessageExpressionSizeBytes.
 const LONGEST_MESSAGE: usize = 5 * 1024;
+/// See upstream's maxAuditAnnotationValueLength.
+const LONGEST_ANNOTATION: usize = 10 * 1024;
 
 /// What expressions know: `object`, `oldObject`, `request`, `namespaceObject`, `params`.
 pub(super) type Given = Vec<(&'static str, Cel)>;
@@ -22,6 +24,16 @@ pub(super) struct Refusal {
     pub(super) reason: Reason,
     /// An audit annotation failed, which no action of a binding softens.
     pub(super) always: bool,
+    /// Which of the policy's validations it is.
+    pub(super) index: usize,
+}
+
+/// What a policy has to say about a request.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Verdict {
+    pub(super) refusals: Vec<Refusal>,
+    /// What the auditor is to be told, by the keys that the policy gives it.
+    pub(super) annotations: Vec<(String, String)>,
 }
 
 /// The change that a mutation wants.
@@ -79,39 +91,59 @@ pub(super) fn concerns(policy: &Policy, given: &Given) -> Result<bool, String> {
     policy.conditions.hold_for(given)
 }
 
-/// What a policy has against a request; nothing where it fails and that is no obstacle.
-pub(super) fn refusals(policy: &Policy, given: &Given) -> Vec<Refusal> {
-    let failed = |message: String, always: bool| (!policy.ignore_failure).then_some(Refusal { message, reason: Reason::Invalid, always });
+/// What a policy has to say about a request; it refuses nothing where it fails and that is no obstacle.
+pub(super) fn verdict(policy: &Policy, given: &Given) -> Verdict {
+    let failed = |message: String, always: bool, index: usize| {
+        (!policy.ignore_failure).then_some(Refusal { message, reason: Reason::Invalid, always, index })
+    };
+    let mut out = Verdict::default();
     match concerns(policy, given) {
         Ok(true) => {}
-        Ok(false) => return Vec::new(),
-        Err(why) => return failed(why, false).into_iter().collect(),
+        Ok(false) => return out,
+        Err(why) => {
+            out.refusals.extend(failed(why, false, 0));
+            return out;
+        }
     }
     let mut evaluation = Evaluation::new(policy, given);
-    let mut out = Vec::new();
-    for validation in &policy.validations {
+    for (index, validation) in policy.validations.iter().enumerate() {
         match evaluation.compiled(&validation.expression, &validation.program) {
             Ok(Cel::Bool(true)) => {}
             Ok(_) => {
                 let message = message(validation, &mut evaluation);
-                out.push(Refusal { message, reason: validation.reason, always: false });
+                out.refusals.push(Refusal { message, reason: validation.reason, always: false, index });
             }
-            Err(why) => out.extend(failed(why, false)),
+            Err(why) => out.refusals.extend(failed(why, false, index)),
         }
     }
-    for annotation in &policy.annotations {
+    for (index, annotation) in policy.annotations.iter().enumerate() {
         match evaluation.compiled(annotation.expression.trim(), &annotation.program) {
-            Ok(Cel::Text(_) | Cel::Null) => {}
+            Ok(Cel::Null) => {}
+            Ok(Cel::Text(text)) => {
+                let text = shortened(text.trim());
+                if !text.is_empty() {
+                    out.annotations.push((annotation.key.clone(), text.into()));
+                }
+            }
             Ok(other) => {
                 let (expression, ty) = (&annotation.expression, other.type_name());
                 let why = "Return type must be either string or null.";
                 let message = format!("valueExpression '{expression}' resulted in unsupported return type: {ty}. {why}");
-                out.push(Refusal { message, reason: Reason::Invalid, always: true });
+                out.refusals.push(Refusal { message, reason: Reason::Invalid, always: true, index });
             }
-            Err(why) => out.extend(failed(why, true)),
+            Err(why) => out.refusals.extend(failed(why, true, index)),
         }
     }
     out
+}
+
+/// The start of an annotation that is not too long.
+fn shortened(text: &str) -> &str {
+    let mut end = text.len().min(LONGEST_ANNOTATION);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// The text of a refusal: of the expression for it where that gives one line, else the fixed text, else the expression.
@@ -194,7 +226,7 @@ mod tests {
             (object!({ "expression": "false", "message": "no", "messageExpression": "object.none" }), Some("no")),
             (object!({ "expression": "object.none" }), Some("expression 'object.none' resulted in error: no such key: none")),
         ] {
-            let refusals = refusals(&validating(validation.clone(), "Fail"), &given(&object));
+            let refusals = verdict(&validating(validation.clone(), "Fail"), &given(&object)).refusals;
             assert_eq!(refusals.first().map(|r| r.message.as_str()), expect, "{validation:?}");
         }
     }
@@ -202,7 +234,15 @@ mod tests {
     #[test]
     fn what_fails_is_ignored_where_the_policy_says_so() {
         let policy = validating(object!({ "expression": "object.none" }), "Ignore");
-        assert_eq!(refusals(&policy, &given(&object!({}))), []);
+        assert_eq!(verdict(&policy, &given(&object!({}))), Verdict::default());
+    }
+
+    #[test]
+    fn a_policy_tells_the_auditor_what_it_is_asked_to() {
+        let annotation = |key: &str, value: &str| object!({ "key": key, "valueExpression": value });
+        let annotations = [annotation("n", "string(object.n)"), annotation("none", "null"), annotation("blank", "' '")];
+        let policy = Policy::read(&object!({ "metadata": { "name": "p" }, "spec": { "auditAnnotations": (annotations.to_vec()) } }));
+        assert_eq!(verdict(&policy, &given(&object!({ "n": 1 }))).annotations, [("n".to_string(), "1".to_string())]);
     }
 
     fn wanted(kind: &str, expression: &str) -> Result<Patch, String> {

@@ -26,6 +26,8 @@ pub(super) struct Answer {
     status: Option<Value>,
     pub(super) patch: Option<Value>,
     pub(super) warnings: Vec<String>,
+    /// What the auditor is to be told.
+    pub(super) annotations: Vec<(String, String)>,
 }
 
 fn gvk(kind: &Kind) -> Value {
@@ -153,7 +155,9 @@ impl Answer {
                 Some(json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?).filter(|p: &Value| !p.is_empty())
             }
         };
+        let annotations = response.get("auditAnnotations").and_then(Value::as_map).into_iter().flat_map(|m| m.iter());
         Ok(Self {
+            annotations: annotations.filter_map(|(k, v)| Some((k.to_string(), v.as_str()?.to_string()))).collect(),
             allowed: response.bool_at(&["allowed"]) == Some(true),
             status: response.get("status").filter(|s| !s.is_null()).cloned(),
             patch,

@@ -1,0 +1,68 @@
+//! /healthz, /livez and /readyz, as a whole or one check of them; see upstream's healthz package.
+
+use std::sync::atomic::Ordering;
+
+use http::Response;
+
+use crate::path::Query;
+use crate::respond::{self, Body};
+use crate::server::Server;
+
+/// A check and why it failed.
+type Check = (String, Result<(), String>);
+
+/// Answers `path`, which is `endpoint` or one check below it.
+pub(super) fn answer(server: &Server, endpoint: &str, path: &str, query: &Query) -> Response<Body> {
+    let mut checks = vec![("ping".to_string(), Ok(())), ("store".to_string(), Ok(()))];
+    checks.extend(server.checks.iter().flat_map(|checks| checks()));
+    if endpoint == "/readyz" {
+        let ready = server.ready.load(Ordering::Acquire);
+        let leaving = server.leaving.load(Ordering::Acquire);
+        checks.push(("shutdown".into(), if leaving { Err("process is shutting down".into()) } else { Ok(()) }));
+        checks.push(("poststarthook/bootstrap".into(), if ready { Ok(()) } else { Err("not finished".into()) }));
+    }
+    let one = path.strip_prefix(endpoint).unwrap_or_default().trim_matches('/');
+    if !one.is_empty() {
+        checks.retain(|(name, _)| name == one);
+        if checks.is_empty() {
+            return respond::bytes(404, "text/plain; charset=utf-8", "404 page not found\n");
+        }
+    }
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    let (healthy, text) = text(endpoint, &checks, &excluded, query.has("verbose"));
+    respond::bytes(if healthy { 200 } else { 500 }, "text/plain; charset=utf-8", text)
+}
+
+/// Why a check failed is for the log, not for everybody who asks.
+fn text(endpoint: &str, checks: &[Check], excluded: &[&str], verbose: bool) -> (bool, String) {
+    let counts = |name: &str| !excluded.contains(&name);
+    let healthy = checks.iter().all(|(name, outcome)| outcome.is_ok() || !counts(name));
+    if healthy && !verbose {
+        return (true, "ok".into());
+    }
+    let line = |(check, outcome): &Check| match outcome {
+        _ if !counts(check) => format!("[+]{check} excluded: ok\n"),
+        Ok(()) => format!("[+]{check} ok\n"),
+        Err(why) => {
+            tracing::warn!(check, why, "a health check fails");
+            format!("[-]{check} failed: reason withheld\n")
+        }
+    };
+    let lines: String = checks.iter().map(line).collect();
+    let name = endpoint.trim_start_matches('/');
+    (healthy, format!("{lines}{name} check {}\n", if healthy { "passed" } else { "failed" }))
+}
+
+#[cfg(test)]
+mod tests {
+
+    #[test]
+    fn a_check_that_fails_is_named_but_not_explained() {
+        let checks = [("ping".to_string(), Ok(())), ("kms-provider-0".to_string(), Err("a secret".to_string()))];
+        let (healthy, text) = super::text("/readyz", &checks, &[], false);
+        assert!(!healthy && text.contains("[-]kms-provider-0 failed: reason withheld") && !text.contains("a secret"), "{text}");
+        assert!(text.ends_with("readyz check failed\n"));
+        assert_eq!(super::text("/readyz", &checks, &["kms-provider-0"], false), (true, "ok".into()));
+        assert_eq!(super::text("/livez", &checks[..1], &[], true).1, "[+]ping ok\nlivez check passed\n");
+    }
+}

@@ -1,0 +1,8 @@
+//! The API server as clients on the network meet it: a real listener with TLS on loopback, over an in-memory store.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod audit;
+mod fairness;
+mod limits;
+mod site;

@@ -1,0 +1,155 @@
+//! The little of protobuf that envelopes and the key management API need: strings, bytes, numbers, and maps from text to bytes.
+//! Pure.
+
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the message is malformed")]
+pub(crate) struct Malformed;
+
+/// A message that is being written. What is empty is left out, as proto3 has it.
+#[derive(Default)]
+pub(crate) struct Writer(pub(crate) Vec<u8>);
+
+impl Writer {
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+
+    pub(crate) fn bytes(mut self, field: u64, value: &[u8]) -> Self {
+        if !value.is_empty() {
+            self.piece(field, value);
+        }
+        self
+    }
+
+    pub(crate) fn number(mut self, field: u64, value: u64) -> Self {
+        if value != 0 {
+            self.varint(field << 3);
+            self.varint(value);
+        }
+        self
+    }
+
+    pub(crate) fn map(mut self, field: u64, entries: &BTreeMap<String, Vec<u8>>) -> Self {
+        for (key, value) in entries {
+            let entry = Writer::default().bytes(1, key.as_bytes()).bytes(2, value).0;
+            self.piece(field, &entry);
+        }
+        self
+    }
+
+    fn piece(&mut self, field: u64, value: &[u8]) {
+        self.varint(field << 3 | 2);
+        self.varint(value.len() as u64);
+        self.0.extend_from_slice(value);
+    }
+}
+
+/// A field's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Field<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Field<'a> {
+    pub(crate) fn bytes(self) -> Result<&'a [u8], Malformed> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Number(_) => Err(Malformed),
+        }
+    }
+
+    pub(crate) fn text(self) -> Result<String, Malformed> {
+        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| Malformed)
+    }
+
+    /// One entry of a map.
+    pub(crate) fn entry(self) -> Result<(String, Vec<u8>), Malformed> {
+        let (mut key, mut value) = (String::new(), Vec::new());
+        for field in fields(self.bytes()?) {
+            match field? {
+                (1, found) => key = found.text()?,
+                (2, found) => value = found.bytes()?.to_vec(),
+                _ => {}
+            }
+        }
+        Ok((key, value))
+    }
+}
+
+/// The fields of a message, by their numbers.
+pub(crate) fn fields(bytes: &[u8]) -> impl Iterator<Item = Result<(u64, Field<'_>), Malformed>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let field = field(&mut rest);
+        if field.is_err() {
+            rest = &[];
+        }
+        Some(field)
+    })
+}
+
+fn field<'a>(rest: &mut &'a [u8]) -> Result<(u64, Field<'a>), Malformed> {
+    let tag = varint(rest)?;
+    let value = match tag & 7 {
+        0 => Field::Number(varint(rest)?),
+        1 => Field::Bytes(take(rest, 8)?),
+        2 => {
+            let length = usize::try_from(varint(rest)?).map_err(|_| Malformed)?;
+            Field::Bytes(take(rest, length)?)
+        }
+        5 => Field::Bytes(take(rest, 4)?),
+        _ => return Err(Malformed),
+    };
+    Ok((tag >> 3, value))
+}
+
+fn varint(rest: &mut &[u8]) -> Result<u64, Malformed> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (first, more) = rest.split_first().ok_or(Malformed)?;
+        *rest = more;
+        value |= u64::from(first & 0x7f) << shift;
+        if first & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(Malformed)
+}
+
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], Malformed> {
+    let (bytes, more) = rest.split_at_checked(length).ok_or(Malformed)?;
+    *rest = more;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_back_as_they_were_written() {
+        let map = BTreeMap::from([("a.b".to_string(), vec![1, 2]), ("c".to_string(), Vec::new())]);
+        let bytes = Writer::default().bytes(1, b"x").bytes(2, b"").number(3, 300).map(4, &map).0;
+        let read: Vec<_> = fields(&bytes).collect::<Result<_, _>>().unwrap();
+        assert_eq!(read[..2], [(1, Field::Bytes(b"x")), (3, Field::Number(300))]);
+        let entries: BTreeMap<_, _> = read[2..].iter().map(|(_, f)| f.entry().unwrap()).collect();
+        assert_eq!(entries, map);
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_are_refused() {
+        for bytes in [&[0x0a, 5, 1][..], &[0xff; 12], &[0x0b], &[0x08]] {
+            assert!(fields(bytes).any(|f| f.is_err()), "{bytes:?}");
+        }
+    }
+}

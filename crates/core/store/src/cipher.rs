@@ -1,0 +1,25 @@
+//! How values look on disk: the trait behind which encryption at rest stands. Keys stay readable; what is in memory is clear.
+
+/// Why a value cannot be encrypted or decrypted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct CipherError(pub String);
+
+/// A value that was read from the disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// None where the bytes on disk are the value.
+    pub value: Option<Vec<u8>>,
+    /// It would be written differently now.
+    pub stale: bool,
+}
+
+/// Seals values for the disk and opens them again. Called by the threads that write and read files: it may block when it
+/// opens, and should not when it seals.
+pub trait Cipher: Send + Sync {
+    /// The bytes to write for the value of a key; None where they are the value.
+    fn seal(&self, key: &str, value: &[u8]) -> Result<Option<Vec<u8>>, CipherError>;
+
+    /// What was sealed for a key, now or earlier.
+    fn open(&self, key: &str, stored: &[u8]) -> Result<Opened, CipherError>;
+}

@@ -1,0 +1,187 @@
+//! The flags of the API server that are kube-apiserver's, by its names and with its defaults, and what is made of them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_apiserver::limits::{Limits, go_duration};
+use fram_apiserver::{Environment, Server};
+use fram_audit::{Audit, BatchOptions, Counters, Log, LogOptions, Policy, Sender, Sink, Webhook};
+use fram_encryption::{Encryption, Reloads};
+use fram_flowcontrol::{FlowControl, InFlight};
+
+/// How the API server is run.
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct ApiFlags {
+    #[command(flatten)]
+    audit: AuditFlags,
+    #[command(flatten)]
+    encryption: EncryptionFlags,
+    #[command(flatten)]
+    requests: RequestFlags,
+}
+
+/// How many requests are carried out at once.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Requests")]
+struct RequestFlags {
+    /// Let requests wait and run by FlowSchemas and PriorityLevelConfigurations; else refuse what is too much.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    enable_priority_and_fairness: bool,
+    /// How many requests that read are carried out at once; with priority and fairness, a part of all seats.
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    max_requests_inflight: usize,
+    /// How many requests that write are carried out at once; with priority and fairness, a part of all seats.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    max_mutating_requests_inflight: usize,
+    /// How long a request may take that is not a watch or a stream.
+    #[arg(long, value_name = "DURATION", default_value = "1m0s", value_parser = duration)]
+    request_timeout: Duration,
+    /// Seconds that a watch goes on for at least where its client names no end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    min_request_timeout: u64,
+    /// How many streams a client may have open over one connection.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    http2_max_streams_per_connection: u32,
+    /// How long the server goes on as before when it is told to end, while /readyz says that it does.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    shutdown_delay_duration: Duration,
+}
+
+/// The part of its time that a request may wait in a queue, as upstream has it.
+const WAITING: u32 = 4;
+
+/// How values look on disk.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Encryption at rest")]
+struct EncryptionFlags {
+    /// The file that says which resources are encrypted on disk, and by what. Without it none is.
+    #[arg(long, value_name = "FILE")]
+    encryption_provider_config: Option<PathBuf>,
+    /// Take over changes of that file while the server runs.
+    #[arg(long)]
+    encryption_provider_config_automatic_reload: bool,
+}
+
+/// What is recorded of the requests, and where.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Auditing")]
+struct AuditFlags {
+    /// The file with the audit policy: which requests are recorded, and how much of each. Without it nothing is.
+    #[arg(long, value_name = "FILE")]
+    audit_policy_file: Option<PathBuf>,
+    /// Where records are written, a line each; `-` is standard output.
+    #[arg(long, value_name = "FILE")]
+    audit_log_path: Option<PathBuf>,
+    /// Megabytes after which the audit log is put aside.
+    #[arg(long, value_name = "MB", default_value_t = 100)]
+    audit_log_maxsize: u64,
+    /// Days for which audit logs that were put aside are kept.
+    #[arg(long, value_name = "DAYS", default_value_t = 366)]
+    audit_log_maxage: u64,
+    /// How many audit logs that were put aside are kept.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    audit_log_maxbackup: usize,
+    /// A kubeconfig that names the webhook to which records are posted.
+    #[arg(long, value_name = "FILE")]
+    audit_webhook_config_file: Option<PathBuf>,
+    /// How long the webhook is left alone after its first failure.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    audit_webhook_initial_backoff: Duration,
+    /// How many records wait for the webhook at most; more are lost, and counted.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    audit_webhook_batch_buffer_size: usize,
+    /// How many records are posted at once at most.
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    audit_webhook_batch_max_size: usize,
+    /// How long a record waits for others at most.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    audit_webhook_batch_max_wait: Duration,
+    /// How many times a second records are posted at most.
+    #[arg(long, value_name = "N", default_value_t = 10.0)]
+    audit_webhook_batch_throttle_qps: f64,
+    /// How many times at once, after a pause.
+    #[arg(long, value_name = "N", default_value_t = 15.0)]
+    audit_webhook_batch_throttle_burst: f64,
+}
+
+/// A duration as Go writes it: `90s`, `1m30s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    go_duration(text).ok_or_else(|| format!("{text:?} is not a duration such as 30s or 1m30s"))
+}
+
+impl ApiFlags {
+    /// The server with its limits on requests.
+    pub(crate) fn limited(&self, server: Server) -> Server {
+        let flags = &self.requests;
+        let limits = Limits {
+            request: flags.request_timeout,
+            watch: Duration::from_secs(flags.min_request_timeout),
+            streams: flags.http2_max_streams_per_connection,
+            ..Limits::default()
+        };
+        let server = server.with_limits(limits);
+        let (reading, writing) = (flags.max_requests_inflight, flags.max_mutating_requests_inflight);
+        match flags.enable_priority_and_fairness && reading + writing > 0 {
+            true => server.with_flow_control(Arc::new(FlowControl::new((reading + writing) as u64, flags.request_timeout / WAITING))),
+            false => server.with_in_flight_limits(InFlight::new(reading, writing)),
+        }
+    }
+
+    /// How long the server goes on as before when it is told to end.
+    pub(crate) fn shutdown_delay(&self) -> Duration {
+        self.requests.shutdown_delay_duration
+    }
+
+    /// The encryption of the store whose keys start with `prefix`.
+    pub(crate) fn encryption(&self, prefix: &str) -> anyhow::Result<Arc<Encryption>> {
+        Ok(Arc::new(match &self.encryption.encryption_provider_config {
+            Some(path) => Encryption::load(path, prefix)?,
+            None => Encryption::none(prefix),
+        }))
+    }
+
+    /// What follows changes of the encryption's file, where that is wanted.
+    pub(crate) fn encryption_reloads(&self, encryption: &Arc<Encryption>) -> anyhow::Result<Option<Reloads>> {
+        Ok(if self.encryption.encryption_provider_config_automatic_reload { encryption.follow()? } else { None })
+    }
+
+    /// The auditor, and what sends to its webhook.
+    pub(crate) fn auditor(&self, environment: &Environment) -> anyhow::Result<(Option<Arc<Audit>>, Option<Sender>)> {
+        let flags = &self.audit;
+        let Some(policy) = &flags.audit_policy_file else { return Ok((None, None)) };
+        let policy = Policy::load(policy)?;
+        let environment = environment.clone();
+        let now: Arc<dyn Fn() -> jiff::Timestamp + Send + Sync> = Arc::new(move || environment.now());
+        let counters = Counters::default();
+        let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
+        if let Some(path) = &flags.audit_log_path {
+            let options = LogOptions {
+                path: path.clone(),
+                max_size: flags.audit_log_maxsize,
+                max_age: flags.audit_log_maxage,
+                max_backups: flags.audit_log_maxbackup,
+            };
+            sinks.push(Arc::new(Log::open(options, now.clone())?));
+        }
+        let mut sender = None;
+        if let Some(config) = &flags.audit_webhook_config_file {
+            let options = BatchOptions {
+                buffer_size: flags.audit_webhook_batch_buffer_size,
+                max_size: flags.audit_webhook_batch_max_size,
+                max_wait: flags.audit_webhook_batch_max_wait,
+                throttle_qps: flags.audit_webhook_batch_throttle_qps,
+                throttle_burst: flags.audit_webhook_batch_throttle_burst,
+                initial_backoff: flags.audit_webhook_initial_backoff,
+            };
+            let (webhook, sends) = Webhook::open(config, options, counters.clone())?;
+            sinks.push(Arc::new(webhook));
+            sender = Some(sends);
+        }
+        if sinks.is_empty() {
+            tracing::warn!("there is an audit policy, but neither --audit-log-path nor --audit-webhook-config-file: nothing is recorded");
+            return Ok((None, None));
+        }
+        Ok((Some(Arc::new(Audit::new(policy, sinks, counters, now))), sender))
+    }
+}
