@@ -82,10 +82,10 @@ async fn answer(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) ->
     let (busy, lasting) = if long { (None, Some(server.long.token())) } else { (Some(server.busy.token()), None) };
     let within = |answer| audit::within(trail.clone(), answer);
     let result = match limit {
-        Ok(Some(limit)) => {
-            tokio::time::timeout(limit, within(route(server, user, info, request, &mut class))).await.unwrap_or_else(|_| Err(too_late()))
-        }
-        Ok(None) => within(route(server, user, info, request, &mut class)).await,
+        Ok(Some(limit)) => tokio::time::timeout(limit, within(Box::pin(route(server, user, info, request, &mut class))))
+            .await
+            .unwrap_or_else(|_| Err(too_late())),
+        Ok(None) => within(Box::pin(route(server, user, info, request, &mut class))).await,
         Err(why) => Err(Status::bad_request(why)),
     };
     drop(busy);

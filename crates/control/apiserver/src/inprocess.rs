@@ -59,7 +59,7 @@ impl Transport for InProcess {
             return aggregated::call(&self.server, &self.user, service, call).await;
         }
         let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes_of(&call)));
-        let performed = audit::within(trail, self.carry_out(call)).await?;
+        let performed = audit::within(trail, Box::pin(self.carry_out(call))).await?;
         self.reply(performed.answer)
     }
 
