@@ -141,6 +141,7 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("autoscaling", "HorizontalPodAutoscaler") => &autoscaling::HorizontalPodAutoscaler,
         ("scheduling.k8s.io", "PriorityClass") => &scheduling::PriorityClass,
         ("storage.k8s.io", "StorageClass") => &volumes::StorageClass,
+        ("storage.k8s.io", "VolumeAttachment") => &volumes::VolumeAttachment,
         ("storage.k8s.io", "CSIDriver") => &volumes::CsiDriver,
         ("storage.k8s.io", "CSINode") => &volumes::CsiNode,
         ("storage.k8s.io", "CSIStorageCapacity") => &volumes::CsiStorageCapacity,

@@ -186,10 +186,8 @@ impl Strategy for PriorityLevel {
             errors.push(FieldError::invalid("spec.type", ty, why));
         }
         match ty {
-            "Exempt" => {
-                if given("limited") {
-                    errors.push(FieldError::forbidden("spec.limited", "must be nil if the type is not Limited"));
-                }
+            "Exempt" if given("limited") => {
+                errors.push(FieldError::forbidden("spec.limited", "must be nil if the type is not Limited"));
             }
             "Limited" => {
                 if given("exempt") {

@@ -346,6 +346,59 @@ impl Strategy for CsiStorageCapacity {
     }
 }
 
+pub(super) struct VolumeAttachment;
+impl Strategy for VolumeAttachment {
+    fn validate(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        super::pod::volumes::driver_name(object.str_at(&["spec", "attacher"]), "spec.attacher", &mut errors);
+        let node = object.str_at(&["spec", "nodeName"]);
+        if let Err(why) = names::dns_subdomain(node) {
+            errors.push(FieldError::invalid("spec.nodeName", node, why));
+        }
+        let name = object.at(&["spec", "source", "persistentVolumeName"]).and_then(Value::as_str);
+        let inline = object.at(&["spec", "source", "inlineVolumeSpec"]).is_some_and(|s| !s.is_null());
+        match (name, inline) {
+            (None, false) => {
+                errors.push(FieldError::required("spec.source", "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
+            }
+            (Some(_), true) => {
+                errors.push(FieldError::forbidden("spec.source", "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
+            }
+            (Some(name), false) => {
+                if name.is_empty() {
+                    errors.push(FieldError::required("spec.source.persistentVolumeName", "must specify non empty persistentVolumeName"));
+                }
+                if let Err(why) = names::dns_subdomain(name) {
+                    errors.push(FieldError::invalid("spec.source.persistentVolumeName", name, why));
+                }
+            }
+            (None, true) => {}
+        }
+        errors
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        if object.get("spec") == old.get("spec") {
+            return Vec::new();
+        }
+        vec![FieldError::invalid("spec", object.get("spec").cloned(), "field is immutable")]
+    }
+
+    fn validate_subresource(&self, _: &str, object: &Value, _: &Value) -> Vec<FieldError> {
+        let code = |f: &&str| object.int_at(&["status", f, "errorCode"]).is_some_and(|n| n < 0);
+        let wrong = ["attachError", "detachError"].into_iter().filter(code);
+        wrong
+            .map(|f| {
+                FieldError::invalid(
+                    format!("status.{f}.errorCode"),
+                    object.int_at(&["status", f, "errorCode"]),
+                    "must be greater than or equal to 0",
+                )
+            })
+            .collect()
+    }
+}
+
 pub(super) struct VolumeAttributesClass;
 impl Strategy for VolumeAttributesClass {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
@@ -411,8 +464,8 @@ pub(crate) fn claim_spec_errors(spec: &Value, at: &str, errors: &mut Vec<FieldEr
         }
     }
     if let (Some(source), Some(reference)) = (source, reference) {
-        let differs = |f: &&str| source.str_at(&[f]) != reference.str_at(&[f]);
-        if ["apiGroup", "kind", "name"].iter().any(|f| differs(&f)) {
+        let differs = |f: &str| source.str_at(&[f]) != reference.str_at(&[f]);
+        if ["apiGroup", "kind", "name"].iter().any(|f| differs(f)) {
             errors.push(FieldError::invalid(at, "", "must match dataSourceRef"));
         }
     }

@@ -158,11 +158,9 @@ pub(crate) fn tolerations(list: &[Value], path: &str, errors: &mut Vec<FieldErro
                     errors.push(FieldError::invalid(format!("{at}.operator"), text("value"), why));
                 }
             }
-            "Exists" => {
-                if !text("value").is_empty() {
-                    let why = "value must be empty when `operator` is 'Exists'";
-                    errors.push(FieldError::invalid(format!("{at}.operator"), text("value"), why));
-                }
+            "Exists" if !text("value").is_empty() => {
+                let why = "value must be empty when `operator` is 'Exists'";
+                errors.push(FieldError::invalid(format!("{at}.operator"), text("value"), why));
             }
             _ => {}
         }

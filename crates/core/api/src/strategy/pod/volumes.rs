@@ -315,10 +315,9 @@ pub(crate) fn iscsi(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
     {
         errors.push(FieldError::invalid(format!("{at}.initiatorname"), name, "must be valid format"));
     }
-    if source.bool_at(&["chapAuthDiscovery"]) == Some(true) || source.bool_at(&["chapAuthSession"]) == Some(true) {
-        if source.get("secretRef").is_none() {
-            errors.push(FieldError::required(format!("{at}.secretRef"), ""));
-        }
+    let chap = ["chapAuthDiscovery", "chapAuthSession"].iter().any(|f| source.bool_at(&[f]) == Some(true));
+    if chap && source.get("secretRef").is_none() {
+        errors.push(FieldError::required(format!("{at}.secretRef"), ""));
     }
 }
 
