@@ -2,6 +2,8 @@
 
 use http::Method;
 
+use crate::authorize::Attributes;
+
 /// The parts of a resource path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ResourcePath {
@@ -15,6 +17,24 @@ pub(crate) struct ResourcePath {
     pub(crate) rest: String,
     /// The deprecated `/watch/` prefix stood in front.
     pub(crate) watch: bool,
+}
+
+impl ResourcePath {
+    /// What doing this with it is to authorization.
+    pub(crate) fn attributes(&self, verb: &str) -> Attributes {
+        // A namespace is within itself, so that roles in it may speak of it.
+        let is_namespace = self.plural == "namespaces" && self.group.is_empty();
+        Attributes {
+            verb: verb.into(),
+            group: self.group.clone(),
+            version: self.version.clone(),
+            resource: self.plural.clone(),
+            subresource: self.subresource.clone(),
+            namespace: if is_namespace { self.name.clone() } else { self.namespace.clone() },
+            name: self.name.clone(),
+            ..Default::default()
+        }
+    }
 }
 
 /// Reads a resource path; None where the path is not one.

@@ -212,18 +212,7 @@ impl Server {
     /// Checks a write by its path, before its body is read.
     pub(crate) async fn may_send(&self, user: &User, verb: &str, resource: &Resource, path: &ResourcePath) -> Result<(), Status> {
         self.place_of(resource, &path.namespace, &path.name, false)?;
-        let is_namespace = path.plural == "namespaces" && path.group.is_empty();
-        let attributes = Attributes {
-            verb: verb.into(),
-            group: path.group.clone(),
-            version: path.version.clone(),
-            resource: path.plural.clone(),
-            subresource: path.subresource.clone(),
-            namespace: if is_namespace { path.name.clone() } else { path.namespace.clone() },
-            name: path.name.clone(),
-            ..Default::default()
-        };
-        self.authorizer.check(user, &attributes).await
+        self.authorizer.check(user, &path.attributes(verb)).await
     }
 
     /// Whether what is asked for is served: only that is counted by its name, or anybody could make names without end.

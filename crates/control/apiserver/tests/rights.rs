@@ -9,7 +9,7 @@ mod common {
 
 use std::sync::Arc;
 
-use common::server::{client_as, server};
+use common::server::{client_as, in_memory, server};
 use fram_apiserver::{Server, User};
 use fram_client::resources::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, NAMESPACES, NODES, POD_DISRUPTION_BUDGETS, PODS, ROLE_BINDINGS, ROLES,
@@ -45,7 +45,7 @@ async fn heard(server: &Server) {
 
 #[tokio::test]
 async fn a_right_within_a_namespace_is_none_over_the_cluster() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     root(&server).within(&ROLE_BINDINGS, "default").create(binding("cluster-admin", "eve")).await.unwrap();
     let eve = user(&server, "eve");
     heard(&server).await;
@@ -57,7 +57,7 @@ async fn a_right_within_a_namespace_is_none_over_the_cluster() {
 
 #[tokio::test]
 async fn nobody_gives_away_rights_that_they_do_not_have() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let root = root(&server);
     let all = ["roles", "clusterroles", "rolebindings", "clusterrolebindings", "pods"];
     root.all(&CLUSTER_ROLES).create(role("keeper", &["get", "create", "update", "patch"], &all)).await.unwrap();
@@ -88,7 +88,7 @@ async fn nobody_gives_away_rights_that_they_do_not_have() {
 
 #[tokio::test]
 async fn who_may_only_change_objects_makes_none() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     root(&server).all(&CLUSTER_ROLES).create(role("changer", &["get", "update", "patch"], &["configmaps", "clusterroles"])).await.unwrap();
     root(&server).all(&CLUSTER_ROLE_BINDINGS).create(binding("changer", "eve")).await.unwrap();
     let eve = user(&server, "eve");
@@ -111,7 +111,7 @@ async fn with_pod(client: &Client) {
 
 #[tokio::test]
 async fn a_subresource_changes_its_own_part_alone() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let client = root(&server);
     with_pod(&client).await;
     let pods = client.within(&PODS, "default");
@@ -136,7 +136,7 @@ async fn a_subresource_changes_its_own_part_alone() {
 
 #[tokio::test]
 async fn a_node_sees_and_changes_its_own_pods_alone() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     with_pod(&root(&server)).await;
     let node = |name: &str| client_as(&server, User::authenticated(&format!("system:node:{name}"), &["system:nodes"]));
     assert!(node("n1").within(&PODS, "default").get("p").await.is_ok());
@@ -154,7 +154,7 @@ async fn a_node_sees_and_changes_its_own_pods_alone() {
 
 #[tokio::test]
 async fn an_eviction_minds_its_dry_run_and_lets_unready_pods_go() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let client = root(&server);
     with_pod(&client).await;
     let pods = client.within(&PODS, "default");
@@ -179,7 +179,7 @@ async fn an_eviction_minds_its_dry_run_and_lets_unready_pods_go() {
 
 #[tokio::test]
 async fn many_who_share_a_quota_all_get_their_turn() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let client = root(&server);
     client.all(&NAMESPACES).create(object!({ "metadata": { "name": "full" } })).await.unwrap();
     let quotas = client.within(&fram_client::resources::RESOURCE_QUOTAS, "full");
@@ -199,7 +199,7 @@ async fn many_who_share_a_quota_all_get_their_turn() {
 
 #[tokio::test]
 async fn a_namespace_says_how_safe_its_pods_are() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let client = root(&server);
     let level = |mode: &str, level: &str| {
         let mut namespace = object!({ "metadata": { "name": "safe", "labels": {} } });

@@ -64,16 +64,6 @@ fn attributes<B>(request: &Request<B>, resource: &ResourcePath, query: &Query) -
     let verb = verb(request.method(), resource, watch);
     let many = matches!(verb, "list" | "watch" | "deletecollection");
     let selected = if many && resource.name.is_empty() { crate::server::selected_name(query.get("fieldSelector")) } else { None };
-    let of_namespace = resource.plural == "namespaces" && resource.group.is_empty();
-    Attributes {
-        verb: verb.into(),
-        group: resource.group.clone(),
-        version: resource.version.clone(),
-        resource: resource.plural.clone(),
-        subresource: resource.subresource.clone(),
-        namespace: if of_namespace { resource.name.clone() } else { resource.namespace.clone() },
-        name: selected.unwrap_or_else(|| resource.name.clone()),
-        fields: query.get("fieldSelector").into(),
-        path: String::new(),
-    }
+    let asked = resource.attributes(verb);
+    Attributes { name: selected.unwrap_or_else(|| resource.name.clone()), fields: query.get("fieldSelector").into(), ..asked }
 }
