@@ -1,6 +1,8 @@
 //! The expressions of admission policies and of match conditions: what they may use where, and of which types that is. What
 //! they decide is the API server's business.
 
+pub mod types;
+
 use std::sync::Arc;
 
 use fram_cel::{Declared, Environment, Program, Type};

@@ -56,10 +56,28 @@ impl Declared {
         Self { ty, most, least, below: Below::Nothing }
     }
 
-    /// An object of simple fields.
+    /// An object with these properties.
     pub fn object(name: &str, fields: Vec<(&str, Declared)>) -> Self {
-        let fields = fields.into_iter().map(|(name, field)| (name.to_string(), Arc::new(field))).collect();
+        let mut all = BTreeMap::new();
+        for (name, field) in fields {
+            let field = Arc::new(field);
+            // Fields can be named like keywords: `request.namespace` as well as `request.__namespace__`.
+            all.extend(escape(name).map(|escaped| (escaped, field.clone())));
+            all.insert(name.to_string(), field);
+        }
+        let fields = all;
         Self { ty: Type::object(name, fields), most: 0, least: 2, below: Below::Nothing }
+    }
+
+    /// The same with another field, or with one that is declared otherwise.
+    pub fn with(self, name: &str, field: Declared) -> Self {
+        let Type::Object(object) = &self.ty else { return self };
+        let mut fields = match &object.fields {
+            Fields::Known(fields) => fields.clone(),
+            Fields::Any => return self,
+        };
+        fields.insert(name.into(), Arc::new(field));
+        Self { ty: Type::object(&object.name, fields), ..self }
     }
 
     /// How often a value of this size can occur in one request.
