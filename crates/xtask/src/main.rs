@@ -1,5 +1,6 @@
-//! Chores of the repository: `cargo xtask verify|fix|tidy|test|guest|bench|corpus`.
+//! Chores of the repository: `cargo xtask verify|fix|tidy|test|fuzz|guest|bench|corpus`.
 
+mod fuzz;
 mod guest;
 mod stage;
 mod tidy;
@@ -29,6 +30,16 @@ enum Chore {
         #[arg(long)]
         full: bool,
     },
+    /// Looks for input that something fails of, in all that reads what others wrote.
+    Fuzz {
+        /// For each target.
+        #[arg(long, default_value_t = 120)]
+        seconds: u64,
+        #[arg(long)]
+        package: Option<String>,
+        #[arg(long)]
+        target: Option<String>,
+    },
     /// The runtime's tests in a guest with cgroups of version 2; a part of `test --full`.
     Guest,
     /// The figures, on this machine.
@@ -52,6 +63,9 @@ fn main() -> Result<()> {
         }
         Chore::Tidy => stages.run("tidy", tidy::check)?,
         Chore::Test { full } => test(&mut stages, full)?,
+        Chore::Fuzz { seconds, package, target } => {
+            stages.run("fuzz", || fuzz::run(seconds, package.as_deref(), target.as_deref()))?;
+        }
         Chore::Guest => {
             stages.run("packages", || install(&[&PACKAGES[..], &guest::PACKAGES].concat()))?;
             stages.run("cgroups of version 2, in a guest", guest::run)?;
