@@ -111,6 +111,8 @@ const PACKAGES: [(&str, &str); 9] = [
     ("skopeo", "/usr/bin/skopeo"),
 ];
 
+const FULL_PACKAGES: [(&str, &str); 1] = [("faketime", "/usr/bin/faketime")];
+
 fn test(stages: &mut Stages, full: bool) -> Result<()> {
     stages.run("packages", || install(&PACKAGES))?;
     verify(stages)?;
@@ -119,8 +121,8 @@ fn test(stages: &mut Stages, full: bool) -> Result<()> {
     }
     stages.cargo("tests", &["test", "--workspace"])?;
     if full {
-        stages.cargo("the whole shop", &["test", "--package", "fram", "--test", "whole"])?;
-        stages.run("packages of the full run", || install(&guest::PACKAGES))?;
+        stages.run("packages of the full run", || install(&[&FULL_PACKAGES[..], &guest::PACKAGES].concat()))?;
+        stages.cargo("what takes long", &["test", "--package", "fram", "--test", "whole"])?;
         stages.run("cgroups of version 2, in a guest", guest::run)?;
     }
     Ok(())

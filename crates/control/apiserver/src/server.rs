@@ -196,12 +196,7 @@ impl Server {
         if let Some(trail) = &trail {
             audit::asked(trail, &call);
         }
-        let whole = matches!(&call.verb, Verb::List(o) if o.limit == 0 && o.label_selector.is_empty() && o.field_selector.is_empty());
-        let whole = whole && call.namespace.is_empty();
         let result = self.carry_out(user, &attributes, call, duplicates).await;
-        if whole {
-            self.flow.listed(&attributes, &result);
-        }
         self.requests.count(&attributes, known, &result);
         if let Some(trail) = &trail {
             audit::answered(trail, &self.registry, &result);
@@ -253,9 +248,7 @@ pub(crate) fn attributes_of(call: &Call) -> Attributes {
         Verb::DeleteCollection { .. } => "deletecollection",
     };
     let selected = match &call.verb {
-        Verb::List(options) | Verb::DeleteCollection { list: options, .. } if call.name.is_empty() => {
-            selected_name(&options.field_selector)
-        }
+        Verb::List(options) if call.name.is_empty() => selected_name(&options.field_selector),
         _ => None,
     };
     Attributes {

@@ -21,6 +21,8 @@ mod service;
 pub(crate) mod volumes;
 mod webhooks;
 
+pub use network::is_link_local;
+
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
