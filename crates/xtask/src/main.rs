@@ -83,11 +83,12 @@ fn verify(stages: &mut Stages) -> Result<()> {
 }
 
 /// The Debian packages that tests use, with a file by which each is known to be there.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("buildah", "/usr/bin/buildah"),
     ("busybox-static", "/bin/busybox"),
     ("debootstrap", "/usr/sbin/debootstrap"),
     ("docker-registry", "/usr/bin/docker-registry"),
+    ("etcd-server", "/usr/bin/etcd"),
     ("iproute2", "/usr/sbin/ip"),
     ("kubernetes-client", "/usr/bin/kubectl"),
     ("nftables", "/usr/sbin/nft"),
