@@ -3,9 +3,11 @@
 mod agent;
 mod api_flags;
 mod cli;
+mod components;
 mod control_plane;
 mod desk;
 mod down;
+mod etcd_flags;
 mod mux;
 mod node;
 mod parts;

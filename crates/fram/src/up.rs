@@ -17,7 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::api_flags::ApiFlags;
 use crate::cli::{Machine, Server, Up};
-use crate::control_plane::{ControlPlane, bind, start_components};
+use crate::components::start_components;
+use crate::control_plane::{ControlPlane, bind};
 use crate::desk::Desk;
 use crate::node::{NodeConfig, NodeLock, host_name, primary_address};
 use crate::parts::{Impatience, Parts, Signals};

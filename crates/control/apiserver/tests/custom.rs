@@ -40,6 +40,7 @@ async fn start(store: Arc<dyn Store>) -> Cell {
         address: [192, 0, 2, 1].into(),
         port: 6443,
         cluster_domain: "cluster.local".into(),
+        shared: false,
     };
     server.bootstrap(&cluster).await.unwrap();
     let mut tasks = JoinSet::new();

@@ -26,6 +26,7 @@ pub(crate) async fn server() -> Arc<Server> {
         address: [192, 0, 2, 1].into(),
         port: 6443,
         cluster_domain: "cluster.local".into(),
+        shared: false,
     };
     server.bootstrap(&cluster).await.unwrap();
     server
