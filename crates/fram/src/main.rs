@@ -13,6 +13,7 @@ mod node;
 mod parts;
 mod preflight;
 mod signer;
+mod store;
 mod token;
 mod tunnels;
 mod up;
