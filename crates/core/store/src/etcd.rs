@@ -57,7 +57,7 @@ pub struct EtcdOptions {
     pub transaction_bytes: usize,
     /// How often etcd is compacted to where it was at the time before; never where it is None.
     pub compaction_interval: Option<Duration>,
-    /// How long members are asked for when the store is opened.
+    /// How long a call goes from member to member before it fails; the store's opening takes twice as long.
     pub patience: Duration,
     /// How values look in etcd; as they are, where it is None.
     pub cipher: Option<Arc<dyn Cipher>>,
@@ -77,7 +77,7 @@ impl EtcdOptions {
             watch_bytes: 64 << 20,
             transaction_bytes: 3 << 19,
             compaction_interval: Some(Duration::from_secs(300)),
-            patience: Duration::from_secs(20),
+            patience: Duration::from_secs(10),
             cipher: None,
         }
     }
@@ -108,9 +108,9 @@ impl Etcd {
     /// Reads what etcd holds and begins to follow it. Has to be called in a tokio runtime, which does the store's work.
     pub async fn open(options: EtcdOptions) -> Result<Self, StoreError> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let cluster = Arc::new(Cluster::new(&options.servers, options.tls.as_ref(), tasks.clone())?);
+        let cluster = Arc::new(Cluster::new(&options.servers, options.tls.as_ref(), options.patience, tasks.clone())?);
         let (keys, opener) = (Keys::of(&options.prefix), Opener(options.cipher.clone()));
-        let loading = patiently(options.patience, || feed::load(&cluster, &keys, &opener));
+        let loading = patiently(options.patience * 2, || feed::load(&cluster, &keys, &opener));
         let loaded = loading.await?;
         let timeline = Arc::new(options.timeline(&loaded));
         let progress = watch::Sender::new(Progress { revision: loaded.revision, ordered: false, trouble: None });

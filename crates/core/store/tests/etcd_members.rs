@@ -63,12 +63,12 @@ async fn work(store: Arc<Etcd>, worker: u64, seen: Arc<Observations>, stop: Canc
             let snapshot = store.snapshot(None).await?;
             Ok::<_, StoreError>(snapshot.get(&key).map(|entry| (number(&entry.value), entry.modified)))
         };
-        if (turn >> 40) % 4 == 0 {
+        if (turn >> 40).is_multiple_of(4) {
             let value = seen.value.fetch_add(1, Ordering::Relaxed);
             write(&store, &key, Transaction::default(), Act::Write(value), begin, &seen).await;
         } else if let Ok(found) = read.await {
             seen.note(&key, Act::Read(found.map(|(value, _)| value)), begin, true);
-            if (turn >> 44) % 2 == 0 {
+            if (turn >> 44).is_multiple_of(2) {
                 let condition = match found {
                     Some((_, revision)) => Condition::ModifiedAt(key.as_str().into(), revision),
                     None => Condition::Absent(key.as_str().into()),

@@ -27,8 +27,6 @@ pub(crate) const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
 /// How long one member may take to answer before another is asked. A healthy one needs milliseconds; an election takes a second.
 const READ_ATTEMPT: Duration = Duration::from_secs(2);
-/// How long members are asked in turn.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a write may take: a little longer than etcd itself waits (five seconds and two elections; see EtcdServer's ReqTimeout).
 const WRITE_ATTEMPT: Duration = Duration::from_secs(8);
 /// Between two rounds of all members.
@@ -123,17 +121,19 @@ struct Member {
 pub(crate) struct Cluster {
     members: Vec<Member>,
     preferred: AtomicUsize,
+    /// How long they are asked in turn.
+    pub(crate) patience: Duration,
     tasks: TaskTracker,
 }
 
 impl Cluster {
-    pub(crate) fn new(servers: &[String], tls: Option<&Tls>, tasks: TaskTracker) -> Result<Self, StoreError> {
+    pub(crate) fn new(servers: &[String], tls: Option<&Tls>, patience: Duration, tasks: TaskTracker) -> Result<Self, StoreError> {
         let member = |server: &String| Ok(Member { endpoint: Endpoint::parse(server, tls)?, channel: Mutex::new(None) });
         let members = servers.iter().map(member).collect::<Result<Vec<_>, StoreError>>()?;
         if members.is_empty() {
             return Err(StoreError::Options("no etcd server is named".into()));
         }
-        Ok(Self { members, preferred: AtomicUsize::new(0), tasks })
+        Ok(Self { members, preferred: AtomicUsize::new(0), patience, tasks })
     }
 
     /// The member that is asked at present.
@@ -186,7 +186,7 @@ impl Cluster {
 
     /// A call that may be carried out more than once.
     pub(crate) async fn read(&self, method: &str, message: &Writer) -> Result<Bytes, Failure> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         self.in_turn(deadline, |member| Box::pin(self.ask(member, method, message, READ_ATTEMPT)), Failure::is_elsewhere_worth_a_try)
             .await
             // Nothing was to be applied.
@@ -195,7 +195,7 @@ impl Cluster {
 
     /// A call that must not be carried out twice.
     pub(crate) async fn write(&self, method: &str, message: &Writer) -> Result<Bytes, Failure> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let again = |failure: &Failure| matches!(failure, Failure::Unsent(_));
         self.in_turn(deadline, |member| Box::pin(self.ask(member, method, message, WRITE_ATTEMPT)), again).await
     }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::StoreError;
 use crate::types::Revision;
 
-use super::cluster::{Cluster, PATIENCE, PUT};
+use super::cluster::{Cluster, PUT};
 use super::feed::{Asks, Keys, Progress};
 use super::messages::{PutLease, put};
 
@@ -112,7 +112,7 @@ impl Freshness {
         }
         self.among_others.store(true, Ordering::Relaxed);
         // No event of ours comes where somebody else's transaction has the revision.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.cluster.patience;
         for request in 1.. {
             self.ask_for_progress().await;
             if let Ok(done) = timeout(AGAIN, progress.wait_for(there)).await {
