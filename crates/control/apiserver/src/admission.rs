@@ -8,6 +8,7 @@ mod node_restriction;
 mod pod_security;
 mod pods;
 mod policy;
+mod references;
 mod rules;
 mod service_account;
 mod storage;
@@ -248,6 +249,7 @@ impl Chain {
         }
         if let Some(object) = object {
             escalation::check(&self.rbac, request, object, old).await?;
+            references::check(&self.rbac, request, object, old).await?;
         }
         self.policies.validate(request, object.unwrap_or(&Value::Null), old).await?;
         match &self.webhooks {
