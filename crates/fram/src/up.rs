@@ -135,6 +135,9 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
         parts.spawn("the API's socket for pods", fram_apiserver::http_api::serve(within, control_plane.server.clone(), stop.clone()));
         say(&format!("fram: node {name} started after {} ms", begun.elapsed().as_millis()));
         Some(lock)
+    } else if plan.api.etcd.is_shared() {
+        // Without a node and a store there is nothing else that tells that the data is in use.
+        Some(NodeLock::take(data)?)
     } else {
         None
     };
