@@ -50,7 +50,7 @@ impl ControlPlane {
         let (audit, audit_sender) = flags.auditor(&environment)?;
         let prefix = flags.etcd.prefix();
         let encryption = flags.encryption(&prefix)?;
-        let store = flags.etcd.open(data, &encryption).await?;
+        let (store, checks) = flags.etcd.open(data, &encryption).await?;
         let pki = Arc::new(Pki::open(&flags.etcd.cert_dir(data))?);
         let shared = flags.etcd.is_shared();
         if shared {
@@ -72,8 +72,7 @@ impl ControlPlane {
         let registry = Arc::new(Registry::new(api, store, &prefix, environment, admission, allocators));
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
         let server = Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy()?)?;
-        let health = encryption.clone();
-        let server = flags.limited(server).with_checks(Arc::new(move || health.health()));
+        let server = flags.limited(server).with_checks(checks);
         let server = Arc::new(match audit {
             Some(audit) => server.with_audit(audit),
             None => server,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use fram_apiserver::Checks;
 use fram_encryption::Encryption;
 use fram_store::etcd::Tls;
 use fram_store::{Embedded, Etcd, EtcdOptions, Options, Store};
@@ -55,11 +56,12 @@ impl EtcdFlags {
         format!("/{}/", self.etcd_prefix.trim_matches('/'))
     }
 
-    /// Opens the store; it is told when values are to be written anew.
-    pub(crate) async fn open(&self, data: &Path, encryption: &Arc<Encryption>) -> anyhow::Result<Arc<dyn Store>> {
+    /// Opens the store; it is told when values are to be written anew. With it, what its health check says.
+    pub(crate) async fn open(&self, data: &Path, encryption: &Arc<Encryption>) -> anyhow::Result<(Arc<dyn Store>, Checks)> {
+        let of_encryption = encryption.clone();
         if !self.is_shared() {
             let store = Embedded::open(Options { cipher: Some(encryption.clone()), ..Options::new(data.join("store")) })?;
-            return Ok(follow(store, encryption, Embedded::rewrite));
+            return Ok((follow(&Arc::new(store), encryption, Embedded::rewrite), Arc::new(move || of_encryption.health())));
         }
         let interval = self.etcd_compaction_interval;
         let options = EtcdOptions {
@@ -69,7 +71,13 @@ impl EtcdFlags {
             ..EtcdOptions::new(self.etcd_servers.clone(), &self.prefix())
         };
         let store = Etcd::open(options).await.with_context(|| format!("cannot use etcd at {}", self.etcd_servers.join(",")))?;
-        Ok(follow(store, encryption, Etcd::rewrite))
+        let store = Arc::new(store);
+        let etcd = store.clone();
+        let health = move || {
+            let own = ("etcd".to_string(), etcd.health().map_err(|error| error.to_string()));
+            std::iter::once(own).chain(of_encryption.health()).collect()
+        };
+        Ok((follow(&store, encryption, Etcd::rewrite), Arc::new(health)))
     }
 
     fn tls(&self) -> anyhow::Result<Option<Tls>> {
@@ -86,13 +94,12 @@ impl EtcdFlags {
 }
 
 /// Has the store write values anew when the encryption changes.
-fn follow<S: Store + 'static>(store: S, encryption: &Encryption, rewrite: impl Fn(&S) + Send + Sync + 'static) -> Arc<dyn Store> {
-    let store = Arc::new(store);
-    let rewritten = Arc::downgrade(&store);
+fn follow<S: Store + 'static>(store: &Arc<S>, encryption: &Encryption, rewrite: impl Fn(&S) + Send + Sync + 'static) -> Arc<dyn Store> {
+    let rewritten = Arc::downgrade(store);
     encryption.on_change(Arc::new(move || {
         if let Some(store) = rewritten.upgrade() {
             rewrite(&store);
         }
     }));
-    store
+    store.clone()
 }

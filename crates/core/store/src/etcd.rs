@@ -152,6 +152,12 @@ impl Etcd {
         self.rewrite.notify_one();
     }
 
+    /// Fails with why etcd is not followed at present: then readers who want to be sure to see the latest have to wait.
+    pub fn health(&self) -> Result<(), StoreError> {
+        self.check_open()?;
+        self.freshness.progress.borrow().trouble.clone().map_or(Ok(()), Err)
+    }
+
     fn check_open(&self) -> Result<(), StoreError> {
         self.timeline.oldest().map(drop)
     }
