@@ -27,6 +27,9 @@ const WORKERS: u64 = 3;
 /// How long a fault lasts.
 const FAULT: Duration = Duration::from_secs(2);
 
+/// How long all faults may take, once each.
+const ROUND: Duration = Duration::from_secs(120);
+
 #[derive(Default)]
 struct Observations {
     calls: Mutex<BTreeMap<String, Vec<Call>>>,
@@ -180,7 +183,7 @@ fn whatever_happens_to_members_registers_are_linearizable_and_nothing_acknowledg
             }
         }
         for _ in 0..rounds {
-            faults(&mut members, &seen).await;
+            tokio::time::timeout(ROUND, faults(&mut members, &seen)).await.expect("a round takes too long");
         }
         stop.cancel();
         while let Some(worker) = workers.join_next().await {

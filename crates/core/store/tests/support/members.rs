@@ -142,9 +142,13 @@ impl Members {
         Some((own, leader))
     }
 
+    /// Asks a member to hand its lead over. It goes on trying for as long as it is asked; whether it succeeds in time is its affair.
     pub(crate) async fn move_leader(&self, from: usize, to: usize) {
-        let (number, _) = self.view(to).await.unwrap();
-        self.call(from, "/etcdserverpb.Maintenance/MoveLeader", &Writer::default().number(1, number)).await.unwrap();
+        let moving = async {
+            let (number, _) = self.view(to).await?;
+            self.call(from, "/etcdserverpb.Maintenance/MoveLeader", &Writer::default().number(1, number)).await.ok()
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(3), moving).await;
     }
 }
 

@@ -52,30 +52,37 @@ pub(crate) fn is_linearizable(calls: &[Call]) -> bool {
     let counts = |call: &&Call| call.end.is_some() || call.act.written().is_some_and(|value| seen.contains(&value));
     let mut calls: Vec<Call> = calls.iter().filter(counts).copied().collect();
     calls.sort_by_key(|call| call.begin);
-    let mut tried = HashSet::new();
-    let done = vec![false; calls.len()];
-    search(&calls, done, 0, None, &mut tried)
+    search(&calls)
 }
 
-/// `first` is the first call that is not done. Recursion is as deep as the history is long: histories are short.
-fn search(calls: &[Call], done: Vec<bool>, first: usize, state: Option<u64>, tried: &mut HashSet<(Vec<bool>, Option<u64>)>) -> bool {
-    if calls.iter().zip(&done).skip(first).all(|(call, done)| *done || call.end.is_none()) {
-        return true;
+/// What was done so far, the first call that was not, and what the register holds.
+type Node = (Vec<bool>, usize, Option<u64>);
+
+fn search(calls: &[Call]) -> bool {
+    let mut tried: HashSet<(Vec<bool>, Option<u64>)> = HashSet::new();
+    let mut open: Vec<Node> = vec![(vec![false; calls.len()], 0, None)];
+    while let Some((done, first, state)) = open.pop() {
+        if calls.iter().zip(&done).skip(first).all(|(call, done)| *done || call.end.is_none()) {
+            return true;
+        }
+        // All before the first are done; the mark at the end keeps the rest's length in it.
+        if !tried.insert((done[first..].iter().copied().chain([true]).collect(), state)) {
+            continue;
+        }
+        // Who began after another had ended comes after it.
+        let left: Vec<usize> = (first..calls.len()).filter(|index| !done[*index]).collect();
+        let deadline = left.iter().filter_map(|index| calls[*index].end).min();
+        let candidates = left.iter().take_while(|index| deadline.is_none_or(|end| calls[**index].begin <= end));
+        // The earliest is taken first.
+        for index in candidates.copied().collect::<Vec<_>>().into_iter().rev() {
+            let Some(next) = calls[index].act.apply(state) else { continue };
+            let mut done = done.clone();
+            done[index] = true;
+            let first = done.iter().position(|done| !done).unwrap_or(done.len());
+            open.push((done, first, next));
+        }
     }
-    if !tried.insert((done[first..].iter().copied().chain([true]).collect(), state)) {
-        return false;
-    }
-    // Who began after another had ended comes after it.
-    let open = |index: &usize| !done[*index];
-    let deadline = (first..calls.len()).filter(open).filter_map(|index| calls[index].end).min();
-    let mut candidates = (first..calls.len()).filter(open).take_while(|index| deadline.is_none_or(|end| calls[*index].begin <= end));
-    candidates.any(|index| {
-        let Some(next) = calls[index].act.apply(state) else { return false };
-        let mut done = done.clone();
-        done[index] = true;
-        let first = done.iter().position(|done| !done).unwrap_or(done.len());
-        search(calls, done, first, next, tried)
-    })
+    false
 }
 
 #[test]
