@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fram_api::Api;
 use fram_apiserver::{AggregatedKind, InProcess, Server, User};
 use fram_client::leader::Timing;
-use fram_client::{Client, LeaderElection, Resource, SharedInformers};
+use fram_client::{Client, EventRecorder, LeaderElection, Resource, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use tokio::sync::watch;
@@ -38,6 +38,7 @@ pub(crate) fn start_components(
     let scheduler = SchedulerConfig {
         name: "default-scheduler".into(),
         client: scheduling_client.clone(),
+        events: EventRecorder::start(scheduling_client.clone(), "default-scheduler", "", now.clone(), &scheduling, stop.clone()),
         informers: informers.clone(),
         now: {
             let environment = control_plane.server.registry.environment().clone();

@@ -16,6 +16,8 @@ mod discovery;
 mod endpoints;
 pub mod environment;
 mod flow;
+#[cfg(test)]
+mod fuzz;
 pub mod http_api;
 mod inprocess;
 mod keeping;

@@ -6,6 +6,7 @@ use fram_machinery::structural::{self, Structural};
 use fram_machinery::{Value, meta, names, object};
 
 use super::Strategy;
+use crate::custom::rules::Checking;
 
 pub(super) struct CustomResourceDefinition;
 
@@ -71,8 +72,12 @@ impl Strategy for CustomResourceDefinition {
         errors
     }
 
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        rules(object, None)
+    }
+
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+        let mut errors = rules(object, Some(old));
         if meta::condition_is_true(old, "Established") {
             for path in [&["spec", "group"][..], &["spec", "scope"], &["spec", "names", "kind"], &["spec", "names", "plural"]] {
                 if object.at(path) != old.at(path) {
@@ -166,7 +171,6 @@ fn version(version: &Value, at: &str, errors: &mut Vec<FieldError>) {
         return;
     };
     errors.extend(structural::schema_errors(schema, &path));
-    crate::custom::rules::errors(schema, &path, errors);
     let read = Structural::read(schema);
     for (i, column) in version.list_at(&["additionalPrinterColumns"]).iter().enumerate() {
         printer_column(column, &format!("{at}.additionalPrinterColumns[{i}]"), errors);
@@ -175,6 +179,24 @@ fn version(version: &Value, at: &str, errors: &mut Vec<FieldError>) {
         scale_paths(scale, &format!("{at}.subresources.scale"), errors);
     }
     selectable(version, &read, at, errors);
+}
+
+/// What is wrong with the validation rules of all versions.
+fn rules(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let versions = object.list_at(&["spec", "versions"]);
+    for (i, version) in versions.iter().enumerate() {
+        let Some(schema) = version.at(&["schema", "openAPIV3Schema"]).filter(|s| !s.is_null()) else { continue };
+        let path = format!("spec.versions[{i}].schema.openAPIV3Schema");
+        // The types of rules are those of a schema that is sound.
+        if !structural::schema_errors(schema, &path).is_empty() {
+            continue;
+        }
+        let before = old.into_iter().flat_map(|o| o.list_at(&["spec", "versions"])).find(|v| v.get("name") == version.get("name"));
+        let unchanged = before.is_some_and(|v| v.at(&["schema", "openAPIV3Schema"]) == Some(schema));
+        crate::custom::rules::errors(schema, &path, Checking { unchanged, out: &mut errors });
+    }
+    errors
 }
 
 fn printer_column(column: &Value, at: &str, errors: &mut Vec<FieldError>) {
