@@ -38,7 +38,7 @@ pub(crate) fn start_components(
     let scheduler = SchedulerConfig {
         name: "default-scheduler".into(),
         client: scheduling_client.clone(),
-        events: EventRecorder::start(scheduling_client.clone(), "default-scheduler", "", now.clone(), &scheduling, stop.clone()),
+        events: EventRecorder::start(scheduling_client.clone(), "default-scheduler", "", now.clone(), tasks, stop.clone()),
         informers: informers.clone(),
         now: {
             let environment = control_plane.server.registry.environment().clone();

@@ -122,13 +122,13 @@ fn test(stages: &mut Stages, full: bool) -> Result<()> {
     }
     stages.cargo("tests", &["test", "--workspace"])?;
     if full {
+        stages.run("packages of the full run", || install(&[&FULL_PACKAGES[..], &guest::PACKAGES].concat()))?;
+        stages.cargo("what takes long", &["test", "--package", "fram", "--test", "whole"])?;
         stages.run("etcd's members, again and again", || {
             let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
             let test = ["test", "--package", "fram-store", "--test", "etcd_members"];
             stage::command("env", &[&["FRAM_STORE_FAULT_ROUNDS=10", &*cargo], &test[..]].concat())
         })?;
-        stages.run("packages of the full run", || install(&[&FULL_PACKAGES[..], &guest::PACKAGES].concat()))?;
-        stages.cargo("what takes long", &["test", "--package", "fram", "--test", "whole"])?;
         stages.run("cgroups of version 2, in a guest", guest::run)?;
     }
     Ok(())
