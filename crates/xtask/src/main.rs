@@ -99,11 +99,12 @@ fn verify(stages: &mut Stages) -> Result<()> {
 }
 
 /// The Debian packages that tests use, with a file by which each is known to be there.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("buildah", "/usr/bin/buildah"),
     ("busybox-static", "/bin/busybox"),
     ("debootstrap", "/usr/sbin/debootstrap"),
     ("docker-registry", "/usr/bin/docker-registry"),
+    ("etcd-server", "/usr/bin/etcd"),
     ("iproute2", "/usr/sbin/ip"),
     ("kubernetes-client", "/usr/bin/kubectl"),
     ("nftables", "/usr/sbin/nft"),
@@ -123,6 +124,11 @@ fn test(stages: &mut Stages, full: bool) -> Result<()> {
     if full {
         stages.run("packages of the full run", || install(&[&FULL_PACKAGES[..], &guest::PACKAGES].concat()))?;
         stages.cargo("what takes long", &["test", "--package", "fram", "--test", "whole"])?;
+        stages.run("etcd's members, again and again", || {
+            let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+            let test = ["test", "--package", "fram-store", "--test", "etcd_members"];
+            stage::command("env", &[&["FRAM_STORE_FAULT_ROUNDS=10", &*cargo], &test[..]].concat())
+        })?;
         stages.run("cgroups of version 2, in a guest", guest::run)?;
     }
     Ok(())

@@ -22,6 +22,7 @@ pub mod http_api;
 mod inprocess;
 mod keeping;
 pub mod limits;
+pub mod masters;
 mod metrics;
 pub mod nodes;
 mod openapi;

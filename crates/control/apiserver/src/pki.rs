@@ -165,6 +165,15 @@ impl Pki {
         Ok(request.signed_by(&self.ca)?.pem())
     }
 
+    /// A hash by which others see that they have the same keys. It tells nothing of them.
+    pub fn fingerprint(&self) -> String {
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        for pem in [&self.ca_pem, &self.front_proxy_ca_pem, &self.service_account_key] {
+            context.update(pem.trim().as_bytes());
+        }
+        context.finish().as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    }
+
     /// The hash of the CA's public key that join tokens carry.
     pub fn ca_hash(&self) -> Result<String, PkiError> {
         public_key_hash(&self.ca_pem).map_err(|reason| PkiError::Pem { path: self.directory.join("ca.crt"), reason })

@@ -10,7 +10,9 @@ mod machine;
 mod refused;
 mod registry;
 mod shop;
+mod store_check;
 mod two_nodes;
+mod two_servers;
 
 use cluster::Cluster;
 
