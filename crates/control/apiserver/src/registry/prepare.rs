@@ -91,7 +91,7 @@ pub(super) fn keep_own_metadata(place: &mut Place, object: &mut Value, before: &
             None => drop(object.remove(&["metadata", field])),
         }
     }
-    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion"] {
+    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         object.remove(&["metadata", field]);
     }
     if meta::namespace(object) != meta::namespace(before) {
