@@ -59,13 +59,16 @@ async fn each_bit_of_a_log_is_named_when_it_is_flipped() {
 async fn a_flipped_bit_of_a_checkpoint_is_named_with_its_key() {
     let rig = Rig::with_checkpoints_after(1);
     filled(&rig).await;
-    // The checkpoint may still be in the making when the store closes; another opening and commit finishes one.
-    while rig.files("checkpoint-").iter().all(|path| path.extension().is_some()) {
-        put(&rig.open(), "more", "value").await.unwrap();
-    }
-    let path = rig.files("checkpoint-").into_iter().filter(|path| path.extension().is_none()).max().unwrap();
-    let content = rig.disk.content(&path).unwrap();
-    let byte = content.windows(5).position(|window| window == b"key-0").unwrap();
+    let newest = || rig.files("checkpoint-").into_iter().filter(|path| path.extension().is_none()).max();
+    let place = |content: &[u8]| content.windows(5).position(|window| window == b"key-0");
+    // The checkpoint may still be in the making when the store closes, or be one of before; another opening and commit makes one.
+    let (path, content, byte) = loop {
+        let content = newest().and_then(|path| Some((rig.disk.content(&path)?, path)));
+        match content.and_then(|(content, path)| Some((place(&content)?, content, path))) {
+            Some((byte, content, path)) => break (path, content, byte),
+            None => drop(put(&rig.open(), "more", "value").await.unwrap()),
+        }
+    };
     let findings = flipped(&rig, &path, byte);
     assert_eq!(
         findings.iter().map(|f| (f.offset, f.key.as_deref(), f.revision)).collect::<Vec<_>>(),
