@@ -29,7 +29,8 @@ fn follow(cluster: &Cluster) {
 /// A terminal has its own device and its size, and the exit code comes back.
 fn terminal(cluster: &Cluster) {
     let words = ["-n", "shop", "exec", "-it", "postgres-0", "--", "sh", "-c"];
-    let inside = "tty; stty size; psql -h /tmp -U postgres -d shop -At -c 'SELECT name FROM products ORDER BY id'; exit 4";
+    // The size is a message of its own, which may come when the process has begun.
+    let inside = "tty; while [ \"$(stty size)\" = '0 0' ]; do sleep 0.1; done; stty size; psql -h /tmp -U postgres -d shop -At -c 'SELECT name FROM products ORDER BY id'; exit 4";
     let output = cluster.at_terminal(&words, inside);
     let shown = String::from_utf8_lossy(&output.stdout).replace('\r', "");
     assert_eq!(output.status.code(), Some(4), "{shown}");
