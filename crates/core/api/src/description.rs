@@ -235,7 +235,9 @@ fn read_rule(name: &str, value: &'static str) -> std::result::Result<Rule, Strin
         "form" => Rule::Form(form()?),
         "keys" => Rule::Keys(form()?),
         "unique" => Rule::Unique(value),
+        "distinct" => Rule::Distinct(value),
         "immutable" => Rule::Immutable,
+        "frozen" => Rule::Frozen,
         "loose" => Rule::Loose,
         other => return Err(format!("unknown attribute {other}")),
     })

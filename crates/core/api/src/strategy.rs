@@ -16,8 +16,10 @@ mod nodes;
 pub(crate) mod pod;
 mod policies;
 mod rbac;
+mod resource;
 mod scheduling;
 mod service;
+mod storage;
 pub(crate) mod volumes;
 mod webhooks;
 
@@ -46,6 +48,12 @@ pub trait Strategy: Sync {
 
     /// Keeps or clears what an update may not change silently.
     fn prepare_update(&self, _object: &mut Value, _old: &Value) {}
+
+    /// Whether objects are marked as deleted in a way of their own, even with no finalizer: without a grace period, and without
+    /// counting the generation.
+    fn marks_deletion(&self) -> bool {
+        false
+    }
 
     /// Marks an object whose deletion begins.
     fn prepare_delete(&self, _object: &mut Value) {}
@@ -140,12 +148,12 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("", "PersistentVolumeClaim") => &volumes::PersistentVolumeClaim,
         ("autoscaling", "HorizontalPodAutoscaler") => &autoscaling::HorizontalPodAutoscaler,
         ("scheduling.k8s.io", "PriorityClass") => &scheduling::PriorityClass,
-        ("storage.k8s.io", "StorageClass") => &volumes::StorageClass,
-        ("storage.k8s.io", "VolumeAttachment") => &volumes::VolumeAttachment,
-        ("storage.k8s.io", "CSIDriver") => &volumes::CsiDriver,
-        ("storage.k8s.io", "CSINode") => &volumes::CsiNode,
-        ("storage.k8s.io", "CSIStorageCapacity") => &volumes::CsiStorageCapacity,
-        ("storage.k8s.io", "VolumeAttributesClass") => &volumes::VolumeAttributesClass,
+        ("storage.k8s.io", "StorageClass") => &storage::StorageClass,
+        ("storage.k8s.io", "VolumeAttachment") => &storage::VolumeAttachment,
+        ("storage.k8s.io", "CSIDriver") => &storage::CsiDriver,
+        ("storage.k8s.io", "CSINode") => &storage::CsiNode,
+        ("storage.k8s.io", "CSIStorageCapacity") => &storage::CsiStorageCapacity,
+        ("storage.k8s.io", "VolumeAttributesClass") => &storage::VolumeAttributesClass,
         ("batch", "CronJob") => &batch::CronJob,
         ("apps", "Deployment") => &apps::Deployment,
         ("apps", "ReplicaSet") => &apps::ReplicaSet,
@@ -161,6 +169,10 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &flow::FlowSchema,
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &flow::PriorityLevel,
         ("node.k8s.io", "RuntimeClass") => &scheduling::RuntimeClass,
+        ("resource.k8s.io", "DeviceClass") => &resource::DeviceClass,
+        ("resource.k8s.io", "ResourceClaim") => &resource::ResourceClaim,
+        ("resource.k8s.io", "ResourceClaimTemplate") => &resource::ResourceClaimTemplate,
+        ("resource.k8s.io", "ResourceSlice") => &resource::ResourceSlice,
         ("networking.k8s.io", "IPAddress") => &IpAddress,
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
             &webhooks::WebhookConfiguration

@@ -87,8 +87,12 @@ pub enum Rule {
     Keys(Form),
     /// No two elements of the list are equal in this field; the empty name stands for the element itself.
     Unique(&'static str),
+    /// No two elements of the list are equal in all of these fields, separated by commas; the later one is at fault.
+    Distinct(&'static str),
     /// It does not change once the object is there.
     Immutable,
+    /// The same, and of one that has changed nothing else is told.
+    Frozen,
     /// The values that are allowed are not held against it here.
     Loose,
 }
@@ -104,6 +108,8 @@ pub enum Form {
     LabelValue,
     ConfigKey,
     Ip,
+    Driver,
+    Pool,
 }
 
 impl Form {
@@ -118,6 +124,8 @@ impl Form {
             "label-value" => Self::LabelValue,
             "config-key" => Self::ConfigKey,
             "ip" => Self::Ip,
+            "driver" => Self::Driver,
+            "pool" => Self::Pool,
             _ => return None,
         })
     }
@@ -132,6 +140,8 @@ impl Form {
             Self::LabelValue => names::label_value(text),
             Self::ConfigKey => names::config_key(text),
             Self::Ip => names::ip(text),
+            Self::Driver => names::dns_subdomain(&text.to_lowercase()),
+            Self::Pool => text.split('/').try_for_each(names::dns_subdomain),
         }
     }
 }

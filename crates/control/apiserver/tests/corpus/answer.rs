@@ -78,7 +78,10 @@ fn volatile_text(text: &str) -> String {
     let time = text.len() >= 20 && text.starts_with("20") && text.as_bytes()[10] == b'T' && text.ends_with('Z');
     let credential = text.starts_with("X509SHA256=");
     let token = text.starts_with("eyJ");
+    let parts: Vec<usize> = text.split('-').map(str::len).collect();
+    let uuid = parts == [8, 4, 4, 4, 12] && text.bytes().all(|c| c == b'-' || c.is_ascii_hexdigit());
     match (time, credential, token, text.strip_prefix(MOUNT)) {
+        _ if uuid => "<uid>".into(),
         _ if text.starts_with("gen-") || text.starts_with("Gen_") => "<generated>".into(),
         (true, ..) => "<time>".into(),
         (_, true, ..) => "<credential>".into(),

@@ -74,6 +74,28 @@ fn compile(text: &str, schema: &Value, root: bool) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a path such as `.a['b'].c` is one of a schema; see upstream's ValidFieldPath.
+fn field_path(path: &str, schema: &Structural) -> Result<(), &'static str> {
+    let (mut at, mut rest) = (schema, path);
+    while !rest.is_empty() {
+        let Some(after) = rest.strip_prefix("['") else {
+            let name = rest.strip_prefix('.').ok_or("expected [ or . but got something else")?;
+            let end = name.find(['.', '[']).unwrap_or(name.len());
+            at = at.property(&name[..end]).ok_or("does not refer to a valid field")?;
+            rest = &name[end..];
+            continue;
+        };
+        let (name, after) = after.split_once("']").ok_or("unexpected end of JSON path")?;
+        at = match (at.property(name), &at.additional) {
+            (Some(below), _) => below,
+            (None, Additional::Each(each)) => each,
+            _ => return Err("does not refer to a valid field"),
+        };
+        rest = after;
+    }
+    Ok(())
+}
+
 /// What is wrong with the rules of a schema; `path` is where it stands in the definition.
 pub(crate) fn errors(schema: &Value, path: &str, out: &mut Vec<FieldError>) {
     for (i, rule) in schema.list_at(&["x-kubernetes-validations"]).iter().enumerate() {
@@ -87,6 +109,16 @@ pub(crate) fn errors(schema: &Value, path: &str, out: &mut Vec<FieldError>) {
             {
                 out.push(FieldError::invalid(at(field), text, format!("compilation failed: {why}")));
             }
+        }
+        let path = rule.str_at(&["fieldPath"]);
+        if !path.is_empty()
+            && let Err(why) = field_path(path, &Structural::read(schema))
+        {
+            out.push(FieldError::invalid(at("fieldPath"), path, format!("fieldPath must be a valid path: {why}")));
+        }
+        const REASONS: [&str; 4] = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
+        if let Some(reason) = rule.get("reason").and_then(Value::as_str).filter(|r| !REASONS.contains(r)) {
+            out.push(FieldError::not_supported(at("reason"), reason, &REASONS));
         }
         let message = rule.str_at(&["message"]);
         if message.trim().contains('\n') {

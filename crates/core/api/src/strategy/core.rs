@@ -30,6 +30,10 @@ impl Strategy for Namespace {
         object.set(&["spec"], old.get("spec").cloned());
     }
 
+    fn marks_deletion(&self) -> bool {
+        true
+    }
+
     fn prepare_delete(&self, object: &mut Value) {
         object.set(&["status", "phase"], "Terminating");
     }
