@@ -239,6 +239,7 @@ fn read_rule(name: &str, value: &'static str) -> std::result::Result<Rule, Strin
         "immutable" => Rule::Immutable,
         "frozen" => Rule::Frozen,
         "loose" => Rule::Loose,
+        "unchecked" => Rule::Unchecked,
         other => return Err(format!("unknown attribute {other}")),
     })
 }

@@ -105,7 +105,9 @@ impl Walk<'_> {
         let value = value.unwrap_or(&Value::Null);
         self.enumerated(field, value, &at);
         field.rules.iter().for_each(|rule| self.rule(rule, value, &at));
-        self.inside(&field.ty, value, old.flatten(), &at);
+        if !field.rules.contains(&Rule::Unchecked) {
+            self.inside(&field.ty, value, old.flatten(), &at);
+        }
     }
 
     fn enumerated(&mut self, field: &Field, value: &Value, at: &str) {

@@ -8,6 +8,8 @@ mod batch;
 mod certificates;
 mod core;
 mod definition;
+mod endpoints;
+mod event;
 mod flow;
 mod ingress;
 mod limits;
@@ -43,6 +45,9 @@ pub trait Strategy: Sync {
     /// Brings a new object into the state in which it is created.
     fn prepare_create(&self, _object: &mut Value) {}
 
+    /// Fills in what upstream's defaults add to a new object when it is read back from the store: after it was validated.
+    fn read_back(&self, _object: &mut Value) {}
+
     /// Fills in the times that a write sets; `old` is the object that it changes.
     fn stamp(&self, _object: &mut Value, _old: Option<&Value>, _now: &str) {}
 
@@ -66,6 +71,10 @@ pub trait Strategy: Sync {
     fn validate(&self, _object: &Value) -> Vec<FieldError> {
         Vec::new()
     }
+
+    /// Rules of the version that was asked for beyond those of the one that is stored, where these are of other groups. The object is
+    /// in its stored form, and `errors` are those of it, which may have other names for fields.
+    fn validate_asked(&self, _object: &Value, _old: Option<&Value>, _errors: &mut Vec<FieldError>) {}
 
     /// Rules about what an object is created with only; `validate` runs, too.
     fn validate_create(&self, _object: &Value) -> Vec<FieldError> {
@@ -134,8 +143,9 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("", "ConfigMap") => &core::ConfigMap,
         ("", "Secret") => &core::Secret,
         ("", "ServiceAccount") => &core::ServiceAccount,
-        ("", "Endpoints") => &core::Endpoints,
-        ("", "Event") => &core::Event,
+        ("", "Endpoints") => &endpoints::Endpoints,
+        ("", "Event") => &event::Event,
+        ("events.k8s.io", "Event") => &event::NewEvent,
         ("", "LimitRange") => &limits::LimitRange,
         ("", "ResourceQuota") => &limits::ResourceQuota,
         ("policy", "PodDisruptionBudget") => &limits::PodDisruptionBudget,
@@ -160,7 +170,7 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("apps", "DaemonSet") => &apps::DaemonSet,
         ("apps", "StatefulSet") => &apps::StatefulSet,
         ("batch", "Job") => &batch::Job,
-        ("discovery.k8s.io", "EndpointSlice") => &core::EndpointSlice,
+        ("discovery.k8s.io", "EndpointSlice") => &endpoints::EndpointSlice,
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => &rbac::Role,
         ("rbac.authorization.k8s.io", _) => &rbac::Binding,
         ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::CertificateSigningRequest,

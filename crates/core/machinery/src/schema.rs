@@ -95,6 +95,8 @@ pub enum Rule {
     Frozen,
     /// The values that are allowed are not held against it here.
     Loose,
+    /// What is in it is not looked at.
+    Unchecked,
 }
 
 /// The forms that texts have; see [`crate::names`].

@@ -123,15 +123,33 @@ pub(super) fn bump_generation(kind: &Kind, object: &mut Value, old: &Value) {
     }
 }
 
+/// The name, and what it was made of, held against the rule of a kind.
+fn name_errors(rule: fram_api::strategy::NameRule, object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let name = meta::name(object);
+    if !name.is_empty()
+        && let Err(why) = rule(name).and_then(|()| names::path_segment(name))
+    {
+        errors.push(FieldError::invalid("metadata.name", name, why));
+    }
+    if let Some(base) = object.at(&["metadata", "generateName"]).and_then(Value::as_str) {
+        // What follows the base makes a dash at its end right.
+        let shown = base.strip_suffix('-').map(|b| format!("{b}a"));
+        if let Err(why) = rule(shown.as_deref().unwrap_or(base)) {
+            errors.push(FieldError::invalid("metadata.generateName", base, why));
+        }
+    }
+    errors
+}
+
 /// The rules that hold for the metadata of every kind.
 fn metadata_errors(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let name = meta::name(object);
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
-    } else if let Err(why) = strategy(kind).name_rule()(name).and_then(|()| names::path_segment(name)) {
-        errors.push(FieldError::invalid("metadata.name", name, why));
     }
+    errors.extend(name_errors(strategy(kind).name_rule(), object));
     for (key, value) in meta::labels(object).as_map().into_iter().flat_map(|m| m.iter()) {
         if let Err(why) = names::qualified_name(key) {
             errors.push(FieldError::invalid("metadata.labels", key.as_str(), why));
@@ -149,13 +167,6 @@ fn metadata_errors(kind: &Kind, object: &Value) -> Vec<FieldError> {
     }
     if size > MAX_ANNOTATIONS {
         errors.push(FieldError::too_long("metadata.annotations", MAX_ANNOTATIONS));
-    }
-    if let Some(base) = object.at(&["metadata", "generateName"]).and_then(Value::as_str) {
-        // What follows the base makes a dash at its end right.
-        let shown = base.strip_suffix('-').map(|b| format!("{b}a"));
-        if let Err(why) = strategy(kind).name_rule()(shown.as_deref().unwrap_or(base)) {
-            errors.push(FieldError::invalid("metadata.generateName", base, why));
-        }
     }
     errors.extend(finalizer_errors(kind, object));
     errors.extend(owner_errors(object));
@@ -253,6 +264,13 @@ impl Registry {
                 errors.extend(strategy.validate_update(object, old));
             }
             Change::Part(old) => errors.extend(metadata_changes(object, old)),
+        }
+        if place.kind().group != stored.group {
+            let asked = fram_api::strategy(place.kind());
+            if let Change::Create = change {
+                errors.extend(name_errors(asked.name_rule(), object));
+            }
+            asked.validate_asked(object, old, &mut errors);
         }
         if errors.is_empty() {
             return Ok(());

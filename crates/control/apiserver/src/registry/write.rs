@@ -119,6 +119,8 @@ impl Registry {
         let object = self.normalized(&stored, object)?;
         self.validate(&place, &object, Change::Create)?;
         self.admission.validate(&request, Some(&object), None).await?;
+        let mut object = object;
+        strategy(&stored).read_back(&mut object);
         let mut turn = None;
         for _ in 0..RETRIES {
             let Some(written) = self.try_create(&place, object.clone(), write).await? else {

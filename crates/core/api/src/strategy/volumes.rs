@@ -481,11 +481,12 @@ mod tests {
     fn a_bound_claim_may_only_ask_for_more() {
         let claim = |size: &str, class: &str, phase: &str| {
             object!({ "spec": { "accessModes": ["ReadWriteOnce"], "storageClassName": class, "volumeName": "v",
-                "resources": { "requests": { "storage": size } } }, "status": { "phase": phase } })
+                "resources": { "requests": { "storage": size } } }, "status": { "phase": phase, "capacity": { "storage": "1Gi" } } })
         };
         let check = |new: Value, old: Value| PersistentVolumeClaim.validate_update(&new, &old).len();
         assert_eq!(check(claim("2Gi", "c", "Bound"), claim("1Gi", "c", "Bound")), 0);
         assert_eq!(check(claim("1Gi", "c", "Bound"), claim("2Gi", "c", "Bound")), 1);
+        assert_eq!(check(claim("2Gi", "c", "Bound"), claim("3Gi", "c", "Bound")), 0, "what an expansion did not get is given up");
         assert_eq!(check(claim("2Gi", "c", "Pending"), claim("1Gi", "c", "Pending")), 1);
         assert_eq!(check(claim("1Gi", "d", "Bound"), claim("1Gi", "c", "Bound")), 1);
     }
