@@ -19,6 +19,7 @@ pub(crate) mod pod;
 mod policies;
 mod rbac;
 mod resource;
+mod reviews;
 mod scheduling;
 mod service;
 mod storage;
@@ -30,6 +31,8 @@ use fram_machinery::{Value, names};
 
 use crate::kind::Kind;
 
+pub use service::needs_health_check;
+
 /// How a name of a kind must look.
 pub type NameRule = fn(&str) -> Result<(), &'static str>;
 
@@ -37,6 +40,11 @@ pub type NameRule = fn(&str) -> Result<(), &'static str>;
 pub trait Strategy: Sync {
     fn name_rule(&self) -> NameRule {
         names::dns_subdomain
+    }
+
+    /// Whether `metadata.generateName` is held against the rule of names, beside the name that was made of it.
+    fn checks_base_names(&self) -> bool {
+        true
     }
 
     /// Defaults that depend on other fields; runs on every object that is decoded from a request.
@@ -113,6 +121,19 @@ pub trait Strategy: Sync {
 struct Plain;
 impl Strategy for Plain {}
 
+/// Fields of a feature that is off (CoordinatedLeaderElection) are not taken.
+struct Lease;
+impl Strategy for Lease {
+    fn prepare_create(&self, object: &mut Value) {
+        ["strategy", "preferredHolder"].iter().for_each(|field| drop(object.remove(&["spec", field])));
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value) {
+        let unused = |field: &&str| old.at(&["spec", field]).is_none_or(Value::is_null);
+        ["strategy", "preferredHolder"].into_iter().filter(unused).for_each(|field| drop(object.remove(&["spec", field])));
+    }
+}
+
 /// Names are addresses in their canonical form.
 struct IpAddress;
 impl Strategy for IpAddress {
@@ -179,6 +200,10 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &flow::FlowSchema,
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &flow::PriorityLevel,
         ("node.k8s.io", "RuntimeClass") => &scheduling::RuntimeClass,
+        ("authorization.k8s.io", "SubjectAccessReview") => &reviews::AccessReview::Subject,
+        ("authorization.k8s.io", "SelfSubjectAccessReview") => &reviews::AccessReview::Own,
+        ("authorization.k8s.io", "LocalSubjectAccessReview") => &reviews::AccessReview::Local,
+        ("coordination.k8s.io", "Lease") => &Lease,
         ("resource.k8s.io", "DeviceClass") => &resource::DeviceClass,
         ("resource.k8s.io", "ResourceClaim") => &resource::ResourceClaim,
         ("resource.k8s.io", "ResourceClaimTemplate") => &resource::ResourceClaimTemplate,

@@ -215,6 +215,8 @@ pub struct StructType {
     pub wrapper: bool,
     /// Fields that it does not declare are kept (`x-kubernetes-preserve-unknown-fields`).
     pub open: bool,
+    /// Carries `apiVersion` and `kind` in JSON wherever it stands: the type of a kind that has an envelope of its own.
+    pub typed: bool,
     /// The schema of a custom resource, by which its objects are decoded, defaulted and checked.
     pub structural: Option<Arc<Structural>>,
     /// All fields as JSON has them, inlined ones in their place, sorted by name.
@@ -234,6 +236,7 @@ impl StructType {
             atomic: false,
             wrapper: false,
             open: false,
+            typed: false,
             structural: None,
             flat: Vec::new(),
             filled: Vec::new(),

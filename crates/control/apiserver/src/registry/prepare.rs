@@ -26,6 +26,9 @@ pub(super) fn fill_metadata(environment: &Environment, place: &Place, object: &m
         let name = environment.generate_name(base);
         object.set(&["metadata", "name"], name);
     }
+    if meta::name(object).is_empty() && place.kind().is("", "LimitRange") {
+        object.set(&["metadata", "name"], environment.uid());
+    }
     for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"] {
         object.remove(&["metadata", field]);
     }
@@ -124,15 +127,16 @@ pub(super) fn bump_generation(kind: &Kind, object: &mut Value, old: &Value) {
 }
 
 /// The name, and what it was made of, held against the rule of a kind.
-fn name_errors(rule: fram_api::strategy::NameRule, object: &Value) -> Vec<FieldError> {
+fn name_errors(strategy: &dyn fram_api::Strategy, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let name = meta::name(object);
+    let (rule, name) = (strategy.name_rule(), meta::name(object));
     if !name.is_empty()
         && let Err(why) = rule(name).and_then(|()| names::path_segment(name))
     {
         errors.push(FieldError::invalid("metadata.name", name, why));
     }
-    if let Some(base) = object.at(&["metadata", "generateName"]).and_then(Value::as_str) {
+    let base = object.at(&["metadata", "generateName"]).and_then(Value::as_str);
+    if let Some(base) = base.filter(|_| strategy.checks_base_names()) {
         // What follows the base makes a dash at its end right.
         let shown = base.strip_suffix('-').map(|b| format!("{b}a"));
         if let Err(why) = rule(shown.as_deref().unwrap_or(base)) {
@@ -149,7 +153,7 @@ fn metadata_errors(kind: &Kind, object: &Value) -> Vec<FieldError> {
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
     }
-    errors.extend(name_errors(strategy(kind).name_rule(), object));
+    errors.extend(name_errors(strategy(kind), object));
     for (key, value) in meta::labels(object).as_map().into_iter().flat_map(|m| m.iter()) {
         if let Err(why) = names::qualified_name(key) {
             errors.push(FieldError::invalid("metadata.labels", key.as_str(), why));
@@ -268,7 +272,7 @@ impl Registry {
         if place.kind().group != stored.group {
             let asked = fram_api::strategy(place.kind());
             if let Change::Create = change {
-                errors.extend(name_errors(asked.name_rule(), object));
+                errors.extend(name_errors(asked, object));
             }
             asked.validate_asked(object, old, &mut errors);
         }

@@ -386,7 +386,7 @@ fn keep_other_parts(kind: &Kind, subresource: &str, object: &mut Value, old: &Va
             if kind.status_keeps_labels {
                 object.set(&["metadata", "labels"], old.at(&["metadata", "labels"]).cloned());
             }
-            if kind.custom.is_some() {
+            if kind.status_keeps_metadata {
                 keep_all_metadata(object, old);
             }
         }

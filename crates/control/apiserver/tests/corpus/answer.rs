@@ -62,6 +62,12 @@ fn volatile(path: &str, value: &Value) -> Value {
         Value::String(text) if last == "clusterIP" && text.parse::<std::net::IpAddr>().is_ok() => "<address>".into(),
         Value::List(_) if last == "clusterIPs" => "<addresses>".into(),
         Value::String(text) => volatile_text(text).into(),
+        // Which rule comes first is left to chance.
+        Value::List(list) if matches!(last, "resourceRules" | "nonResourceRules") => {
+            let mut list: Vec<Value> = list.iter().map(|v| volatile("", v)).collect();
+            list.sort_by_key(json::to_string);
+            list.into()
+        }
         Value::List(list) => list.iter().filter(|v| !is_foreign(v)).map(|v| volatile("", v)).collect::<Vec<_>>().into(),
         Value::Map(map) => Value::Map(Map::from_entries(map.iter().map(|(k, v)| (k.clone(), volatile(k, v))).collect())),
         other => other.clone(),

@@ -226,6 +226,7 @@ impl Strategy for DaemonSet {
         let selector = object.at(&["spec", "selector"]);
         let malformed = Selector::from_object(selector).is_err() || selector.is_some_and(lacks_values);
         let mut errors = if malformed { Vec::new() } else { selector_errors(object) };
+        errors.retain(|e| !e.is_required());
         errors.extend(template_errors(object));
         match object.str_at(&["spec", "updateStrategy", "type"]) {
             "OnDelete" => {}
@@ -295,7 +296,9 @@ fn with_claims(set: &Value) -> Value {
     let volumes =
         |name: &String| fram_machinery::object!({ "name": (name.as_str()), "persistentVolumeClaim": { "claimName": (name.as_str()) } });
     let own = set.list_at(&["spec", "template", "spec", "volumes"]).iter().filter(|v| names.iter().all(|n| n != v.str_at(&["name"])));
-    let all: Vec<Value> = own.cloned().chain(names.iter().map(volumes)).collect();
+    // Of two templates of one name the later one counts.
+    let named = names.iter().enumerate().filter(|(i, n)| !names[..*i].contains(n)).map(|(_, n)| volumes(n));
+    let all: Vec<Value> = own.cloned().chain(named).collect();
     if !names.is_empty() {
         set.set(&["spec", "template", "spec", "volumes"], all);
     }
@@ -306,9 +309,8 @@ pub(super) struct StatefulSet;
 impl Strategy for StatefulSet {
     fn default(&self, object: &mut Value) {
         default_template(object);
-        // The description has filled in the type already; one that says nothing more gets a partition.
-        let alone = object.at(&["spec", "updateStrategy"]).and_then(Value::as_map).is_none_or(|m| m.len() <= 1);
-        if alone && object.str_at(&["spec", "updateStrategy", "type"]) == "RollingUpdate" {
+        if object.str_at(&["spec", "updateStrategy", "type"]).is_empty() {
+            object.set(&["spec", "updateStrategy", "type"], "RollingUpdate");
             object.place(&["spec", "updateStrategy", "rollingUpdate"]).make_map();
         }
         let rolling = object.at(&["spec", "updateStrategy", "rollingUpdate"]).is_some_and(|r| !r.is_null());
@@ -375,7 +377,7 @@ impl Strategy for StatefulSet {
             errors.push(FieldError::invalid("spec.serviceName", name, why));
         }
         // Names of the set's pods are labels, so its own has to be one.
-        if let Err(why) = names::dns_label(meta::name(object)) {
+        if let (false, Err(why)) = (meta::name(object).is_empty(), names::dns_label(meta::name(object))) {
             errors.push(FieldError::invalid("metadata.name", meta::name(object), why));
         }
         for (i, claim) in object.list_at(&["spec", "volumeClaimTemplates"]).iter().enumerate() {
@@ -438,7 +440,7 @@ impl Strategy for PodTemplate {
 
 pub(super) struct ControllerRevision;
 impl Strategy for ControllerRevision {
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         match object.get("data") {
             None | Some(Value::Null) => vec![FieldError::required("data", "data is mandatory")],
             Some(_) => Vec::new(),
@@ -455,6 +457,10 @@ impl Strategy for ControllerRevision {
 
 pub(super) struct ReplicationController;
 impl Strategy for ReplicationController {
+    fn checks_base_names(&self) -> bool {
+        false
+    }
+
     fn default(&self, object: &mut Value) {
         default_template(object);
         let labels = object.at(&["spec", "template", "metadata", "labels"]).cloned().unwrap_or_default();
@@ -474,7 +480,12 @@ impl Strategy for ReplicationController {
         let labels = object.at(&["spec", "template", "metadata", "labels"]).unwrap_or(&Value::Null);
         if selector.is_empty() {
             errors.push(FieldError::required("spec.selector", ""));
-        } else if !Selector::from_map(&selector).matches(labels) {
+        }
+        if object.at(&["spec", "template"]).is_none_or(Value::is_null) {
+            errors.push(FieldError::required("spec.template", ""));
+            return errors;
+        }
+        if !selector.is_empty() && !Selector::from_map(&selector).matches(labels) {
             let why = "`selector` does not match template `labels`";
             errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), why));
         }

@@ -1,7 +1,7 @@
 //! Endpoints and EndpointSlices: addresses, hints and ports.
 
 use fram_machinery::status::FieldError;
-use fram_machinery::{Value, names};
+use fram_machinery::{Value, meta, names};
 
 use super::{NameRule, Strategy, joined};
 
@@ -55,6 +55,14 @@ fn drop_topology(object: &mut Value) {
     }
 }
 
+fn slice_endpoints(slice: &Value) -> Vec<FieldError> {
+    let (mut errors, ty) = (Vec::new(), slice.str_at(&["addressType"]));
+    for (i, endpoint) in slice.list_at(&["endpoints"]).iter().enumerate() {
+        slice_endpoint(endpoint, ty, &format!("endpoints[{i}]"), &mut errors);
+    }
+    errors
+}
+
 fn slice_endpoint(endpoint: &Value, ty: &str, at: &str, errors: &mut Vec<FieldError>) {
     let addresses = endpoint.list_at(&["addresses"]);
     if addresses.is_empty() {
@@ -62,11 +70,11 @@ fn slice_endpoint(endpoint: &Value, ty: &str, at: &str, errors: &mut Vec<FieldEr
     }
     for (i, address) in addresses.iter().enumerate() {
         let text = address.as_str().unwrap_or_default();
-        let at = format!("{at}.addresses[{i}]");
+        let (all, at) = (format!("{at}.addresses"), format!("{at}.addresses[{i}]"));
         match (ty, text.parse::<std::net::IpAddr>()) {
             ("FQDN", _) => errors.extend(names::dns_subdomain(text).err().map(|why| FieldError::invalid(at, text, why))),
             ("IPv4" | "IPv6", Ok(ip)) if ip.is_ipv4() != (ty == "IPv4") => {
-                errors.push(FieldError::invalid(at, text, format!("must be an {ty} address")));
+                errors.push(FieldError::invalid(all, text, format!("must be an {ty} address")));
             }
             ("IPv4" | "IPv6", _) => super::network::special_address(text, &at, errors),
             _ => {}
@@ -87,9 +95,7 @@ fn slice_endpoint(endpoint: &Value, ty: &str, at: &str, errors: &mut Vec<FieldEr
             if hints[..i].iter().any(|h| h.str_at(&["name"]) == name) {
                 errors.push(FieldError::duplicate(&at, name));
             }
-            if name.is_empty() && list == "forZones" {
-                errors.push(FieldError::required(at, ""));
-            } else if let Err(why) = rule(name) {
+            if let Err(why) = rule(name) {
                 errors.push(FieldError::invalid(at, name, why));
             }
         }
@@ -135,16 +141,25 @@ impl Strategy for EndpointSlice {
         drop_topology(object);
     }
 
-    fn prepare_update(&self, object: &mut Value, _: &Value) {
+    fn prepare_update(&self, object: &mut Value, old: &Value) {
+        // Upstream counts what was asked for, before it is dropped.
+        if object.list_at(&["endpoints"]).iter().any(|e| e.get("deprecatedTopology").is_some()) {
+            object.set(&["metadata", "generation"], meta::generation(old) + 1);
+        }
         drop_topology(object);
+    }
+
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        slice_endpoints(object)
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        let changed = object.list_at(&["endpoints"]) != old.list_at(&["endpoints"]);
+        if changed { slice_endpoints(object) } else { Vec::new() }
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        let ty = object.str_at(&["addressType"]);
-        for (i, endpoint) in object.list_at(&["endpoints"]).iter().enumerate() {
-            slice_endpoint(endpoint, ty, &format!("endpoints[{i}]"), &mut errors);
-        }
         let ports = object.list_at(&["ports"]);
         for (i, port) in ports.iter().enumerate() {
             let at = format!("ports[{i}]");

@@ -1,7 +1,7 @@
 //! ValidatingAdmissionPolicies, MutatingAdmissionPolicies and their bindings: expressions that compile, rules, selectors,
 //! references to params, columns. What a policy decides about a request is not here.
 
-use fram_machinery::labels::Selector;
+use fram_machinery::jsonpath::JsonPath;
 use fram_machinery::status::{FieldError, Problem};
 use fram_machinery::{Value, names};
 
@@ -51,6 +51,22 @@ impl Strategy for ValidatingAdmissionPolicy {
         errors
     }
 
+    fn validate_subresource(&self, subresource: &str, policy: &Value, _: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if subresource == "status" {
+            super::limits::condition_errors(policy.list_at(&["status", "conditions"]), "status.conditions", &mut errors);
+            for (i, warning) in policy.list_at(&["status", "typeChecking", "expressionWarnings"]).iter().enumerate() {
+                let at = format!("status.typeChecking.expressionWarnings[{i}].fieldRef");
+                let text = warning.str_at(&["fieldRef"]).trim();
+                let path = if text.starts_with(['.', '[']) { text.to_string() } else { format!(".{text}") };
+                if let (false, Err(why)) = (text.is_empty(), JsonPath::parse(&path)) {
+                    errors.push(FieldError::invalid(at, text, format!("invalid JSONPath: {why}")));
+                }
+            }
+        }
+        errors
+    }
+
     fn cell(&self, policy: &Value, column: &str) -> Value {
         match column {
             "Validations" => Value::Int(policy.list_at(&["spec", "validations"]).len() as i64),
@@ -62,7 +78,9 @@ impl Strategy for ValidatingAdmissionPolicy {
 impl Strategy for MutatingAdmissionPolicy {
     fn validate(&self, policy: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        let variables = common(policy, &mut errors);
+        common(policy, &mut errors);
+        // Those that do not compile are seen as well.
+        let variables = variable_names(policy);
         let scope = Scope { params: has_params(policy), variables: Some(&variables), patch: true };
         changes_only(policy, "matchConstraints", &mut errors);
         let mutations = policy.list_at(&["spec", "mutations"]);
@@ -129,7 +147,25 @@ fn param_kind(policy: &Value) -> Value {
     }
 }
 
-/// What both sorts of policies have; gives the names of the variables.
+/// The forms of what the params are of; that it is given is checked already.
+fn param_kind_errors(policy: &Value, errors: &mut Vec<FieldError>) {
+    let (version, kind) = (policy.str_at(&["spec", "paramKind", "apiVersion"]), policy.str_at(&["spec", "paramKind", "kind"]));
+    let (group, name) = version.split_once('/').unwrap_or(("", version));
+    let mut wrong = |field: &str, text: &str, why: &str| errors.push(FieldError::invalid(format!("spec.paramKind.{field}"), text, why));
+    if !version.is_empty() {
+        if let (false, Err(why)) = (group.is_empty(), names::dns_subdomain(group)) {
+            wrong("apiVersion", group, why);
+        }
+        if let Err(why) = names::dns1035_label(name) {
+            wrong("apiVersion", name, why);
+        }
+    }
+    if let (false, Err(why)) = (kind.is_empty(), names::dns1035_label(&kind.to_lowercase())) {
+        wrong("kind", kind, why);
+    }
+}
+
+/// What both sorts of policies have; gives the names of the variables that compile.
 fn common<'a>(policy: &'a Value, errors: &mut Vec<FieldError>) -> Vec<&'a str> {
     let params = has_params(policy);
     if params {
@@ -138,6 +174,7 @@ fn common<'a>(policy: &'a Value, errors: &mut Vec<FieldError>) -> Vec<&'a str> {
                 errors.push(FieldError::required(format!("spec.paramKind.{field}"), ""));
             }
         }
+        param_kind_errors(policy, errors);
     }
     match policy.at(&["spec", "matchConstraints"]).filter(|c| !c.is_null()) {
         None => errors.push(FieldError::required("spec.matchConstraints", "")),
@@ -150,7 +187,7 @@ fn common<'a>(policy: &'a Value, errors: &mut Vec<FieldError>) -> Vec<&'a str> {
     }
     let scope = Scope { params, ..Scope::default() };
     webhooks::conditions(policy.get("spec").unwrap_or(&Value::Null), "spec", |text| scope.compile(text.trim()), errors);
-    let names = variable_names(policy);
+    let (names, mut compiled) = (variable_names(policy), Vec::new());
     for (i, variable) in policy.list_at(&["spec", "variables"]).iter().enumerate() {
         let at = format!("spec.variables[{i}]");
         let name = names[i];
@@ -158,14 +195,15 @@ fn common<'a>(policy: &'a Value, errors: &mut Vec<FieldError>) -> Vec<&'a str> {
             errors.push(FieldError::required(format!("{at}.name"), "name is not specified"));
         } else if !is_identifier(name) {
             errors.push(FieldError::invalid(format!("{at}.name"), name, "must be a valid CEL identifier"));
-        } else if names[..i].contains(&name) {
-            errors.push(FieldError::duplicate(format!("{at}.name"), name));
         }
         // A variable sees those before it.
-        let scope = Scope { params, variables: Some(&names[..i]), patch: false };
+        let (scope, before) = (Scope { params, variables: Some(&names[..i]), patch: false }, errors.len());
         expression(variable, &at, "expression", &scope, errors);
+        if errors.len() == before {
+            compiled.push(name);
+        }
     }
-    names
+    compiled
 }
 
 /// An expression that has to be there and to compile.
@@ -234,11 +272,6 @@ fn mutation(mutation: &Value, at: &str, scope: &Scope<'_>, errors: &mut Vec<Fiel
 }
 
 fn match_resources(resources: &Value, at: &str, errors: &mut Vec<FieldError>) {
-    for field in ["namespaceSelector", "objectSelector"] {
-        if let Err(why) = Selector::from_object(resources.get(field)) {
-            errors.push(FieldError::invalid(format!("{at}.{field}"), resources.get(field).cloned().unwrap_or_default(), why.to_string()));
-        }
-    }
     for list in ["resourceRules", "excludeResourceRules"] {
         for (i, rule) in resources.list_at(&[list]).iter().enumerate() {
             let at = format!("{at}.{list}[{i}]");
@@ -273,9 +306,6 @@ fn param_ref(reference: &Value, errors: &mut Vec<FieldError>) {
     if let (false, Err(why)) = (name.is_empty(), names::path_segment(name)) {
         errors.push(FieldError::invalid("spec.paramRef.name", name, why));
     }
-    if let Err(why) = Selector::from_object(selector) {
-        errors.push(FieldError::invalid("spec.paramRef.selector", selector.cloned().unwrap_or_default(), why.to_string()));
-    }
     match (name.is_empty(), selector.is_some()) {
         (false, true) => {
             for field in ["name", "selector"] {
@@ -285,8 +315,10 @@ fn param_ref(reference: &Value, errors: &mut Vec<FieldError>) {
         (true, false) => errors.push(FieldError::required("spec.paramRef", "one of name or selector must be specified")),
         _ => {}
     }
-    if reference.str_at(&["parameterNotFoundAction"]).is_empty() {
-        errors.push(FieldError::required("spec.paramRef.parameterNotFoundAction", ""));
+    match reference.str_at(&["parameterNotFoundAction"]) {
+        "" => errors.push(FieldError::required("spec.paramRef.parameterNotFoundAction", "")),
+        "Allow" | "Deny" => {}
+        other => errors.push(FieldError::not_supported("spec.paramRef.parameterNotFoundAction", other, &["Deny", "Allow"])),
     }
 }
 

@@ -22,6 +22,10 @@ const MOST_CONDITIONS: usize = 8;
 
 pub(super) struct DeviceClass;
 impl Strategy for DeviceClass {
+    fn checks_base_names(&self) -> bool {
+        false
+    }
+
     fn validate(&self, class: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         selectors(class.list_at(&["spec", "selectors"]), "spec.selectors", &mut errors);
