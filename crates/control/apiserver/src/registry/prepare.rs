@@ -245,6 +245,11 @@ fn identity_errors(object: &Value, old: &Value) -> Vec<FieldError> {
 impl Registry {
     /// Checks a stored-kind object, and against the one it replaces.
     pub(super) fn validate(&self, place: &Place, object: &Value, change: Change<'_>) -> Result<(), Status> {
+        refuse(place, object, self.errors(place, object, change))
+    }
+
+    /// What is wrong with a stored-kind object, and with the change that it is.
+    pub(super) fn errors(&self, place: &Place, object: &Value, change: Change<'_>) -> Vec<FieldError> {
         let stored = &place.served.stored;
         let old = if let Change::Update(old) = change { Some(old) } else { None };
         let mut errors = metadata_errors(stored, object);
@@ -276,10 +281,7 @@ impl Registry {
             }
             asked.validate_asked(object, old, &mut errors);
         }
-        if errors.is_empty() {
-            return Ok(());
-        }
-        Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
+        errors
     }
 
     /// Checks what a subresource that is not about the content has changed.
@@ -291,11 +293,16 @@ impl Registry {
             errors.extend(rules::errors(stored, object, Some(old), Part::Status));
         }
         errors.extend(strategy(stored).validate_subresource(subresource, object, old));
-        if errors.is_empty() {
-            return Ok(());
-        }
-        Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
+        refuse(place, object, errors)
     }
+}
+
+/// The answer to an object with errors; none is no error.
+pub(super) fn refuse(place: &Place, object: &Value, errors: Vec<FieldError>) -> Result<(), Status> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
 }
 
 /// What no update may change of the metadata.

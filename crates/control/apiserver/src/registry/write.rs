@@ -7,7 +7,7 @@ use fram_api::{Kind, strategy};
 use fram_machinery::{Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
-use super::prepare::{Change, bump_generation, fill_metadata, keep_metadata, keep_own_metadata};
+use super::prepare::{Change, bump_generation, fill_metadata, keep_metadata, keep_own_metadata, refuse};
 use super::{Place, Record, Registry, Served, Write, store_status};
 use crate::admission::{Operation as Verb, Request};
 use crate::quota;
@@ -278,13 +278,9 @@ impl Registry {
             _ if place.served.stored.custom.is_some() => self.validate(place, object, Change::Update(old)),
             "" | "scale" | "ephemeralcontainers" | "resize" => {
                 let whole = subresource.is_empty() || subresource == "scale";
-                self.validate(place, object, if whole { Change::Update(old) } else { Change::Part(old) })?;
-                let stored = &place.served.stored;
-                let errors = strategy(stored).validate_subresource(subresource, object, old);
-                if errors.is_empty() {
-                    return Ok(());
-                }
-                Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
+                let mut errors = self.errors(place, object, if whole { Change::Update(old) } else { Change::Part(old) });
+                errors.extend(strategy(&place.served.stored).validate_subresource(subresource, object, old));
+                refuse(place, object, errors)
             }
             _ => self.validate_part(place, subresource, object, old),
         }

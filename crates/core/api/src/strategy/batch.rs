@@ -86,7 +86,8 @@ impl Strategy for Job {
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = if prefixed_labels(old).is_empty() { prefixed_labels(object) } else { Vec::new() };
+        let had = |key: &&str| old.at(&["spec", "template", "metadata", "labels", key]).is_some();
+        let mut errors = if PREFIXED.iter().all(had) { prefixed_labels(object) } else { Vec::new() };
         for field in ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
             if object.at(&["spec", field]) != old.at(&["spec", field]) {
                 errors.push(FieldError::invalid(format!("spec.{field}"), object.at(&["spec", field]).cloned(), "field is immutable"));
@@ -170,13 +171,15 @@ fn template_changes(job: &Value, old: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
+const PREFIXED: [&str; 2] = ["batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"];
+
 /// The labels that a generated selector comes with, under their names of today; Jobs of long ago lack them.
 fn prefixed_labels(job: &Value) -> Vec<FieldError> {
     if job.bool_at(&["spec", "manualSelector"]) == Some(true) || job.at(&["spec", "selector"]).is_none() {
         return Vec::new();
     }
     let lacks = |key: &&str| job.at(&["spec", "template", "metadata", "labels", key]).is_none();
-    let lacking = ["batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"].into_iter().filter(lacks);
+    let lacking = PREFIXED.into_iter().filter(lacks);
     lacking.map(|key| FieldError::required(format!("spec.template.metadata.labels[{key}]"), "must be set by the server")).collect()
 }
 

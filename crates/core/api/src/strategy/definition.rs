@@ -333,10 +333,8 @@ fn conversion(spec: &Value, errors: &mut Vec<FieldError>) {
         }
         return;
     }
-    let given = |field: &str| webhook.at(&["clientConfig", field]).is_some_and(|v| !v.is_null());
-    if given("url") == given("service") {
-        errors.push(FieldError::required("spec.conversion.webhookClientConfig", "exactly one of url or service is required"));
-    }
+    let client = webhook.get("clientConfig").unwrap_or(&Value::Null);
+    super::webhooks::client(client, "spec.conversion.webhookClientConfig", errors);
     let versions = webhook.list_at(&["conversionReviewVersions"]);
     if versions.is_empty() {
         errors.push(FieldError::required("spec.conversion.conversionReviewVersions", ""));

@@ -59,8 +59,10 @@ impl Strategy for ValidatingAdmissionPolicy {
                 let at = format!("status.typeChecking.expressionWarnings[{i}].fieldRef");
                 let text = warning.str_at(&["fieldRef"]).trim();
                 let path = if text.starts_with(['.', '[']) { text.to_string() } else { format!(".{text}") };
-                if let (false, Err(why)) = (text.is_empty(), JsonPath::parse(&path)) {
-                    errors.push(FieldError::invalid(at, text, format!("invalid JSONPath: {why}")));
+                // Between names only what paths are made of may stand.
+                let strange = text.chars().any(|c| !c.is_ascii_alphanumeric() && !"._-[]()*@?'\"/$, <>=".contains(c));
+                if !text.is_empty() && (strange || JsonPath::parse(&path).is_err()) {
+                    errors.push(FieldError::invalid(at, text, "invalid JSONPath"));
                 }
             }
         }
@@ -165,7 +167,7 @@ fn param_kind_errors(policy: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// What both sorts of policies have; gives the names of the variables that compile.
+/// What both sorts of policies have; gives the names of the variables that have an expression.
 fn common<'a>(policy: &'a Value, errors: &mut Vec<FieldError>) -> Vec<&'a str> {
     let params = has_params(policy);
     if params {
@@ -187,7 +189,7 @@ fn common<'a>(policy: &'a Value, errors: &mut Vec<FieldError>) -> Vec<&'a str> {
     }
     let scope = Scope { params, ..Scope::default() };
     webhooks::conditions(policy.get("spec").unwrap_or(&Value::Null), "spec", |text| scope.compile(text.trim()), errors);
-    let (names, mut compiled) = (variable_names(policy), Vec::new());
+    let (names, mut given) = (variable_names(policy), Vec::new());
     for (i, variable) in policy.list_at(&["spec", "variables"]).iter().enumerate() {
         let at = format!("spec.variables[{i}]");
         let name = names[i];
@@ -197,13 +199,14 @@ fn common<'a>(policy: &'a Value, errors: &mut Vec<FieldError>) -> Vec<&'a str> {
             errors.push(FieldError::invalid(format!("{at}.name"), name, "must be a valid CEL identifier"));
         }
         // A variable sees those before it.
-        let (scope, before) = (Scope { params, variables: Some(&names[..i]), patch: false }, errors.len());
+        let scope = Scope { params, variables: Some(&names[..i]), patch: false };
         expression(variable, &at, "expression", &scope, errors);
-        if errors.len() == before {
-            compiled.push(name);
+        // One that does not compile is there all the same.
+        if !variable.str_at(&["expression"]).trim().is_empty() {
+            given.push(name);
         }
     }
-    compiled
+    given
 }
 
 /// An expression that has to be there and to compile.

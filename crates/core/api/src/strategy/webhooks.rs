@@ -150,9 +150,10 @@ fn url(url: &str, at: &str, errors: &mut Vec<FieldError>) {
 }
 
 fn service(service: &Value, at: &str, errors: &mut Vec<FieldError>) {
-    for field in ["name", "namespace"] {
+    // Upstream takes the one for the other when it says which is missing.
+    for (field, told) in [("name", "namespace"), ("namespace", "name")] {
         if service.str_at(&[field]).is_empty() {
-            errors.push(FieldError::required(format!("{at}.{field}"), ""));
+            errors.push(FieldError::required(format!("{at}.{told}"), ""));
         }
     }
     let port = service.int_at(&["port"]).unwrap_or(443);
