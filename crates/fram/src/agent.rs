@@ -20,6 +20,7 @@ use crate::node::NodeLock;
 use crate::parts::{Impatience, Parts, Signals};
 
 pub(crate) fn run(agent: Agent) -> anyhow::Result<()> {
+    crate::heap::watch();
     crate::up::log("info");
     crate::preflight::check()?;
     let runtime = crate::up::threads("node")?;
@@ -49,6 +50,8 @@ async fn start(agent: Agent) -> anyhow::Result<()> {
     let informers = SharedInformers::new(client.clone(), tasks.clone(), stop.clone());
     let desk = Desk::new(&agent.machine.cgroup_root);
     let kubelet = crate::node::start(config, client.clone(), informers, &desk, &tasks, &stop).await?;
+    desk.bears(&["informers"]);
+    desk.bears(crate::up::NODE_PARTS);
     desk.open(data, &tasks, &stop)?;
     let keeper = identity::Keeper { directory: identity::directory(data), node: name.clone(), client, remote, current: current.clone() };
     tasks.spawn(keeper.run(stop.clone()));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use fram_apiserver::limits::{Limits, go_duration};
 use fram_apiserver::{Environment, Server};
 use fram_audit::{Audit, BatchOptions, Counters, Log, LogOptions, Policy, Sender, Sink, Webhook};
@@ -92,7 +93,7 @@ struct AuditFlags {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     audit_webhook_batch_buffer_size: usize,
     /// How many records are posted at once at most.
-    #[arg(long, value_name = "N", default_value_t = 400)]
+    #[arg(long, value_name = "N", default_value = "400", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     audit_webhook_batch_max_size: usize,
     /// How long a record waits for others at most.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]

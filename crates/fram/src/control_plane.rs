@@ -15,7 +15,7 @@ use fram_apiserver::pki::{Identity, Pki, write_private};
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{AggregatedKind, Environment, InProcess, Server, User};
-use fram_client::{Client, Resource, SharedInformers};
+use fram_client::{Client, EventRecorder, Resource, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{Embedded, Options};
@@ -182,9 +182,11 @@ pub(crate) fn start_components(
     };
     fram_controllers::start(&context);
     desk.started("kube-controller-manager", &controllers);
+    let client = control_plane.client(user("system:kube-scheduler"), "kube-scheduler");
     let scheduler = Scheduler::new(SchedulerConfig {
         name: "default-scheduler".into(),
-        client: control_plane.client(user("system:kube-scheduler"), "kube-scheduler"),
+        events: EventRecorder::start(client.clone(), "default-scheduler", "", context.now.clone(), &scheduling, stop.clone()),
+        client,
         informers: informers.clone(),
         now: Arc::new(move || environment.now_text()),
     });

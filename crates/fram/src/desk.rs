@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::heap;
 use chunks::Chunks;
 
 /// A part of the process that goes on as long as it does.
@@ -58,6 +59,11 @@ impl Desk {
     pub(crate) fn started(&self, name: &'static str, tasks: &TaskTracker) {
         let component = Component { name, since: Timestamp::now(), tasks: tasks.clone(), count: tasks.len() };
         self.components.lock().push(component);
+    }
+
+    /// Parts of the process run from now on, without which it would end.
+    pub(crate) fn bears(&self, names: &[&'static str]) {
+        names.iter().for_each(|name| self.started(name, &TaskTracker::new()));
     }
 
     /// The node of this process, and its images.
@@ -168,22 +174,24 @@ impl Desk {
 
     async fn status(&self) -> Result<Value, Status> {
         let shims = format!("{}-shim", self.cgroup_root.trim_end_matches('/'));
-        let counted = tokio::task::spawn_blocking(move || (processes::own(), processes::in_cgroup(&shims))).await;
-        let (own, shims) = counted.map_err(Status::internal)?;
-        let components = self.components.lock().iter().map(Component::value).collect::<Vec<_>>();
+        let counted =
+            tokio::task::spawn_blocking(move || (processes::own(), processes::code(), processes::in_cgroup(&shims), heap::by_component()));
+        let (own, code, shims, held) = counted.await.map_err(Status::internal)?;
+        let held = held.map_err(|error| Status::internal(format!("{error:#}")))?;
+        let components = self.components.lock().iter().map(|c| c.value(held.get(c.name).copied())).collect::<Vec<_>>();
         Ok(object!({
             "version": (env!("CARGO_PKG_VERSION")), "pid": (i64::from(std::process::id())), "since": (self.since.to_string()),
             "node": (self.node.get().map(String::as_str).unwrap_or_default()), "components": components,
-            "process": (memory(&own)), "shims": (memory(&shims))
+            "process": (memory(&own)), "code": (count(code)), "resolution": (count(heap::PERIOD as u64)), "shims": (memory(&shims))
         }))
     }
 }
 
 impl Component {
-    fn value(&self) -> Value {
+    fn value(&self, held: Option<u64>) -> Value {
         let running = self.tasks.len();
         object!({ "name": (self.name), "since": (self.since.to_string()), "healthy": (running >= self.count),
-            "tasks": (count(running as u64)), "began": (count(self.count as u64)) })
+            "tasks": (count(running as u64)), "began": (count(self.count as u64)), "held": (count(held.unwrap_or(0))) })
     }
 }
 

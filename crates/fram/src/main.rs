@@ -6,6 +6,7 @@ mod cli;
 mod control_plane;
 mod desk;
 mod down;
+mod heap;
 mod mux;
 mod node;
 mod parts;
@@ -15,11 +16,17 @@ mod token;
 mod tunnels;
 mod up;
 
+#[global_allocator]
+static HEAP: heap::Heap = heap::Heap;
+
 fn main() -> std::process::ExitCode {
     // A shim is not this program's child in anything but name: it starts before any thread or runtime does.
     let all: Vec<std::ffi::OsString> = std::env::args_os().collect();
     if all.get(1).is_some_and(|a| a == "shim") {
         fram_runtime::shim::main(&all[2..]);
+    }
+    if all.get(1).is_some_and(|a| a == heap::COMMAND) {
+        return heap::main().map_or(std::process::ExitCode::FAILURE, |()| std::process::ExitCode::SUCCESS);
     }
     let arguments = match cli::Cli::read(all) {
         Ok(arguments) => arguments,

@@ -69,7 +69,11 @@ pub(crate) fn threads(name: &'static str) -> anyhow::Result<tokio::runtime::Runt
     tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(name).build().context("cannot start threads")
 }
 
+/// What a node has beside its shims.
+pub(crate) const NODE_PARTS: &[&str] = &["kubelet", "container-runtime", "pod-network", "kube-proxy", "cluster-dns"];
+
 pub(crate) fn run(plan: Plan) -> anyhow::Result<()> {
+    crate::heap::watch();
     // The demo is for the eye: what goes well is not logged beside it.
     log(if plan.demo { "warn" } else { "info" });
     if plan.node {
@@ -99,6 +103,7 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     control_plane.bootstrap().await?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let desk = Desk::new(&plan.machine.cgroup_root);
+    desk.bears(&["kube-apiserver", "store", "informers"]);
     // The auditor's last words are about the end of everything else.
     let (audited, mut auditing) = (CancellationToken::new(), JoinSet::new());
     if let Some(sender) = control_plane.audit_sender.take() {
@@ -123,6 +128,7 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
         let (name, kubelet) = start_node(&plan, &control_plane, &nodes, informers, &node_threads, &desk, &tasks, &stop).await?;
         let kubelet_stop = stop.clone();
         parts.spawn_on(&node_threads, "the kubelet", async move { Ok(kubelet.run(kubelet_stop).await?) });
+        desk.bears(NODE_PARTS);
         // The node answers the API's Service address itself, so that pods reach it without a public socket.
         let within = control_plane.listen_also(SocketAddr::new(IpAddr::V4(api_service_ip()), API_PORT)).await?;
         parts.spawn("the API's socket for pods", fram_apiserver::http_api::serve(within, control_plane.server.clone(), stop.clone()));

@@ -79,7 +79,9 @@ fn corpus(stages: &mut Stages, record: Option<String>) -> Result<()> {
 fn verify(stages: &mut Stages) -> Result<()> {
     stages.cargo("format", &["fmt", "--all", "--check"])?;
     stages.run("tidy", tidy::check)?;
-    stages.cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])
+    stages.cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
+    // Tests that only a full run runs are not among the targets that are all.
+    stages.cargo("clippy of the full run", &["clippy", "--package", "fram", "--test", "whole", "--", "--deny", "warnings"])
 }
 
 /// The Debian packages that tests use, with a file by which each is known to be there.
@@ -103,6 +105,7 @@ fn test(stages: &mut Stages, full: bool) -> Result<()> {
     }
     stages.cargo("tests", &["test", "--workspace"])?;
     if full {
+        stages.cargo("the whole shop", &["test", "--package", "fram", "--test", "whole"])?;
         stages.run("packages of the full run", || install(&guest::PACKAGES))?;
         stages.run("cgroups of version 2, in a guest", guest::run)?;
     }

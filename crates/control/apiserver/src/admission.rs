@@ -9,6 +9,7 @@ mod nodes;
 mod pod_security;
 mod pods;
 mod policy;
+mod references;
 mod rules;
 mod service_account;
 mod storage;
@@ -250,6 +251,7 @@ impl Chain {
         }
         if let Some(object) = object {
             escalation::check(&self.rbac, request, object, old).await?;
+            references::check(&self.rbac, request, object, old).await?;
         }
         self.policies.validate(request, object.unwrap_or(&Value::Null), old).await?;
         match &self.webhooks {

@@ -39,8 +39,6 @@ pub(crate) fn annotate(key: &str, value: impl FnOnce() -> String) {
 
 /// The header by which clients and servers name a request.
 pub(crate) const AUDIT_ID: &str = "audit-id";
-/// Longer names are not taken over from clients; see upstream's WithAuditID.
-const LONGEST_ID: usize = 64;
 
 fn subject<'a>(user: Option<&'a User>, a: &'a Attributes) -> Subject<'a> {
     Subject {
@@ -70,6 +68,7 @@ fn object_ref(a: &Attributes) -> Option<ObjectRef> {
 
 /// What a request over HTTP says of itself.
 pub(crate) struct Sent<'a> {
+    pub(crate) id: &'a str,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) uri: &'a Uri,
     pub(crate) peer: SocketAddr,
@@ -83,8 +82,8 @@ pub(crate) fn of_request(
     attributes: &Attributes,
     sent: &Sent<'_>,
 ) -> Option<Trail> {
-    audit.begin(&subject(user, attributes), || Asked {
-        id: request_id(server, sent.headers),
+    let asked = || Asked {
+        id: sent.id.into(),
         uri: sent.uri.path_and_query().map_or("/", |p| p.as_str()).into(),
         verb: attributes.verb.clone(),
         user: user.map_or_else(|| object!({}), User::to_info),
@@ -93,7 +92,18 @@ pub(crate) fn of_request(
         user_agent: text(sent.headers, header::USER_AGENT.as_str()).into(),
         object: object_ref(attributes),
         received: server.registry.environment.now(),
-    })
+    };
+    match user {
+        Some(_) => audit.begin(&subject(user, attributes), asked),
+        None => audit.begin_unknown(&subject(user, attributes), asked),
+    }
+}
+
+/// The ways by which a client tried to say who it is, in upstream's words.
+pub(crate) fn attempted(headers: &HeaderMap, certificate: bool) -> Vec<&'static str> {
+    let scheme = text(headers, header::AUTHORIZATION.as_str()).trim().split(' ').next().unwrap_or_default().to_ascii_lowercase();
+    let tried = [("basic", scheme == "basic"), ("bearer", scheme == "bearer"), ("x509", certificate)];
+    tried.into_iter().filter(|(_, tried)| *tried).map(|(way, _)| way).collect()
 }
 
 /// The trail of a call in process.
@@ -115,10 +125,10 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
 }
 
-fn request_id(server: &Server, headers: &HeaderMap) -> String {
+/// The name of a request: the client's own, or a new one. It is sent back whether the request is recorded or not.
+pub(crate) fn request_id(server: &Server, headers: &HeaderMap) -> String {
     match text(headers, AUDIT_ID) {
         "" => server.registry.environment.uid(),
-        id if id.len() > LONGEST_ID => server.registry.environment.uid(),
         id => id.into(),
     }
 }

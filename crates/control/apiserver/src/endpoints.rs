@@ -9,6 +9,11 @@ use crate::registry::{ListRequest, Place, Registry, Selection};
 
 pub(crate) fn address(ip: &str, port: i64) -> Result<SocketAddr, Status> {
     let ip: IpAddr = ip.parse().map_err(|_| Status::bad_request("address not allowed: there is none yet"))?;
+    // Whoever dials would reach itself, or what is beside it, on somebody else's word; see IsProxyableIP.
+    let there = ip.to_canonical();
+    if there.is_loopback() || there.is_unspecified() || there.is_multicast() || fram_api::is_link_local(there) {
+        return Err(Status::bad_request("address not allowed"));
+    }
     let port = u16::try_from(port).map_err(|_| Status::bad_request(format!("invalid port {port}")))?;
     Ok(SocketAddr::new(ip, port))
 }
@@ -40,8 +45,11 @@ pub(crate) async fn of_service(registry: &Registry, service: &Value, port: &str)
         let ready = slice.list_at(&["endpoints"]).iter().filter(|e| e.bool_at(&["conditions", "ready"]) != Some(false));
         for endpoint in ready {
             let ip = endpoint.list_at(&["addresses"]).first().and_then(Value::as_str);
-            if let (Some(ip), Some(number)) = (ip, number) {
-                found.push((endpoint.str_at(&["nodeName"]).to_string(), address(ip, number)?));
+            // A name, or an address that none may dial, is not where it leads while there are others.
+            if let (Some(ip), Some(number)) = (ip, number)
+                && let Ok(address) = address(ip, number)
+            {
+                found.push((endpoint.str_at(&["nodeName"]).to_string(), address));
             }
         }
     }

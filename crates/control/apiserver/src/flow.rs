@@ -1,6 +1,7 @@
 //! Flow control in the server: the way of each request past it, and the objects by which it is configured, which are followed,
 //! repaired and given their status. What runs, waits or is refused is fram-flowcontrol's business.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use crate::authorize::Attributes;
 use crate::bootstrap::ensure;
 use crate::definitions::{settled, write};
-use crate::registry::{Place, Registry};
-use crate::server::{Answer, Performed, Server};
+use crate::keeping::keep;
+use crate::registry::{CORE, Place, Registry};
+use crate::server::Server;
 use crate::user::{MASTERS, User};
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
@@ -44,7 +46,8 @@ impl Flow {
     pub(crate) async fn enter(&self, user: &User, a: &Attributes, listed: Listed) -> (Option<Class>, Result<Held, Status>) {
         match self {
             Self::Unlimited => (None, Ok(Held::Nothing)),
-            Self::InFlight(_) if user.is_in(MASTERS) => (None, Ok(Held::Nothing)),
+            // A watch is there for long and costs little; see WithMaxInFlightLimit.
+            Self::InFlight(_) if user.is_in(MASTERS) || a.verb == "watch" => (None, Ok(Held::Nothing)),
             Self::InFlight(limits) => (None, limits.enter(&a.verb).map(Held::Place).ok_or_else(too_many)),
             Self::Fair(control) => {
                 let digest = Digest {
@@ -77,16 +80,6 @@ impl Flow {
         match self {
             Self::Fair(control) => control.dump(table),
             _ => None,
-        }
-    }
-
-    /// Takes note of how much there is of a resource, when all of it was listed.
-    pub(crate) fn listed(&self, a: &Attributes, result: &Result<Performed, Status>) {
-        if let Self::Fair(control) = self
-            && let Ok(Performed { answer: Answer::List { listing, .. }, .. }) = result
-        {
-            let bytes = listing.items.iter().map(|entry| entry.value.len()).sum();
-            control.estimator.found(&a.group, &a.resource, listing.items.len(), bytes);
         }
     }
 }
@@ -130,16 +123,8 @@ impl Server {
     /// Keeps flow control true to its objects, and these as they have to be, until `stop`.
     pub async fn follow_flow_control(self: Arc<Self>, stop: CancellationToken) {
         let Flow::Fair(control) = self.flow.clone() else { return stop.cancelled().await };
-        loop {
-            let ended = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                ended = self.follow_flow_control_once(&control) => ended,
-            };
-            if let Err(status) = ended {
-                tracing::warn!(%status, "following flow schemas and priority levels begins anew");
-            }
-        }
+        let what = "following flow schemas and priority levels";
+        keep(stop, what, (self, control), |(server, control)| Box::pin(server.follow_flow_control_once(control))).await;
     }
 
     async fn follow_flow_control_once(&self, control: &FlowControl) -> Result<(), Status> {
@@ -156,9 +141,28 @@ impl Server {
                     changed.map_err(Status::internal)?;
                     self.configure_flow_control(control).await?;
                 }
-                _ = period.tick() => control.adjust(),
+                _ = period.tick() => {
+                    self.count_objects(control).await?;
+                    control.adjust();
+                }
             }
         }
+    }
+
+    /// Counts what there is of each resource, by which the width of lists goes; see upstream's StorageObjectCountTracker.
+    async fn count_objects(&self, control: &FlowControl) -> Result<(), Status> {
+        let snapshot = self.registry.store.snapshot(None).await.map_err(Status::internal)?;
+        let mut found: HashMap<(&str, &str), (usize, usize)> = HashMap::new();
+        for entry in snapshot.prefix(&self.registry.prefix) {
+            let mut parts = entry.key[self.registry.prefix.len()..].split('/');
+            let counted = found.entry((parts.next().unwrap_or_default(), parts.next().unwrap_or_default())).or_default();
+            *counted = (counted.0 + 1, counted.1 + entry.value.len());
+        }
+        control.estimator.replace(found.into_iter().map(|((group, resource), (objects, bytes))| {
+            let group = if group == CORE { "" } else { group };
+            (group, resource, objects, bytes)
+        }));
+        Ok(())
     }
 
     async fn configure_flow_control(&self, control: &FlowControl) -> Result<(), Status> {

@@ -13,17 +13,18 @@ mod options;
 mod proxy;
 mod rewrite;
 mod tunnel;
+mod unsent;
 mod watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fram_audit::Trail;
 use fram_flowcontrol::Class;
 use fram_machinery::Status;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use crate::accept::{Accept, Endpoint, Shape};
 use crate::audit::{self, Sent};
@@ -38,6 +39,7 @@ use crate::server::Server;
 use crate::user::User;
 
 use info::Info;
+use unsent::Unsent;
 
 pub(crate) use compress::Whole;
 pub use listen::{Listener, converse, serve};
@@ -51,6 +53,19 @@ pub(crate) struct Peer {
     pub(crate) certificate: Option<User>,
     /// Its connection became a stream of another protocol.
     pub(crate) upgraded: Arc<AtomicBool>,
+    pub(crate) unsent: Arc<Unsent>,
+}
+
+/// How flow control let a request in, and what it holds until its answer has been sent.
+struct Ticket {
+    class: Option<Class>,
+    held: Held,
+}
+
+impl Default for Ticket {
+    fn default() -> Self {
+        Self { class: None, held: Held::Nothing }
+    }
 }
 
 /// Answers one request.
@@ -66,25 +81,29 @@ async fn answer(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) ->
     let api = server.registry.api();
     let info = Info::read(&server, &request);
     let user = authenticate(&server, request.headers(), peer.certificate.as_ref()).await;
-    let sent = Sent { headers: request.headers(), uri: request.uri(), peer: peer.address };
+    let id = audit::request_id(&server, request.headers());
+    let sent = Sent { id: &id, headers: request.headers(), uri: request.uri(), peer: peer.address };
     let trail = server.audit.as_ref().and_then(|a| audit::of_request(&server, a, user.as_ref().ok(), &info.attributes, &sent));
     let user = match user {
         Ok(user) => user,
         Err(status) => {
-            let response = respond::status(&api, &status, shown);
-            return with_id(response, trail, |trail| trail.refused(&status));
+            if let Some(trail) = trail {
+                trail.refused(&status, &audit::attempted(request.headers(), peer.certificate.is_some()));
+            }
+            return named(respond::status(&api, &status, shown), &id);
         }
     };
-    let long = info.is_long_running();
-    let mut class = None;
-    let limit = if long { Ok(None) } else { limits::time_of(info.query.get("timeout"), server.limits.request).map(Some) };
+    let (long, begun) = (info.is_long_running(), Instant::now());
+    let mut ticket = Ticket::default();
+    let most = server.limits.request;
+    let limit = if long { Ok(None) } else { limits::time_of(info.query.get("timeout"), most).map(Some) };
     // What lasts is counted until its body has been sent, what does not until it has been made.
     let (busy, lasting) = if long { (None, Some(server.long.token())) } else { (Some(server.busy.token()), None) };
     let result = match limit {
         Err(why) => Err(Status::bad_request(why)),
         Ok(limit) => {
             // On the heap once, rather than in each of the futures around it.
-            let answer = Box::pin(route(server, user, info, request, &mut class));
+            let answer = Box::pin(route(server, user, info, request, &mut ticket));
             let answer = audit::within(trail.clone(), answer);
             match limit {
                 Some(limit) => tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(too_late())),
@@ -97,7 +116,7 @@ async fn answer(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) ->
         Ok(response) => (response, None),
         Err(status) => (respond::status(&api, &status, shown), Some(status)),
     };
-    for (name, value) in class.iter().flat_map(flow::headers) {
+    for (name, value) in ticket.class.iter().flat_map(flow::headers) {
         response.headers_mut().insert(name, value);
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -106,16 +125,17 @@ async fn answer(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) ->
     let code = response.status().as_u16();
     // The body of a watch outlives this function, and with it the request.
     let response = match (lasting, trail.clone()) {
-        (None, _) => response,
+        (None, _) => response.map(|body| peer.unsent.hold(body, begun + most, ticket.held)),
         (Some(lasting), None) => response.map(|body| respond::holding(body, lasting)),
         (Some(lasting), Some(trail)) => response.map(|body| respond::holding(body, (lasting, trail))),
     };
-    with_id(response, trail, |trail| {
+    if let Some(trail) = trail {
         trail.answered(code, failure.as_ref());
         if long {
             trail.started();
         }
-    })
+    }
+    named(response, &id)
 }
 
 /// A request took too long. What it had begun may still come about.
@@ -123,13 +143,10 @@ fn too_late() -> Status {
     Status::new(fram_machinery::Reason::Timeout, "Timeout: request did not complete within the requested timeout")
 }
 
-/// Names the request to its client, and tells its trail something.
-fn with_id(mut response: Response<Body>, trail: Option<Trail>, tell: impl FnOnce(Trail)) -> Response<Body> {
-    if let Some(trail) = trail {
-        if let Ok(id) = trail.id().parse() {
-            response.headers_mut().insert(audit::AUDIT_ID, id);
-        }
-        tell(trail);
+/// Names the request to its client.
+fn named(mut response: Response<Body>, id: &str) -> Response<Body> {
+    if let Ok(id) = id.parse() {
+        response.headers_mut().insert(audit::AUDIT_ID, id);
     }
     response
 }
@@ -139,7 +156,7 @@ async fn route(
     user: User,
     info: Info,
     request: Request<Incoming>,
-    class: &mut Option<Class>,
+    ticket: &mut Ticket,
 ) -> Result<Response<Body>, Status> {
     let user = match impersonate(&server, request.headers(), &user).await? {
         Some(other) => {
@@ -151,21 +168,23 @@ async fn route(
         None => user,
     };
     // Streams to pods and nodes hold no seat: they last too long, and cost little. A watch holds one until it has begun.
-    let _seats = if info.is_long_running() && info.attributes.verb != "watch" {
-        Held::Nothing
-    } else {
-        let (found, held) = server.flow.enter(&user, &info.attributes, info.listed()).await;
-        *class = found;
-        held?
-    };
-    if let Some(service) = info.elsewhere {
-        return Box::pin(aggregated::handle(server, user, service, request)).await;
+    let watch = info.attributes.verb == "watch";
+    let mut begins = Held::Nothing;
+    if watch || !info.is_long_running() {
+        let (class, held) = server.flow.enter(&user, &info.attributes, info.listed()).await;
+        ticket.class = class;
+        *(if watch { &mut begins } else { &mut ticket.held }) = held?;
     }
-    match info.resource {
+    if let Some(service) = info.elsewhere {
+        return Box::pin(aggregated::handle(server, user, service, &info.attributes, request)).await;
+    }
+    let answer = match info.resource {
         Some(resource) => Box::pin(objects::handle(server, user, resource, info.query, request)).await,
         None if info.attributes.path == tunnel::PATH => tunnel::handle(&server, &user, request),
         None => beside(&server, &user, &info.attributes, &request).await,
-    }
+    };
+    drop(begins);
+    answer
 }
 
 /// Paths that are not about objects.

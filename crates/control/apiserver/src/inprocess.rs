@@ -62,8 +62,11 @@ impl Transport for InProcess {
             tell(trail.as_ref(), &reply);
             return reply;
         }
-        let performed = audit::within(trail, Box::pin(self.carry_out(call, &attributes))).await?;
-        self.reply(performed.answer)
+        let performed = audit::within(trail.clone(), Box::pin(self.carry_out(call, &attributes))).await;
+        if performed.is_err() {
+            tell(trail.as_ref(), &performed);
+        }
+        self.reply(performed?.answer)
     }
 
     async fn watch(&self, resource: &Resource, namespace: &str, options: ListOptions) -> Result<WatchStream, Status> {

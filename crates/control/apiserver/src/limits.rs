@@ -42,6 +42,9 @@ pub(crate) fn time_of(asked: &str, most: Duration) -> Result<Duration, String> {
     Ok(if given.is_zero() { most } else { given.min(most) })
 }
 
+/// What Go's durations can hold.
+const MOST_DURATION: Duration = Duration::from_nanos(i64::MAX as u64);
+
 /// A duration as Go writes it: `90s`, `1m30s`, `500ms`.
 pub fn go_duration(text: &str) -> Option<Duration> {
     let (mut rest, mut total) = (text, Duration::ZERO);
@@ -53,15 +56,18 @@ pub fn go_duration(text: &str) -> Option<Duration> {
     }
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let unit = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |n| digits + n);
+        let unit = rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |n| digits + n);
         let seconds = match &rest[digits..unit] {
             "h" => 3600.0,
             "m" => 60.0,
             "s" => 1.0,
-            "ms" => 0.001,
+            "ms" => 1e-3,
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
+            "ns" => 1e-9,
             _ => return None,
         };
-        total += Duration::try_from_secs_f64(rest[..digits].parse::<f64>().ok()? * seconds).ok()?;
+        let part = Duration::try_from_secs_f64(rest[..digits].parse::<f64>().ok()? * seconds).ok()?;
+        total = total.checked_add(part).filter(|t| *t <= MOST_DURATION)?;
         rest = &rest[unit..];
     }
     Some(total)
@@ -73,10 +79,13 @@ mod tests {
 
     #[test]
     fn durations_are_written_as_in_go() {
-        for (text, expect) in [("30s", 30_000), ("1m30s", 90_000), ("1.5h", 5_400_000), ("500ms", 500), ("0", 0)] {
+        for (text, expect) in
+            [("30s", 30_000), ("1m30s", 90_000), ("1.5h", 5_400_000), ("500ms", 500), ("0", 0), ("1h.5m", 3_630_000), ("2000us", 2)]
+        {
             assert_eq!(go_duration(text), Some(Duration::from_millis(expect)), "{text}");
         }
-        for text in ["", "30", "s", "1d", "-1s", "1s2"] {
+        let endless = "5000000000000000h5000000000000000h";
+        for text in ["", "30", "s", "1d", "-1s", "1s2", ".s", "1..5s", endless] {
             assert_eq!(go_duration(text), None, "{text}");
         }
     }

@@ -2,6 +2,8 @@
 
 use http::Method;
 
+use crate::authorize::Attributes;
+
 /// The parts of a resource path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ResourcePath {
@@ -17,6 +19,24 @@ pub(crate) struct ResourcePath {
     pub(crate) watch: bool,
 }
 
+impl ResourcePath {
+    /// What doing this with it is to authorization.
+    pub(crate) fn attributes(&self, verb: &str) -> Attributes {
+        // A namespace is within itself, so that roles in it may speak of it.
+        let is_namespace = self.plural == "namespaces" && self.group.is_empty();
+        Attributes {
+            verb: verb.into(),
+            group: self.group.clone(),
+            version: self.version.clone(),
+            resource: self.plural.clone(),
+            subresource: self.subresource.clone(),
+            namespace: if is_namespace { self.name.clone() } else { self.namespace.clone() },
+            name: self.name.clone(),
+            ..Default::default()
+        }
+    }
+}
+
 /// Reads a resource path; None where the path is not one.
 pub(crate) fn parse(path: &str) -> Option<ResourcePath> {
     let mut parts = path.trim_matches('/').split('/');
@@ -24,10 +44,13 @@ pub(crate) fn parse(path: &str) -> Option<ResourcePath> {
     match parts.next()? {
         "api" => out.version = parts.next()?.into(),
         "apis" => {
-            out.group = parts.next()?.into();
+            out.group = parts.next().filter(|group| !group.is_empty())?.into();
             out.version = parts.next()?.into();
         }
         _ => return None,
+    }
+    if out.version.is_empty() {
+        return None;
     }
     let mut rest: Vec<&str> = parts.collect();
     if rest.first() == Some(&"watch") {
@@ -35,6 +58,10 @@ pub(crate) fn parse(path: &str) -> Option<ResourcePath> {
         rest.remove(0);
     }
     if rest.is_empty() || rest.iter().any(|p| p.is_empty()) {
+        return None;
+    }
+    // What stands for a slash, or for another segment, would be a different path to whoever reads it next.
+    if rest.iter().map(|p| decode(p)).any(|p| p == "." || p == ".." || p.contains('/')) && !leads_on(&rest) {
         return None;
     }
     // `namespaces/x/status` and `namespaces/x/finalize` are about the namespace itself.
@@ -55,6 +82,12 @@ pub(crate) fn parse(path: &str) -> Option<ResourcePath> {
     Some(out)
 }
 
+/// Whether a path goes on behind a proxy, where anything may stand, and nothing odd before it.
+fn leads_on(rest: &[&str]) -> bool {
+    let Some(proxy) = rest.iter().position(|p| *p == "proxy") else { return false };
+    rest[..proxy].iter().map(|p| decode(p)).all(|p| p != "." && p != ".." && !p.contains('/'))
+}
+
 /// Percent-decodes one path segment or query value.
 pub(crate) fn decode(text: &str) -> String {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
@@ -64,7 +97,8 @@ pub(crate) fn decode(text: &str) -> String {
 pub(crate) fn verb(method: &Method, path: &ResourcePath, watch: bool) -> &'static str {
     let collection = path.name.is_empty();
     match *method {
-        Method::GET | Method::HEAD if watch || path.watch => "watch",
+        // Who names one object gets it, whatever else the query says.
+        Method::GET | Method::HEAD if path.watch || (watch && collection) => "watch",
         Method::GET | Method::HEAD if collection => "list",
         Method::GET | Method::HEAD => "get",
         Method::POST => "create",
@@ -128,9 +162,22 @@ mod tests {
         );
         check("/api/v1/nodes/n/proxy/logs/x", ["", "v1", "", "nodes", "n", "proxy"]);
         assert!(parse("/api/v1/watch/namespaces/a/pods").unwrap().watch);
-        for other in ["/healthz", "/api", "/apis/apps", "/apis/apps/v1", "/api/v1//pods"] {
+        assert_eq!(parse("/api/v1/nodes/n/proxy/a%2Fb/../c").unwrap().rest, "a%2Fb/../c");
+        let odd = ["/api/v1/pods/x%2Fy", "/api/v1/namespaces/a/pods/..%2Fb", "/api/v1/namespaces/../pods", "/api/v1/nodes/%2E/proxy/x"];
+        for other in
+            ["/healthz", "/api", "/apis/apps", "/apis/apps/v1", "/api/v1//pods", "/apis/apps//v1/x", "/apis//v1/x"].into_iter().chain(odd)
+        {
             assert_eq!(parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn who_names_an_object_gets_it_and_watches_nothing() {
+        let asked = |path: &str, watch| verb(&Method::GET, &parse(path).unwrap(), watch);
+        assert_eq!(asked("/api/v1/pods", true), "watch");
+        assert_eq!(asked("/api/v1/namespaces/a/pods/b", true), "get");
+        assert_eq!(asked("/api/v1/namespaces/a/secrets/b/scale", true), "get");
+        assert_eq!(asked("/api/v1/watch/namespaces/a/pods/b", false), "watch");
     }
 
     #[test]

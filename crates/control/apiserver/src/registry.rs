@@ -24,6 +24,7 @@ use crate::environment::Environment;
 use crate::user::User;
 
 pub use delete::Deleted;
+pub(crate) use keys::CORE;
 pub use keys::Place;
 pub use read::{ListRequest, Listing, Selection};
 pub use record::Record;

@@ -196,12 +196,7 @@ impl Server {
         if let Some(trail) = &trail {
             audit::asked(trail, &call);
         }
-        let whole = matches!(&call.verb, Verb::List(o) if o.limit == 0 && o.label_selector.is_empty() && o.field_selector.is_empty());
-        let whole = whole && call.namespace.is_empty();
         let result = self.carry_out(user, &attributes, call, duplicates).await;
-        if whole {
-            self.flow.listed(&attributes, &result);
-        }
         self.requests.count(&attributes, known, &result);
         if let Some(trail) = &trail {
             audit::answered(trail, &self.registry, &result);
@@ -212,18 +207,7 @@ impl Server {
     /// Checks a write by its path, before its body is read.
     pub(crate) async fn may_send(&self, user: &User, verb: &str, resource: &Resource, path: &ResourcePath) -> Result<(), Status> {
         self.place_of(resource, &path.namespace, &path.name, false)?;
-        let is_namespace = path.plural == "namespaces" && path.group.is_empty();
-        let attributes = Attributes {
-            verb: verb.into(),
-            group: path.group.clone(),
-            version: path.version.clone(),
-            resource: path.plural.clone(),
-            subresource: path.subresource.clone(),
-            namespace: if is_namespace { path.name.clone() } else { path.namespace.clone() },
-            name: path.name.clone(),
-            ..Default::default()
-        };
-        self.authorizer.check(user, &attributes).await
+        self.authorizer.check(user, &path.attributes(verb)).await
     }
 
     /// Whether what is asked for is served: only that is counted by its name, or anybody could make names without end.
@@ -264,9 +248,7 @@ pub(crate) fn attributes_of(call: &Call) -> Attributes {
         Verb::DeleteCollection { .. } => "deletecollection",
     };
     let selected = match &call.verb {
-        Verb::List(options) | Verb::DeleteCollection { list: options, .. } if call.name.is_empty() => {
-            selected_name(&options.field_selector)
-        }
+        Verb::List(options) if call.name.is_empty() => selected_name(&options.field_selector),
         _ => None,
     };
     Attributes {

@@ -6,7 +6,7 @@ mod common {
     pub(crate) mod server;
 }
 
-use common::server::{client_as, server};
+use common::server::{client_as, in_memory, server};
 use fram_apiserver::User;
 use fram_apiserver::registry::{ChangeKind, Place, Selection, WatchRequest};
 use fram_client::resources::{CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, NODES, PODS, SECRETS, SERVICE_ACCOUNTS, SERVICES};
@@ -15,7 +15,7 @@ use fram_machinery::{Reason, Value, meta, object};
 use futures_util::StreamExt;
 
 async fn admin() -> Client {
-    client_as(&server().await, User::authenticated("admin", &["system:masters"]))
+    client_as(&server(in_memory()).await, User::authenticated("admin", &["system:masters"]))
 }
 
 fn config_map(name: &str, value: &str) -> Value {
@@ -86,7 +86,7 @@ async fn next(stream: &mut fram_client::WatchStream) -> (EventKind, String) {
 
 #[tokio::test]
 async fn events_that_are_not_selected_hold_up_none_that_are() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let maps = client_as(&server, User::authenticated("admin", &["system:masters"])).within(&CONFIG_MAPS, "default");
     let before = maps.list(ListOptions::default()).await.unwrap().resource_version;
     maps.create(config_map("x", "wanted")).await.unwrap();
@@ -269,7 +269,7 @@ async fn an_applied_field_of_another_manager_is_a_conflict() {
 
 #[tokio::test]
 async fn users_do_only_what_roles_allow() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let nobody = client_as(&server, User::authenticated("nobody", &[]));
     let refused = nobody.within(&SECRETS, "default").list(ListOptions::default()).await.unwrap_err();
     assert_eq!(
@@ -283,7 +283,7 @@ async fn users_do_only_what_roles_allow() {
 
 #[tokio::test]
 async fn a_node_reads_what_its_pods_refer_to_and_nothing_else() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let root = client_as(&server, User::authenticated("admin", &["system:masters"]));
     with_account(&root).await;
     for name in ["used", "other"] {

@@ -2,19 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod common {
+    pub(crate) mod server;
+}
+
 use std::sync::Arc;
 
-use fram_api::Api;
-use fram_apiserver::admission::Chain;
-use fram_apiserver::allocate::Allocators;
-use fram_apiserver::bootstrap::Cluster;
-use fram_apiserver::nodes::NoNodes;
-use fram_apiserver::registry::Registry;
-use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
-use fram_apiserver::{Environment, InProcess, Server, User};
+use common::server::{client_as, in_memory, server};
+use fram_apiserver::User;
 use fram_client::{Call, Client, DeleteOptions, EventKind, ListOptions, PatchKind, Resource, Resources, Verb};
 use fram_machinery::{Reason, Value, meta, object};
-use fram_store::{Embedded, Options, Store};
+use fram_store::Store;
 use futures_util::StreamExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -29,27 +27,11 @@ struct Cell {
 }
 
 async fn start(store: Arc<dyn Store>) -> Cell {
-    let api = Arc::new(Api::builtin().unwrap());
-    let registry = Arc::new(Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default()));
-    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
-    let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
-    let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));
-    let cluster = Cluster {
-        ca_pem: "ca".into(),
-        front_proxy_ca_pem: "front".into(),
-        address: [192, 0, 2, 1].into(),
-        port: 6443,
-        cluster_domain: "cluster.local".into(),
-    };
-    server.bootstrap(&cluster).await.unwrap();
+    let server = server(store).await;
     let mut tasks = JoinSet::new();
     tasks.spawn(server.clone().follow_definitions(CancellationToken::new()));
     let user = User::authenticated("admin", &["system:masters"]);
-    Cell { client: Client::new(Arc::new(InProcess::new(server, user)), "test"), _tasks: tasks }
-}
-
-fn store() -> Arc<dyn Store> {
-    Arc::new(Embedded::open(Options::in_memory()).unwrap())
+    Cell { client: client_as(&server, user), _tasks: tasks }
 }
 
 fn definition() -> Value {
@@ -104,7 +86,7 @@ fn foo(name: &str, spec: Value) -> Value {
 
 #[tokio::test]
 async fn a_custom_resource_is_served_when_its_definition_says_so() {
-    let cell = start(store()).await;
+    let cell = start(in_memory()).await;
     let foos = cell.client.within(&FOOS, "default");
     assert!(foos.list(ListOptions::default()).await.unwrap_err().is(Reason::NotFound));
     established(&cell.client, definition()).await;
@@ -126,7 +108,7 @@ async fn a_custom_resource_is_served_when_its_definition_says_so() {
 
 #[tokio::test]
 async fn status_and_scale_are_apart_from_the_rest() {
-    let cell = start(store()).await;
+    let cell = start(in_memory()).await;
     established(&cell.client, definition()).await;
     let foos = cell.client.within(&FOOS, "default");
     let mut object = foo("a", object!({ "n": 2 }));
@@ -146,7 +128,7 @@ async fn status_and_scale_are_apart_from_the_rest() {
 
 #[tokio::test]
 async fn apply_merges_lists_by_the_keys_of_the_definition() {
-    let cell = start(store()).await;
+    let cell = start(in_memory()).await;
     established(&cell.client, definition()).await;
     let foos = cell.client.within(&FOOS, "default");
     let config = |name: &str| object!({ "apiVersion": "example.com/v1", "kind": "Foo", "metadata": { "name": "a" }, "spec": { "parts": [{ "name": name, "v": 1 }] } });
@@ -174,7 +156,7 @@ async fn apply_merges_lists_by_the_keys_of_the_definition() {
 
 #[tokio::test]
 async fn an_old_object_gets_the_defaults_of_a_new_schema_when_it_is_read() {
-    let cell = start(store()).await;
+    let cell = start(in_memory()).await;
     established(&cell.client, definition()).await;
     let foos = cell.client.within(&FOOS, "default");
     foos.create(foo("a", object!({}))).await.unwrap();
@@ -198,7 +180,7 @@ async fn an_old_object_gets_the_defaults_of_a_new_schema_when_it_is_read() {
 
 #[tokio::test]
 async fn a_custom_resource_is_served_at_once_after_a_restart() {
-    let store = store();
+    let store = in_memory();
     let first = start(store.clone()).await;
     established(&first.client, definition()).await;
     first.client.within(&FOOS, "default").create(foo("a", object!({}))).await.unwrap();
@@ -209,7 +191,7 @@ async fn a_custom_resource_is_served_at_once_after_a_restart() {
 
 #[tokio::test]
 async fn a_deleted_definition_takes_its_objects_along() {
-    let cell = start(store()).await;
+    let cell = start(in_memory()).await;
     established(&cell.client, definition()).await;
     let foos = cell.client.within(&FOOS, "default");
     foos.create(foo("a", object!({}))).await.unwrap();
@@ -226,7 +208,7 @@ async fn a_deleted_definition_takes_its_objects_along() {
 
 #[tokio::test]
 async fn a_definition_that_takes_anothers_names_waits_for_them() {
-    let cell = start(store()).await;
+    let cell = start(in_memory()).await;
     established(&cell.client, definition()).await;
     let mut second = definition();
     second.set(&["metadata", "name"], "bars.example.com");

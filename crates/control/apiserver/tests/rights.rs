@@ -9,13 +9,13 @@ mod common {
 
 use std::sync::Arc;
 
-use common::server::{client_as, server};
+use common::server::{client_as, in_memory, server};
 use fram_apiserver::{Server, User};
 use fram_client::resources::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, NAMESPACES, NODES, POD_DISRUPTION_BUDGETS, PODS, ROLE_BINDINGS, ROLES,
     SERVICE_ACCOUNTS,
 };
-use fram_client::{Client, ListOptions, PatchKind};
+use fram_client::{Client, ListOptions, PatchKind, Resource};
 use fram_machinery::{Reason, Value, meta, object};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -45,7 +45,7 @@ async fn heard(server: &Server) {
 
 #[tokio::test]
 async fn a_right_within_a_namespace_is_none_over_the_cluster() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     root(&server).within(&ROLE_BINDINGS, "default").create(binding("cluster-admin", "eve")).await.unwrap();
     let eve = user(&server, "eve");
     heard(&server).await;
@@ -57,7 +57,7 @@ async fn a_right_within_a_namespace_is_none_over_the_cluster() {
 
 #[tokio::test]
 async fn nobody_gives_away_rights_that_they_do_not_have() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let root = root(&server);
     let all = ["roles", "clusterroles", "rolebindings", "clusterrolebindings", "pods"];
     root.all(&CLUSTER_ROLES).create(role("keeper", &["get", "create", "update", "patch"], &all)).await.unwrap();
@@ -71,11 +71,18 @@ async fn nobody_gives_away_rights_that_they_do_not_have() {
     assert!(eve.all(&CLUSTER_ROLES).create(role("more", &["delete"], &["pods"])).await.unwrap_err().is(Reason::Forbidden));
     let widened = object!({ "rules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }] });
     assert!(eve.all(&CLUSTER_ROLES).patch("keeper", "", PatchKind::Merge, widened).await.unwrap_err().is(Reason::Forbidden));
-    // What one has one may give, and metadata is no right.
+    // What one has one may give.
     eve.all(&CLUSTER_ROLES).create(role("same", &["get"], &["pods"])).await.unwrap();
     eve.within(&ROLES, "default").create(role("here", &["get", "patch"], &["pods"])).await.unwrap();
     let labelled = object!({ "metadata": { "labels": { "a": "b" } } });
-    eve.all(&CLUSTER_ROLES).patch("cluster-admin", "", PatchKind::Merge, labelled).await.unwrap();
+    eve.all(&CLUSTER_ROLES).patch("same", "", PatchKind::Merge, labelled.clone()).await.unwrap();
+    // An aggregation may gather a role by its labels; what the garbage collector has to write anybody may.
+    let refused = eve.all(&CLUSTER_ROLES).patch("cluster-admin", "", PatchKind::Merge, labelled).await.unwrap_err();
+    assert!(refused.is(Reason::Forbidden), "{refused:?}");
+    let held = object!({ "metadata": { "finalizers": ["example.com/held"] } });
+    eve.all(&CLUSTER_ROLES).patch("cluster-admin", "", PatchKind::Merge, held).await.unwrap();
+    let loosened = object!({ "aggregationRule": null });
+    assert!(eve.all(&CLUSTER_ROLES).patch("edit", "", PatchKind::Merge, loosened).await.unwrap_err().is(Reason::Forbidden));
     assert!(eve.all(&CLUSTER_ROLE_BINDINGS).create(binding("nothing", "eve")).await.unwrap_err().is(Reason::NotFound));
 
     root.all(&CLUSTER_ROLE_BINDINGS).create(binding("binder", "eve")).await.unwrap();
@@ -87,8 +94,38 @@ async fn nobody_gives_away_rights_that_they_do_not_have() {
 }
 
 #[tokio::test]
+async fn nobody_has_a_policy_read_what_they_may_not_read() {
+    const ADMISSION: &str = "admissionregistration.k8s.io";
+    let resource = |plural: &'static str| Resource { group: ADMISSION.into(), version: "v1".into(), plural: plural.into() };
+    let (policies, bindings) = (resource("validatingadmissionpolicies"), resource("validatingadmissionpolicybindings"));
+    let server = server(in_memory()).await;
+    let root = root(&server);
+    let mut writer = role("writer", &["*"], &["*"]);
+    writer.set(&["rules"], vec![object!({ "verbs": ["*"], "apiGroups": [ADMISSION], "resources": ["*"] })]);
+    root.all(&CLUSTER_ROLES).create(writer).await.unwrap();
+    root.all(&CLUSTER_ROLE_BINDINGS).create(binding("writer", "eve")).await.unwrap();
+    let eve = user(&server, "eve");
+    heard(&server).await;
+    let policy = object!({ "metadata": { "name": "p" }, "spec": { "paramKind": { "apiVersion": "v1", "kind": "Secret" },
+        "matchConstraints": { "resourceRules": [{ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"] }] },
+        "validations": [{ "expression": "false", "messageExpression": "string(params.data.token)" }] } });
+    let bound = object!({ "metadata": { "name": "b" }, "spec": { "policyName": "p", "validationActions": ["Deny"],
+        "paramRef": { "name": "s", "namespace": "kube-system", "parameterNotFoundAction": "Deny" } } });
+    assert!(eve.all(&policies).create(policy.clone()).await.unwrap_err().is(Reason::Forbidden));
+    root.all(&policies).create(policy).await.unwrap();
+    let refused = eve.all(&bindings).create(bound.clone()).await.unwrap_err();
+    assert!(refused.is(Reason::Forbidden) && refused.message.contains("paramRef"), "{refused:?}");
+    root.within(&ROLES, "kube-system").create(role("reader", &["get"], &["secrets"])).await.unwrap();
+    let mut reads = binding("reader", "eve");
+    reads.set(&["roleRef", "kind"], "Role");
+    root.within(&ROLE_BINDINGS, "kube-system").create(reads).await.unwrap();
+    heard(&server).await;
+    eve.all(&bindings).create(bound).await.unwrap();
+}
+
+#[tokio::test]
 async fn who_may_only_change_objects_makes_none() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     root(&server).all(&CLUSTER_ROLES).create(role("changer", &["get", "update", "patch"], &["configmaps", "clusterroles"])).await.unwrap();
     root(&server).all(&CLUSTER_ROLE_BINDINGS).create(binding("changer", "eve")).await.unwrap();
     let eve = user(&server, "eve");
@@ -111,7 +148,7 @@ async fn with_pod(client: &Client) {
 
 #[tokio::test]
 async fn a_subresource_changes_its_own_part_alone() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let client = root(&server);
     with_pod(&client).await;
     let pods = client.within(&PODS, "default");
@@ -136,7 +173,7 @@ async fn a_subresource_changes_its_own_part_alone() {
 
 #[tokio::test]
 async fn a_node_sees_and_changes_its_own_pods_alone() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     with_pod(&root(&server)).await;
     let node = |name: &str| client_as(&server, User::authenticated(&format!("system:node:{name}"), &["system:nodes"]));
     assert!(node("n1").within(&PODS, "default").get("p").await.is_ok());
@@ -154,7 +191,7 @@ async fn a_node_sees_and_changes_its_own_pods_alone() {
 
 #[tokio::test]
 async fn an_eviction_minds_its_dry_run_and_lets_unready_pods_go() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let client = root(&server);
     with_pod(&client).await;
     let pods = client.within(&PODS, "default");
@@ -179,7 +216,7 @@ async fn an_eviction_minds_its_dry_run_and_lets_unready_pods_go() {
 
 #[tokio::test]
 async fn many_who_share_a_quota_all_get_their_turn() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let client = root(&server);
     client.all(&NAMESPACES).create(object!({ "metadata": { "name": "full" } })).await.unwrap();
     let quotas = client.within(&fram_client::resources::RESOURCE_QUOTAS, "full");
@@ -199,7 +236,7 @@ async fn many_who_share_a_quota_all_get_their_turn() {
 
 #[tokio::test]
 async fn a_namespace_says_how_safe_its_pods_are() {
-    let server = server().await;
+    let server = server(in_memory()).await;
     let client = root(&server);
     let level = |mode: &str, level: &str| {
         let mut namespace = object!({ "metadata": { "name": "safe", "labels": {} } });

@@ -100,6 +100,14 @@ impl Audit {
     pub fn begin(self: &Arc<Self>, subject: &Subject<'_>, asked: impl FnOnce() -> Asked) -> Option<Trail> {
         let wanted = self.policy.decide(subject);
         self.counters.levels.get_or_create(&LevelLabel { level: wanted.level.as_str() }).inc();
+        (wanted.level > Level::None).then(|| Trail::begin(self.clone(), wanted, asked()))
+    }
+
+    /// The trail of a request of which nobody knows whose it is: it is recorded when it is refused, and not before; see upstream's
+    /// WithFailedAuthenticationAudit.
+    pub fn begin_unknown(self: &Arc<Self>, subject: &Subject<'_>, asked: impl FnOnce() -> Asked) -> Option<Trail> {
+        let wanted = self.policy.decide(subject);
+        self.counters.levels.get_or_create(&LevelLabel { level: wanted.level.as_str() }).inc();
         (wanted.level > Level::None).then(|| Trail::new(self.clone(), wanted, asked()))
     }
 

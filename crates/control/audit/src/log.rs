@@ -51,7 +51,11 @@ impl Log {
             && *size > 0
             && *size + line.len() as u64 > self.options.max_size << 20
         {
-            *target = self.rotate()?;
+            // What cannot be put aside goes on where it is: a log that is too long is better than none.
+            match self.rotate() {
+                Ok(new) => *target = new,
+                Err(error) => tracing::warn!(%error, "the audit log is not rotated"),
+            }
         }
         match &mut *target {
             Target::Standard => std::io::stdout().lock().write_all(line).map_err(failed),
@@ -63,13 +67,26 @@ impl Log {
         }
     }
 
-    /// Puts the file aside under the time, begins a new one, and removes what is too old or too much.
+    /// Puts the file aside under the time and begins a new one.
     fn rotate(&self) -> Result<Target, AuditError> {
         let path = &self.options.path;
         let now = (self.now)();
         let aside = backup_name(path, now);
-        std::fs::rename(path, &aside).map_err(|source| AuditError::Io { path: path.clone(), operation: "rename", source })?;
-        let backups = backups(path)?;
+        match std::fs::rename(path, &aside) {
+            // Somebody else has put it aside already.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            renamed => renamed.map_err(|source| AuditError::Io { path: path.clone(), operation: "rename", source })?,
+        }
+        let new = open(path)?;
+        if let Err(error) = self.remove_surplus(now) {
+            tracing::warn!(%error, "old audit logs stay");
+        }
+        Ok(new)
+    }
+
+    /// Removes what was put aside and is too old or too much.
+    fn remove_surplus(&self, now: jiff::Timestamp) -> Result<(), AuditError> {
+        let backups = backups(&self.options.path)?;
         let oldest = i64::try_from(self.options.max_age).unwrap_or(i64::MAX).saturating_mul(24 * 3600);
         for (age, (file, stamp)) in backups.iter().rev().enumerate() {
             let surplus = self.options.max_backups > 0 && age >= self.options.max_backups;
@@ -80,7 +97,7 @@ impl Log {
                 tracing::warn!(path = %file.display(), %error, "an old audit log stays");
             }
         }
-        open(path)
+        Ok(())
     }
 }
 
@@ -174,6 +191,10 @@ mod tests {
             assert!(log.take(&event));
         }
         assert_eq!(names(), ["audit-2023-11-14T22-13-22.000.log", "audit-2023-11-14T22-13-23.000.log", "audit.log"]);
+        // Somebody else puts it aside: the next one is begun all the same.
+        std::fs::rename(&options.path, folder.path().join("elsewhere")).unwrap();
+        assert!(log.take(&event) && log.take(&event) && log.take(&event));
+        assert!(options.path.exists());
         clock.fetch_add(2 * 24 * 3600, Ordering::Relaxed);
         assert!(log.take(&event) && log.take(&event));
         assert_eq!(names().len(), 2, "what is older than a day is gone");

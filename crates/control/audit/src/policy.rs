@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use fram_machinery::{Value, yaml};
+use fram_machinery::{Value, json, yaml};
 
 use crate::AuditError;
 use crate::trail::Stage;
@@ -110,13 +110,26 @@ impl Policy {
     }
 }
 
-fn texts(value: &Value, field: &str) -> Vec<String> {
-    value.list_at(&[field]).iter().filter_map(Value::as_str).map(String::from).collect()
+/// The texts of a list. Anything else in it is refused: left out, it would make an empty list, which is everything.
+fn texts(value: &Value, field: &str) -> Result<Vec<String>, String> {
+    match value.get(field) {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::List(list)) => {
+            let text = |(i, entry): (usize, &Value)| {
+                entry
+                    .as_str()
+                    .map(String::from)
+                    .ok_or_else(|| format!(".{field}[{i}]: Invalid value: {}: must be a string", json::to_string(entry)))
+            };
+            list.iter().enumerate().map(text).collect()
+        }
+        Some(other) => Err(format!(".{field}: Invalid value: {}: must be a list of strings", json::to_string(other))),
+    }
 }
 
 fn stages(value: &Value, field: &str) -> Result<Vec<Stage>, String> {
     let parse = |text: String| Stage::parse(&text).ok_or_else(|| format!(".{field}: Unsupported value: {text:?}"));
-    texts(value, field).into_iter().map(parse).collect()
+    texts(value, field)?.into_iter().map(parse).collect()
 }
 
 impl Rule {
@@ -128,12 +141,12 @@ impl Rule {
         let omit_managed_fields = value.bool_at(&["omitManagedFields"]).unwrap_or(without_managers);
         let rule = Self {
             wanted: Wanted { level, omit_stages, omit_managed_fields },
-            users: texts(value, "users"),
-            groups: texts(value, "userGroups"),
-            verbs: texts(value, "verbs"),
+            users: texts(value, "users")?,
+            groups: texts(value, "userGroups")?,
+            verbs: texts(value, "verbs")?,
             resources: value.list_at(&["resources"]).iter().map(GroupResources::read).collect::<Result<_, _>>()?,
-            namespaces: texts(value, "namespaces"),
-            paths: texts(value, "nonResourceURLs"),
+            namespaces: texts(value, "namespaces")?,
+            paths: texts(value, "nonResourceURLs")?,
         };
         rule.check()?;
         Ok(rule)
@@ -180,7 +193,7 @@ fn path_matches(path: &str, spec: &str) -> bool {
 impl GroupResources {
     fn read(value: &Value) -> Result<Self, String> {
         let read =
-            Self { group: value.str_at(&["group"]).into(), resources: texts(value, "resources"), names: texts(value, "resourceNames") };
+            Self { group: value.str_at(&["group"]).into(), resources: texts(value, "resources")?, names: texts(value, "resourceNames")? };
         if !read.names.is_empty() && read.resources.is_empty() {
             return Err(".resources.resourceNames: using resourceNames requires at least one resource".into());
         }
@@ -277,6 +290,7 @@ rules:
         for (body, part) in [
             ("rules: []", "0 rules"),
             ("rules: [{level: All}]", "rules[0].level"),
+            ("rules: [{level: None, users: [1001]}]", "users[0]: Invalid value: 1001"),
             ("rules: [{level: None, omitStages: [Never]}]", "omitStages"),
             ("rules: [{level: None, nonResourceURLs: [a]}]", "must begin"),
             ("rules: [{level: None, nonResourceURLs: ['/a*b']}]", "final character"),

@@ -55,18 +55,17 @@ struct State {
 impl Trail {
     pub(crate) fn new(audit: Arc<Audit>, wanted: Wanted, asked: Asked) -> Self {
         let event = Event { asked, level: wanted.level, request: None, response: None, status: None, annotations: BTreeMap::new() };
-        let trail = Self(Arc::new(Inner { audit, wanted, state: Mutex::new(State { event, ended: false }) }));
+        Self(Arc::new(Inner { audit, wanted, state: Mutex::new(State { event, ended: false }) }))
+    }
+
+    pub(crate) fn begin(audit: Arc<Audit>, wanted: Wanted, asked: Asked) -> Self {
+        let trail = Self::new(audit, wanted, asked);
         trail.0.record(Stage::RequestReceived);
         trail
     }
 
     pub fn level(&self) -> Level {
         self.0.wanted.level
-    }
-
-    /// The name of the request.
-    pub fn id(&self) -> String {
-        self.0.state.lock().event.asked.id.clone()
     }
 
     /// Takes note of the user as whom somebody acts.
@@ -140,9 +139,16 @@ impl Trail {
         self.0.record(Stage::ResponseStarted);
     }
 
-    /// Nobody was authenticated: upstream records this stage and no other.
-    pub fn refused(self, failure: &Status) {
+    /// Nobody was authenticated: upstream records this stage and no other. `attempted` are the ways that were tried.
+    pub fn refused(self, failure: &Status, attempted: &[&str]) {
         self.answered(failure.code, Some(failure));
+        let words = match attempted {
+            [] => "Authentication failed, no credentials provided".to_string(),
+            some => format!("Authentication failed, attempted: {}", some.join(", ")),
+        };
+        if let Some(status) = &mut self.0.state.lock().event.status {
+            status.set(&["message"], words);
+        }
         self.0.record(Stage::ResponseStarted);
         self.0.state.lock().ended = true;
     }
@@ -272,11 +278,12 @@ mod tests {
 
     #[test]
     fn a_failure_says_why_and_a_refused_client_leaves_one_record() {
-        let (audit, kept) = audit("Metadata", object!({ "omitStages": ["RequestReceived"] }));
-        begin(&audit).unwrap().refused(&Status::unauthorized());
+        let (audit, kept) = audit("Metadata", object!({}));
+        audit.begin_unknown(&Subject::default(), Asked::default).unwrap().refused(&Status::unauthorized(), &["basic", "x509"]);
         assert_eq!(stages(&kept), ["ResponseStarted"]);
         let event = kept.0.lock()[0].clone();
         assert_eq!(event.str_at(&["responseStatus", "reason"]), "Unauthorized");
+        assert_eq!(event.str_at(&["responseStatus", "message"]), "Authentication failed, attempted: basic, x509");
         assert_eq!(event.int_at(&["responseStatus", "code"]), Some(401));
         assert_eq!(event.at(&["responseStatus", "kind"]), None);
     }

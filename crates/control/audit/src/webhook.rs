@@ -107,12 +107,28 @@ impl Webhook {
 }
 
 impl Sender {
-    /// Sends batches until `stop`, then what is still buffered.
+    /// Sends batches until `stop`, then what is still buffered, as far as it is taken in time.
     pub async fn run(mut self, stop: CancellationToken) {
+        let over = async {
+            stop.cancelled().await;
+            tokio::time::sleep(FAREWELL).await;
+        };
+        let counters = self.counters.clone();
+        let late = tokio::select! {
+            () = self.send(&stop) => 0,
+            () = over => self.buffer.len(),
+        };
+        if late > 0 {
+            tracing::warn!(late, "the audit webhook does not take its last events");
+            counters.lost("webhook", late);
+        }
+    }
+
+    async fn send(&mut self, stop: &CancellationToken) {
         let (mut sending, places) = (JoinSet::new(), Arc::new(Semaphore::new(UNDER_WAY)));
         let mut throttle = Throttle::new(&self.options);
         loop {
-            let batch = self.gather(&stop).await;
+            let batch = self.gather(stop).await;
             if batch.is_empty() {
                 break;
             }
@@ -129,10 +145,7 @@ impl Sender {
                 drop(place);
             });
         }
-        let rest = async { while sending.join_next().await.is_some() {} };
-        if tokio::time::timeout(FAREWELL, rest).await.is_err() {
-            tracing::warn!("the audit webhook does not take its last events");
-        }
+        while sending.join_next().await.is_some() {}
     }
 
     /// A batch that is full or has waited long enough; an empty one only at the end.

@@ -5,11 +5,12 @@ mod plan;
 mod rolling;
 mod status;
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{DEPLOYMENTS, PODS, REPLICA_SETS};
-use fram_client::{Action, Client, Controller, DeleteOptions, Informer, PatchKind};
+use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, PatchKind};
 use fram_machinery::labels::Selector;
 use fram_machinery::{Reason, Status, Value, meta, object};
 
@@ -23,6 +24,7 @@ pub(crate) fn start(context: &Context) {
         client: context.client("deployment-controller"),
         deployments: deployments.clone(),
         pods: pods.clone(),
+        events: context.recorder("deployment-controller", "deployment-controller"),
         now: context.now.clone(),
     });
     let (by_set, by_pod) = (deployments.clone(), sets.clone());
@@ -65,6 +67,7 @@ struct Reconciler {
     client: Client,
     deployments: Informer,
     pods: Informer,
+    events: EventRecorder,
     now: crate::Clock,
 }
 
@@ -111,10 +114,14 @@ impl Reconciler {
         let sets = self.client.within(&REPLICA_SETS, namespace);
         match step {
             Step::Create(set) => self.create(deployment, set).await,
-            Step::Update(set) => match sets.update(set).await {
+            Step::Update(set, former) => match sets.update(set).await {
                 // Whoever changed it causes another round.
                 Err(status) if status.is(Reason::NotFound) || status.is(Reason::Conflict) => Ok(()),
-                other => other.map(drop),
+                Err(status) => Err(status),
+                Ok(set) => {
+                    self.tell_scaled(deployment, &set, former);
+                    Ok(())
+                }
             },
             Step::Delete(name) => match sets.delete(&name, DeleteOptions::default()).await {
                 Err(status) if !status.is(Reason::NotFound) => Err(status),
@@ -146,9 +153,30 @@ impl Reconciler {
                 settle(self.client.within(&DEPLOYMENTS, namespace).update_status(changed).await)?;
                 Ok(())
             }
-            Err(status) if status.is(Reason::Forbidden) || status.is(Reason::NotFound) => Err(status),
-            other => other.map(drop),
+            Err(status) => {
+                // A namespace that ends takes its Deployments with it.
+                if !status.message.contains("being terminated") {
+                    let about = format!("Failed to create new replica set {name:?}: {}", status.message);
+                    self.events.event(deployment, true, "ReplicaSetCreateError", about);
+                }
+                Err(status)
+            }
+            Ok(set) => {
+                self.tell_scaled(deployment, &set, 0);
+                Ok(())
+            }
         }
+    }
+
+    fn tell_scaled(&self, deployment: &Value, set: &Value, former: i64) {
+        let replicas = set.int_at(&["spec", "replicas"]).unwrap_or(0);
+        let direction = match replicas.cmp(&former) {
+            Ordering::Equal => return,
+            Ordering::Greater => "up",
+            Ordering::Less => "down",
+        };
+        let about = format!("Scaled {direction} replica set {} from {former} to {replicas}", meta::name(set));
+        self.events.event(deployment, false, "ScalingReplicaSet", about);
     }
 
     async fn write_status(&self, deployment: &Value, status: Value) -> Result<(), Status> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fram_client::resources::{DEPLOYMENTS, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, STATEFUL_SETS};
-use fram_client::{Action, Controller, Informer};
+use fram_client::{Action, Controller, EventRecorder, Informer};
 use fram_machinery::labels::Selector;
 use fram_machinery::{Reason, Status, Value, meta};
 
@@ -23,8 +23,13 @@ pub(crate) fn start(context: &Context) {
         ("ReplicationController", context.informers.get(&REPLICATION_CONTROLLERS)),
     ];
     let client = context.client("disruption-controller");
-    let reconciler =
-        Reconciler { budgets: Objects::new(&client, &budgets), pods: all.clone(), owners: owners.clone(), now: context.now.clone() };
+    let reconciler = Reconciler {
+        budgets: Objects::new(&client, &budgets),
+        pods: all.clone(),
+        owners: owners.clone(),
+        events: context.recorder("disruption-controller", "controllermanager"),
+        now: context.now.clone(),
+    };
     let selecting = budgets.clone();
     let mut controller = Controller::new("disruption", 4).owns(&budgets).watches(&all, move |pod| {
         let here = selecting.by_namespace(meta::namespace(pod));
@@ -53,6 +58,7 @@ struct Reconciler {
     budgets: Objects,
     pods: Informer,
     owners: [(&'static str, Informer); 4],
+    events: EventRecorder,
     now: crate::Clock,
 }
 
@@ -62,6 +68,9 @@ impl Reconciler {
         let Some(budget) = self.budgets.get(namespace, name) else { return Ok(Action::Done) };
         let mut pods = self.pods.by_namespace(namespace);
         pods.retain(|p| selects(&budget, p) && !crate::pods::has_ended(p));
+        if pods.is_empty() {
+            self.events.event(&budget, false, "NoPods", "No matching pods found");
+        }
         let plan = plan(&budget, &pods, self.scale(&pods), (self.now)());
         match self.budgets.write_status(&budget, plan.status).await {
             // The eviction of a pod writes the same status: its change brings the key back.

@@ -79,7 +79,10 @@ impl Reconciler {
         let beat = meta::condition(node, "Ready").map(|c| c.str_at(&["lastHeartbeatTime"])).unwrap_or_default();
         let (said, now) = (format!("{renewed} {beat}"), Instant::now());
         let mut heard = self.heard.lock();
-        let entry = heard.entry(name.to_string()).or_insert_with(|| (said.clone(), now));
+        let entry = heard.entry(name.to_string()).or_insert_with(|| {
+            self.events.event(node, false, "RegisteredNode", format!("Registered Node {name} in Controller"));
+            (said.clone(), now)
+        });
         if entry.0 != said {
             *entry = (said, now);
         }

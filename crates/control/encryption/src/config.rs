@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use base64::Engine;
-use fram_machinery::Value;
+use fram_machinery::{Value, json};
 
 /// A resource of a group; either may be `*`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,13 +70,20 @@ impl Config {
 
 impl Entry {
     fn read(value: &Value) -> Result<Self, String> {
-        let names: Vec<&str> = value.list_at(&["resources"]).iter().filter_map(Value::as_str).collect();
+        // What is left out would lie in the clear.
+        let name = |(i, name): (usize, &Value)| {
+            name.as_str()
+                .map(String::from)
+                .ok_or_else(|| format!("resources[{i}]: Invalid value: {}: must be a string", json::to_string(name)))
+        };
+        let names: Vec<String> = value.list_at(&["resources"]).iter().enumerate().map(name).collect::<Result<_, _>>()?;
         let providers = value.list_at(&["providers"]);
         if names.is_empty() || providers.is_empty() {
             let missing = if names.is_empty() { "resources" } else { "providers" };
             return Err(format!("{missing}: Required value: at least one is required"));
         }
-        let resources = names.iter().map(|n| Resource::read(n)).collect::<Result<Vec<_>, _>>().map_err(|e| format!("resources: {e}"))?;
+        let resources =
+            names.iter().map(|name| Resource::read(name)).collect::<Result<Vec<_>, _>>().map_err(|e| format!("resources: {e}"))?;
         check_overlap(&resources).map_err(|e| format!("resources: {e}"))?;
         let read = |(i, provider): (usize, &Value)| Provider::read(provider).map_err(|e| format!("providers[{i}]{e}"));
         Ok(Self { resources, providers: providers.iter().enumerate().map(read).collect::<Result<_, _>>()? })

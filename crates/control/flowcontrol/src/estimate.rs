@@ -84,10 +84,13 @@ fn key(group: &str, resource: &str) -> Resource {
 }
 
 impl Estimator {
-    /// Takes note of what a list over everything found.
-    pub fn found(&self, group: &str, resource: &str, objects: usize, bytes: usize) {
-        let stats = Stats { objects: objects as u64, average: bytes.checked_div(objects).unwrap_or(0) as u64 };
-        self.stats.write().insert(key(group, resource), stats);
+    /// Takes note of how much there is: group and resource, their objects, and the bytes of these together.
+    pub fn replace<'a>(&self, found: impl Iterator<Item = (&'a str, &'a str, usize, usize)>) {
+        let stats = found.map(|(group, resource, objects, bytes)| {
+            let average = bytes.checked_div(objects).unwrap_or(0) as u64;
+            (key(group, resource), Stats { objects: objects as u64, average })
+        });
+        *self.stats.write() = stats.collect();
     }
 
     /// Counts a watch until what is returned is dropped.
@@ -148,7 +151,7 @@ mod tests {
         let estimator = Estimator::default();
         let width = |listed: Listed, nominal: u64| estimator.width(&asked("list"), listed, nominal).seats;
         assert_eq!(width(Listed::default(), 600), 1, "nothing is known");
-        estimator.found("", "pods", 1000, 4_000_000);
+        estimator.replace([("", "pods", 1000, 4_000_000)].into_iter());
         assert_eq!(width(Listed::default(), 600), 10);
         assert_eq!(width(Listed { limit: 100, ..Default::default() }, 600), 4);
         assert_eq!(width(Listed { single: true, ..Default::default() }, 600), 1);

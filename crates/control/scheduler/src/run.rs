@@ -7,7 +7,7 @@ use std::time::Duration;
 use fram_client::resources::{
     NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, STORAGE_CLASSES,
 };
-use fram_client::{Client, DeleteOptions, Delta, Informer, PatchKind, Preconditions, SharedInformers};
+use fram_client::{Client, DeleteOptions, Delta, EventRecorder, Informer, PatchKind, Preconditions, SharedInformers};
 use fram_machinery::{Reason, Status, Value, meta, object};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -27,6 +27,7 @@ pub struct SchedulerConfig {
     pub name: String,
     pub client: Client,
     pub informers: SharedInformers,
+    pub events: EventRecorder,
     /// Now, in the form of timestamps in objects.
     pub now: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -270,7 +271,7 @@ impl Scheduler {
             let result = bind(&config.client, &followed.claims, &pod, &node, &steps).await;
             if result.is_ok() {
                 let message = format!("Successfully assigned {} to {node}", pod.key);
-                report(&config, &pod, "Normal", "Scheduled", "Binding", &message).await;
+                config.events.event(&pod.object, false, "Scheduled", message);
             }
             Bound { pod, steps, result }
         });
@@ -329,7 +330,7 @@ async fn evict(config: &SchedulerConfig, pod: &Pod, found: &Preemption) {
         match sent {
             Ok(()) => {
                 let message = format!("Preempted by pod {} on node {}", pod.uid, found.node);
-                report(config, victim, "Normal", "Preempted", "Preempting", &message).await;
+                config.events.event(&victim.object, false, "Preempted", message);
             }
             // It went by itself.
             Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => {}
@@ -358,20 +359,5 @@ async fn report_unschedulable(config: &SchedulerConfig, pod: &Pod, message: &str
             _ => {}
         }
     }
-    report(config, pod, "Warning", "FailedScheduling", "Scheduling", message).await;
-}
-
-async fn report(config: &SchedulerConfig, pod: &Pod, ty: &str, reason: &str, action: &str, message: &str) {
-    let (namespace, name) = (meta::namespace(&pod.object), meta::name(&pod.object));
-    let now = (config.now)();
-    let event = object!({
-        "apiVersion": "v1", "kind": "Event", "metadata": { "generateName": (format!("{name}.")), "namespace": namespace },
-        "involvedObject": { "apiVersion": "v1", "kind": "Pod", "name": name, "namespace": namespace, "uid": (pod.uid.as_str()),
-            "resourceVersion": (meta::resource_version(&pod.object)) },
-        "type": ty, "reason": reason, "action": action, "message": message, "reportingComponent": (config.name.as_str()),
-        "source": { "component": (config.name.as_str()) }, "firstTimestamp": (now.as_str()), "lastTimestamp": (now.as_str()), "count": 1
-    });
-    if let Err(status) = config.client.within(&fram_client::resources::EVENTS, namespace).create(event).await {
-        tracing::debug!(pod = pod.key, %status, "an event was not recorded");
-    }
+    config.events.event(&pod.object, true, "FailedScheduling", message);
 }

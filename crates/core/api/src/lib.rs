@@ -15,7 +15,7 @@ pub use convert::convert;
 pub use custom::{CustomResource, DefinitionError, status as custom_status};
 pub use description::DescriptionError;
 pub use kind::{Age, Cell, Column, Custom, Generation, Kind, ScalePaths, Scope, Subresource};
-pub use strategy::{Strategy, strategy};
+pub use strategy::{Strategy, is_link_local, strategy};
 
 use std::collections::HashMap;
 use std::sync::Arc;

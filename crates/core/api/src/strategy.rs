@@ -26,6 +26,8 @@ mod storage;
 pub(crate) mod volumes;
 mod webhooks;
 
+pub use network::is_link_local;
+
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
@@ -263,14 +265,19 @@ pub(crate) fn label_selector_errors(selector: &Value, at: &str, errors: &mut Vec
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             text => errors.push(FieldError::invalid(format!("{at}.operator"), text, "not a valid selector operator")),
         }
-        let key = requirement.str_at(&["key"]);
-        if let Err(why) = names::qualified_name(key) {
-            errors.push(FieldError::invalid(format!("{at}.key"), key, why));
-        }
-        for (v, value) in values.iter().enumerate() {
-            if let Err(why) = names::label_value(value.as_str().unwrap_or_default()) {
-                errors.push(FieldError::invalid(format!("{at}.values[{v}]"), value.clone(), why));
-            }
+        requirement_errors(requirement, &at, errors);
+    }
+}
+
+/// What is wrong with the key and the values of one requirement on labels.
+pub(crate) fn requirement_errors(requirement: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    let key = requirement.str_at(&["key"]);
+    if let Err(why) = names::qualified_name(key) {
+        errors.push(FieldError::invalid(format!("{at}.key"), key, why));
+    }
+    for (v, value) in requirement.list_at(&["values"]).iter().enumerate() {
+        if let Err(why) = names::label_value(value.as_str().unwrap_or_default()) {
+            errors.push(FieldError::invalid(format!("{at}.values[{v}]"), value.clone(), why));
         }
     }
 }

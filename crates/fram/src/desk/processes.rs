@@ -34,6 +34,27 @@ pub(super) fn own() -> Usage {
     usage
 }
 
+/// How much of this process's memory is the program itself, in bytes.
+pub(super) fn code() -> u64 {
+    let program = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    of_file(&maps, &program.to_string_lossy())
+}
+
+/// What is mapped from a file, by the lines of smaps.
+fn of_file(maps: &str, file: &str) -> u64 {
+    let (mut within, mut total) = (false, 0);
+    for line in maps.lines() {
+        let is_head = line.split(' ').next().is_some_and(|range| range.contains('-') && !range.ends_with(':'));
+        if is_head {
+            within = line.ends_with(file);
+        } else if within {
+            total += field(line, "Pss");
+        }
+    }
+    total
+}
+
 /// Whether /proc/PID/cgroup says that the process's memory is counted in a cgroup or below it: by the hierarchy of the memory
 /// controller, or the one hierarchy of version 2. In others a container stays where the shim is that began it.
 fn is_within(cgroups: &str, cgroup: &str) -> bool {
@@ -66,6 +87,14 @@ mod tests {
         let within = |cgroups: &str| is_within(cgroups, "/fram-shim");
         assert!(within("4:memory:/fram-shim\n0::/") && within("0::/fram-shim/a\n") && within("2:cpu,memory:/fram-shim/a:b"));
         assert!(!within("0::/fram-shim2") && !within("5:pids:/fram-shim\n4:memory:/fram/pod\n0::/fram-shim") && !within(""));
+    }
+
+    #[test]
+    fn what_is_mapped_from_a_file_is_added_up() {
+        let maps = "55d0-55d1 r-xp 00000000 fd:00 7 /usr/bin/fram\nSize: 9 kB\nPss: 4 kB\nPss_Dirty: 1 kB\n\
+            7f00-7f01 rw-p 00000000 00:00 0 \nPss: 32 kB\n7f02-7f03 r--p 00000000 fd:00 7 /usr/bin/fram\nPss: 2 kB\n";
+        assert_eq!(of_file(maps, "/usr/bin/fram"), 6 << 10);
+        assert!(code() > 0);
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Cluster {
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
         command.env("HOME", self.data.parent().unwrap());
@@ -158,10 +158,20 @@ impl Cluster {
 
     /// What answers over a port that kubectl forwards to `target`.
     #[allow(dead_code, reason = "the figures need no forwarding")]
-    pub(crate) fn forwarded(&self, target: &str, port: u16, request: &str) -> String {
-        forwarded(self.command(&["port-forward", target, &format!(":{port}"), "--address", "127.0.0.1"]), |address| {
+    pub(crate) fn forwarded(&self, namespace: &str, target: &str, port: u16, request: &str) -> String {
+        forwarded(self.command(&["-n", namespace, "port-forward", target, &format!(":{port}"), "--address", "127.0.0.1"]), |address| {
             std::net::TcpStream::connect(address).map(|stream| ask(stream, request)).unwrap()
         })
+    }
+
+    /// Runs kubectl at a terminal of 31 lines of 97 columns, with `last` as its last argument.
+    #[allow(dead_code, reason = "the figures need no terminal")]
+    pub(crate) fn at_terminal(&self, arguments: &[&str], last: &str) -> Output {
+        let words =
+            format!("stty rows 31 cols 97; exec kubectl --kubeconfig {} {} \"$LAST\"", self.kubeconfig().display(), arguments.join(" "));
+        let mut command = Command::new("script");
+        command.args(["-qec", &words, "/dev/null"]).env("LAST", last).env("HOME", self.data.parent().unwrap());
+        command.stdin(Stdio::null()).output().unwrap()
     }
 
     #[track_caller]
@@ -207,7 +217,7 @@ pub(crate) fn forwarded<T>(mut kubectl: Command, ask: impl FnOnce(&str) -> T) ->
 }
 
 #[allow(dead_code, reason = "the figures need no forwarding")]
-fn ask(mut stream: std::net::TcpStream, request: &str) -> String {
+pub(crate) fn ask(mut stream: std::net::TcpStream, request: &str) -> String {
     use std::io::{Read, Write};
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();

@@ -89,7 +89,7 @@ fn an_application_runs_survives_kill_9_and_leaves_nothing() {
     assert_eq!((failing.status.code(), failing.stdout.as_slice()), (Some(3), &b"out\n"[..]));
 
     // Over a forwarded port, from outside.
-    let answer = cluster.forwarded("service/web", 80, "GET /index.html HTTP/1.0\r\n\r\n");
+    let answer = cluster.forwarded("default", "service/web", 80, "GET /index.html HTTP/1.0\r\n\r\n");
     assert!(answered.iter().any(|name| answer.ends_with(name.as_str())), "{answer:?} is not of {answered:?}");
 
     let pids = cluster.container_processes();

@@ -123,7 +123,8 @@ pub enum ContainerReason {
     #[serde(rename = "OOMKilled")]
     OomKilled,
     /// The first process could not be started; the message says why.
-    ContainerCannotRun,
+    #[serde(alias = "ContainerCannotRun")]
+    StartError,
     /// The shim died and the exit code with it; code 255.
     Unknown,
 }
@@ -134,7 +135,7 @@ impl ContainerReason {
             ContainerReason::Completed => "Completed",
             ContainerReason::Error => "Error",
             ContainerReason::OomKilled => "OOMKilled",
-            ContainerReason::ContainerCannotRun => "ContainerCannotRun",
+            ContainerReason::StartError => "StartError",
             ContainerReason::Unknown => "Unknown",
         }
     }

@@ -197,7 +197,7 @@ impl Container {
 
 pub(crate) fn reason(exit: &Exit) -> ContainerReason {
     match exit {
-        Exit { cannot_run: true, .. } => ContainerReason::ContainerCannotRun,
+        Exit { cannot_run: true, .. } => ContainerReason::StartError,
         Exit { lost: true, .. } => ContainerReason::Unknown,
         Exit { oom_killed: true, .. } => ContainerReason::OomKilled,
         Exit { code: 0, .. } => ContainerReason::Completed,
@@ -244,7 +244,7 @@ mod tests {
             (Exit::default(), ContainerReason::Completed),
             (Exit { code: 3, ..Exit::default() }, ContainerReason::Error),
             (Exit { code: 137, oom_killed: true, ..Exit::default() }, ContainerReason::OomKilled),
-            (Exit { code: 128, cannot_run: true, ..Exit::default() }, ContainerReason::ContainerCannotRun),
+            (Exit { code: 128, cannot_run: true, ..Exit::default() }, ContainerReason::StartError),
             (Exit { code: LOST, lost: true, ..Exit::default() }, ContainerReason::Unknown),
         ] {
             assert_eq!(reason(&exit), expect);

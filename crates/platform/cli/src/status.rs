@@ -13,6 +13,9 @@ use crate::local;
 use crate::print::{escaped, note, out};
 use crate::table;
 
+/// The component that says of itself how it fares.
+const API_SERVER: &str = "kube-apiserver";
+
 /// A line: component, status, age, memory, details.
 type Line = Vec<String>;
 
@@ -37,7 +40,7 @@ pub(crate) async fn run(connection: &Connection) -> Result<()> {
         lines.extend(of_process(here, &data, now));
     }
     let of_api = match &access {
-        Ok(access) => of_api(access, &mut lines, now).await,
+        Ok(access) => of_api(access, here.as_ref().ok(), &mut lines, now).await,
         Err(_) => Ok(true),
     };
     if !lines.is_empty() {
@@ -60,17 +63,25 @@ fn bytes(value: &Value, path: &[&str]) -> String {
     human::bytes(value.int_at(path).and_then(|b| u64::try_from(b).ok()).unwrap_or(0))
 }
 
+/// What a component holds; where that is too little for the process to know, less than what it would.
+fn held(here: &Value, component: &Value) -> String {
+    match component.int_at(&["held"]) {
+        None | Some(0) => format!("<{}", bytes(here, &["resolution"])),
+        Some(_) => bytes(component, &["held"]),
+    }
+}
+
 /// What the process says of itself.
 fn of_process(here: &Value, data: &Path, now: Timestamp) -> Vec<Line> {
     let details = format!(
-        "version {}, pid {}, {} resident, data in {}",
+        "version {}, pid {}, {} of it the program itself, data in {}",
         here.str_at(&["version"]),
         here.int_at(&["pid"]).unwrap_or(0),
-        bytes(here, &["process", "rss"]),
+        bytes(here, &["code"]),
         data.display()
     );
     let mut lines = vec![line("fram", "Running", age(here.str_at(&["since"]), now), &bytes(here, &["process", "pss"]), details)];
-    for component in here.list_at(&["components"]) {
+    for component in here.list_at(&["components"]).iter().filter(|c| c.str_at(&["name"]) != API_SERVER) {
         let (running, began) = (component.int_at(&["tasks"]).unwrap_or(0), component.int_at(&["began"]).unwrap_or(0));
         let healthy = component.bool_at(&["healthy"]) == Some(true);
         let details = if healthy { "in fram's process".into() } else { format!("{running} of {began} tasks still run: see fram's log") };
@@ -78,7 +89,7 @@ fn of_process(here: &Value, data: &Path, now: Timestamp) -> Vec<Line> {
             component.str_at(&["name"]),
             if healthy { "Running" } else { "Ended" },
             age(component.str_at(&["since"]), now),
-            "",
+            &held(here, component),
             details,
         ));
     }
@@ -96,7 +107,7 @@ fn failed(verbose: &str) -> Vec<&str> {
 }
 
 /// What the API says; false where something is not as it should be.
-async fn of_api(access: &Access, lines: &mut Vec<Line>, now: Timestamp) -> Result<bool> {
+async fn of_api(access: &Access, here: Option<&Value>, lines: &mut Vec<Line>, now: Timestamp) -> Result<bool> {
     let (code, checks) = access.plain("/readyz?verbose").await?;
     let version = access.document("/version", "application/json").await?;
     let bad = failed(&checks);
@@ -105,7 +116,11 @@ async fn of_api(access: &Access, lines: &mut Vec<Line>, now: Timestamp) -> Resul
         true => format!("{} at {}, {passed} checks passed", version.str_at(&["gitVersion"]), access.server),
         false => format!("failed: {}", bad.join(", ")),
     };
-    lines.push(line("kube-apiserver", if code == 200 { "Ready" } else { "NotReady" }, String::new(), "", details));
+    // Where it runs in the process on this machine, that says the rest.
+    let component = here.and_then(|h| h.list_at(&["components"]).iter().find(|c| c.str_at(&["name"]) == API_SERVER));
+    let since = component.map(|c| age(c.str_at(&["since"]), now)).unwrap_or_default();
+    let memory = here.zip(component).map(|(h, c)| held(h, c)).unwrap_or_default();
+    lines.push(line(API_SERVER, if code == 200 { "Ready" } else { "NotReady" }, since, &memory, details));
     let pods = access.resource_type(&resources::PODS.plural).await?;
     let pods = access.objects_in(pods, "").list(ListOptions::default()).await?.items;
     let nodes = access.resource_type(&resources::NODES.plural).await?;
@@ -171,11 +186,12 @@ mod tests {
 
     #[test]
     fn the_process_and_its_parts_are_lines() {
-        let here = object!({ "version": "0.1.0", "pid": 7, "since": "2026-01-01T00:00:00Z", "node": "n", "process": { "rss": 2097152, "pss": 1048576 },
-            "shims": { "processes": 2, "rss": 0, "pss": 4096 }, "components": [{ "name": "scheduler", "since": "2026-01-01T00:00:00Z", "healthy": false, "tasks": 0, "began": 1 }] });
+        let here = object!({ "version": "0.1.0", "pid": 7, "since": "2026-01-01T00:00:00Z", "node": "n", "process": { "pss": 3145728 }, "code": 1048576,
+            "shims": { "processes": 2, "rss": 0, "pss": 4096 }, "components": [{ "name": "kube-apiserver", "since": "2026-01-01T00:00:00Z" },
+            { "name": "scheduler", "since": "2026-01-01T00:00:00Z", "healthy": false, "tasks": 0, "began": 1, "held": 65536 }] });
         let lines = of_process(&here, Path::new("/d"), "2026-01-01T00:01:00Z".parse().unwrap());
-        assert_eq!(lines[0], ["fram", "Running", "60s", "1.0Mi", "version 0.1.0, pid 7, 2.0Mi resident, data in /d"]);
-        assert_eq!(lines[1], ["scheduler", "Ended", "60s", "-", "0 of 1 tasks still run: see fram's log"]);
+        assert_eq!(lines[0], ["fram", "Running", "60s", "3.0Mi", "version 0.1.0, pid 7, 1.0Mi of it the program itself, data in /d"]);
+        assert_eq!(lines[1], ["scheduler", "Ended", "60s", "64.0Ki", "0 of 1 tasks still run: see fram's log"]);
         assert_eq!(lines[2][3..], ["4.0Ki".to_string(), "2 processes that hold pods, 0 resident".into()]);
     }
 }

@@ -17,19 +17,23 @@ pub(super) async fn check(rbac: &Rbac, request: &Request<'_>, object: &Value, ol
     if kind.group != GROUP || !request.subresource.is_empty() || !writes || request.user.is_in(MASTERS) {
         return Ok(());
     }
-    let same = |fields: &[&str]| old.is_some_and(|old| fields.iter().all(|f| old.get(f) == object.get(f)));
     let rules = match kind.kind.as_str() {
-        // Metadata may be changed by whoever may update the object.
-        "Role" | "ClusterRole" if same(&["rules", "aggregationRule"]) => return Ok(()),
-        "RoleBinding" | "ClusterRoleBinding" if same(&["roleRef", "subjects"]) => return Ok(()),
+        "Role" | "ClusterRole" | "RoleBinding" | "ClusterRoleBinding" if old.is_some_and(|old| is_for_its_end(object, old)) => {
+            return Ok(());
+        }
+        // A label too gives rights away, where an aggregation gathers what has it.
         "Role" | "ClusterRole" => {
             let name = &request.place.name;
             if may(rbac, request, "escalate", &kind.plural, &request.place.namespace, name) {
                 return Ok(());
             }
-            // An aggregation gathers whatever there is.
-            let gathers = object.get("aggregationRule").is_some_and(|r| !r.is_null()) && !same(&["aggregationRule"]);
-            if gathers { vec![everything(), every_path()] } else { rules_of(object) }
+            // An aggregation gathers whatever there is, and without it the role would be loosened for good.
+            let gathers = |role: &Value| !role.list_at(&["aggregationRule", "clusterRoleSelectors"]).is_empty();
+            let mut rules = rules_of(object);
+            if gathers(object) || old.is_some_and(gathers) {
+                rules.extend([everything(), every_path()]);
+            }
+            rules
         }
         "RoleBinding" | "ClusterRoleBinding" => {
             let role = object.str_at(&["roleRef", "name"]);
@@ -56,6 +60,18 @@ pub(super) async fn check(rbac: &Rbac, request: &Request<'_>, object: &Value, ol
     let why =
         format!("user {user:?} (groups=[{groups}]) is attempting to grant RBAC permissions not currently held:\n{}", missing.join("\n"));
     Err(request.place.forbidden(&why))
+}
+
+/// Whether nothing changes but what an object's end needs, which the garbage collector writes; see IsOnlyMutatingGCFields.
+fn is_for_its_end(object: &Value, old: &Value) -> bool {
+    let apart = |object: &Value| {
+        let mut object = object.clone();
+        for field in ["finalizers", "ownerReferences", "managedFields", "resourceVersion"] {
+            object.remove(&["metadata", field]);
+        }
+        object
+    };
+    apart(object) == apart(old)
 }
 
 fn rules_of(role: &Value) -> Vec<Rule> {

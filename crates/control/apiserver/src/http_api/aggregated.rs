@@ -12,7 +12,7 @@ use super::proxy;
 use crate::aggregator::transport::{self, Question, TransportError, identify};
 use crate::aggregator::{ApiService, Offers};
 use crate::authorize::Attributes;
-use crate::path::{self, Query};
+use crate::path;
 use crate::respond::{self, Body};
 use crate::server::Server;
 use crate::user::User;
@@ -24,12 +24,15 @@ pub(super) async fn handle(
     server: Arc<Server>,
     user: User,
     service: Arc<ApiService>,
+    asked: &Attributes,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
-    let asked = attributes(&request);
-    server.authorizer.check(&user, &asked).await?;
+    server.authorizer.check(&user, asked).await?;
+    if !may_go_on(asked, request.uri().path()) {
+        return Err(Status::no_such_path());
+    }
     let outcome = hand_on(&server, &user, &service, request.uri().path_and_query().map_or("/", |p| p.as_str()).to_string(), request).await;
-    server.requests.count(&asked, is_offered(&server, &service, &asked.resource), &outcome);
+    server.requests.count(asked, is_offered(&server, &service, &asked.resource), &outcome);
     outcome
 }
 
@@ -58,27 +61,12 @@ pub(super) async fn document(
     }
 }
 
-/// What the request is to authorization; see RequestInfoFactory.
-fn attributes<B>(request: &Request<B>) -> Attributes {
-    let uri_path = request.uri().path();
-    let Some(path) = path::parse(uri_path) else {
-        return Attributes { verb: request.method().as_str().to_lowercase(), path: uri_path.into(), ..Default::default() };
-    };
-    let query = Query::parse(request.uri().query());
-    let watch = path.watch || query.flag("watch");
-    let verb = path::verb(request.method(), &path, watch && request.method() == http::Method::GET && path.name.is_empty());
-    let selected = if path.name.is_empty() { crate::server::selected_name(query.get("fieldSelector")) } else { None };
-    Attributes {
-        verb: verb.into(),
-        group: path.group,
-        version: path.version,
-        resource: path.plural,
-        subresource: path.subresource,
-        namespace: path.namespace,
-        name: selected.unwrap_or(path.name),
-        fields: query.get("fieldSelector").into(),
-        path: String::new(),
-    }
+/// Whether a path says to the other server what it has said here: it is about a resource, or about the group's version itself,
+/// and has no segments that lead elsewhere.
+fn may_go_on(asked: &Attributes, path: &str) -> bool {
+    let odd = |segment: &str| matches!(path::decode(segment).as_str(), "." | "..");
+    let is_version = || path.trim_matches('/').split('/').count() == 3 && !path.contains("//");
+    (!asked.resource.is_empty() || is_version()) && !path.split('/').any(odd)
 }
 
 /// Whether a resource is one of those that the server is known to have; others are not counted by their names.
@@ -162,16 +150,17 @@ mod tests {
     }
 
     #[test]
-    fn a_request_for_another_server_is_authorized_by_what_it_asks() {
-        let of = |method: &str, uri: &str| {
-            let a = attributes(&Request::builder().method(method).uri(uri).body(()).unwrap());
-            (a.verb, a.resource, a.namespace, a.name, a.path)
+    fn what_another_server_might_read_otherwise_does_not_reach_it() {
+        let of = |path: &str| {
+            let asked = path::parse(path).map_or_else(Attributes::default, |resource| resource.attributes("get"));
+            may_go_on(&asked, path)
         };
-        let text =
-            |v: &str, r: &str, ns: &str, n: &str, p: &str| (v.to_string(), r.to_string(), ns.to_string(), n.to_string(), p.to_string());
-        assert_eq!(of("GET", "/apis/a.com/v1/namespaces/x/things?watch=true"), text("watch", "things", "x", "", ""));
-        assert_eq!(of("GET", "/apis/a.com/v1/things?fieldSelector=metadata.name%3Dy"), text("list", "things", "", "y", ""));
-        assert_eq!(of("DELETE", "/apis/a.com/v1/namespaces/x/things/y"), text("delete", "things", "x", "y", ""));
-        assert_eq!(of("GET", "/apis/a.com/v1"), text("get", "", "", "", "/apis/a.com/v1"));
+        for path in ["/apis/a.com/v1", "/apis/a.com/v1/", "/apis/a.com/v1/things", "/apis/a.com/v1/namespaces/x/things/y/proxy/z%2F"] {
+            assert!(of(path), "{path}");
+        }
+        let odd = ["/apis/a.com/v1//things", "/apis/a.com/v1/namespaces/x/things/..%2Fy", "/apis/a.com/v1/things/x%2Fsecret"];
+        for path in odd.into_iter().chain(["/apis/a.com/v1/things/x/proxy/../../y", "/apis/a.com//v1", "/apis/a.com/v1/things/%2e%2e"]) {
+            assert!(!of(path), "{path}");
+        }
     }
 }

@@ -57,23 +57,34 @@ impl Info {
     }
 }
 
+/// What the request is to authorization; see RequestInfoFactory.
 fn attributes<B>(request: &Request<B>, resource: &ResourcePath, query: &Query) -> Attributes {
-    let watch = query.flag("watch") && request.method() == http::Method::GET;
-    // A name makes it a get of one object, but not for streams, whose flags are the kubelet's.
-    let watch = watch && resource.subresource.is_empty();
-    let verb = verb(request.method(), resource, watch);
-    let many = matches!(verb, "list" | "watch" | "deletecollection");
-    let selected = if many && resource.name.is_empty() { crate::server::selected_name(query.get("fieldSelector")) } else { None };
-    let of_namespace = resource.plural == "namespaces" && resource.group.is_empty();
-    Attributes {
-        verb: verb.into(),
-        group: resource.group.clone(),
-        version: resource.version.clone(),
-        resource: resource.plural.clone(),
-        subresource: resource.subresource.clone(),
-        namespace: if of_namespace { resource.name.clone() } else { resource.namespace.clone() },
-        name: selected.unwrap_or_else(|| resource.name.clone()),
-        fields: query.get("fieldSelector").into(),
-        path: String::new(),
+    let verb = verb(request.method(), resource, query.flag("watch"));
+    // Who selects one object by its name may do so by a right to that one.
+    let selects = matches!(verb, "list" | "watch") && resource.name.is_empty();
+    let selected = if selects { crate::server::selected_name(query.get("fieldSelector")) } else { None };
+    let asked = resource.attributes(verb);
+    Attributes { name: selected.unwrap_or_else(|| resource.name.clone()), fields: query.get("fieldSelector").into(), ..asked }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_authorized_by_what_it_asks() {
+        let of = |method: &str, uri: &str| {
+            let request = Request::builder().method(method).uri(uri).body(()).unwrap();
+            let resource = path::parse(request.uri().path()).unwrap();
+            let a = attributes(&request, &resource, &Query::parse(request.uri().query()));
+            (a.verb, a.resource, a.namespace, a.name)
+        };
+        let text = |v: &str, r: &str, ns: &str, n: &str| (v.to_string(), r.to_string(), ns.to_string(), n.to_string());
+        assert_eq!(of("GET", "/apis/a.com/v1/namespaces/x/things?watch=true"), text("watch", "things", "x", ""));
+        assert_eq!(of("GET", "/apis/a.com/v1/things?fieldSelector=metadata.name%3Dy"), text("list", "things", "", "y"));
+        assert_eq!(of("DELETE", "/apis/a.com/v1/namespaces/x/things/y"), text("delete", "things", "x", "y"));
+        // A right to one object is no right to make or to delete others.
+        assert_eq!(of("POST", "/apis/a.com/v1/things?fieldSelector=metadata.name%3Dy"), text("create", "things", "", ""));
+        assert_eq!(of("DELETE", "/apis/a.com/v1/things?fieldSelector=metadata.name%3Dy"), text("deletecollection", "things", "", ""));
     }
 }

@@ -37,12 +37,16 @@ impl Listener {
     }
 }
 
+/// How long nobody is let in after a failure: the first pause and the longest, as in Go's http.Server.
+const PAUSES: (std::time::Duration, std::time::Duration) = (std::time::Duration::from_millis(5), std::time::Duration::from_secs(1));
+
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Serves until `stop`; then watches end, requests get the time that they may take, and what goes on is ended.
 pub async fn serve(listener: Listener, server: Arc<Server>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
+    let mut pause = PAUSES.0;
     loop {
         tokio::select! {
             biased;
@@ -56,8 +60,14 @@ pub async fn serve(listener: Listener, server: Arc<Server>, stop: CancellationTo
                 Ok((stream, address)) => {
                     let (tls, server, stop) = (listener.tls.clone(), server.clone(), stop.clone());
                     connections.spawn(connection(stream, address, tls, server, stop));
+                    pause = PAUSES.0;
                 }
-                Err(error) => tracing::warn!(%error, "cannot accept a connection"),
+                // Without descriptors the next try would fail at once, and the one after it.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
             }
         }
     }
@@ -110,7 +120,8 @@ pub async fn converse<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = server.limits.clone();
-    let peer = Arc::new(Peer { address, certificate, upgraded: Arc::default() });
+    let peer = Arc::new(Peer { address, certificate, upgraded: Arc::default(), unsent: Arc::default() });
+    let unsent = peer.unsent.clone();
     let stream = Guarded::new(stream, limits.head, limits.stall, peer.upgraded.clone());
     let service = service_fn(move |request| {
         let (server, peer) = (server.clone(), peer.clone());
@@ -125,6 +136,7 @@ pub async fn converse<S>(
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = unsent.overdue() => return tracing::info!(client = %address, "an answer was not taken in time: its connection is closed"),
         ended = connection.as_mut() => ended,
     };
     if let Err(error) = ended {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fram_client::{Call, DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, Resource, Verb, WriteOptions};
 use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value};
-use http::{Method, Request, Response, header};
+use http::{Request, Response, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
@@ -31,13 +31,15 @@ pub(super) async fn handle(
     if matches!(path.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy") {
         return super::proxy::handle(server, user, path, query, request).await;
     }
-    let watch = path.watch || query.flag("watch");
+    if path.watch && !path.subresource.is_empty() {
+        return Err(Status::no_such_path());
+    }
     let served = server.registry.served(&path.group, &path.version, &path.plural).ok_or_else(Status::no_such_path)?;
     let custom = served.kind.custom.is_some();
     let endpoint = if custom { Endpoint::CustomObjects } else { Endpoint::Objects };
     let include =
         IncludeObject::parse(query.get("includeObject")).ok_or_else(|| Status::bad_request("includeObject: Unsupported value"))?;
-    let asked = verb(request.method(), &path, watch && request.method() == Method::GET);
+    let asked = verb(request.method(), &path, query.flag("watch"));
     if matches!(asked, "list" | "watch" | "deletecollection") {
         super::options::check(&query, asked == "watch")?;
     }

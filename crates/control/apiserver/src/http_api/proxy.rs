@@ -31,16 +31,7 @@ pub(super) async fn handle(
         _ if path.subresource == "proxy" => crate::path::verb(request.method(), &path, false),
         _ => "get",
     };
-    let attributes = Attributes {
-        verb: verb.into(),
-        group: path.group.clone(),
-        version: path.version.clone(),
-        resource: path.plural.clone(),
-        subresource: path.subresource.clone(),
-        namespace: path.namespace.clone(),
-        name: path.name.clone(),
-        ..Default::default()
-    };
+    let attributes = path.attributes(verb);
     let Place { served, .. } = server.place_of(&super::objects::resource_of(&path), &path.namespace, &path.name, false)?;
     server.authorizer.check(&user, &attributes).await?;
     // A WebSocket begins with GET, yet what it does in a container is a creation, and asks for that right too; see upstream's

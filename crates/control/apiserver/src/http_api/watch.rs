@@ -32,14 +32,9 @@ pub(super) async fn handle(
     let resource = resource_of(&path);
     let options = list_options(&query)?;
     let attributes = Attributes {
-        verb: "watch".into(),
-        group: path.group.clone(),
-        version: path.version.clone(),
-        resource: path.plural.clone(),
-        namespace: path.namespace.clone(),
         name: crate::server::selected_name(&options.field_selector).unwrap_or_else(|| path.name.clone()),
         fields: options.field_selector.clone(),
-        ..Default::default()
+        ..path.attributes("watch")
     };
     let Place { served, .. } = server.place_of(&resource, &path.namespace, &path.name, true)?;
     server.authorizer.check(&user, &attributes).await?;

@@ -5,6 +5,9 @@ use fram_machinery::Status;
 
 use super::{Registry, Served};
 
+/// What stands in keys for the group without a name.
+pub(crate) const CORE: &str = "core";
+
 /// An object's or a collection's place: kind, namespace and name.
 #[derive(Clone)]
 pub struct Place {
@@ -40,7 +43,7 @@ impl Place {
 impl Registry {
     /// What the keys of a collection start with.
     pub fn collection_prefix(&self, kind: &Kind, namespace: &str) -> String {
-        let group = if kind.group.is_empty() { "core" } else { &*kind.group };
+        let group = if kind.group.is_empty() { CORE } else { &*kind.group };
         let mut key = format!("{}{group}/{}/", self.prefix, kind.plural);
         if kind.is_namespaced() && !namespace.is_empty() {
             key.push_str(namespace);

@@ -242,6 +242,34 @@ fn identity_errors(object: &Value, old: &Value) -> Vec<FieldError> {
     changed.map(|(field, path)| FieldError::invalid(path, object.at(&["metadata", field]).cloned(), "field is immutable")).collect()
 }
 
+/// What of an object breaks rules, whatever it was before; what it was counts where a schema says that it may stay so.
+fn content_errors(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = metadata_errors(kind, object);
+    errors.extend(rules::errors(kind, object, old, Part::Content));
+    if let Some(structural) = kind.structural() {
+        let found = structural.validate(object, old);
+        // Rules may rely on the types of what they ask about.
+        if let Some(rules) = kind.custom.as_ref().and_then(|c| c.rules.as_ref()).filter(|_| found.is_empty()) {
+            errors.extend(rules.validate(structural, object, old));
+        }
+        errors.extend(found);
+    }
+    let same = |a: &FieldError, b: &FieldError| a.field == b.field && a.reason() == b.reason();
+    let described = errors.clone();
+    errors.extend(strategy(kind).validate(object).into_iter().filter(|e| !described.iter().any(|d| same(d, e))));
+    errors
+}
+
+/// Leaves out what was wrong before and is as it was: an object that was stored under milder rules can still be labelled,
+/// scaled and let go. Upstream does this kind by kind; see KEP-4008.
+fn ratcheted(mut errors: Vec<FieldError>, before: impl FnOnce() -> Vec<FieldError>) -> Vec<FieldError> {
+    if !errors.is_empty() {
+        let before = before();
+        errors.retain(|e| !before.contains(e));
+    }
+    errors
+}
+
 impl Registry {
     /// Checks a stored-kind object, and against the one it replaces.
     pub(super) fn validate(&self, place: &Place, object: &Value, change: Change<'_>) -> Result<(), Status> {
@@ -252,25 +280,15 @@ impl Registry {
     pub(super) fn errors(&self, place: &Place, object: &Value, change: Change<'_>) -> Vec<FieldError> {
         let stored = &place.served.stored;
         let old = if let Change::Update(old) = change { Some(old) } else { None };
-        let mut errors = metadata_errors(stored, object);
-        errors.extend(rules::errors(stored, object, old, Part::Content));
-        if let Some(structural) = stored.structural() {
-            let found = structural.validate(object, old);
-            // Rules may rely on the types of what they ask about.
-            if let Some(rules) = stored.custom.as_ref().and_then(|c| c.rules.as_ref()).filter(|_| found.is_empty()) {
-                errors.extend(rules.validate(structural, object, old));
-            }
-            errors.extend(found);
+        let mut errors = content_errors(stored, object, old);
+        if let Change::Update(old) | Change::Part(old) = change {
+            errors = ratcheted(errors, || content_errors(stored, old, None));
         }
-        let strategy = strategy(stored);
-        let same = |a: &FieldError, b: &FieldError| a.field == b.field && a.reason() == b.reason();
-        let described = errors.clone();
-        errors.extend(strategy.validate(object).into_iter().filter(|e| !described.iter().any(|d| same(d, e))));
         match change {
-            Change::Create => errors.extend(strategy.validate_create(object)),
+            Change::Create => errors.extend(strategy(stored).validate_create(object)),
             Change::Update(old) => {
                 errors.extend(metadata_changes(object, old));
-                errors.extend(strategy.validate_update(object, old));
+                errors.extend(strategy(stored).validate_update(object, old));
             }
             Change::Part(old) => errors.extend(metadata_changes(object, old)),
         }
@@ -287,11 +305,16 @@ impl Registry {
     /// Checks what a subresource that is not about the content has changed.
     pub(super) fn validate_part(&self, place: &Place, subresource: &str, object: &Value, old: &Value) -> Result<(), Status> {
         let stored = &place.served.stored;
-        let mut errors = metadata_errors(stored, object);
+        let status = matches!(subresource, "status" | "approval");
+        let part_errors = |object: &Value, old: Option<&Value>| {
+            let mut errors = metadata_errors(stored, object);
+            if status {
+                errors.extend(rules::errors(stored, object, old, Part::Status));
+            }
+            errors
+        };
+        let mut errors = ratcheted(part_errors(object, Some(old)), || part_errors(old, None));
         errors.extend(metadata_changes(object, old));
-        if matches!(subresource, "status" | "approval") {
-            errors.extend(rules::errors(stored, object, Some(old), Part::Status));
-        }
         errors.extend(strategy(stored).validate_subresource(subresource, object, old));
         refuse(place, object, errors)
     }
@@ -314,4 +337,27 @@ fn metadata_changes(object: &Value, old: &Value) -> Vec<FieldError> {
         errors.push(FieldError::forbidden("metadata.finalizers", why));
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_api::Api;
+    use fram_machinery::object;
+
+    use super::*;
+
+    #[test]
+    fn what_was_wrong_and_stays_as_it_is_keeps_no_change_back() {
+        let api = Api::builtin().unwrap();
+        let kind = api.kind("", "v1", "ConfigMap").unwrap();
+        let old = object!({ "metadata": { "name": "Old_Name", "finalizers": ["plain"] }, "data": { "not a key": "x" } });
+        let found = |object: &Value| ratcheted(content_errors(kind, object, Some(&old)), || content_errors(kind, &old, None));
+        assert!(content_errors(kind, &old, None).len() >= 3);
+        let mut let_go = old.clone();
+        let_go.remove(&["metadata", "finalizers"]);
+        assert_eq!(found(&let_go), []);
+        let mut worse = old.clone();
+        worse.set(&["data", "nor this"], "y");
+        assert_eq!(found(&worse).iter().map(|e| e.field.as_str()).collect::<Vec<_>>(), ["data[nor this]"]);
+    }
 }

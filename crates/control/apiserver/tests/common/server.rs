@@ -11,10 +11,13 @@ use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{Environment, InProcess, Server, User};
 use fram_client::Client;
-use fram_store::{Embedded, Options};
+use fram_store::{Embedded, Options, Store};
 
-pub(crate) async fn server() -> Arc<Server> {
-    let store = Arc::new(Embedded::open(Options::in_memory()).unwrap());
+pub(crate) fn in_memory() -> Arc<dyn Store> {
+    Arc::new(Embedded::open(Options::in_memory()).unwrap())
+}
+
+pub(crate) async fn server(store: Arc<dyn Store>) -> Arc<Server> {
     let api = Arc::new(Api::builtin().unwrap());
     let registry = Arc::new(Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default()));
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();

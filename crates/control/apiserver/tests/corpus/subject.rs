@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::common::server::{in_memory, server};
+
 pub(crate) struct Subject {
     sender: SendRequest<Full<Bytes>>,
     /// Carries the connection; ended with the subject.
@@ -29,7 +31,7 @@ pub(crate) struct Answer {
 
 /// A server with what a cluster has at its start.
 pub(crate) async fn fram() -> Arc<Server> {
-    let server = crate::common::server::server().await;
+    let server = server(in_memory()).await;
     // A stock server comes without a storage class.
     let classes = crate::common::server::client_as(&server, administrator()).all(&STORAGE_CLASSES);
     classes.delete(fram_client::local_path::CLASS, DeleteOptions::default()).await.unwrap();

@@ -16,7 +16,8 @@ pub(super) const MAX: &str = "deployment.kubernetes.io/max-replicas";
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Step {
     Create(Value),
-    Update(Value),
+    /// A set, and how many replicas it has had so far.
+    Update(Value, i64),
     Delete(String),
     /// The revision goes into the Deployment's annotations.
     SetRevision(String),
@@ -202,5 +203,6 @@ fn write(set: &Set, deployment: &Value, bounds: Bounds, revision: &str, exists: 
     if set.is_new && !exists {
         return Some(Step::Create(object));
     }
-    (object != set.object).then_some(Step::Update(object))
+    let former = set.object.int_at(&["spec", "replicas"]).unwrap_or(0);
+    (object != set.object).then_some(Step::Update(object, former))
 }

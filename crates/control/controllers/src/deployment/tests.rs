@@ -32,7 +32,7 @@ fn set(image: &str, replicas: i64, age: &str) -> Arc<Value> {
 /// The sizes that a plan writes, by image.
 fn sizes(plan: &Plan) -> Vec<(String, i64)> {
     let size = |s: &Step| match s {
-        Step::Create(o) | Step::Update(o) => Some((
+        Step::Create(o) | Step::Update(o, _) => Some((
             o.list_at(&["spec", "template", "spec", "containers"])[0].str_at(&["image"]).to_string(),
             o.int_at(&["spec", "replicas"]).unwrap(),
         )),

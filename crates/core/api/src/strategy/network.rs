@@ -168,16 +168,27 @@ impl Strategy for ServiceCidr {
     }
 }
 
+/// Whether an address, of one host or of many, is of the link alone.
+pub fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => a.is_link_local() || a.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(a) => a.segments()[0] & 0xffc0 == 0xfe80 || a.segments()[0] & 0xff0f == 0xff02,
+    }
+}
+
 /// Upstream refuses addresses that mean the node itself or its link.
 pub(super) fn special_address(text: &str, at: &str, errors: &mut Vec<FieldError>) {
     let Some(address) = text.parse::<IpAddr>().ok().filter(|a| !matches!(a, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())) else {
         let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
         return errors.push(FieldError::invalid(at, text, why));
     };
-    let link_local = match address {
-        IpAddr::V4(a) => a.is_link_local() || a.octets()[..3] == [224, 0, 0],
-        IpAddr::V6(a) => a.segments()[0] & 0xffc0 == 0xfe80 || a.segments()[0] & 0xff0f == 0xff02,
-    };
+    let mapped = address.to_canonical() != address;
+    if mapped {
+        errors.push(FieldError::invalid(at, text, "must not be an IPv4-mapped IPv6 address"));
+    }
+    // Written as IPv6 it is the same place.
+    let address = address.to_canonical();
+    let link_local = is_link_local(address);
     if address.is_unspecified() {
         errors.push(FieldError::invalid(at, text, "may not be unspecified (0.0.0.0 or ::)"));
     }

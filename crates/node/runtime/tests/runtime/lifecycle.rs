@@ -94,7 +94,7 @@ async fn a_command_that_is_missing_fails_the_start_with_its_reason() {
     assert!(matches!(&error, CriError::ContainerCannotRun(message) if message.contains("/no/such/command")), "{error}");
     let status = runtime.container_status(&id).await.unwrap();
     assert_eq!((status.state, status.exit_code), (ContainerState::Exited, 128));
-    assert_eq!(status.reason, Some(ContainerReason::ContainerCannotRun));
+    assert_eq!(status.reason, Some(ContainerReason::StartError));
     assert!(matches!(runtime.start_container(&id).await, Err(CriError::FailedPrecondition(_))));
 
     let mut unknown = shell("user", "true");

@@ -66,7 +66,7 @@ const SELINUX_TYPES: [&str; 5] = ["", "container_t", "container_init_t", "contai
 type Check = fn(&Value) -> Option<String>;
 
 /// Every check with the levels that it belongs to, in the order in which they are told.
-const CHECKS: [(Level, Option<Level>, Check); 19] = [
+const CHECKS: [(Level, Option<Level>, Check); 20] = [
     (Level::Restricted, None, privilege_escalation),
     (Level::Baseline, None, app_armor),
     // The stricter check takes the place of the other.
@@ -77,7 +77,8 @@ const CHECKS: [(Level, Option<Level>, Check); 19] = [
     (Level::Baseline, None, host_ports),
     (Level::Baseline, None, probe_hosts),
     (Level::Baseline, None, privileged),
-    (Level::Baseline, None, proc_mount),
+    (Level::Baseline, Some(Level::Restricted), proc_mount_baseline),
+    (Level::Restricted, None, proc_mount),
     (Level::Restricted, None, volumes),
     (Level::Restricted, None, run_as_non_root),
     (Level::Restricted, None, run_as_user),
@@ -243,7 +244,8 @@ fn asked_hosts(container: &Value) -> Vec<String> {
     let probes = ["livenessProbe", "readinessProbe", "startupProbe"].into_iter().filter_map(|p| container.get(p));
     let hooks = ["postStart", "preStop"].into_iter().filter_map(|h| container.at(&["lifecycle", h]));
     let hosts = probes.chain(hooks).flat_map(|handler| ["httpGet", "tcpSocket"].map(|way| handler.str_at(&[way, "host"]).to_string()));
-    hosts.filter(|host| !matches!(host.as_str(), "" | "127.0.0.1" | "::1")).collect()
+    // The node asks: its own loopback is not the pod's.
+    hosts.filter(|host| !host.is_empty()).collect()
 }
 
 fn probe_hosts(pod: &Value) -> Option<String> {
@@ -260,11 +262,17 @@ fn privileged(pod: &Value) -> Option<String> {
     told("privileged", &bad, "must not set securityContext.privileged=true")
 }
 
+/// Whether the pod has a user namespace of its own, in which root is nobody outside.
+fn has_own_users(pod: &Value) -> bool {
+    pod.bool_at(&["spec", "hostUsers"]) == Some(false)
+}
+
+fn proc_mount_baseline(pod: &Value) -> Option<String> {
+    // There an unmasked /proc shows nothing of the host.
+    if has_own_users(pod) { None } else { proc_mount(pod) }
+}
+
 fn proc_mount(pod: &Value) -> Option<String> {
-    // In a user namespace of its own an unmasked /proc shows nothing of the host.
-    if pod.bool_at(&["spec", "hostUsers"]) == Some(false) {
-        return None;
-    }
     let bad = |c: &Value| !matches!(text(of_container(c, &["procMount"])), "" | "Default");
     let mut kinds: Vec<&str> = containers(pod).filter(|c| bad(c)).map(|c| text(of_container(c, &["procMount"]))).collect();
     kinds.sort_unstable();
@@ -292,6 +300,9 @@ fn volumes(pod: &Value) -> Option<String> {
 }
 
 fn run_as_non_root(pod: &Value) -> Option<String> {
+    if has_own_users(pod) {
+        return None;
+    }
     let pod_value = of_pod(pod, &["runAsNonRoot"]);
     let refusing = named(pod, |c| is(of_container(c, &["runAsNonRoot"]), false));
     if let Some(who) = setters(is(pod_value, false), &refusing) {
@@ -307,6 +318,9 @@ fn run_as_non_root(pod: &Value) -> Option<String> {
 }
 
 fn run_as_user(pod: &Value) -> Option<String> {
+    if has_own_users(pod) {
+        return None;
+    }
     let root = |value: Option<&Value>| value.and_then(Value::as_int) == Some(0);
     let names = named(pod, |c| root(of_container(c, &["runAsUser"])));
     let who = setters(root(of_pod(pod, &["runAsUser"])), &names)?;

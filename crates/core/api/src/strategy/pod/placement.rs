@@ -58,15 +58,7 @@ fn node_term(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
             "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
             text => errors.push(FieldError::invalid(format!("{at}.operator"), text, "not a valid selector operator")),
         }
-        let key = requirement.str_at(&["key"]);
-        if let Err(why) = names::qualified_name(key) {
-            errors.push(FieldError::invalid(format!("{at}.key"), key, why));
-        }
-        for (v, value) in values.iter().enumerate() {
-            if let Err(why) = names::label_value(value.as_str().unwrap_or_default()) {
-                errors.push(FieldError::invalid(format!("{at}.values[{v}]"), value.clone(), why));
-            }
-        }
+        crate::strategy::requirement_errors(requirement, &at, errors);
     }
     for (i, requirement) in term.list_at(&["matchFields"]).iter().enumerate() {
         let at = format!("{at}.matchFields[{i}]");
