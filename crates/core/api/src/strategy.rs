@@ -6,6 +6,7 @@ mod apps;
 mod autoscaling;
 mod batch;
 mod certificates;
+pub(crate) mod claims;
 mod core;
 mod definition;
 mod endpoints;
@@ -178,7 +179,7 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("", "PodTemplate") => &apps::PodTemplate,
         ("apps", "ControllerRevision") => &apps::ControllerRevision,
         ("", "PersistentVolume") => &volumes::PersistentVolume,
-        ("", "PersistentVolumeClaim") => &volumes::PersistentVolumeClaim,
+        ("", "PersistentVolumeClaim") => &claims::PersistentVolumeClaim,
         ("autoscaling", "HorizontalPodAutoscaler") => &autoscaling::HorizontalPodAutoscaler,
         ("scheduling.k8s.io", "PriorityClass") => &scheduling::PriorityClass,
         ("storage.k8s.io", "StorageClass") => &storage::StorageClass,

@@ -352,9 +352,9 @@ fn stored_versions(object: &Value, errors: &mut Vec<FieldError>) {
     let again = |i: usize, name: &str| versions[..i].iter().any(|v| v.str_at(&["name"]) == name);
     let lacks = |i: usize, name: &str| again(i, name) || noted.iter().all(|n| n.as_str() != Some(name));
     let lacking = storage.map(|(i, v)| (i, v.str_at(&["name"]))).filter(|(i, name)| lacks(*i, name));
-    let lacking = lacking.map(|(_, name)| format!("must have the storage version {name}"));
+    let mut lacking = lacking.map(|(_, name)| format!("must have the storage version {name}"));
     let none = noted.is_empty().then(|| "must have at least one stored version".to_string());
-    if let Some(why) = none.or(lacking.last()) {
+    if let Some(why) = none.or(lacking.next()) {
         errors.push(FieldError::invalid("status.storedVersions", Value::from(noted.to_vec()), why));
     }
     for (i, stored) in noted.iter().enumerate() {

@@ -5,7 +5,7 @@
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, meta};
 
-use super::{index_count, indexes};
+use super::policy::{index_count, indexes};
 
 /// A status before and after a write.
 struct Change<'a> {

@@ -4,7 +4,7 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
-use crate::strategy::volumes::claim_spec_errors;
+use crate::strategy::claims::claim_spec_errors;
 
 /// Checks the volumes of a pod spec; returns those that are as they should be, which containers can mount.
 pub(super) fn validate(spec: &Value, path: &str, errors: &mut Vec<FieldError>) -> Vec<Value> {
