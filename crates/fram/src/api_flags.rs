@@ -11,6 +11,8 @@ use fram_audit::{Audit, BatchOptions, Counters, Log, LogOptions, Policy, Sender,
 use fram_encryption::{Encryption, Reloads};
 use fram_flowcontrol::{FlowControl, InFlight};
 
+use crate::etcd_flags::EtcdFlags;
+
 /// How the API server is run.
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct ApiFlags {
@@ -20,6 +22,8 @@ pub(crate) struct ApiFlags {
     encryption: EncryptionFlags,
     #[command(flatten)]
     requests: RequestFlags,
+    #[command(flatten)]
+    pub(crate) etcd: EtcdFlags,
 }
 
 /// How many requests are carried out at once.
@@ -107,7 +111,7 @@ struct AuditFlags {
 }
 
 /// A duration as Go writes it: `90s`, `1m30s`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     go_duration(text).ok_or_else(|| format!("{text:?} is not a duration such as 30s or 1m30s"))
 }
 

@@ -37,6 +37,9 @@ enum Command {
     /// Manages the tokens with which nodes join.
     #[command(subcommand, after_help = "Example:\n  fram token create --hours 2")]
     Token(Token),
+    /// Looks after the store of a fram that does not run.
+    #[command(subcommand, after_help = "Example:\n  fram store check --data-dir /srv/fram")]
+    Store(Store),
     /// Ends what a stopped fram left running on this machine.
     #[command(after_help = "Example:\n  fram down --purge")]
     Down(Down),
@@ -122,6 +125,21 @@ pub(crate) struct Agent {
 }
 
 #[derive(Subcommand, Debug, Clone)]
+pub(crate) enum Store {
+    /// Reads everything that the store holds on disk, and names what is not as it was written: file, byte, revision and key. Changes
+    /// nothing. Fails where there is damage.
+    #[command(after_help = "Example:\n  fram store check --data-dir /srv/fram")]
+    Check(StoreCheck),
+}
+
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct StoreCheck {
+    /// Where the cluster's data lives.
+    #[arg(long, default_value = "/var/lib/fram")]
+    pub(crate) data_dir: PathBuf,
+}
+
+#[derive(Subcommand, Debug, Clone)]
 pub(crate) enum Token {
     /// Makes a token and prints it.
     #[command(after_help = "Example:\n  fram token create --hours 2")]
@@ -181,6 +199,7 @@ impl Cli {
             Command::Server(server) => crate::up::run(crate::up::Plan::shared(server)?),
             Command::Agent(agent) => crate::agent::run(agent),
             Command::Token(Token::Create(create)) => crate::token::create(&create),
+            Command::Store(Store::Check(check)) => return crate::store::run_check(&check),
             Command::Down(down) => crate::down::run(down),
         }?;
         Ok(ExitCode::SUCCESS)

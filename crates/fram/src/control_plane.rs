@@ -10,26 +10,16 @@ use fram_apiserver::admission::{Chain, Webhooks};
 use fram_apiserver::allocate::Allocators;
 use fram_apiserver::bootstrap::Cluster;
 use fram_apiserver::http_api::Listener;
+use fram_apiserver::masters;
 use fram_apiserver::nodes::Nodes;
 use fram_apiserver::pki::{Identity, Pki, write_private};
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
-use fram_apiserver::{AggregatedKind, Environment, InProcess, Server, User};
-use fram_client::{Client, EventRecorder, Resource, SharedInformers};
-use fram_controllers::KindInfo;
-use fram_scheduler::{Scheduler, SchedulerConfig};
-use fram_store::{Embedded, Options};
+use fram_apiserver::{Environment, InProcess, Server, User};
+use fram_client::Client;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::api_flags::ApiFlags;
-use crate::desk::Desk;
-use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
-
-/// Every key of the cluster starts with it.
-const PREFIX: &str = "/registry/";
 
 pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
@@ -58,15 +48,14 @@ impl ControlPlane {
         let listen = socket.local_addr().context("the socket has no address")?;
         let environment = Environment::system();
         let (audit, audit_sender) = flags.auditor(&environment)?;
-        let encryption = flags.encryption(PREFIX)?;
-        let store = Arc::new(Embedded::open(Options { cipher: Some(encryption.clone()), ..Options::new(data.join("store")) })?);
-        let rewritten = Arc::downgrade(&store);
-        encryption.on_change(Arc::new(move || {
-            if let Some(store) = rewritten.upgrade() {
-                store.rewrite();
-            }
-        }));
-        let pki = Arc::new(Pki::open(&data.join("pki"))?);
+        let prefix = flags.etcd.prefix();
+        let encryption = flags.encryption(&prefix)?;
+        let (store, checks) = flags.etcd.open(data, &encryption).await?;
+        let pki = Arc::new(Pki::open(&flags.etcd.cert_dir(data))?);
+        let shared = flags.etcd.is_shared();
+        if shared {
+            masters::agree_on_keys(&store, &prefix, &pki.fingerprint()).await?;
+        }
         let api = Arc::new(Api::builtin()?);
         let allocators = Allocators::default();
         let address = match listen.ip() {
@@ -80,11 +69,10 @@ impl ControlPlane {
         let listener = Listener::new(socket, pki.server_config(&identity)?);
         let port = listen.port();
         let admission = Chain::standard().with_webhooks(Webhooks::new(nodes.clone()));
-        let registry = Arc::new(Registry::new(api, store, PREFIX, environment, admission, allocators));
+        let registry = Arc::new(Registry::new(api, store, &prefix, environment, admission, allocators));
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
         let server = Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy()?)?;
-        let health = encryption.clone();
-        let server = flags.limited(server).with_checks(Arc::new(move || health.health()));
+        let server = flags.limited(server).with_checks(checks);
         let server = Arc::new(match audit {
             Some(audit) => server.with_audit(audit),
             None => server,
@@ -100,6 +88,7 @@ impl ControlPlane {
             address: advertised,
             port,
             cluster_domain: "cluster.local".into(),
+            shared,
         });
         Ok((Self { server, pki, identity, url: format!("https://{address}:{port}"), cluster, audit_sender, encryption }, listener))
     }
@@ -144,127 +133,4 @@ fn server_names(allocators: &Allocators, address: Ipv4Addr) -> Vec<String> {
         names.push(address.to_string());
     }
     names
-}
-
-/// Starts scheduler and controllers.
-pub(crate) fn start_components(
-    control_plane: &ControlPlane,
-    desk: &Desk,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> SharedInformers {
-    let user = |name: &str| User::authenticated(name, &[]);
-    let manager = control_plane.client(user("system:kube-controller-manager"), "kube-controller-manager");
-    let informers = SharedInformers::new(manager, tasks.clone(), stop.clone());
-    let environment = control_plane.server.registry.environment().clone();
-    let now = {
-        let environment = environment.clone();
-        Arc::new(move || environment.now())
-    };
-    let server = control_plane.server.clone();
-    let clients = move |name: &str| {
-        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-        let user = User::authenticated(&format!("system:serviceaccount:kube-system:{name}"), &groups);
-        Client::new(Arc::new(InProcess::new(server.clone(), user)), name)
-    };
-    // Each component has tasks of its own, so that one that has ended is seen to have.
-    let (controllers, scheduling, signing, aggregating) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
-    let context = fram_controllers::Context {
-        clients: Arc::new(clients),
-        informers: informers.clone(),
-        now,
-        tasks: controllers.clone(),
-        stop: stop.clone(),
-        root_ca: control_plane.pki.ca_pem.as_str().into(),
-        kinds: stored_kinds(&control_plane.server.registry.api()),
-        custom_kinds: follow_custom_kinds(&control_plane.server, tasks, stop),
-        pod_network: Default::default(),
-    };
-    fram_controllers::start(&context);
-    desk.started("kube-controller-manager", &controllers);
-    let client = control_plane.client(user("system:kube-scheduler"), "kube-scheduler");
-    let scheduler = Scheduler::new(SchedulerConfig {
-        name: "default-scheduler".into(),
-        events: EventRecorder::start(client.clone(), "default-scheduler", "", context.now.clone(), &scheduling, stop.clone()),
-        client,
-        informers: informers.clone(),
-        now: Arc::new(move || environment.now_text()),
-    });
-    scheduling.spawn(scheduler.run(stop.clone()));
-    desk.started("kube-scheduler", &scheduling);
-    control_plane.server.start_aggregation(&informers, &aggregating, stop);
-    desk.started("kube-aggregator", &aggregating);
-    let environment = control_plane.server.registry.environment().clone();
-    let signer = Signer {
-        client: (context.clients)("certificate-controller"),
-        requests: informers.get(&CERTIFICATE_SIGNING_REQUESTS),
-        pki: control_plane.pki.clone(),
-        now: Arc::new(move || environment.now_text()),
-    };
-    signing.spawn(signer.run(stop.clone()));
-    desk.started("certificate-signer", &signing);
-    // Whoever waits for all tasks waits for these.
-    for component in [controllers, scheduling, signing, aggregating] {
-        let stop = stop.clone();
-        tasks.spawn(async move {
-            stop.cancelled().await;
-            component.close();
-            component.wait().await;
-        });
-    }
-    informers
-}
-
-fn kind_info(kind: &Arc<fram_api::Kind>) -> KindInfo {
-    let text = |key: &fram_machinery::Key| std::borrow::Cow::Owned(key.to_string());
-    KindInfo {
-        resource: Resource { group: text(&kind.group), version: text(&kind.version), plural: text(&kind.plural) },
-        kind: kind.kind.to_string(),
-        namespaced: kind.is_namespaced(),
-        collected: kind.has_verb("watch") && !kind.is("", "Event"),
-    }
-}
-
-/// Every built-in kind that is stored, in its storage version.
-fn stored_kinds(api: &Api) -> Arc<[KindInfo]> {
-    let stored = api.kinds().filter(|k| k.custom.is_none() && k.storage && k.has_verb("list") && k.has_verb("delete"));
-    stored.map(kind_info).collect()
-}
-
-/// Every custom resource, in its storage version or else in one that is served, and what other servers keep.
-fn custom_kinds(api: &Api, aggregated: &[AggregatedKind]) -> Arc<[KindInfo]> {
-    let shown = |c: &Arc<fram_api::CustomResource>| c.served.iter().find(|k| k.storage).or(c.served.first()).map(kind_info);
-    let elsewhere = |kind: &AggregatedKind| KindInfo {
-        resource: kind.resource.clone(),
-        kind: kind.kind.clone(),
-        namespaced: kind.namespaced,
-        collected: true,
-    };
-    api.custom().filter_map(shown).chain(aggregated.iter().map(elsewhere)).collect()
-}
-
-/// Tells the controllers which custom resources there are.
-fn follow_custom_kinds(server: &Server, tasks: &TaskTracker, stop: &CancellationToken) -> watch::Receiver<Arc<[KindInfo]>> {
-    let (mut api, mut aggregated) = (server.registry.follow_api(), server.follow_aggregated());
-    let (sender, receiver) = watch::channel(custom_kinds(&api.borrow_and_update(), &aggregated.borrow_and_update()));
-    let stop = stop.clone();
-    tasks.spawn(stop.run_until_cancelled_owned(async move {
-        loop {
-            let changed = tokio::select! {
-                changed = api.changed() => changed,
-                changed = aggregated.changed() => changed,
-            };
-            if changed.is_err() {
-                return;
-            }
-            let kinds = custom_kinds(&api.borrow_and_update(), &aggregated.borrow_and_update());
-            sender.send_if_modified(|known| {
-                *known != kinds && {
-                    *known = kinds;
-                    true
-                }
-            });
-        }
-    }));
-    receiver
 }

@@ -17,7 +17,7 @@ pub(crate) fn run(down: Down) -> anyhow::Result<()> {
     // The store's lock tells whether a fram still runs on this data.
     let open = || fram_store::Embedded::open(fram_store::Options::new(data.join("store"))).context("is fram still running?");
     let store = if has_store { Some(open()?) } else { None };
-    // An agent has no store; its own lock tells.
+    // An agent, and a server on etcd, have no store; their own lock tells.
     let _lock = NodeLock::take(data)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(crate::node::purge(data, &down.cgroup_root))?;

@@ -17,7 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::api_flags::ApiFlags;
 use crate::cli::{Machine, Server, Up};
-use crate::control_plane::{ControlPlane, bind, start_components};
+use crate::components::start_components;
+use crate::control_plane::{ControlPlane, bind};
 use crate::desk::Desk;
 use crate::node::{NodeConfig, NodeLock, host_name, primary_address};
 use crate::parts::{Impatience, Parts, Signals};
@@ -134,6 +135,9 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
         parts.spawn("the API's socket for pods", fram_apiserver::http_api::serve(within, control_plane.server.clone(), stop.clone()));
         say(&format!("fram: node {name} started after {} ms", begun.elapsed().as_millis()));
         Some(lock)
+    } else if plan.api.etcd.is_shared() {
+        // Without a node and a store there is nothing else that tells that the data is in use.
+        Some(NodeLock::take(data)?)
     } else {
         None
     };

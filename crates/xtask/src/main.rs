@@ -1,5 +1,6 @@
-//! Chores of the repository: `cargo xtask verify|fix|tidy|test|guest|bench|corpus`.
+//! Chores of the repository: `cargo xtask verify|fix|tidy|test|fuzz|guest|bench|corpus`.
 
+mod fuzz;
 mod guest;
 mod stage;
 mod tidy;
@@ -29,6 +30,16 @@ enum Chore {
         #[arg(long)]
         full: bool,
     },
+    /// Looks for input that something fails of, in all that reads what others wrote.
+    Fuzz {
+        /// For each target.
+        #[arg(long, default_value_t = 120)]
+        seconds: u64,
+        #[arg(long)]
+        package: Option<String>,
+        #[arg(long)]
+        target: Option<String>,
+    },
     /// The runtime's tests in a guest with cgroups of version 2; a part of `test --full`.
     Guest,
     /// The figures, on this machine.
@@ -52,6 +63,9 @@ fn main() -> Result<()> {
         }
         Chore::Tidy => stages.run("tidy", tidy::check)?,
         Chore::Test { full } => test(&mut stages, full)?,
+        Chore::Fuzz { seconds, package, target } => {
+            stages.run("fuzz", || fuzz::run(seconds, package.as_deref(), target.as_deref()))?;
+        }
         Chore::Guest => {
             stages.run("packages", || install(&[&PACKAGES[..], &guest::PACKAGES].concat()))?;
             stages.run("cgroups of version 2, in a guest", guest::run)?;
@@ -85,17 +99,20 @@ fn verify(stages: &mut Stages) -> Result<()> {
 }
 
 /// The Debian packages that tests use, with a file by which each is known to be there.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("buildah", "/usr/bin/buildah"),
     ("busybox-static", "/bin/busybox"),
     ("debootstrap", "/usr/sbin/debootstrap"),
     ("docker-registry", "/usr/bin/docker-registry"),
+    ("etcd-server", "/usr/bin/etcd"),
     ("iproute2", "/usr/sbin/ip"),
     ("kubernetes-client", "/usr/bin/kubectl"),
     ("nftables", "/usr/sbin/nft"),
     ("procps", "/bin/ps"),
     ("skopeo", "/usr/bin/skopeo"),
 ];
+
+const FULL_PACKAGES: [(&str, &str); 1] = [("faketime", "/usr/bin/faketime")];
 
 fn test(stages: &mut Stages, full: bool) -> Result<()> {
     stages.run("packages", || install(&PACKAGES))?;
@@ -105,8 +122,13 @@ fn test(stages: &mut Stages, full: bool) -> Result<()> {
     }
     stages.cargo("tests", &["test", "--workspace"])?;
     if full {
-        stages.cargo("the whole shop", &["test", "--package", "fram", "--test", "whole"])?;
-        stages.run("packages of the full run", || install(&guest::PACKAGES))?;
+        stages.run("packages of the full run", || install(&[&FULL_PACKAGES[..], &guest::PACKAGES].concat()))?;
+        stages.cargo("what takes long", &["test", "--package", "fram", "--test", "whole"])?;
+        stages.run("etcd's members, again and again", || {
+            let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+            let test = ["test", "--package", "fram-store", "--test", "etcd_members"];
+            stage::command("env", &[&["FRAM_STORE_FAULT_ROUNDS=10", &*cargo], &test[..]].concat())
+        })?;
         stages.run("cgroups of version 2, in a guest", guest::run)?;
     }
     Ok(())

@@ -43,7 +43,7 @@ async fn token_user(server: &Server, token: &str) -> Result<Option<User>, Status
     Ok(server.tokens.verify(token, &audiences).await.map(|(user, _)| user))
 }
 
-fn bearer(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<String> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
         return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_string());
@@ -90,7 +90,7 @@ fn texts(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Status> {
 }
 
 /// What is asked of `userextras`: the header's key, percent-decoded, and its values.
-fn extras(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Status> {
+pub(crate) fn extras(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Status> {
     const PREFIX: &str = "impersonate-extra-";
     let keys: BTreeSet<&str> = headers.keys().filter_map(|name| name.as_str().strip_prefix(PREFIX)).collect();
     keys.into_iter().map(|key| Ok((crate::path::decode(key), texts(headers, &format!("{PREFIX}{key}"))?))).collect()

@@ -12,6 +12,7 @@ use fram_machinery::{Reason, Status, Value, object};
 
 use crate::aggregator::local;
 use crate::keeping::keep;
+use crate::masters;
 use crate::registry::{Place, Registry, Write};
 use crate::server::Server;
 use crate::user::User;
@@ -45,7 +46,12 @@ pub struct Cluster {
     pub address: Ipv4Addr,
     pub port: u16,
     pub cluster_domain: String,
+    /// Other servers may use the same store.
+    pub shared: bool,
 }
+
+/// How long a server that ends tries to tell the others.
+const LEAVING: std::time::Duration = std::time::Duration::from_secs(2);
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -105,37 +111,74 @@ impl Server {
         }
     }
 
-    /// Makes the `kubernetes` Service and its endpoints, and what other servers know this one by, anew when someone deletes them,
-    /// until `stop`.
+    /// Makes the `kubernetes` Service and what other servers know this one by anew when someone deletes them, and keeps its endpoints
+    /// true to the servers that are there, until `stop`.
     pub async fn keep_own_service(self: Arc<Self>, cluster: Arc<Cluster>, stop: tokio_util::sync::CancellationToken) {
-        let state = (self, cluster);
+        let state = (self.clone(), cluster.clone());
         keep(stop, "keeping the kubernetes Service", state, |(server, cluster)| {
             Box::pin(async { server.keep_own_service_once(cluster).await.map_err(Status::internal) })
         })
         .await;
+        // Others need not wait then; they find out where they cannot be told.
+        if cluster.shared && tokio::time::timeout(LEAVING, masters::leave(&self.registry, &cluster)).await.is_err() {
+            tracing::debug!("the other servers could not be told of the end");
+        }
     }
 
     async fn keep_own_service_once(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
         let fail = |status| BootstrapError::Create { what: "the kubernetes Service".into(), status };
+        let registry = &self.registry;
         let own = |o: &Value| fram_machinery::meta::key(o) == "default/kubernetes";
-        let objects: Vec<Value> = system_objects(&self.registry, cluster).into_iter().filter(own).collect();
-        let store = &self.registry.store;
+        let objects: Vec<Value> = system_objects(registry, cluster).into_iter().filter(own).collect();
+        let store = &registry.store;
         let revision = store.revision().await.map_err(|e| fail(Status::internal(e)))?;
         let mut watches = Vec::new();
         let authentication = format!("core/configmaps/{}/{}", authentication::NAMESPACE, authentication::NAME);
         let own = ["core/services", "core/endpoints", "discovery.k8s.io/endpointslices"].map(|c| format!("{c}/default/kubernetes"));
-        for key in own.iter().chain([&authentication]) {
-            let key = format!("{}{key}", self.registry.prefix);
+        let keys = own.iter().chain([&authentication]).map(|key| format!("{}{key}", registry.prefix));
+        for key in keys.chain([masters::prefix(registry)]) {
             watches.push(store.watch(&key, revision).await.map_err(|e| fail(Status::internal(e)))?);
+        }
+        let mut renewal = tokio::time::interval(masters::INTERVAL);
+        if cluster.shared {
+            renewal.tick().await;
+            masters::renew(registry, cluster).await.map_err(fail)?;
         }
         loop {
             for object in &objects {
-                ensure(&self.registry, object.clone()).await?;
+                ensure(registry, object.clone()).await?;
             }
+            self.correct_endpoints(cluster).await.map_err(fail)?;
             self.publish_authentication(cluster).await?;
-            let changed = watches.iter_mut().map(|w| Box::pin(w.next()));
-            futures_util::future::select_all(changed).await.0.map_err(|e| fail(Status::internal(e)))?;
+            let changed = futures_util::future::select_all(watches.iter_mut().map(|w| Box::pin(w.next())));
+            tokio::select! {
+                changed = changed => drop(changed.0.map_err(|e| fail(Status::internal(e)))?),
+                _ = renewal.tick(), if cluster.shared => masters::renew(registry, cluster).await.map_err(fail)?,
+            }
         }
+    }
+
+    /// Has the Service lead to the servers that are there.
+    async fn correct_endpoints(&self, cluster: &Cluster) -> Result<(), Status> {
+        let registry = &self.registry;
+        let addresses = masters::addresses(&registry.snapshot().await?, &masters::prefix(registry), cluster);
+        let port = i64::from(cluster.port);
+        let kinds = [
+            ("", "endpoints", masters::endpoints(&addresses, port)),
+            ("discovery.k8s.io", "endpointslices", masters::slice(&addresses, port)),
+        ];
+        for (group, plural, wanted) in kinds {
+            let served = registry.served(group, "v1", plural).ok_or_else(Status::no_such_path)?;
+            let place = Place { served, namespace: "default".into(), name: "kubernetes".into() };
+            if masters::corrected(&registry.get_object(&place).await?, &wanted).is_none() {
+                continue;
+            }
+            let decide = |current: &Value| Ok(masters::corrected(current, &wanted).unwrap_or_else(|| current.clone()));
+            let written = registry.update(&place, "", &own_write(), decide).await;
+            // Another server that was faster saw the same.
+            crate::definitions::settled(written.map(drop))?;
+        }
+        Ok(())
     }
 
     /// Keeps the index of roles and bindings true until `stop`.
@@ -198,7 +241,7 @@ pub(crate) async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<()
 fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
     let allocators = &registry.allocators;
     let kubernetes_ip = allocators.service_ip(1).to_string();
-    let address = cluster.address.to_string();
+    let address = [cluster.address.to_string()];
     let port = i64::from(cluster.port);
     let dns_ip = allocators.service_ip(10).to_string();
     let priority = |name: &str, value: i64, what: &str| {
@@ -218,13 +261,8 @@ fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
             "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "component": "apiserver", "provider": "kubernetes" } },
             "spec": { "clusterIP": kubernetes_ip, "type": "ClusterIP", "sessionAffinity": "None",
                 "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }] } }),
-        object!({ "apiVersion": "v1", "kind": "Endpoints",
-            "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } },
-            "subsets": [{ "addresses": [{ "ip": (address.as_str()) }], "ports": [{ "name": "https", "port": port, "protocol": "TCP" }] }] }),
-        object!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "kubernetes.io/service-name": "kubernetes" } },
-            "endpoints": [{ "addresses": [address], "conditions": { "ready": true } }],
-            "ports": [{ "name": "https", "port": port, "protocol": "TCP" }] }),
+        masters::endpoints(&address, port),
+        masters::slice(&address, port),
         object!({ "apiVersion": "v1", "kind": "Service",
             "metadata": { "name": "kube-dns", "namespace": "kube-system",
                 "labels": { "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS" } },

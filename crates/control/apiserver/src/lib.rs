@@ -16,10 +16,13 @@ mod discovery;
 mod endpoints;
 pub mod environment;
 mod flow;
+#[cfg(test)]
+mod fuzz;
 pub mod http_api;
 mod inprocess;
 mod keeping;
 pub mod limits;
+pub mod masters;
 mod metrics;
 pub mod nodes;
 mod openapi;

@@ -83,10 +83,12 @@ pub fn public_key_hash(pem: &str) -> Result<String, String> {
 
 /// Clocks of other machines may run this far behind.
 const SKEW: time::Duration = time::Duration::hours(1);
+/// This machine's clock may be found wrong, and be set back by so much: what it has made itself goes on being valid.
+const STEP: time::Duration = time::Duration::hours(25);
 
 fn validity(params: &mut CertificateParams, days: i64) {
     let now = time::OffsetDateTime::now_utc();
-    params.not_before = now - SKEW;
+    params.not_before = now - STEP;
     params.not_after = now + time::Duration::days(days);
 }
 
@@ -161,6 +163,15 @@ impl Pki {
         request.params.not_before = now - SKEW;
         request.params.not_after = now + time::Duration::seconds(seconds);
         Ok(request.signed_by(&self.ca)?.pem())
+    }
+
+    /// A hash by which others see that they have the same keys. It tells nothing of them.
+    pub fn fingerprint(&self) -> String {
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        for pem in [&self.ca_pem, &self.front_proxy_ca_pem, &self.service_account_key] {
+            context.update(pem.trim().as_bytes());
+        }
+        context.finish().as_ref().iter().map(|b| format!("{b:02x}")).collect()
     }
 
     /// The hash of the CA's public key that join tokens carry.

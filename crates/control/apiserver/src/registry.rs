@@ -141,6 +141,13 @@ pub(crate) fn store_status(error: StoreError) -> Status {
         }
         StoreError::TooLarge { .. } => Status::new(fram_machinery::Reason::RequestEntityTooLarge, error.to_string()),
         StoreError::Closed => Status::new(fram_machinery::Reason::ServiceUnavailable, "the server is shutting down"),
+        // What is not known to have failed must not be taken for a refusal; see apiserver's NewTimeoutError.
+        StoreError::OutcomeUnknown { .. } => Status::new(fram_machinery::Reason::Timeout, error.to_string()),
+        StoreError::Unavailable { .. } => {
+            let status = Status::new(fram_machinery::Reason::ServiceUnavailable, error.to_string());
+            Status { retry_after_seconds: 1, ..status }
+        }
+        StoreError::NoSpace => Status::new(fram_machinery::Reason::ServiceUnavailable, error.to_string()),
         // Said apart, since the remedy is the user's: nothing is broken, and the same request succeeds when there is room.
         _ if error.is_disk_full() => {
             Status::new(fram_machinery::Reason::ServiceUnavailable, format!("the disk of the API server's store is full: {error}"))

@@ -185,13 +185,30 @@ pub(crate) fn performed(
     include: IncludeObject,
 ) -> Result<Response<Body>, Status> {
     let mut response = answer(registry, performed.answer, accept, include)?;
-    for warning in performed.warnings {
-        let text = warning.replace('\n', " ").replace('\\', "\\\\").replace('"', "\\\"");
+    for text in shortened(performed.warnings) {
+        let text = text.replace('\n', " ").replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = format!("299 - \"{text}\"").parse() {
             response.headers_mut().append(header::WARNING, value);
         }
     }
     Ok(response)
+}
+
+/// Bytes of all warnings together, and of each where they are more; see upstream's WithWarningRecorder.
+const MOST_WARNINGS: (usize, usize) = (4096, 256);
+
+/// What clients take of so many warnings: whole as long as they are few.
+fn shortened(mut warnings: Vec<String>) -> Vec<String> {
+    if warnings.iter().map(String::len).sum::<usize>() > MOST_WARNINGS.0 {
+        let cut = |text: &mut String| text.truncate(text.floor_char_boundary(MOST_WARNINGS.1));
+        warnings.iter_mut().for_each(cut);
+        let mut left = MOST_WARNINGS.0;
+        warnings.retain(|text| {
+            left = left.saturating_sub(text.len());
+            left > 0
+        });
+    }
+    warnings
 }
 
 fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeObject) -> Result<Response<Body>, Status> {
@@ -314,4 +331,17 @@ fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, in
         _ => object!({ "kind": (&kind.list_kind), "apiVersion": (kind.api_version()), "metadata": metadata, "items": items }),
     };
     Ok(object(&registry.api(), 200, accept, &value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_whole_while_they_are_few_and_never_too_many() {
+        let few = vec!["x".repeat(4000)];
+        assert_eq!(shortened(few.clone()), few);
+        let many = shortened((0..500).map(|i| format!("{i:03}{}", "y".repeat(400))).collect());
+        assert!(many.len() == 15 && many.iter().all(|w| w.len() == 256), "{}", many.len());
+    }
 }

@@ -232,6 +232,7 @@ fn apply_patch(kind: &fram_api::Kind, current: &Value, patch: &Patch) -> Result<
             Status::new(fram_machinery::Reason::Invalid, text)
         }
         PatchError::Malformed(text) => Status::bad_request(text),
+        PatchError::TooLarge(text) => Status::new(fram_machinery::Reason::RequestEntityTooLarge, text),
         PatchError::DoesNotApply(_) | PatchError::Test(_) => Status::new(fram_machinery::Reason::Invalid, error.to_string()),
     })
 }

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 
 use crate::Changed;
 use crate::provider::{CryptError, Gcm};
-use crate::wire::{Malformed, Writer, fields};
-use grpc::{Endpoint, GrpcError};
+use fram_grpc::wire::{Field, Malformed, Writer, fields};
+use grpc::{CallError, Endpoint};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KmsError {
@@ -24,7 +24,7 @@ pub(crate) enum KmsError {
     #[error("the key of KMS {0:?} has expired: {1}")]
     Expired(String, String),
     #[error("KMS {0:?} failed to decrypt the seed: {1}")]
-    Decrypt(String, GrpcError),
+    Decrypt(String, CallError),
     #[error("the envelope is malformed")]
     Malformed,
     #[error("a key cannot be derived")]
@@ -78,7 +78,7 @@ impl Envelope {
                 (2, value) => out.key_id = value.text()?,
                 (3, value) => out.source = value.bytes()?.to_vec(),
                 (4, value) => out.annotations.extend([value.entry()?]),
-                (5, crate::wire::Field::Number(n)) => out.source_type = n,
+                (5, Field::Number(n)) => out.source_type = n,
                 _ => {}
             }
         }
@@ -118,7 +118,7 @@ struct Shared {
 /// What is asked of the thread; it answers over a channel, for those who block.
 enum Job {
     Probe(std::sync::mpsc::Sender<()>),
-    Decrypt(Box<Envelope>, std::sync::mpsc::Sender<Result<Vec<u8>, GrpcError>>),
+    Decrypt(Box<Envelope>, std::sync::mpsc::Sender<Result<Vec<u8>, CallError>>),
 }
 
 impl Provider {
@@ -315,12 +315,12 @@ impl Worker {
         Ok(envelope)
     }
 
-    async fn decrypt(&self, envelope: &Envelope) -> Result<Vec<u8>, GrpcError> {
+    async fn decrypt(&self, envelope: &Envelope) -> Result<Vec<u8>, CallError> {
         let uid = uuid::Uuid::new_v4().to_string();
         let request = Writer::default().bytes(1, &envelope.source).bytes(2, uid.as_bytes()).bytes(3, envelope.key_id.as_bytes());
         let answer = self.endpoint.call("Decrypt", request.map(4, &envelope.annotations).0).await?;
         let plain = fields(&answer).filter_map(Result::ok).find(|(number, _)| *number == 1).and_then(|(_, value)| value.bytes().ok());
-        plain.map(<[u8]>::to_vec).ok_or(GrpcError::Malformed)
+        plain.map(<[u8]>::to_vec).ok_or(CallError::Grpc(fram_grpc::GrpcError::Malformed))
     }
 }
 

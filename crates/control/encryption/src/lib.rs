@@ -6,7 +6,6 @@ mod config;
 mod kms;
 mod provider;
 mod watch;
-mod wire;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -22,6 +22,7 @@ use crate::queue::Queue;
 use crate::storage::Step;
 
 /// What a scheduler needs.
+#[derive(Clone)]
 pub struct SchedulerConfig {
     /// Pods whose `schedulerName` is this one are scheduled.
     pub name: String,

@@ -1,10 +1,29 @@
-//! The expressions of admission policies: which names they may use where. What they decide is the API server's business.
+//! The expressions of admission policies and of match conditions: what they may use where, and of which types that is. What
+//! they decide is the API server's business.
 
-use fram_cel::Program;
+pub mod types;
+
+use std::sync::Arc;
+
+use fram_cel::{Declared, Environment, Program, Type};
 use fram_machinery::Value;
 
 /// The variable below which those of the policy stand.
 pub const VARIABLES: &str = "variables";
+
+/// What an expression has to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    Anything,
+    Bool,
+    Text,
+    TextOrNull,
+    Object,
+    Patches,
+}
+
+/// Names of a policy's variables with their types.
+pub type Variables = Vec<(String, Type)>;
 
 /// What an expression of a policy may use beyond the request itself.
 #[derive(Debug, Clone, Copy, Default)]
@@ -12,32 +31,137 @@ pub struct Scope<'a> {
     /// The policy has a paramKind.
     pub params: bool,
     /// The variables that are declared before; None where there can be none.
-    pub variables: Option<&'a [&'a str]>,
+    pub variables: Option<&'a [(String, Type)]>,
     /// The expression makes an `Object` or a `JSONPatch`.
     pub patch: bool,
+    /// What the object and the params are known to be, where the types of expressions are held against them.
+    pub object_type: Option<&'a Arc<Declared>>,
+    pub params_type: Option<&'a Arc<Declared>>,
 }
 
 impl Scope<'_> {
     /// Compiles an expression, or says why it cannot be, as upstream words it.
-    pub fn compile(&self, text: &str) -> Result<Program, String> {
-        let mut names = vec!["object", "oldObject", "request", "namespaceObject"];
-        names.extend(self.params.then_some("params"));
-        names.extend(self.variables.map(|_| VARIABLES));
-        let messages: &[&str] = if self.patch { &["Object", "JSONPatch"] } else { &[] };
-        let fail = |why: String| format!("compilation failed: {why}");
-        let program = Program::compile_with(text, &names, messages).map_err(|e| fail(e.to_string()))?;
-        let known = self.variables.unwrap_or_default();
-        let unknown = program.selections(VARIABLES).into_iter().find(|path| !known.contains(&path[0].as_str()));
-        match unknown.filter(|_| self.variables.is_some()) {
-            Some(path) => Err(fail(format!("ERROR: <input>: undefined field '{}'", path[0]))),
+    pub fn compile(&self, text: &str, wanted: Wanted) -> Result<Program, String> {
+        let program = self.check(text).map_err(|why| format!("compilation failed: {why}"))?;
+        match refused(program.result(), wanted) {
+            Some(expected) => Err(format!("must evaluate to {expected} but got {}", program.result())),
             None => Ok(program),
         }
     }
+
+    /// The same whatever the expression gives, without the words before the errors.
+    pub fn check(&self, text: &str) -> Result<Program, String> {
+        let declare = |environment: Environment, name: &str, ty: Option<&Arc<Declared>>| match ty {
+            Some(ty) => environment.variable_of(name, ty.clone()),
+            None => environment.typed(name, Type::Dyn),
+        };
+        let mut environment = Environment::kubernetes().variable_of("request", request_type().into());
+        environment = declare(environment, "object", self.object_type);
+        environment = declare(environment, "oldObject", self.object_type);
+        environment = environment.variable_of("namespaceObject", namespace_type().into());
+        if self.params {
+            environment = declare(environment, "params", self.params_type);
+        }
+        if let Some(variables) = self.variables {
+            let fields = variables.iter().map(|(name, ty)| (name.as_str(), Declared::simple(ty.clone()))).collect();
+            environment = environment.variable_of(VARIABLES, Declared::object("kubernetes.variables", fields).into());
+        }
+        if self.patch {
+            environment = environment.mutations();
+        }
+        Program::compile(text, &environment).map_err(|e| e.to_string())
+    }
 }
 
-/// The names of a policy's variables, in the order in which they are declared.
-pub fn variable_names(policy: &Value) -> Vec<&str> {
-    policy.list_at(&["spec", "variables"]).iter().map(|v| v.str_at(&["name"])).collect()
+/// What was wanted, where a type is not that.
+fn refused(found: &Type, wanted: Wanted) -> Option<&'static str> {
+    let (good, expected) = match wanted {
+        Wanted::Anything => (true, ""),
+        Wanted::Bool => (matches!(found, Type::Bool), "bool"),
+        Wanted::Text => (matches!(found, Type::Text), "string"),
+        Wanted::TextOrNull => (matches!(found, Type::Text | Type::Null), "one of [string null_type]"),
+        Wanted::Object => (found.to_string() == "Object", "Object"),
+        Wanted::Patches => (found.to_string() == "list(JSONPatch)", "list(JSONPatch)"),
+    };
+    (!good).then_some(expected)
+}
+
+/// Compiles a match condition of a webhook.
+pub fn compile_condition(text: &str) -> Result<Program, String> {
+    Scope::default().compile(text, Wanted::Bool)
+}
+
+fn text() -> Declared {
+    Declared::simple(Type::Text)
+}
+
+fn texts() -> Declared {
+    Declared::list(text(), 0)
+}
+
+/// See upstream's BuildRequestType.
+fn request_type() -> Declared {
+    let kind = || Declared::object("kubernetes.GroupVersionKind", vec![("group", text()), ("version", text()), ("kind", text())]);
+    let resource =
+        || Declared::object("kubernetes.GroupVersionResource", vec![("group", text()), ("version", text()), ("resource", text())]);
+    let user = vec![("username", text()), ("uid", text()), ("groups", texts()), ("extra", Declared::map(texts(), 0))];
+    let fields = vec![
+        ("kind", kind()),
+        ("resource", resource()),
+        ("subResource", text()),
+        ("requestKind", kind()),
+        ("requestResource", resource()),
+        ("requestSubResource", text()),
+        ("name", text()),
+        ("namespace", text()),
+        ("operation", text()),
+        ("userInfo", Declared::object("kubernetes.UserInfo", user)),
+        ("dryRun", Declared::simple(Type::Bool)),
+        ("options", Declared::simple(Type::Dyn)),
+    ];
+    Declared::object("kubernetes.AdmissionRequest", fields)
+}
+
+/// See upstream's BuildNamespaceType.
+fn namespace_type() -> Declared {
+    let time = || Declared::simple(Type::Timestamp);
+    let labels = || Declared::map(text(), 0);
+    let condition = vec![("status", text()), ("type", text()), ("lastTransitionTime", time()), ("message", text()), ("reason", text())];
+    let status = vec![("conditions", Declared::list(Declared::object("kubernetes.NamespaceCondition", condition), 0)), ("phase", text())];
+    let metadata = vec![
+        ("name", text()),
+        ("generateName", text()),
+        ("namespace", text()),
+        ("labels", labels()),
+        ("annotations", labels()),
+        ("UID", text()),
+        ("creationTimestamp", time()),
+        ("deletionGracePeriodSeconds", Declared::simple(Type::Int)),
+        ("deletionTimestamp", time()),
+        ("generation", Declared::simple(Type::Int)),
+        ("resourceVersion", text()),
+        ("finalizers", texts()),
+    ];
+    let fields = vec![
+        ("metadata", Declared::object("kubernetes.NamespaceMetadata", metadata)),
+        ("spec", Declared::object("kubernetes.NamespaceSpec", vec![("finalizers", texts())])),
+        ("status", Declared::object("kubernetes.NamespaceStatus", status)),
+    ];
+    Declared::object("kubernetes.Namespace", fields)
+}
+
+/// The variables of a policy with the programs that compute them, in the order in which they are declared: each sees those
+/// before it. `scope` says what else they see.
+pub fn variables(policy: &Value, scope: Scope<'_>) -> (Variables, Vec<Result<Program, String>>) {
+    let (mut types, mut programs) = (Variables::new(), Vec::new());
+    for variable in policy.list_at(&["spec", "variables"]) {
+        let scope = Scope { variables: Some(&types), patch: false, ..scope };
+        let program = scope.compile(variable.str_at(&["expression"]), Wanted::Anything);
+        let ty = program.as_ref().map_or(Type::Dyn, |p| p.result().clone());
+        types.push((variable.str_at(&["name"]).to_string(), ty));
+        programs.push(program);
+    }
+    (types, programs)
 }
 
 /// Whether a policy says of which kind its params are.

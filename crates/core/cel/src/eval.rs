@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::check::{TYPES, qualified};
 use crate::library;
-use crate::syntax::{Expr, Fold, FoldKind, Name};
+use crate::schema::unescape;
+use crate::syntax::{Expr, Fold, FoldKind, Name, Node};
+use crate::types::type_name;
 use crate::value::Value;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +49,15 @@ impl Budget {
         self.left
     }
 
+    /// Runs something that may cost no more than this, and no more than what is left.
+    pub fn limited<T>(&mut self, most: u64, run: impl FnOnce(&mut Budget) -> T) -> T {
+        let granted = most.min(self.left);
+        let mut budget = Budget::new(granted);
+        let out = run(&mut budget);
+        self.left -= granted - budget.left.min(granted);
+        out
+    }
+
     pub fn take(&mut self, units: u64) -> Result<()> {
         match self.left.checked_sub(units) {
             Some(left) => self.left = left,
@@ -87,19 +97,19 @@ struct Evaluation<'a> {
 impl Evaluation<'_> {
     fn expr(&mut self, expr: &Expr) -> Result<Value> {
         self.budget.take(1)?;
-        match expr {
-            Expr::Literal(value) => Ok(value.clone()),
-            Expr::Ident(name) => self.variable(name),
-            Expr::Select { operand, field, optional } => self.select(expr, operand, field, *optional),
-            Expr::Has { operand, field } if self.is_lazy(operand) => match self.lazily(field) {
+        match &expr.node {
+            Node::Literal(value) => Ok(value.clone()),
+            Node::Ident(name) => self.variable(name),
+            Node::Select { operand, field, optional } => self.select(expr, operand, field, *optional),
+            Node::Has { operand, field } if self.is_lazy(operand) => match self.lazily(field) {
                 Err(EvalError::NoSuchKey(_)) => Ok(Value::Bool(false)),
                 found => found.map(|_| Value::Bool(true)),
             },
-            Expr::Has { operand, field } => {
+            Node::Has { operand, field } => {
                 let operand = self.expr(operand)?;
                 has(&operand, field).map(Value::Bool)
             }
-            Expr::Index { operand, index, optional } => {
+            Node::Index { operand, index, optional } => {
                 let (operand, index) = (self.expr(operand)?, self.expr(index)?);
                 match (&operand, optional) {
                     (Value::Optional(None), _) => Ok(Value::Optional(None)),
@@ -108,13 +118,13 @@ impl Evaluation<'_> {
                     (operand, false) => indexed(operand, &index),
                 }
             }
-            Expr::Call { function, args, .. } => {
+            Node::Call { function, args, .. } => {
                 let args = args.iter().map(|a| self.expr(a)).collect::<Result<Vec<_>>>()?;
                 library::call(function, &args, self.budget)
             }
-            Expr::And(a, b) => self.logic(a, b, false),
-            Expr::Or(a, b) => self.logic(a, b, true),
-            Expr::Conditional(parts) => {
+            Node::And(a, b) => self.logic(a, b, false),
+            Node::Or(a, b) => self.logic(a, b, true),
+            Node::Conditional(parts) => {
                 let [condition, yes, no] = &**parts;
                 match self.expr(condition)? {
                     Value::Bool(true) => self.expr(yes),
@@ -122,15 +132,15 @@ impl Evaluation<'_> {
                     _ => Err(EvalError::NoSuchOverload),
                 }
             }
-            Expr::List(items) => self.list(items),
-            Expr::Map(entries) => self.map(entries),
-            Expr::Message { name, fields } => self.message(name, fields),
-            Expr::Fold(fold) => self.fold(fold),
-            Expr::Bind { name, value, body } => {
+            Node::List(items) => self.list(items),
+            Node::Map(entries) => self.map(entries),
+            Node::Message { name, fields } => self.message(name, fields),
+            Node::Fold(fold) => self.fold(fold),
+            Node::Bind { name, value, body } => {
                 let value = self.expr(value)?;
                 self.with(&[(name, value)], |e| e.expr(body))
             }
-            Expr::OptMap { operand, name, body, flat } => match self.expr(operand)? {
+            Node::OptMap { operand, name, body, flat } => match self.expr(operand)? {
                 Value::Optional(None) => Ok(Value::Optional(None)),
                 Value::Optional(Some(inner)) => {
                     let made = self.with(&[(name, (*inner).clone())], |e| e.expr(body))?;
@@ -156,14 +166,14 @@ impl Evaluation<'_> {
         if let Some((_, value)) = self.variables.iter().find(|(n, _)| *n == name) {
             return Ok(value.clone());
         }
-        match TYPES.into_iter().find(|t| *t == name) {
+        match type_name(name) {
             Some(ty) => Ok(Value::Type(ty)),
             None => Err(EvalError::NoSuchAttribute(name.into())),
         }
     }
 
     fn select(&mut self, whole: &Expr, operand: &Expr, field: &str, optional: bool) -> Result<Value> {
-        if let Some(ty) = qualified(whole).and_then(|name| TYPES.into_iter().find(|t| *t == name && t.contains('.'))) {
+        if let Some(ty) = whole.qualified().filter(|n| n.contains('.')).and_then(|name| type_name(&name)) {
             return Ok(Value::Type(ty));
         }
         if self.is_lazy(operand) {
@@ -179,7 +189,9 @@ impl Evaluation<'_> {
     }
 
     fn is_lazy(&self, operand: &Expr) -> bool {
-        matches!(operand, Expr::Ident(name) if &**name == LAZY) && self.lazy.is_some() && !self.bound.iter().any(|(n, _)| &**n == LAZY)
+        matches!(&operand.node, Node::Ident(name) if &**name == LAZY)
+            && self.lazy.is_some()
+            && !self.bound.iter().any(|(n, _)| &**n == LAZY)
     }
 
     fn lazily(&mut self, field: &str) -> Result<Value> {
@@ -191,8 +203,8 @@ impl Evaluation<'_> {
         let mut out = Vec::with_capacity(fields.len());
         for (field, value, optional) in fields {
             match (self.expr(value)?, optional) {
-                (value, false) => out.push((Value::from(unescaped(field)), value)),
-                (Value::Optional(inner), true) => out.extend(inner.map(|v| (Value::from(unescaped(field)), (*v).clone()))),
+                (value, false) => out.push((Value::from(unescape(field)), value)),
+                (Value::Optional(inner), true) => out.extend(inner.map(|v| (Value::from(unescape(field)), (*v).clone()))),
                 _ => return Err(EvalError::NoSuchOverload),
             }
         }
@@ -359,44 +371,12 @@ pub(crate) fn optional_of(value: Option<Value>) -> Value {
     Value::Optional(value.map(Arc::new))
 }
 
-/// Names of properties that are no identifiers are escaped; see the documentation of x-kubernetes-validations.
-pub(crate) fn unescaped(field: &str) -> String {
-    const KEYWORDS: [&str; 20] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-    ];
-    if let Some(keyword) = field.strip_prefix("__").and_then(|f| f.strip_suffix("__")).filter(|k| KEYWORDS.contains(k)) {
-        return keyword.into();
-    }
-    [("__dot__", "."), ("__dash__", "-"), ("__slash__", "/"), ("__underscores__", "__")]
-        .into_iter()
-        .fold(field.to_string(), |text, (from, to)| text.replace(from, to))
-}
-
 fn field_of(operand: &Value, field: &str) -> Result<Value> {
     if !operand.is_map() {
         return Err(EvalError::NoSuchOverload);
     }
     let found = operand.get(&field.into());
-    let found = found.or_else(|| field.contains("__").then(|| operand.get(&unescaped(field).into())).flatten());
+    let found = found.or_else(|| field.contains("__").then(|| operand.get(&unescape(field).into())).flatten());
     found.ok_or_else(|| EvalError::NoSuchKey(field.into()))
 }
 

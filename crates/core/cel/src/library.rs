@@ -2,59 +2,17 @@
 
 mod arithmetic;
 mod convert;
+mod format;
 mod kubernetes;
 mod lists;
+mod semver;
 mod strings;
 mod time;
 
-use std::ops::RangeInclusive;
+pub use semver::Semver;
 
 use crate::eval::{Budget, EvalError, Result, optional_of};
 use crate::value::Value;
-
-/// Names of functions with how many arguments they take, receivers included.
-const FUNCTIONS: &[(&str, usize, usize)] = &[
-    ("_==_", 2, 2),
-    ("_!=_", 2, 2),
-    ("_<_", 2, 2),
-    ("_<=_", 2, 2),
-    ("_>_", 2, 2),
-    ("_>=_", 2, 2),
-    ("_+_", 2, 2),
-    ("_-_", 2, 2),
-    ("_*_", 2, 2),
-    ("_/_", 2, 2),
-    ("_%_", 2, 2),
-    ("-_", 1, 1),
-    ("!_", 1, 1),
-    ("@in", 2, 2),
-    ("size", 1, 1),
-    ("type", 1, 1),
-    ("dyn", 1, 1),
-    ("optional.of", 1, 1),
-    ("optional.none", 0, 0),
-    ("optional.ofNonZeroValue", 1, 1),
-    ("hasValue", 1, 1),
-    ("value", 1, 1),
-    ("orValue", 2, 2),
-    ("or", 2, 2),
-];
-
-/// How many arguments a function takes; None where there is no such function.
-pub(crate) fn arity(name: &str, _receiver: bool) -> Option<RangeInclusive<usize>> {
-    let families = [
-        FUNCTIONS,
-        convert::FUNCTIONS,
-        strings::FUNCTIONS,
-        lists::FUNCTIONS,
-        time::FUNCTIONS,
-        arithmetic::FUNCTIONS,
-        kubernetes::FUNCTIONS,
-    ];
-    let mut found = families.into_iter().flatten().filter(|(n, _, _)| *n == name).map(|(_, least, most)| *least..=*most);
-    let first = found.next()?;
-    Some(found.fold(first, |all, more| *all.start().min(more.start())..=*all.end().max(more.end())))
-}
 
 /// Calls a function. Families answer None for what is not theirs.
 pub(crate) fn call(name: &str, args: &[Value], budget: &mut Budget) -> Result<Value> {
@@ -66,7 +24,8 @@ pub(crate) fn call(name: &str, args: &[Value], budget: &mut Budget) -> Result<Va
             return Ok(value);
         }
     }
-    Err(EvalError::NoSuchOverload)
+    let own = semver::call(name, args)?.map_or_else(|| format::call(name, args), |value| Ok(Some(value)))?;
+    own.ok_or(EvalError::NoSuchOverload)
 }
 
 /// What reading so many elements or characters costs beyond the step itself.
@@ -110,6 +69,14 @@ fn own(name: &str, args: &[Value], budget: &mut Budget) -> Result<Option<Value>>
         ("hasValue", [Value::Optional(inner)]) => Value::Bool(inner.is_some()),
         ("value", [Value::Optional(inner)]) => inner.as_deref().cloned().ok_or(EvalError::NoValue)?,
         ("orValue", [Value::Optional(inner), other]) => inner.as_deref().unwrap_or(other).clone(),
+        ("optional.unwrap" | "unwrapOpt", [list]) if list.is_list() => {
+            let inner = |value: Value| match value {
+                Value::Optional(inner) => Ok(inner.as_deref().cloned()),
+                _ => Err(EvalError::NoSuchOverload),
+            };
+            let items = list.items().unwrap_or_default().into_iter().filter_map(|v| inner(v).transpose());
+            items.collect::<Result<Vec<_>>>()?.into()
+        }
         ("or", [Value::Optional(inner), other @ Value::Optional(_)]) => {
             if inner.is_some() {
                 Value::Optional(inner.clone())

@@ -4,8 +4,16 @@ use crate::value::Value;
 
 pub(crate) type Name = std::sync::Arc<str>;
 
+/// A node with its number, which is unique in its tree, and where it stands in the text, in bytes.
 #[derive(Debug, Clone)]
-pub(crate) enum Expr {
+pub(crate) struct Expr {
+    pub(crate) id: u32,
+    pub(crate) at: u32,
+    pub(crate) node: Node,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Node {
     Literal(Value),
     Ident(Name),
     /// `operand.field`, or `operand.?field`.
@@ -85,19 +93,55 @@ pub(crate) struct Fold {
 impl Expr {
     /// The direct parts of an expression, outside of macros that bind names.
     pub(crate) fn parts(&self) -> Vec<&Expr> {
-        match self {
-            Expr::Literal(_) | Expr::Ident(_) => Vec::new(),
-            Expr::Select { operand, .. } | Expr::Has { operand, .. } => vec![operand],
-            Expr::Index { operand, index, .. } => vec![operand, index],
-            Expr::Call { args, .. } => args.iter().collect(),
-            Expr::And(a, b) | Expr::Or(a, b) => vec![a, b],
-            Expr::Conditional(parts) => parts.iter().collect(),
-            Expr::List(items) => items.iter().map(|(e, _)| e).collect(),
-            Expr::Map(entries) => entries.iter().flat_map(|(k, v, _)| [k, v]).collect(),
-            Expr::Message { fields, .. } => fields.iter().map(|(_, e, _)| e).collect(),
-            Expr::Fold(fold) => vec![&fold.range],
-            Expr::Bind { value, .. } => vec![value],
-            Expr::OptMap { operand, .. } => vec![operand],
+        match &self.node {
+            Node::Literal(_) | Node::Ident(_) => Vec::new(),
+            Node::Select { operand, .. } | Node::Has { operand, .. } => vec![operand],
+            Node::Index { operand, index, .. } => vec![operand, index],
+            Node::Call { args, .. } => args.iter().collect(),
+            Node::And(a, b) | Node::Or(a, b) => vec![a, b],
+            Node::Conditional(parts) => parts.iter().collect(),
+            Node::List(items) => items.iter().map(|(e, _)| e).collect(),
+            Node::Map(entries) => entries.iter().flat_map(|(k, v, _)| [k, v]).collect(),
+            Node::Message { fields, .. } => fields.iter().map(|(_, e, _)| e).collect(),
+            Node::Fold(fold) => vec![&fold.range],
+            Node::Bind { value, .. } => vec![value],
+            Node::OptMap { operand, .. } => vec![operand],
         }
+    }
+}
+
+impl Expr {
+    /// All parts, also those within macros.
+    pub(crate) fn all_parts(&self) -> Vec<&Expr> {
+        let mut parts = self.parts();
+        match &self.node {
+            Node::Fold(fold) => parts.extend(fold.condition.iter().chain([&fold.body])),
+            Node::Bind { body, .. } | Node::OptMap { body, .. } => parts.push(body),
+            _ => {}
+        }
+        parts
+    }
+
+    /// `a.b.c` where an expression is nothing but names.
+    pub(crate) fn qualified(&self) -> Option<String> {
+        match &self.node {
+            Node::Ident(name) => Some(name.to_string()),
+            Node::Select { operand, field, optional: false } => Some(format!("{}.{field}", operand.qualified()?)),
+            _ => None,
+        }
+    }
+
+    /// Whether a variable occurs anywhere, as itself and not as a name that a macro binds.
+    pub(crate) fn mentions(&self, variable: &str) -> bool {
+        let below = |part: &Expr| part.mentions(variable);
+        let inner = match &self.node {
+            Node::Ident(name) => return &**name == variable,
+            Node::Fold(fold) if ![Some(&fold.first), fold.second.as_ref()].into_iter().flatten().any(|name| **name == *variable) => {
+                below(&fold.body) || fold.condition.as_ref().is_some_and(below)
+            }
+            Node::Bind { name, body, .. } | Node::OptMap { name, body, .. } if **name != *variable => below(body),
+            _ => false,
+        };
+        inner || self.parts().into_iter().any(below)
     }
 }

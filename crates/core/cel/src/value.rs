@@ -8,6 +8,8 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::{Value as Tree, normalize};
 use jiff::Timestamp;
 
+use crate::library::Semver;
+
 #[derive(Debug, Clone)]
 pub enum Value {
     Null,
@@ -33,6 +35,9 @@ pub enum Value {
     Url(Arc<str>),
     Ip(IpAddr),
     Cidr(IpAddr, u8),
+    Semver(Arc<Semver>),
+    /// A form of texts, by its name.
+    Format(&'static str),
 }
 
 impl From<&str> for Value {
@@ -94,6 +99,8 @@ impl Value {
             Value::Url(_) => "kubernetes.URL",
             Value::Ip(_) => "net.IP",
             Value::Cidr(..) => "net.CIDR",
+            Value::Semver(_) => "kubernetes.Semver",
+            Value::Format(_) => "kubernetes.NamedFormat",
         }
     }
 
@@ -207,6 +214,8 @@ impl PartialEq for Value {
             (Url(a), Url(b)) => a == b,
             (Ip(a), Ip(b)) => a == b,
             (Cidr(a, n), Cidr(b, m)) => a == b && n == m,
+            (Semver(a), Semver(b)) => a.equals(b),
+            (Format(a), Format(b)) => a == b,
             (Tree(a), Tree(b)) if a == b => true,
             (Message(a, _), Message(b, _)) if a != b => false,
             _ => {
@@ -260,6 +269,8 @@ pub(crate) fn text(value: &Value) -> Arc<str> {
         Value::Quantity(quantity) => quantity.to_string().into(),
         Value::Ip(ip) => ip.to_string().into(),
         Value::Cidr(ip, bits) => format!("{ip}/{bits}").into(),
+        Value::Semver(version) => version.to_string().into(),
+        Value::Format(format) => (*format).into(),
         _ => "".into(),
     }
 }

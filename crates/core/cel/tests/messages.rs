@@ -4,11 +4,11 @@
 
 use std::cell::Cell;
 
-use fram_cel::{Budget, EvalError, Lazy, Program, Value};
+use fram_cel::{Budget, Environment, EvalError, Lazy, Program, Value};
 use fram_machinery::{Value as Tree, object};
 
 fn tree(text: &str) -> Tree {
-    let program = Program::compile_with(text, &[], &["Object", "JSONPatch"]).unwrap();
+    let program = Program::compile(text, &Environment::kubernetes().mutations()).unwrap();
     Tree::from(&program.evaluate(&[], &mut Budget::new(1000)).unwrap())
 }
 
@@ -21,7 +21,7 @@ fn a_message_is_made_of_its_fields() {
         ("Object{metadata: Object.metadata{labels: {'a': 'b'}}}", object!({ "metadata": { "labels": { "a": "b" } } })),
         ("[JSONPatch{op: 'add', path: '/a/' + jsonpatch.escapeKey('k/8~s')}]", object!([{ "op": "add", "path": "/a/k~18~0s" }])),
         ("Object{a: 1}.a == 1 && has(Object{a: 1}.a) && !has(Object{}.a)", Tree::Bool(true)),
-        ("Object{a: 1} == Object.b{a: 1}", Tree::Bool(false)),
+        ("Object{a: 1} == dyn(Object.b{a: 1})", Tree::Bool(false)),
     ] {
         assert_eq!(tree(text), expect, "{text}");
     }
@@ -30,10 +30,10 @@ fn a_message_is_made_of_its_fields() {
 #[test]
 fn messages_are_refused_where_none_may_be_made() {
     for text in ["Object{}", "Objects{a: 1}"] {
-        assert!(Program::compile(text, &[]).unwrap_err().to_string().contains("undeclared reference"), "{text}");
+        assert!(Program::compile(text, &Environment::kubernetes()).unwrap_err().to_string().contains("undeclared reference"), "{text}");
     }
     for text in ["Object{a: 1, a: 2}", "Object{a}", "f(1){a: 1}"] {
-        assert!(Program::compile_with(text, &[], &["Object"]).is_err(), "{text}");
+        assert!(Program::compile(text, &Environment::kubernetes().mutations()).is_err(), "{text}");
     }
 }
 
@@ -60,7 +60,7 @@ fn a_lazy_variable_is_computed_only_where_it_is_reached() {
         ("[{'bad': 1}].all(variables, variables.bad == 1)", Ok(Value::Bool(true)), 0),
     ] {
         let lazy = Counted(Cell::new(0));
-        let program = Program::compile(text, &["variables"]).unwrap();
+        let program = Program::compile(text, &Environment::kubernetes().dynamic(&["variables"])).unwrap();
         let value = program.evaluate_lazily(&[("variables", Value::Null)], &lazy, &mut Budget::new(1000));
         assert_eq!((value, lazy.0.get()), (expect, asked), "{text}");
     }

@@ -3,6 +3,8 @@
 
 mod address;
 mod connection;
+#[cfg(test)]
+mod fuzz;
 mod kubeconfig;
 mod lines;
 mod request;

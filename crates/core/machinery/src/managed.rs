@@ -3,6 +3,7 @@
 mod apply;
 mod atomics;
 mod compare;
+mod duplicate;
 mod element;
 mod managers;
 mod set;

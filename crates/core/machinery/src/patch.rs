@@ -12,6 +12,8 @@ use crate::value::Value;
 pub enum PatchError {
     #[error("{0}")]
     Malformed(String),
+    #[error("{0}")]
+    TooLarge(String),
     #[error("the server rejected our request due to an error in our request: {0}")]
     DoesNotApply(String),
     #[error("the server rejected our request due to an error in our request: testing value {0} failed")]

@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 use regex::Regex;
 
 pub use check::{errors as schema_errors, unknown_formats};
+pub use format::matches as has_format;
 pub(crate) use prune::Pruning;
 pub use types::root as root_type;
 

@@ -1,13 +1,16 @@
 //! The embedded engine: all entries in a persistent ordered map in memory, every group of transactions in a write-ahead
 //! log before it is acknowledged, checkpoints to keep the log short. It reads no disk after its start.
 
+pub mod check;
 mod checkpoint;
 mod codec;
 mod directory;
+mod flip;
 mod frame;
 mod group;
 mod inbox;
 mod log;
+mod payload;
 mod recovery;
 mod writer;
 

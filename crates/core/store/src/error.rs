@@ -51,6 +51,21 @@ pub enum StoreError {
     /// A value cannot be encrypted, and its transaction was not applied; or it cannot be decrypted, and the store not opened.
     #[error("cannot {operation} the value of {key}: {source}")]
     Cipher { key: Key, operation: &'static str, source: CipherError },
+    /// The database behind the store did not take the call; nothing was applied.
+    #[error("etcd cannot be reached: {reason}")]
+    Unavailable { reason: String },
+    /// The database behind the store was asked to commit and did not say whether it did.
+    #[error("etcd did not say whether it committed: {reason}")]
+    OutcomeUnknown { reason: String },
+    /// The database behind the store has reached its quota; nothing was applied.
+    #[error("etcd has no space left: compact and defragment it, then disarm its alarm")]
+    NoSpace,
+    /// The database behind the store refused the call for a reason of its own; nothing was applied.
+    #[error("etcd refused: {message}")]
+    Refused { code: u32, message: String },
+    /// The store was told to work in a way that cannot be.
+    #[error("{0}")]
+    Options(String),
     /// Another process has the data directory open.
     #[error("data directory {} is in use by another process", path.display())]
     Locked { path: PathBuf },
@@ -66,7 +81,12 @@ impl StoreError {
     /// Whether the same call can succeed later without a change to its arguments.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Self::Io { .. } | Self::FutureRevision { .. } | Self::WatcherTooSlow { .. } | Self::Locked { .. } => true,
+            Self::Io { .. }
+            | Self::FutureRevision { .. }
+            | Self::WatcherTooSlow { .. }
+            | Self::Locked { .. }
+            | Self::Unavailable { .. }
+            | Self::NoSpace => true,
             Self::Conflict { .. }
             | Self::Compacted { .. }
             | Self::TooLarge { .. }
@@ -75,14 +95,18 @@ impl StoreError {
             | Self::Corrupt { .. }
             | Self::Version { .. }
             | Self::NotAStore { .. }
+            | Self::OutcomeUnknown { .. }
+            | Self::Refused { .. }
+            | Self::Options(_)
             | Self::Cipher { .. } => false,
         }
     }
 
-    /// Whether the disk refused the write because it is full.
+    /// Whether the write was refused because there is no room for it.
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Io { source, .. } => matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+            Self::NoSpace => true,
             _ => false,
         }
     }

@@ -72,6 +72,18 @@ impl Timeline {
         drop(inner);
     }
 
+    /// Goes on from another state, without the changes that lead there: all watches end, and history begins anew.
+    pub(crate) fn reset(&self, revision: Revision, root: Root) {
+        let mut inner = self.inner.lock();
+        let former = std::mem::replace(&mut inner.revision, revision);
+        let _old = std::mem::replace(&mut inner.root, root);
+        let limits = inner.history.limits;
+        let _forgotten = std::mem::replace(&mut inner.history, History::new(revision, limits));
+        inner.hub.end(&StoreError::Compacted { revision: former, oldest: revision });
+        self.published.store(revision.0, Ordering::Release);
+        drop(inner);
+    }
+
     /// Forgets history that is older than the window, and says when to look again.
     pub(crate) fn trim(&self, now: UnixMillis) -> Option<UnixMillis> {
         let mut inner = self.inner.lock();

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "durability/check.rs"]
+mod check;
 #[path = "durability/damage.rs"]
 mod damage;
 #[path = "durability/directory.rs"]

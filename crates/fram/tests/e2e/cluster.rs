@@ -13,6 +13,7 @@ pub(crate) struct Cluster {
     data: PathBuf,
     log: PathBuf,
     port: u16,
+    environment: Vec<(&'static str, PathBuf)>,
     process: Option<Child>,
 }
 
@@ -36,10 +37,16 @@ impl Cluster {
 
     /// Starts the program and waits for nothing.
     pub(crate) fn spawn(folder: &Path) -> Self {
+        Self::spawn_with(folder, Vec::new())
+    }
+
+    /// Starts the program in this environment, which a restart keeps.
+    pub(crate) fn spawn_with(folder: &Path, environment: Vec<(&'static str, PathBuf)>) -> Self {
         let program = folder.join("bin/fram");
         std::fs::create_dir_all(folder.join("bin")).unwrap();
         std::fs::copy(env!("CARGO_BIN_EXE_fram"), &program).unwrap();
-        let mut cluster = Self { program, data: folder.join("fram"), log: folder.join("fram.log"), port: free_port(), process: None };
+        let mut cluster =
+            Self { program, data: folder.join("fram"), log: folder.join("fram.log"), port: free_port(), environment, process: None };
         cluster.launch();
         cluster
     }
@@ -67,6 +74,7 @@ impl Cluster {
             .args(["up", "--node-name", "node", "--data-dir"])
             .arg(&self.data)
             .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null())

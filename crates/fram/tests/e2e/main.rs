@@ -11,6 +11,7 @@ mod refused;
 mod registry;
 mod shop;
 mod two_nodes;
+mod two_servers;
 
 use cluster::Cluster;
 

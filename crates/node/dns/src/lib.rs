@@ -4,6 +4,8 @@
 mod answer;
 mod cache;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod resolv_conf;
 mod server;
 mod zone;

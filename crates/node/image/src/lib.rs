@@ -5,6 +5,8 @@ mod content;
 mod digest;
 mod download;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod gc;
 mod import;
 mod index;

@@ -15,6 +15,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 
 pub use auth::Credentials;
+#[cfg(test)]
+pub(crate) use auth::parse_challenges;
 pub use config::{HostConfig, RegistryConfig};
 
 use crate::digest::{Digest, Hasher};

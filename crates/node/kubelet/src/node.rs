@@ -10,7 +10,8 @@ use std::time::Duration;
 use fram_client::resources::{LEASES, NODES};
 use fram_client::{Client, Informer, PatchKind};
 use fram_cri::RuntimeConfig;
-use fram_machinery::{Map, Reason, Status, Value, meta, object};
+use fram_machinery::{Map, Reason, Status, Value, human, meta, object};
+use jiff::SignedDuration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,8 @@ const LOOK: Duration = Duration::from_secs(10);
 /// The CRI has no event for "the runtime is ready now".
 const LOOK_UNTIL_READY: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_secs(1);
+/// Rounds seconds.
+const HALF_A_SECOND: SignedDuration = SignedDuration::from_millis(500);
 
 /// Keeps the node's objects until `stop`.
 pub(crate) async fn keep(ctx: Arc<Context>, client: Client, node: Informer, stop: CancellationToken) {
@@ -138,10 +141,22 @@ impl Keeper {
     }
 
     fn tell_readiness(&self, ready: bool) {
+        let word = if ready { "NodeReady" } else { "NodeNotReady" };
+        self.tell(false, word, format!("Node {} status is now: {word}", self.name()));
+    }
+
+    /// Timers go by the time that has passed. Who reads times should know, and tokens and certificates have theirs.
+    fn tell_step(&self, step: SignedDuration) {
+        let direction = if step.is_negative() { "back" } else { "forward" };
+        let message = format!("The clock was set {direction} by {}", human::duration((step.abs() + HALF_A_SECOND).as_secs()));
+        tracing::warn!(node = self.name(), "{message}");
+        self.tell(true, "ClockStepped", message);
+    }
+
+    fn tell(&self, warning: bool, reason: &str, message: String) {
         let name = self.name();
-        let (reason, word) = if ready { ("NodeReady", "NodeReady") } else { ("NodeNotReady", "NodeNotReady") };
         let reference = object!({ "apiVersion": "v1", "kind": "Node", "name": name, "uid": name });
-        self.ctx.recorder.event_at(reference, false, reason, format!("Node {name} status is now: {word}"));
+        self.ctx.recorder.event_at(reference, warning, reason, message);
     }
 
     async fn write(&self, status: &Value) -> Result<(), Status> {
@@ -151,7 +166,11 @@ impl Keeper {
 
     async fn renew(&self) {
         let mut held: Option<Arc<Value>> = None;
+        let mut steps = clock::Steps::new(self.ctx.clock.now());
         loop {
+            if let Some(step) = steps.look(self.ctx.clock.now()) {
+                self.tell_step(step);
+            }
             let pause = match self.renew_once(held.take()).await {
                 Ok(lease) => {
                     held = Some(lease);

@@ -3,6 +3,8 @@
 
 mod answer;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod log_file;
 mod logs;
 mod query;

@@ -4,6 +4,8 @@
 
 mod checks;
 
+use std::collections::{BTreeMap, HashSet};
+
 use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value, meta};
 
@@ -131,18 +133,66 @@ async fn namespace(request: &Request<'_>, object: &Value, old: Option<&Value>) -
         return Ok(());
     }
     let name = meta::name(object);
-    let mut told = Vec::new();
-    for pod in request.list("", "v1", "pods", name).await? {
-        let found = checks::violations(enforced.level, &pod);
-        // Replicas of one controller say the same.
-        let reasons: Vec<&str> = found.iter().map(|text| text.split(" (").next().unwrap_or(text)).collect();
-        if !reasons.is_empty() {
-            told.push(format!("{}: {}", meta::name(&pod), reasons.join(", ")));
-        }
-    }
+    let pods = request.list("", "v1", "pods", name).await?;
+    let told = of_existing(enforced.level, &pods);
     if !told.is_empty() {
         request.warn(&format!("existing pods in namespace {name:?} violate the new PodSecurity enforce level {:?}", enforced.words()));
         told.iter().for_each(|text| request.warn(text));
     }
+    if pods.len() > MOST_PODS {
+        let all = pods.len();
+        request.warn(&format!("new PodSecurity enforce level only checked against the first {MOST_PODS} of {all} existing pods"));
+    }
     Ok(())
+}
+
+/// As many pods as there may be are looked at when a level is raised; upstream's namespaceMaxPodsToCheck.
+const MOST_PODS: usize = 3000;
+
+/// What pods that are there break of a level, one line for all that break the same. Of a controller's pods one is looked at.
+fn of_existing(level: Level, pods: &[Value]) -> Vec<String> {
+    let (mut controllers, mut found) = (HashSet::new(), BTreeMap::<String, Vec<&str>>::new());
+    for pod in pods.iter().take(MOST_PODS) {
+        if meta::controller_of(pod).is_some_and(|owner| !controllers.insert(owner.str_at(&["uid"]))) {
+            continue;
+        }
+        let broken = checks::violations(level, pod);
+        let reasons: Vec<&str> = broken.iter().map(|text| text.split(" (").next().unwrap_or(text)).collect();
+        if !reasons.is_empty() {
+            found.entry(reasons.join(", ")).or_default().push(meta::name(pod));
+        }
+    }
+    let line = |(reasons, mut names): (String, Vec<&str>)| {
+        names.sort_unstable();
+        let others = match names.len() - 1 {
+            0 => String::new(),
+            1 => " (and 1 other pod)".into(),
+            more => format!(" (and {more} other pods)"),
+        };
+        format!("{}{others}: {reasons}", names[0])
+    };
+    let mut lines: Vec<String> = found.into_iter().map(line).collect();
+    lines.sort();
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_machinery::object;
+
+    use super::*;
+
+    #[test]
+    fn pods_that_break_the_same_are_told_of_in_one_line() {
+        let pod = |name: &str, owner: &str, network: bool| {
+            let mut pod = object!({ "metadata": { "name": name }, "spec": { "hostNetwork": network, "containers": [{ "name": "c" }] } });
+            if !owner.is_empty() {
+                pod.set(&["metadata", "ownerReferences"], vec![object!({ "uid": owner, "controller": true })]);
+            }
+            pod
+        };
+        let pods =
+            [pod("c", "", true), pod("a", "", true), pod("b", "", true), pod("r1", "x", true), pod("r2", "x", true), pod("ok", "", false)];
+        assert_eq!(of_existing(Level::Baseline, &pods), ["a (and 3 other pods): host namespaces"]);
+    }
 }

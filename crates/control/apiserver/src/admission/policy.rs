@@ -288,19 +288,22 @@ impl Changing<'_> {
     }
 }
 
-/// Says in the status of a policy which generation of it is in force. Nothing is said of `typeChecking`, since expressions
-/// have no types before they are evaluated.
+/// Says in the status of a policy which generation of it is in force, and what does not go together in its expressions; see
+/// upstream's validatingadmissionpolicystatus controller.
 async fn observe(registry: &Registry, policy: &Value) -> Result<(), Status> {
     let generation = policy.int_at(&["metadata", "generation"]).unwrap_or_default();
     if policy.int_at(&["status", "observedGeneration"]) == Some(generation) {
         return Ok(());
     }
+    let warnings = fram_api::policy::types::warnings(&registry.api(), policy);
+    let checking = if warnings.is_empty() { object!({}) } else { object!({ "expressionWarnings": warnings }) };
     let Some(served) = registry.served(GROUP, "v1", VALIDATING) else { return Ok(()) };
     let place = Place { served, namespace: String::new(), name: meta::name(policy).into() };
     let decide = |current: &Value| {
         let mut next = current.clone();
         if current.int_at(&["metadata", "generation"]) == Some(generation) {
             next.set(&["status", "observedGeneration"], generation);
+            next.set(&["status", "typeChecking"], checking.clone());
         }
         Ok(next)
     };

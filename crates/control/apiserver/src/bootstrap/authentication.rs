@@ -56,6 +56,7 @@ mod tests {
             address: [192, 0, 2, 1].into(),
             port: 6443,
             cluster_domain: "cluster.local".into(),
+            shared: false,
         };
         let first = data(None, &cluster);
         assert_eq!((first.str_at(&["client-ca-file"]), first.str_at(&["requestheader-client-ca-file"])), ("CA\n", "FRONT\n"));

@@ -12,11 +12,16 @@ use crate::environment::Environment;
 /// Annotations may have this many bytes in all; see TotalAnnotationSizeLimitB.
 const MAX_ANNOTATIONS: usize = 256 * 1024;
 
+/// Refuses what says that it is there already. That is the store's to say, behind all admission.
+pub(super) fn check_new(object: &Value) -> Result<(), Status> {
+    match meta::resource_version(object) {
+        "" => Ok(()),
+        _ => Err(Status::new(Reason::Unknown, "resourceVersion should not be set on objects to be created")),
+    }
+}
+
 /// Fills in the metadata of a new object; a name is made of `generateName` where none is given.
 pub(super) fn fill_metadata(environment: &Environment, place: &Place, object: &mut Value) -> Result<(), Status> {
-    if !meta::resource_version(object).is_empty() {
-        return Err(Status::new(Reason::Unknown, "resourceVersion should not be set on objects to be created"));
-    }
     let namespace = meta::namespace(object);
     if place.kind().is_namespaced() && !namespace.is_empty() && namespace != place.namespace {
         return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
@@ -89,7 +94,7 @@ pub(super) fn keep_own_metadata(place: &mut Place, object: &mut Value, before: &
             None => drop(object.remove(&["metadata", field])),
         }
     }
-    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion"] {
+    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         object.remove(&["metadata", field]);
     }
     if meta::namespace(object) != meta::namespace(before) {

@@ -7,7 +7,7 @@ use fram_api::{Kind, strategy};
 use fram_machinery::{Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
-use super::prepare::{Change, bump_generation, fill_metadata, keep_metadata, keep_own_metadata, refuse};
+use super::prepare::{Change, bump_generation, check_new, fill_metadata, keep_metadata, keep_own_metadata, refuse};
 use super::{Place, Record, Registry, Served, Write, store_status};
 use crate::admission::{Operation as Verb, Request};
 use crate::quota;
@@ -119,6 +119,7 @@ impl Registry {
         let object = self.normalized(&stored, object)?;
         self.validate(&place, &object, Change::Create)?;
         self.admission.validate(&request, Some(&object), None).await?;
+        check_new(&object)?;
         let mut object = object;
         strategy(&stored).read_back(&mut object);
         let mut turn = None;

@@ -85,15 +85,13 @@ fn lenient(kind: &fram_api::Kind, validation: FieldValidation) -> FieldValidatio
 fn undeclared(place: &Place, paths: &[String]) -> Status {
     let lines: Vec<String> = paths.iter().map(|path| format!(".{path}: field not declared in schema")).collect();
     let what = if lines.len() == 1 { lines[0].clone() } else { format!("errors:\n  {}", lines.join("\n  ")) };
-    let kind = place.kind();
-    let text = format!(
-        "failed to create typed patch object ({}/{}; {}, Kind={}): {what}",
-        place.namespace,
-        place.name,
-        kind.api_version(),
-        kind.kind
-    );
-    Status::new(Reason::Unknown, text)
+    untyped(place, &what)
+}
+
+fn untyped(place: &Place, what: &str) -> Status {
+    let (kind, namespace, name) = (place.kind(), &place.namespace, &place.name);
+    let of = format!("{namespace}/{name}; {}, Kind={}", kind.api_version(), kind.kind);
+    Status::new(Reason::Unknown, format!("failed to create typed patch object ({of}): {what}"))
 }
 
 fn check_config(place: &Place, config: &Value) -> Result<(), Status> {
@@ -114,7 +112,11 @@ fn check_config(place: &Place, config: &Value) -> Result<(), Status> {
 }
 
 fn failed(place: &Place, error: ApplyError) -> Status {
-    let ApplyError::Conflicts(conflicts) = &error else { return Status::bad_request(error.to_string()) };
+    let conflicts = match &error {
+        ApplyError::Conflicts(conflicts) => conflicts,
+        ApplyError::Duplicate(what) => return untyped(place, what),
+        ApplyError::ManagedFields => return Status::bad_request(error.to_string()),
+    };
     let by = |c: &managed::Conflict| {
         let sub = if c.manager.subresource.is_empty() { String::new() } else { format!(" with subresource {:?}", c.manager.subresource) };
         let using = if c.manager.operation == Operation::Update { format!(" using {}", c.manager.api_version) } else { String::new() };

@@ -29,6 +29,7 @@ pub(crate) async fn server(store: Arc<dyn Store>) -> Arc<Server> {
         address: [192, 0, 2, 1].into(),
         port: 6443,
         cluster_domain: "cluster.local".into(),
+        shared: false,
     };
     server.bootstrap(&cluster).await.unwrap();
     server

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod audit;
+mod bad_input;
 mod fairness;
 mod limits;
 mod site;

@@ -52,6 +52,7 @@ impl Site {
             address: [192, 0, 2, 1].into(),
             port: 6443,
             cluster_domain: "cluster.local".into(),
+            shared: false,
         };
         server.bootstrap(&cluster).await.unwrap();
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -76,6 +76,7 @@ impl Web {
             address: [192, 0, 2, 1].into(),
             port: 6443,
             cluster_domain: "cluster.local".into(),
+            shared: false,
         };
         server.bootstrap(&cluster).await.unwrap();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());

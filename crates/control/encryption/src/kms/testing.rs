@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
-use crate::wire::{Writer, fields};
+use fram_grpc::wire::{Writer, fields};
 
 /// What the service says of itself.
 pub(crate) struct State {

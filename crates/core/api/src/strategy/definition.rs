@@ -6,6 +6,7 @@ use fram_machinery::structural::{self, Structural};
 use fram_machinery::{Value, meta, names, object};
 
 use super::Strategy;
+use crate::custom::rules::Checking;
 
 pub(super) struct CustomResourceDefinition;
 
@@ -82,8 +83,11 @@ impl Strategy for CustomResourceDefinition {
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         let wanted = format!("{}.{}", object.str_at(&["spec", "names", "plural"]), object.str_at(&["spec", "group"]));
         let name = meta::name(object);
-        let wrong = !name.is_empty() && name != wanted;
-        wrong.then(|| FieldError::invalid("metadata.name", name, "must be spec.names.plural+\".\"+spec.group")).into_iter().collect()
+        let mut errors = rules(object, None);
+        if !name.is_empty() && name != wanted {
+            errors.push(FieldError::invalid("metadata.name", name, "must be spec.names.plural+\".\"+spec.group"));
+        }
+        errors
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
@@ -92,7 +96,9 @@ impl Strategy for CustomResourceDefinition {
         let stored =
             [&["spec", "scope"][..], &["spec", "names", "kind"]].into_iter().filter(|_| meta::condition_is_true(old, "Established"));
         let changed = named.into_iter().chain(stored).filter(|path| object.str_at(path) != old.str_at(path));
-        changed.map(|path| FieldError::invalid(path.join("."), object.at(path).cloned(), "field is immutable")).collect()
+        let mut errors = rules(object, Some(old));
+        errors.extend(changed.map(|path| FieldError::invalid(path.join("."), object.at(path).cloned(), "field is immutable")));
+        errors
     }
 
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
@@ -183,22 +189,25 @@ fn version(version: &Value, at: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// The parts that versions may have in common. Those that all versions have alike are upstream's top-level fields of the internal
-/// version, and named as such; they are looked at once.
-fn parts(versions: &[Value], i: usize, errors: &mut Vec<FieldError>) {
-    let version = &versions[i];
-    let shared = |field: &str| versions.iter().all(|v| v.get(field) == version.get(field));
-    let place = |field: &str| match (shared(field), field) {
+/// Where a part of a version is. One that all versions have alike is upstream's top-level field of the internal version, and named
+/// as such; it is looked at once, with the first version.
+fn place(versions: &[Value], i: usize, field: &str) -> Option<String> {
+    let shared = versions.iter().all(|v| v.get(field) == versions[i].get(field));
+    match (shared, field) {
         (true, _) if i > 0 => None,
         (true, "schema") => Some("spec.validation".to_string()),
         (true, _) => Some(format!("spec.{field}")),
         (false, _) => Some(format!("spec.versions[{i}].{field}")),
-    };
+    }
+}
+
+/// The parts that versions may have in common.
+fn parts(versions: &[Value], i: usize, errors: &mut Vec<FieldError>) {
+    let version = &versions[i];
+    let place = |field: &str| place(versions, i, field);
     let schema = version.at(&["schema", "openAPIV3Schema"]).filter(|s| !s.is_null());
     if let (Some(at), Some(schema)) = (place("schema"), schema) {
-        let at = format!("{at}.openAPIV3Schema");
-        errors.extend(structural::schema_errors(schema, &at));
-        crate::custom::rules::errors(schema, &at, errors);
+        errors.extend(structural::schema_errors(schema, &format!("{at}.openAPIV3Schema")));
     }
     if let Some(at) = place("additionalPrinterColumns") {
         for (i, column) in version.list_at(&["additionalPrinterColumns"]).iter().enumerate() {
@@ -215,6 +224,25 @@ fn parts(versions: &[Value], i: usize, errors: &mut Vec<FieldError>) {
             None => errors.push(FieldError::invalid(at, "", "may only be set when validations.schema is included")),
         }
     }
+}
+
+/// What is wrong with the validation rules of all versions.
+fn rules(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let versions = object.list_at(&["spec", "versions"]);
+    for (i, version) in versions.iter().enumerate() {
+        let Some(schema) = version.at(&["schema", "openAPIV3Schema"]).filter(|s| !s.is_null()) else { continue };
+        let Some(at) = place(versions, i, "schema") else { continue };
+        let path = format!("{at}.openAPIV3Schema");
+        // The types of rules are those of a schema that is sound.
+        if !structural::schema_errors(schema, &path).is_empty() {
+            continue;
+        }
+        let before = old.into_iter().flat_map(|o| o.list_at(&["spec", "versions"])).find(|v| v.get("name") == version.get("name"));
+        let unchanged = before.is_some_and(|v| v.at(&["schema", "openAPIV3Schema"]) == Some(schema));
+        crate::custom::rules::errors(schema, &path, Checking { unchanged, out: &mut errors });
+    }
+    errors
 }
 
 fn printer_column(column: &Value, at: &str, errors: &mut Vec<FieldError>) {

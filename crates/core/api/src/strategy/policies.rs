@@ -6,7 +6,7 @@ use fram_machinery::status::{FieldError, Problem};
 use fram_machinery::{Value, names};
 
 use super::{Strategy, webhooks};
-use crate::policy::{Scope, has_params, variable_names};
+use crate::policy::{Scope, Variables, Wanted, has_params, variables};
 
 pub(super) struct ValidatingAdmissionPolicy;
 pub(super) struct MutatingAdmissionPolicy;
@@ -26,7 +26,7 @@ impl Strategy for ValidatingAdmissionPolicy {
     fn validate(&self, policy: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let variables = common(policy, &mut errors);
-        let scope = Scope { params: has_params(policy), variables: Some(&variables), patch: false };
+        let scope = Scope { params: has_params(policy), variables: Some(&variables), ..Scope::default() };
         let validations = policy.list_at(&["spec", "validations"]);
         let annotations = policy.list_at(&["spec", "auditAnnotations"]);
         if validations.is_empty() && annotations.is_empty() {
@@ -81,9 +81,9 @@ impl Strategy for MutatingAdmissionPolicy {
     fn validate(&self, policy: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         common(policy, &mut errors);
-        // Those that do not compile are seen as well.
-        let variables = variable_names(policy);
-        let scope = Scope { params: has_params(policy), variables: Some(&variables), patch: true };
+        // Those that have no expression are seen as well.
+        let variables = variables(policy, Scope { params: has_params(policy), ..Scope::default() }).0;
+        let scope = Scope { params: has_params(policy), variables: Some(&variables), patch: true, ..Scope::default() };
         changes_only(policy, "matchConstraints", &mut errors);
         let mutations = policy.list_at(&["spec", "mutations"]);
         if mutations.is_empty() {
@@ -167,8 +167,8 @@ fn param_kind_errors(policy: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// What both sorts of policies have; gives the names of the variables that have an expression.
-fn common<'a>(policy: &'a Value, errors: &mut Vec<FieldError>) -> Vec<&'a str> {
+/// What both sorts of policies have; gives the variables that have an expression.
+fn common(policy: &Value, errors: &mut Vec<FieldError>) -> Variables {
     let params = has_params(policy);
     if params {
         for field in ["apiVersion", "kind"] {
@@ -188,49 +188,49 @@ fn common<'a>(policy: &'a Value, errors: &mut Vec<FieldError>) -> Vec<&'a str> {
         }
     }
     let scope = Scope { params, ..Scope::default() };
-    webhooks::conditions(policy.get("spec").unwrap_or(&Value::Null), "spec", |text| scope.compile(text.trim()), errors);
-    let (names, mut given) = (variable_names(policy), Vec::new());
-    for (i, variable) in policy.list_at(&["spec", "variables"]).iter().enumerate() {
+    webhooks::conditions(policy.get("spec").unwrap_or(&Value::Null), "spec", |text| scope.compile(text.trim(), Wanted::Bool), errors);
+    let (names, programs) = variables(policy, scope);
+    for (i, (variable, program)) in policy.list_at(&["spec", "variables"]).iter().zip(programs).enumerate() {
         let at = format!("spec.variables[{i}]");
-        let name = names[i];
+        let name = names[i].0.as_str();
         if name.trim().is_empty() {
             errors.push(FieldError::required(format!("{at}.name"), "name is not specified"));
         } else if !is_identifier(name) {
             errors.push(FieldError::invalid(format!("{at}.name"), name, "must be a valid CEL identifier"));
         }
-        // A variable sees those before it.
-        let scope = Scope { params, variables: Some(&names[..i]), patch: false };
-        expression(variable, &at, "expression", &scope, errors);
-        // One that does not compile is there all the same.
-        if !variable.str_at(&["expression"]).trim().is_empty() {
-            given.push(name);
-        }
+        compiled(variable, &at, "expression", |_| program.map(drop), errors);
     }
-    given
+    let given = policy.list_at(&["spec", "variables"]).iter().map(|v| !v.str_at(&["expression"]).trim().is_empty());
+    names.into_iter().zip(given).filter(|(_, given)| *given).map(|(name, _)| name).collect()
 }
 
 /// An expression that has to be there and to compile.
-fn expression(owner: &Value, at: &str, field: &str, scope: &Scope<'_>, errors: &mut Vec<FieldError>) {
+fn expression(owner: &Value, at: &str, field: &str, (scope, wanted): (&Scope<'_>, Wanted), errors: &mut Vec<FieldError>) {
+    compiled(owner, at, field, |text| scope.compile(text, wanted).map(drop), errors);
+}
+
+fn compiled(owner: &Value, at: &str, field: &str, compile: impl FnOnce(&str) -> Result<(), String>, errors: &mut Vec<FieldError>) {
     let text = owner.str_at(&[field]);
     if text.trim().is_empty() {
         errors.push(FieldError::required(format!("{at}.{field}"), &format!("{field} is not specified")));
-    } else if let Err(why) = scope.compile(text) {
+    } else if let Err(why) = compile(text) {
         errors.push(FieldError::invalid(format!("{at}.{field}"), text, why));
     }
 }
 
 fn is_identifier(name: &str) -> bool {
     let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !name.starts_with(|c: char| c.is_ascii_digit());
-    letters && fram_cel::Program::compile(name, &[name]).is_ok() && !matches!(name, "true" | "false" | "null" | "while")
+    let environment = fram_cel::Environment::kubernetes().dynamic(&[name]);
+    letters && fram_cel::Program::compile(name, &environment).is_ok() && !matches!(name, "true" | "false" | "null" | "while")
 }
 
 fn validation(validation: &Value, at: &str, scope: &Scope<'_>, errors: &mut Vec<FieldError>) {
-    expression(validation, at, "expression", scope, errors);
+    expression(validation, at, "expression", (scope, Wanted::Bool), errors);
     let text = validation.str_at(&["messageExpression"]);
     if !text.is_empty() && text.trim().is_empty() {
         errors.push(FieldError::invalid(format!("{at}.messageExpression"), text, "must be non-empty if specified"));
     } else if !text.is_empty() {
-        expression(validation, at, "messageExpression", scope, errors);
+        expression(validation, at, "messageExpression", (scope, Wanted::Text), errors);
     }
     let message = validation.str_at(&["message"]);
     if !message.is_empty() && message.trim().is_empty() {
@@ -251,14 +251,14 @@ fn annotation(policy: &Value, annotation: &Value, at: &str, scope: &Scope<'_>, e
         let why = format!("must not exceed {LONGEST_ANNOTATION} bytes in length");
         errors.push(FieldError::required(format!("{at}.valueExpression"), &why));
     } else {
-        expression(annotation, at, "valueExpression", scope, errors);
+        expression(annotation, at, "valueExpression", (scope, Wanted::TextOrNull), errors);
     }
 }
 
 fn mutation(mutation: &Value, at: &str, scope: &Scope<'_>, errors: &mut Vec<FieldError>) {
-    let (own, other) = match mutation.str_at(&["patchType"]) {
-        "JSONPatch" => ("jsonPatch", "applyConfiguration"),
-        "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+    let (own, other, wanted) = match mutation.str_at(&["patchType"]) {
+        "JSONPatch" => ("jsonPatch", "applyConfiguration", Wanted::Patches),
+        "ApplyConfiguration" => ("applyConfiguration", "jsonPatch", Wanted::Object),
         "" => return errors.push(FieldError::required(format!("{at}.patchType"), "")),
         // Others are refused by the list of the allowed values.
         _ => return,
@@ -266,7 +266,7 @@ fn mutation(mutation: &Value, at: &str, scope: &Scope<'_>, errors: &mut Vec<Fiel
     let kind = mutation.str_at(&["patchType"]);
     match mutation.get(own).filter(|m| !m.is_null()) {
         None => errors.push(FieldError::required(format!("{at}.{own}"), &format!("must be specified when patchType is {kind}"))),
-        Some(patch) => expression(patch, &format!("{at}.{own}"), "expression", scope, errors),
+        Some(patch) => expression(patch, &format!("{at}.{own}"), "expression", (scope, wanted), errors),
     }
     if mutation.get(other).is_some_and(|m| !m.is_null()) {
         let why = format!("must not be specified when patchType is {kind}");

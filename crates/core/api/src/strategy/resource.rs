@@ -3,7 +3,7 @@
 
 mod slice;
 
-use fram_cel::Program;
+use fram_cel::{Declared, Environment, Program, Type};
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
@@ -217,10 +217,28 @@ fn selectors(selectors: &[Value], at: &str, errors: &mut Vec<FieldError>) {
         let (at, text) = (format!("{at}[{i}].cel.expression"), selector.str_at(&["cel", "expression"]));
         if text.len() > LONGEST_EXPRESSION {
             errors.push(FieldError::too_long(at, LONGEST_EXPRESSION));
-        } else if let Err(why) = Program::compile(text, &["device"]) {
-            errors.push(FieldError::invalid(at, text, format!("compilation failed: {why}")));
+            continue;
         }
+        let why = match Program::compile(text, &device_environment()) {
+            Ok(program) if matches!(program.result(), Type::Bool | Type::Dyn) => continue,
+            Ok(program) => format!("must evaluate to bool or the unknown type, not {}", program.result()),
+            Err(why) => format!("compilation failed: {why}"),
+        };
+        errors.push(FieldError::invalid(at, text, why));
     }
+}
+
+/// What a selector may use; see upstream's dynamic-resource-allocation/cel.
+fn device_environment() -> Environment {
+    let simple = |ty| Declared::simple(ty);
+    let quantity = Type::Named("kubernetes.Quantity".into(), [].into());
+    let fields = vec![
+        ("driver", simple(Type::Text)),
+        ("allowMultipleAllocations", simple(Type::Bool)),
+        ("attributes", Declared::map(Declared::map(simple(Type::Dyn), 0), 0)),
+        ("capacity", Declared::map(Declared::map(simple(quantity), 0), 0)),
+    ];
+    Environment::kubernetes().bindings().variable_of("device", Declared::object("kubernetes.DRADevice", fields).into())
 }
 
 /// The requests that a constraint, a configuration or a result is about.

@@ -7,11 +7,10 @@ use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
 use super::Strategy;
+use crate::policy::compile_condition;
 
 pub(super) struct WebhookConfiguration;
 
-/// What match conditions may ask about.
-const VARIABLES: [&str; 3] = ["object", "oldObject", "request"];
 const MOST_CONDITIONS: usize = 64;
 
 impl Strategy for WebhookConfiguration {
@@ -72,7 +71,7 @@ fn webhook(hook: &Value, at: &str, errors: &mut Vec<FieldError>) {
     for (i, each) in hook.list_at(&["rules"]).iter().enumerate() {
         rule(each, &format!("{at}.rules[{i}]"), errors);
     }
-    conditions(hook, at, |text| Program::compile(text, &VARIABLES).map_err(|e| format!("compilation failed: {e}")), errors);
+    conditions(hook, at, compile_condition, errors);
 }
 
 /// A RuleWithOperations.

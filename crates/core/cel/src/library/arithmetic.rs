@@ -5,27 +5,6 @@ use std::sync::Arc;
 use crate::eval::{Budget, EvalError, Result};
 use crate::value::Value;
 
-pub(super) const FUNCTIONS: &[(&str, usize, usize)] = &[
-    ("math.greatest", 1, 32),
-    ("math.least", 1, 32),
-    ("math.ceil", 1, 1),
-    ("math.floor", 1, 1),
-    ("math.round", 1, 1),
-    ("math.trunc", 1, 1),
-    ("math.abs", 1, 1),
-    ("math.sign", 1, 1),
-    ("math.sqrt", 1, 1),
-    ("math.isNaN", 1, 1),
-    ("math.isInf", 1, 1),
-    ("math.isFinite", 1, 1),
-    ("math.bitAnd", 2, 2),
-    ("math.bitOr", 2, 2),
-    ("math.bitXor", 2, 2),
-    ("math.bitNot", 1, 1),
-    ("math.bitShiftLeft", 2, 2),
-    ("math.bitShiftRight", 2, 2),
-];
-
 pub(super) fn call(name: &str, args: &[Value], budget: &mut Budget) -> Result<Option<Value>> {
     match name {
         "_+_" | "_-_" | "_*_" | "_/_" | "_%_" => {

@@ -7,19 +7,6 @@ use jiff::Timestamp;
 use crate::eval::{Budget, EvalError, Result};
 use crate::value::{Value, read_duration, text};
 
-pub(super) const FUNCTIONS: &[(&str, usize, usize)] = &[
-    ("int", 1, 1),
-    ("uint", 1, 1),
-    ("double", 1, 1),
-    ("string", 1, 1),
-    ("bytes", 1, 1),
-    ("bool", 1, 1),
-    ("timestamp", 1, 1),
-    ("duration", 1, 1),
-    ("base64.encode", 1, 1),
-    ("base64.decode", 1, 1),
-];
-
 fn unreadable(what: &str, text: &str) -> EvalError {
     EvalError::Other(format!("type conversion error: cannot convert {text:?} to {what}"))
 }

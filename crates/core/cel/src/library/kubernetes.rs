@@ -8,41 +8,6 @@ use fram_machinery::quantity::Quantity;
 use crate::eval::{Budget, EvalError, Result};
 use crate::value::Value;
 
-pub(super) const FUNCTIONS: &[(&str, usize, usize)] = &[
-    ("jsonpatch.escapeKey", 1, 1),
-    ("quantity", 1, 1),
-    ("isQuantity", 1, 1),
-    ("asInteger", 1, 1),
-    ("isInteger", 1, 1),
-    ("asApproximateFloat", 1, 1),
-    ("sign", 1, 1),
-    ("isGreaterThan", 2, 2),
-    ("isLessThan", 2, 2),
-    ("compareTo", 2, 2),
-    ("url", 1, 1),
-    ("isURL", 1, 1),
-    ("getScheme", 1, 1),
-    ("getHost", 1, 1),
-    ("getHostname", 1, 1),
-    ("getPort", 1, 1),
-    ("getEscapedPath", 1, 1),
-    ("ip", 1, 1),
-    ("isIP", 1, 1),
-    ("ip.isCanonical", 1, 1),
-    ("family", 1, 1),
-    ("isUnspecified", 1, 1),
-    ("isLoopback", 1, 1),
-    ("isLinkLocalMulticast", 1, 1),
-    ("isLinkLocalUnicast", 1, 1),
-    ("isGlobalUnicast", 1, 1),
-    ("cidr", 1, 1),
-    ("isCIDR", 1, 1),
-    ("containsIP", 2, 2),
-    ("containsCIDR", 2, 2),
-    ("masked", 1, 1),
-    ("prefixLength", 1, 1),
-];
-
 pub(super) fn call(name: &str, args: &[Value], _budget: &mut Budget) -> Result<Option<Value>> {
     Ok(Some(match (name, args) {
         // RFC 6901: what stands for itself in a part of a JSON pointer.
@@ -59,6 +24,7 @@ pub(super) fn call(name: &str, args: &[Value], _budget: &mut Budget) -> Result<O
         ("cidr", [Value::Text(t)]) => read_cidr(t).map(|(ip, bits)| Value::Cidr(ip, bits))?,
         ("isCIDR", [Value::Text(t)]) => Value::Bool(read_cidr(t).is_ok()),
         (_, [Value::Quantity(q), rest @ ..]) => return quantity(name, q, rest),
+        ("getQuery", [Value::Url(url)]) => query(url),
         (_, [Value::Url(url)]) => return Ok(Url::split(url).and_then(|u| u.part(name)).map(Value::from)),
         (_, [Value::Ip(ip)]) => return Ok(address(name, *ip)),
         (_, [Value::Cidr(ip, bits), rest @ ..]) => return network(name, *ip, *bits, rest),
@@ -81,6 +47,10 @@ fn quantity(name: &str, q: &Quantity, rest: &[Value]) -> Result<Option<Value>> {
         ("isGreaterThan", [Value::Quantity(o)]) => Value::Bool(q.cmp(o).is_gt()),
         ("isLessThan", [Value::Quantity(o)]) => Value::Bool(q.cmp(o).is_lt()),
         ("compareTo", [Value::Quantity(o)]) => Value::Int(q.cmp(o) as i64),
+        ("add", [Value::Quantity(o)]) => Value::Quantity(Arc::new(*q + **o)),
+        ("sub", [Value::Quantity(o)]) => Value::Quantity(Arc::new(*q - **o)),
+        ("add", [Value::Int(i)]) => Value::Quantity(Arc::new(*q + Quantity::from_units(*i, q.format()))),
+        ("sub", [Value::Int(i)]) => Value::Quantity(Arc::new(*q - Quantity::from_units(*i, q.format()))),
         _ => return Ok(None),
     }))
 }
@@ -124,6 +94,37 @@ impl<'a> Url<'a> {
             _ => return None,
         })
     }
+}
+
+/// The values of each key behind the question mark, in the order of the keys.
+fn query(url: &str) -> Value {
+    let written = url.split('#').next().unwrap_or_default().split_once('?').map_or("", |(_, query)| query);
+    let plain = |text: &str| percent_decoded(&text.replace('+', " "));
+    let mut keys: std::collections::BTreeMap<String, Vec<Value>> = std::collections::BTreeMap::new();
+    // A pair with a semicolon or a broken escape is left out.
+    for pair in written.split('&').filter(|p| !p.is_empty() && !p.contains(';')) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if let (Some(key), Some(value)) = (plain(key), plain(value)) {
+            keys.entry(key).or_default().push(value.into());
+        }
+    }
+    Value::Map(Arc::new(keys.into_iter().map(|(key, values)| (key.into(), values.into())).collect()))
+}
+
+/// None where an escape is none.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let digits = [bytes.next()?, bytes.next()?].map(|d| char::from(d).to_digit(16));
+                out.push((digits[0]? * 16 + digits[1]?) as u8);
+            }
+            other => out.push(other),
+        }
+    }
+    String::from_utf8(out).ok()
 }
 
 fn read_ip(text: &str) -> Result<IpAddr> {

@@ -5,27 +5,6 @@ use std::cmp::Ordering;
 use crate::eval::{Budget, EvalError, Result};
 use crate::value::Value;
 
-pub(super) const FUNCTIONS: &[(&str, usize, usize)] = &[
-    ("isSorted", 1, 1),
-    ("sum", 1, 1),
-    ("min", 1, 1),
-    ("max", 1, 1),
-    ("indexOf", 2, 2),
-    ("lastIndexOf", 2, 2),
-    ("reverse", 1, 1),
-    ("slice", 3, 3),
-    ("flatten", 1, 2),
-    ("distinct", 1, 1),
-    ("sort", 1, 1),
-    ("first", 1, 1),
-    ("last", 1, 1),
-    ("includes", 2, 2),
-    ("lists.range", 1, 1),
-    ("sets.contains", 2, 2),
-    ("sets.equivalent", 2, 2),
-    ("sets.intersects", 2, 2),
-];
-
 pub(super) fn call(name: &str, args: &[Value], budget: &mut Budget) -> Result<Option<Value>> {
     if let ("lists.range", [Value::Int(n)]) = (name, args) {
         budget.take(u64::try_from(*n).unwrap_or(0))?;

@@ -5,28 +5,6 @@ use regex::Regex;
 use crate::eval::{Budget, EvalError, Result};
 use crate::value::{Value, text};
 
-pub(super) const FUNCTIONS: &[(&str, usize, usize)] = &[
-    ("contains", 2, 2),
-    ("startsWith", 2, 2),
-    ("endsWith", 2, 2),
-    ("matches", 2, 2),
-    ("find", 2, 2),
-    ("findAll", 2, 3),
-    ("charAt", 2, 2),
-    ("indexOf", 2, 3),
-    ("lastIndexOf", 2, 3),
-    ("join", 1, 2),
-    ("lowerAscii", 1, 1),
-    ("upperAscii", 1, 1),
-    ("replace", 3, 4),
-    ("split", 2, 3),
-    ("substring", 2, 3),
-    ("trim", 1, 1),
-    ("reverse", 1, 1),
-    ("format", 2, 2),
-    ("strings.quote", 1, 1),
-];
-
 pub(super) fn call(name: &str, args: &[Value], budget: &mut Budget) -> Result<Option<Value>> {
     if name == "join" {
         return join(args, budget);

@@ -6,19 +6,6 @@ use jiff::{SignedDuration, Timestamp, Zoned};
 use crate::eval::{Budget, EvalError, Result};
 use crate::value::Value;
 
-pub(super) const FUNCTIONS: &[(&str, usize, usize)] = &[
-    ("getFullYear", 1, 2),
-    ("getMonth", 1, 2),
-    ("getDayOfYear", 1, 2),
-    ("getDayOfMonth", 1, 2),
-    ("getDate", 1, 2),
-    ("getDayOfWeek", 1, 2),
-    ("getHours", 1, 2),
-    ("getMinutes", 1, 2),
-    ("getSeconds", 1, 2),
-    ("getMilliseconds", 1, 2),
-];
-
 /// The longest duration, some three hundred years.
 const LONGEST: i128 = i64::MAX as i128;
 

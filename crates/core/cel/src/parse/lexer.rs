@@ -38,10 +38,7 @@ impl<'a> Lexer<'a> {
     }
 
     pub(super) fn error<T>(&self, at: usize, message: impl Into<String>) -> Result<T, ParseError> {
-        let before = &self.text[..at.min(self.text.len())];
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().map_or(0, |l| l.chars().count());
-        Err(ParseError { line, column, message: message.into() })
+        Err(ParseError { at, message: format!("Syntax error: {}", message.into()) })
     }
 
     fn skip(&mut self) {

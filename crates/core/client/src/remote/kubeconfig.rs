@@ -56,7 +56,7 @@ impl Context {
         Self::find(&files, context)
     }
 
-    fn find(files: &[File], context: Option<&str>) -> Result<Self, RemoteError> {
+    pub(super) fn find(files: &[File], context: Option<&str>) -> Result<Self, RemoteError> {
         let first = files.first().map_or(Path::new(""), |f| &f.path);
         let named = |list: &str, name: &str| {
             let entry =
@@ -114,9 +114,9 @@ fn identity(user: &Value, path: &Path) -> Result<Option<(String, String)>, Remot
 }
 
 /// A kubeconfig file that was read.
-struct File {
-    value: Value,
-    path: PathBuf,
+pub(super) struct File {
+    pub(super) value: Value,
+    pub(super) path: PathBuf,
 }
 
 fn fail(path: &Path, reason: String) -> RemoteError {

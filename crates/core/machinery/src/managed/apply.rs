@@ -1,7 +1,8 @@
 //! Server-side apply: a manager states the fields it wants; they are merged into the object, what it stated before and
 //! does not any more is removed, and fields of others are not taken without force.
 
-use super::compare::{compare, stated};
+use super::compare::{compare, index, stated};
+use super::duplicate::duplicate;
 use super::element::{Shape, name, shape};
 use super::managers::{Manager, Owner, read, stripped, within_reach, write};
 use super::set::{FieldSet, PathElement};
@@ -22,6 +23,9 @@ pub enum ApplyError {
     Conflicts(Vec<Conflict>),
     #[error("metadata.managedFields must be nil")]
     ManagedFields,
+    /// An element of a list stands twice in the configuration.
+    #[error("{0}")]
+    Duplicate(String),
 }
 
 /// Applies a configuration to an object; `live` is the type's empty object where there is none yet. The answer carries
@@ -39,13 +43,16 @@ pub fn apply(
     if config.at(&["metadata", "managedFields"]).is_some_and(|m| !m.is_empty()) {
         return Err(ApplyError::ManagedFields);
     }
+    if let Some(found) = duplicate(schema, ty, config) {
+        return Err(ApplyError::Duplicate(found));
+    }
     let wanted = within_reach(stated(schema, ty, &stripped(config)), &manager.subresource, has_status);
     let mut owners = read(live);
     let before = owners.iter().position(|o| o.manager == *manager);
     let last = before.map(|i| owners[i].fields.clone()).unwrap_or_default();
     let mut merged = merge_struct(schema, ty, live, config);
-    let others = owners.iter().filter(|o| o.manager != *manager).fold(FieldSet::default(), |set, o| set.union(&o.fields));
-    let kept = wanted.union(&others);
+    let mut kept = wanted.clone();
+    owners.iter().filter(|o| o.manager != *manager).for_each(|o| kept.absorb(&o.fields));
     prune_struct(schema, ty, &mut merged, &last.difference(&wanted), &kept);
     for field in ["apiVersion", "kind"] {
         if let Some(kept) = live.get(field).or(config.get(field)) {
@@ -112,28 +119,29 @@ fn merge_value(schema: &Schema, ty: &Type, field: Option<&Field>, live: Option<&
 /// Elements that the configuration names stand in its order; the others keep their place before the next of them. See
 /// structured-merge-diff's merge of lists.
 fn merge_list(schema: &Schema, item: &Type, field: &Field, live: &Value, wanted: &Value) -> Value {
-    let elements = |v: &Value| -> Vec<(Option<PathElement>, Value)> {
-        v.as_list().into_iter().flat_map(|l| l.iter()).map(|e| (name(schema, field, item, e), e.clone())).collect()
-    };
+    let elements = |v: &Value| v.as_list().map_or(Vec::new(), |l| l.to_vec());
+    let names = |list: &[Value]| -> Vec<Option<PathElement>> { list.iter().map(|e| name(schema, field, item, e)).collect() };
     let (live, wanted) = (elements(live), elements(wanted));
-    let is_wanted = |n: &Option<PathElement>| n.is_some() && wanted.iter().any(|(w, _)| w == n);
+    let (live_names, wanted_names) = (names(&live), names(&wanted));
+    let (live_index, wanted_index) = (index(&live_names), index(&wanted_names));
+    let is_wanted = |n: &Option<PathElement>| n.as_ref().is_some_and(|n| wanted_index.contains_key(n));
     let mut out = Vec::new();
-    let mut rest = live.iter().peekable();
-    for (name, value) in &wanted {
-        let at = live.iter().find(|(n, _)| n.is_some() && n == name);
+    let mut rest = live_names.iter().zip(&live).peekable();
+    for (name, value) in wanted_names.iter().zip(&wanted) {
+        let at = name.as_ref().and_then(|n| live_index.get(n)).map(|i| &live[*i]);
         if at.is_some() {
             // What stood before this element in the object goes on standing before it.
-            while let Some((n, v)) = rest.next_if(|(n, _)| n != name) {
+            while let Some((n, v)) = rest.next_if(|(n, _)| *n != name) {
                 if !is_wanted(n) {
                     out.push(v.clone());
                 }
             }
-            rest.next_if(|(n, _)| n == name);
+            rest.next_if(|(n, _)| *n == name);
         } else {
             // A new element comes after those of others that are next.
             out.extend(std::iter::from_fn(|| rest.next_if(|(n, _)| !is_wanted(n))).map(|(_, v)| v.clone()));
         }
-        out.push(merge_value(schema, item, None, at.map(|(_, v)| v), value));
+        out.push(merge_value(schema, item, None, at, value));
     }
     out.extend(rest.filter(|(n, _)| !is_wanted(n)).map(|(_, v)| v.clone()));
     out.into()

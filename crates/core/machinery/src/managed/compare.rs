@@ -1,5 +1,7 @@
 //! Which fields an object has, and which differ between two.
 
+use std::collections::BTreeMap;
+
 use super::element::{Shape, name, shape};
 use super::set::{FieldSet, PathElement};
 use crate::schema::{Field, Schema, Type, TypeId};
@@ -89,25 +91,35 @@ impl Walk<'_> {
     }
 
     fn list(&mut self, item: &Type, field: &Field, old: Option<&Value>, new: Option<&Value>) {
-        let schema = self.schema;
-        let named = |value: Option<&Value>| -> Vec<(PathElement, Value)> {
-            let list = value.and_then(Value::as_list).into_iter().flat_map(|l| l.iter());
-            list.filter_map(|v| Some((name(schema, field, item, v)?, v.clone()))).collect()
-        };
-        let (old, new) = (named(old), named(new));
-        let find = |list: &[(PathElement, Value)], name: &PathElement| list.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
-        for (name, value) in &old {
-            let other = find(&new, name);
-            self.path.push(name.clone());
-            self.value(item, None, Some(value), other.as_ref());
+        let (schema, elements) = (self.schema, |value: Option<&Value>| value.and_then(Value::as_list).map_or(Vec::new(), |l| l.to_vec()));
+        let (old, new) = (elements(old), elements(new));
+        let named = |list: &[Value]| -> Vec<Option<PathElement>> { list.iter().map(|v| name(schema, field, item, v)).collect() };
+        let (old_names, new_names) = (named(&old), named(&new));
+        let (old_index, new_index) = (index(&old_names), index(&new_names));
+        for (step, value) in old_names.iter().zip(&old).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
+            self.path.push(step.clone());
+            self.value(item, None, Some(value), new_index.get(step).map(|i| &new[*i]));
             self.path.pop();
         }
-        for (name, value) in new.iter().filter(|(n, _)| find(&old, n).is_none()) {
-            self.path.push(name.clone());
-            self.value(item, None, None, Some(value));
-            self.path.pop();
+        for (step, value) in new_names.iter().zip(&new).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
+            if !old_index.contains_key(step) {
+                self.path.push(step.clone());
+                self.value(item, None, None, Some(value));
+                self.path.pop();
+            }
         }
     }
+}
+
+/// Where each name stands first. Lists are as long as a request, so nothing is searched for from their beginning.
+pub(super) fn index(names: &[Option<PathElement>]) -> BTreeMap<&PathElement, usize> {
+    let mut out = BTreeMap::new();
+    for (i, name) in names.iter().enumerate() {
+        if let Some(name) = name {
+            out.entry(name).or_insert(i);
+        }
+    }
+    out
 }
 
 /// The keys of both maps, each once.

@@ -78,20 +78,24 @@ pub(super) fn write(object: &mut Value, mut owners: Vec<Owner>) {
 }
 
 fn fold_ancient(owners: &mut Vec<Owner>) {
-    loop {
-        let mut updaters: Vec<usize> = (0..owners.len()).filter(|&i| owners[i].manager.operation == Operation::Update).collect();
-        if updaters.len() <= MOST_UPDATERS {
-            return;
-        }
-        updaters.sort_by_key(|&i| (owners[i].manager.name != ANCIENT, owners[i].time.clone()));
-        let (first, second) = (updaters[0], updaters[1]);
-        let gone = owners[second].clone();
-        let kept = &mut owners[first];
-        kept.manager.name = ANCIENT.into();
-        kept.fields = kept.fields.union(&gone.fields);
-        kept.time = gone.time;
-        owners.remove(second);
+    let mut updaters: Vec<usize> = (0..owners.len()).filter(|&i| owners[i].manager.operation == Operation::Update).collect();
+    if updaters.len() <= MOST_UPDATERS {
+        return;
     }
+    updaters.sort_by(|&a, &b| {
+        let order = |i: usize| (owners[i].manager.name != ANCIENT, owners[i].time.as_str());
+        order(a).cmp(&order(b))
+    });
+    let gone = &updaters[..=updaters.len() - MOST_UPDATERS];
+    let (first, last) = (gone[0], gone[gone.len() - 1]);
+    let mut kept = owners[first].clone();
+    kept.manager.name = ANCIENT.into();
+    kept.time.clone_from(&owners[last].time);
+    gone[1..].iter().for_each(|&i| kept.fields.absorb(&owners[i].fields));
+    owners[first] = kept;
+    let gone: std::collections::BTreeSet<usize> = gone[1..].iter().copied().collect();
+    let mut at = 0..;
+    owners.retain(|_| at.next().is_none_or(|i| !gone.contains(&i)));
 }
 
 /// An object without what nobody owns: its identity and what the server keeps.

@@ -75,12 +75,19 @@ impl FieldSet {
     #[must_use]
     pub fn union(&self, other: &FieldSet) -> FieldSet {
         let mut out = self.clone();
-        out.member |= other.member;
-        for (step, node) in &other.children {
-            let merged = out.children.get(step).map_or_else(|| node.clone(), |own| own.union(node));
-            out.children.insert(step.clone(), merged);
-        }
+        out.absorb(other);
         out
+    }
+
+    /// Adds the paths of another set.
+    pub fn absorb(&mut self, other: &FieldSet) {
+        self.member |= other.member;
+        for (step, node) in &other.children {
+            match self.children.get_mut(step) {
+                Some(own) => own.absorb(node),
+                None => drop(self.children.insert(step.clone(), node.clone())),
+            }
+        }
     }
 
     #[must_use]

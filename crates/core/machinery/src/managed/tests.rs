@@ -145,3 +145,46 @@ fn applying_the_same_again_changes_nothing() {
     let a = applied(&object!({}), config(), "a");
     assert_eq!(apply(&schema, root, &a, &config(), &applier("a"), false, true, "later").unwrap(), a);
 }
+
+#[test]
+fn an_element_that_stands_twice_is_refused() {
+    let (schema, root) = schema();
+    for (config, expect) in [
+        (
+            object!({ "spec": { "items": [{ "name": "a" }, { "name": "a", "v": 1 }] } }),
+            r#".spec.items: duplicate entries for key [name="a"]"#,
+        ),
+        (object!({ "spec": { "tags": ["x", "x"] } }), r#".spec.tags: duplicate entries for key ["x"]"#),
+    ] {
+        let error = apply(&schema, root, &object!({}), &config, &applier("m"), false, true, "t").unwrap_err();
+        assert_eq!(error, ApplyError::Duplicate(expect.into()));
+    }
+    assert!(apply(&schema, root, &object!({}), &object!({ "spec": { "args": ["x", "x"] } }), &applier("m"), false, true, "t").is_ok());
+}
+
+#[test]
+fn long_lists_cost_no_more_than_their_length() {
+    let (schema, root) = schema();
+    let long = |v: i64| {
+        let items: Vec<Value> = (0..15_000).map(|i| object!({ "name": (format!("n{i}")), "v": v })).collect();
+        object!({ "spec": { "items": items } })
+    };
+    // Compared with each other element by element, these would take minutes.
+    let begun = std::time::Instant::now();
+    let mut live = long(1);
+    track(&schema, root, &object!({}), &mut live, &updater("u"), "t");
+    let applied = apply(&schema, root, &live, &long(2), &applier("m"), true, true, "t").unwrap();
+    assert_eq!(applied.list_at(&["spec", "items"]).len(), 15_000);
+    crate::patch::strategic(&schema, root, &live, &long(3)).unwrap();
+    let entry = |i: i64| {
+        let mut entry = object!({ "manager": (format!("m{i}")), "operation": "Update" });
+        entry.set(&["fieldsV1", "f:spec", &format!("f:f{i}")], object!({}));
+        entry
+    };
+    let owners: Vec<Value> = (0..5_000).map(entry).collect();
+    let old = object!({ "metadata": { "managedFields": owners } });
+    let mut new = object!({ "spec": { "paused": true } });
+    track(&schema, root, &old, &mut new, &updater("u"), "t");
+    assert!(new.list_at(&["metadata", "managedFields"]).len() <= 10);
+    assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
+}

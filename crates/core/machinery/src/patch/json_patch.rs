@@ -57,7 +57,7 @@ pub fn apply(target: &Value, patch: &Value) -> Result<Value, PatchError> {
     let operations = patch.as_list().ok_or_else(|| PatchError::Malformed("a JSON patch is a list of operations".into()))?;
     if operations.len() > MAX_OPERATIONS {
         let text = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", operations.len());
-        return Err(PatchError::Malformed(text));
+        return Err(PatchError::TooLarge(text));
     }
     let mut spent = Spent::default();
     operations.iter().try_fold(target.clone(), |document, operation| step(document, operation, &mut spent))

@@ -1,7 +1,10 @@
 //! Strategic merge patch: a merge patch that knows by the description which lists are merged by a key, with its
 //! directives. See apimachinery's strategicpatch and the community's strategic-merge-patch document.
 
+use std::collections::{HashMap, HashSet};
+
 use super::PatchError;
+use crate::json;
 use crate::schema::{Field, Schema, Type, TypeId};
 use crate::value::{Key, Map, Value};
 
@@ -43,7 +46,8 @@ fn merge_map(schema: &Schema, ty: Option<TypeId>, mut target: Map, patch: &Map) 
     }
     if let Some(retained) = patch.get(RETAIN) {
         let retained = retained.as_list().ok_or_else(|| PatchError::Malformed("$retainKeys is a list".into()))?;
-        target.retain(|key, _| retained.iter().any(|k| k.as_str() == Some(key)));
+        let retained: HashSet<&str> = retained.iter().filter_map(Value::as_str).collect();
+        target.retain(|key, _| retained.contains(key.as_str()));
     }
     let is_directive = |key: &str| key == DIRECTIVE || key == RETAIN || key.starts_with(DELETE_FROM) || key.starts_with(ORDER);
     for (key, change) in patch.iter().filter(|(k, _)| !is_directive(k)) {
@@ -58,8 +62,8 @@ fn merge_map(schema: &Schema, ty: Option<TypeId>, mut target: Map, patch: &Map) 
     }
     for (key, removed) in patch.iter().filter_map(|(k, v)| k.strip_prefix(DELETE_FROM).map(|k| (k.to_string(), v))) {
         if let Some(list) = target.get_mut(&key) {
-            let removed = removed.as_list().map(|l| l.to_vec()).unwrap_or_default();
-            list.make_list().retain(|v| !removed.contains(v));
+            let removed: HashSet<String> = removed.as_list().into_iter().flat_map(|l| l.iter()).map(json::to_string).collect();
+            list.make_list().retain(|v| !removed.contains(&json::to_string(v)));
         }
     }
     // An order may come without a change to the list itself.
@@ -126,10 +130,43 @@ fn merge_entries(schema: &Schema, ty: Option<TypeId>, mut target: Map, patch: &M
     Ok(target)
 }
 
-fn same_element(a: &Value, b: &Value, key: Option<&Key>) -> bool {
+/// What an element is told apart by: its key, or all of it. None where it lacks its key.
+fn identity(element: &Value, key: Option<&Key>) -> Option<String> {
     match key {
-        Some(key) => a.get(key).is_some() && a.get(key) == b.get(key),
-        None => a == b,
+        Some(key) => element.get(key).map(json::to_string),
+        None => Some(json::to_string(element)),
+    }
+}
+
+/// A list in which elements are found without looking at all of it, since lists are as long as a request.
+struct Elements<'a> {
+    key: Option<&'a Key>,
+    items: Vec<Option<Value>>,
+    places: HashMap<String, Vec<usize>>,
+}
+
+impl<'a> Elements<'a> {
+    fn of(items: Vec<Value>, key: Option<&'a Key>) -> Self {
+        let mut out = Self { key, items: Vec::with_capacity(items.len()), places: HashMap::new() };
+        items.into_iter().for_each(|item| out.push(item));
+        out
+    }
+
+    fn push(&mut self, item: Value) {
+        if let Some(identity) = identity(&item, self.key) {
+            self.places.entry(identity).or_default().push(self.items.len());
+        }
+        self.items.push(Some(item));
+    }
+
+    fn find(&mut self, like: &Value) -> Option<&mut Value> {
+        let place = *self.places.get(&identity(like, self.key)?)?.first()?;
+        self.items[place].as_mut()
+    }
+
+    fn delete(&mut self, like: &Value) {
+        let places = identity(like, self.key).and_then(|identity| self.places.remove(&identity));
+        places.into_iter().flatten().for_each(|place| self.items[place] = None);
     }
 }
 
@@ -146,10 +183,12 @@ fn merge_list(
         return Ok(change.iter().filter(|v| directive(v).is_none()).cloned().collect());
     }
     let server_order = before.clone();
-    let mut out = before;
+    // What is no map is told apart by all of it, also among elements that have a key.
+    let mut plain: HashSet<String> = before.iter().filter(|v| v.as_map().is_none()).map(json::to_string).collect();
+    let mut out = Elements::of(before, key.as_ref());
     for item in change {
         let Value::Map(map) = item else {
-            if !out.contains(item) {
+            if plain.insert(json::to_string(item)) {
                 out.push(item.clone());
             }
             continue;
@@ -161,34 +200,41 @@ fn merge_list(
         if map.get(key).is_none() {
             return Err(PatchError::Malformed(format!("map: {item:?} does not contain declared merge key: {key}")));
         }
-        let at = out.iter().position(|v| same_element(v, item, Some(key)));
         if directive(item).as_deref() == Some("delete") {
-            out.retain(|v| !same_element(v, item, Some(key)));
+            out.delete(item);
             continue;
         }
-        let before = at.and_then(|i| out[i].as_map().cloned()).unwrap_or_default();
-        let merged = Value::Map(merge_map(schema, ty, before, map)?);
-        match at {
-            Some(i) => out[i] = merged,
-            None => out.push(merged),
+        match out.find(item) {
+            Some(found) => {
+                let before = found.as_map().cloned().unwrap_or_default();
+                *found = Value::Map(merge_map(schema, ty, before, map)?);
+            }
+            None => out.push(Value::Map(merge_map(schema, ty, Map::default(), map)?)),
         }
     }
     // Without an order of its own, a patch stands for the order of its elements; see normalizeElementOrder.
     let order = order.unwrap_or_else(|| change.iter().filter(|v| directive(v).is_none()).cloned().collect());
-    Ok(reorder(out, &server_order, &order, key.as_ref()))
+    Ok(reorder(out.items.into_iter().flatten().collect(), &server_order, &order, key.as_ref()))
 }
 
 /// Puts the elements that `order` names into its order; the others keep their place among what the server had.
 fn reorder(items: Vec<Value>, server_order: &[Value], order: &[Value], key: Option<&Key>) -> Vec<Value> {
-    let position = |list: &[Value], v: &Value| list.iter().position(|o| same_element(o, v, key));
-    let server_order = if server_order.is_empty() { items.clone() } else { server_order.to_vec() };
-    let (mut listed, unlisted): (Vec<Value>, Vec<Value>) = items.into_iter().partition(|v| position(order, v).is_some());
-    listed.sort_by_key(|v| position(order, v));
+    let places = |list: &[Value]| {
+        let mut out = HashMap::new();
+        for (place, identity) in list.iter().enumerate().filter_map(|(i, v)| Some((i, identity(v, key)?))) {
+            out.entry(identity).or_insert(place);
+        }
+        out
+    };
+    let (ordered, before) = (places(order), places(if server_order.is_empty() { &items } else { server_order }));
+    let position = |places: &HashMap<String, usize>, v: &Value| identity(v, key).and_then(|identity| places.get(&identity).copied());
+    let (mut listed, unlisted): (Vec<Value>, Vec<Value>) = items.into_iter().partition(|v| position(&ordered, v).is_some());
+    listed.sort_by_cached_key(|v| position(&ordered, v));
     let mut out = Vec::with_capacity(listed.len() + unlisted.len());
     let (mut listed, mut unlisted) = (listed.into_iter().peekable(), unlisted.into_iter().peekable());
     loop {
         let first = match (unlisted.peek(), listed.peek()) {
-            (Some(own), Some(named)) => match (position(&server_order, own), position(&server_order, named)) {
+            (Some(own), Some(named)) => match (position(&before, own), position(&before, named)) {
                 (Some(a), Some(b)) => a < b,
                 _ => false,
             },

@@ -40,7 +40,7 @@ const KNOWN: [&str; 28] = [
 ];
 
 /// Whether a text has a format; dashes in the format's name mean nothing.
-pub(super) fn matches(format: &str, text: &str) -> bool {
+pub fn matches(format: &str, text: &str) -> bool {
     match format.replace('-', "").as_str() {
         "ipv4" => text.parse::<Ipv4Addr>().is_ok(),
         "ipv6" => text.parse::<Ipv6Addr>().is_ok(),

@@ -92,13 +92,17 @@ impl<'a> Decoder<'a> {
     }
 
     pub(crate) fn transaction(&mut self) -> Result<(Revision, Vec<Change>), Malformed> {
-        let revision = Revision(self.u64()?);
-        let count = self.u8()?;
+        let (revision, count) = self.transaction_head()?;
         let changes = (0..count).map(|_| self.change()).collect::<Result<_, _>>()?;
         Ok((revision, changes))
     }
 
-    fn change(&mut self) -> Result<Change, Malformed> {
+    /// The revision of a transaction, and how many changes follow.
+    pub(crate) fn transaction_head(&mut self) -> Result<(Revision, u8), Malformed> {
+        Ok((Revision(self.u64()?), self.u8()?))
+    }
+
+    pub(crate) fn change(&mut self) -> Result<Change, Malformed> {
         let tag = self.u8()?;
         if tag == DELETE {
             return Ok(Change::Delete { key: self.key()? });

@@ -85,7 +85,7 @@ pub(crate) fn seal_frame(buffer: &mut [u8], salt: u32, sequence: u64) {
 pub(crate) struct FrameHeader {
     pub(crate) length: usize,
     pub(crate) sequence: u64,
-    payload_checksum: u32,
+    pub(crate) payload_checksum: u32,
 }
 
 impl FrameHeader {
@@ -122,7 +122,7 @@ pub(crate) fn holds_later_frame(bytes: &[u8], salt: u32, sequence: u64) -> bool 
     starts.filter_map(|(at, _)| FrameHeader::read(&bytes[at..], salt)).any(|header| header.sequence > sequence)
 }
 
-fn checksum(salt: u32, bytes: &[u8]) -> u32 {
+pub(crate) fn checksum(salt: u32, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(salt);
     hasher.update(bytes);
     hasher.finalize()

@@ -9,14 +9,14 @@ use crate::subject::{all, put, subject};
 
 #[tokio::test]
 async fn an_empty_store_is_at_revision_one() {
-    let subject = subject();
+    let subject = subject().await;
     assert_eq!(subject.store.revision().await.unwrap(), Revision::EMPTY);
     assert!(subject.snapshot().await.is_empty());
 }
 
 #[tokio::test]
 async fn each_transaction_has_the_next_revision_and_all_its_entries_carry_it() {
-    let subject = subject();
+    let subject = subject().await;
     let first = subject.commit(vec![put("a", "1"), put("b", "1")]).await.revision;
     let second = subject.put("a", "2").await;
     assert_eq!((first, second), (Revision(2), Revision(3)));
@@ -29,7 +29,7 @@ async fn each_transaction_has_the_next_revision_and_all_its_entries_carry_it() {
 
 #[tokio::test]
 async fn a_key_that_was_deleted_and_put_again_starts_anew() {
-    let subject = subject();
+    let subject = subject().await;
     subject.put("a", "1").await;
     subject.delete("a").await;
     let again = subject.put("a", "2").await;
@@ -40,7 +40,7 @@ async fn a_key_that_was_deleted_and_put_again_starts_anew() {
 
 #[tokio::test]
 async fn a_commit_tells_what_each_operation_found() {
-    let subject = subject();
+    let subject = subject().await;
     subject.commit(vec![put("a", "1"), put("b", "1")]).await;
     let committed = subject.commit(vec![put("new", "2"), Operation::delete("b"), put("a", "2"), Operation::delete("none")]).await;
     let found: Vec<_> = committed.previous.iter().map(|entry| entry.as_ref().map(|entry| entry.key.to_string())).collect();
@@ -49,7 +49,7 @@ async fn a_commit_tells_what_each_operation_found() {
 
 #[tokio::test]
 async fn a_transaction_that_changes_nothing_takes_no_revision() {
-    let subject = subject();
+    let subject = subject().await;
     let revision = subject.put("a", "1").await;
     assert_eq!(subject.delete("none").await, revision);
     assert_eq!(subject.commit(vec![]).await.revision, revision);
@@ -58,7 +58,7 @@ async fn a_transaction_that_changes_nothing_takes_no_revision() {
 
 #[tokio::test]
 async fn a_condition_that_does_not_hold_stops_the_whole_transaction_and_tells_the_current_entry() {
-    let subject = subject();
+    let subject = subject().await;
     let first = subject.put("a", "1").await;
     let second = subject.put("a", "2").await;
     let cases = [
@@ -83,7 +83,7 @@ async fn a_condition_that_does_not_hold_stops_the_whole_transaction_and_tells_th
 
 #[tokio::test]
 async fn conditions_that_hold_let_the_transaction_through() {
-    let subject = subject();
+    let subject = subject().await;
     let revision = subject.put("a", "1").await;
     let transaction = Transaction::new(vec![put("a", "2"), put("b", "2")])
         .when(Condition::ModifiedAt("a".into(), revision))
@@ -95,7 +95,7 @@ async fn conditions_that_hold_let_the_transaction_through() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_writers_that_expect_the_same_revision_exactly_one_wins() {
-    let subject = Arc::new(subject());
+    let subject = Arc::new(subject().await);
     let mut revision = subject.put("a", "0").await;
     for round in 0..20 {
         let mut writers = tokio::task::JoinSet::new();
@@ -112,7 +112,7 @@ async fn of_many_writers_that_expect_the_same_revision_exactly_one_wins() {
 
 #[tokio::test]
 async fn a_transaction_over_a_limit_is_refused_as_a_whole() {
-    let subject = subject();
+    let subject = subject().await;
     let many = |count: usize| (0..count).map(|number| put(&format!("key-{number}"), "")).collect::<Vec<_>>();
     let large = vec![Operation::put("a", vec![0; 64 << 20])];
     let long = vec![put(&"k".repeat(MAX_KEY_BYTES + 1), "")];
@@ -127,7 +127,7 @@ async fn a_transaction_over_a_limit_is_refused_as_a_whole() {
 
 #[tokio::test]
 async fn a_transaction_cannot_touch_a_key_twice() {
-    let subject = subject();
+    let subject = subject().await;
     let result = subject.store.commit(Transaction::new(vec![put("a", "1"), Operation::delete("a")])).await;
     assert!(matches!(result, Err(StoreError::DuplicateKey { key }) if key.as_str() == "a"));
     assert!(subject.snapshot().await.is_empty());
@@ -135,7 +135,7 @@ async fn a_transaction_cannot_touch_a_key_twice() {
 
 #[tokio::test]
 async fn values_are_any_bytes_and_are_shared_with_the_caller() {
-    let subject = subject();
+    let subject = subject().await;
     let value = bytes::Bytes::from((0..=255).cycle().take(100_000).collect::<Vec<u8>>());
     subject.commit(vec![Operation::put("a", value.clone()), put("empty", "")]).await;
     let snapshot = subject.snapshot().await;
@@ -145,7 +145,7 @@ async fn values_are_any_bytes_and_are_shared_with_the_caller() {
 
 #[tokio::test]
 async fn what_was_acknowledged_before_closing_is_the_last() {
-    let subject = subject();
+    let subject = subject().await;
     subject.put("a", "1").await;
     let before = subject.snapshot().await;
     let mut watch = subject.store.watch("", before.revision()).await.unwrap();

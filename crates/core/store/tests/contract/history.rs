@@ -8,7 +8,7 @@ use crate::subject::{all, put, subject, text};
 
 #[tokio::test]
 async fn a_snapshot_does_not_change() {
-    let subject = subject();
+    let subject = subject().await;
     subject.put("a", "1").await;
     let snapshot = subject.snapshot().await;
     subject.commit(vec![put("a", "2"), put("b", "2")]).await;
@@ -18,7 +18,7 @@ async fn a_snapshot_does_not_change() {
 
 #[tokio::test]
 async fn ranges_are_ordered_by_the_bytes_of_the_keys_and_have_the_bounds_that_were_asked_for() {
-    let subject = subject();
+    let subject = subject().await;
     subject.commit(["a", "b/1", "b/2", "b0", "c", "é"].map(|key| put(key, "")).to_vec()).await;
     let snapshot = subject.snapshot().await;
     let keys = |range: (Bound<&str>, Bound<&str>)| snapshot.range(range).map(|entry| entry.key.to_string()).collect::<Vec<_>>();
@@ -33,7 +33,7 @@ async fn ranges_are_ordered_by_the_bytes_of_the_keys_and_have_the_bounds_that_we
 
 #[tokio::test]
 async fn a_prefix_can_be_read_page_by_page() {
-    let subject = subject();
+    let subject = subject().await;
     subject.commit(["a", "p/1", "p/2", "p/3", "p0", "q"].map(|key| put(key, "")).to_vec()).await;
     let snapshot = subject.snapshot().await;
     let page = |last| snapshot.prefix_after("p/", last).take(2).map(|entry| entry.key.to_string()).collect::<Vec<_>>();
@@ -46,7 +46,7 @@ async fn a_prefix_can_be_read_page_by_page() {
 
 #[tokio::test]
 async fn every_revision_that_history_holds_can_be_read() {
-    let subject = subject();
+    let subject = subject().await;
     let mut expected = vec![(subject.store.revision().await.unwrap(), Vec::new())];
     for number in 0..50 {
         let mut operations = vec![put(&format!("key-{}", number % 7), &number.to_string())];
@@ -64,7 +64,7 @@ async fn every_revision_that_history_holds_can_be_read() {
 
 #[tokio::test]
 async fn a_revision_that_was_not_reached_cannot_be_read_watched_or_compacted_to() {
-    let subject = subject();
+    let subject = subject().await;
     let current = subject.put("a", "1").await;
     let future = |result: Result<(), StoreError>| {
         assert!(
@@ -79,7 +79,7 @@ async fn a_revision_that_was_not_reached_cannot_be_read_watched_or_compacted_to(
 
 #[tokio::test]
 async fn compaction_forgets_what_lies_before_it_and_nothing_else() {
-    let subject = subject();
+    let subject = subject().await;
     let revisions = [subject.put("a", "1").await, subject.put("a", "2").await, subject.put("a", "3").await];
     subject.store.compact(revisions[1]).await.unwrap();
     subject.store.compact(revisions[0]).await.unwrap();
@@ -96,7 +96,7 @@ async fn compaction_forgets_what_lies_before_it_and_nothing_else() {
 
 #[tokio::test]
 async fn history_older_than_the_window_is_forgotten() {
-    let subject = subject();
+    let subject = subject().await;
     let old = subject.put("a", "1").await;
     let kept = subject.put("a", "2").await;
     subject.clock.advance(subject.history_window / 2);
@@ -110,7 +110,7 @@ async fn history_older_than_the_window_is_forgotten() {
 
 #[tokio::test]
 async fn history_is_forgotten_also_when_nothing_is_written() {
-    let subject = subject();
+    let subject = subject().await;
     subject.put("a", "1").await;
     let last = subject.put("a", "2").await;
     subject.clock.advance(subject.history_window * 2);

@@ -1,10 +1,11 @@
-//! The engine under test, and the few helpers that the suite shares.
+//! The store under test, and the few helpers that the suite shares. Which engine it is, the suite is not told.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_store::{Committed, Embedded, Entry, Event, ManualClock, Operation, Options, Revision, Snapshot, Store, Transaction};
-use fram_store::{UnixMillis, Watch, WatchItem};
+use fram_store::{Committed, Entry, Event, ManualClock, Operation, Revision, Snapshot, Store, Transaction, Watch, WatchItem};
+
+pub(crate) use crate::subject;
 
 pub(crate) struct Subject {
     pub(crate) store: Arc<dyn Store>,
@@ -12,25 +13,23 @@ pub(crate) struct Subject {
     /// How many events the engine lets wait in a watch.
     pub(crate) watch_events: usize,
     pub(crate) history_window: Duration,
-}
-
-/// An empty store of the engine under test.
-pub(crate) fn subject() -> Subject {
-    let engine = std::env::var("FRAM_STORE_ENGINE").unwrap_or_else(|_| "embedded".into());
-    match engine.as_str() {
-        "embedded" => embedded(),
-        other => panic!("there is no engine named {other}"),
-    }
-}
-
-fn embedded() -> Subject {
-    let clock = Arc::new(ManualClock::at(UnixMillis(1_000_000)));
-    let options = Options { clock: clock.clone(), watch_events: 64, ..Options::in_memory() };
-    let (watch_events, history_window) = (options.watch_events, options.history_window);
-    Subject { store: Arc::new(Embedded::open(options).unwrap()), clock, watch_events, history_window }
+    /// A time to live that the engine can show to pass.
+    pub(crate) ttl: Duration,
+    /// Keys expire by a clock that is not handed in.
+    pub(crate) real_time: bool,
+    /// What the store stands on.
+    pub(crate) _server: Option<Box<dyn Send + Sync>>,
 }
 
 impl Subject {
+    /// Lets time pass, by whichever clock counts.
+    pub(crate) async fn pass(&self, duration: Duration) {
+        if self.real_time {
+            tokio::time::sleep(duration).await;
+        }
+        self.clock.advance(duration);
+    }
+
     pub(crate) async fn put(&self, key: &str, value: &str) -> Revision {
         self.commit(vec![put(key, value)]).await.revision
     }

@@ -9,7 +9,7 @@ use crate::subject::{collect, describe, events, item, put, subject};
 
 #[tokio::test]
 async fn a_watch_shows_each_change_with_the_entries_before_and_after() {
-    let subject = subject();
+    let subject = subject().await;
     let mut watch = subject.store.watch("a", Revision::EMPTY).await.unwrap();
     subject.put("a", "1").await;
     subject.put("a", "2").await;
@@ -22,7 +22,7 @@ async fn a_watch_shows_each_change_with_the_entries_before_and_after() {
 
 #[tokio::test]
 async fn a_watch_shows_what_happened_after_its_revision_and_before_it_was_opened() {
-    let subject = subject();
+    let subject = subject().await;
     subject.put("a", "1").await;
     let after = subject.put("b", "1").await;
     subject.commit(vec![put("a", "2"), put("b", "2")]).await;
@@ -34,7 +34,7 @@ async fn a_watch_shows_what_happened_after_its_revision_and_before_it_was_opened
 
 #[tokio::test]
 async fn a_watch_shows_the_keys_of_its_prefix_only() {
-    let subject = subject();
+    let subject = subject().await;
     let cases = [("", 6), ("/", 5), ("/pods/", 3), ("/pods/default/", 2), ("/pods/default/x", 1), ("/pods/default/xyz", 0), ("/é", 1)];
     let mut watches = Vec::new();
     for (prefix, count) in cases {
@@ -55,7 +55,7 @@ async fn a_watch_shows_the_keys_of_its_prefix_only() {
 
 #[tokio::test]
 async fn a_transaction_comes_in_one_batch() {
-    let subject = subject();
+    let subject = subject().await;
     let mut watch = subject.store.watch("", Revision::EMPTY).await.unwrap();
     for number in 0..10 {
         subject.commit(vec![put("a", &number.to_string()), put("b", &number.to_string())]).await;
@@ -69,7 +69,7 @@ async fn a_transaction_comes_in_one_batch() {
 async fn watches_opened_at_any_moment_see_every_change_once_and_in_order() {
     const WRITERS: usize = 4;
     const CHANGES: usize = 60;
-    let subject = Arc::new(subject());
+    let subject = Arc::new(subject().await);
     let mut tasks = tokio::task::JoinSet::new();
     for writer in 0..WRITERS {
         let subject = Arc::clone(&subject);
@@ -109,7 +109,7 @@ async fn watches_opened_at_any_moment_see_every_change_once_and_in_order() {
 
 #[tokio::test]
 async fn progress_comes_after_the_events_that_it_covers() {
-    let subject = subject();
+    let subject = subject().await;
     let mut watch = subject.store.watch("a", Revision::EMPTY).await.unwrap();
     let first = subject.put("a", "1").await;
     watch.progress_requester().request();
@@ -124,7 +124,7 @@ async fn progress_comes_after_the_events_that_it_covers() {
 
 #[tokio::test]
 async fn a_watcher_that_falls_behind_is_ended_and_can_go_on_from_where_it_was() {
-    let subject = subject();
+    let subject = subject().await;
     let mut watch = subject.store.watch("a", Revision::EMPTY).await.unwrap();
     let count = subject.watch_events + 2;
     for number in 0..count {
@@ -144,7 +144,7 @@ async fn a_watcher_that_falls_behind_is_ended_and_can_go_on_from_where_it_was() 
 
 #[tokio::test]
 async fn a_wait_that_is_given_up_loses_nothing() {
-    let subject = subject();
+    let subject = subject().await;
     let mut watch = subject.store.watch("a", Revision::EMPTY).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(1), watch.next()).await.is_err());
     subject.put("a", "1").await;
@@ -153,7 +153,7 @@ async fn a_wait_that_is_given_up_loses_nothing() {
 
 #[tokio::test]
 async fn compaction_takes_nothing_from_an_open_watch() {
-    let subject = subject();
+    let subject = subject().await;
     let mut watch = subject.store.watch("a", Revision::EMPTY).await.unwrap();
     subject.put("a", "1").await;
     let last = subject.commit(vec![Operation::delete("a")]).await.revision;

@@ -63,13 +63,13 @@ fn secret(text: &str) -> Option<HeaderValue> {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub(crate) enum Challenge {
     Basic,
     Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
 /// The challenges that can be answered, in the server's order.
-pub(super) fn parse_challenges<'a>(headers: impl IntoIterator<Item = &'a HeaderValue>) -> Vec<Challenge> {
+pub(crate) fn parse_challenges<'a>(headers: impl IntoIterator<Item = &'a HeaderValue>) -> Vec<Challenge> {
     headers.into_iter().filter_map(|h| h.to_str().ok()).filter_map(parse_challenge).collect()
 }
 

@@ -3,7 +3,7 @@
 
 mod exec;
 mod forward;
-mod frame;
+pub(super) mod frame;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};

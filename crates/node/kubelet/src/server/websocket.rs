@@ -15,11 +15,13 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::Kubelet;
 use super::answer::{Answer, Body, full, refuse};
 use super::remote::{self, ERROR, Input, Open, STDERR, STDOUT, Session};
+
+const LONGEST: usize = 1 << 20;
 
 /// A client closes one of its channels with this one (v5).
 const CLOSE: u8 = 255;
@@ -36,7 +38,7 @@ pub(super) struct Protocol {
 }
 
 /// The best first.
-const PROTOCOLS: [Protocol; 6] = [
+pub(super) const PROTOCOLS: [Protocol; 6] = [
     Protocol { name: "v5.channel.k8s.io", base64: false, status: true },
     Protocol { name: "v4.channel.k8s.io", base64: false, status: true },
     Protocol { name: "v4.base64.channel.k8s.io", base64: true, status: true },
@@ -78,8 +80,13 @@ pub(super) fn upgrade(request: &mut Request<Incoming>, protocol: &str) -> Result
     Ok((response, hyper::upgrade::on(request)))
 }
 
+/// How large messages and frames may be; clients send far smaller ones.
+pub(super) fn limits() -> Option<WebSocketConfig> {
+    Some(WebSocketConfig::default().max_message_size(Some(LONGEST)).max_frame_size(Some(LONGEST)))
+}
+
 pub(super) async fn socket(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
-    Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgrade.await?), Role::Server, None).await)
+    Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgrade.await?), Role::Server, limits()).await)
 }
 
 /// Answers an exec or attach: the session goes on after the answer, as a task of the kubelet.
@@ -159,7 +166,7 @@ fn encode(protocol: Protocol, channel: u8, bytes: &[u8]) -> Message {
     Message::binary(out)
 }
 
-fn decode(protocol: Protocol, message: &Message) -> Option<Input> {
+pub(super) fn decode(protocol: Protocol, message: &Message) -> Option<Input> {
     let bytes: Bytes = match message {
         Message::Binary(bytes) => bytes.clone(),
         Message::Text(text) => Bytes::copy_from_slice(text.as_bytes()),

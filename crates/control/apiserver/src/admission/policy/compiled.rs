@@ -1,7 +1,7 @@
 //! Policies and bindings as they are held in memory: expressions compiled, selectors read. What does not compile fails
 //! whenever it is asked.
 
-use fram_api::policy::{Scope, has_params, variable_names};
+use fram_api::policy::{Scope, Wanted, has_params, variables};
 use fram_cel::Program;
 use fram_machinery::labels::Selector;
 use fram_machinery::{Reason, Status, Value, meta};
@@ -89,17 +89,15 @@ impl Policy {
         let nothing = Value::Null;
         let spec = policy.get("spec").unwrap_or(&nothing);
         let params = has_params(policy);
-        let names = variable_names(policy);
-        let scope = Scope { params, variables: Some(&names), patch: false };
-        let variables = spec.list_at(&["variables"]).iter().enumerate().map(|(i, variable)| {
-            let scope = Scope { params, variables: Some(&names[..i]), patch: false };
-            (names[i].to_string(), scope.compile(variable.str_at(&["expression"])))
-        });
+        let plain = Scope { params, ..Scope::default() };
+        let (types, programs) = variables(policy, plain);
+        let names = types.iter().map(|(name, _)| name.clone());
+        let scope = Scope { variables: Some(&types), ..plain };
         Self {
             name: meta::name(policy).into(),
             matching: Matching::read(spec.get("matchConstraints").unwrap_or(&nothing)),
-            conditions: Conditions::compile(spec, |text| Scope { params, ..Scope::default() }.compile(text)),
-            variables: variables.collect(),
+            conditions: Conditions::compile(spec, |text| plain.compile(text.trim(), Wanted::Bool)),
+            variables: names.zip(programs).collect(),
             params: params.then(|| param_kind(spec)),
             ignore_failure: spec.str_at(&["failurePolicy"]) == "Ignore",
             reinvoked: spec.str_at(&["reinvocationPolicy"]) == "IfNeeded",
@@ -121,9 +119,9 @@ impl Validation {
         let message = validation.str_at(&["messageExpression"]);
         Self {
             expression: validation.str_at(&["expression"]).trim().into(),
-            program: scope.compile(validation.str_at(&["expression"])),
+            program: scope.compile(validation.str_at(&["expression"]), Wanted::Bool),
             message: validation.str_at(&["message"]).trim().into(),
-            message_program: Some(message).filter(|m| !m.is_empty()).and_then(|m| scope.compile(m).ok()),
+            message_program: Some(message).filter(|m| !m.is_empty()).and_then(|m| scope.compile(m, Wanted::Text).ok()),
             reason: match validation.str_at(&["reason"]) {
                 "Unauthorized" => Reason::Unauthorized,
                 "Forbidden" => Reason::Forbidden,
@@ -137,7 +135,11 @@ impl Validation {
 impl Annotation {
     fn read(annotation: &Value, scope: &Scope<'_>) -> Self {
         let expression = annotation.str_at(&["valueExpression"]);
-        Self { key: annotation.str_at(&["key"]).into(), expression: expression.into(), program: scope.compile(expression) }
+        Self {
+            key: annotation.str_at(&["key"]).into(),
+            expression: expression.into(),
+            program: scope.compile(expression, Wanted::TextOrNull),
+        }
     }
 }
 
@@ -145,7 +147,8 @@ impl Mutation {
     fn read(mutation: &Value, scope: &Scope<'_>) -> Self {
         let json = mutation.str_at(&["patchType"]) == "JSONPatch";
         let expression = mutation.str_at(&[if json { "jsonPatch" } else { "applyConfiguration" }, "expression"]);
-        Self { expression: expression.into(), program: scope.compile(expression), json }
+        let wanted = if json { Wanted::Patches } else { Wanted::Object };
+        Self { expression: expression.into(), program: scope.compile(expression, wanted), json }
     }
 }
 

@@ -1,10 +1,13 @@
 //! Match conditions: expressions about a request that all have to hold for a webhook or policy to be asked.
 
+use fram_api::policy::compile_condition;
 use fram_cel::{Budget, Program, Value as Cel};
 use fram_machinery::Value;
 
 /// What the conditions of one webhook or policy may cost; see upstream's RuntimeCELCostBudgetMatchConditions.
 const BUDGET: u64 = 2_500_000;
+/// What each of them may cost alone; see upstream's PerCallLimit.
+const CALL_BUDGET: u64 = 1_000_000;
 
 /// The conditions of a webhook or policy. One that does not compile fails whenever it is asked.
 pub(in crate::admission) struct Conditions {
@@ -13,7 +16,7 @@ pub(in crate::admission) struct Conditions {
 
 impl Conditions {
     pub(super) fn read(hook: &Value) -> Self {
-        Self::compile(hook, |text| Program::compile(text, &["object", "oldObject", "request"]).map_err(|e| e.to_string()))
+        Self::compile(hook, compile_condition)
     }
 
     pub(in crate::admission) fn compile(hook: &Value, compile: impl Fn(&str) -> Result<Program, String>) -> Self {
@@ -34,7 +37,8 @@ impl Conditions {
         let mut budget = Budget::new(BUDGET);
         let mut failed = None;
         for (name, program) in &self.all {
-            let value = program.as_ref().map_err(Clone::clone).and_then(|p| p.evaluate(variables, &mut budget).map_err(|e| e.to_string()));
+            let run = |p: &Program| budget.limited(CALL_BUDGET, |budget| p.evaluate(variables, budget)).map_err(|e| e.to_string());
+            let value = program.as_ref().map_err(Clone::clone).and_then(run);
             match value {
                 Ok(Cel::Bool(true)) => {}
                 Ok(Cel::Bool(false)) => return Ok(false),

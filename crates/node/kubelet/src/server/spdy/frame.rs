@@ -8,7 +8,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
 /// Section 2.6.10.1 of the draft.
 const DICTIONARY: &[u8] = include_bytes!("dictionary.bin");
-pub(super) const HEAD: usize = 8;
+pub(in crate::server) const HEAD: usize = 8;
 const VERSION: u16 = 3;
 const END: u8 = 1;
 /// Longer frames are refused; clients send 32 KiB at most.
@@ -24,7 +24,7 @@ const PING: u16 = 6;
 const GOAWAY: u16 = 7;
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FrameError {
+pub(in crate::server) enum FrameError {
     #[error("read a frame: {0}")]
     Io(#[from] std::io::Error),
     #[error("a frame of {0} bytes is too long")]
@@ -34,7 +34,7 @@ pub(super) enum FrameError {
 }
 
 #[derive(Debug, PartialEq)]
-pub(super) enum Frame {
+pub(in crate::server) enum Frame {
     Open {
         id: u32,
         end: bool,
@@ -54,7 +54,7 @@ pub(super) enum Frame {
     Other,
 }
 
-pub(super) fn body_length(head: &[u8; HEAD]) -> Result<usize, FrameError> {
+pub(in crate::server) fn body_length(head: &[u8; HEAD]) -> Result<usize, FrameError> {
     let length = u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize;
     if length > LONGEST { Err(FrameError::TooLong(length)) } else { Ok(length) }
 }
@@ -64,7 +64,7 @@ fn number(body: &[u8], at: usize) -> Result<u32, FrameError> {
     Ok(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
-pub(super) fn parse(head: &[u8; HEAD], body: Vec<u8>, inflater: &mut Inflater) -> Result<Frame, FrameError> {
+pub(in crate::server) fn parse(head: &[u8; HEAD], body: Vec<u8>, inflater: &mut Inflater) -> Result<Frame, FrameError> {
     let first = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
     let end = head[4] & END != 0;
     if first >> 31 == 0 {
@@ -105,7 +105,7 @@ fn headers(block: &[u8]) -> Result<Vec<(String, String)>, FrameError> {
 }
 
 /// Undoes the compression of header blocks, which goes on from one to the next.
-pub(super) struct Inflater {
+pub(in crate::server) struct Inflater {
     state: Box<DecompressorOxide>,
     /// The dictionary and what followed it: what back-references point into.
     history: Vec<u8>,
@@ -113,11 +113,11 @@ pub(super) struct Inflater {
 }
 
 impl Inflater {
-    pub(super) fn new() -> Self {
+    pub(in crate::server) fn new() -> Self {
         Self { state: Box::default(), history: DICTIONARY.to_vec(), begun: false }
     }
 
-    pub(super) fn inflate(&mut self, mut input: &[u8]) -> Result<Vec<u8>, FrameError> {
+    pub(in crate::server) fn inflate(&mut self, mut input: &[u8]) -> Result<Vec<u8>, FrameError> {
         if !self.begun {
             // Two bytes of zlib's header, and four that name the dictionary where it says so.
             let flags = *input.get(1).ok_or(FrameError::Malformed("its headers are too short"))?;

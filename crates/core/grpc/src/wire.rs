@@ -1,15 +1,15 @@
-//! The little of protobuf that envelopes and the key management API need: strings, bytes, numbers, and maps from text to bytes.
-//! Pure.
+//! The little of protobuf that calls need whose messages are written by hand: numbers, bytes, text, messages within messages,
+//! and maps from text to bytes. Pure.
 
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the message is malformed")]
-pub(crate) struct Malformed;
+pub struct Malformed;
 
 /// A message that is being written. What is empty is left out, as proto3 has it.
-#[derive(Default)]
-pub(crate) struct Writer(pub(crate) Vec<u8>);
+#[derive(Debug, Clone, Default)]
+pub struct Writer(pub Vec<u8>);
 
 impl Writer {
     fn varint(&mut self, mut value: u64) {
@@ -20,14 +20,16 @@ impl Writer {
         self.0.push(value as u8);
     }
 
-    pub(crate) fn bytes(mut self, field: u64, value: &[u8]) -> Self {
+    #[must_use]
+    pub fn bytes(mut self, field: u64, value: &[u8]) -> Self {
         if !value.is_empty() {
             self.piece(field, value);
         }
         self
     }
 
-    pub(crate) fn number(mut self, field: u64, value: u64) -> Self {
+    #[must_use]
+    pub fn number(mut self, field: u64, value: u64) -> Self {
         if value != 0 {
             self.varint(field << 3);
             self.varint(value);
@@ -35,7 +37,15 @@ impl Writer {
         self
     }
 
-    pub(crate) fn map(mut self, field: u64, entries: &BTreeMap<String, Vec<u8>>) -> Self {
+    /// A message within the message; it is written also when it is empty, since its presence says something.
+    #[must_use]
+    pub fn message(mut self, field: u64, value: &Self) -> Self {
+        self.piece(field, &value.0);
+        self
+    }
+
+    #[must_use]
+    pub fn map(mut self, field: u64, entries: &BTreeMap<String, Vec<u8>>) -> Self {
         for (key, value) in entries {
             let entry = Writer::default().bytes(1, key.as_bytes()).bytes(2, value).0;
             self.piece(field, &entry);
@@ -52,25 +62,32 @@ impl Writer {
 
 /// A field's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Field<'a> {
+pub enum Field<'a> {
     Number(u64),
     Bytes(&'a [u8]),
 }
 
 impl<'a> Field<'a> {
-    pub(crate) fn bytes(self) -> Result<&'a [u8], Malformed> {
+    pub fn bytes(self) -> Result<&'a [u8], Malformed> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
             Self::Number(_) => Err(Malformed),
         }
     }
 
-    pub(crate) fn text(self) -> Result<String, Malformed> {
+    pub fn number(self) -> Result<u64, Malformed> {
+        match self {
+            Self::Number(number) => Ok(number),
+            Self::Bytes(_) => Err(Malformed),
+        }
+    }
+
+    pub fn text(self) -> Result<String, Malformed> {
         String::from_utf8(self.bytes()?.to_vec()).map_err(|_| Malformed)
     }
 
     /// One entry of a map.
-    pub(crate) fn entry(self) -> Result<(String, Vec<u8>), Malformed> {
+    pub fn entry(self) -> Result<(String, Vec<u8>), Malformed> {
         let (mut key, mut value) = (String::new(), Vec::new());
         for field in fields(self.bytes()?) {
             match field? {
@@ -84,7 +101,7 @@ impl<'a> Field<'a> {
 }
 
 /// The fields of a message, by their numbers.
-pub(crate) fn fields(bytes: &[u8]) -> impl Iterator<Item = Result<(u64, Field<'_>), Malformed>> {
+pub fn fields(bytes: &[u8]) -> impl Iterator<Item = Result<(u64, Field<'_>), Malformed>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         if rest.is_empty() {

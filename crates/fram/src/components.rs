@@ -1,0 +1,186 @@
+//! Scheduler, controllers and signer. Where several servers share a store one of them does their work at a time, by election; what
+//! every server has to do for itself, such as asking aggregated servers, runs in each.
+
+use std::sync::Arc;
+
+use fram_api::Api;
+use fram_apiserver::{AggregatedKind, InProcess, Server, User};
+use fram_client::leader::Timing;
+use fram_client::{Client, EventRecorder, LeaderElection, Resource, SharedInformers};
+use fram_controllers::KindInfo;
+use fram_scheduler::{Scheduler, SchedulerConfig};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::control_plane::ControlPlane;
+use crate::desk::Desk;
+use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
+
+type Now = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
+
+/// Starts what works for the cluster rather than for a client.
+pub(crate) fn start_components(
+    control_plane: &ControlPlane,
+    desk: &Desk,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> SharedInformers {
+    let user = |name: &str| User::authenticated(name, &[]);
+    let manager = control_plane.client(user("system:kube-controller-manager"), "kube-controller-manager");
+    let informers = SharedInformers::new(manager.clone(), tasks.clone(), stop.clone());
+    let environment = control_plane.server.registry.environment().clone();
+    let now: Now = Arc::new(move || environment.now());
+    let scheduling_client = control_plane.client(user("system:kube-scheduler"), "kube-scheduler");
+    // Each component has tasks of its own, so that one that has ended is seen to have.
+    let (controllers, scheduling, aggregating) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+    let context = controllers_context(control_plane, &informers, &now, tasks, stop);
+    let scheduler = SchedulerConfig {
+        name: "default-scheduler".into(),
+        client: scheduling_client.clone(),
+        events: EventRecorder::start(scheduling_client.clone(), "default-scheduler", "", now.clone(), tasks, stop.clone()),
+        informers: informers.clone(),
+        now: {
+            let environment = control_plane.server.registry.environment().clone();
+            Arc::new(move || environment.now_text())
+        },
+    };
+    let signer = signer(control_plane, &context);
+    let mut running = Vec::new();
+    if control_plane.cluster.shared {
+        let election =
+            |client, name| LeaderElection { client, name, identity: identity(control_plane), now: now.clone(), timing: Timing::default() };
+        let manage = move |term: CancellationToken| {
+            let (tasks, signer) = (TaskTracker::new(), signer());
+            fram_controllers::start(&fram_controllers::Context { tasks: tasks.clone(), stop: term.clone(), ..context.clone() });
+            tasks.spawn(signer.run(term.clone()));
+            ended(tasks, term)
+        };
+        controllers.spawn(election(manager, "kube-controller-manager").run(stop.clone(), manage));
+        let schedule = move |term| Scheduler::new(scheduler.clone()).run(term);
+        scheduling.spawn(election(scheduling_client, "kube-scheduler").run(stop.clone(), schedule));
+    } else {
+        fram_controllers::start(&fram_controllers::Context { tasks: controllers.clone(), ..context });
+        scheduling.spawn(Scheduler::new(scheduler).run(stop.clone()));
+        let signing = TaskTracker::new();
+        signing.spawn(signer().run(stop.clone()));
+        running.push(("certificate-signer", signing));
+    }
+    control_plane.server.start_aggregation(&informers, &aggregating, stop);
+    running.extend([("kube-controller-manager", controllers), ("kube-scheduler", scheduling), ("kube-aggregator", aggregating)]);
+    // Whoever waits for all tasks waits for these.
+    for (name, component) in running {
+        desk.started(name, &component);
+        tasks.spawn(ended(component, stop.clone()));
+    }
+    informers
+}
+
+/// Waits until everything of a component has ended that was told to.
+async fn ended(component: TaskTracker, stop: CancellationToken) {
+    stop.cancelled().await;
+    component.close();
+    component.wait().await;
+}
+
+/// What this process is called among the candidates: the machine's name, and something that no other process has.
+fn identity(control_plane: &ControlPlane) -> String {
+    let machine = crate::node::host_name().unwrap_or_else(|_| control_plane.cluster.address.to_string());
+    format!("{machine}_{}", control_plane.server.registry.environment().uid())
+}
+
+/// What controllers are given.
+fn controllers_context(
+    control_plane: &ControlPlane,
+    informers: &SharedInformers,
+    now: &Now,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> fram_controllers::Context {
+    let server = control_plane.server.clone();
+    let clients = move |name: &str| {
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        let user = User::authenticated(&format!("system:serviceaccount:kube-system:{name}"), &groups);
+        Client::new(Arc::new(InProcess::new(server.clone(), user)), name)
+    };
+    fram_controllers::Context {
+        clients: Arc::new(clients),
+        informers: informers.clone(),
+        now: now.clone(),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+        root_ca: control_plane.pki.ca_pem.as_str().into(),
+        kinds: stored_kinds(&control_plane.server.registry.api()),
+        custom_kinds: follow_custom_kinds(&control_plane.server, tasks, stop),
+        pod_network: Default::default(),
+    }
+}
+
+/// Makes a signer for each term.
+fn signer(control_plane: &ControlPlane, context: &fram_controllers::Context) -> impl Fn() -> Signer + Send + use<> {
+    let (context, pki) = (context.clone(), control_plane.pki.clone());
+    let environment = control_plane.server.registry.environment().clone();
+    move || {
+        let environment = environment.clone();
+        Signer {
+            client: (context.clients)("certificate-controller"),
+            requests: context.informers.get(&CERTIFICATE_SIGNING_REQUESTS),
+            pki: pki.clone(),
+            now: Arc::new(move || environment.now_text()),
+        }
+    }
+}
+
+fn kind_info(kind: &Arc<fram_api::Kind>) -> KindInfo {
+    let text = |key: &fram_machinery::Key| std::borrow::Cow::Owned(key.to_string());
+    KindInfo {
+        resource: Resource { group: text(&kind.group), version: text(&kind.version), plural: text(&kind.plural) },
+        kind: kind.kind.to_string(),
+        namespaced: kind.is_namespaced(),
+        collected: kind.has_verb("watch") && !kind.is("", "Event"),
+    }
+}
+
+/// Every built-in kind that is stored, in its storage version.
+fn stored_kinds(api: &Api) -> Arc<[KindInfo]> {
+    let stored = api.kinds().filter(|k| k.custom.is_none() && k.storage && k.has_verb("list") && k.has_verb("delete"));
+    stored.map(kind_info).collect()
+}
+
+/// Every custom resource, in its storage version or else in one that is served, and what other servers keep.
+fn custom_kinds(api: &Api, aggregated: &[AggregatedKind]) -> Arc<[KindInfo]> {
+    let shown = |c: &Arc<fram_api::CustomResource>| c.served.iter().find(|k| k.storage).or(c.served.first()).map(kind_info);
+    let elsewhere = |kind: &AggregatedKind| KindInfo {
+        resource: kind.resource.clone(),
+        kind: kind.kind.clone(),
+        namespaced: kind.namespaced,
+        collected: true,
+    };
+    api.custom().filter_map(shown).chain(aggregated.iter().map(elsewhere)).collect()
+}
+
+/// Tells the controllers which custom resources there are.
+fn follow_custom_kinds(server: &Server, tasks: &TaskTracker, stop: &CancellationToken) -> watch::Receiver<Arc<[KindInfo]>> {
+    let (mut api, mut aggregated) = (server.registry.follow_api(), server.follow_aggregated());
+    let (sender, receiver) = watch::channel(custom_kinds(&api.borrow_and_update(), &aggregated.borrow_and_update()));
+    let stop = stop.clone();
+    tasks.spawn(stop.run_until_cancelled_owned(async move {
+        loop {
+            let changed = tokio::select! {
+                changed = api.changed() => changed,
+                changed = aggregated.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+            let kinds = custom_kinds(&api.borrow_and_update(), &aggregated.borrow_and_update());
+            sender.send_if_modified(|known| {
+                *known != kinds && {
+                    *known = kinds;
+                    true
+                }
+            });
+        }
+    }));
+    receiver
+}

@@ -1,0 +1,157 @@
+//! Two servers on one etcd: what one writes the other reads, and when the one that leads is killed the other goes on with its work.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::cluster::pause;
+use super::machine::{Machine, must};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const ETCD: &str = "http://10.78.0.1:2379";
+
+const APPLICATION: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: web, image: nowhere}]}
+"#;
+
+/// One machine for all of it: servers differ by their addresses.
+struct Site {
+    // In the order in which they have to end.
+    second: Machine,
+    first: Machine,
+    etcd: Child,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // They would wait for it.
+        self.second.kill();
+        self.first.kill();
+        let ended = self.etcd.kill().and_then(|()| self.etcd.wait());
+        eprintln!("etcd ended: {ended:?}");
+    }
+}
+
+impl Site {
+    fn new(folder: &std::path::Path) -> Self {
+        let (first, second) = (Machine::new(folder, "first", "10.78.0.1"), Machine::new(folder, "second", "10.78.0.2"));
+        must("ip", &["-n", &first.name, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", &second.name]);
+        for machine in [&first, &second] {
+            must("ip", &["-n", &machine.name, "addr", "add", &format!("{}/24", machine.ip), "dev", "cable"]);
+            must("ip", &["-n", &machine.name, "link", "set", "cable", "up"]);
+        }
+        let mut etcd = first.command("etcd");
+        etcd.args(["--log-level", "fatal", "--logger", "zap", "--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]);
+        let etcd = etcd.arg("--data-dir").arg(folder.join("etcd")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Self { second, first, etcd }
+    }
+
+    fn state(&self) -> String {
+        format!("first:\n{}\nsecond:\n{}", self.first.log(), self.second.log())
+    }
+
+    fn kubectl(&self, machine: &Machine, arguments: &[&str]) -> Command {
+        let mut command = machine.command("kubectl");
+        command.env("HOME", machine.data.parent().unwrap());
+        command.arg("--kubeconfig").arg(machine.data.join("admin.kubeconfig")).args(arguments);
+        command
+    }
+
+    fn ask(&self, machine: &Machine, arguments: &[&str]) -> Option<String> {
+        let output = self.kubectl(machine, arguments).output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    #[track_caller]
+    fn must(&self, machine: &Machine, arguments: &[&str]) -> String {
+        let output = self.kubectl(machine, arguments).output().unwrap();
+        assert!(output.status.success(), "kubectl {arguments:?}: {}\n{}", String::from_utf8_lossy(&output.stderr), self.state());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !done() {
+            assert!(begun.elapsed() < PATIENCE, "timed out: {what}\n{}", self.state());
+            pause();
+        }
+    }
+
+    fn is_ready(&self, machine: &Machine) -> bool {
+        self.ask(machine, &["get", "--raw", "/readyz"]).is_some()
+    }
+
+    fn pods(&self, machine: &Machine) -> usize {
+        self.ask(machine, &["get", "pods", "-o", "name"]).map_or(0, |pods| pods.lines().count())
+    }
+
+    fn endpoints(&self, machine: &Machine) -> String {
+        let path = "jsonpath={.endpoints[*].addresses[*]}";
+        self.ask(machine, &["get", "endpointslice", "kubernetes", "-o", path]).unwrap_or_default()
+    }
+}
+
+fn start(machine: &mut Machine) {
+    let listen = format!("{}:6443", machine.ip);
+    machine.start("server", &["--no-node", "--listen", &listen, "--etcd-servers", ETCD]);
+}
+
+/// Different keys make different clusters, whatever etcd they name.
+fn strangers_are_refused(site: &Site, folder: &std::path::Path) {
+    let mut stranger = site.second.command(env!("CARGO_BIN_EXE_fram"));
+    stranger.args(["server", "--no-node", "--listen", "10.78.0.2:7443", "--etcd-servers", ETCD, "--data-dir"]).arg(folder.join("stranger"));
+    let output = stranger.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("a cluster with other keys"), "{said}");
+}
+
+fn both_see_the_same(site: &Site) {
+    let servers = [&site.first, &site.second];
+    for number in 0..6 {
+        let (writer, reader, name) = (servers[number % 2], servers[1 - number % 2], format!("map-{number}"));
+        site.must(writer, &["create", "configmap", &name, &format!("--from-literal=by={number}")]);
+        assert_eq!(site.must(reader, &["get", "configmap", &name, "-o", "jsonpath={.data.by}"]), number.to_string());
+    }
+    let creating = (0..10).map(|number| {
+        let create = ["create", "service", "clusterip", &format!("service-{number}"), "--tcp=80"].map(String::from);
+        site.kubectl(servers[number % 2], &create.each_ref().map(String::as_str)).stdout(Stdio::null()).spawn().unwrap()
+    });
+    for mut creating in creating.collect::<Vec<_>>() {
+        assert!(creating.wait().unwrap().success());
+    }
+    let addresses = site.must(&site.first, &["get", "services", "-o", "jsonpath={.items[*].spec.clusterIP}"]);
+    let distinct: std::collections::HashSet<&str> = addresses.split(' ').collect();
+    assert_eq!(distinct.len(), 11, "no address is given twice: {addresses}");
+}
+
+#[test]
+fn two_servers_on_one_etcd_are_one_cluster_and_one_of_them_is_enough() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut site = Site::new(folder.path());
+    start(&mut site.first);
+    site.until("the first server is ready", || site.is_ready(&site.first));
+    std::fs::create_dir(&site.second.data).unwrap();
+    must("cp", &["-r", site.first.data.join("pki").to_str().unwrap(), site.second.data.to_str().unwrap()]);
+    start(&mut site.second);
+    site.until("the second server is ready", || site.is_ready(&site.second));
+    strangers_are_refused(&site, folder.path());
+    both_see_the_same(&site);
+    site.until("both are endpoints", || site.endpoints(&site.second) == "10.78.0.1 10.78.0.2");
+    let manifest = folder.path().join("web.yaml");
+    std::fs::write(&manifest, APPLICATION).unwrap();
+    site.must(&site.second, &["apply", "-f", manifest.to_str().unwrap()]);
+    site.until("one of them controls", || site.pods(&site.second) == 2);
+    // It was alone when it was elected.
+    site.first.kill();
+    site.must(&site.second, &["scale", "deployment", "web", "--replicas=4"]);
+    site.until("the other goes on", || site.pods(&site.second) == 4);
+    site.until("the endpoint of the one that is gone is gone", || site.endpoints(&site.second) == "10.78.0.2");
+}
