@@ -2,11 +2,12 @@
 //! objects of those that are deleted. What a status should say is decided in fram-api.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fram_api::{CustomResource, custom_status as status};
-use fram_machinery::{Reason, Status, Value, meta, object};
+use fram_machinery::{Reason, Status, Value, json, meta, object};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -37,13 +38,23 @@ struct Follower {
     held: HashMap<String, status::Held>,
     /// Definitions whose names conflict with those of another one.
     refused: HashMap<String, Value>,
+    /// What is served of each definition. Most changes of a definition are of its status; who watches its objects goes on holding
+    /// the kind as it was, so each further one costs as much again.
+    served: HashMap<String, u64>,
     cleanups: JoinSet<String>,
     cleaning: Vec<String>,
 }
 
 impl Follower {
     fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, held: HashMap::new(), refused: HashMap::new(), cleanups: JoinSet::new(), cleaning: Vec::new() }
+        Self {
+            registry,
+            held: HashMap::new(),
+            refused: HashMap::new(),
+            served: HashMap::new(),
+            cleanups: JoinSet::new(),
+            cleaning: Vec::new(),
+        }
     }
 
     fn place(&self, name: &str) -> Result<Place, Status> {
@@ -58,6 +69,7 @@ impl Follower {
         let definitions = listing.items.iter().map(|entry| self.registry.decode(&all.served, entry)).collect::<Result<Vec<_>, _>>()?;
         self.held = definitions.iter().map(|d| (meta::name(d).to_string(), status::Held::by(d))).collect();
         let known = |name: &str| definitions.iter().any(|d| meta::name(d) == name);
+        self.served.clear();
         for gone in self.registry.api().custom().filter(|c| !c.stored.custom.as_ref().is_some_and(|c| known(&c.definition))) {
             self.registry.serve(|api| api.without(&gone.stored.group, &gone.stored.plural));
         }
@@ -99,13 +111,17 @@ impl Follower {
     }
 
     /// Serves what a definition says. Its schema was checked when it was written.
-    fn serve(&self, definition: &Value) {
+    fn serve(&mut self, definition: &Value) {
+        let (name, said) = (meta::name(definition).to_string(), said(definition));
+        if self.served.insert(name.clone(), said) == Some(said) {
+            return;
+        }
         let group = definition.str_at(&["spec", "group"]);
         let plural = definition.str_at(&["spec", "names", "plural"]);
         match CustomResource::read(&self.registry.api().schema, definition) {
             Ok(resource) => self.registry.serve(|api| api.with(Arc::new(resource))),
             Err(error) => {
-                tracing::warn!(%error, definition = meta::name(definition), "this custom resource cannot be served");
+                tracing::warn!(%error, definition = name, "this custom resource cannot be served");
                 self.registry.serve(|api| api.without(group, plural));
             }
         }
@@ -170,6 +186,7 @@ impl Follower {
             self.registry.serve(|api| api.without(group, plural));
         }
         self.held.remove(own);
+        self.served.remove(own);
         self.refused.remove(own);
         // Its names may be what others wait for.
         let waiting: Vec<Value> = self.refused.values().filter(|d| d.str_at(&["spec", "group"]) == group).cloned().collect();
@@ -178,6 +195,17 @@ impl Follower {
         }
         Ok(())
     }
+}
+
+/// A number for all that a kind is read from; see `CustomResource::read`.
+fn said(definition: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for path in [&["spec"][..], &["status", "acceptedNames"]] {
+        definition.at(path).map(json::to_vec).hash(&mut hasher);
+    }
+    let terminating = meta::condition_is_true(definition, "Terminating") || meta::is_terminating(definition);
+    (terminating, meta::generation(definition)).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// How the server itself writes.

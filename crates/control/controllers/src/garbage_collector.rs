@@ -3,7 +3,7 @@
 
 mod plan;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use fram_client::{
@@ -23,7 +23,7 @@ pub(crate) const FOREGROUND: &str = "foregroundDeletion";
 
 pub(crate) fn start(context: &Context) {
     let kinds: Vec<Source> =
-        context.kinds.iter().filter(|k| k.collected).map(|k| (k.clone(), context.informers.get(&k.resource))).collect();
+        context.kinds.iter().filter(|k| k.collected).map(|k| (k.clone(), informer(&context.informers, &k.resource))).collect();
     let graph = Arc::new(Graph { kinds: RwLock::new(kinds.clone()), unknown: Mutex::default() });
     let collector = Arc::new(Collector { client: context.client("generic-garbage-collector"), graph: graph.clone() });
     let mut controller = Controller::new("garbage-collector", 20);
@@ -42,13 +42,20 @@ pub(crate) fn start(context: &Context) {
     context.tasks.spawn(async move { controller.run(reconcile, stop).await });
 }
 
+/// Definitions are large and many, and no other controller looks at them: of these the metadata is enough.
+fn informer(informers: &SharedInformers, resource: &Resource) -> Informer {
+    let alone = resource.plural == "customresourcedefinitions";
+    if alone { informers.metadata(resource) } else { informers.get(resource) }
+}
+
 /// Takes kinds of custom resources into the graph as they come, and out as they go.
 async fn follow_custom(graph: Arc<Graph>, informers: SharedInformers, mut kinds: watch::Receiver<Arc<[KindInfo]>>, enqueuer: Enqueuer) {
     let mut feeders: HashMap<Resource, AbortHandle> = HashMap::new();
     let mut tasks = JoinSet::new();
     loop {
         let wanted = kinds.borrow_and_update().clone();
-        for gone in feeders.keys().filter(|r| wanted.iter().all(|k| k.resource != **r)).cloned().collect::<Vec<_>>() {
+        let known: HashSet<&Resource> = wanted.iter().map(|k| &k.resource).collect();
+        for gone in feeders.keys().filter(|r| !known.contains(r)).cloned().collect::<Vec<_>>() {
             graph.kinds.write().retain(|(k, _)| k.resource != gone);
             feeders.remove(&gone).inspect(AbortHandle::abort);
             informers.forget(&gone);
@@ -57,7 +64,7 @@ async fn follow_custom(graph: Arc<Graph>, informers: SharedInformers, mut kinds:
             if feeders.contains_key(&kind.resource) {
                 continue;
             }
-            let informer = informers.get(&kind.resource);
+            let informer = informers.metadata(&kind.resource);
             graph.kinds.write().push((kind.clone(), informer.clone()));
             let feeder = tasks.spawn(feed(graph.clone(), kind.clone(), informer, enqueuer.clone()));
             feeders.insert(kind.resource.clone(), feeder);

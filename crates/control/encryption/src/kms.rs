@@ -144,6 +144,10 @@ impl Provider {
         self.jobs.send(job).map_err(|_| KmsError::Ended(self.name.clone()))
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn health(&self) -> Result<(), String> {
         match &*self.shared.failure.read() {
             Some(failure) => Err(failure.clone()),

@@ -26,6 +26,8 @@ pub enum EncryptionError {
     Io { path: PathBuf, operation: &'static str, source: std::io::Error },
     #[error("encryption configuration {}: {reason}", path.display())]
     Config { path: PathBuf, reason: String },
+    #[error("encryption configuration {}: the key management service {name} cannot be used: {reason}", path.display())]
+    Service { path: PathBuf, name: String, reason: String },
 }
 
 /// What every encrypted value starts with.
@@ -52,21 +54,24 @@ pub struct Encryption {
     /// None without a configuration: then nothing is encrypted, and what is encrypted is refused.
     path: Option<PathBuf>,
     chains: RwLock<Arc<Chains>>,
+    /// The file as it is in force.
+    text: RwLock<String>,
     changed: Arc<RwLock<Option<Changed>>>,
 }
 
 impl Encryption {
     /// No encryption.
     pub fn none(prefix: &str) -> Self {
-        Self { prefix: prefix.into(), path: None, chains: RwLock::default(), changed: Arc::default() }
+        Self { prefix: prefix.into(), path: None, chains: RwLock::default(), text: RwLock::default(), changed: Arc::default() }
     }
 
     /// Encryption as a file says. Asks the key management services that it names, and goes on where one does not answer: its
     /// health check says so.
     pub fn load(path: &Path, prefix: &str) -> Result<Self, EncryptionError> {
         let changed = Arc::default();
-        let chains = Arc::new(read(path, &changed)?);
-        Ok(Self { prefix: prefix.into(), path: Some(path.into()), chains: RwLock::new(chains), changed })
+        let (chains, text) = read(path, &changed)?;
+        let (chains, text) = (RwLock::new(Arc::new(chains)), RwLock::new(text));
+        Ok(Self { prefix: prefix.into(), path: Some(path.into()), chains, text, changed })
     }
 
     /// Whom to tell that values on disk should be written anew: after a reload, and when a service has another key.
@@ -74,16 +79,28 @@ impl Encryption {
         *self.changed.write() = Some(tell);
     }
 
-    /// Reads the file again. What is wrong with it changes nothing.
+    /// Reads the file again. What is wrong with it, or with a service that it names, changes nothing.
     pub fn reload(&self) -> Result<(), EncryptionError> {
         let Some(path) = &self.path else { return Ok(()) };
-        let chains = Arc::new(read(path, &self.changed)?);
-        *self.chains.write() = chains;
+        let (chains, text) = read(path, &self.changed)?;
+        // One that does not answer would have every write refused from now on.
+        for kms in &chains.kms {
+            let name = || kms.name().to_string();
+            kms.health().map_err(|reason| EncryptionError::Service { path: path.clone(), name: name(), reason })?;
+        }
+        *self.chains.write() = Arc::new(chains);
+        *self.text.write() = text;
         let tell = self.changed.read().clone();
         if let Some(tell) = tell {
             tell();
         }
         Ok(())
+    }
+
+    /// Whether the file says something else than what is in force.
+    fn is_outdated(&self) -> bool {
+        let text = self.path.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+        text.is_some_and(|text| text != *self.text.read())
     }
 
     /// Follows the file's changes; None without a file.
@@ -133,7 +150,7 @@ impl Cipher for Encryption {
     }
 }
 
-fn read(path: &Path, changed: &Arc<RwLock<Option<Changed>>>) -> Result<Chains, EncryptionError> {
+fn read(path: &Path, changed: &Arc<RwLock<Option<Changed>>>) -> Result<(Chains, String), EncryptionError> {
     let text = std::fs::read_to_string(path).map_err(|source| EncryptionError::Io { path: path.into(), operation: "read", source })?;
     let wrong = |reason: String| EncryptionError::Config { path: path.into(), reason };
     let value = yaml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
@@ -150,7 +167,7 @@ fn read(path: &Path, changed: &Arc<RwLock<Option<Changed>>>) -> Result<Chains, E
             }
         }
     }
-    Ok(chains)
+    Ok((chains, text))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -18,9 +19,10 @@ pub struct Reloads {
     encryption: Arc<Encryption>,
     path: PathBuf,
     folder: AsyncFd<Folder>,
-    /// What the file said last: one that says the same as before has not changed.
-    known: Option<Vec<u8>>,
 }
+
+/// How soon what could not be taken over is tried again: the first pause and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 struct Folder(Inotify);
 
@@ -40,35 +42,51 @@ impl Reloads {
         // SAFETY: the descriptor is that of the inotify instance inside, which nothing closes or replaces before the `AsyncFd` that
         // owns it is gone.
         let folder = unsafe { AsyncFd::register_with_interest(Folder(notify), Interest::READABLE) }.map_err(|e| failed(e.into()))?;
-        Ok(Self { encryption, path: path.into(), folder, known: std::fs::read(path).ok() })
+        Ok(Self { encryption, path: path.into(), folder })
     }
 
-    /// Reloads until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Reloads until `stop`: what has changed since it was read, even while nobody followed it yet.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut pause = PAUSES.0;
         loop {
+            let settled = self.reload_if_outdated().await;
+            let again = async {
+                match settled {
+                    true => std::future::pending().await,
+                    false => tokio::time::sleep(pause).await,
+                }
+            };
             let changed = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 changed = self.changed() => changed,
+                () = again => Ok(()),
             };
+            pause = if settled { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
             if let Err(error) = changed {
                 tracing::error!(path = %self.path.display(), %error, "the encryption configuration is not followed any more");
                 return stop.cancelled().await;
             }
-            let now = std::fs::read(&self.path).ok();
-            if now == self.known || now.is_none() {
-                continue;
-            }
-            self.known = now;
-            let encryption = self.encryption.clone();
-            // It asks key management services, and waits for them.
-            let reloaded = tokio::task::spawn_blocking(move || encryption.reload()).await;
-            match reloaded {
-                Ok(Ok(())) => tracing::info!(path = %self.path.display(), "the encryption configuration was reloaded"),
-                Ok(Err(error)) => tracing::error!(%error, "the former encryption configuration stays in force"),
-                Err(error) => tracing::error!(%error, "reloading the encryption configuration failed"),
-            }
         }
+    }
+
+    /// False where what the file says cannot be put in force, and may be later.
+    async fn reload_if_outdated(&self) -> bool {
+        if !self.encryption.is_outdated() {
+            return true;
+        }
+        let encryption = self.encryption.clone();
+        // It asks key management services, and waits for them.
+        let reloaded = tokio::task::spawn_blocking(move || encryption.reload()).await;
+        match reloaded {
+            Ok(Ok(())) => {
+                tracing::info!(path = %self.path.display(), "the encryption configuration was reloaded");
+                return true;
+            }
+            Ok(Err(error)) => tracing::error!(%error, "the former encryption configuration stays in force"),
+            Err(error) => tracing::error!(%error, "reloading the encryption configuration failed"),
+        }
+        false
     }
 
     /// Waits for an event in the folder and takes all that are there.

@@ -82,7 +82,8 @@ fn read_version(base: &Arc<Schema>, definition: &Value, version: &Value) -> Resu
     let versions = definition.list_at(&["spec", "versions"]).len();
     let custom = Custom {
         definition: meta::name(definition).into(),
-        openapi: json::to_vec(written).into(),
+        // Without the room that writing left behind it.
+        openapi: json::to_vec(written).into_boxed_slice().into(),
         outdated: meta::generation(definition) > 1 || versions > 1,
         rules: rules::Rules::read(written).map(Arc::new),
         scale: scale.clone(),

@@ -145,7 +145,7 @@ fn quantity(input: &[u8]) {
     let Ok(quantity) = Pieces::of(input).text().parse::<Quantity>() else { return };
     let written = quantity.to_string();
     assert_eq!(written.parse::<Quantity>().unwrap(), quantity, "{written}");
-    let _ = (quantity.value(), quantity.milli_value(), quantity + quantity, quantity - quantity);
+    let _ = (quantity.value(), quantity.milli_value(), quantity + quantity, Quantity::zero() - quantity);
 }
 
 fn time(input: &[u8]) {

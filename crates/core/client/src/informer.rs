@@ -31,6 +31,8 @@ pub struct InformerOptions {
     pub field_selector: String,
     /// Named indices over the cache.
     pub indices: Vec<(&'static str, IndexFn)>,
+    /// Of each object only what it is and its metadata are kept.
+    pub metadata_only: bool,
 }
 
 impl InformerOptions {
@@ -98,6 +100,7 @@ impl Informer {
             resources: client.within(&resource, namespace),
             label_selector: options.label_selector,
             field_selector: options.field_selector,
+            metadata_only: options.metadata_only,
             shared: shared.clone(),
         };
         tasks.spawn(reflector.run(stop));

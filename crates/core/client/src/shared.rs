@@ -36,8 +36,8 @@ struct Inner {
     client: Client,
     tasks: TaskTracker,
     stop: CancellationToken,
-    /// Each with what ends it alone.
-    informers: Mutex<HashMap<Resource, (Informer, CancellationToken)>>,
+    /// Each with what ends it alone; those that hold metadata only are told apart.
+    informers: Mutex<HashMap<(Resource, bool), (Informer, CancellationToken)>>,
 }
 
 impl SharedInformers {
@@ -46,8 +46,17 @@ impl SharedInformers {
     }
 
     pub fn get(&self, resource: &Resource) -> Informer {
+        self.start(resource, false)
+    }
+
+    /// An informer that holds the metadata of objects and nothing else.
+    pub fn metadata(&self, resource: &Resource) -> Informer {
+        self.start(resource, true)
+    }
+
+    fn start(&self, resource: &Resource, metadata_only: bool) -> Informer {
         let inner = &self.inner;
-        let mut options = InformerOptions::default().index(OWNER_INDEX, owners);
+        let mut options = InformerOptions { metadata_only, ..InformerOptions::default() }.index(OWNER_INDEX, owners);
         if *resource == PODS || *resource == CONTROLLER_REVISIONS {
             options = options.index(FREE_INDEX, free);
         }
@@ -55,13 +64,15 @@ impl SharedInformers {
             let stop = inner.stop.child_token();
             (Informer::start(inner.client.clone(), resource.clone(), "", options.clone(), &inner.tasks, stop.clone()), stop)
         };
-        inner.informers.lock().entry(resource.clone()).or_insert_with(start).0.clone()
+        inner.informers.lock().entry((resource.clone(), metadata_only)).or_insert_with(start).0.clone()
     }
 
-    /// Ends the informer of a resource that is not served any more.
+    /// Ends the informers of a resource that is not served any more.
     pub fn forget(&self, resource: &Resource) {
-        if let Some((_, stop)) = self.inner.informers.lock().remove(resource) {
-            stop.cancel();
+        for metadata_only in [false, true] {
+            if let Some((_, stop)) = self.inner.informers.lock().remove(&(resource.clone(), metadata_only)) {
+                stop.cancel();
+            }
         }
     }
 }

@@ -130,7 +130,7 @@ impl Etcd {
         tasks.spawn(feed.run(stop.clone()));
         tasks.spawn(trim(timeline.clone(), options.clock.clone(), stop.clone()));
         if let Some(interval) = options.compaction_interval {
-            tasks.spawn(compactor::run(cluster.clone(), interval, stop.clone()));
+            tasks.spawn(compactor::run(cluster.clone(), keys.barrier.clone(), interval, stop.clone()));
         }
         if let Some(cipher) = options.cipher {
             if loaded.stale {

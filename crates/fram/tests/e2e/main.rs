@@ -10,6 +10,7 @@ mod machine;
 mod refused;
 mod registry;
 mod shop;
+mod store_check;
 mod two_nodes;
 mod two_servers;
 

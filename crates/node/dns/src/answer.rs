@@ -1,5 +1,6 @@
 //! From a query and the zone to an answer, or to the decision that others must be asked. Pure.
 
+use std::io;
 use std::net::IpAddr;
 
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
@@ -28,6 +29,21 @@ pub(crate) enum Outcome {
         reply: Message,
         target: Name,
     },
+}
+
+/// A header, and what a question and a record take at least.
+const HEADER: usize = 12;
+const QUESTION: usize = 5;
+const RECORD: usize = 11;
+
+/// Reads a message. One that claims more records than it has bytes for is refused before room is made for them.
+pub(crate) fn read(bytes: &[u8]) -> io::Result<Message> {
+    let count = |at: usize| bytes.get(at..at + 2).map_or(0, |b| usize::from(u16::from_be_bytes([b[0], b[1]])));
+    let least = HEADER + count(4) * QUESTION + (count(6) + count(8) + count(10)) * RECORD;
+    if least > bytes.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message claims more records than it has bytes for"));
+    }
+    Message::from_vec(bytes).map_err(io::Error::other)
 }
 
 /// Decides on a query.

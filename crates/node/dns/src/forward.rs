@@ -11,7 +11,7 @@ use hickory_proto::rr::Name;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::answer::{MAX_UDP, reply_to};
+use crate::answer::{MAX_UDP, read, reply_to};
 use crate::cache::Cache;
 
 /// How often the list of upstreams is gone through.
@@ -113,7 +113,7 @@ async fn over_udp(upstream: SocketAddr, asked: &Message, bytes: &[u8]) -> io::Re
     loop {
         let n = socket.recv(&mut buffer).await?;
         // Anything else is noise or a forgery; the right answer may still come.
-        if let Ok(answer) = Message::from_vec(&buffer[..n])
+        if let Ok(answer) = read(&buffer[..n])
             && is_answer(asked, &answer)
         {
             return Ok(answer);
@@ -128,7 +128,7 @@ async fn over_tcp(upstream: SocketAddr, asked: &Message, bytes: &[u8]) -> io::Re
     let length = stream.read_u16().await?;
     let mut buffer = vec![0; usize::from(length)];
     stream.read_exact(&mut buffer).await?;
-    let answer = Message::from_vec(&buffer).map_err(io::Error::other)?;
+    let answer = read(&buffer)?;
     if is_answer(asked, &answer) { Ok(answer) } else { Err(io::Error::other("an answer to another question")) }
 }
 

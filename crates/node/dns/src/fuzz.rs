@@ -1,14 +1,13 @@
 //! Fuzz targets: messages of anybody who reaches the server, and the file that names its upstreams.
 
 use fram_fuzz::{Pieces, Target};
-use hickory_proto::op::Message;
 
 use crate::answer::{self, Outcome};
 use crate::zone::{Service, ServiceKind, Zone, ZoneConfig};
 
 /// Every message that can be read has an answer that can be written, and fits where it is sent.
 fn message(input: &[u8]) {
-    let Ok(query) = Message::from_vec(input) else { return };
+    let Ok(query) = answer::read(input) else { return };
     let service = |name: &str, kind| Service { namespace: "ns".into(), name: name.into(), kind, ports: Vec::new() };
     let cluster = ServiceKind::ClusterIp("10.96.0.10".parse().into_iter().collect());
     let services = [service("web", cluster), service("out", ServiceKind::ExternalName("example.com".into()))];

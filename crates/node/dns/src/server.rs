@@ -128,7 +128,7 @@ impl Shared {
                 Some(_) = forwards.join_next() => {}
                 received = socket.recv_from(&mut buffer) => match received {
                     Ok((n, client)) => {
-                        let Ok(query) = Message::from_vec(&buffer[..n]) else { continue };
+                        let Ok(query) = answer::read(&buffer[..n]) else { continue };
                         match self.decide(&zone, &query) {
                             Outcome::Reply(reply) => send(&socket, client, &query, reply).await,
                             outcome => {
@@ -186,7 +186,7 @@ impl Shared {
             };
             let mut buffer = vec![0; usize::from(length)];
             tokio::time::timeout(self.idle_timeout, stream.read_exact(&mut buffer)).await??;
-            let query = Message::from_vec(&buffer).map_err(io::Error::other)?;
+            let query = answer::read(&buffer)?;
             let reply = match self.decide(&zone, &query) {
                 Outcome::Reply(reply) => reply,
                 outcome => self.by_asking(&zone, &query, outcome).await,

@@ -101,8 +101,10 @@ fn the_kept_inputs_hold() {
         b"localhost:5000/a/b_c--d:v1.2@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
         b"[fe80::1]:80/x:y",
     ];
-    let entries: &[&[u8]] =
-        &[b"5d/\0\00d/f\0text\0002d/s\0../../x\0001d/h\0d/f\00d/.wh.f\0\0", b"2a\0/etc\00a/b\0x\0005../c\0\03n\0\04n\0\06p\0\0"];
+    let entries: &[&[u8]] = &[
+        b"5d/\0\x000d/f\0text\x00002d/s\0../../x\x00001d/h\0d/f\x000d/.wh.f\0\0",
+        b"2a\0/etc\x000a/b\0x\x00005../c\0\x003n\0\x004n\0\x006p\0\0",
+    ];
     let blobs: &[&[u8]] = &[b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x03\0\0\0\0\0\0\0\0\0", b"\x28\xb5\x2f\xfd\x04\0\x01\0\0\0\0\0\0", &[0; 1024]];
     let challenges: &[&[u8]] = &[b"Bearer realm=\"https://a/t\",service=\"s\",scope=\"r:p\\\"q\"", b"Basic realm=x"];
     let targets = [

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_machinery::{Reason, Status, Value, meta};
+use fram_machinery::{Map, Reason, Status, Value, meta};
 use futures_util::StreamExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ pub(super) struct Reflector {
     pub(super) resources: Resources,
     pub(super) label_selector: String,
     pub(super) field_selector: String,
+    pub(super) metadata_only: bool,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -76,7 +77,7 @@ impl Reflector {
         let mut items = Vec::new();
         let listed = loop {
             let page = self.resources.list(options.clone()).await?;
-            items.extend(page.items);
+            items.extend(page.items.into_iter().map(|object| self.kept(object)));
             if page.continue_token.is_empty() {
                 break page.resource_version;
             }
@@ -87,6 +88,22 @@ impl Reflector {
         self.shared.set_synced();
         *version = listed;
         Ok(true)
+    }
+
+    /// What is held of an object.
+    fn kept(&self, object: Arc<Value>) -> Arc<Value> {
+        if !self.metadata_only {
+            return object;
+        }
+        let mut out: Map = ["apiVersion", "kind", "metadata"].into_iter().filter_map(|f| Some((f, object.get(f)?.clone()))).collect();
+        if let Some(Value::Map(metadata)) = out.get_mut("metadata") {
+            metadata.remove("managedFields");
+            if let Some(Value::Map(annotations)) = metadata.get_mut("annotations") {
+                // What kubectl keeps there is as large as the object.
+                annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+            }
+        }
+        Arc::new(Value::Map(out))
     }
 
     /// Watches until the end of the watch; true when the next try should follow at once.
@@ -113,7 +130,7 @@ impl Reflector {
     fn take(&self, event: WatchEvent, version: &mut String) {
         let reached = meta::resource_version(&event.object).to_string();
         let change: Option<Arc<Value>> = match event.kind {
-            EventKind::Added | EventKind::Modified => Some(event.object.clone()),
+            EventKind::Added | EventKind::Modified => Some(self.kept(event.object.clone())),
             EventKind::Deleted => None,
             EventKind::Bookmark => {
                 *version = reached;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::StoreError;
 use crate::types::Revision;
 
-use super::cluster::{COMPACT, Cluster, TXN, malformed};
+use super::cluster::{COMPACT, Cluster, PUT, TXN, malformed};
 use super::messages::{PutLease, Step, Txn, compaction, compare_version, get, put, txn};
 
 /// See upstream's compactRevKey.
@@ -38,13 +38,15 @@ impl Round {
 }
 
 /// Compacts to where etcd was an interval ago, every interval.
-pub(crate) async fn run(cluster: Arc<Cluster>, interval: Duration, stop: CancellationToken) {
+///
+/// The key is beside the store's: `barrier` is written behind it, so that no server has to ask why there is a revision without an event.
+pub(crate) async fn run(cluster: Arc<Cluster>, barrier: String, interval: Duration, stop: CancellationToken) {
     let mut round = Round::default();
     loop {
         if stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_none() {
             return;
         }
-        match stop.run_until_cancelled(turn(&cluster, round)).await {
+        match stop.run_until_cancelled(turn(&cluster, &barrier, round)).await {
             None => return,
             Some(Ok(next)) => round = next,
             Some(Err(error)) => tracing::warn!(%error, "etcd could not be compacted"),
@@ -52,11 +54,14 @@ pub(crate) async fn run(cluster: Arc<Cluster>, interval: Duration, stop: Cancell
     }
 }
 
-async fn turn(cluster: &Cluster, round: Round) -> Result<Round, StoreError> {
+async fn turn(cluster: &Cluster, barrier: &str, round: Round) -> Result<Round, StoreError> {
     let revision = round.revision.to_string();
     let success = Step::Put(put(KEY, revision.as_bytes(), PutLease::Set(0)));
     let request = txn(&[compare_version(KEY, round.time)], &[success], &[Step::Get(get(KEY))]);
     let answer = Txn::read(&cluster.write(TXN, &request).await?).map_err(malformed)?;
+    if answer.succeeded {
+        cluster.write(PUT, &put(barrier.as_bytes(), b"", PutLease::Set(0))).await?;
+    }
     let (next, to) = round.next(&answer);
     if let Some(to) = to {
         compact(cluster, to).await?;

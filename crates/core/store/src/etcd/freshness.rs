@@ -19,8 +19,8 @@ use super::messages::{PutLease, put};
 
 /// How long the events are waited for that a revision most likely belongs to, before progress is asked for: they are under way.
 const EVENTS: Duration = Duration::from_millis(20);
-/// The same where asking means a write.
-const EVENTS_BEFORE_WRITE: Duration = Duration::from_millis(250);
+/// The same where asking means a write: long, since a revision that is nobody's of ours is rare, and a machine may be busy.
+const EVENTS_BEFORE_WRITE: Duration = Duration::from_secs(1);
 /// The same where the last revision that was waited for was somebody else's.
 const EVENTS_AMONG_OTHERS: Duration = Duration::from_millis(5);
 /// Between two requests for progress.
