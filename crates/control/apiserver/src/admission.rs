@@ -5,6 +5,7 @@ mod escalation;
 mod limit_ranger;
 mod namespace;
 mod node_restriction;
+mod nodes;
 mod pod_security;
 mod pods;
 mod policy;
@@ -186,6 +187,7 @@ impl Chain {
                 Arc::new(limit_ranger::LimitRanger),
                 Arc::new(service_account::ServiceAccount),
                 Arc::new(node_restriction::NodeRestriction),
+                Arc::new(nodes::TaintNodesByCondition),
                 Arc::new(pod_security::PodSecurity),
                 Arc::new(pods::Priority),
                 Arc::new(pods::DefaultTolerationSeconds),

@@ -3,11 +3,14 @@
 
 use std::net::Ipv4Addr;
 
+use fram_api::strategy::needs_health_check;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value, meta, object};
 use fram_store::{Condition, Key, Operation, Snapshot};
 
 use crate::registry::{Place, Record, Registry};
+
+const HEALTH_CHECK: [&str; 2] = ["spec", "healthCheckNodePort"];
 
 /// The ranges that numbers are taken from.
 #[derive(Debug, Clone)]
@@ -188,6 +191,10 @@ impl Allocators {
                 allocation.object.place(&["spec", "ports"]).make_list()[i].set(&["nodePort"], number);
             }
         }
+        if needs_health_check(&allocation.object) && allocation.object.int_at(&HEALTH_CHECK).unwrap_or(0) == 0 {
+            let number = self.free_port(registry, snapshot, &taken)?;
+            allocation.object.set(&HEALTH_CHECK, number);
+        }
         let mut now = ports_of(&allocation.object);
         now.sort_unstable();
         now.dedup();
@@ -244,12 +251,15 @@ impl Allocators {
             FieldError::invalid("spec.clusterIPs", object!([name]), why)
         };
         let ips = asked.list_at(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str).chain([asked.str_at(&["spec", "clusterIP"])]);
-        let ports = ports_of(asked).into_iter().chain(asked.int_at(&["spec", "healthCheckNodePort"])).map(|n| n.to_string());
+        let ports = ports_of(asked).into_iter().map(|n| n.to_string());
         let wanted = ips.map(String::from).chain(ports).any(|number| number == name);
         wanted.then(|| Status::invalid("", "Service", &place.name, vec![error]))
     }
 }
 
+/// The ports of nodes that a Service has, that of its health check among them.
 fn ports_of(service: &Value) -> Vec<i64> {
-    service.list_at(&["spec", "ports"]).iter().filter_map(|p| p.int_at(&["nodePort"])).filter(|n| *n != 0).collect()
+    let check = service.int_at(&HEALTH_CHECK).filter(|_| needs_health_check(service));
+    let ports = service.list_at(&["spec", "ports"]).iter().filter_map(|p| p.int_at(&["nodePort"]));
+    ports.chain(check).filter(|n| *n != 0).collect()
 }

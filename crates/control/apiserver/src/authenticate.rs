@@ -9,6 +9,9 @@ use crate::bootstrap_token::{self, BootstrapToken};
 use crate::server::Server;
 use crate::user::{AUTHENTICATED, User};
 
+/// What tells credentials of one user apart; see upstream's CredentialIDKey.
+const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
+
 /// The user of a verified client certificate: common name and organisations.
 pub(crate) fn certificate_user(der: &[u8]) -> Option<User> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
@@ -16,7 +19,10 @@ pub(crate) fn certificate_user(der: &[u8]) -> Option<User> {
     let name = subject.iter_common_name().next()?.as_str().ok()?;
     let mut groups: Vec<String> = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(String::from).collect();
     groups.push(AUTHENTICATED.into());
-    Some(User { name: name.into(), groups, ..Default::default() })
+    let digest = ring::digest::digest(&ring::digest::SHA256, der);
+    let id: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let extra = [(CREDENTIAL.to_string(), vec![format!("X509SHA256={id}")])].into();
+    Some(User { name: name.into(), groups, extra, ..Default::default() })
 }
 
 /// The user of a request.

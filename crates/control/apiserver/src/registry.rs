@@ -27,7 +27,7 @@ pub use delete::Deleted;
 pub(crate) use keys::CORE;
 pub use keys::Place;
 pub use read::{ListRequest, Listing, Selection};
-pub use record::Record;
+pub use record::{Record, TypeMeta};
 pub use watch::{Change, ChangeKind, WatchRequest, Watching};
 pub use write::{Body, FieldValidation, Written};
 

@@ -4,14 +4,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use fram_api::Api;
+use fram_api::{Api, Kind};
 use fram_machinery::{Status, TypeId, Value, cbor, json, meta, object, protobuf};
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 
 use crate::accept::{Accept, Encoding, Shape};
 use crate::http_api::Whole;
-use crate::registry::{Listing, Place, Record, Registry, Served};
+use crate::registry::{Listing, Place, Record, Registry, Served, TypeMeta};
 use crate::server::{Answer, Performed};
 use crate::table::{self, IncludeObject};
 
@@ -243,6 +243,7 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
         Answer::List { place, listing } => list(registry, &place, listing, accept, include),
         Answer::Objects { place, objects } => {
             let kind = place.kind();
+            let objects = elements(kind, objects);
             let value = object!({ "kind": (&kind.list_kind), "apiVersion": (kind.api_version()), "metadata": {}, "items": objects });
             Ok(object(&registry.api(), 200, accept.plain(), &value))
         }
@@ -259,6 +260,17 @@ fn one(registry: &Registry, served: &Served, value: &Value, code: u16, accept: A
         Shape::Partial => object(&registry.api(), code, accept, &table::partial(value)),
         _ => object(&registry.api(), code, accept, value),
     }
+}
+
+/// Objects as they stand in a list: those of built-in kinds do not repeat what the list says of all of them.
+fn elements(kind: &Kind, mut objects: Vec<Value>) -> Vec<Value> {
+    if kind.custom.is_none() {
+        for object in &mut objects {
+            object.remove(&["apiVersion"]);
+            object.remove(&["kind"]);
+        }
+    }
+    objects
 }
 
 fn list_metadata(listing: &Listing) -> Value {
@@ -285,11 +297,17 @@ fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, in
         );
         let mut out = Vec::with_capacity(listing.items.len() * 4 + 2);
         out.push(Bytes::from(head));
+        // Custom resources keep what they say of themselves.
+        let own = kind.custom.is_none().then(|| TypeMeta::of(kind));
         for (i, entry) in listing.items.iter().enumerate() {
             if i > 0 {
                 out.push(Bytes::from_static(b","));
             }
-            Record::parse(&entry.value).map_err(Status::internal)?.json_chunks(entry.modified.0, &mut out);
+            let record = Record::parse(&entry.value).map_err(Status::internal)?;
+            match &own {
+                Some(own) => record.element_chunks(entry.modified.0, own, &mut out),
+                None => record.json_chunks(entry.modified.0, &mut out),
+            }
         }
         out.push(Bytes::from_static(b"]}\n"));
         return Ok(chunks(200, accept.encoding.media_type(), out));
@@ -298,6 +316,8 @@ fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, in
         Some(objects) => objects,
         None => listing.items.iter().map(|entry| registry.decode(&place.served, entry)).collect::<Result<Vec<_>, _>>()?,
     };
+    let whole = !matches!(accept.shape, Shape::Table | Shape::Partial);
+    let items = if whole { elements(kind, items) } else { items };
     let value = match accept.shape {
         Shape::Table => {
             let mut out = table::table(kind, &items, include, registry.environment.now());

@@ -1,9 +1,9 @@
-//! PersistentVolumeClaims that a pod uses, and PersistentVolumes that are bound, do not go away: a finalizer holds them; see
-//! StorageObjectInUseProtection.
+//! PersistentVolumeClaims that a pod uses, PersistentVolumes that are bound, and VolumeAttributesClasses that either names do not
+//! go away: a finalizer holds them; see StorageObjectInUseProtection.
 
 use std::sync::Arc;
 
-use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS};
+use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, VOLUME_ATTRIBUTES_CLASSES};
 use fram_client::{Action, Client, Controller, Informer, Resource};
 use fram_machinery::{Reason, Status, Value, meta};
 
@@ -11,6 +11,7 @@ use crate::{Context, pods};
 
 const OF_CLAIMS: &str = "kubernetes.io/pvc-protection";
 const OF_VOLUMES: &str = "kubernetes.io/pv-protection";
+const OF_CLASSES: &str = "kubernetes.io/vac-protection";
 
 pub(crate) fn start(context: &Context) {
     let (claims, all) = (context.informers.get(&PERSISTENT_VOLUME_CLAIMS), context.informers.get(&PODS));
@@ -35,6 +36,40 @@ pub(crate) fn start(context: &Context) {
         let used = || volume.str_at(&["status", "phase"]) == "Bound";
         protect(client, &PERSISTENT_VOLUMES, &volume, OF_VOLUMES, used).await
     });
+    protect_classes(context);
+}
+
+fn protect_classes(context: &Context) {
+    let informers = &context.informers;
+    let (classes, volumes) = (informers.get(&VOLUME_ATTRIBUTES_CLASSES), informers.get(&PERSISTENT_VOLUMES));
+    let claims = informers.get(&PERSISTENT_VOLUME_CLAIMS);
+    let client = context.client("volumeattributesclass-protection-controller");
+    // What named a class before a change may have set it free.
+    let named = |delta: &fram_client::Delta| {
+        let both = [delta.old.as_deref(), delta.new.as_deref()];
+        both.into_iter().flatten().flat_map(|o| classes_of(o).map(String::from).collect::<Vec<_>>()).collect()
+    };
+    let controller = Controller::new("volumeattributesclass-protection", 1)
+        .owns(&classes)
+        .watches_deltas(&volumes, named)
+        .watches_deltas(&claims, named);
+    context.run(controller, (client, classes, volumes, claims), |context, key| async move {
+        let (client, classes, volumes, claims) = &*context;
+        let Some(class) = classes.get(&key) else { return Ok(Action::Done) };
+        let names = |o: &Arc<Value>| classes_of(o).any(|c| c == key);
+        let used = || volumes.list().iter().any(names) || claims.list().iter().any(names);
+        protect(client, &VOLUME_ATTRIBUTES_CLASSES, &class, OF_CLASSES, used).await
+    });
+}
+
+/// The VolumeAttributesClasses that a volume or claim names: what it asks for, has, and is being given.
+fn classes_of(object: &Value) -> impl Iterator<Item = &str> {
+    let paths: [&[&str]; 3] = [
+        &["spec", "volumeAttributesClassName"],
+        &["status", "currentVolumeAttributesClassName"],
+        &["status", "modifyVolumeStatus", "targetVolumeAttributesClassName"],
+    ];
+    paths.into_iter().map(|path| object.str_at(path)).filter(|name| !name.is_empty())
 }
 
 /// Keys of the claims that a pod names, its ephemeral ones too.
@@ -70,6 +105,13 @@ mod tests {
     use fram_machinery::object;
 
     use super::*;
+
+    #[test]
+    fn a_claim_uses_the_class_that_it_has_as_well_as_the_one_that_it_wants() {
+        let claim =
+            object!({ "spec": { "volumeAttributesClassName": "gold" }, "status": { "currentVolumeAttributesClassName": "silver" } });
+        assert_eq!(classes_of(&claim).collect::<Vec<_>>(), ["gold", "silver"]);
+    }
 
     #[test]
     fn a_pod_names_its_claims_and_its_ephemeral_ones() {

@@ -1,7 +1,9 @@
 //! Conversion between the versions of a kind. Only two built-in kinds are served in more than one: Events and
 //! HorizontalPodAutoscalers. Versions of a custom resource differ by their schemas only.
 
-use fram_machinery::{Value, normalize, object};
+pub(crate) mod autoscaler;
+
+use fram_machinery::{Value, normalize};
 
 use crate::kind::Kind;
 
@@ -17,8 +19,8 @@ pub fn convert(mut value: Value, from: &Kind, to: &Kind) -> Value {
     match (from.kind.as_str(), to.group.as_str(), to.version.as_str()) {
         ("Event", "events.k8s.io", _) => rename(&mut value, &EVENT_NAMES, false),
         ("Event", "", _) => rename(&mut value, &EVENT_NAMES, true),
-        ("HorizontalPodAutoscaler", _, "v1") => autoscaler_to_v1(&mut value),
-        ("HorizontalPodAutoscaler", _, "v2") => autoscaler_to_v2(&mut value),
+        ("HorizontalPodAutoscaler", _, "v1") => autoscaler::to_v1(&mut value, &to.schema, to.ty),
+        ("HorizontalPodAutoscaler", _, "v2") => autoscaler::to_v2(&mut value),
         _ => {}
     }
     value.set(&["apiVersion"], to.api_version());
@@ -58,64 +60,10 @@ fn rename(value: &mut Value, names: &[(&'static str, &'static str)], to_core: bo
     }
 }
 
-fn autoscaler_to_v1(value: &mut Value) {
-    let cpu = |m: &&Value| m.str_at(&["type"]) == "Resource" && m.str_at(&["resource", "name"]) == "cpu";
-    let target = value.list_at(&["spec", "metrics"]).iter().find(cpu);
-    let target = target.and_then(|m| m.int_at(&["resource", "target", "averageUtilization"]));
-    let current = value.list_at(&["status", "currentMetrics"]).iter().find(cpu);
-    let current = current.and_then(|m| m.int_at(&["resource", "current", "averageUtilization"]));
-    let rest: Vec<Value> = value.list_at(&["spec", "metrics"]).iter().filter(|m| !cpu(m)).cloned().collect();
-    let annotate = |value: &mut Value, name: &str, item: Option<Value>| {
-        if let Some(item) = item.filter(|i| !i.is_empty()) {
-            let key = format!("autoscaling.alpha.kubernetes.io/{name}");
-            fram_machinery::meta::set_annotation(value, &key, &fram_machinery::json::to_string(&item));
-        }
-    };
-    value.remove(&["spec", "metrics"]);
-    annotate(value, "metrics", Some(rest.into()));
-    for (annotation, path) in
-        [("behavior", ["spec", "behavior"]), ("conditions", ["status", "conditions"]), ("current-metrics", ["status", "currentMetrics"])]
-    {
-        let item = value.remove(&path);
-        annotate(value, annotation, item);
-    }
-    if let Some(target) = target {
-        value.set(&["spec", "targetCPUUtilizationPercentage"], target);
-    }
-    if let Some(current) = current {
-        value.set(&["status", "currentCPUUtilizationPercentage"], current);
-    }
-}
-
-fn autoscaler_to_v2(value: &mut Value) {
-    let mut take = |name: &str| {
-        let key = format!("autoscaling.alpha.kubernetes.io/{name}");
-        let text = value.remove(&["metadata", "annotations", &key])?;
-        fram_machinery::json::from_slice(text.as_str()?.as_bytes()).ok()
-    };
-    let (metrics, behavior) = (take("metrics"), take("behavior"));
-    let (conditions, current) = (take("conditions"), take("current-metrics"));
-    let mut all = metrics.as_ref().and_then(Value::as_list).map(|l| l.to_vec()).unwrap_or_default();
-    if let Some(target) = value.remove(&["spec", "targetCPUUtilizationPercentage"]) {
-        all.push(object!({
-            "type": "Resource",
-            "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": target } }
-        }));
-    }
-    if !all.is_empty() {
-        value.set(&["spec", "metrics"], all);
-    }
-    value.remove(&["status", "currentCPUUtilizationPercentage"]);
-    let parts = [(["spec", "behavior"], behavior), (["status", "conditions"], conditions), (["status", "currentMetrics"], current)];
-    for (path, item) in parts {
-        if let Some(item) = item {
-            value.set(&path, item);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use fram_machinery::object;
+
     use super::*;
     use crate::Api;
 
@@ -134,11 +82,23 @@ mod tests {
     fn an_autoscaler_comes_back_from_v1_whole() {
         let api = Api::builtin().unwrap();
         let kind = |v| api.kind("autoscaling", v, "HorizontalPodAutoscaler").unwrap();
-        let v2 = object!({ "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": { "annotations": {} },
-            "spec": { "metrics": [{ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 60 } } }],
-                      "behavior": { "scaleUp": { "selectPolicy": "Max" } } } });
+        let metric = object!({ "metric": { "name": "m" }, "describedObject": { "kind": "Ingress", "name": "i", "apiVersion": "networking.k8s.io/v1" },
+            "target": { "type": "Value", "value": "5" } });
+        let v2 = object!({ "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+            "metadata": { "name": "a" },
+            "spec": { "maxReplicas": 1, "scaleTargetRef": { "kind": "Deployment", "name": "d" }, "metrics": [{ "type": "Object", "object": metric },
+                        { "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 60 } } }],
+                      "behavior": { "scaleUp": { "selectPolicy": "Max", "policies": [{ "type": "Pods", "value": 4, "periodSeconds": 15 }] } } },
+            "status": { "currentReplicas": 1, "desiredReplicas": 1, "currentMetrics": [{ "type": "Resource",
+                        "resource": { "name": "cpu", "current": { "averageUtilization": 7, "averageValue": "1" } } }],
+                      "conditions": [{ "type": "AbleToScale", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }] } });
         let v1 = convert(v2.clone(), kind("v2"), kind("v1"));
         assert_eq!(v1.int_at(&["spec", "targetCPUUtilizationPercentage"]), Some(60));
+        let current = "autoscaling.alpha.kubernetes.io/current-metrics";
+        assert_eq!(
+            v1.str_at(&["metadata", "annotations", current]),
+            r#"[{"type":"Resource","resource":{"name":"cpu","currentAverageUtilization":7,"currentAverageValue":"1"}}]"#
+        );
         assert_eq!(convert(v1, kind("v1"), kind("v2")), v2);
     }
 }

@@ -115,6 +115,7 @@ fn read_version(base: &Arc<Schema>, definition: &Value, version: &Value) -> Resu
         unconditional_update: false,
         returns_deleted: false,
         status_keeps_labels: false,
+        status_keeps_metadata: true,
         late_generation: false,
         status_on_create: false,
         storage: version.bool_at(&["storage"]) == Some(true),

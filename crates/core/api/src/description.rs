@@ -118,6 +118,7 @@ impl Names {
         let mut ty = StructType::new(schema.get(id).name.clone(), format!("{}.{}", file.openapi, block.header[1]), fields);
         ty.wrapper = block.header.contains(&"wrapper");
         ty.atomic = block.header.contains(&"struct=atomic");
+        ty.typed = file.kinds.iter().any(|kind| kind.header[1] == block.header[1]);
         schema.define(id, ty);
         Ok(())
     }
@@ -235,8 +236,11 @@ fn read_rule(name: &str, value: &'static str) -> std::result::Result<Rule, Strin
         "form" => Rule::Form(form()?),
         "keys" => Rule::Keys(form()?),
         "unique" => Rule::Unique(value),
+        "distinct" => Rule::Distinct(value),
         "immutable" => Rule::Immutable,
+        "frozen" => Rule::Frozen,
         "loose" => Rule::Loose,
+        "unchecked" => Rule::Unchecked,
         other => return Err(format!("unknown attribute {other}")),
     })
 }
@@ -266,6 +270,7 @@ fn read_kind(names: &Names, schema: &Arc<Schema>, file: &File, block: &Block) ->
         unconditional_update: false,
         returns_deleted: false,
         status_keeps_labels: false,
+        status_keeps_metadata: false,
         late_generation: false,
         status_on_create: false,
         storage: false,
@@ -335,6 +340,7 @@ fn kind_line(kind: &mut Kind, words: &[&'static str]) -> std::result::Result<(),
         "unconditional-update" => kind.unconditional_update = true,
         "returns-deleted" => kind.returns_deleted = true,
         "status-keeps-labels" => kind.status_keeps_labels = true,
+        "status-keeps-metadata" => kind.status_keeps_metadata = true,
         "status-on-create" => kind.status_on_create = true,
         "late-generation" => kind.late_generation = true,
         "storage" => kind.storage = true,

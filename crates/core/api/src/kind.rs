@@ -125,6 +125,8 @@ pub struct Kind {
     pub returns_deleted: bool,
     /// A write to the status leaves the labels alone.
     pub status_keeps_labels: bool,
+    /// A write to the status leaves the metadata alone.
+    pub status_keeps_metadata: bool,
     /// An object may be created with a status.
     pub status_on_create: bool,
     /// The generation is counted from the first change on, not from creation.

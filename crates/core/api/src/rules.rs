@@ -69,7 +69,7 @@ impl Walk<'_> {
         }
         for field in self.kind.schema.get(id).json_fields() {
             let now = map.get(&field.name);
-            if now.is_some() || field.rules.iter().any(|r| matches!(r, Rule::Nonempty | Rule::Immutable)) {
+            if now.is_some() || field.rules.iter().any(|r| matches!(r, Rule::Nonempty | Rule::Immutable | Rule::Frozen)) {
                 self.field(field, now, old.map(|o| o.get(&field.name)), path);
             }
         }
@@ -78,11 +78,15 @@ impl Walk<'_> {
     /// `old` is None where there is no former object, and Some(None) where it lacked the field.
     fn field(&mut self, field: &Field, value: Option<&Value>, old: Option<Option<&Value>>, path: &str) {
         let at = below(path, &field.name);
-        if field.rules.contains(&Rule::Immutable)
+        let fixed = field.rules.iter().find(|r| matches!(r, Rule::Immutable | Rule::Frozen));
+        if let Some(fixed) = fixed
             && let Some(before) = old
             && before.filter(|v| !v.is_null()) != value.filter(|v| !v.is_null())
         {
             self.errors.push(FieldError::invalid(&at, value.cloned(), "field is immutable"));
+            if *fixed == Rule::Frozen {
+                return;
+            }
         }
         if field.pointer
             && !field.allowed.is_empty()
@@ -101,7 +105,9 @@ impl Walk<'_> {
         let value = value.unwrap_or(&Value::Null);
         self.enumerated(field, value, &at);
         field.rules.iter().for_each(|rule| self.rule(rule, value, &at));
-        self.inside(&field.ty, value, old.flatten(), &at);
+        if !field.rules.contains(&Rule::Unchecked) {
+            self.inside(&field.ty, value, old.flatten(), &at);
+        }
     }
 
     fn enumerated(&mut self, field: &Field, value: &Value, at: &str) {
@@ -145,6 +151,7 @@ impl Walk<'_> {
                 }
             }
             (Rule::Unique(key), Value::List(list)) => self.unique(key, list, at),
+            (Rule::Distinct(keys), Value::List(list)) => self.distinct(keys, list, at),
             _ => {}
         }
     }
@@ -172,6 +179,16 @@ impl Walk<'_> {
                 self.errors.push(FieldError::duplicate(at, value.clone()));
             }
             seen.push(value);
+        }
+    }
+
+    /// No two elements may have the same values in all of these fields.
+    fn distinct(&mut self, keys: &str, list: &[Value], at: &str) {
+        let id = |item: &Value| keys.split(',').map(|k| item.get(k).cloned()).collect::<Vec<_>>();
+        let ids: Vec<_> = list.iter().map(id).collect();
+        for (i, item) in list.iter().enumerate().filter(|(i, _)| ids[..*i].contains(&ids[*i])) {
+            let shown = if keys.contains(',') { item.clone() } else { item.get(keys).cloned().unwrap_or_default() };
+            self.errors.push(FieldError::duplicate(format!("{at}[{i}]"), shown));
         }
     }
 

@@ -6,8 +6,11 @@ mod apps;
 mod autoscaling;
 mod batch;
 mod certificates;
+pub(crate) mod claims;
 mod core;
 mod definition;
+mod endpoints;
+mod event;
 mod flow;
 mod ingress;
 mod limits;
@@ -16,8 +19,11 @@ mod nodes;
 pub(crate) mod pod;
 mod policies;
 mod rbac;
+mod resource;
+mod reviews;
 mod scheduling;
 mod service;
+mod storage;
 pub(crate) mod volumes;
 mod webhooks;
 
@@ -28,6 +34,8 @@ use fram_machinery::{Value, names};
 
 use crate::kind::Kind;
 
+pub use service::needs_health_check;
+
 /// How a name of a kind must look.
 pub type NameRule = fn(&str) -> Result<(), &'static str>;
 
@@ -37,17 +45,31 @@ pub trait Strategy: Sync {
         names::dns_subdomain
     }
 
+    /// Whether `metadata.generateName` is held against the rule of names, beside the name that was made of it.
+    fn checks_base_names(&self) -> bool {
+        true
+    }
+
     /// Defaults that depend on other fields; runs on every object that is decoded from a request.
     fn default(&self, _object: &mut Value) {}
 
     /// Brings a new object into the state in which it is created.
     fn prepare_create(&self, _object: &mut Value) {}
 
+    /// Fills in what upstream's defaults add to a new object when it is read back from the store: after it was validated.
+    fn read_back(&self, _object: &mut Value) {}
+
     /// Fills in the times that a write sets; `old` is the object that it changes.
     fn stamp(&self, _object: &mut Value, _old: Option<&Value>, _now: &str) {}
 
     /// Keeps or clears what an update may not change silently.
     fn prepare_update(&self, _object: &mut Value, _old: &Value) {}
+
+    /// Whether objects are marked as deleted in a way of their own, even with no finalizer: without a grace period, and without
+    /// counting the generation.
+    fn marks_deletion(&self) -> bool {
+        false
+    }
 
     /// Marks an object whose deletion begins.
     fn prepare_delete(&self, _object: &mut Value) {}
@@ -60,6 +82,10 @@ pub trait Strategy: Sync {
     fn validate(&self, _object: &Value) -> Vec<FieldError> {
         Vec::new()
     }
+
+    /// Rules of the version that was asked for beyond those of the one that is stored, where these are of other groups. The object is
+    /// in its stored form, and `errors` are those of it, which may have other names for fields.
+    fn validate_asked(&self, _object: &Value, _old: Option<&Value>, _errors: &mut Vec<FieldError>) {}
 
     /// Rules about what an object is created with only; `validate` runs, too.
     fn validate_create(&self, _object: &Value) -> Vec<FieldError> {
@@ -98,6 +124,19 @@ pub trait Strategy: Sync {
 struct Plain;
 impl Strategy for Plain {}
 
+/// Fields of a feature that is off (CoordinatedLeaderElection) are not taken.
+struct Lease;
+impl Strategy for Lease {
+    fn prepare_create(&self, object: &mut Value) {
+        ["strategy", "preferredHolder"].iter().for_each(|field| drop(object.remove(&["spec", field])));
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value) {
+        let unused = |field: &&str| old.at(&["spec", field]).is_none_or(Value::is_null);
+        ["strategy", "preferredHolder"].into_iter().filter(unused).for_each(|field| drop(object.remove(&["spec", field])));
+    }
+}
+
 /// Names are addresses in their canonical form.
 struct IpAddress;
 impl Strategy for IpAddress {
@@ -128,8 +167,9 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("", "ConfigMap") => &core::ConfigMap,
         ("", "Secret") => &core::Secret,
         ("", "ServiceAccount") => &core::ServiceAccount,
-        ("", "Endpoints") => &core::Endpoints,
-        ("", "Event") => &core::Event,
+        ("", "Endpoints") => &endpoints::Endpoints,
+        ("", "Event") => &event::Event,
+        ("events.k8s.io", "Event") => &event::NewEvent,
         ("", "LimitRange") => &limits::LimitRange,
         ("", "ResourceQuota") => &limits::ResourceQuota,
         ("policy", "PodDisruptionBudget") => &limits::PodDisruptionBudget,
@@ -139,22 +179,22 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("", "PodTemplate") => &apps::PodTemplate,
         ("apps", "ControllerRevision") => &apps::ControllerRevision,
         ("", "PersistentVolume") => &volumes::PersistentVolume,
-        ("", "PersistentVolumeClaim") => &volumes::PersistentVolumeClaim,
+        ("", "PersistentVolumeClaim") => &claims::PersistentVolumeClaim,
         ("autoscaling", "HorizontalPodAutoscaler") => &autoscaling::HorizontalPodAutoscaler,
         ("scheduling.k8s.io", "PriorityClass") => &scheduling::PriorityClass,
-        ("storage.k8s.io", "StorageClass") => &volumes::StorageClass,
-        ("storage.k8s.io", "VolumeAttachment") => &volumes::VolumeAttachment,
-        ("storage.k8s.io", "CSIDriver") => &volumes::CsiDriver,
-        ("storage.k8s.io", "CSINode") => &volumes::CsiNode,
-        ("storage.k8s.io", "CSIStorageCapacity") => &volumes::CsiStorageCapacity,
-        ("storage.k8s.io", "VolumeAttributesClass") => &volumes::VolumeAttributesClass,
+        ("storage.k8s.io", "StorageClass") => &storage::StorageClass,
+        ("storage.k8s.io", "VolumeAttachment") => &storage::VolumeAttachment,
+        ("storage.k8s.io", "CSIDriver") => &storage::CsiDriver,
+        ("storage.k8s.io", "CSINode") => &storage::CsiNode,
+        ("storage.k8s.io", "CSIStorageCapacity") => &storage::CsiStorageCapacity,
+        ("storage.k8s.io", "VolumeAttributesClass") => &storage::VolumeAttributesClass,
         ("batch", "CronJob") => &batch::CronJob,
         ("apps", "Deployment") => &apps::Deployment,
         ("apps", "ReplicaSet") => &apps::ReplicaSet,
         ("apps", "DaemonSet") => &apps::DaemonSet,
         ("apps", "StatefulSet") => &apps::StatefulSet,
         ("batch", "Job") => &batch::Job,
-        ("discovery.k8s.io", "EndpointSlice") => &core::EndpointSlice,
+        ("discovery.k8s.io", "EndpointSlice") => &endpoints::EndpointSlice,
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => &rbac::Role,
         ("rbac.authorization.k8s.io", _) => &rbac::Binding,
         ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::CertificateSigningRequest,
@@ -163,6 +203,14 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => &flow::FlowSchema,
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => &flow::PriorityLevel,
         ("node.k8s.io", "RuntimeClass") => &scheduling::RuntimeClass,
+        ("authorization.k8s.io", "SubjectAccessReview") => &reviews::AccessReview::Subject,
+        ("authorization.k8s.io", "SelfSubjectAccessReview") => &reviews::AccessReview::Own,
+        ("authorization.k8s.io", "LocalSubjectAccessReview") => &reviews::AccessReview::Local,
+        ("coordination.k8s.io", "Lease") => &Lease,
+        ("resource.k8s.io", "DeviceClass") => &resource::DeviceClass,
+        ("resource.k8s.io", "ResourceClaim") => &resource::ResourceClaim,
+        ("resource.k8s.io", "ResourceClaimTemplate") => &resource::ResourceClaimTemplate,
+        ("resource.k8s.io", "ResourceSlice") => &resource::ResourceSlice,
         ("networking.k8s.io", "IPAddress") => &IpAddress,
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
             &webhooks::WebhookConfiguration

@@ -73,6 +73,12 @@ impl Environment {
         self
     }
 
+    /// `cel.bind` as well.
+    pub fn bindings(mut self) -> Self {
+        self.libraries.push(Library::Bindings);
+        self
+    }
+
     pub(crate) fn variable(&self, name: &str) -> Option<&Arc<Declared>> {
         self.variables.iter().rev().find(|(n, _)| n == name).map(|(_, declared)| declared)
     }

@@ -53,6 +53,7 @@ resources! {
     SERVICE_ACCOUNTS = "" "v1" "serviceaccounts";
     EVENTS = "" "v1" "events";
     PERSISTENT_VOLUMES = "" "v1" "persistentvolumes";
+    VOLUME_ATTRIBUTES_CLASSES = "storage.k8s.io" "v1" "volumeattributesclasses";
     PERSISTENT_VOLUME_CLAIMS = "" "v1" "persistentvolumeclaims";
     REPLICATION_CONTROLLERS = "" "v1" "replicationcontrollers";
     RESOURCE_QUOTAS = "" "v1" "resourcequotas";

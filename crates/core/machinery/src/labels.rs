@@ -6,6 +6,8 @@ use crate::value::{Map, Value};
 /// One requirement on a set of labels; see Kubernetes' labels.Requirement.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Requirement {
+    Equals(String, String),
+    NotEquals(String, String),
     In(String, Vec<String>),
     NotIn(String, Vec<String>),
     Exists(String),
@@ -35,6 +37,8 @@ pub enum SelectorError {
 impl Requirement {
     fn matches<'a>(&self, get: &impl Fn(&str) -> Option<&'a str>) -> bool {
         match self {
+            Requirement::Equals(k, v) => get(k) == Some(v),
+            Requirement::NotEquals(k, v) => get(k) != Some(v),
             Requirement::In(k, vs) => get(k).is_some_and(|v| vs.iter().any(|x| x == v)),
             Requirement::NotIn(k, vs) => get(k).is_none_or(|v| vs.iter().all(|x| x != v)),
             Requirement::Exists(k) => get(k).is_some(),
@@ -46,6 +50,7 @@ impl Requirement {
 
     fn validate(self) -> Result<Self, SelectorError> {
         let (key, values): (&String, &[String]) = match &self {
+            Requirement::Equals(k, v) | Requirement::NotEquals(k, v) => (k, std::slice::from_ref(v)),
             Requirement::In(k, v) | Requirement::NotIn(k, v) => (k, v),
             Requirement::Exists(k) | Requirement::DoesNotExist(k) => (k, &[]),
             Requirement::GreaterThan(k, _) | Requirement::LessThan(k, _) => (k, &[]),
@@ -80,7 +85,7 @@ impl Selector {
     /// Requires each of these labels to have exactly its value.
     pub fn from_map(labels: &Map) -> Self {
         let requirements =
-            labels.iter().map(|(k, v)| Requirement::In(k.to_string(), vec![v.as_str().unwrap_or_default().to_string()])).collect();
+            labels.iter().map(|(k, v)| Requirement::Equals(k.to_string(), v.as_str().unwrap_or_default().to_string())).collect();
         Self { requirements }
     }
 
@@ -130,9 +135,9 @@ impl std::fmt::Display for Selector {
                 f.write_str(",")?;
             }
             match r {
-                Requirement::In(k, v) if v.len() == 1 => write!(f, "{k}={}", v[0])?,
+                Requirement::Equals(k, v) => write!(f, "{k}={v}")?,
+                Requirement::NotEquals(k, v) => write!(f, "{k}!={v}")?,
                 Requirement::In(k, v) => write!(f, "{k} in ({})", v.join(","))?,
-                Requirement::NotIn(k, v) if v.len() == 1 => write!(f, "{k}!={}", v[0])?,
                 Requirement::NotIn(k, v) => write!(f, "{k} notin ({})", v.join(","))?,
                 Requirement::Exists(k) => f.write_str(k)?,
                 Requirement::DoesNotExist(k) => write!(f, "!{k}")?,
@@ -179,11 +184,11 @@ fn parse_requirement(part: &str) -> Result<Requirement, SelectorError> {
     let pair = |key: &str, value: &str| (key.trim().to_string(), value.trim().to_string());
     if let Some((k, v)) = part.split_once("!=") {
         let (k, v) = pair(k, v);
-        return Ok(Requirement::NotIn(k, vec![v]));
+        return Ok(Requirement::NotEquals(k, v));
     }
     if let Some((k, v)) = part.split_once("==").or_else(|| part.split_once('=')) {
         let (k, v) = pair(k, v);
-        return Ok(Requirement::In(k, vec![v]));
+        return Ok(Requirement::Equals(k, v));
     }
     if let Some((k, v)) = part.split_once('>') {
         let (k, v) = pair(k, v);

@@ -74,7 +74,7 @@ impl Walk<'_> {
         let mut entries: Vec<(Key, Value)> = Vec::with_capacity(map.len() + 2);
         for (key, item) in map.into_entries() {
             let Some(field) = ty.field(&key) else {
-                self.unknown_or_type_meta(key, item, root, &mut entries)?;
+                self.unknown_or_type_meta(key, item, root || ty.typed, &mut entries)?;
                 continue;
             };
             let back = self.step(&key);

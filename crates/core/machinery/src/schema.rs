@@ -87,10 +87,16 @@ pub enum Rule {
     Keys(Form),
     /// No two elements of the list are equal in this field; the empty name stands for the element itself.
     Unique(&'static str),
+    /// No two elements of the list are equal in all of these fields, separated by commas; the later one is at fault.
+    Distinct(&'static str),
     /// It does not change once the object is there.
     Immutable,
+    /// The same, and of one that has changed nothing else is told.
+    Frozen,
     /// The values that are allowed are not held against it here.
     Loose,
+    /// What is in it is not looked at.
+    Unchecked,
 }
 
 /// The forms that texts have; see [`crate::names`].
@@ -104,6 +110,8 @@ pub enum Form {
     LabelValue,
     ConfigKey,
     Ip,
+    Driver,
+    Pool,
 }
 
 impl Form {
@@ -118,6 +126,8 @@ impl Form {
             "label-value" => Self::LabelValue,
             "config-key" => Self::ConfigKey,
             "ip" => Self::Ip,
+            "driver" => Self::Driver,
+            "pool" => Self::Pool,
             _ => return None,
         })
     }
@@ -132,6 +142,8 @@ impl Form {
             Self::LabelValue => names::label_value(text),
             Self::ConfigKey => names::config_key(text),
             Self::Ip => names::ip(text),
+            Self::Driver => names::dns_subdomain(&text.to_lowercase()),
+            Self::Pool => text.split('/').try_for_each(names::dns_subdomain),
         }
     }
 }
@@ -203,6 +215,8 @@ pub struct StructType {
     pub wrapper: bool,
     /// Fields that it does not declare are kept (`x-kubernetes-preserve-unknown-fields`).
     pub open: bool,
+    /// Carries `apiVersion` and `kind` in JSON wherever it stands: the type of a kind that has an envelope of its own.
+    pub typed: bool,
     /// The schema of a custom resource, by which its objects are decoded, defaulted and checked.
     pub structural: Option<Arc<Structural>>,
     /// All fields as JSON has them, inlined ones in their place, sorted by name.
@@ -222,6 +236,7 @@ impl StructType {
             atomic: false,
             wrapper: false,
             open: false,
+            typed: false,
             structural: None,
             flat: Vec::new(),
             filled: Vec::new(),

@@ -322,6 +322,10 @@ impl FieldError {
         Self { field: field.into(), problem: Problem::Duplicate(value.into()) }
     }
 
+    pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self { field: field.into(), problem: Problem::NotFound(value.into()) }
+    }
+
     pub fn forbidden(field: impl Into<String>, why: &str) -> Self {
         Self { field: field.into(), problem: Problem::Forbidden(why.into()) }
     }

@@ -10,7 +10,7 @@ use fram_datapath::address::Cidr;
 use fram_dns::{Zone, ZoneConfig};
 use fram_machinery::{Value, meta};
 use fram_network::{Peer, PodNetwork};
-use fram_proxy::Proxy;
+use fram_proxy::{Checks, HealthServer, Proxy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -36,14 +36,20 @@ impl Followers {
         if !(services.synced().await && slices.synced().await) {
             return;
         }
+        let mut health = HealthServer::new(self.proxy.clone());
         let (mut changed_services, mut changed_slices) = (services.subscribe(), slices.subscribe());
         loop {
             let (all, endpoints) = (services.list(), slices.list());
             self.zone.send_replace(Arc::new(zone(&self.zone_config, &all, &endpoints)));
-            let applied = self.proxy.apply(proxied(&all), endpoints.iter().filter_map(|s| proxied_slice(s)).collect()).await;
-            let failed = applied.is_err();
+            let (served, slices_of): (Vec<_>, Vec<_>) = (proxied(&all), endpoints.iter().filter_map(|s| proxied_slice(s)).collect());
+            let applied = self.proxy.apply(served.clone(), slices_of.clone()).await;
+            let mut failed = applied.is_err();
             if let Err(error) = applied {
                 tracing::error!(%error, "Services could not be applied, will be tried again");
+            }
+            for (port, error) in health.apply(Checks::new(&served, &slices_of, &self.node_name, !failed)) {
+                tracing::warn!(port, error, "a health check of a Service cannot be answered, will be tried again");
+                failed = true;
             }
             tokio::select! {
                 biased;
@@ -162,6 +168,7 @@ fn proxied_service(service: &Value) -> fram_proxy::Service {
         session_affinity: affinity.map(Duration::from_secs),
         external_traffic_policy: policy(service.str_at(&["spec", "externalTrafficPolicy"])),
         internal_traffic_policy: policy(service.str_at(&["spec", "internalTrafficPolicy"])),
+        health_check_port: port(service.get("spec").unwrap_or(&Value::Null), "healthCheckNodePort"),
     }
 }
 

@@ -3,12 +3,14 @@
 
 mod diff;
 mod flows;
+mod health;
 mod plan;
 mod proxy;
 mod rules;
 mod select;
 mod service;
 
+pub use health::{Checks, HealthServer};
 pub use plan::{Action, Desired, Frontend, Masquerade, Planner, Target};
 pub use proxy::{Applied, Proxy, ProxyConfig, ProxyError};
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Protocol, Service, ServicePort, TrafficPolicy};

@@ -88,6 +88,10 @@ impl Proxy {
         Ok(Self { inner: Arc::new(Inner { config, state }) })
     }
 
+    pub(crate) fn config(&self) -> &ProxyConfig {
+        &self.inner.config
+    }
+
     /// Makes the kernel serve exactly these Services.
     pub async fn apply(&self, services: Vec<Service>, slices: Vec<EndpointSlice>) -> Result<Applied, ProxyError> {
         let inner = self.inner.clone();

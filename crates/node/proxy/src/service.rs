@@ -43,6 +43,8 @@ pub struct Service {
     pub session_affinity: Option<Duration>,
     pub external_traffic_policy: TrafficPolicy,
     pub internal_traffic_policy: TrafficPolicy,
+    /// Where a load balancer asks whether this node has endpoints.
+    pub health_check_port: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

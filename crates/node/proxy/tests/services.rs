@@ -15,7 +15,9 @@ use fram_datapath::nft::{Family, Table};
 use fram_datapath::route::{Handle, VethPair};
 use fram_datapath::{nft, purge};
 use fram_network::{NetworkConfig, PodNetwork};
-use fram_proxy::{Endpoint, EndpointPort, EndpointSlice, Protocol, Proxy, ProxyConfig, Service, ServicePort, TrafficPolicy};
+use fram_proxy::{
+    Checks, Endpoint, EndpointPort, EndpointSlice, HealthServer, Protocol, Proxy, ProxyConfig, Service, ServicePort, TrafficPolicy,
+};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 1);
@@ -406,4 +408,45 @@ async fn five_thousand_services_load_in_seconds_even_unoptimised_and_a_change_co
     println!("5,000 services: {load:?} for {} bytes; one endpoint less: {:?} for {} bytes", all.bytes, start.elapsed(), one.bytes);
     assert!(load < Duration::from_secs(5), "{load:?}");
     assert!(one.bytes < 2000, "{} bytes", one.bytes);
+}
+
+/// The first line and the last of the answer of a health check.
+fn checked(from: &Namespace, port: u16) -> io::Result<(String, String)> {
+    use std::io::{Read, Write};
+    let ask = || {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(NODE.into(), port), PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        Ok((head.lines().next().unwrap_or_default().to_string(), body.to_string()))
+    };
+    from.run(|| Ok(ask())).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_balancer_learns_on_a_port_of_its_own_which_nodes_have_endpoints() {
+    const PORT: u16 = 31000;
+    let cluster = Cluster::new();
+    let service = Service { health_check_port: Some(PORT), ..service(Protocol::Tcp) };
+    let mut server = HealthServer::new(cluster.proxy.clone());
+    let here = Endpoint { addresses: vec!["10.244.1.9".parse().unwrap()], node_name: Some("here".into()), ..Default::default() };
+    let slice =
+        |endpoints| EndpointSlice { namespace: service.namespace.clone(), service: service.name.clone(), endpoints, ..Default::default() };
+    let mut tell = |slices: &[EndpointSlice], services: &[Service]| {
+        let refused = server.apply(Checks::new(services, slices, "here", true));
+        assert!(refused.is_empty(), "{refused:?}");
+    };
+    tell(&[slice(vec![here])], std::slice::from_ref(&service));
+    let (line, body) = checked(&cluster.outside, PORT).unwrap();
+    assert_eq!(line, "HTTP/1.1 200 OK");
+    assert!(body.contains("\"localEndpoints\": 1"), "{body}");
+    tell(&[slice(Vec::new())], std::slice::from_ref(&service));
+    assert_eq!(checked(&cluster.outside, PORT).unwrap().0, "HTTP/1.1 503 Service Unavailable");
+    tell(&[], &[]);
+    let closed = Instant::now() + PATIENCE;
+    while checked(&cluster.outside, PORT).is_ok() {
+        assert!(Instant::now() < closed, "the port of a Service that is gone is still answered");
+    }
 }

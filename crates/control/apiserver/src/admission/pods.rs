@@ -52,10 +52,16 @@ impl Plugin for Priority {
         if let Some(class) = &class {
             object.set(&["spec", "priorityClassName"], meta::name(class));
         }
-        if object.str_at(&["spec", "preemptionPolicy"]).is_empty() {
-            let policy = class.as_ref().map_or("", |c| c.str_at(&["preemptionPolicy"])).to_string();
-            object.set(&["spec", "preemptionPolicy"], if policy.is_empty() { "PreemptLowerPriority".into() } else { policy });
+        let policy = class.as_ref().map(|c| c.str_at(&["preemptionPolicy"])).filter(|p| !p.is_empty()).unwrap_or("PreemptLowerPriority");
+        if let Some(given) = object.at(&["spec", "preemptionPolicy"]).and_then(Value::as_str)
+            && given != policy
+        {
+            let why = format!(
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+            );
+            return Err(request.place.forbidden(&why));
         }
+        object.set(&["spec", "preemptionPolicy"], policy);
         Ok(object)
     }
 }

@@ -35,13 +35,13 @@ impl Registry {
                 self.admission.admit(&mut request, Value::Null, Some(&old)).await?;
                 self.admission.validate(&request, None, Some(&old)).await?;
             }
-            let object = self.marked(&stored, &old, options);
+            let (object, unheld) = self.marked(&stored, &old, options);
             let (warnings, stored) = (request.take_warnings(), &stored);
             let answer = |object: Value, gone| async move {
                 let object = self.convert(object, stored, &place.served.kind).await?;
                 Ok(Deleted { object, gone, warnings })
             };
-            let gone = finished(stored, &object);
+            let gone = unheld || finished(stored, &object);
             if write.dry_run {
                 return answer(object, gone).await;
             }
@@ -74,21 +74,28 @@ impl Registry {
         }
     }
 
-    /// The object as its deletion begins, or goes on with a shorter grace period.
-    fn marked(&self, kind: &Kind, old: &Value, options: &DeleteOptions) -> Value {
+    /// The object as its deletion begins, or goes on with a shorter grace period, and whether nothing holds it: then it is
+    /// deleted as it is.
+    fn marked(&self, kind: &Kind, old: &Value, options: &DeleteOptions) -> (Value, bool) {
         let mut object = old.clone();
         set_propagation(kind, &mut object, options.propagation);
+        let own = strategy(kind).marks_deletion();
+        if !kind.graceful && !own && !meta::is_terminating(old) && meta::finalizers(&object).next().is_none() {
+            return (object, true);
+        }
         let grace = if kind.graceful { pod_grace(old, options) } else { 0 };
         let now = self.environment.now();
         if !meta::is_terminating(old) {
             let end = now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(jiff::Timestamp::MAX);
             object.set(&["metadata", "deletionTimestamp"], normalize::format_time(end, 0));
-            object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
-            if meta::generation(old) > 0 {
+            if !own {
+                object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
+            }
+            if !own && meta::generation(old) > 0 {
                 object.set(&["metadata", "generation"], meta::generation(old) + 1);
             }
             strategy(kind).prepare_delete(&mut object);
-            return object;
+            return (object, false);
         }
         let running = old.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0);
         if kind.graceful && grace < running {
@@ -99,7 +106,7 @@ impl Registry {
             object.set(&["metadata", "deletionTimestamp"], normalize::format_time(end, 0));
             object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
         }
-        object
+        (object, false)
     }
 
     /// Deletes every object of a collection that is selected; answers with those that were there.

@@ -31,6 +31,9 @@ pub(super) fn fill_metadata(environment: &Environment, place: &Place, object: &m
         let name = environment.generate_name(base);
         object.set(&["metadata", "name"], name);
     }
+    if meta::name(object).is_empty() && place.kind().is("", "LimitRange") {
+        object.set(&["metadata", "name"], environment.uid());
+    }
     for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"] {
         object.remove(&["metadata", field]);
     }
@@ -128,15 +131,34 @@ pub(super) fn bump_generation(kind: &Kind, object: &mut Value, old: &Value) {
     }
 }
 
+/// The name, and what it was made of, held against the rule of a kind.
+fn name_errors(strategy: &dyn fram_api::Strategy, object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (rule, name) = (strategy.name_rule(), meta::name(object));
+    if !name.is_empty()
+        && let Err(why) = rule(name).and_then(|()| names::path_segment(name))
+    {
+        errors.push(FieldError::invalid("metadata.name", name, why));
+    }
+    let base = object.at(&["metadata", "generateName"]).and_then(Value::as_str);
+    if let Some(base) = base.filter(|_| strategy.checks_base_names()) {
+        // What follows the base makes a dash at its end right.
+        let shown = base.strip_suffix('-').map(|b| format!("{b}a"));
+        if let Err(why) = rule(shown.as_deref().unwrap_or(base)) {
+            errors.push(FieldError::invalid("metadata.generateName", base, why));
+        }
+    }
+    errors
+}
+
 /// The rules that hold for the metadata of every kind.
 fn metadata_errors(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let name = meta::name(object);
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
-    } else if let Err(why) = strategy(kind).name_rule()(name).and_then(|()| names::path_segment(name)) {
-        errors.push(FieldError::invalid("metadata.name", name, why));
     }
+    errors.extend(name_errors(strategy(kind), object));
     for (key, value) in meta::labels(object).as_map().into_iter().flat_map(|m| m.iter()) {
         if let Err(why) = names::qualified_name(key) {
             errors.push(FieldError::invalid("metadata.labels", key.as_str(), why));
@@ -154,13 +176,6 @@ fn metadata_errors(kind: &Kind, object: &Value) -> Vec<FieldError> {
     }
     if size > MAX_ANNOTATIONS {
         errors.push(FieldError::too_long("metadata.annotations", MAX_ANNOTATIONS));
-    }
-    if let Some(base) = object.at(&["metadata", "generateName"]).and_then(Value::as_str) {
-        // What follows the base makes a dash at its end right.
-        let shown = base.strip_suffix('-').map(|b| format!("{b}a"));
-        if let Err(why) = strategy(kind).name_rule()(shown.as_deref().unwrap_or(base)) {
-            errors.push(FieldError::invalid("metadata.generateName", base, why));
-        }
     }
     errors.extend(finalizer_errors(kind, object));
     errors.extend(owner_errors(object));
@@ -263,6 +278,11 @@ fn ratcheted(mut errors: Vec<FieldError>, before: impl FnOnce() -> Vec<FieldErro
 impl Registry {
     /// Checks a stored-kind object, and against the one it replaces.
     pub(super) fn validate(&self, place: &Place, object: &Value, change: Change<'_>) -> Result<(), Status> {
+        refuse(place, object, self.errors(place, object, change))
+    }
+
+    /// What is wrong with a stored-kind object, and with the change that it is.
+    pub(super) fn errors(&self, place: &Place, object: &Value, change: Change<'_>) -> Vec<FieldError> {
         let stored = &place.served.stored;
         let old = if let Change::Update(old) = change { Some(old) } else { None };
         let mut errors = content_errors(stored, object, old);
@@ -277,7 +297,14 @@ impl Registry {
             }
             Change::Part(old) => errors.extend(metadata_changes(object, old)),
         }
-        refuse(place, object, errors)
+        if place.kind().group != stored.group {
+            let asked = fram_api::strategy(place.kind());
+            if let Change::Create = change {
+                errors.extend(name_errors(asked, object));
+            }
+            asked.validate_asked(object, old, &mut errors);
+        }
+        errors
     }
 
     /// Checks what a subresource that is not about the content has changed.
@@ -298,7 +325,8 @@ impl Registry {
     }
 }
 
-fn refuse(place: &Place, object: &Value, errors: Vec<FieldError>) -> Result<(), Status> {
+/// The answer to an object with errors; none is no error.
+pub(super) fn refuse(place: &Place, object: &Value, errors: Vec<FieldError>) -> Result<(), Status> {
     if errors.is_empty() {
         return Ok(());
     }

@@ -33,6 +33,61 @@ pub struct Record {
     splice: usize,
 }
 
+/// The entries by which objects of a kind say of which version and kind they are.
+pub struct TypeMeta {
+    version: Vec<u8>,
+    kind: Vec<u8>,
+}
+
+impl TypeMeta {
+    pub fn of(kind: &Kind) -> Self {
+        let entry = |key: &str, value: &str| {
+            let mut out = format!("\"{key}\":").into_bytes();
+            json::write_string(&mut out, value);
+            out
+        };
+        Self { version: entry("apiVersion", &kind.api_version()), kind: entry("kind", &kind.kind) }
+    }
+
+    /// What stands before the metadata, up to right behind `"metadata":{`, without these entries. Nearly all objects begin with
+    /// the version, and have the kind right before the metadata; only of others all that is before is read.
+    fn without(&self, head: &[u8]) -> Vec<u8> {
+        const METADATA: &[u8] = b",\"metadata\":{";
+        let first = head.strip_prefix(b"{").and_then(|h| h.strip_prefix(self.version.as_slice()));
+        let between = first.and_then(|h| h.strip_suffix(METADATA)).and_then(|h| h.strip_suffix(self.kind.as_slice()));
+        if let Some(between) = between.and_then(|b| b.strip_prefix(b",")) {
+            return [b"{", between, &METADATA[1..]].concat();
+        }
+        let mut out = Vec::with_capacity(head.len());
+        out.push(b'{');
+        for entry in entries(head).filter(|e| *e != self.version && *e != self.kind) {
+            if out.len() > 1 {
+                out.push(b',');
+            }
+            out.extend_from_slice(entry);
+        }
+        out
+    }
+}
+
+/// The entries of an object whose last one is cut short.
+fn entries(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut depth, mut in_text, mut escaped) = (0, false, false);
+    head.strip_prefix(b"{").unwrap_or(head).split(move |c| {
+        let was = in_text;
+        match c {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => depth += 1,
+            b'}' | b']' if !in_text => depth -= 1,
+            b',' => return !was && depth == 0,
+            _ => {}
+        }
+        false
+    })
+}
+
 fn push_text(out: &mut Vec<u8>, text: &str) {
     let text = &text.as_bytes()[..text.len().min(usize::from(u16::MAX))];
     out.extend_from_slice(&(text.len() as u16).to_le_bytes());
@@ -107,6 +162,16 @@ impl Record {
     pub fn json_chunks(&self, revision: u64, out: &mut Vec<Bytes>) {
         out.push(self.json.slice(..self.splice));
         out.push(Bytes::from(self.joint(revision)));
+        out.push(self.json.slice(self.splice..));
+    }
+
+    /// The JSON of the object at a revision as an element of a list, which does not repeat what the list says of all: `own` is
+    /// left out.
+    pub fn element_chunks(&self, revision: u64, own: &TypeMeta, out: &mut Vec<Bytes>) {
+        let head = own.without(&self.json[..self.splice]);
+        let joint = self.joint(revision);
+        // A short head is copied along with what is new anyway.
+        out.push(Bytes::from([head.as_slice(), &joint].concat()));
         out.push(self.json.slice(self.splice..));
     }
 
@@ -224,6 +289,27 @@ mod tests {
         assert!(record.matches_labels(&Selector::parse("a=b,!c").unwrap()));
         assert_eq!(record.field(&kind.selectable, "spec.nodeName"), Some("n1"));
         assert!(record.matches_fields(&kind.selectable, &FieldSelector::parse("metadata.name=x,spec.nodeName!=n2").unwrap()));
+    }
+
+    #[test]
+    fn an_element_of_a_list_does_not_repeat_its_kind() {
+        let api = Api::builtin().unwrap();
+        let element = |kind: &str, mut object: Value| {
+            let kind = api.kind("", "v1", kind).unwrap();
+            object.set(&["apiVersion"], "v1");
+            object.set(&["kind"], &kind.kind);
+            let record = Record::parse(&Record::encode(kind, object)).unwrap();
+            let mut out = Vec::new();
+            record.element_chunks(7, &TypeMeta::of(kind), &mut out);
+            String::from_utf8(out.concat()).unwrap()
+        };
+        let meta = r#""metadata":{"resourceVersion":"7","name":"x"}"#;
+        assert_eq!(element("Pod", object!({ "metadata": { "name": "x" }, "spec": {} })), format!(r#"{{{meta},"spec":{{}}}}"#));
+        let data = object!({ "metadata": { "name": "x" }, "data": { "a": "},\"kind\":\"ConfigMap\",\\" } });
+        assert_eq!(element("ConfigMap", data), format!(r#"{{"data":{{"a":"}},\"kind\":\"ConfigMap\",\\"}},{meta}}}"#));
+        let about = object!({ "metadata": { "name": "x" }, "action": "a,{", "involvedObject": { "apiVersion": "v1", "kind": "Event" }, "message": "m" });
+        let expect = format!(r#"{{"action":"a,{{","involvedObject":{{"apiVersion":"v1","kind":"Event"}},"message":"m",{meta}}}"#);
+        assert_eq!(element("Event", about), expect);
     }
 
     #[test]

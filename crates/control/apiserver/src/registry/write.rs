@@ -7,7 +7,7 @@ use fram_api::{Kind, strategy};
 use fram_machinery::{Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
-use super::prepare::{Change, bump_generation, check_new, fill_metadata, keep_metadata, keep_own_metadata};
+use super::prepare::{Change, bump_generation, check_new, fill_metadata, keep_metadata, keep_own_metadata, refuse};
 use super::{Place, Record, Registry, Served, Write, store_status};
 use crate::admission::{Operation as Verb, Request};
 use crate::quota;
@@ -120,6 +120,8 @@ impl Registry {
         self.validate(&place, &object, Change::Create)?;
         self.admission.validate(&request, Some(&object), None).await?;
         check_new(&object)?;
+        let mut object = object;
+        strategy(&stored).read_back(&mut object);
         let mut turn = None;
         for _ in 0..RETRIES {
             let Some(written) = self.try_create(&place, object.clone(), write).await? else {
@@ -277,13 +279,9 @@ impl Registry {
             _ if place.served.stored.custom.is_some() => self.validate(place, object, Change::Update(old)),
             "" | "scale" | "ephemeralcontainers" | "resize" => {
                 let whole = subresource.is_empty() || subresource == "scale";
-                self.validate(place, object, if whole { Change::Update(old) } else { Change::Part(old) })?;
-                let stored = &place.served.stored;
-                let errors = strategy(stored).validate_subresource(subresource, object, old);
-                if errors.is_empty() {
-                    return Ok(());
-                }
-                Err(Status::invalid(&place.kind().group, &place.kind().kind, meta::name(object), errors))
+                let mut errors = self.errors(place, object, if whole { Change::Update(old) } else { Change::Part(old) });
+                errors.extend(strategy(&place.served.stored).validate_subresource(subresource, object, old));
+                refuse(place, object, errors)
             }
             _ => self.validate_part(place, subresource, object, old),
         }
@@ -385,7 +383,7 @@ fn keep_other_parts(kind: &Kind, subresource: &str, object: &mut Value, old: &Va
             if kind.status_keeps_labels {
                 object.set(&["metadata", "labels"], old.at(&["metadata", "labels"]).cloned());
             }
-            if kind.custom.is_some() {
+            if kind.status_keeps_metadata {
                 keep_all_metadata(object, old);
             }
         }

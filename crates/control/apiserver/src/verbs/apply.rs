@@ -99,6 +99,9 @@ fn check_config(place: &Place, config: &Value) -> Result<(), Status> {
     if config.str_at(&["apiVersion"]).is_empty() || config.str_at(&["kind"]).is_empty() {
         return Err(Status::bad_request("an applied configuration must have apiVersion and kind"));
     }
+    if config.at(&["metadata", "managedFields"]).is_some_and(|m| !m.is_null()) {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
     if !name.is_empty() && name != place.name {
         return Err(Status::bad_request(format!(
             "metadata.name: Invalid value: {name:?}: must match the name on the URL ({})",

@@ -122,6 +122,11 @@ async fn create(
         "binding" => bind(server, user, &place, &object, &options).await?,
         "eviction" => evict(server, user, &place, object, &options).await?,
         "token" => {
+            let named = meta::name(&object);
+            if !named.is_empty() && named != place.name {
+                let error = fram_machinery::status::FieldError::invalid("metadata.name", named, "must match the service account name");
+                return Err(Status::invalid("authentication.k8s.io", "TokenRequest", named, vec![error]));
+            }
             let write = write_of(user, &options);
             let mut request = Request::new(&server.registry, &place, "token", Operation::Create, &write);
             let object = server.registry.admission.admit(&mut request, object, None).await?;
@@ -146,11 +151,18 @@ fn success(code: i64) -> Value {
 
 /// Binds a pod to a node; see upstream's BindingREST.
 async fn bind(server: &Server, user: &User, place: &Place, binding: &Value, options: &WriteOptions) -> Result<Value, Status> {
+    if meta::name(binding) != place.name {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
+    }
     let node = binding.str_at(&["target", "name"]).to_string();
     let target = binding.str_at(&["target", "kind"]);
-    if node.is_empty() || !matches!(target, "" | "Node") {
-        let error = fram_machinery::status::FieldError::required("target.name", "");
-        return Err(Status::invalid("", "Binding", &place.name, vec![error]));
+    // Upstream answers these without a reason, as what went wrong inside.
+    if !matches!(target, "" | "Node") {
+        let why = format!("target.kind: Unsupported value: {target:?}: supported values: \"Node\", \"<empty>\"");
+        return Err(Status::new(fram_machinery::Reason::Unknown, why));
+    }
+    if node.is_empty() {
+        return Err(Status::new(fram_machinery::Reason::Unknown, "target.name: Required value"));
     }
     let now = server.registry.environment.now_text();
     let assign = |current: &Value| {
@@ -395,6 +407,15 @@ async fn scale(server: &Server, user: &User, place: Place, verb: Verb, duplicate
     };
     let transform = |current: &Value| {
         let scale = change(&to_scale(place.kind(), current))?;
+        let (named, uid) = (meta::name(&scale), meta::uid(&scale));
+        if !named.is_empty() && named != place.name {
+            let why = format!("the name of the object ({named}) does not match the name on the URL ({})", place.name);
+            return Err(Status::bad_request(why));
+        }
+        if !uid.is_empty() && uid != meta::uid(current) {
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(current));
+            return Err(place.conflict(&why));
+        }
         let replicas = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
         if replicas < 0 {
             let error = fram_machinery::status::FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");

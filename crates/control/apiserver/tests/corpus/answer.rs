@@ -62,15 +62,22 @@ fn volatile(path: &str, value: &Value) -> Value {
         Value::String(text) if last == "clusterIP" && text.parse::<std::net::IpAddr>().is_ok() => "<address>".into(),
         Value::List(_) if last == "clusterIPs" => "<addresses>".into(),
         Value::String(text) => volatile_text(text).into(),
+        // Which rule comes first is left to chance.
+        Value::List(list) if matches!(last, "resourceRules" | "nonResourceRules") => {
+            let mut list: Vec<Value> = list.iter().filter(|v| !is_foreign(v)).map(|v| volatile("", v)).collect();
+            list.sort_by_key(json::to_string);
+            list.into()
+        }
         Value::List(list) => list.iter().filter(|v| !is_foreign(v)).map(|v| volatile("", v)).collect::<Vec<_>>().into(),
         Value::Map(map) => Value::Map(Map::from_entries(map.iter().map(|(k, v)| (k.clone(), volatile(k, v))).collect())),
         other => other.clone(),
     }
 }
 
-/// The server that was asked projects a certificate of OpenShift into pods, which is nobody else's.
+/// The server that was asked projects a certificate of OpenShift into pods, and has a role of its own, which are nobody else's.
 fn is_foreign(source: &Value) -> bool {
-    source.str_at(&["configMap", "name"]) == "openshift-service-ca.crt"
+    let urls = source.list_at(&["nonResourceURLs"]);
+    source.str_at(&["configMap", "name"]) == "openshift-service-ca.crt" || urls.first().is_some_and(|u| u.as_str() == Some("/.well-known"))
 }
 
 fn volatile_text(text: &str) -> String {
@@ -78,7 +85,10 @@ fn volatile_text(text: &str) -> String {
     let time = text.len() >= 20 && text.starts_with("20") && text.as_bytes()[10] == b'T' && text.ends_with('Z');
     let credential = text.starts_with("X509SHA256=");
     let token = text.starts_with("eyJ");
+    let parts: Vec<usize> = text.split('-').map(str::len).collect();
+    let uuid = parts == [8, 4, 4, 4, 12] && text.bytes().all(|c| c == b'-' || c.is_ascii_hexdigit());
     match (time, credential, token, text.strip_prefix(MOUNT)) {
+        _ if uuid => "<uid>".into(),
         _ if text.starts_with("gen-") || text.starts_with("Gen_") => "<generated>".into(),
         (true, ..) => "<time>".into(),
         (_, true, ..) => "<credential>".into(),

@@ -1,6 +1,7 @@
 //! Carries out the requests of a group in order, in a namespace of their own, and takes down what was answered.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use fram_api::Kind;
 use fram_machinery::{Value, meta, object};
@@ -13,6 +14,13 @@ use crate::subject::{Answer, Subject};
 
 /// Subresources that are streams to a node.
 pub(crate) const STREAMS: [&str; 6] = ["attach", "exec", "log", "portforward", "proxy", "eviction"];
+
+/// The kinds of which a server writes the status by itself, at its own time.
+const OWN_STATUS: [&str; 3] = ["APIService", "CustomResourceDefinition", "FlowSchema"];
+/// How often a server may be faster than a request.
+const TRIES: usize = 20;
+/// How often a definition is asked for until it is established.
+const ESTABLISHED_TRIES: usize = 2000;
 
 const JSON: &str = "application/json";
 
@@ -46,6 +54,9 @@ impl Run<'_> {
         for (i, step) in case.steps.iter().enumerate() {
             let Some((answer, sent)) = self.step(step).await else { continue };
             result = told(answer.code, &answer.body, &sent, &unique);
+            if i > 0 && !matches!(step.action, Action::Put(..) if step.subresource == "status") && OWN_STATUS.contains(&&*self.kind.kind) {
+                result.object.retain(|path, _| !path.starts_with("status"));
+            }
             let uid = meta::uid(&answer.body).to_string();
             let replaced = |text: &str| match text.replace(self.namespace, "<namespace>") {
                 text if uid.is_empty() => text,
@@ -59,9 +70,27 @@ impl Run<'_> {
             if !meta::uid(&answer.body).is_empty() && step.subresource != "scale" {
                 self.current = answer.body;
             }
+            if i < last && matches!(step.action, Action::Create(_)) && self.kind.kind == "CustomResourceDefinition" {
+                self.established().await;
+            }
         }
         self.clean().await;
         result
+    }
+
+    /// Waits until the server has done what it does by itself with a new definition. Only its status says so, and a server
+    /// elsewhere has nothing else to wait for than its answers.
+    async fn established(&mut self) {
+        let step = Step { action: Action::Get, subresource: String::new(), query: String::new() };
+        for _ in 0..ESTABLISHED_TRIES {
+            let path = self.path(meta::name(&self.current), &step);
+            self.current = self.subject.send("GET", &path, JSON, &Value::Null).await.body;
+            if meta::condition_is_true(&self.current, "Established") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{} is not established", meta::name(&self.current));
     }
 
     /// Sends one step; returns the answer and what its object is compared with.
@@ -84,7 +113,10 @@ impl Run<'_> {
                 changes.iter().for_each(|c| path::change(&mut object, c).unwrap_or_else(|e| panic!("{e}")));
                 let mut answer = self.subject.send("PUT", &own(self), JSON, &object).await;
                 // A server that writes to the object by itself may have been faster.
-                if answer.code == 409 && !changes.iter().any(|c| c.contains("resourceVersion") || c.contains("uid")) {
+                for _ in 0..TRIES {
+                    if answer.code != 409 || changes.iter().any(|c| c.contains("resourceVersion") || c.contains("uid")) {
+                        break;
+                    }
                     let now = self.subject.send("GET", &own(self), JSON, &Value::Null).await.body;
                     object.set(&["metadata", "resourceVersion"], meta::resource_version(&now));
                     answer = self.subject.send("PUT", &own(self), JSON, &object).await;

@@ -38,8 +38,10 @@ pub(crate) async fn fram() -> Arc<Server> {
     server
 }
 
+/// As who shows a client certificate.
 fn administrator() -> User {
-    User::authenticated("admin", &["system:masters"])
+    let extra = [("authentication.kubernetes.io/credential-id".to_string(), vec!["X509SHA256=00".to_string()])].into();
+    User { extra, ..User::authenticated("admin", &["system:masters"]) }
 }
 
 impl Subject {
@@ -48,6 +50,9 @@ impl Subject {
         let (near, far) = tokio::io::duplex(1 << 20);
         let mut tasks = JoinSet::new();
         let user = administrator();
+        // Writes the status of definitions, as a stock server does by itself.
+        let followed = server.clone().follow_definitions(CancellationToken::new());
+        tasks.spawn(followed);
         let address = ([127, 0, 0, 1], 0).into();
         tasks.spawn(async move { http_api::converse(far, (address, Some(user)), false, server, CancellationToken::new()).await });
         Self::over(near, tasks).await

@@ -225,16 +225,11 @@ pub(crate) fn verbs(kind: &Kind, object: &str) -> Vec<String> {
             "@ > apply {metadata: {labels: {x: z}}}",
         ],
     );
-    add(
-        "delete",
-        &[
-            "@ > delete",
-            "!@ > delete",
-            "@ > delete {preconditions: {uid: other}}",
-            "@ > delete {propagationPolicy: Other}",
-            "@ > delete > get",
-        ],
-    );
+    add("delete", &["@ > delete", "!@ > delete", "@ > delete {preconditions: {uid: other}}", "@ > delete {propagationPolicy: Other}"]);
+    // Of definitions it is left to chance whether they are still there.
+    if kind.kind != "CustomResourceDefinition" {
+        add("delete", &["@ > delete > get"]);
+    }
     add("deletecollection", &["@ > deletecollection?labelSelector=no%3Dthing"]);
     for sub in kind.subresources.iter().filter(|s| s.kind.is_none() || s.name == "scale") {
         for (verb, step) in [("get", "get"), ("update", "put"), ("patch", "merge")] {

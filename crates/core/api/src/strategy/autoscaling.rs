@@ -10,6 +10,10 @@ pub(super) struct HorizontalPodAutoscaler;
 
 impl Strategy for HorizontalPodAutoscaler {
     fn default(&self, object: &mut Value) {
+        // In the version that is stored these mean nothing.
+        if object.str_at(&["apiVersion"]) == "autoscaling/v2" {
+            crate::convert::autoscaler::drop_annotations(object);
+        }
         if object.at(&["spec", "behavior"]).is_some_and(|b| !b.is_null()) {
             let behavior = object.place(&["spec", "behavior"]);
             default_rules(behavior, "scaleUp", &UP);
@@ -28,10 +32,15 @@ impl Strategy for HorizontalPodAutoscaler {
         } else if most < 1 {
             errors.push(FieldError::invalid("spec.maxReplicas", most, "must be greater than 0"));
         }
-        if least.is_some_and(|n| most < n) && most != 0 {
+        if least.is_some_and(|n| most < n) {
             errors.push(FieldError::invalid("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`"));
         }
-        reference(object.at(&["spec", "scaleTargetRef"]).unwrap_or(&Value::Null), "spec.scaleTargetRef", true, &mut errors);
+        reference(object.at(&["spec", "scaleTargetRef"]).unwrap_or(&Value::Null), "spec.scaleTargetRef", &mut errors);
+        let from_zero = |m: &Value| matches!(m.str_at(&["type"]), "Object" | "External");
+        if least == Some(0) && !object.list_at(&["spec", "metrics"]).iter().any(from_zero) {
+            let why = "must specify at least one Object or External metric to support scaling to zero replicas";
+            errors.push(FieldError::forbidden("spec.metrics", why));
+        }
         for (i, metric) in object.list_at(&["spec", "metrics"]).iter().enumerate() {
             metric_errors(metric, &format!("spec.metrics[{i}]"), &mut errors);
         }
@@ -41,6 +50,16 @@ impl Strategy for HorizontalPodAutoscaler {
             }
         }
         errors
+    }
+
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        target_version(object).into_iter().collect()
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        let same = |f: &&str| object.str_at(&["spec", "scaleTargetRef", f]) == old.str_at(&["spec", "scaleTargetRef", f]);
+        let changed = !["apiVersion", "kind"].iter().all(same);
+        target_version(object).filter(|_| changed).into_iter().collect()
     }
 
     fn validate_subresource(&self, _: &str, object: &Value, _: &Value) -> Vec<FieldError> {
@@ -73,13 +92,24 @@ fn default_rules(behavior: &mut Value, direction: &str, policies: &[(&str, i64)]
     if rules.get("selectPolicy").is_none() {
         rules.set(&["selectPolicy"], "Max");
     }
-    if rules.get("policies").is_none() {
+    if rules.get("policies").is_none_or(Value::is_null) {
         let policy = |(ty, value): &(&str, i64)| object!({ "type": (*ty), "value": (*value), "periodSeconds": 15 });
         rules.set(&["policies"], policies.iter().map(policy).collect::<Vec<_>>());
     }
 }
 
-fn reference(target: &Value, at: &str, versioned: bool, errors: &mut Vec<FieldError>) {
+/// What is scaled has to be of a group; only one kind without can be scaled.
+fn target_version(object: &Value) -> Option<FieldError> {
+    let (version, kind) = ["apiVersion", "kind"].map(|f| object.str_at(&["spec", "scaleTargetRef", f])).into();
+    let good = match version.matches('/').count() {
+        0 => kind == "ReplicationController",
+        1 => !version.starts_with('/') || kind == "ReplicationController",
+        _ => false,
+    };
+    (!good).then(|| FieldError::invalid("spec.scaleTargetRef.apiVersion", version, "apiVersion must specify API group"))
+}
+
+fn reference(target: &Value, at: &str, errors: &mut Vec<FieldError>) {
     for field in ["kind", "name"] {
         let text = target.str_at(&[field]);
         if text.is_empty() {
@@ -87,10 +117,6 @@ fn reference(target: &Value, at: &str, versioned: bool, errors: &mut Vec<FieldEr
         } else if let Err(why) = names::path_segment(text) {
             errors.push(FieldError::invalid(format!("{at}.{field}"), text, why));
         }
-    }
-    let version = target.str_at(&["apiVersion"]);
-    if versioned && (version.is_empty() || version.matches('/').count() > 1) {
-        errors.push(FieldError::invalid(format!("{at}.apiVersion"), version, "apiVersion must specify API group"));
     }
 }
 
@@ -111,7 +137,8 @@ fn metric_errors(metric: &Value, at: &str, errors: &mut Vec<FieldError>) {
         return errors.push(FieldError::not_supported(format!("{at}.type"), ty, &names));
     };
     let given = |f: &str| metric.get(f).is_some_and(|v| !v.is_null());
-    for (_, other) in KINDS.iter().filter(|(_, f)| f != field && given(f)) {
+    let several = KINDS.iter().filter(|(_, f)| given(f)).count() > 1;
+    for (_, other) in KINDS.iter().filter(|(_, f)| several && f != field && given(f)) {
         errors.push(FieldError::forbidden(format!("{at}.{other}"), "must populate the given metric source only"));
     }
     let Some(source) = metric.get(field).filter(|v| !v.is_null()) else {
@@ -146,7 +173,7 @@ fn metric_errors(metric: &Value, at: &str, errors: &mut Vec<FieldError>) {
                 errors.push(FieldError::invalid(format!("{at}.metric.name"), name, why));
             }
             if *field == "object" {
-                reference(source.get("describedObject").unwrap_or(&Value::Null), &format!("{at}.describedObject"), false, errors);
+                reference(source.get("describedObject").unwrap_or(&Value::Null), &format!("{at}.describedObject"), errors);
             }
         }
     }
@@ -266,9 +293,9 @@ mod tests {
     }
 
     #[test]
-    fn the_most_is_not_less_than_the_least() {
+    fn the_most_is_not_less_than_the_least_which_only_some_metrics_let_be_none() {
         let spec = |least: i64, most: i64| object!({ "spec": { "minReplicas": least, "maxReplicas": most, "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "web" } } });
         let count = |least, most| HorizontalPodAutoscaler.validate(&spec(least, most)).len();
-        assert_eq!((count(1, 3), count(3, 1), count(0, 1)), (0, 1, 1));
+        assert_eq!((count(1, 3), count(3, 1), count(0, 1)), (0, 1, 2));
     }
 }

@@ -1,10 +1,17 @@
-//! Jobs: defaults that depend on one another, the generated selector, and the cells of the table.
+//! Jobs: defaults that depend on one another, the generated selector, and the cells of the table. What their status may say is in
+//! `status`, what they say of failures and successes of their pods in `policy`, CronJobs are in `cron`.
+
+mod cron;
+mod policy;
+mod status;
 
 use fram_machinery::labels::Selector;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, meta, names, object};
 
 use super::{Strategy, container_cell, printed_selector};
+
+pub(super) use cron::CronJob;
 
 pub(super) struct Job;
 
@@ -30,10 +37,7 @@ impl Strategy for Job {
                 spec.set(&[field], value);
             }
         }
-        let labels = object.at(&["spec", "template", "metadata", "labels"]).cloned().unwrap_or_default();
-        if meta::labels(object).is_empty() && !labels.is_empty() {
-            object.set(&["metadata", "labels"], labels);
-        }
+        follow_template(object);
     }
 
     fn prepare_create(&self, object: &mut Value) {
@@ -56,43 +60,58 @@ impl Strategy for Job {
             object.set(&["spec", "selector"], object!({ "matchLabels": { "batch.kubernetes.io/controller-uid": uid } }));
         }
         let labels = object.at(&["spec", "template", "metadata", "labels"]).cloned();
-        if follows || meta::labels(object).is_empty() {
+        if follows && labels.is_some() && !meta::labels(object).is_empty() {
             object.set(&["metadata", "labels"], labels);
         }
+    }
+
+    fn read_back(&self, object: &mut Value) {
+        follow_template(object);
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = job_errors(object.get("spec").unwrap_or(&Value::Null), "spec");
         selector_errors(object, &mut errors);
+        if object.str_at(&["spec", "completionMode"]) == "Indexed"
+            && let Some(last) = object.int_at(&["spec", "completions"]).filter(|n| *n > 0)
+            && names::dns_label(&format!("{}-{}", meta::name(object), last - 1)).is_err()
+        {
+            let why = "will not able to create pod with invalid DNS label";
+            errors.push(FieldError::invalid("metadata.name", meta::name(object), why));
+        }
         errors
     }
 
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        prefixed_labels(object)
+    }
+
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        let suspended = old.bool_at(&["spec", "suspend"]) == Some(true);
+        let had = |key: &&str| old.at(&["spec", "template", "metadata", "labels", key]).is_some();
+        let mut errors = if PREFIXED.iter().all(had) { prefixed_labels(object) } else { Vec::new() };
         for field in ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
             if object.at(&["spec", field]) != old.at(&["spec", field]) {
                 errors.push(FieldError::invalid(format!("spec.{field}"), object.at(&["spec", field]).cloned(), "field is immutable"));
             }
         }
-        let changed =
-            if suspended { placed(object) != placed(old) } else { object.at(&["spec", "template"]) != old.at(&["spec", "template"]) };
-        if changed {
-            errors.push(FieldError::invalid("spec.template", object.at(&["spec", "template"]).cloned(), "field is immutable"));
-        }
-        let indexed = old.str_at(&["spec", "completionMode"]) == "Indexed";
+        template_changes(object, old, &mut errors);
+        let indexed = object.str_at(&["spec", "completionMode"]) == "Indexed";
         let completions = |job: &Value| job.int_at(&["spec", "completions"]);
-        let elastic = indexed && completions(object).is_some() && completions(object) == object.int_at(&["spec", "parallelism"]);
+        let elastic = indexed && (completions(object).is_none() || completions(object) == object.int_at(&["spec", "parallelism"]));
         if !elastic && completions(object) != completions(old) {
             errors.push(FieldError::invalid("spec.completions", completions(object), "field is immutable"));
         }
         errors
     }
 
+    fn validate_subresource(&self, subresource: &str, object: &Value, old: &Value) -> Vec<FieldError> {
+        if subresource == "status" { status::errors(object, old) } else { Vec::new() }
+    }
+
     fn cell(&self, object: &Value, column: &str) -> Value {
         let spec = object.at(&["spec", "template", "spec"]);
         match column {
-            "Status" => status(object).into(),
+            "Status" => state(object).into(),
             "Completions" => {
                 let done = object.int_at(&["status", "succeeded"]).unwrap_or(0);
                 match (object.int_at(&["spec", "completions"]), object.int_at(&["spec", "parallelism"]).unwrap_or(0)) {
@@ -110,21 +129,59 @@ impl Strategy for Job {
     }
 }
 
-/// A template without what a suspended Job may still change: where its pods run, and their labels.
-fn placed(job: &Value) -> Value {
-    let mut template = job.at(&["spec", "template"]).cloned().unwrap_or_default();
-    for field in ["nodeSelector", "tolerations", "affinity", "schedulingGates"] {
-        template.remove(&["spec", field]);
+/// A Job without labels has those of its template.
+fn follow_template(job: &mut Value) {
+    let labels = job.at(&["spec", "template", "metadata", "labels"]).cloned().unwrap_or_default();
+    if meta::labels(job).is_empty() && !labels.is_empty() {
+        job.set(&["metadata", "labels"], labels);
     }
-    for field in ["labels", "annotations"] {
-        template.remove(&["metadata", field]);
-    }
-    for list in ["containers", "initContainers"] {
-        if !template.list_at(&["spec", list]).is_empty() {
-            template.place(&["spec", list]).make_list().iter_mut().for_each(|c| drop(c.remove(&["resources"])));
+}
+
+/// A template changes only while its Job waits with no pods: where they run, their labels, and what their containers need.
+fn template_changes(job: &Value, old: &Value, errors: &mut Vec<FieldError>) {
+    let suspended = old.bool_at(&["spec", "suspend"]) == Some(true);
+    let fresh = old.str_at(&["status", "startTime"]).is_empty() || meta::condition_is_true(old, "Suspended");
+    let waits = suspended && fresh && old.int_at(&["status", "active"]).unwrap_or(0) == 0;
+    let template = |job: &Value| {
+        let mut template = job.at(&["spec", "template"]).cloned().unwrap_or_default();
+        if waits {
+            for path in [&["spec", "nodeSelector"][..], &["spec", "tolerations"], &["spec", "affinity", "nodeAffinity"]] {
+                template.remove(path);
+            }
+            template.remove(&["spec", "schedulingGates"]);
+            if template.at(&["spec", "affinity"]).is_some_and(Value::is_empty) {
+                template.remove(&["spec", "affinity"]);
+            }
+            for field in ["labels", "annotations"] {
+                template.remove(&["metadata", field]);
+            }
+            for list in ["containers", "initContainers"] {
+                if !template.list_at(&["spec", list]).is_empty() {
+                    template.place(&["spec", list]).make_list().iter_mut().for_each(|c| drop(c.remove(&["resources"])));
+                }
+            }
         }
+        template
+    };
+    let (new, before) = (template(job), template(old));
+    let why = "field is immutable";
+    if waits && new.get("spec") != before.get("spec") {
+        errors.push(FieldError::invalid("spec.template.spec", job.at(&["spec", "template", "spec"]).cloned(), why));
+    } else if !waits && new != before {
+        errors.push(FieldError::invalid("spec.template", job.at(&["spec", "template"]).cloned(), why));
     }
-    template
+}
+
+const PREFIXED: [&str; 2] = ["batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"];
+
+/// The labels that a generated selector comes with, under their names of today; Jobs of long ago lack them.
+fn prefixed_labels(job: &Value) -> Vec<FieldError> {
+    if job.bool_at(&["spec", "manualSelector"]) == Some(true) || job.at(&["spec", "selector"]).is_none() {
+        return Vec::new();
+    }
+    let lacks = |key: &&str| job.at(&["spec", "template", "metadata", "labels", key]).is_none();
+    let lacking = PREFIXED.into_iter().filter(lacks);
+    lacking.map(|key| FieldError::required(format!("spec.template.metadata.labels[{key}]"), "must be set by the server")).collect()
 }
 
 /// The selector is the server's own unless it is the author's, and then it has to match.
@@ -133,24 +190,28 @@ fn selector_errors(object: &Value, errors: &mut Vec<FieldError>) {
     let labels = object.at(&["spec", "template", "metadata", "labels"]).unwrap_or(&Value::Null);
     let selector = object.at(&["spec", "selector"]);
     let parsed = Selector::from_object(selector);
-    if !manual {
+    if let Some(selector) = selector.filter(|_| !manual) {
         let own = object!({ "matchLabels": { "batch.kubernetes.io/controller-uid": (meta::uid(object)) } });
         let legacy = object!({ "matchLabels": { "controller-uid": (meta::uid(object)) } });
         for key in ["controller-uid", "job-name"].into_iter().filter(|k| labels.get(k).is_none()) {
             errors.push(FieldError::required(format!("spec.template.metadata.labels[{key}]"), "must be set by the server"));
         }
-        if selector.is_none_or(|s| *s != own && *s != legacy) {
-            errors.push(FieldError::invalid("spec.selector", selector.cloned(), "`selector` not auto-generated"));
+        if *selector != own && *selector != legacy {
+            errors.push(FieldError::invalid("spec.selector", selector.clone(), "`selector` not auto-generated"));
         }
     }
     if selector.is_none() {
         errors.push(FieldError::required("spec.selector", ""));
     }
-    if !parsed.is_ok_and(|s| s.is_some_and(|s| s.matches(labels))) {
+    if parsed.is_ok_and(|s| s.is_none_or(|s| !s.matches(labels))) {
         let why = "`selector` does not match template `labels`";
         errors.push(FieldError::invalid("spec.template.metadata.labels", labels.clone(), why));
     }
 }
+
+/// From how many completions on an indexed Job with a limit per index is held shorter, and how short; see completionsSoftLimit.
+const MANY: i64 = 100_000;
+const MOST_OF_MANY: i64 = 10_000;
 
 /// The rules of a Job's spec, also of one in a CronJob; `at` is its field.
 fn job_errors(spec: &Value, at: &str) -> Vec<FieldError> {
@@ -171,7 +232,7 @@ fn job_errors(spec: &Value, at: &str) -> Vec<FieldError> {
         wrong("parallelism", "must be less than or equal to 100000 when completion mode is Indexed");
     }
     for name in ["backoffLimitPerIndex", "maxFailedIndexes"] {
-        if number(name).is_some() && !indexed {
+        if number(name).is_some() && spec.get("completionMode").is_none_or(|m| m.as_str() == Some("NonIndexed")) {
             wrong(name, "requires indexed completion mode");
         }
     }
@@ -186,12 +247,22 @@ fn job_errors(spec: &Value, at: &str) -> Vec<FieldError> {
     if number("maxFailedIndexes").is_some() && number("backoffLimitPerIndex").is_none() {
         errors.push(FieldError::required(format!("{at}.backoffLimitPerIndex"), "when maxFailedIndexes is specified"));
     }
+    if indexed && number("completions").is_some_and(|n| n > MANY) && number("backoffLimitPerIndex").is_some() {
+        let why = "must be less than or equal to 10000 when completions are above 100000 and used with backoff limit per index";
+        let limited = ["parallelism", "maxFailedIndexes"].into_iter().filter(|f| number(f).is_some_and(|n| n > MOST_OF_MANY));
+        errors.extend(limited.map(|f| FieldError::invalid(format!("{at}.{f}"), number(f), why)));
+        if number("maxFailedIndexes").is_none() {
+            errors.push(FieldError::required(format!("{at}.maxFailedIndexes"), "must be specified when completions is above 100000"));
+        }
+    }
     if indexed && number("completions").is_none() {
         errors.push(FieldError::required(format!("{at}.completions"), "when completion mode is Indexed"));
     }
     if let Some(manager) = spec.get("managedBy").and_then(Value::as_str) {
         let valid = manager.split_once('/').is_some_and(|(domain, path)| names::dns_subdomain(domain).is_ok() && !path.is_empty());
-        if !valid {
+        if manager.is_empty() {
+            errors.push(FieldError::required(format!("{at}.managedBy"), ""));
+        } else if !valid {
             errors.push(FieldError::invalid(
                 format!("{at}.managedBy"),
                 manager,
@@ -202,149 +273,12 @@ fn job_errors(spec: &Value, at: &str) -> Vec<FieldError> {
             errors.push(FieldError::too_long(format!("{at}.managedBy"), 63));
         }
     }
-    failure_policy(spec, template, at, &mut errors);
-    success_policy(spec, indexed, at, &mut errors);
+    policy::failure_policy(spec, template, at, &mut errors);
+    policy::success_policy(spec, indexed, at, &mut errors);
     errors
 }
 
-fn failure_policy(spec: &Value, template: &Value, at: &str, errors: &mut Vec<FieldError>) {
-    let Some(policy) = spec.get("podFailurePolicy").filter(|p| !p.is_null()) else { return };
-    if template.str_at(&["restartPolicy"]) != "Never" {
-        let why = "only \"Never\" is supported when podFailurePolicy is specified";
-        errors.push(FieldError::invalid(format!("{at}.template.spec.restartPolicy"), template.str_at(&["restartPolicy"]), why));
-    }
-    if spec.str_at(&["podReplacementPolicy"]) == "TerminatingOrFailed" {
-        errors.push(FieldError::not_supported(format!("{at}.podReplacementPolicy"), "TerminatingOrFailed", &["Failed"]));
-    }
-    let known: Vec<&str> =
-        ["containers", "initContainers"].iter().flat_map(|l| template.list_at(&[l]).iter().map(|c| c.str_at(&["name"]))).collect();
-    for (i, rule) in policy.list_at(&["rules"]).iter().enumerate() {
-        let at = format!("{at}.podFailurePolicy.rules[{i}]");
-        match rule.str_at(&["action"]) {
-            "" => {
-                errors.push(FieldError::required(format!("{at}.action"), "valid values: \"Count\", \"FailIndex\", \"FailJob\", \"Ignore\""))
-            }
-            "FailIndex" if spec.get("backoffLimitPerIndex").is_none() => {
-                errors.push(FieldError::invalid(format!("{at}.action"), "FailIndex", "requires the backoffLimitPerIndex to be set"));
-            }
-            _ => {}
-        }
-        let codes = rule.get("onExitCodes").filter(|c| !c.is_null());
-        let conditions = rule.list_at(&["onPodConditions"]);
-        match (codes, conditions.is_empty()) {
-            (Some(_), false) => {
-                errors.push(FieldError::invalid(&at, "", "specifying both OnExitCodes and OnPodConditions is not supported"))
-            }
-            (None, true) => errors.push(FieldError::invalid(&at, "", "specifying one of OnExitCodes and OnPodConditions is required")),
-            _ => {}
-        }
-        if let Some(codes) = codes {
-            exit_codes(codes, &known, &format!("{at}.onExitCodes"), errors);
-        }
-        for (c, condition) in conditions.iter().enumerate() {
-            let at = format!("{at}.onPodConditions[{c}]");
-            let ty = condition.str_at(&["type"]);
-            if let Err(why) = names::qualified_name(ty) {
-                errors.push(FieldError::invalid(format!("{at}.type"), ty, why));
-            }
-            if condition.str_at(&["status"]).is_empty() {
-                errors.push(FieldError::required(format!("{at}.status"), "valid values: \"False\", \"True\", \"Unknown\""));
-            }
-        }
-    }
-}
-
-fn exit_codes(codes: &Value, known: &[&str], at: &str, errors: &mut Vec<FieldError>) {
-    let operator = codes.str_at(&["operator"]);
-    if operator.is_empty() {
-        errors.push(FieldError::required(format!("{at}.operator"), "valid values: \"In\", \"NotIn\""));
-    }
-    if let Some(name) = codes.get("containerName").and_then(Value::as_str).filter(|n| !known.contains(n)) {
-        errors.push(FieldError::invalid(
-            format!("{at}.containerName"),
-            name,
-            "must be one of the container or initContainer names in the pod template",
-        ));
-    }
-    let values = codes.list_at(&["values"]);
-    if values.is_empty() {
-        errors.push(FieldError::invalid(format!("{at}.values"), "", "at least one value is required"));
-    } else if values.len() > 255 {
-        errors.push(FieldError::too_many(format!("{at}.values"), values.len(), 255));
-    }
-    for (v, value) in values.iter().enumerate() {
-        if operator == "In" && value.as_int() == Some(0) {
-            errors.push(FieldError::invalid(format!("{at}.values[{v}]"), 0, "must not be 0 for the In operator"));
-        }
-        if values[..v].contains(value) {
-            errors.push(FieldError::duplicate(format!("{at}.values[{v}]"), value.clone()));
-        }
-    }
-    if !values.windows(2).all(|w| w[0].as_int() <= w[1].as_int()) {
-        errors.push(FieldError::invalid(format!("{at}.values"), values.to_vec(), "must be ordered"));
-    }
-}
-
-fn success_policy(spec: &Value, indexed: bool, at: &str, errors: &mut Vec<FieldError>) {
-    let Some(policy) = spec.get("successPolicy").filter(|p| !p.is_null()) else { return };
-    let at = format!("{at}.successPolicy");
-    if !indexed {
-        errors.push(FieldError::invalid(&at, policy.clone(), "requires indexed completion mode"));
-    }
-    let all = spec.int_at(&["completions"]).unwrap_or(0);
-    if policy.list_at(&["rules"]).is_empty() {
-        errors
-            .push(FieldError::required(format!("{at}.rules"), "at least one rules must be specified when the successPolicy is specified"));
-    }
-    for (i, rule) in policy.list_at(&["rules"]).iter().enumerate() {
-        let at = format!("{at}.rules[{i}]");
-        let (text, count) = (rule.get("succeededIndexes").and_then(Value::as_str), rule.int_at(&["succeededCount"]));
-        if text.is_none() && count.is_none() {
-            errors.push(FieldError::required(&at, "at least one of succeededCount or succeededIndexes must be specified"));
-        }
-        let chosen = text.map(|text| index_count(text, all));
-        if let Some(None) = chosen {
-            errors.push(FieldError::invalid(format!("{at}.succeededIndexes"), text.unwrap_or_default(), "error parsing succeededIndexes"));
-        }
-        let at = format!("{at}.succeededCount");
-        let Some(count) = count else { continue };
-        if count < 0 {
-            errors.push(FieldError::invalid(&at, count, "must be greater than or equal to 0"));
-        }
-        if count > all {
-            errors.push(FieldError::invalid(&at, count, "must be less than or equal to the number of specified completions"));
-        }
-        if let Some(Some(chosen)) = chosen
-            && count > chosen
-        {
-            errors.push(FieldError::invalid(
-                &at,
-                count,
-                "must be less than or equal to the number of indexes in the specified succeededIndexes field",
-            ));
-        }
-    }
-}
-
-/// How many indexes a list such as `0,2-4` has; None where it is malformed, not ordered or beyond `all`.
-fn index_count(text: &str, all: i64) -> Option<i64> {
-    if text.is_empty() {
-        return Some(0);
-    }
-    let (mut last, mut count) = (-1, 0);
-    for part in text.split(',') {
-        let (first, end) = part.split_once('-').unwrap_or((part, part));
-        let (first, end): (i64, i64) = (first.parse().ok()?, end.parse().ok()?);
-        if first <= last || end < first || end >= all {
-            return None;
-        }
-        count += end - first + 1;
-        last = end;
-    }
-    Some(count)
-}
-
-fn status(job: &Value) -> &'static str {
+fn state(job: &Value) -> &'static str {
     for (condition, text) in [
         ("Complete", "Complete"),
         ("Failed", "Failed"),
@@ -372,91 +306,4 @@ fn duration(job: &Value) -> Value {
 fn seconds_between(start: &str, end: &str) -> Option<i64> {
     let (start, end): (jiff::Timestamp, jiff::Timestamp) = (start.parse().ok()?, end.parse().ok()?);
     Some(end.as_second() - start.as_second())
-}
-
-/// Whether a text is a schedule of five fields, or one of the names for them.
-fn is_schedule(text: &str) -> bool {
-    if let Some(name) = text.strip_prefix('@') {
-        let every = |rest: &str| fram_machinery::normalize::parse_duration(rest).is_some();
-        return matches!(name, "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly")
-            || name.strip_prefix("every ").is_some_and(every);
-    }
-    const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-    const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-    const FIELDS: [(i64, i64, &[&str]); 5] = [(0, 59, &[]), (0, 23, &[]), (1, 31, &[]), (1, 12, &MONTHS), (0, 6, &DAYS)];
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    fields.len() == FIELDS.len() && fields.iter().zip(FIELDS).all(|(field, limits)| field.split(',').all(|p| is_range(p, limits)))
-}
-
-/// `*`, a number, a range, each with a step or without.
-fn is_range(text: &str, (least, most, names): (i64, i64, &[&str])) -> bool {
-    let (range, step) = text.split_once('/').map_or((text, None), |(range, step)| (range, Some(step)));
-    if step.is_some_and(|s| !s.parse::<i64>().is_ok_and(|n| n > 0)) {
-        return false;
-    }
-    if matches!(range, "*" | "?") {
-        return true;
-    }
-    let number = |text: &str| {
-        let named = names.iter().position(|n| n.eq_ignore_ascii_case(text)).map(|i| i as i64 + least);
-        named.or_else(|| text.parse().ok()).filter(|n| (least..=most).contains(n))
-    };
-    let (first, last) = range.split_once('-').unwrap_or((range, range));
-    matches!((number(first), number(last)), (Some(first), Some(last)) if first <= last)
-}
-
-/// CronJobs: the cells of the table.
-pub(super) struct CronJob;
-
-impl Strategy for CronJob {
-    fn default(&self, object: &mut Value) {
-        if object.at(&["spec", "jobTemplate", "spec", "template", "spec"]).is_some() {
-            super::pod::default_pod_spec(object.place(&["spec", "jobTemplate", "spec", "template", "spec"]));
-        }
-    }
-
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let null = Value::Null;
-        let job = object.at(&["spec", "jobTemplate", "spec"]).unwrap_or(&null);
-        let mut errors = job_errors(job, "spec.jobTemplate.spec");
-        if job.bool_at(&["manualSelector"]) == Some(true) {
-            errors.push(FieldError::not_supported("spec.jobTemplate.spec.manualSelector", true, &["false"]));
-        }
-        let schedule = object.str_at(&["spec", "schedule"]);
-        if !schedule.is_empty() && !is_schedule(schedule) {
-            errors.push(FieldError::invalid("spec.schedule", schedule, "failed to parse the schedule"));
-        }
-        if let Some(zone) = object.at(&["spec", "timeZone"]).and_then(Value::as_str) {
-            let plain = zone.split('/').all(|p| !p.is_empty() && p.bytes().all(|c| c.is_ascii_alphanumeric() || b"_+-.".contains(&c)));
-            if !plain || zone.eq_ignore_ascii_case("local") || jiff::tz::TimeZone::get(zone).is_err() {
-                errors.push(FieldError::invalid("spec.timeZone", zone, "unknown time zone"));
-            }
-        }
-        errors
-    }
-
-    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
-        // The names of its Jobs have a time behind it, and are labels.
-        let name = meta::name(object);
-        if name.len() <= 52 {
-            return Vec::new();
-        }
-        vec![FieldError::invalid("metadata.name", name, "must be no more than 52 characters")]
-    }
-
-    fn cell(&self, object: &Value, column: &str) -> Value {
-        let spec = object.at(&["spec", "jobTemplate", "spec", "template", "spec"]);
-        match column {
-            "Suspend" => object.bool_at(&["spec", "suspend"]).unwrap_or(false).into(),
-            "Active" => Value::from(object.list_at(&["status", "active"]).len() as i64),
-            "Last Schedule" => match object.str_at(&["status", "lastScheduleTime"]) {
-                "" => "<none>".into(),
-                time => time.into(),
-            },
-            "Containers" => container_cell(spec, "name"),
-            "Images" => container_cell(spec, "image"),
-            "Selector" => printed_selector(object.at(&["spec", "jobTemplate", "spec", "selector"])),
-            _ => Value::Null,
-        }
-    }
 }

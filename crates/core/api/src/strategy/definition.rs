@@ -13,6 +13,8 @@ pub(super) struct CustomResourceDefinition;
 /// Kept by a definition until its objects are gone.
 const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 const APPROVED: &str = "api-approved.kubernetes.io";
+/// See upstream's validateDeprecationWarning.
+const LONGEST_WARNING: usize = 256;
 const MOST_SELECTABLE_FIELDS: usize = 8;
 
 impl Strategy for CustomResourceDefinition {
@@ -34,6 +36,10 @@ impl Strategy for CustomResourceDefinition {
         note_storage(object);
     }
 
+    fn marks_deletion(&self) -> bool {
+        true
+    }
+
     fn prepare_delete(&self, object: &mut Value) {
         meta::add_finalizer(object, CLEANUP);
         let now = object.str_at(&["metadata", "deletionTimestamp"]).to_string();
@@ -45,10 +51,6 @@ impl Strategy for CustomResourceDefinition {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let spec = object.get("spec").cloned().unwrap_or_default();
-        let wanted = format!("{}.{}", spec.str_at(&["names", "plural"]), spec.str_at(&["group"]));
-        if meta::name(object) != wanted {
-            errors.push(FieldError::invalid("metadata.name", meta::name(object), "must be spec.names.plural+\".\"+spec.group"));
-        }
         group(&spec, &mut errors);
         all_names(&spec, &mut errors);
         if spec.bool_at(&["preserveUnknownFields"]) == Some(true) {
@@ -66,6 +68,12 @@ impl Strategy for CustomResourceDefinition {
                 errors.push(FieldError::invalid("spec.versions", Value::from(versions.to_vec()), "must contain unique version names"));
             }
             self::version(version, &at, &mut errors);
+            parts(versions, i, &mut errors);
+        }
+        if let Some(first) = versions.first().map(|v| v.str_at(&["name"])).filter(|n| !n.is_empty())
+            && let Err(why) = names::dns1035_label(first)
+        {
+            errors.push(FieldError::invalid("spec.version", first, why));
         }
         conversion(&spec, &mut errors);
         stored_versions(object, &mut errors);
@@ -73,18 +81,23 @@ impl Strategy for CustomResourceDefinition {
     }
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
-        rules(object, None)
+        let wanted = format!("{}.{}", object.str_at(&["spec", "names", "plural"]), object.str_at(&["spec", "group"]));
+        let name = meta::name(object);
+        let mut errors = rules(object, None);
+        if !name.is_empty() && name != wanted {
+            errors.push(FieldError::invalid("metadata.name", name, "must be spec.names.plural+\".\"+spec.group"));
+        }
+        errors
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+        // The one pair is in the object's name, the other in where its objects are stored.
+        let named = [&["spec", "group"][..], &["spec", "names", "plural"]];
+        let stored =
+            [&["spec", "scope"][..], &["spec", "names", "kind"]].into_iter().filter(|_| meta::condition_is_true(old, "Established"));
+        let changed = named.into_iter().chain(stored).filter(|path| object.str_at(path) != old.str_at(path));
         let mut errors = rules(object, Some(old));
-        if meta::condition_is_true(old, "Established") {
-            for path in [&["spec", "group"][..], &["spec", "scope"], &["spec", "names", "kind"], &["spec", "names", "plural"]] {
-                if object.at(path) != old.at(path) {
-                    errors.push(FieldError::invalid(path.join("."), object.at(path).cloned(), "field is immutable"));
-                }
-            }
-        }
+        errors.extend(changed.map(|path| FieldError::invalid(path.join("."), object.at(path).cloned(), "field is immutable")));
         errors
     }
 
@@ -161,24 +174,56 @@ fn version(version: &Value, at: &str, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::invalid(format!("{at}.name"), name, why));
     }
     let deprecated = version.bool_at(&["deprecated"]) == Some(true);
-    if version.get("deprecationWarning").is_some_and(|w| !w.is_null()) && !deprecated {
-        let why = "can only be set for deprecated versions";
-        errors.push(FieldError::invalid(format!("{at}.deprecationWarning"), version.str_at(&["deprecationWarning"]), why));
+    if let Some(warning) = version.get("deprecationWarning").and_then(Value::as_str) {
+        let why = match warning {
+            _ if !deprecated => Some("can only be set for deprecated versions"),
+            "" => Some("must not be an empty string"),
+            _ if warning.len() > LONGEST_WARNING => Some("must be <= 256 characters long"),
+            _ if warning.chars().any(char::is_control) => Some("must only contain printable UTF-8 characters"),
+            _ => None,
+        };
+        errors.extend(why.map(|why| FieldError::invalid(format!("{at}.deprecationWarning"), warning, why)));
     }
-    let path = format!("{at}.schema.openAPIV3Schema");
-    let Some(schema) = version.at(&["schema", "openAPIV3Schema"]).filter(|s| !s.is_null()) else {
-        errors.push(FieldError::required(path, "schemas are required"));
-        return;
-    };
-    errors.extend(structural::schema_errors(schema, &path));
-    let read = Structural::read(schema);
-    for (i, column) in version.list_at(&["additionalPrinterColumns"]).iter().enumerate() {
-        printer_column(column, &format!("{at}.additionalPrinterColumns[{i}]"), errors);
+    if version.at(&["schema", "openAPIV3Schema"]).is_none_or(Value::is_null) {
+        errors.push(FieldError::required(format!("{at}.schema.openAPIV3Schema"), "schemas are required"));
     }
-    if let Some(scale) = version.at(&["subresources", "scale"]).filter(|s| !s.is_null()) {
-        scale_paths(scale, &format!("{at}.subresources.scale"), errors);
+}
+
+/// Where a part of a version is. One that all versions have alike is upstream's top-level field of the internal version, and named
+/// as such; it is looked at once, with the first version.
+fn place(versions: &[Value], i: usize, field: &str) -> Option<String> {
+    let shared = versions.iter().all(|v| v.get(field) == versions[i].get(field));
+    match (shared, field) {
+        (true, _) if i > 0 => None,
+        (true, "schema") => Some("spec.validation".to_string()),
+        (true, _) => Some(format!("spec.{field}")),
+        (false, _) => Some(format!("spec.versions[{i}].{field}")),
     }
-    selectable(version, &read, at, errors);
+}
+
+/// The parts that versions may have in common.
+fn parts(versions: &[Value], i: usize, errors: &mut Vec<FieldError>) {
+    let version = &versions[i];
+    let place = |field: &str| place(versions, i, field);
+    let schema = version.at(&["schema", "openAPIV3Schema"]).filter(|s| !s.is_null());
+    if let (Some(at), Some(schema)) = (place("schema"), schema) {
+        errors.extend(structural::schema_errors(schema, &format!("{at}.openAPIV3Schema")));
+    }
+    if let Some(at) = place("additionalPrinterColumns") {
+        for (i, column) in version.list_at(&["additionalPrinterColumns"]).iter().enumerate() {
+            printer_column(column, &format!("{at}[{i}]"), errors);
+        }
+    }
+    if let (Some(at), Some(scale)) = (place("subresources"), version.at(&["subresources", "scale"]).filter(|s| !s.is_null())) {
+        scale_paths(scale, &format!("{at}.scale"), errors);
+    }
+    if let Some(at) = place("selectableFields") {
+        match schema {
+            Some(schema) => selectable(version, &Structural::read(schema), &at, errors),
+            None if version.list_at(&["selectableFields"]).is_empty() => {}
+            None => errors.push(FieldError::invalid(at, "", "may only be set when validations.schema is included")),
+        }
+    }
 }
 
 /// What is wrong with the validation rules of all versions.
@@ -187,7 +232,8 @@ fn rules(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let versions = object.list_at(&["spec", "versions"]);
     for (i, version) in versions.iter().enumerate() {
         let Some(schema) = version.at(&["schema", "openAPIV3Schema"]).filter(|s| !s.is_null()) else { continue };
-        let path = format!("spec.versions[{i}].schema.openAPIV3Schema");
+        let Some(at) = place(versions, i, "schema") else { continue };
+        let path = format!("{at}.openAPIV3Schema");
         // The types of rules are those of a schema that is sound.
         if !structural::schema_errors(schema, &path).is_empty() {
             continue;
@@ -218,10 +264,13 @@ fn printer_column(column: &Value, at: &str, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::invalid(format!("{at}.format"), format, why));
     }
     match column.str_at(&["jsonPath"]) {
-        "" => errors.push(FieldError::required(format!("{at}.jsonPath"), "")),
+        "" => errors.push(FieldError::required(format!("{at}.JSONPath"), "")),
+        path if !path.starts_with('.') => {
+            errors.push(FieldError::invalid(format!("{at}.JSONPath"), path, "must be a simple json path starting with ."));
+        }
         path => {
             if let Err(why) = JsonPath::parse(path) {
-                errors.push(FieldError::invalid(format!("{at}.jsonPath"), path, why.to_string()));
+                errors.push(FieldError::invalid(format!("{at}.JSONPath"), path, why.to_string()));
             }
         }
     }
@@ -259,10 +308,9 @@ fn scale_paths(scale: &Value, at: &str, errors: &mut Vec<FieldError>) {
 fn selectable(version: &Value, schema: &Structural, at: &str, errors: &mut Vec<FieldError>) {
     use fram_machinery::structural::Sort;
     let fields = version.list_at(&["selectableFields"]);
-    let at = format!("{at}.selectableFields");
     if fields.len() > MOST_SELECTABLE_FIELDS {
         errors.push(FieldError {
-            field: at.clone(),
+            field: at.into(),
             problem: fram_machinery::status::Problem::TooMany { actual: fields.len(), limit: MOST_SELECTABLE_FIELDS },
         });
     }
@@ -301,18 +349,20 @@ fn conversion(spec: &Value, errors: &mut Vec<FieldError>) {
     let Some(webhook) = spec.at(&["conversion", "webhook"]).filter(|w| !w.is_null()) else {
         if spec.str_at(&["conversion", "strategy"]) == "Webhook" {
             errors.push(FieldError::required("spec.conversion.webhookClientConfig", "required when strategy is set to Webhook"));
+            errors.push(FieldError::required("spec.conversion.conversionReviewVersions", ""));
         }
         return;
     };
     if spec.str_at(&["conversion", "strategy"]) != "Webhook" {
         let why = "should not be set when strategy is not set to Webhook";
         errors.push(FieldError::forbidden("spec.conversion.webhookClientConfig", why));
+        if !webhook.list_at(&["conversionReviewVersions"]).is_empty() {
+            errors.push(FieldError::forbidden("spec.conversion.conversionReviewVersions", why));
+        }
         return;
     }
-    let given = |field: &str| webhook.at(&["clientConfig", field]).is_some_and(|v| !v.is_null());
-    if given("url") == given("service") {
-        errors.push(FieldError::required("spec.conversion.webhookClientConfig", "exactly one of url or service is required"));
-    }
+    let client = webhook.get("clientConfig").unwrap_or(&Value::Null);
+    super::webhooks::client(client, "spec.conversion.webhookClientConfig", errors);
     let versions = webhook.list_at(&["conversionReviewVersions"]);
     if versions.is_empty() {
         errors.push(FieldError::required("spec.conversion.conversionReviewVersions", ""));
@@ -324,7 +374,18 @@ fn conversion(spec: &Value, errors: &mut Vec<FieldError>) {
 
 fn stored_versions(object: &Value, errors: &mut Vec<FieldError>) {
     let versions = object.list_at(&["spec", "versions"]);
-    for (i, stored) in object.list_at(&["status", "storedVersions"]).iter().enumerate() {
+    let noted = object.list_at(&["status", "storedVersions"]);
+    let storage = versions.iter().enumerate().filter(|(_, v)| v.bool_at(&["storage"]) == Some(true));
+    // One that is named twice counts as noted once.
+    let again = |i: usize, name: &str| versions[..i].iter().any(|v| v.str_at(&["name"]) == name);
+    let lacks = |i: usize, name: &str| again(i, name) || noted.iter().all(|n| n.as_str() != Some(name));
+    let lacking = storage.map(|(i, v)| (i, v.str_at(&["name"]))).filter(|(i, name)| lacks(*i, name));
+    let mut lacking = lacking.map(|(_, name)| format!("must have the storage version {name}"));
+    let none = noted.is_empty().then(|| "must have at least one stored version".to_string());
+    if let Some(why) = none.or(lacking.next()) {
+        errors.push(FieldError::invalid("status.storedVersions", Value::from(noted.to_vec()), why));
+    }
+    for (i, stored) in noted.iter().enumerate() {
         let stored = stored.as_str().unwrap_or_default();
         if versions.iter().all(|v| v.str_at(&["name"]) != stored) {
             let why = format!(

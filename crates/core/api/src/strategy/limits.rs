@@ -141,7 +141,6 @@ fn limit_errors(limit: &Value, ty: &str, at: &str, errors: &mut Vec<FieldError>)
                 wrong("maxLimitRequestRatio", &ratio, format!("ratio {ratio} is less than 1"));
             }
             if let (Some(least), Some(most)) = (&least, &most)
-                && least.milli_value() > 0
                 && ratio.milli_value() as f64 / 1000.0 > most.milli_value() as f64 / least.milli_value() as f64
             {
                 wrong("maxLimitRequestRatio", &ratio, format!("ratio {ratio} is greater than max/min"));

@@ -28,6 +28,15 @@ fn network(address: IpAddr, length: u32) -> u128 {
     if length == 0 { 0 } else { bits >> (width - length) }
 }
 
+/// A range in its usual form: the bits behind its prefix are zero, and no IPv4 is written as IPv6.
+pub(super) fn strict_cidr(text: &str) -> Option<(IpAddr, u32)> {
+    let (address, length) = cidr(text)?;
+    let (all, width) = bits(address);
+    let kept = if length == 0 { 0 } else { all >> (width - length) << (width - length) };
+    let mapped = matches!(address, IpAddr::V6(a) if a.to_ipv4_mapped().is_some());
+    (kept == all && !mapped).then_some((address, length))
+}
+
 const NOT_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 
 pub(super) struct NetworkPolicy;
@@ -94,13 +103,13 @@ fn policy_peer(peer: &Value, at: &str, errors: &mut Vec<FieldError>) {
     if text.is_empty() {
         return errors.push(FieldError::required(format!("{at}.cidr"), ""));
     }
-    let Some((address, length)) = cidr(text) else {
+    let Some((address, length)) = strict_cidr(text) else {
         return errors.push(FieldError::invalid(format!("{at}.cidr"), text, NOT_CIDR));
     };
     for (i, except) in block.list_at(&["except"]).iter().enumerate() {
         let text = except.as_str().unwrap_or_default();
         let at = format!("{at}.except[{i}]");
-        match cidr(text) {
+        match strict_cidr(text) {
             None => errors.push(FieldError::invalid(at, text, NOT_CIDR)),
             Some((inner, inner_length)) => {
                 let within =
@@ -115,29 +124,26 @@ fn policy_peer(peer: &Value, at: &str, errors: &mut Vec<FieldError>) {
 
 pub(super) struct ServiceCidr;
 impl Strategy for ServiceCidr {
-    fn validate(&self, object: &Value) -> Vec<FieldError> {
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let ranges = object.list_at(&["spec", "cidrs"]);
         if ranges.is_empty() {
             errors.push(FieldError::required("spec.cidrs", "at least one CIDR required"));
         }
         if ranges.len() > 2 {
-            errors.push(FieldError::invalid("spec", object.get("spec").cloned(), "may only hold up to 2 values"));
+            errors.push(FieldError::invalid("spec.cidrs", ranges.to_vec(), "may only hold up to 2 values"));
         }
         let found: Vec<_> = ranges.iter().map(|r| cidr(r.as_str().unwrap_or_default())).collect();
         if let [Some((one, _)), Some((other, _))] = found.as_slice()
             && one.is_ipv4() == other.is_ipv4()
         {
             let why = "may specify no more than one IP for each IP family";
-            errors.push(FieldError::invalid("spec", object.at(&["spec", "cidrs"]).cloned(), why));
+            errors.push(FieldError::invalid("spec.cidrs", ranges.to_vec(), why));
         }
         for (i, (range, found)) in ranges.iter().zip(&found).enumerate() {
             let at = format!("spec.cidrs[{i}]");
-            let canonical = found.is_some_and(|(address, length)| {
-                let (all, width) = bits(address);
-                let kept = if length == 0 { 0 } else { all >> (width - length) << (width - length) };
-                kept == all && range.as_str() == Some(format!("{address}/{length}").as_str())
-            });
+            let same = |(address, length): (IpAddr, u32)| range.as_str() == Some(format!("{address}/{length}").as_str());
+            let canonical = found.is_some_and(same) && strict_cidr(range.as_str().unwrap_or_default()).is_some();
             if !canonical {
                 errors.push(FieldError::invalid(at, range.clone(), NOT_CIDR));
             }
@@ -145,12 +151,20 @@ impl Strategy for ServiceCidr {
         errors
     }
 
+    /// Ranges do not change; one of the other family may come to one.
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        let cidrs = |o: &Value| o.at(&["spec", "cidrs"]).cloned();
-        if cidrs(object) == cidrs(old) {
-            return Vec::new();
+        let (now, before) = (object.list_at(&["spec", "cidrs"]), old.list_at(&["spec", "cidrs"]));
+        let grows = before.len() == 1 && now.len() == 2;
+        if now.len() != before.len() && !grows {
+            return vec![FieldError::invalid("spec.cidrs", now.to_vec(), "field is immutable")];
         }
-        vec![FieldError::invalid("spec.cidrs[0]", cidrs(object), "field is immutable")]
+        let changed = now.iter().zip(before).enumerate().filter(|(_, (now, before))| now != before);
+        let mut errors: Vec<FieldError> =
+            changed.map(|(i, (now, _))| FieldError::invalid(format!("spec.cidrs[{i}]"), now.clone(), "field is immutable")).collect();
+        if grows {
+            errors.extend(self.validate_create(object));
+        }
+        errors
     }
 }
 
@@ -164,7 +178,7 @@ pub fn is_link_local(address: IpAddr) -> bool {
 
 /// Upstream refuses addresses that mean the node itself or its link.
 pub(super) fn special_address(text: &str, at: &str, errors: &mut Vec<FieldError>) {
-    let Ok(address) = text.parse::<IpAddr>() else {
+    let Some(address) = text.parse::<IpAddr>().ok().filter(|a| !matches!(a, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())) else {
         let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
         return errors.push(FieldError::invalid(at, text, why));
     };

@@ -4,7 +4,7 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, meta, names};
 
-use super::network::cidr;
+use super::network::strict_cidr;
 use super::{Strategy, joined};
 
 pub(super) struct Node;
@@ -30,7 +30,7 @@ impl Strategy for Node {
         let mut errors = Vec::new();
         taint_errors(object.list_at(&["spec", "taints"]), &mut errors);
         let ranges = object.list_at(&["spec", "podCIDRs"]);
-        let found: Vec<_> = ranges.iter().map(|r| cidr(r.as_str().unwrap_or_default())).collect();
+        let found: Vec<_> = ranges.iter().map(|r| strict_cidr(r.as_str().unwrap_or_default())).collect();
         for (i, range) in ranges.iter().enumerate().filter(|(i, _)| found[*i].is_none()) {
             let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
             errors.push(FieldError::invalid(format!("spec.podCIDRs[{i}]"), range.clone(), why));
@@ -43,8 +43,23 @@ impl Strategy for Node {
         errors
     }
 
+    fn prepare_create(&self, object: &mut Value) {
+        drop_config_source(object);
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value) {
+        if old.at(&["spec", "configSource"]).is_none_or(Value::is_null) {
+            drop_config_source(object);
+        }
+    }
+
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
+        if let Some(text) = meta::annotation(object, AVOID_PODS).filter(|t| !t.is_empty())
+            && !fram_machinery::json::from_slice(text.as_bytes()).is_ok_and(|v| v.as_map().is_some())
+        {
+            errors.push(FieldError::invalid("metadata.annotations.AvoidPods", AVOID_PODS, "invalid character in JSON"));
+        }
         let before = old.list_at(&["spec", "podCIDRs"]);
         if !before.is_empty() && object.list_at(&["spec", "podCIDRs"]) != before {
             let why = "node updates may not change podCIDR except from \"\" to valid";
@@ -108,6 +123,13 @@ impl Strategy for Node {
             _ => Value::Null,
         }
     }
+}
+
+const AVOID_PODS: &str = "scheduler.alpha.kubernetes.io/preferAvoidPods";
+
+/// Configuration that kubelets took from a ConfigMap is long gone (DynamicKubeletConfig).
+fn drop_config_source(node: &mut Value) {
+    node.remove(&["spec", "configSource"]);
 }
 
 /// Upstream names taints as if they were metadata.

@@ -161,6 +161,8 @@ pub(crate) fn default_pod_spec(spec: &mut Value) {
                 let policy = default_pull_policy(container.str_at(&["image"]));
                 container.set(&["imagePullPolicy"], policy);
             }
+            // Belongs to a feature that is off (ContainerStopSignals).
+            container.remove(&["lifecycle", "stopSignal"]);
         }
     }
     if !spec.list_at(&["volumes"]).is_empty() {
@@ -171,6 +173,11 @@ pub(crate) fn default_pod_spec(spec: &mut Value) {
             if let Some(image) = volume.get("image").filter(|i| i.str_at(&["pullPolicy"]).is_empty()) {
                 let policy = default_pull_policy(image.str_at(&["reference"]));
                 volume.set(&["image", "pullPolicy"], policy);
+            }
+            if !volume.list_at(&["projected", "sources"]).is_empty() {
+                // Belongs to a feature that is off (ClusterTrustBundleProjection).
+                let sources = volume.place(&["projected", "sources"]).make_list();
+                sources.iter_mut().for_each(|source| drop(source.remove(&["clusterTrustBundle"])));
             }
         }
     }

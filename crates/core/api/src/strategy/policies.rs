@@ -1,7 +1,7 @@
 //! ValidatingAdmissionPolicies, MutatingAdmissionPolicies and their bindings: expressions that compile, rules, selectors,
 //! references to params, columns. What a policy decides about a request is not here.
 
-use fram_machinery::labels::Selector;
+use fram_machinery::jsonpath::JsonPath;
 use fram_machinery::status::{FieldError, Problem};
 use fram_machinery::{Value, names};
 
@@ -51,6 +51,24 @@ impl Strategy for ValidatingAdmissionPolicy {
         errors
     }
 
+    fn validate_subresource(&self, subresource: &str, policy: &Value, _: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if subresource == "status" {
+            super::limits::condition_errors(policy.list_at(&["status", "conditions"]), "status.conditions", &mut errors);
+            for (i, warning) in policy.list_at(&["status", "typeChecking", "expressionWarnings"]).iter().enumerate() {
+                let at = format!("status.typeChecking.expressionWarnings[{i}].fieldRef");
+                let text = warning.str_at(&["fieldRef"]).trim();
+                let path = if text.starts_with(['.', '[']) { text.to_string() } else { format!(".{text}") };
+                // Between names only what paths are made of may stand.
+                let strange = text.chars().any(|c| !c.is_ascii_alphanumeric() && !"._-[]()*@?'\"/$, <>=".contains(c));
+                if !text.is_empty() && (strange || JsonPath::parse(&path).is_err()) {
+                    errors.push(FieldError::invalid(at, text, "invalid JSONPath"));
+                }
+            }
+        }
+        errors
+    }
+
     fn cell(&self, policy: &Value, column: &str) -> Value {
         match column {
             "Validations" => Value::Int(policy.list_at(&["spec", "validations"]).len() as i64),
@@ -62,7 +80,9 @@ impl Strategy for ValidatingAdmissionPolicy {
 impl Strategy for MutatingAdmissionPolicy {
     fn validate(&self, policy: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        let variables = common(policy, &mut errors);
+        common(policy, &mut errors);
+        // Those that have no expression are seen as well.
+        let variables = variables(policy, Scope { params: has_params(policy), ..Scope::default() }).0;
         let scope = Scope { params: has_params(policy), variables: Some(&variables), patch: true, ..Scope::default() };
         changes_only(policy, "matchConstraints", &mut errors);
         let mutations = policy.list_at(&["spec", "mutations"]);
@@ -129,7 +149,25 @@ fn param_kind(policy: &Value) -> Value {
     }
 }
 
-/// What both sorts of policies have; gives the variables.
+/// The forms of what the params are of; that it is given is checked already.
+fn param_kind_errors(policy: &Value, errors: &mut Vec<FieldError>) {
+    let (version, kind) = (policy.str_at(&["spec", "paramKind", "apiVersion"]), policy.str_at(&["spec", "paramKind", "kind"]));
+    let (group, name) = version.split_once('/').unwrap_or(("", version));
+    let mut wrong = |field: &str, text: &str, why: &str| errors.push(FieldError::invalid(format!("spec.paramKind.{field}"), text, why));
+    if !version.is_empty() {
+        if let (false, Err(why)) = (group.is_empty(), names::dns_subdomain(group)) {
+            wrong("apiVersion", group, why);
+        }
+        if let Err(why) = names::dns1035_label(name) {
+            wrong("apiVersion", name, why);
+        }
+    }
+    if let (false, Err(why)) = (kind.is_empty(), names::dns1035_label(&kind.to_lowercase())) {
+        wrong("kind", kind, why);
+    }
+}
+
+/// What both sorts of policies have; gives the variables that have an expression.
 fn common(policy: &Value, errors: &mut Vec<FieldError>) -> Variables {
     let params = has_params(policy);
     if params {
@@ -138,6 +176,7 @@ fn common(policy: &Value, errors: &mut Vec<FieldError>) -> Variables {
                 errors.push(FieldError::required(format!("spec.paramKind.{field}"), ""));
             }
         }
+        param_kind_errors(policy, errors);
     }
     match policy.at(&["spec", "matchConstraints"]).filter(|c| !c.is_null()) {
         None => errors.push(FieldError::required("spec.matchConstraints", "")),
@@ -158,12 +197,11 @@ fn common(policy: &Value, errors: &mut Vec<FieldError>) -> Variables {
             errors.push(FieldError::required(format!("{at}.name"), "name is not specified"));
         } else if !is_identifier(name) {
             errors.push(FieldError::invalid(format!("{at}.name"), name, "must be a valid CEL identifier"));
-        } else if names[..i].iter().any(|(n, _)| n == name) {
-            errors.push(FieldError::duplicate(format!("{at}.name"), name));
         }
         compiled(variable, &at, "expression", |_| program.map(drop), errors);
     }
-    names
+    let given = policy.list_at(&["spec", "variables"]).iter().map(|v| !v.str_at(&["expression"]).trim().is_empty());
+    names.into_iter().zip(given).filter(|(_, given)| *given).map(|(name, _)| name).collect()
 }
 
 /// An expression that has to be there and to compile.
@@ -237,11 +275,6 @@ fn mutation(mutation: &Value, at: &str, scope: &Scope<'_>, errors: &mut Vec<Fiel
 }
 
 fn match_resources(resources: &Value, at: &str, errors: &mut Vec<FieldError>) {
-    for field in ["namespaceSelector", "objectSelector"] {
-        if let Err(why) = Selector::from_object(resources.get(field)) {
-            errors.push(FieldError::invalid(format!("{at}.{field}"), resources.get(field).cloned().unwrap_or_default(), why.to_string()));
-        }
-    }
     for list in ["resourceRules", "excludeResourceRules"] {
         for (i, rule) in resources.list_at(&[list]).iter().enumerate() {
             let at = format!("{at}.{list}[{i}]");
@@ -276,9 +309,6 @@ fn param_ref(reference: &Value, errors: &mut Vec<FieldError>) {
     if let (false, Err(why)) = (name.is_empty(), names::path_segment(name)) {
         errors.push(FieldError::invalid("spec.paramRef.name", name, why));
     }
-    if let Err(why) = Selector::from_object(selector) {
-        errors.push(FieldError::invalid("spec.paramRef.selector", selector.cloned().unwrap_or_default(), why.to_string()));
-    }
     match (name.is_empty(), selector.is_some()) {
         (false, true) => {
             for field in ["name", "selector"] {
@@ -288,8 +318,10 @@ fn param_ref(reference: &Value, errors: &mut Vec<FieldError>) {
         (true, false) => errors.push(FieldError::required("spec.paramRef", "one of name or selector must be specified")),
         _ => {}
     }
-    if reference.str_at(&["parameterNotFoundAction"]).is_empty() {
-        errors.push(FieldError::required("spec.paramRef.parameterNotFoundAction", ""));
+    match reference.str_at(&["parameterNotFoundAction"]) {
+        "" => errors.push(FieldError::required("spec.paramRef.parameterNotFoundAction", "")),
+        "Allow" | "Deny" => {}
+        other => errors.push(FieldError::not_supported("spec.paramRef.parameterNotFoundAction", other, &["Deny", "Allow"])),
     }
 }
 

@@ -97,7 +97,7 @@ impl Strategy for Binding {
             name => errors.extend(names::path_segment(name).err().map(|why| FieldError::invalid("roleRef.name", name, why))),
         }
         for (i, subject) in object.list_at(&["subjects"]).iter().enumerate() {
-            subject_errors(subject, &format!("subjects[{i}]"), &mut errors);
+            subject_errors(subject, object.str_at(&["kind"]) == "ClusterRoleBinding", &format!("subjects[{i}]"), &mut errors);
         }
         errors
     }
@@ -128,7 +128,8 @@ impl Strategy for Binding {
     }
 }
 
-fn subject_errors(subject: &Value, at: &str, errors: &mut Vec<FieldError>) {
+/// Within a namespace an account without one is of the binding's own.
+fn subject_errors(subject: &Value, cluster: bool, at: &str, errors: &mut Vec<FieldError>) {
     let text = |field: &str| subject.str_at(&[field]);
     if text("name").is_empty() {
         errors.push(FieldError::required(format!("{at}.name"), ""));
@@ -143,7 +144,7 @@ fn subject_errors(subject: &Value, at: &str, errors: &mut Vec<FieldError>) {
             if !text("apiGroup").is_empty() {
                 errors.push(FieldError::not_supported(format!("{at}.apiGroup"), text("apiGroup"), &[""]));
             }
-            if text("namespace").is_empty() {
+            if text("namespace").is_empty() && cluster {
                 errors.push(FieldError::required(format!("{at}.namespace"), ""));
             }
         }

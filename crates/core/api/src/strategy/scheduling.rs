@@ -28,7 +28,11 @@ impl Strategy for PriorityClass {
             let why = format!("maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}");
             return vec![FieldError::forbidden("value", &why)];
         }
-        Vec::new()
+        match object.get("preemptionPolicy").and_then(Value::as_str) {
+            Some("") => vec![FieldError::required("preemptionPolicy", "")],
+            None | Some("Never" | "PreemptLowerPriority") => Vec::new(),
+            Some(other) => vec![FieldError::not_supported("preemptionPolicy", other, &["PreemptLowerPriority", "Never"])],
+        }
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {

@@ -1,5 +1,6 @@
 //! Services: what depends on the type, and the cells of the table. Addresses and node ports are allocated by the server.
 
+mod families;
 mod validation;
 
 use fram_machinery::labels::Selector;
@@ -12,8 +13,8 @@ pub(super) struct Service;
 
 impl Strategy for Service {
     fn name_rule(&self) -> NameRule {
-        // 1.36 allows names that start with a digit (RelaxedServiceNameValidation is off by default): RFC 1035.
-        names::dns1035_label
+        // Names may start with a digit since 1.36; see RelaxedServiceNameValidation.
+        names::dns_label
     }
 
     fn default(&self, object: &mut Value) {
@@ -41,7 +42,7 @@ impl Strategy for Service {
         if external && object.str_at(&["spec", "externalTrafficPolicy"]).is_empty() {
             object.set(&["spec", "externalTrafficPolicy"], "Cluster");
         }
-        if ty != "ExternalName" && object.str_at(&["spec", "internalTrafficPolicy"]).is_empty() {
+        if ty != "ExternalName" && object.at(&["spec", "internalTrafficPolicy"]).is_none_or(Value::is_null) {
             object.set(&["spec", "internalTrafficPolicy"], "Cluster");
         }
         if ty == "LoadBalancer" && object.at(&["spec", "allocateLoadBalancerNodePorts"]).is_none() {
@@ -51,16 +52,8 @@ impl Strategy for Service {
 
     fn prepare_create(&self, object: &mut Value) {
         object.set(&["status"], object!({ "loadBalancer": {} }));
-        let headless_without_selector =
-            object.str_at(&["spec", "clusterIP"]) == "None" && object.at(&["spec", "selector"]).is_none_or(Value::is_empty);
-        if object.str_at(&["spec", "type"]) != "ExternalName" {
-            if object.str_at(&["spec", "ipFamilyPolicy"]).is_empty() {
-                object.set(&["spec", "ipFamilyPolicy"], if headless_without_selector { "RequireDualStack" } else { "SingleStack" });
-            }
-            if object.list_at(&["spec", "ipFamilies"]).is_empty() {
-                object.set(&["spec", "ipFamilies"], object!(["IPv4"]));
-            }
-        }
+        families::agree(object, None);
+        families::infer(object, None);
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value) {
@@ -75,6 +68,10 @@ impl Strategy for Service {
             {
                 object.set(&["spec", field], kept);
             }
+        }
+        if object.str_at(&["spec", "type"]) != "ExternalName" {
+            families::agree(object, Some(old));
+            families::infer(object, Some(old));
         }
         keep_or_clear_node_ports(object, old);
         drop_what_the_type_lost(object, old);
@@ -120,6 +117,11 @@ fn uses_node_ports(service: &Value) -> bool {
     matches!(service.str_at(&["spec", "type"]), "NodePort" | "LoadBalancer")
 }
 
+/// Whether the nodes of a Service say on a port of their own if they have endpoints of it; see upstream's NeedsHealthCheck.
+pub fn needs_health_check(service: &Value) -> bool {
+    service.str_at(&["spec", "type"]) == "LoadBalancer" && service.str_at(&["spec", "externalTrafficPolicy"]) == "Local"
+}
+
 /// What only the former type could have goes with it, unless the author has just changed it; see upstream's
 /// dropTypeDependentFields.
 fn drop_what_the_type_lost(object: &mut Value, old: &Value) {
@@ -128,7 +130,6 @@ fn drop_what_the_type_lost(object: &mut Value, old: &Value) {
         matches!(ty(service).as_str(), "NodePort" | "LoadBalancer")
             || (ty(service) == "ClusterIP" && !service.list_at(&["spec", "externalIPs"]).is_empty())
     };
-    let checked = |service: &Value| ty(service) == "LoadBalancer" && service.str_at(&["spec", "externalTrafficPolicy"]) == "Local";
     let mut lost: Vec<&str> = Vec::new();
     if ty(old) == "LoadBalancer" && ty(object) != "LoadBalancer" {
         lost.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
@@ -139,7 +140,7 @@ fn drop_what_the_type_lost(object: &mut Value, old: &Value) {
     if ty(object) == "ExternalName" && ty(old) != "ExternalName" {
         lost.push("internalTrafficPolicy");
     }
-    if checked(old) && !checked(object) {
+    if needs_health_check(old) && !needs_health_check(object) {
         lost.push("healthCheckNodePort");
     }
     for field in lost {

@@ -142,6 +142,10 @@ fn extensions(schema: &Value, ty: &str, path: &str, out: &mut Vec<FieldError>) {
 fn lists(schema: &Value, ty: &str, path: &str, out: &mut Vec<FieldError>) {
     let topology = schema.str_at(&["x-kubernetes-list-type"]);
     let keys = texts(schema, "x-kubernetes-list-map-keys");
+    const TOPOLOGIES: [&str; 3] = ["atomic", "map", "set"];
+    if schema.get("x-kubernetes-list-type").is_some_and(|t| !t.is_null()) && !TOPOLOGIES.contains(&topology) {
+        out.push(FieldError::not_supported(format!("{path}.x-kubernetes-list-type"), topology, &TOPOLOGIES));
+    }
     if !topology.is_empty() && ty != "array" {
         let why = "must be array if x-kubernetes-list-type is specified";
         out.push(if ty.is_empty() {

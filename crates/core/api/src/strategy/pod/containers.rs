@@ -321,8 +321,6 @@ fn devices(container: &Value, at: &str, pod: &Pod<'_>, errors: &mut Vec<FieldErr
             errors.push(FieldError::invalid(format!("{at}.devicePath"), path, "must be unique"));
         } else if path.split('/').any(|s| s == "..") {
             errors.push(FieldError::invalid(format!("{at}.devicePath"), path, "can not contain backsteps ('..')"));
-        } else if mounts.iter().any(|m| m.str_at(&["mountPath"]) == path) {
-            errors.push(FieldError::invalid(format!("{at}.devicePath"), path, "must not already exist as a path in volumeMounts"));
         }
         if mounts.iter().any(|m| m.str_at(&["name"]) == name) {
             errors.push(FieldError::invalid(format!("{at}.name"), name, "must not already exist in volumeMounts"));

@@ -161,14 +161,13 @@ pub(crate) fn tolerations(list: &[Value], path: &str, errors: &mut Vec<FieldErro
 
 fn spreading(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let list = spec.list_at(&["topologySpreadConstraints"]);
-    let mut seen: Vec<(&str, &str)> = Vec::new();
     for (i, constraint) in list.iter().enumerate() {
         let at = format!("{path}[{i}]");
         let pair = (constraint.str_at(&["topologyKey"]), constraint.str_at(&["whenUnsatisfiable"]));
-        if seen.contains(&pair) {
+        let again = |c: &Value| (c.str_at(&["topologyKey"]), c.str_at(&["whenUnsatisfiable"])) == pair;
+        if list[i + 1..].iter().any(again) {
             errors.push(FieldError::duplicate(format!("{at}.{{topologyKey, whenUnsatisfiable}}"), format!("{{{}, {}}}", pair.0, pair.1)));
         }
-        seen.push(pair);
         if !["DoNotSchedule", "ScheduleAnyway"].contains(&pair.1) {
             let field = format!("{at}.whenUnsatisfiable");
             errors.push(FieldError::not_supported(field, pair.1, &["DoNotSchedule", "ScheduleAnyway"]));

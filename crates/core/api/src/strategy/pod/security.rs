@@ -54,7 +54,7 @@ pub(super) fn profiles(context: &Value, at: &str, errors: &mut Vec<FieldError>) 
             None if ty == "Localhost" => errors.push(FieldError::required(at, "must be set when type is Localhost")),
             Some(name) if ty == "Localhost" && field == "appArmorProfile" => app_armor_name(name, at, errors),
             Some(name) if ty == "Localhost" => local_path_errors(name, &at, errors),
-            Some(name) if field == "seccompProfile" || !ty.is_empty() => {
+            Some(name) if field == "seccompProfile" || matches!(ty, "RuntimeDefault" | "Unconfined") => {
                 errors.push(FieldError::invalid(at, name, "can only be set when type is Localhost"));
             }
             _ => {}

@@ -214,6 +214,13 @@ fn system(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     if spec.str_at(&["os", "name"]) == "linux" && context.get("windowsOptions").is_some() {
         errors.push(FieldError::forbidden(format!("{at}.windowsOptions"), "windows options cannot be set for a linux pod"));
     }
+    let containers = ["containers", "initContainers", "ephemeralContainers"].into_iter().flat_map(|list| spec.list_at(&[list]));
+    let own = containers.filter_map(|c| c.bool_at(&["securityContext", "windowsOptions", "hostProcess"]));
+    let hosted = own.chain(context.bool_at(&["windowsOptions", "hostProcess"])).any(|h| h);
+    if hosted && spec.bool_at(&["hostNetwork"]) != Some(true) {
+        let why = "hostNetwork must be true if pod contains any hostProcess containers";
+        errors.push(FieldError::invalid(format!("{path}.hostNetwork"), spec.bool_at(&["hostNetwork"]), why));
+    }
     let windows = spec.str_at(&["os", "name"]) == "windows";
     if windows {
         const LINUX: [&str; 12] = [

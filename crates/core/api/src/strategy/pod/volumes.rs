@@ -4,7 +4,7 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
-use crate::strategy::volumes::claim_spec_errors;
+use crate::strategy::claims::claim_spec_errors;
 
 /// Checks the volumes of a pod spec; returns those that are as they should be, which containers can mount.
 pub(super) fn validate(spec: &Value, path: &str, errors: &mut Vec<FieldError>) -> Vec<Value> {
@@ -57,7 +57,7 @@ const REQUIRED: [(&str, &[&str]); 20] = [
 /// One source and no more. What descriptions say about the fields of the sources is checked with all other fields.
 fn sources(volume: &Value, at: &str, errors: &mut Vec<FieldError>) {
     let present = volume.as_map().into_iter().flat_map(|m| m.iter()).filter(|(key, _)| key.as_str() != "name");
-    let mut count = 0;
+    let (mut count, whole) = (0, at);
     for (kind, source) in in_upstream_order(present.map(|(k, v)| (k.as_str(), v)).collect()) {
         count += 1;
         let at = format!("{at}.{kind}");
@@ -89,7 +89,10 @@ fn sources(volume: &Value, at: &str, errors: &mut Vec<FieldError>) {
             "secret" | "configMap" => named(source, kind, &at, errors),
             "downwardAPI" => downward(source, &at, errors),
             "projected" => projected(source, &at, errors),
-            "iscsi" => iscsi(source, &at, errors),
+            "iscsi" => {
+                iscsi(source, &at, errors);
+                iscsi_name(volume, source, whole, errors);
+            }
             "fc" => fibre_channel(source, &at, errors),
             "csi" => csi(source, &at, errors),
             "azureDisk" => azure_disk(source, &at, errors),
@@ -273,7 +276,6 @@ fn projected(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
                         errors.push(FieldError::required(format!("{at}.path"), ""));
                     }
                     local_path_errors(source.str_at(&["path"]), &format!("{at}.path"), errors);
-                    take(source.str_at(&["path"]), errors);
                 }
                 _ => take(source.str_at(&["path"]), errors),
             }
@@ -318,6 +320,17 @@ pub(crate) fn iscsi(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
     let chap = ["chapAuthDiscovery", "chapAuthSession"].iter().any(|f| source.bool_at(&[f]) == Some(true));
     if chap && source.get("secretRef").is_none() {
         errors.push(FieldError::required(format!("{at}.secretRef"), ""));
+    }
+}
+
+/// With an initiator the name of the volume and its portal make a name.
+fn iscsi_name(volume: &Value, source: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    const LONGEST: usize = 64;
+    let name = volume.str_at(&["name"]);
+    let named = source.get("initiatorName").is_some_and(|n| !n.is_null());
+    if named && name.len() + 1 + source.str_at(&["targetPortal"]).len() > LONGEST {
+        let why = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
+        errors.push(FieldError::invalid(format!("{at}.name"), name, why));
     }
 }
 

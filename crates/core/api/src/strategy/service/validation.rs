@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
+use super::families;
 use crate::strategy::network::special_address;
 use crate::strategy::pod::port_or_name;
 
@@ -15,7 +16,13 @@ fn is_given(spec: &Value, field: &str) -> bool {
 }
 
 pub(super) fn validate(object: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+    let mut errors = families::errors(object);
+    if errors.is_empty() {
+        errors = families::lacking(object);
+    }
+    if !errors.is_empty() {
+        return errors;
+    }
     let null = Value::Null;
     let spec = object.get("spec").unwrap_or(&null);
     let ty = spec.str_at(&["type"]);
@@ -38,15 +45,9 @@ pub(super) fn validate(object: &Value) -> Vec<FieldError> {
     }
     let selector = spec.get("selector").and_then(Value::as_map).cloned().unwrap_or_default();
     crate::strategy::label_map_errors(&selector, "spec.selector", &mut errors);
-    for field in ["internalTrafficPolicy", "ipFamilyPolicy"] {
-        if spec.get(field).and_then(Value::as_str) == Some("") {
-            errors.push(FieldError::not_supported(format!("spec.{field}"), "", &[]));
-        }
-    }
     validate_ports(ports, &mut errors);
     traffic(spec, ty, &mut errors);
     load_balancer(spec, ty, &mut errors);
-    families(spec, ty, &mut errors);
     for (i, address) in spec.list_at(&["externalIPs"]).iter().enumerate() {
         special_address(address.as_str().unwrap_or_default(), &format!("spec.externalIPs[{i}]"), &mut errors);
     }
@@ -127,6 +128,9 @@ fn traffic(spec: &Value, ty: &str, errors: &mut Vec<FieldError>) {
         }
     }
     let check = spec.int_at(&["healthCheckNodePort"]).unwrap_or(0);
+    if check < 0 {
+        errors.push(FieldError::invalid("spec.healthCheckNodePort", check, "must be greater than or equal to 0"));
+    }
     if check != 0 && !(ty == "LoadBalancer" && external == "Local") {
         let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
         errors.push(FieldError::invalid("spec.healthCheckNodePort", check, why));
@@ -162,46 +166,16 @@ fn load_balancer(spec: &Value, ty: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn families(spec: &Value, ty: &str, errors: &mut Vec<FieldError>) {
-    if ty == "ExternalName" {
-        return;
-    }
-    let families = spec.list_at(&["ipFamilies"]);
-    for (i, family) in families.iter().enumerate().filter(|(i, family)| families[..*i].contains(family)) {
-        errors.push(FieldError::duplicate(format!("spec.ipFamilies[{i}]"), family.clone()));
-    }
-    let first = spec.str_at(&["clusterIP"]);
-    let all = spec.list_at(&["clusterIPs"]);
-    if !all.is_empty() && first != all[0].as_str().unwrap_or_default() {
-        errors.push(FieldError::invalid("spec.clusterIPs", all.to_vec(), "first value must match `clusterIP`"));
-    }
-    for (i, address) in all.iter().enumerate().filter_map(|(i, a)| Some((i, a.as_str()?))) {
-        if address == "None" && i == 0 {
-            continue;
-        }
-        match (address.parse::<IpAddr>(), families.get(i).and_then(Value::as_str)) {
-            (Err(_), _) => {
-                let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-                errors.push(FieldError::invalid(format!("spec.clusterIPs[{i}]"), address, why));
-            }
-            (Ok(ip), Some(family)) if ip.is_ipv4() != (family == "IPv4") => {
-                errors.push(FieldError::invalid(
-                    format!("spec.clusterIPs[{i}]"),
-                    address,
-                    format!("expected an {family} value as indicated by `ipFamilies[{i}]`"),
-                ));
-            }
-            _ => {}
-        }
-    }
-}
-
 pub(super) fn validate_update(object: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let text = |service: &Value, field: &str| service.str_at(&["spec", field]).to_string();
     let external = text(old, "type") == "ExternalName" || text(object, "type") == "ExternalName";
     if !external && !text(old, "clusterIP").is_empty() && text(object, "clusterIP") != text(old, "clusterIP") {
         errors.push(FieldError::invalid("spec.clusterIPs[0]", text(object, "clusterIP"), "may not change once set"));
+    }
+    let check = |service: &Value| service.int_at(&["spec", "healthCheckNodePort"]).unwrap_or(0);
+    if super::needs_health_check(object) && super::needs_health_check(old) && check(object) != check(old) {
+        errors.push(FieldError::invalid("spec.healthCheckNodePort", check(object), "field is immutable"));
     }
     let balances = |service: &Value| text(service, "type") == "LoadBalancer";
     if balances(object) && balances(old) && text(object, "loadBalancerClass") != text(old, "loadBalancerClass") {
