@@ -1,6 +1,6 @@
 //! The flags of the API server that are kube-apiserver's, by its names and with its defaults, and what is made of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +10,10 @@ use fram_apiserver::{Environment, Server};
 use fram_audit::{Audit, BatchOptions, Counters, Log, LogOptions, Policy, Sender, Sink, Webhook};
 use fram_encryption::{Encryption, Reloads};
 use fram_flowcontrol::{FlowControl, InFlight};
+use fram_machinery::yaml;
 
 use crate::etcd_flags::EtcdFlags;
+use crate::own_defaults;
 
 /// How the API server is run.
 #[derive(clap::Args, Debug, Clone)]
@@ -60,7 +62,8 @@ const WAITING: u32 = 4;
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Encryption at rest")]
 struct EncryptionFlags {
-    /// The file that says which resources are encrypted on disk, and by what. Without it none is.
+    /// The file that says which resources are encrypted on disk, and by what. Without it Secrets are, by a key of the server's own
+    /// in pki/encryption.yaml.
     #[arg(long, value_name = "FILE")]
     encryption_provider_config: Option<PathBuf>,
     /// Take over changes of that file while the server runs.
@@ -72,7 +75,8 @@ struct EncryptionFlags {
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Auditing")]
 struct AuditFlags {
-    /// The file with the audit policy: which requests are recorded, and how much of each. Without it nothing is.
+    /// The file with the audit policy: which requests are recorded, and how much of each. Without it changes are, with their
+    /// metadata, in audit/audit.log in the data directory.
     #[arg(long, value_name = "FILE")]
     audit_policy_file: Option<PathBuf>,
     /// Where records are written, a line each; `-` is standard output.
@@ -138,12 +142,11 @@ impl ApiFlags {
         self.requests.shutdown_delay_duration
     }
 
-    /// The encryption of the store whose keys start with `prefix`.
-    pub(crate) fn encryption(&self, prefix: &str) -> anyhow::Result<Arc<Encryption>> {
-        Ok(Arc::new(match &self.encryption.encryption_provider_config {
-            Some(path) => Encryption::load(path, prefix)?,
-            None => Encryption::none(prefix),
-        }))
+    /// The encryption of the store whose keys start with `prefix`; the server's own keys are in the folder `keys`.
+    pub(crate) fn encryption(&self, prefix: &str, keys: &Path) -> anyhow::Result<Arc<Encryption>> {
+        let given = self.encryption.encryption_provider_config.clone();
+        let path = given.map_or_else(|| own_defaults::encryption_file(keys), Ok)?;
+        Ok(Arc::new(Encryption::load(&path, prefix)?))
     }
 
     /// What follows changes of the encryption's file, where that is wanted.
@@ -152,13 +155,17 @@ impl ApiFlags {
     }
 
     /// The auditor, and what sends to its webhook.
-    pub(crate) fn auditor(&self, environment: &Environment) -> anyhow::Result<(Option<Arc<Audit>>, Option<Sender>)> {
+    pub(crate) fn auditor(&self, environment: &Environment, data: &Path) -> anyhow::Result<(Option<Arc<Audit>>, Option<Sender>)> {
         let flags = &self.audit;
-        let Some(policy) = &flags.audit_policy_file else { return Ok((None, None)) };
-        let policy = Policy::load(policy)?;
         let environment = environment.clone();
         let now: Arc<dyn Fn() -> jiff::Timestamp + Send + Sync> = Arc::new(move || environment.now());
         let counters = Counters::default();
+        let Some(policy) = &flags.audit_policy_file else {
+            let policy = Policy::read(&yaml::from_str(own_defaults::AUDIT_POLICY)?).map_err(anyhow::Error::msg)?;
+            let log: Arc<dyn Sink> = Arc::new(Log::open(own_defaults::audit_log(data), now.clone())?);
+            return Ok((Some(Arc::new(Audit::new(policy, vec![log], counters, now))), None));
+        };
+        let policy = Policy::load(policy)?;
         let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
         if let Some(path) = &flags.audit_log_path {
             let options = LogOptions {

@@ -47,9 +47,9 @@ impl ControlPlane {
     ) -> anyhow::Result<(Self, Listener)> {
         let listen = socket.local_addr().context("the socket has no address")?;
         let environment = Environment::system();
-        let (audit, audit_sender) = flags.auditor(&environment)?;
+        let (audit, audit_sender) = flags.auditor(&environment, data)?;
         let prefix = flags.etcd.prefix();
-        let encryption = flags.encryption(&prefix)?;
+        let encryption = flags.encryption(&prefix, &flags.etcd.cert_dir(data))?;
         let (store, checks) = flags.etcd.open(data, &encryption).await?;
         let pki = Arc::new(Pki::open(&flags.etcd.cert_dir(data))?);
         let shared = flags.etcd.is_shared();

@@ -11,6 +11,7 @@ mod etcd_flags;
 mod heap;
 mod mux;
 mod node;
+mod own_defaults;
 mod parts;
 mod preflight;
 mod signer;

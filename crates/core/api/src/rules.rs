@@ -1,6 +1,8 @@
 //! The rules that descriptions state about single fields: required, ranges, lengths, forms of names, enumerations, what
 //! may not change. What depends on more than one field is in the strategies.
 
+use std::collections::HashSet;
+
 use fram_machinery::schema::{Field, Form, Rule};
 use fram_machinery::status::FieldError;
 use fram_machinery::{Map, Type, TypeId, Value};
@@ -38,6 +40,25 @@ pub fn errors_of(kind: &Kind, ty: TypeId, value: &Value, path: &str) -> Vec<Fiel
     let mut walk = Walk { kind, errors: Vec::new() };
     walk.structure(ty, value, None, path);
     walk.errors
+}
+
+/// Values that came before. Texts, which lists without bound are of, are found at once.
+#[derive(Default)]
+struct Seen<'a> {
+    texts: HashSet<&'a str>,
+    others: Vec<&'a Value>,
+}
+
+impl<'a> Seen<'a> {
+    /// Takes a value in; says whether it was there.
+    fn again(&mut self, value: &'a Value) -> bool {
+        if let Some(text) = value.as_str() {
+            return !self.texts.insert(text);
+        }
+        let again = self.others.contains(&value);
+        self.others.push(value);
+        again
+    }
 }
 
 struct Walk<'a> {
@@ -170,15 +191,14 @@ impl Walk<'_> {
 
     /// No two elements may have the same value, or the same value in the field `key`.
     fn unique(&mut self, key: &str, list: &[Value], at: &str) {
-        let mut seen: Vec<&Value> = Vec::new();
+        let mut seen = Seen::default();
         for (i, item) in list.iter().enumerate() {
             let value = if key.is_empty() { Some(item) } else { item.get(key) };
             let Some(value) = value.filter(|v| v.as_str() != Some("")) else { continue };
-            if seen.contains(&value) {
+            if seen.again(value) {
                 let at = if key.is_empty() { format!("{at}[{i}]") } else { format!("{at}[{i}].{key}") };
                 self.errors.push(FieldError::duplicate(at, value.clone()));
             }
-            seen.push(value);
         }
     }
 

@@ -270,6 +270,12 @@ pub(crate) fn label_selector_errors(selector: &Value, at: &str, errors: &mut Vec
     }
 }
 
+/// How many bytes a base64 text stands for.
+pub(crate) fn decoded_size(text: &str) -> usize {
+    let padding = text.bytes().rev().take_while(|b| *b == b'=').count();
+    (text.len() / 4 * 3).saturating_sub(padding)
+}
+
 /// What is wrong with the key and the values of one requirement on labels.
 pub(crate) fn requirement_errors(requirement: &Value, at: &str, errors: &mut Vec<FieldError>) {
     let key = requirement.str_at(&["key"]);

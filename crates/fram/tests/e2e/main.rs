@@ -9,6 +9,7 @@ mod image;
 mod machine;
 mod refused;
 mod registry;
+mod secure;
 mod shop;
 mod store_check;
 mod two_nodes;

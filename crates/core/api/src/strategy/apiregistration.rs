@@ -102,8 +102,7 @@ fn is_local(object: &Value) -> bool {
 
 /// How many bytes a base64 text stands for, as errors say it.
 fn size(text: &str) -> String {
-    let padding = text.bytes().rev().take_while(|b| *b == b'=').count();
-    format!("{} bytes", (text.len() / 4 * 3).saturating_sub(padding))
+    format!("{} bytes", super::decoded_size(text))
 }
 
 #[cfg(test)]

@@ -91,16 +91,17 @@ fn immutable_errors(object: &Value, old: &Value, fields: &[&str]) -> Vec<FieldEr
 /// Objects larger than this are refused, as upstream's MaxSecretSize.
 const MAX_DATA: usize = 1024 * 1024;
 
-fn data_size(object: &Value, fields: &[&str]) -> usize {
-    let maps = fields.iter().filter_map(|f| object.get(f).and_then(Value::as_map));
-    maps.flat_map(|m| m.iter()).map(|(_, v)| v.as_str().map_or(0, str::len)).sum()
+/// Bytes of all values in a map, as `size` counts them.
+fn data_size(object: &Value, field: &str, size: fn(&str) -> usize) -> usize {
+    let map = object.get(field).and_then(Value::as_map);
+    map.into_iter().flat_map(|m| m.iter()).map(|(_, v)| v.as_str().map_or(0, size)).sum()
 }
 
 pub(super) struct ConfigMap;
 impl Strategy for ConfigMap {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = data_key_errors(object, &["data", "binaryData"]);
-        if data_size(object, &["data", "binaryData"]) > MAX_DATA {
+        if data_size(object, "data", str::len) + data_size(object, "binaryData", super::decoded_size) > MAX_DATA {
             errors.push(FieldError::too_long("[]", MAX_DATA));
         }
         for key in object.get("data").and_then(Value::as_map).iter().flat_map(|m| m.keys()) {
@@ -136,7 +137,7 @@ impl Strategy for Secret {
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = data_key_errors(object, &["data"]);
-        if data_size(object, &["data"]) / 4 * 3 > MAX_DATA {
+        if data_size(object, "data", super::decoded_size) > MAX_DATA {
             errors.push(FieldError::too_long("data", MAX_DATA));
         }
         secret_type_errors(object, &mut errors);

@@ -139,7 +139,7 @@ fn backend_errors(backend: &Value, at: &str, errors: &mut Vec<FieldError>) {
             let name = service.str_at(&["name"]);
             if name.is_empty() {
                 errors.push(FieldError::required(format!("{at}.service.name"), ""));
-            } else if let Err(why) = names::dns1035_label(name) {
+            } else if let Err(why) = names::dns_label(name) {
                 errors.push(FieldError::invalid(format!("{at}.service.name"), name, why));
             }
             let (port, number) = (service.str_at(&["port", "name"]), service.int_at(&["port", "number"]).unwrap_or(0));

@@ -70,7 +70,13 @@ impl Strategy for PersistentVolume {
             let spec = volume.get("spec").and_then(Value::as_map).cloned().unwrap_or_default();
             SOURCES.iter().find_map(|kind| Some(((*kind).to_string(), spec.get(kind)?.clone())))
         };
-        if source(object) != source(old) {
+        // Expansion may be made possible later on.
+        const EXPAND: [&str; 3] = ["spec", "csi", "controllerExpandSecretRef"];
+        let mut comparable = object.clone();
+        if old.at(&EXPAND).is_none_or(Value::is_null) {
+            comparable.remove(&EXPAND);
+        }
+        if source(&comparable) != source(old) {
             let why = "spec.persistentvolumesource is immutable after creation";
             errors.push(FieldError::forbidden("spec.persistentvolumesource", why));
         }

@@ -1,5 +1,6 @@
 //! The rules of containers: ports, environment, mounts, probes, handlers, resources, security.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use fram_machinery::quantity::Quantity;
@@ -10,7 +11,7 @@ use super::volumes::{field_errors, local_path_errors, resource_field_errors};
 
 /// What containers have to know of their pod.
 pub(super) struct Pod<'a> {
-    pub(super) volumes: &'a [Value],
+    pub(super) volumes: HashMap<&'a str, &'a Value>,
     /// The names of its resource claims.
     pub(super) claims: Vec<&'a str>,
     pub(super) restart_policy: &'a str,
@@ -101,7 +102,7 @@ fn restarts(container: &Value, role: Role, at: &str, errors: &mut Vec<FieldError
 }
 
 fn ports(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (i, port) in container.list_at(&["ports"]).iter().enumerate() {
         let at = format!("{at}.ports[{i}]");
         let name = port.str_at(&["name"]);
@@ -111,7 +112,7 @@ fn ports(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
             } else if seen.contains(&name) {
                 errors.push(FieldError::duplicate(format!("{at}.name"), name));
             }
-            seen.push(name);
+            seen.insert(name);
         }
         match port.int_at(&["containerPort"]).unwrap_or(0) {
             0 => errors.push(FieldError::required(format!("{at}.containerPort"), "")),
@@ -129,7 +130,7 @@ fn ports(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
 
 /// Two ports of containers that run beside each other cannot be the same port of the host.
 pub(super) fn host_port_conflicts(containers: &[Value], path: &str, errors: &mut Vec<FieldError>) {
-    let mut taken: Vec<(i64, &str, &str)> = Vec::new();
+    let mut taken: HashSet<(i64, &str, &str)> = HashSet::new();
     for (c, container) in containers.iter().enumerate() {
         for (p, port) in container.list_at(&["ports"]).iter().enumerate() {
             let host = port.int_at(&["hostPort"]).unwrap_or(0);
@@ -137,7 +138,7 @@ pub(super) fn host_port_conflicts(containers: &[Value], path: &str, errors: &mut
             if host != 0 && taken.contains(&key) {
                 errors.push(FieldError::duplicate(format!("{path}[{c}].ports[{p}].hostPort"), format!("{}//{}", key.1, host)));
             }
-            taken.push(key);
+            taken.insert(key);
         }
     }
 }
@@ -231,15 +232,16 @@ fn env_source(env: &Value, source: &Value, at: &str, errors: &mut Vec<FieldError
 
 fn mounts(container: &Value, at: &str, pod: &Pod<'_>, errors: &mut Vec<FieldError>) {
     let list = format!("{at}.volumeMounts");
-    let devices = container.list_at(&["volumeDevices"]);
-    let mut paths: Vec<&str> = Vec::new();
+    let of_devices = |field| container.list_at(&["volumeDevices"]).iter().map(|d| d.str_at(&[field])).collect::<HashSet<_>>();
+    let (device_names, device_paths) = (of_devices("name"), of_devices("devicePath"));
+    let mut paths: HashSet<&str> = HashSet::new();
     for (i, mount) in container.list_at(&["volumeMounts"]).iter().enumerate() {
         let at = format!("{list}[{i}]");
         let (name, path) = (mount.str_at(&["name"]), mount.str_at(&["mountPath"]));
         if name.is_empty() {
             errors.push(FieldError::required(format!("{at}.name"), ""));
         }
-        if pod.volumes.iter().all(|v| v.str_at(&["name"]) != name) {
+        if !pod.volumes.contains_key(name) {
             errors.push(FieldError { field: format!("{at}.name"), problem: Problem::NotFound(name.into()) });
         }
         if path.is_empty() {
@@ -248,11 +250,11 @@ fn mounts(container: &Value, at: &str, pod: &Pod<'_>, errors: &mut Vec<FieldErro
         if paths.contains(&path) {
             errors.push(FieldError::invalid(format!("{at}.mountPath"), path, "must be unique"));
         }
-        paths.push(path);
-        if devices.iter().any(|d| d.str_at(&["name"]) == name) {
+        paths.insert(path);
+        if device_names.contains(name) {
             errors.push(FieldError::invalid(format!("{at}.name"), name, "must not already exist in volumeDevices"));
         }
-        if devices.iter().any(|d| d.str_at(&["devicePath"]) == path) {
+        if device_paths.contains(path) {
             errors.push(FieldError::invalid(format!("{at}.mountPath"), path, "must not already exist as a path in volumeDevices"));
         }
         // Upstream names these fields without the number of the mount.
@@ -296,8 +298,8 @@ fn propagation(container: &Value, mount: &Value, list: &str, errors: &mut Vec<Fi
 }
 
 fn devices(container: &Value, at: &str, pod: &Pod<'_>, errors: &mut Vec<FieldError>) {
-    let mounts = container.list_at(&["volumeMounts"]);
-    let (mut names, mut paths): (Vec<&str>, Vec<&str>) = Default::default();
+    let mounted: HashSet<&str> = container.list_at(&["volumeMounts"]).iter().map(|m| m.str_at(&["name"])).collect();
+    let (mut names, mut paths): (HashSet<&str>, HashSet<&str>) = Default::default();
     for (i, device) in container.list_at(&["volumeDevices"]).iter().enumerate() {
         let at = format!("{at}.volumeDevices[{i}]");
         let (name, path) = (device.str_at(&["name"]), device.str_at(&["devicePath"]));
@@ -307,7 +309,7 @@ fn devices(container: &Value, at: &str, pod: &Pod<'_>, errors: &mut Vec<FieldErr
         if names.contains(&name) {
             errors.push(FieldError::invalid(format!("{at}.name"), name, "must be unique"));
         }
-        match pod.volumes.iter().find(|v| v.str_at(&["name"]) == name) {
+        match pod.volumes.get(name) {
             None => errors.push(FieldError { field: format!("{at}.name"), problem: Problem::NotFound(name.into()) }),
             Some(volume) if volume.get("persistentVolumeClaim").is_none() && volume.get("ephemeral").is_none() => {
                 let why = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
@@ -322,11 +324,11 @@ fn devices(container: &Value, at: &str, pod: &Pod<'_>, errors: &mut Vec<FieldErr
         } else if path.split('/').any(|s| s == "..") {
             errors.push(FieldError::invalid(format!("{at}.devicePath"), path, "can not contain backsteps ('..')"));
         }
-        if mounts.iter().any(|m| m.str_at(&["name"]) == name) {
+        if mounted.contains(name) {
             errors.push(FieldError::invalid(format!("{at}.name"), name, "must not already exist in volumeMounts"));
         }
-        names.push(name);
-        paths.push(path);
+        names.insert(name);
+        paths.insert(path);
     }
 }
 
@@ -396,13 +398,13 @@ fn resource_name(name: &str, field: &str, errors: &mut Vec<FieldError>) {
 fn resize_policies(container: &Value, at: &str, restart_policy: &str, errors: &mut Vec<FieldError>) {
     // Upstream names the list, not the element.
     let list = format!("{at}.resizePolicy");
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     for (i, policy) in container.list_at(&["resizePolicy"]).iter().enumerate() {
         let resource = policy.str_at(&["resourceName"]);
         if seen.contains(&resource) {
             errors.push(FieldError::duplicate(format!("{list}[{i}]"), resource));
         }
-        seen.push(resource);
+        seen.insert(resource);
         let restart = policy.str_at(&["restartPolicy"]);
         for (text, known) in [(resource, ["cpu", "memory"]), (restart, ["NotRequired", "RestartContainer"])] {
             match text {

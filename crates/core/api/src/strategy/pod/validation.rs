@@ -29,7 +29,8 @@ pub(crate) fn validate_spec(spec: &Value, path: &str) -> Vec<FieldError> {
     let volumes = volumes::validate(spec, path, &mut errors);
     let claims = spec.list_at(&["resourceClaims"]).iter().map(|c| c.str_at(&["name"])).collect();
     let context = containers::Pod {
-        volumes: &volumes,
+        // Of several with one name the first counts.
+        volumes: volumes.iter().rev().map(|v| (v.str_at(&["name"]), v)).collect(),
         claims,
         restart_policy: spec.str_at(&["restartPolicy"]),
         grace: spec.int_at(&["terminationGracePeriodSeconds"]).unwrap_or(0),
