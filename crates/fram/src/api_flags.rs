@@ -63,7 +63,7 @@ const WAITING: u32 = 4;
 #[command(next_help_heading = "Encryption at rest")]
 struct EncryptionFlags {
     /// The file that says which resources are encrypted on disk, and by what. Without it Secrets are, by a key of the server's own
-    /// in pki/encryption.yaml.
+    /// in pki/encryption.yaml; in etcd nothing is.
     #[arg(long, value_name = "FILE")]
     encryption_provider_config: Option<PathBuf>,
     /// Take over changes of that file while the server runs.
@@ -144,9 +144,12 @@ impl ApiFlags {
 
     /// The encryption of the store whose keys start with `prefix`; the server's own keys are in the folder `keys`.
     pub(crate) fn encryption(&self, prefix: &str, keys: &Path) -> anyhow::Result<Arc<Encryption>> {
-        let given = self.encryption.encryption_provider_config.clone();
-        let path = given.map_or_else(|| own_defaults::encryption_file(keys), Ok)?;
-        Ok(Arc::new(Encryption::load(&path, prefix)?))
+        Ok(Arc::new(match &self.encryption.encryption_provider_config {
+            Some(path) => Encryption::load(path, prefix)?,
+            // What several servers read they have to be told the key of, all of them before the first has written anything.
+            None if self.etcd.is_shared() => Encryption::none(prefix),
+            None => Encryption::load(&own_defaults::encryption_file(keys)?, prefix)?,
+        }))
     }
 
     /// What follows changes of the encryption's file, where that is wanted.

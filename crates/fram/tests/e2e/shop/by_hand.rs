@@ -56,7 +56,8 @@ fn describe(cluster: &Cluster) {
     let told = [
         "Controlled By:  StatefulSet/postgres",
         "Successfully assigned shop/postgres-0 to node",
-        "Successfully pulled image",
+        // By this pod, or by the one that asks whether the database is there.
+        "  Pulled  ",
         "Container started",
         "ClaimName:  data-postgres-0",
     ];
