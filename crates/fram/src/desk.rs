@@ -177,8 +177,10 @@ impl Desk {
         let counted =
             tokio::task::spawn_blocking(move || (processes::own(), processes::code(), processes::in_cgroup(&shims), heap::by_component()));
         let (own, code, shims, held) = counted.await.map_err(Status::internal)?;
-        let held = held.map_err(|error| Status::internal(format!("{error:#}")))?;
-        let components = self.components.lock().iter().map(|c| c.value(held.get(c.name).copied())).collect::<Vec<_>>();
+        // Where it cannot be told whose memory it is, everything else is worth telling all the more.
+        let held = held.inspect_err(|error| tracing::warn!("{error:#}")).ok();
+        let of = |name: &str| held.as_ref().map(|held| held.get(name).copied().unwrap_or(0));
+        let components = self.components.lock().iter().map(|c| c.value(of(c.name))).collect::<Vec<_>>();
         Ok(object!({
             "version": (env!("CARGO_PKG_VERSION")), "pid": (i64::from(std::process::id())), "since": (self.since.to_string()),
             "node": (self.node.get().map(String::as_str).unwrap_or_default()), "components": components,
@@ -191,7 +193,7 @@ impl Component {
     fn value(&self, held: Option<u64>) -> Value {
         let running = self.tasks.len();
         object!({ "name": (self.name), "since": (self.since.to_string()), "healthy": (running >= self.count),
-            "tasks": (count(running as u64)), "began": (count(self.count as u64)), "held": (count(held.unwrap_or(0))) })
+            "tasks": (count(running as u64)), "began": (count(self.count as u64)), "held": (held.map(count)) })
     }
 }
 

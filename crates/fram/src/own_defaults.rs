@@ -12,7 +12,7 @@ use fram_audit::LogOptions;
 /// copy of the store without it gives nothing away. What lay there in the clear is read, and encrypted in its turn.
 pub(crate) fn encryption_file(keys: &Path) -> anyhow::Result<PathBuf> {
     let path = keys.join("encryption.yaml");
-    if path.exists() {
+    if path.try_exists().with_context(|| format!("cannot look for {}", path.display()))? {
         return Ok(path);
     }
     std::fs::create_dir_all(keys).with_context(|| format!("cannot create {}", keys.display()))?;
@@ -28,10 +28,22 @@ pub(crate) fn encryption_file(keys: &Path) -> anyhow::Result<PathBuf> {
          \x20 - secretbox: {{keys: [{{name: key1, secret: {key}}}]}}\n\
          \x20 - identity: {{}}\n"
     );
-    write_private(&path, &text)?;
+    // A key that is there is never replaced, whoever comes at the same time: what it has sealed nothing else opens.
+    let new = keys.join(format!("encryption.{}", std::process::id()));
+    write_private(&new, &text)?;
+    let published = std::fs::hard_link(&new, &path);
+    std::fs::remove_file(&new).with_context(|| format!("cannot remove {}", new.display()))?;
+    match published {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| format!("cannot make {}", path.display()));
+        }
+        _ => {}
+    }
     // The store must not be longer-lived than its key.
-    let folder = std::fs::File::open(keys).and_then(|folder| folder.sync_all());
-    folder.with_context(|| format!("cannot make {} durable", keys.display()))?;
+    for folder in [Some(keys), keys.parent()].into_iter().flatten() {
+        let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+        synced.with_context(|| format!("cannot make {} durable", folder.display()))?;
+    }
     Ok(path)
 }
 
@@ -47,12 +59,6 @@ rules:
   - {group: '', resources: [events]}
   - {group: events.k8s.io, resources: [events]}
   - {group: coordination.k8s.io, resources: [leases]}
-- level: None
-  userGroups: [system:nodes, system:serviceaccounts:kube-system]
-  verbs: [get, list, watch]
-- level: None
-  users: [system:kube-controller-manager, system:kube-scheduler]
-  verbs: [get, list, watch]
 - level: Metadata
   resources: [{group: '', resources: [secrets, serviceaccounts/token]}]
 - level: None

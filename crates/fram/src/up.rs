@@ -96,6 +96,8 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     // Before anything is written: a port in use leaves nothing behind.
     let socket = bind(plan.listen).await?;
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
+    // A store of its own has a lock of its own; everything else that is there tells by this one that it is in use.
+    let _lock = if plan.node || plan.api.etcd.is_shared() { Some(NodeLock::take(data)?) } else { None };
     let ip = plan.machine.node_ip.map_or_else(primary_address, Ok)?;
     let nodes = Arc::new(Tunnels::default());
     let (mut control_plane, listener) = ControlPlane::open(data, &plan.api, socket, ip, nodes.clone()).await?;
@@ -124,8 +126,7 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
         say(&format!("fram: other machines join with: fram agent --server https://{ip}:{port} --token {token}"));
     }
     desk.clone().open(data, &tasks, &stop)?;
-    let _lock = if plan.node {
-        let lock = NodeLock::take(data)?;
+    if plan.node {
         let (name, kubelet) = start_node(&plan, &control_plane, &nodes, informers, &node_threads, &desk, &tasks, &stop).await?;
         let kubelet_stop = stop.clone();
         parts.spawn_on(&node_threads, "the kubelet", async move { Ok(kubelet.run(kubelet_stop).await?) });
@@ -134,13 +135,7 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
         let within = control_plane.listen_also(SocketAddr::new(IpAddr::V4(api_service_ip()), API_PORT)).await?;
         parts.spawn("the API's socket for pods", fram_apiserver::http_api::serve(within, control_plane.server.clone(), stop.clone()));
         say(&format!("fram: node {name} started after {} ms", begun.elapsed().as_millis()));
-        Some(lock)
-    } else if plan.api.etcd.is_shared() {
-        // Without a node and a store there is nothing else that tells that the data is in use.
-        Some(NodeLock::take(data)?)
-    } else {
-        None
-    };
+    }
     let mut signals = Signals::listen()?;
     let outcome = tokio::select! {
         biased;

@@ -99,7 +99,7 @@ fn verify(stages: &mut Stages) -> Result<()> {
 }
 
 /// The Debian packages that tests use, with a file by which each is known to be there.
-const PACKAGES: [(&str, &str); 10] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("buildah", "/usr/bin/buildah"),
     ("busybox-static", "/bin/busybox"),
     ("debootstrap", "/usr/sbin/debootstrap"),
@@ -107,6 +107,7 @@ const PACKAGES: [(&str, &str); 10] = [
     ("etcd-server", "/usr/bin/etcd"),
     ("iproute2", "/usr/sbin/ip"),
     ("kubernetes-client", "/usr/bin/kubectl"),
+    ("mount", "/usr/bin/mount"),
     ("nftables", "/usr/sbin/nft"),
     ("procps", "/bin/ps"),
     ("skopeo", "/usr/bin/skopeo"),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use fram_client::ListOptions;
 use fram_flowcontrol::{Class, Digest, FlowControl, InFlight, Listed, Permit, Ticket, Watched, defaults};
 use fram_machinery::{Reason, Status, Value, meta, object};
+use fram_store::Revision;
 use http::HeaderValue;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,9 @@ const SCHEMAS: &str = "flowschemas";
 const LEVELS: &str = "prioritylevelconfigurations";
 /// How often seats are lent and borrowed anew; see upstream's borrowingAdjustmentPeriod.
 const PERIOD: Duration = Duration::from_secs(10);
+
+/// How often it is counted how much there is of each resource, as upstream does.
+const COUNTED: Duration = Duration::from_secs(60);
 
 /// How requests are kept from overwhelming the server.
 #[derive(Clone, Default)]
@@ -133,6 +137,8 @@ impl Server {
         let mut watch = self.registry.store.watch(&prefix, revision).await.map_err(Status::internal)?;
         let mut period = tokio::time::interval(PERIOD);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut count, mut counted) = (tokio::time::interval(COUNTED), None);
+        count.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.configure_flow_control(control).await?;
         loop {
             tokio::select! {
@@ -141,17 +147,22 @@ impl Server {
                     changed.map_err(Status::internal)?;
                     self.configure_flow_control(control).await?;
                 }
-                _ = period.tick() => {
-                    self.count_objects(control).await?;
-                    control.adjust();
-                }
+                _ = period.tick() => control.adjust(),
+                _ = count.tick() => match self.count_objects(control, counted).await {
+                    Ok(revision) => counted = Some(revision),
+                    Err(status) => tracing::warn!(%status, "what there is of each resource could not be counted"),
+                },
             }
         }
     }
 
     /// Counts what there is of each resource, by which the width of lists goes; see upstream's StorageObjectCountTracker.
-    async fn count_objects(&self, control: &FlowControl) -> Result<(), Status> {
+    /// Nothing is done where the store is at the revision `counted` still.
+    async fn count_objects(&self, control: &FlowControl, counted: Option<Revision>) -> Result<Revision, Status> {
         let snapshot = self.registry.store.snapshot(None).await.map_err(Status::internal)?;
+        if counted == Some(snapshot.revision()) {
+            return Ok(snapshot.revision());
+        }
         let mut found: HashMap<(&str, &str), (usize, usize)> = HashMap::new();
         for entry in snapshot.prefix(&self.registry.prefix) {
             let mut parts = entry.key[self.registry.prefix.len()..].split('/');
@@ -162,7 +173,7 @@ impl Server {
             let group = if group == CORE { "" } else { group };
             (group, resource, objects, bytes)
         }));
-        Ok(())
+        Ok(snapshot.revision())
     }
 
     async fn configure_flow_control(&self, control: &FlowControl) -> Result<(), Status> {

@@ -125,7 +125,7 @@ async fn answer(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) ->
     let code = response.status().as_u16();
     // The body of a watch outlives this function, and with it the request.
     let response = match (lasting, trail.clone()) {
-        (None, _) => response.map(|body| peer.unsent.hold(body, begun + most, ticket.held)),
+        (None, _) => peer.unsent.hold(response, begun + most, ticket.held),
         (Some(lasting), None) => response.map(|body| respond::holding(body, lasting)),
         (Some(lasting), Some(trail)) => response.map(|body| respond::holding(body, (lasting, trail))),
     };

@@ -57,7 +57,7 @@ pub(crate) fn bytes(code: u16, content_type: &str, body: impl Into<Bytes>) -> Re
 }
 
 /// A response of many pieces that share memory with what they come from.
-fn chunks(code: u16, content_type: &str, chunks: Vec<Bytes>) -> Response<Body> {
+pub(crate) fn chunks(code: u16, content_type: &str, chunks: Vec<Bytes>) -> Response<Body> {
     let size = chunks.iter().map(Bytes::len).sum();
     let frames = chunks.into_iter().map(|c| Ok(http_body::Frame::data(c)));
     whole(respond(code, content_type, BodyExt::boxed_unsync(StreamBody::new(futures_util::stream::iter(frames)))), size)

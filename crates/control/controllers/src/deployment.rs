@@ -12,6 +12,7 @@ use std::time::Duration;
 use fram_client::resources::{DEPLOYMENTS, PODS, REPLICA_SETS};
 use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, PatchKind};
 use fram_machinery::labels::Selector;
+use fram_machinery::status::NAMESPACE_TERMINATING;
 use fram_machinery::{Reason, Status, Value, meta, object};
 
 use crate::Context;
@@ -155,7 +156,7 @@ impl Reconciler {
             }
             Err(status) => {
                 // A namespace that ends takes its Deployments with it.
-                if !status.message.contains("being terminated") {
+                if !status.has_cause(NAMESPACE_TERMINATING) {
                     let about = format!("Failed to create new replica set {name:?}: {}", status.message);
                     self.events.event(deployment, true, "ReplicaSetCreateError", about);
                 }

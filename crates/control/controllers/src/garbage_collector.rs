@@ -36,8 +36,12 @@ pub(crate) fn start(context: &Context) {
         let collector = collector.clone();
         async move { collector.reconcile(&key).await }
     };
-    let stop = context.stop.clone();
-    context.tasks.spawn(async move { stop.run_until_cancelled(follow).await });
+    let (stop, informers, custom) = (context.stop.clone(), context.informers.clone(), context.custom_kinds.clone());
+    context.tasks.spawn(async move {
+        stop.run_until_cancelled(follow).await;
+        // A kind that goes while another server leads would be asked for here for ever.
+        custom.borrow().iter().for_each(|kind| informers.forget(&kind.resource));
+    });
     let stop = context.stop.clone();
     context.tasks.spawn(async move { controller.run(reconcile, stop).await });
 }

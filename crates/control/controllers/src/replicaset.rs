@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use fram_client::resources::{PODS, REPLICA_SETS, REPLICATION_CONTROLLERS};
 use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, Resource};
-use fram_machinery::{Reason, Status, Value, meta};
+use fram_machinery::status::NAMESPACE_TERMINATING;
+use fram_machinery::{Status, Value, meta};
 
 use crate::objects::{Objects, Seen, settled};
 use crate::{Context, claim, pods};
@@ -95,7 +96,7 @@ impl Reconciler {
             match self.pods.create(meta::namespace(set), pod).await {
                 Ok(pod) => self.events.event(set, false, "SuccessfulCreate", format!("Created pod: {}", meta::name(&pod))),
                 // A namespace that ends takes its sets with it.
-                Err(error) if error.is(Reason::Forbidden) && error.message.contains("being terminated") => return None,
+                Err(error) if error.has_cause(NAMESPACE_TERMINATING) => return None,
                 Err(error) => {
                     self.events.event(set, true, "FailedCreate", format!("Error creating: {}", error.message));
                     return Some(error);

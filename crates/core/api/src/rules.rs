@@ -203,10 +203,11 @@ impl Walk<'_> {
     }
 
     /// No two elements may have the same values in all of these fields.
-    fn distinct(&mut self, keys: &str, list: &[Value], at: &str) {
-        let id = |item: &Value| keys.split(',').map(|k| item.get(k).cloned()).collect::<Vec<_>>();
-        let ids: Vec<_> = list.iter().map(id).collect();
-        for (i, item) in list.iter().enumerate().filter(|(i, _)| ids[..*i].contains(&ids[*i])) {
+    fn distinct<'v>(&mut self, keys: &str, list: &'v [Value], at: &str) {
+        // The fields that tell elements apart are texts.
+        let mut seen: HashSet<Vec<Option<&'v str>>> = HashSet::new();
+        let mut again = |item: &'v Value| !seen.insert(keys.split(',').map(|k| item.get(k).and_then(Value::as_str)).collect());
+        for (i, item) in list.iter().enumerate().filter(|(_, item)| again(item)) {
             let shown = if keys.contains(',') { item.clone() } else { item.get(keys).cloned().unwrap_or_default() };
             self.errors.push(FieldError::duplicate(format!("{at}[{i}]"), shown));
         }

@@ -43,6 +43,11 @@ impl Environment {
         Self { libraries: COMPLETE.to_vec(), mixes: true, ..Self::kubernetes() }
     }
 
+    /// Where nothing is known of variables whose types were known when an expression was accepted, its literals may look mixed.
+    pub fn accepted(self) -> Self {
+        Self { mixes: true, ..self }
+    }
+
     pub fn variable_of(mut self, name: &str, declared: Arc<Declared>) -> Self {
         self.variables.push((name.into(), declared));
         self

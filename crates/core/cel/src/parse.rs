@@ -22,7 +22,8 @@ const MAX_HEIGHT: usize = 250;
 /// Longer ones as well; see upstream's limit of expressions.
 const MAX_LENGTH: usize = 100_000;
 
-const RESERVED: [&str; 16] = [
+/// Words that are no identifiers, beside `true`, `false`, `null` and `in`; see the language's definition.
+pub(crate) const RESERVED: [&str; 17] = [
     "as",
     "break",
     "const",
@@ -39,6 +40,7 @@ const RESERVED: [&str; 16] = [
     "return",
     "var",
     "void",
+    "while",
 ];
 
 /// The tree of an expression, and how many nodes it has.

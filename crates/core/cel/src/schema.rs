@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fram_machinery::Value as Tree;
 
+use crate::parse::RESERVED;
 use crate::types::{Fields, Object, Type};
 
 /// The largest request that a server takes, in bytes; see upstream's MaxRequestSizeBytes.
@@ -113,7 +114,7 @@ impl Declared {
         let flag = |field: &str| schema.bool_at(&[field]) == Some(true);
         let below = |schema: &Tree, name: &str| Self::read(schema, name, schema.bool_at(&["x-kubernetes-embedded-resource"]) == Some(true));
         if flag("x-kubernetes-int-or-string") {
-            return Some(Self::text(Type::Dyn, 1, number("maxLength").map_or(LARGEST_REQUEST - 2, |n| n * 4)));
+            return Some(Self::text(Type::Dyn, 1, number("maxLength").map_or(LARGEST_REQUEST - 2, |n| n.saturating_mul(4))));
         }
         match schema.str_at(&["type"]) {
             "array" => {
@@ -135,7 +136,7 @@ impl Declared {
                 "date-time" => Self::text(Type::Timestamp, 21, LONGEST_TIME),
                 _ => {
                     let longest = schema.list_at(&["enum"]).iter().filter_map(|v| v.as_str()).map(|t| t.len() as u64).max();
-                    Self::text(Type::Text, 2, number("maxLength").map(|n| n * 4).or(longest).unwrap_or(LARGEST_REQUEST - 2))
+                    Self::text(Type::Text, 2, number("maxLength").map(|n| n.saturating_mul(4)).or(longest).unwrap_or(LARGEST_REQUEST - 2))
                 }
             }),
             "boolean" => Some(Self::simple(Type::Bool)),
@@ -177,29 +178,10 @@ impl Object {
     }
 }
 
-const KEYWORDS: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+/// Words that expressions cannot name a property by.
+fn is_keyword(word: &str) -> bool {
+    RESERVED.contains(&word) || matches!(word, "true" | "false" | "null" | "in")
+}
 
 const ESCAPES: [(&str, &str); 4] = [("__underscores__", "__"), ("__dot__", "."), ("__dash__", "-"), ("__slash__", "/")];
 
@@ -209,7 +191,7 @@ pub(crate) fn escape(property: &str) -> Option<String> {
     if property.is_empty() || property.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    if KEYWORDS.contains(&property) {
+    if is_keyword(property) {
         return Some(format!("__{property}__"));
     }
     let mut out = String::with_capacity(property.len());
@@ -232,7 +214,7 @@ pub(crate) fn escape(property: &str) -> Option<String> {
 
 /// The property that an identifier names.
 pub(crate) fn unescape(field: &str) -> String {
-    if let Some(keyword) = field.strip_prefix("__").and_then(|f| f.strip_suffix("__")).filter(|k| KEYWORDS.contains(k)) {
+    if let Some(keyword) = field.strip_prefix("__").and_then(|f| f.strip_suffix("__")).filter(|k| is_keyword(k)) {
         return keyword.into();
     }
     let mut out = String::with_capacity(field.len());

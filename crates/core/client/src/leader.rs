@@ -98,9 +98,7 @@ impl LeaderElection {
     {
         let mut observed = Observed::default();
         loop {
-            if stop.run_until_cancelled(self.acquire(&mut observed)).await.is_none() {
-                return;
-            }
+            let Some(begun) = stop.run_until_cancelled(self.acquire(&mut observed)).await else { return };
             tracing::info!(lease = self.name, identity = self.identity, "became the leader");
             let term = stop.child_token();
             let mut work = std::pin::pin!(lead(term.clone()));
@@ -108,7 +106,7 @@ impl LeaderElection {
                 biased;
                 () = stop.cancelled() => work.await,
                 () = &mut work => {}
-                () = self.renew(&mut observed) => {
+                () = self.renew(&mut observed, begun) => {
                     tracing::warn!(lease = self.name, identity = self.identity, "is not the leader any more");
                     term.cancel();
                     work.await;
@@ -125,11 +123,13 @@ impl LeaderElection {
         }
     }
 
-    /// Waits until this candidate has the lease.
-    async fn acquire(&self, observed: &mut Observed) {
+    /// Waits until this candidate has the lease; says when it began to write it. Others count from when they see what was written,
+    /// which may be long before the answer is there.
+    async fn acquire(&self, observed: &mut Observed) -> Instant {
         loop {
+            let begun = Instant::now();
             match timeout(self.timing.renew_deadline, self.attempt(observed)).await {
-                Ok(Ok(Outcome::Mine)) => return,
+                Ok(Ok(Outcome::Mine)) => return begun,
                 Ok(Ok(Outcome::Others)) => {}
                 Ok(Err(status)) => tracing::debug!(%status, lease = self.name, "the lease could not be had"),
                 Err(_) => tracing::debug!(lease = self.name, "the lease could not be had in time"),
@@ -139,12 +139,13 @@ impl LeaderElection {
     }
 
     /// Renews the lease for as long as that succeeds in time.
-    async fn renew(&self, observed: &mut Observed) {
-        let mut deadline = Instant::now() + self.timing.renew_deadline;
+    async fn renew(&self, observed: &mut Observed, acquired: Instant) {
+        let mut deadline = acquired + self.timing.renew_deadline;
         loop {
-            let next = Instant::now() + self.timing.retry_period;
+            let begun = Instant::now();
+            let next = begun + self.timing.retry_period;
             match tokio::time::timeout_at(deadline, self.attempt(observed)).await {
-                Ok(Ok(Outcome::Mine)) => deadline = Instant::now() + self.timing.renew_deadline,
+                Ok(Ok(Outcome::Mine)) => deadline = begun + self.timing.renew_deadline,
                 Ok(Ok(Outcome::Others)) | Err(_) => return,
                 Ok(Err(status)) => tracing::debug!(%status, lease = self.name, "the lease could not be renewed"),
             }

@@ -156,6 +156,11 @@ impl Status {
         Self { name: name.into(), group: group.into(), kind: resource.into(), ..Self::new(reason, message) }
     }
 
+    /// Whether this is among what is told of its causes.
+    pub fn has_cause(&self, reason: &str) -> bool {
+        self.causes.iter().any(|cause| cause.reason == reason)
+    }
+
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(Reason::BadRequest, message)
     }
@@ -283,6 +288,9 @@ impl Status {
         }
     }
 }
+
+/// The cause why nothing is made in a namespace that ends; see upstream's NamespaceTerminatingCause.
+pub const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
 
 /// What is wrong with one field; see apimachinery's field.Error.
 #[derive(Debug, Clone, PartialEq)]

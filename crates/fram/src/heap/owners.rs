@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
+use super::sample::Held;
+
 /// The first argument of the process that looks names up; no user's business.
 pub(crate) const COMMAND: &str = "heap-owners";
 
@@ -41,22 +43,23 @@ fn owner_of(symbol: &str) -> Option<&'static str> {
 }
 
 /// Bytes by owner for ways with their bytes.
-pub(super) fn ask(held: &[(Box<[usize]>, u64)]) -> anyhow::Result<BTreeMap<String, u64>> {
+pub(super) fn ask(held: &[Held]) -> anyhow::Result<BTreeMap<String, u64>> {
     let mut child = Command::new("/proc/self/exe").arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut text = String::new();
-    for (way, bytes) in held {
+    for Held { way, bytes, .. } in held {
         text.push_str(&bytes.to_string());
         for address in way {
             text.push_str(&format!(" {}", address.wrapping_sub(anchor())));
         }
         text.push('\n');
     }
-    // It reads everything before it answers.
-    child.stdin.take().context("it has no standard input")?.write_all(text.as_bytes())?;
+    // It reads everything before it answers; one that has ended says so by its status.
+    let written = child.stdin.take().context("it has no standard input")?.write_all(text.as_bytes());
     let output = child.wait_with_output()?;
     if !output.status.success() {
         bail!("{COMMAND} ended with {}", output.status);
     }
+    written?;
     let mut totals = BTreeMap::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let (owner, bytes) = line.split_once(' ').context("an answer without a number")?;

@@ -69,8 +69,24 @@ pub(super) fn forget(block: usize) {
     }
 }
 
-/// The ways of what is held, each with the bytes for which it stands.
-pub(super) fn held(period: usize) -> Vec<(Box<[usize]>, u64)> {
+/// A block that is held.
+pub(super) struct Held {
+    /// Its address.
+    #[cfg(test)]
+    pub(super) block: usize,
+    pub(super) way: Box<[usize]>,
+    /// For how many bytes it stands.
+    pub(super) bytes: u64,
+}
+
+/// What of the sample is held.
+pub(super) fn held(period: usize) -> Vec<Held> {
     let weight = |size: usize| size as f64 / (1.0 - (-(size as f64) / period as f64).exp());
-    samples().values().map(|sample| (sample.way.clone(), weight(sample.size.max(1)) as u64)).collect()
+    let held = |(_block, sample): (&usize, &Sample)| Held {
+        #[cfg(test)]
+        block: *_block,
+        way: sample.way.clone(),
+        bytes: weight(sample.size.max(1)) as u64,
+    };
+    samples().iter().map(held).collect()
 }

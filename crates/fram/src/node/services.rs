@@ -26,7 +26,7 @@ pub(super) struct Followers {
 
 /// How long to wait before the kernel is asked again after it refused.
 const AGAIN: Duration = Duration::from_secs(1);
-/// The longest that routes wait that could not be set again and again.
+/// The longest that waits what fails again and again.
 const LONGEST: Duration = Duration::from_secs(60);
 
 impl Followers {
@@ -37,26 +37,30 @@ impl Followers {
             return;
         }
         let mut health = HealthServer::new(self.proxy.clone());
+        let (mut told, mut pause) = (Vec::new(), AGAIN);
         let (mut changed_services, mut changed_slices) = (services.subscribe(), slices.subscribe());
         loop {
             let (all, endpoints) = (services.list(), slices.list());
             self.zone.send_replace(Arc::new(zone(&self.zone_config, &all, &endpoints)));
             let (served, slices_of): (Vec<_>, Vec<_>) = (proxied(&all), endpoints.iter().filter_map(|s| proxied_slice(s)).collect());
             let applied = self.proxy.apply(served.clone(), slices_of.clone()).await;
-            let mut failed = applied.is_err();
-            if let Err(error) = applied {
-                tracing::error!(%error, "Services could not be applied, will be tried again");
+            let healthy = applied.is_ok();
+            let mut failures: Vec<String> =
+                applied.err().map(|error| format!("Services could not be applied: {error}")).into_iter().collect();
+            let checks = health.apply(Checks::new(&served, &slices_of, &self.node_name, healthy)).into_iter();
+            failures.extend(checks.map(|(port, error)| format!("the health check on port {port} cannot be answered: {error}")));
+            // What stays as it is, such as a port that somebody else has, is said once and tried ever later.
+            if failures.is_empty() || failures != told {
+                pause = AGAIN;
+                failures.iter().for_each(|reason| tracing::error!("{reason}; will be tried again"));
             }
-            for (port, error) in health.apply(Checks::new(&served, &slices_of, &self.node_name, !failed)) {
-                tracing::warn!(port, error, "a health check of a Service cannot be answered, will be tried again");
-                failed = true;
-            }
+            told = failures;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 changed = changed_services.changed() => if changed.is_none() { return },
                 changed = changed_slices.changed() => if changed.is_none() { return },
-                () = tokio::time::sleep(AGAIN), if failed => {}
+                () = tokio::time::sleep(pause), if !told.is_empty() => pause = (pause * 2).min(LONGEST),
             }
         }
     }

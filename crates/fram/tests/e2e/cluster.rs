@@ -28,6 +28,16 @@ pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(100));
 }
 
+/// Waits until it is so; where it is not in time, the test fails and tells the state that it is in.
+#[track_caller]
+pub(crate) fn until(patience: Duration, what: &str, mut done: impl FnMut() -> bool, state: impl Fn() -> String) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < patience, "timed out: {what}\n{}", state());
+        pause();
+    }
+}
+
 impl Cluster {
     pub(crate) fn start(folder: &Path) -> Self {
         let cluster = Self::spawn(folder);
@@ -183,12 +193,8 @@ impl Cluster {
     }
 
     #[track_caller]
-    pub(crate) fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
-        let begun = Instant::now();
-        while !done() {
-            assert!(begun.elapsed() < PATIENCE, "timed out: {what}\n{}\n{}", self.describe(), self.tail());
-            pause();
-        }
+    pub(crate) fn until(&self, what: &str, done: impl FnMut() -> bool) {
+        until(PATIENCE, what, done, || format!("{}\n{}", self.describe(), self.tail()));
     }
 
     /// The processes of all containers.

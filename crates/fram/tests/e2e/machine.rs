@@ -54,6 +54,37 @@ impl Machine {
         command
     }
 
+    /// kubectl on this machine, as the administrator whom its data know.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command("kubectl");
+        command.env("HOME", self.data.parent().unwrap());
+        command.arg("--kubeconfig").arg(self.data.join("admin.kubeconfig")).args(arguments);
+        command
+    }
+
+    /// What kubectl prints, or None where it fails.
+    pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Option<String> {
+        let output = self.kubectl(arguments).output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// What kubectl prints; where it fails, so does the test, and tells the state that it is in.
+    #[track_caller]
+    pub(crate) fn must_kubectl(&self, arguments: &[&str], state: impl Fn() -> String) -> String {
+        let output = self.kubectl(arguments).output().unwrap();
+        assert!(output.status.success(), "kubectl {arguments:?}: {}\n{}", String::from_utf8_lossy(&output.stderr), state());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A cable between two machines.
+    pub(crate) fn cable(&self, other: &Self) {
+        must("ip", &["-n", &self.name, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", &other.name]);
+        for machine in [self, other] {
+            must("ip", &["-n", &machine.name, "addr", "add", &format!("{}/24", machine.ip), "dev", "cable"]);
+            must("ip", &["-n", &machine.name, "link", "set", "cable", "up"]);
+        }
+    }
+
     pub(crate) fn start(&mut self, verb: &str, more: &[&str]) {
         let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = self.fram(verb);

@@ -1,12 +1,11 @@
 //! Two machines, as network namespaces with a cable between them: a server with a node in one, an agent in the other.
 
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::cluster::pause;
+use super::cluster::until;
 use super::image;
-use super::machine::{Machine, must};
+use super::machine::Machine;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const PORT: u16 = 6443;
@@ -47,16 +46,8 @@ struct Pair {
 }
 
 impl Pair {
-    fn kubectl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.server.command("kubectl");
-        command.env("HOME", self.server.data.parent().unwrap());
-        command.arg("--kubeconfig").arg(self.server.data.join("admin.kubeconfig")).args(arguments);
-        command
-    }
-
     fn try_kubectl(&self, arguments: &[&str]) -> Option<String> {
-        let output = self.kubectl_command(arguments).output().unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+        self.server.try_kubectl(arguments)
     }
 
     fn state(&self) -> String {
@@ -66,18 +57,12 @@ impl Pair {
 
     #[track_caller]
     fn kubectl(&self, arguments: &[&str]) -> String {
-        let output = self.kubectl_command(arguments).output().unwrap();
-        assert!(output.status.success(), "kubectl {arguments:?}: {}\n{}", String::from_utf8_lossy(&output.stderr), self.state());
-        String::from_utf8(output.stdout).unwrap()
+        self.server.must_kubectl(arguments, || self.state())
     }
 
     #[track_caller]
-    fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
-        let begun = Instant::now();
-        while !done() {
-            assert!(begun.elapsed() < PATIENCE, "timed out: {what}\n{}", self.state());
-            pause();
-        }
+    fn until(&self, what: &str, done: impl FnMut() -> bool) {
+        until(PATIENCE, what, done, || self.state());
     }
 
     fn node_is_ready(&self, name: &str) -> bool {
@@ -94,11 +79,7 @@ impl Pair {
 
 fn cabled(folder: &Path) -> Pair {
     let (server, agent) = (Machine::new(folder, "server", "10.77.0.1"), Machine::new(folder, "agent", "10.77.0.2"));
-    must("ip", &["-n", &server.name, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", &agent.name]);
-    for machine in [&server, &agent] {
-        must("ip", &["-n", &machine.name, "addr", "add", &format!("{}/24", machine.ip), "dev", "cable"]);
-        must("ip", &["-n", &machine.name, "link", "set", "cable", "up"]);
-    }
+    server.cable(&agent);
     Pair { server, agent }
 }
 
@@ -166,9 +147,9 @@ fn a_second_node_joins_with_a_token_and_its_pods_outlive_its_agent() {
         });
     }
     assert_eq!(pair.kubectl(&["logs", &there]).trim(), "serving");
-    let failing = pair.kubectl_command(&["exec", &there, "--", "sh", "-c", "echo out; exit 3"]).output().unwrap();
+    let failing = pair.server.kubectl(&["exec", &there, "--", "sh", "-c", "echo out; exit 3"]).output().unwrap();
     assert_eq!((failing.status.code(), failing.stdout.as_slice()), (Some(3), &b"out\n"[..]));
-    let forward = pair.kubectl_command(&["port-forward", &format!("pod/{there}"), ":8080"]);
+    let forward = pair.server.kubectl(&["port-forward", &format!("pod/{there}"), ":8080"]);
     let answer = super::cluster::forwarded(forward, |address| {
         let (host, port) = address.rsplit_once(':').unwrap();
         let request = format!("printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 2 {host} {port} | tail -n 1");

@@ -1,9 +1,9 @@
 //! Two servers on one etcd: what one writes the other reads, and when the one that leads is killed the other goes on with its work.
 
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Stdio};
+use std::time::Duration;
 
-use super::cluster::pause;
+use super::cluster::until;
 use super::machine::{Machine, must};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,11 +42,7 @@ impl Drop for Site {
 impl Site {
     fn new(folder: &std::path::Path) -> Self {
         let (first, second) = (Machine::new(folder, "first", "10.78.0.1"), Machine::new(folder, "second", "10.78.0.2"));
-        must("ip", &["-n", &first.name, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", &second.name]);
-        for machine in [&first, &second] {
-            must("ip", &["-n", &machine.name, "addr", "add", &format!("{}/24", machine.ip), "dev", "cable"]);
-            must("ip", &["-n", &machine.name, "link", "set", "cable", "up"]);
-        }
+        first.cable(&second);
         let mut etcd = first.command("etcd");
         etcd.args(["--log-level", "fatal", "--logger", "zap", "--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]);
         let etcd = etcd.arg("--data-dir").arg(folder.join("etcd")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -57,45 +53,27 @@ impl Site {
         format!("first:\n{}\nsecond:\n{}", self.first.log(), self.second.log())
     }
 
-    fn kubectl(&self, machine: &Machine, arguments: &[&str]) -> Command {
-        let mut command = machine.command("kubectl");
-        command.env("HOME", machine.data.parent().unwrap());
-        command.arg("--kubeconfig").arg(machine.data.join("admin.kubeconfig")).args(arguments);
-        command
-    }
-
-    fn ask(&self, machine: &Machine, arguments: &[&str]) -> Option<String> {
-        let output = self.kubectl(machine, arguments).output().unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
-    }
-
     #[track_caller]
     fn must(&self, machine: &Machine, arguments: &[&str]) -> String {
-        let output = self.kubectl(machine, arguments).output().unwrap();
-        assert!(output.status.success(), "kubectl {arguments:?}: {}\n{}", String::from_utf8_lossy(&output.stderr), self.state());
-        String::from_utf8(output.stdout).unwrap()
+        machine.must_kubectl(arguments, || self.state())
     }
 
     #[track_caller]
-    fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
-        let begun = Instant::now();
-        while !done() {
-            assert!(begun.elapsed() < PATIENCE, "timed out: {what}\n{}", self.state());
-            pause();
-        }
+    fn until(&self, what: &str, done: impl FnMut() -> bool) {
+        until(PATIENCE, what, done, || self.state());
     }
 
     fn is_ready(&self, machine: &Machine) -> bool {
-        self.ask(machine, &["get", "--raw", "/readyz"]).is_some()
+        machine.try_kubectl(&["get", "--raw", "/readyz"]).is_some()
     }
 
     fn pods(&self, machine: &Machine) -> usize {
-        self.ask(machine, &["get", "pods", "-o", "name"]).map_or(0, |pods| pods.lines().count())
+        machine.try_kubectl(&["get", "pods", "-o", "name"]).map_or(0, |pods| pods.lines().count())
     }
 
     fn endpoints(&self, machine: &Machine) -> String {
         let path = "jsonpath={.endpoints[*].addresses[*]}";
-        self.ask(machine, &["get", "endpointslice", "kubernetes", "-o", path]).unwrap_or_default()
+        machine.try_kubectl(&["get", "endpointslice", "kubernetes", "-o", path]).unwrap_or_default()
     }
 }
 
@@ -122,7 +100,7 @@ fn both_see_the_same(site: &Site) {
     }
     let creating = (0..10).map(|number| {
         let create = ["create", "service", "clusterip", &format!("service-{number}"), "--tcp=80"].map(String::from);
-        site.kubectl(servers[number % 2], &create.each_ref().map(String::as_str)).stdout(Stdio::null()).spawn().unwrap()
+        servers[number % 2].kubectl(&create.each_ref().map(String::as_str)).stdout(Stdio::null()).spawn().unwrap()
     });
     for mut creating in creating.collect::<Vec<_>>() {
         assert!(creating.wait().unwrap().success());

@@ -25,6 +25,8 @@ use crate::service::{EndpointSlice, Service};
 /// How long a client may take to say what it wants, and how many may be there at once on one port.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_CLIENTS: usize = 64;
+/// How long nobody is let in after a failure: the first pause and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// What is answered on one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,8 +111,10 @@ impl HealthServer {
         };
         let listeners = opened.map_err(|e| e.to_string())?;
         let stop = CancellationToken::new();
-        for (listener, address) in listeners.into_iter().zip(&addresses) {
-            let listener = listener.and_then(tokio::net::TcpListener::from_std).map_err(|e| format!("listening on {address}: {e}"))?;
+        let all = listeners.into_iter().zip(&addresses).map(|(listener, address)| {
+            listener.and_then(tokio::net::TcpListener::from_std).map_err(|e| format!("listening on {address}: {e}"))
+        });
+        for listener in all.collect::<Result<Vec<_>, _>>()? {
             self.tasks.spawn(serve(listener, port, self.told.subscribe(), stop.clone()));
         }
         self.open.insert(port, stop);
@@ -119,7 +123,7 @@ impl HealthServer {
 }
 
 async fn serve(listener: tokio::net::TcpListener, port: u16, told: watch::Receiver<Arc<Checks>>, stop: CancellationToken) {
-    let mut clients = JoinSet::new();
+    let (mut clients, mut pause) = (JoinSet::new(), PAUSES.0);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -128,11 +132,17 @@ async fn serve(listener: tokio::net::TcpListener, port: u16, told: watch::Receiv
             accepted = listener.accept(), if clients.len() < MOST_CLIENTS => accepted,
         };
         match accepted {
-            Ok((stream, _)) => drop(clients.spawn(converse(stream, port, told.clone()))),
-            // A client that went away while it was accepted is no reason to stop; anything else would come again at once.
+            Ok((stream, _)) => {
+                clients.spawn(converse(stream, port, told.clone()));
+                pause = PAUSES.0;
+            }
+            // Without descriptors the next try would fail at once, and the one after it.
             Err(error) => {
                 tracing::warn!(%error, port, "a client of a health check could not be accepted");
-                tokio::task::yield_now().await;
+                if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                    return;
+                }
+                pause = (pause * 2).min(PAUSES.1);
             }
         }
     }

@@ -66,7 +66,8 @@ fn bytes(value: &Value, path: &[&str]) -> String {
 /// What a component holds; where that is too little for the process to know, less than what it would.
 fn held(here: &Value, component: &Value) -> String {
     match component.int_at(&["held"]) {
-        None | Some(0) => format!("<{}", bytes(here, &["resolution"])),
+        None => String::new(),
+        Some(0) => format!("<{}", bytes(here, &["resolution"])),
         Some(_) => bytes(component, &["held"]),
     }
 }

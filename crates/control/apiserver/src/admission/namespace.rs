@@ -1,5 +1,6 @@
 //! NamespaceLifecycle: nothing is created in a namespace that is not there or that ends, and the system's namespaces stay.
 
+use fram_machinery::status::NAMESPACE_TERMINATING;
 use fram_machinery::{Status, StatusCause, Value, meta};
 
 use super::{Operation, Plugin, Request};
@@ -32,7 +33,7 @@ impl Plugin for NamespaceLifecycle {
             let why = format!("unable to create new content in namespace {} because it is being terminated", place.namespace);
             let mut status = place.forbidden(&why);
             status.causes.push(StatusCause {
-                reason: "NamespaceTerminating".into(),
+                reason: NAMESPACE_TERMINATING.into(),
                 message: format!("namespace {} is being terminated", place.namespace),
                 field: "metadata.namespace".into(),
             });

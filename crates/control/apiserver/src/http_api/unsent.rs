@@ -5,11 +5,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use http::Response;
 use http_body::Body as _;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::compress::Whole;
 use crate::respond::{self, Body};
 
 /// Smaller answers fit into what a connection keeps for its client anyway.
@@ -41,10 +43,12 @@ impl Drop for Sending {
 }
 
 impl Unsent {
-    /// A body that is to be taken by then. What is `held` goes with it.
-    pub(crate) fn hold<T: Send + Unpin + 'static>(self: &Arc<Self>, body: Body, by: Instant, held: T) -> Body {
-        if body.size_hint().lower() <= LARGE {
-            return body;
+    /// An answer that is to be taken by then. What is `held` goes with it.
+    pub(crate) fn hold<T: Send + Unpin + 'static>(self: &Arc<Self>, answer: Response<Body>, by: Instant, held: T) -> Response<Body> {
+        // Of what is made of many pieces its maker says the size, and nobody else.
+        let size = answer.extensions().get::<Whole>().map_or_else(|| answer.body().size_hint().lower(), |whole| whole.0);
+        if size <= LARGE {
+            return answer;
         }
         let entry = {
             let mut due = self.due.lock();
@@ -54,7 +58,8 @@ impl Unsent {
             entry
         };
         self.more.notify_one();
-        respond::holding(body, (Sending { unsent: self.clone(), entry }, held))
+        let held = (Sending { unsent: self.clone(), entry }, held);
+        answer.map(|body| respond::holding(body, held))
     }
 
     /// Waits until one has not been taken in time.
@@ -63,7 +68,8 @@ impl Unsent {
             let first = self.due.lock().answers.first().map(|(by, _)| *by);
             match first {
                 Some(by) if by <= Instant::now() => return,
-                Some(by) => tokio::time::sleep_until(by).await,
+                // The next one may be due before it: what took long to make has less time left.
+                Some(by) => drop(tokio::time::timeout_at(by, self.more.notified()).await),
                 None => self.more.notified().await,
             }
         }
@@ -78,8 +84,13 @@ mod tests {
 
     use super::*;
 
-    fn body(size: usize) -> Body {
-        respond::bytes(200, "text/plain", Bytes::from(vec![b'x'; size])).into_body()
+    fn answer(size: usize) -> Response<Body> {
+        respond::bytes(200, "text/plain", Bytes::from(vec![b'x'; size]))
+    }
+
+    /// As lists are made.
+    fn pieces(size: usize) -> Response<Body> {
+        respond::chunks(200, "application/json", vec![Bytes::from(vec![b'x'; size / 2]); 2])
     }
 
     #[tokio::test(start_paused = true)]
@@ -87,9 +98,9 @@ mod tests {
         let unsent = Arc::new(Unsent::default());
         let in_seconds = |n| Instant::now() + Duration::from_secs(n);
         let waits = |seconds| tokio::time::timeout(Duration::from_secs(seconds), unsent.overdue());
-        let small = unsent.hold(body(100), in_seconds(1), ());
-        let taken = unsent.hold(body(100_000), in_seconds(5), ());
-        let left = unsent.hold(body(100_000), in_seconds(20), ());
+        let small = unsent.hold(answer(100), in_seconds(1), ());
+        let taken = unsent.hold(answer(100_000), in_seconds(5), ());
+        let left = unsent.hold(pieces(100_000), in_seconds(20), ());
         assert!(waits(2).await.is_err(), "a small answer needs no time");
         drop(taken);
         assert!(waits(15).await.is_err());

@@ -210,7 +210,10 @@ fn internal(behavior: &Value) -> String {
 fn external(value: Value) -> Value {
     match value {
         Value::Map(map) => {
-            let name = |key: &str| key[..1.min(key.len())].to_lowercase() + &key[1.min(key.len())..];
+            let name = |key: &str| {
+                let mut letters = key.chars();
+                letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+            };
             let entries = map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (name(k).into(), external(v.clone())));
             Value::Map(fram_machinery::Map::from_entries(entries.collect()))
         }

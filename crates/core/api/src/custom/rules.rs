@@ -41,7 +41,7 @@ struct Rule {
 impl Rule {
     /// The types of a rule were checked when its definition was written; what counts here is the values.
     fn read(rule: &Value) -> Self {
-        let environment = Environment::kubernetes().dynamic(&["self", "oldSelf"]);
+        let environment = Environment::kubernetes().accepted().dynamic(&["self", "oldSelf"]);
         let text = rule.str_at(&["rule"]).to_string();
         let program = Program::compile(&text, &environment).map_err(|e| e.to_string());
         let message = rule.str_at(&["messageExpression"]);

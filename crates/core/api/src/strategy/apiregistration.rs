@@ -23,7 +23,6 @@ impl Strategy for ApiService {
         }
     }
 
-    /// See ValidateAPIService.
     fn validate_subresource(&self, subresource: &str, object: &Value, _: &Value) -> Vec<FieldError> {
         let conditions = object.list_at(&["status", "conditions"]).iter().enumerate().filter(|_| subresource == "status");
         let lacking = conditions.filter(|(_, c)| c.str_at(&["status"]).is_empty());
@@ -32,6 +31,7 @@ impl Strategy for ApiService {
             .collect()
     }
 
+    /// See ValidateAPIService.
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let (group, version) = (object.str_at(&["spec", "group"]), object.str_at(&["spec", "version"]));

@@ -62,14 +62,6 @@ impl Strategy for HorizontalPodAutoscaler {
         target_version(object).filter(|_| changed).into_iter().collect()
     }
 
-    fn validate_subresource(&self, _: &str, object: &Value, _: &Value) -> Vec<FieldError> {
-        let negative = |f: &&str| object.int_at(&["status", f]).is_some_and(|n| n < 0);
-        let fields = ["currentReplicas", "desiredReplicas"].into_iter().filter(negative);
-        fields
-            .map(|f| FieldError::invalid(format!("status.{f}"), object.int_at(&["status", f]), "must be greater than or equal to 0"))
-            .collect()
-    }
-
     fn cell(&self, object: &Value, column: &str) -> Value {
         let target = |field: &str| object.str_at(&["spec", "scaleTargetRef", field]);
         match column {

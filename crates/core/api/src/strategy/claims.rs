@@ -148,7 +148,7 @@ impl Strategy for PersistentVolumeClaim {
         errors
     }
 
-    fn validate_subresource(&self, _: &str, object: &Value, _: &Value) -> Vec<FieldError> {
+    fn validate_subresource(&self, subresource: &str, object: &Value, _: &Value) -> Vec<FieldError> {
         const STATES: [&str; 5] = [
             "ControllerResizeInProgress",
             "ControllerResizeInfeasible",
@@ -157,6 +157,9 @@ impl Strategy for PersistentVolumeClaim {
             "NodeResizeInfeasible",
         ];
         let mut errors = Vec::new();
+        if subresource != "status" {
+            return errors;
+        }
         for field in ["capacity", "allocatedResources"] {
             for (name, amount) in object.at(&["status", field]).and_then(Value::as_map).iter().flat_map(|m| m.iter()) {
                 if field == "allocatedResources" && names::qualified_name(name).is_err() {

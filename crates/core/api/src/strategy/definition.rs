@@ -97,6 +97,11 @@ impl Strategy for CustomResourceDefinition {
             [&["spec", "scope"][..], &["spec", "names", "kind"]].into_iter().filter(|_| meta::condition_is_true(old, "Established"));
         let changed = named.into_iter().chain(stored).filter(|path| object.str_at(path) != old.str_at(path));
         let mut errors = rules(object, Some(old));
+        // What was stored before rules had types can still be let go.
+        if !errors.is_empty() {
+            let before = rules(old, None);
+            errors.retain(|e| !before.contains(e));
+        }
         errors.extend(changed.map(|path| FieldError::invalid(path.join("."), object.at(path).cloned(), "field is immutable")));
         errors
     }

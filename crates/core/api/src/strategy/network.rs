@@ -182,20 +182,13 @@ pub(super) fn special_address(text: &str, at: &str, errors: &mut Vec<FieldError>
         let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
         return errors.push(FieldError::invalid(at, text, why));
     };
-    let mapped = address.to_canonical() != address;
-    if mapped {
-        errors.push(FieldError::invalid(at, text, "must not be an IPv4-mapped IPv6 address"));
-    }
-    // Written as IPv6 it is the same place.
-    let address = address.to_canonical();
-    let link_local = is_link_local(address);
     if address.is_unspecified() {
         errors.push(FieldError::invalid(at, text, "may not be unspecified (0.0.0.0 or ::)"));
     }
     if address.is_loopback() {
         errors.push(FieldError::invalid(at, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)"));
     }
-    if link_local {
+    if is_link_local(address) {
         errors.push(FieldError::invalid(at, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"));
     }
 }

@@ -28,6 +28,11 @@ impl Strategy for Node {
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
+        if let Some(text) = meta::annotation(object, AVOID_PODS).filter(|t| !t.is_empty())
+            && !fram_machinery::json::from_slice(text.as_bytes()).is_ok_and(|v| v.as_map().is_some())
+        {
+            errors.push(FieldError::invalid("metadata.annotations.AvoidPods", AVOID_PODS, "invalid character in JSON"));
+        }
         taint_errors(object.list_at(&["spec", "taints"]), &mut errors);
         let ranges = object.list_at(&["spec", "podCIDRs"]);
         let found: Vec<_> = ranges.iter().map(|r| strict_cidr(r.as_str().unwrap_or_default())).collect();
@@ -55,11 +60,6 @@ impl Strategy for Node {
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        if let Some(text) = meta::annotation(object, AVOID_PODS).filter(|t| !t.is_empty())
-            && !fram_machinery::json::from_slice(text.as_bytes()).is_ok_and(|v| v.as_map().is_some())
-        {
-            errors.push(FieldError::invalid("metadata.annotations.AvoidPods", AVOID_PODS, "invalid character in JSON"));
-        }
         let before = old.list_at(&["spec", "podCIDRs"]);
         if !before.is_empty() && object.list_at(&["spec", "podCIDRs"]) != before {
             let why = "node updates may not change podCIDR except from \"\" to valid";

@@ -4,6 +4,8 @@
 mod slice;
 
 use fram_cel::{Declared, Environment, Program, Type};
+use std::collections::HashSet;
+
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
@@ -59,6 +61,31 @@ impl Strategy for ResourceClaim {
             claim_errors(devices, "spec.devices", &mut errors);
         }
         errors
+    }
+
+    /// Who takes an allocation away need not know of what drivers have said about its devices; see dropDeallocatedStatusDevices.
+    fn prepare_subresource(&self, subresource: &str, claim: &mut Value, old: &Value) {
+        if subresource != "status" {
+            return;
+        }
+        let allocated = |claim: &Value| -> HashSet<[String; 4]> {
+            let results = claim.list_at(&["status", "allocation", "devices", "results"]).iter();
+            results.map(|device| device_id(device).map(String::from)).collect()
+        };
+        let (before, now) = (allocated(old), allocated(claim));
+        let devices = claim.list_at(&["status", "devices"]);
+        let stays = |device: &&Value| {
+            let id = device_id(device).map(String::from);
+            now.contains(&id) || !before.contains(&id)
+        };
+        let kept: Vec<Value> = devices.iter().filter(stays).cloned().collect();
+        if kept.len() == devices.len() {
+            return;
+        }
+        match kept.is_empty() {
+            true => drop(claim.remove(&["status", "devices"])),
+            false => claim.set(&["status", "devices"], kept),
+        }
     }
 
     fn validate_subresource(&self, subresource: &str, claim: &Value, old: &Value) -> Vec<FieldError> {

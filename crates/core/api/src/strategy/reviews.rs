@@ -1,7 +1,7 @@
 //! SubjectAccessReviews, of oneself and within a namespace: what they may ask about. They are answered and never stored.
 
 use fram_machinery::status::FieldError;
-use fram_machinery::{Value, meta, names};
+use fram_machinery::{Value, meta};
 
 use super::Strategy;
 
@@ -87,11 +87,7 @@ fn selector(selector: Option<&Value>, at: &str, labels: bool, errors: &mut Vec<F
             _ => {}
         }
         if labels {
-            errors.extend(names::qualified_name(key).err().map(|why| FieldError::invalid(format!("{at}.key"), key, why)));
-            for (v, value) in values.iter().enumerate() {
-                let text = value.as_str().unwrap_or_default();
-                errors.extend(names::label_value(text).err().map(|why| FieldError::invalid(format!("{at}.values[{v}]"), text, why)));
-            }
+            super::requirement_errors(requirement, &at, errors);
         } else if key.is_empty() {
             errors.push(FieldError::required(format!("{at}.key"), "must be specified"));
         }

@@ -222,27 +222,6 @@ impl Strategy for VolumeAttachment {
         }
         errors
     }
-
-    fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
-        if object.get("spec") == old.get("spec") {
-            return Vec::new();
-        }
-        vec![FieldError::invalid("spec", object.get("spec").cloned(), "field is immutable")]
-    }
-
-    fn validate_subresource(&self, _: &str, object: &Value, _: &Value) -> Vec<FieldError> {
-        let code = |f: &&str| object.int_at(&["status", f, "errorCode"]).is_some_and(|n| n < 0);
-        let wrong = ["attachError", "detachError"].into_iter().filter(code);
-        wrong
-            .map(|f| {
-                FieldError::invalid(
-                    format!("status.{f}.errorCode"),
-                    object.int_at(&["status", f, "errorCode"]),
-                    "must be greater than or equal to 0",
-                )
-            })
-            .collect()
-    }
 }
 
 /// See StorageObjectInUseProtection; the controller of the same name takes it away.

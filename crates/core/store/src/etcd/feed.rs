@@ -232,6 +232,12 @@ impl Feed {
         let request = watch_request(&self.keys.start, &self.keys.end, self.revision.next());
         let (outgoing, mut incoming) = opened(&channel, &request).await?;
         let asks = Arc::clone(&self.asks);
+        // What readers complained of was the member before.
+        tokio::select! {
+            biased;
+            () = asks.elsewhere.notified() => {}
+            () = std::future::ready(()) => {}
+        }
         loop {
             tokio::select! {
                 biased;

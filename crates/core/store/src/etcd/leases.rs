@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 use crate::clock::UnixMillis;
 use crate::error::StoreError;
 
+use super::cluster::Failure;
 use super::cluster::{Cluster, LEASE_GRANT};
 use super::messages::lease_grant;
 
@@ -59,7 +60,11 @@ impl Leases {
         let shared = (seconds / SHARED_PART).min(SHARED.as_secs());
         let lasts = seconds.saturating_add(shared);
         let number = number(now.after(Duration::from_secs(lasts)), self.random.hash_one(now.0));
-        cluster.write(LEASE_GRANT, &lease_grant(lasts, number)).await?;
+        // One that was granted without anybody knowing ends by itself; nothing of the transaction has been sent.
+        cluster.write(LEASE_GRANT, &lease_grant(lasts, number)).await.map_err(|failure| match failure {
+            Failure::Unknown(why) => Failure::Unsent(why),
+            failure => failure,
+        })?;
         open.insert(seconds, Lease { number, until: now.after(Duration::from_secs(shared)), keys: 1 });
         Ok(number)
     }

@@ -2,6 +2,8 @@
 //! held only against what a write changes, since a status may lag behind a changed spec; see upstream's
 //! JobStatusValidationOptions.
 
+use std::collections::HashSet;
+
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, meta};
 
@@ -65,11 +67,6 @@ pub(super) fn errors(job: &Value, old: &Value) -> Vec<FieldError> {
 fn counts(change: &Change<'_>, errors: &mut Vec<FieldError>) {
     let mut wrong = |field: &str, why: &str| errors.push(FieldError::invalid(format!("status.{field}"), change.count(field), why));
     let finished = change.is_finished();
-    for field in ["active", "succeeded", "failed", "ready", "terminating"] {
-        if change.count(field) < 0 {
-            wrong(field, "must be greater than or equal to 0");
-        }
-    }
     for field in ["active", "terminating"] {
         if finished && change.count(field) > 0 && (change.finishes() || change.has_changed(field)) {
             wrong(field, "must be 0 for a finished job");
@@ -89,16 +86,16 @@ fn counts(change: &Change<'_>, errors: &mut Vec<FieldError>) {
 }
 
 fn uncounted(change: &Change<'_>, errors: &mut Vec<FieldError>) {
-    let mut seen: Vec<&Value> = Vec::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for list in ["succeeded", "failed"] {
         for (i, uid) in change.job.list_at(&["status", "uncountedTerminatedPods", list]).iter().enumerate() {
             let at = format!("status.uncountedTerminatedPods.{list}[{i}]");
+            let again = !seen.insert(uid.as_str().unwrap_or_default());
             if uid.as_str() == Some("") {
                 errors.push(FieldError::invalid(at, "", "must not be empty"));
-            } else if seen.contains(&uid) {
+            } else if again {
                 errors.push(FieldError::duplicate(at, uid.clone()));
             }
-            seen.push(uid);
         }
     }
     let concerned = change.finishes() || change.has_changed("uncountedTerminatedPods");
