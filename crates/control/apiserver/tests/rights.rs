@@ -259,3 +259,55 @@ async fn a_namespace_says_how_safe_its_pods_are() {
     client.within(&SERVICE_ACCOUNTS, "default").create(object!({ "metadata": { "name": "default" } })).await.unwrap();
     client.within(&PODS, "default").create(pod("host", true)).await.unwrap();
 }
+
+const POLICIES: Resource = Resource::new("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies");
+const POLICY_BINDINGS: Resource = Resource::new("admissionregistration.k8s.io", "v1", "validatingadmissionpolicybindings");
+
+/// A policy on config maps, bound everywhere, whose only rule this is. Ends when the server knows it.
+async fn police(root: &Client, expression: &str) {
+    let rule = object!({ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"] });
+    let policy = object!({ "metadata": { "name": "p" },
+        "spec": { "matchConstraints": { "resourceRules": [rule] }, "validations": [{ "expression": expression }] } });
+    let binding = object!({ "metadata": { "name": "p" }, "spec": { "policyName": "p", "validationActions": ["Deny"] } });
+    root.all(&POLICY_BINDINGS).create(binding).await.unwrap();
+    root.all(&POLICIES).create(policy).await.unwrap();
+    while root.all(&POLICIES).get("p").await.unwrap().int_at(&["status", "observedGeneration"]).is_none() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_policy_asks_what_the_user_of_a_request_may() {
+    for (expression, may) in [
+        ("authorizer.group('').resource('secrets').namespace(request.namespace).check('get').allowed()", false),
+        ("authorizer.group('').resource('configmaps').namespace(request.namespace).check('create').allowed()", true),
+        ("authorizer.requestResource.check('create').allowed() && !authorizer.requestResource.check('delete').allowed()", true),
+        ("authorizer.path('/healthz').check('get').allowed() && !authorizer.path('metrics').check('get').allowed()", true),
+        (
+            "authorizer.serviceAccount('kube-system', 'namespace-controller').group('').resource('namespaces').check('delete').allowed()",
+            true,
+        ),
+        (
+            "authorizer.requestResource.name('other').check('delete').reason() == '' && !authorizer.requestResource.check('get').errored()",
+            true,
+        ),
+        // Three checks cost more than an expression may.
+        ("[1, 2, 3].all(x, authorizer.requestResource.check('create').allowed())", false),
+        ("authorizer.group('').resource(' ').check('get').allowed()", false),
+    ] {
+        let server = server(in_memory()).await;
+        let root = root(&server);
+        root.all(&CLUSTER_ROLES).create(role("maker", &["create"], &["configmaps"])).await.unwrap();
+        root.all(&CLUSTER_ROLE_BINDINGS).create(binding("maker", "eve")).await.unwrap();
+        heard(&server).await;
+        let asking = async {
+            police(&root, expression).await;
+            user(&server, "eve").within(&CONFIG_MAPS, "default").create(object!({ "metadata": { "name": "m" } })).await
+        };
+        let made = tokio::select! {
+            made = asking => made,
+            ended = server.clone().follow_policies(Default::default()) => panic!("{ended:?}"),
+        };
+        assert_eq!(made.is_ok(), may, "{expression}: {made:?}");
+    }
+}
