@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fram_api::Api;
 use fram_apiserver::{AggregatedKind, InProcess, Server, User};
 use fram_client::leader::Timing;
-use fram_client::{Client, EventRecorder, LeaderElection, Resource, SharedInformers};
+use fram_client::{Client, EventRecorder, LeaderElection, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use tokio::sync::watch;
@@ -110,7 +110,7 @@ fn controllers_context(
         tasks: tasks.clone(),
         stop: stop.clone(),
         root_ca: control_plane.pki.ca_pem.as_str().into(),
-        kinds: stored_kinds(&control_plane.server.registry.api()),
+        kinds: fram_controllers::stored_kinds(&control_plane.server.registry.api()),
         custom_kinds: follow_custom_kinds(&control_plane.server, tasks, stop),
         pod_network: Default::default(),
     }
@@ -131,25 +131,9 @@ fn signer(control_plane: &ControlPlane, context: &fram_controllers::Context) -> 
     }
 }
 
-fn kind_info(kind: &Arc<fram_api::Kind>) -> KindInfo {
-    let text = |key: &fram_machinery::Key| std::borrow::Cow::Owned(key.to_string());
-    KindInfo {
-        resource: Resource { group: text(&kind.group), version: text(&kind.version), plural: text(&kind.plural) },
-        kind: kind.kind.to_string(),
-        namespaced: kind.is_namespaced(),
-        collected: kind.has_verb("watch") && !kind.is("", "Event"),
-    }
-}
-
-/// Every built-in kind that is stored, in its storage version.
-fn stored_kinds(api: &Api) -> Arc<[KindInfo]> {
-    let stored = api.kinds().filter(|k| k.custom.is_none() && k.storage && k.has_verb("list") && k.has_verb("delete"));
-    stored.map(kind_info).collect()
-}
-
 /// Every custom resource, in its storage version or else in one that is served, and what other servers keep.
 fn custom_kinds(api: &Api, aggregated: &[AggregatedKind]) -> Arc<[KindInfo]> {
-    let shown = |c: &Arc<fram_api::CustomResource>| c.served.iter().find(|k| k.storage).or(c.served.first()).map(kind_info);
+    let shown = |c: &Arc<fram_api::CustomResource>| c.served.iter().find(|k| k.storage).or(c.served.first()).map(|kind| KindInfo::of(kind));
     let elsewhere = |kind: &AggregatedKind| KindInfo {
         resource: kind.resource.clone(),
         kind: kind.kind.clone(),

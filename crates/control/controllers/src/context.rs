@@ -1,5 +1,6 @@
 //! What controllers are given: clients, shared informers, the time, and the owner of their tasks.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -22,6 +23,24 @@ pub struct KindInfo {
     pub namespaced: bool,
     /// Its objects have owners and dependents, and end with their namespace.
     pub collected: bool,
+}
+
+impl KindInfo {
+    pub fn of(kind: &fram_api::Kind) -> Self {
+        let text = |key: &fram_machinery::Key| Cow::Owned(key.to_string());
+        Self {
+            resource: Resource { group: text(&kind.group), version: text(&kind.version), plural: text(&kind.plural) },
+            kind: kind.kind.to_string(),
+            namespaced: kind.is_namespaced(),
+            collected: kind.has_verb("watch") && !kind.is("", "Event"),
+        }
+    }
+}
+
+/// Every built-in kind that is stored, in its storage version.
+pub fn stored_kinds(api: &fram_api::Api) -> Arc<[KindInfo]> {
+    let stored = api.kinds().filter(|k| k.custom.is_none() && k.storage && k.has_verb("list") && k.has_verb("delete"));
+    stored.map(|kind| KindInfo::of(kind)).collect()
 }
 
 #[derive(Clone)]

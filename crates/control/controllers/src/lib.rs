@@ -34,7 +34,7 @@ mod ttl_after_finished;
 mod volume_binder;
 mod volume_protection;
 
-pub use context::{Clock, Context, KindInfo};
+pub use context::{Clock, Context, KindInfo, stored_kinds};
 pub use node_ipam::PodNetwork;
 
 /// Starts every controller; they belong to the context's tasks and end with its token.
