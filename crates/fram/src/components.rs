@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::control_plane::ControlPlane;
 use crate::desk::Desk;
+use crate::manager_flags::ManagerFlags;
 use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
 
 type Now = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -22,6 +23,7 @@ type Now = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
 /// Starts what works for the cluster rather than for a client.
 pub(crate) fn start_components(
     control_plane: &ControlPlane,
+    flags: &ManagerFlags,
     desk: &Desk,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -34,7 +36,7 @@ pub(crate) fn start_components(
     let scheduling_client = control_plane.client(user("system:kube-scheduler"), "kube-scheduler");
     // Each component has tasks of its own, so that one that has ended is seen to have.
     let (controllers, scheduling, aggregating) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
-    let context = controllers_context(control_plane, &informers, &now, tasks, stop);
+    let context = controllers_context(control_plane, flags, &informers, &now, tasks, stop);
     let scheduler = SchedulerConfig {
         name: "default-scheduler".into(),
         client: scheduling_client.clone(),
@@ -92,6 +94,7 @@ fn identity(control_plane: &ControlPlane) -> String {
 /// What controllers are given.
 fn controllers_context(
     control_plane: &ControlPlane,
+    flags: &ManagerFlags,
     informers: &SharedInformers,
     now: &Now,
     tasks: &TaskTracker,
@@ -113,6 +116,8 @@ fn controllers_context(
         kinds: fram_controllers::stored_kinds(&control_plane.server.registry.api()),
         custom_kinds: follow_custom_kinds(&control_plane.server, tasks, stop),
         pod_network: Default::default(),
+        load_balancer_pool: flags.pool(),
+        eviction_rates: flags.eviction_rates(),
     }
 }
 

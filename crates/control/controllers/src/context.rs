@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::PodNetwork;
+use crate::{AddressPool, EvictionRates, PodNetwork};
 
 /// The time of day, handed in so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -58,6 +58,10 @@ pub struct Context {
     /// The kinds of custom resources, as they come and go.
     pub custom_kinds: watch::Receiver<Arc<[KindInfo]>>,
     pub pod_network: PodNetwork,
+    /// What Services of type LoadBalancer are given addresses of; empty where they get none.
+    pub load_balancer_pool: AddressPool,
+    /// How fast pods are evicted from nodes that fail.
+    pub eviction_rates: EvictionRates,
 }
 
 impl Context {

@@ -1,6 +1,8 @@
 //! The controllers: each a reconciler on the one harness, in a file of its own, with a pure plan where it decides
 //! something.
 
+mod bootstrap_signer;
+mod bootstrap_tokens;
 mod claim;
 mod clusterrole_aggregation;
 mod context;
@@ -15,6 +17,7 @@ mod ephemeral_volume;
 mod garbage_collector;
 mod horizontal;
 mod job;
+mod load_balancer;
 mod local_path;
 mod namespace;
 mod node_ipam;
@@ -30,12 +33,15 @@ mod root_ca;
 mod service_account;
 mod statefulset;
 mod taint_eviction;
+mod token_cleaner;
 mod ttl_after_finished;
 mod volume_binder;
 mod volume_protection;
 
 pub use context::{Clock, Context, KindInfo, stored_kinds};
+pub use load_balancer::{AddressPool, PoolError};
 pub use node_ipam::PodNetwork;
+pub use node_lifecycle::EvictionRates;
 
 /// Starts every controller; they belong to the context's tasks and end with its token.
 pub fn start(context: &Context) {
@@ -60,7 +66,10 @@ pub fn start(context: &Context) {
     volume_protection::start(context);
     volume_binder::start(context);
     local_path::start(context);
+    load_balancer::start(context);
     csr_cleaner::start(context);
+    bootstrap_signer::start(context);
+    token_cleaner::start(context);
     ephemeral_volume::start(context);
     ttl_after_finished::start(context);
     cronjob::start(context);

@@ -128,6 +128,7 @@ impl Node {
                     life.cancel();
                 }
                 if known {
+                    self.insist(&pod, &tasks);
                     continue;
                 }
                 let (node, pods) = (self.clone(), pods.clone());
@@ -136,6 +137,18 @@ impl Node {
                     node.stop.run_until_cancelled(node.end(&pods, &pod)).await;
                 });
             }
+        }
+    }
+
+    /// Says again that a pod is ready of which others said that it is not, while the node was silent.
+    fn insist(&self, pod: &Arc<Value>, tasks: &TaskTracker) {
+        let serves = meta::annotation(pod, "sim/behaviour").unwrap_or("serve") == "serve" && pod.str_at(&["status", "phase"]) == "Running";
+        if serves && !meta::is_terminating(pod) && !meta::condition_is_true(pod, "Ready") {
+            let (node, pod) = (self.clone(), pod.clone());
+            tasks.spawn(async move {
+                let again = node.say(&pod, object!({ "conditions": (node.ready(true)) }));
+                node.stop.run_until_cancelled(again).await;
+            });
         }
     }
 

@@ -183,6 +183,8 @@ impl World {
             kinds: fram_controllers::stored_kinds(&self.server.registry.api()),
             custom_kinds: tokio::sync::watch::channel(Default::default()).1,
             pod_network: Default::default(),
+            eviction_rates: Default::default(),
+            load_balancer_pool: "192.0.2.64/28".parse().unwrap(),
         };
         fram_controllers::start(&context);
         let environment = self.server.registry.environment().clone();
