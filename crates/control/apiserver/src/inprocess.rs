@@ -126,7 +126,7 @@ impl InProcess {
     ) -> Result<(Watching, Place), Status> {
         let _seats = self.server.flow.enter(&self.user, attributes, flow::listed(attributes, &options)).await.1?;
         let place = self.server.place_of(resource, namespace, "", true)?;
-        self.server.authorizer.check(&self.user, attributes).await?;
+        self.server.authorizer.check(&self.user, attributes)?;
         let request = WatchRequest {
             selection: Selection::parse(place.kind(), &options.label_selector, &options.field_selector)?,
             resource_version: options.resource_version,

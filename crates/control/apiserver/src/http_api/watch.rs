@@ -37,7 +37,7 @@ pub(super) async fn handle(
         ..path.attributes("watch")
     };
     let Place { served, .. } = server.place_of(&resource, &path.namespace, &path.name, true)?;
-    server.authorizer.check(&user, &attributes).await?;
+    server.authorizer.check(&user, &attributes)?;
     if !served.kind.has_verb("watch") {
         return Err(Status::method_not_allowed(&served.kind.group, &served.kind.plural, "watch"));
     }
