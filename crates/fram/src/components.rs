@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fram_api::Api;
 use fram_apiserver::{AggregatedKind, InProcess, Server, User};
+use fram_client::controller::Queues;
 use fram_client::leader::Timing;
 use fram_client::{Client, EventRecorder, LeaderElection, SharedInformers};
 use fram_controllers::KindInfo;
@@ -100,7 +101,8 @@ fn controllers_context(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> fram_controllers::Context {
-    let server = control_plane.server.clone();
+    let (server, queues) = (control_plane.server.clone(), Queues::default());
+    server.show_queues(queues.clone());
     let clients = move |name: &str| {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
         let user = User::authenticated(&format!("system:serviceaccount:kube-system:{name}"), &groups);
@@ -108,7 +110,9 @@ fn controllers_context(
     };
     fram_controllers::Context {
         clients: Arc::new(clients),
+        manager: control_plane.client(User::authenticated("system:kube-controller-manager", &[]), "kube-controller-manager"),
         informers: informers.clone(),
+        queues,
         now: now.clone(),
         tasks: tasks.clone(),
         stop: stop.clone(),

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
 
+use fram_client::controller::Queues;
 use fram_client::{Action, Client, Controller, EventRecorder, Resource, SharedInformers};
 use fram_machinery::Status;
 use tokio::sync::watch;
@@ -47,7 +48,11 @@ pub fn stored_kinds(api: &fram_api::Api) -> Arc<[KindInfo]> {
 pub struct Context {
     /// A client as the service account `kube-system/NAME`, under which each controller acts.
     pub clients: Arc<dyn Fn(&str) -> Client + Send + Sync>,
+    /// A client as kube-controller-manager itself, for what no controller's service account may.
+    pub manager: Client,
     pub informers: SharedInformers,
+    /// Where the controllers' queues are counted.
+    pub queues: Queues,
     pub now: Clock,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
@@ -81,6 +86,7 @@ impl Context {
         T: Send + Sync + 'static,
         F: Future<Output = Result<Action, Status>> + Send + 'static,
     {
+        self.queues.add(&controller);
         let (reconciler, stop) = (Arc::new(reconciler), self.stop.clone());
         self.tasks.spawn(async move { controller.run(move |key| reconcile(reconciler.clone(), key), stop).await });
     }

@@ -73,6 +73,10 @@ impl Store for Instantaneous {
         self.0.snapshot(at).await
     }
 
+    fn seen(&self) -> Result<Snapshot, StoreError> {
+        self.0.seen()
+    }
+
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
         self.0.watch(prefix, after).await
     }
@@ -136,7 +140,7 @@ impl World {
         let store: Arc<dyn Store> = Arc::new(Instantaneous(Embedded::open(options).unwrap()));
         let api = Arc::new(Api::builtin().unwrap());
         let environment = Environment { clock: clock.clone(), random: Arc::new(chance.branch("environment")) };
-        let registry = Arc::new(Registry::new(api, store.clone(), "/registry/", environment, Chain::standard(), Allocators::default()));
+        let registry = Registry::new(api, store.clone(), "/registry/", environment, Chain::standard(), Allocators::default());
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
         let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));
@@ -167,15 +171,17 @@ impl World {
             let other = InProcess::new(server.clone(), admin());
             Client::new(Arc::new(Faulty::new(inner, other, faults.clone(), name)), name)
         };
-        let informers =
-            SharedInformers::new(client("system:kube-controller-manager", &[], "kube-controller-manager"), tasks.clone(), stop.clone());
+        let manager = client("system:kube-controller-manager", &[], "kube-controller-manager");
+        let informers = SharedInformers::new(manager.clone(), tasks.clone(), stop.clone());
         let clock = self.clock.clone();
         let now: fram_controllers::Clock = Arc::new(move || clock.timestamp());
         let scheduling = client("system:kube-scheduler", &[], "kube-scheduler");
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
         let context = Context {
             clients: Arc::new(move |name| client(&format!("system:serviceaccount:kube-system:{name}"), &groups, name)),
+            manager,
             informers: informers.clone(),
+            queues: Default::default(),
             now: now.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),
