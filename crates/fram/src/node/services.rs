@@ -151,12 +151,15 @@ fn policy(text: &str) -> fram_proxy::TrafficPolicy {
     if text == "Local" { fram_proxy::TrafficPolicy::Local } else { fram_proxy::TrafficPolicy::Cluster }
 }
 
+/// What says that a proxy leaves an object alone: it is another proxy's, or headless; see kube-proxy's informers.
+fn is_left_alone(object: &Value) -> bool {
+    ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"].iter().any(|l| meta::label(object, l).is_some())
+}
+
 /// Services that a proxy serves: not headless, not ExternalName, not another proxy's.
 fn proxied(services: &[Arc<Value>]) -> Vec<fram_proxy::Service> {
-    let served = |s: &&Arc<Value>| {
-        let other = meta::label(s, "service.kubernetes.io/service-proxy-name").is_some();
-        s.str_at(&["spec", "type"]) != "ExternalName" && s.str_at(&["spec", "clusterIP"]) != "None" && !other
-    };
+    let served =
+        |s: &&Arc<Value>| s.str_at(&["spec", "type"]) != "ExternalName" && s.str_at(&["spec", "clusterIP"]) != "None" && !is_left_alone(s);
     services.iter().filter(served).map(|s| proxied_service(s)).collect()
 }
 
@@ -208,6 +211,9 @@ fn condition(endpoint: &Value, name: &str, unset: bool) -> bool {
 }
 
 fn proxied_slice(slice: &Value) -> Option<fram_proxy::EndpointSlice> {
+    if is_left_alone(slice) {
+        return None;
+    }
     let endpoint = |e: &Value| {
         let ready = condition(e, "ready", true);
         fram_proxy::Endpoint {
@@ -277,6 +283,14 @@ fn named_slice(slice: &Value) -> Option<fram_dns::EndpointSlice> {
 mod tests {
     use super::*;
     use fram_machinery::object;
+
+    #[test]
+    fn slices_that_say_that_they_are_headless_are_not_proxied() {
+        let mut slice = object!({ "metadata": { "namespace": "ns", "name": "s-1", "labels": { "kubernetes.io/service-name": "s" } } });
+        assert!(proxied_slice(&slice).is_some());
+        meta::set_label(&mut slice, "service.kubernetes.io/headless", "");
+        assert!(proxied_slice(&slice).is_none());
+    }
 
     #[test]
     fn a_node_holds_the_addresses_that_are_its_and_no_others() {
