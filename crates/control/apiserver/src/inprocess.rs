@@ -159,11 +159,7 @@ fn event(place: &Place, change: &Change) -> Result<WatchEvent, Status> {
         ChangeKind::Bookmark | ChangeKind::InitialEventsEnd => EventKind::Bookmark,
     };
     let object = match &change.entry {
-        Some(entry) => {
-            let mut object = change.object(&place.served, entry)?;
-            object.remove(&["metadata", "managedFields"]);
-            object
-        }
+        Some(entry) => change.unmanaged(&place.served, entry)?,
         None => bookmark(place, change),
     };
     Ok(WatchEvent { kind, object: Arc::new(object) })

@@ -110,9 +110,7 @@ impl Frames {
             Some(entry) => {
                 if self.place.served.verbatim() && self.accept.shape == Shape::Plain {
                     let record = Record::parse(&entry.value).map_err(Status::internal)?;
-                    let mut chunks = Vec::with_capacity(3);
-                    record.json_chunks(change.revision, &mut chunks);
-                    chunks.iter().for_each(|c| out.extend_from_slice(c));
+                    record.write_json(change.revision, None, out);
                 } else {
                     let object = change.object(&self.place.served, entry)?;
                     out.extend_from_slice(&json::to_vec(&self.shaped(object)));
