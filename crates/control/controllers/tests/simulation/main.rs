@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod bad_input;
 mod faults;
 mod final_state;
 mod idle;
@@ -63,4 +64,11 @@ fn evictions_never_break_a_disruption_budget() {
 #[test]
 fn with_nodes_that_fail_and_pods_that_are_deleted_all_converges() {
     check(Mode::Rough, "with_nodes_that_fail_and_pods_that_are_deleted_all_converges");
+}
+
+#[test]
+fn what_nobody_should_ask_for_ends_in_rest() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let found = runtime.block_on(bad_input::rest());
+    assert!(found.is_empty(), "{found:#?}");
 }

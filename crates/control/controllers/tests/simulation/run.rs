@@ -26,7 +26,7 @@ pub(crate) enum Mode {
 }
 
 /// How long there are faults, and how long everything may take to converge without them.
-const TROUBLE: Duration = Duration::from_secs(150);
+const TROUBLE: Duration = Duration::from_secs(100);
 const PATIENCE: Duration = Duration::from_secs(1800);
 const NODES: usize = 3;
 
