@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::api_flags::ApiFlags;
+use crate::manager_flags::ManagerFlags;
 
 const BEGIN: &str = "\
 To begin, as root:
@@ -89,6 +90,8 @@ pub(crate) struct Up {
     pub(crate) machine: Machine,
     #[command(flatten)]
     pub(crate) api: ApiFlags,
+    #[command(flatten)]
+    pub(crate) manager: ManagerFlags,
     /// Where the API is served.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:6443", value_parser = listen)]
     pub(crate) listen: SocketAddr,
@@ -103,6 +106,8 @@ pub(crate) struct Server {
     pub(crate) machine: Machine,
     #[command(flatten)]
     pub(crate) api: ApiFlags,
+    #[command(flatten)]
+    pub(crate) manager: ManagerFlags,
     /// Where the API is served: an address that agents and pods reach.
     #[arg(long, value_name = "IP:PORT", value_parser = listen)]
     pub(crate) listen: SocketAddr,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use fram_api::Api;
 use fram_apiserver::{AggregatedKind, InProcess, Server, User};
+use fram_client::controller::Queues;
 use fram_client::leader::Timing;
-use fram_client::{Client, EventRecorder, LeaderElection, Resource, SharedInformers};
+use fram_client::{Client, EventRecorder, LeaderElection, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::control_plane::ControlPlane;
 use crate::desk::Desk;
+use crate::manager_flags::ManagerFlags;
 use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
 
 type Now = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -22,6 +24,7 @@ type Now = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
 /// Starts what works for the cluster rather than for a client.
 pub(crate) fn start_components(
     control_plane: &ControlPlane,
+    flags: &ManagerFlags,
     desk: &Desk,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -34,7 +37,7 @@ pub(crate) fn start_components(
     let scheduling_client = control_plane.client(user("system:kube-scheduler"), "kube-scheduler");
     // Each component has tasks of its own, so that one that has ended is seen to have.
     let (controllers, scheduling, aggregating) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
-    let context = controllers_context(control_plane, &informers, &now, tasks, stop);
+    let context = controllers_context(control_plane, flags, &informers, &now, tasks, stop);
     let scheduler = SchedulerConfig {
         name: "default-scheduler".into(),
         client: scheduling_client.clone(),
@@ -92,12 +95,14 @@ fn identity(control_plane: &ControlPlane) -> String {
 /// What controllers are given.
 fn controllers_context(
     control_plane: &ControlPlane,
+    flags: &ManagerFlags,
     informers: &SharedInformers,
     now: &Now,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> fram_controllers::Context {
-    let server = control_plane.server.clone();
+    let (server, queues) = (control_plane.server.clone(), Queues::default());
+    server.show_queues(queues.clone());
     let clients = move |name: &str| {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
         let user = User::authenticated(&format!("system:serviceaccount:kube-system:{name}"), &groups);
@@ -105,14 +110,18 @@ fn controllers_context(
     };
     fram_controllers::Context {
         clients: Arc::new(clients),
+        manager: control_plane.client(User::authenticated("system:kube-controller-manager", &[]), "kube-controller-manager"),
         informers: informers.clone(),
+        queues,
         now: now.clone(),
         tasks: tasks.clone(),
         stop: stop.clone(),
         root_ca: control_plane.pki.ca_pem.as_str().into(),
-        kinds: stored_kinds(&control_plane.server.registry.api()),
+        kinds: fram_controllers::stored_kinds(&control_plane.server.registry.api()),
         custom_kinds: follow_custom_kinds(&control_plane.server, tasks, stop),
         pod_network: Default::default(),
+        load_balancer_pool: flags.pool(),
+        eviction_rates: flags.eviction_rates(),
     }
 }
 
@@ -131,25 +140,9 @@ fn signer(control_plane: &ControlPlane, context: &fram_controllers::Context) -> 
     }
 }
 
-fn kind_info(kind: &Arc<fram_api::Kind>) -> KindInfo {
-    let text = |key: &fram_machinery::Key| std::borrow::Cow::Owned(key.to_string());
-    KindInfo {
-        resource: Resource { group: text(&kind.group), version: text(&kind.version), plural: text(&kind.plural) },
-        kind: kind.kind.to_string(),
-        namespaced: kind.is_namespaced(),
-        collected: kind.has_verb("watch") && !kind.is("", "Event"),
-    }
-}
-
-/// Every built-in kind that is stored, in its storage version.
-fn stored_kinds(api: &Api) -> Arc<[KindInfo]> {
-    let stored = api.kinds().filter(|k| k.custom.is_none() && k.storage && k.has_verb("list") && k.has_verb("delete"));
-    stored.map(kind_info).collect()
-}
-
 /// Every custom resource, in its storage version or else in one that is served, and what other servers keep.
 fn custom_kinds(api: &Api, aggregated: &[AggregatedKind]) -> Arc<[KindInfo]> {
-    let shown = |c: &Arc<fram_api::CustomResource>| c.served.iter().find(|k| k.storage).or(c.served.first()).map(kind_info);
+    let shown = |c: &Arc<fram_api::CustomResource>| c.served.iter().find(|k| k.storage).or(c.served.first()).map(|kind| KindInfo::of(kind));
     let elsewhere = |kind: &AggregatedKind| KindInfo {
         resource: kind.resource.clone(),
         kind: kind.kind.clone(),

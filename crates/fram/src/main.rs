@@ -9,6 +9,7 @@ mod desk;
 mod down;
 mod etcd_flags;
 mod heap;
+mod manager_flags;
 mod mux;
 mod node;
 mod own_defaults;

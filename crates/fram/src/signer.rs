@@ -1,8 +1,8 @@
-//! Approves and signs the certificates of nodes: the hands of `fram_apiserver::certificates`.
+//! Approves the certificates of nodes, and signs those of upstream's signers: the hands of `fram_apiserver::certificates`.
 
 use std::sync::Arc;
 
-use fram_apiserver::certificates::{Step, approved, review, sign, step};
+use fram_apiserver::certificates::{Step, approved, failed, review, sign, step};
 use fram_apiserver::pki::Pki;
 use fram_client::{Action, Client, Controller, Informer, Resource};
 use fram_machinery::{Status, meta};
@@ -36,6 +36,7 @@ impl Signer {
         let requests = self.client.all(&CERTIFICATE_SIGNING_REQUESTS);
         match step(&request) {
             Step::Wait => {}
+            Step::Fail { reason } => drop(requests.update_status(failed((*request).clone(), &reason, &(self.now)())).await?),
             Step::Approve { permission } => {
                 let answer = self.client.all(&SUBJECT_ACCESS_REVIEWS).create(review(&request, permission)).await?;
                 if answer.bool_at(&["status", "allowed"]) != Some(true) {

@@ -271,7 +271,8 @@ fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
         cluster_info(cluster),
         object!({ "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
             "metadata": { "name": (local_path::CLASS), "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } },
-            "provisioner": (local_path::PROVISIONER), "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer" }),
+            "provisioner": (local_path::PROVISIONER), "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer",
+            "allowVolumeExpansion": true }),
     ]
 }
 

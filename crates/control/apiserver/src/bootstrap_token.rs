@@ -46,7 +46,7 @@ impl BootstrapToken {
             "stringData": {
                 "token-id": (self.id.as_str()), "token-secret": (self.secret.as_str()),
                 "expiration": (fram_machinery::normalize::format_time(expiration, 0)),
-                "usage-bootstrap-authentication": "true", "auth-extra-groups": NODE_GROUP,
+                "usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true", "auth-extra-groups": NODE_GROUP,
                 "description": "Lets nodes join the cluster." } })
     }
 

@@ -1,12 +1,18 @@
-//! CertificateSigningRequests of nodes: which are approved without a human, and how they are signed. Pure but for the key;
-//! the reconciler that acts on it lives where the components are wired. See upstream's pkg/controller/certificates.
+//! CertificateSigningRequests of upstream's signers: which are approved without a human, which are signed, and how. Pure but for
+//! the key; the reconciler that acts on it lives where the components are wired. See upstream's pkg/controller/certificates. The
+//! signer legacy-unknown is not there: certificates.k8s.io/v1 refuses its requests.
 
 use fram_machinery::{Value, meta, object};
-use rcgen::{CertificateSigningRequestParams, DnType, DnValue, ExtendedKeyUsagePurpose, KeyUsagePurpose};
+use rcgen::{CertificateSigningRequestParams, DnType, DnValue, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
 
 use crate::pki::{Pki, PkiError};
 
+/// Clients that are nodes.
 pub const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+/// Any client of the API.
+const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+/// Servers on nodes.
+const SERVING: &str = "kubernetes.io/kubelet-serving";
 /// Upstream's --cluster-signing-duration.
 const MOST_SECONDS: i64 = 365 * 24 * 3600;
 const LEAST_SECONDS: i64 = 600;
@@ -21,6 +27,10 @@ pub enum Step {
         permission: &'static str,
     },
     Sign,
+    /// Say that it is nothing that its signer signs, and why.
+    Fail {
+        reason: String,
+    },
 }
 
 fn decoded(csr: &Value) -> Option<CertificateSigningRequestParams> {
@@ -36,43 +46,95 @@ fn text(value: &DnValue) -> Option<&str> {
     }
 }
 
-/// The user that a request wants to be; None where it is not a node's client request. See IsNodeClientCSR.
-fn node_of(csr: &Value) -> Option<String> {
-    let params = decoded(csr)?.params;
-    let name: Vec<(&DnType, &str)> =
-        params.distinguished_name.iter().map(|(kind, value)| text(value).map(|v| (kind, v))).collect::<Option<_>>()?;
-    let (mut common, mut organisation) = (None, None);
-    for (kind, value) in name {
+fn usages(csr: &Value) -> Vec<&str> {
+    csr.list_at(&["spec", "usages"]).iter().filter_map(Value::as_str).collect()
+}
+
+/// The common name and the organisations of a request; None where its subject has anything else.
+fn subject(request: &CertificateSigningRequestParams) -> Option<(String, Vec<String>)> {
+    let (mut common, mut organisations) = (String::new(), Vec::new());
+    for (kind, value) in request.params.distinguished_name.iter() {
         match kind {
-            DnType::CommonName => common = Some(value),
-            DnType::OrganizationName => organisation = Some(value),
+            DnType::CommonName => common = text(value)?.into(),
+            DnType::OrganizationName => organisations.push(text(value)?.into()),
             _ => return None,
         }
     }
-    let usages: Vec<&str> = csr.list_at(&["spec", "usages"]).iter().filter_map(Value::as_str).collect();
-    let allowed = ["digital signature", "key encipherment", "client auth"];
-    let usual = usages.contains(&"digital signature") && usages.contains(&"client auth") && usages.iter().all(|u| allowed.contains(u));
-    let common = common?;
-    let is_node = organisation == Some("system:nodes") && common.strip_prefix("system:node:").is_some_and(|n| !n.is_empty());
-    (is_node && usual && params.subject_alt_names.is_empty()).then(|| common.to_string())
+    Some((common, organisations))
+}
+
+/// The user that a request of a node wants to be, or why it is none; see ValidateKubeletClientCSR and ValidateKubeletServingCSR,
+/// which have the words. What else a subject may say is refused too.
+fn node(csr: &Value, request: &CertificateSigningRequestParams, purpose: &str) -> Result<String, String> {
+    let (common, organisations) = subject(request).ok_or("subject has more than a common name and organizations")?;
+    if organisations != ["system:nodes"] {
+        return Err("subject organization is not system:nodes".into());
+    }
+    alternatives(&request.params.subject_alt_names, purpose)?;
+    if common.strip_prefix("system:node:").is_none_or(str::is_empty) {
+        return Err("subject common name does not begin with system:node:".into());
+    }
+    let (usages, allowed) = (usages(csr), ["digital signature", "key encipherment", purpose]);
+    let complete = usages.contains(&"digital signature") && usages.contains(&purpose);
+    if !complete || !usages.iter().all(|u| allowed.contains(u)) {
+        let mut words = allowed;
+        words.sort_unstable();
+        return Err(format!("usages did not match [{}]", words.join(" ")));
+    }
+    Ok(common)
+}
+
+/// Servers have names or addresses, clients have none.
+fn alternatives(names: &[SanType], purpose: &str) -> Result<(), String> {
+    let serves = purpose == "server auth";
+    for name in names {
+        match name {
+            SanType::DnsName(_) if !serves => return Err("DNS subjectAltNames are not allowed".into()),
+            SanType::IpAddress(_) if !serves => return Err("IP subjectAltNames are not allowed".into()),
+            SanType::DnsName(_) | SanType::IpAddress(_) => {}
+            SanType::Rfc822Name(_) => return Err("Email subjectAltNames are not allowed".into()),
+            SanType::URI(_) => return Err("URI subjectAltNames are not allowed".into()),
+            _ => return Err("subjectAltNames of this sort are not allowed".into()),
+        }
+    }
+    if serves && names.is_empty() { Err("DNS or IP subjectAltName is required".into()) } else { Ok(()) }
+}
+
+/// See validAPIServerClientUsages.
+fn client(csr: &Value) -> Result<(), String> {
+    let usages = usages(csr);
+    if let Some(other) = usages.iter().find(|u| !matches!(**u, "digital signature" | "key encipherment" | "client auth")) {
+        return Err(format!("invalid usage for client certificate: {other}"));
+    }
+    if usages.contains(&"client auth") { Ok(()) } else { Err("missing required usage for client certificate: client auth".into()) }
 }
 
 /// What is to be done about a request.
 pub fn step(csr: &Value) -> Step {
-    if csr.str_at(&["spec", "signerName"]) != SIGNER || !csr.str_at(&["status", "certificate"]).is_empty() {
+    let signer = csr.str_at(&["spec", "signerName"]);
+    if !matches!(signer, SIGNER | CLIENT | SERVING) || !csr.str_at(&["status", "certificate"]).is_empty() {
         return Step::Wait;
     }
     let given = |ty: &str| meta::condition(csr, ty).is_some();
     if given("Denied") || given("Failed") {
         return Step::Wait;
     }
-    let Some(node) = node_of(csr) else { return Step::Wait };
-    if meta::condition_is_true(csr, "Approved") {
-        return Step::Sign;
+    let Some(request) = decoded(csr) else { return Step::Wait };
+    let valid = match signer {
+        CLIENT => client(csr).map(|()| String::new()),
+        SERVING => node(csr, &request, "server auth"),
+        _ => node(csr, &request, "client auth"),
+    };
+    match (meta::condition_is_true(csr, "Approved"), valid) {
+        (true, Ok(_)) => Step::Sign,
+        (true, Err(reason)) => Step::Fail { reason },
+        // A node may renew what it is; anyone else needs the right to let nodes in.
+        (false, Ok(node)) if signer == SIGNER => {
+            let own = csr.str_at(&["spec", "username"]) == node;
+            Step::Approve { permission: if own { "selfnodeclient" } else { "nodeclient" } }
+        }
+        (false, _) => Step::Wait,
     }
-    // A node may renew what it is; anyone else needs the right to let nodes in.
-    let own = csr.str_at(&["spec", "username"]) == node;
-    Step::Approve { permission: if own { "selfnodeclient" } else { "nodeclient" } }
 }
 
 /// The SubjectAccessReview that says whether a request's author may have it approved.
@@ -93,16 +155,27 @@ pub fn approved(mut csr: Value, now: &str) -> Value {
     csr
 }
 
-/// Signs an approved request of a node; the answer is the certificate as PEM. The subject is checked again: what is
-/// signed is what was looked at.
+/// The request with the condition that upstream's signer sets where it cannot sign.
+pub fn failed(mut csr: Value, reason: &str, now: &str) -> Value {
+    csr.place(&["status", "conditions"]).make_list().push(object!({
+        "type": "Failed", "status": "True", "reason": "SignerValidationFailure", "message": reason,
+        "lastUpdateTime": now, "lastTransitionTime": now }));
+    csr
+}
+
+/// Signs an approved request; the answer is the certificate as PEM. What is signed is looked at again.
 pub fn sign(csr: &Value, pki: &Pki) -> Result<Option<String>, PkiError> {
     if step(csr) != Step::Sign {
         return Ok(None);
     }
     let Some(mut request) = decoded(csr) else { return Ok(None) };
     let seconds = csr.int_at(&["spec", "expirationSeconds"]).unwrap_or(MOST_SECONDS).clamp(LEAST_SECONDS, MOST_SECONDS);
-    request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-    request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let usages = usages(csr);
+    let has = |usage: &str| usages.contains(&usage);
+    let key = [("digital signature", KeyUsagePurpose::DigitalSignature), ("key encipherment", KeyUsagePurpose::KeyEncipherment)];
+    let extended = [("client auth", ExtendedKeyUsagePurpose::ClientAuth), ("server auth", ExtendedKeyUsagePurpose::ServerAuth)];
+    request.params.key_usages = key.into_iter().filter(|(usage, _)| has(usage)).map(|(_, purpose)| purpose).collect();
+    request.params.extended_key_usages = extended.into_iter().filter(|(usage, _)| has(usage)).map(|(_, purpose)| purpose).collect();
     request.params.is_ca = rcgen::IsCa::ExplicitNoCa;
     pki.sign(request, seconds).map(Some)
 }
@@ -150,6 +223,44 @@ mod tests {
         let mut denied = csr(request("system:node:a", "system:nodes", &[]), "u");
         denied.set(&["status", "conditions"], vec![object!({ "type": "Denied", "status": "True" })]);
         assert_eq!(step(&denied), Step::Wait);
+    }
+
+    fn of(signer: &str, request: String, usages: &[&str], is_approved: bool) -> Value {
+        let usages: Vec<Value> = usages.iter().map(|u| Value::from(*u)).collect();
+        let csr = object!({ "spec": { "signerName": signer, "request": request, "username": "u", "usages": usages } });
+        if is_approved { approved(csr, "2030-01-01T00:00:00Z") } else { csr }
+    }
+
+    #[test]
+    fn what_a_human_approved_is_signed_by_the_rules_of_its_signer_or_fails() {
+        let fails = |reason: &str| Step::Fail { reason: reason.into() };
+        let serving = ["digital signature", "server auth"];
+        for (signer, common, organisation, sans, usages, expect) in [
+            (CLIENT, "jane", "dev", &[][..], &["client auth"][..], Step::Sign),
+            (CLIENT, "jane", "dev", &["a.example"], &["client auth", "digital signature"], Step::Sign),
+            (CLIENT, "jane", "dev", &[], &["client auth", "cert sign"], fails("invalid usage for client certificate: cert sign")),
+            (CLIENT, "jane", "dev", &[], &["digital signature"], fails("missing required usage for client certificate: client auth")),
+            (SERVING, "system:node:a", "system:nodes", &["a.example", "192.0.2.1"], &serving, Step::Sign),
+            (SERVING, "system:node:a", "system:nodes", &[], &serving, fails("DNS or IP subjectAltName is required")),
+            (SERVING, "system:node:a", "dev", &["a.example"], &serving, fails("subject organization is not system:nodes")),
+            (
+                SERVING,
+                "system:node:a",
+                "system:nodes",
+                &["a.example"],
+                &["client auth"],
+                fails("usages did not match [digital signature key encipherment server auth]"),
+            ),
+            (SIGNER, "system:node:a", "system:nodes", &["a.example"], &["client auth"], fails("DNS subjectAltNames are not allowed")),
+            ("example.com/own", "jane", "dev", &[], &["client auth"], Step::Wait),
+        ] {
+            let made = || request(common, organisation, sans);
+            assert_eq!(step(&of(signer, made(), usages, true)), expect, "{signer} {common} {sans:?} {usages:?}");
+            // None of these is approved by itself.
+            assert_eq!(step(&of(signer, made(), usages, false)), Step::Wait, "{signer} {common} {sans:?} {usages:?}");
+        }
+        let failure = failed(of(CLIENT, request("jane", "dev", &[]), &["cert sign"], true), "why", "2030-01-01T00:00:00Z");
+        assert_eq!(step(&failure), Step::Wait);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub mod nodes;
 mod openapi;
 mod path;
 pub mod pki;
+mod queues;
 mod quota;
 pub mod registry;
 mod requests;

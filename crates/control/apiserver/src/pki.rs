@@ -81,8 +81,10 @@ pub fn public_key_hash(pem: &str) -> Result<String, String> {
     Ok(digest.as_ref().iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// Clocks of other machines may run this far behind.
-const SKEW: time::Duration = time::Duration::hours(1);
+/// How far before now signed requests are valid, and how short a lifetime counts from now; see the signer of kube-controller-manager.
+const BACKDATE: time::Duration = time::Duration::minutes(5);
+const SHORT: time::Duration = time::Duration::hours(8);
+
 /// This machine's clock may be found wrong, and be set back by so much: what it has made itself goes on being valid.
 const STEP: time::Duration = time::Duration::hours(25);
 
@@ -160,8 +162,10 @@ impl Pki {
     /// Signs a request whose subject was checked, for so many seconds; the answer is the certificate as PEM.
     pub fn sign(&self, mut request: rcgen::CertificateSigningRequestParams, seconds: i64) -> Result<String, PkiError> {
         let now = time::OffsetDateTime::now_utc();
-        request.params.not_before = now - SKEW;
-        request.params.not_after = now + time::Duration::seconds(seconds);
+        request.params.not_before = now - BACKDATE;
+        let lifetime = time::Duration::seconds(seconds);
+        // What is short is not shortened by the past; see PermissiveSigningPolicy.
+        request.params.not_after = if lifetime < SHORT { now + lifetime } else { now - BACKDATE + lifetime };
         Ok(request.signed_by(&self.ca)?.pem())
     }
 

@@ -1,15 +1,17 @@
 //! What controllers are given: clients, shared informers, the time, and the owner of their tasks.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
 
+use fram_client::controller::Queues;
 use fram_client::{Action, Client, Controller, EventRecorder, Resource, SharedInformers};
 use fram_machinery::Status;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::PodNetwork;
+use crate::{AddressPool, EvictionRates, PodNetwork};
 
 /// The time of day, handed in so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -24,11 +26,33 @@ pub struct KindInfo {
     pub collected: bool,
 }
 
+impl KindInfo {
+    pub fn of(kind: &fram_api::Kind) -> Self {
+        let text = |key: &fram_machinery::Key| Cow::Owned(key.to_string());
+        Self {
+            resource: Resource { group: text(&kind.group), version: text(&kind.version), plural: text(&kind.plural) },
+            kind: kind.kind.to_string(),
+            namespaced: kind.is_namespaced(),
+            collected: kind.has_verb("watch") && !kind.is("", "Event"),
+        }
+    }
+}
+
+/// Every built-in kind that is stored, in its storage version.
+pub fn stored_kinds(api: &fram_api::Api) -> Arc<[KindInfo]> {
+    let stored = api.kinds().filter(|k| k.custom.is_none() && k.storage && k.has_verb("list") && k.has_verb("delete"));
+    stored.map(|kind| KindInfo::of(kind)).collect()
+}
+
 #[derive(Clone)]
 pub struct Context {
     /// A client as the service account `kube-system/NAME`, under which each controller acts.
     pub clients: Arc<dyn Fn(&str) -> Client + Send + Sync>,
+    /// A client as kube-controller-manager itself, for what no controller's service account may.
+    pub manager: Client,
     pub informers: SharedInformers,
+    /// Where the controllers' queues are counted.
+    pub queues: Queues,
     pub now: Clock,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
@@ -39,6 +63,10 @@ pub struct Context {
     /// The kinds of custom resources, as they come and go.
     pub custom_kinds: watch::Receiver<Arc<[KindInfo]>>,
     pub pod_network: PodNetwork,
+    /// What Services of type LoadBalancer are given addresses of; empty where they get none.
+    pub load_balancer_pool: AddressPool,
+    /// How fast pods are evicted from nodes that fail.
+    pub eviction_rates: EvictionRates,
 }
 
 impl Context {
@@ -58,6 +86,7 @@ impl Context {
         T: Send + Sync + 'static,
         F: Future<Output = Result<Action, Status>> + Send + 'static,
     {
+        self.queues.add(&controller);
         let (reconciler, stop) = (Arc::new(reconciler), self.stop.clone());
         self.tasks.spawn(async move { controller.run(move |key| reconcile(reconciler.clone(), key), stop).await });
     }

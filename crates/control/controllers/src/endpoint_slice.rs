@@ -32,6 +32,7 @@ pub(crate) fn start(context: &Context) {
         let reconciler = reconciler.clone();
         async move { reconciler.reconcile(&key).await }
     };
+    context.queues.add(&controller);
     let stop = context.stop.clone();
     context.tasks.spawn(async move { controller.run(reconcile, stop).await });
 }

@@ -42,6 +42,7 @@ pub(crate) fn start(context: &Context) {
         // A kind that goes while another server leads would be asked for here for ever.
         custom.borrow().iter().for_each(|kind| informers.forget(&kind.resource));
     });
+    context.queues.add(&controller);
     let stop = context.stop.clone();
     context.tasks.spawn(async move { controller.run(reconcile, stop).await });
 }

@@ -1,8 +1,9 @@
-//! HorizontalPodAutoscalers: asks every fifteen seconds what the pods of a target use, and scales the target by it. Metrics of pods,
-//! objects and external systems need an adapter that serves them, and are reported as missing. See upstream's
+//! HorizontalPodAutoscalers: asks every fifteen seconds what the pods of a target use, and scales the target by it; metrics of pods,
+//! objects and external systems are asked of the adapters that serve them. See upstream's
 //! pkg/controller/podautoscaler/horizontal.go.
 
 mod behavior;
+mod custom;
 mod replicas;
 mod status;
 
@@ -14,7 +15,7 @@ use fram_client::resources::{HORIZONTAL_POD_AUTOSCALERS, PODS};
 use fram_client::{Action, Call, Client, Controller, EventRecorder, Informer, ListOptions, Reply, Resource, Verb, WriteOptions};
 use fram_machinery::labels::Selector;
 use fram_machinery::quantity::Quantity;
-use fram_machinery::{Status, Value, meta};
+use fram_machinery::{Reason, Status, Value, meta};
 use parking_lot::Mutex;
 
 use crate::Context;
@@ -199,9 +200,22 @@ impl Scaler {
         let (mut best, mut trouble, mut found): (Option<(i64, String)>, Option<Trouble>, Vec<Value>) = (None, None, Vec::new());
         let specs = spec.list_at(&["metrics"]);
         for metric in specs {
-            match self.propose(spec, metric, current, &pods, &metrics) {
-                Ok((proposal, name)) => {
-                    found.push(status::metric(metric, &proposal));
+            let proposed = match custom::field(metric) {
+                Some(_) => {
+                    let now = custom::Now {
+                        current,
+                        replicas: scale.int_at(&["status", "replicas"]).unwrap_or(0),
+                        pods: &pods,
+                        tolerance: tolerance(spec),
+                        at: (self.now)(),
+                    };
+                    self.propose_custom(namespace, metric, text, &now).await
+                }
+                None => self.propose(spec, metric, current, &pods, &metrics).map(|(p, name)| (status::metric(metric, &p), p, name)),
+            };
+            match proposed {
+                Ok((entry, proposal, name)) => {
+                    found.push(entry);
                     if best.as_ref().is_none_or(|(most, _)| proposal.replicas > *most) {
                         best = Some((proposal.replicas, name));
                     }
@@ -218,6 +232,58 @@ impl Scaler {
         }
     }
 
+    /// A metric that an adapter serves: the entry of the status, what it asks for, and how it is told of.
+    async fn propose_custom(
+        &self,
+        namespace: &str,
+        metric: &Value,
+        pods: &str,
+        now: &custom::Now<'_>,
+    ) -> Result<(Value, Proposal, String), Trouble> {
+        let ty = metric.str_at(&["type"]);
+        let field = custom::field(metric).unwrap_or_default();
+        let name = metric.str_at(&[field, "metric", "name"]);
+        let failed = |why: String| {
+            let message = format!("failed to get {} metric value: {why}", ty.to_lowercase());
+            Trouble::scaling(format!("FailedGet{ty}Metric"), message)
+        };
+        let question = custom::question(metric, namespace, pods, &self.kinds).map_err(failed)?;
+        let answers = self.ask(question).await.map_err(|s| failed(format!("unable to get metric {name}: {s}")))?;
+        let (proposal, entry) =
+            custom::propose(metric, &answers, now).map_err(|why| failed(format!("unable to get metric {name}: {why}")))?;
+        let told = match field {
+            "external" => {
+                format!("external metric {name}({:?})", metric.at(&[field, "metric", "selector"]).cloned().unwrap_or_default())
+            }
+            "pods" => format!("pods metric {name}"),
+            _ => format!("{} metric {name}", metric.str_at(&[field, "describedObject", "kind"])),
+        };
+        Ok((entry, proposal, told))
+    }
+
+    /// Asks an adapter, in the version that it serves.
+    async fn ask(&self, question: custom::Question) -> Result<Vec<Arc<Value>>, Status> {
+        let versions: &[&str] = if question.is_custom() { &custom::CUSTOM_VERSIONS } else { &["v1beta1"] };
+        let mut outcome = Err(Status::no_such_path());
+        for version in versions {
+            let call = Call {
+                resource: Resource { version: (*version).into(), ..question.resource.clone() },
+                namespace: question.namespace.clone(),
+                name: question.name.clone(),
+                subresource: question.subresource.clone(),
+                verb: Verb::List(question.options()),
+            };
+            outcome = self.client.call(call).await.map(|reply| match reply {
+                Reply::Page(page) => page.items,
+                Reply::Object(object) => vec![object],
+            });
+            if !matches!(&outcome, Err(status) if status.is(Reason::NotFound)) {
+                break;
+            }
+        }
+        outcome
+    }
+
     fn propose(
         &self,
         spec: &Value,
@@ -229,10 +295,7 @@ impl Scaler {
         let (field, reason) = match metric.str_at(&["type"]) {
             "Resource" => ("resource", "FailedGetResourceMetric"),
             "ContainerResource" => ("containerResource", "FailedGetContainerResourceMetric"),
-            other => {
-                let message = format!("unable to get {} metric: no metrics API serves metrics of type {other}", other.to_lowercase());
-                return Err(Trouble::scaling(format!("FailedGet{other}Metric"), message));
-            }
+            other => return Err(Trouble::scaling("InvalidMetricSourceType", format!("unknown metric source type {other:?}"))),
         };
         let source = metric.get(field).unwrap_or(&Value::Null);
         let name = source.str_at(&["name"]);

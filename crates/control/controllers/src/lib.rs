@@ -1,6 +1,8 @@
 //! The controllers: each a reconciler on the one harness, in a file of its own, with a pure plan where it decides
 //! something.
 
+mod bootstrap_signer;
+mod bootstrap_tokens;
 mod claim;
 mod clusterrole_aggregation;
 mod context;
@@ -12,9 +14,11 @@ mod disruption;
 mod endpoint_slice;
 mod endpoint_slice_mirroring;
 mod ephemeral_volume;
+mod expand;
 mod garbage_collector;
 mod horizontal;
 mod job;
+mod load_balancer;
 mod local_path;
 mod namespace;
 mod node_ipam;
@@ -28,20 +32,25 @@ mod resource_quota;
 mod revisions;
 mod root_ca;
 mod service_account;
+mod service_account_tokens;
 mod statefulset;
 mod taint_eviction;
+mod token_cleaner;
 mod ttl_after_finished;
 mod volume_binder;
 mod volume_protection;
 
-pub use context::{Clock, Context, KindInfo};
+pub use context::{Clock, Context, KindInfo, stored_kinds};
+pub use load_balancer::{AddressPool, PoolError};
 pub use node_ipam::PodNetwork;
+pub use node_lifecycle::EvictionRates;
 
 /// Starts every controller; they belong to the context's tasks and end with its token.
 pub fn start(context: &Context) {
     namespace::start(context);
     garbage_collector::start(context);
     service_account::start(context);
+    service_account_tokens::start(context);
     root_ca::start(context);
     node_ipam::start(context);
     replicaset::start(context);
@@ -60,7 +69,11 @@ pub fn start(context: &Context) {
     volume_protection::start(context);
     volume_binder::start(context);
     local_path::start(context);
+    expand::start(context);
+    load_balancer::start(context);
     csr_cleaner::start(context);
+    bootstrap_signer::start(context);
+    token_cleaner::start(context);
     ephemeral_volume::start(context);
     ttl_after_finished::start(context);
     cronjob::start(context);

@@ -1,10 +1,12 @@
-//! Node lifecycle: notices nodes that are no longer heard of, taints what is not well, and marks its pods not ready. Zones and
-//! their rates of eviction are not told apart.
+//! Node lifecycle: notices nodes that are no longer heard of, taints what is not well, one node of a zone after the other where
+//! that evicts, and marks its pods not ready.
 
 mod plan;
+mod zones;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fram_client::resources::{LEASES, NODES, PODS};
 use fram_client::{Action, Client, Controller, EventRecorder, Informer, PatchKind};
@@ -16,6 +18,9 @@ use tokio::time::Instant;
 
 use crate::objects::settled;
 use crate::{Context, pods};
+use zones::{Limiter, Zones, zone_of};
+
+pub use zones::EvictionRates;
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
@@ -27,11 +32,22 @@ pub(crate) fn start(context: &Context) {
         leases: leases.clone(),
         pods: context.informers.get(&PODS),
         heard: Mutex::default(),
+        rates: context.eviction_rates,
+        limiter: Mutex::default(),
         events: context.recorder("node-controller", "node-controller"),
         now: context.now.clone(),
     };
+    let all = nodes.clone();
     let controller = Controller::new("node-lifecycle", 4)
-        .owns(&nodes)
+        .watches_deltas(&nodes, move |delta| {
+            let mut keys = vec![delta.key()];
+            let ready = |n: &Value| plan::ready(n) == "True";
+            if delta.old.as_deref().map(ready) != delta.new.as_deref().map(ready) {
+                // What becomes of nodes that are not ready depends on how many are.
+                keys.extend(all.list().iter().filter(|n| !ready(n)).map(|n| meta::key(n)));
+            }
+            keys
+        })
         .watches(&leases, |lease| if meta::namespace(lease) == LEASE_NAMESPACE { vec![meta::name(lease).to_string()] } else { Vec::new() });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
@@ -43,6 +59,8 @@ struct Reconciler {
     pods: Informer,
     /// What was last heard of a node, and when: clocks of nodes are not trusted, and this machine's may be set.
     heard: Mutex<HashMap<String, (String, Instant)>>,
+    rates: EvictionRates,
+    limiter: Mutex<Limiter>,
     events: EventRecorder,
     now: crate::Clock,
 }
@@ -65,11 +83,12 @@ impl Reconciler {
             // The change comes back as an event.
             return Ok(Action::Done);
         }
-        self.taint(&node, now).await?;
+        let turn = self.taint(&node, now).await?;
         if plan::ready(&node) != "True" {
             self.mark_pods(name, now).await?;
         }
-        Ok(if left.is_zero() { Action::Done } else { Action::After(left) })
+        let next = [Some(left).filter(|left| !left.is_zero()), turn].into_iter().flatten().min();
+        Ok(next.map_or(Action::Done, Action::After))
     }
 
     /// When the node's lease or status last changed.
@@ -89,11 +108,26 @@ impl Reconciler {
         entry.1
     }
 
-    async fn taint(&self, node: &Value, now: Timestamp) -> Result<(), Status> {
-        let any_ready = self.nodes.list().iter().any(|n| plan::ready(n) == "True");
-        let taints = plan::taints(node, any_ready, now);
-        if taints == node.list_at(&["spec", "taints"]) {
+    /// Whether a node may be emptied now; else when to ask again, where that is known.
+    fn may_evict(&self, node: &Value) -> Result<(), Option<Duration>> {
+        let zones = Zones::of(&self.nodes.list());
+        if zones.all_disrupted() {
+            return Err(None);
+        }
+        if plan::ready(node) == "True" || plan::is_evicted(node) {
             return Ok(());
+        }
+        let zone = zone_of(node);
+        self.limiter.lock().take(&zone, zones.rate(&zone, &self.rates), Instant::now())
+    }
+
+    /// Gives how long to wait until it is the node's turn to be emptied.
+    async fn taint(&self, node: &Value, now: Timestamp) -> Result<Option<Duration>, Status> {
+        let evict = self.may_evict(node);
+        let turn = evict.err().flatten();
+        let taints = plan::taints(node, evict.is_ok(), now);
+        if taints == node.list_at(&["spec", "taints"]) {
+            return Ok(turn);
         }
         let mut changed = node.clone();
         match taints.is_empty() {
@@ -103,7 +137,7 @@ impl Reconciler {
         // A node that changed meanwhile causes another round.
         match self.client.all(&NODES).update(changed).await {
             Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
-            _ => Ok(()),
+            _ => Ok(turn),
         }
     }
 

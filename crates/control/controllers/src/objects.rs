@@ -52,7 +52,7 @@ impl Objects {
     /// One object, as it was last seen or written.
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Arc<Value>> {
         let key = if namespace.is_empty() { name.to_string() } else { format!("{namespace}/{name}") };
-        self.written.newest(namespace, name, self.informer.get(&key))
+        self.written.newest(namespace, name, || self.informer.get(&key))
     }
 
     /// The objects that name `owner` as an owner, and those of its namespace without a controller that `adoptable` wants: these
@@ -60,17 +60,21 @@ impl Objects {
     pub(crate) async fn of(&self, owner: &Value, adoptable: impl Fn(&Value) -> bool) -> Result<Seen, Status> {
         let (namespace, uid) = (meta::namespace(owner), meta::uid(owner));
         let owned = |o: &Value| meta::owner_references(o).iter().any(|r| r.str_at(&["uid"]) == uid);
-        let mut found = self.informer.by_index(OWNER_INDEX, uid);
-        found.extend(self.informer.by_index(FREE_INDEX, namespace).into_iter().filter(|o| !owned(o) && adoptable(o)));
-        self.overlay(namespace, found, |o| owned(o) || meta::controller_of(o).is_none() && adoptable(o)).await
+        let find = || {
+            let mut found = self.informer.by_index(OWNER_INDEX, uid);
+            found.extend(self.informer.by_index(FREE_INDEX, namespace).into_iter().filter(|o| !owned(o) && adoptable(o)));
+            found
+        };
+        self.overlay(namespace, find, |o| owned(o) || meta::controller_of(o).is_none() && adoptable(o)).await
     }
 
     /// Every object of a namespace.
     pub(crate) async fn within(&self, namespace: &str) -> Result<Seen, Status> {
-        self.overlay(namespace, self.informer.by_namespace(namespace), |_| true).await
+        self.overlay(namespace, || self.informer.by_namespace(namespace), |_| true).await
     }
 
-    async fn overlay(&self, namespace: &str, mut found: Vec<Arc<Value>>, belongs: impl Fn(&Value) -> bool) -> Result<Seen, Status> {
+    async fn overlay(&self, namespace: &str, find: impl Fn() -> Vec<Arc<Value>>, belongs: impl Fn(&Value) -> bool) -> Result<Seen, Status> {
+        self.dispel(namespace).await?;
         for name in self.written.late(namespace, Instant::now(), |name| self.informer.get_in(namespace, name)) {
             // Roles of controllers may list but not always get.
             let options = ListOptions { field_selector: format!("metadata.name={name}"), ..Default::default() };
@@ -80,13 +84,33 @@ impl Objects {
                 None => self.written.forget(namespace, &name),
             }
         }
-        let unsettled = self.written.cover(namespace, &mut found, |name| self.informer.get_in(namespace, name));
+        let pending = self.written.pending(namespace);
+        let mut found = find();
+        let unsettled = written::cover(&pending, &mut found, |name| self.informer.get_in(namespace, name));
         found.retain(|o| belongs(o));
         Ok(Seen { objects: found, unsettled })
     }
 
+    /// Finds out at the server what became of creations whose answers were lost: the cache may be behind them.
+    async fn dispel(&self, namespace: &str) -> Result<(), Status> {
+        let Some(doubt) = self.written.doubt_of(namespace) else { return Ok(()) };
+        let page = self.client.within(self.resource(), namespace).list(ListOptions::default()).await?;
+        for object in page.items {
+            if self.informer.get_in(namespace, meta::name(&object)).is_none() {
+                self.written.note(object, Instant::now());
+            }
+        }
+        self.written.dispelled(namespace, doubt);
+        Ok(())
+    }
+
     pub(crate) async fn create(&self, namespace: &str, object: Value) -> Result<Arc<Value>, Status> {
-        let made = self.client.within(self.resource(), namespace).create(object).await?;
+        let made = self.client.within(self.resource(), namespace).create(object).await.inspect_err(|status| {
+            // What may have been made under a name of the server's choice must not be made again.
+            if status.is(Reason::Timeout) {
+                self.written.doubt(namespace);
+            }
+        })?;
         self.written.note(made.clone(), Instant::now());
         Ok(made)
     }

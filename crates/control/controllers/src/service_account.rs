@@ -28,6 +28,7 @@ pub(crate) fn start(context: &Context) {
             }
         }
     };
+    context.queues.add(&controller);
     let stop = context.stop.clone();
     context.tasks.spawn(async move { controller.run(reconcile, stop).await });
 }

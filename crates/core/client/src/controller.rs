@@ -3,6 +3,7 @@
 
 pub mod queue;
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
@@ -35,6 +36,56 @@ pub struct Counts {
     pub reconciles: u64,
     pub retries: u64,
     pub depth: u64,
+    /// How long reconciliations took.
+    pub work: Durations,
+}
+
+/// The upper bounds of the times that are told apart, in seconds; those of upstream's workqueues.
+const BOUNDS: [f64; 12] = [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0];
+
+/// How many took how long.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Durations {
+    sum: Duration,
+    /// By bounds; the last has none.
+    counts: [u64; BOUNDS.len() + 1],
+}
+
+impl Durations {
+    fn note(&mut self, took: Duration) {
+        self.sum += took;
+        let seconds = took.as_secs_f64();
+        self.counts[BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len())] += 1;
+    }
+
+    /// Their sum in seconds, how many there were, and how many within each bound but not the one before.
+    pub fn told(&self) -> (f64, u64, Vec<(f64, u64)>) {
+        let bounds = BOUNDS.into_iter().chain([f64::MAX]);
+        (self.sum.as_secs_f64(), self.counts.iter().sum(), bounds.zip(self.counts).collect())
+    }
+}
+
+/// The queues of the controllers of a process, by their names. Clones share it.
+#[derive(Clone, Default)]
+pub struct Queues {
+    all: Arc<Mutex<BTreeMap<&'static str, Enqueuer>>>,
+}
+
+impl std::fmt::Debug for Queues {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.all.lock().keys()).finish()
+    }
+}
+
+impl Queues {
+    /// Counts a controller too; in place of an earlier one of its name, whose term is over.
+    pub fn add(&self, controller: &Controller) {
+        self.all.lock().insert(controller.name, controller.enqueuer());
+    }
+
+    pub fn counts(&self) -> Vec<(&'static str, Counts)> {
+        self.all.lock().iter().map(|(name, queue)| (*name, queue.counts())).collect()
+    }
 }
 
 #[derive(Default)]
@@ -42,6 +93,7 @@ struct Counters {
     adds: AtomicU64,
     reconciles: AtomicU64,
     retries: AtomicU64,
+    work: Mutex<Durations>,
 }
 
 struct Inner {
@@ -78,6 +130,7 @@ impl Enqueuer {
             reconciles: counters.reconciles.load(Ordering::Relaxed),
             retries: counters.retries.load(Ordering::Relaxed),
             depth: self.inner.queue.lock().ready() as u64,
+            work: *counters.work.lock(),
         }
     }
 }
@@ -165,7 +218,7 @@ struct Loop<E> {
     workers: usize,
     inner: Arc<Inner>,
     running: JoinSet<Result<Action, E>>,
-    keys: std::collections::HashMap<tokio::task::Id, String>,
+    keys: HashMap<tokio::task::Id, (String, Instant)>,
 }
 
 impl<E: Display + Send + 'static> Loop<E> {
@@ -182,7 +235,7 @@ impl<E: Display + Send + 'static> Loop<E> {
                 let Some(key) = inner.queue.lock().take() else { break };
                 inner.counters.reconciles.fetch_add(1, Ordering::Relaxed);
                 let id = self.running.spawn(reconcile(key.clone())).id();
-                self.keys.insert(id, key);
+                self.keys.insert(id, (key, Instant::now()));
                 due = inner.queue.lock().next_due();
             }
             tokio::select! {
@@ -198,7 +251,8 @@ impl<E: Display + Send + 'static> Loop<E> {
             Ok((id, _)) => *id,
             Err(error) => error.id(),
         };
-        let Some(key) = self.keys.remove(&id) else { return };
+        let Some((key, since)) = self.keys.remove(&id) else { return };
+        self.inner.counters.work.lock().note(since.elapsed());
         let mut queue = self.inner.queue.lock();
         let now = Instant::now();
         match ended {

@@ -6,6 +6,7 @@ pub mod controller;
 pub mod events;
 pub mod informer;
 pub mod leader;
+pub mod load_balancer;
 pub mod local_path;
 mod options;
 pub mod remote;

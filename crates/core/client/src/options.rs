@@ -16,6 +16,8 @@ pub struct ListOptions {
     /// Watches only: begin with what exists, then a bookmark.
     pub send_initial_events: bool,
     pub timeout_seconds: Option<u32>,
+    /// Lists of custom metrics only: which of the metric's own labels.
+    pub metric_selector: String,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -1,9 +1,11 @@
 //! Follows Services, EndpointSlices and nodes, and tells the proxy, the DNS server and the pod network what they mean.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fram_client::load_balancer::HOLDER;
 use fram_client::resources::{ENDPOINT_SLICES, NODES, SERVICES};
 use fram_client::{Informer, SharedInformers};
 use fram_datapath::address::Cidr;
@@ -37,7 +39,7 @@ impl Followers {
             return;
         }
         let mut health = HealthServer::new(self.proxy.clone());
-        let (mut told, mut pause) = (Vec::new(), AGAIN);
+        let (mut told, mut pause, mut holding) = (Vec::new(), AGAIN, None);
         let (mut changed_services, mut changed_slices) = (services.subscribe(), slices.subscribe());
         loop {
             let (all, endpoints) = (services.list(), slices.list());
@@ -47,6 +49,14 @@ impl Followers {
             let healthy = applied.is_ok();
             let mut failures: Vec<String> =
                 applied.err().map(|error| format!("Services could not be applied: {error}")).into_iter().collect();
+            // After the rules, so that nothing that arrives meets the machine instead of the Service.
+            let here = held(&all, &self.node_name);
+            if holding.as_ref() != Some(&here) {
+                match self.network.hold_addresses(here.clone()).await {
+                    Ok(()) => holding = Some(here),
+                    Err(error) => failures.push(format!("addresses of load balancers could not be taken: {error}")),
+                }
+            }
             let checks = health.apply(Checks::new(&served, &slices_of, &self.node_name, healthy)).into_iter();
             failures.extend(checks.map(|(port, error)| format!("the health check on port {port} cannot be answered: {error}")));
             // What stays as it is, such as a port that somebody else has, is said once and tried ever later.
@@ -141,12 +151,15 @@ fn policy(text: &str) -> fram_proxy::TrafficPolicy {
     if text == "Local" { fram_proxy::TrafficPolicy::Local } else { fram_proxy::TrafficPolicy::Cluster }
 }
 
+/// What says that a proxy leaves an object alone: it is another proxy's, or headless; see kube-proxy's informers.
+fn is_left_alone(object: &Value) -> bool {
+    ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"].iter().any(|l| meta::label(object, l).is_some())
+}
+
 /// Services that a proxy serves: not headless, not ExternalName, not another proxy's.
 fn proxied(services: &[Arc<Value>]) -> Vec<fram_proxy::Service> {
-    let served = |s: &&Arc<Value>| {
-        let other = meta::label(s, "service.kubernetes.io/service-proxy-name").is_some();
-        s.str_at(&["spec", "type"]) != "ExternalName" && s.str_at(&["spec", "clusterIP"]) != "None" && !other
-    };
+    let served =
+        |s: &&Arc<Value>| s.str_at(&["spec", "type"]) != "ExternalName" && s.str_at(&["spec", "clusterIP"]) != "None" && !is_left_alone(s);
     services.iter().filter(served).map(|s| proxied_service(s)).collect()
 }
 
@@ -168,12 +181,27 @@ fn proxied_service(service: &Value) -> fram_proxy::Service {
         cluster_ips: addresses(service.list_at(&["spec", "clusterIPs"]).iter()),
         external_ips: addresses(service.list_at(&["spec", "externalIPs"]).iter()),
         load_balancer_ips: addresses(vips),
+        own_ips: own_addresses(service),
         ports: ports.collect(),
         session_affinity: affinity.map(Duration::from_secs),
         external_traffic_policy: policy(service.str_at(&["spec", "externalTrafficPolicy"])),
         internal_traffic_policy: policy(service.str_at(&["spec", "internalTrafficPolicy"])),
         health_check_port: port(service.get("spec").unwrap_or(&Value::Null), "healthCheckNodePort"),
     }
+}
+
+/// The addresses of a Service that Fram's own load balancer gave it.
+fn own_addresses(service: &Value) -> Vec<IpAddr> {
+    if meta::annotation(service, HOLDER).is_none() {
+        return Vec::new();
+    }
+    addresses(service.list_at(&["status", "loadBalancer", "ingress"]).iter().filter_map(|i| i.get("ip")))
+}
+
+/// The addresses of load balancers that a node answers for.
+fn held(services: &[Arc<Value>], node: &str) -> BTreeSet<IpAddr> {
+    let here = services.iter().filter(|s| meta::annotation(s, HOLDER) == Some(node));
+    here.flat_map(|s| own_addresses(s)).collect()
 }
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -183,6 +211,9 @@ fn condition(endpoint: &Value, name: &str, unset: bool) -> bool {
 }
 
 fn proxied_slice(slice: &Value) -> Option<fram_proxy::EndpointSlice> {
+    if is_left_alone(slice) {
+        return None;
+    }
     let endpoint = |e: &Value| {
         let ready = condition(e, "ready", true);
         fram_proxy::Endpoint {
@@ -252,6 +283,28 @@ fn named_slice(slice: &Value) -> Option<fram_dns::EndpointSlice> {
 mod tests {
     use super::*;
     use fram_machinery::object;
+
+    #[test]
+    fn slices_that_say_that_they_are_headless_are_not_proxied() {
+        let mut slice = object!({ "metadata": { "namespace": "ns", "name": "s-1", "labels": { "kubernetes.io/service-name": "s" } } });
+        assert!(proxied_slice(&slice).is_some());
+        meta::set_label(&mut slice, "service.kubernetes.io/headless", "");
+        assert!(proxied_slice(&slice).is_none());
+    }
+
+    #[test]
+    fn a_node_holds_the_addresses_that_are_its_and_no_others() {
+        let service = |node: Option<&str>, ip: &str| {
+            let mut service =
+                object!({ "metadata": { "name": "s", "namespace": "ns" }, "status": { "loadBalancer": { "ingress": [{ "ip": ip }] } } });
+            if let Some(node) = node {
+                meta::set_annotation(&mut service, HOLDER, node);
+            }
+            Arc::new(service)
+        };
+        let services = [service(Some("a"), "192.0.2.1"), service(Some("b"), "192.0.2.2"), service(None, "192.0.2.3")];
+        assert_eq!(held(&services, "a"), BTreeSet::from(["192.0.2.1".parse::<IpAddr>().unwrap()]));
+    }
 
     #[test]
     fn headless_services_are_named_and_not_proxied() {

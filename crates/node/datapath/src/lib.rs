@@ -5,6 +5,7 @@
 //! [`route::PROTOCOL`]; [`purge::purge`] removes it all.
 
 pub mod address;
+pub mod announce;
 pub mod conntrack;
 pub mod namespace;
 mod netlink;

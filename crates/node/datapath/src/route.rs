@@ -36,6 +36,8 @@ pub struct Link {
     pub name: String,
     pub mtu: u32,
     pub up: bool,
+    /// None where it has no Ethernet address.
+    pub mac: Option<Mac>,
 }
 
 /// An address of a link.
@@ -227,6 +229,20 @@ impl Handle {
         )
     }
 
+    /// Takes an address from a link; gives whether it had it.
+    pub fn delete_address(&mut self, link: u32, address: IpAddr) -> Result<bool, NetlinkError> {
+        let prefix_length = Cidr::host(address).prefix_length();
+        present(self.socket.request(
+            libc::RTM_DELADDR,
+            0,
+            || format!("delete address {address}"),
+            |b| {
+                b.raw(&[&[family(address), prefix_length, 0, 0][..], &link.to_ne_bytes()].concat());
+                b.attribute(libc::IFA_LOCAL, &octets(address));
+            },
+        ))
+    }
+
     pub fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
         self.socket.dump(libc::RTM_GETADDR, "list addresses", |b| b.raw(&[0; 8]), |body, addresses| addresses.extend(parse_address(body)))
     }
@@ -312,6 +328,7 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         name: find(attributes, libc::IFLA_IFNAME).map(text)?,
         mtu: find(attributes, libc::IFLA_MTU).and_then(ne_u32).unwrap_or(0),
         up: flags & libc::IFF_UP as u32 != 0,
+        mac: find(attributes, libc::IFLA_ADDRESS).and_then(|bytes| bytes.try_into().ok()),
     })
 }
 

@@ -99,6 +99,25 @@ pub(crate) fn add_local_address(node: &mut Handle, ip: IpAddr) -> Result<(), Net
     node.set_up(link)
 }
 
+/// The addresses of the link that exists for such alone.
+pub(crate) fn local_addresses(node: &mut Handle) -> Result<Vec<IpAddr>, NetlinkError> {
+    let Some(link) = node.link(LOCAL_LINK)? else { return Ok(Vec::new()) };
+    Ok(node.addresses()?.into_iter().filter(|a| a.link == link.index && a.address.is_ipv4()).map(|a| a.address).collect())
+}
+
+pub(crate) fn delete_local_address(node: &mut Handle, ip: IpAddr) -> Result<(), NetlinkError> {
+    let link = find(node, LOCAL_LINK)?;
+    node.delete_address(link, ip).map(drop)
+}
+
+/// Tells the neighbours on the link of the node's own address that another address is here too.
+pub(crate) fn announce(node: &mut Handle, own: IpAddr, ip: IpAddr) -> Result<(), NetlinkError> {
+    let IpAddr::V4(address) = ip else { return Ok(()) };
+    let Some(link) = node.addresses()?.into_iter().find(|a| a.address == own).map(|a| a.link) else { return Ok(()) };
+    let mac = node.links()?.into_iter().find(|l| l.index == link).and_then(|l| l.mac);
+    mac.map_or(Ok(()), |mac| fram_datapath::announce::announce(link, mac, address))
+}
+
 fn find(handle: &mut Handle, name: &str) -> Result<u32, NetlinkError> {
     match handle.link(name)? {
         Some(link) => Ok(link.index),

@@ -1,5 +1,6 @@
 //! The pod network of a node: state, kernel handles and the order of steps. Implements CRI's sandbox network.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -97,6 +98,8 @@ struct State {
     route: route::Handle,
     /// As they were last set.
     peers: Vec<Peer>,
+    /// Addresses that the node has for its own pods.
+    local: BTreeSet<IpAddr>,
 }
 
 impl PodNetwork {
@@ -121,7 +124,7 @@ impl PodNetwork {
         reaper.delete_group(DOOMED)?;
         let overhead = if overlay.is_some() { route::VXLAN_OVERHEAD } else { 0 };
         let mtu = config.mtu.unwrap_or_else(|| world_mtu(&mut route).unwrap_or(DEFAULT_MTU).saturating_sub(overhead));
-        let mut state = State { allocations, nft, route, peers: Vec::new() };
+        let mut state = State { allocations, nft, route, peers: Vec::new(), local: BTreeSet::new() };
         state.refuse_unassigned()?;
         state.rebuild(&config.cluster_cidrs)?;
         let (state, reaper) = (Mutex::new(state), Mutex::new(reaper));
@@ -162,7 +165,31 @@ impl PodNetwork {
 
     /// Gives the node an address of the Service range, for what it serves to its own pods (cluster DNS). Idempotent.
     pub async fn add_local_address(&self, ip: IpAddr) -> Result<(), SetupError> {
-        self.blocking(move |inner, state| Ok(inner.config.within(|| attach::add_local_address(&mut state.route, ip))?)).await
+        self.blocking(move |inner, state| {
+            inner.config.within(|| attach::add_local_address(&mut state.route, ip))?;
+            state.local.insert(ip);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Has the node answer for these addresses of load balancers and no others, and tells its neighbours of those that are new. What
+    /// an earlier process left is found in the kernel.
+    pub async fn hold_addresses(&self, wanted: BTreeSet<IpAddr>) -> Result<(), SetupError> {
+        self.blocking(move |inner, state| {
+            let held = inner.config.within(|| attach::local_addresses(&mut state.route))?;
+            for gone in held.iter().filter(|ip| !wanted.contains(*ip) && !state.local.contains(*ip)) {
+                inner.config.within(|| attach::delete_local_address(&mut state.route, *gone))?;
+            }
+            for ip in wanted.iter().filter(|ip| !held.contains(*ip)) {
+                inner.config.within(|| attach::add_local_address(&mut state.route, *ip))?;
+                if let Some(own) = inner.config.node_ip {
+                    inner.config.within(|| attach::announce(&mut state.route, own, *ip))?;
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Removes everything of Fram's from the node's network, that of pods that still run included.

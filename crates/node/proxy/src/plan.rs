@@ -135,6 +135,7 @@ impl Planner {
         services.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         for service in services {
             desired.cluster_ips.extend(self.cluster_ips(service));
+            desired.cluster_ips.extend(service.own_ips.iter().filter(|ip| ip.is_ipv4()));
             for port in &service.ports {
                 let selected = slices.select(&service.namespace, &service.name, port, &self.node_name);
                 let affinity = service.session_affinity.map(|timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1));

@@ -38,6 +38,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip`, those with ipMode VIP.
     pub load_balancer_ips: Vec<IpAddr>,
+    /// Those of its addresses that no machine has for anything else: what nobody serves there is refused.
+    pub own_ips: Vec<IpAddr>,
     pub ports: Vec<ServicePort>,
     /// The timeout of session affinity ClientIP.
     pub session_affinity: Option<Duration>,

@@ -196,6 +196,7 @@ pub(super) fn list_options(query: &Query) -> Result<ListOptions, Status> {
         text => text.parse::<u32>().map(Some).map_err(|_| Status::bad_request(format!("{name}: invalid number {text:?}"))),
     };
     Ok(ListOptions {
+        metric_selector: String::new(),
         label_selector: query.get("labelSelector").into(),
         field_selector: query.get("fieldSelector").into(),
         limit: number("limit")?.unwrap_or(0),

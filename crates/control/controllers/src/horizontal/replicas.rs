@@ -40,7 +40,7 @@ pub(super) struct Tolerance {
 }
 
 impl Tolerance {
-    fn covers(&self, ratio: f64) -> bool {
+    pub(super) fn covers(&self, ratio: f64) -> bool {
         ratio >= 1.0 - self.down && ratio <= 1.0 + self.up
     }
 }

@@ -64,6 +64,12 @@ pub(super) fn unknown(node: &Value, now: Timestamp) -> Option<Value> {
     changed.then(|| conditions.into())
 }
 
+/// Whether a node is being emptied already.
+pub(super) fn is_evicted(node: &Value) -> bool {
+    let own = |t: &Value| t.str_at(&["effect"]) == "NoExecute" && matches!(t.str_at(&["key"]), NOT_READY | UNREACHABLE);
+    node.list_at(&["spec", "taints"]).iter().any(own)
+}
+
 /// The taints that a node's conditions ask for, with those that others gave it. `evict`: those that evict too, which are left
 /// out while no node at all is ready, since then the fault is likely on this side; see handleDisruption.
 pub(super) fn taints(node: &Value, evict: bool, now: Timestamp) -> Vec<Value> {

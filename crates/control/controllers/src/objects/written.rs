@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::SETTLE;
 
-struct Entry {
+pub(super) struct Entry {
+    name: String,
     uid: String,
     /// None: it was deleted.
     object: Option<Arc<Value>>,
@@ -19,7 +20,9 @@ struct Entry {
 /// By namespace and name.
 #[derive(Default)]
 pub(super) struct Written {
-    entries: Mutex<HashMap<String, HashMap<String, Entry>>>,
+    entries: Mutex<HashMap<String, HashMap<String, Arc<Entry>>>>,
+    /// Namespaces in which something may have been made that nobody was told of, each with a number of its own.
+    doubts: Mutex<(u64, HashMap<String, u64>)>,
 }
 
 /// Resource versions are numbers in one order; see KEP-5504.
@@ -40,6 +43,25 @@ impl Entry {
 }
 
 impl Written {
+    pub(super) fn doubt(&self, namespace: &str) {
+        let mut doubts = self.doubts.lock();
+        doubts.0 += 1;
+        let number = doubts.0;
+        doubts.1.insert(namespace.into(), number);
+    }
+
+    pub(super) fn doubt_of(&self, namespace: &str) -> Option<u64> {
+        self.doubts.lock().1.get(namespace).copied()
+    }
+
+    /// Until then every owner in the namespace asks for itself; a doubt that came meanwhile stays.
+    pub(super) fn dispelled(&self, namespace: &str, doubt: u64) {
+        let mut doubts = self.doubts.lock();
+        if doubts.1.get(namespace) == Some(&doubt) {
+            doubts.1.remove(namespace);
+        }
+    }
+
     pub(super) fn note(&self, object: Arc<Value>, now: Instant) {
         let (namespace, name) = (meta::namespace(&object).to_string(), meta::name(&object).to_string());
         let mut entries = self.entries.lock();
@@ -47,12 +69,14 @@ impl Written {
         if here.get(&name).and_then(|e| e.object.as_ref()).is_some_and(|o| version(o) > version(&object)) {
             return;
         }
-        here.insert(name, Entry { uid: meta::uid(&object).to_string(), object: Some(object), at: now });
+        let uid = meta::uid(&object).to_string();
+        here.insert(name.clone(), Arc::new(Entry { name, uid, object: Some(object), at: now }));
     }
 
     pub(super) fn note_gone(&self, object: &Value, now: Instant) {
-        let entry = Entry { uid: meta::uid(object).to_string(), object: None, at: now };
-        self.entries.lock().entry(meta::namespace(object).into()).or_default().insert(meta::name(object).into(), entry);
+        let name = meta::name(object).to_string();
+        let entry = Arc::new(Entry { name: name.clone(), uid: meta::uid(object).to_string(), object: None, at: now });
+        self.entries.lock().entry(meta::namespace(object).into()).or_default().insert(name, entry);
     }
 
     pub(super) fn forget(&self, namespace: &str, name: &str) {
@@ -65,11 +89,13 @@ impl Written {
         }
     }
 
-    /// The newer of what was written and what the cache has.
-    pub(super) fn newest(&self, namespace: &str, name: &str, cached: Option<Arc<Value>>) -> Option<Arc<Value>> {
+    /// The newer of what was written and what the cache has. The cache is read after what was written, which is forgotten only
+    /// when the cache has it.
+    pub(super) fn newest(&self, namespace: &str, name: &str, cached: impl Fn() -> Option<Arc<Value>>) -> Option<Arc<Value>> {
         let mut entries = self.entries.lock();
-        let Some(here) = entries.get_mut(namespace) else { return cached };
-        let Some(entry) = here.get(name) else { return cached };
+        let Some(here) = entries.get_mut(namespace) else { return cached() };
+        let Some(entry) = here.get(name).cloned() else { return cached() };
+        let cached = cached();
         if entry.is_in(cached.as_deref()) {
             here.remove(name);
             return cached;
@@ -96,18 +122,24 @@ impl Written {
         late
     }
 
-    /// Replaces what was written since, adds what is new and takes out what is gone. True where anything was.
-    pub(super) fn cover(&self, namespace: &str, found: &mut Vec<Arc<Value>>, cached: impl Fn(&str) -> Option<Arc<Value>>) -> bool {
-        let entries = self.entries.lock();
-        let Some(here) = entries.get(namespace) else { return false };
-        let mut covered = false;
-        for (name, entry) in here.iter().filter(|(name, e)| !e.is_in(cached(name).as_deref())) {
-            covered = true;
-            found.retain(|o| meta::name(o) != name);
-            found.extend(entry.object.clone());
-        }
-        covered
+    /// What was written and the cache may not have, to be asked for before the cache is read.
+    pub(super) fn pending(&self, namespace: &str) -> Vec<Arc<Entry>> {
+        self.entries.lock().get(namespace).into_iter().flat_map(|here| here.values().cloned()).collect()
     }
+}
+
+/// Replaces in what was found in the cache what was written since, adds what is new and takes out what is gone. True where the
+/// cache is behind. `cached` is newer than `found`, and may have what `found` has not.
+pub(super) fn cover(pending: &[Arc<Entry>], found: &mut Vec<Arc<Value>>, cached: impl Fn(&str) -> Option<Arc<Value>>) -> bool {
+    let mut behind = false;
+    for entry in pending {
+        let now = cached(&entry.name);
+        let confirmed = entry.is_in(now.as_deref());
+        behind |= !confirmed;
+        found.retain(|o| meta::name(o) != entry.name);
+        found.extend(if confirmed { now } else { entry.object.clone() });
+    }
+    behind
 }
 
 #[cfg(test)]
@@ -130,13 +162,13 @@ mod tests {
         let now = Instant::now();
         written.note(pod("a", 5), now);
         let mut found = vec![];
-        assert!(written.cover("ns", &mut found, |_| None));
+        assert!(cover(&written.pending("ns"), &mut found, |_| None));
         assert_eq!(names(&found), ["a@5"]);
         let mut found = vec![pod("a", 3)];
-        assert!(written.cover("ns", &mut found, |_| Some(pod("a", 3))));
+        assert!(cover(&written.pending("ns"), &mut found, |_| Some(pod("a", 3))));
         assert_eq!(names(&found), ["a@5"]);
         let mut found = vec![pod("a", 7)];
-        assert!(!written.cover("ns", &mut found, |_| Some(pod("a", 7))));
+        assert!(!cover(&written.pending("ns"), &mut found, |_| Some(pod("a", 7))));
         assert_eq!(names(&found), ["a@7"]);
     }
 
@@ -145,14 +177,24 @@ mod tests {
         let written = Written::default();
         written.note_gone(&pod("a", 5), Instant::now());
         let mut found = vec![pod("a", 5), pod("b", 2)];
-        assert!(written.cover("ns", &mut found, |_| Some(pod("a", 5))));
+        assert!(cover(&written.pending("ns"), &mut found, |_| Some(pod("a", 5))));
         assert_eq!(names(&found), ["b@2"]);
         let mut successor = (*pod("a", 9)).clone();
         successor.set(&["metadata", "uid"], "other");
         let successor = Arc::new(successor);
         let mut found = vec![successor.clone()];
-        assert!(!written.cover("ns", &mut found, |_| Some(successor.clone())));
+        assert!(!cover(&written.pending("ns"), &mut found, |_| Some(successor.clone())));
         assert_eq!(names(&found), ["a@9"]);
+    }
+
+    #[test]
+    fn what_the_cache_learns_after_it_was_looked_through_is_not_lost() {
+        let written = Written::default();
+        written.note(pod("a", 5), Instant::now());
+        let (pending, mut found) = (written.pending("ns"), vec![]);
+        assert!(written.late("ns", Instant::now(), |_| Some(pod("a", 5))).is_empty());
+        assert!(!cover(&pending, &mut found, |_| Some(pod("a", 6))));
+        assert_eq!(names(&found), ["a@6"]);
     }
 
     #[test]

@@ -2,9 +2,27 @@
 
 use base64::Engine;
 use fram_machinery::status::FieldError;
-use fram_machinery::{Value, names};
+use fram_machinery::{Value, meta, names};
 
 use super::{NameRule, Strategy};
+
+/// See extractCSRStatus of upstream's printers.
+fn condition_text(request: &Value) -> String {
+    let has = |ty: &str| meta::condition(request, ty).is_some();
+    let mut text = match (has("Denied"), has("Approved")) {
+        (true, _) => "Denied",
+        (false, true) => "Approved",
+        (false, false) => "Pending",
+    }
+    .to_string();
+    if has("Failed") {
+        text.push_str(",Failed");
+    }
+    if !request.str_at(&["status", "certificate"]).is_empty() {
+        text.push_str(",Issued");
+    }
+    text
+}
 
 pub(super) struct CertificateSigningRequest;
 impl Strategy for CertificateSigningRequest {
@@ -22,6 +40,17 @@ impl Strategy for CertificateSigningRequest {
                     condition.set(&[field], now);
                 }
             }
+        }
+    }
+
+    fn cell(&self, object: &Value, column: &str) -> Value {
+        match column {
+            "RequestedDuration" => {
+                let asked = object.int_at(&["spec", "expirationSeconds"]);
+                asked.map_or_else(|| "<none>".to_string(), fram_machinery::human::duration).into()
+            }
+            "Condition" => condition_text(object).into(),
+            _ => Value::Null,
         }
     }
 
@@ -116,5 +145,31 @@ fn signer_errors(name: &str, errors: &mut Vec<FieldError>) {
         errors.push(FieldError::invalid(AT, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'"));
     } else if name == "kubernetes.io/legacy-unknown" {
         errors.push(FieldError::invalid(AT, name, "the legacy signerName is not allowed via this API version"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_machinery::object;
+
+    use super::*;
+
+    #[test]
+    fn a_table_tells_what_was_decided_and_whether_a_certificate_is_there() {
+        let request = |types: &[&str], certificate: &str| {
+            let conditions: Vec<Value> = types.iter().map(|ty| object!({ "type": (*ty), "status": "True" })).collect();
+            object!({ "spec": { "expirationSeconds": 3600 }, "status": { "conditions": conditions, "certificate": certificate } })
+        };
+        for (types, certificate, expect) in [
+            (&[][..], "", "Pending"),
+            (&["Approved"], "", "Approved"),
+            (&["Approved"], "eA==", "Approved,Issued"),
+            (&["Approved", "Failed"], "", "Approved,Failed"),
+            (&["Denied", "Approved"], "", "Denied"),
+        ] {
+            assert_eq!(CertificateSigningRequest.cell(&request(types, certificate), "Condition"), Value::from(expect));
+        }
+        assert_eq!(CertificateSigningRequest.cell(&request(&[], ""), "RequestedDuration"), Value::from("60m"));
+        assert_eq!(CertificateSigningRequest.cell(&object!({}), "RequestedDuration"), Value::from("<none>"));
     }
 }

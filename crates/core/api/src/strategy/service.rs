@@ -96,8 +96,9 @@ impl Strategy for Service {
         }
     }
 
-    fn validate_subresource(&self, _: &str, object: &Value, _: &Value) -> Vec<FieldError> {
-        validation::validate_status(object)
+    fn validate_subresource(&self, subresource: &str, object: &Value, _: &Value) -> Vec<FieldError> {
+        // A Service that is no load balancer any more may still say where it was one; its controller takes that back.
+        if subresource == "status" { validation::validate_status(object) } else { Vec::new() }
     }
 
     fn cell(&self, object: &Value, column: &str) -> Value {

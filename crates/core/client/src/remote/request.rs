@@ -68,6 +68,7 @@ impl Query {
     fn list(&mut self, options: &ListOptions) {
         self.add("labelSelector", &options.label_selector);
         self.add("fieldSelector", &options.field_selector);
+        self.add("metricLabelSelector", &options.metric_selector);
         if options.limit > 0 {
             self.add("limit", options.limit);
         }

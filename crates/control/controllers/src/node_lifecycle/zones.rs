@@ -1,0 +1,150 @@
+//! How fast nodes that fail are emptied, by the health of their zones: a zone that fails in part may be this side's fault, and
+//! all of them at once surely are. Pure; see nodelifecycle's ComputeZoneState and handleDisruption.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_machinery::{Value, meta};
+use tokio::time::Instant;
+
+use super::plan::ready;
+
+/// How many nodes in a second may be emptied in each zone. The defaults are kube-controller-manager's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EvictionRates {
+    pub healthy: f32,
+    /// In a zone that is unhealthy and large.
+    pub unhealthy: f32,
+    /// The part of a zone's nodes that make it unhealthy where they are not ready.
+    pub threshold: f32,
+    /// A zone of at most so many nodes is small.
+    pub large: usize,
+}
+
+impl Default for EvictionRates {
+    fn default() -> Self {
+        Self { healthy: 0.1, unhealthy: 0.01, threshold: 0.55, large: 50 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Zone {
+    ready: usize,
+    not_ready: usize,
+}
+
+/// The zones of a cluster as they are at one moment.
+pub(super) struct Zones {
+    zones: BTreeMap<String, Zone>,
+}
+
+/// See GetZoneKey.
+pub(super) fn zone_of(node: &Value) -> String {
+    let label = |name: &str, old: &str| meta::label(node, name).or_else(|| meta::label(node, old)).unwrap_or_default().to_string();
+    let region = label("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region");
+    let zone = label("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone");
+    format!("{region}:\0:{zone}")
+}
+
+impl Zones {
+    pub(super) fn of(nodes: &[Arc<Value>]) -> Self {
+        let mut zones = BTreeMap::<String, Zone>::new();
+        for node in nodes {
+            let zone = zones.entry(zone_of(node)).or_default();
+            match ready(node) {
+                "True" => zone.ready += 1,
+                _ => zone.not_ready += 1,
+            }
+        }
+        Self { zones }
+    }
+
+    /// No node at all is ready: nobody is evicted, since then the fault is likely on this side.
+    pub(super) fn all_disrupted(&self) -> bool {
+        self.zones.values().all(|z| z.ready == 0)
+    }
+
+    /// How many nodes in a second may be emptied in a zone.
+    pub(super) fn rate(&self, zone: &str, rates: &EvictionRates) -> f32 {
+        let Zone { ready, not_ready } = self.zones.get(zone).copied().unwrap_or_default();
+        let size = ready + not_ready;
+        // A zone in which no node is left is emptied as fast as a healthy one, as long as there are others.
+        let partly = ready > 0 && not_ready > 2 && not_ready as f32 / size as f32 >= rates.threshold;
+        match (partly, size > rates.large) {
+            (false, _) => rates.healthy,
+            (true, true) => rates.unhealthy,
+            (true, false) => 0.0,
+        }
+    }
+}
+
+/// When each zone's next node may be emptied.
+#[derive(Debug, Default)]
+pub(super) struct Limiter {
+    next: HashMap<String, Instant>,
+}
+
+impl Limiter {
+    /// Takes a zone's turn; else says how long to wait, or None where nobody's turn comes.
+    pub(super) fn take(&mut self, zone: &str, rate: f32, now: Instant) -> Result<(), Option<Duration>> {
+        if rate <= 0.0 {
+            return Err(None);
+        }
+        match self.next.get(zone).map(|at| at.saturating_duration_since(now)) {
+            Some(left) if !left.is_zero() => Err(Some(left)),
+            _ => {
+                self.next.insert(zone.into(), now + Duration::from_secs_f32(1.0 / rate));
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_machinery::object;
+
+    use super::*;
+
+    fn nodes(zone: &str, ready: usize, not_ready: usize) -> Vec<Arc<Value>> {
+        let node = |status: &str| {
+            Arc::new(object!({ "metadata": { "labels": { "topology.kubernetes.io/zone": zone } },
+                "status": { "conditions": [{ "type": "Ready", "status": status }] } }))
+        };
+        (0..ready).map(|_| node("True")).chain((0..not_ready).map(|_| node("Unknown"))).collect()
+    }
+
+    fn rate(ready: usize, not_ready: usize) -> f32 {
+        let nodes = nodes("a", ready, not_ready);
+        Zones::of(&nodes).rate(&zone_of(&nodes[0]), &EvictionRates::default())
+    }
+
+    #[test]
+    fn a_zone_that_fails_in_part_is_emptied_slowly_and_a_small_one_not_at_all() {
+        assert_eq!(rate(9, 1), 0.1);
+        assert_eq!(rate(1, 2), 0.1); // Two nodes do not make a zone unhealthy.
+        assert_eq!(rate(4, 5), 0.0);
+        assert_eq!(rate(5, 5), 0.1);
+        assert_eq!(rate(20, 40), 0.01);
+        assert_eq!(rate(0, 40), 0.1); // The zone is gone as a whole.
+    }
+
+    #[test]
+    fn only_where_no_zone_has_a_ready_node_all_is_disrupted() {
+        let mut all = nodes("a", 0, 3);
+        assert!(Zones::of(&all).all_disrupted());
+        all.extend(nodes("b", 1, 0));
+        assert!(!Zones::of(&all).all_disrupted());
+    }
+
+    #[test]
+    fn one_node_of_a_zone_is_emptied_at_a_time() {
+        let (mut limiter, now) = (Limiter::default(), Instant::now());
+        assert_eq!(limiter.take("a", 0.1, now), Ok(()));
+        assert_eq!(limiter.take("a", 0.1, now + Duration::from_secs(4)), Err(Some(Duration::from_secs(6))));
+        assert_eq!(limiter.take("b", 0.1, now), Ok(()));
+        assert_eq!(limiter.take("a", 0.1, now + Duration::from_secs(10)), Ok(()));
+        assert_eq!(limiter.take("a", 0.0, now + Duration::from_secs(60)), Err(None));
+    }
+}

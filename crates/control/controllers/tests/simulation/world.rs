@@ -1,0 +1,215 @@
+//! A control plane in one process under simulated time: the real API server on the real store in memory, and components that
+//! crash and start again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use fram_api::Api;
+use fram_apiserver::admission::Chain;
+use fram_apiserver::allocate::Allocators;
+use fram_apiserver::bootstrap::Cluster;
+use fram_apiserver::nodes::NoNodes;
+use fram_apiserver::registry::Registry;
+use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
+use fram_apiserver::{Environment, InProcess, Server, User};
+use fram_client::{Client, EventRecorder, SharedInformers};
+use fram_controllers::Context;
+use fram_scheduler::{Scheduler, SchedulerConfig};
+use fram_store::{
+    Clock, ClockListener, Committed, Embedded, Options, Revision, Snapshot, Store, StoreError, Transaction, UnixMillis, Watch,
+};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::faults::{Faults, Faulty};
+use crate::random::Chance;
+
+/// 2026-01-01T00:00:00Z.
+const EPOCH: u64 = 1_767_225_600_000;
+
+/// The runtime's time as the time of day. The store's thread, which has no runtime, sees it as it last was here.
+pub(crate) struct SimulatedClock {
+    start: tokio::time::Instant,
+    millis: AtomicU64,
+}
+
+impl SimulatedClock {
+    pub(crate) fn timestamp(&self) -> jiff::Timestamp {
+        jiff::Timestamp::from_millisecond(self.now().0 as i64).unwrap()
+    }
+}
+
+impl Clock for SimulatedClock {
+    fn now(&self) -> UnixMillis {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            self.millis.store(EPOCH + self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+        }
+        UnixMillis(self.millis.load(Ordering::Relaxed))
+    }
+
+    fn wait_until(&self, time: UnixMillis) -> Option<std::time::Duration> {
+        (time <= self.now()).then_some(std::time::Duration::ZERO)
+    }
+
+    fn on_change(&self, _listener: ClockListener) {}
+}
+
+/// The store, whose thread is waited for without letting simulated time pass.
+struct Instantaneous(Embedded);
+
+#[async_trait]
+impl Store for Instantaneous {
+    async fn commit(&self, transaction: Transaction) -> Result<Committed, StoreError> {
+        // Within the runtime's budget a wait could be told to yield, which nobody here would grant.
+        futures_executor(tokio::task::unconstrained(self.0.commit(transaction)))
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.0.revision().await
+    }
+
+    async fn snapshot(&self, at: Option<Revision>) -> Result<Snapshot, StoreError> {
+        self.0.snapshot(at).await
+    }
+
+    fn seen(&self) -> Result<Snapshot, StoreError> {
+        self.0.seen()
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        self.0.watch(prefix, after).await
+    }
+
+    async fn compact(&self, to: Revision) -> Result<(), StoreError> {
+        self.0.compact(to).await
+    }
+
+    async fn oldest(&self) -> Result<Revision, StoreError> {
+        self.0.oldest().await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.0.close().await
+    }
+}
+
+/// Blocks this thread until the future, which another thread completes, is ready.
+fn futures_executor<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+fn admin() -> User {
+    User::authenticated("admin", &["system:masters"])
+}
+
+pub(crate) struct World {
+    pub(crate) server: Arc<Server>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<SimulatedClock>,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) chance: Chance,
+    components: Option<Components>,
+}
+
+/// One life of controllers and scheduler.
+struct Components {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl World {
+    pub(crate) async fn new(seed: u64) -> Self {
+        let chance = Chance::new(seed);
+        let clock = Arc::new(SimulatedClock { start: tokio::time::Instant::now(), millis: AtomicU64::new(EPOCH) });
+        let options = Options { clock: clock.clone(), seed, ..Options::in_memory() };
+        let store: Arc<dyn Store> = Arc::new(Instantaneous(Embedded::open(options).unwrap()));
+        let api = Arc::new(Api::builtin().unwrap());
+        let environment = Environment { clock: clock.clone(), random: Arc::new(chance.branch("environment")) };
+        let registry = Registry::new(api, store.clone(), "/registry/", environment, Chain::standard(), Allocators::default());
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
+        let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));
+        let cluster = Cluster {
+            ca_pem: "ca".into(),
+            front_proxy_ca_pem: "front".into(),
+            address: [192, 0, 2, 1].into(),
+            port: 6443,
+            cluster_domain: "cluster.local".into(),
+            shared: false,
+        };
+        server.bootstrap(&cluster).await.unwrap();
+        let faults = Faults::new(chance.branch("faults"));
+        Self { server, store, clock, faults, chance, components: None }
+    }
+
+    /// A client whose calls arrive, and whose answers do.
+    pub(crate) fn admin(&self) -> Client {
+        Client::new(Arc::new(InProcess::new(self.server.clone(), admin())), "admin")
+    }
+
+    /// Starts controllers and scheduler with empty caches.
+    pub(crate) fn start(&mut self) {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (server, faults) = (self.server.clone(), self.faults.clone());
+        let client = move |user: &str, groups: &[&str], name: &str| {
+            let inner = InProcess::new(server.clone(), User::authenticated(user, groups));
+            let other = InProcess::new(server.clone(), admin());
+            Client::new(Arc::new(Faulty::new(inner, other, faults.clone(), name)), name)
+        };
+        let manager = client("system:kube-controller-manager", &[], "kube-controller-manager");
+        let informers = SharedInformers::new(manager.clone(), tasks.clone(), stop.clone());
+        let clock = self.clock.clone();
+        let now: fram_controllers::Clock = Arc::new(move || clock.timestamp());
+        let scheduling = client("system:kube-scheduler", &[], "kube-scheduler");
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        let context = Context {
+            clients: Arc::new(move |name| client(&format!("system:serviceaccount:kube-system:{name}"), &groups, name)),
+            manager,
+            informers: informers.clone(),
+            queues: Default::default(),
+            now: now.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            root_ca: "ca".into(),
+            kinds: fram_controllers::stored_kinds(&self.server.registry.api()),
+            custom_kinds: tokio::sync::watch::channel(Default::default()).1,
+            pod_network: Default::default(),
+            eviction_rates: Default::default(),
+            load_balancer_pool: "192.0.2.64/28".parse().unwrap(),
+        };
+        fram_controllers::start(&context);
+        let environment = self.server.registry.environment().clone();
+        let config = SchedulerConfig {
+            name: "default-scheduler".into(),
+            events: EventRecorder::start(scheduling.clone(), "default-scheduler", "", now, &tasks, stop.clone()),
+            client: scheduling,
+            informers,
+            now: Arc::new(move || environment.now_text()),
+        };
+        tasks.spawn(Scheduler::new(config).run(stop.clone()));
+        self.components = Some(Components { tasks, stop });
+    }
+
+    /// Ends controllers and scheduler wherever they are.
+    pub(crate) async fn crash(&mut self) {
+        let Some(Components { tasks, stop }) = self.components.take() else { return };
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+}
