@@ -17,6 +17,16 @@ pub trait Message: Default {
     /// Takes in one field; one that is not known is left out.
     fn read(&mut self, number: u64, field: Field<'_>) -> Result<(), Malformed>;
 
+    /// Gives each field the value that it has on the wire where it is absent, which is not its type's default everywhere.
+    fn clear(&mut self);
+
+    /// What a message without any field says.
+    fn empty() -> Self {
+        let mut message = Self::default();
+        message.clear();
+        message
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         self.write(&mut writer);
@@ -24,7 +34,7 @@ pub trait Message: Default {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut message = Self::default();
+        let mut message = Self::empty();
         message.merge(bytes)?;
         Ok(message)
     }
@@ -43,6 +53,9 @@ pub trait Content {
     fn put(&self, number: u64, writer: &mut Writer);
 
     fn take(&mut self, field: Field<'_>) -> Result<(), Malformed>;
+
+    /// See [`Message::clear`].
+    fn clear(&mut self) {}
 }
 
 impl<M: Message> Content for M {
@@ -55,6 +68,10 @@ impl<M: Message> Content for M {
     fn take(&mut self, field: Field<'_>) -> Result<(), Malformed> {
         self.merge(field.bytes()?)
     }
+
+    fn clear(&mut self) {
+        Message::clear(self);
+    }
 }
 
 impl<M: Message> Content for Option<M> {
@@ -65,7 +82,7 @@ impl<M: Message> Content for Option<M> {
     }
 
     fn take(&mut self, field: Field<'_>) -> Result<(), Malformed> {
-        self.get_or_insert_default().take(field)
+        self.get_or_insert_with(M::empty).take(field)
     }
 }
 
@@ -278,6 +295,10 @@ macro_rules! message {
                 $crate::read_fields!(self number field; $($fields)*);
                 Ok(())
             }
+
+            fn clear(&mut self) {
+                $crate::clear_fields!(self; $($fields)*);
+            }
         }
     };
 }
@@ -293,18 +314,26 @@ macro_rules! messages {
     )*};
 }
 
-/// Gives an enumeration its numbers; one that is not known is malformed.
+/// Gives an enumeration its numbers, from 0 on; one that is not known is malformed.
 #[macro_export]
 macro_rules! enumeration {
-    ($type:ty { $($variant:ident = $number:literal),* $(,)? }) => {
+    ($type:ty { $first:ident = 0 $(, $variant:ident = $number:literal)* $(,)? }) => {
         impl $crate::message::Content for $type {
             fn put(&self, number: u64, writer: &mut $crate::wire::Writer) {
-                writer.put_number(number, match self { $(<$type>::$variant => $number),* });
+                writer.put_number(number, match self { <$type>::$first => 0, $(<$type>::$variant => $number),* });
             }
 
             fn take(&mut self, field: $crate::wire::Field<'_>) -> Result<(), $crate::wire::Malformed> {
-                *self = match field.number()? { $($number => <$type>::$variant,)* _ => return Err($crate::wire::Malformed) };
+                *self = match field.number()? {
+                    0 => <$type>::$first,
+                    $($number => <$type>::$variant,)*
+                    _ => return Err($crate::wire::Malformed),
+                };
                 Ok(())
+            }
+
+            fn clear(&mut self) {
+                *self = <$type>::$first;
             }
         }
     };
@@ -362,14 +391,31 @@ macro_rules! read_fields {
     };
 }
 
+#[doc(hidden)]
+#[macro_export]
+macro_rules! clear_fields {
+    ($self:ident;) => {};
+    ($self:ident; $name:ident = $number:literal as $form:ty $(, $($rest:tt)*)?) => {
+        $crate::clear_fields!($self; $($($rest)*)?);
+    };
+    ($self:ident; $name:ident = $number:literal $(, $($rest:tt)*)?) => {
+        $crate::message::Content::clear(&mut $self.$name);
+        $crate::clear_fields!($self; $($($rest)*)?);
+    };
+    ($self:ident; { $($inner:tt)* } = $number:literal $(, $($rest:tt)*)?) => {
+        $crate::clear_fields!($self; $($inner)*);
+        $crate::clear_fields!($self; $($($rest)*)?);
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[derive(Debug, Clone, Copy, Default, PartialEq)]
     enum Color {
-        #[default]
         Red,
+        #[default]
         Green,
     }
     enumeration!(Color { Red = 0, Green = 3 });
@@ -430,12 +476,12 @@ mod tests {
             flag: true,
         };
         assert_eq!(Whole::decode(&whole.encode()).unwrap(), whole);
-        assert_eq!(Whole::decode(&[]).unwrap(), Whole::default());
+        assert_eq!(Whole::decode(&[]).unwrap().color, Color::Red, "what is absent is the first, whatever the default");
     }
 
     #[test]
     fn the_bytes_are_those_of_proto3() {
-        let bytes = Whole { small: -1, numbers: vec![1, 300], ..Whole::default() }.encode();
+        let bytes = Whole { small: -1, numbers: vec![1, 300], ..Whole::empty() }.encode();
         let expect = [&[0x0a, 0, 0x2a, 3, 1, 0xac, 2, 0x50][..], &[0xff; 9], &[1]].concat();
         assert_eq!(bytes, expect);
         // Numbers that are not packed are read too.

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Frame;
 use hyper::server::conn::http2;
@@ -18,7 +19,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -80,9 +80,12 @@ impl Call {
 /// What a call is answered with.
 pub enum Reply {
     Message(Vec<u8>),
-    /// Messages until the sender is dropped, or until one that is an error.
-    Stream(mpsc::Receiver<Result<Vec<u8>, Status>>),
+    /// Messages until the stream's end, or until one that is an error.
+    Stream(Messages),
 }
+
+/// Encoded messages as they come.
+pub type Messages = BoxStream<'static, Result<Vec<u8>, Status>>;
 
 impl Reply {
     pub fn message(message: &impl Message) -> Self {
@@ -231,7 +234,7 @@ fn timeout(text: &str) -> Option<Duration> {
 /// The body of an answer: its messages, and the status as trailers.
 enum Answer {
     Message(Bytes),
-    Stream(mpsc::Receiver<Result<Vec<u8>, Status>>),
+    Stream(Messages),
     End(Status),
     Done,
 }
@@ -263,7 +266,7 @@ impl http_body::Body for Answer {
                 frame
             }
             Self::Stream(messages) => {
-                let status = match std::task::ready!(messages.poll_recv(context)) {
+                let status = match std::task::ready!(messages.as_mut().poll_next(context)) {
                     Some(Ok(message)) => match framed(&message) {
                         Ok(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                         Err(error) => error.into(),

@@ -15,12 +15,10 @@ impl Service for Echo {
             "/test.Echo/Once" => Ok(Reply::message(&call.message::<Words>().await?)),
             "/test.Echo/Each" => {
                 let words: Words = call.message().await?;
-                let (sender, receiver) = mpsc::channel(words.words.len() + 1);
-                for word in words.words {
-                    let _ = sender.send(Ok(Words { words: vec![word] }.encode())).await;
-                }
-                let _ = sender.send(Err(Status::new(11, "the end: 100 %"))).await;
-                Ok(Reply::Stream(receiver))
+                let end = Err(Status::new(11, "the end: 100 %"));
+                let each = words.words.into_iter().map(|word| Ok(Words { words: vec![word] }.encode()));
+                let messages: Vec<_> = each.chain([end]).collect();
+                Ok(Reply::Stream(Box::pin(futures_util::stream::iter(messages))))
             }
             other => Err(Status::unknown_method(other)),
         }
