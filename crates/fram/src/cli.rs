@@ -144,9 +144,9 @@ pub(crate) struct RuntimeArgs {
     /// Parent of everything that is made in cgroups.
     #[arg(long, default_value = "/fram")]
     pub(crate) cgroup_root: String,
-    /// The pods' range, until a kubelet gives another.
-    #[arg(long, value_name = "CIDR", default_value = "10.88.0.0/16")]
-    pub(crate) pod_cidr: String,
+    /// The pods' range; otherwise the one that a kubelet gave, and 10.88.0.0/16 until one does.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) pod_cidr: Option<String>,
 }
 
 #[derive(Subcommand, Debug, Clone)]

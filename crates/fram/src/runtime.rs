@@ -58,12 +58,20 @@ async fn start(args: RuntimeArgs) -> anyhow::Result<()> {
     outcome
 }
 
+/// The pods' range where nobody has said one.
+const POD_CIDR: &str = "10.88.0.0/16";
+
 fn open_network(args: &RuntimeArgs, data: &Path) -> anyhow::Result<PodNetwork> {
-    let pod_cidr = args.pod_cidr.parse().context("bad --pod-cidr")?;
+    let state_dir = data.join("network");
+    // What a kubelet once gave is kept there.
+    let pod_cidr = match args.pod_cidr.as_deref() {
+        None if state_dir.exists() => None,
+        given => Some(given.unwrap_or(POD_CIDR).parse().context("bad --pod-cidr")?),
+    };
     PodNetwork::open(NetworkConfig {
-        state_dir: data.join("network"),
-        cluster_cidrs: vec![pod_cidr],
-        pod_cidr: Some(pod_cidr),
+        state_dir,
+        cluster_cidrs: pod_cidr.into_iter().collect(),
+        pod_cidr,
         // A machine without a way to others has pods all the same.
         node_ip: crate::node::primary_address().ok().or(Some(IpAddr::V4(Ipv4Addr::LOCALHOST))),
         mtu: None,
