@@ -147,6 +147,12 @@ pub(crate) struct RuntimeArgs {
     /// The pods' range; otherwise the one that a kubelet gave, and 10.88.0.0/16 until one does.
     #[arg(long, value_name = "CIDR")]
     pub(crate) pod_cidr: Option<String>,
+    /// Attach pods by CNI plugins, as the first configuration in this folder says, instead of the built-in network.
+    #[arg(long, value_name = "DIR", conflicts_with = "pod_cidr")]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Where CNI plugins are, separated by commas.
+    #[arg(long, value_name = "DIR,…", value_delimiter = ',', default_value = "/opt/cni/bin,/usr/lib/cni")]
+    pub(crate) cni_bin_dir: Vec<PathBuf>,
 }
 
 #[derive(Subcommand, Debug, Clone)]

@@ -12,12 +12,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use fram_client::{Client, SharedInformers};
 use fram_cri::grpc::{RemoteImages, RemoteRuntime};
-use fram_cri::{ImageService, PodSandboxFilter, RuntimeService};
+use fram_cri::{ImageService, PodSandboxFilter, RuntimeService, SandboxNetwork};
 use fram_datapath::address::Cidr;
 use fram_dns::{DnsConfig, DnsServer, Zone, ZoneConfig};
 use fram_image::{ImageStore, ImageStoreConfig};
 use fram_kubelet::{Kubelet, KubeletConfig, SystemClock};
-use fram_network::{NetworkConfig, PodNetwork};
+use fram_network::{CniConfig, CniNetwork, NetworkConfig, PodNetwork};
 use fram_proxy::{Proxy, ProxyConfig};
 use fram_runtime::{Runtime, RuntimeConfig};
 use fram_streaming::{Sessions, StreamClient};
@@ -101,7 +101,8 @@ impl Node {
         .context("cannot start the cluster's DNS")?;
         let (runtime, images, store): (Arc<dyn RuntimeService>, Arc<dyn ImageService>, _) = match &config.runtime_endpoint {
             None => {
-                let (runtime, images) = open_runtime(&data, &config.cgroup_root, &network).await?;
+                let (runtime, images) = open_runtime(&data, &config.cgroup_root, Arc::new(network.clone())).await?;
+                release_unknown(&runtime, &network).await?;
                 (Arc::new(runtime), images.clone(), Some(images))
             }
             Some(endpoint) => {
@@ -146,15 +147,34 @@ pub(crate) struct Kernel {
 }
 
 /// Opens the built-in runtime with its images, and takes up what still runs.
-pub(crate) async fn open_runtime(data: &Path, cgroup_root: &str, network: &PodNetwork) -> anyhow::Result<(Runtime, Arc<ImageStore>)> {
+pub(crate) async fn open_runtime(
+    data: &Path,
+    cgroup_root: &str,
+    network: Arc<dyn SandboxNetwork>,
+) -> anyhow::Result<(Runtime, Arc<ImageStore>)> {
     let images = Arc::new(ImageStore::open(ImageStoreConfig::new(data.join("images"))).context("cannot open the image store")?);
     let config = runtime_config(data, cgroup_root);
-    let runtime = Runtime::open(config, images.clone(), Arc::new(network.clone())).await.context("cannot open the container runtime")?;
-    // A reboot takes sandboxes without their teardown; what they had is free again.
-    let known = runtime.list_pod_sandbox(&PodSandboxFilter::default()).await.context("cannot list sandboxes")?;
-    network.release_except(known.into_iter().map(|s| s.id).collect()).await.context("cannot release addresses")?;
+    let runtime = Runtime::open(config, images.clone(), network).await.context("cannot open the container runtime")?;
     Ok((runtime, images))
 }
+
+/// A reboot takes sandboxes without their teardown; what they had is free again.
+pub(crate) async fn release_unknown(runtime: &Runtime, network: &PodNetwork) -> anyhow::Result<()> {
+    let known = runtime.list_pod_sandbox(&PodSandboxFilter::default()).await.context("cannot list sandboxes")?;
+    let released = network.release_except(known.into_iter().map(|s| s.id).collect()).await.context("cannot release addresses")?;
+    if released > 0 {
+        tracing::info!(released, "addresses of sandboxes that are gone are free again");
+    }
+    Ok(())
+}
+
+/// The network of pods by plugins of others, with what it has attached in the data directory.
+pub(crate) fn open_cni(data: &Path, conf_dir: PathBuf, bin_dirs: Vec<PathBuf>) -> anyhow::Result<CniNetwork> {
+    let config = CniConfig { conf_dir, bin_dirs, state_dir: data.join(CNI) };
+    CniNetwork::open(config).context("cannot open the network of CNI plugins")
+}
+
+const CNI: &str = "cni";
 
 /// Opens a node and prepares its kubelet, which runs the node's pods from `Kubelet::run` on.
 pub(crate) async fn start(
@@ -206,7 +226,12 @@ pub(crate) async fn purge(data: &Path, cgroup_root: &str) -> anyhow::Result<()> 
         namespace: None,
     })?;
     let config = runtime_config(data, cgroup_root);
-    let runtime = Runtime::open(config, images, Arc::new(network.clone())).await?;
+    // What plugins have attached they take away; which ones is known of each sandbox.
+    let attached: Arc<dyn SandboxNetwork> = match data.join(CNI).exists() {
+        true => Arc::new(open_cni(data, PathBuf::new(), Vec::new())?),
+        false => Arc::new(network.clone()),
+    };
+    let runtime = Runtime::open(config, images, attached).await?;
     runtime.purge().await?;
     network.purge().await?;
     Ok(())

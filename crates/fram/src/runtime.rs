@@ -32,7 +32,18 @@ async fn start(args: RuntimeArgs) -> anyhow::Result<()> {
     let data = &args.data_dir;
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
     let _lock = NodeLock::take(data)?;
-    let (runtime, images) = crate::node::open_runtime(data, &args.cgroup_root, &open_network(&args, data)?).await?;
+    let (runtime, images) = match args.cni_conf_dir.clone() {
+        Some(conf_dir) => {
+            let network = crate::node::open_cni(data, conf_dir, args.cni_bin_dir.clone())?;
+            crate::node::open_runtime(data, &args.cgroup_root, Arc::new(network)).await?
+        }
+        None => {
+            let network = open_network(&args, data)?;
+            let opened = crate::node::open_runtime(data, &args.cgroup_root, Arc::new(network.clone())).await?;
+            crate::node::release_unknown(&opened.0, &network).await?;
+            opened
+        }
+    };
     let (stop, tasks, mut parts) = (CancellationToken::new(), TaskTracker::new(), Parts::default());
     let runtime = Arc::new(runtime);
     let sessions = Sessions { tasks: tasks.clone(), stop: stop.clone() };

@@ -275,12 +275,14 @@ impl RuntimeService for RemoteRuntime {
     }
 
     async fn pod_sandbox_stats(&self, id: &str) -> CriResult<PodSandboxStats> {
-        Ok(self.of_sandbox::<PodSandboxStatsResponse>("PodSandboxStats", &Id { id: id.to_owned() }, id).await?.stats)
+        let answer: PodSandboxStatsResponse = self.of_sandbox("PodSandboxStats", &Id { id: id.to_owned() }, id).await?;
+        Ok(of_running(answer.stats))
     }
 
     async fn list_pod_sandbox_stats(&self, filter: &PodSandboxStatsFilter) -> CriResult<Vec<PodSandboxStats>> {
         let request = ListPodSandboxStatsRequest { filter: filter.clone() };
-        Ok(self.of_sandbox::<PodSandboxesStats>("ListPodSandboxStats", &request, "").await?.stats)
+        let answer: PodSandboxesStats = self.of_sandbox("ListPodSandboxStats", &request, "").await?;
+        Ok(answer.stats.into_iter().map(of_running).collect())
     }
 
     /// Those of the runtime, or where it has none what changes between one list and the next. Upstream's kubelets do the
@@ -290,6 +292,12 @@ impl RuntimeService for RemoteRuntime {
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(relist::follow(self.server.clone(), sender, RELIST)));
         Ok(ContainerEvents::new(receiver))
     }
+}
+
+/// Some runtimes list containers that have ended, with nothing measured.
+fn of_running(mut stats: PodSandboxStats) -> PodSandboxStats {
+    stats.containers.retain(|container| container.cpu.timestamp != 0);
+    stats
 }
 
 /// What is gone already is stopped and removed.
