@@ -9,6 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::runtime_rig::{PATIENCE, Rig, container, pod, pods_come_and_go};
 
+/// How many commands run in a container at once.
+const EXECS: usize = 300;
+
 async fn text(stream: Option<Box<dyn tokio::io::AsyncRead + Send + Unpin>>) -> String {
     let mut text = String::new();
     tokio::time::timeout(PATIENCE, stream.unwrap().read_to_string(&mut text)).await.unwrap().unwrap();
@@ -39,6 +42,12 @@ async fn a_pod(runtime: RemoteRuntime, images: RemoteImages, image: String) {
     assert_eq!((done.stdout.as_slice(), done.stderr.as_slice(), done.exit_code), (&b"out\n"[..], &b"err\n"[..], 4));
     let late = runtime.exec_sync(&id, &command("sleep 100"), Some(Duration::from_secs(1))).await;
     assert!(matches!(late, Err(CriError::DeadlineExceeded(_))), "{late:?}");
+
+    let echo = async |number: usize| runtime.exec_sync(&id, &["echo".to_owned(), number.to_string()], Some(PATIENCE)).await;
+    let execs = (0..EXECS).map(echo);
+    for (number, done) in futures_util::future::join_all(execs).await.into_iter().enumerate() {
+        assert_eq!(String::from_utf8(done.unwrap().stdout).unwrap(), format!("{number}\n"));
+    }
 
     let options = ExecOptions { stdin: true, stdout: true, stderr: true, ..ExecOptions::default() };
     let mut stream = runtime.exec(&id, &command("cat; echo end >&2; exit 5"), options).await.unwrap();
