@@ -220,5 +220,7 @@ pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow
         cluster_domain: "cluster.local".into(),
         local_ips,
         cgroup_root: machine.cgroup_root.clone(),
+        runtime_endpoint: machine.container_runtime_endpoint.clone(),
+        image_endpoint: machine.image_service_endpoint.clone(),
     })
 }

@@ -3,11 +3,13 @@
 
 mod allocation;
 mod attach;
+mod cni;
 mod network;
 mod peers;
 mod rules;
 
 pub use allocation::{AllocationError, Allocations, Pod};
 pub use attach::{GATEWAY, POD_INTERFACE};
+pub use cni::{CniConfig, CniError, CniNetwork};
 pub use network::{NetworkConfig, Overlay, PodNetwork, SetupError};
 pub use peers::Peer;
