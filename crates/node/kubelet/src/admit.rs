@@ -159,7 +159,7 @@ fn satisfied<'a>(expression: &Value, lookup: impl Fn(&str) -> Option<&'a str>) -
     }
 }
 
-fn tolerates(pod: &Value, taint: &Value) -> bool {
+pub(crate) fn tolerates(pod: &Value, taint: &Value) -> bool {
     pod.list_at(&["spec", "tolerations"]).iter().any(|t| {
         let key = t.str_at(&["key"]);
         let effect = t.str_at(&["effect"]);

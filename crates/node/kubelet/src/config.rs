@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::eviction::thresholds::EvictionSettings;
+use crate::images::gc::ImageGcPolicy;
+
 /// Upstream has no limit by default. An eighth of what a machine with the smallest `kernel.pid_max` has for all is more than any
 /// well-behaved pod needs.
 const POD_PIDS_LIMIT: i64 = 4096;
@@ -50,6 +53,10 @@ pub struct KubeletConfig {
     /// Log files are rotated beyond this size, and as many are kept.
     pub container_log_max_size: u64,
     pub container_log_max_files: u32,
+    pub eviction: EvictionSettings,
+    pub image_gc: ImageGcPolicy,
+    /// Limits of local ephemeral storage are enforced.
+    pub local_storage_capacity_isolation: bool,
 }
 
 impl KubeletConfig {
@@ -79,6 +86,9 @@ impl KubeletConfig {
             allowed_unsafe_sysctls: Vec::new(),
             container_log_max_size: 10 << 20,
             container_log_max_files: 5,
+            eviction: EvictionSettings::default(),
+            image_gc: ImageGcPolicy::default(),
+            local_storage_capacity_isolation: true,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What all pod workers of a kubelet share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fram_client::{EventRecorder, Informer};
@@ -13,7 +13,10 @@ use crate::allocation::Allocations;
 use crate::cgroup::Cgroups;
 use crate::clock::Clock;
 use crate::config::KubeletConfig;
+use crate::eviction::NodeCondition;
 use crate::images::Images;
+use crate::images::gc::Collector;
+use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::pod::environment::Fields;
 use crate::sandbox::dns::ResolvConf;
@@ -36,6 +39,10 @@ pub(crate) struct Context {
     pub(crate) cgroups: Cgroups,
     pub(crate) allocations: Allocations,
     pub(crate) rates: Rates,
+    pub(crate) metrics: Metrics,
+    pub(crate) collector: Collector,
+    /// What the node is short of.
+    pub(crate) pressures: watch::Sender<BTreeSet<NodeCondition>>,
     pub(crate) node: NodeFacts,
     /// Counts what happened in the runtime, for those who follow something of it.
     pub(crate) activity: watch::Sender<u64>,

@@ -1,6 +1,7 @@
 //! Images for containers: whether to pull by the container's policy, with which credentials, and how long to wait after a
 //! failure. See upstream's pkg/kubelet/images.
 
+pub(crate) mod gc;
 pub(crate) mod keyring;
 mod progress;
 
@@ -178,6 +179,16 @@ impl Images {
     /// Every image on the node; none where the service does not answer.
     pub(crate) async fn list(&self) -> Vec<Image> {
         self.service.list_images(None).await.unwrap_or_default()
+    }
+
+    /// Where images lie; None where the service does not say.
+    pub(crate) async fn mount_point(&self) -> Option<std::path::PathBuf> {
+        let info = self.service.image_fs_info().await.ok()?;
+        info.image_filesystems.first().map(|fs| fs.mountpoint.clone().into())
+    }
+
+    pub(crate) async fn remove(&self, image: &ImageSpec) -> Result<(), ImageError> {
+        self.service.remove_image(image).await
     }
 
     /// Forgets the failures of a pod that is gone.

@@ -31,7 +31,7 @@ use crate::pod::resources::cgroup_candidates;
 use crate::status::writer::StatusWriter;
 use crate::volumes;
 use crate::volumes::token::Tokens;
-use crate::worker::{Letter, Mailbox, Worker};
+use crate::worker::{Failure, Letter, Mailbox, Worker};
 
 #[derive(Debug, thiserror::Error)]
 pub enum KubeletError {
@@ -84,6 +84,9 @@ impl Kubelet {
             cgroups: Cgroups::detect(&config.cgroup_mount),
             allocations: Allocations::new(&config.root_dir),
             rates: Default::default(),
+            metrics: Default::default(),
+            collector: Default::default(),
+            pressures: Default::default(),
             node: node::machine::facts(&config),
             activity: tokio::sync::watch::Sender::new(0),
             runtime,
@@ -103,12 +106,13 @@ impl Kubelet {
             self.tasks.spawn(crate::local_path::keep(self.ctx.clone(), self.client.clone(), self.tasks.clone(), self.stop.clone()));
         }
         self.tasks.spawn(crate::rotate::keep(self.ctx.clone(), self.stop.clone()));
+        self.tasks.spawn(crate::eviction::keep(self.clone(), self.stop.clone()));
+        self.tasks.spawn(crate::images::gc::keep(self.clone(), self.stop.clone()));
         if let Some(controller) = self.writer.lock().take() {
             let writer = self.ctx.writer.clone();
             self.tasks.spawn(writer.run(controller, self.client.clone(), self.ctx.pods.clone(), self.stop.clone()));
         }
-        let reference = object!({ "apiVersion": "v1", "kind": "Node", "name": (self.ctx.config.node_name.as_str()), "uid": (self.ctx.config.node_name.as_str()) });
-        self.ctx.recorder.event_at(reference, false, "Starting", "Starting kubelet.");
+        self.node_event(false, "Starting", "Starting kubelet.");
         let mut pods = Pods { kubelet: self, workers: JoinSet::new(), uids: HashMap::new(), keys: HashMap::new() };
         let outcome = stop.run_until_cancelled(pods.run()).await.unwrap_or(Ok(()));
         self.stop.cancel();
@@ -131,7 +135,21 @@ impl Kubelet {
         });
     }
 
-    fn post(&self, uid: &str, letter: Letter) {
+    /// Tells of something that happened to the node.
+    pub(crate) fn node_event(&self, warning: bool, reason: &str, message: impl Into<String>) {
+        let name = self.ctx.config.node_name.as_str();
+        let reference = object!({ "apiVersion": "v1", "kind": "Node", "name": name, "uid": name });
+        self.ctx.recorder.event_at(reference, warning, reason, message);
+    }
+
+    /// The pods that have a worker and have not ended, with the resources that they have.
+    pub(crate) fn active_pods(&self) -> Vec<Arc<Value>> {
+        let mailboxes = self.mailboxes.lock();
+        let active = |p: &Arc<Value>| mailboxes.contains_key(meta::uid(p)) && !pod::is_terminal(p);
+        self.ctx.pods.list().into_iter().filter(active).map(|p| self.ctx.allocations.granted(&p)).collect()
+    }
+
+    pub(crate) fn post(&self, uid: &str, letter: Letter) {
         if let Some(mailbox) = self.mailboxes.lock().get(uid) {
             mailbox.post(letter);
         }
@@ -234,7 +252,8 @@ impl Pods<'_> {
         self.start(pod.clone());
         if let Err((reason, message)) = verdict {
             self.kubelet.ctx.event(&pod, true, &reason, message.clone());
-            self.kubelet.post(&uid, Letter::Failed { reason, message });
+            let failure = Failure { reason, message, disruption: false };
+            self.kubelet.post(&uid, Letter::Failed { failure, grace: None });
         }
         self.kubelet.post(&uid, Letter::Pod(pod));
     }
@@ -247,6 +266,7 @@ impl Pods<'_> {
         }
         let ctx = &self.kubelet.ctx;
         forbid(pod, &ctx.config.allowed_unsafe_sysctls)?;
+        crate::eviction::admit(pod, &ctx.pressures.borrow())?;
         let node = self.kubelet.node.get(&ctx.config.node_name);
         admit(pod, node.as_deref().unwrap_or(&Value::Null), &ctx.node.allocatable, &self.others(pod))
     }

@@ -95,7 +95,7 @@ impl Keeper {
         let runtime = self.ctx.runtime.status().await.map_err(|error| error.to_string());
         let version = self.ctx.runtime.version().await.unwrap_or_default();
         let images = self.ctx.images.list().await;
-        let pressures = machine::pressures(&self.ctx.config);
+        let pressures = self.ctx.pressures.borrow().clone();
         report::status(&report::Facts { ctx: &self.ctx, old, runtime, version, images, pressures, now: self.ctx.clock.now() })
     }
 
@@ -103,6 +103,7 @@ impl Keeper {
     async fn report(&self) {
         let mut written: Option<(Value, Instant)> = None;
         let mut changes = self.node.subscribe();
+        let mut pressures = self.ctx.pressures.subscribe();
         let mut was_ready = false;
         loop {
             let current = self.node.get(self.name());
@@ -135,6 +136,7 @@ impl Keeper {
                         self.register().await;
                     }
                 }
+                Ok(()) = pressures.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -83,6 +83,11 @@ pub(crate) fn is_host_network(pod: &Value) -> bool {
     pod.bool_at(&["spec", "hostNetwork"]).unwrap_or(false)
 }
 
+/// Whether the pod comes from elsewhere than the API server; see kubetypes.IsStaticPod.
+pub(crate) fn is_static(pod: &Value) -> bool {
+    meta::annotation(pod, "kubernetes.io/config.source").is_some_and(|source| source != "api")
+}
+
 pub(crate) fn restart_policy(pod: &Value) -> &str {
     match pod.str_at(&["spec", "restartPolicy"]) {
         "" => "Always",

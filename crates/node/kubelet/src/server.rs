@@ -55,6 +55,7 @@ impl Kubelet {
                 Ok(metrics) => Ok(text(&metrics)),
                 Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
             },
+            (&Method::GET, ["metrics"]) => Ok(text(&self.ctx.metrics.exposition())),
             (&Method::GET, ["pods"]) => Ok(json(&self.pod_list())),
             (&Method::GET, ["containerLogs", namespace, name, container]) => {
                 logs::serve(self, &format!("{namespace}/{name}"), container, &query, request).await

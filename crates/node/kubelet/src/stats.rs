@@ -151,20 +151,27 @@ fn of_network(network: &fram_cri::NetworkUsage) -> Value {
     out
 }
 
+fn of_file_system(fs: machine::FileSystem, time: String) -> Value {
+    object!({
+        "time": time, "availableBytes": (fs.available), "capacityBytes": (fs.capacity), "usedBytes": (fs.used),
+        "inodes": (fs.inodes), "inodesFree": (fs.inodes_free), "inodesUsed": (fs.inodes - fs.inodes_free)
+    })
+}
+
 fn of_node(ctx: &Context) -> Value {
     let now = ctx.clock.now();
     let at = i64::try_from(now.as_nanosecond()).unwrap_or(0);
     let used = machine::cpu_nano_seconds();
     let cpu = fram_cri::CpuUsage { timestamp: at, usage_core_nano_seconds: used, ..Default::default() };
     let mut memory = object!({ "time": (time(at)) });
-    if let Some((working_set, available)) = machine::memory_in_use() {
+    if let Some((working_set, available)) = machine::memory().map(|(all, available)| (all - available, available)) {
         memory.set(&["availableBytes"], available);
         memory.set(&["usageBytes"], working_set);
         memory.set(&["workingSetBytes"], working_set);
     }
     let mut node = object!({ "nodeName": (ctx.config.node_name.as_str()), "cpu": (of_cpu(ctx, "", &cpu)), "memory": memory });
-    if let Some((all, free)) = machine::disk(&ctx.config.root_dir) {
-        node.set(&["fs"], object!({ "time": (time(at)), "availableBytes": free, "capacityBytes": all, "usedBytes": (all - free) }));
+    if let Some(fs) = machine::file_system(&ctx.config.root_dir) {
+        node.set(&["fs"], of_file_system(fs, time(at)));
     }
     node
 }

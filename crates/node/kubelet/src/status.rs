@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use crate::clock;
 use crate::observed::Observed;
 use crate::pod::{self, Role};
+use crate::worker::Failure;
 use crate::worker::actions::{Verdicts, sandbox_changed};
 
 /// Why a container waits, by its name: reason and message.
@@ -31,8 +32,8 @@ pub(crate) struct Inputs<'a> {
     pub host_ips: &'a [String],
     /// The conditions that tell of a resize, without their times.
     pub resize: &'a [Value],
-    /// The kubelet ended the pod: reason and message.
-    pub failure: Option<(&'a str, &'a str)>,
+    /// The kubelet ended the pod.
+    pub failure: Option<&'a Failure>,
     /// Nothing is to be run again, whatever the restart policy says: the pod is past SyncPod.
     pub ending: bool,
     /// Nothing runs any more: the phase may become terminal.
@@ -53,7 +54,7 @@ pub(crate) fn generate(inputs: &Inputs) -> Value {
     let mut status = Map::new();
     status.insert("phase", phase);
     let (reason, message) = match inputs.failure {
-        Some(failure) => failure,
+        Some(failure) => (failure.reason.as_str(), failure.message.as_str()),
         None if phase == old.str_at(&["phase"]) => (old.str_at(&["reason"]), old.str_at(&["message"])),
         None => ("", ""),
     };

@@ -49,10 +49,7 @@ impl Pods<'_> {
 
     /// The other pods that the node has taken, with the resources that they have.
     pub(super) fn others(&self, pod: &Value) -> Vec<Arc<Value>> {
-        let ctx = &self.kubelet.ctx;
-        let mailboxes = self.kubelet.mailboxes.lock();
-        let active = |p: &Arc<Value>| meta::uid(p) != meta::uid(pod) && mailboxes.contains_key(meta::uid(p)) && !pod::is_terminal(p);
-        ctx.pods.list().into_iter().filter(active).map(|p| ctx.allocations.granted(&p)).collect()
+        self.kubelet.active_pods().into_iter().filter(|p| meta::uid(p) != meta::uid(pod)).collect()
     }
 
     /// Something changed on the node: resizes that wait may have room now, and those of which a new kubelet just learned can be

@@ -10,12 +10,7 @@ use fram_machinery::quantity::{Format, Quantity};
 
 use crate::config::KubeletConfig;
 use crate::context::NodeFacts;
-
-/// Upstream's default hard eviction thresholds.
-const LEAST_MEMORY: i64 = 100 << 20;
-const LEAST_DISK_SHARE: f64 = 0.1;
-/// Pods may leave this share of the machine's process ids free, and no less.
-const LEAST_PIDS_SHARE: f64 = 0.1;
+use crate::eviction::thresholds::Signal;
 
 fn meminfo(key: &str) -> Option<i64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
@@ -23,11 +18,49 @@ fn meminfo(key: &str) -> Option<i64> {
     Some(line.split_whitespace().nth(1)?.parse::<i64>().ok()? << 10)
 }
 
-/// Bytes of the file system that holds a path: all, and free for use.
-pub(crate) fn disk(path: &Path) -> Option<(i64, i64)> {
+/// A file system, in bytes and inodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileSystem {
+    pub(crate) capacity: i64,
+    pub(crate) used: i64,
+    pub(crate) available: i64,
+    pub(crate) inodes: i64,
+    pub(crate) inodes_free: i64,
+}
+
+impl FileSystem {
+    /// What could be had at all. Blocks that are kept for root or by the file system itself do not count, or a disk whose free blocks
+    /// are mostly reserved would seem full while it is empty.
+    pub(crate) fn obtainable(&self) -> i64 {
+        self.used.saturating_add(self.available)
+    }
+}
+
+/// The file system that holds a path.
+pub(crate) fn file_system(path: &Path) -> Option<FileSystem> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
-    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.fragment_size())).unwrap_or(i64::MAX);
-    Some((bytes(stat.blocks()), bytes(stat.blocks_available())))
+    let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let bytes = |blocks: u64| int(blocks.saturating_mul(stat.fragment_size()));
+    Some(FileSystem {
+        capacity: bytes(stat.blocks()),
+        used: bytes(stat.blocks().saturating_sub(stat.blocks_free())),
+        available: bytes(stat.blocks_available()),
+        inodes: int(stat.files()),
+        inodes_free: int(stat.files_free()),
+    })
+}
+
+/// Bytes of memory: all, and what can be had without harm.
+pub(crate) fn memory() -> Option<(i64, i64)> {
+    Some((meminfo("MemTotal")?, meminfo("MemAvailable")?))
+}
+
+/// Process ids: all, and those that are free. Threads have one too.
+pub(crate) fn process_ids() -> Option<(i64, i64)> {
+    let number = |path: &str| read(path).parse::<i64>().ok();
+    let all = number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?);
+    let running: i64 = read("/proc/loadavg").split(['/', ' ']).nth(4)?.parse().ok()?;
+    Some((all, all.saturating_sub(running)))
 }
 
 /// Nanoseconds of work of all processors since the machine was started.
@@ -39,12 +72,6 @@ pub(crate) fn cpu_nano_seconds() -> Option<u64> {
     Some(busy * 10_000_000)
 }
 
-/// Bytes of memory that are in use and cannot be had without harm, and those that can.
-pub(crate) fn memory_in_use() -> Option<(i64, i64)> {
-    let (all, available) = (meminfo("MemTotal")?, meminfo("MemAvailable")?);
-    Some((all - available, available))
-}
-
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_string()
 }
@@ -54,7 +81,7 @@ pub(crate) fn facts(config: &KubeletConfig) -> NodeFacts {
     let units = |n: i64| Quantity::from_units(n, Format::DecimalSi);
     let memory = meminfo("MemTotal").unwrap_or(0);
     let cpus = std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(1));
-    let storage = disk(&config.root_dir).map_or(0, |d| d.0);
+    let storage = file_system(&config.root_dir).map_or(0, |fs| fs.capacity);
     let mut capacity = BTreeMap::from([
         ("cpu".to_string(), units(cpus)),
         ("memory".to_string(), Quantity::from_units(memory >> 10 << 10, Format::BinarySi)),
@@ -75,9 +102,16 @@ pub(crate) fn facts(config: &KubeletConfig) -> NodeFacts {
             take(name, amount);
         }
     }
-    take("memory", Quantity::from_units(LEAST_MEMORY, Format::BinarySi));
-    let kept = capacity.get("ephemeral-storage").map_or(0, |q| (q.value() as f64 * LEAST_DISK_SHARE) as i64);
-    take("ephemeral-storage", Quantity::from_units(kept, Format::BinarySi));
+    // What makes the kubelet evict pods, pods cannot have; see hardEvictionReservation.
+    for threshold in config.eviction.thresholds().unwrap_or_default().iter().filter(|t| t.grace.is_none()) {
+        let name = match threshold.signal {
+            Signal::MemoryAvailable => "memory",
+            Signal::NodeFsAvailable => "ephemeral-storage",
+            _ => continue,
+        };
+        let kept = threshold.value.of(capacity.get(name).map_or(0, Quantity::value));
+        take(name, Quantity::from_units(kept, Format::BinarySi));
+    }
     let memory_bytes = capacity.get("memory").map_or(memory, Quantity::value);
     NodeFacts { memory_bytes, capacity, allocatable }
 }
@@ -93,22 +127,6 @@ fn huge_pages() -> BTreeMap<String, Quantity> {
         out.insert(format!("hugepages-{name}"), Quantity::from_units(pages * (size << 10), Format::BinarySi));
     }
     out
-}
-
-/// What the machine is short of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Pressures {
-    pub(crate) memory: bool,
-    pub(crate) disk: bool,
-    pub(crate) pids: bool,
-}
-
-pub(crate) fn pressures(config: &KubeletConfig) -> Pressures {
-    let memory = meminfo("MemAvailable").is_some_and(|free| free < LEAST_MEMORY);
-    let disk = disk(&config.root_dir).is_some_and(|(all, free)| (free as f64) < all as f64 * LEAST_DISK_SHARE);
-    let limit: f64 = read("/proc/sys/kernel/pid_max").parse().unwrap_or(0.0);
-    let running: f64 = read("/proc/loadavg").split(['/', ' ']).nth(4).and_then(|n| n.parse().ok()).unwrap_or(0.0);
-    Pressures { memory, disk, pids: limit > 0.0 && limit - running < limit * LEAST_PIDS_SHARE }
 }
 
 pub(crate) fn architecture() -> &'static str {

@@ -1,6 +1,6 @@
 //! The node's status from what is known of it. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fram_client::local_path;
 use fram_cri::{Image, RuntimeStatus, VersionResponse};
@@ -8,10 +8,11 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::{Map, Value, object};
 use jiff::Timestamp;
 
-use super::machine::{self, Pressures};
+use super::machine;
 use crate::clock;
 use crate::config::KubeletConfig;
 use crate::context::Context;
+use crate::eviction::NodeCondition;
 
 /// As many images are told of, the largest first.
 const MOST_IMAGES: usize = 50;
@@ -24,7 +25,7 @@ pub(super) struct Facts<'a> {
     pub(super) runtime: Result<RuntimeStatus, String>,
     pub(super) version: VersionResponse,
     pub(super) images: Vec<Image>,
-    pub(super) pressures: Pressures,
+    pub(super) pressures: BTreeSet<NodeCondition>,
     pub(super) now: Timestamp,
 }
 
@@ -91,19 +92,19 @@ fn conditions(facts: &Facts) -> Vec<Value> {
     let own = [
         pressure(
             "MemoryPressure",
-            facts.pressures.memory,
+            facts.pressures.contains(&NodeCondition::Memory),
             ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
             ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
         ),
         pressure(
             "DiskPressure",
-            facts.pressures.disk,
+            facts.pressures.contains(&NodeCondition::Disk),
             ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
             ("KubeletHasDiskPressure", "kubelet has disk pressure"),
         ),
         pressure(
             "PIDPressure",
-            facts.pressures.pids,
+            facts.pressures.contains(&NodeCondition::Pid),
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
             ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
         ),
