@@ -68,6 +68,12 @@ pub(crate) struct Machine {
     /// Parent of everything that is made in cgroups.
     #[arg(long, default_value = "/fram")]
     pub(crate) cgroup_root: String,
+    /// The node's KubeletConfiguration (kubelet.config.k8s.io/v1beta1).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A directory of drop-ins for it: what its .conf files say replaces what the file says, in the order of their names.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) config_dir: Option<PathBuf>,
 }
 
 #[derive(clap::Args, Debug, Clone)]

@@ -15,7 +15,7 @@ use fram_cri::{PodSandboxFilter, RuntimeService};
 use fram_datapath::address::Cidr;
 use fram_dns::{DnsConfig, DnsServer, Zone, ZoneConfig};
 use fram_image::{ImageStore, ImageStoreConfig};
-use fram_kubelet::{Kubelet, KubeletConfig, SystemClock};
+use fram_kubelet::{Configuration, Kubelet, KubeletConfig, SystemClock};
 use fram_network::{NetworkConfig, PodNetwork};
 use fram_proxy::{Proxy, ProxyConfig};
 use fram_runtime::{Runtime, RuntimeConfig};
@@ -42,6 +42,8 @@ pub(crate) struct NodeConfig {
     pub(crate) local_ips: Vec<Ipv4Addr>,
     /// Parent of everything that Fram makes in cgroups.
     pub(crate) cgroup_root: String,
+    /// What files say about the kubelet.
+    pub(crate) kubelet: Configuration,
 }
 
 /// The parts of a node that hold the kernel's side.
@@ -145,18 +147,21 @@ pub(crate) async fn start(
     let node = Node::open(config).await?;
     desk.set_node(&node.config.name, node.images.clone());
     let kernel = node.start(informers, tasks, stop);
-    let config = kubelet_config(&kernel.config);
+    let config = kubelet_config(&kernel.config)?;
     Ok(Kubelet::new(config, client, kernel.runtime, kernel.images, Arc::new(SystemClock))?)
 }
 
-fn kubelet_config(node: &NodeConfig) -> KubeletConfig {
-    KubeletConfig {
+fn kubelet_config(node: &NodeConfig) -> anyhow::Result<KubeletConfig> {
+    let mut config = KubeletConfig {
         cluster_dns: vec![IpAddr::V4(node.dns_ip)],
         cluster_domain: node.cluster_domain.clone(),
         cgroup_root: node.cgroup_root.clone(),
         volumes_dir: Some(node.data.join("volumes")),
+        static_pod_path: Some(node.data.join("manifests")),
         ..KubeletConfig::new(node.name.clone(), vec![node.ip], node.data.join("kubelet"), node.data.join("pods"))
-    }
+    };
+    node.kubelet.apply(&mut config)?;
+    Ok(config)
 }
 
 /// The machine's name as node names are written: lower case.

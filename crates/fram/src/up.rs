@@ -10,7 +10,7 @@ use fram_apiserver::User;
 use fram_apiserver::http_api::Listener;
 use fram_cli::say;
 use fram_client::SharedInformers;
-use fram_kubelet::Kubelet;
+use fram_kubelet::{Configuration, Kubelet};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -218,5 +218,6 @@ pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow
         cluster_domain: "cluster.local".into(),
         local_ips,
         cgroup_root: machine.cgroup_root.clone(),
+        kubelet: Configuration::load(machine.config.as_deref(), machine.config_dir.as_deref())?,
     })
 }

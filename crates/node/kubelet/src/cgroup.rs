@@ -33,6 +33,10 @@ impl Cgroups {
         Self { mount: mount.to_path_buf(), unified }
     }
 
+    pub(crate) fn is_unified(&self) -> bool {
+        self.unified
+    }
+
     /// Each directory below which cgroups lie: one, or one for each version 1 controller.
     fn roots(&self) -> Vec<PathBuf> {
         if self.unified {
@@ -93,6 +97,21 @@ impl Cgroups {
         }
         set(&dir, "memory.max", limits.memory_limit_in_bytes)?;
         set(&dir, "pids.max", limits.pids_limit)
+    }
+
+    /// Sets what is given of a cgroup's limits, whatever they were. A limit that the kernel cannot keep (more is in use) stays.
+    pub(crate) fn impose(&self, path: &str, limits: &LinuxContainerResources) -> Result<(), CgroupError> {
+        let dir = |controller: &str| match self.unified {
+            true => Self::dir(&self.mount, path),
+            false => Self::dir(&self.mount.join(controller), path),
+        };
+        let (shares, memory) = match self.unified {
+            true => (("cpu.weight", weight(limits.cpu_shares)), "memory.max"),
+            false => (("cpu.shares", limits.cpu_shares), "memory.limit_in_bytes"),
+        };
+        set(&dir("cpu"), shares.0, shares.1)?;
+        set(&dir("memory"), memory, limits.memory_limit_in_bytes)?;
+        set(&dir("pids"), "pids.max", limits.pids_limit)
     }
 
     /// Changes those limits of a cgroup that `direction` allows. A parent is raised before and lowered after its children, which

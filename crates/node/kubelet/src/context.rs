@@ -4,21 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fram_client::{EventRecorder, Informer};
-use fram_cri::RuntimeService;
-use fram_machinery::Value;
+use fram_cri::{LinuxContainerResources, RuntimeService};
 use fram_machinery::quantity::Quantity;
+use fram_machinery::{Value, meta, object};
 use tokio::sync::watch;
 
 use crate::allocation::Allocations;
 use crate::cgroup::Cgroups;
 use crate::clock::Clock;
-use crate::config::KubeletConfig;
+use crate::config::{KubeletConfig, SwapBehavior};
 use crate::eviction::NodeCondition;
 use crate::images::Images;
 use crate::images::gc::Collector;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::pod::environment::Fields;
+use crate::pod::{self, resources};
+use crate::resource::{self, ResourceManagers};
 use crate::sandbox::dns::ResolvConf;
 use crate::stats::Rates;
 use crate::status::writer::StatusWriter;
@@ -40,6 +42,7 @@ pub(crate) struct Context {
     pub(crate) allocations: Allocations,
     pub(crate) rates: Rates,
     pub(crate) metrics: Metrics,
+    pub(crate) managers: ResourceManagers,
     pub(crate) collector: Collector,
     /// What the node is short of.
     pub(crate) pressures: watch::Sender<BTreeSet<NodeCondition>>,
@@ -52,6 +55,7 @@ pub(crate) struct Context {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NodeFacts {
     pub memory_bytes: i64,
+    pub swap_bytes: i64,
     pub capacity: BTreeMap<String, Quantity>,
     pub allocatable: BTreeMap<String, Quantity>,
 }
@@ -65,6 +69,33 @@ impl Context {
         Fields { host_ips: self.host_ips(), pod_ips, allocatable: self.node.allocatable.clone() }
     }
 
+    /// The limits of a container with what it has for itself and what the node says about quotas and swap.
+    pub(crate) fn container_limits(&self, pod: &Value, container: &Value) -> LinuxContainerResources {
+        let mut limits = resources::container_resources(pod, container, self.node.memory_bytes);
+        if !self.config.cpu_cfs_quota && limits.cpu_quota > 0 {
+            limits.cpu_quota = -1;
+        }
+        resource::lay_over(&self.managers, meta::uid(pod), pod::container_name(container), &mut limits);
+        let limited = self.config.swap_behavior == SwapBehavior::LimitedSwap;
+        let swap = resources::SwapLimits {
+            limited,
+            unified: self.cgroups.is_unified(),
+            node_memory: self.node.memory_bytes,
+            node_swap: self.node.swap_bytes,
+        };
+        swap.apply(pod, container, &mut limits);
+        limits
+    }
+
+    /// The limits of a pod's cgroup.
+    pub(crate) fn pod_limits(&self, pod: &Value) -> LinuxContainerResources {
+        let mut limits = resources::pod_resources(pod);
+        if !self.config.cpu_cfs_quota || self.managers.is_exclusive(meta::uid(pod)) {
+            limits.cpu_quota = 0;
+        }
+        limits
+    }
+
     /// The node's resolver as it is now; it may change while the kubelet runs.
     pub(crate) fn resolv_conf(&self) -> ResolvConf {
         ResolvConf::parse(&std::fs::read_to_string(&self.config.resolv_conf).unwrap_or_default())
@@ -74,6 +105,13 @@ impl Context {
         let mut reference = fram_client::events::reference(pod, "");
         reference.set(&["apiVersion"], "v1");
         reference.set(&["kind"], "Pod");
+        self.recorder.event_at(reference, warning, reason, message);
+    }
+
+    /// Tells of something that happened to the node.
+    pub(crate) fn node_event(&self, warning: bool, reason: &str, message: impl Into<String>) {
+        let name = self.config.node_name.as_str();
+        let reference = object!({ "apiVersion": "v1", "kind": "Node", "name": name, "uid": name });
         self.recorder.event_at(reference, warning, reason, message);
     }
 

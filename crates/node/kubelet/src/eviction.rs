@@ -86,7 +86,7 @@ impl Manager {
             return true;
         }
         let resource = threshold.signal.resource();
-        self.kubelet.node_event(true, "EvictionThresholdMet", format!("Attempting to reclaim {resource}"));
+        self.ctx().node_event(true, "EvictionThresholdMet", format!("Attempting to reclaim {resource}"));
         if matches!(resource, "ephemeral-storage" | "inodes") {
             self.reclaim_disk(&pods).await;
             let after = self.pressure.clone().look(&self.thresholds, &observe(&disks), transition, Instant::now().into_std());

@@ -4,7 +4,7 @@
 mod granting;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fram_client::resources::{NODES, PODS, RUNTIME_CLASSES, SERVICES};
@@ -28,6 +28,7 @@ use crate::objects::Objects;
 use crate::observed::{ANNOTATION_POD_GRACE, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID};
 use crate::pod;
 use crate::pod::resources::cgroup_candidates;
+use crate::resource::{ManagerError, ResourceManagers, pool, qos};
 use crate::status::writer::StatusWriter;
 use crate::volumes;
 use crate::volumes::token::Tokens;
@@ -37,6 +38,10 @@ use crate::worker::{Failure, Letter, Mailbox, Worker};
 pub enum KubeletError {
     #[error("create {path:?}: {source}")]
     Directory { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Managers(#[from] ManagerError),
+    #[error("running with swap on is not supported, please disable swap or set failSwapOn to false")]
+    Swap,
     #[error("the runtime does not answer: {0}")]
     Runtime(#[from] CriError),
 }
@@ -72,7 +77,13 @@ impl Kubelet {
         let (writer, controller) = StatusWriter::new();
         let mailboxes = Mailboxes::default();
         let now = clock.clone();
+        let node = node::machine::facts(&config);
+        if config.fail_swap_on && node.swap_bytes > 0 {
+            return Err(KubeletError::Swap);
+        }
+        let managers = ResourceManagers::open(&config, &node, Path::new("/sys"))?;
         let ctx = Context {
+            managers,
             images: Images::new(images, clock.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             tokens: Tokens::new(client.clone()),
@@ -87,7 +98,7 @@ impl Kubelet {
             metrics: Default::default(),
             collector: Default::default(),
             pressures: Default::default(),
-            node: node::machine::facts(&config),
+            node,
             activity: tokio::sync::watch::Sender::new(0),
             runtime,
             clock,
@@ -112,7 +123,7 @@ impl Kubelet {
             let writer = self.ctx.writer.clone();
             self.tasks.spawn(writer.run(controller, self.client.clone(), self.ctx.pods.clone(), self.stop.clone()));
         }
-        self.node_event(false, "Starting", "Starting kubelet.");
+        self.ctx.node_event(false, "Starting", "Starting kubelet.");
         let mut pods = Pods { kubelet: self, workers: JoinSet::new(), uids: HashMap::new(), keys: HashMap::new() };
         let outcome = stop.run_until_cancelled(pods.run()).await.unwrap_or(Ok(()));
         self.stop.cancel();
@@ -133,13 +144,6 @@ impl Kubelet {
         self.tasks.spawn(async move {
             stop.run_until_cancelled(task).await;
         });
-    }
-
-    /// Tells of something that happened to the node.
-    pub(crate) fn node_event(&self, warning: bool, reason: &str, message: impl Into<String>) {
-        let name = self.ctx.config.node_name.as_str();
-        let reference = object!({ "apiVersion": "v1", "kind": "Node", "name": name, "uid": name });
-        self.ctx.recorder.event_at(reference, warning, reason, message);
     }
 
     /// The pods that have a worker and have not ended, with the resources that they have.
@@ -181,6 +185,7 @@ impl Pods<'_> {
         // Subscribed before anything is listed: nothing falls between.
         let mut events = ctx.runtime.events().await?;
         ctx.pods.synced().await;
+        qos::found(&ctx);
         self.clean_up().await?;
         let mut changes = ctx.pods.subscribe();
         loop {
@@ -229,6 +234,13 @@ impl Pods<'_> {
             }
         }
         self.retry_resizes();
+        self.share_cpus();
+    }
+
+    /// Processors are shared between the classes of pods by what the pods of each ask for.
+    fn share_cpus(&self) {
+        let ctx = &self.kubelet.ctx;
+        qos::share(&ctx.cgroups, &ctx.config.cgroup_root, &self.kubelet.active_pods());
     }
 
     fn dispatch(&mut self, pod: Arc<Value>) {
@@ -268,7 +280,8 @@ impl Pods<'_> {
         forbid(pod, &ctx.config.allowed_unsafe_sysctls)?;
         crate::eviction::admit(pod, &ctx.pressures.borrow())?;
         let node = self.kubelet.node.get(&ctx.config.node_name);
-        admit(pod, node.as_deref().unwrap_or(&Value::Null), &ctx.node.allocatable, &self.others(pod))
+        admit(pod, node.as_deref().unwrap_or(&Value::Null), &ctx.node.allocatable, &self.others(pod))?;
+        ctx.managers.allocate(pod, &|_| Vec::new())
     }
 
     fn start(&mut self, pod: Arc<Value>) {
@@ -299,12 +312,15 @@ impl Pods<'_> {
             }
         }
         self.retry_resizes();
+        self.share_cpus();
     }
 
     /// Whatever belongs to pods that were deleted while no kubelet ran is taken away.
     async fn clean_up(&mut self) -> Result<(), KubeletError> {
         let ctx = self.kubelet.ctx.clone();
         let known: HashSet<String> = ctx.pods.list().iter().map(|p| meta::uid(p).to_string()).collect();
+        ctx.managers.keep(&known);
+        pool::level(&ctx).await;
         let mut orphans: HashMap<String, Value> = HashMap::new();
         for sandbox in ctx.runtime.list_pod_sandbox(&PodSandboxFilter::default()).await? {
             orphans.entry(sandbox.metadata.uid.clone()).or_insert_with(|| orphan(&sandbox.labels, &sandbox.annotations));

@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::configuration::configz;
 use crate::kubelet::Kubelet;
 use crate::pod;
 use crate::stats;
@@ -56,6 +57,7 @@ impl Kubelet {
                 Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
             },
             (&Method::GET, ["metrics"]) => Ok(text(&self.ctx.metrics.exposition())),
+            (&Method::GET, ["configz"]) => Ok(json(&configz(&self.ctx.config))),
             (&Method::GET, ["pods"]) => Ok(json(&self.pod_list())),
             (&Method::GET, ["containerLogs", namespace, name, container]) => {
                 logs::serve(self, &format!("{namespace}/{name}"), container, &query, request).await

@@ -113,7 +113,6 @@ impl Worker {
         Self {
             id: PodId::of(&pod),
             probes: Probes::new(ctx.clone(), verdicts.clone(), mailbox.clone()),
-            ctx,
             mailbox,
             pod,
             state: State::default(),
@@ -122,7 +121,7 @@ impl Worker {
             waiting: Waiting::new(),
             holds: HashMap::new(),
             hold_pod: None,
-            backoff: Backoff::default(),
+            backoff: Backoff::up_to(ctx.config.max_container_restart_period),
             messages: HashMap::new(),
             volumes_ready: false,
             replacing: Vec::new(),
@@ -136,6 +135,7 @@ impl Worker {
             status: None,
             removed: false,
             forgotten: false,
+            ctx,
         }
     }
 

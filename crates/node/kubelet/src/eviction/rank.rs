@@ -7,7 +7,7 @@ use fram_machinery::quantity::{Format, Quantity};
 use crate::pod::{self, resources};
 
 /// Pods of this priority and above are what the node itself needs; see scheduling.SystemCriticalPriority.
-const SYSTEM_CRITICAL: i64 = 2_000_000_000;
+pub(crate) const SYSTEM_CRITICAL: i64 = 2_000_000_000;
 
 /// What a container uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -185,13 +185,13 @@ pub(crate) async fn keep(kubelet: Kubelet, stop: CancellationToken) {
             Err(error) => {
                 tracing::warn!(%error, "image garbage collection failed");
                 match &error {
-                    GcError::TooLittle { .. } => kubelet.node_event(true, "FreeDiskSpaceFailed", error.to_string()),
-                    GcError::Capacity => kubelet.node_event(true, "InvalidDiskCapacity", error.to_string()),
+                    GcError::TooLittle { .. } => ctx.node_event(true, "FreeDiskSpaceFailed", error.to_string()),
+                    GcError::Capacity => ctx.node_event(true, "InvalidDiskCapacity", error.to_string()),
                     GcError::Failed(_) => {}
                 }
                 // Once is no news: statistics may not be there yet.
                 if failed_before {
-                    kubelet.node_event(true, "ImageGCFailed", error.to_string());
+                    ctx.node_event(true, "ImageGCFailed", error.to_string());
                 }
                 failed_before = true;
             }

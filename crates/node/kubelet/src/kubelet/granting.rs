@@ -43,6 +43,10 @@ impl Pods<'_> {
     /// Whether a pod that runs may have what it asks for now.
     fn room(&self, pod: &Value) -> Result<(), (&'static str, String)> {
         let ctx = &self.kubelet.ctx;
+        if pod::resources::qos_class(pod) == "Guaranteed" && !ctx.managers.is_idle() {
+            let which = if ctx.managers.has_static_cpus() { "CPU Manager static" } else { "Memory Manager static" };
+            return Err(("Infeasible", format!("Resize is infeasible for Guaranteed Pods alongside {which} policy")));
+        }
         fits(pod, &ctx.node.allocatable, &[]).map_err(|(_, message)| ("Infeasible", message))?;
         fits(pod, &ctx.node.allocatable, &self.others(pod)).map_err(|(_, message)| ("Deferred", message))
     }

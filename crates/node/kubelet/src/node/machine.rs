@@ -81,14 +81,20 @@ pub(crate) fn facts(config: &KubeletConfig) -> NodeFacts {
     let units = |n: i64| Quantity::from_units(n, Format::DecimalSi);
     let memory = meminfo("MemTotal").unwrap_or(0);
     let cpus = std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(1));
+    let pods = match i64::from(config.pods_per_core) {
+        0 => i64::from(config.max_pods),
+        per_core => i64::from(config.max_pods).min(per_core.saturating_mul(cpus)),
+    };
     let storage = file_system(&config.root_dir).map_or(0, |fs| fs.capacity);
     let mut capacity = BTreeMap::from([
         ("cpu".to_string(), units(cpus)),
         ("memory".to_string(), Quantity::from_units(memory >> 10 << 10, Format::BinarySi)),
         ("ephemeral-storage".to_string(), Quantity::from_units(storage >> 10 << 10, Format::BinarySi)),
-        ("pods".to_string(), units(i64::from(config.max_pods))),
+        ("pods".to_string(), units(pods)),
     ]);
-    capacity.extend(huge_pages());
+    for (size, pages) in huge_pages(Path::new("/sys/kernel/mm/hugepages")) {
+        capacity.insert(huge_page_resource(size), Quantity::from_units(size.saturating_mul(pages), Format::BinarySi));
+    }
     capacity.extend(config.capacity.iter().filter_map(|(k, v)| Some((k.clone(), v.parse().ok()?))));
     let mut allocatable = capacity.clone();
     let mut take = |name: &str, amount: Quantity| {
@@ -113,20 +119,38 @@ pub(crate) fn facts(config: &KubeletConfig) -> NodeFacts {
         take(name, Quantity::from_units(kept, Format::BinarySi));
     }
     let memory_bytes = capacity.get("memory").map_or(memory, Quantity::value);
-    NodeFacts { memory_bytes, capacity, allocatable }
+    NodeFacts { memory_bytes, swap_bytes: swap(), capacity, allocatable }
 }
 
-fn huge_pages() -> BTreeMap<String, Quantity> {
-    let mut out = BTreeMap::new();
-    for entry in fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
+/// Sizes of huge pages in bytes, with how many there are, as a directory of the kernel tells.
+pub(crate) fn huge_pages(dir: &Path) -> Vec<(i64, i64)> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let size = name.to_str().and_then(|n| n.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<i64>().ok());
         let Some(size) = size else { continue };
         let pages: i64 = read(&entry.path().join("nr_hugepages").display().to_string()).parse().unwrap_or(0);
-        let name = Quantity::from_units(size << 10, Format::BinarySi).to_string();
-        out.insert(format!("hugepages-{name}"), Quantity::from_units(pages * (size << 10), Format::BinarySi));
+        out.push((size << 10, pages));
     }
     out
+}
+
+/// The resource of huge pages of a size: `hugepages-2Mi`.
+pub(crate) fn huge_page_resource(size: i64) -> String {
+    format!("hugepages-{}", Quantity::from_units(size, Format::BinarySi))
+}
+
+/// Bytes of swap.
+pub(crate) fn swap() -> i64 {
+    meminfo("SwapTotal").unwrap_or(0)
+}
+
+/// What pods together may have: what is not reserved; see getNodeAllocatableInternalAbsolute.
+pub(crate) fn for_pods(config: &KubeletConfig, capacity: &BTreeMap<String, Quantity>, name: &str) -> i64 {
+    let of = |map: &BTreeMap<String, String>| map.get(name).and_then(|t| t.parse::<Quantity>().ok());
+    let unit = |q: &Quantity| if name == "cpu" { q.milli_value() } else { q.value() };
+    let reserved: i64 = [&config.system_reserved, &config.kube_reserved].into_iter().filter_map(of).map(|q| unit(&q)).sum();
+    capacity.get(name).map_or(0, unit).saturating_sub(reserved).max(0)
 }
 
 pub(crate) fn architecture() -> &'static str {

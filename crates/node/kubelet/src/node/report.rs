@@ -14,8 +14,6 @@ use crate::config::KubeletConfig;
 use crate::context::Context;
 use crate::eviction::NodeCondition;
 
-/// As many images are told of, the largest first.
-const MOST_IMAGES: usize = 50;
 const MOST_NAMES: usize = 5;
 
 pub(super) struct Facts<'a> {
@@ -59,7 +57,7 @@ pub(super) fn status(facts: &Facts) -> Value {
     info.set(&["containerRuntimeVersion"], format!("{}://{}", facts.version.runtime_name, facts.version.runtime_version));
     let mut out = object!({
         "addresses": addresses, "capacity": (quantities(&facts.ctx.node.capacity)), "allocatable": (quantities(&facts.ctx.node.allocatable)),
-        "conditions": (conditions(facts)), "nodeInfo": info, "images": (images(&facts.images))
+        "conditions": (conditions(facts)), "nodeInfo": info, "images": (images(&facts.images, usize::try_from(config.status_max_images).unwrap_or(usize::MAX)))
     });
     if config.port > 0 {
         out.set(&["daemonEndpoints", "kubeletEndpoint", "Port"], i64::from(config.port));
@@ -77,14 +75,15 @@ pub(super) fn status(facts: &Facts) -> Value {
     out
 }
 
-fn images(images: &[Image]) -> Vec<Value> {
+/// As many as `most`, the largest first.
+fn images(images: &[Image], most: usize) -> Vec<Value> {
     let mut sorted: Vec<&Image> = images.iter().filter(|i| !i.repo_tags.is_empty() || !i.repo_digests.is_empty()).collect();
     sorted.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
     let image = |i: &&Image| {
         let names: Vec<Value> = i.repo_digests.iter().chain(&i.repo_tags).take(MOST_NAMES).map(|n| n.as_str().into()).collect();
         object!({ "names": names, "sizeBytes": (i64::try_from(i.size).unwrap_or(i64::MAX)) })
     };
-    sorted.iter().take(MOST_IMAGES).map(image).collect()
+    sorted.iter().take(most).map(image).collect()
 }
 
 fn conditions(facts: &Facts) -> Vec<Value> {

@@ -12,7 +12,7 @@ use super::{containers, init_containers, is_sidecar};
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
 const SHARES_PER_CPU: i64 = 1024;
-const QUOTA_PERIOD: i64 = 100_000;
+pub(crate) const QUOTA_PERIOD: i64 = 100_000;
 const MIN_QUOTA: i64 = 1000;
 
 pub(crate) fn quantity(resources: &Value, kind: &str, name: &str) -> Option<Quantity> {
@@ -152,6 +152,37 @@ pub(crate) fn container_resources(pod: &Value, container: &Value, node_memory: i
     }
 }
 
+/// How much swap containers get.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SwapLimits {
+    /// The behavior LimitedSwap: burstable pods get a share. Otherwise nobody gets any.
+    pub limited: bool,
+    /// cgroups of version 2: only they limit swap by itself.
+    pub unified: bool,
+    pub node_memory: i64,
+    pub node_swap: i64,
+}
+
+impl SwapLimits {
+    /// A burstable container has of the node's swap the share that it asks for of its memory, unless all of its memory is promised
+    /// to it; see configureSwap in upstream's kuberuntime_container_linux.go.
+    pub(crate) fn apply(self, pod: &Value, container: &Value, limits: &mut LinuxContainerResources) {
+        let amount = |kind| container.get("resources").and_then(|r| quantity(r, kind, "memory")).map_or(0, |q| q.value());
+        let (request, limit) = (amount("requests"), amount("limits"));
+        let critical = pod.int_at(&["spec", "priority"]).is_some_and(|p| p >= crate::eviction::rank::SYSTEM_CRITICAL);
+        let entitled = self.limited && self.unified && super::qos_class(pod) == "Burstable" && !critical && request > 0 && request != limit;
+        let swap = match entitled {
+            true => i128::from(request) * i128::from(self.node_swap) / i128::from(self.node_memory.max(1)),
+            false => 0,
+        };
+        if self.unified {
+            // The field for memory with swap says nothing where memory has no limit.
+            limits.memory_swap_limit_in_bytes = 0;
+            limits.unified.insert("memory.swap.max".into(), swap.to_string());
+        }
+    }
+}
+
 /// Limits of the pod's cgroup: shares always, quota and memory where every container has a limit. See cm.ResourceConfigForPod.
 pub(crate) fn pod_resources(pod: &Value) -> LinuxContainerResources {
     let request = pod_total(pod, "requests").get("cpu").map_or(0, |q| q.milli_value());
@@ -234,6 +265,25 @@ mod tests {
         assert_eq!((one.memory_limit_in_bytes, one.cpu_quota, one.cpu_shares), (0, 0, 1024));
         let all = pod_resources(&pod(object!([(limits("1", "1Gi"))]), object!([])));
         assert_eq!((all.memory_limit_in_bytes, all.cpu_quota), (1 << 30, 100_000));
+    }
+
+    #[test]
+    fn swap_is_for_burstable_containers_and_only_where_it_is_limited() {
+        let container =
+            |request: &str, limit: &str| object!({ "resources": { "requests": { "memory": request }, "limits": { "memory": limit } } });
+        let swap = |c: Value, limited, unified| {
+            let mut limits = container_resources(&pod(object!([(c.clone())]), object!([])), &c, 1);
+            SwapLimits { limited, unified, node_memory: 1000, node_swap: 500 }.apply(
+                &pod(object!([(c.clone())]), object!([])),
+                &c,
+                &mut limits,
+            );
+            limits.unified.get("memory.swap.max").cloned()
+        };
+        assert_eq!(swap(container("100", "200"), true, true).as_deref(), Some("50"));
+        assert_eq!(swap(container("200", "200"), true, true).as_deref(), Some("0"));
+        assert_eq!(swap(container("100", "200"), false, true).as_deref(), Some("0"));
+        assert_eq!(swap(container("100", "200"), true, false), None);
     }
 
     #[test]

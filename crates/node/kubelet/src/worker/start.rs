@@ -18,6 +18,7 @@ use crate::images::{NoImage, Telling};
 use crate::observed::{Observed, restart_count};
 use crate::pod::environment::{self, Reference};
 use crate::pod::{self, Role};
+use crate::resource::pool;
 use crate::sandbox::{self, hosts};
 use crate::volumes;
 
@@ -107,7 +108,7 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
         image: &image,
         environment,
         mounts,
-        node_memory: ctx.node.memory_bytes,
+        resources: ctx.container_limits(pod, spec),
         target_id: target,
         seccomp_default: ctx.config.seccomp_default,
     };
@@ -119,11 +120,18 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
         return Err(ended());
     }
     remove_older(starting, name).await;
+    if ctx.managers.is_exclusive(meta::uid(pod)) {
+        // Others leave its processors before it comes.
+        pool::level(ctx).await;
+    }
     let id = ctx.runtime.create_container(&starting.sandbox.id, &config, starting.config).await.map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));
         failure("CreateContainerError", why)
     })?;
     teller.event(false, "Created", "Container created".into());
+    if config.resources.cpuset_cpus != ctx.container_limits(pod, spec).cpuset_cpus {
+        pool::level(ctx).await;
+    }
     if let Err(why) = ctx.runtime.start_container(&id).await {
         teller.event(true, "Failed", format!("Error: {why}"));
         // The instance that failed to run tells its back-off from now on.

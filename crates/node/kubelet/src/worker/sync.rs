@@ -17,7 +17,7 @@ use super::{Outcome, RETRY, Work, Worker, resizing, stop};
 use crate::clock;
 use crate::context::Context;
 use crate::observed::Observed;
-use crate::pod::{self, PodId, resources};
+use crate::pod::{self, PodId};
 use crate::sandbox;
 
 impl Worker {
@@ -35,7 +35,7 @@ impl Worker {
         let volumes = !self.volumes_ready || renew;
         self.hold_back(&mut actions);
         let held = self.hold_resize.is_some_and(|at| at > Instant::now());
-        let resize = !held && (!actions.update.is_empty() || self.cgroup.as_ref() != Some(&resources::pod_resources(&self.pod)));
+        let resize = !held && (!actions.update.is_empty() || self.cgroup.as_ref() != Some(&self.ctx.pod_limits(&self.pod)));
         if held {
             actions.update.clear();
         }
