@@ -34,6 +34,9 @@ enum Command {
     /// Runs a node of a cluster elsewhere.
     #[command(after_help = "Example:\n  fram agent --server https://192.0.2.1:6443 --token TOKEN")]
     Agent(Agent),
+    /// Runs the container runtime alone, for a stock kubelet, crictl or critest to ask by CRI.
+    #[command(after_help = "Example:\n  fram runtime --listen unix:///run/fram/runtime.sock")]
+    Runtime(RuntimeArgs),
     /// Manages the tokens with which nodes join.
     #[command(subcommand, after_help = "Example:\n  fram token create --hours 2")]
     Token(Token),
@@ -130,6 +133,22 @@ pub(crate) struct Agent {
     pub(crate) token: Option<String>,
 }
 
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct RuntimeArgs {
+    /// Where the CRI is served: a Unix socket.
+    #[arg(long, value_name = "unix:///PATH", default_value = "unix:///run/fram/runtime.sock", value_parser = unix_socket)]
+    pub(crate) listen: PathBuf,
+    /// Where images, sandboxes and containers live.
+    #[arg(long, default_value = "/var/lib/fram")]
+    pub(crate) data_dir: PathBuf,
+    /// Parent of everything that is made in cgroups.
+    #[arg(long, default_value = "/fram")]
+    pub(crate) cgroup_root: String,
+    /// The pods' range, until a kubelet gives another.
+    #[arg(long, value_name = "CIDR", default_value = "10.88.0.0/16")]
+    pub(crate) pod_cidr: String,
+}
+
 #[derive(Subcommand, Debug, Clone)]
 pub(crate) enum Store {
     /// Reads everything that the store holds on disk, and names what is not as it was written: file, byte, revision and key. Changes
@@ -165,6 +184,11 @@ pub(crate) struct TokenCreate {
 /// The network of pods, and with it that of nodes, is IPv4's.
 fn node_ip(text: &str) -> Result<IpAddr, String> {
     text.parse::<Ipv4Addr>().map(IpAddr::V4).map_err(|_| "an IPv4 address is needed; IPv6 is not there yet".into())
+}
+
+fn unix_socket(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text.strip_prefix("unix://").unwrap_or(text));
+    if path.is_absolute() { Ok(path) } else { Err("a Unix socket is needed, such as unix:///run/fram/runtime.sock".into()) }
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {
@@ -204,6 +228,7 @@ impl Cli {
             Command::Up(up) => crate::up::run(crate::up::Plan::alone(up)),
             Command::Server(server) => crate::up::run(crate::up::Plan::shared(server)?),
             Command::Agent(agent) => crate::agent::run(agent),
+            Command::Runtime(args) => crate::runtime::run(args),
             Command::Token(Token::Create(create)) => crate::token::create(&create),
             Command::Store(Store::Check(check)) => return crate::store::run_check(&check),
             Command::Down(down) => crate::down::run(down),

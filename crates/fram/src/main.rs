@@ -14,6 +14,7 @@ mod node;
 mod own_defaults;
 mod parts;
 mod preflight;
+mod runtime;
 mod signer;
 mod store;
 mod token;

@@ -171,7 +171,7 @@ pub(crate) fn host_name() -> anyhow::Result<String> {
 }
 
 /// Shims are beside their node's pods, and apart from those of another node on the same machine.
-fn runtime_config(data: &Path, cgroup_root: &str) -> RuntimeConfig {
+pub(crate) fn runtime_config(data: &Path, cgroup_root: &str) -> RuntimeConfig {
     let shim_cgroup = format!("{}-shim", cgroup_root.trim_end_matches('/'));
     RuntimeConfig { cgroup_root: cgroup_root.into(), shim_cgroup, ..RuntimeConfig::new(data.join("runtime")) }
 }

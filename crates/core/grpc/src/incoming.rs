@@ -1,4 +1,4 @@
-//! What a server sends: messages out of the pieces in which they arrive, and the status behind them.
+//! What the other side sends: messages out of the pieces in which they arrive, and the status behind a server's.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
@@ -11,11 +11,17 @@ pub struct Incoming {
     body: hyper::body::Incoming,
     buffer: BytesMut,
     max_message: usize,
+    /// A server says at the end how the call went; a client just ends.
+    with_status: bool,
 }
 
 impl Incoming {
-    pub(crate) fn new(body: hyper::body::Incoming, max_message: usize) -> Self {
-        Self { body, buffer: BytesMut::new(), max_message }
+    pub(crate) fn answers(body: hyper::body::Incoming, max_message: usize) -> Self {
+        Self { body, buffer: BytesMut::new(), max_message, with_status: true }
+    }
+
+    pub(crate) fn requests(body: hyper::body::Incoming, max_message: usize) -> Self {
+        Self { body, buffer: BytesMut::new(), max_message, with_status: false }
     }
 
     /// The next message; None at the end of a stream that ended well. Dropping the future loses nothing.
@@ -24,11 +30,17 @@ impl Incoming {
             if let Some(message) = take(&mut self.buffer, self.max_message)? {
                 return Ok(Some(message));
             }
-            let Some(frame) = self.body.frame().await else { return Err(GrpcError::Malformed) };
+            let Some(frame) = self.body.frame().await else {
+                let whole = !self.with_status && self.buffer.is_empty();
+                return if whole { Ok(None) } else { Err(GrpcError::Malformed) };
+            };
             match frame?.into_data() {
                 Ok(data) => self.buffer.extend_from_slice(&data),
                 Err(frame) => {
                     let trailers = frame.into_trailers().map_err(|_| GrpcError::Malformed)?;
+                    if !self.with_status {
+                        continue;
+                    }
                     return check(&trailers).map(|()| None);
                 }
             }

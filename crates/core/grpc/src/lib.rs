@@ -1,8 +1,12 @@
-//! gRPC over hyper for the few calls whose messages are written by hand: unary calls and streams to one server, over a connection
-//! that the caller made. There is no code generation and no name resolution; which server to ask is the caller's decision.
+//! gRPC over hyper, both sides: unary calls and streams to one server over a connection that the caller made, and services on a
+//! listener. Messages are written by hand or described by a table of their fields; there is no code generation and no name
+//! resolution, and which server to ask is the caller's decision.
 
 mod body;
 mod incoming;
+pub mod message;
+pub mod server;
+mod unix;
 pub mod wire;
 
 use std::time::Duration;
@@ -18,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use body::Body;
 pub use incoming::Incoming;
+pub use unix::{ConnectError, UnixEndpoint};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +138,7 @@ impl Channel {
         if head.headers.contains_key("grpc-status") {
             incoming::check(&head.headers)?;
         }
-        Ok((Outgoing(sender), Incoming::new(body, self.options.max_message)))
+        Ok((Outgoing(sender), Incoming::answers(body, self.options.max_message)))
     }
 
     async fn send(&self, method: &str, body: Body) -> Result<Response<hyper::body::Incoming>, GrpcError> {

@@ -12,7 +12,7 @@ pub struct Malformed;
 pub struct Writer(pub Vec<u8>);
 
 impl Writer {
-    fn varint(&mut self, mut value: u64) {
+    pub(crate) fn put_varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.0.push(value as u8 | 0x80);
             value >>= 7;
@@ -23,24 +23,34 @@ impl Writer {
     #[must_use]
     pub fn bytes(mut self, field: u64, value: &[u8]) -> Self {
         if !value.is_empty() {
-            self.piece(field, value);
+            self.put_piece(field, value);
         }
         self
     }
 
     #[must_use]
     pub fn number(mut self, field: u64, value: u64) -> Self {
-        if value != 0 {
-            self.varint(field << 3);
-            self.varint(value);
-        }
+        self.put_number(field, value);
         self
+    }
+
+    /// A number where it is not 0.
+    pub fn put_number(&mut self, field: u64, value: u64) {
+        if value != 0 {
+            self.put_varint(field << 3);
+            self.put_varint(value);
+        }
+    }
+
+    pub(crate) fn put_fixed64(&mut self, field: u64, value: [u8; 8]) {
+        self.put_varint(field << 3 | 1);
+        self.0.extend_from_slice(&value);
     }
 
     /// A message within the message; it is written also when it is empty, since its presence says something.
     #[must_use]
     pub fn message(mut self, field: u64, value: &Self) -> Self {
-        self.piece(field, &value.0);
+        self.put_piece(field, &value.0);
         self
     }
 
@@ -48,14 +58,15 @@ impl Writer {
     pub fn map(mut self, field: u64, entries: &BTreeMap<String, Vec<u8>>) -> Self {
         for (key, value) in entries {
             let entry = Writer::default().bytes(1, key.as_bytes()).bytes(2, value).0;
-            self.piece(field, &entry);
+            self.put_piece(field, &entry);
         }
         self
     }
 
-    fn piece(&mut self, field: u64, value: &[u8]) {
-        self.varint(field << 3 | 2);
-        self.varint(value.len() as u64);
+    /// Text, bytes or a message, also where it is empty.
+    pub fn put_piece(&mut self, field: u64, value: &[u8]) {
+        self.put_varint(field << 3 | 2);
+        self.put_varint(value.len() as u64);
         self.0.extend_from_slice(value);
     }
 }
@@ -84,6 +95,27 @@ impl<'a> Field<'a> {
 
     pub fn text(self) -> Result<String, Malformed> {
         String::from_utf8(self.bytes()?.to_vec()).map_err(|_| Malformed)
+    }
+
+    /// The numbers of a repeated field, of which one or many come at a time.
+    pub(crate) fn packed(self) -> impl Iterator<Item = Result<u64, Malformed>> {
+        let (mut alone, mut rest) = match self {
+            Self::Number(number) => (Some(number), &[][..]),
+            Self::Bytes(bytes) => (None, bytes),
+        };
+        std::iter::from_fn(move || {
+            if let Some(number) = alone.take() {
+                return Some(Ok(number));
+            }
+            if rest.is_empty() {
+                return None;
+            }
+            let number = varint(&mut rest);
+            if number.is_err() {
+                rest = &[];
+            }
+            Some(number)
+        })
     }
 
     /// One entry of a map.

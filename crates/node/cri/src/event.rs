@@ -6,8 +6,9 @@ use tokio::sync::mpsc;
 use crate::container::ContainerStatus;
 use crate::sandbox::PodSandboxStatus;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ContainerEventType {
+    #[default]
     #[serde(rename = "CONTAINER_CREATED_EVENT")]
     Created,
     #[serde(rename = "CONTAINER_STARTED_EVENT")]

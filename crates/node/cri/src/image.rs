@@ -189,7 +189,11 @@ pub trait ImageService: Send + Sync {
     async fn remove_image(&self, image: &ImageSpec) -> Result<(), ImageError>;
 
     async fn image_fs_info(&self) -> Result<ImageFsInfo, ImageError>;
+}
 
+/// What a runtime of the same process needs of images beyond the CRI.
+#[async_trait]
+pub trait RootFilesystems: Send + Sync {
     /// The file system of an image on the node, for `holder` (a container's id). Its layers stay, whatever is removed or
     /// collected meanwhile and across restarts, until the holder lets go. A second call by the same holder is allowed.
     async fn root_filesystem(&self, image: &ImageSpec, holder: &str) -> Result<RootFilesystem, ImageError>;

@@ -1,5 +1,5 @@
 //! The Container Runtime Interface (`runtime.v1`) as Rust traits and plain values: what the kubelet asks of a container
-//! runtime, of an image service and of the pod network. Nothing here does I/O; the gRPC side translates to these types.
+//! runtime, of an image service and of the pod network. Nothing here does I/O but [`grpc`], which carries the same over a socket.
 //!
 //! Names, fields and meanings are those of `k8s.io/cri-api/pkg/apis/runtime/v1/api.proto`, with these differences:
 //! exec, attach and port-forward give streams instead of a URL; `Int64Value` is `Option`; a message that only groups
@@ -8,6 +8,7 @@
 pub mod container;
 pub mod error;
 pub mod event;
+pub mod grpc;
 pub mod image;
 pub mod network;
 pub mod resources;
@@ -26,7 +27,7 @@ pub use error::{CriError, CriResult};
 pub use event::{ContainerEvent, ContainerEventType, ContainerEvents};
 pub use image::{
     AuthConfig, FilesystemUsage, Image, ImageConfig, ImageError, ImageFsInfo, ImageService, ImageSpec, ProgressFn, PullProgress,
-    RootFilesystem,
+    RootFilesystem, RootFilesystems,
 };
 pub use network::{NetworkAttachment, NetworkError, SandboxNetwork, SandboxNetworkConfig};
 pub use resources::{HugepageLimit, LinuxContainerResources};

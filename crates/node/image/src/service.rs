@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use fram_cri::{AuthConfig, FilesystemUsage, Image, ImageConfig, ImageError as CriError, ImageFsInfo, ImageService, ImageSpec};
-use fram_cri::{PodSandboxConfig, ProgressFn, RootFilesystem};
+use fram_cri::{PodSandboxConfig, ProgressFn, RootFilesystem, RootFilesystems};
 
 use crate::error::{ErrorKind, ImageError};
 use crate::manifest::{ManifestError, RunConfig};
@@ -44,7 +44,10 @@ impl ImageService for ImageStore {
         let usage = FilesystemUsage { timestamp, mountpoint, used_bytes: Some(bytes), inodes_used: Some(inodes) };
         Ok(ImageFsInfo { image_filesystems: vec![usage], container_filesystems: Vec::new() })
     }
+}
 
+#[async_trait]
+impl RootFilesystems for ImageStore {
     async fn root_filesystem(&self, spec: &ImageSpec, holder: &str) -> Result<RootFilesystem, CriError> {
         let fail = |e: ImageError| translate(&spec.image, &e);
         let (info, layers) = self.hold(&spec.image, holder).await.map_err(fail)?;

@@ -138,6 +138,10 @@ impl Kubelet {
         &self.stop
     }
 
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
     /// A task that ends with the kubelet at the latest.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();

@@ -1,21 +1,20 @@
 //! The kubelet's HTTP API over any byte stream: logs, exec, attach, port-forward, pods, usage. Whoever hands in a stream has made
 //! sure who is at its other end. See upstream's pkg/kubelet/server.
 
-mod answer;
 mod forward;
 #[cfg(test)]
 mod fuzz;
 mod log_file;
 mod logs;
-mod query;
 mod remote;
-mod spdy;
-mod websocket;
 
 use std::convert::Infallible;
 
 use bytes::Bytes;
 use fram_machinery::{Value, object};
+use fram_streaming::Sessions;
+use fram_streaming::answer::{Answer, Body, json, refuse, text};
+use fram_streaming::query::Query;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -25,9 +24,7 @@ use crate::configuration::configz;
 use crate::kubelet::Kubelet;
 use crate::pod;
 use crate::stats;
-use answer::{Answer, Body, json, refuse, text};
 pub(crate) use log_file::tail_messages as log_tail;
-use query::Query;
 
 impl Kubelet {
     /// Serves one connection until its end, or until the kubelet stops.
@@ -74,6 +71,11 @@ impl Kubelet {
             _ => Err(refuse(StatusCode::NOT_FOUND, "404 page not found")),
         };
         outcome.unwrap_or_else(|refusal| *refusal)
+    }
+
+    /// The owner of exec, attach and port-forward: they end with the kubelet at the latest.
+    fn sessions(&self) -> Sessions {
+        Sessions { tasks: self.tasks().clone(), stop: self.stopping().clone() }
     }
 
     fn pod_list(&self) -> Value {

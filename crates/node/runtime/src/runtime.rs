@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use fram_cri::{ContainerEvent, ContainerEventType, ContainerEvents, ContainerState, CriError, CriResult, ImageService, SandboxNetwork};
+use fram_cri::{ContainerEvent, ContainerEventType, ContainerEvents, ContainerState, CriError, CriResult, RootFilesystems, SandboxNetwork};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -53,7 +53,7 @@ pub(crate) struct Inner {
     config: RuntimeConfig,
     layout: Layout,
     cgroups: Cgroups,
-    images: Arc<dyn ImageService>,
+    images: Arc<dyn RootFilesystems>,
     network: Arc<dyn SandboxNetwork>,
     sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
@@ -75,7 +75,7 @@ impl Runtime {
     /// Finds the sandboxes under the configured root and connects to their shims.
     pub async fn open(
         config: RuntimeConfig,
-        images: Arc<dyn ImageService>,
+        images: Arc<dyn RootFilesystems>,
         network: Arc<dyn SandboxNetwork>,
     ) -> Result<Runtime, OpenError> {
         let inner = Arc::new(Inner::new(config, images, network)?);
@@ -118,7 +118,7 @@ impl Runtime {
 }
 
 impl Inner {
-    fn new(config: RuntimeConfig, images: Arc<dyn ImageService>, network: Arc<dyn SandboxNetwork>) -> Result<Inner, OpenError> {
+    fn new(config: RuntimeConfig, images: Arc<dyn RootFilesystems>, network: Arc<dyn SandboxNetwork>) -> Result<Inner, OpenError> {
         let layout = Layout::new(&config.root);
         let failed = |operation, path: &PathBuf| {
             let path = path.clone();

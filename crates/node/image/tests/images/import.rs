@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use fram_cri::{ImageService, ImageSpec};
+use fram_cri::{ImageSpec, RootFilesystems};
 use fram_image::{Digest, ErrorKind};
 
 use crate::support::{BuiltImage, ImageSource, Rig, run, text};

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fram_cri::{ImageService, ImageSpec};
+use fram_cri::{ImageService, ImageSpec, RootFilesystems};
 use fram_image::{Credentials, ErrorKind, GcPolicy, HostConfig};
 
 use crate::support::{BuiltImage, ImageSource, Registry, Rig, quick, text};

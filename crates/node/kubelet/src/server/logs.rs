@@ -13,13 +13,13 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::answer::{Answer, Body, refuse};
 use super::log_file::{Formatter, LogOptions, LogReader};
-use super::query::Query;
-use super::websocket;
 use super::{Chunk, Kubelet};
 use crate::activity::Activity;
 use crate::clock;
+use fram_streaming::answer::{Answer, Body, refuse};
+use fram_streaming::query::Query;
+use fram_streaming::websocket;
 
 pub(super) async fn serve(kubelet: &Kubelet, key: &str, container: &str, query: &Query, request: Request<Incoming>) -> Answer {
     let pod = kubelet.pod_with(key, Some(container))?;

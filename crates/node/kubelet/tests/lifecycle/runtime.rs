@@ -402,16 +402,4 @@ impl ImageService for Runtime {
     async fn image_fs_info(&self) -> Result<ImageFsInfo, ImageError> {
         Ok(ImageFsInfo::default())
     }
-
-    async fn root_filesystem(&self, _: &ImageSpec, _: &str) -> Result<RootFilesystem, ImageError> {
-        Ok(RootFilesystem::default())
-    }
-
-    async fn release_root_filesystem(&self, _: &str) -> Result<(), ImageError> {
-        Ok(())
-    }
-
-    async fn root_filesystem_holders(&self) -> Result<Vec<String>, ImageError> {
-        Ok(Vec::new())
-    }
 }

@@ -50,28 +50,7 @@ impl BusyboxImages {
 }
 
 #[async_trait]
-impl ImageService for BusyboxImages {
-    async fn list_images(&self, _: Option<&ImageSpec>) -> Result<Vec<Image>, ImageError> {
-        Ok(Vec::new())
-    }
-    async fn image_status(&self, _: &ImageSpec) -> Result<Option<Image>, ImageError> {
-        Ok(None)
-    }
-    async fn pull_image(
-        &self,
-        image: &ImageSpec,
-        _: Option<&AuthConfig>,
-        _: Option<&PodSandboxConfig>,
-        _: Option<ProgressFn>,
-    ) -> Result<String, ImageError> {
-        Err(ImageError::NotFound(image.image.clone()))
-    }
-    async fn remove_image(&self, _: &ImageSpec) -> Result<(), ImageError> {
-        Ok(())
-    }
-    async fn image_fs_info(&self) -> Result<ImageFsInfo, ImageError> {
-        Ok(ImageFsInfo::default())
-    }
+impl RootFilesystems for BusyboxImages {
     async fn root_filesystem(&self, image: &ImageSpec, holder: &str) -> Result<RootFilesystem, ImageError> {
         let mut layers = vec![self.layer.clone()];
         match image.image.as_str() {

@@ -1,4 +1,4 @@
-//! Answers of the kubelet's HTTP API.
+//! Answers over HTTP, as the kubelet and the server of streams give them.
 
 use std::io;
 
@@ -8,11 +8,11 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 
-pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// A refusal is an answer too.
-pub(super) type Answer = Result<Response<Body>, Box<Response<Body>>>;
+pub type Answer = Result<Response<Body>, Box<Response<Body>>>;
 
-pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
+pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
@@ -22,15 +22,15 @@ fn typed(bytes: impl Into<Bytes>, content_type: &'static str) -> Response<Body> 
     response
 }
 
-pub(super) fn text(text: &str) -> Response<Body> {
+pub fn text(text: &str) -> Response<Body> {
     typed(text.to_string(), "text/plain")
 }
 
-pub(super) fn json(value: &Value) -> Response<Body> {
+pub fn json(value: &Value) -> Response<Body> {
     typed(json::to_vec(value), "application/json")
 }
 
-pub(super) fn refuse(code: StatusCode, why: &str) -> Box<Response<Body>> {
+pub fn refuse(code: StatusCode, why: &str) -> Box<Response<Body>> {
     let mut response = typed(format!("{why}\n"), "text/plain; charset=utf-8");
     *response.status_mut() = code;
     Box::new(response)

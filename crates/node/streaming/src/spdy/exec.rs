@@ -10,23 +10,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::{DEPTH, Event, Send, carry, header_of, negotiate, unknown_protocol, upgrade};
-use crate::kubelet::Kubelet;
-use crate::server::answer::Answer;
-use crate::server::remote::{self, ERROR, Input, Open, RESIZE, STDERR, STDIN, STDOUT, Session};
+use crate::Sessions;
+use crate::answer::Answer;
+use crate::exec::{self, ERROR, Input, Open, RESIZE, STDERR, STDIN, STDOUT, Session};
 
 /// The best first. Version 4 brought the status, version 3 the terminal's size.
 const PROTOCOLS: [&str; 5] = ["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
 
-pub(in crate::server) fn accept(
-    kubelet: &Kubelet,
-    mut request: Request<Incoming>,
-    options: ExecOptions,
-    open: Open,
-    what: &'static str,
-) -> Answer {
+pub(crate) fn accept(sessions: &Sessions, mut request: Request<Incoming>, options: ExecOptions, open: Open, what: &'static str) -> Answer {
     let protocol = negotiate(request.headers(), &PROTOCOLS).ok_or_else(unknown_protocol)?;
     let (response, upgraded) = upgrade(&mut request, protocol);
-    kubelet.spawn(async move {
+    sessions.spawn(async move {
         match upgraded.await {
             Ok(upgraded) => session(TokioIo::new(upgraded), protocol, options, open, what).await,
             Err(error) => tracing::debug!(%error, "a stream was not upgraded"),
@@ -116,7 +110,7 @@ async fn join(
         }
         drop(sender);
     };
-    let running = remote::run(session, open, what);
+    let running = exec::run(session, open, what);
     tokio::select! {
         ((), ()) = async { tokio::join!(running, writing) } => {}
         () = async { reading.await; std::future::pending().await } => {}

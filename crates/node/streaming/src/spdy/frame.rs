@@ -8,7 +8,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
 /// Section 2.6.10.1 of the draft.
 const DICTIONARY: &[u8] = include_bytes!("dictionary.bin");
-pub(in crate::server) const HEAD: usize = 8;
+pub(crate) const HEAD: usize = 8;
 const VERSION: u16 = 3;
 const END: u8 = 1;
 /// Longer frames are refused; clients send 32 KiB at most.
@@ -24,7 +24,7 @@ const PING: u16 = 6;
 const GOAWAY: u16 = 7;
 
 #[derive(Debug, thiserror::Error)]
-pub(in crate::server) enum FrameError {
+pub(crate) enum FrameError {
     #[error("read a frame: {0}")]
     Io(#[from] std::io::Error),
     #[error("a frame of {0} bytes is too long")]
@@ -34,7 +34,7 @@ pub(in crate::server) enum FrameError {
 }
 
 #[derive(Debug, PartialEq)]
-pub(in crate::server) enum Frame {
+pub(crate) enum Frame {
     Open {
         id: u32,
         end: bool,
@@ -54,7 +54,7 @@ pub(in crate::server) enum Frame {
     Other,
 }
 
-pub(in crate::server) fn body_length(head: &[u8; HEAD]) -> Result<usize, FrameError> {
+pub(crate) fn body_length(head: &[u8; HEAD]) -> Result<usize, FrameError> {
     let length = u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize;
     if length > LONGEST { Err(FrameError::TooLong(length)) } else { Ok(length) }
 }
@@ -64,7 +64,7 @@ fn number(body: &[u8], at: usize) -> Result<u32, FrameError> {
     Ok(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
-pub(in crate::server) fn parse(head: &[u8; HEAD], body: Vec<u8>, inflater: &mut Inflater) -> Result<Frame, FrameError> {
+pub(crate) fn parse(head: &[u8; HEAD], body: Vec<u8>, inflater: &mut Inflater) -> Result<Frame, FrameError> {
     let first = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
     let end = head[4] & END != 0;
     if first >> 31 == 0 {
@@ -105,7 +105,7 @@ fn headers(block: &[u8]) -> Result<Vec<(String, String)>, FrameError> {
 }
 
 /// Undoes the compression of header blocks, which goes on from one to the next.
-pub(in crate::server) struct Inflater {
+pub(crate) struct Inflater {
     state: Box<DecompressorOxide>,
     /// The dictionary and what followed it: what back-references point into.
     history: Vec<u8>,
@@ -113,11 +113,11 @@ pub(in crate::server) struct Inflater {
 }
 
 impl Inflater {
-    pub(in crate::server) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { state: Box::default(), history: DICTIONARY.to_vec(), begun: false }
     }
 
-    pub(in crate::server) fn inflate(&mut self, mut input: &[u8]) -> Result<Vec<u8>, FrameError> {
+    pub(crate) fn inflate(&mut self, mut input: &[u8]) -> Result<Vec<u8>, FrameError> {
         if !self.begun {
             // Two bytes of zlib's header, and four that name the dictionary where it says so.
             let flags = *input.get(1).ok_or(FrameError::Malformed("its headers are too short"))?;
@@ -153,7 +153,7 @@ fn control(kind: u16, flags: u8, body: &[u8]) -> Vec<u8> {
     out
 }
 
-pub(super) fn data(id: u32, end: bool, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn data(id: u32, end: bool, bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEAD + bytes.len());
     out.extend(id.to_be_bytes());
     out.push(if end { END } else { 0 });
@@ -163,7 +163,7 @@ pub(super) fn data(id: u32, end: bool, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Accepts a stream, without headers. `first`: nothing was compressed on this connection yet.
-pub(super) fn reply(id: u32, first: bool) -> Vec<u8> {
+pub(crate) fn reply(id: u32, first: bool) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
     if first {
         // zlib's header for a stream without dictionary.
@@ -175,13 +175,12 @@ pub(super) fn reply(id: u32, first: bool) -> Vec<u8> {
     control(SYN_REPLY, 0, &body)
 }
 
-pub(super) fn ping(id: u32) -> Vec<u8> {
+pub(crate) fn ping(id: u32) -> Vec<u8> {
     control(PING, 0, &id.to_be_bytes())
 }
 
-/// Opens a stream as a client does, for tests of the server.
-#[cfg(test)]
-pub(super) fn open(id: u32, headers: &[(&str, &str)], first: bool) -> Vec<u8> {
+/// Opens a stream, as a client does.
+pub(crate) fn open(id: u32, headers: &[(&str, &str)], first: bool) -> Vec<u8> {
     let mut block = u32::try_from(headers.len()).unwrap_or(0).to_be_bytes().to_vec();
     for text in headers.iter().flat_map(|(n, v)| [n, v]) {
         block.extend(u32::try_from(text.len()).unwrap_or(0).to_be_bytes());

@@ -16,22 +16,21 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{DEPTH, Event, Send, carry, header_of, negotiate, unknown_protocol, upgrade};
-use crate::kubelet::Kubelet;
-use crate::server::answer::Answer;
-use crate::server::forward::pump;
-use crate::server::websocket::{self, Socket};
+use crate::Sessions;
+use crate::answer::Answer;
+use crate::forward::pump;
+use crate::websocket::{self, Socket};
 
 const PROTOCOL: &str = "portforward.k8s.io";
 /// The subprotocol of a WebSocket that carries SPDY.
-pub(in crate::server) const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+pub(crate) const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 const CHUNK: usize = 32 << 10;
 const PIPE: usize = 64 << 10;
 
-pub(in crate::server) fn accept(kubelet: &Kubelet, sandbox: String, mut request: Request<Incoming>) -> Answer {
+pub(crate) fn accept(sessions: &Sessions, runtime: Arc<dyn RuntimeService>, sandbox: String, mut request: Request<Incoming>) -> Answer {
     let protocol = negotiate(request.headers(), &[PROTOCOL]).ok_or_else(unknown_protocol)?;
     let (response, upgraded) = upgrade(&mut request, protocol);
-    let runtime = kubelet.ctx.runtime.clone();
-    kubelet.spawn(async move {
+    sessions.spawn(async move {
         match upgraded.await {
             Ok(upgraded) => session(TokioIo::new(upgraded), runtime, sandbox).await,
             Err(error) => tracing::debug!(%error, "a stream was not upgraded"),
@@ -40,10 +39,14 @@ pub(in crate::server) fn accept(kubelet: &Kubelet, sandbox: String, mut request:
     Ok(response)
 }
 
-pub(in crate::server) fn accept_tunnel(kubelet: &Kubelet, sandbox: String, mut request: Request<Incoming>) -> Answer {
+pub(crate) fn accept_tunnel(
+    sessions: &Sessions,
+    runtime: Arc<dyn RuntimeService>,
+    sandbox: String,
+    mut request: Request<Incoming>,
+) -> Answer {
     let (response, upgraded) = websocket::upgrade(&mut request, TUNNEL)?;
-    let runtime = kubelet.ctx.runtime.clone();
-    kubelet.spawn(async move {
+    sessions.spawn(async move {
         match websocket::socket(upgraded).await {
             Ok(socket) => {
                 let (ours, theirs) = tokio::io::duplex(PIPE);

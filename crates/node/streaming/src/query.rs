@@ -1,10 +1,10 @@
 //! Query parameters. Pure.
 
 /// The pairs of a query, decoded, in order.
-pub(super) struct Query(Vec<(String, String)>);
+pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    pub(super) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let pair = |part: &str| {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             (decode(key), decode(value))
@@ -13,20 +13,20 @@ impl Query {
     }
 
     /// The first value of a key; empty where there is none.
-    pub(super) fn get(&self, key: &str) -> &str {
+    pub fn get(&self, key: &str) -> &str {
         self.0.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v)
     }
 
-    pub(super) fn all(&self, key: &str) -> Vec<String> {
+    pub fn all(&self, key: &str) -> Vec<String> {
         self.0.iter().filter(|(k, _)| k == key).map(|(_, v)| v.clone()).collect()
     }
 
     /// `true` or `1`, under any of these names.
-    pub(super) fn flag(&self, keys: &[&str]) -> bool {
+    pub fn flag(&self, keys: &[&str]) -> bool {
         keys.iter().any(|key| matches!(self.get(key), "1" | "true"))
     }
 
-    pub(super) fn number(&self, key: &str) -> Option<u64> {
+    pub fn number(&self, key: &str) -> Option<u64> {
         self.get(key).parse().ok()
     }
 }

@@ -3,7 +3,7 @@
 
 mod exec;
 mod forward;
-pub(super) mod frame;
+pub(crate) mod frame;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -12,19 +12,19 @@ use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 
-use super::answer::{Body, full, refuse};
-pub(super) use exec::accept as accept_exec;
-pub(super) use forward::{TUNNEL, accept as accept_forward, accept_tunnel};
+use crate::answer::{Body, full, refuse};
+pub(crate) use exec::accept as accept_exec;
+pub(crate) use forward::{TUNNEL, accept as accept_forward, accept_tunnel};
 use frame::{Frame, FrameError, Inflater};
 
-const UPGRADE: &str = "SPDY/3.1";
-const PROTOCOL_HEADER: &str = "x-stream-protocol-version";
+pub(crate) const UPGRADE: &str = "SPDY/3.1";
+pub(crate) const PROTOCOL_HEADER: &str = "x-stream-protocol-version";
 /// Frames on their way in each direction.
-const DEPTH: usize = 16;
+pub(crate) const DEPTH: usize = 16;
 
-/// What the client did.
+/// What the other side did.
 #[derive(Debug)]
-enum Event {
+pub(crate) enum Event {
     Open {
         id: u32,
         headers: Vec<(String, String)>,
@@ -39,15 +39,15 @@ enum Event {
     },
 }
 
-/// What is sent to the client.
+/// What is sent to the other side.
 #[derive(Debug)]
-enum Send {
+pub(crate) enum Send {
     Data { id: u32, bytes: Bytes },
     End { id: u32 },
     Frame(Vec<u8>),
 }
 
-pub(super) fn is_spdy(headers: &HeaderMap) -> bool {
+pub(crate) fn is_spdy(headers: &HeaderMap) -> bool {
     headers.get(header::UPGRADE).and_then(|u| u.to_str().ok()).is_some_and(|u| u.eq_ignore_ascii_case(UPGRADE))
 }
 
@@ -78,7 +78,7 @@ fn header_of<'a>(headers: &'a [(String, String)], name: &str) -> &'a str {
 
 /// Carries frames in both directions until what is to be sent has ended, or the client has gone. Opened streams are
 /// accepted at once; `replies` does not keep the connection open.
-async fn carry(
+pub(crate) async fn carry(
     stream: impl AsyncRead + AsyncWrite,
     events: mpsc::Sender<Event>,
     replies: mpsc::WeakSender<Send>,

@@ -17,28 +17,28 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
-use super::Kubelet;
-use super::answer::{Answer, Body, full, refuse};
-use super::remote::{self, ERROR, Input, Open, STDERR, STDOUT, Session};
+use crate::Sessions;
+use crate::answer::{Answer, Body, full, refuse};
+use crate::exec::{self, ERROR, Input, Open, STDERR, STDOUT, Session};
 
 const LONGEST: usize = 1 << 20;
 
 /// A client closes one of its channels with this one (v5).
 const CLOSE: u8 = 255;
 
-pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// How messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Protocol {
-    pub(super) name: &'static str,
+pub(crate) struct Protocol {
+    pub(crate) name: &'static str,
     /// The payload is base64, and the channel a digit.
     base64: bool,
     status: bool,
 }
 
 /// The best first.
-pub(super) const PROTOCOLS: [Protocol; 6] = [
+pub(crate) const PROTOCOLS: [Protocol; 6] = [
     Protocol { name: "v5.channel.k8s.io", base64: false, status: true },
     Protocol { name: "v4.channel.k8s.io", base64: false, status: true },
     Protocol { name: "v4.base64.channel.k8s.io", base64: true, status: true },
@@ -47,13 +47,13 @@ pub(super) const PROTOCOLS: [Protocol; 6] = [
     Protocol { name: "", base64: false, status: false },
 ];
 
-pub(super) fn is_websocket(headers: &HeaderMap) -> bool {
+pub fn is_websocket(headers: &HeaderMap) -> bool {
     let upgrade = headers.get(header::UPGRADE).and_then(|u| u.to_str().ok());
     upgrade.is_some_and(|u| u.eq_ignore_ascii_case("websocket"))
 }
 
 /// The subprotocols that the client offers.
-pub(super) fn offers(headers: &HeaderMap) -> Vec<String> {
+pub fn offers(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     values.flat_map(|v| v.split(',')).map(|p| p.trim().to_string()).filter(|p| !p.is_empty()).collect()
 }
@@ -64,7 +64,7 @@ fn negotiate(headers: &HeaderMap) -> Option<Protocol> {
 }
 
 /// The answer that turns a connection into a WebSocket, and the connection to come.
-pub(super) fn upgrade(request: &mut Request<Incoming>, protocol: &str) -> Result<(Response<Body>, OnUpgrade), Box<Response<Body>>> {
+pub fn upgrade(request: &mut Request<Incoming>, protocol: &str) -> Result<(Response<Body>, OnUpgrade), Box<Response<Body>>> {
     let bad = |why: &str| refuse(StatusCode::BAD_REQUEST, why);
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("missing Sec-WebSocket-Key"))?;
     let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes())).map_err(|e| bad(&e.to_string()))?;
@@ -81,16 +81,16 @@ pub(super) fn upgrade(request: &mut Request<Incoming>, protocol: &str) -> Result
 }
 
 /// How large messages and frames may be; clients send far smaller ones.
-pub(super) fn limits() -> Option<WebSocketConfig> {
+pub(crate) fn limits() -> Option<WebSocketConfig> {
     Some(WebSocketConfig::default().max_message_size(Some(LONGEST)).max_frame_size(Some(LONGEST)))
 }
 
-pub(super) async fn socket(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
+pub async fn socket(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
     Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgrade.await?), Role::Server, limits()).await)
 }
 
-/// Answers an exec or attach: the session goes on after the answer, as a task of the kubelet.
-pub(super) fn accept(kubelet: &Kubelet, mut request: Request<Incoming>, options: ExecOptions, open: Open, what: &'static str) -> Answer {
+/// Answers an exec or attach: the session goes on after the answer.
+pub(crate) fn accept(sessions: &Sessions, mut request: Request<Incoming>, options: ExecOptions, open: Open, what: &'static str) -> Answer {
     if !is_websocket(request.headers()) {
         return Err(refuse(StatusCode::BAD_REQUEST, "Upgrade request required"));
     }
@@ -98,7 +98,7 @@ pub(super) fn accept(kubelet: &Kubelet, mut request: Request<Incoming>, options:
         return Err(refuse(StatusCode::FORBIDDEN, "no subprotocol of the client is known"));
     };
     let (response, upgraded) = upgrade(&mut request, protocol.name)?;
-    kubelet.spawn(async move {
+    sessions.spawn(async move {
         match socket(upgraded).await {
             Ok(socket) => session(socket, protocol, options, open, what).await,
             Err(error) => tracing::debug!(%error, "a stream was not upgraded"),
@@ -119,18 +119,18 @@ async fn session(socket: Socket, protocol: Protocol, options: ExecOptions, open:
     };
     let _ = session.output.send((first, Bytes::new())).await;
     let carrying = carry(socket, protocol, input_sender, output_receiver);
-    tokio::join!(carrying, remote::run(session, open, what));
+    tokio::join!(carrying, exec::run(session, open, what));
 }
 
 /// Ends a session well: client-go takes a close without a code for a broken connection.
-pub(super) async fn close(sink: &mut (impl Sink<Message> + Unpin)) {
+pub async fn close(sink: &mut (impl Sink<Message> + Unpin)) {
     let end = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     let _ = sink.send(Message::Close(Some(end))).await;
     let _ = sink.close().await;
 }
 
 /// Carries messages in both directions until the output has ended, or the client has gone.
-pub(super) async fn carry(socket: Socket, protocol: Protocol, input: mpsc::Sender<Input>, mut output: mpsc::Receiver<(u8, Bytes)>) {
+pub(crate) async fn carry(socket: Socket, protocol: Protocol, input: mpsc::Sender<Input>, mut output: mpsc::Receiver<(u8, Bytes)>) {
     let (mut sink, mut stream) = socket.split();
     let writing = async {
         while let Some((channel, bytes)) = output.recv().await {
@@ -166,7 +166,7 @@ fn encode(protocol: Protocol, channel: u8, bytes: &[u8]) -> Message {
     Message::binary(out)
 }
 
-pub(super) fn decode(protocol: Protocol, message: &Message) -> Option<Input> {
+pub(crate) fn decode(protocol: Protocol, message: &Message) -> Option<Input> {
     let bytes: Bytes = match message {
         Message::Binary(bytes) => bytes.clone(),
         Message::Text(text) => Bytes::copy_from_slice(text.as_bytes()),
@@ -183,7 +183,7 @@ pub(super) fn decode(protocol: Protocol, message: &Message) -> Option<Input> {
 }
 
 /// Binary messages, as port forwarding uses them.
-pub(super) const BINARY: Protocol = PROTOCOLS[1];
+pub(crate) const BINARY: Protocol = PROTOCOLS[1];
 
 #[cfg(test)]
 mod tests {

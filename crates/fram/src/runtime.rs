@@ -1,0 +1,82 @@
+//! `fram runtime`: the container runtime by itself, behind the socket that stock kubelets, crictl and critest know how to ask.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use fram_cli::say;
+use fram_cri::grpc::CriServer;
+use fram_cri::{PodSandboxFilter, RuntimeService};
+use fram_grpc::server::{self, ServerOptions};
+use fram_image::{ImageStore, ImageStoreConfig};
+use fram_network::{NetworkConfig, PodNetwork};
+use fram_runtime::Runtime;
+use fram_streaming::{Sessions, StreamServer};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cli::RuntimeArgs;
+use crate::node::NodeLock;
+use crate::parts::{Impatience, Parts, Signals};
+
+pub(crate) fn run(args: RuntimeArgs) -> anyhow::Result<()> {
+    crate::up::log("info");
+    crate::preflight::check()?;
+    let threads = crate::up::threads("runtime")?;
+    let outcome = threads.block_on(start(args));
+    let at_once = outcome.as_ref().is_err_and(|e| e.is::<Impatience>());
+    threads.shutdown_timeout(if at_once { Duration::ZERO } else { crate::up::BLOCKING });
+    outcome
+}
+
+async fn start(args: RuntimeArgs) -> anyhow::Result<()> {
+    let data = &args.data_dir;
+    std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
+    let _lock = NodeLock::take(data)?;
+    let images = Arc::new(ImageStore::open(ImageStoreConfig::new(data.join("images"))).context("cannot open the image store")?);
+    let network = open_network(&args, data)?;
+    let config = crate::node::runtime_config(data, &args.cgroup_root);
+    let runtime = Runtime::open(config, images.clone(), Arc::new(network.clone())).await.context("cannot open the container runtime")?;
+    let known = runtime.list_pod_sandbox(&PodSandboxFilter::default()).await.context("cannot list sandboxes")?;
+    network.release_except(known.into_iter().map(|s| s.id).collect()).await.context("cannot release addresses")?;
+
+    let (stop, tasks, mut parts) = (CancellationToken::new(), TaskTracker::new(), Parts::default());
+    let runtime = Arc::new(runtime);
+    let sessions = Sessions { tasks: tasks.clone(), stop: stop.clone() };
+    let address = (Ipv4Addr::LOCALHOST, 0).into();
+    let (streams, listener) = StreamServer::bind(address, runtime.clone(), sessions).await.context("cannot serve streams")?;
+    parts.spawn("the server of streams", streams.clone().run(listener));
+    let socket = args.listen.clone();
+    let listener = server::listen(&socket)?;
+    let service = Arc::new(CriServer { runtime: runtime.clone(), images, streams: Arc::new(streams) });
+    parts.spawn("the CRI's socket", server::serve(listener, service, ServerOptions::default(), stop.clone()));
+    say(&format!("fram: container runtime ready at unix://{}", socket.display()));
+
+    let mut signals = Signals::listen()?;
+    let outcome = tokio::select! {
+        biased;
+        () = signals.next() => Ok(()),
+        error = parts.ended() => Err(error),
+    };
+    stop.cancel();
+    let outcome = parts.end(outcome, &tasks, &mut signals).await;
+    // Nobody answers there any more.
+    let _gone = std::fs::remove_file(&socket);
+    outcome
+}
+
+fn open_network(args: &RuntimeArgs, data: &Path) -> anyhow::Result<PodNetwork> {
+    let pod_cidr = args.pod_cidr.parse().context("bad --pod-cidr")?;
+    PodNetwork::open(NetworkConfig {
+        state_dir: data.join("network"),
+        cluster_cidrs: vec![pod_cidr],
+        pod_cidr: Some(pod_cidr),
+        // A machine without a way to others has pods all the same.
+        node_ip: crate::node::primary_address().ok().or(Some(IpAddr::V4(Ipv4Addr::LOCALHOST))),
+        mtu: None,
+        namespace: None,
+    })
+    .context("cannot set up the pod network")
+}
