@@ -22,6 +22,7 @@ use crate::pod::environment::Fields;
 use crate::pod::{self, resources};
 use crate::resource::{self, ResourceManagers};
 use crate::sandbox::dns::ResolvConf;
+use crate::static_pods::{StaticPods, mirror};
 use crate::stats::Rates;
 use crate::status::writer::StatusWriter;
 use crate::volumes::token::Tokens;
@@ -35,7 +36,9 @@ pub(crate) struct Context {
     pub(crate) tokens: Tokens,
     pub(crate) recorder: EventRecorder,
     pub(crate) writer: StatusWriter,
+    /// What the API server has for this node, mirrors of static pods among them.
     pub(crate) pods: Informer,
+    pub(crate) statics: StaticPods,
     pub(crate) services: Informer,
     pub(crate) runtime_classes: Informer,
     pub(crate) cgroups: Cgroups,
@@ -44,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     pub(crate) managers: ResourceManagers,
     pub(crate) collector: Collector,
+    /// The machine is about to go down.
+    pub(crate) shutting_down: watch::Sender<bool>,
     /// What the node is short of.
     pub(crate) pressures: watch::Sender<BTreeSet<NodeCondition>>,
     pub(crate) node: NodeFacts,
@@ -67,6 +72,26 @@ impl Context {
 
     pub(crate) fn fields(&self, pod_ips: Vec<String>) -> Fields {
         Fields { host_ips: self.host_ips(), pod_ips, allocatable: self.node.allocatable.clone() }
+    }
+
+    /// The pods that this node runs: those of the API server, and those of files in place of their mirrors.
+    pub(crate) fn all_pods(&self) -> Vec<Arc<Value>> {
+        let own = self.pods.list().into_iter().filter(|p| mirror::hash(p).is_none());
+        self.statics.list().iter().map(|p| self.with_status(p)).chain(own).collect()
+    }
+
+    /// The pod with a key.
+    pub(crate) fn pod(&self, key: &str) -> Option<Arc<Value>> {
+        self.statics.get(key).map(|p| self.with_status(&p)).or_else(|| self.pods.get(key))
+    }
+
+    /// A static pod with the status that its mirror has.
+    fn with_status(&self, pod: &Arc<Value>) -> Arc<Value> {
+        let mirror = self.pods.get(&meta::key(pod)).filter(|m| mirror::hash(m) == Some(meta::uid(pod)));
+        let Some(status) = mirror.as_deref().and_then(|m| m.get("status")) else { return pod.clone() };
+        let mut shown = (**pod).clone();
+        shown.set(&["status"], status.clone());
+        Arc::new(shown)
     }
 
     /// The limits of a container with what it has for itself and what the node says about quotas and swap.

@@ -29,6 +29,7 @@ use crate::observed::{ANNOTATION_POD_GRACE, LABEL_POD_NAME, LABEL_POD_NAMESPACE,
 use crate::pod;
 use crate::pod::resources::cgroup_candidates;
 use crate::resource::{ManagerError, ResourceManagers, pool, qos};
+use crate::static_pods::{self, mirror};
 use crate::status::writer::StatusWriter;
 use crate::volumes;
 use crate::volumes::token::Tokens;
@@ -90,6 +91,7 @@ impl Kubelet {
             recorder: EventRecorder::start(client.clone(), "kubelet", &config.node_name, Arc::new(move || now.now()), &tasks, stop.clone()),
             writer,
             pods: informer(PODS, InformerOptions::fields(format!("spec.nodeName={}", config.node_name))),
+            statics: Default::default(),
             services: informer(SERVICES, InformerOptions::default()),
             runtime_classes: informer(RUNTIME_CLASSES, InformerOptions::default()),
             cgroups: Cgroups::detect(&config.cgroup_mount),
@@ -98,6 +100,7 @@ impl Kubelet {
             metrics: Default::default(),
             collector: Default::default(),
             pressures: Default::default(),
+            shutting_down: Default::default(),
             node,
             activity: tokio::sync::watch::Sender::new(0),
             runtime,
@@ -117,6 +120,14 @@ impl Kubelet {
             self.tasks.spawn(crate::local_path::keep(self.ctx.clone(), self.client.clone(), self.tasks.clone(), self.stop.clone()));
         }
         self.tasks.spawn(crate::rotate::keep(self.ctx.clone(), self.stop.clone()));
+        if let Some(dir) = self.ctx.config.static_pod_path.clone() {
+            let known = static_pods::begin(&self.ctx, &dir);
+            self.tasks.spawn(static_pods::keep(self.ctx.clone(), dir, known, self.stop.clone()));
+            self.tasks.spawn(static_pods::mirror::keep(self.clone(), self.client.clone(), self.node.clone(), self.stop.clone()));
+        }
+        if !self.ctx.config.shutdown_grace.is_empty() {
+            self.tasks.spawn(crate::shutdown::keep(self.clone(), self.stop.clone()));
+        }
         self.tasks.spawn(crate::eviction::keep(self.clone(), self.stop.clone()));
         self.tasks.spawn(crate::images::gc::keep(self.clone(), self.stop.clone()));
         if let Some(controller) = self.writer.lock().take() {
@@ -124,7 +135,7 @@ impl Kubelet {
             self.tasks.spawn(writer.run(controller, self.client.clone(), self.ctx.pods.clone(), self.stop.clone()));
         }
         self.ctx.node_event(false, "Starting", "Starting kubelet.");
-        let mut pods = Pods { kubelet: self, workers: JoinSet::new(), uids: HashMap::new(), keys: HashMap::new() };
+        let mut pods = Pods { kubelet: self, workers: JoinSet::new(), uids: HashMap::new(), keys: HashMap::new(), statics: HashMap::new() };
         let outcome = stop.run_until_cancelled(pods.run()).await.unwrap_or(Ok(()));
         self.stop.cancel();
         while pods.workers.join_next().await.is_some() {}
@@ -154,7 +165,12 @@ impl Kubelet {
     pub(crate) fn active_pods(&self) -> Vec<Arc<Value>> {
         let mailboxes = self.mailboxes.lock();
         let active = |p: &Arc<Value>| mailboxes.contains_key(meta::uid(p)) && !pod::is_terminal(p);
-        self.ctx.pods.list().into_iter().filter(active).map(|p| self.ctx.allocations.granted(&p)).collect()
+        self.ctx.all_pods().into_iter().filter(active).map(|p| self.ctx.allocations.granted(&p)).collect()
+    }
+
+    /// Whether something of a pod may still be on this node.
+    pub(crate) fn has_worker(&self, uid: &str) -> bool {
+        self.mailboxes.lock().contains_key(uid)
     }
 
     pub(crate) fn post(&self, uid: &str, letter: Letter) {
@@ -181,6 +197,8 @@ struct Pods<'a> {
     uids: HashMap<tokio::task::Id, String>,
     /// The uid of the pod that has a name now.
     keys: HashMap<String, String>,
+    /// The static pods that have a worker: their uids by their names.
+    statics: HashMap<String, String>,
 }
 
 impl Pods<'_> {
@@ -188,8 +206,11 @@ impl Pods<'_> {
         let ctx = self.kubelet.ctx.clone();
         // Subscribed before anything is listed: nothing falls between.
         let mut events = ctx.runtime.events().await?;
-        ctx.pods.synced().await;
+        let mut statics = ctx.statics.subscribe();
         qos::found(&ctx);
+        // They run whether the API server answers or not.
+        self.follow_statics();
+        ctx.pods.synced().await;
         self.clean_up().await?;
         let mut changes = ctx.pods.subscribe();
         loop {
@@ -203,6 +224,7 @@ impl Pods<'_> {
                     None => events = self.resubscribe().await?,
                 },
                 Some(ended) = self.workers.join_next_with_id() => self.ended(ended),
+                Ok(()) = statics.changed() => self.follow_statics(),
             }
         }
     }
@@ -233,12 +255,38 @@ impl Pods<'_> {
             if let Some(old) = gone {
                 self.kubelet.post(meta::uid(old), Letter::Removed);
             }
-            if let Some(pod) = delta.new {
-                self.dispatch(pod);
+            let Some(pod) = delta.new else { continue };
+            match mirror::hash(&pod) {
+                None => self.dispatch(pod),
+                // Mirrors only show what runs; a new one has to be told.
+                Some(hash) if delta.old.as_deref().is_none_or(|old| meta::uid(old) != meta::uid(&pod)) => {
+                    self.kubelet.ctx.writer.repeat(hash);
+                }
+                Some(_) => {}
             }
         }
         self.retry_resizes();
         self.share_cpus();
+    }
+
+    /// Runs what files say. A pod whose file has changed is another one: it begins when the former has ended, which may hold what it
+    /// needs.
+    fn follow_statics(&mut self) {
+        let wanted = self.kubelet.ctx.statics.list();
+        let mut busy: HashSet<String> = HashSet::new();
+        for (key, uid) in self.statics.clone() {
+            if !wanted.iter().any(|p| meta::uid(p) == uid) {
+                self.kubelet.post(&uid, Letter::Removed);
+                busy.insert(key);
+            }
+        }
+        for pod in wanted {
+            let (key, uid) = (meta::key(&pod), meta::uid(&pod).to_string());
+            if !self.kubelet.has_worker(&uid) && !busy.contains(&key) {
+                self.statics.insert(key, uid);
+                self.dispatch(pod);
+            }
+        }
     }
 
     /// Processors are shared between the classes of pods by what the pods of each ask for.
@@ -282,6 +330,7 @@ impl Pods<'_> {
         }
         let ctx = &self.kubelet.ctx;
         forbid(pod, &ctx.config.allowed_unsafe_sysctls)?;
+        crate::shutdown::admit(*ctx.shutting_down.borrow())?;
         crate::eviction::admit(pod, &ctx.pressures.borrow())?;
         let node = self.kubelet.node.get(&ctx.config.node_name);
         admit(pod, node.as_deref().unwrap_or(&Value::Null), &ctx.node.allocatable, &self.others(pod))?;
@@ -309,12 +358,15 @@ impl Pods<'_> {
             self.kubelet.ctx.allocations.forget(&uid);
         }
         self.keys.retain(|_, known| *known != uid);
+        self.statics.retain(|_, known| *known != uid);
         if let Some(error) = failed {
             tracing::error!(uid, %error, "a pod's worker panicked and is started again");
-            if let Some(pod) = self.kubelet.ctx.pods.list().into_iter().find(|p| meta::uid(p) == uid) {
+            if let Some(pod) = self.kubelet.ctx.all_pods().into_iter().find(|p| meta::uid(p) == uid) {
                 self.dispatch(pod);
             }
         }
+        self.follow_statics();
+        self.kubelet.ctx.statics.touch();
         self.retry_resizes();
         self.share_cpus();
     }
@@ -322,7 +374,7 @@ impl Pods<'_> {
     /// Whatever belongs to pods that were deleted while no kubelet ran is taken away.
     async fn clean_up(&mut self) -> Result<(), KubeletError> {
         let ctx = self.kubelet.ctx.clone();
-        let known: HashSet<String> = ctx.pods.list().iter().map(|p| meta::uid(p).to_string()).collect();
+        let known: HashSet<String> = ctx.all_pods().iter().map(|p| meta::uid(p).to_string()).collect();
         ctx.managers.keep(&known);
         pool::level(&ctx).await;
         let mut orphans: HashMap<String, Value> = HashMap::new();

@@ -28,6 +28,8 @@ mod resource;
 mod rotate;
 mod sandbox;
 mod server;
+mod shutdown;
+mod static_pods;
 mod stats;
 mod status;
 mod volumes;

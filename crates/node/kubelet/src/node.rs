@@ -95,7 +95,8 @@ impl Keeper {
     }
 
     async fn status(&self, old: &Value) -> Value {
-        let runtime = self.ctx.runtime.status().await.map_err(|error| error.to_string());
+        let runtime = self.ctx.runtime.status().await.map_err(|error| format!("container runtime is down: {error}"));
+        let runtime = if *self.ctx.shutting_down.borrow() { Err("node is shutting down".into()) } else { runtime };
         let version = self.ctx.runtime.version().await.unwrap_or_default();
         let images = self.ctx.images.list().await;
         let pressures = self.ctx.pressures.borrow().clone();
@@ -107,6 +108,7 @@ impl Keeper {
         let mut written: Option<(Value, Instant)> = None;
         let mut changes = self.node.subscribe();
         let mut pressures = self.ctx.pressures.subscribe();
+        let mut going_down = self.ctx.shutting_down.subscribe();
         let mut was_ready = false;
         loop {
             let current = self.node.get(self.name());
@@ -141,6 +143,7 @@ impl Keeper {
                     }
                 }
                 Ok(()) = pressures.changed() => {}
+                Ok(()) = going_down.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -79,13 +79,13 @@ impl Kubelet {
     }
 
     fn pod_list(&self) -> Value {
-        let items: Vec<Value> = self.ctx.pods.list().iter().map(|p| (**p).clone()).collect();
+        let items: Vec<Value> = self.ctx.all_pods().iter().map(|p| (**p).clone()).collect();
         object!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })
     }
 
     /// The pod with this key, where its container (if one is named) is one of its own.
     fn pod_with(&self, key: &str, container: Option<&str>) -> Result<std::sync::Arc<Value>, Box<Response<Body>>> {
-        let pod = self.ctx.pods.get(key).ok_or_else(|| refuse(StatusCode::NOT_FOUND, &format!("pod {key:?} not found")))?;
+        let pod = self.ctx.pod(key).ok_or_else(|| refuse(StatusCode::NOT_FOUND, &format!("pod {key:?} not found")))?;
         match container.filter(|name| pod::find_container(&pod, name).is_none()) {
             Some(name) => Err(refuse(StatusCode::NOT_FOUND, &format!("container {name:?} not found in pod {key:?}"))),
             None => Ok(pod),

@@ -99,7 +99,7 @@ impl Collector {
         let images = ctx.images.list().await;
         let containers = ctx.runtime.list_containers(&ContainerFilter::default()).await.map_err(|e| e.to_string())?;
         let mut used: HashSet<String> = containers.into_iter().flat_map(|c| [c.image_id, c.image_ref, c.image.image]).collect();
-        for pod in ctx.pods.list() {
+        for pod in ctx.all_pods() {
             let mounted = volumes::used(&pod).into_iter().filter_map(|v| v.get("image"));
             used.extend(mounted.map(|source| source.str_at(&["reference"]).to_string()));
         }
@@ -205,7 +205,7 @@ pub(crate) async fn keep(kubelet: Kubelet, stop: CancellationToken) {
 
 /// Removes containers that have ended and belong to no pod that the API server has, where their workers could not.
 async fn remove_orphans(ctx: &Context) {
-    let known: HashSet<String> = ctx.pods.list().iter().map(|p| meta::uid(p).to_string()).collect();
+    let known: HashSet<String> = ctx.all_pods().iter().map(|p| meta::uid(p).to_string()).collect();
     let ended = ContainerFilter { state: Some(ContainerState::Exited), ..ContainerFilter::default() };
     for container in ctx.runtime.list_containers(&ended).await.unwrap_or_default() {
         let of_nobody = container.labels.get(LABEL_POD_UID).is_some_and(|uid| !known.contains(uid));

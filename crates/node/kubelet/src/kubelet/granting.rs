@@ -64,7 +64,7 @@ impl Pods<'_> {
         if waiting.is_empty() {
             return;
         }
-        let asking = ctx.pods.list().into_iter().filter(|p| waiting.iter().any(|uid| uid == meta::uid(p)));
+        let asking = ctx.all_pods().into_iter().filter(|p| waiting.iter().any(|uid| uid == meta::uid(p)));
         let mut pending: Vec<_> = asking.map(|p| (ctx.allocations.granted(&p), p)).map(|(has, asks)| (asks, has)).collect();
         resize::in_turn(&mut pending);
         for (pod, has) in pending {

@@ -20,6 +20,7 @@ pub(super) struct Facts<'a> {
     pub(super) ctx: &'a Context,
     /// The last status.
     pub(super) old: &'a Value,
+    /// What the runtime says of itself, or why nothing can run.
     pub(super) runtime: Result<RuntimeStatus, String>,
     pub(super) version: VersionResponse,
     pub(super) images: Vec<Image>,
@@ -133,7 +134,7 @@ fn pressure(ty: &'static str, is_true: bool, no: (&'static str, &'static str), y
 
 fn ready(runtime: &Result<RuntimeStatus, String>) -> Condition {
     let lacking = match runtime {
-        Err(error) => Some(format!("container runtime is down: {error}")),
+        Err(error) => Some(error.clone()),
         Ok(status) => {
             let unmet: Vec<String> = status
                 .conditions

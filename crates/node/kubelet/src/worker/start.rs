@@ -185,7 +185,10 @@ async fn environment_of(starting: &Starting<'_>, spec: &Value) -> Result<Vec<(St
     let Starting { ctx, pod, .. } = starting;
     let sources = ctx.objects.fetch(meta::namespace(pod), environment::references(spec)).await.map_err(|status| status.to_string())?;
     // Without the Services a container might miss the API server for its whole life.
-    ctx.services.synced().await;
+    // Static pods do not wait for the API server.
+    if !pod::is_static(pod) {
+        ctx.services.synced().await;
+    }
     let services = environment::service_variables(&ctx.services.list(), pod);
     let fields = ctx.fields(pod_ips(starting));
     environment::variables(pod, spec, &sources, &services, &fields).map_err(|error| error.to_string())
