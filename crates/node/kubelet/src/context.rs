@@ -13,6 +13,7 @@ use crate::allocation::Allocations;
 use crate::cgroup::Cgroups;
 use crate::clock::Clock;
 use crate::config::{KubeletConfig, SwapBehavior};
+use crate::devices::DeviceManager;
 use crate::eviction::NodeCondition;
 use crate::images::Images;
 use crate::images::gc::Collector;
@@ -46,6 +47,7 @@ pub(crate) struct Context {
     pub(crate) rates: Rates,
     pub(crate) metrics: Metrics,
     pub(crate) managers: ResourceManagers,
+    pub(crate) devices: Arc<DeviceManager>,
     pub(crate) collector: Collector,
     /// The machine is about to go down.
     pub(crate) shutting_down: watch::Sender<bool>,

@@ -22,6 +22,7 @@ use crate::cgroup::Cgroups;
 use crate::clock::Clock;
 use crate::config::KubeletConfig;
 use crate::context::Context;
+use crate::devices::{self, DeviceManager};
 use crate::images::Images;
 use crate::node;
 use crate::objects::Objects;
@@ -85,6 +86,7 @@ impl Kubelet {
         let managers = ResourceManagers::open(&config, &node, Path::new("/sys"))?;
         let ctx = Context {
             managers,
+            devices: Arc::new(DeviceManager::open(&config.root_dir)),
             images: Images::new(images, clock.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             tokens: Tokens::new(client.clone()),
@@ -120,6 +122,7 @@ impl Kubelet {
             self.tasks.spawn(crate::local_path::keep(self.ctx.clone(), self.client.clone(), self.tasks.clone(), self.stop.clone()));
         }
         self.tasks.spawn(crate::rotate::keep(self.ctx.clone(), self.stop.clone()));
+        self.serve_plugins();
         if let Some(dir) = self.ctx.config.static_pod_path.clone() {
             let known = static_pods::begin(&self.ctx, &dir);
             self.tasks.spawn(static_pods::keep(self.ctx.clone(), dir, known, self.stop.clone()));
@@ -142,6 +145,16 @@ impl Kubelet {
         self.tasks.close();
         self.tasks.wait().await;
         outcome
+    }
+
+    /// The sockets below the kubelet's directory.
+    fn serve_plugins(&self) {
+        let (root, stop) = (&self.ctx.config.root_dir, self.stop.clone());
+        let registry = devices::registration::Registry { devices: self.ctx.devices.clone(), tasks: self.tasks.clone(), stop: stop.clone() };
+        let registry = Arc::new(registry);
+        self.tasks.spawn(devices::registration::serve(registry.clone()));
+        self.tasks.spawn(devices::registration::follow(registry, root.join("plugins_registry")));
+        self.tasks.spawn(devices::pod_resources::serve(self.clone(), root.join("pod-resources/kubelet.sock"), stop));
     }
 
     /// Ends when the kubelet stops.
@@ -334,7 +347,11 @@ impl Pods<'_> {
         crate::eviction::admit(pod, &ctx.pressures.borrow())?;
         let node = self.kubelet.node.get(&ctx.config.node_name);
         admit(pod, node.as_deref().unwrap_or(&Value::Null), &ctx.node.allocatable, &self.others(pod))?;
-        ctx.managers.allocate(pod, &|_| Vec::new())
+        let nodes = ctx.managers.hardware().node_ids();
+        let affinities = ctx.managers.allocate(pod, &|container| devices::hints_of(&ctx.devices, pod, &nodes, container))?;
+        ctx.devices.reserve(pod, &affinities).inspect_err(|_| {
+            ctx.managers.release(meta::uid(pod));
+        })
     }
 
     fn start(&mut self, pod: Arc<Value>) {
@@ -376,6 +393,7 @@ impl Pods<'_> {
         let ctx = self.kubelet.ctx.clone();
         let known: HashSet<String> = ctx.all_pods().iter().map(|p| meta::uid(p).to_string()).collect();
         ctx.managers.keep(&known);
+        ctx.devices.keep(&known);
         pool::level(&ctx).await;
         let mut orphans: HashMap<String, Value> = HashMap::new();
         for sandbox in ctx.runtime.list_pod_sandbox(&PodSandboxFilter::default()).await? {

@@ -11,6 +11,7 @@ mod config;
 mod configuration;
 mod container;
 mod context;
+mod devices;
 mod eviction;
 mod hook;
 mod images;

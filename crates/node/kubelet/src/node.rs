@@ -108,6 +108,7 @@ impl Keeper {
         let mut written: Option<(Value, Instant)> = None;
         let mut changes = self.node.subscribe();
         let mut pressures = self.ctx.pressures.subscribe();
+        let mut devices = self.ctx.devices.subscribe();
         let mut going_down = self.ctx.shutting_down.subscribe();
         let mut was_ready = false;
         loop {
@@ -144,6 +145,7 @@ impl Keeper {
                 }
                 Ok(()) = pressures.changed() => {}
                 Ok(()) = going_down.changed() => {}
+                Ok(()) = devices.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -42,6 +42,9 @@ pub(crate) struct Assignment {
     pub(crate) memory: Vec<Block>,
 }
 
+/// Where the containers of a pod should be, by their names.
+pub(crate) type Affinities = BTreeMap<String, Hint>;
+
 type Assignments = BTreeMap<String, BTreeMap<String, Assignment>>;
 
 pub(crate) struct ResourceManagers {
@@ -93,22 +96,22 @@ impl ResourceManagers {
 
     /// Grants a pod what its containers have a right to, or says why it cannot be taken in. What was granted before stays.
     /// `others` are hints of further resources by container, for the policy to weigh.
-    pub(crate) fn allocate(&self, pod: &Value, others: &dyn Fn(&str) -> Vec<Hints>) -> Result<(), crate::admit::Rejection> {
+    pub(crate) fn allocate(&self, pod: &Value, others: &dyn Fn(&str) -> Vec<Hints>) -> Result<Affinities, crate::admit::Rejection> {
         let uid = meta::uid(pod);
         let mut state = self.state.lock();
         if state.contains_key(uid) || (self.is_idle() && self.config.topology_policy == Policy::None) {
-            return Ok(());
+            return Ok(Affinities::new());
         }
-        let granted = self.grant(pod, &state, others)?;
+        let (granted, affinities) = self.grant(pod, &state, others)?;
         if granted.is_empty() {
-            return Ok(());
+            return Ok(affinities);
         }
         state.insert(uid.to_string(), granted);
         if let Err(error) = self.write(&state) {
             state.remove(uid);
             return Err(unexpected(&error.to_string()));
         }
-        Ok(())
+        Ok(affinities)
     }
 
     fn grant(
@@ -116,8 +119,9 @@ impl ResourceManagers {
         pod: &Value,
         state: &Assignments,
         others: &dyn Fn(&str) -> Vec<Hints>,
-    ) -> Result<BTreeMap<String, Assignment>, crate::admit::Rejection> {
+    ) -> Result<(BTreeMap<String, Assignment>, Affinities), crate::admit::Rejection> {
         let mut out: BTreeMap<String, Assignment> = BTreeMap::new();
+        let mut affinities = Affinities::new();
         // What init containers had, those that come after them have again.
         let (mut reusable, mut reusable_memory) = (CpuSet::default(), Vec::new());
         let of_pod = match self.config.topology_scope {
@@ -134,6 +138,7 @@ impl ResourceManagers {
             };
             let cpus = self.take_cpus(&wish, &affinity, state, &out, &reusable)?;
             let memory = self.take_memory(&wish, &affinity, state, &out, &reusable_memory)?;
+            affinities.insert(wish.name.to_string(), affinity);
             if cpus.is_empty() && memory.is_empty() {
                 continue;
             }
@@ -145,7 +150,7 @@ impl ResourceManagers {
             }
             out.insert(wish.name.to_string(), Assignment { cpus, memory });
         }
-        Ok(out)
+        Ok((out, affinities))
     }
 
     fn wish<'a>(&self, pod: &Value, container: &'a Value) -> Wish<'a> {
@@ -312,6 +317,15 @@ impl ResourceManagers {
         for uid in gone {
             self.release(&uid);
         }
+    }
+
+    pub(crate) fn hardware(&self) -> &Hardware {
+        &self.hardware
+    }
+
+    /// Processors that pods may get for themselves.
+    pub(crate) fn allocatable_cpus(&self) -> CpuSet {
+        self.hardware.all().difference(&self.reserved)
     }
 
     /// Replaces the file as a whole: whoever is killed meanwhile finds the old one or the new one.

@@ -56,8 +56,13 @@ pub(super) fn status(facts: &Facts) -> Value {
     let mut info = machine::info();
     info.set(&["kubeletVersion"], config.version.as_str());
     info.set(&["containerRuntimeVersion"], format!("{}://{}", facts.version.runtime_name, facts.version.runtime_version));
+    let (mut capacity, mut allocatable) = (quantities(&facts.ctx.node.capacity), quantities(&facts.ctx.node.allocatable));
+    for (resource, (all, healthy)) in facts.ctx.devices.amounts() {
+        capacity.insert(resource.as_str(), all.to_string());
+        allocatable.insert(resource.as_str(), healthy.to_string());
+    }
     let mut out = object!({
-        "addresses": addresses, "capacity": (quantities(&facts.ctx.node.capacity)), "allocatable": (quantities(&facts.ctx.node.allocatable)),
+        "addresses": addresses, "capacity": capacity, "allocatable": allocatable,
         "conditions": (conditions(facts)), "nodeInfo": info, "images": (images(&facts.images, usize::try_from(config.status_max_images).unwrap_or(usize::MAX)))
     });
     if config.port > 0 {

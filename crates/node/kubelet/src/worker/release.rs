@@ -130,6 +130,7 @@ pub(super) fn everything(ctx: Arc<Context>, pod: Arc<Value>) -> Work {
         ctx.objects.release(&uid);
         ctx.tokens.forget(&uid);
         ctx.images.forget(&uid);
+        ctx.devices.release(&uid);
         if ctx.managers.release(&uid) {
             crate::resource::pool::level(&ctx).await;
         }

@@ -112,7 +112,12 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
         target_id: target,
         seccomp_default: ctx.config.seccomp_default,
     };
-    let config = container::config(making).map_err(|why| {
+    let mut config = container::config(making).map_err(|why| {
+        teller.event(true, "Failed", format!("Error: {why}"));
+        failure("CreateContainerConfigError", why)
+    })?;
+    let prepared = unless_ended(starting.end, ctx.devices.prepare(meta::uid(pod), name, &mut config)).await.ok_or_else(ended)?;
+    prepared.map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));
         failure("CreateContainerConfigError", why)
     })?;
