@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use crate::clock;
 use crate::observed::Observed;
+use crate::pod::resources::pod_total;
 use crate::pod::{self, Role};
 use crate::worker::Failure;
 use crate::worker::actions::{Verdicts, sandbox_changed};
@@ -78,12 +79,35 @@ pub(crate) fn generate(inputs: &Inputs) -> Value {
     if generation > 0 {
         status.insert("observedGeneration", generation);
     }
-    for kept in ["nominatedNodeName", "resourceClaimStatuses", "resize", "allocatedResources", "resources", "extendedResourceClaimStatus"] {
+    for kept in ["nominatedNodeName", "resourceClaimStatuses", "resize", "extendedResourceClaimStatus"] {
         if let Some(value) = old.get(kept) {
             status.insert(kept, value.clone());
         }
     }
+    resources(inputs, old, &mut status);
     Value::Map(status)
+}
+
+/// What the pod as a whole is allocated, and has: the same, unless a resize is under way. See convertToAPIPodLevelResourcesStatus.
+fn resources(inputs: &Inputs, old: &Value, status: &mut Map) {
+    let total = |kind: &str| -> Map { pod_total(inputs.pod, kind).iter().map(|(k, v)| (k.as_str(), v.to_string())).collect() };
+    let (requests, limits) = (total("requests"), total("limits"));
+    let resizing = inputs.resize.iter().any(|c| c.str_at(&["type"]) == crate::resize::IN_PROGRESS);
+    match old.get("resources").filter(|_| resizing) {
+        Some(before) => status.insert("resources", before.clone()),
+        None => {
+            let mut has = inputs.pod.at(&["spec", "resources"]).and_then(Value::as_map).cloned().unwrap_or_default();
+            for (kind, amounts) in [("requests", &requests), ("limits", &limits)] {
+                if !amounts.is_empty() {
+                    has.insert(kind, amounts.clone());
+                }
+            }
+            status.insert("resources", has);
+        }
+    }
+    if !requests.is_empty() {
+        status.insert("allocatedResources", requests);
+    }
 }
 
 fn addresses(inputs: &Inputs, old: &Value, status: &mut Map) {

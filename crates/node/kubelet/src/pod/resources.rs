@@ -136,9 +136,12 @@ pub(crate) fn oom_score_adj(pod: &Value, container: &Value, node_memory: i64) ->
 pub(crate) fn container_resources(pod: &Value, container: &Value, node_memory: i64) -> LinuxContainerResources {
     let none = Value::Null;
     let resources = container.get("resources").unwrap_or(&none);
-    let milli = |kind| quantity(resources, kind, "cpu").map(|q| q.milli_value());
-    let (request, limit) = (milli("requests"), milli("limits"));
-    let memory = quantity(resources, "limits", "memory").map_or(0, |q| q.value());
+    // Where a container has no limit of its own, that of the pod is its; see getCPULimit and getMemoryLimit.
+    let level = pod.at(&["spec", "resources"]).unwrap_or(&none);
+    let limit = |name| quantity(resources, "limits", name).filter(|q| !q.is_zero()).or_else(|| quantity(level, "limits", name));
+    let request = quantity(resources, "requests", "cpu").map(|q| q.milli_value());
+    let memory = limit("memory").map_or(0, |q| q.value());
+    let limit = limit("cpu").map(|q| q.milli_value());
     LinuxContainerResources {
         // A limit without a request counts as the request, an empty one as the least.
         cpu_shares: shares(request.or(limit).unwrap_or(0)),
