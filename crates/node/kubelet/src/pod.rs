@@ -105,6 +105,18 @@ pub(crate) fn container_restart_policy<'a>(pod: &'a Value, container: &'a Value)
 
 /// Whether a container is run again after this exit; see podutil.ContainerShouldRestart.
 pub(crate) fn restarts_after_exit(pod: &Value, container: &Value, exit_code: i64) -> bool {
+    if let Some(action) = restart_action(container, exit_code) {
+        return matches!(action, "Restart" | "RestartAllContainers");
+    }
+    match container_restart_policy(pod, container) {
+        "Never" => false,
+        "OnFailure" => exit_code != 0,
+        _ => true,
+    }
+}
+
+/// What the first of a container's rules that is about this exit asks for; see podutil.FindMatchingContainerRestartRule.
+pub(crate) fn restart_action(container: &Value, exit_code: i64) -> Option<&str> {
     let rule = |rule: &&Value| {
         let codes = rule.list_at(&["exitCodes", "values"]);
         let listed = codes.iter().any(|c| c.as_int() == Some(exit_code));
@@ -114,14 +126,7 @@ pub(crate) fn restarts_after_exit(pod: &Value, container: &Value, exit_code: i64
             _ => false,
         }
     };
-    if let Some(rule) = container.list_at(&["restartPolicyRules"]).iter().find(rule) {
-        return rule.str_at(&["action"]) == "Restart";
-    }
-    match container_restart_policy(pod, container) {
-        "Never" => false,
-        "OnFailure" => exit_code != 0,
-        _ => true,
-    }
+    container.list_at(&["restartPolicyRules"]).iter().find(rule).map(|r| r.str_at(&["action"]))
 }
 
 /// Whether the pod has ended for good as the API server knows it.

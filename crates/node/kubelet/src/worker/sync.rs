@@ -130,7 +130,13 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
     if actions.kill_pod {
         unless_ended(&end, stop::leftovers(&ctx, &pod, &observed)).await.unwrap_or(Ok(()))?;
     }
-    if end.is_cancelled() {
+    for id in &actions.reset {
+        if end.is_cancelled() {
+            return Ok(());
+        }
+        reset(&ctx, &pod, &observed, id).await?;
+    }
+    if !actions.reset.is_empty() || end.is_cancelled() {
         return Ok(());
     }
     if volumes {
@@ -180,6 +186,23 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
         }
     }
     Ok(())
+}
+
+/// Ends a container without grace and removes it; its log stays.
+async fn reset(ctx: &Context, pod: &Value, observed: &Observed, id: &str) -> Result<(), Duration> {
+    let Some(container) = observed.containers.iter().find(|c| c.id == id) else { return Ok(()) };
+    if container.state == ContainerState::Running {
+        let name = &container.metadata.name;
+        ctx.container_event(pod, name, false, "Killing", format!("Stopping container {name}"));
+        ctx.runtime.stop_container(id, Duration::ZERO).await.map_err(|error| {
+            ctx.event(pod, true, "FailedKillPod", format!("error killing container {name}: {error}"));
+            RETRY
+        })?;
+    }
+    ctx.runtime.remove_container(id).await.map_err(|error| {
+        tracing::warn!(container = id, %error, "a container could not be removed before its pod begins anew");
+        RETRY
+    })
 }
 
 async fn create_sandbox(
