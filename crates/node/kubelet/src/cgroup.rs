@@ -37,6 +37,14 @@ impl Cgroups {
         self.unified
     }
 
+    /// Whether the machine has the controller of huge pages.
+    pub(crate) fn limits_huge_pages(&self) -> bool {
+        match self.unified {
+            true => fs::read_to_string(self.mount.join("cgroup.controllers")).is_ok_and(|c| c.split_whitespace().any(|c| c == "hugetlb")),
+            false => self.mount.join("hugetlb").exists(),
+        }
+    }
+
     /// Each directory below which cgroups lie: one, or one for each version 1 controller.
     fn roots(&self) -> Vec<PathBuf> {
         if self.unified {

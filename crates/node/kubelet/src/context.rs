@@ -1,6 +1,7 @@
 //! What all pod workers of a kubelet share.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use fram_client::{EventRecorder, Informer};
@@ -18,6 +19,7 @@ use crate::eviction::NodeCondition;
 use crate::images::Images;
 use crate::images::gc::Collector;
 use crate::metrics::Metrics;
+use crate::node::machine;
 use crate::objects::Objects;
 use crate::pod::environment::Fields;
 use crate::pod::{self, resources};
@@ -101,6 +103,10 @@ impl Context {
         let mut limits = resources::container_resources(pod, container, self.node.memory_bytes);
         if !self.config.cpu_cfs_quota && limits.cpu_quota > 0 {
             limits.cpu_quota = -1;
+        }
+        if self.cgroups.limits_huge_pages() {
+            let sizes = machine::huge_pages(Path::new("/sys/kernel/mm/hugepages")).into_iter().map(|(size, _)| size);
+            limits.hugepage_limits = resources::huge_page_limits(pod, container, sizes);
         }
         resource::lay_over(&self.managers, meta::uid(pod), pod::container_name(container), &mut limits);
         let limited = self.config.swap_behavior == SwapBehavior::LimitedSwap;

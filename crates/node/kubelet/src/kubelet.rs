@@ -24,7 +24,7 @@ use crate::config::KubeletConfig;
 use crate::context::Context;
 use crate::devices::{self, DeviceManager};
 use crate::images::Images;
-use crate::node;
+use crate::node::{self, machine};
 use crate::objects::Objects;
 use crate::observed::{ANNOTATION_POD_GRACE, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID};
 use crate::pod;
@@ -342,7 +342,7 @@ impl Pods<'_> {
             return Ok(());
         }
         let ctx = &self.kubelet.ctx;
-        forbid(pod, &ctx.config.allowed_unsafe_sysctls)?;
+        forbid(pod, &ctx.config.allowed_unsafe_sysctls, machine::has_apparmor())?;
         crate::shutdown::admit(*ctx.shutting_down.borrow())?;
         crate::eviction::admit(pod, &ctx.pressures.borrow())?;
         let node = self.kubelet.node.get(&ctx.config.node_name);

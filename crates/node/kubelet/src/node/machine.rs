@@ -153,6 +153,10 @@ pub(crate) fn for_pods(config: &KubeletConfig, capacity: &BTreeMap<String, Quant
     capacity.get(name).map_or(0, unit).saturating_sub(reserved).max(0)
 }
 
+pub(crate) fn has_apparmor() -> bool {
+    read("/sys/module/apparmor/parameters/enabled") == "Y"
+}
+
 pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

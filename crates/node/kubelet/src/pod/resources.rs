@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use fram_cri::LinuxContainerResources;
+use fram_cri::{HugepageLimit, LinuxContainerResources};
 use fram_machinery::Value;
 use fram_machinery::quantity::Quantity;
 
@@ -155,6 +155,25 @@ pub(crate) fn container_resources(pod: &Value, container: &Value, node_memory: i
     }
 }
 
+/// Limits of huge pages, by the names of their cgroup files; see GetHugepageLimitsFromResources.
+pub(crate) fn huge_page_limits(pod: &Value, container: &Value, sizes: impl Iterator<Item = i64>) -> Vec<HugepageLimit> {
+    let none = Value::Null;
+    let own = container.get("resources").unwrap_or(&none);
+    let level = pod.at(&["spec", "resources"]).unwrap_or(&none);
+    let limit = |size: i64| {
+        let name = crate::node::machine::huge_page_resource(size);
+        let amount = quantity(own, "limits", &name).or_else(|| quantity(level, "limits", &name)).map_or(0, |q| q.value());
+        let page_size = match size {
+            size if size % (1 << 30) == 0 => format!("{}GB", size >> 30),
+            size if size % (1 << 20) == 0 => format!("{}MB", size >> 20),
+            size => format!("{}KB", size >> 10),
+        };
+        // Whoever asks for none gets none.
+        HugepageLimit { page_size, limit: u64::try_from(amount).unwrap_or(0) }
+    };
+    sizes.map(limit).collect()
+}
+
 /// How much swap containers get.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SwapLimits {
@@ -268,6 +287,14 @@ mod tests {
         assert_eq!((one.memory_limit_in_bytes, one.cpu_quota, one.cpu_shares), (0, 0, 1024));
         let all = pod_resources(&pod(object!([(limits("1", "1Gi"))]), object!([])));
         assert_eq!((all.memory_limit_in_bytes, all.cpu_quota), (1 << 30, 100_000));
+    }
+
+    #[test]
+    fn huge_pages_are_limited_to_what_is_asked_for() {
+        let container = object!({ "resources": { "limits": { "hugepages-2Mi": "4Mi" } } });
+        let limits = huge_page_limits(&object!({}), &container, [2 << 20, 1 << 30].into_iter());
+        let shown: Vec<(&str, u64)> = limits.iter().map(|l| (l.page_size.as_str(), l.limit)).collect();
+        assert_eq!(shown, [("2MB", 4 << 20), ("1GB", 0)]);
     }
 
     #[test]
