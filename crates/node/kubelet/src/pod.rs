@@ -6,7 +6,7 @@ pub(crate) mod resources;
 use fram_machinery::{Value, meta};
 
 /// Who a pod is. The uid tells a pod from another of the same name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PodId {
     pub namespace: String,
     pub name: String,

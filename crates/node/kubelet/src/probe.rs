@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::context::Context;
+use crate::metrics::Probed;
 use crate::observed::Observed;
-use crate::pod;
+use crate::pod::{self, PodId};
 use crate::worker::actions::{Verdict, Verdicts};
 use crate::worker::{Letter, Mailbox};
 use attempt::attempt;
@@ -212,6 +213,8 @@ impl Probe {
             next += period;
             let timeout = self.seconds("timeoutSeconds", 1).max(Duration::from_secs(1));
             let (success, said) = attempt(&self.ctx, &probe, &self.spec, &self.id, self.pod_ip.as_deref(), timeout).await;
+            let container = pod::container_name(&self.spec).to_string();
+            self.ctx.metrics.count_probe(Probed { pod: PodId::of(&self.pod), container, kind: self.kind.word(), success });
             if !success {
                 let name = pod::container_name(&self.spec);
                 self.ctx.container_event(&self.pod, name, true, "Unhealthy", format!("{} probe failed: {said}", self.kind.word()));

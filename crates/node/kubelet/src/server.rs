@@ -45,7 +45,7 @@ impl Kubelet {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let outcome: Answer = match (request.method(), steps.as_slice()) {
             (&Method::GET, ["healthz" | "livez" | "readyz"]) => Ok(text("ok")),
-            (&Method::GET, ["stats", "summary"]) => match stats::summary(&self.ctx).await {
+            (&Method::GET, ["stats", "summary"]) => match stats::full_summary(&self.ctx).await {
                 Ok(summary) => Ok(json(&summary)),
                 Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
             },
@@ -53,6 +53,11 @@ impl Kubelet {
                 Ok(metrics) => Ok(text(&metrics)),
                 Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
             },
+            (&Method::GET, ["metrics", "cadvisor"]) => match stats::cadvisor_metrics(&self.ctx).await {
+                Ok(metrics) => Ok(text(&metrics)),
+                Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
+            },
+            (&Method::GET, ["metrics", "probes"]) => Ok(text(&self.ctx.metrics.probes())),
             (&Method::GET, ["metrics"]) => Ok(text(&self.ctx.metrics.exposition())),
             (&Method::GET, ["configz"]) => Ok(json(&configz(&self.ctx.config))),
             (&Method::GET, ["pods"]) => Ok(json(&self.pod_list())),

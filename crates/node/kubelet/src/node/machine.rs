@@ -55,6 +55,11 @@ pub(crate) fn memory() -> Option<(i64, i64)> {
     Some((meminfo("MemTotal")?, meminfo("MemAvailable")?))
 }
 
+/// Bytes of swap: all, and free; None where there is none.
+pub(crate) fn swap_in_use() -> Option<(i64, i64)> {
+    Some((meminfo("SwapTotal").filter(|n| *n > 0)?, meminfo("SwapFree")?))
+}
+
 /// Process ids: all, and those that are free. Threads have one too.
 pub(crate) fn process_ids() -> Option<(i64, i64)> {
     let number = |path: &str| read(path).parse::<i64>().ok();

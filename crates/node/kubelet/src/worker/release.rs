@@ -131,6 +131,7 @@ pub(super) fn everything(ctx: Arc<Context>, pod: Arc<Value>) -> Work {
         ctx.tokens.forget(&uid);
         ctx.images.forget(&uid);
         ctx.devices.release(&uid);
+        ctx.metrics.forget(&uid);
         if ctx.managers.release(&uid) {
             crate::resource::pool::level(&ctx).await;
         }
