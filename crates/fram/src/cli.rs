@@ -77,6 +77,12 @@ pub(crate) struct Machine {
     /// A directory of drop-ins for it: what its .conf files say replaces what the file says, in the order of their names.
     #[arg(long, value_name = "DIR")]
     pub(crate) config_dir: Option<PathBuf>,
+    /// Which programs are asked for credentials of registries: a CredentialProviderConfig (kubelet.config.k8s.io/v1).
+    #[arg(long, value_name = "FILE", requires = "image_credential_provider_bin_dir")]
+    pub(crate) image_credential_provider_config: Option<PathBuf>,
+    /// Where these programs are.
+    #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
+    pub(crate) image_credential_provider_bin_dir: Option<PathBuf>,
 }
 
 #[derive(clap::Args, Debug, Clone)]

@@ -15,7 +15,7 @@ use fram_cri::{PodSandboxFilter, RuntimeService};
 use fram_datapath::address::Cidr;
 use fram_dns::{DnsConfig, DnsServer, Zone, ZoneConfig};
 use fram_image::{ImageStore, ImageStoreConfig};
-use fram_kubelet::{Configuration, Kubelet, KubeletConfig, SystemClock};
+use fram_kubelet::{Configuration, CredentialProviders, Kubelet, KubeletConfig, SystemClock};
 use fram_network::{NetworkConfig, PodNetwork};
 use fram_proxy::{Proxy, ProxyConfig};
 use fram_runtime::{Runtime, RuntimeConfig};
@@ -42,6 +42,7 @@ pub(crate) struct NodeConfig {
     pub(crate) local_ips: Vec<Ipv4Addr>,
     /// Parent of everything that Fram makes in cgroups.
     pub(crate) cgroup_root: String,
+    pub(crate) credential_providers: Arc<CredentialProviders>,
     /// What files say about the kubelet.
     pub(crate) kubelet: Configuration,
 }
@@ -158,6 +159,7 @@ fn kubelet_config(node: &NodeConfig) -> anyhow::Result<KubeletConfig> {
         cgroup_root: node.cgroup_root.clone(),
         volumes_dir: Some(node.data.join("volumes")),
         static_pod_path: Some(node.data.join("manifests")),
+        credential_providers: node.credential_providers.clone(),
         ..KubeletConfig::new(node.name.clone(), vec![node.ip], node.data.join("kubelet"), node.data.join("pods"))
     };
     node.kubelet.apply(&mut config)?;

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fram_machinery::Value;
 
 use crate::eviction::thresholds::EvictionSettings;
 use crate::images::gc::ImageGcPolicy;
+use crate::images::provider::CredentialProviders;
 use crate::resource::cpuset::CpuSet;
 use crate::resource::topology::{Policy, Scope};
 
@@ -63,6 +65,8 @@ pub struct KubeletConfig {
     /// Limits of local ephemeral storage are enforced.
     pub local_storage_capacity_isolation: bool,
     pub managers: Managers,
+    /// Programs that know credentials of registries.
+    pub credential_providers: Arc<CredentialProviders>,
     /// Pods from files in this directory run without the API server's word.
     pub static_pod_path: Option<PathBuf>,
     pub provider_id: Option<String>,
@@ -174,6 +178,7 @@ impl KubeletConfig {
             image_gc: ImageGcPolicy::default(),
             local_storage_capacity_isolation: true,
             managers: Managers::default(),
+            credential_providers: Arc::default(),
             static_pod_path: None,
             provider_id: None,
             register_node: true,

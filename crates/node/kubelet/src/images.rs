@@ -4,6 +4,7 @@
 pub(crate) mod gc;
 pub(crate) mod keyring;
 mod progress;
+pub(crate) mod provider;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use crate::backoff::Backoff;
 use crate::clock::Clock;
 use keyring::Keyring;
 use progress::Progress;
+use provider::CredentialProviders;
 
 /// Why there is no image: the reason and message of the waiting container, and when a further try makes sense.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -34,6 +36,7 @@ pub(crate) trait Telling: Send + Sync {
 pub(crate) struct Images {
     service: Arc<dyn ImageService>,
     clock: Arc<dyn Clock>,
+    providers: Arc<CredentialProviders>,
     state: Mutex<State>,
 }
 
@@ -45,8 +48,8 @@ struct State {
 }
 
 impl Images {
-    pub(crate) fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>) -> Self {
-        Self { service, clock, state: Mutex::default() }
+    pub(crate) fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>, providers: Arc<CredentialProviders>) -> Self {
+        Self { service, clock, providers, state: Mutex::default() }
     }
 
     /// The image of a container, pulled if its policy says so.
@@ -160,7 +163,9 @@ impl Images {
         sandbox: &PodSandboxConfig,
         progress: &Progress,
     ) -> Result<Image, ImageError> {
-        let found = keyring.lookup(&spec.image);
+        // The pod's own credentials first, then those of the node.
+        let mut found = keyring.lookup(&spec.image);
+        found.extend(self.providers.credentials(&spec.image).await);
         let tries: Vec<Option<AuthConfig>> = if found.is_empty() { vec![None] } else { found.into_iter().map(Some).collect() };
         let mut last = ImageError::Internal("no credentials to try".into());
         for auth in tries {

@@ -87,7 +87,7 @@ impl Kubelet {
         let ctx = Context {
             managers,
             devices: Arc::new(DeviceManager::open(&config.root_dir)),
-            images: Images::new(images, clock.clone()),
+            images: Images::new(images, clock.clone(), config.credential_providers.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             tokens: Tokens::new(client.clone()),
             recorder: EventRecorder::start(client.clone(), "kubelet", &config.node_name, Arc::new(move || now.now()), &tasks, stop.clone()),

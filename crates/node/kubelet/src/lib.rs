@@ -41,6 +41,7 @@ pub use config::{KubeletConfig, Managers, MemoryReservation, ShutdownGrace, Swap
 pub use configuration::{Configuration, ConfigurationError};
 pub use eviction::thresholds::{EvictionSettings, ThresholdError};
 pub use images::gc::ImageGcPolicy;
+pub use images::provider::{CredentialProviders, ProviderError};
 pub use kubelet::{Kubelet, KubeletError};
 pub use resource::ManagerError;
 pub use resource::cpuset::CpuSet;
