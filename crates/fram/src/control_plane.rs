@@ -69,7 +69,7 @@ impl ControlPlane {
         let listener = Listener::new(socket, pki.server_config(&identity)?);
         let port = listen.port();
         let admission = Chain::standard().with_webhooks(Webhooks::new(nodes.clone()));
-        let registry = Arc::new(Registry::new(api, store, &prefix, environment, admission, allocators));
+        let registry = Registry::new(api, store, &prefix, environment, admission, allocators);
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
         let server = Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy()?)?;
         let server = flags.limited(server).with_checks(checks);

@@ -1,5 +1,6 @@
 //! The in-process admission chain: each plugin may change an object before it is checked, and refuse it after.
 
+mod authorizer;
 mod certificates;
 mod escalation;
 mod limit_ranger;

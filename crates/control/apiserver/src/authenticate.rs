@@ -40,7 +40,7 @@ async fn token_user(server: &Server, token: &str) -> Result<Option<User>, Status
         return bootstrap_token::authenticate(&server.registry, &token).await;
     }
     let audiences = [server.tokens.issuer().to_string()];
-    Ok(server.tokens.verify(token, &audiences).await.map(|(user, _)| user))
+    Ok(server.tokens.verify(token, &audiences).await?.map(|(user, _)| user))
 }
 
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<String> {
@@ -132,7 +132,7 @@ pub(crate) async fn impersonate(server: &Server, headers: &HeaderMap, user: &Use
             name,
             ..Default::default()
         };
-        server.authorizer.allows(user, &attributes).await?;
+        server.authorizer.allows(user, &attributes)?;
     }
     if let Some((namespace, _)) = service_account.filter(|_| groups.is_empty()) {
         groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];

@@ -64,13 +64,13 @@ impl Authorizer {
         &self.rbac
     }
 
-    pub async fn decide(&self, user: &User, attributes: &Attributes) -> Decision {
+    pub fn decide(&self, user: &User, attributes: &Attributes) -> Decision {
         if user.is_in(MASTERS) {
             return Decision::Allow;
         }
         let mut reasons = Vec::new();
         if let Some(node) = user.node() {
-            match node::decide(&self.registry, node, attributes, &self.rbac.node_rules()).await {
+            match node::decide(&self.registry, node, attributes, &self.rbac.node_rules()) {
                 Decision::Allow => return Decision::Allow,
                 Decision::NoOpinion(why) => reasons.push(why),
             }
@@ -85,8 +85,8 @@ impl Authorizer {
     }
 
     /// Fails with the 403 that kubectl prints, and tells the auditor.
-    pub async fn check(&self, user: &User, attributes: &Attributes) -> Result<(), Status> {
-        let allowed = self.allows(user, attributes).await;
+    pub fn check(&self, user: &User, attributes: &Attributes) -> Result<(), Status> {
+        let allowed = self.allows(user, attributes);
         if let Some(trail) = audit::current() {
             let decision = if allowed.is_ok() { "allow" } else { "forbid" };
             trail.annotate("authorization.k8s.io/decision", || decision.into());
@@ -105,8 +105,8 @@ impl Authorizer {
     }
 
     /// The same, of which the auditor hears nothing: not what is asked, but something that it needs.
-    pub(crate) async fn allows(&self, user: &User, attributes: &Attributes) -> Result<(), Status> {
-        match self.decide(user, attributes).await {
+    pub(crate) fn allows(&self, user: &User, attributes: &Attributes) -> Result<(), Status> {
+        match self.decide(user, attributes) {
             Decision::Allow => Ok(()),
             Decision::NoOpinion(why) => Err(forbidden(user, attributes, &why)),
         }

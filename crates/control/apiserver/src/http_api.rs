@@ -192,7 +192,7 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
     let path = attributes.path.as_str();
     let health =
         ["/healthz", "/livez", "/readyz"].into_iter().find(|p| path == *p || path.strip_prefix(*p).is_some_and(|r| r.starts_with('/')));
-    server.authorizer.check(user, attributes).await?;
+    server.authorizer.check(user, attributes)?;
     if let Some(endpoint) = health {
         return Ok(health::answer(server, endpoint, path, &Query::parse(request.uri().query())));
     }

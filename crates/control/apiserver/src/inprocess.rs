@@ -126,7 +126,7 @@ impl InProcess {
     ) -> Result<(Watching, Place), Status> {
         let _seats = self.server.flow.enter(&self.user, attributes, flow::listed(attributes, &options)).await.1?;
         let place = self.server.place_of(resource, namespace, "", true)?;
-        self.server.authorizer.check(&self.user, attributes).await?;
+        self.server.authorizer.check(&self.user, attributes)?;
         let request = WatchRequest {
             selection: Selection::parse(place.kind(), &options.label_selector, &options.field_selector)?,
             resource_version: options.resource_version,
@@ -159,11 +159,7 @@ fn event(place: &Place, change: &Change) -> Result<WatchEvent, Status> {
         ChangeKind::Bookmark | ChangeKind::InitialEventsEnd => EventKind::Bookmark,
     };
     let object = match &change.entry {
-        Some(entry) => {
-            let mut object = change.object(&place.served, entry)?;
-            object.remove(&["metadata", "managedFields"]);
-            object
-        }
+        Some(entry) => change.unmanaged(&place.served, entry)?,
         None => bookmark(place, change),
     };
     Ok(WatchEvent { kind, object: Arc::new(object) })

@@ -11,7 +11,7 @@ mod turns;
 mod watch;
 mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use fram_api::{Api, Kind};
 use fram_machinery::{Status, Value};
@@ -42,6 +42,7 @@ pub struct Registry {
     pub(crate) admission: Chain,
     pub(crate) allocators: Allocators,
     turns: turns::Turns,
+    me: Weak<Registry>,
 }
 
 /// Who writes, and how.
@@ -85,8 +86,14 @@ impl Registry {
         environment: Environment,
         admission: Chain,
         allocators: Allocators,
-    ) -> Self {
-        Self { api: signal::Sender::new(api), store, prefix: prefix.into(), environment, admission, allocators, turns: Default::default() }
+    ) -> Arc<Self> {
+        let (api, prefix) = (signal::Sender::new(api), prefix.into());
+        Arc::new_cyclic(|me| Self { api, store, prefix, environment, admission, allocators, turns: Default::default(), me: me.clone() })
+    }
+
+    /// For what may outlive a call.
+    pub(crate) fn weak(&self) -> Weak<Self> {
+        self.me.clone()
     }
 
     pub fn environment(&self) -> &Environment {

@@ -1,11 +1,13 @@
 //! The encoding of answers, and their compression.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use fram_api::{Api, Kind};
 use fram_machinery::{Status, TypeId, Value, cbor, json, meta, object, protobuf};
+use fram_store::Entry;
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 
@@ -54,13 +56,6 @@ pub(crate) fn bytes(code: u16, content_type: &str, body: impl Into<Bytes>) -> Re
     let body = body.into();
     let size = body.len();
     whole(respond(code, content_type, Full::new(body).map_err(|e| match e {}).boxed_unsync()), size)
-}
-
-/// A response of many pieces that share memory with what they come from.
-pub(crate) fn chunks(code: u16, content_type: &str, chunks: Vec<Bytes>) -> Response<Body> {
-    let size = chunks.iter().map(Bytes::len).sum();
-    let frames = chunks.into_iter().map(|c| Ok(http_body::Frame::data(c)));
-    whole(respond(code, content_type, BodyExt::boxed_unsync(StreamBody::new(futures_util::stream::iter(frames)))), size)
 }
 
 /// A response that goes on until its stream ends.
@@ -216,9 +211,7 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
         Answer::Stored { served, entry } => {
             if accept == Accept::JSON && served.verbatim() {
                 let record = Record::parse(&entry.value).map_err(Status::internal)?;
-                let mut out = Vec::with_capacity(3);
-                record.json_chunks(entry.modified.0, &mut out);
-                return Ok(chunks(200, accept.encoding.media_type(), out));
+                return Ok(bytes(200, accept.encoding.media_type(), record.json(entry.modified.0)));
             }
             let value = registry.decode(&served, &entry)?;
             Ok(one(registry, &served, &value, 200, accept, include))
@@ -284,6 +277,32 @@ fn list_metadata(listing: &Listing) -> Value {
     metadata
 }
 
+/// Pieces of lists are at least so large, but the last one: connections send them one by one.
+const PIECE: usize = 64 * 1024;
+
+/// The JSON of a list that begins with `head`, made piece by piece as it is sent.
+fn pieces(head: Vec<u8>, items: Vec<Arc<Entry>>, own: Option<TypeMeta>) -> impl Iterator<Item = Result<Bytes, std::io::Error>> {
+    let (mut items, mut first, mut buffer) = (items.into_iter(), true, Some(head));
+    std::iter::from_fn(move || {
+        let mut out = buffer.take()?;
+        while out.len() < PIECE {
+            let Some(entry) = items.next() else {
+                out.extend_from_slice(b"]}\n");
+                return Some(Ok(out.into()));
+            };
+            if !std::mem::take(&mut first) {
+                out.push(b',');
+            }
+            match Record::parse(&entry.value) {
+                Ok(record) => record.write_json(entry.modified.0, own.as_ref(), &mut out),
+                Err(error) => return Some(Err(std::io::Error::other(error))),
+            }
+        }
+        buffer = Some(Vec::with_capacity(PIECE + PIECE / 4));
+        Some(Ok(out.into()))
+    })
+}
+
 fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, include: IncludeObject) -> Result<Response<Body>, Status> {
     let kind = &place.served.kind;
     let metadata = list_metadata(&listing);
@@ -295,22 +314,13 @@ fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, in
             kind.api_version(),
             json::to_string(&metadata)
         );
-        let mut out = Vec::with_capacity(listing.items.len() * 4 + 2);
-        out.push(Bytes::from(head));
         // Custom resources keep what they say of themselves.
         let own = kind.custom.is_none().then(|| TypeMeta::of(kind));
-        for (i, entry) in listing.items.iter().enumerate() {
-            if i > 0 {
-                out.push(Bytes::from_static(b","));
-            }
-            let record = Record::parse(&entry.value).map_err(Status::internal)?;
-            match &own {
-                Some(own) => record.element_chunks(entry.modified.0, own, &mut out),
-                None => record.json_chunks(entry.modified.0, &mut out),
-            }
-        }
-        out.push(Bytes::from_static(b"]}\n"));
-        return Ok(chunks(200, accept.encoding.media_type(), out));
+        // Nearly: a stored object is its JSON and a little more.
+        let size = listing.items.iter().map(|entry| entry.value.len()).sum();
+        let pieces = pieces(head.into_bytes(), listing.items, own).map(|piece| piece.map(http_body::Frame::data));
+        let body = BodyExt::boxed_unsync(StreamBody::new(futures_util::stream::iter(pieces)));
+        return Ok(whole(respond(200, accept.encoding.media_type(), body), size));
     }
     let items = match listing.objects {
         Some(objects) => objects,

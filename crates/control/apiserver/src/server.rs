@@ -207,7 +207,7 @@ impl Server {
     /// Checks a write by its path, before its body is read.
     pub(crate) async fn may_send(&self, user: &User, verb: &str, resource: &Resource, path: &ResourcePath) -> Result<(), Status> {
         self.place_of(resource, &path.namespace, &path.name, false)?;
-        self.authorizer.check(user, &path.attributes(verb)).await
+        self.authorizer.check(user, &path.attributes(verb))
     }
 
     /// Whether what is asked for is served: only that is counted by its name, or anybody could make names without end.
@@ -218,7 +218,7 @@ impl Server {
 
     async fn carry_out(&self, user: &User, attributes: &Attributes, call: Call, duplicates: Vec<String>) -> Result<Performed, Status> {
         let place = self.place(&call)?;
-        self.authorizer.check(user, attributes).await?;
+        self.authorizer.check(user, attributes)?;
         let kind = place.kind();
         let supported = if call.subresource.is_empty() {
             kind.has_verb(&attributes.verb)

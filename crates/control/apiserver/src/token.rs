@@ -1,13 +1,18 @@
-//! Service-account tokens: issued for a TokenRequest, bound to objects, verified on each request. See KEP-1205.
+//! Service-account tokens: issued for a TokenRequest, bound to objects, verified on each request. See KEP-1205. A signature is checked
+//! once; what can change, time and the objects that a token is bound to, is looked at every time.
+
+mod verified;
 
 use std::sync::Arc;
 
 use fram_machinery::{Status, Value, meta, object};
+use fram_store::Snapshot;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use crate::registry::{Place, Registry};
 use crate::user::User;
+use verified::{Verified, VerifiedTokens};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -39,6 +44,7 @@ pub struct Tokens {
     decoding: DecodingKey,
     /// The public key as a JWK, for other parties.
     jwk: Value,
+    verified: VerifiedTokens,
 }
 
 /// Tokens live at least ten minutes and at most this long; see MaxTokenExpiration.
@@ -61,7 +67,7 @@ impl Tokens {
         let decoding = DecodingKey::from_ec_components(&x, &y)?;
         let kid = encode(ring::digest::digest(&ring::digest::SHA256, &point).as_ref());
         let jwk = object!({ "use": "sig", "kty": "EC", "kid": kid, "crv": "P-256", "alg": "ES256", "x": x, "y": y });
-        Ok(Self { registry, issuer: issuer.into(), encoding, decoding, jwk })
+        Ok(Self { registry, issuer: issuer.into(), encoding, decoding, jwk, verified: VerifiedTokens::default() })
     }
 
     pub fn issuer(&self) -> &str {
@@ -179,24 +185,36 @@ impl Tokens {
 
     /// The user of a token that is valid for one of these audiences, and the audiences it is good for. None for tokens
     /// that are not this cluster's, have expired, or whose objects are gone.
-    pub async fn verify(&self, token: &str, audiences: &[String]) -> Option<(User, Vec<String>)> {
-        let mut validation = Validation::new(Algorithm::ES256);
-        validation.validate_aud = false;
-        validation.validate_exp = false;
-        validation.set_issuer(&[&self.issuer]);
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).ok()?.claims;
+    pub async fn verify(&self, token: &str, audiences: &[String]) -> Result<Option<(User, Vec<String>)>, Status> {
+        let Some(verified) = self.signed(token) else { return Ok(None) };
+        let claims = &verified.claims;
         let now = self.registry.environment.now().as_second();
         if now >= claims.exp || now < claims.nbf {
-            return None;
+            return Ok(None);
         }
         let good: Vec<String> = claims.aud.iter().filter(|a| audiences.contains(a)).cloned().collect();
         if good.is_empty() {
-            return None;
+            return Ok(None);
         }
-        self.still_bound(&claims.kubernetes).await.then(|| (user_of(&claims), good))
+        // As upstream, what is not seen here may have been made elsewhere a moment ago.
+        let bound =
+            self.still_bound(&verified, &self.registry.seen()?)? || self.still_bound(&verified, &self.registry.snapshot().await?)?;
+        Ok(bound.then(|| (user_of(claims), good)))
     }
 
-    async fn still_bound(&self, claim: &Value) -> bool {
+    /// A token with this cluster's signature.
+    fn signed(&self, token: &str) -> Option<Arc<Verified>> {
+        self.verified.get_or_check(token, || {
+            let mut validation = Validation::new(Algorithm::ES256);
+            validation.validate_aud = false;
+            validation.validate_exp = false;
+            validation.set_issuer(&[&self.issuer]);
+            Some(jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).ok()?.claims)
+        })
+    }
+
+    fn still_bound(&self, verified: &Verified, snapshot: &Snapshot) -> Result<bool, Status> {
+        let claim = &verified.claims.kubernetes;
         let namespace = claim.str_at(&["namespace"]);
         let mut refs = vec![("serviceaccounts", "serviceaccount")];
         refs.extend([("pods", "pod"), ("secrets", "secret")].into_iter().filter(|(_, f)| claim.get(f).is_some()));
@@ -204,15 +222,23 @@ impl Tokens {
         if claim.get("pod").is_none() && claim.get("node").is_some() {
             refs.push(("nodes", "node"));
         }
-        for (plural, field) in refs {
+        for (at, (plural, field)) in refs.into_iter().enumerate() {
+            let Some(served) = self.registry.served("", "v1", plural) else { return Ok(false) };
             let scope = if plural == "nodes" { "" } else { namespace };
-            let found = self.find(plural, scope, claim.str_at(&[field, "name"])).await.ok().flatten();
-            let same = found.as_ref().is_some_and(|o| meta::uid(o) == claim.str_at(&[field, "uid"]));
-            if !same || found.is_some_and(|o| self.deleted_for_long(&o)) {
-                return false;
+            let place = Place { served, namespace: scope.into(), name: claim.str_at(&[field, "name"]).into() };
+            let Some(entry) = snapshot.get(&self.registry.key_of(&place)) else { return Ok(false) };
+            if verified.is_bound_to(at, entry.modified) {
+                continue;
+            }
+            let object = self.registry.decode(&place.served, entry)?;
+            if meta::uid(&object) != claim.str_at(&[field, "uid"]) || self.deleted_for_long(&object) {
+                return Ok(false);
+            }
+            if !meta::is_terminating(&object) {
+                verified.bound_to(at, entry.modified);
             }
         }
-        true
+        Ok(true)
     }
 
     /// Objects that are being deleted keep their tokens for a minute, so that pods can end in peace.

@@ -132,7 +132,7 @@ async fn may_create(server: &Server, user: &User, place: &Place) -> Result<(), S
         name: place.name.clone(),
         ..Default::default()
     };
-    server.authorizer.check(user, &attributes).await
+    server.authorizer.check(user, &attributes)
 }
 
 async fn update(server: &Server, user: &User, place: &Place, object: Value, options: &WriteOptions) -> Result<Written, Status> {

@@ -63,6 +63,22 @@ pub(crate) fn read(sources: &[(&'static str, &'static str)]) -> Result<(Arc<Sche
     Ok((schema, kinds))
 }
 
+/// All names of fields, as they are and as managedFields write them.
+pub(crate) fn names(sources: &[(&'static str, &'static str)]) -> json::Names {
+    let lines = sources.iter().flat_map(|(_, text)| text.lines());
+    let fields = lines.filter_map(|line| {
+        let (number, rest) = line.strip_prefix("  ")?.split_once(' ')?;
+        number.parse::<u32>().ok()?;
+        rest.split(' ').next().map(|name| name.trim_end_matches('!'))
+    });
+    let mut all: Vec<&'static str> = fields.chain(["apiVersion", "kind"]).collect();
+    all.sort_unstable();
+    all.dedup();
+    // Made once, and needed as long as the program runs.
+    let managed: Vec<&'static str> = all.iter().map(|name| &*Box::leak(format!("f:{name}").into_boxed_str())).collect();
+    json::Names::new(all.into_iter().chain(managed))
+}
+
 fn split(name: &'static str, text: &'static str) -> Result<File> {
     let fail = |line: usize, message: &str| DescriptionError::Line { file: name.into(), line, message: message.into() };
     let mut file = File { name, package: String::new(), openapi: String::new(), group: "", version: "", types: vec![], kinds: vec![] };

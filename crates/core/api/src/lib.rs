@@ -20,7 +20,7 @@ pub use strategy::{Strategy, is_link_local, strategy};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fram_machinery::{Key, Schema, TypeId};
+use fram_machinery::{Key, Schema, TypeId, json};
 use imbl::OrdMap;
 
 /// All kinds that are served at one moment: the built-in ones, which never change, and those of custom resources. A value
@@ -78,6 +78,12 @@ const DESCRIPTIONS: &[(&str, &str)] = descriptions![
     "scheduling.v1",
     "storage.v1",
 ];
+
+/// The names of all fields of built-in kinds.
+pub fn names() -> &'static json::Names {
+    static NAMES: std::sync::OnceLock<json::Names> = std::sync::OnceLock::new();
+    NAMES.get_or_init(|| description::names(DESCRIPTIONS))
+}
 
 impl Api {
     /// Reads the descriptions of the built-in kinds.

@@ -11,6 +11,28 @@ use fram_machinery::Value;
 /// The variable below which those of the policy stand.
 pub const VARIABLES: &str = "variables";
 
+/// The variable by which expressions ask for authorization, and the one that asks about what the request is about.
+pub const AUTHORIZER: &str = "authorizer";
+pub const REQUEST_RESOURCE: &str = "authorizer.requestResource";
+
+/// The functions of these variables; see upstream's cel/library/authz.go. What they do is the API server's business.
+const AUTHORIZATION: &str = "\
+path: kubernetes.authorization.Authorizer.(string) -> kubernetes.authorization.PathCheck
+group: kubernetes.authorization.Authorizer.(string) -> kubernetes.authorization.GroupCheck
+serviceAccount: kubernetes.authorization.Authorizer.(string, string) -> kubernetes.authorization.Authorizer
+resource: kubernetes.authorization.GroupCheck.(string) -> kubernetes.authorization.ResourceCheck
+subresource: kubernetes.authorization.ResourceCheck.(string) -> kubernetes.authorization.ResourceCheck
+namespace: kubernetes.authorization.ResourceCheck.(string) -> kubernetes.authorization.ResourceCheck
+name: kubernetes.authorization.ResourceCheck.(string) -> kubernetes.authorization.ResourceCheck
+fieldSelector: kubernetes.authorization.ResourceCheck.(string) -> kubernetes.authorization.ResourceCheck
+labelSelector: kubernetes.authorization.ResourceCheck.(string) -> kubernetes.authorization.ResourceCheck
+check: kubernetes.authorization.PathCheck.(string) -> kubernetes.authorization.Decision \
+| kubernetes.authorization.ResourceCheck.(string) -> kubernetes.authorization.Decision
+allowed: kubernetes.authorization.Decision.() -> bool
+reason: kubernetes.authorization.Decision.() -> string
+errored: kubernetes.authorization.Decision.() -> bool
+error: kubernetes.authorization.Decision.() -> string";
+
 /// What an expression has to give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
@@ -34,6 +56,8 @@ pub struct Scope<'a> {
     pub variables: Option<&'a [(String, Type)]>,
     /// The expression makes an `Object` or a `JSONPatch`.
     pub patch: bool,
+    /// It may ask what the user of the request, or a service account, may do.
+    pub authorizer: bool,
     /// What the object and the params are known to be, where the types of expressions are held against them.
     pub object_type: Option<&'a Arc<Declared>>,
     pub params_type: Option<&'a Arc<Declared>>,
@@ -69,6 +93,11 @@ impl Scope<'_> {
         if self.patch {
             environment = environment.mutations();
         }
+        if self.authorizer {
+            environment = environment.typed(AUTHORIZER, Type::read("kubernetes.authorization.Authorizer"));
+            environment = environment.typed(REQUEST_RESOURCE, Type::read("kubernetes.authorization.ResourceCheck"));
+            environment = environment.functions(AUTHORIZATION);
+        }
         Program::compile(text, &environment).map_err(|e| e.to_string())
     }
 }
@@ -88,7 +117,7 @@ fn refused(found: &Type, wanted: Wanted) -> Option<&'static str> {
 
 /// Compiles a match condition of a webhook.
 pub fn compile_condition(text: &str) -> Result<Program, String> {
-    Scope::default().compile(text, Wanted::Bool)
+    Scope { authorizer: true, ..Default::default() }.compile(text, Wanted::Bool)
 }
 
 fn text() -> Declared {

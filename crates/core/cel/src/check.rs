@@ -183,6 +183,9 @@ impl Checker<'_> {
         if let Some(name) = expr.qualified().filter(|name| Type::called(name).is_some()) {
             return Type::Type(Type::called(&name).map(Into::into));
         }
+        if let Some(declared) = expr.qualified().and_then(|name| self.environment.variable(&name)) {
+            return declared.ty.clone();
+        }
         self.field(expr, operand, field, optional)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::library;
 use crate::schema::unescape;
 use crate::syntax::{Expr, Fold, FoldKind, Name, Node};
-use crate::types::type_name;
+use crate::types::{dotted_types, type_name};
 use crate::value::Value;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -173,8 +173,12 @@ impl Evaluation<'_> {
     }
 
     fn select(&mut self, whole: &Expr, operand: &Expr, field: &str, optional: bool) -> Result<Value> {
-        if let Some(ty) = whole.qualified().filter(|n| n.contains('.')).and_then(|name| type_name(&name)) {
+        if let Some(ty) = dotted_types().find(|name| whole.is_called(name)) {
             return Ok(Value::Type(ty));
+        }
+        // Variables may have dots in their names, such as `authorizer.requestResource`.
+        if let Some((_, value)) = self.variables.iter().find(|(name, _)| name.contains('.') && whole.is_called(name)) {
+            return Ok(value.clone());
         }
         if self.is_lazy(operand) {
             let value = self.lazily(field);

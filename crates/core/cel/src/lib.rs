@@ -22,7 +22,7 @@ pub use eval::{Budget, EvalError, Lazy};
 pub use library::Semver;
 pub use schema::{Declared, LARGEST_REQUEST};
 pub use types::Type;
-pub use value::Value;
+pub use value::{Opaque, Value};
 
 use syntax::Expr;
 

@@ -16,6 +16,9 @@ use crate::value::Value;
 
 /// Calls a function. Families answer None for what is not theirs.
 pub(crate) fn call(name: &str, args: &[Value], budget: &mut Budget) -> Result<Value> {
+    if let [Value::Opaque(receiver), arguments @ ..] = args {
+        return receiver.call(name, arguments, budget)?.ok_or(EvalError::NoSuchOverload);
+    }
     if let Some(value) = own(name, args, budget)? {
         return Ok(value);
     }

@@ -131,6 +131,18 @@ impl Expr {
         }
     }
 
+    /// Whether an expression is this name, with its dots.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        match &self.node {
+            Node::Ident(ident) => **ident == *name,
+            Node::Select { operand, field, optional: false } => {
+                let before = name.strip_suffix(&**field).and_then(|rest| rest.strip_suffix('.'));
+                before.is_some_and(|rest| operand.is_called(rest))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a variable occurs anywhere, as itself and not as a name that a macro binds.
     pub(crate) fn mentions(&self, variable: &str) -> bool {
         let below = |part: &Expr| part.mentions(variable);

@@ -76,6 +76,11 @@ pub(crate) fn type_name(name: &str) -> Option<&'static str> {
     NAMES.into_iter().find(|n| *n == name)
 }
 
+/// The names of types that have dots.
+pub(crate) fn dotted_types() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().filter(|name| name.contains('.'))
+}
+
 /// Longer types are cut off where they are written.
 const LONGEST: usize = 1000;
 

@@ -8,6 +8,7 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::{Value as Tree, normalize};
 use jiff::Timestamp;
 
+use crate::eval::{Budget, EvalError};
 use crate::library::Semver;
 
 #[derive(Debug, Clone)]
@@ -38,6 +39,16 @@ pub enum Value {
     Semver(Arc<Semver>),
     /// A form of texts, by its name.
     Format(&'static str),
+    /// What only the embedder knows.
+    Opaque(Arc<dyn Opaque>),
+}
+
+/// A value of the embedder, such as an authorizer. Expressions can do nothing with it but call the functions that the environment
+/// declares for its type.
+pub trait Opaque: std::fmt::Debug + Send + Sync {
+    fn type_name(&self) -> &'static str;
+    /// What one of those functions gives; None where it is none for this value and these arguments.
+    fn call(&self, function: &str, arguments: &[Value], budget: &mut Budget) -> Result<Option<Value>, EvalError>;
 }
 
 impl From<&str> for Value {
@@ -101,6 +112,7 @@ impl Value {
             Value::Cidr(..) => "net.CIDR",
             Value::Semver(_) => "kubernetes.Semver",
             Value::Format(_) => "kubernetes.NamedFormat",
+            Value::Opaque(value) => value.type_name(),
         }
     }
 

@@ -1,9 +1,13 @@
 //! JSON in and out of the object tree: a strict, depth-limited parser that reports duplicate keys with their paths, and a
 //! compact writer.
 
+mod names;
+
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::value::{Key, Map, Value};
+pub use names::Names;
 
 /// Nesting deeper than this is refused, as Go's decoder does at 10,000; an object tree is walked by recursion.
 pub(crate) const MAX_DEPTH: usize = 500;
@@ -24,11 +28,18 @@ pub struct Parsed {
 
 /// Parses one JSON document; anything but white space behind it is an error.
 pub fn parse(input: &[u8]) -> Result<Parsed, ParseError> {
-    let mut parser = Parser { input, pos: 0, path: Vec::new(), duplicates: Vec::new() };
+    parse_named(input, Names::none())
+}
+
+/// The same; keys that are among these names are borrowed from there.
+pub fn parse_named(input: &[u8], names: &Names) -> Result<Parsed, ParseError> {
+    // What is no text is replaced, as Go's decoder does.
+    let text = String::from_utf8_lossy(input);
+    let mut parser = Parser { text: &text, input: text.as_bytes(), pos: 0, path: Vec::new(), duplicates: Vec::new(), names };
     parser.skip_space();
     let value = parser.value(0)?;
     parser.skip_space();
-    if parser.pos < input.len() {
+    if parser.pos < parser.input.len() {
         return parser.fail("invalid character after top-level value");
     }
     Ok(Parsed { value, duplicates: parser.duplicates })
@@ -39,15 +50,23 @@ pub fn from_slice(input: &[u8]) -> Result<Value, ParseError> {
     parse(input).map(|p| p.value)
 }
 
-struct Parser<'a> {
-    input: &'a [u8],
-    pos: usize,
-    path: Vec<Step>,
-    duplicates: Vec<String>,
+/// The same; keys that are among these names are borrowed from there.
+pub fn from_slice_named(input: &[u8], names: &Names) -> Result<Value, ParseError> {
+    parse_named(input, names).map(|p| p.value)
 }
 
-enum Step {
-    Key(Key),
+struct Parser<'a> {
+    text: &'a str,
+    /// The same, as bytes.
+    input: &'a [u8],
+    pos: usize,
+    path: Vec<Step<'a>>,
+    duplicates: Vec<String>,
+    names: &'a Names,
+}
+
+enum Step<'a> {
+    Key(Cow<'a, str>),
     Index(usize),
 }
 
@@ -73,7 +92,7 @@ impl<'a> Parser<'a> {
         match self.peek() {
             Some(b'{') => self.map(depth),
             Some(b'[') => self.list(depth),
-            Some(b'"') => Ok(Value::String(self.string()?.into())),
+            Some(b'"') => Ok(Value::String(Arc::from(self.string()?))),
             Some(b't') => self.literal("true", Value::Bool(true)),
             Some(b'f') => self.literal("false", Value::Bool(false)),
             Some(b'n') => self.literal("null", Value::Null),
@@ -130,14 +149,15 @@ impl<'a> Parser<'a> {
             if self.peek() != Some(b'"') {
                 return self.fail("invalid character looking for beginning of object key string");
             }
-            let key = Key::from(self.string()?.as_ref());
+            let name = self.string()?;
+            let key = self.names.key(&name);
             self.skip_space();
             if self.peek() != Some(b':') {
                 return self.fail("invalid character after object key");
             }
             self.pos += 1;
             self.skip_space();
-            self.path.push(Step::Key(key.clone()));
+            self.path.push(Step::Key(name));
             let value = self.value(depth + 1)?;
             self.path.pop();
             entries.push((key, value));
@@ -154,24 +174,16 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn finish_map(&mut self, entries: Vec<(Key, Value)>) -> Map {
-        let count = entries.len();
-        let keys: Option<Vec<Key>> = (count < 64).then(|| entries.iter().map(|e| e.0.clone()).collect());
-        let map = Map::from_entries(entries);
-        if map.len() < count {
-            for key in map.keys() {
-                let times = keys.as_ref().map_or(1, |ks| ks.iter().filter(|k| *k == key).count());
-                if times > 1 {
-                    let path = self.path_to(key);
-                    self.duplicates.push(path);
-                }
-            }
-            if keys.is_none() {
-                let path = self.path_to("");
-                self.duplicates.push(path);
-            }
+    fn finish_map(&mut self, mut entries: Vec<(Key, Value)>) -> Map {
+        if !entries.is_sorted_by(|a, b| a.0 < b.0) {
+            // Stable: of equal keys the last one stays the last.
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            let repeated = entries.windows(2).filter(|w| w[0].0 == w[1].0).map(|w| self.path_to(&w[1].0));
+            let mut repeated: Vec<String> = repeated.collect();
+            repeated.dedup();
+            self.duplicates.append(&mut repeated);
         }
-        map
+        Map::from_entries(entries)
     }
 
     fn path_to(&self, key: &str) -> String {
@@ -179,7 +191,7 @@ impl<'a> Parser<'a> {
         for step in &self.path {
             match step {
                 Step::Key(k) if path.is_empty() => path.push_str(k),
-                Step::Key(k) => path.extend([".", k.as_str()]),
+                Step::Key(k) => path.extend([".", k.as_ref()]),
                 Step::Index(i) => path.push_str(&format!("[{i}]")),
             }
         }
@@ -219,21 +231,24 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn string(&mut self) -> Result<std::borrow::Cow<'a, str>, ParseError> {
+    fn string(&mut self) -> Result<Cow<'a, str>, ParseError> {
         self.pos += 1;
         let start = self.pos;
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    let raw = &self.input[start..self.pos];
-                    self.pos += 1;
-                    return Ok(String::from_utf8_lossy(raw));
-                }
-                Some(b'\\') => return self.escaped_string(start).map(Into::into),
-                Some(0..=0x1f) => return self.fail("invalid character in string literal"),
-                Some(_) => self.pos += 1,
-                None => return self.fail("unexpected end of JSON input"),
+        let special = |c: &u8| *c == b'"' || *c == b'\\' || *c < 0x20;
+        match self.input[start..].iter().position(special) {
+            Some(length) => self.pos += length,
+            None => {
+                self.pos = self.input.len();
+                return self.fail("unexpected end of JSON input");
             }
+        }
+        match self.input[self.pos] {
+            b'"' => {
+                self.pos += 1;
+                Ok(Cow::Borrowed(&self.text[start..self.pos - 1]))
+            }
+            b'\\' => self.escaped_string(start).map(Into::into),
+            _ => self.fail("invalid character in string literal"),
         }
     }
 

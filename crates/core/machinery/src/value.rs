@@ -13,6 +13,14 @@ pub enum Key {
 }
 
 impl Key {
+    /// What is behind the first `from` bytes, where that takes no copy.
+    pub(crate) fn part(&self, from: usize) -> Option<Key> {
+        match self {
+            Key::Static(s) => s.get(from..).map(Key::Static),
+            Key::Shared(_) => None,
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         match self {
             Key::Static(s) => s,
@@ -131,6 +139,9 @@ impl Map {
 
     /// Builds a map from entries in any order. Of entries with the same key the last one wins, as in Go's decoder.
     pub fn from_entries(mut entries: Vec<(Key, Value)>) -> Self {
+        if entries.is_sorted_by(|a, b| a.0 < b.0) {
+            return Self { entries: Arc::new(entries) };
+        }
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         if entries.windows(2).any(|w| w[0].0 == w[1].0) {
             let mut unique: Vec<(Key, Value)> = Vec::with_capacity(entries.len());

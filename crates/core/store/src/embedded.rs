@@ -177,6 +177,10 @@ impl Store for Embedded {
         self.timeline.snapshot(at)
     }
 
+    fn seen(&self) -> Result<Snapshot, StoreError> {
+        self.timeline.snapshot(None)
+    }
+
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
         self.timeline.watch(prefix, after)
     }

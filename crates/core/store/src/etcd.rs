@@ -290,6 +290,11 @@ impl Store for Etcd {
         self.timeline.snapshot(at)
     }
 
+    fn seen(&self) -> Result<Snapshot, StoreError> {
+        self.check_open()?;
+        self.timeline.snapshot(None)
+    }
+
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
         self.check_open()?;
         self.known(after).await?;

@@ -21,6 +21,9 @@ pub trait Store: Send + Sync {
     /// All keys as they are now, or as they were at a revision that history still holds.
     async fn snapshot(&self, at: Option<Revision>) -> Result<Snapshot, StoreError>;
 
+    /// All keys as this process has seen them: nobody is asked, and what others committed may be missing for a moment.
+    fn seen(&self) -> Result<Snapshot, StoreError>;
+
     /// Every change to keys that start with `prefix` in transactions after `after`: each once, in the order of the
     /// revisions, the changes of one transaction in one batch.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;

@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 
 use super::rules::Matched;
 use super::webhook::{conditions, review};
-use super::{Changes, GROUP, Request, Round, configurations};
+use super::{Changes, GROUP, Request, Round, authorizer, configurations};
 use crate::audit;
 use crate::definitions::{settled, write};
 use crate::registry::{Place, Registry};
@@ -230,6 +230,7 @@ async fn given(
     };
     given.push(("namespaceObject", namespace.as_ref().map_or(Cel::Null, Cel::from)));
     given.push(("params", param.map_or(Cel::Null, Cel::from)));
+    given.extend(authorizer::variables(request));
     Ok(given)
 }
 

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use parking_lot::RwLock;
 
 use super::rules::{self, Matched, Selectors};
-use super::{Changes, Request, Round, configurations};
+use super::{Changes, Request, Round, authorizer, configurations};
 use crate::audit;
 use crate::nodes::Nodes;
 use crate::registry::Registry;
@@ -147,7 +147,7 @@ impl Webhooks {
         let [new, old] = review::sides(request, matched, object, old).await?;
         let question = review::question(&uid, request, matched, new, old);
         if !hook.conditions.is_empty() {
-            match hook.conditions.hold(&question) {
+            match hook.conditions.hold(&question, authorizer::variables(request)) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(_) if hook.ignore_failure => return Ok(None),

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MOST: usize = 64 * 1024 * 1024;
 
 pub(crate) async fn call(server: &Server, user: &User, service: &ApiService, call: Call) -> Result<Reply, Status> {
-    server.authorizer.check(user, &crate::server::attributes_of(&call)).await?;
+    server.authorizer.check(user, &crate::server::attributes_of(&call))?;
     let answer = async {
         let response = send(server, user, service, of_call(&call)?).await?;
         let failed = !response.status().is_success();
@@ -45,7 +45,7 @@ pub(crate) async fn watch(
     options: ListOptions,
     asked: &Attributes,
 ) -> Result<WatchStream, Status> {
-    server.authorizer.check(user, asked).await?;
+    server.authorizer.check(user, asked)?;
     let response = send(server, user, service, of_watch(resource, namespace, &options)?).await?;
     if response.status().is_success() {
         return Ok(events(response, ()));

@@ -6,14 +6,14 @@ use fram_machinery::{Reason, Status, Value, meta};
 
 use super::rules::Rule;
 use super::{Attributes, Decision};
-use crate::registry::{ListRequest, Place, Registry, Selection};
+use crate::registry::{Place, Record, Registry, Selection};
 
 fn no(why: impl Into<String>) -> Decision {
     Decision::NoOpinion(why.into())
 }
 
 /// `rules` are those of the cluster role `system:node`: what every kubelet may do besides.
-pub(super) async fn decide(registry: &Registry, node: &str, a: &Attributes, rules: &[Rule]) -> Decision {
+pub(super) fn decide(registry: &Registry, node: &str, a: &Attributes, rules: &[Rule]) -> Decision {
     if !a.is_resource() {
         return no("");
     }
@@ -31,9 +31,9 @@ pub(super) async fn decide(registry: &Registry, node: &str, a: &Attributes, rule
         if a.name.is_empty() {
             return no(format!("No Object name found: node {node:?} may not list all {}", a.resource));
         }
-        return match pods_of(registry, node, &a.namespace).await {
-            Ok(pods) if pods.iter().any(|p| refers(p, &a.name)) => Decision::Allow,
-            Ok(_) => no(format!("no relationship found between node '{node}' and this object")),
+        return match has_pod(registry, node, &a.namespace, |pod| refers(pod, &a.name)) {
+            Ok(true) => Decision::Allow,
+            Ok(false) => no(format!("no relationship found between node '{node}' and this object")),
             Err(status) => no(status.message),
         };
     }
@@ -42,12 +42,14 @@ pub(super) async fn decide(registry: &Registry, node: &str, a: &Attributes, rule
         // Its network has to know the others.
         ("", "nodes", "") if a.name.is_empty() && (read || a.verb == "create") => Decision::Allow,
         ("", "nodes", _) => no(format!("node '{node}' cannot read '{}', only its own Node object", a.name)),
-        ("", "pods", "") if read => reads_pods(registry, node, a).await,
-        ("", "serviceaccounts", "token") if a.verb == "create" => match pods_of(registry, node, &a.namespace).await {
-            Ok(pods) if pods.iter().any(|p| p.str_at(&["spec", "serviceAccountName"]) == a.name) => Decision::Allow,
-            Ok(_) => no(format!("no relationship found between node '{node}' and this object")),
-            Err(status) => no(status.message),
-        },
+        ("", "pods", "") if read => reads_pods(registry, node, a),
+        ("", "serviceaccounts", "token") if a.verb == "create" => {
+            match has_pod(registry, node, &a.namespace, |pod| pod.str_at(&["spec", "serviceAccountName"]) == a.name) {
+                Ok(true) => Decision::Allow,
+                Ok(false) => no(format!("no relationship found between node '{node}' and this object")),
+                Err(status) => no(status.message),
+            }
+        }
         ("coordination.k8s.io", "leases", "") if a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create") => {
             Decision::Allow
         }
@@ -64,7 +66,7 @@ pub(super) async fn decide(registry: &Registry, node: &str, a: &Attributes, rule
 
 /// A node reads the pods that are bound to it, and lists and watches them by `spec.nodeName`; see upstream's
 /// AuthorizeNodeWithSelectors.
-async fn reads_pods(registry: &Registry, node: &str, a: &Attributes) -> Decision {
+fn reads_pods(registry: &Registry, node: &str, a: &Attributes) -> Decision {
     let asked = |path: &str| FieldSelector::parse(&a.fields).ok().and_then(|s| s.exact(path).map(String::from));
     if a.verb != "get" && asked("spec.nodeName").is_some_and(|name| name == node) {
         return Decision::Allow;
@@ -74,7 +76,7 @@ async fn reads_pods(registry: &Registry, node: &str, a: &Attributes) -> Decision
     }
     let Some(served) = registry.served("", "v1", "pods") else { return no("") };
     let place = Place { served, namespace: a.namespace.clone(), name: a.name.clone() };
-    match registry.get_object(&place).await {
+    match seen(registry, &place) {
         Ok(pod) if pod.str_at(&["spec", "nodeName"]) != node => no(format!("no relationship found between node '{node}' and this object")),
         // That it is gone is no secret.
         Err(status) if !status.is(Reason::NotFound) => no(status.message),
@@ -82,12 +84,25 @@ async fn reads_pods(registry: &Registry, node: &str, a: &Attributes) -> Decision
     }
 }
 
-async fn pods_of(registry: &Registry, node: &str, namespace: &str) -> Result<Vec<Value>, Status> {
+/// As this process has seen it, as upstream's graph is fed by informers.
+fn seen(registry: &Registry, place: &Place) -> Result<Value, Status> {
+    let snapshot = registry.seen()?;
+    let entry = snapshot.get(&registry.key_of(place)).ok_or_else(|| place.not_found())?;
+    registry.decode(&place.served, entry)
+}
+
+/// Whether a pod that is bound to the node is of this sort.
+fn has_pod(registry: &Registry, node: &str, namespace: &str, is: impl Fn(&Value) -> bool) -> Result<bool, Status> {
     let served = registry.served("", "v1", "pods").ok_or_else(Status::no_such_path)?;
     let selection = Selection::parse(&served.kind, "", &format!("spec.nodeName={node}"))?;
-    let place = Place { served, namespace: namespace.into(), name: String::new() };
-    let listing = registry.list(&place, &ListRequest { selection, ..Default::default() }).await?;
-    listing.items.iter().map(|entry| registry.decode(&place.served, entry)).collect()
+    let prefix = registry.collection_prefix(&served.stored, namespace);
+    for entry in registry.seen()?.prefix_after(&prefix, None) {
+        let record = Record::parse(&entry.value).map_err(Status::internal)?;
+        if selection.matches(&served, &record) && is(&registry.decode(&served, entry)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn containers(pod: &Value) -> impl Iterator<Item = &Value> {

@@ -27,7 +27,7 @@ pub(super) async fn handle(
     asked: &Attributes,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
-    server.authorizer.check(&user, asked).await?;
+    server.authorizer.check(&user, asked)?;
     if !may_go_on(asked, request.uri().path()) {
         return Err(Status::no_such_path());
     }

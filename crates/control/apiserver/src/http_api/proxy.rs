@@ -36,11 +36,11 @@ pub(super) async fn handle(
     };
     let attributes = path.attributes(verb);
     let Place { served, .. } = server.place_of(&super::objects::resource_of(&path), &path.namespace, &path.name, false)?;
-    server.authorizer.check(&user, &attributes).await?;
+    server.authorizer.check(&user, &attributes)?;
     // A WebSocket begins with GET, yet what it does in a container is a creation, and asks for that right too; see upstream's
     // AuthorizePodWebsocketUpgradeCreatePermission.
     if attributes.verb == "get" && matches!(path.subresource.as_str(), "exec" | "attach" | "portforward") {
-        server.authorizer.check(&user, &Attributes { verb: "create".into(), ..attributes.clone() }).await?;
+        server.authorizer.check(&user, &Attributes { verb: "create".into(), ..attributes.clone() })?;
     }
     if served.kind.subresource(&path.subresource).is_none() {
         return Err(Status::no_such_path());

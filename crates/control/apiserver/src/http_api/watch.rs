@@ -37,7 +37,7 @@ pub(super) async fn handle(
         ..path.attributes("watch")
     };
     let Place { served, .. } = server.place_of(&resource, &path.namespace, &path.name, true)?;
-    server.authorizer.check(&user, &attributes).await?;
+    server.authorizer.check(&user, &attributes)?;
     if !served.kind.has_verb("watch") {
         return Err(Status::method_not_allowed(&served.kind.group, &served.kind.plural, "watch"));
     }
@@ -110,9 +110,7 @@ impl Frames {
             Some(entry) => {
                 if self.place.served.verbatim() && self.accept.shape == Shape::Plain {
                     let record = Record::parse(&entry.value).map_err(Status::internal)?;
-                    let mut chunks = Vec::with_capacity(3);
-                    record.json_chunks(change.revision, &mut chunks);
-                    chunks.iter().for_each(|c| out.extend_from_slice(c));
+                    record.write_json(change.revision, None, out);
                 } else {
                     let object = change.object(&self.place.served, entry)?;
                     out.extend_from_slice(&json::to_vec(&self.shaped(object)));

@@ -86,7 +86,7 @@ impl Registry {
     }
 }
 
-fn stored(entry: &Entry) -> Result<Value, Status> {
+pub(super) fn stored(entry: &Entry) -> Result<Value, Status> {
     let record = Record::parse(&entry.value).map_err(Status::internal)?;
     record.to_object(entry.modified.0).map_err(Status::internal)
 }

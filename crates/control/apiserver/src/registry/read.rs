@@ -147,6 +147,11 @@ impl Registry {
         self.store.snapshot(None).await.map_err(store_status)
     }
 
+    /// Everything as this process has seen it, for whom that is new enough: nobody is asked.
+    pub fn seen(&self) -> Result<Snapshot, Status> {
+        self.store.seen().map_err(store_status)
+    }
+
     /// The stored object, or NotFound.
     pub async fn get(&self, place: &Place) -> Result<Arc<Entry>, Status> {
         let snapshot = self.snapshot().await?;
@@ -238,7 +243,8 @@ impl Registry {
         let wanted = parse_revision(&request.resource_version)?;
         let matching = request.resource_version_match.as_str();
         match (matching, wanted) {
-            ("" | "NotOlderThan", None | Some(0)) if matching.is_empty() || wanted.is_some() => self.snapshot().await,
+            ("" | "NotOlderThan", Some(0)) => self.seen(),
+            ("", None) => self.snapshot().await,
             // A page at a version is that version's; see "limit set, resourceVersionMatch unset" in the API concepts.
             ("", Some(revision)) if request.limit > 0 => self.store.snapshot(Some(Revision(revision))).await.map_err(store_status),
             ("Exact", Some(revision)) if revision > 0 => self.store.snapshot(Some(Revision(revision))).await.map_err(store_status),

@@ -5,8 +5,8 @@
 //! labels, fields, managedFields and JSON; then these four. Labels are pairs, fields single texts in the order of the
 //! kind's selectable fields, each with a u16 length in front.
 
-use bytes::Bytes;
-use fram_api::{Kind, strategy};
+use bytes::{BufMut, Bytes};
+use fram_api::{Kind, names, strategy};
 use fram_machinery::labels::{FieldSelector, Selector};
 use fram_machinery::{Key, Value, json, meta};
 
@@ -23,13 +23,12 @@ pub enum RecordError {
     Json(#[from] json::ParseError),
 }
 
-/// A view of a stored object's bytes; its parts share them.
+/// A view of a stored object's bytes.
 #[derive(Debug, Clone)]
 pub struct Record {
-    labels: Bytes,
-    fields: Bytes,
-    managed: Bytes,
-    json: Bytes,
+    bytes: Bytes,
+    /// Where labels, fields and managedFields end; the JSON is the rest.
+    ends: [usize; 3],
     splice: usize,
 }
 
@@ -49,24 +48,25 @@ impl TypeMeta {
         Self { version: entry("apiVersion", &kind.api_version()), kind: entry("kind", &kind.kind) }
     }
 
-    /// What stands before the metadata, up to right behind `"metadata":{`, without these entries. Nearly all objects begin with
-    /// the version, and have the kind right before the metadata; only of others all that is before is read.
-    fn without(&self, head: &[u8]) -> Vec<u8> {
+    /// Appends what stands before the metadata, up to right behind `"metadata":{`, without these entries. Nearly all objects begin
+    /// with the version, and have the kind right before the metadata; only of others all that is before is read.
+    fn write_without(&self, head: &[u8], out: &mut impl BufMut) {
         const METADATA: &[u8] = b",\"metadata\":{";
         let first = head.strip_prefix(b"{").and_then(|h| h.strip_prefix(self.version.as_slice()));
         let between = first.and_then(|h| h.strip_suffix(METADATA)).and_then(|h| h.strip_suffix(self.kind.as_slice()));
+        out.put_u8(b'{');
         if let Some(between) = between.and_then(|b| b.strip_prefix(b",")) {
-            return [b"{", between, &METADATA[1..]].concat();
+            out.put_slice(between);
+            out.put_slice(&METADATA[1..]);
+            return;
         }
-        let mut out = Vec::with_capacity(head.len());
-        out.push(b'{');
+        let mut first = true;
         for entry in entries(head).filter(|e| *e != self.version && *e != self.kind) {
-            if out.len() > 1 {
-                out.push(b',');
+            if !std::mem::take(&mut first) {
+                out.put_u8(b',');
             }
-            out.extend_from_slice(entry);
+            out.put_slice(entry);
         }
-        out
     }
 }
 
@@ -143,62 +143,74 @@ impl Record {
             raw.copy_from_slice(&bytes[1 + 4 * i..5 + 4 * i]);
             u32::from_le_bytes(raw) as usize
         };
-        let mut at = HEADER;
-        let mut part = |len: usize| {
-            let start = at;
-            at += len;
-            (at <= bytes.len()).then(|| bytes.slice(start..at)).ok_or(RecordError::Short)
-        };
-        let (labels, fields) = (part(number(1))?, part(number(2))?);
-        let (managed, json) = (part(number(3))?, part(number(4))?);
-        let splice = number(0);
-        if splice > json.len() {
+        let labels = HEADER + number(1);
+        let fields = labels + number(2);
+        let managed = fields + number(3);
+        let json = number(4);
+        if managed + json > bytes.len() || number(0) > json {
             return Err(RecordError::Short);
         }
-        Ok(Self { labels, fields, managed, json, splice })
+        Ok(Self { bytes: bytes.slice(..managed + json), ends: [labels, fields, managed], splice: number(0) })
     }
 
-    /// The JSON of the object at a revision, as chunks that share the stored bytes.
-    pub fn json_chunks(&self, revision: u64, out: &mut Vec<Bytes>) {
-        out.push(self.json.slice(..self.splice));
-        out.push(Bytes::from(self.joint(revision)));
-        out.push(self.json.slice(self.splice..));
+    fn labels(&self) -> &[u8] {
+        &self.bytes[HEADER..self.ends[0]]
     }
 
-    /// The JSON of the object at a revision as an element of a list, which does not repeat what the list says of all: `own` is
-    /// left out.
-    pub fn element_chunks(&self, revision: u64, own: &TypeMeta, out: &mut Vec<Bytes>) {
-        let head = own.without(&self.json[..self.splice]);
-        let joint = self.joint(revision);
-        // A short head is copied along with what is new anyway.
-        out.push(Bytes::from([head.as_slice(), &joint].concat()));
-        out.push(self.json.slice(self.splice..));
+    fn fields(&self) -> &[u8] {
+        &self.bytes[self.ends[0]..self.ends[1]]
     }
 
-    /// The JSON of the object at a revision in one piece.
+    fn managed(&self) -> &[u8] {
+        &self.bytes[self.ends[1]..self.ends[2]]
+    }
+
+    fn document(&self) -> &[u8] {
+        &self.bytes[self.ends[2]..]
+    }
+
+    /// Appends the JSON of the object at a revision. Where it is the element of a list, which does not repeat what the list says of
+    /// all, `own` is left out.
+    pub fn write_json(&self, revision: u64, own: Option<&TypeMeta>, out: &mut impl BufMut) {
+        let (head, rest) = self.document().split_at(self.splice);
+        match own {
+            Some(own) => own.write_without(head, out),
+            None => out.put_slice(head),
+        }
+        out.put_slice(b"\"resourceVersion\":\"");
+        out.put_slice(revision.to_string().as_bytes());
+        out.put_u8(b'"');
+        if !self.managed().is_empty() {
+            out.put_slice(b",\"managedFields\":");
+            out.put_slice(self.managed());
+        }
+        if rest.first() != Some(&b'}') {
+            out.put_u8(b',');
+        }
+        out.put_slice(rest);
+    }
+
+    /// The JSON of the object at a revision.
     pub fn json(&self, revision: u64) -> Vec<u8> {
-        let joint = self.joint(revision);
-        [&self.json[..self.splice], &joint, &self.json[self.splice..]].concat()
-    }
-
-    fn joint(&self, revision: u64) -> Vec<u8> {
-        let mut out = Vec::with_capacity(48 + self.managed.len());
-        out.extend_from_slice(b"\"resourceVersion\":\"");
-        out.extend_from_slice(itoa(revision).as_bytes());
-        out.push(b'"');
-        if !self.managed.is_empty() {
-            out.extend_from_slice(b",\"managedFields\":");
-            out.extend_from_slice(&self.managed);
-        }
-        if self.json.get(self.splice) != Some(&b'}') {
-            out.push(b',');
-        }
+        let mut out = Vec::with_capacity(self.bytes.len() + 64);
+        self.write_json(revision, None, &mut out);
         out
     }
 
     /// The object at a revision.
     pub fn to_object(&self, revision: u64) -> Result<Value, RecordError> {
-        Ok(json::from_slice(&self.json(revision))?)
+        let mut object = self.to_unmanaged(revision)?;
+        if !self.managed().is_empty() {
+            object.set(&["metadata", "managedFields"], json::from_slice_named(self.managed(), names())?);
+        }
+        Ok(object)
+    }
+
+    /// The same without who manages which of its fields.
+    pub fn to_unmanaged(&self, revision: u64) -> Result<Value, RecordError> {
+        let mut object = json::from_slice_named(self.document(), names())?;
+        object.set(&["metadata", "resourceVersion"], revision.to_string());
+        Ok(object)
     }
 
     pub fn matches_labels(&self, selector: &Selector) -> bool {
@@ -206,7 +218,7 @@ impl Record {
     }
 
     fn label(&self, key: &str) -> Option<&str> {
-        let mut rest = &self.labels[..];
+        let mut rest = self.labels();
         loop {
             let (k, v) = (take_text(&mut rest)?, take_text(&mut rest)?);
             if k == key {
@@ -222,7 +234,7 @@ impl Record {
 
     /// The text of a selectable field.
     pub fn field(&self, selectable: &[Key], path: &str) -> Option<&str> {
-        let mut rest = &self.fields[..];
+        let mut rest = self.fields();
         for name in selectable {
             let text = take_text(&mut rest)?;
             if *name == path {
@@ -231,10 +243,6 @@ impl Record {
         }
         None
     }
-}
-
-fn itoa(n: u64) -> String {
-    n.to_string()
 }
 
 /// The text of a selectable field of an object.
@@ -300,8 +308,8 @@ mod tests {
             object.set(&["kind"], &kind.kind);
             let record = Record::parse(&Record::encode(kind, object)).unwrap();
             let mut out = Vec::new();
-            record.element_chunks(7, &TypeMeta::of(kind), &mut out);
-            String::from_utf8(out.concat()).unwrap()
+            record.write_json(7, Some(&TypeMeta::of(kind)), &mut out);
+            String::from_utf8(out).unwrap()
         };
         let meta = r#""metadata":{"resourceVersion":"7","name":"x"}"#;
         assert_eq!(element("Pod", object!({ "metadata": { "name": "x" }, "spec": {} })), format!(r#"{{{meta},"spec":{{}}}}"#));

@@ -7,6 +7,7 @@ use fram_machinery::{Status, Value};
 use fram_store::{Entry, Event, EventKind, Revision, Watch, WatchItem};
 
 use super::read::parse_revision;
+use super::record::RecordError;
 use super::{Place, Record, Registry, Selection, Served, store_status};
 
 #[derive(Debug, Clone, Default)]
@@ -47,14 +48,23 @@ impl Change {
 
     /// The object as the watcher sees it.
     pub(crate) fn object(&self, served: &Served, entry: &Entry) -> Result<Value, Status> {
-        let mut object = match &self.converted {
-            Some(object) => object.clone(),
-            None => {
-                let record = Record::parse(&entry.value).map_err(Status::internal)?;
-                let object = record.to_object(self.revision).map_err(Status::internal)?;
-                return Ok(fram_api::convert(object, &served.stored, &served.kind));
-            }
+        self.read(served, entry, Record::to_object)
+    }
+
+    /// The same without who manages which of its fields.
+    pub(crate) fn unmanaged(&self, served: &Served, entry: &Entry) -> Result<Value, Status> {
+        let mut object = self.read(served, entry, Record::to_unmanaged)?;
+        object.remove(&["metadata", "managedFields"]);
+        Ok(object)
+    }
+
+    fn read(&self, served: &Served, entry: &Entry, read: impl FnOnce(&Record, u64) -> Result<Value, RecordError>) -> Result<Value, Status> {
+        let Some(converted) = &self.converted else {
+            let record = Record::parse(&entry.value).map_err(Status::internal)?;
+            let object = read(&record, self.revision).map_err(Status::internal)?;
+            return Ok(fram_api::convert(object, &served.stored, &served.kind));
         };
+        let mut object = converted.clone();
         object.set(&["metadata", "resourceVersion"], self.revision.to_string());
         Ok(object)
     }

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use fram_api::{Kind, strategy};
+use fram_api::{Kind, names, strategy};
 use fram_machinery::{Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
 use super::prepare::{Change, bump_generation, check_new, fill_metadata, keep_metadata, keep_own_metadata, refuse};
-use super::{Place, Record, Registry, Served, Write, store_status};
+use super::{Place, Record, Registry, Write, convert, store_status};
 use crate::admission::{Operation as Verb, Request};
 use crate::quota;
 
@@ -190,7 +190,9 @@ impl Registry {
             if pinned {
                 return Err(place.conflict("the object has been modified; please apply your changes to the latest version and try again"));
             }
-            match self.try_update(place, subresource, write, &key, &entry, asked).await? {
+            // Where both are the same kind, nothing is decoded twice.
+            let old = if place.served.verbatim() { current } else { convert::stored(&entry)? };
+            match self.try_update(place, subresource, write, &key, (&entry, old), asked).await? {
                 Some(written) => return Ok(written),
                 None => continue,
             }
@@ -205,12 +207,10 @@ impl Registry {
         subresource: &str,
         write: &Write,
         key: &Key,
-        entry: &Arc<Entry>,
+        (entry, old): (&Arc<Entry>, Value),
         asked: Value,
     ) -> Result<Option<Written>, Status> {
         let stored = place.served.stored.clone();
-        let in_store = Served { kind: stored.clone(), stored: stored.clone() };
-        let old = self.object(&in_store, entry).await?;
         if !meta::uid(&asked).is_empty() && meta::uid(&asked) != meta::uid(&old) {
             let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", meta::uid(&asked), meta::uid(&old));
             return Err(place.conflict(&why));
@@ -418,7 +418,7 @@ pub(super) fn finished(kind: &Kind, object: &Value) -> bool {
 impl Body {
     /// Reads a JSON or YAML body.
     pub fn from_json(bytes: &[u8]) -> Result<Self, Status> {
-        let parsed = json::parse(bytes).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
+        let parsed = json::parse_named(bytes, names()).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
         let duplicates = parsed.duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
         Ok(Self { value: parsed.value, duplicates })
     }

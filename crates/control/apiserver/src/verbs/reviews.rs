@@ -100,7 +100,7 @@ async fn access(server: &Server, user: &User, review: &mut Value) {
         (_, Some(n)) => Attributes { verb: n.str_at(&["verb"]).into(), path: n.str_at(&["path"]).into(), ..Default::default() },
         _ => Attributes::default(),
     };
-    let mut status = match server.authorizer.decide(user, &attributes).await {
+    let mut status = match server.authorizer.decide(user, &attributes) {
         Decision::Allow => object!({ "allowed": true }),
         Decision::NoOpinion(why) if why.is_empty() => object!({ "allowed": false }),
         Decision::NoOpinion(why) => object!({ "allowed": false, "reason": why }),
@@ -146,7 +146,7 @@ async fn token(server: &Server, review: &mut Value) -> Result<(), Status> {
     if audiences.is_empty() {
         audiences.push(server.tokens.issuer().to_string());
     }
-    let status = match server.tokens.verify(review.str_at(&["spec", "token"]), &audiences).await {
+    let status = match server.tokens.verify(review.str_at(&["spec", "token"]), &audiences).await? {
         Some((user, good)) => {
             let good: Vec<Value> = good.into_iter().map(Value::from).collect();
             object!({ "authenticated": true, "user": (user.to_info()), "audiences": good })

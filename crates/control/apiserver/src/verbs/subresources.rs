@@ -100,10 +100,10 @@ async fn may_act_for_signer(server: &Server, user: &User, place: &Place, subreso
         ..Default::default()
     };
     let domain = signer.split('/').next().unwrap_or_default();
-    if server.authorizer.check(user, &attributes(format!("{domain}/*"))).await.is_ok() {
+    if server.authorizer.check(user, &attributes(format!("{domain}/*"))).is_ok() {
         return Ok(());
     }
-    server.authorizer.check(user, &attributes(signer.into())).await
+    server.authorizer.check(user, &attributes(signer.into()))
 }
 
 async fn create(

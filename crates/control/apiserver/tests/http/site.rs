@@ -43,7 +43,7 @@ impl Site {
         let pki = Pki::open(&folder.path().join("pki")).unwrap();
         let store = Arc::new(Embedded::open(Options::in_memory()).unwrap());
         let api = Arc::new(Api::builtin().unwrap());
-        let registry = Arc::new(Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default()));
+        let registry = Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default());
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key).unwrap();
         let server = Arc::new(make(Server::new(registry, tokens, Arc::new(NoNodes))));
         let cluster = Cluster {

@@ -67,7 +67,7 @@ impl Web {
         let nodes = nodes(&pki).await;
         let api = Arc::new(Api::builtin().unwrap());
         let store = Arc::new(Embedded::open(Options::in_memory()).unwrap());
-        let registry = Arc::new(Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default()));
+        let registry = Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default());
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key).unwrap();
         let server = Arc::new(Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy().unwrap()).unwrap());
         let cluster = Cluster {

@@ -90,23 +90,21 @@ pub fn kinds(api: &Api, policy: &Value) -> Vec<Arc<Kind>> {
 pub fn warnings(api: &Api, policy: &Value) -> Vec<Value> {
     let has_params = super::has_params(policy);
     let params = has_params.then(|| params(api, policy)).flatten().map(Arc::new);
-    let objects: Vec<(String, Arc<Declared>)> = kinds(api, policy)
-        .into_iter()
-        .filter_map(|kind| {
-            let group = if kind.group.is_empty() { kind.version.to_string() } else { format!("{}/{}", kind.group, kind.version) };
-            Some((format!("{group}, Kind={}", kind.kind), Arc::new(declared(&kind)?)))
-        })
-        .collect();
+    let plain = super::Scope { params: has_params, params_type: params.as_ref(), authorizer: true, ..Default::default() };
+    let of_kind = |kind: Arc<Kind>| {
+        let object = Arc::new(declared(&kind)?);
+        let (variables, _) = super::variables(policy, super::Scope { object_type: Some(&object), ..plain });
+        Some((format!("{}, Kind={}", kind.api_version(), kind.kind), object, variables))
+    };
+    let objects: Vec<_> = kinds(api, policy).into_iter().filter_map(of_kind).collect();
     let mut out = Vec::new();
     for (i, validation) in policy.list_at(&["spec", "validations"]).iter().enumerate() {
         for field in ["expression", "messageExpression"] {
             let text = validation.str_at(&[field]);
-            let about = |(name, object): &(String, Arc<Declared>)| {
-                let scope =
-                    super::Scope { params: has_params, object_type: Some(object), params_type: params.as_ref(), ..Default::default() };
-                let (variables, _) = super::variables(policy, scope);
-                let why = super::Scope { variables: Some(&variables), ..scope }.check(text).err()?;
-                Some(format!("{name}: {why}\n"))
+            let about = |(name, object, variables): &(String, Arc<Declared>, super::Variables)| {
+                let authorizer = field == "expression";
+                let scope = super::Scope { object_type: Some(object), variables: Some(variables), authorizer, ..plain };
+                Some(format!("{name}: {}\n", scope.check(text).err()?))
             };
             let found: Vec<String> = objects.iter().filter(|_| !text.is_empty()).filter_map(about).collect();
             if !found.is_empty() {

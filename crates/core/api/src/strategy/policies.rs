@@ -26,7 +26,7 @@ impl Strategy for ValidatingAdmissionPolicy {
     fn validate(&self, policy: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let variables = common(policy, &mut errors);
-        let scope = Scope { params: has_params(policy), variables: Some(&variables), ..Scope::default() };
+        let scope = Scope { params: has_params(policy), variables: Some(&variables), authorizer: true, ..Scope::default() };
         let validations = policy.list_at(&["spec", "validations"]);
         let annotations = policy.list_at(&["spec", "auditAnnotations"]);
         if validations.is_empty() && annotations.is_empty() {
@@ -82,8 +82,8 @@ impl Strategy for MutatingAdmissionPolicy {
         let mut errors = Vec::new();
         common(policy, &mut errors);
         // Those that have no expression are seen as well.
-        let variables = variables(policy, Scope { params: has_params(policy), ..Scope::default() }).0;
-        let scope = Scope { params: has_params(policy), variables: Some(&variables), patch: true, ..Scope::default() };
+        let variables = variables(policy, Scope { params: has_params(policy), authorizer: true, ..Scope::default() }).0;
+        let scope = Scope { params: has_params(policy), variables: Some(&variables), patch: true, authorizer: true, ..Scope::default() };
         changes_only(policy, "matchConstraints", &mut errors);
         let mutations = policy.list_at(&["spec", "mutations"]);
         if mutations.is_empty() {
@@ -187,7 +187,7 @@ fn common(policy: &Value, errors: &mut Vec<FieldError>) -> Variables {
             }
         }
     }
-    let scope = Scope { params, ..Scope::default() };
+    let scope = Scope { params, authorizer: true, ..Scope::default() };
     webhooks::conditions(policy.get("spec").unwrap_or(&Value::Null), "spec", |text| scope.compile(text.trim(), Wanted::Bool), errors);
     let (names, programs) = variables(policy, scope);
     for (i, (variable, program)) in policy.list_at(&["spec", "variables"]).iter().zip(programs).enumerate() {
@@ -230,7 +230,7 @@ fn validation(validation: &Value, at: &str, scope: &Scope<'_>, errors: &mut Vec<
     if !text.is_empty() && text.trim().is_empty() {
         errors.push(FieldError::invalid(format!("{at}.messageExpression"), text, "must be non-empty if specified"));
     } else if !text.is_empty() {
-        expression(validation, at, "messageExpression", (scope, Wanted::Text), errors);
+        expression(validation, at, "messageExpression", (&Scope { authorizer: false, ..*scope }, Wanted::Text), errors);
     }
     let message = validation.str_at(&["message"]);
     if !message.is_empty() && message.trim().is_empty() {

@@ -1,5 +1,6 @@
 //! Which fields an object has, and which differ between two.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use super::element::{Shape, name, shape};
@@ -23,92 +24,103 @@ impl Difference {
 
 struct Walk<'a> {
     schema: &'a Schema,
-    path: Vec<PathElement>,
-    out: Difference,
 }
 
 /// Compares two objects of a type.
 pub(super) fn compare(schema: &Schema, ty: TypeId, old: &Value, new: &Value) -> Difference {
-    let mut walk = Walk { schema, path: Vec::new(), out: Difference::default() };
-    walk.structure(ty, Some(old), Some(new));
-    walk.out
+    let mut out = Difference::default();
+    Walk { schema }.structure(ty, Some(old), Some(new), &mut out);
+    out
 }
 
 fn present(value: Option<&Value>) -> Option<&Value> {
     value.filter(|v| !v.is_null())
 }
 
-impl Walk<'_> {
-    fn structure(&mut self, id: TypeId, old: Option<&Value>, new: Option<&Value>) {
-        let schema = self.schema;
-        for key in keys(old, new) {
-            let ty = schema.get(id).type_of(&key);
-            let (old, new) = (old.and_then(|v| v.get(&key)), new.and_then(|v| v.get(&key)));
-            self.path.push(PathElement::Field(key));
-            match ty {
-                Some((ty, field)) => self.value(ty, field, old, new),
-                None => self.leaf(old, new),
+impl Difference {
+    /// Takes in what differs below a step, which may have been seen before: names in lists need not be unique.
+    fn add(&mut self, step: &PathElement, below: Difference) {
+        for (own, below) in [(&mut self.added, below.added), (&mut self.modified, below.modified), (&mut self.removed, below.removed)] {
+            if !below.is_empty() {
+                own.children.entry(step.clone()).or_default().absorb(&below);
             }
-            self.path.pop();
         }
     }
 
-    fn leaf(&mut self, old: Option<&Value>, new: Option<&Value>) {
-        let set = match (old, new) {
-            (None, Some(_)) => &mut self.out.added,
-            (Some(_), None) => &mut self.out.removed,
-            (Some(a), Some(b)) if a != b => &mut self.out.modified,
-            _ => return,
-        };
-        set.insert(&self.path);
+    /// Takes in what differs below a step.
+    fn put(&mut self, step: &PathElement, below: Difference) {
+        for (own, below) in [(&mut self.added, below.added), (&mut self.modified, below.modified), (&mut self.removed, below.removed)] {
+            if !below.is_empty() {
+                own.children.insert(step.clone(), below);
+            }
+        }
+    }
+}
+
+impl Walk<'_> {
+    fn structure(&self, id: TypeId, old: Option<&Value>, new: Option<&Value>, out: &mut Difference) {
+        for key in keys(old, new) {
+            let (old, new) = (old.and_then(|v| v.get(key)), new.and_then(|v| v.get(key)));
+            let below = match self.schema.get(id).type_of(key) {
+                Some((ty, field)) => self.value(ty, field, old, new),
+                None => leaf(old, new),
+            };
+            out.put(&PathElement::Field(key.clone()), below);
+        }
     }
 
-    fn value(&mut self, ty: &Type, field: Option<&Field>, old: Option<&Value>, new: Option<&Value>) {
+    fn value(&self, ty: &Type, field: Option<&Field>, old: Option<&Value>, new: Option<&Value>) -> Difference {
+        let mut out = Difference::default();
+        if old == new {
+            return out;
+        }
         let shape = shape(self.schema, ty, field, [old, new]);
         if matches!(shape, Shape::Leaf) {
-            return self.leaf(old, new);
+            return leaf(old, new);
         }
         // A container that came or went is itself such a path.
-        match (old, new) {
-            (None, Some(_)) => self.out.added.insert(&self.path),
-            (Some(_), None) => self.out.removed.insert(&self.path),
-            _ => {}
-        }
+        (out.added.member, out.removed.member) = (old.is_none(), new.is_none());
         let (old, new) = (present(old), present(new));
         match shape {
-            Shape::Struct(id) => self.structure(id, old, new),
+            Shape::Struct(id) => self.structure(id, old, new, &mut out),
             Shape::Map(item) => {
                 for key in keys(old, new) {
-                    let (old, new) = (old.and_then(|v| v.get(&key)), new.and_then(|v| v.get(&key)));
-                    self.path.push(PathElement::Field(key));
-                    self.value(item, None, old, new);
-                    self.path.pop();
+                    let below = self.value(item, None, old.and_then(|v| v.get(key)), new.and_then(|v| v.get(key)));
+                    out.put(&PathElement::Field(key.clone()), below);
                 }
             }
-            Shape::List { item, field } => self.list(item, field, old, new),
+            Shape::List { item, field } => self.list(item, field, old, new, &mut out),
             Shape::Leaf => {}
         }
+        out
     }
 
-    fn list(&mut self, item: &Type, field: &Field, old: Option<&Value>, new: Option<&Value>) {
-        let (schema, elements) = (self.schema, |value: Option<&Value>| value.and_then(Value::as_list).map_or(Vec::new(), |l| l.to_vec()));
+    fn list(&self, item: &Type, field: &Field, old: Option<&Value>, new: Option<&Value>, out: &mut Difference) {
+        let elements = |value: Option<&'_ Value>| value.and_then(Value::as_list).cloned().unwrap_or_default();
         let (old, new) = (elements(old), elements(new));
-        let named = |list: &[Value]| -> Vec<Option<PathElement>> { list.iter().map(|v| name(schema, field, item, v)).collect() };
+        let named = |list: &[Value]| -> Vec<Option<PathElement>> { list.iter().map(|v| name(self.schema, field, item, v)).collect() };
         let (old_names, new_names) = (named(&old), named(&new));
         let (old_index, new_index) = (index(&old_names), index(&new_names));
-        for (step, value) in old_names.iter().zip(&old).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
-            self.path.push(step.clone());
-            self.value(item, None, Some(value), new_index.get(step).map(|i| &new[*i]));
-            self.path.pop();
+        for (step, value) in old_names.iter().zip(&**old).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
+            out.add(step, self.value(item, None, Some(value), new_index.get(step).map(|i| &new[*i])));
         }
-        for (step, value) in new_names.iter().zip(&new).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
+        for (step, value) in new_names.iter().zip(&**new).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
             if !old_index.contains_key(step) {
-                self.path.push(step.clone());
-                self.value(item, None, None, Some(value));
-                self.path.pop();
+                out.add(step, self.value(item, None, None, Some(value)));
             }
         }
     }
+}
+
+fn leaf(old: Option<&Value>, new: Option<&Value>) -> Difference {
+    let mut out = Difference::default();
+    match (old, new) {
+        (None, Some(_)) => out.added.member = true,
+        (Some(_), None) => out.removed.member = true,
+        (Some(a), Some(b)) if a != b => out.modified.member = true,
+        _ => {}
+    }
+    out
 }
 
 /// Where each name stands first. Lists are as long as a request, so nothing is searched for from their beginning.
@@ -122,15 +134,25 @@ pub(super) fn index(names: &[Option<PathElement>]) -> BTreeMap<&PathElement, usi
     out
 }
 
-/// The keys of both maps, each once.
-fn keys(old: Option<&Value>, new: Option<&Value>) -> Vec<Key> {
-    let of =
-        |v: Option<&Value>| v.and_then(Value::as_map).into_iter().flat_map(|m| m.keys().cloned().collect::<Vec<_>>()).collect::<Vec<_>>();
-    let mut all = of(old);
-    all.extend(of(new));
-    all.sort();
-    all.dedup();
-    all
+/// The keys of both maps, each once, in their order.
+fn keys<'a>(old: Option<&'a Value>, new: Option<&'a Value>) -> impl Iterator<Item = &'a Key> {
+    let of = |value: Option<&'a Value>| value.and_then(Value::as_map).map(|map| map.iter().map(|(key, _)| key));
+    let (mut old, mut new) = (of(old).into_iter().flatten().peekable(), of(new).into_iter().flatten().peekable());
+    std::iter::from_fn(move || {
+        let order = match (old.peek(), new.peek()) {
+            (Some(a), Some(b)) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        match order {
+            Ordering::Less => old.next(),
+            Ordering::Equal => {
+                old.next();
+                new.next()
+            }
+            Ordering::Greater => new.next(),
+        }
+    })
 }
 
 /// The fields that a configuration states, for server-side apply.

@@ -147,23 +147,24 @@ pub fn track(schema: &Schema, ty: TypeId, old: &Value, new: &mut Value, manager:
     let difference = compare(schema, ty, &stripped(old), &stripped(new));
     let mut owners = read(old);
     if !difference.is_empty() {
-        let taken = difference.added.union(&difference.modified);
-        let lost = taken.union(&difference.removed);
-        let mut found = false;
-        for owner in &mut owners {
-            if owner.manager == *manager {
+        let mut taken = difference.added;
+        taken.absorb(&difference.modified);
+        let others = owners.iter().any(|owner| owner.manager != *manager);
+        let lost = if others { taken.union(&difference.removed) } else { FieldSet::default() };
+        match owners.iter().position(|owner| owner.manager == *manager) {
+            Some(at) => {
+                let owner = &mut owners[at];
                 let fields = owner.fields.difference(&difference.removed).union(&taken);
                 if fields != owner.fields {
                     owner.time = now.to_string();
                 }
                 owner.fields = fields;
-                found = true;
-            } else {
-                owner.fields = owner.fields.difference(&lost);
             }
+            None if taken.is_empty() => {}
+            None => owners.push(Owner { manager: manager.clone(), time: now.to_string(), fields: taken }),
         }
-        if !found && !taken.is_empty() {
-            owners.push(Owner { manager: manager.clone(), time: now.to_string(), fields: taken });
+        for owner in owners.iter_mut().filter(|owner| owner.manager != *manager) {
+            owner.fields = owner.fields.difference(&lost);
         }
     }
     write(new, owners);

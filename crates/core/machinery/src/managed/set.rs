@@ -19,16 +19,16 @@ impl PathElement {
     /// The form in `fieldsV1`.
     fn text(&self) -> String {
         match self {
-            PathElement::Field(name) => format!("f:{name}"),
-            PathElement::Keys(keys) => format!("k:{keys}"),
-            PathElement::Value(value) => format!("v:{value}"),
+            PathElement::Field(name) => ["f:", name.as_str()].concat(),
+            PathElement::Keys(keys) => ["k:", keys].concat(),
+            PathElement::Value(value) => ["v:", value].concat(),
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let (form, rest) = text.split_once(':')?;
+    fn parse(key: &Key) -> Option<Self> {
+        let (form, rest) = key.as_str().split_once(':')?;
         match form {
-            "f" => Some(PathElement::Field(rest.into())),
+            "f" => Some(PathElement::Field(key.part(2).unwrap_or_else(|| rest.into()))),
             "k" => Some(PathElement::Keys(rest.to_string())),
             "v" => Some(PathElement::Value(rest.to_string())),
             _ => None,
@@ -126,14 +126,12 @@ impl FieldSet {
 
     /// The form in `fieldsV1`.
     pub fn to_value(&self) -> Value {
-        let mut map = Map::new();
+        let mut entries = Vec::with_capacity(self.children.len() + 1);
         if self.member && !self.children.is_empty() {
-            map.insert(".", Map::new());
+            entries.push((Key::Static("."), Value::Map(Map::new())));
         }
-        for (step, node) in &self.children {
-            map.insert(step.text(), node.to_value());
-        }
-        Value::Map(map)
+        entries.extend(self.children.iter().map(|(step, node)| (step.text().into(), node.to_value())));
+        Value::Map(Map::from_entries(entries))
     }
 
     /// Reads the form in `fieldsV1`; what is not understood is left out.

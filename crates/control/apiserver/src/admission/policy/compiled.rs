@@ -89,7 +89,7 @@ impl Policy {
         let nothing = Value::Null;
         let spec = policy.get("spec").unwrap_or(&nothing);
         let params = has_params(policy);
-        let plain = Scope { params, ..Scope::default() };
+        let plain = Scope { params, authorizer: true, ..Scope::default() };
         let (types, programs) = variables(policy, plain);
         let names = types.iter().map(|(name, _)| name.clone());
         let scope = Scope { variables: Some(&types), ..plain };
@@ -121,7 +121,9 @@ impl Validation {
             expression: validation.str_at(&["expression"]).trim().into(),
             program: scope.compile(validation.str_at(&["expression"]), Wanted::Bool),
             message: validation.str_at(&["message"]).trim().into(),
-            message_program: Some(message).filter(|m| !m.is_empty()).and_then(|m| scope.compile(m, Wanted::Text).ok()),
+            message_program: Some(message)
+                .filter(|m| !m.is_empty())
+                .and_then(|m| Scope { authorizer: false, ..*scope }.compile(m, Wanted::Text).ok()),
             reason: match validation.str_at(&["reason"]) {
                 "Unauthorized" => Reason::Unauthorized,
                 "Forbidden" => Reason::Forbidden,

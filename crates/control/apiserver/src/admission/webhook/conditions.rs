@@ -29,8 +29,10 @@ impl Conditions {
     }
 
     /// Whether all conditions hold for a review. One that does not hold decides, whatever else fails.
-    pub(super) fn hold(&self, review: &Value) -> Result<bool, String> {
-        self.hold_for(&variables(review))
+    pub(super) fn hold(&self, review: &Value, more: impl IntoIterator<Item = (&'static str, Cel)>) -> Result<bool, String> {
+        let mut variables = variables(review);
+        variables.extend(more);
+        self.hold_for(&variables)
     }
 
     pub(in crate::admission) fn hold_for(&self, variables: &[(&str, Cel)]) -> Result<bool, String> {
@@ -74,7 +76,7 @@ mod tests {
             ("object.metadata.none == 'x'", Err(())),
         ] {
             let conditions = Conditions::read(&object!({ "matchConditions": [{ "name": "a", "expression": expression }] }));
-            assert_eq!(conditions.hold(&review).map_err(drop), expect, "{expression}");
+            assert_eq!(conditions.hold(&review, []).map_err(drop), expect, "{expression}");
         }
     }
 }
