@@ -83,6 +83,12 @@ pub(crate) struct Machine {
     /// Where these programs are.
     #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
     pub(crate) image_credential_provider_bin_dir: Option<PathBuf>,
+    /// Run pods on the container runtime that answers there by CRI, instead of the built-in one.
+    #[arg(long, value_name = "unix:///PATH", value_parser = unix_endpoint)]
+    pub(crate) container_runtime_endpoint: Option<String>,
+    /// Where images are asked for, if not at the runtime's endpoint.
+    #[arg(long, value_name = "unix:///PATH", value_parser = unix_endpoint, requires = "container_runtime_endpoint")]
+    pub(crate) image_service_endpoint: Option<String>,
 }
 
 #[derive(clap::Args, Debug, Clone)]
@@ -150,9 +156,9 @@ pub(crate) struct RuntimeArgs {
     /// Parent of everything that is made in cgroups.
     #[arg(long, default_value = "/fram")]
     pub(crate) cgroup_root: String,
-    /// The pods' range, until a kubelet gives another.
-    #[arg(long, value_name = "CIDR", default_value = "10.88.0.0/16")]
-    pub(crate) pod_cidr: String,
+    /// The pods' range; otherwise the one that a kubelet gave, and 10.88.0.0/16 until one does.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) pod_cidr: Option<String>,
 }
 
 #[derive(Subcommand, Debug, Clone)]
@@ -190,6 +196,10 @@ pub(crate) struct TokenCreate {
 /// The network of pods, and with it that of nodes, is IPv4's.
 fn node_ip(text: &str) -> Result<IpAddr, String> {
     text.parse::<Ipv4Addr>().map(IpAddr::V4).map_err(|_| "an IPv4 address is needed; IPv6 is not there yet".into())
+}
+
+fn unix_endpoint(text: &str) -> Result<String, String> {
+    unix_socket(text).map(|path| format!("unix://{}", path.display()))
 }
 
 fn unix_socket(text: &str) -> Result<PathBuf, String> {

@@ -67,9 +67,9 @@ impl Desk {
     }
 
     /// The node of this process, and its images.
-    pub(crate) fn set_node(&self, name: &str, images: Arc<ImageStore>) {
+    pub(crate) fn set_node(&self, name: &str, images: Option<Arc<ImageStore>>) {
         // A process runs one node.
-        let _first = (self.node.set(name.into()), self.images.set(images));
+        let _first = (self.node.set(name.into()), images.map(|images| self.images.set(images)));
     }
 
     /// Opens the socket and serves it until `stop`.
@@ -139,7 +139,9 @@ impl Desk {
     }
 
     fn images(&self) -> Result<&Arc<ImageStore>, Status> {
-        self.images.get().ok_or_else(|| Status::new(Reason::ServiceUnavailable, "no node runs here, or it is still starting"))
+        self.images
+            .get()
+            .ok_or_else(|| Status::new(Reason::ServiceUnavailable, "no node with images of its own runs here, or it is still starting"))
     }
 
     async fn import(&self, request: Request<Incoming>) -> Result<Value, Status> {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use fram_client::{Client, SharedInformers};
-use fram_cri::{PodSandboxFilter, RuntimeService};
+use fram_cri::grpc::{RemoteImages, RemoteRuntime};
+use fram_cri::{ImageService, PodSandboxFilter, RuntimeService};
 use fram_datapath::address::Cidr;
 use fram_dns::{DnsConfig, DnsServer, Zone, ZoneConfig};
 use fram_image::{ImageStore, ImageStoreConfig};
@@ -19,6 +20,7 @@ use fram_kubelet::{Configuration, CredentialProviders, Kubelet, KubeletConfig, S
 use fram_network::{NetworkConfig, PodNetwork};
 use fram_proxy::{Proxy, ProxyConfig};
 use fram_runtime::{Runtime, RuntimeConfig};
+use fram_streaming::{Sessions, StreamClient};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,14 +47,20 @@ pub(crate) struct NodeConfig {
     pub(crate) credential_providers: Arc<CredentialProviders>,
     /// What files say about the kubelet.
     pub(crate) kubelet: Configuration,
+    /// Of a runtime beside this program, which then runs the pods and attaches them to its own network.
+    pub(crate) runtime_endpoint: Option<String>,
+    /// Of its images, if that is another.
+    pub(crate) image_endpoint: Option<String>,
 }
 
 /// The parts of a node that hold the kernel's side.
 pub(crate) struct Node {
     pub(crate) config: NodeConfig,
-    pub(crate) runtime: Arc<Runtime>,
-    pub(crate) images: Arc<ImageStore>,
-    pub(crate) network: PodNetwork,
+    runtime: Arc<dyn RuntimeService>,
+    images: Arc<dyn ImageService>,
+    /// The images, where they are the built-in runtime's.
+    store: Option<Arc<ImageStore>>,
+    network: PodNetwork,
     proxy: Proxy,
     dns: DnsServer,
 }
@@ -61,9 +69,8 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 impl Node {
     /// Opens what a node keeps on disk and takes up what still runs.
-    pub(crate) async fn open(config: NodeConfig) -> anyhow::Result<Self> {
+    pub(crate) async fn open(config: NodeConfig, sessions: Sessions) -> anyhow::Result<Self> {
         let data = config.data.clone();
-        let images = Arc::new(ImageStore::open(ImageStoreConfig::new(data.join("images"))).context("cannot open the image store")?);
         let network = PodNetwork::open(NetworkConfig {
             state_dir: data.join("network"),
             cluster_cidrs: vec![config.cluster_cidr],
@@ -95,13 +102,18 @@ impl Node {
         })
         .await
         .context("cannot start the cluster's DNS")?;
-        let runtime_config = runtime_config(&data, &config.cgroup_root);
-        let runtime =
-            Runtime::open(runtime_config, images.clone(), Arc::new(network.clone())).await.context("cannot open the container runtime")?;
-        // A reboot takes sandboxes without their teardown; what they had is free again.
-        let known = runtime.list_pod_sandbox(&PodSandboxFilter::default()).await.context("cannot list sandboxes")?;
-        network.release_except(known.into_iter().map(|s| s.id).collect()).await.context("cannot release addresses")?;
-        Ok(Self { config, runtime: Arc::new(runtime), images, network, proxy, dns })
+        let (runtime, images, store): (Arc<dyn RuntimeService>, Arc<dyn ImageService>, _) = match &config.runtime_endpoint {
+            None => {
+                let (runtime, images) = open_runtime(&data, &config.cgroup_root, &network).await?;
+                (Arc::new(runtime), images.clone(), Some(images))
+            }
+            Some(endpoint) => {
+                let runtime = RemoteRuntime::connect(endpoint, Arc::new(StreamClient::new(sessions))).await?;
+                let images = RemoteImages::new(config.image_endpoint.as_ref().unwrap_or(endpoint))?;
+                (Arc::new(runtime), Arc::new(images), None)
+            }
+        };
+        Ok(Self { config, runtime, images, store, network, proxy, dns })
     }
 
     /// Starts what follows the cluster's Services, names and nodes.
@@ -131,9 +143,20 @@ impl Node {
 
 /// What the kubelet works with.
 pub(crate) struct Kernel {
-    pub(crate) config: NodeConfig,
-    pub(crate) runtime: Arc<Runtime>,
-    pub(crate) images: Arc<ImageStore>,
+    config: NodeConfig,
+    runtime: Arc<dyn RuntimeService>,
+    images: Arc<dyn ImageService>,
+}
+
+/// Opens the built-in runtime with its images, and takes up what still runs.
+pub(crate) async fn open_runtime(data: &Path, cgroup_root: &str, network: &PodNetwork) -> anyhow::Result<(Runtime, Arc<ImageStore>)> {
+    let images = Arc::new(ImageStore::open(ImageStoreConfig::new(data.join("images"))).context("cannot open the image store")?);
+    let config = runtime_config(data, cgroup_root);
+    let runtime = Runtime::open(config, images.clone(), Arc::new(network.clone())).await.context("cannot open the container runtime")?;
+    // A reboot takes sandboxes without their teardown; what they had is free again.
+    let known = runtime.list_pod_sandbox(&PodSandboxFilter::default()).await.context("cannot list sandboxes")?;
+    network.release_except(known.into_iter().map(|s| s.id).collect()).await.context("cannot release addresses")?;
+    Ok((runtime, images))
 }
 
 /// Opens a node and prepares its kubelet, which runs the node's pods from `Kubelet::run` on.
@@ -145,8 +168,8 @@ pub(crate) async fn start(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<Kubelet> {
-    let node = Node::open(config).await?;
-    desk.set_node(&node.config.name, node.images.clone());
+    let node = Node::open(config, Sessions { tasks: tasks.clone(), stop: stop.clone() }).await?;
+    desk.set_node(&node.config.name, node.store.clone());
     let kernel = node.start(informers, tasks, stop);
     let config = kubelet_config(&kernel.config)?;
     Ok(Kubelet::new(config, client, kernel.runtime, kernel.images, Arc::new(SystemClock))?)
@@ -173,7 +196,7 @@ pub(crate) fn host_name() -> anyhow::Result<String> {
 }
 
 /// Shims are beside their node's pods, and apart from those of another node on the same machine.
-pub(crate) fn runtime_config(data: &Path, cgroup_root: &str) -> RuntimeConfig {
+fn runtime_config(data: &Path, cgroup_root: &str) -> RuntimeConfig {
     let shim_cgroup = format!("{}-shim", cgroup_root.trim_end_matches('/'));
     RuntimeConfig { cgroup_root: cgroup_root.into(), shim_cgroup, ..RuntimeConfig::new(data.join("runtime")) }
 }

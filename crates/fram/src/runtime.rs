@@ -8,11 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 use fram_cli::say;
 use fram_cri::grpc::CriServer;
-use fram_cri::{PodSandboxFilter, RuntimeService};
 use fram_grpc::server::{self, ServerOptions};
-use fram_image::{ImageStore, ImageStoreConfig};
 use fram_network::{NetworkConfig, PodNetwork};
-use fram_runtime::Runtime;
 use fram_streaming::{Sessions, StreamServer};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,13 +32,7 @@ async fn start(args: RuntimeArgs) -> anyhow::Result<()> {
     let data = &args.data_dir;
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
     let _lock = NodeLock::take(data)?;
-    let images = Arc::new(ImageStore::open(ImageStoreConfig::new(data.join("images"))).context("cannot open the image store")?);
-    let network = open_network(&args, data)?;
-    let config = crate::node::runtime_config(data, &args.cgroup_root);
-    let runtime = Runtime::open(config, images.clone(), Arc::new(network.clone())).await.context("cannot open the container runtime")?;
-    let known = runtime.list_pod_sandbox(&PodSandboxFilter::default()).await.context("cannot list sandboxes")?;
-    network.release_except(known.into_iter().map(|s| s.id).collect()).await.context("cannot release addresses")?;
-
+    let (runtime, images) = crate::node::open_runtime(data, &args.cgroup_root, &open_network(&args, data)?).await?;
     let (stop, tasks, mut parts) = (CancellationToken::new(), TaskTracker::new(), Parts::default());
     let runtime = Arc::new(runtime);
     let sessions = Sessions { tasks: tasks.clone(), stop: stop.clone() };
@@ -67,12 +58,20 @@ async fn start(args: RuntimeArgs) -> anyhow::Result<()> {
     outcome
 }
 
+/// The pods' range where nobody has said one.
+const POD_CIDR: &str = "10.88.0.0/16";
+
 fn open_network(args: &RuntimeArgs, data: &Path) -> anyhow::Result<PodNetwork> {
-    let pod_cidr = args.pod_cidr.parse().context("bad --pod-cidr")?;
+    let state_dir = data.join("network");
+    // What a kubelet once gave is kept there.
+    let pod_cidr = match args.pod_cidr.as_deref() {
+        None if state_dir.exists() => None,
+        given => Some(given.unwrap_or(POD_CIDR).parse().context("bad --pod-cidr")?),
+    };
     PodNetwork::open(NetworkConfig {
-        state_dir: data.join("network"),
-        cluster_cidrs: vec![pod_cidr],
-        pod_cidr: Some(pod_cidr),
+        state_dir,
+        cluster_cidrs: pod_cidr.into_iter().collect(),
+        pod_cidr,
         // A machine without a way to others has pods all the same.
         node_ip: crate::node::primary_address().ok().or(Some(IpAddr::V4(Ipv4Addr::LOCALHOST))),
         mtu: None,

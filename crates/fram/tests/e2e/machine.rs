@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+/// Where registries listen, each on its machine.
+const REGISTRY: u16 = 5000;
+
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
@@ -137,4 +140,28 @@ impl Drop for Machine {
         eprintln!("{} deleted: {}", self.name, deleted.status);
         assert!(std::thread::panicking() || !self.data.exists(), "fram down --purge failed");
     }
+}
+
+/// The configuration of a registry.
+pub(crate) fn registry(folder: &Path) -> PathBuf {
+    let data = folder.join("registry");
+    std::fs::create_dir_all(&data).unwrap();
+    let file = folder.join("registry.yml");
+    let config = format!(
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:{REGISTRY}\"}}\n",
+        data.display()
+    );
+    std::fs::write(&file, config).unwrap();
+    file
+}
+
+/// Gives a machine's registry an image; the answer is its reference.
+pub(crate) fn push(machine: &Machine, folder: &Path) -> String {
+    let reference = format!("127.0.0.1:{REGISTRY}/busybox:1");
+    let mut push = machine.command("skopeo");
+    push.args(["--insecure-policy", "copy", "--quiet", "--retry-times", "5", "--dest-tls-verify=false"]);
+    let pushed =
+        push.arg(format!("oci:{}", super::image::busybox(folder).display())).arg(format!("docker://{reference}")).output().unwrap();
+    assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+    reference
 }

@@ -9,6 +9,8 @@ mod image;
 mod machine;
 mod refused;
 mod registry;
+mod runtime_rig;
+mod runtime_socket;
 mod secure;
 mod shop;
 mod store_check;

@@ -4,12 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::cluster::until;
-use super::image;
-use super::machine::Machine;
+use super::machine::{Machine, push, registry};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const PORT: u16 = 6443;
-const REGISTRY: u16 = 5000;
 
 /// Asks the Service by its name and prints the last line of the answer: who answered.
 const ASK: &str = r"printf 'GET /index.html HTTP/1.0\r\n\r\n' | nc -w 2 web 80 | tail -n 1 | grep .";
@@ -85,22 +83,10 @@ fn cabled(folder: &Path) -> Pair {
 
 /// Both machines have a registry at the same place, over the same files.
 fn with_registries(pair: &mut Pair, folder: &Path) -> String {
-    let data = folder.join("registry");
-    std::fs::create_dir_all(&data).unwrap();
-    let file = folder.join("registry.yml");
-    let config = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:{REGISTRY}\"}}\n",
-        data.display()
-    );
-    std::fs::write(&file, config).unwrap();
+    let file = registry(folder);
     pair.server.start_registry(&file);
     pair.agent.start_registry(&file);
-    let reference = format!("127.0.0.1:{REGISTRY}/busybox:1");
-    let mut push = pair.server.command("skopeo");
-    push.args(["--insecure-policy", "copy", "--quiet", "--retry-times", "5", "--dest-tls-verify=false"]);
-    let pushed = push.arg(format!("oci:{}", image::busybox(folder).display())).arg(format!("docker://{reference}")).output().unwrap();
-    assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
-    reference
+    push(&pair.server, folder)
 }
 
 /// What an agent says that cannot join.

@@ -145,7 +145,8 @@ fn security(making: &Making) -> Result<LinuxContainerSecurityContext, ConfigErro
         capabilities: Capability { add_capabilities: texts("add"), drop_capabilities: texts("drop"), ..Capability::default() },
         privileged,
         namespace_options: namespaces,
-        run_as_user: run_as_user.or(image.uid.filter(|_| image.username.is_empty())),
+        // An image without a user is root's; runtimes refuse a group without a user (upstream's getImageUser).
+        run_as_user: run_as_user.or(image.username.is_empty().then(|| image.uid.unwrap_or(0))),
         run_as_group: merged(pod, container, "runAsGroup").and_then(Value::as_int),
         run_as_username: if run_as_user.is_some() { String::new() } else { image.username.clone() },
         readonly_rootfs: flag("readOnlyRootFilesystem"),

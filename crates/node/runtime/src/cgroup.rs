@@ -61,6 +61,14 @@ impl Cgroups {
         self.v2
     }
 
+    /// Whether a controller is there to be used.
+    pub(crate) fn has(&self, controller: &str) -> bool {
+        self.hierarchies.iter().any(|(mount, names)| match self.v2 {
+            true => fs::read_to_string(mount.join("cgroup.controllers")).is_ok_and(|all| all.split_whitespace().any(|it| it == controller)),
+            false => names.iter().any(|name| name == controller),
+        })
+    }
+
     /// The directory of a cgroup in every hierarchy.
     pub(crate) fn paths<'a>(&'a self, cgroup: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
         self.hierarchies.iter().map(|(mount, _)| mount.join(cgroup.trim_start_matches('/')))
@@ -214,6 +222,7 @@ mod tests {
         assert_eq!(path("cpuacct").as_deref(), Some("/sys/fs/cgroup/cpu,cpuacct/a/b"));
         assert_eq!(path("memory").as_deref(), Some("/sys/fs/cgroup/memory/a/b"));
         assert_eq!(path("pids"), None);
+        assert!(cgroups.has("memory") && !cgroups.has("hugetlb"));
         assert_eq!(cgroups.paths("/a").count(), 2);
         assert_eq!(cgroups.others.len(), 2);
     }

@@ -50,6 +50,8 @@ impl From<ClientError> for CriError {
 
 pub(crate) struct Client {
     socket: UnixStream,
+    /// What both sides understand.
+    version: u32,
     input: Vec<u8>,
     fds: Vec<OwnedFd>,
 }
@@ -78,11 +80,11 @@ impl Client {
         let handle = std::fs::File::open(dir).map_err(failed)?;
         let path = format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd());
         let socket = UnixStream::connect(path).await.map_err(failed)?;
-        let mut client = Client { socket, input: Vec::new(), fds: Vec::new() };
+        let mut client = Client { socket, version: OLDEST, input: Vec::new(), fds: Vec::new() };
         client.send(&Request::Hello { version: VERSION, oldest: OLDEST }, &[]).await?;
         match client.receive().await? {
             Response::Hello { version, oldest } => {
-                protocol::negotiate(version, oldest)?;
+                client.version = protocol::negotiate(version, oldest)?;
                 Ok(client)
             }
             other => Err(unexpected(&other)),
@@ -133,6 +135,13 @@ impl Client {
         }
     }
 
+    /// What an attached connection does when its client's input ends. A container that takes its input once has had all of it, and
+    /// its outputs go on; from any other the client goes (containerd's and CRI-O's attach do the same).
+    pub(crate) fn ends_with_input(&self, once: bool) -> io::Result<InputEnd> {
+        let socket = self.socket.as_fd().try_clone_to_owned()?;
+        Ok(InputEnd { socket, once, version: self.version })
+    }
+
     /// The oldest descriptor that came with an answer.
     pub(crate) fn take_fd(&mut self) -> Option<OwnedFd> {
         if self.fds.is_empty() { None } else { Some(self.fds.remove(0)) }
@@ -141,6 +150,29 @@ impl Client {
     pub(crate) async fn ask(&mut self, request: &Request, fds: &[OwnedFd]) -> Result<Response, ClientError> {
         self.send(request, fds).await?;
         self.receive().await
+    }
+}
+
+/// Dropped when a client's input has ended.
+pub(crate) struct InputEnd {
+    socket: OwnedFd,
+    once: bool,
+    version: u32,
+}
+
+impl Drop for InputEnd {
+    fn drop(&mut self) {
+        let told = match (self.once, self.version) {
+            (false, _) => nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both),
+            // A shim from before knows no end of input but the connection's.
+            (true, ..2) => Ok(()),
+            (true, _) => protocol::encode(&Request::CloseStdin)
+                .map_err(|_| Errno::EINVAL)
+                .and_then(|frame| wire::send(self.socket.as_fd(), &frame, &[]).map(drop)),
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, "the end of an input could not be told; the shim may be gone");
+        }
     }
 }
 

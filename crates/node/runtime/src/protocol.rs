@@ -17,7 +17,7 @@ use crate::seccomp::Instruction;
 use crate::spec::{Privileges, UserRequest};
 
 /// The version that this code speaks.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// The oldest version that this code still understands.
 pub(crate) const OLDEST: u32 = 1;
 /// Longest frame; a longer one is a fault of the other side.
@@ -72,6 +72,9 @@ pub(crate) enum Request {
         stdout: bool,
         stderr: bool,
     },
+    /// On a connection that is attached: what came on it was the whole input. Where the container takes its input once, that ends;
+    /// the outputs go on. No answer. Since version 2.
+    CloseStdin,
     /// Answer: `Ok`.
     ReopenLog {
         container_id: String,

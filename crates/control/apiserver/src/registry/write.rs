@@ -418,7 +418,8 @@ pub(super) fn finished(kind: &Kind, object: &Value) -> bool {
 impl Body {
     /// Reads a JSON or YAML body.
     pub fn from_json(bytes: &[u8]) -> Result<Self, Status> {
-        let parsed = json::parse_named(bytes, names()).map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
+        let parsed = json::parse_named(bytes, names())
+            .map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
         let duplicates = parsed.duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
         Ok(Self { value: parsed.value, duplicates })
     }

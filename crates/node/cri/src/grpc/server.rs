@@ -186,8 +186,13 @@ impl CriServer {
         match name {
             "CreateContainer" => {
                 let mut request: CreateContainerRequest = call.message().await?;
+                let context = &mut request.config.security_context;
+                if context.run_as_group.is_some() && context.run_as_user.is_none() && context.run_as_username.is_empty() {
+                    let why = "run_as_group is given without run_as_user or run_as_username";
+                    return Err(status::of_runtime(CriError::InvalidArgument(why.into())));
+                }
                 // On the wire nothing means unconfined; a kubelet that wants the default says so.
-                request.config.security_context.seccomp.get_or_insert(SecurityProfile::Unconfined);
+                context.seccomp.get_or_insert(SecurityProfile::Unconfined);
                 let sandbox = self.sandbox(request.pod_sandbox_id).await?;
                 let created = runtime.create_container(&sandbox, &request.config, &request.sandbox_config).await;
                 reply(&Id { id: created.map_err(status::of_runtime)? })

@@ -112,11 +112,17 @@ fn write(
     fs::create_dir_all(dir).map_err(|error| CriError::io("create", dir, error))?;
     let files = sandbox_files(&paths.sandbox, sandbox);
     let devices = devices::look_up(&config)?;
+    let mut planned = config.clone();
+    if !inner.cgroups.has("hugetlb") {
+        // Kubelets send a limit for every size that the kernel has, and most of them are zero. What cannot be limited is not counted
+        // either; a limit that lets pages be had still needs the controller.
+        planned.resources.hugepage_limits.retain(|limit| limit.limit > 0);
+    }
     let plan = spec::plan(&Input {
         container_id: id,
         sandbox,
         files: &files,
-        container: &config,
+        container: &planned,
         image: &image.config,
         rootfs: &paths.rootfs,
         devices: &devices,
@@ -139,7 +145,7 @@ fn write(
         cgroup: plan.cgroup.clone(),
         stop_signal: plan.stop_signal,
         exit_reported: false,
-        config: config.clone(),
+        config,
     };
     durable::write_json(&dir.join("config.json"), &plan.spec, Sync::No)?;
     durable::write_json(&dir.join(START_FILE), &start(paths, &record, plan, filter, image.layers), Sync::No)?;

@@ -162,7 +162,10 @@ async fn read_capped(stream: Option<Box<dyn AsyncRead + Send + Unpin>>, kept: &m
 
 pub(super) async fn attach(inner: &Arc<Inner>, id: &str, options: ExecOptions) -> CriResult<ContainerStream> {
     let (container, sandbox) = running(inner, id)?;
-    let tty = container.record.lock().config.tty;
+    let (tty, once) = {
+        let config = &container.record.lock().config;
+        (config.tty, config.stdin_once && !config.tty)
+    };
     if tty != options.tty {
         let wrong = if tty { "has a terminal" } else { "has no terminal" };
         return Err(CriError::InvalidArgument(format!("container {id:?} {wrong}")));
@@ -180,9 +183,21 @@ pub(super) async fn attach(inner: &Arc<Inner>, id: &str, options: ExecOptions) -
     if let Some(input) = client.take_fd() {
         let input = Descriptor::new(input)?;
         stream.resize = tty.then(|| resizer(inner, input.clone()));
-        stream.stdin = options.stdin.then(|| Box::new(input) as _);
+        if options.stdin {
+            let end = client.ends_with_input(once).map_err(failed)?;
+            stream.stdin = Some(Box::new(streams::Input { input, _end: end }));
+        }
     }
-    stream.exit = Box::pin(exit(client));
+    let detaches = options.stdin && !once;
+    stream.exit = Box::pin(async move {
+        match client.receive().await {
+            // The client's input has ended, and the client with it.
+            Err(ClientError::Closed) if detaches => Ok(0),
+            Ok(Response::Exited { code }) => Ok(code),
+            Ok(other) => Err(client::unexpected(&other).into()),
+            Err(error) => Err(error.into()),
+        }
+    });
     Ok(stream)
 }
 

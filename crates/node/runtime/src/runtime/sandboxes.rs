@@ -231,12 +231,26 @@ pub(super) async fn remove(inner: Arc<Inner>, id: String) -> CriResult<()> {
         super::containers::remove(inner.clone(), container.id.clone()).await?;
     }
     let _turn = sandbox.turn.lock().await;
+    if let Some(cgroup) = own_cgroup(&inner, &sandbox) {
+        super::containers::remove_cgroup(inner.cgroups.clone(), cgroup).await?;
+    }
     let dir = sandbox.dir.clone();
     blocking(move || remove_directory(&dir)).await?;
     if inner.sandboxes.lock().remove(&id).is_some() {
         inner.publish(&id, &id, ContainerEventType::Deleted);
     }
     Ok(())
+}
+
+/// The pod's cgroup, where it is the runtime's: nobody has named one, and this is the pod's last sandbox.
+fn own_cgroup(inner: &Inner, sandbox: &Sandbox) -> Option<String> {
+    let uid = {
+        let config = &sandbox.record.lock().config;
+        Some(config.metadata.uid.clone()).filter(|uid| !uid.is_empty() && config.linux.cgroup_parent.is_empty())?
+    };
+    let others = inner.sandboxes.lock();
+    let shared = others.values().any(|other| other.id != sandbox.id && other.record.lock().config.metadata.uid == uid);
+    (!shared).then(|| format!("{}/{uid}", inner.config.cgroup_root))
 }
 
 pub(super) fn remove_directory(dir: &Path) -> CriResult<()> {

@@ -14,6 +14,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
 
+use crate::client::InputEnd;
+
 /// A pipe whose writing end goes to the shim.
 pub(super) fn output() -> CriResult<(pipe::Receiver, OwnedFd)> {
     let made = pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from);
@@ -50,6 +52,26 @@ impl Descriptor {
         // SAFETY: the structure is what the request reads, and it lives until the call returns.
         let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSWINSZ, &size) };
         if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// The input of a container, whose end is told to the shim.
+pub(super) struct Input {
+    pub(super) input: Descriptor,
+    pub(super) _end: InputEnd,
+}
+
+impl AsyncWrite for Input {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.input).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.input).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.input).poll_shutdown(context)
     }
 }
 

@@ -147,6 +147,30 @@ async fn several_can_attach_and_the_log_has_it_too() {
 }
 
 #[tokio::test]
+async fn the_end_of_an_attach_s_input_is_that_of_a_container_that_takes_it_once_and_else_of_the_attach() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    for once in [true, false] {
+        let mut config = shell(if once { "once" } else { "often" }, "cat; echo end");
+        (config.stdin, config.stdin_once) = (true, once);
+        let id = start(&runtime, &sandbox, &config).await;
+        let mut stream = runtime.attach(&id, ALL).await.unwrap();
+        stream.stdin.as_mut().unwrap().write_all(b"one\n").await.unwrap();
+        let mut first = [0; 4];
+        tokio::time::timeout(LONG, stream.stdout.as_mut().unwrap().read_exact(&mut first)).await.unwrap().unwrap();
+        drop(stream.stdin.take());
+        assert_eq!(read_all(stream.stdout.take()).await, if once { "end\n" } else { "" });
+        assert_eq!(tokio::time::timeout(LONG, stream.exit).await.unwrap().unwrap(), 0);
+        let state = if once { ContainerState::Exited } else { ContainerState::Running };
+        let status = if once { ended(&runtime, &id).await } else { runtime.container_status(&id).await.unwrap() };
+        assert_eq!(status.state, state);
+    }
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
 async fn a_container_with_a_terminal_can_be_attached_and_detached() {
     let node = Node::new();
     let runtime = node.open().await;

@@ -51,6 +51,7 @@ impl Server {
             Request::Attach { container_id, stdin, stdout, stderr } => {
                 return self.attach(id, container_id, stdin, [stdout, stderr]);
             }
+            Request::CloseStdin => return self.close_stdin(id),
             Request::PortForward { port } => return self.port_forward(id, port),
             Request::Shutdown => {
                 self.shutdown = Some(id);
@@ -60,6 +61,16 @@ impl Server {
         match outcome {
             Ok(response) => self.respond(id, &response),
             Err((kind, message)) => self.refuse(id, kind, message),
+        }
+    }
+
+    fn close_stdin(&mut self, id: u64) {
+        if let Some(Role::Attached(container_id)) = self.connections.get(&id).map(|connection| &connection.role)
+            && let Some(container) = self.containers.get_mut(container_id)
+            && container.stdin_once
+            && !container.tty
+        {
+            container.stdin = None;
         }
     }
 
