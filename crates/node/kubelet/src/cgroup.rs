@@ -33,8 +33,9 @@ impl Cgroups {
         Self { mount: mount.to_path_buf(), unified }
     }
 
-    pub(crate) fn is_unified(&self) -> bool {
-        self.unified
+    /// Whether the kernel limits the swap of cgroups below this one by itself: version 2 does, unless it is built without.
+    pub(crate) fn limits_swap(&self, path: &str) -> bool {
+        self.unified && Self::dir(&self.mount, path).join("memory.swap.max").exists()
     }
 
     /// Whether the machine has the controller of huge pages.

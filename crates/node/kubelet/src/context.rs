@@ -109,10 +109,11 @@ impl Context {
             limits.hugepage_limits = resources::huge_page_limits(pod, container, sizes);
         }
         resource::lay_over(&self.managers, meta::uid(pod), pod::container_name(container), &mut limits);
+        let kubepods = format!("{}/kubepods", self.config.cgroup_root.trim_end_matches('/'));
         let limited = self.config.swap_behavior == SwapBehavior::LimitedSwap;
         let swap = resources::SwapLimits {
             limited,
-            unified: self.cgroups.is_unified(),
+            unified: self.cgroups.limits_swap(&kubepods),
             node_memory: self.node.memory_bytes,
             node_swap: self.node.swap_bytes,
         };
