@@ -119,8 +119,8 @@ fn empty_dir(pod: &Value, volume: &Value, dir: &Path, fs_group: Option<u32>) -> 
             let own = volume.at(&["emptyDir", "sizeLimit"]).and_then(resources::parse).map(|q| q.value());
             let of_pod = Some(resources::pod_resources(pod).memory_limit_in_bytes).filter(|n| *n > 0);
             let size = own.filter(|n| *n > 0).into_iter().chain(of_pod).min();
+            // Its root has the mode 1777, which is left as it is, as upstream's setupDir does.
             mount_tmpfs(dir, size)?;
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).map_err(io_error("change the mode of", dir))?;
         }
         "" => {}
         other => match other.strip_prefix("HugePages") {

@@ -44,7 +44,8 @@ impl Worker {
         }
         self.volumes_ready = true;
         self.replacing = actions.kill.iter().filter(|k| actions.start.contains(&k.name)).map(|k| k.id.clone()).collect();
-        let (ctx, pod, observed) = (self.ctx.clone(), self.pod.clone(), self.observed.clone());
+        // With the last status: how often containers were restarted may stand nowhere else.
+        let (ctx, pod, observed) = (self.ctx.clone(), self.pod_with_status(), self.observed.clone());
         let end = self.end.clone();
         Some(Box::pin(sync(Sync { ctx, pod, observed, actions, volumes, resize, end })))
     }
