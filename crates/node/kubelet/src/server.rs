@@ -6,6 +6,7 @@ mod forward;
 mod fuzz;
 mod log_file;
 mod logs;
+mod node_logs;
 mod remote;
 
 use std::convert::Infallible;
@@ -60,6 +61,7 @@ impl Kubelet {
             (&Method::GET, ["metrics", "probes"]) => Ok(text(&self.ctx.metrics.probes())),
             (&Method::GET, ["metrics"]) => Ok(text(&self.ctx.metrics.exposition())),
             (&Method::GET, ["configz"]) => Ok(json(&configz(&self.ctx.config))),
+            (&Method::GET, ["logs", rest @ ..]) => node_logs::serve(rest).await,
             (&Method::GET, ["pods"]) => Ok(json(&self.pod_list())),
             (&Method::GET, ["containerLogs", namespace, name, container]) => {
                 logs::serve(self, &format!("{namespace}/{name}"), container, &query, request).await
