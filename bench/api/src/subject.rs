@@ -139,8 +139,16 @@ impl Subject {
         let asked = object!({ "spec": { "expirationSeconds": 86_400 } });
         let answer = ask(admin, post(&format!("{accounts}/{NAMESPACE}/token"), &asked)).await?;
         let token = json::from_slice(&answer)?.str_at(&["status", "token"]).to_string();
-        let config = Kubeconfig::read(&self.recipe.kubeconfig)?;
-        Ok(Kubeconfig { identity: None, token: Some(token), ..config })
+        let config = Kubeconfig { identity: None, token: Some(token), ..Kubeconfig::read(&self.recipe.kubeconfig)? };
+        // Authorizers follow roles and bindings; they need not know of these at once.
+        let (remote, begun) = (Remote::new(&config)?, Instant::now());
+        while let Err(error) = ask(&remote, request("GET", &format!("/api/v1/namespaces/{NAMESPACE}/pods?limit=1"), "")).await {
+            if begun.elapsed() > Duration::from_secs(10) {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(config)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::aggregator::inprocess as aggregated;
 use crate::audit;
 use crate::authorize::Attributes;
 use crate::flow;
-use crate::registry::{Change, ChangeKind, Place, Selection, WatchRequest, Watching};
+use crate::registry::{Change, ChangeKind, Place, Registry, Selection, WatchRequest, Watching};
 use crate::server::{Answer, Performed, Server, attributes_of};
 use crate::user::User;
 
@@ -95,7 +95,7 @@ impl Transport for InProcess {
         }
         let (watching, place) = watch?;
         let held = (trail, self.server.flow.watch(&attributes));
-        Ok(Box::pin(futures_util::stream::unfold(Some((watching, place, held)), next)))
+        Ok(Box::pin(futures_util::stream::unfold(Some((watching, (self.server.registry.clone(), place), held)), next)))
     }
 }
 
@@ -140,18 +140,18 @@ impl InProcess {
     }
 }
 
-/// A watch, what it is about, and what lasts as long as it: its trail, and being counted.
-type State = Option<(Watching, Place, (Option<Trail>, Option<Watched>))>;
+/// A watch, what it is about and where, and what lasts as long as it: its trail, and being counted.
+type State = Option<(Watching, (Arc<Registry>, Place), (Option<Trail>, Option<Watched>))>;
 
 async fn next(state: State) -> Option<(Result<WatchEvent, Status>, State)> {
-    let (mut watching, place, held) = state?;
-    match watching.next().await.and_then(|change| event(&place, &change)) {
-        Ok(event) => Some((Ok(event), Some((watching, place, held)))),
+    let (mut watching, (registry, place), held) = state?;
+    match watching.next().await.and_then(|change| event(&registry, &place, &change)) {
+        Ok(event) => Some((Ok(event), Some((watching, (registry, place), held)))),
         Err(status) => Some((Err(status), None)),
     }
 }
 
-fn event(place: &Place, change: &Change) -> Result<WatchEvent, Status> {
+fn event(registry: &Registry, place: &Place, change: &Change) -> Result<WatchEvent, Status> {
     let kind = match change.kind {
         ChangeKind::Added => EventKind::Added,
         ChangeKind::Modified => EventKind::Modified,
@@ -159,7 +159,7 @@ fn event(place: &Place, change: &Change) -> Result<WatchEvent, Status> {
         ChangeKind::Bookmark | ChangeKind::InitialEventsEnd => EventKind::Bookmark,
     };
     let object = match &change.entry {
-        Some(entry) => change.unmanaged(&place.served, entry)?,
+        Some(entry) => change.unmanaged(registry, &place.served, entry)?,
         None => bookmark(place, change),
     };
     Ok(WatchEvent { kind, object: Arc::new(object) })

@@ -6,6 +6,7 @@ mod delete;
 mod keys;
 mod prepare;
 mod read;
+mod recent;
 mod record;
 mod turns;
 mod watch;
@@ -42,6 +43,7 @@ pub struct Registry {
     pub(crate) admission: Chain,
     pub(crate) allocators: Allocators,
     turns: turns::Turns,
+    recent: recent::Recent,
     me: Weak<Registry>,
 }
 
@@ -88,7 +90,8 @@ impl Registry {
         allocators: Allocators,
     ) -> Arc<Self> {
         let (api, prefix) = (signal::Sender::new(api), prefix.into());
-        Arc::new_cyclic(|me| Self { api, store, prefix, environment, admission, allocators, turns: Default::default(), me: me.clone() })
+        let (turns, recent) = Default::default();
+        Arc::new_cyclic(|me| Self { api, store, prefix, environment, admission, allocators, turns, recent, me: me.clone() })
     }
 
     /// For what may outlive a call.
@@ -125,9 +128,31 @@ impl Registry {
 
     /// Decodes a stored entry as the kind that was asked for, a built-in one or one whose versions differ by their schema.
     pub fn decode(&self, served: &Served, entry: &Entry) -> Result<Value, Status> {
-        let record = Record::parse(&entry.value).map_err(Status::internal)?;
-        let value = record.to_object(entry.modified.0).map_err(Status::internal)?;
+        let value = self.stored(entry)?;
         Ok(fram_api::convert(value, &served.stored, &served.kind))
+    }
+}
+
+impl Registry {
+    /// A stored object, as the kind as which it is stored.
+    pub(crate) fn stored(&self, entry: &Entry) -> Result<Value, Status> {
+        if let Some(mut object) = self.recent.get(&entry.value) {
+            object.set(&["metadata", "resourceVersion"], entry.modified.0.to_string());
+            return Ok(object);
+        }
+        let record = Record::parse(&entry.value).map_err(Status::internal)?;
+        record.to_object(entry.modified.0).map_err(Status::internal)
+    }
+
+    /// The same at a revision, without who manages which of its fields.
+    pub(crate) fn unmanaged(&self, entry: &Entry, revision: u64) -> Result<Value, Status> {
+        if let Some(mut object) = self.recent.get(&entry.value) {
+            object.remove(&["metadata", "managedFields"]);
+            object.set(&["metadata", "resourceVersion"], revision.to_string());
+            return Ok(object);
+        }
+        let record = Record::parse(&entry.value).map_err(Status::internal)?;
+        record.to_unmanaged(revision).map_err(Status::internal)
     }
 }
 

@@ -33,6 +33,8 @@ pub struct InformerOptions {
     pub indices: Vec<(&'static str, IndexFn)>,
     /// Of each object only what it is and its metadata are kept.
     pub metadata_only: bool,
+    /// Takes out of each object what nobody will ask for.
+    pub projection: Option<fn(&mut Value)>,
 }
 
 impl InformerOptions {
@@ -101,6 +103,7 @@ impl Informer {
             label_selector: options.label_selector,
             field_selector: options.field_selector,
             metadata_only: options.metadata_only,
+            projection: options.projection,
             shared: shared.clone(),
         };
         tasks.spawn(reflector.run(stop));

@@ -22,6 +22,37 @@ fn free(object: &Value) -> Vec<String> {
     meta::controller_of(object).is_none().then(|| meta::namespace(object).to_string()).into_iter().collect()
 }
 
+/// What a container does inside is its kubelet's business, which has an informer of its own. The pods of a cluster are many, and
+/// this is most of each.
+const INSIDES: [&str; 15] = [
+    "args",
+    "command",
+    "env",
+    "envFrom",
+    "lifecycle",
+    "livenessProbe",
+    "readinessProbe",
+    "securityContext",
+    "startupProbe",
+    "stdin",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "tty",
+    "volumeMounts",
+    "workingDir",
+];
+
+fn without_insides(pod: &mut Value) {
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        if pod.list_at(&["spec", list]).is_empty() {
+            continue;
+        }
+        for container in pod.place(&["spec", list]).make_list() {
+            container.make_map().retain(|key, _| !INSIDES.contains(&key.as_str()));
+        }
+    }
+}
+
 fn owners(object: &Value) -> Vec<String> {
     meta::owner_references(object).iter().map(|r| r.str_at(&["uid"]).to_string()).collect()
 }
@@ -41,6 +72,7 @@ struct Inner {
 }
 
 impl SharedInformers {
+    /// Pods come without what their containers do inside: nobody may write one back.
     pub fn new(client: Client, tasks: TaskTracker, stop: CancellationToken) -> Self {
         Self { inner: Arc::new(Inner { client, tasks, stop, informers: Mutex::default() }) }
     }
@@ -57,6 +89,9 @@ impl SharedInformers {
     fn start(&self, resource: &Resource, metadata_only: bool) -> Informer {
         let inner = &self.inner;
         let mut options = InformerOptions { metadata_only, ..InformerOptions::default() }.index(OWNER_INDEX, owners);
+        if *resource == PODS {
+            options.projection = Some(without_insides);
+        }
         if *resource == PODS || *resource == CONTROLLER_REVISIONS {
             options = options.index(FREE_INDEX, free);
         }
@@ -74,5 +109,22 @@ impl SharedInformers {
                 stop.cancel();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_machinery::object;
+
+    use super::*;
+
+    #[test]
+    fn of_containers_only_what_others_ask_for_is_kept() {
+        let mut pod = object!({ "metadata": { "name": "p" }, "spec": { "nodeName": "n",
+            "containers": [{ "name": "c", "image": "i", "env": [{ "name": "A" }], "ports": [{ "containerPort": 1 }] }] } });
+        without_insides(&mut pod);
+        let expect = object!({ "metadata": { "name": "p" }, "spec": { "nodeName": "n",
+            "containers": [{ "name": "c", "image": "i", "ports": [{ "containerPort": 1 }] }] } });
+        assert_eq!(pod, expect);
     }
 }

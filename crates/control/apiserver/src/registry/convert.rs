@@ -8,7 +8,7 @@ use fram_api::Kind;
 use fram_machinery::{Status, Value, meta, object};
 use fram_store::Entry;
 
-use super::{Record, Registry, Served};
+use super::{Registry, Served};
 use crate::webhook::Target;
 
 /// How long a conversion may take; see upstream's conversion webhook client.
@@ -24,12 +24,12 @@ impl Served {
 impl Registry {
     /// A stored entry as the kind that was asked for.
     pub(crate) async fn object(&self, served: &Served, entry: &Entry) -> Result<Value, Status> {
-        self.convert(stored(entry)?, &served.stored, &served.kind).await
+        self.convert(self.stored(entry)?, &served.stored, &served.kind).await
     }
 
     /// Stored entries as the kind that was asked for.
     pub(crate) async fn objects(&self, served: &Served, entries: &[Arc<Entry>]) -> Result<Vec<Value>, Status> {
-        let values = entries.iter().map(|e| stored(e)).collect::<Result<_, _>>()?;
+        let values = entries.iter().map(|e| self.stored(e)).collect::<Result<_, _>>()?;
         self.convert_all(values, &served.stored, &served.kind).await
     }
 
@@ -84,11 +84,6 @@ impl Registry {
             None => Ok(converted),
         }
     }
-}
-
-pub(super) fn stored(entry: &Entry) -> Result<Value, Status> {
-    let record = Record::parse(&entry.value).map_err(Status::internal)?;
-    record.to_object(entry.modified.0).map_err(Status::internal)
 }
 
 /// Of the metadata a conversion may change labels and annotations only.

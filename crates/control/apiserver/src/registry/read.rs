@@ -58,12 +58,12 @@ impl Selection {
         self.labels.is_everything() && self.fields.is_everything()
     }
 
-    pub fn matches(&self, served: &Served, record: &Record) -> bool {
+    pub fn matches(&self, served: &Served, record: &Record<'_>) -> bool {
         record.matches_labels(&self.labels) && (self.fields.is_everything() || self.matches_fields(served, record))
     }
 
     /// The record's header has the fields of the definition under which it was written; another one's are looked up.
-    fn matches_fields(&self, served: &Served, record: &Record) -> bool {
+    fn matches_fields(&self, served: &Served, record: &Record<'_>) -> bool {
         if served.kind.custom.is_none() || served.verbatim() {
             return record.matches_fields(&served.stored.selectable, &self.fields);
         }

@@ -25,8 +25,8 @@ pub enum RecordError {
 
 /// A view of a stored object's bytes.
 #[derive(Debug, Clone)]
-pub struct Record {
-    bytes: Bytes,
+pub struct Record<'a> {
+    bytes: &'a [u8],
     /// Where labels, fields and managedFields end; the JSON is the rest.
     ends: [usize; 3],
     splice: usize,
@@ -101,7 +101,7 @@ fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
     std::str::from_utf8(text).ok()
 }
 
-impl Record {
+impl Record<'_> {
     /// Encodes an object of a kind for the store.
     pub fn encode(kind: &Kind, mut object: Value) -> Bytes {
         let managed = object.remove(&["metadata", "managedFields"]).filter(|m| !m.is_empty());
@@ -128,8 +128,10 @@ impl Record {
         }
         out.into()
     }
+}
 
-    pub fn parse(bytes: &Bytes) -> Result<Self, RecordError> {
+impl<'a> Record<'a> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
         match bytes.first() {
             Some(&VERSION) => {}
             Some(&other) => return Err(RecordError::Version(other)),
@@ -150,7 +152,7 @@ impl Record {
         if managed + json > bytes.len() || number(0) > json {
             return Err(RecordError::Short);
         }
-        Ok(Self { bytes: bytes.slice(..managed + json), ends: [labels, fields, managed], splice: number(0) })
+        Ok(Self { bytes: &bytes[..managed + json], ends: [labels, fields, managed], splice: number(0) })
     }
 
     fn labels(&self) -> &[u8] {
@@ -290,7 +292,8 @@ mod tests {
         let pod = object!({ "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": "x", "namespace": "ns", "labels": { "a": "b" }, "managedFields": [{ "manager": "m" }] },
             "spec": { "nodeName": "n1" }, "status": {} });
-        let record = Record::parse(&Record::encode(kind, pod.clone())).unwrap();
+        let bytes = Record::encode(kind, pod.clone());
+        let record = Record::parse(&bytes).unwrap();
         let mut expect = pod;
         expect.set(&["metadata", "resourceVersion"], "7");
         assert_eq!(record.to_object(7).unwrap(), expect);
@@ -306,7 +309,8 @@ mod tests {
             let kind = api.kind("", "v1", kind).unwrap();
             object.set(&["apiVersion"], "v1");
             object.set(&["kind"], &kind.kind);
-            let record = Record::parse(&Record::encode(kind, object)).unwrap();
+            let bytes = Record::encode(kind, object);
+            let record = Record::parse(&bytes).unwrap();
             let mut out = Vec::new();
             record.write_json(7, Some(&TypeMeta::of(kind)), &mut out);
             String::from_utf8(out).unwrap()

@@ -7,7 +7,6 @@ use fram_machinery::{Status, Value};
 use fram_store::{Entry, Event, EventKind, Revision, Watch, WatchItem};
 
 use super::read::parse_revision;
-use super::record::RecordError;
 use super::{Place, Record, Registry, Selection, Served, store_status};
 
 #[derive(Debug, Clone, Default)]
@@ -48,21 +47,24 @@ impl Change {
 
     /// The object as the watcher sees it.
     pub(crate) fn object(&self, served: &Served, entry: &Entry) -> Result<Value, Status> {
-        self.read(served, entry, Record::to_object)
+        self.read(served, || {
+            let record = Record::parse(&entry.value).map_err(Status::internal)?;
+            record.to_object(self.revision).map_err(Status::internal)
+        })
     }
 
     /// The same without who manages which of its fields.
-    pub(crate) fn unmanaged(&self, served: &Served, entry: &Entry) -> Result<Value, Status> {
-        let mut object = self.read(served, entry, Record::to_unmanaged)?;
-        object.remove(&["metadata", "managedFields"]);
+    pub(crate) fn unmanaged(&self, registry: &Registry, served: &Served, entry: &Entry) -> Result<Value, Status> {
+        let mut object = self.read(served, || registry.unmanaged(entry, self.revision))?;
+        if self.converted.is_some() {
+            object.remove(&["metadata", "managedFields"]);
+        }
         Ok(object)
     }
 
-    fn read(&self, served: &Served, entry: &Entry, read: impl FnOnce(&Record, u64) -> Result<Value, RecordError>) -> Result<Value, Status> {
+    fn read(&self, served: &Served, read: impl FnOnce() -> Result<Value, Status>) -> Result<Value, Status> {
         let Some(converted) = &self.converted else {
-            let record = Record::parse(&entry.value).map_err(Status::internal)?;
-            let object = read(&record, self.revision).map_err(Status::internal)?;
-            return Ok(fram_api::convert(object, &served.stored, &served.kind));
+            return Ok(fram_api::convert(read()?, &served.stored, &served.kind));
         };
         let mut object = converted.clone();
         object.set(&["metadata", "resourceVersion"], self.revision.to_string());

@@ -8,7 +8,7 @@ use fram_machinery::{Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
 use super::prepare::{Change, bump_generation, check_new, fill_metadata, keep_metadata, keep_own_metadata, refuse};
-use super::{Place, Record, Registry, Write, convert, store_status};
+use super::{Place, Record, Registry, Write, store_status};
 use crate::admission::{Operation as Verb, Request};
 use crate::quota;
 
@@ -149,7 +149,9 @@ impl Registry {
             return Ok(Some(object));
         }
         let key = Key::from(self.key_of(place));
-        let put = Operation::Put { key: key.clone(), value: Record::encode(stored, object.clone()), ttl: ttl(stored) };
+        let value = Record::encode(stored, object.clone());
+        self.recent.put(value.clone(), object.clone());
+        let put = Operation::Put { key: key.clone(), value, ttl: ttl(stored) };
         let mut transaction = Transaction::new(vec![put]).when(Condition::Absent(key.clone()));
         transaction.conditions.extend(charge.conditions.into_iter().chain(allocation.conditions));
         transaction.operations.extend(charge.operations.into_iter().chain(allocation.operations));
@@ -191,7 +193,7 @@ impl Registry {
                 return Err(place.conflict("the object has been modified; please apply your changes to the latest version and try again"));
             }
             // Where both are the same kind, nothing is decoded twice.
-            let old = if place.served.verbatim() { current } else { convert::stored(&entry)? };
+            let old = if place.served.verbatim() { current } else { self.stored(&entry)? };
             match self.try_update(place, subresource, write, &key, (&entry, old), asked).await? {
                 Some(written) => return Ok(written),
                 None => continue,
@@ -255,6 +257,7 @@ impl Registry {
         if value == entry.value {
             return answer(old).await;
         }
+        self.recent.put(value.clone(), object.clone());
         let put = Operation::Put { key: key.clone(), value, ttl: ttl(&stored) };
         let mut transaction = Transaction::new(vec![put]).when(Condition::ModifiedAt(key.clone(), entry.modified));
         transaction.conditions.extend(charge.conditions.into_iter().chain(allocation.conditions));

@@ -25,6 +25,7 @@ pub(super) struct Reflector {
     pub(super) label_selector: String,
     pub(super) field_selector: String,
     pub(super) metadata_only: bool,
+    pub(super) projection: Option<fn(&mut Value)>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -91,8 +92,15 @@ impl Reflector {
     }
 
     /// What is held of an object.
-    fn kept(&self, object: Arc<Value>) -> Arc<Value> {
+    fn kept(&self, mut object: Arc<Value>) -> Arc<Value> {
         if !self.metadata_only {
+            if let Some(project) = self.projection {
+                project(Arc::make_mut(&mut object));
+            }
+            // Who manages which field is nothing to those who follow objects.
+            if object.at(&["metadata", "managedFields"]).is_some() {
+                Arc::make_mut(&mut object).remove(&["metadata", "managedFields"]);
+            }
             return object;
         }
         let mut out: Map = ["apiVersion", "kind", "metadata"].into_iter().filter_map(|f| Some((f, object.get(f)?.clone()))).collect();
