@@ -72,6 +72,18 @@ pub(crate) struct Machine {
     /// Parent of everything that is made in cgroups.
     #[arg(long, default_value = "/fram")]
     pub(crate) cgroup_root: String,
+    /// The node's KubeletConfiguration (kubelet.config.k8s.io/v1beta1).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A directory of drop-ins for it: what its .conf files say replaces what the file says, in the order of their names.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) config_dir: Option<PathBuf>,
+    /// Which programs are asked for credentials of registries: a CredentialProviderConfig (kubelet.config.k8s.io/v1).
+    #[arg(long, value_name = "FILE", requires = "image_credential_provider_bin_dir")]
+    pub(crate) image_credential_provider_config: Option<PathBuf>,
+    /// Where these programs are.
+    #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
+    pub(crate) image_credential_provider_bin_dir: Option<PathBuf>,
     /// Run pods on the container runtime that answers there by CRI, instead of the built-in one.
     #[arg(long, value_name = "unix:///PATH", value_parser = unix_endpoint)]
     pub(crate) container_runtime_endpoint: Option<String>,

@@ -16,7 +16,7 @@ use fram_cri::{ImageService, PodSandboxFilter, RuntimeService, SandboxNetwork};
 use fram_datapath::address::Cidr;
 use fram_dns::{DnsConfig, DnsServer, Zone, ZoneConfig};
 use fram_image::{ImageStore, ImageStoreConfig};
-use fram_kubelet::{Kubelet, KubeletConfig, SystemClock};
+use fram_kubelet::{Configuration, CredentialProviders, Kubelet, KubeletConfig, SystemClock};
 use fram_network::{CniConfig, CniNetwork, NetworkConfig, PodNetwork};
 use fram_proxy::{Proxy, ProxyConfig};
 use fram_runtime::{Runtime, RuntimeConfig};
@@ -44,6 +44,9 @@ pub(crate) struct NodeConfig {
     pub(crate) local_ips: Vec<Ipv4Addr>,
     /// Parent of everything that Fram makes in cgroups.
     pub(crate) cgroup_root: String,
+    pub(crate) credential_providers: Arc<CredentialProviders>,
+    /// What files say about the kubelet.
+    pub(crate) kubelet: Configuration,
     /// Of a runtime beside this program, which then runs the pods and attaches them to its own network.
     pub(crate) runtime_endpoint: Option<String>,
     /// Of its images, if that is another.
@@ -188,18 +191,22 @@ pub(crate) async fn start(
     let node = Node::open(config, Sessions { tasks: tasks.clone(), stop: stop.clone() }).await?;
     desk.set_node(&node.config.name, node.store.clone());
     let kernel = node.start(informers, tasks, stop);
-    let config = kubelet_config(&kernel.config);
+    let config = kubelet_config(&kernel.config)?;
     Ok(Kubelet::new(config, client, kernel.runtime, kernel.images, Arc::new(SystemClock))?)
 }
 
-fn kubelet_config(node: &NodeConfig) -> KubeletConfig {
-    KubeletConfig {
+fn kubelet_config(node: &NodeConfig) -> anyhow::Result<KubeletConfig> {
+    let mut config = KubeletConfig {
         cluster_dns: vec![IpAddr::V4(node.dns_ip)],
         cluster_domain: node.cluster_domain.clone(),
         cgroup_root: node.cgroup_root.clone(),
         volumes_dir: Some(node.data.join("volumes")),
+        static_pod_path: Some(node.data.join("manifests")),
+        credential_providers: node.credential_providers.clone(),
         ..KubeletConfig::new(node.name.clone(), vec![node.ip], node.data.join("kubelet"), node.data.join("pods"))
-    }
+    };
+    node.kubelet.apply(&mut config)?;
+    Ok(config)
 }
 
 /// The machine's name as node names are written: lower case.

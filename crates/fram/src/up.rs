@@ -10,7 +10,7 @@ use fram_apiserver::User;
 use fram_apiserver::http_api::Listener;
 use fram_cli::say;
 use fram_client::SharedInformers;
-use fram_kubelet::Kubelet;
+use fram_kubelet::{Configuration, CredentialProviders, Kubelet};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -207,6 +207,13 @@ fn api_service_ip() -> Ipv4Addr {
     fram_apiserver::allocate::Allocators::default().service_ip(1)
 }
 
+fn credential_providers(machine: &Machine) -> anyhow::Result<Arc<CredentialProviders>> {
+    match (&machine.image_credential_provider_config, &machine.image_credential_provider_bin_dir) {
+        (Some(config), Some(dir)) => Ok(Arc::new(CredentialProviders::load(config, dir)?)),
+        _ => Ok(Arc::default()),
+    }
+}
+
 /// `local_ips` are Service addresses that the node answers itself.
 pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow::Result<NodeConfig> {
     let allocators = fram_apiserver::allocate::Allocators::default();
@@ -220,6 +227,8 @@ pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow
         cluster_domain: "cluster.local".into(),
         local_ips,
         cgroup_root: machine.cgroup_root.clone(),
+        credential_providers: credential_providers(machine)?,
+        kubelet: Configuration::load(machine.config.as_deref(), machine.config_dir.as_deref())?,
         runtime_endpoint: machine.container_runtime_endpoint.clone(),
         image_endpoint: machine.image_service_endpoint.clone(),
     })

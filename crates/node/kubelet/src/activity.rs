@@ -19,14 +19,15 @@ impl Activity {
     pub(crate) fn watch(path: &Path, runtime: watch::Receiver<u64>) -> Self {
         let watching = || -> nix::Result<OwnedFd> {
             let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-            let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+            let news = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+            let flags = news | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
             inotify.add_watch(path.parent().unwrap_or(path), flags)?;
             Ok(inotify.into())
         };
         let inotify = match watching().map_err(std::io::Error::from).and_then(register) {
             Ok(inotify) => Some(inotify),
             Err(error) => {
-                tracing::warn!(?path, %error, "a log cannot be watched, it is followed by the runtime's events only");
+                tracing::warn!(?path, %error, "a file cannot be watched, it is followed by the runtime's events only");
                 None
             }
         };

@@ -29,7 +29,7 @@ const SAFE_SYSCTLS: [&str; 12] = [
 ];
 
 /// What a pod asks for that this node does not give, which it must not run without.
-pub(crate) fn forbid(pod: &Value, allowed_sysctls: &[String]) -> Result<(), Rejection> {
+pub(crate) fn forbid(pod: &Value, allowed_sysctls: &[String], has_apparmor: bool) -> Result<(), Rejection> {
     let reject = |reason: &str, message: String| Err((reason.to_string(), format!("Pod was rejected: {message}")));
     let context = pod.at(&["spec", "securityContext"]).map(|c| c.list_at(&["sysctls"])).unwrap_or_default();
     for name in context.iter().map(|s| s.str_at(&["name"]).replace('/', ".")) {
@@ -41,6 +41,10 @@ pub(crate) fn forbid(pod: &Value, allowed_sysctls: &[String]) -> Result<(), Reje
             return reject("SysctlForbidden", format!("forbidden sysctl: {name:?} not allowlisted"));
         }
     }
+    if let Some(profile) = apparmor(pod).filter(|_| !has_apparmor) {
+        let why = format!("Cannot enforce AppArmor: AppArmor is not enabled on the host (profile {profile})");
+        return reject("AppArmor", why);
+    }
     if pod.bool_at(&["spec", "hostUsers"]) == Some(false) {
         return reject("UnsupportedPodSpec", "user namespaces (hostUsers: false) are not supported by this node".into());
     }
@@ -51,6 +55,18 @@ pub(crate) fn forbid(pod: &Value, allowed_sysctls: &[String]) -> Result<(), Reje
         return reject("UnsupportedPodSpec", "block volumes are not supported by this node".into());
     }
     Ok(())
+}
+
+/// The profile of AppArmor that a pod insists on: one of the node's own, or the runtime's.
+fn apparmor(pod: &Value) -> Option<String> {
+    let contexts = std::iter::once(pod.at(&["spec", "securityContext"]));
+    let contexts = contexts.chain(pod::all_containers(pod).map(|(_, c)| c.get("securityContext"))).flatten();
+    let mut profiles = contexts.filter_map(|c| c.get("appArmorProfile"));
+    profiles.find_map(|p| match p.str_at(&["type"]) {
+        "Localhost" => Some(p.str_at(&["localhostProfile"]).to_string()),
+        "RuntimeDefault" => Some("runtime/default".into()),
+        _ => None,
+    })
 }
 
 /// Judges a pod beside those that run already. `node` is the node object, as far as it is known.
@@ -159,7 +175,7 @@ fn satisfied<'a>(expression: &Value, lookup: impl Fn(&str) -> Option<&'a str>) -
     }
 }
 
-fn tolerates(pod: &Value, taint: &Value) -> bool {
+pub(crate) fn tolerates(pod: &Value, taint: &Value) -> bool {
     pod.list_at(&["spec", "tolerations"]).iter().any(|t| {
         let key = t.str_at(&["key"]);
         let effect = t.str_at(&["effect"]);
@@ -196,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_the_node_does_not_give_is_refused_rather_than_left_out() {
-        let with = |spec: Value| forbid(&object!({ "spec": spec }), &["net.core.*".to_string()]).map_err(|(reason, _)| reason);
+        let with = |spec: Value| forbid(&object!({ "spec": spec }), &["net.core.*".to_string()], false).map_err(|(reason, _)| reason);
         let sysctl = |name: &str| object!({ "securityContext": { "sysctls": [{ "name": name, "value": "1" }] } });
         assert_eq!((with(sysctl("net.ipv4.tcp_syncookies")), with(sysctl("net/core/somaxconn"))), (Ok(()), Ok(())));
         assert_eq!(with(sysctl("kernel.msgmax")), Err("SysctlForbidden".into()));
@@ -207,6 +223,8 @@ mod tests {
             (with(object!({ "hostUsers": true })), with(object!({ "hostUsers": false }))),
             (Ok(()), Err("UnsupportedPodSpec".into()))
         );
+        let apparmor = |ty: &str| object!({ "securityContext": { "appArmorProfile": { "type": ty, "localhostProfile": "p" } } });
+        assert_eq!((with(apparmor("Localhost")), with(apparmor("Unconfined"))), (Err("AppArmor".into()), Ok(())));
         assert_eq!(with(object!({ "resourceClaims": [{ "name": "c" }] })), Err("UnsupportedPodSpec".into()));
     }
 

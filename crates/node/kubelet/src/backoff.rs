@@ -17,12 +17,25 @@ struct Entry {
     updated: Timestamp,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Backoff {
     entries: HashMap<String, Entry>,
+    first: Duration,
+    longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), first: FIRST, longest: LONGEST }
+    }
 }
 
 impl Backoff {
+    /// Waits of no more than this; a shorter one is the first wait too.
+    pub(crate) fn up_to(longest: Duration) -> Self {
+        Self { first: FIRST.min(longest), longest, ..Self::default() }
+    }
+
     fn live(&self, key: &str, at: Timestamp) -> Option<&Entry> {
         self.entries.get(key).filter(|e| since(at, e.updated) <= LONGEST * 2)
     }
@@ -40,7 +53,7 @@ impl Backoff {
 
     /// A try begins because of something that happened at `event`: the next delay is twice as long.
     pub(crate) fn next(&mut self, key: &str, event: Timestamp, now: Timestamp) {
-        let delay = self.live(key, event).map_or(FIRST, |e| (e.delay * 2).min(LONGEST));
+        let delay = self.live(key, event).map_or(self.first, |e| (e.delay * 2).min(self.longest));
         self.entries.insert(key.to_string(), Entry { delay, updated: now });
     }
 

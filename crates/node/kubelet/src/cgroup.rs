@@ -33,6 +33,19 @@ impl Cgroups {
         Self { mount: mount.to_path_buf(), unified }
     }
 
+    /// Whether the kernel limits the swap of cgroups below this one by itself: version 2 does, unless it is built without.
+    pub(crate) fn limits_swap(&self, path: &str) -> bool {
+        self.unified && Self::dir(&self.mount, path).join("memory.swap.max").exists()
+    }
+
+    /// Whether the machine has the controller of huge pages.
+    pub(crate) fn limits_huge_pages(&self) -> bool {
+        match self.unified {
+            true => fs::read_to_string(self.mount.join("cgroup.controllers")).is_ok_and(|c| c.split_whitespace().any(|c| c == "hugetlb")),
+            false => self.mount.join("hugetlb").exists(),
+        }
+    }
+
     /// Each directory below which cgroups lie: one, or one for each version 1 controller.
     fn roots(&self) -> Vec<PathBuf> {
         if self.unified {
@@ -93,6 +106,21 @@ impl Cgroups {
         }
         set(&dir, "memory.max", limits.memory_limit_in_bytes)?;
         set(&dir, "pids.max", limits.pids_limit)
+    }
+
+    /// Sets what is given of a cgroup's limits, whatever they were. A limit that the kernel cannot keep (more is in use) stays.
+    pub(crate) fn impose(&self, path: &str, limits: &LinuxContainerResources) -> Result<(), CgroupError> {
+        let dir = |controller: &str| match self.unified {
+            true => Self::dir(&self.mount, path),
+            false => Self::dir(&self.mount.join(controller), path),
+        };
+        let (shares, memory) = match self.unified {
+            true => (("cpu.weight", weight(limits.cpu_shares)), "memory.max"),
+            false => (("cpu.shares", limits.cpu_shares), "memory.limit_in_bytes"),
+        };
+        set(&dir("cpu"), shares.0, shares.1)?;
+        set(&dir("memory"), memory, limits.memory_limit_in_bytes)?;
+        set(&dir("pids"), "pids.max", limits.pids_limit)
     }
 
     /// Changes those limits of a cgroup that `direction` allows. A parent is raised before and lowered after its children, which

@@ -3,6 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_machinery::Value;
+
+use crate::eviction::thresholds::EvictionSettings;
+use crate::images::gc::ImageGcPolicy;
+use crate::images::provider::CredentialProviders;
+use crate::resource::cpuset::CpuSet;
+use crate::resource::topology::{Policy, Scope};
 
 /// Upstream has no limit by default. An eighth of what a machine with the smallest `kernel.pid_max` has for all is more than any
 /// well-behaved pod needs.
@@ -50,6 +60,91 @@ pub struct KubeletConfig {
     /// Log files are rotated beyond this size, and as many are kept.
     pub container_log_max_size: u64,
     pub container_log_max_files: u32,
+    pub eviction: EvictionSettings,
+    pub image_gc: ImageGcPolicy,
+    /// Limits of local ephemeral storage are enforced.
+    pub local_storage_capacity_isolation: bool,
+    pub managers: Managers,
+    /// Programs that know credentials of registries.
+    pub credential_providers: Arc<CredentialProviders>,
+    /// Pods from files in this directory run without the API server's word.
+    pub static_pod_path: Option<PathBuf>,
+    pub provider_id: Option<String>,
+    /// The kubelet makes its node, with these taints.
+    pub register_node: bool,
+    pub taints: Vec<Value>,
+    /// The node's status is looked at, and written where it did not change, this often.
+    pub status_update_frequency: Duration,
+    pub status_report_frequency: Duration,
+    pub lease_duration_seconds: i64,
+    /// As many images the node's status tells of; -1 for all.
+    pub status_max_images: i64,
+    /// No more pods than this for each processor; 0 for no such limit.
+    pub pods_per_core: u32,
+    /// Limits of processors are enforced by quotas.
+    pub cpu_cfs_quota: bool,
+    pub fail_swap_on: bool,
+    pub swap_behavior: SwapBehavior,
+    /// Pods together get no more than what is not reserved.
+    pub enforce_node_allocatable: bool,
+    pub container_log_monitor_interval: Duration,
+    /// The longest wait between restarts of a container that fails.
+    pub max_container_restart_period: Duration,
+    /// How long pods have when the machine goes down, by priority; empty where they are left to the machine.
+    pub shutdown_grace: Vec<ShutdownGrace>,
+}
+
+/// Who gives out processors and memory, and how; see upstream's pkg/kubelet/cm.
+#[derive(Debug, Clone, Default)]
+pub struct Managers {
+    /// The policy `static` of the CPU manager.
+    pub static_cpus: bool,
+    pub cpu_options: BTreeMap<String, String>,
+    pub reserved_cpus: Option<CpuSet>,
+    /// The policy `Static` of the memory manager.
+    pub static_memory: bool,
+    pub reserved_memory: Vec<MemoryReservation>,
+    pub topology_policy: Policy,
+    pub topology_scope: Scope,
+    pub topology_options: BTreeMap<String, String>,
+}
+
+/// Bytes by resource that pods do not get of a NUMA node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryReservation {
+    pub numa_node: u32,
+    pub limits: BTreeMap<String, i64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SwapBehavior {
+    #[default]
+    NoSwap,
+    LimitedSwap,
+}
+
+impl SwapBehavior {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::NoSwap => "NoSwap",
+            Self::LimitedSwap => "LimitedSwap",
+        }
+    }
+}
+
+/// Pods of this priority and above, up to the next one, have this time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShutdownGrace {
+    pub priority: i64,
+    pub period: Duration,
+}
+
+impl ShutdownGrace {
+    /// Of the time for all, critical pods have the last part for themselves; see migrateConfig in upstream's nodeshutdown.
+    pub fn two_steps(all: Duration, critical: Duration) -> Vec<Self> {
+        let others = Self { priority: 0, period: all.saturating_sub(critical) };
+        vec![others, Self { priority: crate::eviction::rank::SYSTEM_CRITICAL, period: critical }]
+    }
 }
 
 impl KubeletConfig {
@@ -79,6 +174,28 @@ impl KubeletConfig {
             allowed_unsafe_sysctls: Vec::new(),
             container_log_max_size: 10 << 20,
             container_log_max_files: 5,
+            eviction: EvictionSettings::default(),
+            image_gc: ImageGcPolicy::default(),
+            local_storage_capacity_isolation: true,
+            managers: Managers::default(),
+            credential_providers: Arc::default(),
+            static_pod_path: None,
+            provider_id: None,
+            register_node: true,
+            taints: Vec::new(),
+            status_update_frequency: Duration::from_secs(10),
+            status_report_frequency: Duration::from_secs(300),
+            lease_duration_seconds: 40,
+            status_max_images: 50,
+            pods_per_core: 0,
+            cpu_cfs_quota: true,
+            // Where there is swap, pods do not get it unless they are told to: there is no need to refuse the machine.
+            fail_swap_on: false,
+            swap_behavior: SwapBehavior::NoSwap,
+            enforce_node_allocatable: true,
+            container_log_monitor_interval: Duration::from_secs(10),
+            max_container_restart_period: Duration::from_secs(300),
+            shutdown_grace: Vec::new(),
         }
     }
 

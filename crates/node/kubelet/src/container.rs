@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use fram_cri::{
-    Capability, ContainerConfig, ContainerMetadata, Image, ImageSpec, KeyValue, LinuxContainerSecurityContext, Mount, NamespaceMode,
-    SecurityProfile, Signal,
+    Capability, ContainerConfig, ContainerMetadata, Image, ImageSpec, KeyValue, LinuxContainerResources, LinuxContainerSecurityContext,
+    Mount, NamespaceMode, SecurityProfile, Signal,
 };
 use fram_machinery::Value;
 
@@ -13,8 +13,8 @@ use crate::observed::{
     ANNOTATION_HASH, ANNOTATION_MESSAGE_PATH, ANNOTATION_MESSAGE_POLICY, ANNOTATION_POD_GRACE, ANNOTATION_RESOURCES,
     ANNOTATION_RESTART_COUNT, LABEL_CONTAINER_NAME,
 };
+use crate::pod;
 use crate::pod::environment::expand;
-use crate::pod::{self, resources};
 use crate::sandbox::{self, groups_policy, supplemental_groups};
 
 /// Paths that say too much or can do too much; see upstream's securitycontext defaults.
@@ -54,8 +54,7 @@ pub(crate) struct Making<'a> {
     pub image: &'a Image,
     pub environment: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
-    /// Bytes of memory of the node, for OOM scores.
-    pub node_memory: i64,
+    pub resources: LinuxContainerResources,
     /// The container whose pid namespace an ephemeral container joins.
     pub target_id: Option<String>,
     pub seccomp_default: bool,
@@ -108,7 +107,7 @@ pub(crate) fn config(making: Making) -> Result<ContainerConfig, ConfigError> {
         stdin: flag("stdin"),
         stdin_once: flag("stdinOnce"),
         tty: flag("tty"),
-        resources: resources::container_resources(pod, container, making.node_memory),
+        resources: making.resources,
         security_context,
         stop_signal: container.str_at(&["lifecycle", "stopSignal"]).parse::<Signal>().ok(),
         ..ContainerConfig::default()
@@ -207,7 +206,7 @@ mod tests {
             image: &image,
             environment: vec![("A".into(), "1".into())],
             mounts: Vec::new(),
-            node_memory: 1 << 30,
+            resources: crate::pod::resources::container_resources(&pod, &container, 1 << 30),
             target_id: None,
             seccomp_default: true,
         })

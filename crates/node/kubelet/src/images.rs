@@ -1,8 +1,10 @@
 //! Images for containers: whether to pull by the container's policy, with which credentials, and how long to wait after a
 //! failure. See upstream's pkg/kubelet/images.
 
+pub(crate) mod gc;
 pub(crate) mod keyring;
 mod progress;
+pub(crate) mod provider;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use crate::backoff::Backoff;
 use crate::clock::Clock;
 use keyring::Keyring;
 use progress::Progress;
+use provider::CredentialProviders;
 
 /// Why there is no image: the reason and message of the waiting container, and when a further try makes sense.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -33,6 +36,7 @@ pub(crate) trait Telling: Send + Sync {
 pub(crate) struct Images {
     service: Arc<dyn ImageService>,
     clock: Arc<dyn Clock>,
+    providers: Arc<CredentialProviders>,
     state: Mutex<State>,
 }
 
@@ -44,8 +48,8 @@ struct State {
 }
 
 impl Images {
-    pub(crate) fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>) -> Self {
-        Self { service, clock, state: Mutex::default() }
+    pub(crate) fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>, providers: Arc<CredentialProviders>) -> Self {
+        Self { service, clock, providers, state: Mutex::default() }
     }
 
     /// The image of a container, pulled if its policy says so.
@@ -159,7 +163,9 @@ impl Images {
         sandbox: &PodSandboxConfig,
         progress: &Progress,
     ) -> Result<Image, ImageError> {
-        let found = keyring.lookup(&spec.image);
+        // The pod's own credentials first, then those of the node.
+        let mut found = keyring.lookup(&spec.image);
+        found.extend(self.providers.credentials(&spec.image).await);
         let tries: Vec<Option<AuthConfig>> = if found.is_empty() { vec![None] } else { found.into_iter().map(Some).collect() };
         let mut last = ImageError::Internal("no credentials to try".into());
         for auth in tries {
@@ -178,6 +184,16 @@ impl Images {
     /// Every image on the node; none where the service does not answer.
     pub(crate) async fn list(&self) -> Vec<Image> {
         self.service.list_images(None).await.unwrap_or_default()
+    }
+
+    /// Where images lie; None where the service does not say.
+    pub(crate) async fn mount_point(&self) -> Option<std::path::PathBuf> {
+        let info = self.service.image_fs_info().await.ok()?;
+        info.image_filesystems.first().map(|fs| fs.mountpoint.clone().into())
+    }
+
+    pub(crate) async fn remove(&self, image: &ImageSpec) -> Result<(), ImageError> {
+        self.service.remove_image(image).await
     }
 
     /// Forgets the failures of a pod that is gone.

@@ -4,7 +4,7 @@
 mod granting;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fram_client::resources::{NODES, PODS, RUNTIME_CLASSES, SERVICES};
@@ -22,21 +22,28 @@ use crate::cgroup::Cgroups;
 use crate::clock::Clock;
 use crate::config::KubeletConfig;
 use crate::context::Context;
+use crate::devices::{self, DeviceManager};
 use crate::images::Images;
-use crate::node;
+use crate::node::{self, machine};
 use crate::objects::Objects;
 use crate::observed::{ANNOTATION_POD_GRACE, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID};
 use crate::pod;
 use crate::pod::resources::cgroup_candidates;
+use crate::resource::{ManagerError, ResourceManagers, pool, qos};
+use crate::static_pods::{self, mirror};
 use crate::status::writer::StatusWriter;
 use crate::volumes;
 use crate::volumes::token::Tokens;
-use crate::worker::{Letter, Mailbox, Worker};
+use crate::worker::{Failure, Letter, Mailbox, Worker};
 
 #[derive(Debug, thiserror::Error)]
 pub enum KubeletError {
     #[error("create {path:?}: {source}")]
     Directory { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Managers(#[from] ManagerError),
+    #[error("running with swap on is not supported, please disable swap or set failSwapOn to false")]
+    Swap,
     #[error("the runtime does not answer: {0}")]
     Runtime(#[from] CriError),
 }
@@ -72,19 +79,31 @@ impl Kubelet {
         let (writer, controller) = StatusWriter::new();
         let mailboxes = Mailboxes::default();
         let now = clock.clone();
+        let node = node::machine::facts(&config);
+        if config.fail_swap_on && node.swap_bytes > 0 {
+            return Err(KubeletError::Swap);
+        }
+        let managers = ResourceManagers::open(&config, &node, Path::new("/sys"))?;
         let ctx = Context {
-            images: Images::new(images, clock.clone()),
+            managers,
+            devices: Arc::new(DeviceManager::open(&config.root_dir)),
+            images: Images::new(images, clock.clone(), config.credential_providers.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             tokens: Tokens::new(client.clone()),
             recorder: EventRecorder::start(client.clone(), "kubelet", &config.node_name, Arc::new(move || now.now()), &tasks, stop.clone()),
             writer,
             pods: informer(PODS, InformerOptions::fields(format!("spec.nodeName={}", config.node_name))),
+            statics: Default::default(),
             services: informer(SERVICES, InformerOptions::default()),
             runtime_classes: informer(RUNTIME_CLASSES, InformerOptions::default()),
             cgroups: Cgroups::detect(&config.cgroup_mount),
             allocations: Allocations::new(&config.root_dir),
             rates: Default::default(),
-            node: node::machine::facts(&config),
+            metrics: Default::default(),
+            collector: Default::default(),
+            pressures: Default::default(),
+            shutting_down: Default::default(),
+            node,
             activity: tokio::sync::watch::Sender::new(0),
             runtime,
             clock,
@@ -103,19 +122,39 @@ impl Kubelet {
             self.tasks.spawn(crate::local_path::keep(self.ctx.clone(), self.client.clone(), self.tasks.clone(), self.stop.clone()));
         }
         self.tasks.spawn(crate::rotate::keep(self.ctx.clone(), self.stop.clone()));
+        self.serve_plugins();
+        if let Some(dir) = self.ctx.config.static_pod_path.clone() {
+            let known = static_pods::begin(&self.ctx, &dir);
+            self.tasks.spawn(static_pods::keep(self.ctx.clone(), dir, known, self.stop.clone()));
+            self.tasks.spawn(static_pods::mirror::keep(self.clone(), self.client.clone(), self.node.clone(), self.stop.clone()));
+        }
+        if !self.ctx.config.shutdown_grace.is_empty() {
+            self.tasks.spawn(crate::shutdown::keep(self.clone(), self.stop.clone()));
+        }
+        self.tasks.spawn(crate::eviction::keep(self.clone(), self.stop.clone()));
+        self.tasks.spawn(crate::images::gc::keep(self.clone(), self.stop.clone()));
         if let Some(controller) = self.writer.lock().take() {
             let writer = self.ctx.writer.clone();
             self.tasks.spawn(writer.run(controller, self.client.clone(), self.ctx.pods.clone(), self.stop.clone()));
         }
-        let reference = object!({ "apiVersion": "v1", "kind": "Node", "name": (self.ctx.config.node_name.as_str()), "uid": (self.ctx.config.node_name.as_str()) });
-        self.ctx.recorder.event_at(reference, false, "Starting", "Starting kubelet.");
-        let mut pods = Pods { kubelet: self, workers: JoinSet::new(), uids: HashMap::new(), keys: HashMap::new() };
+        self.ctx.node_event(false, "Starting", "Starting kubelet.");
+        let mut pods = Pods { kubelet: self, workers: JoinSet::new(), uids: HashMap::new(), keys: HashMap::new(), statics: HashMap::new() };
         let outcome = stop.run_until_cancelled(pods.run()).await.unwrap_or(Ok(()));
         self.stop.cancel();
         while pods.workers.join_next().await.is_some() {}
         self.tasks.close();
         self.tasks.wait().await;
         outcome
+    }
+
+    /// The sockets below the kubelet's directory.
+    fn serve_plugins(&self) {
+        let (root, stop) = (&self.ctx.config.root_dir, self.stop.clone());
+        let registry = devices::registration::Registry { devices: self.ctx.devices.clone(), tasks: self.tasks.clone(), stop: stop.clone() };
+        let registry = Arc::new(registry);
+        self.tasks.spawn(devices::registration::serve(registry.clone()));
+        self.tasks.spawn(devices::registration::follow(registry, root.join("plugins_registry")));
+        self.tasks.spawn(devices::pod_resources::serve(self.clone(), root.join("pod-resources/kubelet.sock"), stop));
     }
 
     /// Ends when the kubelet stops.
@@ -135,7 +174,19 @@ impl Kubelet {
         });
     }
 
-    fn post(&self, uid: &str, letter: Letter) {
+    /// The pods that have a worker and have not ended, with the resources that they have.
+    pub(crate) fn active_pods(&self) -> Vec<Arc<Value>> {
+        let mailboxes = self.mailboxes.lock();
+        let active = |p: &Arc<Value>| mailboxes.contains_key(meta::uid(p)) && !pod::is_terminal(p);
+        self.ctx.all_pods().into_iter().filter(active).map(|p| self.ctx.allocations.granted(&p)).collect()
+    }
+
+    /// Whether something of a pod may still be on this node.
+    pub(crate) fn has_worker(&self, uid: &str) -> bool {
+        self.mailboxes.lock().contains_key(uid)
+    }
+
+    pub(crate) fn post(&self, uid: &str, letter: Letter) {
         if let Some(mailbox) = self.mailboxes.lock().get(uid) {
             mailbox.post(letter);
         }
@@ -159,6 +210,8 @@ struct Pods<'a> {
     uids: HashMap<tokio::task::Id, String>,
     /// The uid of the pod that has a name now.
     keys: HashMap<String, String>,
+    /// The static pods that have a worker: their uids by their names.
+    statics: HashMap<String, String>,
 }
 
 impl Pods<'_> {
@@ -166,6 +219,10 @@ impl Pods<'_> {
         let ctx = self.kubelet.ctx.clone();
         // Subscribed before anything is listed: nothing falls between.
         let mut events = ctx.runtime.events().await?;
+        let mut statics = ctx.statics.subscribe();
+        qos::found(&ctx);
+        // They run whether the API server answers or not.
+        self.follow_statics();
         ctx.pods.synced().await;
         self.clean_up().await?;
         let mut changes = ctx.pods.subscribe();
@@ -180,6 +237,7 @@ impl Pods<'_> {
                     None => events = self.resubscribe().await?,
                 },
                 Some(ended) = self.workers.join_next_with_id() => self.ended(ended),
+                Ok(()) = statics.changed() => self.follow_statics(),
             }
         }
     }
@@ -210,11 +268,44 @@ impl Pods<'_> {
             if let Some(old) = gone {
                 self.kubelet.post(meta::uid(old), Letter::Removed);
             }
-            if let Some(pod) = delta.new {
-                self.dispatch(pod);
+            let Some(pod) = delta.new else { continue };
+            match mirror::hash(&pod) {
+                None => self.dispatch(pod),
+                // Mirrors only show what runs; a new one has to be told.
+                Some(hash) if delta.old.as_deref().is_none_or(|old| meta::uid(old) != meta::uid(&pod)) => {
+                    self.kubelet.ctx.writer.repeat(hash);
+                }
+                Some(_) => {}
             }
         }
         self.retry_resizes();
+        self.share_cpus();
+    }
+
+    /// Runs what files say. A pod whose file has changed is another one: it begins when the former has ended, which may hold what it
+    /// needs.
+    fn follow_statics(&mut self) {
+        let wanted = self.kubelet.ctx.statics.list();
+        let mut busy: HashSet<String> = HashSet::new();
+        for (key, uid) in self.statics.clone() {
+            if !wanted.iter().any(|p| meta::uid(p) == uid) {
+                self.kubelet.post(&uid, Letter::Removed);
+                busy.insert(key);
+            }
+        }
+        for pod in wanted {
+            let (key, uid) = (meta::key(&pod), meta::uid(&pod).to_string());
+            if !self.kubelet.has_worker(&uid) && !busy.contains(&key) {
+                self.statics.insert(key, uid);
+                self.dispatch(pod);
+            }
+        }
+    }
+
+    /// Processors are shared between the classes of pods by what the pods of each ask for.
+    fn share_cpus(&self) {
+        let ctx = &self.kubelet.ctx;
+        qos::share(&ctx.cgroups, &ctx.config.cgroup_root, &self.kubelet.active_pods());
     }
 
     fn dispatch(&mut self, pod: Arc<Value>) {
@@ -238,7 +329,8 @@ impl Pods<'_> {
         self.start(pod.clone());
         if let Err((reason, message)) = verdict {
             self.kubelet.ctx.event(&pod, true, &reason, message.clone());
-            self.kubelet.post(&uid, Letter::Failed { reason, message });
+            let failure = Failure { reason, message, disruption: false };
+            self.kubelet.post(&uid, Letter::Failed { failure, grace: None });
         }
         self.kubelet.post(&uid, Letter::Pod(pod));
     }
@@ -250,9 +342,16 @@ impl Pods<'_> {
             return Ok(());
         }
         let ctx = &self.kubelet.ctx;
-        forbid(pod, &ctx.config.allowed_unsafe_sysctls)?;
+        forbid(pod, &ctx.config.allowed_unsafe_sysctls, machine::has_apparmor())?;
+        crate::shutdown::admit(*ctx.shutting_down.borrow())?;
+        crate::eviction::admit(pod, &ctx.pressures.borrow())?;
         let node = self.kubelet.node.get(&ctx.config.node_name);
-        admit(pod, node.as_deref().unwrap_or(&Value::Null), &ctx.node.allocatable, &self.others(pod))
+        admit(pod, node.as_deref().unwrap_or(&Value::Null), &ctx.node.allocatable, &self.others(pod))?;
+        let nodes = ctx.managers.hardware().node_ids();
+        let affinities = ctx.managers.allocate(pod, &|container| devices::hints_of(&ctx.devices, pod, &nodes, container))?;
+        ctx.devices.reserve(pod, &affinities).inspect_err(|_| {
+            ctx.managers.release(meta::uid(pod));
+        })
     }
 
     fn start(&mut self, pod: Arc<Value>) {
@@ -276,19 +375,26 @@ impl Pods<'_> {
             self.kubelet.ctx.allocations.forget(&uid);
         }
         self.keys.retain(|_, known| *known != uid);
+        self.statics.retain(|_, known| *known != uid);
         if let Some(error) = failed {
             tracing::error!(uid, %error, "a pod's worker panicked and is started again");
-            if let Some(pod) = self.kubelet.ctx.pods.list().into_iter().find(|p| meta::uid(p) == uid) {
+            if let Some(pod) = self.kubelet.ctx.all_pods().into_iter().find(|p| meta::uid(p) == uid) {
                 self.dispatch(pod);
             }
         }
+        self.follow_statics();
+        self.kubelet.ctx.statics.touch();
         self.retry_resizes();
+        self.share_cpus();
     }
 
     /// Whatever belongs to pods that were deleted while no kubelet ran is taken away.
     async fn clean_up(&mut self) -> Result<(), KubeletError> {
         let ctx = self.kubelet.ctx.clone();
-        let known: HashSet<String> = ctx.pods.list().iter().map(|p| meta::uid(p).to_string()).collect();
+        let known: HashSet<String> = ctx.all_pods().iter().map(|p| meta::uid(p).to_string()).collect();
+        ctx.managers.keep(&known);
+        ctx.devices.keep(&known);
+        pool::level(&ctx).await;
         let mut orphans: HashMap<String, Value> = HashMap::new();
         for sandbox in ctx.runtime.list_pod_sandbox(&PodSandboxFilter::default()).await? {
             orphans.entry(sandbox.metadata.uid.clone()).or_insert_with(|| orphan(&sandbox.labels, &sandbox.annotations));

@@ -18,13 +18,6 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::context::Context;
 
-/// The node says that it lives.
-const LEASE_SECONDS: i64 = 40;
-const RENEW: Duration = Duration::from_secs(10);
-/// A status that did not change is written this often all the same.
-const REPORT: Duration = Duration::from_secs(300);
-/// Memory, disk and processes are looked at this often: the kernel announces none of them.
-const LOOK: Duration = Duration::from_secs(10);
 /// The CRI has no event for "the runtime is ready now".
 const LOOK_UNTIL_READY: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_secs(1);
@@ -35,7 +28,9 @@ const HALF_A_SECOND: SignedDuration = SignedDuration::from_millis(500);
 pub(crate) async fn keep(ctx: Arc<Context>, client: Client, node: Informer, stop: CancellationToken) {
     let keeper = Keeper { ctx, client, node };
     stop.run_until_cancelled(async {
-        keeper.register().await;
+        if keeper.ctx.config.register_node {
+            keeper.register().await;
+        }
         tokio::join!(keeper.report(), keeper.renew(), keeper.follow_pod_cidr());
     })
     .await;
@@ -74,6 +69,14 @@ impl Keeper {
             "apiVersion": "v1", "kind": "Node",
             "metadata": { "name": (self.name()), "labels": (wanted.clone()), "annotations": (notes.clone()) }, "spec": {}, "status": status
         });
+        let config = &self.ctx.config;
+        let mut node = node;
+        if !config.taints.is_empty() {
+            node.set(&["spec", "taints"], config.taints.clone());
+        }
+        if let Some(id) = &config.provider_id {
+            node.set(&["spec", "providerID"], id.as_str());
+        }
         match nodes.create(node).await {
             Ok(_) => return Ok(()),
             Err(status) if status.is(Reason::AlreadyExists) => {}
@@ -92,10 +95,11 @@ impl Keeper {
     }
 
     async fn status(&self, old: &Value) -> Value {
-        let runtime = self.ctx.runtime.status().await.map_err(|error| error.to_string());
+        let runtime = self.ctx.runtime.status().await.map_err(|error| format!("container runtime is down: {error}"));
+        let runtime = if *self.ctx.shutting_down.borrow() { Err("node is shutting down".into()) } else { runtime };
         let version = self.ctx.runtime.version().await.unwrap_or_default();
         let images = self.ctx.images.list().await;
-        let pressures = machine::pressures(&self.ctx.config);
+        let pressures = self.ctx.pressures.borrow().clone();
         report::status(&report::Facts { ctx: &self.ctx, old, runtime, version, images, pressures, now: self.ctx.clock.now() })
     }
 
@@ -103,6 +107,9 @@ impl Keeper {
     async fn report(&self) {
         let mut written: Option<(Value, Instant)> = None;
         let mut changes = self.node.subscribe();
+        let mut pressures = self.ctx.pressures.subscribe();
+        let mut devices = self.ctx.devices.subscribe();
+        let mut going_down = self.ctx.shutting_down.subscribe();
         let mut was_ready = false;
         loop {
             let current = self.node.get(self.name());
@@ -110,7 +117,8 @@ impl Keeper {
             let status = self.status(&old).await;
             let ready = report::is_ready(&status);
             let comparable = report::without_heartbeats(&status);
-            let due = written.as_ref().is_none_or(|(last, at)| *last != comparable || at.elapsed() >= REPORT);
+            let due =
+                written.as_ref().is_none_or(|(last, at)| *last != comparable || at.elapsed() >= self.ctx.config.status_report_frequency);
             if due && current.is_some() {
                 match self.write(&status).await {
                     Ok(()) => {
@@ -123,7 +131,7 @@ impl Keeper {
                     Err(error) => tracing::warn!(node = self.name(), %error, "the node's status could not be written"),
                 }
             }
-            let pause = if ready && current.is_some() { LOOK } else { LOOK_UNTIL_READY };
+            let pause = if ready && current.is_some() { self.ctx.config.status_update_frequency } else { LOOK_UNTIL_READY };
             tokio::select! {
                 changed = changes.changed() => {
                     if changed.is_none() {
@@ -135,6 +143,9 @@ impl Keeper {
                         self.register().await;
                     }
                 }
+                Ok(()) = pressures.changed() => {}
+                Ok(()) = going_down.changed() => {}
+                Ok(()) = devices.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -174,7 +185,8 @@ impl Keeper {
             let pause = match self.renew_once(held.take()).await {
                 Ok(lease) => {
                     held = Some(lease);
-                    RENEW
+                    // A quarter of the time for which it holds, as upstream.
+                    Duration::from_millis(u64::try_from(self.ctx.config.lease_duration_seconds).unwrap_or(1) * 250)
                 }
                 Err(error) => {
                     tracing::info!(node = self.name(), %error, "the node's lease could not be renewed");
@@ -195,11 +207,11 @@ impl Keeper {
         if let Some(held) = held {
             let mut lease = (*held).clone();
             lease.set(&["spec", "holderIdentity"], self.name());
-            lease.set(&["spec", "leaseDurationSeconds"], LEASE_SECONDS);
+            lease.set(&["spec", "leaseDurationSeconds"], self.ctx.config.lease_duration_seconds);
             lease.set(&["spec", "renewTime"], now);
             return leases.update(lease).await;
         }
-        let spec = object!({ "holderIdentity": (self.name()), "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now });
+        let spec = object!({ "holderIdentity": (self.name()), "leaseDurationSeconds": (self.ctx.config.lease_duration_seconds), "renewTime": now });
         let mut lease = object!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": { "name": (self.name()), "namespace": "kube-node-lease" }, "spec": spec

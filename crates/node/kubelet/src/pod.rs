@@ -6,7 +6,7 @@ pub(crate) mod resources;
 use fram_machinery::{Value, meta};
 
 /// Who a pod is. The uid tells a pod from another of the same name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PodId {
     pub namespace: String,
     pub name: String,
@@ -83,6 +83,11 @@ pub(crate) fn is_host_network(pod: &Value) -> bool {
     pod.bool_at(&["spec", "hostNetwork"]).unwrap_or(false)
 }
 
+/// Whether the pod comes from elsewhere than the API server; see kubetypes.IsStaticPod.
+pub(crate) fn is_static(pod: &Value) -> bool {
+    meta::annotation(pod, "kubernetes.io/config.source").is_some_and(|source| source != "api")
+}
+
 pub(crate) fn restart_policy(pod: &Value) -> &str {
     match pod.str_at(&["spec", "restartPolicy"]) {
         "" => "Always",
@@ -100,6 +105,18 @@ pub(crate) fn container_restart_policy<'a>(pod: &'a Value, container: &'a Value)
 
 /// Whether a container is run again after this exit; see podutil.ContainerShouldRestart.
 pub(crate) fn restarts_after_exit(pod: &Value, container: &Value, exit_code: i64) -> bool {
+    if let Some(action) = restart_action(container, exit_code) {
+        return matches!(action, "Restart" | "RestartAllContainers");
+    }
+    match container_restart_policy(pod, container) {
+        "Never" => false,
+        "OnFailure" => exit_code != 0,
+        _ => true,
+    }
+}
+
+/// What the first of a container's rules that is about this exit asks for; see podutil.FindMatchingContainerRestartRule.
+pub(crate) fn restart_action(container: &Value, exit_code: i64) -> Option<&str> {
     let rule = |rule: &&Value| {
         let codes = rule.list_at(&["exitCodes", "values"]);
         let listed = codes.iter().any(|c| c.as_int() == Some(exit_code));
@@ -109,14 +126,7 @@ pub(crate) fn restarts_after_exit(pod: &Value, container: &Value, exit_code: i64
             _ => false,
         }
     };
-    if let Some(rule) = container.list_at(&["restartPolicyRules"]).iter().find(rule) {
-        return rule.str_at(&["action"]) == "Restart";
-    }
-    match container_restart_policy(pod, container) {
-        "Never" => false,
-        "OnFailure" => exit_code != 0,
-        _ => true,
-    }
+    container.list_at(&["restartPolicyRules"]).iter().find(rule).map(|r| r.str_at(&["action"]))
 }
 
 /// Whether the pod has ended for good as the API server knows it.

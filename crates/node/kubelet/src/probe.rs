@@ -11,14 +11,16 @@ use std::time::Duration;
 use fram_cri::ContainerStatus;
 use fram_machinery::{Value, meta};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::context::Context;
+use crate::metrics::Probed;
 use crate::observed::Observed;
-use crate::pod;
+use crate::pod::{self, PodId};
 use crate::worker::actions::{Verdict, Verdicts};
 use crate::worker::{Letter, Mailbox};
 use attempt::attempt;
@@ -67,12 +69,14 @@ pub(crate) struct Probes {
     mailbox: Arc<Mailbox>,
     tasks: JoinSet<()>,
     running: HashMap<(String, Kind), CancellationToken>,
+    /// Counts containers that have started: others wait for that.
+    started: watch::Sender<u64>,
     quiet: bool,
 }
 
 impl Probes {
     pub(crate) fn new(ctx: Arc<Context>, verdicts: Arc<Mutex<Verdicts>>, mailbox: Arc<Mailbox>) -> Self {
-        Self { ctx, verdicts, mailbox, tasks: JoinSet::new(), running: HashMap::new(), quiet: false }
+        Self { ctx, verdicts, mailbox, tasks: JoinSet::new(), running: HashMap::new(), started: watch::Sender::new(0), quiet: false }
     }
 
     /// Starts the probes of containers that run, and ends those of instances that do not run any more.
@@ -134,6 +138,7 @@ impl Probes {
             kind,
             verdicts: self.verdicts.clone(),
             mailbox: self.mailbox.clone(),
+            started: self.started.clone(),
         };
         self.tasks.spawn(async move {
             stop.run_until_cancelled(probe.run()).await;
@@ -173,6 +178,7 @@ struct Probe {
     kind: Kind,
     verdicts: Arc<Mutex<Verdicts>>,
     mailbox: Arc<Mailbox>,
+    started: watch::Sender<u64>,
 }
 
 impl Probe {
@@ -192,14 +198,23 @@ impl Probe {
         let delay = self.seconds("initialDelaySeconds", 0);
         let running = self.started_at.map(|at| clock::since(self.ctx.clock.now(), at)).unwrap_or_default();
         let mut next = Instant::now() + delay.saturating_sub(running);
+        if self.kind != Kind::Startup {
+            // The first try follows at once when the container has started, however long the period is.
+            let mut started = self.started.subscribe();
+            while !self.has_started() {
+                if started.changed().await.is_err() {
+                    return;
+                }
+            }
+            next = next.max(Instant::now());
+        }
         loop {
             tokio::time::sleep_until(next).await;
             next += period;
-            if self.kind != Kind::Startup && !self.has_started() {
-                continue;
-            }
             let timeout = self.seconds("timeoutSeconds", 1).max(Duration::from_secs(1));
             let (success, said) = attempt(&self.ctx, &probe, &self.spec, &self.id, self.pod_ip.as_deref(), timeout).await;
+            let container = pod::container_name(&self.spec).to_string();
+            self.ctx.metrics.count_probe(Probed { pod: PodId::of(&self.pod), container, kind: self.kind.word(), success });
             if !success {
                 let name = pod::container_name(&self.spec);
                 self.ctx.container_event(&self.pod, name, true, "Unhealthy", format!("{} probe failed: {said}", self.kind.word()));
@@ -223,6 +238,7 @@ impl Probe {
         *place = Some(verdict);
         drop(verdicts);
         if changed {
+            self.started.send_modify(|n| *n += 1);
             self.mailbox.post(Letter::Runtime);
         }
         changed

@@ -37,7 +37,7 @@ pub(crate) fn change(pod: &Value, container: &Value, status: &ContainerStatus) -
         return Change::Restart;
     }
     let wanted = resources::container_resources(pod, container, 1);
-    let same = !says(&status.resources) || limits(&wanted) == limits(&status.resources);
+    let same = !says(&status.resources) || limits(&wanted, &status.resources) == limits(&status.resources, &status.resources);
     if same { Change::None } else { Change::Update }
 }
 
@@ -46,8 +46,10 @@ fn says(known: &LinuxContainerResources) -> bool {
     known.cpu_shares != 0
 }
 
-fn limits(resources: &LinuxContainerResources) -> [i64; 3] {
-    [resources.cpu_shares, resources.cpu_quota, resources.memory_limit_in_bytes]
+/// A container that is made without any quota (it has processors for itself, or quotas are off) keeps it so.
+fn limits(resources: &LinuxContainerResources, actual: &LinuxContainerResources) -> [i64; 3] {
+    let quota = if actual.cpu_quota < 0 { 0 } else { resources.cpu_quota };
+    [resources.cpu_shares, quota, resources.memory_limit_in_bytes]
 }
 
 fn needs_restart(container: &Value, status: &ContainerStatus) -> bool {

@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use fram_cri::{ContainerFilter, ContainerState, CriResult};
 use jiff::Timestamp;
@@ -11,11 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 
-/// Upstream's containerLogMonitorInterval: files are written by the shims, and nobody tells of their size.
-const LOOK: Duration = Duration::from_secs(10);
-
 pub(crate) async fn keep(ctx: Arc<Context>, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+    // Files are written by the shims, and nobody tells of their size.
+    let look = ctx.config.container_log_monitor_interval;
+    while stop.run_until_cancelled(tokio::time::sleep(look)).await.is_some() {
         if let Err(error) = rotate_all(&ctx).await {
             tracing::info!(%error, "logs could not be rotated");
         }

@@ -6,6 +6,7 @@ mod forward;
 mod fuzz;
 mod log_file;
 mod logs;
+mod node_logs;
 mod remote;
 
 use std::convert::Infallible;
@@ -20,6 +21,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::configuration::configz;
 use crate::kubelet::Kubelet;
 use crate::pod;
 use crate::stats;
@@ -44,7 +46,7 @@ impl Kubelet {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let outcome: Answer = match (request.method(), steps.as_slice()) {
             (&Method::GET, ["healthz" | "livez" | "readyz"]) => Ok(text("ok")),
-            (&Method::GET, ["stats", "summary"]) => match stats::summary(&self.ctx).await {
+            (&Method::GET, ["stats", "summary"]) => match stats::full_summary(&self.ctx).await {
                 Ok(summary) => Ok(json(&summary)),
                 Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
             },
@@ -52,9 +54,23 @@ impl Kubelet {
                 Ok(metrics) => Ok(text(&metrics)),
                 Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
             },
+            (&Method::GET, ["metrics", "cadvisor"]) => match stats::cadvisor_metrics(&self.ctx).await {
+                Ok(metrics) => Ok(text(&metrics)),
+                Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
+            },
+            (&Method::GET, ["metrics", "probes"]) => Ok(text(&self.ctx.metrics.probes())),
+            (&Method::GET, ["metrics"]) => Ok(text(&self.ctx.metrics.exposition())),
+            (&Method::GET, ["configz"]) => Ok(json(&configz(&self.ctx.config))),
+            (&Method::GET, ["logs", rest @ ..]) => node_logs::serve(rest).await,
             (&Method::GET, ["pods"]) => Ok(json(&self.pod_list())),
             (&Method::GET, ["containerLogs", namespace, name, container]) => {
                 logs::serve(self, &format!("{namespace}/{name}"), container, &query, request).await
+            }
+            // What upstream asks of its runtime; Fram's has no CRIU.
+            (&Method::POST, ["checkpoint", namespace, name, container]) => {
+                self.pod_with(&format!("{namespace}/{name}"), Some(container)).and_then(|_| {
+                    Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, "checkpointing is not supported by this node: there is no CRIU"))
+                })
             }
             (&Method::GET | &Method::POST, ["exec", namespace, name, container]) => {
                 remote::exec(self, &format!("{namespace}/{name}"), container, &query, request).await
@@ -76,13 +92,13 @@ impl Kubelet {
     }
 
     fn pod_list(&self) -> Value {
-        let items: Vec<Value> = self.ctx.pods.list().iter().map(|p| (**p).clone()).collect();
+        let items: Vec<Value> = self.ctx.all_pods().iter().map(|p| (**p).clone()).collect();
         object!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })
     }
 
     /// The pod with this key, where its container (if one is named) is one of its own.
     fn pod_with(&self, key: &str, container: Option<&str>) -> Result<std::sync::Arc<Value>, Box<Response<Body>>> {
-        let pod = self.ctx.pods.get(key).ok_or_else(|| refuse(StatusCode::NOT_FOUND, &format!("pod {key:?} not found")))?;
+        let pod = self.ctx.pod(key).ok_or_else(|| refuse(StatusCode::NOT_FOUND, &format!("pod {key:?} not found")))?;
         match container.filter(|name| pod::find_container(&pod, name).is_none()) {
             Some(name) => Err(refuse(StatusCode::NOT_FOUND, &format!("container {name:?} not found in pod {key:?}"))),
             None => Ok(pod),

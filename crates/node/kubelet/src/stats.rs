@@ -1,6 +1,9 @@
 //! What node and pods use: the documents /stats/summary and /metrics/resource, made when somebody asks for them. See upstream's
 //! pkg/kubelet/server/stats and pkg/kubelet/metrics/collectors.
 
+mod cadvisor;
+mod disk;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -65,7 +68,14 @@ async fn pods(ctx: &Context) -> CriResult<Vec<PodSandboxStats>> {
     Ok(stats)
 }
 
-/// The document at /stats/summary.
+/// The document at /stats/summary. Files are counted for it, which takes a while where there are many.
+pub(crate) async fn full_summary(ctx: &Arc<Context>) -> CriResult<Value> {
+    let mut summary = summary(ctx).await?;
+    disk::add(ctx, &mut summary).await;
+    Ok(summary)
+}
+
+/// What can be told without counting files.
 pub(crate) async fn summary(ctx: &Arc<Context>) -> CriResult<Value> {
     let stats = pods(ctx).await?;
     let mut known = vec![String::new()];
@@ -76,9 +86,18 @@ pub(crate) async fn summary(ctx: &Arc<Context>) -> CriResult<Value> {
             let (cpu, memory) = (&container.cpu, &container.memory);
             let id = &container.attributes.id;
             known.push(id.clone());
+            let (psi_cpu, psi_memory) = (cpu.psi.as_ref().map(of_psi), memory.psi.as_ref().map(of_psi));
             let mut out = object!({
                 "name": (container.attributes.metadata.name.as_str()), "cpu": (of_cpu(ctx, id, cpu)), "memory": (of_memory(memory))
             });
+            for (of, psi) in [("cpu", psi_cpu), ("memory", psi_memory)] {
+                if let Some(psi) = psi {
+                    out.set(&[of, "psi"], psi);
+                }
+            }
+            if let Some(used) = container.swap.swap_usage_bytes {
+                out.set(&["swap"], object!({ "time": (time(container.swap.timestamp)), "swapUsageBytes": (int(used)) }));
+            }
             if let Some(layer) = &container.writable_layer {
                 let (used, inodes) = (layer.used_bytes.unwrap_or(0), layer.inodes_used.unwrap_or(0));
                 out.set(&["rootfs"], object!({ "time": (time(layer.timestamp)), "usedBytes": (int(used)), "inodesUsed": (int(inodes)) }));
@@ -120,6 +139,18 @@ fn of_cpu(ctx: &Context, id: &str, cpu: &fram_cri::CpuUsage) -> Value {
     out
 }
 
+/// Pressure stall information (KEP-4205); times are in nanoseconds.
+fn of_psi(psi: &fram_cri::PsiStats) -> Value {
+    let one = |data: &fram_cri::PsiData| {
+        let mut out = object!({ "total": (int(data.total)) });
+        for (name, average) in [("avg10", data.avg10), ("avg60", data.avg60), ("avg300", data.avg300)] {
+            out.set(&[name], Value::Float(average));
+        }
+        out
+    };
+    object!({ "full": (one(&psi.full)), "some": (one(&psi.some)) })
+}
+
 fn of_memory(memory: &fram_cri::MemoryUsage) -> Value {
     let mut out = object!({ "time": (time(memory.timestamp)) });
     for (name, value) in [
@@ -151,22 +182,40 @@ fn of_network(network: &fram_cri::NetworkUsage) -> Value {
     out
 }
 
+fn of_file_system(fs: machine::FileSystem, time: String) -> Value {
+    object!({
+        "time": time, "availableBytes": (fs.available), "capacityBytes": (fs.capacity), "usedBytes": (fs.used),
+        "inodes": (fs.inodes), "inodesFree": (fs.inodes_free), "inodesUsed": (fs.inodes - fs.inodes_free)
+    })
+}
+
 fn of_node(ctx: &Context) -> Value {
     let now = ctx.clock.now();
     let at = i64::try_from(now.as_nanosecond()).unwrap_or(0);
     let used = machine::cpu_nano_seconds();
     let cpu = fram_cri::CpuUsage { timestamp: at, usage_core_nano_seconds: used, ..Default::default() };
     let mut memory = object!({ "time": (time(at)) });
-    if let Some((working_set, available)) = machine::memory_in_use() {
+    if let Some((working_set, available)) = machine::memory().map(|(all, available)| (all - available, available)) {
         memory.set(&["availableBytes"], available);
         memory.set(&["usageBytes"], working_set);
         memory.set(&["workingSetBytes"], working_set);
     }
     let mut node = object!({ "nodeName": (ctx.config.node_name.as_str()), "cpu": (of_cpu(ctx, "", &cpu)), "memory": memory });
-    if let Some((all, free)) = machine::disk(&ctx.config.root_dir) {
-        node.set(&["fs"], object!({ "time": (time(at)), "availableBytes": free, "capacityBytes": all, "usedBytes": (all - free) }));
+    if let Some((all, free)) = machine::process_ids() {
+        node.set(&["rlimit"], object!({ "time": (time(at)), "maxpid": all, "curproc": (all - free) }));
+    }
+    if let Some((all, free)) = machine::swap_in_use() {
+        node.set(&["swap"], object!({ "time": (time(at)), "swapAvailableBytes": free, "swapUsageBytes": (all - free) }));
+    }
+    if let Some(fs) = machine::file_system(&ctx.config.root_dir) {
+        node.set(&["fs"], of_file_system(fs, time(at)));
     }
     node
+}
+
+/// The document at /metrics/cadvisor, in Prometheus' text format.
+pub(crate) async fn cadvisor_metrics(ctx: &Arc<Context>) -> CriResult<String> {
+    Ok(cadvisor::exposition(&summary(ctx).await?))
 }
 
 /// The document at /metrics/resource, in Prometheus' text format.

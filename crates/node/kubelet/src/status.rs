@@ -15,7 +15,9 @@ use jiff::Timestamp;
 
 use crate::clock;
 use crate::observed::Observed;
+use crate::pod::resources::pod_total;
 use crate::pod::{self, Role};
+use crate::worker::Failure;
 use crate::worker::actions::{Verdicts, sandbox_changed};
 
 /// Why a container waits, by its name: reason and message.
@@ -31,8 +33,8 @@ pub(crate) struct Inputs<'a> {
     pub host_ips: &'a [String],
     /// The conditions that tell of a resize, without their times.
     pub resize: &'a [Value],
-    /// The kubelet ended the pod: reason and message.
-    pub failure: Option<(&'a str, &'a str)>,
+    /// The kubelet ended the pod.
+    pub failure: Option<&'a Failure>,
     /// Nothing is to be run again, whatever the restart policy says: the pod is past SyncPod.
     pub ending: bool,
     /// Nothing runs any more: the phase may become terminal.
@@ -53,7 +55,7 @@ pub(crate) fn generate(inputs: &Inputs) -> Value {
     let mut status = Map::new();
     status.insert("phase", phase);
     let (reason, message) = match inputs.failure {
-        Some(failure) => failure,
+        Some(failure) => (failure.reason.as_str(), failure.message.as_str()),
         None if phase == old.str_at(&["phase"]) => (old.str_at(&["reason"]), old.str_at(&["message"])),
         None => ("", ""),
     };
@@ -77,12 +79,35 @@ pub(crate) fn generate(inputs: &Inputs) -> Value {
     if generation > 0 {
         status.insert("observedGeneration", generation);
     }
-    for kept in ["nominatedNodeName", "resourceClaimStatuses", "resize", "allocatedResources", "resources", "extendedResourceClaimStatus"] {
+    for kept in ["nominatedNodeName", "resourceClaimStatuses", "resize", "extendedResourceClaimStatus"] {
         if let Some(value) = old.get(kept) {
             status.insert(kept, value.clone());
         }
     }
+    resources(inputs, old, &mut status);
     Value::Map(status)
+}
+
+/// What the pod as a whole is allocated, and has: the same, unless a resize is under way. See convertToAPIPodLevelResourcesStatus.
+fn resources(inputs: &Inputs, old: &Value, status: &mut Map) {
+    let total = |kind: &str| -> Map { pod_total(inputs.pod, kind).iter().map(|(k, v)| (k.as_str(), v.to_string())).collect() };
+    let (requests, limits) = (total("requests"), total("limits"));
+    let resizing = inputs.resize.iter().any(|c| c.str_at(&["type"]) == crate::resize::IN_PROGRESS);
+    match old.get("resources").filter(|_| resizing) {
+        Some(before) => status.insert("resources", before.clone()),
+        None => {
+            let mut has = inputs.pod.at(&["spec", "resources"]).and_then(Value::as_map).cloned().unwrap_or_default();
+            for (kind, amounts) in [("requests", &requests), ("limits", &limits)] {
+                if !amounts.is_empty() {
+                    has.insert(kind, amounts.clone());
+                }
+            }
+            status.insert("resources", has);
+        }
+    }
+    if !requests.is_empty() {
+        status.insert("allocatedResources", requests);
+    }
 }
 
 fn addresses(inputs: &Inputs, old: &Value, status: &mut Map) {

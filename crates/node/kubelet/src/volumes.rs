@@ -119,11 +119,14 @@ fn empty_dir(pod: &Value, volume: &Value, dir: &Path, fs_group: Option<u32>) -> 
             let own = volume.at(&["emptyDir", "sizeLimit"]).and_then(resources::parse).map(|q| q.value());
             let of_pod = Some(resources::pod_resources(pod).memory_limit_in_bytes).filter(|n| *n > 0);
             let size = own.filter(|n| *n > 0).into_iter().chain(of_pod).min();
+            // Its root has the mode 1777, which is left as it is, as upstream's setupDir does.
             mount_tmpfs(dir, size)?;
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).map_err(io_error("change the mode of", dir))?;
         }
         "" => {}
-        other => return Err(VolumeError::Unsupported(format!("emptyDir with medium {other}"))),
+        other => match other.strip_prefix("HugePages") {
+            Some(size) => mount_huge_pages(pod, volume, dir, size)?,
+            None => return Err(VolumeError::Unsupported(format!("emptyDir with medium {other}"))),
+        },
     }
     match fs_group {
         Some(group) => atomic::own_dir(dir, group),
@@ -135,6 +138,34 @@ fn mount_tmpfs(dir: &Path, size: Option<i64>) -> Result<(), VolumeError> {
     let options = size.map(|n| format!("size={n}"));
     let mounted = mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), options.as_deref());
     mounted.map_err(|errno| io_error("mount tmpfs at", dir)(errno.into()))
+}
+
+/// `size` is empty or `-SIZE`: without one the pod must use one size only; see getPageSizeMountOption.
+fn mount_huge_pages(pod: &Value, volume: &Value, dir: &Path, size: &str) -> Result<(), VolumeError> {
+    let unfit = |why: &str| VolumeError::Unsupported(format!("emptyDir of huge pages: {why}"));
+    let wanted: Vec<i64> = resources::pod_total(pod, "limits")
+        .iter()
+        .filter(|(_, amount)| !amount.is_zero())
+        .filter_map(|(name, _)| name.strip_prefix("hugepages-")?.parse::<fram_machinery::quantity::Quantity>().ok())
+        .map(|q| q.value())
+        .collect();
+    let page = match size.strip_prefix('-') {
+        Some(text) => {
+            let page = text.parse::<fram_machinery::quantity::Quantity>().map_err(|_| unfit("the medium names no size"))?.value();
+            if wanted.contains(&page) { page } else { return Err(unfit("the pod asks for no pages of that size")) }
+        }
+        None => match wanted.as_slice() {
+            [page] => *page,
+            [] => return Err(unfit("the pod asks for none")),
+            _ => return Err(unfit("the medium has to name one of the pod's sizes")),
+        },
+    };
+    let limit =
+        volume.at(&["emptyDir", "sizeLimit"]).and_then(resources::parse).map(|q| format!(",size={}", q.value())).unwrap_or_default();
+    let options = format!("pagesize={page}{limit}");
+    let mounted = mount(Some("nodev"), dir, Some("hugetlbfs"), MsFlags::empty(), Some(options.as_str()));
+    mounted.map_err(|errno| io_error("mount hugetlbfs at", dir)(errno.into()))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).map_err(io_error("change the mode of", dir))
 }
 
 /// A directory on another device than its parent.

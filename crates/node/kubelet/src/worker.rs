@@ -31,6 +31,7 @@ use crate::probe::Probes;
 use crate::status::{Inputs, Waiting, generate};
 use actions::Verdicts;
 pub(crate) use mailbox::{Letter, Mailbox};
+pub(crate) use phase::Failure;
 use phase::{Command, Event, Phase, State};
 
 /// After a failure that nothing announces the end of, the pod is looked at again after this time.
@@ -112,7 +113,6 @@ impl Worker {
         Self {
             id: PodId::of(&pod),
             probes: Probes::new(ctx.clone(), verdicts.clone(), mailbox.clone()),
-            ctx,
             mailbox,
             pod,
             state: State::default(),
@@ -121,7 +121,7 @@ impl Worker {
             waiting: Waiting::new(),
             holds: HashMap::new(),
             hold_pod: None,
-            backoff: Backoff::default(),
+            backoff: Backoff::up_to(ctx.config.max_container_restart_period),
             messages: HashMap::new(),
             volumes_ready: false,
             replacing: Vec::new(),
@@ -135,6 +135,7 @@ impl Worker {
             status: None,
             removed: false,
             forgotten: false,
+            ctx,
         }
     }
 
@@ -200,7 +201,9 @@ impl Worker {
                     }
                 }
                 Letter::Removed => Some(Event::Removed { grace: pod::grace_period(&self.pod) }),
-                Letter::Failed { reason, message } => Some(Event::Failed { grace: pod::grace_period(&self.pod), reason, message }),
+                Letter::Failed { failure, grace } => {
+                    Some(Event::Failed { grace: grace.unwrap_or_else(|| pod::grace_period(&self.pod)), failure })
+                }
                 Letter::SourcesChanged => {
                     self.unhold();
                     self.volumes_ready = false;
@@ -220,7 +223,8 @@ impl Worker {
         }
         let message = "Pod was active on the node longer than the specified deadline".to_string();
         self.ctx.event(&self.pod, false, "DeadlineExceeded", message.clone());
-        self.step(Event::Failed { grace: pod::grace_period(&self.pod), reason: "DeadlineExceeded".into(), message })
+        let failure = Failure { reason: "DeadlineExceeded".into(), message, disruption: false };
+        self.step(Event::Failed { grace: pod::grace_period(&self.pod), failure })
     }
 
     fn unhold(&mut self) {
@@ -314,7 +318,7 @@ impl Worker {
             waiting: &self.waiting,
             host_ips: &self.ctx.host_ips(),
             resize: &resize,
-            failure: self.state.failure.as_ref().map(|(r, m)| (r.as_str(), m.as_str())),
+            failure: self.state.failure.as_ref(),
             ending: self.state.phase != Phase::SyncPod,
             ended,
             now: self.ctx.clock.now(),

@@ -110,10 +110,12 @@ fn check(item: &Value, requests: &Map, limits: &Map, errors: &mut Vec<String>) {
         match quantity(requests.get(name)) {
             None => errors.push(format!("minimum {name} usage per {ty} is {text}.  No request is specified")),
             Some(found) if found < least => errors.push(format!("minimum {name} usage per {ty} is {text}, but request is {found}")),
-            Some(_) => {}
-        }
-        if let Some(found) = quantity(limits.get(name)).filter(|l| *l < least) {
-            errors.push(format!("minimum {name} usage per {ty} is {text}, but limit is {found}"));
+            // Of request and limit the first one that is too low is told, as minConstraint does.
+            Some(_) => {
+                if let Some(found) = quantity(limits.get(name)).filter(|l| *l < least) {
+                    errors.push(format!("minimum {name} usage per {ty} is {text}, but limit is {found}"));
+                }
+            }
         }
     }
     for (name, most) in each("max").iter() {

@@ -18,6 +18,9 @@ use crate::respond::Body;
 use crate::server::Server;
 use crate::user::User;
 
+/// See ports.KubeletPort. Kubelets are reached through their agents' connections, so this is a name and no port.
+const KUBELET_PORT: &str = "10250";
+
 pub(super) async fn handle(
     server: Arc<Server>,
     user: User,
@@ -69,15 +72,31 @@ pub(super) async fn handle(
             (node_of(&pod)?, target)
         }
         ("nodes", "proxy") => {
-            server.registry.get(&place).await?;
+            let node = kubelet_of(&path.name)?;
+            server.registry.get(&Place { name: node.clone(), ..place }).await?;
             let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
-            (path.name.clone(), format!("/{}{query}", path.rest))
+            (node, format!("/{}{query}", path.rest))
         }
         (plural, sub) => return Err(Status::method_not_allowed(&path.group, plural, sub)),
     };
     let stream = server.nodes.connect(&node).await?;
     let response = send(&server, stream, &target, "kubelet", request).await?;
     if path.subresource == "log" { super::log::answer(response).await } else { Ok(response) }
+}
+
+/// The node of `[SCHEME:]NAME[:PORT]`, where the port is the kubelet's; see utilnet.SplitSchemeNamePort. Other ports of nodes are not
+/// reached this way.
+fn kubelet_of(name: &str) -> Result<String, Status> {
+    let parts: Vec<&str> = name.split(':').collect();
+    let (node, port) = match parts.as_slice() {
+        [node] => (*node, ""),
+        ["http" | "https", node, port] | [node, port] => (*node, *port),
+        _ => return Err(Status::bad_request(format!("invalid node request {name:?}"))),
+    };
+    match port {
+        "" | KUBELET_PORT => Ok(node.to_string()),
+        other => Err(Status::bad_request(format!("port {other} of node {node:?} is not the kubelet's"))),
+    }
 }
 
 /// Admission of a connection: it is about the options with which one connects.
@@ -240,5 +259,24 @@ async fn join(client: hyper::upgrade::OnUpgrade, node: hyper::upgrade::OnUpgrade
     };
     if let Err(error) = joined.await {
         tracing::debug!(%error, "a stream was not upgraded");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_may_be_named_with_the_kubelets_port_and_no_other() {
+        for (name, node) in [
+            ("n", Some("n")),
+            ("n:10250", Some("n")),
+            ("https:n:10250", Some("n")),
+            ("n:22", None),
+            ("ftp:n:10250", None),
+            ("n:1:2:3", None),
+        ] {
+            assert_eq!(kubelet_of(name).ok().as_deref(), node, "{name}");
+        }
     }
 }

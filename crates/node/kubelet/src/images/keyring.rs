@@ -17,7 +17,13 @@ impl Keyring {
     pub(crate) fn add_secret(&mut self, secret: &Value) {
         let read = |key: &str| value_of(secret, key, true).and_then(|bytes| json::from_slice(&bytes).ok());
         let modern = read(".dockerconfigjson").and_then(|config| config.get("auths").cloned());
-        let Some(auths) = modern.or_else(|| read(".dockercfg")) else { return };
+        if let Some(auths) = modern.or_else(|| read(".dockercfg")) {
+            self.add_auths(&auths);
+        }
+    }
+
+    /// Adds credentials by the places that they are for.
+    pub(crate) fn add_auths(&mut self, auths: &Value) {
         for (place, entry) in auths.as_map().into_iter().flat_map(|m| m.iter()) {
             self.entries.push((bare(place), auth(place, entry)));
         }
@@ -30,6 +36,16 @@ impl Keyring {
         let repository = repository(image);
         self.entries.iter().filter(|(place, _)| fits(place, &repository)).map(|(_, auth)| auth.clone()).collect()
     }
+}
+
+/// Whether a place covers an image's repository.
+pub(crate) fn matches_image(place: &str, image: &str) -> bool {
+    fits(&bare(place), &repository(image))
+}
+
+/// The host and port of an image's registry.
+pub(crate) fn registry_of(image: &str) -> String {
+    repository(image).split('/').next().unwrap_or_default().to_string()
 }
 
 fn auth(place: &str, entry: &Value) -> AuthConfig {

@@ -43,16 +43,17 @@ impl Pods<'_> {
     /// Whether a pod that runs may have what it asks for now.
     fn room(&self, pod: &Value) -> Result<(), (&'static str, String)> {
         let ctx = &self.kubelet.ctx;
+        if pod::resources::qos_class(pod) == "Guaranteed" && !ctx.managers.is_idle() {
+            let which = if ctx.managers.has_static_cpus() { "CPU Manager static" } else { "Memory Manager static" };
+            return Err(("Infeasible", format!("Resize is infeasible for Guaranteed Pods alongside {which} policy")));
+        }
         fits(pod, &ctx.node.allocatable, &[]).map_err(|(_, message)| ("Infeasible", message))?;
         fits(pod, &ctx.node.allocatable, &self.others(pod)).map_err(|(_, message)| ("Deferred", message))
     }
 
     /// The other pods that the node has taken, with the resources that they have.
     pub(super) fn others(&self, pod: &Value) -> Vec<Arc<Value>> {
-        let ctx = &self.kubelet.ctx;
-        let mailboxes = self.kubelet.mailboxes.lock();
-        let active = |p: &Arc<Value>| meta::uid(p) != meta::uid(pod) && mailboxes.contains_key(meta::uid(p)) && !pod::is_terminal(p);
-        ctx.pods.list().into_iter().filter(active).map(|p| ctx.allocations.granted(&p)).collect()
+        self.kubelet.active_pods().into_iter().filter(|p| meta::uid(p) != meta::uid(pod)).collect()
     }
 
     /// Something changed on the node: resizes that wait may have room now, and those of which a new kubelet just learned can be
@@ -63,7 +64,7 @@ impl Pods<'_> {
         if waiting.is_empty() {
             return;
         }
-        let asking = ctx.pods.list().into_iter().filter(|p| waiting.iter().any(|uid| uid == meta::uid(p)));
+        let asking = ctx.all_pods().into_iter().filter(|p| waiting.iter().any(|uid| uid == meta::uid(p)));
         let mut pending: Vec<_> = asking.map(|p| (ctx.allocations.granted(&p), p)).map(|(has, asks)| (asks, has)).collect();
         resize::in_turn(&mut pending);
         for (pod, has) in pending {

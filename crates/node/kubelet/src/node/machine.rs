@@ -10,12 +10,7 @@ use fram_machinery::quantity::{Format, Quantity};
 
 use crate::config::KubeletConfig;
 use crate::context::NodeFacts;
-
-/// Upstream's default hard eviction thresholds.
-const LEAST_MEMORY: i64 = 100 << 20;
-const LEAST_DISK_SHARE: f64 = 0.1;
-/// Pods may leave this share of the machine's process ids free, and no less.
-const LEAST_PIDS_SHARE: f64 = 0.1;
+use crate::eviction::thresholds::Signal;
 
 fn meminfo(key: &str) -> Option<i64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
@@ -23,11 +18,54 @@ fn meminfo(key: &str) -> Option<i64> {
     Some(line.split_whitespace().nth(1)?.parse::<i64>().ok()? << 10)
 }
 
-/// Bytes of the file system that holds a path: all, and free for use.
-pub(crate) fn disk(path: &Path) -> Option<(i64, i64)> {
+/// A file system, in bytes and inodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileSystem {
+    pub(crate) capacity: i64,
+    pub(crate) used: i64,
+    pub(crate) available: i64,
+    pub(crate) inodes: i64,
+    pub(crate) inodes_free: i64,
+}
+
+impl FileSystem {
+    /// What could be had at all. Blocks that are kept for root or by the file system itself do not count, or a disk whose free blocks
+    /// are mostly reserved would seem full while it is empty.
+    pub(crate) fn obtainable(&self) -> i64 {
+        self.used.saturating_add(self.available)
+    }
+}
+
+/// The file system that holds a path.
+pub(crate) fn file_system(path: &Path) -> Option<FileSystem> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
-    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.fragment_size())).unwrap_or(i64::MAX);
-    Some((bytes(stat.blocks()), bytes(stat.blocks_available())))
+    let int = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let bytes = |blocks: u64| int(blocks.saturating_mul(stat.fragment_size()));
+    Some(FileSystem {
+        capacity: bytes(stat.blocks()),
+        used: bytes(stat.blocks().saturating_sub(stat.blocks_free())),
+        available: bytes(stat.blocks_available()),
+        inodes: int(stat.files()),
+        inodes_free: int(stat.files_free()),
+    })
+}
+
+/// Bytes of memory: all, and what can be had without harm.
+pub(crate) fn memory() -> Option<(i64, i64)> {
+    Some((meminfo("MemTotal")?, meminfo("MemAvailable")?))
+}
+
+/// Bytes of swap: all, and free; None where there is none.
+pub(crate) fn swap_in_use() -> Option<(i64, i64)> {
+    Some((meminfo("SwapTotal").filter(|n| *n > 0)?, meminfo("SwapFree")?))
+}
+
+/// Process ids: all, and those that are free. Threads have one too.
+pub(crate) fn process_ids() -> Option<(i64, i64)> {
+    let number = |path: &str| read(path).parse::<i64>().ok();
+    let all = number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?);
+    let running: i64 = read("/proc/loadavg").split(['/', ' ']).nth(4)?.parse().ok()?;
+    Some((all, all.saturating_sub(running)))
 }
 
 /// Nanoseconds of work of all processors since the machine was started.
@@ -39,12 +77,6 @@ pub(crate) fn cpu_nano_seconds() -> Option<u64> {
     Some(busy * 10_000_000)
 }
 
-/// Bytes of memory that are in use and cannot be had without harm, and those that can.
-pub(crate) fn memory_in_use() -> Option<(i64, i64)> {
-    let (all, available) = (meminfo("MemTotal")?, meminfo("MemAvailable")?);
-    Some((all - available, available))
-}
-
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_string()
 }
@@ -54,14 +86,20 @@ pub(crate) fn facts(config: &KubeletConfig) -> NodeFacts {
     let units = |n: i64| Quantity::from_units(n, Format::DecimalSi);
     let memory = meminfo("MemTotal").unwrap_or(0);
     let cpus = std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(1));
-    let storage = disk(&config.root_dir).map_or(0, |d| d.0);
+    let pods = match i64::from(config.pods_per_core) {
+        0 => i64::from(config.max_pods),
+        per_core => i64::from(config.max_pods).min(per_core.saturating_mul(cpus)),
+    };
+    let storage = file_system(&config.root_dir).map_or(0, |fs| fs.capacity);
     let mut capacity = BTreeMap::from([
         ("cpu".to_string(), units(cpus)),
         ("memory".to_string(), Quantity::from_units(memory >> 10 << 10, Format::BinarySi)),
         ("ephemeral-storage".to_string(), Quantity::from_units(storage >> 10 << 10, Format::BinarySi)),
-        ("pods".to_string(), units(i64::from(config.max_pods))),
+        ("pods".to_string(), units(pods)),
     ]);
-    capacity.extend(huge_pages());
+    for (size, pages) in huge_pages(Path::new("/sys/kernel/mm/hugepages")) {
+        capacity.insert(huge_page_resource(size), Quantity::from_units(size.saturating_mul(pages), Format::BinarySi));
+    }
     capacity.extend(config.capacity.iter().filter_map(|(k, v)| Some((k.clone(), v.parse().ok()?))));
     let mut allocatable = capacity.clone();
     let mut take = |name: &str, amount: Quantity| {
@@ -75,40 +113,53 @@ pub(crate) fn facts(config: &KubeletConfig) -> NodeFacts {
             take(name, amount);
         }
     }
-    take("memory", Quantity::from_units(LEAST_MEMORY, Format::BinarySi));
-    let kept = capacity.get("ephemeral-storage").map_or(0, |q| (q.value() as f64 * LEAST_DISK_SHARE) as i64);
-    take("ephemeral-storage", Quantity::from_units(kept, Format::BinarySi));
+    // What makes the kubelet evict pods, pods cannot have; see hardEvictionReservation.
+    for threshold in config.eviction.thresholds().unwrap_or_default().iter().filter(|t| t.grace.is_none()) {
+        let name = match threshold.signal {
+            Signal::MemoryAvailable => "memory",
+            Signal::NodeFsAvailable => "ephemeral-storage",
+            _ => continue,
+        };
+        let kept = threshold.value.of(capacity.get(name).map_or(0, Quantity::value));
+        take(name, Quantity::from_units(kept, Format::BinarySi));
+    }
     let memory_bytes = capacity.get("memory").map_or(memory, Quantity::value);
-    NodeFacts { memory_bytes, capacity, allocatable }
+    NodeFacts { memory_bytes, swap_bytes: swap(), capacity, allocatable }
 }
 
-fn huge_pages() -> BTreeMap<String, Quantity> {
-    let mut out = BTreeMap::new();
-    for entry in fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
+/// Sizes of huge pages in bytes, with how many there are, as a directory of the kernel tells.
+pub(crate) fn huge_pages(dir: &Path) -> Vec<(i64, i64)> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let size = name.to_str().and_then(|n| n.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<i64>().ok());
         let Some(size) = size else { continue };
         let pages: i64 = read(&entry.path().join("nr_hugepages").display().to_string()).parse().unwrap_or(0);
-        let name = Quantity::from_units(size << 10, Format::BinarySi).to_string();
-        out.insert(format!("hugepages-{name}"), Quantity::from_units(pages * (size << 10), Format::BinarySi));
+        out.push((size << 10, pages));
     }
     out
 }
 
-/// What the machine is short of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Pressures {
-    pub(crate) memory: bool,
-    pub(crate) disk: bool,
-    pub(crate) pids: bool,
+/// The resource of huge pages of a size: `hugepages-2Mi`.
+pub(crate) fn huge_page_resource(size: i64) -> String {
+    format!("hugepages-{}", Quantity::from_units(size, Format::BinarySi))
 }
 
-pub(crate) fn pressures(config: &KubeletConfig) -> Pressures {
-    let memory = meminfo("MemAvailable").is_some_and(|free| free < LEAST_MEMORY);
-    let disk = disk(&config.root_dir).is_some_and(|(all, free)| (free as f64) < all as f64 * LEAST_DISK_SHARE);
-    let limit: f64 = read("/proc/sys/kernel/pid_max").parse().unwrap_or(0.0);
-    let running: f64 = read("/proc/loadavg").split(['/', ' ']).nth(4).and_then(|n| n.parse().ok()).unwrap_or(0.0);
-    Pressures { memory, disk, pids: limit > 0.0 && limit - running < limit * LEAST_PIDS_SHARE }
+/// Bytes of swap.
+pub(crate) fn swap() -> i64 {
+    meminfo("SwapTotal").unwrap_or(0)
+}
+
+/// What pods together may have: what is not reserved; see getNodeAllocatableInternalAbsolute.
+pub(crate) fn for_pods(config: &KubeletConfig, capacity: &BTreeMap<String, Quantity>, name: &str) -> i64 {
+    let of = |map: &BTreeMap<String, String>| map.get(name).and_then(|t| t.parse::<Quantity>().ok());
+    let unit = |q: &Quantity| if name == "cpu" { q.milli_value() } else { q.value() };
+    let reserved: i64 = [&config.system_reserved, &config.kube_reserved].into_iter().filter_map(of).map(|q| unit(&q)).sum();
+    capacity.get(name).map_or(0, unit).saturating_sub(reserved).max(0)
+}
+
+pub(crate) fn has_apparmor() -> bool {
+    read("/sys/module/apparmor/parameters/enabled") == "Y"
 }
 
 pub(crate) fn architecture() -> &'static str {

@@ -1,6 +1,6 @@
 //! The node's status from what is known of it. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fram_client::local_path;
 use fram_cri::{Image, RuntimeStatus, VersionResponse};
@@ -8,23 +8,23 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::{Map, Value, object};
 use jiff::Timestamp;
 
-use super::machine::{self, Pressures};
+use super::machine;
 use crate::clock;
 use crate::config::KubeletConfig;
 use crate::context::Context;
+use crate::eviction::NodeCondition;
 
-/// As many images are told of, the largest first.
-const MOST_IMAGES: usize = 50;
 const MOST_NAMES: usize = 5;
 
 pub(super) struct Facts<'a> {
     pub(super) ctx: &'a Context,
     /// The last status.
     pub(super) old: &'a Value,
+    /// What the runtime says of itself, or why nothing can run.
     pub(super) runtime: Result<RuntimeStatus, String>,
     pub(super) version: VersionResponse,
     pub(super) images: Vec<Image>,
-    pub(super) pressures: Pressures,
+    pub(super) pressures: BTreeSet<NodeCondition>,
     pub(super) now: Timestamp,
 }
 
@@ -56,9 +56,14 @@ pub(super) fn status(facts: &Facts) -> Value {
     let mut info = machine::info();
     info.set(&["kubeletVersion"], config.version.as_str());
     info.set(&["containerRuntimeVersion"], format!("{}://{}", facts.version.runtime_name, facts.version.runtime_version));
+    let (mut capacity, mut allocatable) = (quantities(&facts.ctx.node.capacity), quantities(&facts.ctx.node.allocatable));
+    for (resource, (all, healthy)) in facts.ctx.devices.amounts() {
+        capacity.insert(resource.as_str(), all.to_string());
+        allocatable.insert(resource.as_str(), healthy.to_string());
+    }
     let mut out = object!({
-        "addresses": addresses, "capacity": (quantities(&facts.ctx.node.capacity)), "allocatable": (quantities(&facts.ctx.node.allocatable)),
-        "conditions": (conditions(facts)), "nodeInfo": info, "images": (images(&facts.images))
+        "addresses": addresses, "capacity": capacity, "allocatable": allocatable,
+        "conditions": (conditions(facts)), "nodeInfo": info, "images": (images(&facts.images, usize::try_from(config.status_max_images).unwrap_or(usize::MAX)))
     });
     if config.port > 0 {
         out.set(&["daemonEndpoints", "kubeletEndpoint", "Port"], i64::from(config.port));
@@ -76,14 +81,15 @@ pub(super) fn status(facts: &Facts) -> Value {
     out
 }
 
-fn images(images: &[Image]) -> Vec<Value> {
+/// As many as `most`, the largest first.
+fn images(images: &[Image], most: usize) -> Vec<Value> {
     let mut sorted: Vec<&Image> = images.iter().filter(|i| !i.repo_tags.is_empty() || !i.repo_digests.is_empty()).collect();
     sorted.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
     let image = |i: &&Image| {
         let names: Vec<Value> = i.repo_digests.iter().chain(&i.repo_tags).take(MOST_NAMES).map(|n| n.as_str().into()).collect();
         object!({ "names": names, "sizeBytes": (i64::try_from(i.size).unwrap_or(i64::MAX)) })
     };
-    sorted.iter().take(MOST_IMAGES).map(image).collect()
+    sorted.iter().take(most).map(image).collect()
 }
 
 fn conditions(facts: &Facts) -> Vec<Value> {
@@ -91,19 +97,19 @@ fn conditions(facts: &Facts) -> Vec<Value> {
     let own = [
         pressure(
             "MemoryPressure",
-            facts.pressures.memory,
+            facts.pressures.contains(&NodeCondition::Memory),
             ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
             ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
         ),
         pressure(
             "DiskPressure",
-            facts.pressures.disk,
+            facts.pressures.contains(&NodeCondition::Disk),
             ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
             ("KubeletHasDiskPressure", "kubelet has disk pressure"),
         ),
         pressure(
             "PIDPressure",
-            facts.pressures.pids,
+            facts.pressures.contains(&NodeCondition::Pid),
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
             ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
         ),
@@ -133,7 +139,7 @@ fn pressure(ty: &'static str, is_true: bool, no: (&'static str, &'static str), y
 
 fn ready(runtime: &Result<RuntimeStatus, String>) -> Condition {
     let lacking = match runtime {
-        Err(error) => Some(format!("container runtime is down: {error}")),
+        Err(error) => Some(error.clone()),
         Ok(status) => {
             let unmet: Vec<String> = status
                 .conditions

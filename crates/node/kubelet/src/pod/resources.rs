@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use fram_cri::LinuxContainerResources;
+use fram_cri::{HugepageLimit, LinuxContainerResources};
 use fram_machinery::Value;
 use fram_machinery::quantity::Quantity;
 
@@ -12,7 +12,7 @@ use super::{containers, init_containers, is_sidecar};
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
 const SHARES_PER_CPU: i64 = 1024;
-const QUOTA_PERIOD: i64 = 100_000;
+pub(crate) const QUOTA_PERIOD: i64 = 100_000;
 const MIN_QUOTA: i64 = 1000;
 
 pub(crate) fn quantity(resources: &Value, kind: &str, name: &str) -> Option<Quantity> {
@@ -136,9 +136,12 @@ pub(crate) fn oom_score_adj(pod: &Value, container: &Value, node_memory: i64) ->
 pub(crate) fn container_resources(pod: &Value, container: &Value, node_memory: i64) -> LinuxContainerResources {
     let none = Value::Null;
     let resources = container.get("resources").unwrap_or(&none);
-    let milli = |kind| quantity(resources, kind, "cpu").map(|q| q.milli_value());
-    let (request, limit) = (milli("requests"), milli("limits"));
-    let memory = quantity(resources, "limits", "memory").map_or(0, |q| q.value());
+    // Where a container has no limit of its own, that of the pod is its; see getCPULimit and getMemoryLimit.
+    let level = pod.at(&["spec", "resources"]).unwrap_or(&none);
+    let limit = |name| quantity(resources, "limits", name).filter(|q| !q.is_zero()).or_else(|| quantity(level, "limits", name));
+    let request = quantity(resources, "requests", "cpu").map(|q| q.milli_value());
+    let memory = limit("memory").map_or(0, |q| q.value());
+    let limit = limit("cpu").map(|q| q.milli_value());
     LinuxContainerResources {
         // A limit without a request counts as the request, an empty one as the least.
         cpu_shares: shares(request.or(limit).unwrap_or(0)),
@@ -149,6 +152,56 @@ pub(crate) fn container_resources(pod: &Value, container: &Value, node_memory: i
         memory_swap_limit_in_bytes: memory,
         oom_score_adj: oom_score_adj(pod, container, node_memory),
         ..LinuxContainerResources::default()
+    }
+}
+
+/// Limits of huge pages, by the names of their cgroup files; see GetHugepageLimitsFromResources.
+pub(crate) fn huge_page_limits(pod: &Value, container: &Value, sizes: impl Iterator<Item = i64>) -> Vec<HugepageLimit> {
+    let none = Value::Null;
+    let own = container.get("resources").unwrap_or(&none);
+    let level = pod.at(&["spec", "resources"]).unwrap_or(&none);
+    let limit = |size: i64| {
+        let name = crate::node::machine::huge_page_resource(size);
+        let amount = quantity(own, "limits", &name).or_else(|| quantity(level, "limits", &name)).map_or(0, |q| q.value());
+        let page_size = match size {
+            size if size % (1 << 30) == 0 => format!("{}GB", size >> 30),
+            size if size % (1 << 20) == 0 => format!("{}MB", size >> 20),
+            size => format!("{}KB", size >> 10),
+        };
+        // Whoever asks for none gets none.
+        HugepageLimit { page_size, limit: u64::try_from(amount).unwrap_or(0) }
+    };
+    sizes.map(limit).collect()
+}
+
+/// How much swap containers get.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SwapLimits {
+    /// The behavior LimitedSwap: burstable pods get a share. Otherwise nobody gets any.
+    pub limited: bool,
+    /// cgroups of version 2: only they limit swap by itself.
+    pub unified: bool,
+    pub node_memory: i64,
+    pub node_swap: i64,
+}
+
+impl SwapLimits {
+    /// A burstable container has of the node's swap the share that it asks for of its memory, unless all of its memory is promised
+    /// to it; see configureSwap in upstream's kuberuntime_container_linux.go.
+    pub(crate) fn apply(self, pod: &Value, container: &Value, limits: &mut LinuxContainerResources) {
+        let amount = |kind| container.get("resources").and_then(|r| quantity(r, kind, "memory")).map_or(0, |q| q.value());
+        let (request, limit) = (amount("requests"), amount("limits"));
+        let critical = pod.int_at(&["spec", "priority"]).is_some_and(|p| p >= crate::eviction::rank::SYSTEM_CRITICAL);
+        let entitled = self.limited && self.unified && super::qos_class(pod) == "Burstable" && !critical && request > 0 && request != limit;
+        let swap = match entitled {
+            true => i128::from(request) * i128::from(self.node_swap) / i128::from(self.node_memory.max(1)),
+            false => 0,
+        };
+        if self.unified {
+            // The field for memory with swap says nothing where memory has no limit.
+            limits.memory_swap_limit_in_bytes = 0;
+            limits.unified.insert("memory.swap.max".into(), swap.to_string());
+        }
     }
 }
 
@@ -234,6 +287,33 @@ mod tests {
         assert_eq!((one.memory_limit_in_bytes, one.cpu_quota, one.cpu_shares), (0, 0, 1024));
         let all = pod_resources(&pod(object!([(limits("1", "1Gi"))]), object!([])));
         assert_eq!((all.memory_limit_in_bytes, all.cpu_quota), (1 << 30, 100_000));
+    }
+
+    #[test]
+    fn huge_pages_are_limited_to_what_is_asked_for() {
+        let container = object!({ "resources": { "limits": { "hugepages-2Mi": "4Mi" } } });
+        let limits = huge_page_limits(&object!({}), &container, [2 << 20, 1 << 30].into_iter());
+        let shown: Vec<(&str, u64)> = limits.iter().map(|l| (l.page_size.as_str(), l.limit)).collect();
+        assert_eq!(shown, [("2MB", 4 << 20), ("1GB", 0)]);
+    }
+
+    #[test]
+    fn swap_is_for_burstable_containers_and_only_where_it_is_limited() {
+        let container =
+            |request: &str, limit: &str| object!({ "resources": { "requests": { "memory": request }, "limits": { "memory": limit } } });
+        let swap = |c: Value, limited, unified| {
+            let mut limits = container_resources(&pod(object!([(c.clone())]), object!([])), &c, 1);
+            SwapLimits { limited, unified, node_memory: 1000, node_swap: 500 }.apply(
+                &pod(object!([(c.clone())]), object!([])),
+                &c,
+                &mut limits,
+            );
+            limits.unified.get("memory.swap.max").cloned()
+        };
+        assert_eq!(swap(container("100", "200"), true, true).as_deref(), Some("50"));
+        assert_eq!(swap(container("200", "200"), true, true).as_deref(), Some("0"));
+        assert_eq!(swap(container("100", "200"), false, true).as_deref(), Some("0"));
+        assert_eq!(swap(container("100", "200"), true, false), None);
     }
 
     #[test]

@@ -44,9 +44,8 @@ impl Condition {
 pub(super) fn generate(inputs: &Inputs, statuses: &[Value], phase: &str, has_sandbox: bool) -> Vec<Value> {
     let old = inputs.pod.list_at(&["status", "conditions"]);
     let mut out: Vec<Value> = old.iter().filter(|c| !is_owned(c.str_at(&["type"]))).cloned().collect();
-    if let Some((reason, message)) = inputs.failure.filter(|f| matches!(f.0, "Evicted" | "Terminated" | "Preempting")) {
-        let target = Condition { ty: DISRUPTION, is_true: true, reason: "TerminationByKubelet", message: message.to_string() };
-        debug_assert!(!reason.is_empty());
+    if let Some(failure) = inputs.failure.filter(|f| f.disruption) {
+        let target = Condition { ty: DISRUPTION, is_true: true, reason: "TerminationByKubelet", message: failure.message.clone() };
         out.retain(|c| c.str_at(&["type"]) != target.ty);
         out.push(finish(inputs, target));
     }

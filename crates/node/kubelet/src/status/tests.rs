@@ -48,7 +48,7 @@ fn observed(mut containers: Vec<ContainerStatus>) -> Observed {
 struct Case {
     verdicts: Verdicts,
     waiting: Waiting,
-    failure: Option<(&'static str, &'static str)>,
+    failure: Option<Failure>,
     ending: bool,
     ended: bool,
 }
@@ -62,7 +62,7 @@ impl Case {
             resize: &[],
             waiting: &self.waiting,
             host_ips: &["192.0.2.1".to_string()],
-            failure: self.failure,
+            failure: self.failure.as_ref(),
             ending: self.ending,
             ended: self.ended,
             now: Timestamp::from_second(100).unwrap(),
@@ -154,7 +154,12 @@ fn a_deleted_pod_fails_or_succeeds_by_its_exit_codes_whatever_its_policy() {
 
 #[test]
 fn the_kubelets_own_verdict_gives_reason_and_message() {
-    let case = Case { failure: Some(("DeadlineExceeded", "too late")), ending: true, ended: true, ..Case::default() };
+    let case = Case {
+        failure: Some(Failure { reason: "DeadlineExceeded".into(), message: "too late".into(), disruption: false }),
+        ending: true,
+        ended: true,
+        ..Case::default()
+    };
     let status = case.status(&pod("Always"), &observed(vec![container("a", 0, Exited, 137)]));
     assert_eq!(
         (status.str_at(&["phase"]), status.str_at(&["reason"]), status.str_at(&["message"])),

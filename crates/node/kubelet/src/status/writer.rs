@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::is_owned;
 use crate::pod::PodId;
+use crate::static_pods::mirror;
 
 /// Pods whose statuses are sent at once.
 const WORKERS: usize = 8;
@@ -58,6 +59,14 @@ impl StatusWriter {
         self.enqueuer.add(id.uid.clone());
     }
 
+    /// A pod's mirror is new: it has no status.
+    pub(crate) fn repeat(&self, uid: &str) {
+        if let Some(entry) = self.table.lock().get_mut(uid) {
+            entry.sent = None;
+            self.enqueuer.add(uid.to_string());
+        }
+    }
+
     /// After the last status has arrived, the object is deleted.
     pub(crate) fn delete(&self, id: &PodId) {
         self.with(id, |d| d.delete = true);
@@ -83,8 +92,8 @@ impl Writing {
         if let Some(status) = desired.status.clone()
             && desired.sent.as_ref() != Some(&status)
         {
+            // Nobody has it yet, or no longer: its mirror is still to come, or its worker is about to forget it.
             if !self.send(&desired.id, &status).await? {
-                self.table.lock().remove(&uid);
                 return Ok(Action::Done);
             }
             if let Some(entry) = self.table.lock().get_mut(&uid) {
@@ -104,7 +113,8 @@ impl Writing {
         let mut current = self.pods.get(&id.key());
         // The second try is made from the object as the server has it now.
         for _ in 0..3 {
-            let Some(pod) = current.filter(|p| meta::uid(p) == id.uid) else { return Ok(false) };
+            let is_it = |p: &Arc<Value>| meta::uid(p) == id.uid || mirror::hash(p) == Some(id.uid.as_str());
+            let Some(pod) = current.filter(is_it) else { return Ok(false) };
             let Some(patch) = patch(&pod, status) else { return Ok(true) };
             match api.patch(&id.name, "status", PatchKind::Merge, patch).await {
                 Ok(_) => return Ok(true),

@@ -70,7 +70,7 @@ fn an_empty_dir_in_memory_has_its_size_and_group() {
     let volume = object!({ "name": "v", "emptyDir": { "medium": "Memory", "sizeLimit": "64Ki" } });
     set_up(&pod(object!({ "securityContext": { "fsGroup": 77 } })), &volume, &pod_dir, None).unwrap();
     let at = path(&pod_dir, &volume);
-    assert_eq!((fs::metadata(&at).unwrap().gid(), fs::metadata(&at).unwrap().mode() & 0o7777), (77, 0o2777));
+    assert_eq!((fs::metadata(&at).unwrap().gid(), fs::metadata(&at).unwrap().mode() & 0o7777), (77, 0o3777));
     assert!(fs::write(at.join("big"), vec![1; 128 << 10]).is_err());
     tear_down(&pod_dir).unwrap();
 }

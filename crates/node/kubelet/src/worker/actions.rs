@@ -9,7 +9,7 @@ use fram_machinery::{Value, meta};
 use crate::observed::{ANNOTATION_HASH, Observed};
 use crate::pod::{
     all_containers, container_hash, container_name, containers, ephemeral_containers, init_containers, is_host_network, is_sidecar,
-    restart_policy, restarts_after_exit,
+    restart_action, restart_policy, restarts_after_exit,
 };
 use crate::resize::{Change, change};
 
@@ -53,6 +53,8 @@ pub(crate) struct Actions {
     pub kill: Vec<Kill>,
     /// Running containers whose limits are to be changed.
     pub update: Vec<String>,
+    /// Containers to be ended at once and removed, in this order: the pod begins anew in its sandbox (KEP-5532).
+    pub reset: Vec<String>,
 }
 
 impl Actions {
@@ -119,6 +121,9 @@ pub(crate) fn compute(pod: &Value, observed: &Observed, verdicts: &Verdicts) -> 
     if let Some(attempt) = sandbox_changed(pod, observed) {
         return with_new_sandbox(pod, observed, attempt);
     }
+    if let Some(reset) = to_reset(pod, observed) {
+        return Actions { reset, ..Actions::default() };
+    }
     let mut actions = Actions::default();
     for container in ephemeral_containers(pod) {
         // An ephemeral container is never run twice.
@@ -140,6 +145,25 @@ pub(crate) fn compute(pod: &Value, observed: &Observed, verdicts: &Verdicts) -> 
         actions = Actions { kill_pod: true, ..Actions::default() };
     }
     actions
+}
+
+/// All containers of a pod in which one has ended with a code for which its rules ask to restart all of them. Those that asked
+/// come last: as long as one of them is there, the rest is still to be done.
+fn to_reset(pod: &Value, observed: &Observed) -> Option<Vec<String>> {
+    let asks = |status: &&ContainerStatus| {
+        let name = status.metadata.name.as_str();
+        let container = containers(pod).iter().chain(init_containers(pod)).find(|c| container_name(c) == name);
+        let latest = observed.latest(name).is_some_and(|l| l.id == status.id);
+        status.state == ContainerState::Exited
+            && latest
+            && container.is_some_and(|c| restart_action(c, i64::from(status.exit_code)) == Some("RestartAllContainers"))
+    };
+    if !observed.containers.iter().any(|c| asks(&c)) {
+        return None;
+    }
+    let ephemeral = |c: &&ContainerStatus| ephemeral_containers(pod).iter().any(|e| container_name(e) == c.metadata.name);
+    let (asking, others): (Vec<_>, Vec<_>) = observed.containers.iter().filter(|c| !ephemeral(c)).partition(asks);
+    Some(others.into_iter().chain(asking).map(|c| c.id.clone()).collect())
 }
 
 fn is_main(pod: &Value, name: &str) -> bool {

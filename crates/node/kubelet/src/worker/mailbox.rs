@@ -6,14 +6,16 @@ use fram_machinery::Value;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::phase::Failure;
+
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Letter {
     /// The pod as the API server has it now.
     Pod(Arc<Value>),
     /// The API server no longer has it.
     Removed,
-    /// The kubelet ends it.
-    Failed { reason: String, message: String },
+    /// The kubelet ends it, within these seconds or those of the pod.
+    Failed { failure: Failure, grace: Option<i64> },
     /// A ConfigMap or Secret that it refers to has changed.
     SourcesChanged,
     /// Something happened to its containers, or a probe has a new verdict.

@@ -23,8 +23,17 @@ pub(crate) struct State {
     pub gone: bool,
     /// Seconds that stopping may take.
     pub grace: i64,
-    /// Why the kubelet itself ended the pod: reason and message of its status.
-    pub failure: Option<(String, String)>,
+    /// Why the kubelet itself ended the pod.
+    pub failure: Option<Failure>,
+}
+
+/// Reason and message of the status of a pod that the kubelet ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub reason: String,
+    pub message: String,
+    /// The pod gets the condition DisruptionTarget: nothing was wrong with itself.
+    pub disruption: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +43,7 @@ pub(crate) enum Event {
     /// The API server no longer has the object (a forced deletion, or a deletion while the kubelet was away).
     Removed { grace: i64 },
     /// The kubelet ends the pod: its deadline has passed, it does not fit, the node is short of something.
-    Failed { grace: i64, reason: String, message: String },
+    Failed { grace: i64, failure: Failure },
     /// Every main container has ended and none is to be run again; sidecars may still run.
     Ended { grace: i64 },
     /// Nothing of the pod runs any more.
@@ -76,11 +85,11 @@ impl State {
                 let first = !std::mem::replace(&mut self.gone, true);
                 self.end_within(grace, first)
             }
-            Event::Failed { grace, reason, message } => {
+            Event::Failed { grace, failure } => {
                 if self.phase != Phase::SyncPod {
                     return (self, Vec::new());
                 }
-                self.failure = Some((reason, message));
+                self.failure = Some(failure);
                 self.end_within(grace, false)
             }
             Event::Ended { grace } if self.phase == Phase::SyncPod => self.end_within(grace, false),
@@ -181,10 +190,10 @@ mod tests {
 
     #[test]
     fn a_failure_is_remembered_once_and_nothing_starts_after_it() {
-        let failed = |reason: &str| Event::Failed { grace: 3, reason: reason.into(), message: String::new() };
+        let failed = |reason: &str| Event::Failed { grace: 3, failure: Failure { reason: reason.into(), ..Failure::default() } };
         let (state, commands) = State::default().step(failed("Evicted"));
         assert_eq!(commands, [Command::Stop { grace: 3 }]);
         let (state, commands) = state.step(failed("DeadlineExceeded"));
-        assert_eq!((state.failure.map(|f| f.0), commands), (Some("Evicted".into()), vec![]));
+        assert_eq!((state.failure.map(|f| f.reason), commands), (Some("Evicted".into()), vec![]));
     }
 }

@@ -30,7 +30,7 @@ pub(super) async fn set_up(
     let id = PodId::of(pod);
     let parent = resources::cgroup_parent(&ctx.config.cgroup_root, pod);
     // One that is there already gets its limits in the order that a resize needs.
-    let limits = LinuxContainerResources { pids_limit: ctx.config.pod_pids_limit, ..resources::pod_resources(pod) };
+    let limits = LinuxContainerResources { pids_limit: ctx.config.pod_pids_limit, ..ctx.pod_limits(pod) };
     if let Err(error) = ctx.cgroups.ensure(&parent, &limits) {
         ctx.event(pod, true, "FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
         return Err(RETRY);
@@ -130,6 +130,11 @@ pub(super) fn everything(ctx: Arc<Context>, pod: Arc<Value>) -> Work {
         ctx.objects.release(&uid);
         ctx.tokens.forget(&uid);
         ctx.images.forget(&uid);
+        ctx.devices.release(&uid);
+        ctx.metrics.forget(&uid);
+        if ctx.managers.release(&uid) {
+            crate::resource::pool::level(&ctx).await;
+        }
         let dir = ctx.config.pod_dir(&uid);
         let (cgroups, parents) = (ctx.cgroups.clone(), resources::cgroup_candidates(&ctx.config.cgroup_root, &uid));
         let released = tokio::task::spawn_blocking(move || {

@@ -53,7 +53,7 @@ pub(super) async fn put_in_place(ctx: &Context, pod: &Value, observed: &Observed
 }
 
 async fn actuate(ctx: &Context, pod: &Value, observed: &Observed, update: &[String]) -> Result<LinuxContainerResources, String> {
-    let wanted = resources::pod_resources(pod);
+    let wanted = ctx.pod_limits(pod);
     let parent = resources::cgroup_parent(&ctx.config.cgroup_root, pod);
     let running = |name: &String| observed.latest(name).filter(|c| c.state == ContainerState::Running);
     let changed: Vec<(&Value, &ContainerStatus)> =
@@ -63,7 +63,7 @@ async fn actuate(ctx: &Context, pod: &Value, observed: &Observed, update: &[Stri
     adjust(Direction::Raise)?;
     for (container, status) in changed {
         // What the kernel notes of a process at its start stays.
-        let limits = resources::container_resources(pod, container, ctx.node.memory_bytes);
+        let limits = ctx.container_limits(pod, container);
         let limits = LinuxContainerResources { oom_score_adj: 0, ..limits };
         ctx.runtime.update_container_resources(&status.id, &limits).await.map_err(|error| error.to_string())?;
     }

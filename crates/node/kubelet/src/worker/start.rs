@@ -18,6 +18,7 @@ use crate::images::{NoImage, Telling};
 use crate::observed::{Observed, restart_count};
 use crate::pod::environment::{self, Reference};
 use crate::pod::{self, Role};
+use crate::resource::pool;
 use crate::sandbox::{self, hosts};
 use crate::volumes;
 
@@ -107,11 +108,16 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
         image: &image,
         environment,
         mounts,
-        node_memory: ctx.node.memory_bytes,
+        resources: ctx.container_limits(pod, spec),
         target_id: target,
         seccomp_default: ctx.config.seccomp_default,
     };
-    let config = container::config(making).map_err(|why| {
+    let mut config = container::config(making).map_err(|why| {
+        teller.event(true, "Failed", format!("Error: {why}"));
+        failure("CreateContainerConfigError", why)
+    })?;
+    let prepared = unless_ended(starting.end, ctx.devices.prepare(meta::uid(pod), name, &mut config)).await.ok_or_else(ended)?;
+    prepared.map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));
         failure("CreateContainerConfigError", why)
     })?;
@@ -119,11 +125,18 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
         return Err(ended());
     }
     remove_older(starting, name).await;
+    if ctx.managers.is_exclusive(meta::uid(pod)) {
+        // Others leave its processors before it comes.
+        pool::level(ctx).await;
+    }
     let id = ctx.runtime.create_container(&starting.sandbox.id, &config, starting.config).await.map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));
         failure("CreateContainerError", why)
     })?;
     teller.event(false, "Created", "Container created".into());
+    if config.resources.cpuset_cpus != ctx.container_limits(pod, spec).cpuset_cpus {
+        pool::level(ctx).await;
+    }
     if let Err(why) = ctx.runtime.start_container(&id).await {
         teller.event(true, "Failed", format!("Error: {why}"));
         // The instance that failed to run tells its back-off from now on.
@@ -177,7 +190,10 @@ async fn environment_of(starting: &Starting<'_>, spec: &Value) -> Result<Vec<(St
     let Starting { ctx, pod, .. } = starting;
     let sources = ctx.objects.fetch(meta::namespace(pod), environment::references(spec)).await.map_err(|status| status.to_string())?;
     // Without the Services a container might miss the API server for its whole life.
-    ctx.services.synced().await;
+    // Static pods do not wait for the API server.
+    if !pod::is_static(pod) {
+        ctx.services.synced().await;
+    }
     let services = environment::service_variables(&ctx.services.list(), pod);
     let fields = ctx.fields(pod_ips(starting));
     environment::variables(pod, spec, &sources, &services, &fields).map_err(|error| error.to_string())

@@ -17,7 +17,7 @@ use super::{Outcome, RETRY, Work, Worker, resizing, stop};
 use crate::clock;
 use crate::context::Context;
 use crate::observed::Observed;
-use crate::pod::{self, PodId, resources};
+use crate::pod::{self, PodId};
 use crate::sandbox;
 
 impl Worker {
@@ -35,7 +35,7 @@ impl Worker {
         let volumes = !self.volumes_ready || renew;
         self.hold_back(&mut actions);
         let held = self.hold_resize.is_some_and(|at| at > Instant::now());
-        let resize = !held && (!actions.update.is_empty() || self.cgroup.as_ref() != Some(&resources::pod_resources(&self.pod)));
+        let resize = !held && (!actions.update.is_empty() || self.cgroup.as_ref() != Some(&self.ctx.pod_limits(&self.pod)));
         if held {
             actions.update.clear();
         }
@@ -44,7 +44,8 @@ impl Worker {
         }
         self.volumes_ready = true;
         self.replacing = actions.kill.iter().filter(|k| actions.start.contains(&k.name)).map(|k| k.id.clone()).collect();
-        let (ctx, pod, observed) = (self.ctx.clone(), self.pod.clone(), self.observed.clone());
+        // With the last status: how often containers were restarted may stand nowhere else.
+        let (ctx, pod, observed) = (self.ctx.clone(), self.pod_with_status(), self.observed.clone());
         let end = self.end.clone();
         Some(Box::pin(sync(Sync { ctx, pod, observed, actions, volumes, resize, end })))
     }
@@ -130,7 +131,13 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
     if actions.kill_pod {
         unless_ended(&end, stop::leftovers(&ctx, &pod, &observed)).await.unwrap_or(Ok(()))?;
     }
-    if end.is_cancelled() {
+    for id in &actions.reset {
+        if end.is_cancelled() {
+            return Ok(());
+        }
+        reset(&ctx, &pod, &observed, id).await?;
+    }
+    if !actions.reset.is_empty() || end.is_cancelled() {
         return Ok(());
     }
     if volumes {
@@ -180,6 +187,23 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
         }
     }
     Ok(())
+}
+
+/// Ends a container without grace and removes it; its log stays.
+async fn reset(ctx: &Context, pod: &Value, observed: &Observed, id: &str) -> Result<(), Duration> {
+    let Some(container) = observed.containers.iter().find(|c| c.id == id) else { return Ok(()) };
+    if container.state == ContainerState::Running {
+        let name = &container.metadata.name;
+        ctx.container_event(pod, name, false, "Killing", format!("Stopping container {name}"));
+        ctx.runtime.stop_container(id, Duration::ZERO).await.map_err(|error| {
+            ctx.event(pod, true, "FailedKillPod", format!("error killing container {name}: {error}"));
+            RETRY
+        })?;
+    }
+    ctx.runtime.remove_container(id).await.map_err(|error| {
+        tracing::warn!(container = id, %error, "a container could not be removed before its pod begins anew");
+        RETRY
+    })
 }
 
 async fn create_sandbox(

@@ -7,6 +7,20 @@ use fram_machinery::object;
 
 use super::*;
 
+#[test]
+fn a_rule_can_have_all_containers_begin_anew_and_who_asked_for_it_goes_last() {
+    let mut pod = pod("Never", &["i", "a", "b"]);
+    let rules = object!([{ "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": [42] } }]);
+    let mut asking = pod.list_at(&["spec", "containers"]).to_vec();
+    asking[0].set(&["restartPolicyRules"], rules);
+    pod.set(&["spec", "containers"], asking);
+    let plan = |containers: &[&str]| compute(&pod, &running(containers), &Verdicts::new());
+    assert_eq!(plan(&["i:0", "a:42", "b:running"]).reset, ["id-i", "id-b", "id-a"]);
+    assert_eq!(plan(&["a:42"]).reset, ["id-a"]);
+    assert_eq!(words(&plan(&[])), "start i");
+    assert!(plan(&["i:0", "a:1", "b:running"]).reset.is_empty());
+}
+
 /// A pod whose containers are named by their role: `i…` init, `s…` sidecar, everything else main.
 fn pod(policy: &str, names: &[&str]) -> Value {
     let of = |keep: &dyn Fn(&str) -> bool| -> Vec<Value> {

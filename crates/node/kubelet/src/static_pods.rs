@@ -1,0 +1,140 @@
+//! Pods from files: a directory is watched, and what stands in it runs whatever the API server
+//! says. See upstream's pkg/kubelet/config/file.go.
+
+pub(crate) mod manifest;
+pub(crate) mod mirror;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fram_api::Api;
+use fram_machinery::{Value, meta};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::activity::Activity;
+use crate::clock;
+use crate::context::Context;
+use manifest::{SEEN, read};
+
+/// The pods of the files, as they were read last. Clones share it.
+#[derive(Clone)]
+pub(crate) struct StaticPods {
+    pods: watch::Sender<Vec<Arc<Value>>>,
+}
+
+impl Default for StaticPods {
+    fn default() -> Self {
+        Self { pods: watch::Sender::new(Vec::new()) }
+    }
+}
+
+impl StaticPods {
+    pub(crate) fn list(&self) -> Vec<Arc<Value>> {
+        self.pods.borrow().clone()
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<Arc<Value>> {
+        self.pods.borrow().iter().find(|p| meta::key(p) == key).cloned()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Vec<Arc<Value>>> {
+        self.pods.subscribe()
+    }
+
+    /// Those who wait for changes look again.
+    pub(crate) fn touch(&self) {
+        self.pods.send_modify(|_| {});
+    }
+
+    fn set(&self, pods: Vec<Arc<Value>>) {
+        self.pods.send_if_modified(|known| {
+            let news = *known != pods;
+            *known = pods;
+            news
+        });
+    }
+}
+
+pub(crate) type Files = BTreeMap<PathBuf, Known>;
+
+/// What was read of one file.
+pub(crate) struct Known {
+    text: String,
+    pod: Option<Arc<Value>>,
+}
+
+/// Reads the directory again whenever something in it changes, until `stop`. `known` is what was read at first.
+pub(crate) async fn keep(ctx: Arc<Context>, dir: PathBuf, mut known: Files, stop: CancellationToken) {
+    // Nothing but files wakes.
+    let (_quiet, nothing) = watch::channel(0);
+    let mut activity = Activity::watch(&dir.join("any"), nothing);
+    stop.run_until_cancelled(async {
+        loop {
+            load(&ctx, &dir, &mut known);
+            activity.changed().await;
+        }
+    })
+    .await;
+}
+
+/// Reads every file for the first time; the directory is made where there is none.
+pub(crate) fn begin(ctx: &Context, dir: &Path) -> Files {
+    if let Err(error) = std::fs::create_dir_all(dir) {
+        tracing::error!(?dir, %error, "there are no static pods: the directory cannot be made");
+    }
+    let mut known = Files::new();
+    load(ctx, dir, &mut known);
+    known
+}
+
+fn load(ctx: &Context, dir: &Path, known: &mut Files) {
+    let mut texts = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        // Editors and package managers leave files that begin with a dot.
+        if !entry.file_name().to_string_lossy().starts_with('.') && path.is_file() {
+            match std::fs::read_to_string(&path) {
+                // One that was only just made is about to be written.
+                Ok(text) if text.is_empty() => {}
+                Ok(text) => drop(texts.insert(path, text)),
+                Err(error) => tracing::warn!(?path, %error, "the file of a static pod cannot be read"),
+            }
+        }
+    }
+    known.retain(|path, _| texts.contains_key(path));
+    // The descriptions of kinds are only needed while files are read.
+    let mut api: Option<Api> = None;
+    for (path, text) in texts {
+        if known.get(&path).is_some_and(|k| k.text == text) {
+            continue;
+        }
+        let pod = match api.take().map_or_else(Api::builtin, Ok) {
+            Ok(built) => {
+                let read = read(&built, &text, &path, &ctx.config.node_name).map_err(|error| error.to_string());
+                api = Some(built);
+                read
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = &pod {
+            tracing::error!(?path, error, "a static pod cannot be run");
+            ctx.node_event(true, "InvalidStaticPod", format!("{path:?}: {error}"));
+        }
+        let seen = clock::time(ctx.clock.now());
+        let pod = pod.ok().map(|mut pod| {
+            pod.set(&["metadata", "annotations", SEEN], seen);
+            Arc::new(pod)
+        });
+        known.insert(path, Known { text, pod });
+    }
+    let mut pods: Vec<Arc<Value>> = Vec::new();
+    for pod in known.values().filter_map(|k| k.pod.clone()) {
+        // Of two files with one name the first one counts.
+        if !pods.iter().any(|p| meta::key(p) == meta::key(&pod)) {
+            pods.push(pod);
+        }
+    }
+    ctx.statics.set(pods);
+}

@@ -1,0 +1,104 @@
+//! The summary as the metrics that cAdvisor is known for: what Prometheus' rules and dashboards ask for. Pure.
+
+use fram_machinery::Value;
+
+type Read = fn(&Value) -> Option<f64>;
+
+fn number(of: &Value, path: &[&str]) -> Option<f64> {
+    of.int_at(path).map(|n| n as f64)
+}
+
+/// Name, type, help, and where it comes from.
+const OF_CONTAINERS: [(&str, &str, &str, Read); 8] = [
+    ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |c| {
+        number(c, &["cpu", "usageCoreNanoSeconds"]).map(|n| n / 1e9)
+    }),
+    (
+        "container_memory_usage_bytes",
+        "gauge",
+        "Current memory usage in bytes, including all memory regardless of when it was accessed",
+        |c| number(c, &["memory", "usageBytes"]),
+    ),
+    ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |c| number(c, &["memory", "workingSetBytes"])),
+    ("container_memory_rss", "gauge", "Size of RSS in bytes.", |c| number(c, &["memory", "rssBytes"])),
+    ("container_memory_swap", "gauge", "Container swap usage in bytes.", |c| number(c, &["swap", "swapUsageBytes"])),
+    ("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container on this filesystem.", |c| {
+        number(c, &["rootfs", "usedBytes"])
+    }),
+    ("container_fs_inodes_total", "gauge", "Number of Inodes", |c| number(c, &["rootfs", "inodesUsed"])),
+    ("container_processes", "gauge", "Number of processes running inside the container.", |c| {
+        number(c, &["process_stats", "process_count"])
+    }),
+];
+
+const OF_NETWORKS: [(&str, &str, &str); 4] = [
+    ("container_network_receive_bytes_total", "rxBytes", "Cumulative count of bytes received"),
+    ("container_network_receive_errors_total", "rxErrors", "Cumulative count of errors encountered while receiving"),
+    ("container_network_transmit_bytes_total", "txBytes", "Cumulative count of bytes transmitted"),
+    ("container_network_transmit_errors_total", "txErrors", "Cumulative count of errors encountered while transmitting"),
+];
+
+pub(super) fn exposition(summary: &Value) -> String {
+    let mut out = String::new();
+    for (name, kind, help, read) in OF_CONTAINERS {
+        out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        let mut line = |container: &str, id: &str, namespace: &str, pod: &str, of: &Value| {
+            if let Some(amount) = read(of) {
+                out.push_str(&format!("{name}{{container={container:?},id={id:?},namespace={namespace:?},pod={pod:?}}} {amount}\n"));
+            }
+        };
+        line("", "/", "", "", summary.get("node").unwrap_or(&Value::Null));
+        for pod in summary.list_at(&["pods"]) {
+            let (namespace, pod_name, uid) = reference(pod);
+            let id = format!("/kubepods/pod{uid}");
+            line("", &id, namespace, pod_name, pod);
+            for container in pod.list_at(&["containers"]) {
+                let own = container.str_at(&["name"]);
+                line(own, &format!("{id}/{own}"), namespace, pod_name, container);
+            }
+        }
+    }
+    for (name, field, help) in OF_NETWORKS {
+        out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
+        for pod in summary.list_at(&["pods"]) {
+            let (namespace, pod_name, uid) = reference(pod);
+            for interface in pod.at(&["network"]).map(|n| n.list_at(&["interfaces"])).unwrap_or_default() {
+                let device = interface.str_at(&["name"]);
+                if let Some(amount) = interface.int_at(&[field]) {
+                    let id = format!("/kubepods/pod{uid}");
+                    out.push_str(&format!(
+                        "{name}{{container=\"\",id={id:?},interface={device:?},namespace={namespace:?},pod={pod_name:?}}} {amount}\n"
+                    ));
+                }
+            }
+        }
+    }
+    out
+}
+
+fn reference(pod: &Value) -> (&str, &str, &str) {
+    (pod.str_at(&["podRef", "namespace"]), pod.str_at(&["podRef", "name"]), pod.str_at(&["podRef", "uid"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fram_machinery::object;
+
+    #[test]
+    fn node_pods_containers_and_interfaces_have_their_lines() {
+        let usage = |name: &str| object!({ "name": name, "cpu": { "usageCoreNanoSeconds": 1_500_000_000 }, "memory": { "rssBytes": 7 } });
+        let mut pod = usage("");
+        pod.set(&["podRef"], object!({ "namespace": "ns", "name": "p", "uid": "u" }));
+        pod.set(&["containers"], object!([(usage("c"))]));
+        pod.set(&["network"], object!({ "interfaces": [{ "name": "eth0", "rxBytes": 9 }] }));
+        let text = exposition(&object!({ "node": (usage("")), "pods": [pod] }));
+        for line in [
+            "container_cpu_usage_seconds_total{container=\"\",id=\"/\",namespace=\"\",pod=\"\"} 1.5",
+            "container_memory_rss{container=\"c\",id=\"/kubepods/podu/c\",namespace=\"ns\",pod=\"p\"} 7",
+            "container_network_receive_bytes_total{container=\"\",id=\"/kubepods/podu\",interface=\"eth0\",namespace=\"ns\",pod=\"p\"} 9",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        }
+    }
+}
