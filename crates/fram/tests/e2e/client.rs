@@ -194,7 +194,7 @@ fn explains_failures(user: &User, folder: &Path) {
     assert!(user.refused(&["get", "cm", "--nonsense"]).contains("unexpected argument"));
     assert!(user.refused(&["get", "cm", "-o", "jsonpath={.items[99]}"]).contains("array index out of bounds: index 99"));
     let images = user.refused(&["image", "list"]);
-    assert!(images.contains("no node runs here"), "{images}");
+    assert!(images.contains("no node with images of its own runs here"), "{images}");
 }
 
 /// What nobody reads any more is done all the same, and the code tells that it was not said.
