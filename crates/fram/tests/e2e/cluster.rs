@@ -197,12 +197,16 @@ impl Cluster {
         until(PATIENCE, what, done, || format!("{}\n{}", self.describe(), self.tail()));
     }
 
-    /// The processes of all containers.
+    /// The first processes of all containers. What they start themselves, a server for each request, comes and goes.
     pub(crate) fn container_processes(&self) -> BTreeSet<u32> {
         let mut pids = BTreeSet::new();
         collect_pids(Path::new("/sys/fs/cgroup/pids/fram"), &mut pids);
         collect_pids(Path::new("/sys/fs/cgroup/fram"), &mut pids);
-        pids
+        let parent = |pid: &u32| -> Option<u32> {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+        };
+        pids.iter().copied().filter(|pid| parent(pid).is_some_and(|parent| !pids.contains(&parent))).collect()
     }
 }
 
