@@ -128,32 +128,32 @@ impl Registry {
 
     /// Decodes a stored entry as the kind that was asked for, a built-in one or one whose versions differ by their schema.
     pub fn decode(&self, served: &Served, entry: &Entry) -> Result<Value, Status> {
-        let value = self.stored(entry)?;
-        Ok(fram_api::convert(value, &served.stored, &served.kind))
+        Ok(fram_api::convert(whole(entry, entry.modified.0)?, &served.stored, &served.kind))
     }
-}
 
-impl Registry {
     /// A stored object, as the kind as which it is stored.
-    pub(crate) fn stored(&self, entry: &Entry) -> Result<Value, Status> {
-        if let Some(mut object) = self.recent.get(&entry.value) {
-            object.set(&["metadata", "resourceVersion"], entry.modified.0.to_string());
-            return Ok(object);
-        }
-        let record = Record::parse(&entry.value).map_err(Status::internal)?;
-        record.to_object(entry.modified.0).map_err(Status::internal)
+    fn stored(&self, entry: &Entry) -> Result<Value, Status> {
+        let Some(mut object) = self.recent.get(&entry.value) else { return whole(entry, entry.modified.0) };
+        object.set(&["metadata", "resourceVersion"], entry.modified.0.to_string());
+        Ok(object)
     }
 
     /// The same at a revision, without who manages which of its fields.
-    pub(crate) fn unmanaged(&self, entry: &Entry, revision: u64) -> Result<Value, Status> {
-        if let Some(mut object) = self.recent.get(&entry.value) {
-            object.remove(&["metadata", "managedFields"]);
-            object.set(&["metadata", "resourceVersion"], revision.to_string());
-            return Ok(object);
-        }
-        let record = Record::parse(&entry.value).map_err(Status::internal)?;
-        record.to_unmanaged(revision).map_err(Status::internal)
+    fn unmanaged(&self, entry: &Entry, revision: u64) -> Result<Value, Status> {
+        let Some(mut object) = self.recent.get(&entry.value) else {
+            let record = Record::parse(&entry.value).map_err(Status::internal)?;
+            return record.to_unmanaged(revision).map_err(Status::internal);
+        };
+        object.remove(&["metadata", "managedFields"]);
+        object.set(&["metadata", "resourceVersion"], revision.to_string());
+        Ok(object)
     }
+}
+
+/// A stored object at a revision, with who manages its fields.
+fn whole(entry: &Entry, revision: u64) -> Result<Value, Status> {
+    let record = Record::parse(&entry.value).map_err(Status::internal)?;
+    record.to_object(revision).map_err(Status::internal)
 }
 
 /// Says a store's error as the API does.

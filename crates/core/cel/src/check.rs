@@ -180,11 +180,13 @@ impl Checker<'_> {
 
     fn select(&mut self, expr: &Expr, operand: &Expr, field: &str, optional: bool) -> Type {
         // A name with dots, unless its first part is a name of its own.
-        if let Some(name) = expr.qualified().filter(|name| Type::called(name).is_some()) {
-            return Type::Type(Type::called(&name).map(Into::into));
-        }
-        if let Some(declared) = expr.qualified().and_then(|name| self.environment.variable(&name)) {
-            return declared.ty.clone();
+        if let Some(name) = expr.qualified() {
+            if let Some(ty) = Type::called(&name) {
+                return Type::Type(Some(ty.into()));
+            }
+            if let Some(declared) = self.environment.variable(&name) {
+                return declared.ty.clone();
+            }
         }
         self.field(expr, operand, field, optional)
     }

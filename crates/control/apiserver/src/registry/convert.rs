@@ -8,7 +8,7 @@ use fram_api::Kind;
 use fram_machinery::{Status, Value, meta, object};
 use fram_store::Entry;
 
-use super::{Registry, Served};
+use super::{Registry, Served, whole};
 use crate::webhook::Target;
 
 /// How long a conversion may take; see upstream's conversion webhook client.
@@ -29,7 +29,7 @@ impl Registry {
 
     /// Stored entries as the kind that was asked for.
     pub(crate) async fn objects(&self, served: &Served, entries: &[Arc<Entry>]) -> Result<Vec<Value>, Status> {
-        let values = entries.iter().map(|e| self.stored(e)).collect::<Result<_, _>>()?;
+        let values = entries.iter().map(|e| whole(e, e.modified.0)).collect::<Result<_, _>>()?;
         self.convert_all(values, &served.stored, &served.kind).await
     }
 

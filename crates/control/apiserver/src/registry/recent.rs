@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 
 /// So many writes may be on their way to their watchers.
 const MOST: usize = 64;
+/// Larger objects, in bytes, are decoded by who follows them: their trees are several times as large, and would stay.
+const LARGEST: usize = 64 * 1024;
 
 #[derive(Default)]
 pub(super) struct Recent(Mutex<VecDeque<(Bytes, Value)>>);
@@ -17,6 +19,9 @@ pub(super) struct Recent(Mutex<VecDeque<(Bytes, Value)>>);
 impl Recent {
     /// Keeps a tree beside the bytes that it was encoded to.
     pub(super) fn put(&self, bytes: Bytes, object: Value) {
+        if bytes.len() > LARGEST {
+            return;
+        }
         let mut known = self.0.lock();
         if known.len() == MOST {
             known.pop_front();
@@ -45,5 +50,8 @@ mod tests {
         assert_eq!(recent.get(&Bytes::from(vec![1, 2])), None);
         (0..MOST).for_each(|n| recent.put(Bytes::from(vec![n as u8]), Value::Null));
         assert_eq!(recent.get(&bytes), None);
+        let large = Bytes::from(vec![0; LARGEST + 1]);
+        recent.put(large.clone(), Value::Null);
+        assert_eq!(recent.get(&large), None);
     }
 }

@@ -7,7 +7,7 @@ use fram_machinery::{Status, Value};
 use fram_store::{Entry, Event, EventKind, Revision, Watch, WatchItem};
 
 use super::read::parse_revision;
-use super::{Place, Record, Registry, Selection, Served, store_status};
+use super::{Place, Record, Registry, Selection, Served, store_status, whole};
 
 #[derive(Debug, Clone, Default)]
 pub struct WatchRequest {
@@ -47,10 +47,7 @@ impl Change {
 
     /// The object as the watcher sees it.
     pub(crate) fn object(&self, served: &Served, entry: &Entry) -> Result<Value, Status> {
-        self.read(served, || {
-            let record = Record::parse(&entry.value).map_err(Status::internal)?;
-            record.to_object(self.revision).map_err(Status::internal)
-        })
+        self.read(served, || whole(entry, self.revision))
     }
 
     /// The same without who manages which of its fields.

@@ -2,11 +2,12 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::element::{Shape, name, shape};
 use super::set::{FieldSet, PathElement};
 use crate::schema::{Field, Schema, Type, TypeId};
-use crate::value::{Key, Value};
+use crate::value::{Key, Map, Value};
 
 /// The paths by which two objects differ.
 #[derive(Debug, Default, PartialEq)]
@@ -41,17 +42,12 @@ impl Difference {
     /// Takes in what differs below a step, which may have been seen before: names in lists need not be unique.
     fn add(&mut self, step: &PathElement, below: Difference) {
         for (own, below) in [(&mut self.added, below.added), (&mut self.modified, below.modified), (&mut self.removed, below.removed)] {
-            if !below.is_empty() {
-                own.children.entry(step.clone()).or_default().absorb(&below);
+            if below.is_empty() {
+                continue;
             }
-        }
-    }
-
-    /// Takes in what differs below a step.
-    fn put(&mut self, step: &PathElement, below: Difference) {
-        for (own, below) in [(&mut self.added, below.added), (&mut self.modified, below.modified), (&mut self.removed, below.removed)] {
-            if !below.is_empty() {
-                own.children.insert(step.clone(), below);
+            match own.children.entry(step.clone()) {
+                Entry::Vacant(place) => drop(place.insert(below)),
+                Entry::Occupied(mut known) => known.get_mut().absorb(&below),
             }
         }
     }
@@ -59,13 +55,12 @@ impl Difference {
 
 impl Walk<'_> {
     fn structure(&self, id: TypeId, old: Option<&Value>, new: Option<&Value>, out: &mut Difference) {
-        for key in keys(old, new) {
-            let (old, new) = (old.and_then(|v| v.get(key)), new.and_then(|v| v.get(key)));
+        for (key, old, new) in pairs(old, new) {
             let below = match self.schema.get(id).type_of(key) {
                 Some((ty, field)) => self.value(ty, field, old, new),
                 None => leaf(old, new),
             };
-            out.put(&PathElement::Field(key.clone()), below);
+            out.add(&PathElement::Field(key.clone()), below);
         }
     }
 
@@ -84,9 +79,8 @@ impl Walk<'_> {
         match shape {
             Shape::Struct(id) => self.structure(id, old, new, &mut out),
             Shape::Map(item) => {
-                for key in keys(old, new) {
-                    let below = self.value(item, None, old.and_then(|v| v.get(key)), new.and_then(|v| v.get(key)));
-                    out.put(&PathElement::Field(key.clone()), below);
+                for (key, old, new) in pairs(old, new) {
+                    out.add(&PathElement::Field(key.clone()), self.value(item, None, old, new));
                 }
             }
             Shape::List { item, field } => self.list(item, field, old, new, &mut out),
@@ -134,24 +128,20 @@ pub(super) fn index(names: &[Option<PathElement>]) -> BTreeMap<&PathElement, usi
     out
 }
 
-/// The keys of both maps, each once, in their order.
-fn keys<'a>(old: Option<&'a Value>, new: Option<&'a Value>) -> impl Iterator<Item = &'a Key> {
-    let of = |value: Option<&'a Value>| value.and_then(Value::as_map).map(|map| map.iter().map(|(key, _)| key));
-    let (mut old, mut new) = (of(old).into_iter().flatten().peekable(), of(new).into_iter().flatten().peekable());
+/// The keys of both maps, each once and in their order, with what each map has there.
+fn pairs<'a>(old: Option<&'a Value>, new: Option<&'a Value>) -> impl Iterator<Item = (&'a Key, Option<&'a Value>, Option<&'a Value>)> {
+    let of = |value: Option<&'a Value>| value.and_then(Value::as_map).map(Map::iter).into_iter().flatten().peekable();
+    let (mut old, mut new) = (of(old), of(new));
     std::iter::from_fn(move || {
         let order = match (old.peek(), new.peek()) {
-            (Some(a), Some(b)) => a.cmp(b),
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
             (Some(_), None) => Ordering::Less,
             (None, _) => Ordering::Greater,
         };
-        match order {
-            Ordering::Less => old.next(),
-            Ordering::Equal => {
-                old.next();
-                new.next()
-            }
-            Ordering::Greater => new.next(),
-        }
+        let before = if order.is_le() { old.next() } else { None };
+        let after = if order.is_ge() { new.next() } else { None };
+        let (key, _) = before.or(after)?;
+        Some((key, before.map(|(_, v)| v), after.map(|(_, v)| v)))
     })
 }
 
