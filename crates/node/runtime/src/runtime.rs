@@ -239,6 +239,9 @@ impl Inner {
     fn mark_reported(&self, container_id: &str) {
         let Ok(container) = self.container(container_id) else { return };
         let mut record = container.record.lock();
+        if container.removing.load(Ordering::SeqCst) {
+            return;
+        }
         record.exit_reported = true;
         if let Err(error) = durable::write_json(&container.dir.join(CONTAINER_FILE), &*record, Sync::No) {
             // Then it is told twice after a restart, which a subscriber that lists does not mind.
@@ -290,13 +293,15 @@ impl Inner {
             }
         };
         if run.exit.is_none() {
-            let cgroup = container.record.lock().cgroup.clone();
-            self.cgroups.kill(&cgroup);
+            let record = container.record.lock();
+            self.cgroups.kill(&record.cgroup);
             let message = "the shim of the sandbox died".to_owned();
             let exit = Exit { code: LOST, finished_at: clock::now(), lost: true, message, ..Exit::default() };
             run.container_id.clone_from(&container.id);
             run.exit = Some(exit);
-            if let Err(error) = durable::write_json(&path, &run, Sync::Yes) {
+            if !container.removing.load(Ordering::SeqCst)
+                && let Err(error) = durable::write_json(&path, &run, Sync::Yes)
+            {
                 tracing::warn!(container = container.id, %error, "cannot record the end of a container");
             }
         }

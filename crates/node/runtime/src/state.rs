@@ -112,6 +112,8 @@ pub(crate) struct Container {
     pub(crate) run: watch::Sender<Run>,
     /// Held through what changes the container.
     pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Set under the record's lock: from then on nothing is written into the directory.
+    pub(crate) removing: AtomicBool,
 }
 
 impl Container {
@@ -123,6 +125,7 @@ impl Container {
             record: Mutex::new(record),
             run: watch::Sender::new(Run::of(run)),
             turn: tokio::sync::Mutex::new(()),
+            removing: AtomicBool::new(false),
         }
     }
 

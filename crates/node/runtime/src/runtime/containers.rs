@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fram_cri::{
@@ -288,6 +289,10 @@ pub(super) async fn remove(inner: Arc<Inner>, id: String) -> CriResult<()> {
     }
     let (cgroups, cgroup, dir) = (inner.cgroups.clone(), container.record.lock().cgroup.clone(), container.dir.clone());
     remove_cgroup(cgroups, cgroup).await?;
+    {
+        let _nobody_writes = container.record.lock();
+        container.removing.store(true, Ordering::SeqCst);
+    }
     blocking(move || remove_directory(&dir)).await?;
     inner.images.release_root_filesystem(&id).await?;
     if inner.containers.lock().remove(&id).is_some() {

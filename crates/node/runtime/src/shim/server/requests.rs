@@ -106,6 +106,9 @@ impl Server {
     }
 
     fn forget(&mut self, container_id: &str) -> Result<Response, Refusal> {
+        if self.is_starting(container_id) {
+            return Err((ErrorKind::InvalidState, format!("container {container_id:?} is being started")));
+        }
         match self.containers.get(container_id) {
             Some(container) if container.run.exit.is_none() => {
                 Err((ErrorKind::InvalidState, format!("container {container_id:?} is running")))
@@ -117,6 +120,13 @@ impl Server {
         }
     }
 
+    fn is_starting(&self, container_id: &str) -> bool {
+        self.creations.values().any(|creation| match &creation.purpose {
+            Purpose::Start { request, .. } => request.container_id == container_id,
+            Purpose::Exec { .. } => false,
+        })
+    }
+
     fn start(&mut self, id: u64, request: Box<StartContainer>) {
         if let Err((kind, message)) = self.begin_start(id, request) {
             self.refuse(id, kind, message);
@@ -125,11 +135,7 @@ impl Server {
 
     fn begin_start(&mut self, id: u64, request: Box<StartContainer>) -> Result<(), Refusal> {
         let container_id = &request.container_id;
-        let starting = |creation: &Creation| match &creation.purpose {
-            Purpose::Start { request, .. } => request.container_id == *container_id,
-            Purpose::Exec { .. } => false,
-        };
-        if self.containers.contains_key(container_id) || self.creations.values().any(starting) {
+        if self.containers.contains_key(container_id) || self.is_starting(container_id) {
             return Err((ErrorKind::InvalidState, format!("container {container_id:?} was started already")));
         }
         if self.shutdown.is_some() {
