@@ -27,7 +27,7 @@ use crate::state::validate;
 use crate::store::Store;
 use crate::timeline::{HistoryLimits, Timeline};
 use crate::types::{Committed, Condition, Entry, Operation, Revision, Transaction};
-use crate::watch::{Watch, WatchLimits};
+use crate::watch::{Facet, Watch, WatchLimits};
 
 use cluster::{Cluster, TXN};
 use contents::Opener;
@@ -295,10 +295,10 @@ impl Store for Etcd {
         self.timeline.snapshot(None)
     }
 
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+    async fn watch_facet(&self, prefix: &str, facet: Option<Facet>, after: Revision) -> Result<Watch, StoreError> {
         self.check_open()?;
         self.known(after).await?;
-        self.timeline.watch(prefix, after)
+        self.timeline.watch(prefix, facet, after)
     }
 
     async fn compact(&self, to: Revision) -> Result<(), StoreError> {

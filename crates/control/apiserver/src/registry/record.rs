@@ -159,7 +159,7 @@ impl<'a> Record<'a> {
         &self.bytes[HEADER..self.ends[0]]
     }
 
-    fn fields(&self) -> &[u8] {
+    fn fields(&self) -> &'a [u8] {
         &self.bytes[self.ends[0]..self.ends[1]]
     }
 
@@ -235,15 +235,17 @@ impl<'a> Record<'a> {
     }
 
     /// The text of a selectable field.
-    pub fn field(&self, selectable: &[Key], path: &str) -> Option<&str> {
+    pub fn field(&self, selectable: &[Key], path: &str) -> Option<&'a str> {
+        self.nth_field(selectable.iter().position(|name| *name == path)?)
+    }
+
+    /// The text of the selectable field at a place among them.
+    pub fn nth_field(&self, place: usize) -> Option<&'a str> {
         let mut rest = self.fields();
-        for name in selectable {
-            let text = take_text(&mut rest)?;
-            if *name == path {
-                return Some(text);
-            }
+        for _ in 0..place {
+            take_text(&mut rest)?;
         }
-        None
+        take_text(&mut rest)
     }
 }
 
