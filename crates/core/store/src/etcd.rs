@@ -100,6 +100,7 @@ pub struct Etcd {
     clock: Arc<dyn Clock>,
     transaction_bytes: usize,
     rewrite: Arc<Notify>,
+    asks: Arc<Asks>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -123,7 +124,7 @@ impl Etcd {
             clock: options.clock.clone(),
             timeline: timeline.clone(),
             progress,
-            asks,
+            asks: asks.clone(),
             root: loaded.root,
             revision: loaded.revision,
         };
@@ -139,8 +140,20 @@ impl Etcd {
             tasks.spawn(rewrite_when_asked(cluster.clone(), keys.clone(), cipher, rewrite.clone(), stop.clone()));
         }
         let (clock, transaction_bytes) = (options.clock, options.transaction_bytes);
-        let store =
-            Self { cluster, keys, timeline, freshness, leases: Leases::default(), opener, clock, transaction_bytes, rewrite, stop, tasks };
+        let store = Self {
+            cluster,
+            keys,
+            timeline,
+            freshness,
+            leases: Leases::default(),
+            opener,
+            clock,
+            transaction_bytes,
+            rewrite,
+            asks,
+            stop,
+            tasks,
+        };
         // What was read is a while old, so that history reaches back.
         store.revision().await?;
         Ok(store)
@@ -149,6 +162,12 @@ impl Etcd {
     /// Writes all values anew that the cipher would write otherwise now, beside what goes on. The store does the same by itself
     /// when it finds such values at its start.
     pub fn rewrite(&self) {
+        let sealed = |cipher: &dyn Cipher, root: Snapshot| root.prefix("").any(|entry| cipher.is_sealed(&entry.value));
+        if let (Some(cipher), Ok(root)) = (&self.opener.0, self.timeline.snapshot(None))
+            && sealed(cipher.as_ref(), root)
+        {
+            self.asks.anew.notify_one();
+        }
         self.rewrite.notify_one();
     }
 

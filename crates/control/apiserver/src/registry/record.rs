@@ -15,6 +15,8 @@ const HEADER: usize = 1 + 5 * 4;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
+    #[error("the stored object cannot be decrypted: its key is not among those of this server, or the service that has it does not answer")]
+    Sealed,
     #[error("stored object has the unknown format {0}")]
     Version(u8),
     #[error("stored object is cut short")]
@@ -134,6 +136,8 @@ impl<'a> Record<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
         match bytes.first() {
             Some(&VERSION) => {}
+            // As the store leaves a value that its cipher cannot open.
+            Some(_) if bytes.starts_with(b"k8s:enc:") => return Err(RecordError::Sealed),
             Some(&other) => return Err(RecordError::Version(other)),
             None => return Err(RecordError::Short),
         }
