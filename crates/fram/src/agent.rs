@@ -5,7 +5,6 @@ mod join;
 mod link;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use fram_cli::say;
@@ -17,17 +16,11 @@ use tokio_util::task::TaskTracker;
 use crate::cli::Agent;
 use crate::desk::Desk;
 use crate::node::NodeLock;
-use crate::parts::{Impatience, Parts, Signals};
+use crate::parts::{Parts, Signals};
 
 pub(crate) fn run(agent: Agent) -> anyhow::Result<()> {
     crate::heap::watch();
-    crate::up::log("info");
-    crate::preflight::check()?;
-    let runtime = crate::up::threads("node")?;
-    let outcome = runtime.block_on(start(agent));
-    let at_once = outcome.as_ref().is_err_and(|e| e.is::<Impatience>());
-    runtime.shutdown_timeout(if at_once { Duration::ZERO } else { crate::up::BLOCKING });
-    outcome
+    crate::up::on_threads("node", start(agent))
 }
 
 async fn start(agent: Agent) -> anyhow::Result<()> {

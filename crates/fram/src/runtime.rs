@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use fram_cli::say;
@@ -16,16 +15,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::cli::RuntimeArgs;
 use crate::node::NodeLock;
-use crate::parts::{Impatience, Parts, Signals};
+use crate::parts::{Parts, Signals};
 
 pub(crate) fn run(args: RuntimeArgs) -> anyhow::Result<()> {
-    crate::up::log("info");
-    crate::preflight::check()?;
-    let threads = crate::up::threads("runtime")?;
-    let outcome = threads.block_on(start(args));
-    let at_once = outcome.as_ref().is_err_and(|e| e.is::<Impatience>());
-    threads.shutdown_timeout(if at_once { Duration::ZERO } else { crate::up::BLOCKING });
-    outcome
+    crate::up::on_threads("runtime", start(args))
 }
 
 async fn start(args: RuntimeArgs) -> anyhow::Result<()> {

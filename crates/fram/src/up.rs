@@ -30,7 +30,7 @@ const CLUSTER_CIDR: &str = "10.244.0.0/16";
 const API_PORT: u16 = 443;
 
 /// How long work may take at the end that cannot be broken off.
-pub(crate) const BLOCKING: Duration = Duration::from_secs(5);
+const BLOCKING: Duration = Duration::from_secs(5);
 
 /// What one process runs.
 pub(crate) struct Plan {
@@ -68,7 +68,22 @@ pub(crate) fn log(level: &str) {
         .init();
 }
 
-pub(crate) fn threads(name: &'static str) -> anyhow::Result<tokio::runtime::Runtime> {
+/// Runs a node, or a part of one, on threads of its own, on a machine that has what it needs.
+pub(crate) fn on_threads(name: &'static str, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    log("info");
+    crate::preflight::check()?;
+    let threads = threads(name)?;
+    let outcome = threads.block_on(work);
+    threads.shutdown_timeout(patience(&outcome));
+    outcome
+}
+
+/// How long work may still be at the kernel or the disk at the end of a run.
+fn patience(outcome: &anyhow::Result<()>) -> Duration {
+    if outcome.as_ref().is_err_and(|e| e.is::<Impatience>()) { Duration::ZERO } else { BLOCKING }
+}
+
+fn threads(name: &'static str) -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(name).build().context("cannot start threads")
 }
 
@@ -85,10 +100,8 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<()> {
     // Control plane and node have their own threads, so that work in the one does not hold up the other.
     let (control, node) = (threads("control")?, threads("node")?);
     let outcome = control.block_on(start(plan, node.handle().clone()));
-    // Work that blocks may be at the kernel or the disk.
-    let patience = if outcome.as_ref().is_err_and(|e| e.is::<Impatience>()) { Duration::ZERO } else { BLOCKING };
-    node.shutdown_timeout(patience);
-    control.shutdown_timeout(patience);
+    node.shutdown_timeout(patience(&outcome));
+    control.shutdown_timeout(patience(&outcome));
     outcome
 }
 
