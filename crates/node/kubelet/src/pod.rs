@@ -106,7 +106,7 @@ pub(crate) fn container_restart_policy<'a>(pod: &'a Value, container: &'a Value)
 /// Whether a container is run again after this exit; see podutil.ContainerShouldRestart.
 pub(crate) fn restarts_after_exit(pod: &Value, container: &Value, exit_code: i64) -> bool {
     if let Some(action) = restart_action(container, exit_code) {
-        return matches!(action, "Restart" | "RestartAllContainers");
+        return matches!(action, "Restart" | RESTART_ALL);
     }
     match container_restart_policy(pod, container) {
         "Never" => false,
@@ -127,6 +127,15 @@ pub(crate) fn restart_action(container: &Value, exit_code: i64) -> Option<&str> 
         }
     };
     container.list_at(&["restartPolicyRules"]).iter().find(rule).map(|r| r.str_at(&["action"]))
+}
+
+/// The action that ends and restarts all containers of a pod (KEP-5532).
+pub(crate) const RESTART_ALL: &str = "RestartAllContainers";
+
+/// Whether an exit of one of its containers can restart all of them; see podutil.AllContainersCouldRestart.
+pub(crate) fn could_restart_all(pod: &Value) -> bool {
+    let rules = init_containers(pod).iter().chain(containers(pod)).flat_map(|c| c.list_at(&["restartPolicyRules"]));
+    rules.into_iter().any(|rule| rule.str_at(&["action"]) == RESTART_ALL)
 }
 
 /// Whether the pod has ended for good as the API server knows it.

@@ -165,7 +165,8 @@ fn no_image(no: NoImage) -> Failure {
 fn told_restarts(pod: &Value, name: &str) -> i64 {
     let lists = ["containerStatuses", "initContainerStatuses"];
     let told = lists.iter().flat_map(|l| pod.list_at(&["status", l])).find(|s| s.str_at(&["name"]) == name);
-    told.filter(|s| !s.str_at(&["containerID"]).is_empty()).map_or(0, |s| s.int_at(&["restartCount"]).unwrap_or(0) + 1)
+    // A status without an instance counts the one that is to come.
+    told.map_or(0, |s| s.int_at(&["restartCount"]).unwrap_or(0) + i64::from(!s.str_at(&["containerID"]).is_empty()))
 }
 
 async fn keyring(ctx: &Context, pod: &Value) -> Keyring {
