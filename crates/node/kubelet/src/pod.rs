@@ -83,9 +83,10 @@ pub(crate) fn is_host_network(pod: &Value) -> bool {
     pod.bool_at(&["spec", "hostNetwork"]).unwrap_or(false)
 }
 
-/// Whether the pod comes from elsewhere than the API server; see kubetypes.IsStaticPod.
+/// Whether the pod comes from elsewhere than the API server; see kubetypes.IsStaticPod. Upstream's kubelet writes the annotation
+/// over what users say; here it counts only on what the API server has never seen.
 pub(crate) fn is_static(pod: &Value) -> bool {
-    meta::annotation(pod, "kubernetes.io/config.source").is_some_and(|source| source != "api")
+    meta::resource_version(pod).is_empty() && meta::annotation(pod, "kubernetes.io/config.source").is_some_and(|source| source != "api")
 }
 
 pub(crate) fn restart_policy(pod: &Value) -> &str {
