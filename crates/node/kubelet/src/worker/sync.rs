@@ -17,7 +17,7 @@ use super::{Outcome, RETRY, Work, Worker, resizing, stop};
 use crate::clock;
 use crate::context::Context;
 use crate::observed::Observed;
-use crate::pod::{self, PodId};
+use crate::pod::{self, PodId, RESTART_ALL};
 use crate::sandbox;
 
 impl Worker {
@@ -29,6 +29,13 @@ impl Worker {
             return self.next_work();
         }
         if !self.is_due() {
+            return None;
+        }
+        if let Some((name, ended)) = who_asked(&actions, &self.observed)
+            && let Some((delay, left)) = self.backoff.remaining(RESTART_ALL, ended, self.ctx.clock.now())
+        {
+            self.tell_crash_loop(&name, delay);
+            self.hold_pod = Some(Instant::now() + left);
             return None;
         }
         let renew = self.renew_volumes.is_some_and(|at| at <= Instant::now());
@@ -60,17 +67,21 @@ impl Worker {
             }
             match self.crash_loop(&name) {
                 Some((delay, left)) => {
-                    let message = format!("back-off {} restarting failed container={name} pod={}", go_seconds(delay), pod_words(&self.id));
-                    if self.waiting.get(&name).is_none_or(|(_, m)| *m != message) {
-                        let text = format!("Back-off restarting failed container {name} in pod {}", pod_words(&self.id));
-                        self.ctx.container_event(&self.pod, &name, true, "BackOff", text);
-                    }
-                    self.waiting.insert(name.clone(), ("CrashLoopBackOff".into(), message));
+                    self.tell_crash_loop(&name, delay);
                     self.holds.insert(name, now + left);
                 }
                 None => actions.start.push(name),
             }
         }
+    }
+
+    fn tell_crash_loop(&mut self, name: &str, delay: Duration) {
+        let message = format!("back-off {} restarting failed container={name} pod={}", go_seconds(delay), pod_words(&self.id));
+        if self.waiting.get(name).is_none_or(|(_, m)| *m != message) {
+            let text = format!("Back-off restarting failed container {name} in pod {}", pod_words(&self.id));
+            self.ctx.container_event(&self.pod, name, true, "BackOff", text);
+        }
+        self.waiting.insert(name.to_string(), ("CrashLoopBackOff".into(), message));
     }
 
     fn crash_loop(&self, name: &str) -> Option<(Duration, Duration)> {
@@ -80,6 +91,14 @@ impl Worker {
         let key = format!("{name}_{}", pod::container_hash(container));
         self.backoff.remaining(&key, clock::from_nanos(ended.finished_at)?, self.ctx.clock.now())
     }
+}
+
+/// The container whose exit has all containers restarted, and when that was. It is the last to be removed, and a pod that begins anew
+/// again and again waits as a container does that fails again and again.
+fn who_asked(actions: &Actions, observed: &Observed) -> Option<(String, jiff::Timestamp)> {
+    let id = actions.reset.last()?;
+    let asking = observed.containers.iter().find(|c| c.id == *id)?;
+    Some((asking.metadata.name.clone(), clock::from_nanos(asking.finished_at)?))
 }
 
 /// `name_namespace(uid)`, as upstream's format.Pod.
@@ -136,6 +155,9 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
             return Ok(());
         }
         reset(&ctx, &pod, &observed, id).await?;
+    }
+    if let Some((_, ended)) = who_asked(&actions, &observed) {
+        outcome.restarted.push((RESTART_ALL.to_string(), ended));
     }
     if !actions.reset.is_empty() || end.is_cancelled() {
         return Ok(());
