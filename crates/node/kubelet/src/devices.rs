@@ -192,8 +192,11 @@ impl DeviceManager {
                 let answer = AllocateResponse::decode(&bytes).map_err(|_| DeviceError::Malformed(resource.clone()))?;
                 let answer = answer.containers.into_iter().next().ok_or_else(|| DeviceError::Malformed(resource.clone()))?;
                 let mut state = self.state.lock();
-                state.prepared.insert(place.clone(), answer.encode());
-                self.write(&state)?;
+                // A pod that was given up meanwhile has nothing any more.
+                if state.table.held.contains_key(place) {
+                    state.prepared.insert(place.clone(), answer.encode());
+                    self.write(&state)?;
+                }
                 answer
             }
         };
@@ -269,9 +272,12 @@ impl DeviceManager {
             let nodes = d.topology.iter().flat_map(|t| &t.nodes).filter_map(node).collect();
             (d.id, Known { healthy: d.health == "Healthy", nodes })
         });
+        let known: table::Devices = known.collect();
         let mut state = self.state.lock();
-        state.table.known.insert(resource.to_string(), known.collect());
-        if let Err(error) = self.write(&state) {
+        // Their health does not stand in the file.
+        let same = state.table.known.get(resource).is_some_and(|before| before.keys().eq(known.keys()));
+        state.table.known.insert(resource.to_string(), known);
+        if !same && let Err(error) = self.write(&state) {
             tracing::warn!(%error, "a plugin's devices could not be written down");
         }
         drop(state);

@@ -138,7 +138,14 @@ impl Kubelet {
             self.tasks.spawn(writer.run(controller, self.client.clone(), self.ctx.pods.clone(), self.stop.clone()));
         }
         self.ctx.node_event(false, "Starting", "Starting kubelet.");
-        let mut pods = Pods { kubelet: self, workers: JoinSet::new(), uids: HashMap::new(), keys: HashMap::new(), statics: HashMap::new() };
+        let mut pods = Pods {
+            kubelet: self,
+            workers: JoinSet::new(),
+            uids: HashMap::new(),
+            keys: HashMap::new(),
+            statics: HashMap::new(),
+            shares: None,
+        };
         let outcome = stop.run_until_cancelled(pods.run()).await.unwrap_or(Ok(()));
         self.stop.cancel();
         while pods.workers.join_next().await.is_some() {}
@@ -155,6 +162,10 @@ impl Kubelet {
         self.tasks.spawn(devices::registration::serve(registry.clone()));
         self.tasks.spawn(devices::registration::follow(registry, root.join("plugins_registry")));
         self.tasks.spawn(devices::pod_resources::serve(self.clone(), root.join("pod-resources/kubelet.sock"), stop));
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Ends when the kubelet stops.
@@ -212,6 +223,8 @@ struct Pods<'a> {
     keys: HashMap<String, String>,
     /// The static pods that have a worker: their uids by their names.
     statics: HashMap<String, String>,
+    /// What the classes of pods were given last.
+    shares: Option<qos::Shares>,
 }
 
 impl Pods<'_> {
@@ -303,9 +316,14 @@ impl Pods<'_> {
     }
 
     /// Processors are shared between the classes of pods by what the pods of each ask for.
-    fn share_cpus(&self) {
+    fn share_cpus(&mut self) {
         let ctx = &self.kubelet.ctx;
-        qos::share(&ctx.cgroups, &ctx.config.cgroup_root, &self.kubelet.active_pods());
+        let shares = qos::class_shares(&self.kubelet.active_pods());
+        // Most of what is told of pods changes nothing of it, as statuses of the kubelet itself.
+        if self.shares != Some(shares) {
+            qos::share(&ctx.cgroups, &ctx.config.cgroup_root, shares);
+            self.shares = Some(shares);
+        }
     }
 
     fn dispatch(&mut self, pod: Arc<Value>) {
