@@ -42,7 +42,7 @@ async fn start(agent: Agent) -> anyhow::Result<()> {
     let current = tokio::sync::watch::Sender::new(identity);
     let informers = SharedInformers::new(client.clone(), tasks.clone(), stop.clone());
     let desk = Desk::new(&agent.machine.cgroup_root);
-    let kubelet = crate::node::start(config, client.clone(), informers, &desk, &tasks, &stop).await?;
+    let kubelet = crate::node::start(config, client.clone(), informers, None, &desk, &tasks, &stop).await?;
     desk.bears(&["informers"]);
     desk.bears(crate::up::NODE_PARTS);
     desk.open(data, &tasks, &stop)?;

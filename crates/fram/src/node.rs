@@ -21,6 +21,7 @@ use fram_network::{CniConfig, CniNetwork, NetworkConfig, PodNetwork};
 use fram_proxy::{Proxy, ProxyConfig};
 use fram_runtime::{Runtime, RuntimeConfig};
 use fram_streaming::{Sessions, StreamClient};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -179,11 +180,18 @@ pub(crate) fn open_cni(data: &Path, conf_dir: PathBuf, bin_dirs: Vec<PathBuf>) -
 
 const CNI: &str = "cni";
 
+/// The kubelet's port, as upstream's.
+const KUBELET_PORT: u16 = 10250;
+
+/// With what the kubelet shows who it is, and knows who comes.
+pub(crate) type Serving = watch::Receiver<Arc<rustls::ServerConfig>>;
+
 /// Opens a node and prepares its kubelet, which runs the node's pods from `Kubelet::run` on.
 pub(crate) async fn start(
     config: NodeConfig,
     client: Client,
     informers: SharedInformers,
+    serving: Option<Serving>,
     desk: &Desk,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -191,8 +199,31 @@ pub(crate) async fn start(
     let node = Node::open(config, Sessions { tasks: tasks.clone(), stop: stop.clone() }).await?;
     desk.set_node(&node.config.name, node.store.clone());
     let kernel = node.start(informers, tasks, stop);
-    let config = kubelet_config(&kernel.config)?;
-    Ok(Kubelet::new(config, client, kernel.runtime, kernel.images, Arc::new(SystemClock))?)
+    let mut config = kubelet_config(&kernel.config)?;
+    let port = match serving {
+        Some(serving) => bind_port(&config).await.map(|socket| (socket, serving)),
+        None => None,
+    };
+    if port.is_none() {
+        config.port = 0;
+    }
+    let kubelet = Kubelet::new(config, client, kernel.runtime, kernel.images, Arc::new(SystemClock))?;
+    if let Some((socket, serving)) = port {
+        tasks.spawn(kubelet.clone().serve_port(socket, serving, stop.clone()));
+    }
+    Ok(kubelet)
+}
+
+/// The API server reaches the kubelet without its port: where another program has that, the node works all the same.
+async fn bind_port(config: &KubeletConfig) -> Option<TcpListener> {
+    let address = config.address.or(config.node_ips.first().copied()).map(|ip| SocketAddr::new(ip, config.port))?;
+    match TcpListener::bind(address).await {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::error!(%address, %error, "the kubelet's port is not served");
+            None
+        }
+    }
 }
 
 fn kubelet_config(node: &NodeConfig) -> anyhow::Result<KubeletConfig> {
@@ -203,6 +234,7 @@ fn kubelet_config(node: &NodeConfig) -> anyhow::Result<KubeletConfig> {
         volumes_dir: Some(node.data.join("volumes")),
         static_pod_path: Some(node.data.join("manifests")),
         credential_providers: node.credential_providers.clone(),
+        port: KUBELET_PORT,
         ..KubeletConfig::new(node.name.clone(), vec![node.ip], node.data.join("kubelet"), node.data.join("pods"))
     };
     node.kubelet.apply(&mut config)?;

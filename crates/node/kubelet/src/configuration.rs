@@ -185,7 +185,16 @@ impl Reading<'_> {
         if let Some(id) = self.text("providerID") {
             config.provider_id = Some(id.to_string());
         }
+        self.number("port", 1, 65535, &mut config.port);
+        if let Some(address) = self.text("address").map(String::from) {
+            match address.parse() {
+                Ok(address) => config.address = Some(address),
+                Err(_) => self.faults.push(format!("address {address:?} must be an address")),
+            }
+        }
         self.flag("registerNode", &mut config.register_node);
+        self.flag("enableDebuggingHandlers", &mut config.debugging_handlers);
+        self.flag("enableSystemLogHandler", &mut config.system_log_handler);
         self.flag("seccompDefault", &mut config.seccomp_default);
         self.flag("failSwapOn", &mut config.fail_swap_on);
         if let Some(taints) = self.document.get("registerWithTaints").and_then(Value::as_list) {

@@ -26,7 +26,7 @@ enum Form {
 enum Use {
     /// Fram does as it says.
     Honoured,
-    /// What it says does not apply to Fram, whose parts stand in one process.
+    /// What it says does not apply to Fram, whose parts stand in one process, or Fram has nothing that could be changed by it.
     Moot,
 }
 
@@ -60,8 +60,8 @@ const FIELDS: &[Field] = &[
     ("httpCheckFrequency", Duration, Moot),
     ("staticPodURL", Text, Moot),
     ("staticPodURLHeader", Any, Moot),
-    ("address", Text, Moot),
-    ("port", Number, Moot),
+    ("address", Text, Honoured),
+    ("port", Number, Honoured),
     ("readOnlyPort", Number, Moot),
     ("tlsCertFile", Text, Moot),
     ("tlsPrivateKeyFile", Text, Moot),
@@ -78,7 +78,7 @@ const FIELDS: &[Field] = &[
     ("preloadedImagesVerificationAllowlist", Texts, Moot),
     ("eventRecordQPS", Number, Moot),
     ("eventBurst", Number, Moot),
-    ("enableDebuggingHandlers", Flag, Moot),
+    ("enableDebuggingHandlers", Flag, Honoured),
     ("enableContentionProfiling", Flag, Moot),
     ("healthzPort", Number, Moot),
     ("healthzBindAddress", Text, Moot),
@@ -157,7 +157,7 @@ const FIELDS: &[Field] = &[
     ("providerID", Text, Honoured),
     ("kernelMemcgNotification", Flag, Moot),
     ("logging", Any, Moot),
-    ("enableSystemLogHandler", Flag, Moot),
+    ("enableSystemLogHandler", Flag, Honoured),
     ("enableSystemLogQuery", Flag, Moot),
     ("shutdownGracePeriod", Duration, Honoured),
     ("shutdownGracePeriodCriticalPods", Duration, Honoured),
