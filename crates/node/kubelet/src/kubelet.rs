@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::KubeletConfig;
 use crate::context::Context;
 use crate::devices::{self, DeviceManager};
+use crate::dra::{self, DraManager};
 use crate::images::Images;
 use crate::node::{self, machine};
 use crate::objects::Objects;
@@ -87,6 +88,7 @@ impl Kubelet {
         let ctx = Context {
             managers,
             devices: Arc::new(DeviceManager::open(&config.root_dir)),
+            dra: Arc::new(DraManager::open(client.clone(), &config.node_name, &config.root_dir)),
             images: Images::new(images, clock.clone(), config.credential_providers.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             tokens: Tokens::new(client.clone()),
@@ -157,8 +159,9 @@ impl Kubelet {
     /// The sockets below the kubelet's directory.
     fn serve_plugins(&self) {
         let (root, stop) = (&self.ctx.config.root_dir, self.stop.clone());
-        let registry = devices::registration::Registry { devices: self.ctx.devices.clone(), tasks: self.tasks.clone(), stop: stop.clone() };
-        let registry = Arc::new(registry);
+        let (devices, dra) = (self.ctx.devices.clone(), self.ctx.dra.clone());
+        let registry = Arc::new(devices::registration::Registry { devices, dra, tasks: self.tasks.clone(), stop: stop.clone() });
+        self.tasks.spawn(dra::keep(self.clone(), stop.clone()));
         self.tasks.spawn(devices::registration::serve(registry.clone()));
         self.tasks.spawn(devices::registration::follow(registry, root.join("plugins_registry")));
         self.tasks.spawn(devices::pod_resources::serve(self.clone(), root.join("pod-resources/kubelet.sock"), stop));

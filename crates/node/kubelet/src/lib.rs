@@ -12,6 +12,7 @@ mod configuration;
 mod container;
 mod context;
 mod devices;
+mod dra;
 mod eviction;
 mod hook;
 mod images;

@@ -12,6 +12,7 @@ use super::sync::unless_ended;
 use crate::clock;
 use crate::container::{self, Making};
 use crate::context::Context;
+use crate::dra;
 use crate::hook;
 use crate::images::keyring::Keyring;
 use crate::images::{NoImage, Telling};
@@ -121,6 +122,11 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
         teller.event(true, "Failed", format!("Error: {why}"));
         failure("CreateContainerConfigError", why)
     })?;
+    if dra::concerns(pod) {
+        let claims = ctx.dra.claims();
+        let ids = dra::claims::devices_of(&claims, pod, spec).into_iter().flat_map(|(_, _, device)| &device.cdi_ids);
+        config.cdi_devices.extend(ids.cloned());
+    }
     if starting.end.is_cancelled() {
         return Err(ended());
     }

@@ -16,6 +16,7 @@ use super::start::{Starting, start_container};
 use super::{Outcome, RETRY, Work, Worker, resizing, stop};
 use crate::clock;
 use crate::context::Context;
+use crate::dra;
 use crate::observed::Observed;
 use crate::pod::{self, PodId, RESTART_ALL};
 use crate::sandbox;
@@ -171,6 +172,12 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
     if end.is_cancelled() {
         return Ok(());
     }
+    if dra::concerns(&pod) && (actions.create_sandbox.is_some() || !actions.start.is_empty()) {
+        unless_ended(&end, prepare_claims(&ctx, &pod)).await.unwrap_or(Ok(()))?;
+    }
+    if end.is_cancelled() {
+        return Ok(());
+    }
     let mut sandbox = None;
     if let Some(attempt) = actions.create_sandbox {
         sandbox = Some(create_sandbox(&ctx, &pod, attempt).await?);
@@ -209,6 +216,15 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
         }
     }
     Ok(())
+}
+
+/// Before anything of the pod runs, what is allocated to it is prepared.
+async fn prepare_claims(ctx: &Context, pod: &Value) -> Result<(), Duration> {
+    ctx.dra.prepare(pod).await.map_err(|error| {
+        let message = format!("Failed to prepare dynamic resources: prepare dynamic resources: {error}");
+        ctx.event(pod, true, "FailedPrepareDynamicResources", message);
+        RETRY
+    })
 }
 
 /// Ends a container without grace and removes it; its log stays.

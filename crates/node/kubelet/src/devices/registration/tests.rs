@@ -86,7 +86,8 @@ impl Rig {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let devices = Arc::new(DeviceManager::open(dir.path()));
-        let registry = Arc::new(Registry { devices, tasks: TaskTracker::new(), stop: CancellationToken::new() });
+        let dra = crate::dra::tests::manager(dir.path());
+        let registry = Arc::new(Registry { devices, dra, tasks: TaskTracker::new(), stop: CancellationToken::new() });
         Self { dir, registry, plugin: Arc::default() }
     }
 
@@ -166,5 +167,13 @@ async fn a_plugin_in_the_registry_is_asked_and_its_devices_are_unhealthy_when_it
     plugin.cancel();
     rig.until(0).await;
     assert_eq!(rig.registry.devices.amounts()[RESOURCE], (3, 0));
+    // It comes back under the same name, and then in a folder of its own.
+    let plugin = rig.plug(&dir.join("gpu.sock"));
+    rig.until(3).await;
+    plugin.cancel();
+    rig.until(0).await;
+    std::fs::create_dir(dir.join("gpu")).unwrap();
+    let _plugin = rig.plug(&dir.join("gpu/gpu.sock"));
+    rig.until(3).await;
     rig.registry.stop.cancel();
 }
