@@ -5,6 +5,7 @@ mod local;
 mod lock;
 mod services;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,6 +49,8 @@ pub(crate) struct NodeConfig {
     pub(crate) credential_providers: Arc<CredentialProviders>,
     /// What files say about the kubelet.
     pub(crate) kubelet: Configuration,
+    /// OCI runtimes by the handlers of RuntimeClasses.
+    pub(crate) runtime_handlers: BTreeMap<String, PathBuf>,
     /// Of a runtime beside this program, which then runs the pods and attaches them to its own network.
     pub(crate) runtime_endpoint: Option<String>,
     /// Of its images, if that is another.
@@ -105,7 +108,8 @@ impl Node {
         .context("cannot start the cluster's DNS")?;
         let (runtime, images, store): (Arc<dyn RuntimeService>, Arc<dyn ImageService>, _) = match &config.runtime_endpoint {
             None => {
-                let (runtime, images) = open_runtime(&data, &config.cgroup_root, Arc::new(network.clone())).await?;
+                let (runtime, images) =
+                    open_runtime(&data, &config.cgroup_root, config.runtime_handlers.clone(), Arc::new(network.clone())).await?;
                 release_unknown(&runtime, &network).await?;
                 (Arc::new(runtime), images.clone(), Some(images))
             }
@@ -154,10 +158,11 @@ pub(crate) struct Kernel {
 pub(crate) async fn open_runtime(
     data: &Path,
     cgroup_root: &str,
+    handlers: BTreeMap<String, PathBuf>,
     network: Arc<dyn SandboxNetwork>,
 ) -> anyhow::Result<(Runtime, Arc<ImageStore>)> {
     let images = Arc::new(ImageStore::open(ImageStoreConfig::new(data.join("images"))).context("cannot open the image store")?);
-    let config = runtime_config(data, cgroup_root);
+    let config = RuntimeConfig { handlers, ..runtime_config(data, cgroup_root) };
     let runtime = Runtime::open(config, images.clone(), network).await.context("cannot open the container runtime")?;
     Ok((runtime, images))
 }

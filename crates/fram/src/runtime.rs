@@ -25,14 +25,15 @@ async fn start(args: RuntimeArgs) -> anyhow::Result<()> {
     let data = &args.data_dir;
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
     let _lock = NodeLock::take(data)?;
+    let handlers = args.runtime_handler.iter().cloned().collect();
     let (runtime, images) = match args.cni_conf_dir.clone() {
         Some(conf_dir) => {
             let network = crate::node::open_cni(data, conf_dir, args.cni_bin_dir.clone())?;
-            crate::node::open_runtime(data, &args.cgroup_root, Arc::new(network)).await?
+            crate::node::open_runtime(data, &args.cgroup_root, handlers, Arc::new(network)).await?
         }
         None => {
             let network = open_network(&args, data)?;
-            let opened = crate::node::open_runtime(data, &args.cgroup_root, Arc::new(network.clone())).await?;
+            let opened = crate::node::open_runtime(data, &args.cgroup_root, handlers, Arc::new(network.clone())).await?;
             crate::node::release_unknown(&opened.0, &network).await?;
             opened
         }

@@ -248,6 +248,7 @@ pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow
         cgroup_root: machine.cgroup_root.clone(),
         credential_providers: credential_providers(machine)?,
         kubelet: Configuration::load(machine.config.as_deref(), machine.config_dir.as_deref())?,
+        runtime_handlers: machine.runtime_handler.iter().cloned().collect(),
         runtime_endpoint: machine.container_runtime_endpoint.clone(),
         image_endpoint: machine.image_service_endpoint.clone(),
     })

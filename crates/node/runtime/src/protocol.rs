@@ -187,6 +187,8 @@ pub(crate) struct StartContainer {
     pub stdin_once: bool,
     pub tty: bool,
     pub oom_score_adj: Option<i32>,
+    /// The OCI runtime that makes the container, where it is not libcontainer; then privileges and filter stand in `config.json`.
+    pub runtime: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -253,6 +255,8 @@ pub(crate) struct Exec {
     pub stderr: bool,
     pub privileges: Privileges,
     pub seccomp: Vec<Instruction>,
+    /// As that of the container.
+    pub runtime: Option<PathBuf>,
 }
 
 /// One frame with its length in front.

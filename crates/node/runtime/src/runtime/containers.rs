@@ -12,6 +12,7 @@ use fram_cri::{
 };
 
 use super::{Inner, blocking, sandboxes::remove_directory};
+use crate::cdi;
 use crate::cgroup::Cgroups;
 use crate::client::{self, ClientError};
 use crate::devices;
@@ -112,14 +113,16 @@ fn write(
     let dir = &paths.container;
     fs::create_dir_all(dir).map_err(|error| CriError::io("create", dir, error))?;
     let files = sandbox_files(&paths.sandbox, sandbox);
-    let devices = devices::look_up(&config)?;
     let mut planned = config.clone();
+    let injected = cdi::inject(&inner.config.cdi_dirs, &mut planned)?;
+    let mut devices = devices::look_up(&config)?;
+    devices.extend(injected.devices);
     if !inner.cgroups.has("hugetlb") {
         // Kubelets send a limit for every size that the kernel has, and most of them are zero. What cannot be limited is not counted
         // either; a limit that lets pages be had still needs the controller.
         planned.resources.hugepage_limits.retain(|limit| limit.limit > 0);
     }
-    let plan = spec::plan(&Input {
+    let mut plan = spec::plan(&Input {
         container_id: id,
         sandbox,
         files: &files,
@@ -127,6 +130,7 @@ fn write(
         image: &image.config,
         rootfs: &paths.rootfs,
         devices: &devices,
+        hooks: &injected.hooks,
         image_mounts,
         cgroup_root: &inner.config.cgroup_root,
         cgroup_v2: inner.cgroups.is_v2(),
@@ -135,7 +139,15 @@ fn write(
         "" => PathBuf::new(),
         path => Path::new(&sandbox.log_directory).join(path),
     };
-    let filter = filter(&plan)?;
+    let (profile, runtime) = (profile(&plan)?, other_runtime(inner, &sandbox_id_of(&paths.sandbox))?);
+    let filter = match (&profile, &runtime) {
+        (_, Some(_)) => {
+            spec::complete(&mut plan, profile.as_ref());
+            Vec::new()
+        }
+        (Some(profile), None) => seccomp::compile(profile).map_err(invalid_profile)?,
+        (None, None) => Vec::new(),
+    };
     let record = ContainerRecord {
         id: id.to_owned(),
         pod_sandbox_id: sandbox_id_of(&paths.sandbox),
@@ -149,7 +161,7 @@ fn write(
         config,
     };
     durable::write_json(&dir.join("config.json"), &plan.spec, Sync::No)?;
-    durable::write_json(&dir.join(START_FILE), &start(paths, &record, plan, filter, image.layers), Sync::No)?;
+    durable::write_json(&dir.join(START_FILE), &StartContainer { runtime, ..start(paths, &record, plan, filter, image.layers) }, Sync::No)?;
     // The last one: with it the container exists.
     durable::write_json(&dir.join(CONTAINER_FILE), &record, Sync::No)?;
     Ok(Container::new(dir.clone(), record, Default::default()))
@@ -182,20 +194,29 @@ fn start(paths: &Paths, record: &ContainerRecord, plan: Plan<'_>, seccomp: Vec<I
         stdin_once: record.config.stdin_once,
         tty: record.config.tty,
         oom_score_adj: plan.oom_score_adj,
+        runtime: None,
     }
 }
 
-fn filter(plan: &Plan<'_>) -> CriResult<Vec<Instruction>> {
-    let invalid = |error: seccomp::SeccompError| CriError::InvalidArgument(error.to_string());
-    let profile = match plan.seccomp {
-        Seccomp::Unconfined => return Ok(Vec::new()),
-        Seccomp::Default => seccomp::default_profile(&spec::bounding_names(&plan.privileges)),
+/// The OCI runtime that the sandbox's handler stands for.
+fn other_runtime(inner: &Inner, sandbox_id: &str) -> CriResult<Option<PathBuf>> {
+    let handler = inner.sandbox(sandbox_id)?.record.lock().runtime_handler.clone();
+    Ok(inner.config.handlers.get(&handler).cloned())
+}
+
+fn invalid_profile(error: seccomp::SeccompError) -> CriError {
+    CriError::InvalidArgument(error.to_string())
+}
+
+fn profile(plan: &Plan<'_>) -> CriResult<Option<seccomp::Profile>> {
+    Ok(match plan.seccomp {
+        Seccomp::Unconfined => None,
+        Seccomp::Default => Some(seccomp::default_profile(&spec::bounding_names(&plan.privileges))),
         Seccomp::Localhost(path) => {
             let json = fs::read_to_string(path).map_err(|error| CriError::io("read seccomp profile", path, error))?;
-            seccomp::parse(&json).map_err(invalid)?
+            Some(seccomp::parse(&json).map_err(invalid_profile)?)
         }
-    };
-    seccomp::compile(&profile).map_err(invalid)
+    })
 }
 
 pub(super) async fn begin(inner: Arc<Inner>, id: String) -> CriResult<()> {

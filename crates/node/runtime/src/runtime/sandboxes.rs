@@ -22,7 +22,7 @@ use crate::state::Sandbox;
 pub(crate) const HANDLER: &str = "fram";
 
 pub(super) async fn run(inner: Arc<Inner>, config: PodSandboxConfig, handler: String) -> CriResult<String> {
-    check(&config, &handler)?;
+    check(&config, &handler, inner.config.handlers.contains_key(&handler))?;
     let id = new_id().map_err(|error| CriError::io("read", "/dev/urandom", error))?;
     let record = SandboxRecord { id: id.clone(), config, runtime_handler: handler, created_at: clock::now(), ..SandboxRecord::default() };
     let sandbox = Arc::new(Sandbox::new(inner.layout.sandbox(&id), record));
@@ -40,8 +40,8 @@ pub(super) async fn run(inner: Arc<Inner>, config: PodSandboxConfig, handler: St
     Ok(id)
 }
 
-fn check(config: &PodSandboxConfig, handler: &str) -> CriResult<()> {
-    if !matches!(handler, "" | HANDLER) {
+fn check(config: &PodSandboxConfig, handler: &str, is_configured: bool) -> CriResult<()> {
+    if !matches!(handler, "" | HANDLER) && !is_configured {
         return Err(CriError::InvalidArgument(format!("no runtime for handler {handler:?} is configured")));
     }
     let options = &config.linux.security_context.namespace_options;

@@ -40,7 +40,7 @@ impl RuntimeService for Runtime {
         let cgroups = if self.inner.cgroups.is_v2() { "v2" } else { "v1" };
         Ok(RuntimeStatus {
             conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)],
-            runtime_handlers: vec![handler(""), handler(HANDLER)],
+            runtime_handlers: ["", HANDLER].into_iter().chain(self.inner.config.handlers.keys().map(String::as_str)).map(handler).collect(),
             features: RuntimeFeatures { supplemental_groups_policy: true, user_namespaces_host_network: false },
             info: info(cgroups),
         })

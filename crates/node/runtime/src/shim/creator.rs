@@ -2,6 +2,8 @@
 //! libcontainer changes the process that calls it (mount namespace, oom_score_adj, dumpable, working directory), and
 //! what it allocates would stay with the shim for the pod's life. The container itself becomes a child of the shim.
 
+mod other;
+
 use std::error::Error;
 use std::fs;
 use std::io::{self, Read};
@@ -13,7 +15,7 @@ use std::path::{Path, PathBuf};
 use fram_cri::ContainerUser;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use serde::{Deserialize, Serialize};
@@ -27,6 +29,7 @@ use crate::protocol::{Exec, StartContainer};
 use crate::seccomp::Instruction;
 use crate::spec::{Privileges, UserError, resolve_user};
 use crate::wire;
+use other::Other;
 
 /// The child's ends of a process' pipes; all `None` with a terminal.
 #[derive(Default)]
@@ -124,20 +127,22 @@ fn in_child(work: impl FnOnce() -> Result<Made, CreateError>) -> io::Result<Crea
     }
 }
 
-/// The shim blocks SIGCHLD and ignores SIGPIPE; a container must start with neither.
+/// The shim blocks SIGCHLD and ignores SIGPIPE; a container must start with neither. The second stays ignored until the container's
+/// process executes its command: a hook that does not read what it is told would end the creator.
 fn default_signals() -> Result<(), CreateError> {
     let failed = |error: nix::Error| CreateError::Container(format!("reset signals: {}", error.desc()));
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)?;
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default disposition runs no code of this program.
-    unsafe { sigaction(Signal::SIGPIPE, &default) }.map_err(failed)?;
-    Ok(())
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)
 }
 
 fn create(request: &StartContainer, cgroups: &Cgroups, pid_path: Option<PathBuf>, stdio: Stdio) -> Result<Made, CreateError> {
     rootfs::prepare(request, cgroups)?;
     let user = finish_specification(request, pid_path)?;
     let warnings = request.oom_score_adj.and_then(adjust_oom_score).into_iter().collect();
+    if let Some(program) = &request.runtime {
+        let console = request.tty.then(|| Console::listen(&request.dir)).transpose()?;
+        let pid = Other { program, container_id: &request.container_id, dir: &request.dir }.create(stdio, console.as_ref())?;
+        return Ok((Report::Running { pid, user, warnings }, console.map(Console::accept).transpose()?));
+    }
     let mut line = FailureLine::new()?;
     let state = request.dir.join("oci");
     let console = request.tty.then(|| Console::listen(&request.dir)).transpose()?;
@@ -170,8 +175,6 @@ fn join_from(request: &Exec, dir: &Path, scratch: &Path, stdio: Stdio) -> Result
     let id = &request.container_id;
     let state = scratch.join(id);
     fs::create_dir_all(&state).map_err(io_at("create", &state))?;
-    let original = dir.join("oci").join(id).join("state.json");
-    std::os::unix::fs::symlink(original, state.join("state.json")).map_err(io_at("link the state in", &state))?;
     let mut process = read_specification(dir)?["process"].take();
     process["args"] = json!(request.args);
     process["terminal"] = json!(request.tty);
@@ -183,8 +186,15 @@ fn join_from(request: &Exec, dir: &Path, scratch: &Path, stdio: Stdio) -> Result
     }
     let process_path = scratch.join("process.json");
     fs::write(&process_path, process.to_string()).map_err(io_at("write", &process_path))?;
-    let mut line = FailureLine::new()?;
     let console = request.tty.then(|| Console::listen(scratch)).transpose()?;
+    if let Some(program) = &request.runtime {
+        let pid = Other { program, container_id: id, dir }.exec(&process_path, scratch, stdio, console.as_ref())?;
+        let terminal = console.map(Console::accept).transpose()?;
+        return Ok((Report::Running { pid, user: ContainerUser::default(), warnings: Vec::new() }, terminal));
+    }
+    let original = dir.join("oci").join(id).join("state.json");
+    std::os::unix::fs::symlink(original, state.join("state.json")).map_err(io_at("link the state in", &state))?;
+    let mut line = FailureLine::new()?;
     let built = builder(id, scratch, stdio, console.as_ref())?
         .with_executor(line.executor(request.privileges, &request.seccomp))
         .as_tenant()

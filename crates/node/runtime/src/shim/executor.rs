@@ -7,6 +7,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{execvp, write};
 
 use super::privileges;
@@ -39,6 +40,9 @@ impl Executor for ContainerExecutor {
         let args = args.map_err(|_| self.fail("an argument holds a zero byte"))?;
         let program = args.first().ok_or_else(|| self.fail("no command specified"))?;
         privileges::apply(&self.privileges, &self.filter).map_err(|error| self.fail(error))?;
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: the default disposition runs no code of this program.
+        unsafe { sigaction(Signal::SIGPIPE, &default) }.map_err(|error| self.fail(error.desc()))?;
         let Err(error) = execvp(program, &args);
         Err(self.fail(format_args!("exec {:?}: {}", program.to_string_lossy(), error.desc())))
     }

@@ -43,8 +43,7 @@ pub(super) fn prepare(request: &StartContainer, cgroups: &Cgroups) -> Result<(),
         }
     }
     let mut shared = shared.into_iter();
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).map_err(namespace("make the mounts slaves"))?;
+    be_slave().map_err(namespace("make the mounts slaves"))?;
     let target = &request.rootfs.target;
     overlay(&request.rootfs)?;
     let root = File::open(target).map_err(at("open", target))?;
@@ -66,6 +65,12 @@ pub(super) fn prepare(request: &StartContainer, cgroups: &Cgroups) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// What is mounted from here on does not reach the node.
+pub(super) fn be_slave() -> nix::Result<()> {
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
 }
 
 fn detached(source: &MountSource) -> io::Result<OwnedFd> {

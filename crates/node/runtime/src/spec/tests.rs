@@ -42,6 +42,7 @@ impl Case {
             image: &self.image,
             rootfs: Path::new("/c/rootfs"),
             devices: &[],
+            hooks: &Value::Null,
             image_mounts: &[],
             cgroup_root: "/fram",
             cgroup_v2: self.cgroup_v2,
