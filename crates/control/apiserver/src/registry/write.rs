@@ -150,7 +150,7 @@ impl Registry {
         }
         let key = Key::from(self.key_of(place));
         let value = Record::encode(stored, object.clone());
-        self.recent.put(value.clone(), object.clone());
+        self.trees.put(value.clone(), (), object.clone());
         let put = Operation::Put { key: key.clone(), value, ttl: ttl(stored) };
         let mut transaction = Transaction::new(vec![put]).when(Condition::Absent(key.clone()));
         transaction.conditions.extend(charge.conditions.into_iter().chain(allocation.conditions));
@@ -257,7 +257,7 @@ impl Registry {
         if value == entry.value {
             return answer(old).await;
         }
-        self.recent.put(value.clone(), object.clone());
+        self.trees.put(value.clone(), (), object.clone());
         let put = Operation::Put { key: key.clone(), value, ttl: ttl(&stored) };
         let mut transaction = Transaction::new(vec![put]).when(Condition::ModifiedAt(key.clone(), entry.modified));
         transaction.conditions.extend(charge.conditions.into_iter().chain(allocation.conditions));
