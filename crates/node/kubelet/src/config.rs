@@ -59,6 +59,8 @@ pub struct KubeletConfig {
     pub debugging_handlers: bool,
     /// The node's own logs are.
     pub system_log_handler: bool,
+    /// How many users a pod with a user namespace of its own has.
+    pub ids_per_pod: u32,
     /// Seccomp profile of containers that name none: RuntimeDefault rather than Unconfined.
     pub seccomp_default: bool,
     /// Kernel parameters that pods may set beside the safe ones; an entry may end with `*`.
@@ -177,6 +179,7 @@ impl KubeletConfig {
             version: "v1.36.2".into(),
             port: 0,
             address: None,
+            ids_per_pod: crate::user_namespaces::RANGE,
             debugging_handlers: true,
             system_log_handler: true,
             seccomp_default: true,

@@ -15,6 +15,7 @@ use crate::config::{KubeletConfig, MemoryReservation, ShutdownGrace, SwapBehavio
 use crate::eviction::thresholds::default_hard;
 use crate::resource::cpuset::CpuSet;
 use crate::resource::topology::{Policy, Scope};
+use crate::user_namespaces::RANGE;
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const KIND: &str = "KubeletConfiguration";
@@ -184,6 +185,12 @@ impl Reading<'_> {
         }
         if let Some(id) = self.text("providerID") {
             config.provider_id = Some(id.to_string());
+        }
+        if let Some(ids) = self.document.int_at(&["userNamespaces", "idsPerPod"]) {
+            match u32::try_from(ids) {
+                Ok(ids) if ids > 0 && ids.is_multiple_of(RANGE) => config.ids_per_pod = ids,
+                _ => self.faults.push(format!("userNamespaces.idsPerPod {ids} must be a multiple of {RANGE}")),
+            }
         }
         self.number("port", 1, 65535, &mut config.port);
         if let Some(address) = self.text("address").map(String::from) {

@@ -29,6 +29,7 @@ use crate::sandbox::dns::ResolvConf;
 use crate::static_pods::{StaticPods, mirror};
 use crate::stats::Rates;
 use crate::status::writer::StatusWriter;
+use crate::user_namespaces::UserNamespaces;
 use crate::volumes::token::Tokens;
 
 pub(crate) struct Context {
@@ -52,6 +53,7 @@ pub(crate) struct Context {
     pub(crate) managers: ResourceManagers,
     pub(crate) devices: Arc<DeviceManager>,
     pub(crate) dra: Arc<DraManager>,
+    pub(crate) user_namespaces: UserNamespaces,
     pub(crate) collector: Collector,
     /// The machine is about to go down.
     pub(crate) shutting_down: watch::Sender<bool>,

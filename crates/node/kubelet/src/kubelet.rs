@@ -33,6 +33,7 @@ use crate::pod::resources::cgroup_candidates;
 use crate::resource::{ManagerError, ResourceManagers, pool, qos};
 use crate::static_pods::{self, mirror};
 use crate::status::writer::StatusWriter;
+use crate::user_namespaces::UserNamespaces;
 use crate::volumes;
 use crate::volumes::token::Tokens;
 use crate::worker::{Failure, Letter, Mailbox, Worker};
@@ -89,6 +90,7 @@ impl Kubelet {
             managers,
             devices: Arc::new(DeviceManager::open(&config.root_dir)),
             dra: Arc::new(DraManager::open(client.clone(), &config.node_name, &config.root_dir)),
+            user_namespaces: UserNamespaces::open(&config),
             images: Images::new(images, clock.clone(), config.credential_providers.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             tokens: Tokens::new(client.clone()),

@@ -34,6 +34,7 @@ mod shutdown;
 mod static_pods;
 mod stats;
 mod status;
+mod user_namespaces;
 mod volumes;
 mod worker;
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::protocol::{PidNamespace, RootMount};
+use crate::protocol::{IdRange, PidNamespace, RootMount};
 use crate::seccomp::Profile;
 
 pub(crate) use capabilities::{CAPABILITIES, capability_names};
@@ -107,6 +107,8 @@ pub(crate) struct Input<'a> {
     pub hooks: &'a Value,
     /// Layers of image volumes, by their index in `container.mounts`.
     pub image_mounts: &'a [(usize, Vec<PathBuf>)],
+    /// The sandbox's user namespace, and what its users are on the node.
+    pub user_namespace: Option<(PathBuf, IdRange)>,
     /// Where the container's cgroup goes when the sandbox names no parent.
     pub cgroup_root: &'a str,
     pub cgroup_v2: bool,
@@ -173,10 +175,6 @@ pub(crate) fn plan<'a>(input: &Input<'a>) -> Result<Plan<'a>, SpecError> {
 }
 
 fn refuse_unsupported(container: &ContainerConfig) -> Result<(), SpecError> {
-    let userns = &container.security_context.namespace_options.userns_options;
-    if userns.as_ref().is_some_and(|options| options.mode == NamespaceMode::Pod) {
-        return Err(SpecError::Unsupported("a user namespace"));
-    }
     if matches!(container.security_context.apparmor, Some(SecurityProfile::Localhost(_))) {
         return Err(SpecError::Unsupported("an AppArmor profile"));
     }
@@ -205,6 +203,9 @@ pub(crate) fn bounding_names(privileges: &Privileges) -> BTreeSet<String> {
 /// need no entry. A pid namespace that is joined gets its path from the shim.
 fn namespaces(input: &Input) -> Vec<Value> {
     let mut namespaces = vec![json!({ "type": "mount" })];
+    if let Some((path, _)) = &input.user_namespace {
+        namespaces.push(json!({ "type": "user", "path": path }));
+    }
     if pid_namespace(input.container) == PidNamespace::Container {
         namespaces.push(json!({ "type": "pid" }));
     }

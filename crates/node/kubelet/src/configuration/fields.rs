@@ -47,7 +47,7 @@ const AUTHORIZATION_WEBHOOK: &[Field] = &[("cacheAuthorizedTTL", Duration, Moot)
 const AUTHORIZATION: &[Field] = &[("mode", Text, Moot), ("webhook", Struct(AUTHORIZATION_WEBHOOK), Moot)];
 const SWAP: &[Field] = &[("swapBehavior", Text, Honoured)];
 const CRASH_LOOP: &[Field] = &[("maxContainerRestartPeriod", Duration, Honoured)];
-const USER_NAMESPACES: &[Field] = &[("idsPerPod", Number, Moot)];
+const USER_NAMESPACES: &[Field] = &[("idsPerPod", Number, Honoured)];
 
 const FIELDS: &[Field] = &[
     ("apiVersion", Text, Honoured),
@@ -176,7 +176,7 @@ const FIELDS: &[Field] = &[
     ("containerRuntimeEndpoint", Text, Moot),
     ("imageServiceEndpoint", Text, Moot),
     ("failCgroupV1", Flag, Moot),
-    ("userNamespaces", Struct(USER_NAMESPACES), Moot),
+    ("userNamespaces", Struct(USER_NAMESPACES), Honoured),
 ];
 
 /// Everything about a document that is not as it should be, in the words of upstream's strict decoding.

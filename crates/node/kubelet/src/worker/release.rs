@@ -135,6 +135,7 @@ pub(super) fn everything(ctx: Arc<Context>, pod: Arc<Value>) -> Work {
         ctx.tokens.forget(&uid);
         ctx.images.forget(&uid);
         ctx.devices.release(&uid);
+        ctx.user_namespaces.release(&uid);
         ctx.metrics.forget(&uid);
         if ctx.managers.release(&uid) {
             crate::resource::pool::level(&ctx).await;

@@ -117,6 +117,12 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
         teller.event(true, "Failed", format!("Error: {why}"));
         failure("CreateContainerConfigError", why)
     })?;
+    if let Some(own) = &starting.config.linux.security_context.namespace_options.userns_options {
+        for mount in &mut config.mounts {
+            (mount.uid_mappings, mount.gid_mappings) = (own.uids.clone(), own.gids.clone());
+        }
+        config.security_context.namespace_options.userns_options = Some(own.clone());
+    }
     let prepared = unless_ended(starting.end, ctx.devices.prepare(meta::uid(pod), name, &mut config)).await.ok_or_else(ended)?;
     prepared.map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));

@@ -183,7 +183,7 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
         sandbox = Some(create_sandbox(&ctx, &pod, attempt).await?);
         remove_older_sandboxes(&ctx, &observed).await;
     } else if let Some(ready) = observed.ready_sandbox() {
-        let config = sandbox::config(&pod, ready.metadata.attempt, &ctx.config, &ctx.resolv_conf());
+        let config = sandbox_config(&ctx, &pod, ready.metadata.attempt)?;
         sandbox = Some((ready.clone(), config));
     }
     let Some((status, config)) = sandbox else { return Ok(()) };
@@ -253,7 +253,7 @@ async fn create_sandbox(
         ctx.event(pod, false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
     }
     let handler = runtime_handler(ctx, pod)?;
-    let config = sandbox::config(pod, attempt, &ctx.config, &ctx.resolv_conf());
+    let config = sandbox_config(ctx, pod, attempt)?;
     let made = match ctx.runtime.run_pod_sandbox(&config, &handler).await {
         Ok(id) => ctx.runtime.pod_sandbox_status(&id).await,
         Err(error) => Err(error),
@@ -265,6 +265,16 @@ async fn create_sandbox(
             Err(RETRY)
         }
     }
+}
+
+fn sandbox_config(ctx: &Context, pod: &Value, attempt: u32) -> Result<fram_cri::PodSandboxConfig, Duration> {
+    let mut config = sandbox::config(pod, attempt, &ctx.config, &ctx.resolv_conf());
+    let own = ctx.user_namespaces.take(pod).map_err(|error| {
+        ctx.event(pod, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
+        RETRY
+    })?;
+    config.linux.security_context.namespace_options.userns_options = own;
+    Ok(config)
 }
 
 /// Sandboxes that died are kept only for the last instance of a container in them, whose exit code is still told.

@@ -18,9 +18,9 @@ use crate::client::{self, ClientError};
 use crate::devices;
 use crate::durable::{self, Sync};
 use crate::protocol::{OverlayMount, Request, Response, StartContainer};
-use crate::records::{CONTAINER_FILE, ContainerRecord, START_FILE, new_id};
+use crate::records::{CONTAINER_FILE, ContainerRecord, START_FILE, SandboxRecord, new_id};
 use crate::seccomp::{self, Instruction};
-use crate::shim::{SHM, clock};
+use crate::shim::{SHM, USERNS, clock};
 use crate::spec::{self, Input, Plan, SandboxFiles, Seccomp, SpecError};
 use crate::state::{Container, Sandbox};
 
@@ -74,11 +74,11 @@ async fn make(inner: &Arc<Inner>, sandbox: &Sandbox, id: &str, config: Container
             image_mounts.push((index, inner.images.root_filesystem(image, id).await?.layers));
         }
     }
-    let sandbox_config = sandbox.record.lock().config.clone();
+    let sandbox_record = sandbox.record.lock().clone();
     let (inner, dir, id) = (inner.clone(), sandbox.dir.clone(), id.to_owned());
     blocking(move || {
         let paths = Paths::new(&dir, inner.layout.container(&sandbox_id_of(&dir), &id));
-        write(&inner, &paths, &id, &sandbox_config, config, image, &image_mounts)
+        write(&inner, &paths, &id, &sandbox_record, config, image, &image_mounts)
     })
     .await
 }
@@ -105,12 +105,12 @@ fn write(
     inner: &Inner,
     paths: &Paths,
     id: &str,
-    sandbox: &PodSandboxConfig,
+    of: &SandboxRecord,
     config: ContainerConfig,
     image: RootFilesystem,
     image_mounts: &[(usize, Vec<PathBuf>)],
 ) -> CriResult<Container> {
-    let dir = &paths.container;
+    let (dir, sandbox, ids) = (&paths.container, &of.config, of.ids());
     fs::create_dir_all(dir).map_err(|error| CriError::io("create", dir, error))?;
     let files = sandbox_files(&paths.sandbox, sandbox);
     let mut planned = config.clone();
@@ -132,6 +132,7 @@ fn write(
         devices: &devices,
         hooks: &injected.hooks,
         image_mounts,
+        user_namespace: ids.map(|ids| (paths.sandbox.join(USERNS), ids)),
         cgroup_root: &inner.config.cgroup_root,
         cgroup_v2: inner.cgroups.is_v2(),
     })?;
@@ -161,7 +162,11 @@ fn write(
         config,
     };
     durable::write_json(&dir.join("config.json"), &plan.spec, Sync::No)?;
-    durable::write_json(&dir.join(START_FILE), &StartContainer { runtime, ..start(paths, &record, plan, filter, image.layers) }, Sync::No)?;
+    durable::write_json(
+        &dir.join(START_FILE),
+        &StartContainer { runtime, ids, ..start(paths, &record, plan, filter, image.layers) },
+        Sync::No,
+    )?;
     // The last one: with it the container exists.
     durable::write_json(&dir.join(CONTAINER_FILE), &record, Sync::No)?;
     Ok(Container::new(dir.clone(), record, Default::default()))
@@ -194,6 +199,7 @@ fn start(paths: &Paths, record: &ContainerRecord, plan: Plan<'_>, seccomp: Vec<I
         stdin_once: record.config.stdin_once,
         tty: record.config.tty,
         oom_score_adj: plan.oom_score_adj,
+        ids: None,
         runtime: None,
     }
 }

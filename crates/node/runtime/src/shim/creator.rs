@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fram_cri::ContainerUser;
 use libcontainer::container::builder::ContainerBuilder;
@@ -22,10 +23,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::executor::ContainerExecutor;
+use super::executor::{ContainerExecutor, Join};
 use super::rootfs::{self, RootfsError};
 use crate::cgroup::Cgroups;
-use crate::protocol::{Exec, StartContainer};
+use crate::protocol::{Exec, IdRange, StartContainer};
 use crate::seccomp::Instruction;
 use crate::spec::{Privileges, UserError, resolve_user};
 use crate::wire;
@@ -137,6 +138,13 @@ fn default_signals() -> Result<(), CreateError> {
 fn create(request: &StartContainer, cgroups: &Cgroups, pid_path: Option<PathBuf>, stdio: Stdio) -> Result<Made, CreateError> {
     rootfs::prepare(request, cgroups)?;
     let user = finish_specification(request, pid_path)?;
+    if let Some(ids) = request.ids {
+        // Whoever opens /dev/stdout anew has to be its owner.
+        let owner = u32::try_from(user.uid).ok().and_then(|uid| ids.uid.checked_add(uid)).map(nix::unistd::Uid::from_raw);
+        for fd in [&stdio.stdin, &stdio.stdout, &stdio.stderr].into_iter().flatten() {
+            let _ = super::is_own_stream(fd.as_fd()).then(|| nix::unistd::fchown(fd, owner, None));
+        }
+    }
     let warnings = request.oom_score_adj.and_then(adjust_oom_score).into_iter().collect();
     if let Some(program) = &request.runtime {
         let console = request.tty.then(|| Console::listen(&request.dir)).transpose()?;
@@ -184,6 +192,7 @@ fn join_from(request: &Exec, dir: &Path, scratch: &Path, stdio: Stdio) -> Result
     {
         environment.push("TERM=xterm".into());
     }
+    let joins = request.ids.map(|ids| joined(&mut process, ids, dir)).transpose()?;
     let process_path = scratch.join("process.json");
     fs::write(&process_path, process.to_string()).map_err(io_at("write", &process_path))?;
     let console = request.tty.then(|| Console::listen(scratch)).transpose()?;
@@ -196,7 +205,7 @@ fn join_from(request: &Exec, dir: &Path, scratch: &Path, stdio: Stdio) -> Result
     std::os::unix::fs::symlink(original, state.join("state.json")).map_err(io_at("link the state in", &state))?;
     let mut line = FailureLine::new()?;
     let built = builder(id, scratch, stdio, console.as_ref())?
-        .with_executor(line.executor(request.privileges, &request.seccomp))
+        .with_executor(ContainerExecutor { joins, ..line.executor(request.privileges, &request.seccomp) })
         .as_tenant()
         .with_detach(true)
         .as_sibling(true)
@@ -207,6 +216,17 @@ fn join_from(request: &Exec, dir: &Path, scratch: &Path, stdio: Stdio) -> Result
     let pid = built.map_err(|error| chain(&error))?.as_raw();
     let terminal = console.map(Console::accept).transpose()?;
     Ok((Report::Running { pid, user: ContainerUser::default(), warnings: Vec::new() }, terminal))
+}
+
+/// A process that joins a user namespace comes as the node's root, and becomes who it is to be inside.
+fn joined(process: &mut Value, ids: IdRange, dir: &Path) -> Result<Arc<Join>, CreateError> {
+    let path = dir.ancestors().nth(2).unwrap_or(dir).join(super::USERNS);
+    let namespace = fs::File::open(&path).map_err(io_at("open", &path))?;
+    let user = std::mem::replace(&mut process["user"], json!({ "uid": 0, "gid": 0 }));
+    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+    let groups = user["additionalGids"].as_array().into_iter().flatten().filter_map(number).collect();
+    let (uid, gid) = (number(&user["uid"]).unwrap_or(0), number(&user["gid"]).unwrap_or(0));
+    Ok(Arc::new(Join { namespace, ids, uid, gid, groups }))
 }
 
 fn builder(id: &str, state: &Path, stdio: Stdio, console: Option<&Console>) -> Result<ContainerBuilder, CreateError> {
@@ -239,6 +259,9 @@ fn finish_specification(request: &StartContainer, pid_path: Option<PathBuf>) -> 
     }
     if let Some(cwd) = spec["process"]["cwd"].as_str() {
         rootfs::make_directory_in_root(root, Path::new(cwd))?;
+    }
+    if request.ids.is_some() {
+        spec["root"]["path"] = json!(rootfs::show(root)?);
     }
     let path = request.dir.join("config.json");
     fs::write(&path, spec.to_string()).map_err(io_at("write", &path))?;
@@ -277,7 +300,7 @@ impl FailureLine {
 
     fn executor(&self, privileges: Privileges, filter: &[Instruction]) -> ContainerExecutor {
         let failure = self.writing.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        ContainerExecutor { privileges, filter: filter.to_vec(), failure }
+        ContainerExecutor { privileges, filter: filter.to_vec(), failure, joins: None }
     }
 
     /// Returns when the process has become the container's command, or with the reason why it has not.

@@ -44,6 +44,7 @@ impl Case {
             devices: &[],
             hooks: &Value::Null,
             image_mounts: &[],
+            user_namespace: None,
             cgroup_root: "/fram",
             cgroup_v2: self.cgroup_v2,
         }))
