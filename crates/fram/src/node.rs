@@ -189,14 +189,20 @@ const CNI: &str = "cni";
 const KUBELET_PORT: u16 = 10250;
 
 /// With what the kubelet shows who it is, and knows who comes.
-pub(crate) type Serving = watch::Receiver<Arc<rustls::ServerConfig>>;
+pub(crate) type Serving = watch::Receiver<Option<Arc<rustls::ServerConfig>>>;
+
+/// What a kubelet speaks over TLS: streams need the connection for themselves.
+pub(crate) fn serving_config(mut tls: rustls::ServerConfig) -> Option<Arc<rustls::ServerConfig>> {
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Some(Arc::new(tls))
+}
 
 /// Opens a node and prepares its kubelet, which runs the node's pods from `Kubelet::run` on.
 pub(crate) async fn start(
     config: NodeConfig,
     client: Client,
     informers: SharedInformers,
-    serving: Option<Serving>,
+    serving: Serving,
     desk: &Desk,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -205,15 +211,12 @@ pub(crate) async fn start(
     desk.set_node(&node.config.name, node.store.clone());
     let kernel = node.start(informers, tasks, stop);
     let mut config = kubelet_config(&kernel.config)?;
-    let port = match serving {
-        Some(serving) => bind_port(&config).await.map(|socket| (socket, serving)),
-        None => None,
-    };
-    if port.is_none() {
+    let socket = bind_port(&config).await;
+    if socket.is_none() {
         config.port = 0;
     }
     let kubelet = Kubelet::new(config, client, kernel.runtime, kernel.images, Arc::new(SystemClock))?;
-    if let Some((socket, serving)) = port {
+    if let Some(socket) = socket {
         tasks.spawn(kubelet.clone().serve_port(socket, serving, stop.clone()));
     }
     Ok(kubelet)

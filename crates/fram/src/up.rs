@@ -210,13 +210,11 @@ async fn start_node(
     let name = config.name.clone();
     let client = control_plane.client(User::authenticated(&format!("system:node:{name}"), &["system:nodes"]), "kubelet");
     let identity = control_plane.pki.server(&format!("system:node:{name}"), &[name.clone(), config.ip.to_string()])?;
-    let mut tls = control_plane.pki.server_config(&identity)?;
-    // What is turned over to streams needs the connection for itself.
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let (_kept, serving) = tokio::sync::watch::channel(Arc::new(tls));
+    let tls = crate::node::serving_config(control_plane.pki.server_config(&identity)?);
+    let (_kept, serving) = tokio::sync::watch::channel(tls);
     let (node_stop, node_tasks, desk) = (stop.clone(), tasks.clone(), desk.clone());
     let started =
-        threads.spawn(async move { crate::node::start(config, client, informers, Some(serving), &desk, &node_tasks, &node_stop).await });
+        threads.spawn(async move { crate::node::start(config, client, informers, serving, &desk, &node_tasks, &node_stop).await });
     let kubelet = started.await.context("the node's start failed")??;
     nodes.local.set(&name, kubelet.clone());
     Ok((name, kubelet))

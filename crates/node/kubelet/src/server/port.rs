@@ -24,8 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Kubelet {
-    /// Serves the port until `stop`. The certificate may change meanwhile; whoever comes then sees the new one.
-    pub async fn serve_port(self, socket: TcpListener, tls: watch::Receiver<Arc<rustls::ServerConfig>>, stop: CancellationToken) {
+    /// Serves the port until `stop`. The certificate may change meanwhile; whoever comes then sees the new one. Until there is one,
+    /// nobody is let in.
+    pub async fn serve_port(self, socket: TcpListener, tls: watch::Receiver<Option<Arc<rustls::ServerConfig>>>, stop: CancellationToken) {
         let reviews = Arc::new(Reviews::new(self.client().clone(), self.ctx.config.node_name.clone()));
         let mut visits = tokio::task::JoinSet::new();
         loop {
@@ -39,8 +40,9 @@ impl Kubelet {
                 }
                 accepted = socket.accept() => match accepted {
                     Ok((stream, _)) => {
-                        let acceptor = TlsAcceptor::from(tls.borrow().clone());
-                        visits.spawn(visit(self.clone(), stream, acceptor, reviews.clone()));
+                        if let Some(config) = tls.borrow().clone() {
+                            visits.spawn(visit(self.clone(), stream, TlsAcceptor::from(config), reviews.clone()));
+                        }
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");

@@ -140,7 +140,7 @@ fn create(request: &StartContainer, cgroups: &Cgroups, pid_path: Option<PathBuf>
     let user = finish_specification(request, pid_path)?;
     if let Some(ids) = request.ids {
         // Whoever opens /dev/stdout anew has to be its owner.
-        let owner = u32::try_from(user.uid).ok().and_then(|uid| ids.uid.checked_add(uid)).map(nix::unistd::Uid::from_raw);
+        let owner = ids.uid.checked_add(user.uid).map(nix::unistd::Uid::from_raw);
         for fd in [&stdio.stdin, &stdio.stdout, &stdio.stderr].into_iter().flatten() {
             let _ = super::is_own_stream(fd.as_fd()).then(|| nix::unistd::fchown(fd, owner, None));
         }
