@@ -32,7 +32,7 @@ pub use keys::Place;
 pub use read::{ListRequest, Listing, Selection};
 pub use record::{Record, TypeMeta};
 pub use watch::{Change, ChangeKind, WatchRequest, Watching};
-pub use write::{Body, FieldValidation, Written};
+pub use write::{Body, FieldValidation, Stored, Written};
 
 /// The objects of one cluster.
 pub struct Registry {

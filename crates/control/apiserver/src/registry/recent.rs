@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// So many writes may be on their way to their watchers.
-const MOST: usize = 64;
+/// So many trees may be on their way to their watchers.
+const MOST: usize = 128;
 /// Larger objects, in bytes, are decoded by who follows them: their trees are several times as large, and would stay.
 const LARGEST: usize = 64 * 1024;
 
