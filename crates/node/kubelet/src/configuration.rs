@@ -55,6 +55,10 @@ impl Configuration {
         if !moot.is_empty() {
             tracing::warn!(fields = moot.join(", "), "fields of the kubelet's configuration that have no meaning here");
         }
+        let missing = fields::missing(&self.document);
+        if !missing.is_empty() {
+            tracing::warn!(fields = missing.join(", "), "fields of the kubelet's configuration that are not heeded yet");
+        }
         let mut reading = Reading { document: &self.document, faults: Vec::new() };
         reading.node(config);
         reading.resources(config);

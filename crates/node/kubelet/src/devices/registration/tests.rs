@@ -177,3 +177,26 @@ async fn a_plugin_in_the_registry_is_asked_and_its_devices_are_unhealthy_when_it
     rig.until(3).await;
     rig.registry.stop.cancel();
 }
+
+#[tokio::test(start_paused = true)]
+async fn devices_of_a_plugin_that_does_not_come_back_are_no_capacity_any_more() {
+    let rig = Rig::new();
+    let socket = rig.dir.path().join("gpu.sock");
+    let plugin = rig.plug(&socket);
+    let following = rig.registry.tasks.spawn(rig.registry.devices.clone().follow(RESOURCE.to_string(), socket, rig.registry.stop.clone()));
+    rig.until(3).await;
+    plugin.cancel();
+    rig.until(0).await;
+    let known = || rig.registry.devices.amounts()[RESOURCE];
+    assert_eq!(known(), (3, 0));
+    let mut changes = rig.registry.devices.subscribe();
+    changes.changed().await.unwrap();
+    assert_eq!(known(), (0, 0));
+    // The same after a restart in between.
+    let again = DeviceManager::open(rig.dir.path());
+    assert_eq!(again.amounts()[RESOURCE], (3, 0));
+    tokio::time::advance(std::time::Duration::from_secs(300)).await;
+    assert_eq!(again.amounts()[RESOURCE], (0, 0));
+    following.await.unwrap();
+    rig.registry.stop.cancel();
+}
