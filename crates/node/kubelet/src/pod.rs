@@ -45,6 +45,15 @@ impl Role {
             Role::Ephemeral => "ephemeralContainers",
         }
     }
+
+    /// As metrics call it.
+    pub(crate) fn metric(self) -> &'static str {
+        match self {
+            Role::Init => "init_container",
+            Role::Main => "container",
+            Role::Ephemeral => "ephemeral_container",
+        }
+    }
 }
 
 pub(crate) fn init_containers(pod: &Value) -> &[Value] {

@@ -179,8 +179,11 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
         return Ok(());
     }
     let mut sandbox = None;
+    let own_users = pod.bool_at(&["spec", "hostUsers"]) == Some(false);
     if let Some(attempt) = actions.create_sandbox {
-        sandbox = Some(create_sandbox(&ctx, &pod, attempt).await?);
+        ctx.metrics.count_pod(own_users, false);
+        let made = create_sandbox(&ctx, &pod, attempt).await;
+        sandbox = Some(made.inspect_err(|_| ctx.metrics.count_pod(own_users, true))?);
         remove_older_sandboxes(&ctx, &observed).await;
     } else if let Some(ready) = observed.ready_sandbox() {
         let config = sandbox_config(&ctx, &pod, ready.metadata.attempt)?;
@@ -202,6 +205,15 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
             return Ok(());
         }
         let tried = start_container(&starting, name).await;
+        let failed = tried.result.as_ref().err().filter(|_| !end.is_cancelled());
+        let kind = pod::find_container(&pod, name).map_or("container", |(role, _)| role.metric());
+        ctx.metrics.count_container(kind, None);
+        if let Some(failure) = failed {
+            ctx.metrics.count_container(kind, Some(failure.reason));
+            if own_users && actions.create_sandbox.is_some() {
+                ctx.metrics.count_user_namespaced_error();
+            }
+        }
         if let Some(ended) = tried.replaced {
             outcome.restarted.push(ended);
         }
