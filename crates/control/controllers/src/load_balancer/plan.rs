@@ -23,8 +23,6 @@ pub(super) enum Refusal {
     Taken(String),
     #[error("no address is left in the pool")]
     Exhausted,
-    #[error("loadBalancerSourceRanges are not enforced by this load balancer")]
-    SourceRanges,
 }
 
 pub(super) fn wants(service: &Value) -> bool {
@@ -42,10 +40,6 @@ pub(super) fn current(service: &Value) -> Option<Ipv4Addr> {
 
 /// The address that a Service keeps or gets, where `taken` are those of others.
 pub(super) fn address(service: &Value, pool: &AddressPool, taken: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, Refusal> {
-    let everyone = |range: &Value| matches!(range.as_str().map(str::trim), Some("0.0.0.0/0" | "::/0"));
-    if !service.list_at(&["spec", "loadBalancerSourceRanges"]).iter().all(everyone) {
-        return Err(Refusal::SourceRanges);
-    }
     let asked = service.str_at(&["spec", "loadBalancerIP"]);
     if !asked.is_empty() {
         let address = asked.parse().ok().filter(|a| pool.contains(*a)).ok_or_else(|| Refusal::NotInPool(asked.into()))?;
@@ -144,13 +138,6 @@ mod tests {
         assert_eq!(address(&asking("192.0.2.11"), &pool(), &BTreeSet::new()), Ok(ip(11)));
         assert_eq!(address(&asking("192.0.2.12"), &pool(), &BTreeSet::new()), Err(Refusal::NotInPool("192.0.2.12".into())));
         assert_eq!(address(&asking("192.0.2.11"), &pool(), &BTreeSet::from([ip(11)])), Err(Refusal::Taken("192.0.2.11".into())));
-    }
-
-    #[test]
-    fn sources_that_could_not_be_kept_out_get_no_address() {
-        let ranges = |range: &str| service(object!({ "type": "LoadBalancer", "loadBalancerSourceRanges": [range] }));
-        assert_eq!(address(&ranges("10.0.0.0/8"), &pool(), &BTreeSet::new()), Err(Refusal::SourceRanges));
-        assert_eq!(address(&ranges("0.0.0.0/0"), &pool(), &BTreeSet::new()), Ok(ip(10)));
     }
 
     #[test]
