@@ -1,6 +1,10 @@
 //! The flags of the controllers: kube-controller-manager's, by its names and with its defaults, and one of Fram's own.
 
+use std::time::Duration;
+
 use fram_controllers::{AddressPool, EvictionRates};
+
+use crate::api_flags::duration;
 
 /// How the controllers are run.
 #[derive(clap::Args, Debug, Clone)]
@@ -22,11 +26,19 @@ pub(crate) struct ManagerFlags {
     /// Up to how many nodes a zone is small: nobody is evicted there while it is unhealthy.
     #[arg(long, value_name = "N", default_value_t = EvictionRates::default().large)]
     large_cluster_size_threshold: usize,
+    /// How long a service account's token in a Secret that was made unasked may go unused before it is marked as invalid, and then
+    /// before it is deleted.
+    #[arg(long, value_name = "DURATION", default_value = "8760h0m0s", value_parser = duration)]
+    legacy_service_account_token_clean_up_period: Duration,
 }
 
 impl ManagerFlags {
     pub(crate) fn pool(&self) -> AddressPool {
         self.load_balancer_pool.clone()
+    }
+
+    pub(crate) fn legacy_token_clean_up_period(&self) -> Duration {
+        self.legacy_service_account_token_clean_up_period
     }
 
     pub(crate) fn eviction_rates(&self) -> EvictionRates {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fram_client::controller::Queues;
 use fram_client::{Action, Client, Controller, EventRecorder, Resource, SharedInformers};
@@ -67,6 +68,8 @@ pub struct Context {
     pub load_balancer_pool: AddressPool,
     /// How fast pods are evicted from nodes that fail.
     pub eviction_rates: EvictionRates,
+    /// How long a token in a Secret that an account was given unasked may go unused before it is marked, and then before it goes.
+    pub legacy_token_clean_up_period: Duration,
 }
 
 impl Context {

@@ -18,6 +18,7 @@ mod expand;
 mod garbage_collector;
 mod horizontal;
 mod job;
+mod legacy_token_cleaner;
 mod load_balancer;
 mod local_path;
 mod namespace;

@@ -9,6 +9,7 @@ use fram_machinery::{Reason, Status, Value, meta, object};
 
 use crate::Context;
 use crate::objects::settled;
+pub(crate) use plan::ACCOUNT;
 use plan::{Step, plan};
 
 pub(crate) fn start(context: &Context) {
@@ -17,6 +18,7 @@ pub(crate) fn start(context: &Context) {
     let options = InformerOptions::fields(format!("type={}", plan::TYPE));
     let secrets = Informer::start(client.clone(), SECRETS, "", options, &context.tasks, context.stop.clone());
     let accounts = context.informers.get(&SERVICE_ACCOUNTS);
+    crate::legacy_token_cleaner::start(context, &secrets);
     let of_account = secrets.clone();
     let controller = Controller::new("serviceaccount_tokens_secret", 2).owns(&secrets).watches_deltas(&accounts, move |delta| {
         let gone = delta.new.as_deref().map(meta::uid) != delta.old.as_deref().map(meta::uid);
