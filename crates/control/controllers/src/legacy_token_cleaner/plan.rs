@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fram_machinery::{Value, meta, object};
+use fram_machinery::{Value, meta};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
@@ -79,6 +79,8 @@ pub(super) fn plan(secret: &Value, tracked: &str, period: Duration, now: Timesta
 
 #[cfg(test)]
 mod tests {
+    use fram_machinery::object;
+
     use super::*;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
