@@ -25,26 +25,20 @@ pub(crate) fn start(context: &Context) {
     let kinds: Vec<Source> =
         context.kinds.iter().filter(|k| k.collected).map(|k| (k.clone(), informer(&context.informers, &k.resource))).collect();
     let graph = Arc::new(Graph { kinds: RwLock::new(kinds.clone()), unknown: Mutex::default() });
-    let collector = Arc::new(Collector { client: context.client("generic-garbage-collector"), graph: graph.clone() });
+    let collector = Collector { client: context.client("generic-garbage-collector"), graph: graph.clone() };
     let mut controller = Controller::new("garbage-collector", 20);
     for (kind, informer) in kinds {
         let graph = graph.clone();
         controller = controller.watches_deltas(&informer, move |delta| graph.concerned(&kind, delta));
     }
     let follow = follow_custom(graph, context.informers.clone(), context.custom_kinds.clone(), controller.enqueuer());
-    let reconcile = move |key: String| {
-        let collector = collector.clone();
-        async move { collector.reconcile(&key).await }
-    };
     let (stop, informers, custom) = (context.stop.clone(), context.informers.clone(), context.custom_kinds.clone());
     context.tasks.spawn(async move {
         stop.run_until_cancelled(follow).await;
         // A kind that goes while another server leads would be asked for here for ever.
         custom.borrow().iter().for_each(|kind| informers.forget(&kind.resource));
     });
-    context.queues.add(&controller);
-    let stop = context.stop.clone();
-    context.tasks.spawn(async move { controller.run(reconcile, stop).await });
+    context.run(controller, collector, |c, key| async move { c.reconcile(&key).await });
 }
 
 /// Definitions are large and many, and no other controller looks at them: of these the metadata is enough.

@@ -73,8 +73,7 @@ pub fn start(context: &Context) {
     expand::start(context);
     load_balancer::start(context);
     csr_cleaner::start(context);
-    bootstrap_signer::start(context);
-    token_cleaner::start(context);
+    bootstrap_tokens::start(context);
     ephemeral_volume::start(context);
     ttl_after_finished::start(context);
     cronjob::start(context);

@@ -10,10 +10,11 @@ use std::net::Ipv4Addr;
 
 use fram_client::resources::{ENDPOINT_SLICES, NODES, SERVICES};
 use fram_client::{Action, Client, Controller, EventRecorder, Informer};
-use fram_machinery::{Reason, Status, Value, meta};
+use fram_machinery::{Status, Value, meta};
 use parking_lot::Mutex;
 
 use crate::Context;
+use crate::objects::unless_it_changed;
 
 pub use pool::{AddressPool, PoolError};
 
@@ -78,14 +79,11 @@ impl Reconciler {
         let gives_back = plan::current(&wanted).is_none();
         if wanted != *service {
             let services = self.client.within(&SERVICES, meta::namespace(&service));
-            match services.update_status(wanted).await {
-                // Whoever changed it causes another round.
-                Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => return Ok(Action::Done),
-                Err(status) => return Err(status),
-                Ok(_) if !gives_back && plan::current(&service).is_none() => {
-                    self.events.event(&service, false, "EnsuredLoadBalancer", "Ensured load balancer");
-                }
-                Ok(_) => {}
+            if unless_it_changed(services.update_status(wanted).await)?.is_none() {
+                return Ok(Action::Done);
+            }
+            if !gives_back && plan::current(&service).is_none() {
+                self.events.event(&service, false, "EnsuredLoadBalancer", "Ensured load balancer");
             }
         }
         if gives_back && self.given.lock().remove(key).is_some() {

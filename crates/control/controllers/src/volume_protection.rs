@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, VOLUME_ATTRIBUTES_CLASSES};
 use fram_client::{Action, Client, Controller, Informer, Resource};
-use fram_machinery::{Reason, Status, Value, meta};
+use fram_machinery::{Status, Value, meta};
 
+use crate::objects::unless_it_changed;
 use crate::{Context, pods};
 
 const OF_CLAIMS: &str = "kubernetes.io/pvc-protection";
@@ -93,11 +94,8 @@ async fn protect(client: &Client, resource: &Resource, object: &Value, finalizer
         (false, false) => meta::add_finalizer(&mut changed, finalizer),
         _ => return Ok(Action::Done),
     }
-    match client.within(resource, meta::namespace(object)).update(changed).await {
-        // Whoever changed it brings it back here.
-        Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
-        _ => Ok(Action::Done),
-    }
+    unless_it_changed(client.within(resource, meta::namespace(object)).update(changed).await)?;
+    Ok(Action::Done)
 }
 
 #[cfg(test)]

@@ -142,6 +142,7 @@ pub struct Controller {
     name: &'static str,
     workers: usize,
     sources: Vec<(Informer, Mapper)>,
+    needs: Vec<Informer>,
     enqueuer: Enqueuer,
 }
 
@@ -149,7 +150,7 @@ impl Controller {
     /// A controller that reconciles at most `workers` keys at once.
     pub fn new(name: &'static str, workers: usize) -> Self {
         let inner = Inner { queue: Mutex::default(), wake: Notify::new(), counters: Counters::default() };
-        Self { name, workers: workers.max(1), sources: Vec::new(), enqueuer: Enqueuer { inner: Arc::new(inner) } }
+        Self { name, workers: workers.max(1), sources: Vec::new(), needs: Vec::new(), enqueuer: Enqueuer { inner: Arc::new(inner) } }
     }
 
     /// Reconciles the keys that `keys` gives for each object that appears, changes or goes; of a change it is asked for
@@ -166,6 +167,13 @@ impl Controller {
     #[must_use]
     pub fn watches_deltas(mut self, informer: &Informer, keys: impl Fn(&Delta) -> Vec<String> + Send + Sync + 'static) -> Self {
         self.sources.push((informer.clone(), Box::new(keys)));
+        self
+    }
+
+    /// Waits for the informer's first list too: reconciliations look at it, and its changes are no reason for any.
+    #[must_use]
+    pub fn needs(mut self, informer: &Informer) -> Self {
+        self.needs.push(informer.clone());
         self
     }
 
@@ -187,14 +195,14 @@ impl Controller {
         F: Future<Output = Result<Action, E>> + Send + 'static,
         E: Display + Send + 'static,
     {
-        let Self { name, workers, sources, enqueuer } = self;
+        let Self { name, workers, sources, needs, enqueuer } = self;
         let mut feeders = JoinSet::new();
-        for (informer, keys) in sources {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                _ = informer.synced() => {}
+        for informer in needs.iter().chain(sources.iter().map(|(informer, _)| informer)) {
+            if stop.run_until_cancelled(informer.synced()).await.is_none() {
+                return;
             }
+        }
+        for (informer, keys) in sources {
             feeders.spawn(feed(informer.subscribe(), keys, enqueuer.clone()));
         }
         let mut loop_ = Loop { name, workers, inner: enqueuer.inner, running: JoinSet::new(), keys: Default::default() };
