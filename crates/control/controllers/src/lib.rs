@@ -8,6 +8,7 @@ mod clusterrole_aggregation;
 mod context;
 mod cronjob;
 mod csr_cleaner;
+mod custom_kinds;
 mod daemonset;
 mod deployment;
 mod disruption;
