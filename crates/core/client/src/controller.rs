@@ -36,8 +36,12 @@ pub struct Counts {
     pub reconciles: u64,
     pub retries: u64,
     pub depth: u64,
+    /// How long keys were ready before their turn.
+    pub waits: Durations,
     /// How long reconciliations took.
     pub work: Durations,
+    /// How long those under way have taken so far: all together, and the longest.
+    pub unfinished: (Duration, Duration),
 }
 
 /// The upper bounds of the times that are told apart, in seconds; those of upstream's workqueues.
@@ -93,6 +97,7 @@ struct Counters {
     adds: AtomicU64,
     reconciles: AtomicU64,
     retries: AtomicU64,
+    waits: Mutex<Durations>,
     work: Mutex<Durations>,
 }
 
@@ -112,7 +117,7 @@ impl Enqueuer {
     /// Asks for a key to be reconciled; many requests before its turn are one.
     pub fn add(&self, key: impl Into<String>) {
         self.inner.counters.adds.fetch_add(1, Ordering::Relaxed);
-        self.inner.queue.lock().add(key.into());
+        self.inner.queue.lock().add(key.into(), Instant::now());
         self.inner.wake.notify_one();
     }
 
@@ -125,12 +130,18 @@ impl Enqueuer {
 
     pub fn counts(&self) -> Counts {
         let counters = &self.inner.counters;
+        let (depth, unfinished) = {
+            let (queue, now) = (self.inner.queue.lock(), Instant::now());
+            (queue.ready() as u64, (queue.under_way(now).sum(), queue.under_way(now).max().unwrap_or_default()))
+        };
         Counts {
             adds: counters.adds.load(Ordering::Relaxed),
             reconciles: counters.reconciles.load(Ordering::Relaxed),
             retries: counters.retries.load(Ordering::Relaxed),
-            depth: self.inner.queue.lock().ready() as u64,
+            depth,
+            waits: *counters.waits.lock(),
             work: *counters.work.lock(),
+            unfinished,
         }
     }
 }
@@ -240,7 +251,8 @@ impl<E: Display + Send + 'static> Loop<E> {
             let woken = inner.wake.notified();
             let mut due = inner.queue.lock().advance(Instant::now());
             while self.running.len() < self.workers {
-                let Some(key) = inner.queue.lock().take() else { break };
+                let Some((key, waited)) = inner.queue.lock().take(Instant::now()) else { break };
+                inner.counters.waits.lock().note(waited);
                 inner.counters.reconciles.fetch_add(1, Ordering::Relaxed);
                 let id = self.running.spawn(reconcile(key.clone())).id();
                 self.keys.insert(id, (key, Instant::now()));

@@ -1,7 +1,7 @@
 //! The queue of a controller: which keys are ready, waiting or being worked on. Pure; see client-go's workqueue, of which
 //! these are the rules: a key is worked on once at a time, and a key added meanwhile is ready again afterwards.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,9 +12,10 @@ const LONGEST_DELAY: Duration = Duration::from_secs(1000);
 #[derive(Debug, Default)]
 pub struct Queue {
     ready: VecDeque<String>,
-    /// Those of `ready`, and those to be ready when their turn under way ends.
-    dirty: HashSet<String>,
-    working: HashSet<String>,
+    /// Those of `ready`, and those to be ready when their turn under way ends; since when.
+    dirty: HashMap<String, Instant>,
+    /// By key, since when.
+    working: HashMap<String, Instant>,
     waiting: BTreeSet<(Instant, String)>,
     due: HashMap<String, Instant>,
     failures: HashMap<String, u32>,
@@ -22,11 +23,15 @@ pub struct Queue {
 
 impl Queue {
     /// Makes a key ready, or ready again after its turn under way.
-    pub fn add(&mut self, key: String) {
+    pub fn add(&mut self, key: String, now: Instant) {
         if let Some(at) = self.due.remove(&key) {
             self.waiting.remove(&(at, key.clone()));
         }
-        if !self.dirty.insert(key.clone()) || self.working.contains(&key) {
+        if self.dirty.contains_key(&key) {
+            return;
+        }
+        self.dirty.insert(key.clone(), now);
+        if self.working.contains_key(&key) {
             return;
         }
         self.ready.push_back(key);
@@ -34,7 +39,7 @@ impl Queue {
 
     /// Makes a key ready at a time; of several times the earliest counts.
     pub fn add_at(&mut self, key: String, at: Instant) {
-        if self.dirty.contains(&key) {
+        if self.dirty.contains_key(&key) {
             return;
         }
         if let Some(earlier) = self.due.get(&key).copied() {
@@ -55,7 +60,7 @@ impl Queue {
             }
             if let Some((_, key)) = self.waiting.pop_first() {
                 self.due.remove(&key);
-                self.add(key);
+                self.add(key, now);
             }
         }
         None
@@ -65,17 +70,22 @@ impl Queue {
         self.waiting.first().map(|(at, _)| *at)
     }
 
-    /// The next ready key, whose turn begins.
-    pub fn take(&mut self) -> Option<String> {
+    /// The next ready key, whose turn begins, and how long it waited.
+    pub fn take(&mut self, now: Instant) -> Option<(String, Duration)> {
         let key = self.ready.pop_front()?;
-        self.dirty.remove(&key);
-        self.working.insert(key.clone());
-        Some(key)
+        let since = self.dirty.remove(&key).unwrap_or(now);
+        self.working.insert(key.clone(), now);
+        Some((key, now.saturating_duration_since(since)))
+    }
+
+    /// How long each turn under way has taken so far.
+    pub fn under_way(&self, now: Instant) -> impl Iterator<Item = Duration> {
+        self.working.values().map(move |since| now.saturating_duration_since(*since))
     }
 
     fn finish(&mut self, key: &str) {
         self.working.remove(key);
-        if self.dirty.contains(key) {
+        if self.dirty.contains_key(key) {
             self.ready.push_back(key.to_string());
         }
     }
@@ -113,14 +123,14 @@ mod tests {
     use super::*;
 
     fn take(queue: &mut Queue) -> Option<String> {
-        queue.take()
+        queue.take(Instant::now()).map(|(key, _)| key)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_key_added_many_times_is_worked_on_once() {
         let mut queue = Queue::default();
         for key in ["a", "b", "a"] {
-            queue.add(key.into());
+            queue.add(key.into(), Instant::now());
         }
         assert_eq!((take(&mut queue), take(&mut queue), take(&mut queue)), (Some("a".into()), Some("b".into()), None));
     }
@@ -128,9 +138,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_key_added_during_its_turn_is_ready_afterwards() {
         let mut queue = Queue::default();
-        queue.add("a".into());
+        queue.add("a".into(), Instant::now());
         take(&mut queue);
-        queue.add("a".into());
+        queue.add("a".into(), Instant::now());
         assert_eq!(take(&mut queue), None);
         queue.done("a");
         assert_eq!(take(&mut queue), Some("a".into()));
@@ -142,8 +152,8 @@ mod tests {
     async fn failures_double_the_delay_up_to_the_longest_and_success_forgets_them() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         let fail = |queue: &mut Queue| {
-            queue.add("a".into());
-            queue.take();
+            queue.add("a".into(), Instant::now());
+            take(queue);
             queue.failed("a", now)
         };
         let delays: Vec<u64> = (0..3).map(|_| fail(&mut queue).as_millis() as u64).collect();
@@ -152,10 +162,23 @@ mod tests {
             fail(&mut queue);
         }
         assert_eq!(fail(&mut queue), LONGEST_DELAY);
-        queue.add("a".into());
-        queue.take();
+        queue.add("a".into(), Instant::now());
+        take(&mut queue);
         queue.done("a");
         assert_eq!(fail(&mut queue), FIRST_DELAY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_counts_from_the_first_time_and_working_from_the_turn() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let at = |s| now + Duration::from_secs(s);
+        queue.add("a".into(), now);
+        queue.add("a".into(), at(2));
+        assert_eq!(queue.take(at(3)), Some(("a".into(), Duration::from_secs(3))));
+        queue.add("a".into(), at(4));
+        assert_eq!(queue.under_way(at(5)).collect::<Vec<_>>(), [Duration::from_secs(2)]);
+        queue.done("a");
+        assert_eq!((queue.under_way(at(5)).count(), queue.take(at(6))), (0, Some(("a".into(), Duration::from_secs(2)))));
     }
 
     #[tokio::test(start_paused = true)]
@@ -169,7 +192,7 @@ mod tests {
         assert_eq!(queue.advance(at(5)), None);
         assert_eq!(take(&mut queue), Some("a".into()));
         queue.done_until("a", at(20));
-        queue.add("a".into());
+        queue.add("a".into(), Instant::now());
         assert_eq!((queue.advance(at(6)), take(&mut queue)), (None, Some("a".into())));
     }
 }
