@@ -18,6 +18,7 @@ mod ephemeral_volume;
 mod expand;
 mod garbage_collector;
 mod horizontal;
+mod host_path;
 mod job;
 mod legacy_token_cleaner;
 mod load_balancer;
@@ -43,6 +44,7 @@ mod volume_binder;
 mod volume_protection;
 
 pub use context::{Clock, Context, KindInfo, stored_kinds};
+pub use host_path::Directories;
 pub use load_balancer::{AddressPool, PoolError};
 pub use node_ipam::PodNetwork;
 pub use node_lifecycle::EvictionRates;
@@ -71,6 +73,7 @@ pub fn start(context: &Context) {
     volume_protection::start(context);
     volume_binder::start(context);
     local_path::start(context);
+    host_path::start(context);
     expand::start(context);
     load_balancer::start(context);
     csr_cleaner::start(context);
