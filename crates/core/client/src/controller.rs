@@ -249,15 +249,15 @@ impl<E: Display + Send + 'static> Loop<E> {
         loop {
             let inner = self.inner.clone();
             let woken = inner.wake.notified();
-            let mut due = inner.queue.lock().advance(Instant::now());
+            inner.queue.lock().advance(Instant::now());
             while self.running.len() < self.workers {
                 let Some((key, waited)) = inner.queue.lock().take(Instant::now()) else { break };
                 inner.counters.waits.lock().note(waited);
                 inner.counters.reconciles.fetch_add(1, Ordering::Relaxed);
                 let id = self.running.spawn(reconcile(key.clone())).id();
                 self.keys.insert(id, (key, Instant::now()));
-                due = inner.queue.lock().next_due();
             }
+            let due = inner.queue.lock().next_due();
             tokio::select! {
                 () = woken => {}
                 Some(ended) = self.running.join_next_with_id() => self.ended(ended),

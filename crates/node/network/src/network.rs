@@ -100,6 +100,8 @@ struct State {
     peers: Vec<Peer>,
     /// Addresses that the node has for its own pods.
     local: BTreeSet<IpAddr>,
+    /// Addresses of load balancers that the node has and has not told its neighbours of.
+    unannounced: BTreeSet<IpAddr>,
 }
 
 impl PodNetwork {
@@ -124,7 +126,7 @@ impl PodNetwork {
         reaper.delete_group(DOOMED)?;
         let overhead = if overlay.is_some() { route::VXLAN_OVERHEAD } else { 0 };
         let mtu = config.mtu.unwrap_or_else(|| world_mtu(&mut route).unwrap_or(DEFAULT_MTU).saturating_sub(overhead));
-        let mut state = State { allocations, nft, route, peers: Vec::new(), local: BTreeSet::new() };
+        let mut state = State { allocations, nft, route, peers: Vec::new(), local: BTreeSet::new(), unannounced: BTreeSet::new() };
         state.refuse_unassigned()?;
         state.rebuild(&config.cluster_cidrs)?;
         let (state, reaper) = (Mutex::new(state), Mutex::new(reaper));
@@ -181,11 +183,15 @@ impl PodNetwork {
             for gone in held.iter().filter(|ip| !wanted.contains(*ip) && !state.local.contains(*ip)) {
                 inner.config.within(|| attach::delete_local_address(&mut state.route, *gone))?;
             }
-            for ip in wanted.iter().filter(|ip| !held.contains(*ip)) {
-                inner.config.within(|| attach::add_local_address(&mut state.route, *ip))?;
+            state.unannounced.retain(|ip| wanted.contains(ip));
+            state.unannounced.extend(wanted.iter().filter(|ip| !held.contains(*ip)));
+            // One that is not announced in the end is tried again as a whole: without its neighbours it is nobody's.
+            while let Some(ip) = state.unannounced.first().copied() {
+                inner.config.within(|| attach::add_local_address(&mut state.route, ip))?;
                 if let Some(own) = inner.config.node_ip {
-                    inner.config.within(|| attach::announce(&mut state.route, own, *ip))?;
+                    inner.config.within(|| attach::announce(&mut state.route, own, ip))?;
                 }
+                state.unannounced.remove(&ip);
             }
             Ok(())
         })

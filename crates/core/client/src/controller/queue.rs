@@ -1,5 +1,6 @@
 //! The queue of a controller: which keys are ready, waiting or being worked on. Pure; see client-go's workqueue, of which
-//! these are the rules: a key is worked on once at a time, and a key added meanwhile is ready again afterwards.
+//! these are the rules: a key is worked on once at a time, and a key added meanwhile is ready again afterwards. A key that is asked for
+//! without an end, since somebody undoes what its turns do, gets only so many turns a second.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -8,6 +9,9 @@ use tokio::time::Instant;
 
 const FIRST_DELAY: Duration = Duration::from_millis(5);
 const LONGEST_DELAY: Duration = Duration::from_secs(1000);
+/// So many turns a key may have at once, and then one each so often; upstream's clients are held to numbers like these.
+const BURST: u32 = 200;
+const PACE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 pub struct Queue {
@@ -19,6 +23,10 @@ pub struct Queue {
     waiting: BTreeSet<(Instant, String)>,
     due: HashMap<String, Instant>,
     failures: HashMap<String, u32>,
+    /// By key, when all its turns are paid for: it may be in debt for `BURST` of them.
+    paid: HashMap<String, Instant>,
+    /// When those that owe nothing were last forgotten.
+    forgot: Option<Instant>,
 }
 
 impl Queue {
@@ -70,12 +78,33 @@ impl Queue {
         self.waiting.first().map(|(at, _)| *at)
     }
 
-    /// The next ready key, whose turn begins, and how long it waited.
+    /// The next ready key, whose turn begins, and how long it waited. A key that has had too many turns is put off.
     pub fn take(&mut self, now: Instant) -> Option<(String, Duration)> {
-        let key = self.ready.pop_front()?;
-        let since = self.dirty.remove(&key).unwrap_or(now);
-        self.working.insert(key.clone(), now);
-        Some((key, now.saturating_duration_since(since)))
+        loop {
+            let key = self.ready.pop_front()?;
+            let since = self.dirty.remove(&key).unwrap_or(now);
+            if let Some(until) = self.pay(&key, now) {
+                self.add_at(key, until);
+                continue;
+            }
+            self.working.insert(key.clone(), now);
+            return Some((key, now.saturating_duration_since(since)));
+        }
+    }
+
+    /// Takes a turn from a key's budget; else says when it has one again.
+    fn pay(&mut self, key: &str, now: Instant) -> Option<Instant> {
+        if self.forgot.is_none_or(|at| now.saturating_duration_since(at) > PACE * BURST) {
+            self.paid.retain(|_, paid| *paid > now);
+            self.forgot = Some(now);
+        }
+        let paid = self.paid.get(key).copied().unwrap_or(now).max(now) + PACE;
+        let debt = paid.saturating_duration_since(now);
+        if debt > PACE * BURST {
+            return Some(now + (debt - PACE * BURST));
+        }
+        self.paid.insert(key.to_string(), paid);
+        None
     }
 
     /// How long each turn under way has taken so far.
@@ -166,6 +195,30 @@ mod tests {
         take(&mut queue);
         queue.done("a");
         assert_eq!(fail(&mut queue), FIRST_DELAY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_asked_for_without_an_end_gets_its_turns_at_a_pace_and_holds_nobody_up() {
+        let (mut queue, begun) = (Queue::default(), Instant::now());
+        let (mut turns, mut now) = (0, begun);
+        while now < begun + Duration::from_secs(10) {
+            queue.advance(now);
+            queue.add("hot".into(), now);
+            // As the loop does, which is asked for keys until there is none.
+            while let Some((key, _)) = queue.take(now) {
+                turns += 1;
+                queue.done(&key);
+            }
+            now += Duration::from_millis(1);
+        }
+        assert_eq!(turns, BURST + 10 * 20 - 1);
+        queue.add("hot".into(), now);
+        queue.add("calm".into(), now);
+        assert_eq!(take(&mut queue), Some("calm".into()));
+        let due = queue.next_due().unwrap();
+        assert!(due <= now + PACE);
+        queue.advance(due);
+        assert_eq!(queue.take(due).map(|(key, _)| key), Some("hot".into()));
     }
 
     #[tokio::test(start_paused = true)]
