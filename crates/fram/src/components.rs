@@ -122,6 +122,8 @@ fn controllers_context(
         pod_network: Default::default(),
         load_balancer_pool: flags.pool(),
         eviction_rates: flags.eviction_rates(),
+        host_path_directories: flags.host_path_directories(),
+        legacy_token_clean_up_period: flags.legacy_token_clean_up_period(),
     }
 }
 
