@@ -21,7 +21,7 @@ pub(crate) async fn bind(client: &Client, claims: &Informer, pod: &Pod, node: &s
     }
     let (namespace, name) = (meta::namespace(&pod.object), meta::name(&pod.object));
     let binding = object!({
-        "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name, "namespace": namespace, "uid": (pod.uid.as_str()) },
+        "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name, "namespace": namespace, "uid": (&*pod.uid) },
         "target": { "apiVersion": "v1", "kind": "Node", "name": node }
     });
     client.within(&PODS, namespace).create_subresource(name, "binding", binding).await.map(drop)

@@ -1,9 +1,11 @@
 //! The scheduler: chooses a node for each pod that has none. Decisions are pure (queue, cache, plugins); `run` is the thin
 //! shell that follows the API and binds.
 
+mod amounts;
 mod bind;
 mod cache;
 mod framework;
+mod hints;
 mod node;
 mod plugins;
 mod pod;

@@ -39,6 +39,10 @@ impl Storage {
         })
     }
 
+    pub(crate) fn has_claims(&self, pod: &Value) -> bool {
+        storage::claims_of(pod).next().is_some()
+    }
+
     fn waits(&self, claim: &Value) -> bool {
         claim.str_at(&["spec", "volumeName"]).is_empty()
             && self.classes.get(storage::class(claim)).is_some_and(|class| storage::waits_for_consumer(class))

@@ -1,0 +1,170 @@
+//! One pod: a node is chosen and the pod counted there, bound beside the next decisions; or room is made for it.
+
+use std::sync::Arc;
+
+use fram_machinery::{Reason, Status, meta, object};
+use tokio::task::{Id, JoinError};
+
+use super::report::{evict, report_unschedulable};
+use super::{Binding, Scheduler};
+use crate::bind::bind;
+use crate::framework::{Attempt, Filtered, Outcome, best};
+use crate::hints::Happening;
+use crate::pod::Pod;
+use crate::preemption::{self, Preemption};
+use crate::storage::Step;
+
+/// What is to be said of the node that a pod is nominated to.
+pub(super) enum Nomination {
+    Unchanged,
+    To(Preemption),
+    /// Room is no longer made for it.
+    Cleared,
+}
+
+impl Scheduler {
+    pub(super) async fn try_pod(&mut self, pod: Arc<Pod>) {
+        self.turn = self.turn.wrapping_add(1);
+        let Some(number) = self.profile_of(&pod) else {
+            self.queue.done(&pod);
+            return;
+        };
+        match self.profiles[number].framework.filter(&pod, &mut self.cache) {
+            Filtered::Feasible(mut attempt, slots) => {
+                let framework = &mut self.profiles[number].framework;
+                let totals = if slots.len() > 1 { framework.score(&mut attempt, &self.cache, &slots) } else { vec![0] };
+                framework.end(attempt);
+                let chosen = best(&slots, &totals, self.turn).unwrap_or(slots[0]);
+                let node = self.cache.at(chosen).name().to_string();
+                self.assume(pod, node);
+            }
+            Filtered::None(attempt, outcome) => self.make_room(number, attempt, outcome),
+        }
+    }
+
+    /// Preempts for a pod that no node takes, where that helps, and says why it waits.
+    fn make_room(&mut self, number: usize, mut attempt: Attempt, outcome: Outcome) {
+        let (message, clearable, plugins) = match outcome {
+            Outcome::Unschedulable { nodes, reasons, clearable, plugins } => (reasons.message(nodes), clearable, plugins),
+            Outcome::Premature { nodes, reason, plugin } => (format!("0/{nodes} nodes are available: {reason}."), Vec::new(), vec![plugin]),
+        };
+        let pod = attempt.pod.clone();
+        let now = self.now();
+        self.queue.unschedulable(&pod, &plugins, now);
+        let framework = &mut self.profiles[number].framework;
+        let found = preemption::may_preempt(&pod, &self.cache).map(|()| {
+            let budgets = self.followed.budgets.list();
+            preemption::candidates(framework, &mut attempt, &mut self.cache, &clearable, &budgets)
+        });
+        framework.end(attempt);
+        // Upstream's dynamic resources say their part first.
+        let in_vain = |why: String| format!("{message} no new claims to deallocate, preemption: {why}");
+        let (nomination, message) = match found {
+            Err(why) => (Nomination::Unchanged, in_vain(why)),
+            Ok(Err(why)) => (Nomination::Cleared, in_vain(why)),
+            Ok(Ok(candidates)) => match preemption::best(candidates) {
+                Some(found) => (Nomination::To(found), message),
+                None => (Nomination::Cleared, message),
+            },
+        };
+        match &nomination {
+            Nomination::To(found) => self.cache.nominate(pod.clone(), &found.node),
+            Nomination::Cleared => {
+                if self.cache.forget_nomination(&pod.uid) {
+                    self.happened(Happening::Left(None));
+                }
+            }
+            Nomination::Unchanged => {}
+        }
+        let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
+        self.reports.spawn(async move {
+            let _permit = permits.acquire().await;
+            report_unschedulable(&config, &followed.pods, &pod, &message, &nomination).await;
+            match nomination {
+                Nomination::To(found) if !evict(&config, &pod, &found).await => Some(pod),
+                _ => None,
+            }
+        });
+    }
+
+    /// Counts the pod on its node from now on, and binds it beside the next decisions.
+    fn assume(&mut self, pod: Arc<Pod>, node: String) {
+        let steps = self.cache.slot(&node).map(|slot| self.cache.storage.steps(&pod.object, self.cache.at(slot)));
+        let steps = steps.and_then(Result::ok).unwrap_or_default();
+        for step in &steps {
+            if let Step::Take { claim, volume } = step {
+                // Nobody else is to take it before the API says so.
+                let mut taken = (**volume).clone();
+                taken.set(
+                    &["spec", "claimRef"],
+                    object!({ "namespace": (meta::namespace(claim)), "name": (meta::name(claim)), "uid": (meta::uid(claim)) }),
+                );
+                self.cache.storage.volumes.insert(meta::name(volume).into(), Arc::new(taken));
+            }
+        }
+        self.cache.place(pod.clone(), &node);
+        self.happened(Happening::Placed);
+        let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
+        let binding = Binding { pod: pod.clone(), steps: steps.clone() };
+        let task = self.bindings.spawn(async move {
+            // Who waits for volumes holds up nobody.
+            let _permit = if steps.is_empty() { permits.acquire().await.ok() } else { None };
+            bind(&config.client, &followed.claims, &pod, &node, &steps).await?;
+            let message = format!("Successfully assigned {} to {node}", pod.key);
+            config.events.event(&pod.object, false, "Scheduled", message);
+            Ok(())
+        });
+        self.binding.insert(task.id(), binding);
+    }
+
+    pub(super) fn bound(&mut self, ended: Result<(Id, Result<(), Status>), JoinError>) {
+        let now = self.now();
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let Some(Binding { pod, steps }) = self.binding.remove(&id) else { return };
+        let why = match ended {
+            Ok((_, Ok(()))) => {
+                self.queue.done(&pod);
+                return;
+            }
+            Ok((_, Err(status))) => status,
+            Err(error) => Status::new(Reason::InternalError, error.to_string()),
+        };
+        // The answer may have been lost after the deed.
+        let there = self.followed.pods.get(&pod.key).filter(|there| meta::uid(there) == &*pod.uid);
+        if there.is_some_and(|there| !there.str_at(&["spec", "nodeName"]).is_empty()) {
+            self.queue.done(&pod);
+            return;
+        }
+        let slot = self.cache.slot_of_pod(&pod.uid);
+        self.cache.remove(&pod.uid);
+        self.give_back(&steps);
+        if why.is(Reason::NotFound) {
+            self.queue.done(&pod);
+        } else {
+            tracing::warn!(pod = pod.key, status = %why, "binding failed");
+            self.queue.failed(&pod, now);
+        }
+        self.happened(Happening::Left(slot));
+    }
+
+    /// A report is made. The pod is tried again where who should have left for it could not be sent away.
+    pub(super) fn reported(&mut self, ended: Result<Option<Arc<Pod>>, JoinError>) {
+        match ended {
+            Ok(Some(pod)) => self.queue.retry(&pod, self.start.elapsed()),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "a report of the scheduler failed"),
+        }
+    }
+
+    /// What was assumed of volumes is forgotten: they are as the API says again.
+    fn give_back(&mut self, steps: &[Step]) {
+        for step in steps {
+            let Step::Take { volume, .. } = step else { continue };
+            let name = meta::name(volume);
+            match self.followed.volumes.get(name) {
+                Some(current) => drop(self.cache.storage.volumes.insert(name.into(), current)),
+                None => drop(self.cache.storage.volumes.remove(name)),
+            }
+        }
+    }
+}
