@@ -11,14 +11,8 @@ use fram_machinery::{Reason, Status, Value, meta, object};
 use crate::pod::Pod;
 use crate::storage::Step;
 
-/// How long a pod waits for its volumes before its place is given up; see VolumeBindingArgs.
-const BIND_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// Carries out the steps and waits until each claim has its volume, then posts the Binding.
-pub(crate) async fn bind(client: &Client, claims: &Informer, pod: &Pod, node: &str, steps: &[Step]) -> Result<(), Status> {
-    if !steps.is_empty() {
-        bind_claims(client, claims, node, steps).await?;
-    }
+/// Posts the Binding.
+pub(crate) async fn bind(client: &Client, pod: &Pod, node: &str) -> Result<(), Status> {
     let (namespace, name) = (meta::namespace(&pod.object), meta::name(&pod.object));
     let binding = object!({
         "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name, "namespace": namespace, "uid": (&*pod.uid) },
@@ -27,7 +21,11 @@ pub(crate) async fn bind(client: &Client, claims: &Informer, pod: &Pod, node: &s
     client.within(&PODS, namespace).create_subresource(name, "binding", binding).await.map(drop)
 }
 
-async fn bind_claims(client: &Client, claims: &Informer, node: &str, steps: &[Step]) -> Result<(), Status> {
+/// Carries out the steps and waits until each claim has its volume, not longer than this.
+pub(crate) async fn bind_claims(client: &Client, claims: &Informer, node: &str, steps: &[Step], patience: Duration) -> Result<(), Status> {
+    if steps.is_empty() {
+        return Ok(());
+    }
     // Subscribed before anything is written, so that no binding is missed.
     let mut changes = claims.subscribe();
     for step in steps {
@@ -54,7 +52,7 @@ async fn bind_claims(client: &Client, claims: &Informer, node: &str, steps: &[St
         }
     };
     let late = |_| Status::new(Reason::Timeout, "timed out waiting for the pod's volumes to be bound");
-    tokio::time::timeout(BIND_TIMEOUT, bound).await.map_err(late)?
+    tokio::time::timeout(patience, bound).await.map_err(late)?
 }
 
 fn claim(step: &Step) -> &Value {

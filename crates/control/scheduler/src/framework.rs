@@ -101,6 +101,7 @@ pub(crate) trait View: Send {
 }
 
 /// For each slot who refused it, if anyone did.
+#[derive(Default)]
 pub(crate) struct Verdicts {
     of: Vec<u32>,
     plugin: u32,
@@ -187,6 +188,10 @@ pub(crate) enum Filtered {
 pub(crate) struct Attempt {
     pub(crate) pod: Arc<Pod>,
     views: Vec<(usize, Option<String>, Kept)>,
+    /// What the plugins said of each node.
+    verdicts: Verdicts,
+    /// Nodes that are refused beside them: for pods that are expected there, or by an extender.
+    pub(crate) refused: BTreeMap<usize, Refusal>,
 }
 
 impl Framework {
@@ -211,7 +216,7 @@ impl Framework {
             kept.used = self.clock;
             views.push((number, key, kept));
         }
-        Attempt { pod: pod.clone(), views }
+        Attempt { pod: pod.clone(), views, verdicts: Verdicts::default(), refused: BTreeMap::new() }
     }
 
     /// Keeps what the attempt knows for the next of its sort.
@@ -233,7 +238,8 @@ impl Framework {
         let early = self.plugins.iter().filter(|s| s.filters).find_map(|s| Some((s, s.plugin.pre_filter(pod, cache).err()?)));
         if let Some((slot, reason)) = early {
             let outcome = Outcome::Premature { nodes: cache.count(), reason, plugin: slot.plugin.name() };
-            return Filtered::None(Attempt { pod: pod.clone(), views: Vec::new() }, outcome);
+            let attempt = Attempt { pod: pod.clone(), views: Vec::new(), verdicts: Verdicts::default(), refused: BTreeMap::new() };
+            return Filtered::None(attempt, outcome);
         }
         let mut attempt = self.attempt(pod, cache);
         if let Some(slot) = cache.nominated_node(&pod.uid).and_then(|name| cache.slot(name))
@@ -246,25 +252,26 @@ impl Framework {
             verdicts.plugin = *number as u32;
             kept.view.filter(cache, &mut verdicts);
         }
-        let mut late: BTreeMap<usize, Refusal> = BTreeMap::new();
         for slot in cache.expected(pod).into_iter().map(|(_, slot)| slot).collect::<std::collections::BTreeSet<_>>() {
-            if verdicts.of[slot] == 0
+            if verdicts.of.get(slot) == Some(&0)
                 && let Err(refusal) = self.fits(&mut attempt, cache, slot)
             {
-                late.insert(slot, refusal);
+                attempt.refused.insert(slot, refusal);
             }
         }
-        let feasible: Vec<usize> = verdicts.open().filter(|slot| !late.contains_key(slot)).collect();
+        let feasible: Vec<usize> = verdicts.open().filter(|slot| !attempt.refused.contains_key(slot)).collect();
+        attempt.verdicts = verdicts;
         if feasible.is_empty() {
-            let outcome = self.unschedulable(&attempt, cache, &verdicts, &late);
+            let outcome = self.unschedulable(&attempt, cache);
             return Filtered::None(attempt, outcome);
         }
         Filtered::Feasible(attempt, feasible)
     }
 
-    fn unschedulable(&self, attempt: &Attempt, cache: &Cache, verdicts: &Verdicts, late: &BTreeMap<usize, Refusal>) -> Outcome {
+    /// Why no node is left.
+    pub(crate) fn unschedulable(&self, attempt: &Attempt, cache: &Cache) -> Outcome {
         let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (slot, verdict) in verdicts.of.iter().enumerate().filter(|(_, v)| **v != 0 && **v != ABSENT) {
+        for (slot, verdict) in attempt.verdicts.of.iter().enumerate().filter(|(_, v)| **v != 0 && **v != ABSENT) {
             groups.entry(*verdict).or_default().push(slot);
         }
         let (mut reasons, mut clearable, mut plugins) = (Reasons::default(), Vec::new(), Vec::new());
@@ -278,10 +285,13 @@ impl Framework {
             reasons.add(refusal, slots.len());
             plugins.push(self.plugins[plugin].plugin.name());
         }
-        for (slot, refusal) in late {
+        for (slot, refusal) in &attempt.refused {
             clearable.extend((!refusal.lasting).then(|| cache.at(*slot).name().to_string()));
             reasons.add(refusal.clone(), 1);
-            plugins.push("NodeResourcesFit");
+        }
+        if !attempt.refused.is_empty() {
+            // Anything may change an extender's mind, or free what is kept for others.
+            plugins.clear();
         }
         plugins.dedup();
         Outcome::Unschedulable { nodes: cache.count(), reasons, clearable, plugins }

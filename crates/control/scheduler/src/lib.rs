@@ -4,6 +4,8 @@
 mod amounts;
 mod bind;
 mod cache;
+mod configuration;
+mod extender;
 mod framework;
 mod hints;
 mod node;
@@ -14,4 +16,6 @@ mod queue;
 mod run;
 mod storage;
 
+pub use configuration::{Configuration, ConfigurationError};
+pub use extender::ExtenderError;
 pub use run::{Scheduler, SchedulerConfig};

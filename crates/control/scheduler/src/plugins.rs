@@ -17,7 +17,7 @@ use fram_machinery::{Value, meta, object};
 pub(crate) use affinity::term_matches;
 pub(crate) use images::of_node as images_of_node;
 pub(crate) use interpod::Terms;
-pub(crate) use resources::Fit;
+pub(crate) use resources::{Fit, Ranking};
 
 use crate::framework::Plugin;
 use crate::node::Node;

@@ -12,8 +12,18 @@ use crate::cache::Cache;
 use crate::framework::{Attempt, Framework, Reasons, Refusal};
 use crate::pod::Pod;
 
-/// So many nodes that could be cleared are compared, or a tenth of them if that is more; see DefaultPreemptionArgs.
-const FEWEST_CANDIDATES: usize = 100;
+/// So many nodes that could be cleared are compared, or this part of all nodes in per cent if that is more; see DefaultPreemptionArgs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) percentage: usize,
+    pub(crate) absolute: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { percentage: 10, absolute: 100 }
+    }
+}
 
 /// The node that is cleared, and the pods that leave it.
 #[derive(Debug, Clone)]
@@ -54,11 +64,12 @@ pub(crate) fn candidates(
     cache: &mut Cache,
     clearable: &[String],
     budgets: &[Arc<Value>],
+    limits: Limits,
 ) -> Result<Vec<Candidate>, String> {
     let mut reasons = Reasons::default();
     let count = cache.count();
     reasons.add_times("Preemption is not helpful for scheduling".into(), count.saturating_sub(clearable.len()));
-    let enough = (count / 10).max(FEWEST_CANDIDATES);
+    let enough = (count * limits.percentage / 100).max(limits.absolute);
     let mut slots: Vec<usize> = clearable.iter().filter_map(|name| cache.slot(name)).collect::<HashSet<_>>().into_iter().collect();
     slots.sort_unstable();
     // Not the same nodes each time are looked at first.
@@ -194,7 +205,7 @@ mod tests {
             return "fits".into();
         };
         let before = cache.position();
-        let found = match candidates(&framework, &mut attempt, cache, &clearable, budgets) {
+        let found = match candidates(&framework, &mut attempt, cache, &clearable, budgets, Limits::default()) {
             Ok(found) => best(found).unwrap(),
             Err(why) => return why,
         };

@@ -19,9 +19,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
+use crate::configuration::{Configuration, ProfileSpec};
+use crate::extender::Extender;
 use crate::framework::Framework;
-use crate::plugins::{Arguments, standard};
 use crate::pod::Pod;
+use crate::preemption::Limits;
 use crate::queue::Queue;
 use crate::storage::Step;
 
@@ -57,6 +59,8 @@ struct Followed {
 struct Profile {
     name: String,
     framework: Framework,
+    preemption: Option<Limits>,
+    bind_timeout: Duration,
 }
 
 /// A pod that is being bound, and the steps that its claims take.
@@ -70,6 +74,7 @@ pub struct Scheduler {
     config: Arc<SchedulerConfig>,
     followed: Arc<Followed>,
     profiles: Vec<Profile>,
+    extenders: Vec<Extender>,
     queue: Queue,
     cache: Cache,
     start: Instant,
@@ -84,7 +89,17 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
+    /// A scheduler with one profile: the default one.
     pub fn new(config: SchedulerConfig) -> Self {
+        let mut configuration = Configuration::default();
+        for profile in &mut configuration.profiles {
+            profile.name.clone_from(&config.name);
+        }
+        Self::configured(config, configuration)
+    }
+
+    /// A scheduler with these profiles; the name of the other is not asked for.
+    pub fn configured(config: SchedulerConfig, configuration: Configuration) -> Self {
         let get = |resource| config.informers.get(resource);
         let followed = Followed {
             pods: get(&PODS),
@@ -95,12 +110,18 @@ impl Scheduler {
             namespaces: get(&NAMESPACES),
             budgets: get(&POD_DISRUPTION_BUDGETS),
         };
-        let profile = Profile { name: config.name.clone(), framework: Framework::new(standard(&Arguments::default())) };
+        let profile = |spec: ProfileSpec| Profile {
+            name: spec.name,
+            framework: Framework::new(spec.slots),
+            preemption: spec.preemption,
+            bind_timeout: spec.bind_timeout,
+        };
         Self {
             followed: Arc::new(followed),
             config: Arc::new(config),
-            profiles: vec![profile],
-            queue: Queue::default(),
+            profiles: configuration.profiles.into_iter().map(profile).collect(),
+            extenders: configuration.extenders,
+            queue: Queue::new(configuration.backoff),
             cache: Cache::default(),
             start: Instant::now(),
             turn: 0,

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use fram_machinery::{Reason, Status, meta, object};
+use fram_machinery::{Reason, Status, Value, meta, object};
 use tokio::task::{Id, JoinError};
 
 use super::report::{evict, report_unschedulable};
 use super::{Binding, Scheduler};
-use crate::bind::bind;
-use crate::framework::{Attempt, Filtered, Outcome, best};
+use crate::bind::{bind, bind_claims};
+use crate::cache::Cache;
+use crate::extender::{Extender, ExtenderError};
+use crate::framework::{Attempt, Filtered, Outcome, Refusal, best};
 use crate::hints::Happening;
 use crate::pod::Pod;
-use crate::preemption::{self, Preemption};
+use crate::preemption::{self, Candidate, Preemption};
 use crate::storage::Step;
 
 /// What is to be said of the node that a pod is nominated to.
@@ -30,20 +32,65 @@ impl Scheduler {
             return;
         };
         match self.profiles[number].framework.filter(&pod, &mut self.cache) {
-            Filtered::Feasible(mut attempt, slots) => {
+            Filtered::Feasible(mut attempt, mut slots) => {
+                if let Err(error) = self.ask_extenders(&mut attempt, &mut slots).await {
+                    self.profiles[number].framework.end(attempt);
+                    return self.cycle_failed(&pod, &error);
+                }
+                if slots.is_empty() {
+                    let outcome = self.profiles[number].framework.unschedulable(&attempt, &self.cache);
+                    return self.make_room(number, attempt, outcome).await;
+                }
                 let framework = &mut self.profiles[number].framework;
-                let totals = if slots.len() > 1 { framework.score(&mut attempt, &self.cache, &slots) } else { vec![0] };
+                let mut totals = vec![0];
+                if slots.len() > 1 {
+                    totals = framework.score(&mut attempt, &self.cache, &slots);
+                    add_priorities(&self.extenders, &pod, &self.cache, &slots, &mut totals).await;
+                }
                 framework.end(attempt);
                 let chosen = best(&slots, &totals, self.turn).unwrap_or(slots[0]);
                 let node = self.cache.at(chosen).name().to_string();
-                self.assume(pod, node);
+                self.assume(number, pod, node);
             }
-            Filtered::None(attempt, outcome) => self.make_room(number, attempt, outcome),
+            Filtered::None(attempt, outcome) => self.make_room(number, attempt, outcome).await,
         }
     }
 
+    /// Lets extenders refuse nodes, one after the other.
+    async fn ask_extenders(&self, attempt: &mut Attempt, slots: &mut Vec<usize>) -> Result<(), ExtenderError> {
+        for extender in self.extenders.iter().filter(|e| !e.filter_verb.is_empty() && e.wants(&attempt.pod)) {
+            if slots.is_empty() {
+                return Ok(());
+            }
+            let nodes = objects(&self.cache, slots);
+            match extender.filter(&attempt.pod, &nodes).await {
+                Ok(said) => slots.retain(|slot| {
+                    let name = self.cache.at(*slot).name();
+                    let kept = said.kept.iter().any(|k| k == name);
+                    if !kept {
+                        let (why, lasting) =
+                            said.refused.get(name).cloned().unwrap_or(("node(s) were refused by an extender".into(), false));
+                        attempt.refused.insert(*slot, Refusal { reasons: vec![why], lasting });
+                    }
+                    kept
+                }),
+                Err(error) if extender.ignorable => tracing::warn!(%error, "an extender is left out"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The attempt failed for a reason that is not the pod's: it is tried again after its back-off.
+    fn cycle_failed(&mut self, pod: &Arc<Pod>, error: &ExtenderError) {
+        let now = self.now();
+        tracing::warn!(pod = pod.key, %error, "an attempt failed");
+        self.queue.failed(pod, now);
+        self.config.events.event(&pod.object, true, "FailedScheduling", error.to_string());
+    }
+
     /// Preempts for a pod that no node takes, where that helps, and says why it waits.
-    fn make_room(&mut self, number: usize, mut attempt: Attempt, outcome: Outcome) {
+    async fn make_room(&mut self, number: usize, mut attempt: Attempt, outcome: Outcome) {
         let (message, clearable, plugins) = match outcome {
             Outcome::Unschedulable { nodes, reasons, clearable, plugins } => (reasons.message(nodes), clearable, plugins),
             Outcome::Premature { nodes, reason, plugin } => (format!("0/{nodes} nodes are available: {reason}."), Vec::new(), vec![plugin]),
@@ -51,18 +98,21 @@ impl Scheduler {
         let pod = attempt.pod.clone();
         let now = self.now();
         self.queue.unschedulable(&pod, &plugins, now);
-        let framework = &mut self.profiles[number].framework;
-        let found = preemption::may_preempt(&pod, &self.cache).map(|()| {
-            let budgets = self.followed.budgets.list();
-            preemption::candidates(framework, &mut attempt, &mut self.cache, &clearable, &budgets)
+        let profile = &mut self.profiles[number];
+        let found = profile.preemption.map(|limits| {
+            preemption::may_preempt(&pod, &self.cache).map(|()| {
+                let budgets = self.followed.budgets.list();
+                preemption::candidates(&profile.framework, &mut attempt, &mut self.cache, &clearable, &budgets, limits)
+            })
         });
-        framework.end(attempt);
+        profile.framework.end(attempt);
         // Upstream's dynamic resources say their part first.
         let in_vain = |why: String| format!("{message} no new claims to deallocate, preemption: {why}");
         let (nomination, message) = match found {
-            Err(why) => (Nomination::Unchanged, in_vain(why)),
-            Ok(Err(why)) => (Nomination::Cleared, in_vain(why)),
-            Ok(Ok(candidates)) => match preemption::best(candidates) {
+            None => (Nomination::Unchanged, message),
+            Some(Err(why)) => (Nomination::Unchanged, in_vain(why)),
+            Some(Ok(Err(why))) => (Nomination::Cleared, in_vain(why)),
+            Some(Ok(Ok(candidates))) => match preemption::best(ask_about_victims(&self.extenders, &pod, candidates).await) {
                 Some(found) => (Nomination::To(found), message),
                 None => (Nomination::Cleared, message),
             },
@@ -88,7 +138,7 @@ impl Scheduler {
     }
 
     /// Counts the pod on its node from now on, and binds it beside the next decisions.
-    fn assume(&mut self, pod: Arc<Pod>, node: String) {
+    fn assume(&mut self, number: usize, pod: Arc<Pod>, node: String) {
         let steps = self.cache.slot(&node).map(|slot| self.cache.storage.steps(&pod.object, self.cache.at(slot)));
         let steps = steps.and_then(Result::ok).unwrap_or_default();
         for step in &steps {
@@ -106,10 +156,16 @@ impl Scheduler {
         self.happened(Happening::Placed);
         let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
         let binding = Binding { pod: pod.clone(), steps: steps.clone() };
+        let patience = self.profiles[number].bind_timeout;
+        let binder = self.extenders.iter().find(|e| !e.bind_verb.is_empty() && e.wants(&pod)).cloned();
         let task = self.bindings.spawn(async move {
             // Who waits for volumes holds up nobody.
             let _permit = if steps.is_empty() { permits.acquire().await.ok() } else { None };
-            bind(&config.client, &followed.claims, &pod, &node, &steps).await?;
+            bind_claims(&config.client, &followed.claims, &node, &steps, patience).await?;
+            match binder {
+                Some(extender) => extender.bind(&pod, &node).await.map_err(Status::internal)?,
+                None => bind(&config.client, &pod, &node).await?,
+            }
             let message = format!("Successfully assigned {} to {node}", pod.key);
             config.events.event(&pod.object, false, "Scheduled", message);
             Ok(())
@@ -167,4 +223,39 @@ impl Scheduler {
             }
         }
     }
+}
+
+fn objects(cache: &Cache, slots: &[usize]) -> Vec<Arc<Value>> {
+    slots.iter().filter_map(|slot| cache.at(*slot).object.clone()).collect()
+}
+
+/// Adds what extenders think of nodes; one that fails has no opinion.
+async fn add_priorities(extenders: &[Extender], pod: &Pod, cache: &Cache, slots: &[usize], totals: &mut [i64]) {
+    for extender in extenders.iter().filter(|e| !e.prioritize_verb.is_empty() && e.wants(pod)) {
+        match extender.prioritize(pod, &objects(cache, slots)).await {
+            Ok(priorities) => {
+                for (name, score) in priorities {
+                    if let Some(at) = slots.iter().position(|slot| cache.at(*slot).name() == name) {
+                        totals[at] += score;
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "an extender is left out"),
+        }
+    }
+}
+
+/// Lets extenders say which of the candidates are left; where one fails that has to be heard, none is.
+async fn ask_about_victims(extenders: &[Extender], pod: &Pod, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    for extender in extenders.iter().filter(|e| !e.preempt_verb.is_empty() && e.wants(pod)) {
+        match extender.preempt(pod, candidates.clone()).await {
+            Ok(left) => candidates = left,
+            Err(error) if extender.ignorable => tracing::warn!(%error, "an extender is left out"),
+            Err(error) => {
+                tracing::warn!(%error, "nothing is preempted without an extender");
+                return Vec::new();
+            }
+        }
+    }
+    candidates
 }
