@@ -50,6 +50,8 @@ pub(crate) struct Cache {
     namespaces: HashMap<String, Arc<Value>>,
     /// Pods for which room is being made, by their UIDs: they count on that node for pods of no more priority.
     nominated: BTreeMap<Arc<str>, (Arc<Pod>, String)>,
+    /// The same by node.
+    rooms: BTreeMap<String, Vec<Arc<Pod>>>,
     log: VecDeque<Change>,
     /// How many changes there have been.
     position: u64,
@@ -152,7 +154,7 @@ impl Cache {
 
     /// Places a pod on a node, wherever it was before. Both what the API says and what is assumed come here.
     pub(crate) fn place(&mut self, pod: Arc<Pod>, node: &str) {
-        self.nominated.remove(&pod.uid);
+        self.forget_nomination(&pod.uid);
         let slot = self.slot_of(node);
         if self.placed.get(&pod.uid) == Some(&slot)
             && let Some(held) = self.slots[slot].pods.get_mut(&pod.uid)
@@ -209,6 +211,11 @@ impl Cache {
         self.slots[*self.placed.get(uid)?].pods.get(uid)
     }
 
+    /// How many pods are placed.
+    pub(crate) fn pods(&self) -> usize {
+        self.placed.len()
+    }
+
     /// How many of the placed pods have terms of affinity.
     pub(crate) fn affine(&self) -> usize {
         self.affine
@@ -216,22 +223,37 @@ impl Cache {
 
     /// Room is being made for a pod on a node.
     pub(crate) fn nominate(&mut self, pod: Arc<Pod>, node: &str) {
+        self.forget_nomination(&pod.uid);
+        self.rooms.entry(node.to_string()).or_default().push(pod.clone());
         self.nominated.insert(pod.uid.clone(), (pod, node.to_string()));
     }
 
     pub(crate) fn forget_nomination(&mut self, uid: &str) -> bool {
-        self.nominated.remove(uid).is_some()
+        let Some((_, node)) = self.nominated.remove(uid) else { return false };
+        if let Some(room) = self.rooms.get_mut(&node) {
+            room.retain(|pod| *pod.uid != *uid);
+            if room.is_empty() {
+                self.rooms.remove(&node);
+            }
+        }
+        true
     }
 
     pub(crate) fn nominated_node(&self, uid: &str) -> Option<&str> {
         self.nominated.get(uid).map(|(_, node)| node.as_str())
     }
 
-    /// Pods of this or more priority for which room is being made, other than this one, and the slots where.
-    pub(crate) fn expected(&self, pod: &Pod) -> Vec<(Arc<Pod>, usize)> {
-        let counts = |other: &Pod| other.uid != pod.uid && other.priority >= pod.priority;
-        let known = self.nominated.values().filter(|(other, _)| counts(other));
-        known.filter_map(|(other, node)| Some((other.clone(), *self.names.get(node)?))).collect()
+    /// Pods of this or more priority for which room is being made on a node, other than this one.
+    pub(crate) fn expected_at(&self, pod: &Pod, slot: usize) -> Vec<Arc<Pod>> {
+        let room = self.rooms.get(self.slots[slot].name()).map(Vec::as_slice).unwrap_or_default();
+        room.iter().filter(|other| other.uid != pod.uid && other.priority >= pod.priority).cloned().collect()
+    }
+
+    /// The slots where room is being made for anyone, in their order.
+    pub(crate) fn rooms(&self) -> Vec<usize> {
+        let mut slots: Vec<usize> = self.rooms.keys().filter_map(|node| self.slot(node)).collect();
+        slots.sort_unstable();
+        slots
     }
 
     /// The slot of a node that exists.

@@ -82,7 +82,7 @@ pub(crate) trait Plugin: Send + Sync {
 }
 
 /// What a plugin thinks of each node.
-pub(crate) trait View: Send {
+pub(crate) trait View: Send + Sync {
     /// Takes in a change; false where the view has to be made anew.
     fn changed(&mut self, change: &Change, cache: &Cache) -> bool;
 
@@ -252,8 +252,9 @@ impl Framework {
             verdicts.plugin = *number as u32;
             kept.view.filter(cache, &mut verdicts);
         }
-        for slot in cache.expected(pod).into_iter().map(|(_, slot)| slot).collect::<std::collections::BTreeSet<_>>() {
+        for slot in cache.rooms() {
             if verdicts.of.get(slot) == Some(&0)
+                && !cache.expected_at(pod, slot).is_empty()
                 && let Err(refusal) = self.fits(&mut attempt, cache, slot)
             {
                 attempt.refused.insert(slot, refusal);
@@ -313,8 +314,7 @@ impl Framework {
 
     /// As `accepts`, also beside the pods for which room is being made on the node. Without them too: they may never come.
     pub(crate) fn fits(&self, attempt: &mut Attempt, cache: &mut Cache, slot: usize) -> Result<(), Refusal> {
-        let here = cache.expected(&attempt.pod).into_iter().filter(|(pod, at)| *at == slot && !cache.holds(&pod.uid));
-        let expected: Vec<Arc<Pod>> = here.map(|(pod, _)| pod).collect();
+        let expected: Vec<Arc<Pod>> = cache.expected_at(&attempt.pod, slot).into_iter().filter(|pod| !cache.holds(&pod.uid)).collect();
         if !expected.is_empty() {
             let position = cache.position();
             expected.iter().for_each(|pod| cache.put(pod.clone(), slot));

@@ -19,6 +19,19 @@ pub(crate) enum Happening {
     Namespaces,
 }
 
+impl Happening {
+    /// As metrics name it.
+    pub(crate) fn event(self) -> &'static str {
+        match self {
+            Self::Node(_) => "NodeUpdate",
+            Self::Left(_) => "AssignedPodDelete",
+            Self::Placed => "AssignedPodAdd",
+            Self::Storage => "PersistentVolumeClaimUpdate",
+            Self::Namespaces => "NamespaceUpdate",
+        }
+    }
+}
+
 /// Plugins for which it matters where other pods are, beyond what they take.
 const BY_PODS: [&str; 2] = ["PodTopologySpread", "InterPodAffinity"];
 const BY_STORAGE: [&str; 4] = ["VolumeBinding", "VolumeRestrictions", "VolumeZone", "NodeVolumeLimits"];

@@ -8,6 +8,7 @@ mod configuration;
 mod extender;
 mod framework;
 mod hints;
+mod metrics;
 mod node;
 mod plugins;
 mod pod;
@@ -18,4 +19,5 @@ mod storage;
 
 pub use configuration::{Configuration, ConfigurationError};
 pub use extender::ExtenderError;
+pub use metrics::Metrics;
 pub use run::{Scheduler, SchedulerConfig};

@@ -4,7 +4,7 @@ mod cycle;
 mod observe;
 mod report;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::cache::Cache;
 use crate::configuration::{Configuration, ProfileSpec};
 use crate::extender::Extender;
 use crate::framework::Framework;
+use crate::metrics::Metrics;
 use crate::pod::Pod;
 use crate::preemption::Limits;
 use crate::queue::Queue;
@@ -67,6 +68,9 @@ struct Profile {
 struct Binding {
     pod: Arc<Pod>,
     steps: Vec<Step>,
+    profile: usize,
+    /// When the attempt began.
+    begun: Duration,
 }
 
 /// A scheduler that runs until it is told to stop.
@@ -86,6 +90,9 @@ pub struct Scheduler {
     /// They end with the pod that is to be tried again, if it is.
     reports: JoinSet<Option<Arc<Pod>>>,
     permits: Arc<Semaphore>,
+    /// Keys of pods that gates hold back.
+    gated: HashSet<String>,
+    metrics: Metrics,
 }
 
 impl Scheduler {
@@ -129,7 +136,16 @@ impl Scheduler {
             binding: HashMap::new(),
             reports: JoinSet::new(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
+            gated: HashSet::new(),
+            metrics: Metrics::default(),
         }
+    }
+
+    /// Counts there from now on.
+    #[must_use]
+    pub fn counting(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     fn now(&self) -> Duration {
@@ -153,6 +169,8 @@ impl Scheduler {
                 let Some(pod) = self.queue.pop() else { break };
                 self.try_pod(pod).await;
             }
+            self.metrics.waiting(self.queue.lengths(), self.gated.len());
+            self.metrics.cached(self.cache.count(), self.cache.pods(), self.binding.len());
             let ready = self.queue.has_active();
             if ready {
                 // Give what has happened meanwhile a chance to be seen before the next.

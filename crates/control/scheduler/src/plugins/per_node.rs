@@ -5,7 +5,7 @@ use crate::framework::{Refusal, Verdicts, View};
 use crate::node::Node;
 
 /// What there is to know of one node.
-pub(super) trait Judge: Send + 'static {
+pub(super) trait Judge: Send + Sync + 'static {
     /// Whether pods on the node matter, or only the node itself.
     const PODS: bool;
 

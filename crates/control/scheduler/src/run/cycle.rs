@@ -1,6 +1,7 @@
 //! One pod: a node is chosen and the pod counted there, bound beside the next decisions; or room is made for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fram_machinery::{Reason, Status, Value, meta, object};
 use tokio::task::{Id, JoinError};
@@ -12,6 +13,7 @@ use crate::cache::Cache;
 use crate::extender::{Extender, ExtenderError};
 use crate::framework::{Attempt, Filtered, Outcome, Refusal, best};
 use crate::hints::Happening;
+use crate::metrics;
 use crate::pod::Pod;
 use crate::preemption::{self, Candidate, Preemption};
 use crate::storage::Step;
@@ -27,6 +29,7 @@ pub(super) enum Nomination {
 impl Scheduler {
     pub(super) async fn try_pod(&mut self, pod: Arc<Pod>) {
         self.turn = self.turn.wrapping_add(1);
+        let begun = self.now();
         let Some(number) = self.profile_of(&pod) else {
             self.queue.done(&pod);
             return;
@@ -35,11 +38,11 @@ impl Scheduler {
             Filtered::Feasible(mut attempt, mut slots) => {
                 if let Err(error) = self.ask_extenders(&mut attempt, &mut slots).await {
                     self.profiles[number].framework.end(attempt);
-                    return self.cycle_failed(&pod, &error);
+                    return self.cycle_failed(number, &pod, &error, begun);
                 }
                 if slots.is_empty() {
                     let outcome = self.profiles[number].framework.unschedulable(&attempt, &self.cache);
-                    return self.make_room(number, attempt, outcome).await;
+                    return self.make_room(number, attempt, outcome, begun).await;
                 }
                 let framework = &mut self.profiles[number].framework;
                 let mut totals = vec![0];
@@ -50,9 +53,10 @@ impl Scheduler {
                 framework.end(attempt);
                 let chosen = best(&slots, &totals, self.turn).unwrap_or(slots[0]);
                 let node = self.cache.at(chosen).name().to_string();
-                self.assume(number, pod, node);
+                self.metrics.decided(self.now() - begun);
+                self.assume(number, pod, node, begun);
             }
-            Filtered::None(attempt, outcome) => self.make_room(number, attempt, outcome).await,
+            Filtered::None(attempt, outcome) => self.make_room(number, attempt, outcome, begun).await,
         }
     }
 
@@ -82,21 +86,24 @@ impl Scheduler {
     }
 
     /// The attempt failed for a reason that is not the pod's: it is tried again after its back-off.
-    fn cycle_failed(&mut self, pod: &Arc<Pod>, error: &ExtenderError) {
+    fn cycle_failed(&mut self, number: usize, pod: &Arc<Pod>, error: &ExtenderError, begun: Duration) {
         let now = self.now();
+        self.metrics.attempted(&self.profiles[number].name, metrics::Outcome::Error, now - begun);
         tracing::warn!(pod = pod.key, %error, "an attempt failed");
         self.queue.failed(pod, now);
         self.config.events.event(&pod.object, true, "FailedScheduling", error.to_string());
     }
 
     /// Preempts for a pod that no node takes, where that helps, and says why it waits.
-    async fn make_room(&mut self, number: usize, mut attempt: Attempt, outcome: Outcome) {
+    async fn make_room(&mut self, number: usize, mut attempt: Attempt, outcome: Outcome, begun: Duration) {
         let (message, clearable, plugins) = match outcome {
             Outcome::Unschedulable { nodes, reasons, clearable, plugins } => (reasons.message(nodes), clearable, plugins),
             Outcome::Premature { nodes, reason, plugin } => (format!("0/{nodes} nodes are available: {reason}."), Vec::new(), vec![plugin]),
         };
         let pod = attempt.pod.clone();
         let now = self.now();
+        self.metrics.decided(now - begun);
+        self.metrics.attempted(&self.profiles[number].name, metrics::Outcome::Unschedulable, now - begun);
         self.queue.unschedulable(&pod, &plugins, now);
         let profile = &mut self.profiles[number];
         let found = profile.preemption.map(|limits| {
@@ -118,7 +125,10 @@ impl Scheduler {
             },
         };
         match &nomination {
-            Nomination::To(found) => self.cache.nominate(pod.clone(), &found.node),
+            Nomination::To(found) => {
+                self.metrics.preempted(found.victims.len());
+                self.cache.nominate(pod.clone(), &found.node);
+            }
             Nomination::Cleared => {
                 if self.cache.forget_nomination(&pod.uid) {
                     self.happened(Happening::Left(None));
@@ -138,7 +148,7 @@ impl Scheduler {
     }
 
     /// Counts the pod on its node from now on, and binds it beside the next decisions.
-    fn assume(&mut self, number: usize, pod: Arc<Pod>, node: String) {
+    fn assume(&mut self, number: usize, pod: Arc<Pod>, node: String, begun: Duration) {
         let steps = self.cache.slot(&node).map(|slot| self.cache.storage.steps(&pod.object, self.cache.at(slot)));
         let steps = steps.and_then(Result::ok).unwrap_or_default();
         for step in &steps {
@@ -155,7 +165,7 @@ impl Scheduler {
         self.cache.place(pod.clone(), &node);
         self.happened(Happening::Placed);
         let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
-        let binding = Binding { pod: pod.clone(), steps: steps.clone() };
+        let binding = Binding { pod: pod.clone(), steps: steps.clone(), profile: number, begun };
         let patience = self.profiles[number].bind_timeout;
         let binder = self.extenders.iter().find(|e| !e.bind_verb.is_empty() && e.wants(&pod)).cloned();
         let task = self.bindings.spawn(async move {
@@ -176,15 +186,20 @@ impl Scheduler {
     pub(super) fn bound(&mut self, ended: Result<(Id, Result<(), Status>), JoinError>) {
         let now = self.now();
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let Some(Binding { pod, steps }) = self.binding.remove(&id) else { return };
+        let Some(Binding { pod, steps, profile, begun }) = self.binding.remove(&id) else { return };
+        let profile = &self.profiles[profile].name;
         let why = match ended {
             Ok((_, Ok(()))) => {
-                self.queue.done(&pod);
+                self.metrics.attempted(profile, metrics::Outcome::Scheduled, now - begun);
+                // The pod may have been seen bound, and have left the queue, before the answer came.
+                let (attempts, since) = self.queue.done(&pod).unwrap_or((0, begun));
+                self.metrics.scheduled(attempts + 1, now - since);
                 return;
             }
             Ok((_, Err(status))) => status,
             Err(error) => Status::new(Reason::InternalError, error.to_string()),
         };
+        self.metrics.attempted(profile, metrics::Outcome::Error, now - begun);
         // The answer may have been lost after the deed.
         let there = self.followed.pods.get(&pod.key).filter(|there| meta::uid(there) == &*pod.uid);
         if there.is_some_and(|there| !there.str_at(&["spec", "nodeName"]).is_empty()) {

@@ -15,7 +15,10 @@ impl Scheduler {
     /// Tries those of the waiting pods again whom this may help.
     pub(super) fn happened(&mut self, happening: Happening) {
         let (now, cache) = (self.now(), &self.cache);
-        self.queue.changed(now, |pod, refused_by| helps(happening, cache, pod, refused_by));
+        let woken = self.queue.changed(now, |pod, refused_by| helps(happening, cache, pod, refused_by));
+        if woken > 0 {
+            self.metrics.incoming(happening.event(), "backoff", woken);
+        }
     }
 
     pub(super) fn node_changed(&mut self, delta: &Delta) {
@@ -64,6 +67,7 @@ impl Scheduler {
             self.queue.remove(&meta::key(old));
             self.gone(meta::uid(old));
         }
+        self.gated.remove(&delta.key());
         let Some(object) = &delta.new else { return };
         let pod = Arc::new(Pod::new(object.clone()));
         if pod.has_ended() {
@@ -83,11 +87,15 @@ impl Scheduler {
                 self.cache.nominate(pod.clone(), &nominated);
             }
             if !unchanged {
-                let now = self.now();
+                let (now, event) = (self.now(), if delta.old.is_none() { "PodAdd" } else { "PodUpdate" });
+                self.metrics.incoming(event, "active", 1);
                 self.queue.add(pod, now);
             }
         } else {
             self.queue.remove(&pod.key);
+            if is_gated(&pod) && self.profile_of(&pod).is_some() {
+                self.gated.insert(pod.key.clone());
+            }
         }
     }
 
@@ -109,8 +117,7 @@ impl Scheduler {
     }
 
     fn is_mine(&self, pod: &Pod) -> bool {
-        let gated = !pod.object.list_at(&["spec", "schedulingGates"]).is_empty();
-        self.profile_of(pod).is_some() && !gated && !meta::is_terminating(&pod.object)
+        self.profile_of(pod).is_some() && !is_gated(pod) && !meta::is_terminating(&pod.object)
     }
 
     /// By its number.
@@ -118,4 +125,8 @@ impl Scheduler {
         let name = pod.object.str_at(&["spec", "schedulerName"]);
         self.profiles.iter().position(|profile| profile.name == name)
     }
+}
+
+fn is_gated(pod: &Pod) -> bool {
+    !pod.object.list_at(&["spec", "schedulingGates"]).is_empty()
 }
