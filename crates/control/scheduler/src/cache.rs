@@ -7,6 +7,7 @@ use std::sync::Arc;
 use fram_machinery::{Value, meta};
 use parking_lot::Mutex;
 
+use crate::devices::Devices;
 use crate::node::{Node, same_to_pods};
 use crate::pod::Pod;
 use crate::storage::Storage;
@@ -47,6 +48,7 @@ pub(crate) struct Cache {
     /// How many of the placed pods have terms of affinity.
     affine: usize,
     pub(crate) storage: Storage,
+    pub(crate) devices: Devices,
     namespaces: HashMap<String, Arc<Value>>,
     /// Pods for which room is being made, by their UIDs: they count on that node for pods of no more priority.
     nominated: BTreeMap<Arc<str>, (Arc<Pod>, String)>,

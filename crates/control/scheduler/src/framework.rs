@@ -109,6 +109,8 @@ pub(crate) struct Verdicts {
 
 /// There is no node in the slot.
 const ABSENT: u32 = u32::MAX;
+/// Nobody looked at the node: there are enough others.
+const ASIDE: u32 = u32::MAX - 1;
 const DETAIL: u32 = (1 << 24) - 1;
 
 impl Verdicts {
@@ -121,6 +123,13 @@ impl Verdicts {
     pub(crate) fn refuse(&mut self, slot: usize, detail: u32) {
         if self.of[slot] == 0 {
             self.of[slot] = (self.plugin + 1) << 24 | detail & DETAIL;
+        }
+    }
+
+    /// Leaves a node out, as there are enough others.
+    pub(crate) fn set_aside(&mut self, slot: usize) {
+        if self.of[slot] == 0 {
+            self.of[slot] = ASIDE;
         }
     }
 
@@ -272,7 +281,7 @@ impl Framework {
     /// Why no node is left.
     pub(crate) fn unschedulable(&self, attempt: &Attempt, cache: &Cache) -> Outcome {
         let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (slot, verdict) in attempt.verdicts.of.iter().enumerate().filter(|(_, v)| **v != 0 && **v != ABSENT) {
+        for (slot, verdict) in attempt.verdicts.of.iter().enumerate().filter(|(_, v)| ![0, ABSENT, ASIDE].contains(*v)) {
             groups.entry(*verdict).or_default().push(slot);
         }
         let (mut reasons, mut clearable, mut plugins) = (Reasons::default(), Vec::new(), Vec::new());

@@ -17,6 +17,8 @@ pub(crate) enum Happening {
     /// Claims, volumes or their classes.
     Storage,
     Namespaces,
+    /// Claims of devices, what there is of them, or their classes.
+    Devices,
 }
 
 impl Happening {
@@ -28,6 +30,7 @@ impl Happening {
             Self::Placed => "AssignedPodAdd",
             Self::Storage => "PersistentVolumeClaimUpdate",
             Self::Namespaces => "NamespaceUpdate",
+            Self::Devices => "ResourceClaimUpdate",
         }
     }
 }
@@ -35,6 +38,7 @@ impl Happening {
 /// Plugins for which it matters where other pods are, beyond what they take.
 const BY_PODS: [&str; 2] = ["PodTopologySpread", "InterPodAffinity"];
 const BY_STORAGE: [&str; 4] = ["VolumeBinding", "VolumeRestrictions", "VolumeZone", "NodeVolumeLimits"];
+const BY_DEVICES: [&str; 1] = ["DynamicResources"];
 const BY_ROOM: [&str; 2] = ["NodeResourcesFit", "NodePorts"];
 
 /// Whether the node could take the pod by what it has, if there is as much as the second says.
@@ -48,7 +52,7 @@ pub(crate) fn helps(happening: Happening, cache: &Cache, pod: &Pod, refused_by: 
     let by = |plugins: &[&str]| refused_by.iter().any(|name| plugins.contains(name));
     match happening {
         // Where domains come or go, other nodes may be open.
-        Happening::Node(_) if by(&BY_PODS) || by(&BY_STORAGE) => true,
+        Happening::Node(_) if by(&BY_PODS) || by(&BY_STORAGE) || by(&BY_DEVICES) => true,
         Happening::Node(slot) => admits(pod, cache.at(slot)) && has_room(pod, cache.at(slot), false),
         Happening::Left(_) if by(&BY_PODS) || by(&["VolumeRestrictions", "NodeVolumeLimits"]) => true,
         Happening::Left(None) => by(&BY_ROOM),
@@ -56,6 +60,7 @@ pub(crate) fn helps(happening: Happening, cache: &Cache, pod: &Pod, refused_by: 
         // The first of those that want to be near, or one more in the domain that has the fewest.
         Happening::Placed => by(&BY_PODS),
         Happening::Storage => by(&BY_STORAGE),
+        Happening::Devices => by(&BY_DEVICES),
         Happening::Namespaces => by(&["InterPodAffinity"]),
     }
 }

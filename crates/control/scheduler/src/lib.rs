@@ -5,6 +5,7 @@ mod amounts;
 mod bind;
 mod cache;
 mod configuration;
+mod devices;
 mod extender;
 mod framework;
 mod hints;

@@ -1,6 +1,7 @@
 //! The plugins of the default profile, in the order in which they filter.
 
 mod affinity;
+mod devices;
 mod images;
 mod interpod;
 mod per_node;
@@ -81,6 +82,7 @@ pub(crate) fn standard(arguments: &Arguments) -> Vec<Slot> {
             2,
             true,
         ),
+        slot(Arc::new(devices::DynamicResources), 0, true),
         slot(Arc::new(resources::BalancedAllocation { resources: arguments.balanced.clone() }), 1, false),
         slot(Arc::new(images::ImageLocality), 1, false),
     ]

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{
-    NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, STORAGE_CLASSES,
+    DEVICE_CLASSES, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, RESOURCE_CLAIMS,
+    RESOURCE_SLICES, STORAGE_CLASSES,
 };
 use fram_client::{Client, EventRecorder, Informer, SharedInformers};
 use fram_machinery::Status;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::configuration::{Configuration, ProfileSpec};
+use crate::devices::{Allocation, Devices};
 use crate::extender::Extender;
 use crate::framework::Framework;
 use crate::metrics::Metrics;
@@ -54,6 +56,9 @@ struct Followed {
     classes: Informer,
     namespaces: Informer,
     budgets: Informer,
+    device_claims: Informer,
+    device_slices: Informer,
+    device_classes: Informer,
 }
 
 /// How the pods of one `schedulerName` are scheduled.
@@ -68,6 +73,7 @@ struct Profile {
 struct Binding {
     pod: Arc<Pod>,
     steps: Vec<Step>,
+    allocations: Vec<Allocation>,
     profile: usize,
     /// When the attempt began.
     begun: Duration,
@@ -116,6 +122,9 @@ impl Scheduler {
             classes: get(&STORAGE_CLASSES),
             namespaces: get(&NAMESPACES),
             budgets: get(&POD_DISRUPTION_BUDGETS),
+            device_claims: get(&RESOURCE_CLAIMS),
+            device_slices: get(&RESOURCE_SLICES),
+            device_classes: get(&DEVICE_CLASSES),
         };
         let profile = |spec: ProfileSpec| Profile {
             name: spec.name,
@@ -154,15 +163,18 @@ impl Scheduler {
 
     pub async fn run(mut self, stop: CancellationToken) {
         let followed = self.followed.clone();
-        let Followed { pods, nodes, claims, volumes, classes, namespaces, budgets } = &*followed;
+        let Followed { pods, nodes, claims, volumes, classes, namespaces, budgets, device_claims, device_slices, device_classes } =
+            &*followed;
         // A decision before all pods are known would count too little on the nodes, one before all budgets break them.
-        for informer in [pods, nodes, claims, volumes, classes, namespaces, budgets] {
+        for informer in [pods, nodes, claims, volumes, classes, namespaces, budgets, device_claims, device_slices, device_classes] {
             if !informer.synced().await {
                 return;
             }
         }
         let (mut pods, mut nodes, mut claims) = (pods.subscribe(), nodes.subscribe(), claims.subscribe());
         let (mut volumes, mut classes, mut namespaces) = (volumes.subscribe(), classes.subscribe(), namespaces.subscribe());
+        let (mut device_claims, mut device_slices) = (device_claims.subscribe(), device_slices.subscribe());
+        let mut device_classes = device_classes.subscribe();
         loop {
             let due = self.queue.tick(self.now());
             for _ in 0..BATCH {
@@ -193,6 +205,9 @@ impl Scheduler {
                 Some(deltas) = claims.changed() => self.storage_changed(&deltas, |storage| &mut storage.claims),
                 Some(deltas) = volumes.changed() => self.storage_changed(&deltas, |storage| &mut storage.volumes),
                 Some(deltas) = classes.changed() => self.storage_changed(&deltas, |storage| &mut storage.classes),
+                Some(deltas) = device_claims.changed() => self.devices_changed(&deltas, Devices::set_claim),
+                Some(deltas) = device_slices.changed() => self.devices_changed(&deltas, Devices::set_slice),
+                Some(deltas) = device_classes.changed() => self.devices_changed(&deltas, Devices::set_class),
                 Some(deltas) = namespaces.changed() => self.namespaces_changed(&deltas),
                 deltas = pods.changed() => match deltas {
                     Some(deltas) => deltas.iter().for_each(|d| self.pod_changed(d)),

@@ -8,8 +8,9 @@ use tokio::task::{Id, JoinError};
 
 use super::report::{evict, report_unschedulable};
 use super::{Binding, Scheduler};
-use crate::bind::{bind, bind_claims};
+use crate::bind::{bind, bind_claims, reserve};
 use crate::cache::Cache;
+use crate::devices::{Allocation, Claims};
 use crate::extender::{Extender, ExtenderError};
 use crate::framework::{Attempt, Filtered, Outcome, Refusal, best};
 use crate::hints::Happening;
@@ -147,6 +148,16 @@ impl Scheduler {
         });
     }
 
+    /// What the pod's claims take on the node.
+    fn allocations(&self, pod: &Pod, node: &str) -> Vec<Allocation> {
+        let Some(slot) = self.cache.slot(node).filter(|_| !pod.object.list_at(&["spec", "resourceClaims"]).is_empty()) else {
+            return Vec::new();
+        };
+        let devices = &self.cache.devices;
+        let Ok(Claims::Settled(claims) | Claims::Wanting(claims)) = devices.claims(pod) else { return Vec::new() };
+        devices.allocate(&claims, self.cache.at(slot)).unwrap_or_default()
+    }
+
     /// Counts the pod on its node from now on, and binds it beside the next decisions.
     fn assume(&mut self, number: usize, pod: Arc<Pod>, node: String, begun: Duration) {
         let steps = self.cache.slot(&node).map(|slot| self.cache.storage.steps(&pod.object, self.cache.at(slot)));
@@ -162,15 +173,18 @@ impl Scheduler {
                 self.cache.storage.volumes.insert(meta::name(volume).into(), Arc::new(taken));
             }
         }
+        let allocations = self.allocations(&pod, &node);
+        self.cache.devices.assume(&allocations);
         self.cache.place(pod.clone(), &node);
         self.happened(Happening::Placed);
         let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
-        let binding = Binding { pod: pod.clone(), steps: steps.clone(), profile: number, begun };
+        let binding = Binding { pod: pod.clone(), steps: steps.clone(), allocations: allocations.clone(), profile: number, begun };
         let patience = self.profiles[number].bind_timeout;
         let binder = self.extenders.iter().find(|e| !e.bind_verb.is_empty() && e.wants(&pod)).cloned();
         let task = self.bindings.spawn(async move {
             // Who waits for volumes holds up nobody.
             let _permit = if steps.is_empty() { permits.acquire().await.ok() } else { None };
+            reserve(&config.client, &pod, &allocations).await?;
             bind_claims(&config.client, &followed.claims, &node, &steps, patience).await?;
             match binder {
                 Some(extender) => extender.bind(&pod, &node).await.map_err(Status::internal)?,
@@ -186,7 +200,7 @@ impl Scheduler {
     pub(super) fn bound(&mut self, ended: Result<(Id, Result<(), Status>), JoinError>) {
         let now = self.now();
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let Some(Binding { pod, steps, profile, begun }) = self.binding.remove(&id) else { return };
+        let Some(Binding { pod, steps, allocations, profile, begun }) = self.binding.remove(&id) else { return };
         let profile = &self.profiles[profile].name;
         let why = match ended {
             Ok((_, Ok(()))) => {
@@ -209,6 +223,10 @@ impl Scheduler {
         let slot = self.cache.slot_of_pod(&pod.uid);
         self.cache.remove(&pod.uid);
         self.give_back(&steps);
+        if !allocations.is_empty() {
+            self.cache.devices.give_back(&allocations);
+            self.happened(Happening::Devices);
+        }
         if why.is(Reason::NotFound) {
             self.queue.done(&pod);
         } else {

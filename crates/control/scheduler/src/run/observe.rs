@@ -7,6 +7,7 @@ use fram_client::Delta;
 use fram_machinery::{Value, meta};
 
 use super::Scheduler;
+use crate::devices::Devices;
 use crate::hints::{Happening, helps};
 use crate::pod::Pod;
 use crate::storage::Storage;
@@ -46,6 +47,13 @@ impl Scheduler {
         self.happened(Happening::Storage);
     }
 
+    pub(super) fn devices_changed(&mut self, deltas: &[Delta], part: impl Fn(&mut Devices, &str, Option<Arc<Value>>)) {
+        for delta in deltas {
+            part(&mut self.cache.devices, &delta.key(), delta.new.clone());
+        }
+        self.happened(Happening::Devices);
+    }
+
     pub(super) fn namespaces_changed(&mut self, deltas: &[Delta]) {
         for delta in deltas {
             self.cache.set_namespace(&delta.key(), delta.new.clone());
@@ -77,8 +85,10 @@ impl Scheduler {
             self.queue.remove(&pod.key);
             self.placed(pod);
         } else if self.is_mine(&pod) {
-            let unchanged =
-                delta.old.as_deref().is_some_and(|old| old.get("spec") == object.get("spec") && meta::labels(old) == meta::labels(object));
+            let claims = |o: &Value| o.at(&["status", "resourceClaimStatuses"]).cloned();
+            let unchanged = delta.old.as_deref().is_some_and(|old| {
+                old.get("spec") == object.get("spec") && meta::labels(old) == meta::labels(object) && claims(old) == claims(object)
+            });
             let nominated = object.str_at(&["status", "nominatedNodeName"]).to_string();
             if self.cache.holds(&pod.uid) {
                 return;
