@@ -62,8 +62,8 @@ const WAITING: u32 = 4;
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Encryption at rest")]
 struct EncryptionFlags {
-    /// The file that says which resources are encrypted on disk, and by what. Without it Secrets are, by a key of the server's own
-    /// in pki/encryption.yaml; in etcd nothing is.
+    /// The file that says which resources are encrypted on disk, and by what. Without it Secrets are, by a key of the cluster's own
+    /// in encryption.yaml among its keys.
     #[arg(long, value_name = "FILE")]
     encryption_provider_config: Option<PathBuf>,
     /// Take over changes of that file while the server runs.
@@ -146,8 +146,8 @@ impl ApiFlags {
     pub(crate) fn encryption(&self, prefix: &str, keys: &Path) -> anyhow::Result<Arc<Encryption>> {
         Ok(Arc::new(match &self.encryption.encryption_provider_config {
             Some(path) => Encryption::load(path, prefix)?,
-            // What several servers read they have to be told the key of, all of them before the first has written anything.
-            None if self.etcd.is_shared() => Encryption::none(prefix),
+            // Other servers of a cluster whose keys are older than this rule could not read what is sealed.
+            None if self.etcd.is_shared() && !own_defaults::may_encrypt(keys)? => Encryption::none(prefix),
             None => Encryption::load(&own_defaults::encryption_file(keys)?, prefix)?,
         }))
     }

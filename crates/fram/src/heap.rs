@@ -5,12 +5,13 @@
 mod owners;
 mod sample;
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use mimalloc::MiMalloc;
 
 pub(crate) use owners::{COMMAND, main};
 
@@ -27,21 +28,21 @@ thread_local! {
     static NOTING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The system's allocator, watched.
+/// mimalloc, watched.
 pub(crate) struct Heap;
 
-// SAFETY: every call is the system allocator's own; the notes use nothing but the address and the size of a block.
+// SAFETY: every call is the allocator's own; the notes use nothing but the address and the size of a block.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the contract, which is the same.
-        let block = unsafe { System.alloc(layout) };
+        let block = unsafe { MiMalloc.alloc(layout) };
         taken(block, layout.size());
         block
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        let block = unsafe { System.alloc_zeroed(layout) };
+        let block = unsafe { MiMalloc.alloc_zeroed(layout) };
         taken(block, layout.size());
         block
     }
@@ -50,13 +51,13 @@ unsafe impl GlobalAlloc for Heap {
         // Before another thread can get the same address.
         given_back(block);
         // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
+        unsafe { MiMalloc.dealloc(block, layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         given_back(block);
         // SAFETY: as above.
-        let moved = unsafe { System.realloc(block, layout, size) };
+        let moved = unsafe { MiMalloc.realloc(block, layout, size) };
         taken(moved, size);
         moved
     }

@@ -1,5 +1,5 @@
 //! What holds where nobody has said anything: Secrets are encrypted on disk, and who changed what is recorded. Both are upstream's
-//! own configurations, written for a single machine, and give way to a file that a flag names.
+//! own configurations, and give way to a file that a flag names.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,17 @@ use base64::Engine;
 use fram_apiserver::pki::write_private;
 use fram_audit::LogOptions;
 
-/// The encryption of Secrets with a key of this server's own. The file is made with the first start, beside the certificates: a
+/// Whether Secrets in a store of several servers can be encrypted: all have the key among the cluster's keys where it was made together
+/// with them, by the first server.
+pub(crate) fn may_encrypt(keys: &Path) -> anyhow::Result<bool> {
+    let there = |name: &str| {
+        let path = keys.join(name);
+        path.try_exists().with_context(|| format!("cannot look for {}", path.display()))
+    };
+    Ok(there("encryption.yaml")? || !there("ca.crt")?)
+}
+
+/// The encryption of Secrets with a key of this cluster's own. The file is made with the first start, beside the certificates: a
 /// copy of the store without it gives nothing away. What lay there in the clear is read, and encrypted in its turn.
 pub(crate) fn encryption_file(keys: &Path) -> anyhow::Result<PathBuf> {
     let path = keys.join("encryption.yaml");
@@ -90,6 +100,16 @@ mod tests {
         Encryption::load(&path, "/registry/").unwrap();
         assert_eq!(encryption_file(&folder.path().join("pki")).unwrap(), path);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    }
+
+    #[test]
+    fn a_cluster_of_several_servers_that_began_in_the_clear_goes_on_so() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(may_encrypt(folder.path()).unwrap(), "its keys are still to be made");
+        std::fs::write(folder.path().join("ca.crt"), "").unwrap();
+        assert!(!may_encrypt(folder.path()).unwrap());
+        encryption_file(folder.path()).unwrap();
+        assert!(may_encrypt(folder.path()).unwrap());
     }
 
     #[test]

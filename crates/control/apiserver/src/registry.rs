@@ -14,6 +14,7 @@ mod write;
 
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use fram_api::{Api, Kind};
 use fram_machinery::{Status, Value};
 use fram_store::{Entry, Store, StoreError};
@@ -22,6 +23,7 @@ use tokio::sync::watch as signal;
 use crate::admission::Chain;
 use crate::allocate::Allocators;
 use crate::environment::Environment;
+use crate::respond;
 use crate::user::User;
 
 pub use delete::Deleted;
@@ -30,7 +32,7 @@ pub use keys::Place;
 pub use read::{ListRequest, Listing, Selection};
 pub use record::{Record, TypeMeta};
 pub use watch::{Change, ChangeKind, WatchRequest, Watching};
-pub use write::{Body, FieldValidation, Written};
+pub use write::{Body, FieldValidation, Stored, Written};
 
 /// The objects of one cluster.
 pub struct Registry {
@@ -43,7 +45,9 @@ pub struct Registry {
     pub(crate) admission: Chain,
     pub(crate) allocators: Allocators,
     turns: turns::Turns,
-    recent: recent::Recent,
+    /// Without resource version, or with some earlier one.
+    trees: recent::Recent<(), Value>,
+    sealed: recent::Recent<Sealed, Bytes>,
     me: Weak<Registry>,
 }
 
@@ -90,8 +94,8 @@ impl Registry {
         allocators: Allocators,
     ) -> Arc<Self> {
         let (api, prefix) = (signal::Sender::new(api), prefix.into());
-        let (turns, recent) = Default::default();
-        Arc::new_cyclic(|me| Self { api, store, prefix, environment, admission, allocators, turns, recent, me: me.clone() })
+        let (turns, trees, sealed) = Default::default();
+        Arc::new_cyclic(|me| Self { api, store, prefix, environment, admission, allocators, turns, trees, sealed, me: me.clone() })
     }
 
     /// For what may outlive a call.
@@ -131,22 +135,42 @@ impl Registry {
         Ok(fram_api::convert(whole(entry, entry.modified.0)?, &served.stored, &served.kind))
     }
 
+    /// A change's object in protobuf, encoded once for all its watchers.
+    pub(crate) fn sealed(&self, change: &Change, served: &Served, entry: &Entry) -> Result<Bytes, Status> {
+        let made = Sealed(served.kind.clone(), change.revision);
+        if let Some(sealed) = self.sealed.get(&entry.value, &made) {
+            return Ok(sealed);
+        }
+        let sealed = Bytes::from(respond::sealed(&self.api(), &change.object(served, entry)?)?);
+        self.sealed.put(entry.value.clone(), made, sealed.clone());
+        Ok(sealed)
+    }
+
     /// A stored object, as the kind as which it is stored.
     fn stored(&self, entry: &Entry) -> Result<Value, Status> {
-        let Some(mut object) = self.recent.get(&entry.value) else { return whole(entry, entry.modified.0) };
+        let Some(mut object) = self.trees.get(&entry.value, &()) else { return whole(entry, entry.modified.0) };
         object.set(&["metadata", "resourceVersion"], entry.modified.0.to_string());
         Ok(object)
     }
 
     /// The same at a revision, without who manages which of its fields.
     fn unmanaged(&self, entry: &Entry, revision: u64) -> Result<Value, Status> {
-        let Some(mut object) = self.recent.get(&entry.value) else {
+        let Some(mut object) = self.trees.get(&entry.value, &()) else {
             let record = Record::parse(&entry.value).map_err(Status::internal)?;
             return record.to_unmanaged(revision).map_err(Status::internal);
         };
         object.remove(&["metadata", "managedFields"]);
         object.set(&["metadata", "resourceVersion"], revision.to_string());
         Ok(object)
+    }
+}
+
+/// How an object was encoded in protobuf: as which kind, and at which revision.
+struct Sealed(Arc<Kind>, u64);
+
+impl PartialEq for Sealed {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) && self.1 == other.1
     }
 }
 

@@ -210,13 +210,18 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
     match answer {
         Answer::Stored { served, entry } => {
             if accept == Accept::JSON && served.verbatim() {
-                let record = Record::parse(&entry.value).map_err(Status::internal)?;
-                return Ok(bytes(200, accept.encoding.media_type(), record.json(entry.modified.0)));
+                return as_stored(200, &entry.value, entry.modified.0);
             }
             let value = registry.decode(&served, &entry)?;
             Ok(one(registry, &served, &value, 200, accept, include))
         }
-        Answer::Object { served, object, created } => Ok(one(registry, &served, &object, if created { 201 } else { 200 }, accept, include)),
+        Answer::Object { served, object, entry, created } => {
+            let code = if created { 201 } else { 200 };
+            match entry.filter(|_| accept == Accept::JSON) {
+                Some(entry) => as_stored(code, &entry.value, entry.revision),
+                None => Ok(one(registry, &served, &object, code, accept, include)),
+            }
+        }
         Answer::Other { .. } if accept.shape == Shape::Table => {
             let text = "the server was unable to respond with a content type that the client supports: this object has no table";
             Err(Status::new(fram_machinery::Reason::NotAcceptable, text))
@@ -241,6 +246,12 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
             Ok(object(&registry.api(), 200, accept.plain(), &value))
         }
     }
+}
+
+/// The JSON of an object, of the bytes that it was stored as.
+fn as_stored(code: u16, value: &[u8], revision: u64) -> Result<Response<Body>, Status> {
+    let record = Record::parse(value).map_err(Status::internal)?;
+    Ok(bytes(code, Accept::JSON.encoding.media_type(), record.json(revision)))
 }
 
 fn one(registry: &Registry, served: &Served, value: &Value, code: u16, accept: Accept, include: IncludeObject) -> Response<Body> {

@@ -14,7 +14,7 @@ use crate::flow::Flow;
 use crate::limits::Limits;
 use crate::nodes::Nodes;
 use crate::path::ResourcePath;
-use crate::registry::{FieldValidation, Listing, Place, Registry, Served, Write};
+use crate::registry::{FieldValidation, Listing, Place, Registry, Served, Stored, Write};
 use crate::token::Tokens;
 use crate::user::User;
 
@@ -61,6 +61,8 @@ pub(crate) enum Answer {
     Object {
         served: Served,
         object: Value,
+        /// The same as it was stored, where that is at hand.
+        entry: Option<Stored>,
         created: bool,
     },
     /// An object of another kind than the resource's: a Scale, a token, a review.

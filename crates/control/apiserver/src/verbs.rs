@@ -11,7 +11,7 @@ use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value, meta};
 
 use crate::authorize::Attributes;
-use crate::registry::{Body, FieldValidation, ListRequest, Place, Registry, Selection, Written};
+use crate::registry::{Body, FieldValidation, ListRequest, Place, Registry, Selection, Served, Written};
 use crate::server::{Answer, Performed, Server, field_validation, write_of};
 use crate::user::User;
 
@@ -42,19 +42,17 @@ pub(crate) async fn execute(
             let (object, mut warnings) = decode(registry, &place, object, duplicates, &options)?;
             let written = registry.create(&place, object, &write_of(user, &options)).await?;
             warnings.extend(fram_api::strategy(place.kind()).warnings(&written.object, None));
-            warnings.extend(written.warnings);
-            Ok(Performed { answer: Answer::Object { served: place.served, object: written.object, created: true }, warnings })
+            Ok(changed(place.served, written, warnings))
         }
         Verb::Update { object, options } => {
-            let (object, mut warnings) = decode(registry, &place, object, duplicates, &options)?;
+            let (object, warnings) = decode(registry, &place, object, duplicates, &options)?;
             let written = update(server, user, &place, object, &options).await?;
-            warnings.extend(written.warnings);
-            Ok(Performed { answer: Answer::Object { served: place.served, object: written.object, created: written.created }, warnings })
+            Ok(changed(place.served, written, warnings))
         }
         Verb::Patch { patch, options } => {
             let mut warnings = Vec::new();
-            let (object, created) = patch_object(server, user, &place, "", patch, duplicates, &options, &mut warnings).await?;
-            Ok(Performed { answer: Answer::Object { served: place.served, object, created }, warnings })
+            let written = patch_object(server, user, &place, "", patch, duplicates, &options, &mut warnings).await?;
+            Ok(changed(place.served, written, warnings))
         }
         Verb::Delete(options) => {
             let write = crate::registry::Write { user: user.clone(), dry_run: options.dry_run, ..Default::default() };
@@ -63,7 +61,7 @@ pub(crate) async fn execute(
             let answer = if deleted.gone && !served.kind.graceful {
                 Answer::Deleted { served, object: deleted.object }
             } else {
-                Answer::Object { served, object: deleted.object, created: false }
+                Answer::Object { served, object: deleted.object, entry: None, created: false }
             };
             Ok(Performed { answer, warnings: deleted.warnings })
         }
@@ -76,11 +74,18 @@ pub(crate) async fn execute(
     }
 }
 
+/// What a write led to, after the warnings that there were before.
+fn changed(served: Served, written: Written, mut warnings: Vec<String>) -> Performed {
+    let Written { object, entry, created, warnings: more } = written;
+    warnings.extend(more);
+    Performed { answer: Answer::Object { served, object, entry, created }, warnings }
+}
+
 /// An object as it is stored, or as the webhook of its definition converts it.
 async fn stored(registry: &Registry, place: Place) -> Result<Answer, Status> {
     if place.served.needs_webhook() {
         let object = registry.get_object(&place).await?;
-        return Ok(Answer::Object { served: place.served, object, created: false });
+        return Ok(Answer::Object { served: place.served, object, entry: None, created: false });
     }
     let entry = registry.get(&place).await?;
     Ok(Answer::Stored { served: place.served, entry })
@@ -170,7 +175,7 @@ pub(super) async fn patch_object(
     duplicates: Vec<String>,
     options: &WriteOptions,
     warnings: &mut Vec<String>,
-) -> Result<(Value, bool), Status> {
+) -> Result<Written, Status> {
     match field_validation(&options.field_validation)? {
         FieldValidation::Strict if !duplicates.is_empty() => {
             return Err(Status::bad_request(format!("error strict decoding the patch: {}", duplicates.join(", "))));
@@ -202,8 +207,7 @@ pub(super) async fn patch_object(
     };
     let written = registry.update(place, subresource, &write, transform).await?;
     warnings.append(&mut found);
-    warnings.extend(written.warnings);
-    Ok((written.object, false))
+    Ok(written)
 }
 
 /// A patch after which the object is none of its kind.

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::Changed;
 use crate::provider::{CryptError, Gcm};
+use fram_grpc::GrpcError;
 use fram_grpc::wire::{Field, Malformed, Writer, fields};
 use grpc::{CallError, Endpoint};
 
@@ -24,7 +25,7 @@ pub(crate) enum KmsError {
     #[error("the key of KMS {0:?} has expired: {1}")]
     Expired(String, String),
     #[error("KMS {0:?} failed to decrypt the seed: {1}")]
-    Decrypt(String, CallError),
+    Decrypt(String, String),
     #[error("the envelope is malformed")]
     Malformed,
     #[error("a key cannot be derived")]
@@ -111,8 +112,16 @@ struct Shared {
     current: RwLock<Option<Current>>,
     /// What the service decrypted: seeds and keys by their envelopes.
     sources: Mutex<HashMap<Vec<u8>, Arc<Vec<u8>>>>,
+    /// What it did not decrypt since the last probe, so that a thousand values do not wait a thousand times.
+    undecrypted: Mutex<HashMap<Vec<u8>, Undecrypted>>,
     /// None before it was first asked.
     failure: RwLock<Option<String>>,
+}
+
+struct Undecrypted {
+    why: String,
+    /// It gave no answer, and may give one later.
+    unanswered: bool,
 }
 
 /// What is asked of the thread; it answers over a channel, for those who block.
@@ -189,10 +198,20 @@ impl Provider {
         if let Some(known) = self.shared.sources.lock().get(&cache_key) {
             return Ok(known.clone());
         }
+        let failed = |why: String| KmsError::Decrypt(self.name.clone(), why);
+        if let Some(known) = self.shared.undecrypted.lock().get(&cache_key) {
+            return Err(failed(known.why.clone()));
+        }
         let (answer, answered) = std::sync::mpsc::channel();
         self.ask(Job::Decrypt(Box::new(Envelope { data: Vec::new(), ..envelope.clone() }), answer))?;
         let source = answered.recv().map_err(|_| KmsError::Ended(self.name.clone()))?;
-        let source = Arc::new(source.map_err(|e| KmsError::Decrypt(self.name.clone(), e))?);
+        let source = source.map_err(|error| {
+            let unanswered = !matches!(error, CallError::Grpc(GrpcError::Status { .. }));
+            let why = error.to_string();
+            self.shared.undecrypted.lock().insert(cache_key.clone(), Undecrypted { why: why.clone(), unanswered });
+            failed(why)
+        })?;
+        let source = Arc::new(source);
         self.shared.sources.lock().insert(cache_key, source.clone());
         Ok(source)
     }
@@ -239,8 +258,15 @@ impl Worker {
                 biased;
                 job = jobs.recv() => match job {
                     None => return,
-                    // Who asked may be gone, and then needs no answer.
-                    Some(Job::Decrypt(envelope, answer)) => drop(answer.send(self.decrypt(&envelope).await)),
+                    Some(Job::Decrypt(envelope, answer)) => {
+                        let decrypted = self.decrypt(&envelope).await;
+                        if decrypted.is_err() {
+                            let soon = tokio::time::Instant::now() + UNHEALTHY;
+                            next = next.map(|next| soon.min(next));
+                        }
+                        // Who asked may be gone, and then needs no answer.
+                        let _ = answer.send(decrypted);
+                    }
                     Some(Job::Probe(answer)) => {
                         next = Some(self.probe().await);
                         let _ = answer.send(());
@@ -257,7 +283,13 @@ impl Worker {
         let pause = if outcome.is_ok() { HEALTHY } else { UNHEALTHY };
         let failure =
             outcome.err().map(|why| format!("failed to perform status section of the healthz check for KMS Provider {}: {why}", self.name));
+        let healthy = failure.is_none();
         *self.shared.failure.write() = failure;
+        let missed = std::mem::take(&mut *self.shared.undecrypted.lock());
+        if healthy && missed.values().any(|missed| missed.unanswered) {
+            tracing::info!(name = self.name, "the key management service answers again: what could not be decrypted is tried anew");
+            self.tell();
+        }
         tokio::time::Instant::now() + pause
     }
 
@@ -292,12 +324,19 @@ impl Worker {
         }
         self.shared.sources.lock().insert(envelope.cache_key(), Arc::new(seed.to_vec()));
         let former = self.shared.current.write().replace(Current { seed, envelope, expires: Instant::now() + LIFETIME });
-        let tell = self.changed.read().clone();
-        if let (Some(_), Some(tell)) = (former, tell) {
+        if former.is_some() {
             tracing::info!(name = self.name, "the key management service has another key: values are written anew");
-            tell();
+            self.tell();
         }
         Ok(())
+    }
+
+    /// Has the store look at its values again.
+    fn tell(&self) {
+        let tell = self.changed.read().clone();
+        if let Some(tell) = tell {
+            tell();
+        }
     }
 
     async fn encrypt(&self, seed: &[u8]) -> Result<Envelope, String> {

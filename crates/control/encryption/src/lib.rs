@@ -135,6 +135,9 @@ fn resource_of(key: &str) -> Option<Resource> {
 
 impl Cipher for Encryption {
     fn seal(&self, key: &str, value: &[u8]) -> Result<Option<Vec<u8>>, CipherError> {
+        if self.is_sealed(value) {
+            return Ok(None);
+        }
         match self.chain(key) {
             Some(chain) => chain.seal(key, value).map_err(|e| CipherError(e.to_string())),
             None => Ok(None),
@@ -142,11 +145,23 @@ impl Cipher for Encryption {
     }
 
     fn open(&self, key: &str, stored: &[u8]) -> Result<Opened, CipherError> {
-        match self.chain(key) {
-            Some(chain) => chain.open(key, stored).map_err(|e| CipherError(e.to_string())),
-            None if stored.starts_with(MARK) => Err(CipherError("it is encrypted, and no provider is configured for it".into())),
+        let opened = match self.chain(key) {
+            Some(chain) => chain.open(key, stored).map_err(|error| error.to_string()),
+            None if stored.starts_with(MARK) => Err("no provider is configured for it".into()),
             None => Ok(Opened::default()),
-        }
+        };
+        // One object that nobody can read must not keep the others from being served: whoever asks for it is told.
+        opened.or_else(|why| {
+            if !stored.starts_with(MARK) {
+                return Err(CipherError(why));
+            }
+            tracing::error!(key, why, "an object in the store cannot be decrypted");
+            Ok(Opened::default())
+        })
+    }
+
+    fn is_sealed(&self, value: &[u8]) -> bool {
+        value.starts_with(MARK)
     }
 }
 

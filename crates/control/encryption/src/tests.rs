@@ -113,18 +113,58 @@ async fn keys_change_without_a_loss_and_the_old_one_can_be_taken_away() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_read_says_which_key_it_is() {
+async fn what_cannot_be_decrypted_keeps_nothing_else_from_being_served_and_is_not_harmed() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.yaml");
     write_config(&config, &[("secrets", &key("aesgcm", "one"))]);
     let store = open(folder.path(), &load(folder.path())).unwrap();
     put(&store, SECRET).await;
     drop(store);
-    let refused = open(folder.path(), &Arc::new(Encryption::none("/registry/"))).err().unwrap().to_string();
-    assert!(refused.contains("cannot decrypt the value of /registry/core/secrets/a/b") && refused.contains("no provider"), "{refused}");
-    write_config(&config, &[("secrets", &key("aesgcm", "other"))]);
-    let refused = open(folder.path(), &load(folder.path())).err().unwrap();
-    assert!(matches!(&refused, StoreError::Cipher { key, .. } if key.as_str() == SECRET), "{refused}");
+    for other in [Encryption::none("/registry/"), {
+        write_config(&config, &[("secrets", &key("aesgcm", "other"))]);
+        Encryption::load(&config, "/registry/").unwrap()
+    }] {
+        let store = open(folder.path(), &Arc::new(other)).unwrap();
+        let value = get(&store, SECRET).await.unwrap();
+        assert!(value.starts_with(b"k8s:enc:aesgcm:v1:one:"), "it is kept as it was stored");
+        put(&store, "/registry/core/pods/a/b").await;
+        // Everything is written anew, and it is not encrypted a second time.
+        store.rewrite();
+        settled(folder.path(), |d| holds(d, b"k8s:enc:aesgcm:v1:one:")).await;
+    }
+    // With the key again, while the store runs.
+    let encryption = load(folder.path());
+    let store = open(folder.path(), &encryption).unwrap();
+    let mut watch = store.watch("", fram_store::Revision(2)).await.unwrap();
+    write_config(&config, &[("secrets", &format!("{}, {}", key("aesgcm", "other"), key("aesgcm", "one")))]);
+    encryption.reload().unwrap();
+    settled(folder.path(), |d| holds(d, b"k8s:enc:aesgcm:v1:other:") && !holds(d, b":one:")).await;
+    assert_eq!(get(&store, SECRET).await.as_deref(), Some(PLAIN));
+    while watch.next().await.is_ok() {}
+    assert!(matches!(watch.next().await, Err(StoreError::Compacted { .. })), "who watched has to look again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_comes_late_is_asked_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = kms::testing::Service::start(folder.path());
+    let path = service.path.clone();
+    let provider = format!("{{kms: {{apiVersion: v2, name: kay, endpoint: 'unix://{}'}}}}", path.display());
+    write_config(&folder.path().join("config.yaml"), &[("secrets", &provider)]);
+    let store = open(folder.path(), &load(folder.path())).unwrap();
+    put(&store, SECRET).await;
+    drop(store);
+    drop(service);
+    std::fs::remove_file(&path).unwrap();
+    let encryption = load(folder.path());
+    let store = open(folder.path(), &encryption).unwrap();
+    assert!(get(&store, SECRET).await.unwrap().starts_with(b"k8s:enc:kms:v2:kay:"));
+    let _late = kms::testing::Service::start(folder.path());
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    while get(&store, SECRET).await.as_deref() != Some(PLAIN) {
+        assert!(std::time::Instant::now() < end, "{:?}", encryption.health());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[test]

@@ -261,7 +261,7 @@ impl StructType {
 
     /// The field of this JSON name.
     pub fn field(&self, name: &str) -> Option<&Field> {
-        let i = self.flat.binary_search_by(|f| f.name.as_str().cmp(name)).ok()?;
+        let i = self.flat.binary_search_by(|f| crate::value::order(&f.name, name)).ok()?;
         Some(&self.flat[i])
     }
 

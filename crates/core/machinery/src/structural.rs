@@ -175,7 +175,7 @@ impl Structural {
     }
 
     pub fn property(&self, name: &str) -> Option<&Self> {
-        let i = self.properties.binary_search_by(|(n, _)| n.as_str().cmp(name)).ok()?;
+        let i = self.properties.binary_search_by(|(n, _)| crate::value::order(n, name)).ok()?;
         Some(&self.properties[i].1)
     }
 

@@ -22,4 +22,10 @@ pub trait Cipher: Send + Sync {
 
     /// What was sealed for a key, now or earlier.
     fn open(&self, key: &str, stored: &[u8]) -> Result<Opened, CipherError>;
+
+    /// Whether a value is one that `open` had to leave as it was stored, for want of a key. The store holds it so, and tries again
+    /// whenever it is told to rewrite.
+    fn is_sealed(&self, _value: &[u8]) -> bool {
+        false
+    }
 }

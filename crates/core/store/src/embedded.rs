@@ -34,7 +34,7 @@ use crate::state::validate;
 use crate::store::Store;
 use crate::timeline::{HistoryLimits, Timeline};
 use crate::types::{Committed, Revision, Transaction};
-use crate::watch::{Watch, WatchLimits};
+use crate::watch::{Facet, Watch, WatchLimits};
 
 use directory::Directory;
 use inbox::{Inbox, Request};
@@ -181,8 +181,8 @@ impl Store for Embedded {
         self.timeline.snapshot(None)
     }
 
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
-        self.timeline.watch(prefix, after)
+    async fn watch_facet(&self, prefix: &str, facet: Option<Facet>, after: Revision) -> Result<Watch, StoreError> {
+        self.timeline.watch(prefix, facet, after)
     }
 
     async fn compact(&self, to: Revision) -> Result<(), StoreError> {

@@ -48,7 +48,7 @@ pub enum StoreError {
     /// A file does not hold what was once acknowledged.
     #[error("{} is corrupt at byte {offset}: {reason}", path.display())]
     Corrupt { path: PathBuf, offset: u64, reason: String },
-    /// A value cannot be encrypted, and its transaction was not applied; or it cannot be decrypted, and the store not opened.
+    /// A value cannot be encrypted, and its transaction was not applied; or it cannot be decrypted, and is none that the cipher leaves sealed.
     #[error("cannot {operation} the value of {key}: {source}")]
     Cipher { key: Key, operation: &'static str, source: CipherError },
     /// The database behind the store did not take the call; nothing was applied.

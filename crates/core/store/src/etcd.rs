@@ -27,7 +27,7 @@ use crate::state::validate;
 use crate::store::Store;
 use crate::timeline::{HistoryLimits, Timeline};
 use crate::types::{Committed, Condition, Entry, Operation, Revision, Transaction};
-use crate::watch::{Watch, WatchLimits};
+use crate::watch::{Facet, Watch, WatchLimits};
 
 use cluster::{Cluster, TXN};
 use contents::Opener;
@@ -100,6 +100,7 @@ pub struct Etcd {
     clock: Arc<dyn Clock>,
     transaction_bytes: usize,
     rewrite: Arc<Notify>,
+    asks: Arc<Asks>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -123,7 +124,7 @@ impl Etcd {
             clock: options.clock.clone(),
             timeline: timeline.clone(),
             progress,
-            asks,
+            asks: asks.clone(),
             root: loaded.root,
             revision: loaded.revision,
         };
@@ -139,8 +140,20 @@ impl Etcd {
             tasks.spawn(rewrite_when_asked(cluster.clone(), keys.clone(), cipher, rewrite.clone(), stop.clone()));
         }
         let (clock, transaction_bytes) = (options.clock, options.transaction_bytes);
-        let store =
-            Self { cluster, keys, timeline, freshness, leases: Leases::default(), opener, clock, transaction_bytes, rewrite, stop, tasks };
+        let store = Self {
+            cluster,
+            keys,
+            timeline,
+            freshness,
+            leases: Leases::default(),
+            opener,
+            clock,
+            transaction_bytes,
+            rewrite,
+            asks,
+            stop,
+            tasks,
+        };
         // What was read is a while old, so that history reaches back.
         store.revision().await?;
         Ok(store)
@@ -149,6 +162,12 @@ impl Etcd {
     /// Writes all values anew that the cipher would write otherwise now, beside what goes on. The store does the same by itself
     /// when it finds such values at its start.
     pub fn rewrite(&self) {
+        let sealed = |cipher: &dyn Cipher, root: Snapshot| root.prefix("").any(|entry| cipher.is_sealed(&entry.value));
+        if let (Some(cipher), Ok(root)) = (&self.opener.0, self.timeline.snapshot(None))
+            && sealed(cipher.as_ref(), root)
+        {
+            self.asks.anew.notify_one();
+        }
         self.rewrite.notify_one();
     }
 
@@ -295,10 +314,10 @@ impl Store for Etcd {
         self.timeline.snapshot(None)
     }
 
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+    async fn watch_facet(&self, prefix: &str, facet: Option<Facet>, after: Revision) -> Result<Watch, StoreError> {
         self.check_open()?;
         self.known(after).await?;
-        self.timeline.watch(prefix, after)
+        self.timeline.watch(prefix, facet, after)
     }
 
     async fn compact(&self, to: Revision) -> Result<(), StoreError> {

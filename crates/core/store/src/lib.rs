@@ -25,4 +25,4 @@ pub use etcd::{Etcd, EtcdOptions};
 pub use snapshot::Snapshot;
 pub use store::Store;
 pub use types::{Committed, Condition, Entry, Event, EventKind, Key, MAX_KEY_BYTES, MAX_OPERATIONS, Operation, Revision, Transaction};
-pub use watch::{ProgressRequester, Watch, WatchItem};
+pub use watch::{Facet, ProgressRequester, Watch, WatchItem};

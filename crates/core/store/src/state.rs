@@ -102,6 +102,11 @@ impl State {
         self.root.insert(entry.key.clone(), Arc::new(entry));
     }
 
+    /// Puts an entry in the place of one that differs from it in the value alone.
+    pub(crate) fn replace(&mut self, entry: Entry) {
+        self.root.insert(entry.key.clone(), Arc::new(entry));
+    }
+
     /// When the next key expires.
     pub(crate) fn next_expiry(&self) -> Option<UnixMillis> {
         self.expiries.get_min().map(|(expires, _)| *expires)

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use crate::error::StoreError;
 use crate::snapshot::Snapshot;
 use crate::types::{Committed, Revision, Transaction};
-use crate::watch::Watch;
+use crate::watch::{Facet, Watch};
 
 /// A revisioned key-value store with watch.
 #[async_trait]
@@ -26,7 +26,12 @@ pub trait Store: Send + Sync {
 
     /// Every change to keys that start with `prefix` in transactions after `after`: each once, in the order of the
     /// revisions, the changes of one transaction in one batch.
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        self.watch_facet(prefix, None, after).await
+    }
+
+    /// The same without the changes that do not concern the facet; others may be among them.
+    async fn watch_facet(&self, prefix: &str, facet: Option<Facet>, after: Revision) -> Result<Watch, StoreError>;
 
     /// Forgets the history before `to`: snapshots at `to` and watches after it stay possible. Forgetting what is
     /// already forgotten is no error. A revision once forgotten may become readable again when the store is reopened.

@@ -12,7 +12,7 @@ use crate::clock::UnixMillis;
 use crate::error::StoreError;
 use crate::snapshot::{Root, Snapshot};
 use crate::types::{Event, EventKind, Revision};
-use crate::watch::{Hub, Queue, Watch, WatchLimits, WatchSource};
+use crate::watch::{Facet, Hub, Queue, Watch, WatchLimits, WatchSource};
 
 /// What an event costs in history besides the value that it superseded.
 const EVENT_BYTES: usize = 160;
@@ -121,8 +121,8 @@ impl Timeline {
         Ok(Snapshot::new(at, undone(root, &undo, at)))
     }
 
-    pub(crate) fn watch(self: &Arc<Self>, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
-        let queue = Arc::new(Queue::new(prefix, Arc::clone(&self.published)));
+    pub(crate) fn watch(self: &Arc<Self>, prefix: &str, facet: Option<Facet>, after: Revision) -> Result<Watch, StoreError> {
+        let queue = Arc::new(Queue::new(prefix, facet, Arc::clone(&self.published)));
         let mut inner = self.inner.lock();
         inner.check_open()?;
         inner.check_readable(after)?;
@@ -130,7 +130,7 @@ impl Timeline {
         inner.hub.add(Arc::clone(&queue));
         drop(inner);
         // The queue belongs to nobody yet who could read the later events that arrive meanwhile.
-        let missed = missed.iter().flat_map(|events| events.iter()).filter(|event| event.revision > after && event.key.starts_with(prefix));
+        let missed = missed.iter().flat_map(|events| events.iter()).filter(|event| event.revision > after && queue.concerns(event));
         queue.prepend(missed.cloned().collect());
         let source: Weak<Self> = Arc::downgrade(self);
         Ok(Watch::new(queue, source))

@@ -1,7 +1,9 @@
 //! The two ends of a watch: the `Watch` that a consumer reads, and the `Hub` that routes published events to the
-//! watches whose prefix matches. Buffers are bounded: a watch that falls behind is ended.
+//! watches that they concern. Buffers are bounded: a watch that falls behind is ended.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod hub;
+
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -11,6 +13,8 @@ use parking_lot::Mutex;
 
 use crate::error::StoreError;
 use crate::types::{Event, Revision};
+
+pub(crate) use hub::Hub;
 
 /// What a watch yields.
 #[derive(Clone, Debug)]
@@ -26,6 +30,41 @@ pub enum WatchItem {
 pub struct Watch {
     queue: Arc<Queue>,
     source: Weak<dyn WatchSource>,
+}
+
+/// Which of a prefix's changes concern a watch: those of entries that have, or had, a text in one of their fields. What a field of a
+/// value is, only who writes the values knows.
+#[derive(Clone, Debug)]
+pub struct Facet {
+    /// Tells the text of a field from a value. Where it cannot tell, the change concerns everybody.
+    pub read: fn(&[u8], usize) -> Option<&str>,
+    pub field: usize,
+    pub text: Box<str>,
+}
+
+impl Facet {
+    pub(crate) fn concerns(&self, event: &Event) -> bool {
+        Sides::of(event, self.read, self.field).is_none_or(|sides| sides.has(&self.text))
+    }
+}
+
+/// The texts of one field before and after a change.
+struct Sides<'a>([Option<&'a str>; 2]);
+
+impl<'a> Sides<'a> {
+    fn of(event: &'a Event, read: fn(&[u8], usize) -> Option<&str>, field: usize) -> Option<Self> {
+        let mut texts = [None; 2];
+        for (entry, text) in [&event.previous, &event.entry].into_iter().zip(&mut texts) {
+            if let Some(entry) = entry {
+                *text = Some(read(&entry.value, field)?);
+            }
+        }
+        Some(Self(texts))
+    }
+
+    fn has(&self, text: &str) -> bool {
+        self.0.contains(&Some(text))
+    }
 }
 
 /// Where a watch comes from.
@@ -87,6 +126,7 @@ pub(crate) struct WatchLimits {
 /// Where published events wait for one consumer.
 pub(crate) struct Queue {
     prefix: Box<str>,
+    facet: Option<Facet>,
     /// The store's published revision, shared with the timeline. It is raised only after the events were pushed, so who
     /// reads it first and then finds the queue empty has seen everything up to it.
     published: Arc<AtomicU64>,
@@ -119,8 +159,13 @@ impl QueueState {
 }
 
 impl Queue {
-    pub(crate) fn new(prefix: &str, published: Arc<AtomicU64>) -> Self {
-        Self { prefix: prefix.into(), published, state: Mutex::default() }
+    pub(crate) fn new(prefix: &str, facet: Option<Facet>, published: Arc<AtomicU64>) -> Self {
+        Self { prefix: prefix.into(), facet, published, state: Mutex::default() }
+    }
+
+    /// Whether the watch has to hear of a change.
+    pub(crate) fn concerns(&self, event: &Event) -> bool {
+        event.key.starts_with(&*self.prefix) && self.facet.as_ref().is_none_or(|facet| facet.concerns(event))
     }
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<Result<WatchItem, StoreError>> {
@@ -184,85 +229,4 @@ impl Queue {
 fn weight(event: &Event) -> usize {
     let value = |entry: &Option<Arc<crate::types::Entry>>| entry.as_ref().map_or(0, |entry| entry.value.len());
     value(&event.entry) + value(&event.previous)
-}
-
-/// All open watches of a store by prefix. An event costs one look-up per distinct length of prefix and the delivery to
-/// the watches that match, however many others there are.
-pub(crate) struct Hub {
-    by_prefix: HashMap<Box<str>, Vec<Arc<Queue>>>,
-    /// How many distinct prefixes there are of each length.
-    lengths: BTreeMap<usize, usize>,
-    limits: WatchLimits,
-}
-
-impl Hub {
-    pub(crate) fn new(limits: WatchLimits) -> Self {
-        Self { by_prefix: HashMap::new(), lengths: BTreeMap::new(), limits }
-    }
-
-    pub(crate) fn add(&mut self, queue: Arc<Queue>) {
-        let queues = self.by_prefix.entry(queue.prefix.clone()).or_insert_with(|| {
-            *self.lengths.entry(queue.prefix.len()).or_default() += 1;
-            Vec::new()
-        });
-        queues.push(queue);
-    }
-
-    pub(crate) fn remove(&mut self, queue: &Arc<Queue>) {
-        if let Some(queues) = self.by_prefix.get_mut(&queue.prefix) {
-            queues.retain(|other| !Arc::ptr_eq(other, queue));
-        }
-        self.forget_if_empty(&queue.prefix);
-    }
-
-    /// Delivers the events of whole transactions, in order.
-    pub(crate) fn publish(&mut self, events: &Arc<[Event]>) {
-        for (prefix, indices) in self.route(events) {
-            let batch = if indices.len() == events.len() {
-                Arc::clone(events)
-            } else {
-                indices.into_iter().map(|index| events[index].clone()).collect()
-            };
-            if let Some(queues) = self.by_prefix.get_mut(&prefix) {
-                queues.retain(|queue| queue.push(&batch, self.limits));
-            }
-            self.forget_if_empty(&prefix);
-        }
-    }
-
-    /// Which events concern which prefixes.
-    fn route(&self, events: &[Event]) -> HashMap<Box<str>, Vec<usize>> {
-        let mut routes: HashMap<Box<str>, Vec<usize>> = HashMap::new();
-        for (index, event) in events.iter().enumerate() {
-            let lengths = self.lengths.keys().take_while(|length| **length <= event.key.len());
-            for prefix in lengths.filter_map(|length| event.key.get(..*length)) {
-                if let Some(indices) = routes.get_mut(prefix) {
-                    indices.push(index);
-                } else if let Some((prefix, _)) = self.by_prefix.get_key_value(prefix) {
-                    routes.insert(prefix.clone(), vec![index]);
-                }
-            }
-        }
-        routes
-    }
-
-    /// Ends every watch.
-    pub(crate) fn end(&mut self, error: &StoreError) {
-        for queue in std::mem::take(&mut self.by_prefix).into_values().flatten() {
-            queue.end(error.clone());
-        }
-        self.lengths.clear();
-    }
-
-    fn forget_if_empty(&mut self, prefix: &str) {
-        if self.by_prefix.get(prefix).is_some_and(Vec::is_empty) {
-            self.by_prefix.remove(prefix);
-            if let Some(count) = self.lengths.get_mut(&prefix.len()) {
-                *count -= 1;
-                if *count == 0 {
-                    self.lengths.remove(&prefix.len());
-                }
-            }
-        }
-    }
 }

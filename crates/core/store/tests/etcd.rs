@@ -262,3 +262,42 @@ async fn values_are_sealed_in_etcd_and_written_anew_when_the_key_changes() {
     assert_eq!(next(&mut watch).await.unwrap(), ["/registry/a"]);
     assert_eq!((values(&store).await, values(&bare).await), (vec!["/registry/a=abc".into()], vec!["/registry/a=\u{2}cde".into()]));
 }
+
+/// Writes values with a mark in front, and may have lost the key.
+#[derive(Default)]
+struct Marked {
+    lost: std::sync::atomic::AtomicBool,
+}
+
+impl Cipher for Marked {
+    fn seal(&self, _: &str, value: &[u8]) -> Result<Option<Vec<u8>>, CipherError> {
+        Ok((!self.is_sealed(value)).then(|| [b"#", value].concat()))
+    }
+
+    fn open(&self, _: &str, stored: &[u8]) -> Result<Opened, CipherError> {
+        let value = if self.lost.load(Ordering::Relaxed) { None } else { stored.strip_prefix(b"#").map(<[u8]>::to_vec) };
+        Ok(Opened { value, stale: false })
+    }
+
+    fn is_sealed(&self, value: &[u8]) -> bool {
+        value.starts_with(b"#")
+    }
+}
+
+#[tokio::test]
+async fn a_value_without_a_key_is_opened_when_the_key_is_there() {
+    let server = EtcdServer::start(&[]);
+    let cipher = Arc::new(Marked::default());
+    let sealed = EtcdOptions { cipher: Some(cipher.clone()), ..options(&server) };
+    put(&Etcd::open(sealed.clone()).await.unwrap(), "a", "abc").await;
+    cipher.lost.store(true, Ordering::Relaxed);
+    let store = Etcd::open(sealed).await.unwrap();
+    let second = put(&store, "b", "x").await;
+    assert_eq!(values(&store).await, ["/registry/a=#abc", "/registry/b=#x"], "neither is harmed");
+    let mut watch = store.watch("/registry/", second).await.unwrap();
+    cipher.lost.store(false, Ordering::Relaxed);
+    store.rewrite();
+    assert!(matches!(next(&mut watch).await, Err(StoreError::Compacted { .. })), "who watched has to look again");
+    assert_eq!(values(&store).await, ["/registry/a=abc", "/registry/b=x"]);
+    assert_eq!(values(&open(&server).await).await, ["/registry/a=#abc", "/registry/b=#x"], "they were not sealed twice");
+}

@@ -110,6 +110,20 @@ fn both_see_the_same(site: &Site) {
     assert_eq!(distinct.len(), 11, "no address is given twice: {addresses}");
 }
 
+fn secrets_are_sealed(site: &Site, folder: &std::path::Path) {
+    const PLAIN: &str = "plain-in-the-api-only";
+    site.must(&site.first, &["create", "secret", "generic", "s", &format!("--from-literal=word={PLAIN}")]);
+    site.must(&site.first, &["create", "configmap", "beside", "--from-literal=word=found-in-etcd"]);
+    let read = site.must(&site.second, &["get", "secret", "s", "-o", "go-template={{.data.word | base64decode}}"]);
+    assert_eq!(read, PLAIN);
+    let holds = |word: &str| {
+        let found = site.first.command("grep").args(["-rq", word]).arg(folder.join("etcd")).status().unwrap();
+        found.success()
+    };
+    // In the store a Secret's words are in base64.
+    assert!(holds("found-in-etcd") && !holds("cGxhaW4taW4tdGhlLWFwaS1vbmx5") && holds("k8s:enc:secretbox:v1:key1:"));
+}
+
 #[test]
 fn two_servers_on_one_etcd_are_one_cluster_and_one_of_them_is_enough() {
     let folder = tempfile::tempdir().unwrap();
@@ -122,6 +136,7 @@ fn two_servers_on_one_etcd_are_one_cluster_and_one_of_them_is_enough() {
     site.until("the second server is ready", || site.is_ready(&site.second));
     strangers_are_refused(&site, folder.path());
     both_see_the_same(&site);
+    secrets_are_sealed(&site, folder.path());
     site.until("both are endpoints", || site.endpoints(&site.second) == "10.78.0.1 10.78.0.2");
     let manifest = folder.path().join("web.yaml");
     std::fs::write(&manifest, APPLICATION).unwrap();

@@ -1,6 +1,5 @@
-//! Pod Security Standards by the labels of namespaces: pods that break a level are refused, warned of, or let pass. See
-//! upstream's plugin PodSecurity and KEP-2579. What the levels forbid is in `checks`. The newest version of each level is meant
-//! whatever version a label names.
+//! Pod Security Standards by the labels of namespaces: pods that break a level are refused, warned of, noted for the audit, or let
+//! pass. See upstream's plugin PodSecurity and KEP-2579. What the levels forbid is in `checks`.
 
 mod checks;
 
@@ -10,20 +9,24 @@ use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value, meta};
 
 use super::{Operation, Plugin, Request};
-use checks::Level;
+use checks::{Level, NEWEST, Policy};
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
 
 /// A level as a label names it, with its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Asked {
-    level: Level,
+    policy: Policy,
     version: String,
 }
 
 impl Asked {
+    fn latest(level: Level) -> Self {
+        Self { policy: Policy { level, minor: NEWEST }, version: "latest".into() }
+    }
+
     fn words(&self) -> String {
-        format!("{}:{}", self.level.name(), self.version)
+        format!("{}:{}", self.policy.level.name(), self.version)
     }
 }
 
@@ -40,14 +43,17 @@ fn asked(namespace: &Value, mode: &str, errors: &mut Vec<FieldError>) -> Asked {
             if mode == "enforce" { Level::Restricted } else { Level::Privileged }
         }
     };
-    let version = label("-version").unwrap_or("latest").to_string();
-    let minor = version.strip_prefix("v1.").filter(|m| !m.is_empty() && m.bytes().all(|b| b.is_ascii_digit()));
-    if version != "latest" && minor.is_none() {
-        let why = "must be \"latest\" or \"v1.x\"";
-        errors.push(FieldError::invalid(format!("metadata.labels[{PREFIX}{mode}-version]"), version.as_str(), why));
-        return Asked { level, version: "latest".into() };
+    let version = label("-version").unwrap_or("latest");
+    if version == "latest" {
+        return Asked::latest(level);
     }
-    Asked { level, version }
+    let minor = version.strip_prefix("v1.").filter(|m| *m == "0" || !m.starts_with('0') && m.bytes().all(|b| b.is_ascii_digit()));
+    let Some(minor) = minor.and_then(|minor| minor.parse().ok()) else {
+        let why = "must be \"latest\" or \"v1.x\"";
+        errors.push(FieldError::invalid(format!("metadata.labels[{PREFIX}{mode}-version]"), version, why));
+        return Asked::latest(level);
+    };
+    Asked { policy: Policy { level, minor }, version: version.to_string() }
 }
 
 /// Where the pods of a kind are described.
@@ -76,8 +82,13 @@ fn matters(pod: &Value, old: &Value) -> bool {
 
 /// What a pod breaks of a level, in upstream's words.
 fn broken(asked: &Asked, pod: &Value) -> Option<String> {
-    let found = checks::violations(asked.level, pod);
+    let found = checks::violations(asked.policy, pod);
     (!found.is_empty()).then(|| format!("PodSecurity {:?}: {}", asked.words(), found.join(", ")))
+}
+
+/// Tells the auditor.
+fn note(key: &str, value: impl FnOnce() -> String) {
+    crate::audit::annotate(&format!("{PREFIX}{key}"), value);
 }
 
 pub(super) struct PodSecurity;
@@ -104,12 +115,23 @@ impl Plugin for PodSecurity {
         }
         let Some(namespace) = request.find("", "v1", "namespaces", "", &request.place.namespace).await? else { return Ok(()) };
         let mut errors = Vec::new();
-        let enforced = asked(&namespace, "enforce", &mut errors);
+        let [enforced, audited, warned] = ["enforce", "audit", "warn"].map(|mode| asked(&namespace, mode, &mut errors));
+        if !errors.is_empty() {
+            note("error", || {
+                format!("Failed to parse policy: {}", Status::invalid("", "Namespace", meta::name(&namespace), errors).message)
+            });
+        }
+        if is_pod {
+            note("enforce-policy", || enforced.words());
+        }
+        if let Some(why) = broken(&audited, pod) {
+            note("audit-violations", || format!("would violate {why}"));
+        }
         // Controllers' templates are warned of only: their pods are judged when they come.
         if is_pod && let Some(why) = broken(&enforced, pod) {
             return Err(request.place.forbidden(&format!("violates {why}")));
         }
-        if let Some(why) = broken(&asked(&namespace, "warn", &mut errors), pod) {
+        if let Some(why) = broken(&warned, pod) {
             request.warn(&format!("would violate {why}"));
         }
         Ok(())
@@ -129,12 +151,12 @@ async fn namespace(request: &Request<'_>, object: &Value, old: Option<&Value>) -
         return Err(Status::invalid("", "Namespace", meta::name(object), errors));
     }
     let Some(([was, ..], _)) = before else { return Ok(()) };
-    if enforced == was || enforced.version == was.version && enforced.level <= was.level {
+    if enforced == was || enforced.version == was.version && enforced.policy.level <= was.policy.level {
         return Ok(());
     }
     let name = meta::name(object);
     let pods = request.list("", "v1", "pods", name).await?;
-    let told = of_existing(enforced.level, &pods);
+    let told = of_existing(enforced.policy, &pods);
     if !told.is_empty() {
         request.warn(&format!("existing pods in namespace {name:?} violate the new PodSecurity enforce level {:?}", enforced.words()));
         told.iter().for_each(|text| request.warn(text));
@@ -150,13 +172,13 @@ async fn namespace(request: &Request<'_>, object: &Value, old: Option<&Value>) -
 const MOST_PODS: usize = 3000;
 
 /// What pods that are there break of a level, one line for all that break the same. Of a controller's pods one is looked at.
-fn of_existing(level: Level, pods: &[Value]) -> Vec<String> {
+fn of_existing(policy: Policy, pods: &[Value]) -> Vec<String> {
     let (mut controllers, mut found) = (HashSet::new(), BTreeMap::<String, Vec<&str>>::new());
     for pod in pods.iter().take(MOST_PODS) {
         if meta::controller_of(pod).is_some_and(|owner| !controllers.insert(owner.str_at(&["uid"]))) {
             continue;
         }
-        let broken = checks::violations(level, pod);
+        let broken = checks::violations(policy, pod);
         let reasons: Vec<&str> = broken.iter().map(|text| text.split(" (").next().unwrap_or(text)).collect();
         if !reasons.is_empty() {
             found.entry(reasons.join(", ")).or_default().push(meta::name(pod));
@@ -193,6 +215,6 @@ mod tests {
         };
         let pods =
             [pod("c", "", true), pod("a", "", true), pod("b", "", true), pod("r1", "x", true), pod("r2", "x", true), pod("ok", "", false)];
-        assert_eq!(of_existing(Level::Baseline, &pods), ["a (and 3 other pods): host namespaces"]);
+        assert_eq!(of_existing(Asked::latest(Level::Baseline).policy, &pods), ["a (and 3 other pods): host namespaces"]);
     }
 }

@@ -123,6 +123,11 @@ impl Frames {
 
     /// In an encoding that the stored bytes are not in.
     fn encode_decoded(&mut self, ty: &str, change: &Change, out: &mut BytesMut) -> Result<(), Status> {
+        if let (Encoding::Protobuf, Shape::Plain, Some(entry)) = (self.accept.encoding, self.accept.shape, &change.entry) {
+            let sealed = self.registry.sealed(change, &self.place.served, entry)?;
+            put_event(ty, &sealed, out);
+            return Ok(());
+        }
         let object = match &change.entry {
             None => self.bookmark(change),
             Some(entry) => {
@@ -202,11 +207,14 @@ fn put_cbor(ty: &str, object: Value, out: &mut BytesMut) {
 
 /// A frame is its length, four bytes big endian, and a WatchEvent around the sealed object.
 fn put_protobuf(registry: &Registry, ty: &str, object: &Value, out: &mut BytesMut) -> Result<(), Status> {
-    let sealed = respond::sealed(&registry.api(), object)?;
-    let event = fram_machinery::protobuf::encode_watch_event(ty, &sealed);
+    put_event(ty, &respond::sealed(&registry.api(), object)?, out);
+    Ok(())
+}
+
+fn put_event(ty: &str, sealed: &[u8], out: &mut BytesMut) {
+    let event = fram_machinery::protobuf::encode_watch_event(ty, sealed);
     out.extend_from_slice(&(event.len() as u32).to_be_bytes());
     out.extend_from_slice(&event);
-    Ok(())
 }
 
 type Frame = Result<http_body::Frame<Bytes>, std::io::Error>;

@@ -27,8 +27,9 @@ impl Registry {
         let stored = place.served.stored.clone();
         loop {
             let entry = self.get(place).await?;
-            let record = Record::parse(&entry.value).map_err(Status::internal)?;
-            let old = record.to_object(entry.modified.0).map_err(Status::internal)?;
+            let old = self.stored(&entry)?;
+            // Who follows the kind is shown the last object.
+            self.trees.put(entry.value.clone(), (), old.clone());
             check_preconditions(place, options, &old)?;
             let mut request = Request::new(self, place, "", Verb::Delete, write);
             if !write.housekeeping {
@@ -62,7 +63,9 @@ impl Registry {
     }
 
     async fn mark(&self, stored: &Kind, key: &Key, entry: &Entry, mut object: Value) -> Result<Option<Value>, Status> {
-        let put = Operation::put(key.clone(), Record::encode(stored, object.clone()));
+        let value = Record::encode(stored, object.clone());
+        self.trees.put(value.clone(), (), object.clone());
+        let put = Operation::put(key.clone(), value);
         let transaction = Transaction::new(vec![put]).when(Condition::ModifiedAt(key.clone(), entry.modified));
         match self.store.commit(transaction).await {
             Ok(committed) => {

@@ -6,7 +6,7 @@ use base64::Engine;
 use fram_api::Kind;
 use fram_machinery::labels::{FieldSelector, Selector};
 use fram_machinery::{Status, Value, json, object};
-use fram_store::{Entry, Revision, Snapshot};
+use fram_store::{Entry, Facet, Revision, Snapshot};
 
 use super::record::field_text;
 use super::{Place, Record, Registry, Served, store_status};
@@ -60,6 +60,15 @@ impl Selection {
 
     pub fn matches(&self, served: &Served, record: &Record<'_>) -> bool {
         record.matches_labels(&self.labels) && (self.fields.is_everything() || self.matches_fields(served, record))
+    }
+
+    /// By what a watch of these objects can be told from others before they are looked at: the first field that has to have a value,
+    /// of those that records carry. Those of a custom resource may have been written under another definition.
+    pub(super) fn facet(&self, stored: &Kind) -> Option<Facet> {
+        let required = self.fields.requirements.iter().filter(|r| r.equal && stored.custom.is_none());
+        let place = |path: &str| stored.selectable.iter().position(|s| *s == path);
+        let (field, text) = required.filter_map(|r| Some((place(&r.path)?, &r.value))).next()?;
+        Some(Facet { read: |bytes, field| Record::parse(bytes).ok()?.nth_field(field), field, text: text.as_str().into() })
     }
 
     /// The record's header has the fields of the definition under which it was written; another one's are looked up.

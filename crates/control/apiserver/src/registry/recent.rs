@@ -1,24 +1,29 @@
-//! What was written a moment ago, as the trees that its writers had. Components of the same process follow all writes; this spares
-//! each of them the decoding. It is known by the very bytes that were committed: an engine that reads its values anew finds nothing
-//! here, and decodes.
+//! What was made of the latest writes and is wanted again at once: the trees that their writers had, and their encodings for watchers.
+//! Components of the same process follow all writes, and many clients watch the same collections; this spares each of them the work.
+//! It is known by the very bytes that were committed: an engine that reads its values anew finds nothing here, and decodes.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use fram_machinery::Value;
 use parking_lot::Mutex;
 
-/// So many writes may be on their way to their watchers.
-const MOST: usize = 64;
+/// So many trees may be on their way to their watchers.
+const MOST: usize = 128;
 /// Larger objects, in bytes, are decoded by who follows them: their trees are several times as large, and would stay.
 const LARGEST: usize = 64 * 1024;
 
-#[derive(Default)]
-pub(super) struct Recent(Mutex<VecDeque<(Bytes, Value)>>);
+/// Values of `V`, each of which was made from bytes under the circumstances `K`.
+pub(super) struct Recent<K, V>(Mutex<VecDeque<(Bytes, K, V)>>);
 
-impl Recent {
-    /// Keeps a tree beside the bytes that it was encoded to.
-    pub(super) fn put(&self, bytes: Bytes, object: Value) {
+impl<K, V> Default for Recent<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: PartialEq, V: Clone> Recent<K, V> {
+    /// Keeps what was made of the bytes, or what they were made of.
+    pub(super) fn put(&self, bytes: Bytes, made: K, value: V) {
         if bytes.len() > LARGEST {
             return;
         }
@@ -26,14 +31,14 @@ impl Recent {
         if known.len() == MOST {
             known.pop_front();
         }
-        known.push_back((bytes, object));
+        known.push_back((bytes, made, value));
     }
 
-    /// The tree of these very bytes, of some earlier revision or of none.
-    pub(super) fn get(&self, bytes: &Bytes) -> Option<Value> {
+    /// What belongs to these very bytes.
+    pub(super) fn get(&self, bytes: &Bytes, made: &K) -> Option<V> {
         let known = self.0.lock();
-        let same = |(own, _): &&(Bytes, Value)| own.as_ptr() == bytes.as_ptr() && own.len() == bytes.len();
-        known.iter().rev().find(same).map(|(_, object)| object.clone())
+        let same = |(own, how, _): &&(Bytes, K, V)| own.as_ptr() == bytes.as_ptr() && own.len() == bytes.len() && how == made;
+        known.iter().rev().find(same).map(|(_, _, value)| value.clone())
     }
 }
 
@@ -45,13 +50,14 @@ mod tests {
     fn bytes_are_known_by_their_place_and_not_for_long() {
         let recent = Recent::default();
         let bytes = Bytes::from(vec![1, 2]);
-        recent.put(bytes.clone(), Value::Int(1));
-        assert_eq!(recent.get(&bytes.clone()), Some(Value::Int(1)));
-        assert_eq!(recent.get(&Bytes::from(vec![1, 2])), None);
-        (0..MOST).for_each(|n| recent.put(Bytes::from(vec![n as u8]), Value::Null));
-        assert_eq!(recent.get(&bytes), None);
+        recent.put(bytes.clone(), 1, "tree");
+        assert_eq!(recent.get(&bytes.clone(), &1), Some("tree"));
+        assert_eq!(recent.get(&bytes.clone(), &2), None, "it was made otherwise");
+        assert_eq!(recent.get(&Bytes::from(vec![1, 2]), &1), None);
+        (0..MOST).for_each(|n| recent.put(Bytes::from(vec![n as u8]), 1, ""));
+        assert_eq!(recent.get(&bytes, &1), None);
         let large = Bytes::from(vec![0; LARGEST + 1]);
-        recent.put(large.clone(), Value::Null);
-        assert_eq!(recent.get(&large), None);
+        recent.put(large.clone(), 1, "");
+        assert_eq!(recent.get(&large, &1), None);
     }
 }

@@ -15,6 +15,8 @@ const HEADER: usize = 1 + 5 * 4;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
+    #[error("the stored object cannot be decrypted: its key is not among those of this server, or the service that has it does not answer")]
+    Sealed,
     #[error("stored object has the unknown format {0}")]
     Version(u8),
     #[error("stored object is cut short")]
@@ -134,6 +136,8 @@ impl<'a> Record<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
         match bytes.first() {
             Some(&VERSION) => {}
+            // As the store leaves a value that its cipher cannot open.
+            Some(_) if bytes.starts_with(b"k8s:enc:") => return Err(RecordError::Sealed),
             Some(&other) => return Err(RecordError::Version(other)),
             None => return Err(RecordError::Short),
         }
@@ -159,7 +163,7 @@ impl<'a> Record<'a> {
         &self.bytes[HEADER..self.ends[0]]
     }
 
-    fn fields(&self) -> &[u8] {
+    fn fields(&self) -> &'a [u8] {
         &self.bytes[self.ends[0]..self.ends[1]]
     }
 
@@ -235,15 +239,17 @@ impl<'a> Record<'a> {
     }
 
     /// The text of a selectable field.
-    pub fn field(&self, selectable: &[Key], path: &str) -> Option<&str> {
+    pub fn field(&self, selectable: &[Key], path: &str) -> Option<&'a str> {
+        self.nth_field(selectable.iter().position(|name| *name == path)?)
+    }
+
+    /// The text of the selectable field at a place among them.
+    pub fn nth_field(&self, place: usize) -> Option<&'a str> {
         let mut rest = self.fields();
-        for name in selectable {
-            let text = take_text(&mut rest)?;
-            if *name == path {
-                return Some(text);
-            }
+        for _ in 0..place {
+            take_text(&mut rest)?;
         }
-        None
+        take_text(&mut rest)
     }
 }
 

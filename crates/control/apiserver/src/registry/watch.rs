@@ -115,7 +115,8 @@ impl Registry {
                 pending.push_back(Change::new(ChangeKind::InitialEventsEnd, None, current));
             }
         }
-        let watch = self.store.watch(&prefix, Revision(start)).await.map_err(watch_status)?;
+        let facet = request.selection.facet(&stored);
+        let watch = self.store.watch_facet(&prefix, facet, Revision(start)).await.map_err(watch_status)?;
         let (registry, served) = (self.clone(), place.served.clone());
         Ok(Watching { registry, watch, arrived: Default::default(), served, selection: request.selection, pending, seen: start })
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fram_api::{Kind, names, strategy};
 use fram_machinery::{Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
@@ -21,9 +22,18 @@ const EVENT_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
 /// What a write led to.
 pub struct Written {
     pub object: Value,
+    /// The same as it was stored, where the kind that was asked for is the stored one.
+    pub entry: Option<Stored>,
     pub created: bool,
     /// What admission had to say.
     pub warnings: Vec<String>,
+}
+
+/// The bytes of a stored object, and its revision.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub value: Bytes,
+    pub revision: u64,
 }
 
 /// An object as a client sent it.
@@ -124,7 +134,7 @@ impl Registry {
         strategy(&stored).read_back(&mut object);
         let mut turn = None;
         for _ in 0..RETRIES {
-            let Some(written) = self.try_create(&place, object.clone(), write).await? else {
+            let Some((written, entry)) = self.try_create(&place, object.clone(), write).await? else {
                 // One at a time from now on: of many who want the same quota only one would win each round.
                 if turn.is_none() {
                     turn = Some(self.turns.wait(&place.namespace).await);
@@ -132,13 +142,13 @@ impl Registry {
                 continue;
             };
             let object = self.convert(written, &stored, &place.served.kind).await?;
-            return Ok(Written { object, created: true, warnings: request.take_warnings() });
+            return Ok(Written { object, entry, created: true, warnings: request.take_warnings() });
         }
         Err(place.conflict("quotas and numbers of the object are taken by others all the time; please try again"))
     }
 
     /// Commits an object that is ready, with what must be written beside it; None where what it was to get went to another.
-    async fn try_create(&self, place: &Place, object: Value, write: &Write) -> Result<Option<Value>, Status> {
+    async fn try_create(&self, place: &Place, object: Value, write: &Write) -> Result<Option<(Value, Option<Stored>)>, Status> {
         let stored = &place.served.stored;
         let charge = quota::charge(self, place, "", &object, None).await?;
         let asked = object.clone();
@@ -146,19 +156,20 @@ impl Registry {
         let mut object = allocation.object;
         self.track(place, &mut object, None, "", write)?;
         if write.dry_run {
-            return Ok(Some(object));
+            return Ok(Some((object, None)));
         }
         let key = Key::from(self.key_of(place));
         let value = Record::encode(stored, object.clone());
-        self.recent.put(value.clone(), object.clone());
-        let put = Operation::Put { key: key.clone(), value, ttl: ttl(stored) };
+        self.trees.put(value.clone(), (), object.clone());
+        let put = Operation::Put { key: key.clone(), value: value.clone(), ttl: ttl(stored) };
         let mut transaction = Transaction::new(vec![put]).when(Condition::Absent(key.clone()));
         transaction.conditions.extend(charge.conditions.into_iter().chain(allocation.conditions));
         transaction.operations.extend(charge.operations.into_iter().chain(allocation.operations));
         match self.store.commit(transaction).await {
             Ok(committed) => {
                 object.set(&["metadata", "resourceVersion"], committed.revision.to_string());
-                Ok(Some(object))
+                let entry = Stored { value, revision: committed.revision.0 };
+                Ok(Some((object, place.served.verbatim().then_some(entry))))
             }
             Err(StoreError::Conflict { key: found, .. }) if found == key => Err(place.already_exists()),
             Err(StoreError::Conflict { key: found, .. }) if quota::is_quota(&found) => Ok(None),
@@ -240,32 +251,33 @@ impl Registry {
         let allocation = self.allocators.allocate(self, place, object, Some(&old)).await?;
         let mut object = allocation.object;
         self.track(place, &mut object, Some(&old), subresource, write)?;
-        let answer = |object: Value| async {
+        let answer = |object: Value, entry: Option<Stored>| async {
             let object = self.convert(object, &stored, &place.served.kind).await?;
-            Ok(Some(Written { object, created: false, warnings: request.take_warnings() }))
+            let entry = entry.filter(|_| place.served.verbatim());
+            Ok(Some(Written { object, entry, created: false, warnings: request.take_warnings() }))
         };
         if write.dry_run {
-            return answer(object).await;
+            return answer(object, None).await;
         }
         if finished(&stored, &object) {
             return match self.remove(place, key, entry, &object).await? {
-                Some(gone) => answer(gone).await,
+                Some(gone) => answer(gone, None).await,
                 None => Ok(None),
             };
         }
         let value = Record::encode(&stored, object.clone());
         if value == entry.value {
-            return answer(old).await;
+            return answer(old, None).await;
         }
-        self.recent.put(value.clone(), object.clone());
-        let put = Operation::Put { key: key.clone(), value, ttl: ttl(&stored) };
+        self.trees.put(value.clone(), (), object.clone());
+        let put = Operation::Put { key: key.clone(), value: value.clone(), ttl: ttl(&stored) };
         let mut transaction = Transaction::new(vec![put]).when(Condition::ModifiedAt(key.clone(), entry.modified));
         transaction.conditions.extend(charge.conditions.into_iter().chain(allocation.conditions));
         transaction.operations.extend(charge.operations.into_iter().chain(allocation.operations));
         match self.store.commit(transaction).await {
             Ok(committed) => {
                 object.set(&["metadata", "resourceVersion"], committed.revision.to_string());
-                answer(object).await
+                answer(object, Some(Stored { value, revision: committed.revision.0 })).await
             }
             Err(StoreError::Conflict { key: found, .. }) if quota::is_quota(&found) && found != *key => Ok(None),
             Err(StoreError::Conflict { key: found, current }) if found == *key => match current {

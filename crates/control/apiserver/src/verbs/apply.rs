@@ -9,7 +9,7 @@ use crate::registry::{Body, FieldValidation, Place, Write, Written};
 use crate::server::{Server, field_validation, write_of};
 use crate::user::User;
 
-/// Applies a configuration; the answer is the object and whether it is new.
+/// Applies a configuration; the answer says whether the object is new.
 pub(super) async fn apply(
     server: &Server,
     user: &User,
@@ -18,7 +18,7 @@ pub(super) async fn apply(
     config: &Value,
     options: &WriteOptions,
     warnings: &mut Vec<String>,
-) -> Result<(Value, bool), Status> {
+) -> Result<Written, Status> {
     let registry = &server.registry;
     let kind = place.kind();
     if options.field_manager.is_empty() {
@@ -58,7 +58,7 @@ pub(super) async fn apply(
     loop {
         match registry.update(place, subresource, &write, merge).await {
             Err(status) if status.is(Reason::NotFound) && subresource.is_empty() && meta::uid(&config).is_empty() => {}
-            other => return other.map(|w| done(w, false, warnings)),
+            other => return other,
         }
         super::may_create(server, user, place).await?;
         let mut object = merge(&registry.empty_object(kind)?)?;
@@ -66,14 +66,9 @@ pub(super) async fn apply(
         match registry.create(place, object, &write).await {
             // Someone else made it meanwhile: then it is merged.
             Err(status) if status.is(Reason::AlreadyExists) => continue,
-            other => return other.map(|w| done(w, true, warnings)),
+            other => return other,
         }
     }
-}
-
-fn done(written: Written, created: bool, warnings: &mut Vec<String>) -> (Value, bool) {
-    warnings.extend(written.warnings);
-    (written.object, created)
 }
 
 /// What a custom resource does not declare is refused below, in other words.

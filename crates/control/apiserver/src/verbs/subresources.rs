@@ -5,7 +5,7 @@ use fram_client::{Verb, WriteOptions};
 use fram_machinery::labels::Selector;
 use fram_machinery::{Key, Status, Value, meta, object};
 
-use super::{decode, patch_object};
+use super::{changed, decode, patch_object};
 use crate::admission::{Operation, Request};
 use crate::registry::{Body, Place, Write, Written};
 use crate::server::{Answer, Performed, Server, field_validation, write_of};
@@ -39,15 +39,14 @@ pub(super) async fn execute(
         }
         (_, Verb::Create { object, options }) => create(server, user, place, subresource, object, duplicates, options).await,
         (_, Verb::Update { object, options }) => {
-            let (object, mut warnings) = decode(&server.registry, &place, object, duplicates, &options)?;
+            let (object, warnings) = decode(&server.registry, &place, object, duplicates, &options)?;
             let written = update(server, user, &place, subresource, object, &options).await?;
-            warnings.extend(written.warnings);
-            Ok(Performed { answer: Answer::Object { served: place.served, object: written.object, created: false }, warnings })
+            Ok(changed(place.served, written, warnings))
         }
         (_, Verb::Patch { patch, options }) => {
             let mut warnings = Vec::new();
-            let (object, created) = patch_object(server, user, &place, subresource, patch, duplicates, &options, &mut warnings).await?;
-            Ok(Performed { answer: Answer::Object { served: place.served, object, created }, warnings })
+            let written = patch_object(server, user, &place, subresource, patch, duplicates, &options, &mut warnings).await?;
+            Ok(changed(place.served, written, warnings))
         }
         (_, _) => Err(Status::method_not_allowed(&place.kind().group, &place.kind().plural, subresource)),
     }

@@ -17,7 +17,7 @@ use fram_client::{Client, EventRecorder, SharedInformers};
 use fram_controllers::Context;
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{
-    Clock, ClockListener, Committed, Embedded, Options, Revision, Snapshot, Store, StoreError, Transaction, UnixMillis, Watch,
+    Clock, ClockListener, Committed, Embedded, Facet, Options, Revision, Snapshot, Store, StoreError, Transaction, UnixMillis, Watch,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -77,8 +77,8 @@ impl Store for Instantaneous {
         self.0.seen()
     }
 
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
-        self.0.watch(prefix, after).await
+    async fn watch_facet(&self, prefix: &str, facet: Option<Facet>, after: Revision) -> Result<Watch, StoreError> {
+        self.0.watch_facet(prefix, facet, after).await
     }
 
     async fn compact(&self, to: Revision) -> Result<(), StoreError> {

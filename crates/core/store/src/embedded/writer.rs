@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use crate::cipher::Opened;
 use crate::clock::UnixMillis;
 use crate::error::StoreError;
 use crate::state::{EXPIRY_BACKOFF, State};
 use crate::timeline::Timeline;
+use crate::types::Entry;
 
 use super::checkpoint::{self, Contents};
 use super::directory::Directory;
@@ -211,8 +213,28 @@ impl Writer {
         if !due || self.running.is_some() || self.log.is_untrusted() || self.needs_checkpoint {
             return;
         }
+        if wanted {
+            self.reopen();
+        }
         if let Err(error) = self.start_checkpoint() {
             self.checkpoint_failed(&error);
+        }
+    }
+
+    /// Tries again to open the values for which there was no key. Where that succeeds, readers begin anew: what they saw cannot have
+    /// been of use.
+    fn reopen(&mut self) {
+        let Some(cipher) = self.options.cipher.clone() else { return };
+        let sealed: Vec<_> = self.state.root.values().filter(|entry| cipher.is_sealed(&entry.value)).cloned().collect();
+        let mut opened = false;
+        for entry in sealed {
+            if let Ok(Opened { value: Some(value), .. }) = cipher.open(&entry.key, &entry.value) {
+                self.state.replace(Entry { value: value.into(), ..Entry::clone(&entry) });
+                opened = true;
+            }
+        }
+        if opened {
+            self.timeline.reset(self.state.revision, self.state.root.clone());
         }
     }
 

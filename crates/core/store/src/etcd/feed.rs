@@ -62,6 +62,8 @@ pub(crate) struct Progress {
 pub(crate) struct Asks {
     pub(crate) progress: Notify,
     pub(crate) elsewhere: Notify,
+    /// Not of readers: values that could not be opened may be openable now.
+    pub(crate) anew: Notify,
 }
 
 /// Why the watch came to an end.
@@ -72,6 +74,8 @@ enum Ended {
     Compacted,
     /// etcd's history is not the one that was followed.
     Rewound(Revision),
+    /// All values are to be opened again.
+    Anew,
 }
 
 impl From<Failure> for Ended {
@@ -145,11 +149,11 @@ pub(crate) async fn load(cluster: &Cluster, keys: &Keys, opener: &Opener) -> Res
         Ok(loaded) => return Ok(loaded),
         Err(Ended::Broken(error)) => return Err(error),
         // Another server has compacted meanwhile, and will not do so again soon.
-        Err(Ended::Compacted | Ended::Rewound(_)) => {}
+        Err(Ended::Compacted | Ended::Rewound(_) | Ended::Anew) => {}
     }
     load_at(cluster, keys, opener, None).await.map_err(|ended| match ended {
         Ended::Broken(error) => error,
-        Ended::Compacted | Ended::Rewound(_) => {
+        Ended::Compacted | Ended::Rewound(_) | Ended::Anew => {
             StoreError::Unavailable { reason: "its history is compacted faster than it is read".into() }
         }
     })
@@ -192,7 +196,7 @@ impl Feed {
                     self.progress.send_modify(|progress| progress.trouble = Some(error));
                     member = self.cluster.after(member);
                 }
-                Ended::Compacted => {
+                Ended::Compacted | Ended::Anew => {
                     let Some(reloaded) = stop.run_until_cancelled(self.reload()).await else { return };
                     if let Err(error) = reloaded {
                         self.progress.send_modify(|progress| progress.trouble = Some(error));
@@ -248,6 +252,7 @@ impl Feed {
                 () = asks.elsewhere.notified() => {
                     return Err(Ended::Broken(StoreError::Unavailable { reason: "readers waited too long".into() }));
                 }
+                () = asks.anew.notified() => return Err(Ended::Anew),
                 () = asks.progress.notified() => {
                     outgoing.send(&progress().0);
                 }
@@ -289,9 +294,9 @@ impl Feed {
     async fn reload(&mut self) -> Result<(), StoreError> {
         let loaded = load_at(&self.cluster, &self.keys, &self.opener, None).await.map_err(|ended| match ended {
             Ended::Broken(error) => error,
-            Ended::Compacted | Ended::Rewound(_) => StoreError::Unavailable { reason: "its history is compacted while it is read".into() },
+            _ => StoreError::Unavailable { reason: "its history is compacted while it is read".into() },
         })?;
-        tracing::warn!(from = self.revision.0, to = loaded.revision.0, "etcd compacted what was not seen yet: all keys were read anew");
+        tracing::warn!(from = self.revision.0, to = loaded.revision.0, "all keys were read anew from etcd");
         (self.root, self.revision) = (loaded.root, loaded.revision);
         self.timeline.reset(self.revision, self.root.clone());
         self.progress.send_modify(|progress| progress.revision = self.revision);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_store::{Operation, Revision, StoreError, WatchItem};
+use fram_store::{Facet, Operation, Revision, StoreError, WatchItem};
 
 use crate::subject::{collect, describe, events, item, put, subject};
 
@@ -105,6 +105,40 @@ async fn watches_opened_at_any_moment_see_every_change_once_and_in_order() {
         });
     }
     tasks.join_all().await;
+}
+
+/// The word at a place; a value without words cannot be told.
+fn word(value: &[u8], field: usize) -> Option<&str> {
+    std::str::from_utf8(value).ok()?.split_once(' ').map(|(first, second)| [first, second][field])
+}
+
+#[tokio::test]
+async fn a_watch_of_a_facet_shows_what_begins_to_have_it_has_it_or_ends_to_have_it() {
+    let subject = subject().await;
+    let facet = |field, text: &str| Some(Facet { read: word, field, text: text.into() });
+    subject.put("a", "n1 x").await;
+    let start = subject.put("b", "n2 x").await;
+    subject.put("c", "n1 y").await;
+    let mut watches = Vec::new();
+    for (facet, expect) in [
+        (facet(0, "n1"), vec!["c Put - -> n1 y", "a Put n1 x -> n2 y", "b Put n2 x -> n1 x", "c Delete n1 y -> -", "d Put - -> odd"]),
+        (facet(0, "n2"), vec!["a Put n1 x -> n2 y", "b Put n2 x -> n1 x", "a Put n2 y -> n2 z", "d Put - -> odd"]),
+        (facet(1, "y"), vec!["c Put - -> n1 y", "a Put n1 x -> n2 y", "c Delete n1 y -> -", "a Put n2 y -> n2 z", "d Put - -> odd"]),
+        (facet(0, "n3"), vec!["d Put - -> odd"]),
+    ] {
+        watches.push((subject.store.watch_facet("", facet, start).await.unwrap(), expect));
+    }
+    let gone = subject.store.watch_facet("", facet(0, "n1"), start).await.unwrap();
+    drop(gone);
+    subject.commit(vec![put("a", "n2 y"), put("b", "n1 x")]).await;
+    subject.delete("c").await;
+    subject.put("a", "n2 z").await;
+    subject.put("d", "odd").await;
+    for (watch, expect) in &mut watches {
+        let events = collect(watch, expect.len()).await;
+        // Those that come with a value of which nothing can be told are more than was asked for.
+        assert_eq!(events.iter().map(describe).collect::<Vec<_>>(), *expect);
+    }
 }
 
 #[tokio::test]

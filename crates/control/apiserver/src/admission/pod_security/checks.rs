@@ -25,6 +25,15 @@ impl Level {
     }
 }
 
+/// A level as one minor version of Kubernetes had it, `NEWEST` for the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Policy {
+    pub(super) level: Level,
+    pub(super) minor: u32,
+}
+
+pub(super) const NEWEST: u32 = u32::MAX;
+
 /// Capabilities that containers may add at the level baseline.
 const CAPABILITIES: [&str; 13] = [
     "AUDIT_WRITE",
@@ -42,58 +51,75 @@ const CAPABILITIES: [&str; 13] = [
     "SYS_CHROOT",
 ];
 
-const SYSCTLS: [&str; 12] = [
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.tcp_syncookies",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_wmem",
+/// Sysctls that pods may set, each with the minor version that first allowed it.
+const SYSCTLS: [(u32, &str); 12] = [
+    (0, "kernel.shm_rmid_forced"),
+    (0, "net.ipv4.ip_local_port_range"),
+    (0, "net.ipv4.tcp_syncookies"),
+    (0, "net.ipv4.ping_group_range"),
+    (0, "net.ipv4.ip_unprivileged_port_start"),
+    (27, "net.ipv4.ip_local_reserved_ports"),
+    (29, "net.ipv4.tcp_keepalive_time"),
+    (29, "net.ipv4.tcp_fin_timeout"),
+    (29, "net.ipv4.tcp_keepalive_intvl"),
+    (29, "net.ipv4.tcp_keepalive_probes"),
+    (32, "net.ipv4.tcp_rmem"),
+    (32, "net.ipv4.tcp_wmem"),
 ];
 
 /// The kinds of volumes of the level restricted.
 const VOLUMES: [&str; 9] =
     ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret"];
 
+/// Allowed SELinux types, the last one since 1.31.
 const SELINUX_TYPES: [&str; 5] = ["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
 
-type Check = fn(&Value) -> Option<String>;
+/// What a pod breaks, if it does, of the policy of a minor version.
+type Run = fn(&Value, u32) -> Option<String>;
 
-/// Every check with the levels that it belongs to, in the order in which they are told.
-const CHECKS: [(Level, Option<Level>, Check); 20] = [
-    (Level::Restricted, None, privilege_escalation),
-    (Level::Baseline, None, app_armor),
-    // The stricter check takes the place of the other.
-    (Level::Baseline, Some(Level::Restricted), capabilities_baseline),
-    (Level::Restricted, None, capabilities_restricted),
-    (Level::Baseline, None, host_namespaces),
-    (Level::Baseline, Some(Level::Restricted), host_paths),
-    (Level::Baseline, None, host_ports),
-    (Level::Baseline, None, probe_hosts),
-    (Level::Baseline, None, privileged),
-    (Level::Baseline, Some(Level::Restricted), proc_mount_baseline),
-    (Level::Restricted, None, proc_mount),
-    (Level::Restricted, None, volumes),
-    (Level::Restricted, None, run_as_non_root),
-    (Level::Restricted, None, run_as_user),
-    (Level::Baseline, None, selinux),
-    (Level::Baseline, Some(Level::Restricted), seccomp_baseline),
-    (Level::Restricted, None, seccomp_restricted),
-    (Level::Baseline, None, sysctls),
-    (Level::Baseline, None, windows_host_process),
-    (Level::Baseline, None, app_armor_annotations),
+struct Check {
+    level: Level,
+    /// The minor version since which it belongs to the level.
+    since: u32,
+    /// The minor version since which a stricter check takes its place at the level restricted.
+    replaced: Option<u32>,
+    run: Run,
+}
+
+const fn check(level: Level, since: u32, replaced: Option<u32>, run: Run) -> Check {
+    Check { level, since, replaced, run }
+}
+
+/// Every check, in the order in which they are told.
+const CHECKS: [Check; 20] = [
+    check(Level::Restricted, 8, None, privilege_escalation),
+    check(Level::Baseline, 0, None, |pod, _| app_armor(pod)),
+    check(Level::Baseline, 0, Some(22), |pod, _| capabilities_baseline(pod)),
+    check(Level::Restricted, 22, None, capabilities_restricted),
+    check(Level::Baseline, 0, None, |pod, _| host_namespaces(pod)),
+    check(Level::Baseline, 0, Some(0), |pod, _| host_paths(pod)),
+    check(Level::Baseline, 0, None, |pod, _| host_ports(pod)),
+    check(Level::Baseline, 34, None, |pod, _| probe_hosts(pod)),
+    check(Level::Baseline, 0, None, |pod, _| privileged(pod)),
+    check(Level::Baseline, 0, Some(35), proc_mount_baseline),
+    check(Level::Restricted, 35, None, |pod, _| proc_mount(pod)),
+    check(Level::Restricted, 0, None, |pod, _| volumes(pod)),
+    check(Level::Restricted, 0, None, run_as_non_root),
+    check(Level::Restricted, 23, None, run_as_user),
+    check(Level::Baseline, 0, None, selinux),
+    check(Level::Baseline, 0, Some(19), seccomp_baseline),
+    check(Level::Restricted, 19, None, seccomp_restricted),
+    check(Level::Baseline, 0, None, sysctls),
+    check(Level::Baseline, 0, None, |pod, _| windows_host_process(pod)),
+    check(Level::Baseline, 0, None, |pod, _| app_armor_annotations(pod)),
 ];
 
-/// What a pod, or a template of one, breaks of a level: each a reason with its details in parentheses.
-pub(super) fn violations(level: Level, pod: &Value) -> Vec<String> {
-    let counts = |(from, until, _): &&(Level, Option<Level>, Check)| level >= *from && until.is_none_or(|until| level < until);
-    CHECKS.iter().filter(counts).filter_map(|(.., check)| check(pod)).collect()
+/// What a pod, or a template of one, breaks of a policy: each a reason with its details in parentheses.
+pub(super) fn violations(policy: Policy, pod: &Value) -> Vec<String> {
+    let Policy { level, minor } = policy;
+    let replaced = |check: &Check| level == Level::Restricted && check.replaced.is_some_and(|since| minor >= since);
+    let counts = |check: &&Check| level >= check.level && minor >= check.since && !replaced(check);
+    CHECKS.iter().filter(counts).filter_map(|check| (check.run)(pod, minor)).collect()
 }
 
 fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
@@ -142,12 +168,13 @@ fn text(value: Option<&Value>) -> &str {
     value.and_then(Value::as_str).unwrap_or_default()
 }
 
-fn is_windows(pod: &Value) -> bool {
-    pod.str_at(&["spec", "os", "name"]) == "windows"
+/// Whether what only Linux knows is not asked of the pod; since 1.25.
+fn is_windows(pod: &Value, minor: u32) -> bool {
+    minor >= 25 && pod.str_at(&["spec", "os", "name"]) == "windows"
 }
 
-fn privilege_escalation(pod: &Value) -> Option<String> {
-    let bad = named(pod, |c| !is(of_container(c, &["allowPrivilegeEscalation"]), false) && !is_windows(pod));
+fn privilege_escalation(pod: &Value, minor: u32) -> Option<String> {
+    let bad = named(pod, |c| !is(of_container(c, &["allowPrivilegeEscalation"]), false) && !is_windows(pod, minor));
     told("allowPrivilegeEscalation != false", &bad, "must set securityContext.allowPrivilegeEscalation=false")
 }
 
@@ -193,8 +220,8 @@ fn capabilities_baseline(pod: &Value) -> Option<String> {
     told("non-default capabilities", &names, &format!("must not include {} in securityContext.capabilities.add", quoted(&which)))
 }
 
-fn capabilities_restricted(pod: &Value) -> Option<String> {
-    if is_windows(pod) {
+fn capabilities_restricted(pod: &Value, minor: u32) -> Option<String> {
+    if is_windows(pod, minor) {
         return None;
     }
     let drops_all = |c: &Value| {
@@ -262,14 +289,14 @@ fn privileged(pod: &Value) -> Option<String> {
     told("privileged", &bad, "must not set securityContext.privileged=true")
 }
 
-/// Whether the pod has a user namespace of its own, in which root is nobody outside.
-fn has_own_users(pod: &Value) -> bool {
-    pod.bool_at(&["spec", "hostUsers"]) == Some(false)
+/// Whether the pod has a user namespace of its own, in which root is nobody outside; that counts since 1.35.
+fn has_own_users(pod: &Value, minor: u32) -> bool {
+    minor >= 35 && pod.bool_at(&["spec", "hostUsers"]) == Some(false)
 }
 
-fn proc_mount_baseline(pod: &Value) -> Option<String> {
+fn proc_mount_baseline(pod: &Value, minor: u32) -> Option<String> {
     // There an unmasked /proc shows nothing of the host.
-    if has_own_users(pod) { None } else { proc_mount(pod) }
+    if has_own_users(pod, minor) { None } else { proc_mount(pod) }
 }
 
 fn proc_mount(pod: &Value) -> Option<String> {
@@ -299,8 +326,8 @@ fn volumes(pod: &Value) -> Option<String> {
     })
 }
 
-fn run_as_non_root(pod: &Value) -> Option<String> {
-    if has_own_users(pod) {
+fn run_as_non_root(pod: &Value, minor: u32) -> Option<String> {
+    if has_own_users(pod, minor) {
         return None;
     }
     let pod_value = of_pod(pod, &["runAsNonRoot"]);
@@ -317,8 +344,8 @@ fn run_as_non_root(pod: &Value) -> Option<String> {
     (!silent.is_empty()).then(|| format!("runAsNonRoot != true ({text})"))
 }
 
-fn run_as_user(pod: &Value) -> Option<String> {
-    if has_own_users(pod) {
+fn run_as_user(pod: &Value, minor: u32) -> Option<String> {
+    if has_own_users(pod, minor) {
         return None;
     }
     let root = |value: Option<&Value>| value.and_then(Value::as_int) == Some(0);
@@ -327,15 +354,15 @@ fn run_as_user(pod: &Value) -> Option<String> {
     Some(format!("runAsUser=0 ({who} must not set runAsUser=0)"))
 }
 
-fn selinux(pod: &Value) -> Option<String> {
+fn selinux(pod: &Value, minor: u32) -> Option<String> {
     let options = |value: Option<&'_ Value>| value.cloned().unwrap_or_default();
-    let bad =
-        |o: &Value| !SELINUX_TYPES.contains(&o.str_at(&["type"])) || !o.str_at(&["user"]).is_empty() || !o.str_at(&["role"]).is_empty();
+    let allowed = &SELINUX_TYPES[..if minor < 31 { 4 } else { 5 }];
+    let bad = |o: &Value| !allowed.contains(&o.str_at(&["type"])) || !o.str_at(&["user"]).is_empty() || !o.str_at(&["role"]).is_empty();
     let own = options(of_pod(pod, &["seLinuxOptions"]));
     let names = named(pod, |c| bad(&options(of_container(c, &["seLinuxOptions"]))));
     let who = setters(bad(&own), &names)?;
     let all: Vec<Value> = containers(pod).map(|c| options(of_container(c, &["seLinuxOptions"]))).chain([own]).collect();
-    let mut types: Vec<&str> = all.iter().map(|o| o.str_at(&["type"])).filter(|t| !SELINUX_TYPES.contains(t)).collect();
+    let mut types: Vec<&str> = all.iter().map(|o| o.str_at(&["type"])).filter(|t| !allowed.contains(t)).collect();
     types.sort_unstable();
     types.dedup();
     let mut data = Vec::new();
@@ -350,18 +377,34 @@ fn selinux(pod: &Value) -> Option<String> {
     Some(format!("seLinuxOptions ({who} set forbidden securityContext.seLinuxOptions: {})", data.join("; ")))
 }
 
-fn seccomp_baseline(pod: &Value) -> Option<String> {
+/// The annotations that came before the fields of 1.19.
+fn seccomp_annotations(pod: &Value) -> Option<String> {
+    const POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
+    const CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
+    let keys = containers(pod).map(|c| format!("{CONTAINER}{}", c.str_at(&["name"]))).chain([POD.to_string()]);
+    let value = |key: String| Some((pod.at(&["metadata", "annotations", &key])?.as_str().unwrap_or_default(), key));
+    let bad = |value: &str| !matches!(value, "runtime/default" | "docker/default") && !value.starts_with("localhost/");
+    let mut found: Vec<String> = keys.filter_map(value).filter(|(v, _)| bad(v)).map(|(v, key)| format!("{key}={v:?}")).collect();
+    found.sort();
+    found.dedup();
+    (!found.is_empty()).then(|| format!("seccompProfile (forbidden {} {})", plural("annotation", found.len()), found.join(", ")))
+}
+
+fn seccomp_baseline(pod: &Value, minor: u32) -> Option<String> {
+    if minor < 19 {
+        return seccomp_annotations(pod);
+    }
     let bad = |value: Option<&Value>| !matches!(text(value), "" | "RuntimeDefault" | "Localhost");
     let names = named(pod, |c| bad(of_container(c, &["seccompProfile", "type"])));
     let who = setters(bad(of_pod(pod, &["seccompProfile", "type"])), &names)?;
     Some(format!("seccompProfile ({who} must not set securityContext.seccompProfile.type to \"Unconfined\")"))
 }
 
-fn seccomp_restricted(pod: &Value) -> Option<String> {
-    if is_windows(pod) {
+fn seccomp_restricted(pod: &Value, minor: u32) -> Option<String> {
+    if is_windows(pod, minor) {
         return None;
     }
-    if let Some(worse) = seccomp_baseline(pod) {
+    if let Some(worse) = seccomp_baseline(pod, minor) {
         return Some(worse);
     }
     if !text(of_pod(pod, &["seccompProfile", "type"])).is_empty() {
@@ -373,9 +416,10 @@ fn seccomp_restricted(pod: &Value) -> Option<String> {
     (!silent.is_empty()).then(|| format!("seccompProfile (pod or {who} {} {must})", quoted(&silent)))
 }
 
-fn sysctls(pod: &Value) -> Option<String> {
+fn sysctls(pod: &Value, minor: u32) -> Option<String> {
+    let allowed = |name: &str| SYSCTLS.iter().any(|(since, sysctl)| *sysctl == name && minor >= *since);
     let set = of_pod(pod, &["sysctls"]).and_then(Value::as_list).map_or(&[][..], |l| l.as_slice());
-    let bad: Vec<&str> = set.iter().map(|s| s.str_at(&["name"])).filter(|name| !SYSCTLS.contains(name)).collect();
+    let bad: Vec<&str> = set.iter().map(|s| s.str_at(&["name"])).filter(|name| !allowed(name)).collect();
     (!bad.is_empty()).then(|| format!("forbidden sysctls ({})", bad.join(", ")))
 }
 
@@ -392,7 +436,41 @@ mod tests {
 
     #[track_caller]
     fn check(level: Level, spec: Value, expect: &[&str]) {
-        assert_eq!(violations(level, &object!({ "spec": spec })), expect);
+        assert_eq!(violations(Policy { level, minor: NEWEST }, &object!({ "spec": spec })), expect);
+    }
+
+    /// How many of its rules a pod breaks at minor versions.
+    #[track_caller]
+    fn over_time(level: Level, pod: &Value, expect: &[(u32, usize)]) {
+        for (minor, count) in expect {
+            let found = violations(Policy { level, minor: *minor }, pod);
+            assert_eq!(found.len(), *count, "1.{minor}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn levels_are_those_of_the_version_that_was_asked_for() {
+        let plain = object!({ "spec": { "containers": [{ "name": "a" }] } });
+        // Users, escalation, capabilities and seccomp came one after the other.
+        over_time(Level::Restricted, &plain, &[(0, 1), (7, 1), (8, 2), (18, 2), (19, 3), (22, 4), (36, 4), (NEWEST, 4)]);
+        let windows = object!({ "spec": { "os": { "name": "windows" }, "containers": [{ "name": "a" }] } });
+        over_time(Level::Restricted, &windows, &[(24, 4), (25, 1)]);
+        let own_users = object!({ "spec": { "hostUsers": false, "securityContext": { "runAsUser": 0 },
+            "containers": [{ "name": "a", "securityContext": { "procMount": "Unmasked" } }] } });
+        over_time(Level::Baseline, &own_users, &[(34, 1), (35, 0)]);
+        over_time(Level::Restricted, &own_users, &[(22, 5), (23, 6), (34, 6), (35, 4)]);
+        let sysctls = object!({ "spec": { "securityContext": { "sysctls": [{ "name": "net.ipv4.tcp_rmem" }] } } });
+        over_time(Level::Baseline, &sysctls, &[(31, 1), (32, 0)]);
+        let engine = object!({ "spec": { "securityContext": { "seLinuxOptions": { "type": "container_engine_t" } } } });
+        over_time(Level::Baseline, &engine, &[(30, 1), (31, 0)]);
+        let probe = object!({ "spec": { "containers": [{ "name": "a", "livenessProbe": { "tcpSocket": { "host": "192.0.2.1" } } }] } });
+        over_time(Level::Baseline, &probe, &[(33, 0), (34, 1)]);
+        let annotated =
+            object!({ "metadata": { "annotations": { "seccomp.security.alpha.kubernetes.io/pod": "unconfined" } }, "spec": {} });
+        over_time(Level::Baseline, &annotated, &[(18, 1), (19, 0)]);
+        let adding =
+            object!({ "spec": { "containers": [{ "name": "a", "securityContext": { "capabilities": { "add": ["SYS_ADMIN"] } } }] } });
+        over_time(Level::Restricted, &adding, &[(7, 2), (21, 4), (22, 4)]);
     }
 
     fn with(context: Value) -> Value {
