@@ -1,6 +1,7 @@
 //! The plugins of the default profile, in the order in which they filter.
 
 mod affinity;
+mod attachments;
 mod devices;
 mod images;
 mod interpod;
@@ -72,7 +73,10 @@ pub(crate) fn standard(arguments: &Arguments) -> Vec<Slot> {
         slot(Arc::new(affinity::NodeAffinity { added }), 2, true),
         slot(Arc::new(ports::NodePorts), 0, true),
         slot(Arc::new(resources::NodeResourcesFit { arguments: arguments.fit.clone() }), 1, true),
+        slot(Arc::new(attachments::VolumeRestrictions), 0, true),
+        slot(Arc::new(attachments::NodeVolumeLimits), 0, true),
         slot(Arc::new(volumes::VolumeBinding), 0, true),
+        slot(Arc::new(attachments::VolumeZone), 0, true),
         slot(Arc::new(spreading::PodTopologySpread { defaults: arguments.spreading.clone() }), 2, true),
         slot(
             Arc::new(interpod::InterPodAffinity {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{
-    DEVICE_CLASSES, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, RESOURCE_CLAIMS,
-    RESOURCE_SLICES, STORAGE_CLASSES,
+    CSI_NODES, DEVICE_CLASSES, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS,
+    RESOURCE_CLAIMS, RESOURCE_SLICES, STORAGE_CLASSES,
 };
 use fram_client::{Client, EventRecorder, Informer, SharedInformers};
 use fram_machinery::Status;
@@ -56,6 +56,7 @@ struct Followed {
     classes: Informer,
     namespaces: Informer,
     budgets: Informer,
+    csi_nodes: Informer,
     device_claims: Informer,
     device_slices: Informer,
     device_classes: Informer,
@@ -122,6 +123,7 @@ impl Scheduler {
             classes: get(&STORAGE_CLASSES),
             namespaces: get(&NAMESPACES),
             budgets: get(&POD_DISRUPTION_BUDGETS),
+            csi_nodes: get(&CSI_NODES),
             device_claims: get(&RESOURCE_CLAIMS),
             device_slices: get(&RESOURCE_SLICES),
             device_classes: get(&DEVICE_CLASSES),
@@ -163,16 +165,30 @@ impl Scheduler {
 
     pub async fn run(mut self, stop: CancellationToken) {
         let followed = self.followed.clone();
-        let Followed { pods, nodes, claims, volumes, classes, namespaces, budgets, device_claims, device_slices, device_classes } =
-            &*followed;
+        let Followed {
+            pods,
+            nodes,
+            claims,
+            volumes,
+            classes,
+            namespaces,
+            budgets,
+            csi_nodes,
+            device_claims,
+            device_slices,
+            device_classes,
+        } = &*followed;
         // A decision before all pods are known would count too little on the nodes, one before all budgets break them.
-        for informer in [pods, nodes, claims, volumes, classes, namespaces, budgets, device_claims, device_slices, device_classes] {
+        for informer in
+            [pods, nodes, claims, volumes, classes, namespaces, budgets, csi_nodes, device_claims, device_slices, device_classes]
+        {
             if !informer.synced().await {
                 return;
             }
         }
         let (mut pods, mut nodes, mut claims) = (pods.subscribe(), nodes.subscribe(), claims.subscribe());
         let (mut volumes, mut classes, mut namespaces) = (volumes.subscribe(), classes.subscribe(), namespaces.subscribe());
+        let mut csi_nodes = csi_nodes.subscribe();
         let (mut device_claims, mut device_slices) = (device_claims.subscribe(), device_slices.subscribe());
         let mut device_classes = device_classes.subscribe();
         loop {
@@ -205,6 +221,7 @@ impl Scheduler {
                 Some(deltas) = claims.changed() => self.storage_changed(&deltas, |storage| &mut storage.claims),
                 Some(deltas) = volumes.changed() => self.storage_changed(&deltas, |storage| &mut storage.volumes),
                 Some(deltas) = classes.changed() => self.storage_changed(&deltas, |storage| &mut storage.classes),
+                Some(deltas) = csi_nodes.changed() => self.storage_changed(&deltas, |storage| &mut storage.csi_nodes),
                 Some(deltas) = device_claims.changed() => self.devices_changed(&deltas, Devices::set_claim),
                 Some(deltas) = device_slices.changed() => self.devices_changed(&deltas, Devices::set_slice),
                 Some(deltas) = device_classes.changed() => self.devices_changed(&deltas, Devices::set_class),

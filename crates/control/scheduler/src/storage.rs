@@ -16,6 +16,8 @@ pub(crate) struct Storage {
     pub(crate) claims: HashMap<String, Arc<Value>>,
     pub(crate) volumes: HashMap<String, Arc<Value>>,
     pub(crate) classes: HashMap<String, Arc<Value>>,
+    /// What drivers say about each node, by its name.
+    pub(crate) csi_nodes: HashMap<String, Arc<Value>>,
 }
 
 /// What has to be written before a pod is bound.
