@@ -54,14 +54,17 @@ fn found(devices: &Devices, claims: &[Arc<Value>], slot: usize) -> String {
 fn a_device_is_given_once_and_only_on_its_node() {
     let mut devices = devices(vec![slice("pa", "a", vec![device("0", "x"), device("1", "y")])]);
     let c = claim("c", exactly(object!({})));
-    assert_eq!((found(&devices, &[c.clone()], 0), found(&devices, &[c.clone()], 1)), ("r=0".to_string(), NONE.to_string()));
-    let allocations = devices.allocate(&[c.clone()], nodes().at(0)).unwrap();
+    assert_eq!(
+        (found(&devices, std::slice::from_ref(&c), 0), found(&devices, std::slice::from_ref(&c), 1)),
+        ("r=0".to_string(), NONE.to_string())
+    );
+    let allocations = devices.allocate(std::slice::from_ref(&c), nodes().at(0)).unwrap();
     let selector = allocations[0].devices.as_ref().unwrap().get("nodeSelector").unwrap().clone();
     assert!(reaches(Some(&selector), nodes().at(0)) && !reaches(Some(&selector), nodes().at(1)));
     devices.set_claim("ns/c", Some(c));
     devices.assume(&allocations);
     let next = claim("n", exactly(object!({})));
-    assert_eq!(found(&devices, &[next.clone()], 0), "r=1");
+    assert_eq!(found(&devices, std::slice::from_ref(&next), 0), "r=1");
     assert_eq!(found(&devices, &[next.clone(), claim("m", exactly(object!({})))], 0), NONE);
     devices.give_back(&allocations);
     assert_eq!(found(&devices, &[next.clone(), claim("m", exactly(object!({})))], 0), "r=0;r=1");
@@ -105,7 +108,7 @@ fn admins_reach_what_is_taken_and_take_nothing() {
     let mut devices = devices(vec![slice("pa", "a", vec![device("0", "x")])]);
     let (c, admin) = (claim("c", exactly(object!({}))), claim("admin", exactly(object!({ "adminAccess": true }))));
     for claim in [&admin, &c] {
-        let allocations = devices.allocate(&[claim.clone()], nodes().at(0)).unwrap();
+        let allocations = devices.allocate(std::slice::from_ref(claim), nodes().at(0)).unwrap();
         devices.set_claim(&meta::key(claim), Some(claim.clone()));
         devices.assume(&allocations);
     }
@@ -122,7 +125,7 @@ fn parts_of_a_device_share_its_counters() {
     assert_eq!(found(&devices, &[claim("c", exactly(object!({ "count": 2 })))], 0), "r=half,r=other");
     let half = object!([{ "cel": { "expression": "true" } }]);
     let c = claim("c", exactly(object!({ "count": 1, "selectors": half })));
-    let allocations = devices.allocate(&[c.clone()], nodes().at(0)).unwrap();
+    let allocations = devices.allocate(std::slice::from_ref(&c), nodes().at(0)).unwrap();
     devices.set_claim("ns/c", Some(c));
     devices.assume(&allocations);
     assert_eq!(found(&devices, &[claim("n", exactly(object!({})))], 0), NONE);
