@@ -9,7 +9,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use fram_api::devices::claims_of_pod;
+use fram_api::devices::{awaits_claims, claims_of_pod};
 use fram_machinery::{Value, meta, object};
 use parking_lot::Mutex;
 
@@ -195,15 +195,11 @@ impl Devices {
         let (mut claims, mut wanting) = (Vec::new(), false);
         let namespace = pod.namespace();
         for (name, object) in claims_of_pod(&pod.object) {
-            let template_wants_none = || {
-                let statuses = pod.object.list_at(&["status", "resourceClaimStatuses"]).iter();
-                statuses.into_iter().any(|s| s.str_at(&["name"]) == name && s.str_at(&["resourceClaimName"]).is_empty())
-            };
             let Some(object) = object else {
-                if template_wants_none() {
-                    continue;
+                if awaits_claims(&pod.object) {
+                    return Err(format!("waiting for the resource claim controller to create the resourceclaim for {name:?}"));
                 }
-                return Err(format!("waiting for the resource claim controller to create the resourceclaim for {name:?}"));
+                continue;
             };
             let Some(claim) = self.claims.get(&format!("{namespace}/{object}")) else {
                 return Err(format!("resourceclaim {object:?} not found"));

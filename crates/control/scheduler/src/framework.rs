@@ -162,8 +162,9 @@ impl Kept {
     }
 }
 
-/// So many views are kept for each plugin.
-const SHELF: usize = 24;
+/// So many views are kept for each plugin: a hundred shapes of pods in turn share their work, and at 5,000 nodes all of them take
+/// some twenty megabytes.
+const SHELF: usize = 128;
 
 /// The plugins of a profile, and what they know of the nodes.
 pub(crate) struct Framework {

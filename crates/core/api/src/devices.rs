@@ -121,6 +121,12 @@ pub fn claims_of_pod(pod: &Value) -> impl Iterator<Item = (&str, Option<&str>)> 
     })
 }
 
+/// Whether claims of a pod are yet to be made from their templates: until its status names them, or says that there will be none.
+pub fn awaits_claims(pod: &Value) -> bool {
+    let told = |name: &str| pod.list_at(&["status", "resourceClaimStatuses"]).iter().any(|s| s.str_at(&["name"]) == name);
+    claims_of_pod(pod).any(|(name, object)| object.is_none() && !told(name))
+}
+
 /// Whether a taint of a device is covered by any of these tolerations.
 pub fn tolerates(tolerations: &[Value], taint: &Value) -> bool {
     tolerations.iter().any(|t| {
@@ -164,5 +170,9 @@ mod tests {
             "status": { "resourceClaimStatuses": [{ "name": "b", "resourceClaimName": "p-b-1" }] } });
         let claims: Vec<_> = claims_of_pod(&pod).collect();
         assert_eq!(claims, [("a", Some("x")), ("b", Some("p-b-1")), ("c", None)]);
+        assert!(awaits_claims(&pod));
+        let mut told = pod.clone();
+        told.set(&["status", "resourceClaimStatuses"], object!([{ "name": "b", "resourceClaimName": "p-b-1" }, { "name": "c" }]));
+        assert!(!awaits_claims(&told));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use fram_api::devices::awaits_claims;
 use fram_client::Delta;
 use fram_machinery::{Value, meta};
 
@@ -137,6 +138,7 @@ impl Scheduler {
     }
 }
 
+/// Whether an attempt would be too early: for the gates of the pod, or as its claims are yet to be made. Upstream's PreEnqueue.
 fn is_gated(pod: &Pod) -> bool {
-    !pod.object.list_at(&["spec", "schedulingGates"]).is_empty()
+    !pod.object.list_at(&["spec", "schedulingGates"]).is_empty() || awaits_claims(&pod.object)
 }
