@@ -16,6 +16,7 @@ mod own_defaults;
 mod parts;
 mod preflight;
 mod runtime;
+mod scheduler_flags;
 mod signer;
 mod store;
 mod token;

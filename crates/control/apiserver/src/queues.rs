@@ -6,6 +6,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
 
 use crate::server::Server;
 
@@ -15,7 +16,12 @@ struct Collected(Queues);
 impl Server {
     /// Shows the queues of controllers among the metrics.
     pub fn show_queues(&self, queues: Queues) {
-        self.requests.register(|registry| registry.register_collector(Box::new(Collected(queues))));
+        self.show_metrics(|registry| registry.register_collector(Box::new(Collected(queues))));
+    }
+
+    /// Shows what another component counts among the metrics.
+    pub fn show_metrics(&self, register: impl FnOnce(&mut Registry)) {
+        self.requests.register(register);
     }
 }
 
