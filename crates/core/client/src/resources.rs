@@ -70,7 +70,6 @@ resources! {
     API_SERVICES = "apiregistration.k8s.io" "v1" "apiservices";
     LEASES = "coordination.k8s.io" "v1" "leases";
     PRIORITY_CLASSES = "scheduling.k8s.io" "v1" "priorityclasses";
-    RESOURCE_CLAIMS = "resource.k8s.io" "v1" "resourceclaims";
     RUNTIME_CLASSES = "node.k8s.io" "v1" "runtimeclasses";
     CSI_NODES = "storage.k8s.io" "v1" "csinodes";
     STORAGE_CLASSES = "storage.k8s.io" "v1" "storageclasses";
