@@ -5,7 +5,6 @@ mod join;
 mod link;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use fram_cli::say;
@@ -17,17 +16,11 @@ use tokio_util::task::TaskTracker;
 use crate::cli::Agent;
 use crate::desk::Desk;
 use crate::node::NodeLock;
-use crate::parts::{Impatience, Parts, Signals};
+use crate::parts::{Parts, Signals};
 
 pub(crate) fn run(agent: Agent) -> anyhow::Result<()> {
     crate::heap::watch();
-    crate::up::log("info");
-    crate::preflight::check()?;
-    let runtime = crate::up::threads("node")?;
-    let outcome = runtime.block_on(start(agent));
-    let at_once = outcome.as_ref().is_err_and(|e| e.is::<Impatience>());
-    runtime.shutdown_timeout(if at_once { Duration::ZERO } else { crate::up::BLOCKING });
-    outcome
+    crate::up::on_threads("node", start(agent))
 }
 
 async fn start(agent: Agent) -> anyhow::Result<()> {
@@ -36,7 +29,7 @@ async fn start(agent: Agent) -> anyhow::Result<()> {
     let _lock = NodeLock::take(data)?;
     // Pods ask the API at the server's own address: the Service's is no address of this node.
     let config = crate::up::node_config(&agent.machine, Vec::new())?;
-    let name = config.name.clone();
+    let (name, ip) = (config.name.clone(), config.ip);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mut signals = Signals::listen()?;
     let identity = tokio::select! {
@@ -49,11 +42,16 @@ async fn start(agent: Agent) -> anyhow::Result<()> {
     let current = tokio::sync::watch::Sender::new(identity);
     let informers = SharedInformers::new(client.clone(), tasks.clone(), stop.clone());
     let desk = Desk::new(&agent.machine.cgroup_root);
-    let kubelet = crate::node::start(config, client.clone(), informers, &desk, &tasks, &stop).await?;
+    let serving = tokio::sync::watch::Sender::new(None);
+    let kubelet = crate::node::start(config, client.clone(), informers, serving.subscribe(), &desk, &tasks, &stop).await?;
     desk.bears(&["informers"]);
     desk.bears(crate::up::NODE_PARTS);
     desk.open(data, &tasks, &stop)?;
+    let kubelet_client = client.clone();
     let keeper = identity::Keeper { directory: identity::directory(data), node: name.clone(), client, remote, current: current.clone() };
+    tasks.spawn(keeper.run(stop.clone()));
+    let (directory, ca) = (identity::directory(data), current.borrow().ca.clone());
+    let keeper = identity::ServingKeeper { directory, node: name.clone(), ip, client: kubelet_client, ca, tls: serving };
     tasks.spawn(keeper.run(stop.clone()));
     let link = link::Link { kubelet: kubelet.clone(), identity: current.subscribe(), lanes: tasks.clone() };
     tasks.spawn(link.keep(stop.clone()));

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -85,6 +85,9 @@ pub(crate) struct Machine {
     /// Where these programs are.
     #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
     pub(crate) image_credential_provider_bin_dir: Option<PathBuf>,
+    /// Containers of RuntimeClasses with the handler NAME are made by this OCI runtime, such as runc or crun; may be given several times.
+    #[arg(long, value_name = "NAME=PATH", value_parser = runtime_handler)]
+    pub(crate) runtime_handler: Vec<(String, PathBuf)>,
     /// Run pods on the container runtime that answers there by CRI, instead of the built-in one.
     #[arg(long, value_name = "unix:///PATH", value_parser = unix_endpoint)]
     pub(crate) container_runtime_endpoint: Option<String>,
@@ -166,6 +169,9 @@ pub(crate) struct RuntimeArgs {
     /// Parent of everything that is made in cgroups.
     #[arg(long, default_value = "/fram")]
     pub(crate) cgroup_root: String,
+    /// Containers of RuntimeClasses with the handler NAME are made by this OCI runtime, such as runc or crun; may be given several times.
+    #[arg(long, value_name = "NAME=PATH", value_parser = runtime_handler)]
+    pub(crate) runtime_handler: Vec<(String, PathBuf)>,
     /// The pods' range; otherwise the one that a kubelet gave, and 10.88.0.0/16 until one does.
     #[arg(long, value_name = "CIDR")]
     pub(crate) pod_cidr: Option<String>,
@@ -221,6 +227,15 @@ fn unix_endpoint(text: &str) -> Result<String, String> {
 fn unix_socket(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text.strip_prefix("unix://").unwrap_or(text));
     if path.is_absolute() { Ok(path) } else { Err("a Unix socket is needed, such as unix:///run/fram/runtime.sock".into()) }
+}
+
+fn runtime_handler(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = text.split_once('=').ok_or("a name and a path are needed, such as runc=/usr/sbin/runc")?;
+    match (name, Path::new(path).is_absolute()) {
+        ("" | "fram", _) => Err(format!("{name:?} is the built-in runtime")),
+        (_, false) => Err(format!("{path:?} is no absolute path")),
+        (name, true) => Ok((name.to_owned(), path.into())),
+    }
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {

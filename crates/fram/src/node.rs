@@ -5,6 +5,7 @@ mod local;
 mod lock;
 mod services;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use fram_network::{CniConfig, CniNetwork, NetworkConfig, PodNetwork};
 use fram_proxy::{Proxy, ProxyConfig};
 use fram_runtime::{Runtime, RuntimeConfig};
 use fram_streaming::{Sessions, StreamClient};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,6 +49,8 @@ pub(crate) struct NodeConfig {
     pub(crate) credential_providers: Arc<CredentialProviders>,
     /// What files say about the kubelet.
     pub(crate) kubelet: Configuration,
+    /// OCI runtimes by the handlers of RuntimeClasses.
+    pub(crate) runtime_handlers: BTreeMap<String, PathBuf>,
     /// Of a runtime beside this program, which then runs the pods and attaches them to its own network.
     pub(crate) runtime_endpoint: Option<String>,
     /// Of its images, if that is another.
@@ -104,7 +108,8 @@ impl Node {
         .context("cannot start the cluster's DNS")?;
         let (runtime, images, store): (Arc<dyn RuntimeService>, Arc<dyn ImageService>, _) = match &config.runtime_endpoint {
             None => {
-                let (runtime, images) = open_runtime(&data, &config.cgroup_root, Arc::new(network.clone())).await?;
+                let (runtime, images) =
+                    open_runtime(&data, &config.cgroup_root, config.runtime_handlers.clone(), Arc::new(network.clone())).await?;
                 release_unknown(&runtime, &network).await?;
                 (Arc::new(runtime), images.clone(), Some(images))
             }
@@ -153,10 +158,11 @@ pub(crate) struct Kernel {
 pub(crate) async fn open_runtime(
     data: &Path,
     cgroup_root: &str,
+    handlers: BTreeMap<String, PathBuf>,
     network: Arc<dyn SandboxNetwork>,
 ) -> anyhow::Result<(Runtime, Arc<ImageStore>)> {
     let images = Arc::new(ImageStore::open(ImageStoreConfig::new(data.join("images"))).context("cannot open the image store")?);
-    let config = runtime_config(data, cgroup_root);
+    let config = RuntimeConfig { handlers, ..runtime_config(data, cgroup_root) };
     let runtime = Runtime::open(config, images.clone(), network).await.context("cannot open the container runtime")?;
     Ok((runtime, images))
 }
@@ -179,11 +185,24 @@ pub(crate) fn open_cni(data: &Path, conf_dir: PathBuf, bin_dirs: Vec<PathBuf>) -
 
 const CNI: &str = "cni";
 
+/// The kubelet's port, as upstream's.
+const KUBELET_PORT: u16 = 10250;
+
+/// With what the kubelet shows who it is, and knows who comes.
+pub(crate) type Serving = watch::Receiver<Option<Arc<rustls::ServerConfig>>>;
+
+/// What a kubelet speaks over TLS: streams need the connection for themselves.
+pub(crate) fn serving_config(mut tls: rustls::ServerConfig) -> Option<Arc<rustls::ServerConfig>> {
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Some(Arc::new(tls))
+}
+
 /// Opens a node and prepares its kubelet, which runs the node's pods from `Kubelet::run` on.
 pub(crate) async fn start(
     config: NodeConfig,
     client: Client,
     informers: SharedInformers,
+    serving: Serving,
     desk: &Desk,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -191,8 +210,28 @@ pub(crate) async fn start(
     let node = Node::open(config, Sessions { tasks: tasks.clone(), stop: stop.clone() }).await?;
     desk.set_node(&node.config.name, node.store.clone());
     let kernel = node.start(informers, tasks, stop);
-    let config = kubelet_config(&kernel.config)?;
-    Ok(Kubelet::new(config, client, kernel.runtime, kernel.images, Arc::new(SystemClock))?)
+    let mut config = kubelet_config(&kernel.config)?;
+    let socket = bind_port(&config).await;
+    if socket.is_none() {
+        config.port = 0;
+    }
+    let kubelet = Kubelet::new(config, client, kernel.runtime, kernel.images, Arc::new(SystemClock))?;
+    if let Some(socket) = socket {
+        tasks.spawn(kubelet.clone().serve_port(socket, serving, stop.clone()));
+    }
+    Ok(kubelet)
+}
+
+/// The API server reaches the kubelet without its port: where another program has that, the node works all the same.
+async fn bind_port(config: &KubeletConfig) -> Option<TcpListener> {
+    let address = config.address.or(config.node_ips.first().copied()).map(|ip| SocketAddr::new(ip, config.port))?;
+    match TcpListener::bind(address).await {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::error!(%address, %error, "the kubelet's port is not served");
+            None
+        }
+    }
 }
 
 fn kubelet_config(node: &NodeConfig) -> anyhow::Result<KubeletConfig> {
@@ -203,6 +242,7 @@ fn kubelet_config(node: &NodeConfig) -> anyhow::Result<KubeletConfig> {
         volumes_dir: Some(node.data.join("volumes")),
         static_pod_path: Some(node.data.join("manifests")),
         credential_providers: node.credential_providers.clone(),
+        port: KUBELET_PORT,
         ..KubeletConfig::new(node.name.clone(), vec![node.ip], node.data.join("kubelet"), node.data.join("pods"))
     };
     node.kubelet.apply(&mut config)?;

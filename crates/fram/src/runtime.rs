@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use fram_cli::say;
@@ -16,30 +15,25 @@ use tokio_util::task::TaskTracker;
 
 use crate::cli::RuntimeArgs;
 use crate::node::NodeLock;
-use crate::parts::{Impatience, Parts, Signals};
+use crate::parts::{Parts, Signals};
 
 pub(crate) fn run(args: RuntimeArgs) -> anyhow::Result<()> {
-    crate::up::log("info");
-    crate::preflight::check()?;
-    let threads = crate::up::threads("runtime")?;
-    let outcome = threads.block_on(start(args));
-    let at_once = outcome.as_ref().is_err_and(|e| e.is::<Impatience>());
-    threads.shutdown_timeout(if at_once { Duration::ZERO } else { crate::up::BLOCKING });
-    outcome
+    crate::up::on_threads("runtime", start(args))
 }
 
 async fn start(args: RuntimeArgs) -> anyhow::Result<()> {
     let data = &args.data_dir;
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
     let _lock = NodeLock::take(data)?;
+    let handlers = args.runtime_handler.iter().cloned().collect();
     let (runtime, images) = match args.cni_conf_dir.clone() {
         Some(conf_dir) => {
             let network = crate::node::open_cni(data, conf_dir, args.cni_bin_dir.clone())?;
-            crate::node::open_runtime(data, &args.cgroup_root, Arc::new(network)).await?
+            crate::node::open_runtime(data, &args.cgroup_root, handlers, Arc::new(network)).await?
         }
         None => {
             let network = open_network(&args, data)?;
-            let opened = crate::node::open_runtime(data, &args.cgroup_root, Arc::new(network.clone())).await?;
+            let opened = crate::node::open_runtime(data, &args.cgroup_root, handlers, Arc::new(network.clone())).await?;
             crate::node::release_unknown(&opened.0, &network).await?;
             opened
         }

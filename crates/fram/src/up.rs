@@ -31,7 +31,7 @@ const CLUSTER_CIDR: &str = "10.244.0.0/16";
 const API_PORT: u16 = 443;
 
 /// How long work may take at the end that cannot be broken off.
-pub(crate) const BLOCKING: Duration = Duration::from_secs(5);
+const BLOCKING: Duration = Duration::from_secs(5);
 
 /// What one process runs.
 pub(crate) struct Plan {
@@ -79,7 +79,22 @@ pub(crate) fn log(level: &str) {
         .init();
 }
 
-pub(crate) fn threads(name: &'static str) -> anyhow::Result<tokio::runtime::Runtime> {
+/// Runs a node, or a part of one, on threads of its own, on a machine that has what it needs.
+pub(crate) fn on_threads(name: &'static str, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    log("info");
+    crate::preflight::check()?;
+    let threads = threads(name)?;
+    let outcome = threads.block_on(work);
+    threads.shutdown_timeout(patience(&outcome));
+    outcome
+}
+
+/// How long work may still be at the kernel or the disk at the end of a run.
+fn patience(outcome: &anyhow::Result<()>) -> Duration {
+    if outcome.as_ref().is_err_and(|e| e.is::<Impatience>()) { Duration::ZERO } else { BLOCKING }
+}
+
+fn threads(name: &'static str) -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(name).build().context("cannot start threads")
 }
 
@@ -96,10 +111,8 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<()> {
     // Control plane and node have their own threads, so that work in the one does not hold up the other.
     let (control, node) = (threads("control")?, threads("node")?);
     let outcome = control.block_on(start(plan, node.handle().clone()));
-    // Work that blocks may be at the kernel or the disk.
-    let patience = if outcome.as_ref().is_err_and(|e| e.is::<Impatience>()) { Duration::ZERO } else { BLOCKING };
-    node.shutdown_timeout(patience);
-    control.shutdown_timeout(patience);
+    node.shutdown_timeout(patience(&outcome));
+    control.shutdown_timeout(patience(&outcome));
     outcome
 }
 
@@ -207,8 +220,12 @@ async fn start_node(
     let config = node_config(&plan.machine, vec![api_service_ip()])?;
     let name = config.name.clone();
     let client = control_plane.client(User::authenticated(&format!("system:node:{name}"), &["system:nodes"]), "kubelet");
+    let identity = control_plane.pki.server(&format!("system:node:{name}"), &[name.clone(), config.ip.to_string()])?;
+    let tls = crate::node::serving_config(control_plane.pki.server_config(&identity)?);
+    let (_kept, serving) = tokio::sync::watch::channel(tls);
     let (node_stop, node_tasks, desk) = (stop.clone(), tasks.clone(), desk.clone());
-    let started = threads.spawn(async move { crate::node::start(config, client, informers, &desk, &node_tasks, &node_stop).await });
+    let started =
+        threads.spawn(async move { crate::node::start(config, client, informers, serving, &desk, &node_tasks, &node_stop).await });
     let kubelet = started.await.context("the node's start failed")??;
     nodes.local.set(&name, kubelet.clone());
     Ok((name, kubelet))
@@ -240,6 +257,7 @@ pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow
         cgroup_root: machine.cgroup_root.clone(),
         credential_providers: credential_providers(machine)?,
         kubelet: Configuration::load(machine.config.as_deref(), machine.config_dir.as_deref())?,
+        runtime_handlers: machine.runtime_handler.iter().cloned().collect(),
         runtime_endpoint: machine.container_runtime_endpoint.clone(),
         image_endpoint: machine.image_service_endpoint.clone(),
     })

@@ -12,7 +12,7 @@ pub const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// Any client of the API.
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 /// Servers on nodes.
-const SERVING: &str = "kubernetes.io/kubelet-serving";
+pub const SERVING: &str = "kubernetes.io/kubelet-serving";
 /// Upstream's --cluster-signing-duration.
 const MOST_SECONDS: i64 = 365 * 24 * 3600;
 const LEAST_SECONDS: i64 = 600;

@@ -203,29 +203,7 @@ impl Pki {
 
     /// TLS as the server does it: client certificates of the CA are taken, and not asked for.
     pub fn server_config(&self, identity: &Identity) -> Result<rustls::ServerConfig, PkiError> {
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in self.certificates(&self.ca_pem, "ca.crt")? {
-            roots.add(certificate)?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .allow_unauthenticated()
-            .build()
-            .map_err(|e| PkiError::Pem { path: self.directory.join("ca.crt"), reason: e.to_string() })?;
-        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())
-            .map_err(|e| PkiError::Pem { path: self.directory.clone(), reason: e.to_string() })?;
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(self.certificates(&identity.certificate, "server")?, key)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(config)
-    }
-
-    fn certificates(&self, pem: &str, name: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-        CertificateDer::pem_slice_iter(pem.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|e| PkiError::Pem { path: self.directory.join(name), reason: e.to_string() })
+        server_config(&self.ca_pem, identity, &self.directory)
     }
 
     /// A kubeconfig for a user with a client certificate.
@@ -238,6 +216,33 @@ impl Pki {
             encode(&identity.key)
         )
     }
+}
+
+/// TLS with this identity; client certificates of the CA are taken, and not asked for. `directory` is where both are from.
+pub fn server_config(ca_pem: &str, identity: &Identity, directory: &Path) -> Result<rustls::ServerConfig, PkiError> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates(ca_pem, &directory.join("ca.crt"))? {
+        roots.add(certificate)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| PkiError::Pem { path: directory.join("ca.crt"), reason: e.to_string() })?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())
+        .map_err(|e| PkiError::Pem { path: directory.into(), reason: e.to_string() })?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(&identity.certificate, &directory.join("server"))?, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn certificates(pem: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|e| PkiError::Pem { path: path.into(), reason: e.to_string() })
 }
 
 fn leaf_params(name: &str, groups: &[&str], usage: ExtendedKeyUsagePurpose, sans: Vec<SanType>) -> Result<CertificateParams, PkiError> {

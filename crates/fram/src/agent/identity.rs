@@ -1,12 +1,13 @@
 //! The node's certificate: kept in `pki`, used after a restart, renewed before it expires. See upstream's
 //! client-go/util/certificate.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use fram_apiserver::pki::{public_key_hash, write_private};
+use fram_apiserver::pki::{Identity, public_key_hash, server_config, write_private};
 use fram_client::Client;
 use fram_client::remote::{Kubeconfig, Remote};
 use rustls::pki_types::CertificateDer;
@@ -14,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::join;
+use super::join::{self, Purpose};
 use crate::cli::Agent;
 use crate::token::{JoinToken, read};
 
@@ -72,7 +73,7 @@ pub(super) async fn obtain(agent: &Agent, node: &str) -> anyhow::Result<Kubeconf
     )?;
     let ca = join::discover(&agent.server, &token).await?;
     let client = Client::new(Arc::new(Remote::new(&join::with_token(&agent.server, &ca, &token))?), "fram-agent");
-    let (certificate, key) = join::certificate(&client, node).await?;
+    let (certificate, key) = join::certificate(&client, node, Purpose::Client).await?;
     let pem = certificate + &key;
     write_private(&directory.join(CA), &ca)?;
     write_private(&directory.join(CURRENT), &pem)?;
@@ -127,7 +128,7 @@ impl Keeper {
     }
 
     async fn renew(&self) -> anyhow::Result<()> {
-        let (certificate, key) = join::certificate(&self.client, &self.node).await?;
+        let (certificate, key) = join::certificate(&self.client, &self.node, Purpose::Client).await?;
         let pem = certificate + &key;
         write_private(&self.directory.join(CURRENT), &pem)?;
         let old = self.current.borrow().clone();
@@ -135,6 +136,47 @@ impl Keeper {
         self.remote.renew(&new).await?;
         self.current.send_replace(new);
         Ok(())
+    }
+}
+
+/// Asks for the certificate of the kubelet's port, keeps it, and renews it.
+pub(super) struct ServingKeeper {
+    pub(super) directory: PathBuf,
+    pub(super) node: String,
+    pub(super) ip: IpAddr,
+    pub(super) client: Client,
+    pub(super) ca: String,
+    pub(super) tls: watch::Sender<Option<Arc<rustls::ServerConfig>>>,
+}
+
+const SERVING: &str = "kubelet-server-current.pem";
+
+impl ServingKeeper {
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let work = async {
+            loop {
+                if let Err(error) = self.once().await {
+                    tracing::warn!(error = format!("{error:#}"), "the kubelet's port has no new certificate, it is asked for again");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        };
+        stop.run_until_cancelled(work).await;
+    }
+
+    /// Uses the certificate that is there until it is to be renewed, and gets another one.
+    async fn once(&self) -> anyhow::Result<()> {
+        let (path, now) = (self.directory.join(SERVING), jiff::Timestamp::now().as_second());
+        let known = read(&path)?.and_then(|pem| Some((Facts::of(&pem)?, pem)));
+        if let Some((facts, pem)) = known.filter(|(facts, _)| facts.is_good_for(&self.node, now)) {
+            let identity = Identity { certificate: pem.clone(), key: pem };
+            self.tls.send_replace(crate::node::serving_config(server_config(&self.ca, &identity, &self.directory)?));
+            let left = u64::try_from(facts.renew_at() - now).unwrap_or(0);
+            tokio::time::sleep(Duration::from_secs(left)).await;
+        }
+        let names = vec![self.node.clone(), self.ip.to_string()];
+        let (certificate, key) = join::certificate(&self.client, &self.node, Purpose::Serving(names)).await?;
+        Ok(write_private(&path, &(certificate + &key))?)
     }
 }
 

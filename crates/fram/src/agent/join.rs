@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use fram_apiserver::certificates::SIGNER;
+use fram_apiserver::certificates::{SERVING, SIGNER};
 use fram_apiserver::pki::public_key_hash;
 use fram_client::remote::Kubeconfig;
 use fram_client::{Client, ListOptions, unverified};
@@ -23,6 +23,8 @@ use crate::token::JoinToken;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a certificate may take; a human may have to approve it.
 const SIGNING: Duration = Duration::from_secs(120);
+/// How long somebody may take to approve; requests that nobody looks at are removed after a day.
+const APPROVAL: Duration = Duration::from_secs(24 * 3600);
 const MOST_BODY: usize = 1024 * 1024;
 const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
 
@@ -58,11 +60,19 @@ async fn fetch(server: &str) -> anyhow::Result<Value> {
     json::from_slice(&body.to_bytes()).context("the server's answer is not JSON")
 }
 
+/// What a certificate is for.
+pub(super) enum Purpose {
+    /// To ask the API server; without a human who approves it, but perhaps with one.
+    Client,
+    /// To be asked, by these names and addresses: somebody has to approve it, as upstream's.
+    Serving(Vec<String>),
+}
+
 /// A new key, and a certificate for it that the cluster signed: PEM both.
-pub(super) async fn certificate(client: &Client, node: &str) -> anyhow::Result<(String, String)> {
+pub(super) async fn certificate(client: &Client, node: &str, purpose: Purpose) -> anyhow::Result<(String, String)> {
     let key = rcgen::KeyPair::generate()?;
     let requests = client.all(&CERTIFICATE_SIGNING_REQUESTS);
-    let made = requests.create(request(node, &key)?).await.map_err(|status| {
+    let made = requests.create(request(node, &key, &purpose)?).await.map_err(|status| {
         if status.is(Reason::Unauthorized) {
             anyhow::anyhow!("the server does not know the join token, or it has expired: make one with `fram token create`")
         } else {
@@ -70,20 +80,28 @@ pub(super) async fn certificate(client: &Client, node: &str) -> anyhow::Result<(
         }
     })?;
     let name = meta::name(&made);
-    let signed = tokio::time::timeout(SIGNING, signed(client, &made)).await;
+    let patience = match &purpose {
+        Purpose::Client => SIGNING,
+        Purpose::Serving(_) => APPROVAL,
+    };
+    let signed = tokio::time::timeout(patience, signed(client, &made)).await;
     let certificate = signed.with_context(|| format!("certificate request {name} was not approved and signed in time"))??;
     Ok((certificate, key.serialize_pem()))
 }
 
-fn request(node: &str, key: &rcgen::KeyPair) -> anyhow::Result<Value> {
-    let mut params = rcgen::CertificateParams::default();
+fn request(node: &str, key: &rcgen::KeyPair, purpose: &Purpose) -> anyhow::Result<Value> {
+    let (names, signer, usage) = match purpose {
+        Purpose::Client => (Vec::new(), SIGNER, "client auth"),
+        Purpose::Serving(names) => (names.clone(), SERVING, "server auth"),
+    };
+    let mut params = rcgen::CertificateParams::new(names)?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
     params.distinguished_name.push(rcgen::DnType::CommonName, format!("system:node:{node}"));
     let pem = params.serialize_request(key)?.pem()?;
     Ok(object!({ "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
         "metadata": { "generateName": "node-csr-" },
-        "spec": { "request": (STANDARD.encode(pem)), "signerName": SIGNER, "usages": ["digital signature", "client auth"] } }))
+        "spec": { "request": (STANDARD.encode(pem)), "signerName": signer, "usages": ["digital signature", usage] } }))
 }
 
 /// Waits until a request is signed or refused.

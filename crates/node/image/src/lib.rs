@@ -7,7 +7,6 @@ mod download;
 mod error;
 #[cfg(test)]
 mod fuzz;
-mod gc;
 mod import;
 mod index;
 mod install;
@@ -20,7 +19,6 @@ mod store;
 
 pub use digest::{Algorithm, Digest, DigestError};
 pub use error::{ErrorKind, ImageError, IoError};
-pub use gc::{Candidate, GcPolicy};
 pub use import::ArchiveError;
 pub use layer::{LayerError, LayerLimits};
 pub use manifest::{ImageConfig, ManifestError, Platform, RunConfig};

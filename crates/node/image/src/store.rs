@@ -1,7 +1,7 @@
 //! The image store of a node: one folder, one process. Pulls (shared by all who ask for the same), names, holders of layers,
 //! removal and garbage collection. Blocking work runs on blocking threads; readers never wait for writers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,6 @@ use crate::content::ContentStore;
 use crate::digest::Digest;
 use crate::download::{Downloader, Tracker, blocking};
 use crate::error::{ErrorKind, ImageError, IoContext, IoError};
-use crate::gc::{self, Candidate, GcPolicy};
 use crate::index::{Holder, Index, Record};
 use crate::install::{Documents, Names};
 use crate::layer::{LayerLimits, LayerStore};
@@ -196,39 +195,16 @@ impl ImageStore {
     /// Removes an image with all its names. Layers that others use or hold stay. An image that is not here is removed already.
     pub async fn remove(&self, image: &str) -> Result<Removed, ImageError> {
         let Some(found) = self.status(image)? else { return Ok(Removed::default()) };
-        self.remove_ids(vec![found.id], RESUMABLE).await
-    }
-
-    async fn remove_ids(&self, ids: Vec<Digest>, partials: Duration) -> Result<Removed, ImageError> {
         let inner = self.inner.clone();
         blocking(move || {
             let mut images = 0;
             inner.change(|index| {
-                images = ids.iter().filter(|id| index.images.remove(id).is_some()).count();
+                images = usize::from(index.images.remove(&found.id).is_some());
                 Ok(())
             })?;
-            Ok(Removed { images, ..inner.sweep(partials)? })
+            Ok(Removed { images, ..inner.sweep(RESUMABLE)? })
         })
         .await
-    }
-
-    /// Deletes images by age and to free space, and what interrupted pulls left. Images in `in_use` (names or IDs), held
-    /// and pinned ones stay.
-    pub async fn garbage_collect(&self, policy: GcPolicy, in_use: &[String]) -> Result<Removed, ImageError> {
-        let index = self.inner.index();
-        let mut used: HashSet<Digest> = index.holders.values().map(|h| h.image.clone()).collect();
-        for name in in_use {
-            used.extend(index.find(name)?.map(|(id, _)| id.clone()));
-        }
-        let candidates = index.images.iter().map(|(id, record)| Candidate {
-            id: id.clone(),
-            size: index.usage(&record.layers).bytes,
-            last_used: record.last_used,
-            in_use: used.contains(id),
-            pinned: record.pinned,
-        });
-        let chosen = gc::plan(candidates.collect(), &policy, now());
-        self.remove_ids(chosen, Duration::ZERO).await
     }
 
     /// Keeps an image from being collected (CRI `pinned`), or no longer.

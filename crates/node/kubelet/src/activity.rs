@@ -17,17 +17,29 @@ impl Activity {
     /// Follows the directory of the file, so that a new file of the same name is noticed too. Where the kernel has no more
     /// watches, only the runtime's events wake.
     pub(crate) fn watch(path: &Path, runtime: watch::Receiver<u64>) -> Self {
+        Self::of_folders(&[path.parent().unwrap_or(path)], runtime)
+    }
+
+    /// Follows all of these directories.
+    pub(crate) fn of_folders(folders: &[impl AsRef<Path>], runtime: watch::Receiver<u64>) -> Self {
         let watching = || -> nix::Result<OwnedFd> {
             let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
             let news = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
             let flags = news | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
-            inotify.add_watch(path.parent().unwrap_or(path), flags)?;
+            for folder in folders {
+                match inotify.add_watch(folder.as_ref(), flags) {
+                    // It has gone since it was found.
+                    Ok(_) | Err(nix::errno::Errno::ENOENT) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
             Ok(inotify.into())
         };
         let inotify = match watching().map_err(std::io::Error::from).and_then(register) {
             Ok(inotify) => Some(inotify),
             Err(error) => {
-                tracing::warn!(?path, %error, "a file cannot be watched, it is followed by the runtime's events only");
+                let folder = folders.first().map(|f| f.as_ref().to_path_buf());
+                tracing::warn!(?folder, %error, "files cannot be watched, they are followed by the runtime's events only");
                 None
             }
         };

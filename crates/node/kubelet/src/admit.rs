@@ -45,12 +45,6 @@ pub(crate) fn forbid(pod: &Value, allowed_sysctls: &[String], has_apparmor: bool
         let why = format!("Cannot enforce AppArmor: AppArmor is not enabled on the host (profile {profile})");
         return reject("AppArmor", why);
     }
-    if pod.bool_at(&["spec", "hostUsers"]) == Some(false) {
-        return reject("UnsupportedPodSpec", "user namespaces (hostUsers: false) are not supported by this node".into());
-    }
-    if !pod.list_at(&["spec", "resourceClaims"]).is_empty() {
-        return reject("UnsupportedPodSpec", "resource claims are not supported by this node".into());
-    }
     if pod::all_containers(pod).any(|(_, c)| !c.list_at(&["volumeDevices"]).is_empty()) {
         return reject("UnsupportedPodSpec", "block volumes are not supported by this node".into());
     }
@@ -219,13 +213,10 @@ mod tests {
         let mut host = sysctl("net.ipv4.tcp_syncookies");
         host.set(&["hostNetwork"], true);
         assert_eq!(with(host), Err("SysctlForbidden".into()));
-        assert_eq!(
-            (with(object!({ "hostUsers": true })), with(object!({ "hostUsers": false }))),
-            (Ok(()), Err("UnsupportedPodSpec".into()))
-        );
         let apparmor = |ty: &str| object!({ "securityContext": { "appArmorProfile": { "type": ty, "localhostProfile": "p" } } });
         assert_eq!((with(apparmor("Localhost")), with(apparmor("Unconfined"))), (Err("AppArmor".into()), Ok(())));
-        assert_eq!(with(object!({ "resourceClaims": [{ "name": "c" }] })), Err("UnsupportedPodSpec".into()));
+        let block = object!({ "containers": [{ "name": "c", "volumeDevices": [{ "name": "v", "devicePath": "/d" }] }] });
+        assert_eq!(with(block), Err("UnsupportedPodSpec".into()));
     }
 
     #[test]

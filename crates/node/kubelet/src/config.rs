@@ -53,6 +53,14 @@ pub struct KubeletConfig {
     pub version: String,
     /// Port of the kubelet's HTTP API as the node object announces it; 0 where it is reached by other means only.
     pub port: u16,
+    /// Where that is listened on; the primary address where nothing else is said.
+    pub address: Option<IpAddr>,
+    /// Logs, exec, attach and port-forward of pods are to be had; upstream's enableDebuggingHandlers.
+    pub debugging_handlers: bool,
+    /// The node's own logs are.
+    pub system_log_handler: bool,
+    /// How many users a pod with a user namespace of its own has.
+    pub ids_per_pod: u32,
     /// Seccomp profile of containers that name none: RuntimeDefault rather than Unconfined.
     pub seccomp_default: bool,
     /// Kernel parameters that pods may set beside the safe ones; an entry may end with `*`.
@@ -170,6 +178,10 @@ impl KubeletConfig {
             pod_cidr: None,
             version: "v1.36.2".into(),
             port: 0,
+            address: None,
+            ids_per_pod: crate::user_namespaces::RANGE,
+            debugging_handlers: true,
+            system_log_handler: true,
             seccomp_default: true,
             allowed_unsafe_sysctls: Vec::new(),
             container_log_max_size: 10 << 20,

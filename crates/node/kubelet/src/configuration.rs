@@ -15,6 +15,7 @@ use crate::config::{KubeletConfig, MemoryReservation, ShutdownGrace, SwapBehavio
 use crate::eviction::thresholds::default_hard;
 use crate::resource::cpuset::CpuSet;
 use crate::resource::topology::{Policy, Scope};
+use crate::user_namespaces::RANGE;
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const KIND: &str = "KubeletConfiguration";
@@ -53,6 +54,10 @@ impl Configuration {
         let moot = fields::moot(&self.document);
         if !moot.is_empty() {
             tracing::warn!(fields = moot.join(", "), "fields of the kubelet's configuration that have no meaning here");
+        }
+        let missing = fields::missing(&self.document);
+        if !missing.is_empty() {
+            tracing::warn!(fields = missing.join(", "), "fields of the kubelet's configuration that are not heeded yet");
         }
         let mut reading = Reading { document: &self.document, faults: Vec::new() };
         reading.node(config);
@@ -185,7 +190,22 @@ impl Reading<'_> {
         if let Some(id) = self.text("providerID") {
             config.provider_id = Some(id.to_string());
         }
+        if let Some(ids) = self.document.int_at(&["userNamespaces", "idsPerPod"]) {
+            match u32::try_from(ids) {
+                Ok(ids) if ids > 0 && ids.is_multiple_of(RANGE) => config.ids_per_pod = ids,
+                _ => self.faults.push(format!("userNamespaces.idsPerPod {ids} must be a multiple of {RANGE}")),
+            }
+        }
+        self.number("port", 1, 65535, &mut config.port);
+        if let Some(address) = self.text("address").map(String::from) {
+            match address.parse() {
+                Ok(address) => config.address = Some(address),
+                Err(_) => self.faults.push(format!("address {address:?} must be an address")),
+            }
+        }
         self.flag("registerNode", &mut config.register_node);
+        self.flag("enableDebuggingHandlers", &mut config.debugging_handlers);
+        self.flag("enableSystemLogHandler", &mut config.system_log_handler);
         self.flag("seccompDefault", &mut config.seccomp_default);
         self.flag("failSwapOn", &mut config.fail_swap_on);
         if let Some(taints) = self.document.get("registerWithTaints").and_then(Value::as_list) {

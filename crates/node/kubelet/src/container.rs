@@ -87,7 +87,7 @@ pub(crate) fn config(making: Making) -> Result<ContainerConfig, ConfigError> {
     let annotations = [
         (ANNOTATION_HASH, pod::container_hash(container)),
         (ANNOTATION_RESTART_COUNT, making.restart_count.to_string()),
-        (ANNOTATION_RESOURCES, crate::resize::annotation(container)),
+        (ANNOTATION_RESOURCES, crate::resize::annotation(pod, container)),
         (ANNOTATION_MESSAGE_PATH, message_path(container).to_string()),
         (ANNOTATION_MESSAGE_POLICY, container.str_at(&["terminationMessagePolicy"]).to_string()),
         (ANNOTATION_POD_GRACE, pod.int_at(&["spec", "terminationGracePeriodSeconds"]).unwrap_or(30).to_string()),

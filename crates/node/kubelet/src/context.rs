@@ -15,6 +15,7 @@ use crate::cgroup::Cgroups;
 use crate::clock::Clock;
 use crate::config::{KubeletConfig, SwapBehavior};
 use crate::devices::DeviceManager;
+use crate::dra::DraManager;
 use crate::eviction::NodeCondition;
 use crate::images::Images;
 use crate::images::gc::Collector;
@@ -28,6 +29,7 @@ use crate::sandbox::dns::ResolvConf;
 use crate::static_pods::{StaticPods, mirror};
 use crate::stats::Rates;
 use crate::status::writer::StatusWriter;
+use crate::user_namespaces::UserNamespaces;
 use crate::volumes::token::Tokens;
 
 pub(crate) struct Context {
@@ -50,6 +52,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     pub(crate) managers: ResourceManagers,
     pub(crate) devices: Arc<DeviceManager>,
+    pub(crate) dra: Arc<DraManager>,
+    pub(crate) user_namespaces: UserNamespaces,
     pub(crate) collector: Collector,
     /// The machine is about to go down.
     pub(crate) shutting_down: watch::Sender<bool>,

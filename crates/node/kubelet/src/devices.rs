@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fram_cri::{ContainerConfig, KeyValue, Mount};
 use fram_grpc::message::Message;
@@ -18,6 +19,7 @@ use fram_grpc::{ConnectError, GrpcError, UnixEndpoint};
 use fram_machinery::{Value, json, meta};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::pod;
@@ -33,6 +35,8 @@ use table::{Known, Place, Table};
 /// Upstream's kubelet_internal_checkpoint, beside the sockets of plugins.
 const CHECKPOINT: &str = "kubelet_internal_checkpoint";
 const SERVICE: &str = "/v1beta1.DevicePlugin";
+/// So long the node keeps the capacity of a resource without plugin; upstream's endpointStopGracePeriod.
+const GONE: Duration = Duration::from_secs(300);
 /// A plugin with ten thousand devices says no more than this.
 const MAX_MESSAGE: usize = 16 << 20;
 
@@ -64,6 +68,8 @@ struct State {
     /// What plugins answered, encoded: a container that starts again gets the same.
     prepared: BTreeMap<Place, Vec<u8>>,
     plugins: HashMap<String, Plugin>,
+    /// Since when resources have had no plugin.
+    gone: HashMap<String, Instant>,
 }
 
 pub(crate) struct DeviceManager {
@@ -81,7 +87,8 @@ impl DeviceManager {
         let document = known
             .and_then(|bytes| json::from_slice(&bytes).map_err(|error| tracing::error!(%error, "the devices' checkpoint is damaged")).ok());
         let (table, prepared) = document.map(|d| table::recall(&d)).unwrap_or_default();
-        Self { dir, state: Mutex::new(State { table, prepared, plugins: HashMap::new() }), changes: watch::Sender::new(0) }
+        let gone = table.known.keys().map(|resource| (resource.clone(), Instant::now())).collect();
+        Self { dir, state: Mutex::new(State { table, prepared, plugins: HashMap::new(), gone }), changes: watch::Sender::new(0) }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -92,9 +99,14 @@ impl DeviceManager {
         self.changes.subscribe()
     }
 
-    /// How many devices there are and how many are healthy, by resource.
+    /// How many devices there are and how many are healthy, by resource; none of one whose plugin has been gone for long.
     pub(crate) fn amounts(&self) -> BTreeMap<String, (usize, usize)> {
-        self.state.lock().table.amounts()
+        let state = self.state.lock();
+        let mut amounts = state.table.amounts();
+        for (resource, _) in state.gone.iter().filter(|(_, since)| since.elapsed() >= GONE) {
+            amounts.entry(resource.clone()).and_modify(|amount| *amount = (0, 0));
+        }
+        amounts
     }
 
     pub(crate) fn table(&self) -> Table {
@@ -192,8 +204,11 @@ impl DeviceManager {
                 let answer = AllocateResponse::decode(&bytes).map_err(|_| DeviceError::Malformed(resource.clone()))?;
                 let answer = answer.containers.into_iter().next().ok_or_else(|| DeviceError::Malformed(resource.clone()))?;
                 let mut state = self.state.lock();
-                state.prepared.insert(place.clone(), answer.encode());
-                self.write(&state)?;
+                // A pod that was given up meanwhile has nothing any more.
+                if state.table.held.contains_key(place) {
+                    state.prepared.insert(place.clone(), answer.encode());
+                    self.write(&state)?;
+                }
                 answer
             }
         };
@@ -236,11 +251,19 @@ impl DeviceManager {
         if let Some(Err(error)) = outcome {
             tracing::warn!(resource, ?socket, %error, "a device plugin is gone");
         }
+        self.forget_plugin(resource, &endpoint);
+        if stop.run_until_cancelled(tokio::time::sleep(GONE)).await.is_some() {
+            self.changes.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// Its devices stay with those who have them; nobody gets one until it is back.
+    fn forget_plugin(&self, resource: String, endpoint: &Arc<UnixEndpoint>) {
         let mut state = self.state.lock();
-        if state.plugins.get(&resource).is_some_and(|p| Arc::ptr_eq(&p.endpoint, &endpoint)) {
+        if state.plugins.get(&resource).is_some_and(|p| Arc::ptr_eq(&p.endpoint, endpoint)) {
             state.plugins.remove(&resource);
-            // Its devices stay with those who have them; nobody gets one until it is back.
-            state.table.known.entry(resource).or_default().values_mut().for_each(|d| d.healthy = false);
+            state.table.known.entry(resource.clone()).or_default().values_mut().for_each(|d| d.healthy = false);
+            state.gone.insert(resource, Instant::now());
         }
         drop(state);
         self.changes.send_modify(|n| *n += 1);
@@ -253,7 +276,12 @@ impl DeviceManager {
         let (_outgoing, mut incoming) = channel.stream(&format!("{SERVICE}/ListAndWatch"), &Empty {}.encode()).await?;
         let plugin = Plugin { endpoint: endpoint.clone(), options, stop: stop.clone() };
         // The newest plugin of a resource counts.
-        if let Some(before) = self.state.lock().plugins.insert(resource.to_string(), plugin) {
+        let before = {
+            let mut state = self.state.lock();
+            state.gone.remove(resource);
+            state.plugins.insert(resource.to_string(), plugin)
+        };
+        if let Some(before) = before {
             before.stop.cancel();
         }
         while let Some(bytes) = incoming.next().await? {
@@ -269,9 +297,12 @@ impl DeviceManager {
             let nodes = d.topology.iter().flat_map(|t| &t.nodes).filter_map(node).collect();
             (d.id, Known { healthy: d.health == "Healthy", nodes })
         });
+        let known: table::Devices = known.collect();
         let mut state = self.state.lock();
-        state.table.known.insert(resource.to_string(), known.collect());
-        if let Err(error) = self.write(&state) {
+        // Their health does not stand in the file.
+        let same = state.table.known.get(resource).is_some_and(|before| before.keys().eq(known.keys()));
+        state.table.known.insert(resource.to_string(), known);
+        if !same && let Err(error) = self.write(&state) {
             tracing::warn!(%error, "a plugin's devices could not be written down");
         }
         drop(state);

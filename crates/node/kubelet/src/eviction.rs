@@ -194,6 +194,8 @@ impl Disks {
 
     fn counted(&self, signal: Signal) -> Counted {
         match signal {
+            // Files say nothing of them, and to count them takes long where there is little memory.
+            Signal::MemoryAvailable | Signal::PidAvailable => Counted { layers: false, files: false },
             _ if !self.dedicated => Counted { layers: true, files: true },
             Signal::NodeFsAvailable | Signal::NodeFsInodesFree => Counted { layers: false, files: true },
             _ => Counted { layers: true, files: false },

@@ -181,9 +181,9 @@ impl Images {
         Err(last)
     }
 
-    /// Every image on the node; none where the service does not answer.
-    pub(crate) async fn list(&self) -> Vec<Image> {
-        self.service.list_images(None).await.unwrap_or_default()
+    /// Every image on the node.
+    pub(crate) async fn list(&self) -> Result<Vec<Image>, ImageError> {
+        self.service.list_images(None).await
     }
 
     /// Where images lie; None where the service does not say.

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::KubeletConfig;
 use crate::context::Context;
 use crate::devices::{self, DeviceManager};
+use crate::dra::{self, DraManager};
 use crate::images::Images;
 use crate::node::{self, machine};
 use crate::objects::Objects;
@@ -32,6 +33,7 @@ use crate::pod::resources::cgroup_candidates;
 use crate::resource::{ManagerError, ResourceManagers, pool, qos};
 use crate::static_pods::{self, mirror};
 use crate::status::writer::StatusWriter;
+use crate::user_namespaces::UserNamespaces;
 use crate::volumes;
 use crate::volumes::token::Tokens;
 use crate::worker::{Failure, Letter, Mailbox, Worker};
@@ -87,6 +89,8 @@ impl Kubelet {
         let ctx = Context {
             managers,
             devices: Arc::new(DeviceManager::open(&config.root_dir)),
+            dra: Arc::new(DraManager::open(client.clone(), &config.node_name, &config.root_dir)),
+            user_namespaces: UserNamespaces::open(&config),
             images: Images::new(images, clock.clone(), config.credential_providers.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             tokens: Tokens::new(client.clone()),
@@ -138,7 +142,14 @@ impl Kubelet {
             self.tasks.spawn(writer.run(controller, self.client.clone(), self.ctx.pods.clone(), self.stop.clone()));
         }
         self.ctx.node_event(false, "Starting", "Starting kubelet.");
-        let mut pods = Pods { kubelet: self, workers: JoinSet::new(), uids: HashMap::new(), keys: HashMap::new(), statics: HashMap::new() };
+        let mut pods = Pods {
+            kubelet: self,
+            workers: JoinSet::new(),
+            uids: HashMap::new(),
+            keys: HashMap::new(),
+            statics: HashMap::new(),
+            shares: None,
+        };
         let outcome = stop.run_until_cancelled(pods.run()).await.unwrap_or(Ok(()));
         self.stop.cancel();
         while pods.workers.join_next().await.is_some() {}
@@ -150,11 +161,16 @@ impl Kubelet {
     /// The sockets below the kubelet's directory.
     fn serve_plugins(&self) {
         let (root, stop) = (&self.ctx.config.root_dir, self.stop.clone());
-        let registry = devices::registration::Registry { devices: self.ctx.devices.clone(), tasks: self.tasks.clone(), stop: stop.clone() };
-        let registry = Arc::new(registry);
+        let (devices, dra) = (self.ctx.devices.clone(), self.ctx.dra.clone());
+        let registry = Arc::new(devices::registration::Registry { devices, dra, tasks: self.tasks.clone(), stop: stop.clone() });
+        self.tasks.spawn(dra::keep(self.clone(), stop.clone()));
         self.tasks.spawn(devices::registration::serve(registry.clone()));
         self.tasks.spawn(devices::registration::follow(registry, root.join("plugins_registry")));
         self.tasks.spawn(devices::pod_resources::serve(self.clone(), root.join("pod-resources/kubelet.sock"), stop));
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Ends when the kubelet stops.
@@ -212,6 +228,8 @@ struct Pods<'a> {
     keys: HashMap<String, String>,
     /// The static pods that have a worker: their uids by their names.
     statics: HashMap<String, String>,
+    /// What the classes of pods were given last.
+    shares: Option<qos::Shares>,
 }
 
 impl Pods<'_> {
@@ -303,9 +321,14 @@ impl Pods<'_> {
     }
 
     /// Processors are shared between the classes of pods by what the pods of each ask for.
-    fn share_cpus(&self) {
+    fn share_cpus(&mut self) {
         let ctx = &self.kubelet.ctx;
-        qos::share(&ctx.cgroups, &ctx.config.cgroup_root, &self.kubelet.active_pods());
+        let shares = qos::class_shares(&self.kubelet.active_pods());
+        // Most of what is told of pods changes nothing of it, as statuses of the kubelet itself.
+        if self.shares != Some(shares) {
+            qos::share(&ctx.cgroups, &ctx.config.cgroup_root, shares);
+            self.shares = Some(shares);
+        }
     }
 
     fn dispatch(&mut self, pod: Arc<Value>) {

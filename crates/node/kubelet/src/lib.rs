@@ -12,6 +12,7 @@ mod configuration;
 mod container;
 mod context;
 mod devices;
+mod dra;
 mod eviction;
 mod hook;
 mod images;
@@ -33,6 +34,7 @@ mod shutdown;
 mod static_pods;
 mod stats;
 mod status;
+mod user_namespaces;
 mod volumes;
 mod worker;
 

@@ -6,8 +6,47 @@ use parking_lot::Mutex;
 
 use crate::pod::PodId;
 
+/// What is started, and what of it fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Started {
+    Pods,
+    PodErrors,
+    UserNamespacedPods,
+    UserNamespacedPodErrors,
+    Containers,
+    ContainerErrors,
+}
+
+impl Started {
+    const ALL: [Self; 6] =
+        [Self::Pods, Self::PodErrors, Self::UserNamespacedPods, Self::UserNamespacedPodErrors, Self::Containers, Self::ContainerErrors];
+
+    fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Pods => ("started_pods", "Cumulative number of pods started"),
+            Self::PodErrors => ("started_pods_errors", "Cumulative number of errors when starting pods"),
+            Self::UserNamespacedPods => (
+                "started_user_namespaced_pods",
+                "Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.",
+            ),
+            Self::UserNamespacedPodErrors => (
+                "started_user_namespaced_pods_errors",
+                "Cumulative number of errors when starting pods with user namespaces. This metric will only be collected on Linux.",
+            ),
+            Self::Containers => ("started_containers", "Cumulative number of containers started"),
+            Self::ContainerErrors => ("started_containers_errors", "Cumulative number of errors when starting containers"),
+        }
+    }
+
+    fn has_labels(self) -> bool {
+        matches!(self, Self::Containers | Self::ContainerErrors)
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Metrics {
+    /// By labels as they are written; those without any have one entry.
+    started: Mutex<BTreeMap<(Started, String), u64>>,
     evictions: Mutex<BTreeMap<&'static str, u64>>,
     probes: Mutex<BTreeMap<Probed, u64>>,
 }
@@ -24,6 +63,31 @@ pub(crate) struct Probed {
 impl Metrics {
     pub(crate) fn count_eviction(&self, signal: &'static str) {
         *self.evictions.lock().entry(signal).or_default() += 1;
+    }
+
+    /// A pod was begun, with or without a user namespace of its own; or what was begun has failed.
+    pub(crate) fn count_pod(&self, own_users: bool, failed: bool) {
+        let all = if failed { Started::PodErrors } else { Started::Pods };
+        let own = if failed { Started::UserNamespacedPodErrors } else { Started::UserNamespacedPods };
+        let mut started = self.started.lock();
+        *started.entry((all, String::new())).or_default() += 1;
+        if own_users {
+            *started.entry((own, String::new())).or_default() += 1;
+        }
+    }
+
+    /// Something of a new pod with a user namespace of its own did not start.
+    pub(crate) fn count_user_namespaced_error(&self) {
+        *self.started.lock().entry((Started::UserNamespacedPodErrors, String::new())).or_default() += 1;
+    }
+
+    /// A container was begun; and why it did not run, if so.
+    pub(crate) fn count_container(&self, kind: &str, error: Option<&str>) {
+        let key = match error {
+            None => (Started::Containers, format!("{{container_type={kind:?}}}")),
+            Some(code) => (Started::ContainerErrors, format!("{{code={code:?},container_type={kind:?}}}")),
+        };
+        *self.started.lock().entry(key).or_default() += 1;
     }
 
     pub(crate) fn count_probe(&self, probed: Probed) {
@@ -59,6 +123,17 @@ impl Metrics {
         for (signal, count) in &*self.evictions.lock() {
             out.push_str(&format!("kubelet_evictions{{eviction_signal={signal:?}}} {count}\n"));
         }
+        let started = self.started.lock();
+        for counter in Started::ALL {
+            let (name, help) = counter.name();
+            out.push_str(&format!("# HELP kubelet_{name}_total [ALPHA] {help}\n# TYPE kubelet_{name}_total counter\n"));
+            for ((_, labels), count) in started.iter().filter(|((of, _), _)| *of == counter) {
+                out.push_str(&format!("kubelet_{name}_total{labels} {count}\n"));
+            }
+            if !counter.has_labels() && !started.contains_key(&(counter, String::new())) {
+                out.push_str(&format!("kubelet_{name}_total 0\n"));
+            }
+        }
         out
     }
 }
@@ -66,6 +141,28 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_started_is_counted_with_its_failures() {
+        let metrics = Metrics::default();
+        metrics.count_pod(false, false);
+        metrics.count_pod(true, false);
+        metrics.count_pod(true, true);
+        metrics.count_container("init_container", None);
+        metrics.count_container("container", Some("CreateContainerError"));
+        let shown = metrics.exposition();
+        for line in [
+            "kubelet_started_pods_total 2",
+            "kubelet_started_pods_errors_total 1",
+            "kubelet_started_user_namespaced_pods_total 1",
+            "kubelet_started_user_namespaced_pods_errors_total 1",
+            "kubelet_started_containers_total{container_type=\"init_container\"} 1",
+            "kubelet_started_containers_errors_total{code=\"CreateContainerError\",container_type=\"container\"} 1",
+        ] {
+            assert!(shown.lines().any(|l| l == line), "{line}: {shown}");
+        }
+        assert!(Metrics::default().exposition().contains("\nkubelet_started_user_namespaced_pods_total 0\n"));
+    }
 
     #[test]
     fn probes_are_counted_by_container_and_result_until_their_pod_is_gone() {

@@ -98,7 +98,7 @@ impl Keeper {
         let runtime = self.ctx.runtime.status().await.map_err(|error| format!("container runtime is down: {error}"));
         let runtime = if *self.ctx.shutting_down.borrow() { Err("node is shutting down".into()) } else { runtime };
         let version = self.ctx.runtime.version().await.unwrap_or_default();
-        let images = self.ctx.images.list().await;
+        let images = self.ctx.images.list().await.unwrap_or_default();
         let pressures = self.ctx.pressures.borrow().clone();
         report::status(&report::Facts { ctx: &self.ctx, old, runtime, version, images, pressures, now: self.ctx.clock.now() })
     }
@@ -137,10 +137,12 @@ impl Keeper {
                     if changed.is_none() {
                         return;
                     }
-                    // A node that was deleted is registered again.
+                    // A node that was deleted is registered again, where the kubelet makes it.
                     if self.node.get(self.name()).is_none() && current.is_some() {
                         written = None;
-                        self.register().await;
+                        if self.ctx.config.register_node {
+                            self.register().await;
+                        }
                     }
                 }
                 Ok(()) = pressures.changed() => {}

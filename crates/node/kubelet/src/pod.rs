@@ -45,6 +45,15 @@ impl Role {
             Role::Ephemeral => "ephemeralContainers",
         }
     }
+
+    /// As metrics call it.
+    pub(crate) fn metric(self) -> &'static str {
+        match self {
+            Role::Init => "init_container",
+            Role::Main => "container",
+            Role::Ephemeral => "ephemeral_container",
+        }
+    }
 }
 
 pub(crate) fn init_containers(pod: &Value) -> &[Value] {
@@ -83,9 +92,10 @@ pub(crate) fn is_host_network(pod: &Value) -> bool {
     pod.bool_at(&["spec", "hostNetwork"]).unwrap_or(false)
 }
 
-/// Whether the pod comes from elsewhere than the API server; see kubetypes.IsStaticPod.
+/// Whether the pod comes from elsewhere than the API server; see kubetypes.IsStaticPod. Upstream's kubelet writes the annotation
+/// over what users say; here it counts only on what the API server has never seen.
 pub(crate) fn is_static(pod: &Value) -> bool {
-    meta::annotation(pod, "kubernetes.io/config.source").is_some_and(|source| source != "api")
+    meta::resource_version(pod).is_empty() && meta::annotation(pod, "kubernetes.io/config.source").is_some_and(|source| source != "api")
 }
 
 pub(crate) fn restart_policy(pod: &Value) -> &str {
@@ -106,7 +116,7 @@ pub(crate) fn container_restart_policy<'a>(pod: &'a Value, container: &'a Value)
 /// Whether a container is run again after this exit; see podutil.ContainerShouldRestart.
 pub(crate) fn restarts_after_exit(pod: &Value, container: &Value, exit_code: i64) -> bool {
     if let Some(action) = restart_action(container, exit_code) {
-        return matches!(action, "Restart" | "RestartAllContainers");
+        return matches!(action, "Restart" | RESTART_ALL);
     }
     match container_restart_policy(pod, container) {
         "Never" => false,
@@ -127,6 +137,15 @@ pub(crate) fn restart_action(container: &Value, exit_code: i64) -> Option<&str> 
         }
     };
     container.list_at(&["restartPolicyRules"]).iter().find(rule).map(|r| r.str_at(&["action"]))
+}
+
+/// The action that ends and restarts all containers of a pod (KEP-5532).
+pub(crate) const RESTART_ALL: &str = "RestartAllContainers";
+
+/// Whether an exit of one of its containers can restart all of them; see podutil.AllContainersCouldRestart.
+pub(crate) fn could_restart_all(pod: &Value) -> bool {
+    let rules = init_containers(pod).iter().chain(containers(pod)).flat_map(|c| c.list_at(&["restartPolicyRules"]));
+    rules.into_iter().any(|rule| rule.str_at(&["action"]) == RESTART_ALL)
 }
 
 /// Whether the pod has ended for good as the API server knows it.

@@ -24,8 +24,20 @@ pub(crate) enum Change {
 }
 
 /// A container as it was made: noted with it, since memory requests leave no trace in cgroups.
-pub(crate) fn annotation(container: &Value) -> String {
-    json::to_string(container.get("resources").unwrap_or(&Value::Map(Map::new())))
+pub(crate) fn annotation(pod: &Value, container: &Value) -> String {
+    json::to_string(&effective(pod, container))
+}
+
+/// The resources of a container, with the limits of its pod where it has none of its own; see containerResourcesFromRequirements.
+fn effective(pod: &Value, container: &Value) -> Value {
+    let mut out = container.get("resources").cloned().unwrap_or_else(|| Map::new().into());
+    for name in ["cpu", "memory"] {
+        let own = resources::quantity(&out, "limits", name).filter(|q| !q.is_zero());
+        if let Some(limit) = pod.at(&["spec", "resources", "limits", name]).filter(|_| own.is_none()) {
+            out.set(&["limits", name], limit.clone());
+        }
+    }
+    out
 }
 
 /// What `container`, whose resources are those allocated, needs.
@@ -33,7 +45,7 @@ pub(crate) fn change(pod: &Value, container: &Value, status: &ContainerStatus) -
     if status.state != ContainerState::Running {
         return Change::None;
     }
-    if needs_restart(container, status) {
+    if needs_restart(pod, container, status) {
         return Change::Restart;
     }
     let wanted = resources::container_resources(pod, container, 1);
@@ -52,15 +64,14 @@ fn limits(resources: &LinuxContainerResources, actual: &LinuxContainerResources)
     [resources.cpu_shares, quota, resources.memory_limit_in_bytes]
 }
 
-fn needs_restart(container: &Value, status: &ContainerStatus) -> bool {
+fn needs_restart(pod: &Value, container: &Value, status: &ContainerStatus) -> bool {
     let Some(made) = status.annotations.get(ANNOTATION_RESOURCES).and_then(|text| json::from_slice(text.as_bytes()).ok()) else {
         return false;
     };
-    let none = Value::Null;
-    let now = container.get("resources").unwrap_or(&none);
+    let now = effective(pod, container);
     container.list_at(&["resizePolicy"]).iter().filter(|p| p.str_at(&["restartPolicy"]) == "RestartContainer").any(|policy| {
         let name = policy.str_at(&["resourceName"]);
-        ["requests", "limits"].into_iter().any(|kind| resources::quantity(&made, kind, name) != resources::quantity(now, kind, name))
+        ["requests", "limits"].into_iter().any(|kind| resources::quantity(&made, kind, name) != resources::quantity(&now, kind, name))
     })
 }
 
@@ -99,7 +110,7 @@ pub(crate) fn shown(pod: &Value, container: &Value, status: &ContainerStatus) ->
         let bytes = Quantity::from_units(actual.memory_limit_in_bytes, Format::BinarySi).to_string();
         replace(["limits", "memory"], wanted.memory_limit_in_bytes != actual.memory_limit_in_bytes, bytes.into());
     }
-    if let Some(made) = status.annotations.get(ANNOTATION_RESOURCES).filter(|_| needs_restart(container, status))
+    if let Some(made) = status.annotations.get(ANNOTATION_RESOURCES).filter(|_| needs_restart(pod, container, status))
         && let Ok(made) = json::from_slice(made.as_bytes())
         && let Some(memory) = made.at(&["requests", "memory"])
     {
@@ -232,7 +243,7 @@ mod tests {
     fn made_of(container: &Value) -> ContainerStatus {
         let mut status = ContainerStatus { state: ContainerState::Running, ..Default::default() };
         status.resources = resources::container_resources(&pod(container), container, 1);
-        status.annotations.insert(ANNOTATION_RESOURCES.into(), annotation(container));
+        status.annotations.insert(ANNOTATION_RESOURCES.into(), annotation(&pod(container), container));
         status
     }
 
@@ -248,6 +259,23 @@ mod tests {
         assert_eq!(check("NotRequired", "1", "2Gi"), Change::Update);
         assert_eq!(check("RestartContainer", "2", "1Gi"), Change::Update);
         assert_eq!(check("RestartContainer", "2", "2Gi"), Change::Restart);
+    }
+
+    #[test]
+    fn a_limit_of_the_pod_is_that_of_a_container_without_one() {
+        let mut container = container("RestartContainer", "1", "1Gi");
+        container.remove(&["resources"]);
+        let with = |cpu: &str, memory: &str| {
+            let mut pod = pod(&container);
+            pod.set(&["spec", "resources"], object!({ "limits": { "cpu": cpu, "memory": memory } }));
+            pod
+        };
+        let mut status = ContainerStatus { state: ContainerState::Running, ..Default::default() };
+        status.resources = resources::container_resources(&with("1", "1Gi"), &container, 1);
+        status.annotations.insert(ANNOTATION_RESOURCES.into(), annotation(&with("1", "1Gi"), &container));
+        for (cpu, memory, expect) in [("1", "1Gi", Change::None), ("2", "1Gi", Change::Update), ("1", "2Gi", Change::Restart)] {
+            assert_eq!(change(&with(cpu, memory), &container, &status), expect);
+        }
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl ResourceManagers {
         // What init containers had, those that come after them have again.
         let (mut reusable, mut reusable_memory) = (CpuSet::default(), Vec::new());
         let of_pod = match self.config.topology_scope {
-            Scope::Pod => Some(self.affinity(&self.whole(pod), state, &out, &reusable, &others(""))?),
+            Scope::Pod => Some(self.affinity(&self.whole(pod), state, &out, (&reusable, &reusable_memory), &others(""))?),
             Scope::Container => None,
         };
         for (container, reusable_after) in
@@ -134,7 +134,7 @@ impl ResourceManagers {
             let wish = self.wish(pod, container);
             let affinity = match &of_pod {
                 Some(affinity) => affinity.clone(),
-                None => self.affinity(&wish, state, &out, &reusable, &others(wish.name))?,
+                None => self.affinity(&wish, state, &out, (&reusable, &reusable_memory), &others(wish.name))?,
             };
             let cpus = self.take_cpus(&wish, &affinity, state, &out, &reusable)?;
             let memory = self.take_memory(&wish, &affinity, state, &out, &reusable_memory)?;
@@ -150,6 +150,12 @@ impl ResourceManagers {
             }
             out.insert(wish.name.to_string(), Assignment { cpus, memory });
         }
+        let order = pod::init_containers(pod).iter().filter(|c| !pod::is_sidecar(c)).map(pod::container_name);
+        let before = |init: &str| {
+            let earlier = pod::init_containers(pod).iter().take_while(move |c| pod::container_name(c) != init);
+            earlier.filter(|c| pod::is_sidecar(c)).map(|c| pod::container_name(c).to_string()).collect()
+        };
+        lower_init_memory(&mut out, order, before);
         Ok((out, affinities))
     }
 
@@ -188,7 +194,7 @@ impl ResourceManagers {
         wish: &Wish,
         state: &Assignments,
         own: &BTreeMap<String, Assignment>,
-        reusable: &CpuSet,
+        (reusable, reusable_memory): (&CpuSet, &[String]),
         others: &[Hints],
     ) -> Result<Hint, crate::admit::Rejection> {
         let nodes = self.hardware.node_ids();
@@ -200,7 +206,7 @@ impl ResourceManagers {
             hints.push(Some(topology::hints(&nodes, wanted, |of| count(&all, of), |of| Some(count(&free, of)))));
         }
         if let Some(asked) = &wish.memory {
-            let promised = blocks(state, own, &[]);
+            let promised = blocks(state, own, reusable_memory);
             let memory = Memory { hardware: &self.hardware, reserved: &self.config.reserved_memory, promised: &promised };
             for (kind, bytes) in asked {
                 hints.push(Some(topology::hints(&nodes, *bytes, |of| memory.total(of, kind), |of| memory.free(of, kind))));
@@ -350,6 +356,32 @@ fn blocks(state: &Assignments, own: &BTreeMap<String, Assignment>, without: &[St
     let others = state.values().flat_map(BTreeMap::values);
     let own = own.iter().filter(|(name, _)| !without.contains(name)).map(|(_, a)| a);
     others.chain(own).flat_map(|a| a.memory.iter().cloned()).collect()
+}
+
+/// What an init container has, those that come after it have again: promised stays what it needs beyond them. What is nothing
+/// any more still says on which nodes the container is. See updateInitContainersMemoryBlocks. `before` names the sidecars that an
+/// init container runs beside.
+fn lower_init_memory<'a>(
+    granted: &mut BTreeMap<String, Assignment>,
+    init: impl Iterator<Item = &'a str>,
+    before: impl Fn(&str) -> Vec<String>,
+) {
+    let names: Vec<&str> = init.collect();
+    let same = |a: &Block, b: &Block| a.nodes == b.nodes && a.resource == b.resource;
+    let mut lasting: Vec<Block> = Vec::new();
+    for (_, assignment) in granted.iter().filter(|(name, _)| !names.contains(&name.as_str())) {
+        lasting.extend(assignment.memory.iter().cloned());
+    }
+    for name in names {
+        let beside: Vec<Block> = before(name).iter().filter_map(|s| granted.get(s)).flat_map(|a| a.memory.clone()).collect();
+        let Some(assignment) = granted.get_mut(name) else { continue };
+        for block in &mut assignment.memory {
+            let of = |list: &[Block]| list.iter().filter(|b| same(b, block)).map(|b| b.bytes).sum::<i64>();
+            let again = of(&lasting) - of(&beside);
+            block.bytes = (block.bytes - again).max(0);
+            lasting.push(block.clone());
+        }
+    }
 }
 
 /// The processors that are kept: those named, or as many as are reserved, whole ones.

@@ -1,13 +1,17 @@
 //! The kubelet's HTTP API over any byte stream: logs, exec, attach, port-forward, pods, usage. Whoever hands in a stream has made
 //! sure who is at its other end. See upstream's pkg/kubelet/server.
 
+mod access;
 mod forward;
 #[cfg(test)]
 mod fuzz;
 mod log_file;
 mod logs;
 mod node_logs;
+mod port;
 mod remote;
+mod reviews;
+mod running;
 
 use std::convert::Infallible;
 
@@ -45,7 +49,8 @@ impl Kubelet {
         let steps: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let outcome: Answer = match (request.method(), steps.as_slice()) {
-            (&Method::GET, ["healthz" | "livez" | "readyz"]) => Ok(text("ok")),
+            (_, [first, ..]) if !self.serves(first) => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, DISABLED)),
+            (&Method::GET, ["healthz", ..]) => Ok(text("ok")),
             (&Method::GET, ["stats", "summary"]) => match stats::full_summary(&self.ctx).await {
                 Ok(summary) => Ok(json(&summary)),
                 Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
@@ -63,6 +68,10 @@ impl Kubelet {
             (&Method::GET, ["configz"]) => Ok(json(&configz(&self.ctx.config))),
             (&Method::GET, ["logs", rest @ ..]) => node_logs::serve(rest).await,
             (&Method::GET, ["pods"]) => Ok(json(&self.pod_list())),
+            (&Method::GET, ["runningpods"]) => running::pods(self).await,
+            (&Method::POST, ["run", namespace, name, container]) => {
+                running::run(self, &format!("{namespace}/{name}"), container, &query).await
+            }
             (&Method::GET, ["containerLogs", namespace, name, container]) => {
                 logs::serve(self, &format!("{namespace}/{name}"), container, &query, request).await
             }
@@ -86,6 +95,16 @@ impl Kubelet {
         outcome.unwrap_or_else(|refusal| *refusal)
     }
 
+    /// Whether the configuration has what is below this path; see InstallDebuggingHandlers and InstallDebuggingDisabledHandlers.
+    fn serves(&self, first: &str) -> bool {
+        let config = &self.ctx.config;
+        match first {
+            "run" | "exec" | "attach" | "portForward" | "containerLogs" | "runningpods" => config.debugging_handlers,
+            "logs" => config.debugging_handlers && config.system_log_handler,
+            _ => true,
+        }
+    }
+
     /// The owner of exec, attach and port-forward: they end with the kubelet at the latest.
     fn sessions(&self) -> Sessions {
         Sessions { tasks: self.tasks().clone(), stop: self.stopping().clone() }
@@ -105,6 +124,8 @@ impl Kubelet {
         }
     }
 }
+
+const DISABLED: &str = "Debug endpoints are disabled.";
 
 /// A chunk of a streamed answer.
 type Chunk = Bytes;

@@ -87,7 +87,13 @@ async fn end_pods(kubelet: &Kubelet) {
 
 async fn any_runs(kubelet: &Kubelet, pods: &[&Arc<Value>]) -> bool {
     let ready = fram_cri::PodSandboxFilter { state: Some(fram_cri::PodSandboxState::Ready), ..Default::default() };
-    let sandboxes = kubelet.ctx.runtime.list_pod_sandbox(&ready).await.unwrap_or_default();
+    let sandboxes = match kubelet.ctx.runtime.list_pod_sandbox(&ready).await {
+        Ok(sandboxes) => sandboxes,
+        Err(error) => {
+            tracing::warn!(%error, "the runtime does not say what still runs: pods get all of their time");
+            return true;
+        }
+    };
     sandboxes.iter().any(|s| pods.iter().any(|p| meta::uid(p) == s.metadata.uid))
 }
 

@@ -18,7 +18,7 @@ use crate::observed::Observed;
 use crate::pod::resources::pod_total;
 use crate::pod::{self, Role};
 use crate::worker::Failure;
-use crate::worker::actions::{Verdicts, sandbox_changed};
+use crate::worker::actions::{Verdicts, asks_to_restart_all, sandbox_changed};
 
 /// Why a container waits, by its name: reason and message.
 pub(crate) type Waiting = HashMap<String, (String, String)>;
@@ -40,6 +40,18 @@ pub(crate) struct Inputs<'a> {
     /// Nothing runs any more: the phase may become terminal.
     pub ended: bool,
     pub now: Timestamp,
+}
+
+impl Inputs<'_> {
+    /// Whether an exit asks to restart all containers, as the runtime or the last status tells; see ShouldAllContainersRestart.
+    fn restarts_all(&self) -> bool {
+        let told = |(role, c): (Role, &Value)| {
+            let ended = containers::old_status(self.pod, role, pod::container_name(c)).and_then(|s| s.at(&["state", "terminated"]));
+            role != Role::Ephemeral && ended.is_some_and(|e| containers::asks_to_restart_all(c, e))
+        };
+        let seen = |c| asks_to_restart_all(self.pod, self.observed, c);
+        self.observed.containers.iter().any(seen) || pod::all_containers(self.pod).any(told)
+    }
 }
 
 /// The whole status. Conditions of others stay as they are.
@@ -209,7 +221,7 @@ impl Tally {
     fn init(&mut self, pod: &Value, container: &Value, status: Option<&Value>) {
         match status.and_then(exit_code) {
             Some(0) => {}
-            Some(code) => self.failed_init += usize::from(!pod::restarts_after_exit(pod, container, code)),
+            Some(code) => self.failed_init += usize::from(!runs_again(pod, container, status, code)),
             None => self.pending_init += 1,
         }
     }
@@ -237,12 +249,18 @@ impl Tally {
             self.running += 1;
         } else if let Some(code) = exit_code(status) {
             self.stopped += 1;
-            self.for_good += usize::from(!pod::restarts_after_exit(pod, container, code));
+            self.for_good += usize::from(!runs_again(pod, container, Some(status), code));
             self.succeeded += usize::from(code == 0 && status.at(&["state", "terminated"]).is_some());
         } else {
             self.waiting += 1;
         }
     }
+}
+
+/// Whether a container that has ended with this code is to be run again, by its own rules or because all are.
+fn runs_again(pod: &Value, container: &Value, status: Option<&Value>, code: i64) -> bool {
+    let reason = status.map(|s| s.str_at(&["lastState", "terminated", "reason"]));
+    reason == Some(containers::RESTARTING_ALL) || pod::restarts_after_exit(pod, container, code)
 }
 
 /// The exit code of a container that has ended, or that waits for its next run.

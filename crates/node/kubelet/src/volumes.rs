@@ -6,6 +6,7 @@ mod mounts;
 pub(crate) mod payload;
 pub(crate) mod persistent;
 mod subpath;
+pub(crate) use subpath::beneath;
 pub(crate) mod token;
 
 use std::collections::BTreeMap;

@@ -2,14 +2,16 @@
 //! that no address is given twice whatever dies when.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use fram_cri::PortMapping;
 use fram_datapath::address::Cidr;
 use serde::{Deserialize, Serialize};
+
+use crate::durable;
 
 const VERSION: u32 = 1;
 /// The first address of a pod range is the gateway by custom; no pod gets it.
@@ -137,12 +139,7 @@ impl Allocations {
     pub fn save(&self, path: &Path) -> Result<(), AllocationError> {
         let failed = |operation| move |source| AllocationError::Io { operation, path: path.to_path_buf(), source };
         let bytes = serde_json::to_vec(self).map_err(|e| failed("encode")(e.into()))?;
-        let temporary = path.with_extension("tmp");
-        let mut file = File::create(&temporary).map_err(failed("create"))?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed("write"))?;
-        fs::rename(&temporary, path).map_err(failed("replace"))?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync folder of"))
+        durable::replace(path, &bytes).map_err(failed("write"))
     }
 }
 

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
+use crate::durable;
+
 use config::NetworkList;
 use plugin::{Invocation, PluginError};
 
@@ -98,12 +100,18 @@ impl CniNetwork {
         self.config.state_dir.join(format!("{sandbox}.json"))
     }
 
+    /// What is damaged is as good as the present configuration: to undo that is better than never to be able to.
     fn attached(&self, sandbox: &str) -> Result<Option<Attached>, CniError> {
         let path = self.state(sandbox);
         let text = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|source| CniError::Io { operation: "read", path: path.clone(), source })?,
         };
+        if let Err(error) = serde_json::from_slice::<Attached>(&text) {
+            tracing::warn!(?path, %error, "what a sandbox was attached by cannot be read: it is undone by what is configured now");
+            let attached = Attached { list: self.list()?, bin_dirs: self.config.bin_dirs.clone(), result: Value::Null };
+            return Ok(Some(attached));
+        }
         serde_json::from_slice(&text).map(Some).map_err(|error| CniError::Config { path, why: error.to_string() })
     }
 
@@ -112,8 +120,7 @@ impl CniNetwork {
         let path = self.state(sandbox);
         let failed = |source| CniError::Io { operation: "write", path: path.clone(), source };
         let text = serde_json::to_vec(attached).map_err(|error| failed(error.into()))?;
-        let new = path.with_extension("new");
-        std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &path)).map_err(failed)
+        durable::replace(&path, &text).map_err(failed)
     }
 
     async fn attach(&self, config: &SandboxNetworkConfig) -> Result<Value, CniError> {
@@ -196,8 +203,10 @@ async fn loopback(netns: &Path) -> Result<(), CniError> {
 
 /// The addresses of a result, without their prefixes.
 fn addresses(result: &Value) -> Vec<IpAddr> {
-    let ips = result.get("ips").and_then(Value::as_array).into_iter().flatten();
-    ips.filter_map(|ip| ip.get("address")?.as_str()?.split('/').next()?.parse().ok()).collect()
+    let ips = result.get("ips").and_then(Value::as_array).into_iter().flatten().filter_map(|ip| ip.get("address"));
+    // As results looked before version 0.3.0.
+    let former = ["ip4", "ip6"].into_iter().filter_map(|family| result.get(family)?.get("ip"));
+    ips.chain(former).filter_map(|ip| ip.as_str()?.split('/').next()?.parse().ok()).collect()
 }
 
 #[async_trait]
@@ -218,7 +227,11 @@ impl SandboxNetwork for CniNetwork {
             self.detach(config, &attached).await?;
         }
         drop(turn);
-        self.turns.lock().await.remove(sandbox);
+        let mut turns = self.turns.lock().await;
+        // Who waits for the same turn has it; who comes from now on waits for this lock first.
+        if turns.get(sandbox).is_some_and(|turn| Arc::strong_count(turn) == 1) {
+            turns.remove(sandbox);
+        }
         Ok(())
     }
 

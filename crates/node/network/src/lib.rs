@@ -4,6 +4,7 @@
 mod allocation;
 mod attach;
 mod cni;
+mod durable;
 mod network;
 mod peers;
 mod rules;

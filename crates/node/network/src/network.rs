@@ -100,6 +100,8 @@ struct State {
     peers: Vec<Peer>,
     /// Addresses that the node has for its own pods.
     local: BTreeSet<IpAddr>,
+    /// Addresses of load balancers of which the neighbours were told.
+    announced: BTreeSet<IpAddr>,
 }
 
 impl PodNetwork {
@@ -124,7 +126,7 @@ impl PodNetwork {
         reaper.delete_group(DOOMED)?;
         let overhead = if overlay.is_some() { route::VXLAN_OVERHEAD } else { 0 };
         let mtu = config.mtu.unwrap_or_else(|| world_mtu(&mut route).unwrap_or(DEFAULT_MTU).saturating_sub(overhead));
-        let mut state = State { allocations, nft, route, peers: Vec::new(), local: BTreeSet::new() };
+        let mut state = State { allocations, nft, route, peers: Vec::new(), local: BTreeSet::new(), announced: BTreeSet::new() };
         state.refuse_unassigned()?;
         state.rebuild(&config.cluster_cidrs)?;
         let (state, reaper) = (Mutex::new(state), Mutex::new(reaper));
@@ -181,13 +183,22 @@ impl PodNetwork {
             for gone in held.iter().filter(|ip| !wanted.contains(*ip) && !state.local.contains(*ip)) {
                 inner.config.within(|| attach::delete_local_address(&mut state.route, *gone))?;
             }
-            for ip in wanted.iter().filter(|ip| !held.contains(*ip)) {
-                inner.config.within(|| attach::add_local_address(&mut state.route, *ip))?;
-                if let Some(own) = inner.config.node_ip {
-                    inner.config.within(|| attach::announce(&mut state.route, own, *ip))?;
+            state.announced.retain(|ip| wanted.contains(ip));
+            // One that fails does not keep the others from being had.
+            let mut outcome = Ok(());
+            for ip in wanted.difference(&state.announced.clone()) {
+                let hold = inner.config.within(|| {
+                    if !held.contains(ip) {
+                        attach::add_local_address(&mut state.route, *ip)?;
+                    }
+                    inner.config.node_ip.map_or(Ok(()), |own| attach::announce(&mut state.route, own, *ip))
+                });
+                match hold {
+                    Ok(()) => drop(state.announced.insert(*ip)),
+                    Err(error) => outcome = outcome.and(Err(error.into())),
                 }
             }
-            Ok(())
+            outcome
         })
         .await
     }

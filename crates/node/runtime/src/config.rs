@@ -1,5 +1,6 @@
 //! What whoever starts the runtime decides.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -19,6 +20,10 @@ pub struct RuntimeConfig {
     pub resolv_conf: PathBuf,
     /// Size of each pod's /dev/shm, bytes.
     pub shm_size: u64,
+    /// OCI runtimes by the handlers that RuntimeClasses name; containers of other handlers are made by libcontainer.
+    pub handlers: BTreeMap<String, PathBuf>,
+    /// Where files say what CDI devices need; later ones come first.
+    pub cdi_dirs: Vec<PathBuf>,
     /// Events that a subscriber may be behind before it is ended.
     pub event_buffer: usize,
 }
@@ -33,6 +38,8 @@ impl RuntimeConfig {
             shim_cgroup: "/fram-shim".into(),
             resolv_conf: "/etc/resolv.conf".into(),
             shm_size: 64 << 20,
+            handlers: BTreeMap::new(),
+            cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             event_buffer: 4096,
         }
     }

@@ -54,7 +54,7 @@ fn walk(host: &Path, inside: &Path, permissions: &str, devices: &mut Vec<HostDev
     Ok(())
 }
 
-fn node(host: &Path, inside: &Path, permissions: &str) -> io::Result<Option<HostDevice>> {
+pub(crate) fn node(host: &Path, inside: &Path, permissions: &str) -> io::Result<Option<HostDevice>> {
     let metadata = fs::metadata(host)?;
     let kind = metadata.file_type();
     let is_device = kind.is_char_device() || kind.is_block_device();

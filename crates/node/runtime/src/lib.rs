@@ -1,6 +1,7 @@
 //! Fram's container runtime: pod sandboxes and OCI containers behind `fram_cri::RuntimeService`, each pod held by a shim
 //! process that outlives Fram. No networking and no image handling: both are handed in.
 
+mod cdi;
 mod cgroup;
 mod client;
 mod config;

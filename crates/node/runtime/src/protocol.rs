@@ -165,6 +165,16 @@ pub(crate) struct SandboxSetup {
     /// Where the shim itself runs, below each cgroup hierarchy; empty leaves it where it was started.
     pub cgroup: String,
     pub cgroup_mount: PathBuf,
+    /// Of the pod's own user namespace.
+    pub ids: Option<IdRange>,
+}
+
+/// The users and groups of the node that those of a pod from 0 on are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IdRange {
+    pub uid: u32,
+    pub gid: u32,
+    pub length: u32,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -187,6 +197,10 @@ pub(crate) struct StartContainer {
     pub stdin_once: bool,
     pub tty: bool,
     pub oom_score_adj: Option<i32>,
+    /// Of the pod's own user namespace.
+    pub ids: Option<IdRange>,
+    /// The OCI runtime that makes the container, where it is not libcontainer; then privileges and filter stand in `config.json`.
+    pub runtime: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -253,6 +267,9 @@ pub(crate) struct Exec {
     pub stderr: bool,
     pub privileges: Privileges,
     pub seccomp: Vec<Instruction>,
+    /// As those of the container.
+    pub ids: Option<IdRange>,
+    pub runtime: Option<PathBuf>,
 }
 
 /// One frame with its length in front.

@@ -5,8 +5,10 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use fram_cri::{ContainerConfig, PodSandboxConfig, PodSandboxNetworkStatus, Signal};
+use fram_cri::{ContainerConfig, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxNetworkStatus, Signal};
 use serde::{Deserialize, Serialize};
+
+use crate::protocol::IdRange;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -26,6 +28,26 @@ impl SandboxRecord {
     pub(crate) fn host_network(&self) -> bool {
         self.config.linux.security_context.namespace_options.network == fram_cri::NamespaceMode::Node
     }
+
+    /// What the users of the pod's own user namespace are on the node.
+    pub(crate) fn ids(&self) -> Option<IdRange> {
+        id_range(&self.config.linux.security_context.namespace_options).ok().flatten()
+    }
+}
+
+/// Of a pod's namespaces: one range for users and one for groups, of the same length and from 0 on. Anything else is refused.
+pub(crate) fn id_range(options: &NamespaceOption) -> Result<Option<IdRange>, &'static str> {
+    let Some(own) = options.userns_options.as_ref().filter(|own| own.mode == NamespaceMode::Pod) else { return Ok(None) };
+    let ([uids], [gids]) = (own.uids.as_slice(), own.gids.as_slice()) else {
+        return Err("a user namespace needs one mapping of users and one of groups");
+    };
+    if uids.container_id != 0 || gids.container_id != 0 || uids.length != gids.length || uids.length == 0 {
+        return Err("the mappings of a user namespace have to be of the same length and begin at 0");
+    }
+    if options.network == NamespaceMode::Node || options.ipc == NamespaceMode::Node || options.pid == NamespaceMode::Node {
+        return Err("a pod with a user namespace of its own cannot have namespaces of the node");
+    }
+    Ok(Some(IdRange { uid: uids.host_id, gid: gids.host_id, length: uids.length }))
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ mod numbers;
 
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use thiserror::Error;
 
 pub(crate) use bpf::compile;
@@ -168,6 +169,64 @@ pub(crate) fn parse(json: &str) -> Result<Profile, SeccompError> {
         architectures.push(Architecture::X86);
     }
     Ok(Profile { default: action(oci.default_action(), oci.default_errno_ret())?, architectures, rules })
+}
+
+impl Profile {
+    /// In the form of the OCI runtime specification.
+    pub(crate) fn oci(&self) -> Value {
+        let architecture = |arch: &Architecture| match arch {
+            Architecture::X86_64 => "SCMP_ARCH_X86_64",
+            Architecture::X86 => "SCMP_ARCH_X86",
+            Architecture::Aarch64 => "SCMP_ARCH_AARCH64",
+        };
+        let condition = |c: &Condition| {
+            let op = match c.operator {
+                Operator::Equal => "SCMP_CMP_EQ",
+                Operator::NotEqual => "SCMP_CMP_NE",
+                Operator::Less => "SCMP_CMP_LT",
+                Operator::LessOrEqual => "SCMP_CMP_LE",
+                Operator::Greater => "SCMP_CMP_GT",
+                Operator::GreaterOrEqual => "SCMP_CMP_GE",
+                Operator::MaskedEqual => "SCMP_CMP_MASKED_EQ",
+            };
+            json!({ "index": c.index, "value": c.value, "valueTwo": c.second, "op": op })
+        };
+        let rule = |rule: &Rule| {
+            let (action, number) = rule.action.oci();
+            let mut out = json!({ "names": rule.names, "action": action });
+            if let Some(number) = number {
+                out["errnoRet"] = number.into();
+            }
+            if !rule.conditions.is_empty() {
+                out["args"] = rule.conditions.iter().map(condition).collect();
+            }
+            out
+        };
+        let (default, number) = self.default.oci();
+        let mut out = json!({
+            "defaultAction": default,
+            "architectures": self.architectures.iter().map(architecture).collect::<Vec<_>>(),
+            "syscalls": self.rules.iter().map(rule).collect::<Vec<_>>(),
+        });
+        if let Some(number) = number {
+            out["defaultErrnoRet"] = number.into();
+        }
+        out
+    }
+}
+
+impl Action {
+    fn oci(self) -> (&'static str, Option<u16>) {
+        match self {
+            Action::Allow => ("SCMP_ACT_ALLOW", None),
+            Action::Errno(number) => ("SCMP_ACT_ERRNO", Some(number)),
+            Action::KillProcess => ("SCMP_ACT_KILL_PROCESS", None),
+            Action::KillThread => ("SCMP_ACT_KILL_THREAD", None),
+            Action::Trap => ("SCMP_ACT_TRAP", None),
+            Action::Trace(number) => ("SCMP_ACT_TRACE", Some(number)),
+            Action::Log => ("SCMP_ACT_LOG", None),
+        }
+    }
 }
 
 fn names_x86(oci: &LinuxSeccomp) -> bool {

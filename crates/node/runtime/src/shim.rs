@@ -33,7 +33,7 @@ use crate::durable::{self, DurableError};
 use crate::protocol::SandboxSetup;
 
 pub(crate) use container::STATE_FILE;
-pub(crate) use sandbox::{NETNS, SHM};
+pub(crate) use sandbox::{NETNS, SHM, USERNS};
 pub(crate) use server::set_nonblocking;
 
 /// Names inside the sandbox's directory.
@@ -154,6 +154,12 @@ fn prepare(setup: &SandboxSetup, dir: &Path) -> Result<server::Server, ShimError
     // The directory that was given may be relative to where the runtime was.
     let dir = std::env::current_dir().map_err(system("find the sandbox's directory"))?;
     Ok(server::Server::new(dir, cgroups, listener, signals, first_process))
+}
+
+/// Whether a standard stream is the container's alone: a pipe or a terminal.
+fn is_own_stream(fd: std::os::fd::BorrowedFd<'_>) -> bool {
+    let is_pipe = nix::sys::stat::fstat(fd).is_ok_and(|found| found.st_mode & libc::S_IFMT == libc::S_IFIFO);
+    is_pipe || nix::unistd::isatty(fd).unwrap_or(false)
 }
 
 /// The standard input is nothing; what the shim has to complain about goes to a file. The standard output stays open

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::protocol::{PidNamespace, RootMount};
+use crate::protocol::{IdRange, PidNamespace, RootMount};
+use crate::seccomp::Profile;
 
 pub(crate) use capabilities::{CAPABILITIES, capability_names};
 pub(crate) use user::{UserError, resolve_user};
@@ -102,8 +103,12 @@ pub(crate) struct Input<'a> {
     pub rootfs: &'a Path,
     /// The devices of `container.devices`, or all of the host's for a privileged container.
     pub devices: &'a [HostDevice],
+    /// `hooks` of the OCI specification; null for none.
+    pub hooks: &'a Value,
     /// Layers of image volumes, by their index in `container.mounts`.
     pub image_mounts: &'a [(usize, Vec<PathBuf>)],
+    /// The sandbox's user namespace, and what its users are on the node.
+    pub user_namespace: Option<(PathBuf, IdRange)>,
     /// Where the container's cgroup goes when the sandbox names no parent.
     pub cgroup_root: &'a str,
     pub cgroup_v2: bool,
@@ -139,7 +144,7 @@ pub(crate) fn plan<'a>(input: &Input<'a>) -> Result<Plan<'a>, SpecError> {
         "readonlyPaths": if context.privileged { &[][..] } else { &context.readonly_paths[..] },
         "rootfsPropagation": mounts::rootfs_propagation(container),
     });
-    let spec = json!({
+    let mut spec = json!({
         "ociVersion": "1.2.0",
         "root": { "path": input.rootfs, "readonly": context.readonly_rootfs },
         "process": {
@@ -153,6 +158,9 @@ pub(crate) fn plan<'a>(input: &Input<'a>) -> Result<Plan<'a>, SpecError> {
         "mounts": namespaced,
         "linux": linux,
     });
+    if !input.hooks.is_null() {
+        spec["hooks"] = input.hooks.clone();
+    }
     Ok(Plan {
         spec,
         mounts,
@@ -167,17 +175,23 @@ pub(crate) fn plan<'a>(input: &Input<'a>) -> Result<Plan<'a>, SpecError> {
 }
 
 fn refuse_unsupported(container: &ContainerConfig) -> Result<(), SpecError> {
-    let userns = &container.security_context.namespace_options.userns_options;
-    if userns.as_ref().is_some_and(|options| options.mode == NamespaceMode::Pod) {
-        return Err(SpecError::Unsupported("a user namespace"));
-    }
     if matches!(container.security_context.apparmor, Some(SecurityProfile::Localhost(_))) {
         return Err(SpecError::Unsupported("an AppArmor profile"));
     }
-    if !container.cdi_devices.is_empty() {
-        return Err(SpecError::Unsupported("a CDI device"));
-    }
     Ok(())
+}
+
+/// Writes into the specification what Fram's own executor applies behind it: for runtimes that know the specification alone.
+pub(crate) fn complete(plan: &mut Plan<'_>, profile: Option<&Profile>) {
+    let names = |bits: u64| capability_names(bits).map(|name| format!("CAP_{name}")).collect::<Vec<_>>();
+    let (all, ambient) = (names(plan.privileges.capabilities), names(plan.privileges.ambient));
+    plan.spec["process"]["capabilities"] =
+        json!({ "bounding": all, "effective": all, "permitted": all, "inheritable": ambient, "ambient": ambient });
+    // Nothing in it is younger, and older ones refuse what they do not know.
+    plan.spec["ociVersion"] = "1.0.2".into();
+    if let Some(profile) = profile {
+        plan.spec["linux"]["seccomp"] = profile.oci();
+    }
 }
 
 /// Names without `CAP_`, as the default seccomp profile asks for them.
@@ -189,6 +203,9 @@ pub(crate) fn bounding_names(privileges: &Privileges) -> BTreeSet<String> {
 /// need no entry. A pid namespace that is joined gets its path from the shim.
 fn namespaces(input: &Input) -> Vec<Value> {
     let mut namespaces = vec![json!({ "type": "mount" })];
+    if let Some((path, _)) = &input.user_namespace {
+        namespaces.push(json!({ "type": "user", "path": path }));
+    }
     if pid_namespace(input.container) == PidNamespace::Container {
         namespaces.push(json!({ "type": "pid" }));
     }

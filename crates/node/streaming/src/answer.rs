@@ -26,6 +26,10 @@ pub fn text(text: &str) -> Response<Body> {
     typed(text.to_string(), "text/plain")
 }
 
+pub fn html(page: &str) -> Response<Body> {
+    typed(page.to_string(), "text/html; charset=utf-8")
+}
+
 pub fn json(value: &Value) -> Response<Body> {
     typed(json::to_vec(value), "application/json")
 }

@@ -2,6 +2,9 @@
 //! tools/portforward.
 
 use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,10 +15,10 @@ use http::{Request, StatusCode, Uri, header};
 use http_body_util::Empty;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::Sessions;
 use crate::spdy::{self, DEPTH, Event, Send, frame};
@@ -86,14 +89,42 @@ impl Streams for StreamClient {
     async fn port_forward(&self, url: &str, port: u16) -> CriResult<Box<dyn Duplex>> {
         let connection = TokioIo::new(self.connect(url, FORWARD).await?);
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        self.sessions.spawn(forward(connection, port, theirs));
-        Ok(Box::new(ours))
+        let hung_up = CancellationToken::new();
+        let guard = hung_up.clone().drop_guard();
+        self.sessions.spawn(forward(connection, port, theirs, hung_up));
+        Ok(Box::new(Forwarded { stream: ours, _guard: guard }))
     }
 }
 
-trait Connection: AsyncRead + tokio::io::AsyncWrite + std::marker::Send + Unpin + 'static {}
+/// The caller's end of a forwarded connection. To shut it down is half an end, to drop it a whole one.
+struct Forwarded {
+    stream: DuplexStream,
+    _guard: DropGuard,
+}
 
-impl<T: AsyncRead + tokio::io::AsyncWrite + std::marker::Send + Unpin + 'static> Connection for T {}
+impl AsyncRead for Forwarded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Forwarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+trait Connection: AsyncRead + AsyncWrite + std::marker::Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + std::marker::Send + Unpin + 'static> Connection for T {}
 
 /// Streams of a client have odd numbers, in the order in which they are opened.
 async fn open(sender: &mpsc::Sender<Send>, place: u32, headers: &[(&str, &str)]) -> u32 {
@@ -253,8 +284,8 @@ fn exit(said: &[u8]) -> CriResult<i32> {
     Err(CriError::Internal(status.str_at(&["message"]).to_owned()))
 }
 
-/// Carries one connection to a port.
-async fn forward(connection: impl Connection, port: u16, local: DuplexStream) {
+/// Carries one connection to a port, until the far end has said everything or nobody hears it any more.
+async fn forward(connection: impl Connection, port: u16, local: DuplexStream, hung_up: CancellationToken) {
     let (event_sender, mut events) = mpsc::channel(DEPTH);
     let (sender, sends) = mpsc::channel(DEPTH);
     let carrying = spdy::carry(connection, event_sender, sender.downgrade(), sends);
@@ -299,7 +330,7 @@ async fn forward(connection: impl Connection, port: u16, local: DuplexStream) {
         // The far end decides: what it still says after our end is delivered.
         tokio::select! {
             () = inward => {}
-            () = async { outward.await; std::future::pending().await } => {}
+            () = async { outward.await; hung_up.cancelled().await } => {}
         }
         drop(sender);
     };

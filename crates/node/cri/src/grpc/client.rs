@@ -50,9 +50,39 @@ fn socket(endpoint: &str) -> Result<PathBuf, ClientError> {
     if path.is_absolute() { Ok(path.to_path_buf()) } else { Err(ClientError::Endpoint(endpoint.to_owned())) }
 }
 
+/// How long a call may take; upstream's runtimeRequestTimeout. A runtime that hangs must not hold up what is not its own.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How much longer than others a method may take, beside the time that it is given itself; None for as long as it likes. See
+/// upstream's remote_runtime.go and remote_image.go.
+fn patience(method: &str, given: Option<Duration>) -> Option<Duration> {
+    match (method, given) {
+        ("PullImage", _) | ("ExecSync", None) => None,
+        ("RunPodSandbox", _) => Some(PATIENCE * 2),
+        (_, given) => Some(PATIENCE.saturating_add(given.unwrap_or_default())),
+    }
+}
+
 async fn call<Q: Message, A: Message>(server: &UnixEndpoint, service: &str, method: &str, request: &Q) -> Result<A, CallError> {
-    let channel = server.channel().await?;
-    let answer = channel.unary(&format!("{service}{method}"), &request.encode()).await?;
+    call_for(server, service, method, request, None).await
+}
+
+/// A call of what takes the time that it is given.
+async fn call_for<Q: Message, A: Message>(
+    server: &UnixEndpoint,
+    service: &str,
+    method: &str,
+    request: &Q,
+    given: Option<Duration>,
+) -> Result<A, CallError> {
+    let answer = async {
+        let channel = server.channel().await?;
+        Ok::<_, CallError>(channel.unary(&format!("{service}{method}"), &request.encode()).await?)
+    };
+    let answer = match patience(method, given) {
+        None => answer.await?,
+        Some(patience) => tokio::time::timeout(patience, answer).await.map_err(|_| CallError::Timeout { after: patience })??,
+    };
     Ok(A::decode(&answer).map_err(fram_grpc::GrpcError::from)?)
 }
 
@@ -83,6 +113,12 @@ impl RemoteRuntime {
 
     async fn call<A: Message>(&self, method: &str, request: &impl Message, kind: &'static str, id: &str) -> CriResult<A> {
         call(&self.server, RUNTIME, method, request).await.map_err(|error| status::to_runtime(&error, kind, id))
+    }
+
+    /// A call about a container that takes the time that it is given.
+    async fn takes<A: Message>(&self, method: &str, request: &impl Message, id: &str, given: Option<Duration>) -> CriResult<A> {
+        let answer = call_for(&self.server, RUNTIME, method, request, given).await;
+        answer.map_err(|error| status::to_runtime(&error, "container", id))
     }
 
     async fn of_sandbox<A: Message>(&self, method: &str, request: &impl Message, id: &str) -> CriResult<A> {
@@ -197,7 +233,8 @@ impl RuntimeService for RemoteRuntime {
     }
 
     async fn stop_container(&self, id: &str, grace: Duration) -> CriResult<()> {
-        gone(self.of_container("StopContainer", &StopContainerRequest { id: id.to_owned(), timeout: seconds(grace) }, id).await)
+        let request = StopContainerRequest { id: id.to_owned(), timeout: seconds(grace) };
+        gone(self.takes("StopContainer", &request, id, Some(grace)).await)
     }
 
     async fn remove_container(&self, id: &str) -> CriResult<()> {
@@ -234,7 +271,7 @@ impl RuntimeService for RemoteRuntime {
 
     async fn exec_sync(&self, id: &str, cmd: &[String], timeout: Option<Duration>) -> CriResult<ExecSyncResponse> {
         let request = ExecSyncRequest { id: id.to_owned(), cmd: cmd.to_vec(), timeout: timeout.map_or(0, seconds) };
-        self.of_container("ExecSync", &request, id).await
+        self.takes("ExecSync", &request, id, timeout).await
     }
 
     async fn exec(&self, id: &str, cmd: &[String], options: ExecOptions) -> CriResult<ContainerStream> {
@@ -367,6 +404,21 @@ mod tests {
         assert_eq!(socket("unix:///run/a.sock").ok(), Some("/run/a.sock".into()));
         assert_eq!(socket("/run/a.sock").ok(), Some("/run/a.sock".into()));
         assert!(socket("tcp://127.0.0.1:80").is_err() && socket("run/a.sock").is_err());
+    }
+
+    #[test]
+    fn every_call_ends_but_pulls_and_commands_that_have_no_limit() {
+        let seconds = |n| Some(Duration::from_secs(n));
+        for (method, given, expect) in [
+            ("ListContainers", None, seconds(120)),
+            ("RunPodSandbox", None, seconds(240)),
+            ("StopContainer", seconds(30), seconds(150)),
+            ("ExecSync", seconds(1), seconds(121)),
+            ("ExecSync", None, None),
+            ("PullImage", None, None),
+        ] {
+            assert_eq!(patience(method, given), expect, "{method}");
+        }
     }
 
     #[test]

@@ -74,6 +74,11 @@ fn batches<T, M: Message>(items: Vec<T>, message: impl Fn(Vec<T>) -> M) -> Resul
     Ok(Reply::Stream(Box::pin(futures_util::stream::iter(encoded))))
 }
 
+/// A list as its method gives it: those that begin with `Stream` in pieces, the others whole.
+fn listed<T, M: Message>(method: &str, items: Vec<T>, message: impl Fn(Vec<T>) -> M) -> Result<Reply, Status> {
+    if method.starts_with("Stream") { batches(items, message) } else { reply(&message(items)) }
+}
+
 fn seconds(timeout: i64) -> Duration {
     Duration::from_secs(u64::try_from(timeout).unwrap_or(0))
 }
@@ -134,13 +139,9 @@ impl CriServer {
                 let request: IdVerbose = call.message().await?;
                 reply(&self.sandbox_status(self.sandbox(request.id).await?).await.map_err(status::of_runtime)?)
             }
-            "ListPodSandbox" => {
+            "ListPodSandbox" | "StreamPodSandboxes" => {
                 let request: ListPodSandboxRequest = call.message().await?;
-                reply(&PodSandboxes { items: self.list_sandboxes(request.filter).await? })
-            }
-            "StreamPodSandboxes" => {
-                let request: ListPodSandboxRequest = call.message().await?;
-                batches(self.list_sandboxes(request.filter).await?, |items| PodSandboxes { items })
+                listed(name, self.list_sandboxes(request.filter).await?, |items| PodSandboxes { items })
             }
             "UpdatePodSandboxResources" => {
                 let request: UpdatePodSandboxResourcesRequest = call.message().await?;
@@ -203,13 +204,9 @@ impl CriServer {
                 done(runtime.stop_container(&self.container(request.id).await?, seconds(request.timeout)).await)
             }
             "RemoveContainer" => done(runtime.remove_container(&self.container(call.message::<Id>().await?.id).await?).await),
-            "ListContainers" => {
+            "ListContainers" | "StreamContainers" => {
                 let request: ListContainersRequest = call.message().await?;
-                reply(&Containers { items: self.list_containers(request.filter).await? })
-            }
-            "StreamContainers" => {
-                let request: ListContainersRequest = call.message().await?;
-                batches(self.list_containers(request.filter).await?, |items| Containers { items })
+                listed(name, self.list_containers(request.filter).await?, |items| Containers { items })
             }
             "ContainerStatus" => {
                 let request: IdVerbose = call.message().await?;
@@ -278,10 +275,7 @@ impl CriServer {
                     filter.id = Some(self.container(id).await?);
                 }
                 let stats = runtime.list_container_stats(&filter).await.map_err(status::of_runtime)?;
-                match name {
-                    "ListContainerStats" => reply(&ContainersStats { stats }),
-                    _ => batches(stats, |stats| ContainersStats { stats }),
-                }
+                listed(name, stats, |stats| ContainersStats { stats })
             }
             "PodSandboxStats" => {
                 let id = self.sandbox(call.message::<Id>().await?.id).await?;
@@ -293,10 +287,7 @@ impl CriServer {
                     filter.id = Some(self.sandbox(id).await?);
                 }
                 let stats = runtime.list_pod_sandbox_stats(&filter).await.map_err(status::of_runtime)?;
-                match name {
-                    "ListPodSandboxStats" => reply(&PodSandboxesStats { stats }),
-                    _ => batches(stats, |stats| PodSandboxesStats { stats }),
-                }
+                listed(name, stats, |stats| PodSandboxesStats { stats })
             }
             name => Err(Status::unknown_method(name)),
         }

@@ -67,6 +67,8 @@ pub(super) enum CallError {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Grpc(#[from] GrpcError),
+    #[error("no answer after {} s", .after.as_secs())]
+    Timeout { after: std::time::Duration },
 }
 
 impl CallError {
@@ -77,14 +79,19 @@ impl CallError {
                 GrpcError::Status { code, message } => Some((*code, message)),
                 _ => None,
             },
-            Self::Connect(_) => None,
+            Self::Connect(_) | Self::Timeout { .. } => None,
         }
     }
 }
 
 /// `kind` and `id` are what the call was about.
 pub(super) fn to_runtime(error: &CallError, kind: &'static str, id: &str) -> CriError {
-    let Some((code, message)) = error.said() else { return CriError::Unavailable(error.to_string()) };
+    let Some((code, message)) = error.said() else {
+        return match error {
+            CallError::Timeout { .. } => CriError::DeadlineExceeded(error.to_string()),
+            _ => CriError::Unavailable(error.to_string()),
+        };
+    };
     let message = message.to_owned();
     match code {
         NOT_FOUND => CriError::not_found(kind, id),

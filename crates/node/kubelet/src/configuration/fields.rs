@@ -28,12 +28,14 @@ enum Use {
     Honoured,
     /// What it says does not apply to Fram, whose parts stand in one process.
     Moot,
+    /// What it says would apply, and nobody has built it.
+    Missing,
 }
 
 type Field = (&'static str, Form, Use);
 
 use Form::{Any, Duration, Flag, FlagMap, Fraction, Number, Numbers, Struct, Structs, Text, TextMap, Texts};
-use Use::{Honoured, Moot};
+use Use::{Honoured, Missing, Moot};
 
 const TAINT: &[Field] = &[("key", Text, Honoured), ("value", Text, Honoured), ("effect", Text, Honoured), ("timeAdded", Text, Honoured)];
 const BY_PRIORITY: &[Field] = &[("priority", Number, Honoured), ("shutdownGracePeriodSeconds", Number, Honoured)];
@@ -47,45 +49,45 @@ const AUTHORIZATION_WEBHOOK: &[Field] = &[("cacheAuthorizedTTL", Duration, Moot)
 const AUTHORIZATION: &[Field] = &[("mode", Text, Moot), ("webhook", Struct(AUTHORIZATION_WEBHOOK), Moot)];
 const SWAP: &[Field] = &[("swapBehavior", Text, Honoured)];
 const CRASH_LOOP: &[Field] = &[("maxContainerRestartPeriod", Duration, Honoured)];
-const USER_NAMESPACES: &[Field] = &[("idsPerPod", Number, Moot)];
+const USER_NAMESPACES: &[Field] = &[("idsPerPod", Number, Honoured)];
 
 const FIELDS: &[Field] = &[
     ("apiVersion", Text, Honoured),
     ("kind", Text, Honoured),
     ("enableServer", Flag, Moot),
     ("staticPodPath", Text, Honoured),
-    ("podLogsDir", Text, Moot),
+    ("podLogsDir", Text, Missing),
     ("syncFrequency", Duration, Moot),
     ("fileCheckFrequency", Duration, Moot),
     ("httpCheckFrequency", Duration, Moot),
-    ("staticPodURL", Text, Moot),
+    ("staticPodURL", Text, Missing),
     ("staticPodURLHeader", Any, Moot),
-    ("address", Text, Moot),
-    ("port", Number, Moot),
+    ("address", Text, Honoured),
+    ("port", Number, Honoured),
     ("readOnlyPort", Number, Moot),
-    ("tlsCertFile", Text, Moot),
-    ("tlsPrivateKeyFile", Text, Moot),
-    ("tlsCipherSuites", Texts, Moot),
+    ("tlsCertFile", Text, Missing),
+    ("tlsPrivateKeyFile", Text, Missing),
+    ("tlsCipherSuites", Texts, Missing),
     ("tlsCurvePreferences", Numbers, Moot),
-    ("tlsMinVersion", Text, Moot),
+    ("tlsMinVersion", Text, Missing),
     ("rotateCertificates", Flag, Moot),
     ("serverTLSBootstrap", Flag, Moot),
     ("authentication", Struct(AUTHENTICATION), Moot),
     ("authorization", Struct(AUTHORIZATION), Moot),
-    ("registryPullQPS", Number, Moot),
-    ("registryBurst", Number, Moot),
-    ("imagePullCredentialsVerificationPolicy", Text, Moot),
+    ("registryPullQPS", Number, Missing),
+    ("registryBurst", Number, Missing),
+    ("imagePullCredentialsVerificationPolicy", Text, Missing),
     ("preloadedImagesVerificationAllowlist", Texts, Moot),
-    ("eventRecordQPS", Number, Moot),
-    ("eventBurst", Number, Moot),
-    ("enableDebuggingHandlers", Flag, Moot),
+    ("eventRecordQPS", Number, Missing),
+    ("eventBurst", Number, Missing),
+    ("enableDebuggingHandlers", Flag, Honoured),
     ("enableContentionProfiling", Flag, Moot),
     ("healthzPort", Number, Moot),
     ("healthzBindAddress", Text, Moot),
     ("oomScoreAdj", Number, Moot),
     ("clusterDomain", Text, Honoured),
     ("clusterDNS", Texts, Honoured),
-    ("streamingConnectionIdleTimeout", Duration, Moot),
+    ("streamingConnectionIdleTimeout", Duration, Missing),
     ("nodeStatusUpdateFrequency", Duration, Honoured),
     ("nodeStatusReportFrequency", Duration, Honoured),
     ("nodeLeaseDurationSeconds", Number, Honoured),
@@ -100,15 +102,15 @@ const FIELDS: &[Field] = &[
     ("cgroupsPerQOS", Flag, Moot),
     ("cgroupDriver", Text, Moot),
     ("cpuManagerPolicy", Text, Honoured),
-    ("singleProcessOOMKill", Flag, Moot),
+    ("singleProcessOOMKill", Flag, Missing),
     ("cpuManagerPolicyOptions", TextMap, Honoured),
     ("cpuManagerReconcilePeriod", Duration, Moot),
     ("memoryManagerPolicy", Text, Honoured),
     ("topologyManagerPolicy", Text, Honoured),
     ("topologyManagerScope", Text, Honoured),
     ("topologyManagerPolicyOptions", TextMap, Honoured),
-    ("qosReserved", TextMap, Moot),
-    ("runtimeRequestTimeout", Duration, Moot),
+    ("qosReserved", TextMap, Missing),
+    ("runtimeRequestTimeout", Duration, Missing),
     ("hairpinMode", Text, Moot),
     ("maxPods", Number, Honoured),
     ("podCIDR", Text, Honoured),
@@ -116,14 +118,14 @@ const FIELDS: &[Field] = &[
     ("resolvConf", Text, Honoured),
     ("runOnce", Flag, Moot),
     ("cpuCFSQuota", Flag, Honoured),
-    ("cpuCFSQuotaPeriod", Duration, Moot),
+    ("cpuCFSQuotaPeriod", Duration, Missing),
     ("nodeStatusMaxImages", Number, Honoured),
     ("maxOpenFiles", Number, Moot),
     ("contentType", Text, Moot),
     ("kubeAPIQPS", Number, Moot),
     ("kubeAPIBurst", Number, Moot),
-    ("serializeImagePulls", Flag, Moot),
-    ("maxParallelImagePulls", Number, Moot),
+    ("serializeImagePulls", Flag, Missing),
+    ("maxParallelImagePulls", Number, Missing),
     ("evictionHard", TextMap, Honoured),
     ("evictionSoft", TextMap, Honoured),
     ("evictionSoftGracePeriod", TextMap, Honoured),
@@ -133,7 +135,7 @@ const FIELDS: &[Field] = &[
     ("mergeDefaultEvictionSettings", Flag, Honoured),
     ("podsPerCore", Number, Honoured),
     ("enableControllerAttachDetach", Flag, Moot),
-    ("protectKernelDefaults", Flag, Moot),
+    ("protectKernelDefaults", Flag, Missing),
     ("makeIPTablesUtilChains", Flag, Moot),
     ("iptablesMasqueradeBit", Number, Moot),
     ("iptablesDropBit", Number, Moot),
@@ -157,7 +159,7 @@ const FIELDS: &[Field] = &[
     ("providerID", Text, Honoured),
     ("kernelMemcgNotification", Flag, Moot),
     ("logging", Any, Moot),
-    ("enableSystemLogHandler", Flag, Moot),
+    ("enableSystemLogHandler", Flag, Honoured),
     ("enableSystemLogQuery", Flag, Moot),
     ("shutdownGracePeriod", Duration, Honoured),
     ("shutdownGracePeriodCriticalPods", Duration, Honoured),
@@ -176,7 +178,7 @@ const FIELDS: &[Field] = &[
     ("containerRuntimeEndpoint", Text, Moot),
     ("imageServiceEndpoint", Text, Moot),
     ("failCgroupV1", Flag, Moot),
-    ("userNamespaces", Struct(USER_NAMESPACES), Moot),
+    ("userNamespaces", Struct(USER_NAMESPACES), Honoured),
 ];
 
 /// Everything about a document that is not as it should be, in the words of upstream's strict decoding.
@@ -188,8 +190,17 @@ pub(super) fn faults(document: &Value) -> Vec<String> {
 
 /// Fields that are set and mean nothing to Fram.
 pub(super) fn moot(document: &Value) -> Vec<&'static str> {
+    set(document, Moot)
+}
+
+/// Fields that are set and should mean something to Fram.
+pub(super) fn missing(document: &Value) -> Vec<&'static str> {
+    set(document, Missing)
+}
+
+fn set(document: &Value, of: Use) -> Vec<&'static str> {
     let set = |name: &str| document.get(name).is_some_and(|v| !v.is_null());
-    FIELDS.iter().filter(|(name, _, used)| *used == Moot && set(name)).map(|(name, ..)| *name).collect()
+    FIELDS.iter().filter(|(name, _, used)| *used == of && set(name)).map(|(name, ..)| *name).collect()
 }
 
 fn check_struct(value: &Value, fields: &[Field], at: &str, out: &mut Vec<String>) {
@@ -250,6 +261,7 @@ mod tests {
         });
         assert_eq!(faults(&fine), Vec::<String>::new());
         assert_eq!(moot(&fine), ["logging"]);
+        assert_eq!(missing(&object!({ "serializeImagePulls": true, "logging": {} })), ["serializeImagePulls"]);
         for (document, fault) in [
             (object!({ "maxPod": 3 }), "unknown field \"maxPod\""),
             (object!({ "memorySwap": { "behavior": "" } }), "unknown field \"memorySwap.behavior\""),

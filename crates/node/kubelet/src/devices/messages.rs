@@ -41,7 +41,16 @@ messages! {
         devices: Vec<ContainerDevices> = 2,
         cpu_ids: Vec<i64> = 3,
         memory: Vec<ContainerMemory> = 4,
+        dynamic_resources: Vec<DynamicResource> = 5,
     }
+    pub(crate) ClaimResource {
+        cdi_devices: Vec<Named> = 1,
+        driver_name: String = 2,
+        pool_name: String = 3,
+        device_name: String = 4,
+        share_id: String = 5,
+    }
+    pub(crate) DynamicResource { claim_name: String = 2, claim_namespace: String = 3, claim_resources: Vec<ClaimResource> = 4 }
     pub(crate) PodResources { name: String = 1, namespace: String = 2, containers: Vec<ContainerResources> = 3 }
     pub(crate) ListPodResourcesResponse { pod_resources: Vec<PodResources> = 1 }
     pub(crate) GetPodResourcesRequest { pod_name: String = 1, pod_namespace: String = 2 }

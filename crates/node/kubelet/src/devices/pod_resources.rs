@@ -9,10 +9,11 @@ use fram_machinery::{Value, meta};
 use tokio_util::sync::CancellationToken;
 
 use super::messages::{
-    AllocatableResourcesResponse, ContainerDevices, ContainerMemory, ContainerResources, GetPodResourcesRequest, GetPodResourcesResponse,
-    ListPodResourcesResponse, NumaNode, PodResources, TopologyInfo,
+    AllocatableResourcesResponse, ClaimResource, ContainerDevices, ContainerMemory, ContainerResources, DynamicResource,
+    GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesResponse, Named, NumaNode, PodResources, TopologyInfo,
 };
 use super::table::Known;
+use crate::dra::claims::{self, Claims};
 use crate::kubelet::Kubelet;
 use crate::pod;
 use crate::resource::cpuset::CpuSet;
@@ -37,10 +38,31 @@ fn cpu_ids(cpus: &CpuSet) -> Vec<i64> {
     cpus.iter().map(i64::from).collect()
 }
 
+/// What a container has of the pod's claims.
+fn dynamic(claims: &Claims, pod: &Value, container: &Value) -> Vec<DynamicResource> {
+    let mut out: Vec<DynamicResource> = Vec::new();
+    for ((namespace, name), driver, device) in claims::devices_of(claims, pod, container) {
+        let resource = ClaimResource {
+            cdi_devices: device.cdi_ids.iter().map(|id| Named { name: id.clone() }).collect(),
+            driver_name: driver.into(),
+            pool_name: device.pool.clone(),
+            device_name: device.name.clone(),
+            share_id: device.share_id.clone(),
+        };
+        match out.iter_mut().find(|d| d.claim_name == *name) {
+            Some(known) => known.claim_resources.push(resource),
+            None => {
+                out.push(DynamicResource { claim_name: name.clone(), claim_namespace: namespace.clone(), claim_resources: vec![resource] })
+            }
+        }
+    }
+    out
+}
+
 impl Lister {
     fn of_pod(&self, pod: &Value) -> PodResources {
         let ctx = &self.kubelet.ctx;
-        let (uid, table) = (meta::uid(pod), ctx.devices.table());
+        let (uid, table, claims) = (meta::uid(pod), ctx.devices.table(), ctx.dra.claims());
         let of_container = |container: &Value| {
             let name = pod::container_name(container);
             let held = table.held.iter().filter(|((of, c, _), _)| of == uid && c == name);
@@ -54,7 +76,9 @@ impl Lister {
                 size: u64::try_from(b.bytes).unwrap_or(0),
                 topology: topology(&b.nodes),
             });
-            ContainerResources { name: name.into(), devices: devices.collect(), cpu_ids: cpu_ids(&own.cpus), memory: memory.collect() }
+            let dynamic_resources = dynamic(&claims, pod, container);
+            let (devices, memory) = (devices.collect(), memory.collect());
+            ContainerResources { name: name.into(), devices, cpu_ids: cpu_ids(&own.cpus), memory, dynamic_resources }
         };
         let containers = pod::containers(pod).iter().chain(pod::init_containers(pod).iter().filter(|c| pod::is_sidecar(c)));
         PodResources {

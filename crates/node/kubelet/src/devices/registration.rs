@@ -1,26 +1,29 @@
 //! How plugins make themselves known: by calling Register on the kubelet's socket, or by a socket of their own in the registry,
 //! which the kubelet asks. See upstream's devicemanager/plugin/v1beta1/server.go and pkg/kubelet/pluginmanager.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fram_grpc::UnixEndpoint;
 use fram_grpc::message::Message;
 use fram_grpc::server::{self, Call, Reply, ServerOptions, Service, Status};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::messages::{Empty, PluginInfo, RegisterRequest, RegistrationStatus};
 use super::{DeviceError, DeviceManager, MAX_MESSAGE};
 use crate::activity::Activity;
+use crate::dra::DraManager;
 
 const VERSION: &str = "v1beta1";
 
-/// Takes registrations of device plugins.
+/// Takes registrations of plugins.
 pub(crate) struct Registry {
     pub(crate) devices: Arc<DeviceManager>,
+    pub(crate) dra: Arc<DraManager>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -78,6 +81,9 @@ pub(crate) async fn serve(registry: Arc<Registry>) {
     }
 }
 
+/// Which file a socket is: a plugin that starts again makes another one, often under the same name.
+type Birth = (u64, i64, i64);
+
 /// Follows the registry's directory: whoever puts a socket there is asked what it is.
 pub(crate) async fn follow(registry: Arc<Registry>, dir: PathBuf) {
     if let Err(error) = std::fs::create_dir_all(&dir) {
@@ -85,54 +91,96 @@ pub(crate) async fn follow(registry: Arc<Registry>, dir: PathBuf) {
         return;
     }
     let (_quiet, nothing) = watch::channel(0);
-    let mut activity = Activity::watch(&dir.join("any"), nothing);
-    let mut known: BTreeSet<PathBuf> = BTreeSet::new();
+    let mut known: BTreeMap<(PathBuf, Birth), DropGuard> = BTreeMap::new();
     let stop = registry.stop.clone();
     stop.run_until_cancelled(async {
+        let (mut folders, mut activity) = (Vec::new(), None);
         loop {
-            let there = sockets(&dir);
-            known.retain(|path| there.contains(path));
-            for path in there {
-                if known.insert(path.clone()) {
-                    registry.tasks.spawn(ask(registry.clone(), path));
-                }
+            let there = folders_of(&dir);
+            if activity.is_none() || there != folders {
+                activity = Some(Activity::of_folders(&there, nothing.clone()));
+                folders = there;
+                // What came before it was watched is seen by looking again.
+                continue;
             }
-            activity.changed().await;
+            let there = sockets(&folders);
+            known.retain(|socket, _| there.contains(socket));
+            for socket in there {
+                known.entry(socket).or_insert_with_key(|(path, _)| {
+                    let gone = registry.stop.child_token();
+                    registry.tasks.spawn(attend(registry.clone(), path.clone(), gone.clone()));
+                    gone.drop_guard()
+                });
+            }
+            if let Some(activity) = &mut activity {
+                activity.changed().await;
+            }
         }
     })
     .await;
 }
 
-/// The sockets below the directory, at most one folder deep, as plugins keep them.
-fn sockets(dir: &Path) -> BTreeSet<PathBuf> {
-    use std::os::unix::fs::FileTypeExt;
-    let list = |dir: &Path| -> Vec<PathBuf> { std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect() };
-    let mut all = list(dir);
-    let folders: Vec<PathBuf> = all.iter().filter(|p| p.is_dir()).cloned().collect();
-    all.extend(folders.iter().flat_map(|p| list(p)));
-    all.into_iter().filter(|p| std::fs::symlink_metadata(p).is_ok_and(|m| m.file_type().is_socket())).collect()
+/// The directory and the folders in it, as plugins keep their sockets in either.
+fn folders_of(dir: &Path) -> Vec<PathBuf> {
+    let inner = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.is_dir());
+    let mut all: Vec<PathBuf> = std::iter::once(dir.to_path_buf()).chain(inner).collect();
+    all.sort();
+    all
 }
 
-async fn ask(registry: Arc<Registry>, path: PathBuf) {
-    let stop = registry.stop.clone();
-    if let Some(Err(error)) = stop.run_until_cancelled(introduce(&registry, &path)).await {
-        tracing::warn!(?path, %error, "a plugin could not be registered");
+fn sockets(folders: &[PathBuf]) -> BTreeSet<(PathBuf, Birth)> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let all = folders.iter().flat_map(|dir| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()));
+    let socket = |path: PathBuf| {
+        let found = std::fs::symlink_metadata(&path).ok().filter(|m| m.file_type().is_socket())?;
+        Some((path, (found.ino(), found.ctime(), found.ctime_nsec())))
+    };
+    all.filter_map(socket).collect()
+}
+
+/// The pauses between tries: a socket is there a moment before anybody listens. Upstream's pluginmanager has the same.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(120));
+
+/// Asks a plugin who it is until it says so, or until `gone`; and sees to its end, where nothing else tells of that.
+async fn attend(registry: Arc<Registry>, path: PathBuf, gone: CancellationToken) {
+    let mut pause = PAUSES.0;
+    loop {
+        match gone.run_until_cancelled(introduce(&registry, &path)).await {
+            None => return,
+            Some(Ok(None)) => return,
+            Some(Ok(Some((driver, socket)))) => {
+                gone.cancelled().await;
+                registry.stop.run_until_cancelled(registry.dra.deregister(&driver, &socket)).await;
+                return;
+            }
+            Some(Err(error)) => tracing::warn!(?path, %error, "a plugin could not be registered, it is tried again"),
+        }
+        if gone.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+        pause = (pause * 2).min(PAUSES.1);
     }
 }
 
-async fn introduce(registry: &Registry, path: &Path) -> Result<(), DeviceError> {
+/// Registers a plugin; gives name and socket of a driver of dynamic resources.
+async fn introduce(registry: &Registry, path: &Path) -> Result<Option<(String, PathBuf)>, DeviceError> {
     let endpoint = UnixEndpoint::new(path.to_path_buf(), MAX_MESSAGE);
     let channel = endpoint.channel().await?;
     let bytes = channel.unary("/pluginregistration.Registration/GetInfo", &Empty {}.encode()).await?;
     let info = PluginInfo::decode(&bytes).map_err(|_| DeviceError::Malformed(path.display().to_string()))?;
     let socket = if info.endpoint.is_empty() { path.to_path_buf() } else { PathBuf::from(&info.endpoint) };
+    let mut driver = None;
     let outcome = match info.kind.as_str() {
         "DevicePlugin" => registry.register(&info.name, &info.supported_versions, socket),
+        "DRAPlugin" => {
+            driver = Some((info.name.clone(), socket.clone()));
+            registry.dra.register(&info.name, &info.supported_versions, socket)
+        }
         other => Err(format!("plugins of type {other:?} are not supported by this node")),
     };
-    let status = RegistrationStatus { plugin_registered: outcome.is_ok(), error: outcome.err().unwrap_or_default() };
+    let status = RegistrationStatus { plugin_registered: outcome.is_ok(), error: outcome.clone().err().unwrap_or_default() };
     channel.unary("/pluginregistration.Registration/NotifyRegistrationStatus", &status.encode()).await?;
-    Ok(())
+    Ok(driver.filter(|_| outcome.is_ok()))
 }
 
 #[cfg(test)]

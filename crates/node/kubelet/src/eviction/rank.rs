@@ -116,5 +116,8 @@ mod tests {
             (is_critical(&pod(1_000_000_000, "1")), is_critical(&pod(2_000_000_000, "1")), is_critical(&from_file)),
             (false, true, true)
         );
+        // What a user says of a pod in the API does not save it.
+        from_file.set(&["metadata", "resourceVersion"], "7");
+        assert!(!is_critical(&from_file));
     }
 }

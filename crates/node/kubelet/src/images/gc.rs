@@ -96,7 +96,10 @@ impl Default for Collector {
 impl Collector {
     /// The images that neither a container nor a pod's volume uses.
     async fn unused(&self, ctx: &Context) -> Result<Vec<Unused>, String> {
-        let images = ctx.images.list().await;
+        if !ctx.pods.has_synced() {
+            return Err("the pods of this node are not known yet".into());
+        }
+        let images = ctx.images.list().await.map_err(|e| e.to_string())?;
         let containers = ctx.runtime.list_containers(&ContainerFilter::default()).await.map_err(|e| e.to_string())?;
         let mut used: HashSet<String> = containers.into_iter().flat_map(|c| [c.image_id, c.image_ref, c.image.image]).collect();
         for pod in ctx.all_pods() {
@@ -177,6 +180,10 @@ enum GcError {
 /// Collects images and dead containers until `stop`.
 pub(crate) async fn keep(kubelet: Kubelet, stop: CancellationToken) {
     let ctx = kubelet.ctx.clone();
+    // What belongs to nobody is known once it is known who there is; see sourcesReady in upstream's containerGC.
+    if stop.run_until_cancelled(ctx.pods.synced()).await != Some(true) {
+        return;
+    }
     // Seen from the beginning, so that ages are known when they count.
     let mut failed_before = false;
     loop {
@@ -196,7 +203,7 @@ pub(crate) async fn keep(kubelet: Kubelet, stop: CancellationToken) {
                 failed_before = true;
             }
         }
-        remove_orphans(&ctx).await;
+        remove_orphans(&kubelet).await;
         if stop.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_none() {
             return;
         }
@@ -204,11 +211,12 @@ pub(crate) async fn keep(kubelet: Kubelet, stop: CancellationToken) {
 }
 
 /// Removes containers that have ended and belong to no pod that the API server has, where their workers could not.
-async fn remove_orphans(ctx: &Context) {
+async fn remove_orphans(kubelet: &Kubelet) {
+    let ctx = &kubelet.ctx;
     let known: HashSet<String> = ctx.all_pods().iter().map(|p| meta::uid(p).to_string()).collect();
     let ended = ContainerFilter { state: Some(ContainerState::Exited), ..ContainerFilter::default() };
     for container in ctx.runtime.list_containers(&ended).await.unwrap_or_default() {
-        let of_nobody = container.labels.get(LABEL_POD_UID).is_some_and(|uid| !known.contains(uid));
+        let of_nobody = container.labels.get(LABEL_POD_UID).is_some_and(|uid| !known.contains(uid) && !kubelet.has_worker(uid));
         if of_nobody && let Err(error) = ctx.runtime.remove_container(&container.id).await {
             tracing::info!(container = container.id, %error, "an ended container could not be removed");
         }

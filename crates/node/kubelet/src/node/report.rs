@@ -15,6 +15,9 @@ use crate::context::Context;
 use crate::eviction::NodeCondition;
 
 const MOST_NAMES: usize = 5;
+/// What pods may need of a node and not every node of a cluster has (KEP-5328), sorted; see component-helpers/nodedeclaredfeatures.
+const DECLARED: [&str; 3] =
+    ["ExtendWebSocketsToKubelet", "InPlacePodLevelResourcesVerticalScaling", "RestartAllContainersOnContainerExits"];
 
 pub(super) struct Facts<'a> {
     pub(super) ctx: &'a Context,
@@ -78,6 +81,7 @@ pub(super) fn status(facts: &Facts) -> Value {
         }
         out.set(&["features", "supplementalGroupsPolicy"], runtime.features.supplemental_groups_policy);
     }
+    out.set(&["declaredFeatures"], DECLARED.iter().map(|name| Value::from(*name)).collect::<Vec<_>>());
     out
 }
 

@@ -65,7 +65,7 @@ impl Memory<'_> {
     /// What is left of some nodes together; None where one of them is bound to others. A node serves either by itself or together
     /// with always the same ones, or nobody could say from which of them a promise is kept.
     pub(crate) fn free(&self, nodes: &CpuSet, resource: &str) -> Option<i64> {
-        let overlaps = |b: &&Block| !b.nodes.intersection(nodes).is_empty();
+        let overlaps = |b: &&Block| b.bytes > 0 && !b.nodes.intersection(nodes).is_empty();
         if self.promised.iter().filter(overlaps).any(|b| b.nodes != *nodes && (b.nodes.len() > 1 || nodes.len() > 1)) {
             return None;
         }

@@ -30,19 +30,21 @@ pub(crate) fn found(ctx: &Context) {
     if let Err(error) = ctx.cgroups.ensure(&path, &limits).and_then(|()| ctx.cgroups.impose(&path, &limits)) {
         ctx.node_event(true, "FailedNodeAllocatableEnforcement", format!("Failed to update Node Allocatable Limits {path:?}: {error}"));
     }
-    share(&ctx.cgroups, &config.cgroup_root, &[]);
+    share(&ctx.cgroups, &config.cgroup_root, class_shares(&[]));
 }
 
+pub(crate) type Shares = [(&'static str, i64); 2];
+
 /// Shares of the classes: what burstable pods ask for together, and the least for those that ask for nothing.
-fn class_shares(pods: &[Arc<Value>]) -> [(&'static str, i64); 2] {
+pub(crate) fn class_shares(pods: &[Arc<Value>]) -> Shares {
     let asked = |p: &Arc<Value>| pod_total(p, "requests").get("cpu").map_or(0, |q| q.milli_value());
     let burstable = pods.iter().filter(|p| qos_class(p) == "Burstable").map(asked).sum();
     [("burstable", shares(burstable)), ("besteffort", shares(0))]
 }
 
 /// Gives the classes their shares.
-pub(crate) fn share(cgroups: &Cgroups, root: &str, pods: &[Arc<Value>]) {
-    for (class, cpu_shares) in class_shares(pods) {
+pub(crate) fn share(cgroups: &Cgroups, root: &str, shares: Shares) {
+    for (class, cpu_shares) in shares {
         let path = format!("{}/kubepods/{class}", root.trim_end_matches('/'));
         let limits = LinuxContainerResources { cpu_shares, ..LinuxContainerResources::default() };
         if let Err(error) = cgroups.ensure(&path, &limits).and_then(|()| cgroups.impose(&path, &limits)) {

@@ -98,6 +98,30 @@ fn the_policy_refuses_what_would_be_torn_between_nodes() {
 }
 
 #[test]
+fn memory_of_init_containers_is_what_the_main_ones_have_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let managers = managers(dir.path(), |m| (m.static_memory, m.topology_policy) = (true, Policy::SingleNumaNode));
+    let with = |uid: &str, init: &str, main: &str| {
+        let mut pod = pod(uid, &[("x", "500m")], &[("i", "500m")]);
+        for (list, bytes) in [("initContainers", init), ("containers", main)] {
+            let amounts = object!({ "cpu": "500m", "memory": bytes });
+            let mut one = pod.list_at(&["spec", list])[0].clone();
+            one.set(&["resources"], object!({ "limits": (amounts.clone()), "requests": amounts }));
+            pod.set(&["spec", list], vec![one]);
+        }
+        managers.allocate(&pod, &none).map(drop).map_err(|(reason, _)| reason)
+    };
+    // Two nodes of 10 GiB each.
+    for (uid, init, main) in [("a", "6Gi", "6Gi"), ("b", "6Gi", "6Gi"), ("c", "1Gi", "4Gi"), ("d", "4Gi", "4Gi")] {
+        assert_eq!(with(uid, init, main), Ok(()), "{uid}");
+        assert!(managers.memory_nodes(uid, "i").is_some());
+    }
+    assert_eq!(with("e", "1Gi", "1Gi"), Err("TopologyAffinityError".into()));
+    managers.release("b");
+    assert_eq!(with("e", "1Gi", "6Gi"), Ok(()));
+}
+
+#[test]
 fn memory_is_bound_to_the_node_of_the_processors() {
     let dir = tempfile::tempdir().unwrap();
     let managers = managers(dir.path(), |m| (m.static_memory, m.topology_policy) = (true, Policy::SingleNumaNode));

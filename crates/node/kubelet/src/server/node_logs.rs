@@ -1,53 +1,73 @@
 //! The node's log files at /logs/: directories as lists of links, files as they are. See upstream's kubelet, whose file server stands
 //! at /var/log; nothing outside of that directory is shown.
 
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
-use fram_streaming::answer::{Answer, refuse, text};
+use fram_streaming::answer::{Answer, html, refuse, text};
 use http::StatusCode;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat2};
+
+use crate::volumes::beneath;
 
 const ROOT: &str = "/var/log";
 /// The end of a file, where it is longer than this.
 const MOST: u64 = 16 << 20;
 
-/// The file or directory that is meant, with everything resolved; None where it is not below `root`.
-fn resolve(root: &Path, steps: &[&str]) -> Option<PathBuf> {
-    if steps.iter().any(|s| matches!(*s, "." | "..") || s.contains(['%', '\0'])) {
-        return None;
-    }
-    let (root, path) = (root.canonicalize().ok()?, root.join(steps.join("/")).canonicalize().ok()?);
-    path.starts_with(root).then_some(path)
+enum Found {
+    Directory(String),
+    File(String),
 }
 
 pub(super) async fn serve(steps: &[&str]) -> Answer {
-    let path = resolve(Path::new(ROOT), steps).ok_or_else(|| refuse(StatusCode::NOT_FOUND, "404 page not found"))?;
-    let read = tokio::task::spawn_blocking(move || read(&path)).await;
-    match read.map_err(std::io::Error::other).and_then(|r| r) {
-        Ok(found) => Ok(text(&found)),
+    let path: PathBuf = steps.iter().collect();
+    let read = tokio::task::spawn_blocking(move || read(Path::new(ROOT), &path)).await;
+    match read.map_err(io::Error::other).and_then(|r| r) {
+        Ok(Some(Found::Directory(page))) => Ok(html(&page)),
+        Ok(Some(Found::File(content))) => Ok(text(&content)),
+        Ok(None) => Err(refuse(StatusCode::NOT_FOUND, "404 page not found")),
         Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
     }
 }
 
-fn read(path: &Path) -> std::io::Result<String> {
-    use std::io::{Read, Seek, SeekFrom};
-    if path.is_dir() {
-        let mut names: Vec<String> = Vec::new();
-        for entry in std::fs::read_dir(path)? {
-            let entry = entry?;
-            let slash = if entry.path().is_dir() { "/" } else { "" };
-            names.push(format!("{}{slash}", entry.file_name().to_string_lossy()));
-        }
-        names.sort();
-        let plain = |name: &str| name.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&#34;");
-        let lines: String = names.iter().map(|n| format!("<a href=\"{0}\">{0}</a>\n", plain(n))).collect();
-        return Ok(format!("<!doctype html>\n<pre>\n{lines}</pre>\n"));
+/// What is there; None where nothing is, or nothing that may be shown. It is opened once, below the root whatever its links say:
+/// who can write there changes nothing of what was looked at.
+fn read(root: &Path, path: &Path) -> io::Result<Option<Found>> {
+    let root = File::open(root)?;
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    // A pipe would hold the reader up.
+    let mut file = match openat2(root.as_fd(), path, beneath(OFlag::O_RDONLY | OFlag::O_NONBLOCK)) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EXDEV | Errno::ELOOP | Errno::ENXIO | Errno::EINVAL) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let what = file.metadata()?;
+    if what.is_dir() {
+        return list(&file).map(|page| Some(Found::Directory(page)));
     }
-    let mut file = std::fs::File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(MOST)))?;
+    if !what.is_file() {
+        return Ok(None);
+    }
+    file.seek(SeekFrom::Start(what.len().saturating_sub(MOST)))?;
     let mut out = Vec::new();
     file.take(MOST).read_to_end(&mut out)?;
-    Ok(String::from_utf8_lossy(&out).into_owned())
+    Ok(Some(Found::File(String::from_utf8_lossy(&out).into_owned())))
+}
+
+fn list(dir: &File) -> io::Result<String> {
+    let mut names: Vec<String> = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()))? {
+        let entry = entry?;
+        let slash = if entry.file_type()?.is_dir() { "/" } else { "" };
+        names.push(format!("{}{slash}", entry.file_name().to_string_lossy()));
+    }
+    names.sort();
+    let plain = |name: &str| name.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&#34;");
+    let lines: String = names.iter().map(|n| format!("<a href=\"{0}\">{0}</a>\n", plain(n))).collect();
+    Ok(format!("<!doctype html>\n<pre>\n{lines}</pre>\n"))
 }
 
 #[cfg(test)]
@@ -62,10 +82,17 @@ mod tests {
         std::fs::write(root.join("a/b<c"), "text").unwrap();
         std::fs::write(dir.path().join("secret"), "s").unwrap();
         std::os::unix::fs::symlink(dir.path().join("secret"), root.join("link")).unwrap();
-        assert_eq!(read(&resolve(&root, &["a", "b<c"]).unwrap()).unwrap(), "text");
-        assert!(read(&resolve(&root, &["a"]).unwrap()).unwrap().contains("<a href=\"b&lt;c\">b&lt;c</a>"));
-        for outside in [&["..", "secret"][..], &["link"], &["%2e%2e", "secret"], &["absent"]] {
-            assert_eq!(resolve(&root, outside), None, "{outside:?}");
+        std::os::unix::fs::symlink("../secret", root.join("above")).unwrap();
+        std::os::unix::fs::symlink("a/b<c", root.join("inside")).unwrap();
+        nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for file in ["a/b<c", "inside"] {
+            assert!(matches!(read(&root, Path::new(file)), Ok(Some(Found::File(text))) if text == "text"), "{file}");
+        }
+        let link = "<a href=\"b&lt;c\">b&lt;c</a>";
+        assert!(matches!(read(&root, Path::new("a")), Ok(Some(Found::Directory(page))) if page.contains(link)));
+        assert!(matches!(read(&root, Path::new("")), Ok(Some(Found::Directory(page))) if page.contains("a/")));
+        for outside in ["../secret", "link", "above", "absent", "pipe", "/etc/hostname"] {
+            assert!(matches!(read(&root, Path::new(outside)), Ok(None)), "{outside}");
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) async fn attach(kubelet: &Kubelet, key: &str, container: &str, query:
 }
 
 /// The id of the container's running instance.
-async fn running(kubelet: &Kubelet, key: &str, container: &str) -> Result<String, Box<http::Response<Body>>> {
+pub(super) async fn running(kubelet: &Kubelet, key: &str, container: &str) -> Result<String, Box<http::Response<Body>>> {
     let pod = kubelet.pod_with(key, Some(container))?;
     let observed = Observed::read(&*kubelet.ctx.runtime, fram_machinery::meta::uid(&pod)).await;
     let observed = observed.map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))?;

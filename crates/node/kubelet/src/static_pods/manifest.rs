@@ -34,16 +34,16 @@ pub(crate) fn read(api: &Api, text: &str, path: &Path, node: &str) -> Result<Val
     }
     let mut pod = decoded.value;
     pod.remove(&["status"]);
+    pod.remove(&["metadata", "resourceVersion"]);
     normalize::apply_defaults(&kind.schema, kind.ty, &mut pod);
     pod.set(&["apiVersion"], "v1");
     pod.set(&["kind"], "Pod");
     if meta::namespace(&pod).is_empty() {
         pod.set(&["metadata", "namespace"], "default");
     }
-    if meta::uid(&pod).is_empty() {
-        let words = format!("{}\0host:{node}\0file:{}", fram_machinery::json::to_string(&pod), path.display());
-        pod.set(&["metadata", "uid"], format!("{:032x}", fnv128(words.as_bytes())));
-    }
+    // One of its own is only a part of what it says: a file that has changed is another pod.
+    let words = format!("{}\0host:{node}\0file:{}", fram_machinery::json::to_string(&pod), path.display());
+    pod.set(&["metadata", "uid"], format!("{:032x}", fnv128(words.as_bytes())));
     let named = format!("{}-{}", meta::name(&pod), node.to_lowercase());
     pod.set(&["metadata", "name"], named);
     pod.set(&["spec", "nodeName"], node);
@@ -112,6 +112,9 @@ mod tests {
         assert!(crate::pod::is_static(&pod));
         assert_eq!(meta::uid(&pod), meta::uid(&of(POD).unwrap()));
         assert_ne!(meta::uid(&pod), meta::uid(&of(&POD.replace("latest", "1")).unwrap()));
+        let own = POD.replace("{name: p}", "{name: p, uid: u, resourceVersion: '7'}");
+        assert_ne!(meta::uid(&of(&own).unwrap()), meta::uid(&of(&own.replace("latest", "1")).unwrap()));
+        assert!(crate::pod::is_static(&of(&own).unwrap()));
     }
 
     #[test]

@@ -9,7 +9,7 @@ fn number(of: &Value, path: &[&str]) -> Option<f64> {
 }
 
 /// Name, type, help, and where it comes from.
-const OF_CONTAINERS: [(&str, &str, &str, Read); 8] = [
+const OF_CONTAINERS: [(&str, &str, &str, Read); 7] = [
     ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |c| {
         number(c, &["cpu", "usageCoreNanoSeconds"]).map(|n| n / 1e9)
     }),
@@ -25,7 +25,6 @@ const OF_CONTAINERS: [(&str, &str, &str, Read); 8] = [
     ("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container on this filesystem.", |c| {
         number(c, &["rootfs", "usedBytes"])
     }),
-    ("container_fs_inodes_total", "gauge", "Number of Inodes", |c| number(c, &["rootfs", "inodesUsed"])),
     ("container_processes", "gauge", "Number of processes running inside the container.", |c| {
         number(c, &["process_stats", "process_count"])
     }),

@@ -1,6 +1,7 @@
 //! What pods have on disk, laid over the summary: logs, volumes, and what counts as their local storage. See upstream's
 //! cri_stats_provider.go and volume_stat_calculator.go.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,10 +33,10 @@ pub(super) async fn add(ctx: &Arc<Context>, summary: &mut Value) {
             owned.set(&["node", "runtime", "imageFs"], of_file_system(fs, time.clone()));
             owned.set(&["node", "runtime", "containerFs"], of_file_system(fs, time.clone()));
         }
+        let pods: HashMap<String, Arc<Value>> = ctx.all_pods().into_iter().map(|p| (meta::uid(&p).to_string(), p)).collect();
         for shown in owned.place(&["pods"]).make_list() {
-            let uid = shown.str_at(&["podRef", "uid"]).to_string();
-            let Some(pod) = ctx.all_pods().into_iter().find(|p| meta::uid(p) == uid) else { continue };
-            add_pod(&ctx, &pod, shown, node, images, &time);
+            let Some(pod) = pods.get(shown.str_at(&["podRef", "uid"])) else { continue };
+            add_pod(&ctx, pod, shown, node, images, &time);
         }
         owned
     });

@@ -6,7 +6,10 @@ use super::{Inputs, find};
 use crate::clock;
 use crate::pod;
 
-const OWNED: [&str; 7] = [
+/// A container's exit restarts all of them (KEP-5532).
+const RESTARTING: &str = "AllContainersRestarting";
+const OWNED: [&str; 8] = [
+    RESTARTING,
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
@@ -58,8 +61,29 @@ pub(super) fn generate(inputs: &Inputs, statuses: &[Value], phase: &str, has_san
     for condition in [sandbox, initialized(inputs, statuses, phase), ready, containers_ready, Condition::yes("PodScheduled")] {
         out.push(finish(inputs, condition));
     }
+    if pod::could_restart_all(inputs.pod) {
+        out.push(finish(inputs, restarting(inputs, phase)));
+    }
     out.extend(inputs.resize.iter().map(|condition| of_resize(inputs, condition)));
     out
+}
+
+/// True from the exit that asks for it until nothing of the former containers is left; see
+/// GenerateAllContainersRestartingCondition.
+fn restarting(inputs: &Inputs, phase: &str) -> Condition {
+    let own = |name: &str| pod::find_container(inputs.pod, name).is_some_and(|(role, _)| role != pod::Role::Ephemeral);
+    if phase == "Failed" {
+        return Condition::no(RESTARTING, "PodFailed", String::new());
+    }
+    match inputs.restarts_all() && inputs.observed.containers.iter().any(|c| own(&c.metadata.name)) {
+        true => Condition {
+            ty: RESTARTING,
+            is_true: true,
+            reason: "RestartAllContainersStarted",
+            message: "container exited with restart policy rule".into(),
+        },
+        false => Condition::no(RESTARTING, "", String::new()),
+    }
 }
 
 /// A condition of a resize keeps its time as long as its reason stays; see updatedPodResizeCondition.
@@ -176,6 +200,8 @@ fn initialized(inputs: &Inputs, statuses: &[Value], phase: &str) -> Condition {
     let any_begun = pod::containers(pod).iter().filter_map(|c| find(statuses, pod::container_name(c))).any(begun);
     match messages(&unknown, &incomplete, "incomplete") {
         message if message.is_empty() || any_begun => Condition::yes(TYPE),
+        // Init containers that run again because all are restarted do not take it back.
+        _ if pod::could_restart_all(pod) && meta::condition_is_true(pod, TYPE) => Condition::yes(TYPE),
         message => Condition::no(TYPE, "ContainersNotInitialized", message),
     }
 }

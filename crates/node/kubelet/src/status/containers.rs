@@ -10,6 +10,8 @@ use crate::pod::{self, Role};
 use crate::worker::actions::{is_started, should_run};
 
 const UNKNOWN: &str = "ContainerStatusUnknown";
+/// Of a container that was ended and removed because another's exit restarts all of them (KEP-5532).
+pub(super) const RESTARTING_ALL: &str = "RestartingAllContainers";
 /// What is assumed of a container that vanished: that it was killed.
 const LOST_EXIT_CODE: i64 = 137;
 
@@ -35,8 +37,7 @@ fn status(inputs: &Inputs, role: Role, container: &Value) -> Value {
                 status.set(&["state", "waiting", "reason"], waiting_reason(inputs, role));
             }
             let before = seen.next().filter(|c| c.state == ContainerState::Exited).map(terminated);
-            let kept = old.filter(|o| o.str_at(&["containerID"]) == status.str_at(&["containerID"]));
-            if let Some(last) = before.or_else(|| kept.and_then(|o| o.at(&["lastState", "terminated"]).cloned())) {
+            if let Some(last) = before.or_else(|| old.and_then(|o| told_before(o, &status)).cloned()) {
                 status.set(&["lastState", "terminated"], last);
             }
             if newest.state == ContainerState::Unknown {
@@ -55,7 +56,18 @@ fn status(inputs: &Inputs, role: Role, container: &Value) -> Value {
     status
 }
 
-fn old_status<'a>(pod: &'a Value, role: Role, name: &str) -> Option<&'a Value> {
+/// What the last status tells of the instance before this one, of which the runtime may have no traces any more.
+fn told_before<'a>(old: &'a Value, new: &Value) -> Option<&'a Value> {
+    let ended = old.at(&["state", "terminated"]).filter(|_| old.str_at(&["containerID"]) != new.str_at(&["containerID"]));
+    ended.or_else(|| old.at(&["lastState", "terminated"]))
+}
+
+/// Whether a container's rules ask to restart all containers after an end that a status tells of.
+pub(super) fn asks_to_restart_all(container: &Value, ended: &Value) -> bool {
+    pod::restart_action(container, ended.int_at(&["exitCode"]).unwrap_or(0)) == Some(pod::RESTART_ALL)
+}
+
+pub(super) fn old_status<'a>(pod: &'a Value, role: Role, name: &str) -> Option<&'a Value> {
     let field = match role {
         Role::Init => "initContainerStatuses",
         Role::Main => "containerStatuses",
@@ -140,6 +152,9 @@ fn missing(inputs: &Inputs, role: Role, container: &Value, old: Option<&Value>) 
     let mut status = base(container, container.str_at(&["image"]), 0);
     status.set(&["state", "waiting", "reason"], waiting_reason(inputs, role));
     let Some(old) = old else { return initialized(inputs, role, container, status) };
+    if role != Role::Ephemeral && old.at(&["state", "waiting"]).is_none() && inputs.restarts_all() {
+        return removed(container, old, status);
+    }
     if old.at(&["state", "terminated"]).is_some() {
         return old.clone();
     }
@@ -154,6 +169,18 @@ fn missing(inputs: &Inputs, role: Role, container: &Value, old: Option<&Value>) 
         }
     }
     initialized(inputs, role, container, status)
+}
+
+/// A container that was removed because all are restarted. That of the exit that asked for it tells of this exit.
+fn removed(container: &Value, old: &Value, mut status: Value) -> Value {
+    let message = "The container is removed because RestartAllContainers in place";
+    status.set(&["state"], object!({ "waiting": { "reason": RESTARTING_ALL, "message": message } }));
+    let asked = old.at(&["state", "terminated"]).filter(|ended| asks_to_restart_all(container, ended)).cloned();
+    let ended =
+        || object!({ "exitCode": LOST_EXIT_CODE, "reason": RESTARTING_ALL, "message": message, "startedAt": null, "finishedAt": null });
+    status.set(&["lastState", "terminated"], asked.unwrap_or_else(ended));
+    status.set(&["restartCount"], old.int_at(&["restartCount"]).unwrap_or(0) + 1);
+    status
 }
 
 /// An init container whose traces are gone has succeeded where a main container was made since.

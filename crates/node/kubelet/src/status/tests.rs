@@ -224,3 +224,49 @@ fn a_container_that_vanished_is_told_as_killed_and_restarted() {
     assert_eq!(told.str_at(&["lastState", "terminated", "reason"]), "ContainerStatusUnknown");
     assert_eq!(told.int_at(&["restartCount"]), Some(3));
 }
+
+#[test]
+fn containers_that_another_ones_exit_restarts_are_told_as_removed_and_counted_once() {
+    let rules = object!([{ "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": [42] } }]);
+    let mut pod = pod("Never");
+    pod.set(&["spec", "initContainers"], object!([{ "name": "i", "image": "img:1" }]));
+    pod.set(
+        &["spec", "containers"],
+        object!([{ "name": "a", "image": "img:1" }, { "name": "b", "image": "img:1", "restartPolicyRules": rules }]),
+    );
+    let seen = observed(vec![container("i", 0, Exited, 0), container("a", 0, Running, 0), container("b", 0, Exited, 42)]);
+    let restarting = |status: &Value| {
+        let condition = status.list_at(&["conditions"]).iter().find(|c| c.str_at(&["type"]) == "AllContainersRestarting").unwrap();
+        (condition.str_at(&["status"]).to_string(), condition.str_at(&["reason"]).to_string())
+    };
+    pod.set(&["status"], Case::default().status(&pod, &seen));
+    assert_eq!(restarting(pod.get("status").unwrap()), ("True".into(), "RestartAllContainersStarted".into()));
+
+    let gone = Observed { sandboxes: vec![sandbox()], ..Default::default() };
+    pod.set(&["status"], Case::default().status(&pod, &gone));
+    let status = pod.get("status").unwrap();
+    assert_eq!((restarting(status).0.as_str(), status.str_at(&["phase"])), ("False", "Running"));
+    assert!(conditions(status).contains("Initialized=True"));
+    let told = |status: &Value, list: &str, at: usize| {
+        let one = &status.list_at(&[list])[at];
+        let last = one.at(&["lastState", "terminated"]).map(|t| (t.str_at(&["reason"]).to_string(), t.int_at(&["exitCode"]).unwrap()));
+        (last.unwrap(), one.int_at(&["restartCount"]).unwrap())
+    };
+    let removed = (("RestartingAllContainers".to_string(), 137), 1);
+    let asked = (("Error".to_string(), 42), 1);
+    // Told again and again, it stays as it is, until the next instances are there.
+    for _ in 0..2 {
+        let status = pod.get("status").unwrap().clone();
+        assert_eq!(told(&status, "initContainerStatuses", 0), removed);
+        assert_eq!(told(&status, "containerStatuses", 0), removed);
+        assert_eq!(told(&status, "containerStatuses", 1), asked);
+        pod.set(&["status"], Case::default().status(&pod, &gone));
+    }
+    let mut again = vec![container("i", 1, Exited, 0), container("a", 1, Running, 0), container("b", 1, Running, 0)];
+    let annotation = || (crate::observed::ANNOTATION_RESTART_COUNT.to_string(), "1".to_string());
+    again.iter_mut().for_each(|c| c.annotations.extend([annotation()]));
+    let status = Case::default().status(&pod, &observed(again));
+    assert_eq!(told(&status, "initContainerStatuses", 0), removed);
+    assert_eq!(told(&status, "containerStatuses", 1), asked);
+    assert_eq!(status.str_at(&["phase"]), "Running");
+}

@@ -36,7 +36,8 @@ pub(super) fn bind(volume: &Path, sub_path: &str, target: &Path) -> Result<PathB
     Ok(target.to_path_buf())
 }
 
-fn how(flags: OFlag) -> OpenHow {
+/// How to open what is below a directory and nothing else, whatever links there are.
+pub(crate) fn beneath(flags: OFlag) -> OpenHow {
     OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS)
 }
 
@@ -47,7 +48,7 @@ fn open(volume: &Path, sub_path: &str) -> Result<OwnedFd, VolumeError> {
         Errno::EXDEV => VolumeError::Escapes(sub_path.to_string()),
         errno => io_error("open", &at)(errno.into()),
     };
-    match openat2(root.as_fd(), sub_path, how(OFlag::O_PATH)) {
+    match openat2(root.as_fd(), sub_path, beneath(OFlag::O_PATH)) {
         Ok(fd) => return Ok(fd),
         Err(Errno::ENOENT) => {}
         Err(errno) => return Err(failed(errno)),
@@ -63,10 +64,10 @@ fn open(volume: &Path, sub_path: &str) -> Result<OwnedFd, VolumeError> {
             Err(errno) => return Err(io_error("create", &at)(io::Error::from(errno))),
         };
         if made {
-            let fresh = openat2(dir.as_fd(), step, how(OFlag::O_RDONLY | OFlag::O_DIRECTORY)).map_err(failed)?;
+            let fresh = openat2(dir.as_fd(), step, beneath(OFlag::O_RDONLY | OFlag::O_DIRECTORY)).map_err(failed)?;
             fchmod(fresh.as_fd(), mode).map_err(failed)?;
         }
-        dir = openat2(dir.as_fd(), step, how(OFlag::O_PATH | OFlag::O_DIRECTORY)).map_err(failed)?;
+        dir = openat2(dir.as_fd(), step, beneath(OFlag::O_PATH | OFlag::O_DIRECTORY)).map_err(failed)?;
     }
     Ok(dir)
 }

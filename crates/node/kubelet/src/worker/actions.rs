@@ -8,8 +8,8 @@ use fram_machinery::{Value, meta};
 
 use crate::observed::{ANNOTATION_HASH, Observed};
 use crate::pod::{
-    all_containers, container_hash, container_name, containers, ephemeral_containers, init_containers, is_host_network, is_sidecar,
-    restart_action, restart_policy, restarts_after_exit,
+    RESTART_ALL, all_containers, container_hash, container_name, containers, ephemeral_containers, init_containers, is_host_network,
+    is_sidecar, restart_action, restart_policy, restarts_after_exit,
 };
 use crate::resize::{Change, change};
 
@@ -147,17 +147,20 @@ pub(crate) fn compute(pod: &Value, observed: &Observed, verdicts: &Verdicts) -> 
     actions
 }
 
+/// Whether this instance of a container is the last one, and has ended with a code for which its rules ask to restart all.
+pub(crate) fn asks_to_restart_all(pod: &Value, observed: &Observed, status: &ContainerStatus) -> bool {
+    let name = status.metadata.name.as_str();
+    let container = containers(pod).iter().chain(init_containers(pod)).find(|c| container_name(c) == name);
+    let latest = observed.latest(name).is_some_and(|l| l.id == status.id);
+    status.state == ContainerState::Exited
+        && latest
+        && container.is_some_and(|c| restart_action(c, i64::from(status.exit_code)) == Some(RESTART_ALL))
+}
+
 /// All containers of a pod in which one has ended with a code for which its rules ask to restart all of them. Those that asked
 /// come last: as long as one of them is there, the rest is still to be done.
 fn to_reset(pod: &Value, observed: &Observed) -> Option<Vec<String>> {
-    let asks = |status: &&ContainerStatus| {
-        let name = status.metadata.name.as_str();
-        let container = containers(pod).iter().chain(init_containers(pod)).find(|c| container_name(c) == name);
-        let latest = observed.latest(name).is_some_and(|l| l.id == status.id);
-        status.state == ContainerState::Exited
-            && latest
-            && container.is_some_and(|c| restart_action(c, i64::from(status.exit_code)) == Some("RestartAllContainers"))
-    };
+    let asks = |status: &&ContainerStatus| asks_to_restart_all(pod, observed, status);
     if !observed.containers.iter().any(|c| asks(&c)) {
         return None;
     }

@@ -127,10 +127,15 @@ async fn mount_claim(ctx: &Context, pod: &Arc<Value>, volume: &Value, name: &str
 pub(super) fn everything(ctx: Arc<Context>, pod: Arc<Value>) -> Work {
     Box::pin(async move {
         let uid = meta::uid(&pod).to_string();
+        if let Err(error) = ctx.dra.unprepare(&uid).await {
+            tracing::warn!(pod = meta::name(&pod), %error, "a pod's dynamic resources could not be taken back, it is tried again");
+            return Outcome { hold_pod: Some(RETRY), ..Outcome::default() };
+        }
         ctx.objects.release(&uid);
         ctx.tokens.forget(&uid);
         ctx.images.forget(&uid);
         ctx.devices.release(&uid);
+        ctx.user_namespaces.release(&uid);
         ctx.metrics.forget(&uid);
         if ctx.managers.release(&uid) {
             crate::resource::pool::level(&ctx).await;

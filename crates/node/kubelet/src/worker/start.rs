@@ -12,6 +12,7 @@ use super::sync::unless_ended;
 use crate::clock;
 use crate::container::{self, Making};
 use crate::context::Context;
+use crate::dra;
 use crate::hook;
 use crate::images::keyring::Keyring;
 use crate::images::{NoImage, Telling};
@@ -116,11 +117,22 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
         teller.event(true, "Failed", format!("Error: {why}"));
         failure("CreateContainerConfigError", why)
     })?;
+    if let Some(own) = &starting.config.linux.security_context.namespace_options.userns_options {
+        for mount in &mut config.mounts {
+            (mount.uid_mappings, mount.gid_mappings) = (own.uids.clone(), own.gids.clone());
+        }
+        config.security_context.namespace_options.userns_options = Some(own.clone());
+    }
     let prepared = unless_ended(starting.end, ctx.devices.prepare(meta::uid(pod), name, &mut config)).await.ok_or_else(ended)?;
     prepared.map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));
         failure("CreateContainerConfigError", why)
     })?;
+    if dra::concerns(pod) {
+        let claims = ctx.dra.claims();
+        let ids = dra::claims::devices_of(&claims, pod, spec).into_iter().flat_map(|(_, _, device)| &device.cdi_ids);
+        config.cdi_devices.extend(ids.cloned());
+    }
     if starting.end.is_cancelled() {
         return Err(ended());
     }
@@ -165,7 +177,8 @@ fn no_image(no: NoImage) -> Failure {
 fn told_restarts(pod: &Value, name: &str) -> i64 {
     let lists = ["containerStatuses", "initContainerStatuses"];
     let told = lists.iter().flat_map(|l| pod.list_at(&["status", l])).find(|s| s.str_at(&["name"]) == name);
-    told.filter(|s| !s.str_at(&["containerID"]).is_empty()).map_or(0, |s| s.int_at(&["restartCount"]).unwrap_or(0) + 1)
+    // A status without an instance counts the one that is to come.
+    told.map_or(0, |s| s.int_at(&["restartCount"]).unwrap_or(0) + i64::from(!s.str_at(&["containerID"]).is_empty()))
 }
 
 async fn keyring(ctx: &Context, pod: &Value) -> Keyring {

@@ -16,8 +16,9 @@ use super::start::{Starting, start_container};
 use super::{Outcome, RETRY, Work, Worker, resizing, stop};
 use crate::clock;
 use crate::context::Context;
+use crate::dra;
 use crate::observed::Observed;
-use crate::pod::{self, PodId};
+use crate::pod::{self, PodId, RESTART_ALL};
 use crate::sandbox;
 
 impl Worker {
@@ -29,6 +30,13 @@ impl Worker {
             return self.next_work();
         }
         if !self.is_due() {
+            return None;
+        }
+        if let Some((name, ended)) = who_asked(&actions, &self.observed)
+            && let Some((delay, left)) = self.backoff.remaining(RESTART_ALL, ended, self.ctx.clock.now())
+        {
+            self.tell_crash_loop(&name, delay);
+            self.hold_pod = Some(Instant::now() + left);
             return None;
         }
         let renew = self.renew_volumes.is_some_and(|at| at <= Instant::now());
@@ -60,17 +68,21 @@ impl Worker {
             }
             match self.crash_loop(&name) {
                 Some((delay, left)) => {
-                    let message = format!("back-off {} restarting failed container={name} pod={}", go_seconds(delay), pod_words(&self.id));
-                    if self.waiting.get(&name).is_none_or(|(_, m)| *m != message) {
-                        let text = format!("Back-off restarting failed container {name} in pod {}", pod_words(&self.id));
-                        self.ctx.container_event(&self.pod, &name, true, "BackOff", text);
-                    }
-                    self.waiting.insert(name.clone(), ("CrashLoopBackOff".into(), message));
+                    self.tell_crash_loop(&name, delay);
                     self.holds.insert(name, now + left);
                 }
                 None => actions.start.push(name),
             }
         }
+    }
+
+    fn tell_crash_loop(&mut self, name: &str, delay: Duration) {
+        let message = format!("back-off {} restarting failed container={name} pod={}", go_seconds(delay), pod_words(&self.id));
+        if self.waiting.get(name).is_none_or(|(_, m)| *m != message) {
+            let text = format!("Back-off restarting failed container {name} in pod {}", pod_words(&self.id));
+            self.ctx.container_event(&self.pod, name, true, "BackOff", text);
+        }
+        self.waiting.insert(name.to_string(), ("CrashLoopBackOff".into(), message));
     }
 
     fn crash_loop(&self, name: &str) -> Option<(Duration, Duration)> {
@@ -80,6 +92,14 @@ impl Worker {
         let key = format!("{name}_{}", pod::container_hash(container));
         self.backoff.remaining(&key, clock::from_nanos(ended.finished_at)?, self.ctx.clock.now())
     }
+}
+
+/// The container whose exit has all containers restarted, and when that was. It is the last to be removed, and a pod that begins anew
+/// again and again waits as a container does that fails again and again.
+fn who_asked(actions: &Actions, observed: &Observed) -> Option<(String, jiff::Timestamp)> {
+    let id = actions.reset.last()?;
+    let asking = observed.containers.iter().find(|c| c.id == *id)?;
+    Some((asking.metadata.name.clone(), clock::from_nanos(asking.finished_at)?))
 }
 
 /// `name_namespace(uid)`, as upstream's format.Pod.
@@ -137,6 +157,9 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
         }
         reset(&ctx, &pod, &observed, id).await?;
     }
+    if let Some((_, ended)) = who_asked(&actions, &observed) {
+        outcome.restarted.push((RESTART_ALL.to_string(), ended));
+    }
     if !actions.reset.is_empty() || end.is_cancelled() {
         return Ok(());
     }
@@ -149,12 +172,21 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
     if end.is_cancelled() {
         return Ok(());
     }
+    if dra::concerns(&pod) && (actions.create_sandbox.is_some() || !actions.start.is_empty()) {
+        unless_ended(&end, prepare_claims(&ctx, &pod)).await.unwrap_or(Ok(()))?;
+    }
+    if end.is_cancelled() {
+        return Ok(());
+    }
     let mut sandbox = None;
+    let own_users = pod.bool_at(&["spec", "hostUsers"]) == Some(false);
     if let Some(attempt) = actions.create_sandbox {
-        sandbox = Some(create_sandbox(&ctx, &pod, attempt).await?);
+        ctx.metrics.count_pod(own_users, false);
+        let made = create_sandbox(&ctx, &pod, attempt).await;
+        sandbox = Some(made.inspect_err(|_| ctx.metrics.count_pod(own_users, true))?);
         remove_older_sandboxes(&ctx, &observed).await;
     } else if let Some(ready) = observed.ready_sandbox() {
-        let config = sandbox::config(&pod, ready.metadata.attempt, &ctx.config, &ctx.resolv_conf());
+        let config = sandbox_config(&ctx, &pod, ready.metadata.attempt)?;
         sandbox = Some((ready.clone(), config));
     }
     let Some((status, config)) = sandbox else { return Ok(()) };
@@ -173,6 +205,15 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
             return Ok(());
         }
         let tried = start_container(&starting, name).await;
+        let failed = tried.result.as_ref().err().filter(|_| !end.is_cancelled());
+        let kind = pod::find_container(&pod, name).map_or("container", |(role, _)| role.metric());
+        ctx.metrics.count_container(kind, None);
+        if let Some(failure) = failed {
+            ctx.metrics.count_container(kind, Some(failure.reason));
+            if own_users && actions.create_sandbox.is_some() {
+                ctx.metrics.count_user_namespaced_error();
+            }
+        }
         if let Some(ended) = tried.replaced {
             outcome.restarted.push(ended);
         }
@@ -187,6 +228,15 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
         }
     }
     Ok(())
+}
+
+/// Before anything of the pod runs, what is allocated to it is prepared.
+async fn prepare_claims(ctx: &Context, pod: &Value) -> Result<(), Duration> {
+    ctx.dra.prepare(pod).await.map_err(|error| {
+        let message = format!("Failed to prepare dynamic resources: prepare dynamic resources: {error}");
+        ctx.event(pod, true, "FailedPrepareDynamicResources", message);
+        RETRY
+    })
 }
 
 /// Ends a container without grace and removes it; its log stays.
@@ -215,7 +265,7 @@ async fn create_sandbox(
         ctx.event(pod, false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
     }
     let handler = runtime_handler(ctx, pod)?;
-    let config = sandbox::config(pod, attempt, &ctx.config, &ctx.resolv_conf());
+    let config = sandbox_config(ctx, pod, attempt)?;
     let made = match ctx.runtime.run_pod_sandbox(&config, &handler).await {
         Ok(id) => ctx.runtime.pod_sandbox_status(&id).await,
         Err(error) => Err(error),
@@ -227,6 +277,16 @@ async fn create_sandbox(
             Err(RETRY)
         }
     }
+}
+
+fn sandbox_config(ctx: &Context, pod: &Value, attempt: u32) -> Result<fram_cri::PodSandboxConfig, Duration> {
+    let mut config = sandbox::config(pod, attempt, &ctx.config, &ctx.resolv_conf());
+    let own = ctx.user_namespaces.take(pod).map_err(|error| {
+        ctx.event(pod, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
+        RETRY
+    })?;
+    config.linux.security_context.namespace_options.userns_options = own;
+    Ok(config)
 }
 
 /// Sandboxes that died are kept only for the last instance of a container in them, whose exit code is still told.

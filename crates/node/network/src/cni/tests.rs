@@ -65,6 +65,8 @@ fn addresses_are_read_in_the_results_of_all_versions() {
     assert_eq!(addresses(&new), ["10.1.0.2".parse::<IpAddr>().unwrap(), "fd00::2".parse().unwrap()]);
     let old = json!({ "ips": [{ "version": "4", "address": "10.1.0.2/24" }] });
     assert_eq!((addresses(&old).len(), addresses(&Value::Null).len()), (1, 0));
+    let first = json!({ "ip4": { "ip": "10.1.0.2/24" }, "ip6": { "ip": "fd00::2/64" } });
+    assert_eq!(addresses(&first), addresses(&new));
 }
 
 #[test]
@@ -127,6 +129,18 @@ async fn plugins_are_run_in_order_and_undone_in_reverse() {
     network.teardown(&config).await.unwrap();
     assert_eq!(asked(folder.path()), ["DEL second", "DEL first"]);
     assert_eq!(network.status("s1").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_is_damaged_on_disk_is_undone_by_what_is_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let network = rig(folder.path());
+    let config = sandbox(Path::new("/proc/self/ns/net"));
+    network.setup(&config).await.unwrap();
+    std::fs::write(folder.path().join("state/s1.json"), "").unwrap();
+    network.teardown(&config).await.unwrap();
+    assert_eq!(asked(folder.path()), ["ADD first", "ADD second", "DEL second", "DEL first"]);
+    assert!(!folder.path().join("state/s1.json").exists());
 }
 
 #[tokio::test]

@@ -12,14 +12,15 @@ use fram_cri::{
 };
 
 use super::{Inner, blocking, sandboxes::remove_directory};
+use crate::cdi;
 use crate::cgroup::Cgroups;
 use crate::client::{self, ClientError};
 use crate::devices;
 use crate::durable::{self, Sync};
 use crate::protocol::{OverlayMount, Request, Response, StartContainer};
-use crate::records::{CONTAINER_FILE, ContainerRecord, START_FILE, new_id};
+use crate::records::{CONTAINER_FILE, ContainerRecord, START_FILE, SandboxRecord, new_id};
 use crate::seccomp::{self, Instruction};
-use crate::shim::{SHM, clock};
+use crate::shim::{SHM, USERNS, clock};
 use crate::spec::{self, Input, Plan, SandboxFiles, Seccomp, SpecError};
 use crate::state::{Container, Sandbox};
 
@@ -73,11 +74,11 @@ async fn make(inner: &Arc<Inner>, sandbox: &Sandbox, id: &str, config: Container
             image_mounts.push((index, inner.images.root_filesystem(image, id).await?.layers));
         }
     }
-    let sandbox_config = sandbox.record.lock().config.clone();
+    let sandbox_record = sandbox.record.lock().clone();
     let (inner, dir, id) = (inner.clone(), sandbox.dir.clone(), id.to_owned());
     blocking(move || {
         let paths = Paths::new(&dir, inner.layout.container(&sandbox_id_of(&dir), &id));
-        write(&inner, &paths, &id, &sandbox_config, config, image, &image_mounts)
+        write(&inner, &paths, &id, &sandbox_record, config, image, &image_mounts)
     })
     .await
 }
@@ -104,22 +105,24 @@ fn write(
     inner: &Inner,
     paths: &Paths,
     id: &str,
-    sandbox: &PodSandboxConfig,
+    of: &SandboxRecord,
     config: ContainerConfig,
     image: RootFilesystem,
     image_mounts: &[(usize, Vec<PathBuf>)],
 ) -> CriResult<Container> {
-    let dir = &paths.container;
+    let (dir, sandbox, ids) = (&paths.container, &of.config, of.ids());
     fs::create_dir_all(dir).map_err(|error| CriError::io("create", dir, error))?;
     let files = sandbox_files(&paths.sandbox, sandbox);
-    let devices = devices::look_up(&config)?;
     let mut planned = config.clone();
+    let injected = cdi::inject(&inner.config.cdi_dirs, &mut planned)?;
+    let mut devices = devices::look_up(&config)?;
+    devices.extend(injected.devices);
     if !inner.cgroups.has("hugetlb") {
         // Kubelets send a limit for every size that the kernel has, and most of them are zero. What cannot be limited is not counted
         // either; a limit that lets pages be had still needs the controller.
         planned.resources.hugepage_limits.retain(|limit| limit.limit > 0);
     }
-    let plan = spec::plan(&Input {
+    let mut plan = spec::plan(&Input {
         container_id: id,
         sandbox,
         files: &files,
@@ -127,7 +130,9 @@ fn write(
         image: &image.config,
         rootfs: &paths.rootfs,
         devices: &devices,
+        hooks: &injected.hooks,
         image_mounts,
+        user_namespace: ids.map(|ids| (paths.sandbox.join(USERNS), ids)),
         cgroup_root: &inner.config.cgroup_root,
         cgroup_v2: inner.cgroups.is_v2(),
     })?;
@@ -135,7 +140,15 @@ fn write(
         "" => PathBuf::new(),
         path => Path::new(&sandbox.log_directory).join(path),
     };
-    let filter = filter(&plan)?;
+    let (profile, runtime) = (profile(&plan)?, other_runtime(inner, &sandbox_id_of(&paths.sandbox))?);
+    let filter = match (&profile, &runtime) {
+        (_, Some(_)) => {
+            spec::complete(&mut plan, profile.as_ref());
+            Vec::new()
+        }
+        (Some(profile), None) => seccomp::compile(profile).map_err(invalid_profile)?,
+        (None, None) => Vec::new(),
+    };
     let record = ContainerRecord {
         id: id.to_owned(),
         pod_sandbox_id: sandbox_id_of(&paths.sandbox),
@@ -149,7 +162,11 @@ fn write(
         config,
     };
     durable::write_json(&dir.join("config.json"), &plan.spec, Sync::No)?;
-    durable::write_json(&dir.join(START_FILE), &start(paths, &record, plan, filter, image.layers), Sync::No)?;
+    durable::write_json(
+        &dir.join(START_FILE),
+        &StartContainer { runtime, ids, ..start(paths, &record, plan, filter, image.layers) },
+        Sync::No,
+    )?;
     // The last one: with it the container exists.
     durable::write_json(&dir.join(CONTAINER_FILE), &record, Sync::No)?;
     Ok(Container::new(dir.clone(), record, Default::default()))
@@ -182,20 +199,30 @@ fn start(paths: &Paths, record: &ContainerRecord, plan: Plan<'_>, seccomp: Vec<I
         stdin_once: record.config.stdin_once,
         tty: record.config.tty,
         oom_score_adj: plan.oom_score_adj,
+        ids: None,
+        runtime: None,
     }
 }
 
-fn filter(plan: &Plan<'_>) -> CriResult<Vec<Instruction>> {
-    let invalid = |error: seccomp::SeccompError| CriError::InvalidArgument(error.to_string());
-    let profile = match plan.seccomp {
-        Seccomp::Unconfined => return Ok(Vec::new()),
-        Seccomp::Default => seccomp::default_profile(&spec::bounding_names(&plan.privileges)),
+/// The OCI runtime that the sandbox's handler stands for.
+fn other_runtime(inner: &Inner, sandbox_id: &str) -> CriResult<Option<PathBuf>> {
+    let handler = inner.sandbox(sandbox_id)?.record.lock().runtime_handler.clone();
+    Ok(inner.config.handlers.get(&handler).cloned())
+}
+
+fn invalid_profile(error: seccomp::SeccompError) -> CriError {
+    CriError::InvalidArgument(error.to_string())
+}
+
+fn profile(plan: &Plan<'_>) -> CriResult<Option<seccomp::Profile>> {
+    Ok(match plan.seccomp {
+        Seccomp::Unconfined => None,
+        Seccomp::Default => Some(seccomp::default_profile(&spec::bounding_names(&plan.privileges))),
         Seccomp::Localhost(path) => {
             let json = fs::read_to_string(path).map_err(|error| CriError::io("read seccomp profile", path, error))?;
-            seccomp::parse(&json).map_err(invalid)?
+            Some(seccomp::parse(&json).map_err(invalid_profile)?)
         }
-    };
-    seccomp::compile(&profile).map_err(invalid)
+    })
 }
 
 pub(super) async fn begin(inner: Arc<Inner>, id: String) -> CriResult<()> {

@@ -48,6 +48,8 @@ pub(super) async fn exec(inner: &Arc<Inner>, id: &str, cmd: &[String], options: 
         stderr: options.stderr,
         privileges: first.privileges,
         seccomp: first.seccomp,
+        ids: first.ids,
+        runtime: first.runtime,
     };
     let mut stream = empty_stream();
     let mut theirs = Vec::new();

@@ -15,14 +15,14 @@ use crate::client::{self, Client, ClientError};
 use crate::durable::{self, Sync};
 use crate::protocol::{Request, SandboxSetup};
 use crate::records::{self, SANDBOX_FILE, SandboxRecord, new_id, sysctl_is_namespaced};
-use crate::shim::{NETNS, READY, SETUP_FILE, SHM, clock};
+use crate::shim::{NETNS, READY, SETUP_FILE, SHM, USERNS, clock};
 use crate::state::Sandbox;
 
 /// The handler of Fram's own runtime; the empty one means it too.
 pub(crate) const HANDLER: &str = "fram";
 
 pub(super) async fn run(inner: Arc<Inner>, config: PodSandboxConfig, handler: String) -> CriResult<String> {
-    check(&config, &handler)?;
+    check(&config, &handler, inner.config.handlers.contains_key(&handler))?;
     let id = new_id().map_err(|error| CriError::io("read", "/dev/urandom", error))?;
     let record = SandboxRecord { id: id.clone(), config, runtime_handler: handler, created_at: clock::now(), ..SandboxRecord::default() };
     let sandbox = Arc::new(Sandbox::new(inner.layout.sandbox(&id), record));
@@ -40,13 +40,14 @@ pub(super) async fn run(inner: Arc<Inner>, config: PodSandboxConfig, handler: St
     Ok(id)
 }
 
-fn check(config: &PodSandboxConfig, handler: &str) -> CriResult<()> {
-    if !matches!(handler, "" | HANDLER) {
+fn check(config: &PodSandboxConfig, handler: &str, is_configured: bool) -> CriResult<()> {
+    if !matches!(handler, "" | HANDLER) && !is_configured {
         return Err(CriError::InvalidArgument(format!("no runtime for handler {handler:?} is configured")));
     }
     let options = &config.linux.security_context.namespace_options;
-    if options.userns_options.as_ref().is_some_and(|userns| userns.mode == NamespaceMode::Pod) {
-        return Err(CriError::Unimplemented("user namespaces are not supported by this runtime".into()));
+    let ids = records::id_range(options).map_err(|why| CriError::InvalidArgument(why.into()))?;
+    if ids.is_some() && is_configured {
+        return Err(CriError::Unimplemented(format!("user namespaces are not supported with the handler {handler:?}")));
     }
     let (host_network, host_ipc) = (options.network == NamespaceMode::Node, options.ipc == NamespaceMode::Node);
     for name in config.linux.sysctls.keys() {
@@ -118,6 +119,7 @@ fn write_files(dir: &Path, record: &SandboxRecord, config: &crate::RuntimeConfig
         shm_size: config.shm_size,
         cgroup: config.shim_cgroup.clone(),
         cgroup_mount: config.cgroup_mount.clone(),
+        ids: record.ids(),
     };
     durable::write_json(&dir.join(SETUP_FILE), &setup, Sync::No)?;
     let resolv_conf = match &record.config.dns_config {
@@ -210,7 +212,7 @@ async fn end_shim(dir: &Path) {
 
 /// What the shim has mounted for the sandbox. It lasts beyond the shim, so that the network can be taken away after it.
 fn unmount(dir: &Path) -> CriResult<()> {
-    for name in [NETNS, SHM] {
+    for name in [NETNS, SHM, USERNS] {
         let path = dir.join(name);
         match umount2(&path, MntFlags::MNT_DETACH) {
             // Not mounted, or not even there.

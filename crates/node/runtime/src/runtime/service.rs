@@ -35,12 +35,15 @@ impl RuntimeService for Runtime {
             RuntimeCondition { r#type: kind.into(), status, reason, message }
         };
         let network = network.err().map(|error| ("NetworkPluginNotReady".to_owned(), error.to_string()));
-        let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
-        let handler = |name: &str| RuntimeHandler { name: name.into(), features: features.clone() };
+        let handlers = &self.inner.config.handlers;
+        let handler = |name: &str| {
+            let own = !handlers.contains_key(name);
+            RuntimeHandler { name: name.into(), features: RuntimeHandlerFeatures { recursive_read_only_mounts: own, user_namespaces: own } }
+        };
         let cgroups = if self.inner.cgroups.is_v2() { "v2" } else { "v1" };
         Ok(RuntimeStatus {
             conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)],
-            runtime_handlers: vec![handler(""), handler(HANDLER)],
+            runtime_handlers: ["", HANDLER].into_iter().chain(handlers.keys().map(String::as_str)).map(handler).collect(),
             features: RuntimeFeatures { supplemental_groups_policy: true, user_namespaces_host_network: false },
             info: info(cgroups),
         })

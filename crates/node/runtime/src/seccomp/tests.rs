@@ -161,3 +161,10 @@ fn a_profile_file_of_the_runtime_specification_is_read() {
         Err(SeccompError::Unsupported(_))
     ));
 }
+
+#[test]
+fn a_profile_is_the_same_after_a_way_through_the_specification() {
+    let names = ["SYS_CHROOT".to_owned()].into();
+    let profile = default_profile(&names);
+    assert_eq!(parse(&profile.oci().to_string()).unwrap(), profile);
+}

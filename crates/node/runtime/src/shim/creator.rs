@@ -2,6 +2,8 @@
 //! libcontainer changes the process that calls it (mount namespace, oom_score_adj, dumpable, working directory), and
 //! what it allocates would stay with the shim for the pod's life. The container itself becomes a child of the shim.
 
+mod other;
+
 use std::error::Error;
 use std::fs;
 use std::io::{self, Read};
@@ -9,24 +11,26 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fram_cri::ContainerUser;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::executor::ContainerExecutor;
+use super::executor::{ContainerExecutor, Join};
 use super::rootfs::{self, RootfsError};
 use crate::cgroup::Cgroups;
-use crate::protocol::{Exec, StartContainer};
+use crate::protocol::{Exec, IdRange, StartContainer};
 use crate::seccomp::Instruction;
 use crate::spec::{Privileges, UserError, resolve_user};
 use crate::wire;
+use other::Other;
 
 /// The child's ends of a process' pipes; all `None` with a terminal.
 #[derive(Default)]
@@ -124,20 +128,29 @@ fn in_child(work: impl FnOnce() -> Result<Made, CreateError>) -> io::Result<Crea
     }
 }
 
-/// The shim blocks SIGCHLD and ignores SIGPIPE; a container must start with neither.
+/// The shim blocks SIGCHLD and ignores SIGPIPE; a container must start with neither. The second stays ignored until the container's
+/// process executes its command: a hook that does not read what it is told would end the creator.
 fn default_signals() -> Result<(), CreateError> {
     let failed = |error: nix::Error| CreateError::Container(format!("reset signals: {}", error.desc()));
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)?;
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default disposition runs no code of this program.
-    unsafe { sigaction(Signal::SIGPIPE, &default) }.map_err(failed)?;
-    Ok(())
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)
 }
 
 fn create(request: &StartContainer, cgroups: &Cgroups, pid_path: Option<PathBuf>, stdio: Stdio) -> Result<Made, CreateError> {
     rootfs::prepare(request, cgroups)?;
     let user = finish_specification(request, pid_path)?;
+    if let Some(ids) = request.ids {
+        // Whoever opens /dev/stdout anew has to be its owner.
+        let owner = ids.uid.checked_add(user.uid).map(nix::unistd::Uid::from_raw);
+        for fd in [&stdio.stdin, &stdio.stdout, &stdio.stderr].into_iter().flatten() {
+            let _ = super::is_own_stream(fd.as_fd()).then(|| nix::unistd::fchown(fd, owner, None));
+        }
+    }
     let warnings = request.oom_score_adj.and_then(adjust_oom_score).into_iter().collect();
+    if let Some(program) = &request.runtime {
+        let console = request.tty.then(|| Console::listen(&request.dir)).transpose()?;
+        let pid = Other { program, container_id: &request.container_id, dir: &request.dir }.create(stdio, console.as_ref())?;
+        return Ok((Report::Running { pid, user, warnings }, console.map(Console::accept).transpose()?));
+    }
     let mut line = FailureLine::new()?;
     let state = request.dir.join("oci");
     let console = request.tty.then(|| Console::listen(&request.dir)).transpose()?;
@@ -170,8 +183,6 @@ fn join_from(request: &Exec, dir: &Path, scratch: &Path, stdio: Stdio) -> Result
     let id = &request.container_id;
     let state = scratch.join(id);
     fs::create_dir_all(&state).map_err(io_at("create", &state))?;
-    let original = dir.join("oci").join(id).join("state.json");
-    std::os::unix::fs::symlink(original, state.join("state.json")).map_err(io_at("link the state in", &state))?;
     let mut process = read_specification(dir)?["process"].take();
     process["args"] = json!(request.args);
     process["terminal"] = json!(request.tty);
@@ -181,12 +192,20 @@ fn join_from(request: &Exec, dir: &Path, scratch: &Path, stdio: Stdio) -> Result
     {
         environment.push("TERM=xterm".into());
     }
+    let joins = request.ids.map(|ids| joined(&mut process, ids, dir)).transpose()?;
     let process_path = scratch.join("process.json");
     fs::write(&process_path, process.to_string()).map_err(io_at("write", &process_path))?;
-    let mut line = FailureLine::new()?;
     let console = request.tty.then(|| Console::listen(scratch)).transpose()?;
+    if let Some(program) = &request.runtime {
+        let pid = Other { program, container_id: id, dir }.exec(&process_path, scratch, stdio, console.as_ref())?;
+        let terminal = console.map(Console::accept).transpose()?;
+        return Ok((Report::Running { pid, user: ContainerUser::default(), warnings: Vec::new() }, terminal));
+    }
+    let original = dir.join("oci").join(id).join("state.json");
+    std::os::unix::fs::symlink(original, state.join("state.json")).map_err(io_at("link the state in", &state))?;
+    let mut line = FailureLine::new()?;
     let built = builder(id, scratch, stdio, console.as_ref())?
-        .with_executor(line.executor(request.privileges, &request.seccomp))
+        .with_executor(ContainerExecutor { joins, ..line.executor(request.privileges, &request.seccomp) })
         .as_tenant()
         .with_detach(true)
         .as_sibling(true)
@@ -197,6 +216,17 @@ fn join_from(request: &Exec, dir: &Path, scratch: &Path, stdio: Stdio) -> Result
     let pid = built.map_err(|error| chain(&error))?.as_raw();
     let terminal = console.map(Console::accept).transpose()?;
     Ok((Report::Running { pid, user: ContainerUser::default(), warnings: Vec::new() }, terminal))
+}
+
+/// A process that joins a user namespace comes as the node's root, and becomes who it is to be inside.
+fn joined(process: &mut Value, ids: IdRange, dir: &Path) -> Result<Arc<Join>, CreateError> {
+    let path = dir.ancestors().nth(2).unwrap_or(dir).join(super::USERNS);
+    let namespace = fs::File::open(&path).map_err(io_at("open", &path))?;
+    let user = std::mem::replace(&mut process["user"], json!({ "uid": 0, "gid": 0 }));
+    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+    let groups = user["additionalGids"].as_array().into_iter().flatten().filter_map(number).collect();
+    let (uid, gid) = (number(&user["uid"]).unwrap_or(0), number(&user["gid"]).unwrap_or(0));
+    Ok(Arc::new(Join { namespace, ids, uid, gid, groups }))
 }
 
 fn builder(id: &str, state: &Path, stdio: Stdio, console: Option<&Console>) -> Result<ContainerBuilder, CreateError> {
@@ -229,6 +259,9 @@ fn finish_specification(request: &StartContainer, pid_path: Option<PathBuf>) -> 
     }
     if let Some(cwd) = spec["process"]["cwd"].as_str() {
         rootfs::make_directory_in_root(root, Path::new(cwd))?;
+    }
+    if request.ids.is_some() {
+        spec["root"]["path"] = json!(rootfs::show(root)?);
     }
     let path = request.dir.join("config.json");
     fs::write(&path, spec.to_string()).map_err(io_at("write", &path))?;
@@ -267,7 +300,7 @@ impl FailureLine {
 
     fn executor(&self, privileges: Privileges, filter: &[Instruction]) -> ContainerExecutor {
         let failure = self.writing.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        ContainerExecutor { privileges, filter: filter.to_vec(), failure }
+        ContainerExecutor { privileges, filter: filter.to_vec(), failure, joins: None }
     }
 
     /// Returns when the process has become the container's command, or with the reason why it has not.

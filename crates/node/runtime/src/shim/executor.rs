@@ -3,13 +3,19 @@
 
 use std::ffi::CString;
 use std::fmt::Display;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
-use nix::unistd::{execvp, write};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::{Gid, Uid, execvp, setgroups, setresgid, setresuid, write};
 
 use super::privileges;
+use crate::protocol::IdRange;
 use crate::seccomp::Instruction;
 use crate::spec::Privileges;
 
@@ -19,6 +25,35 @@ pub(super) struct ContainerExecutor {
     pub(super) filter: Vec<Instruction>,
     /// Writing end of the pipe, inherited; close-on-exec.
     pub(super) failure: RawFd,
+    /// The user namespace to enter, where libcontainer has not: of processes that join it enters all but that one.
+    pub(super) joins: Option<Arc<Join>>,
+}
+
+/// A user namespace, and who a process is in it and on the node.
+pub(super) struct Join {
+    pub(super) namespace: File,
+    pub(super) ids: IdRange,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) groups: Vec<u32>,
+}
+
+impl Join {
+    fn enter(&self) -> io::Result<()> {
+        // Whoever opens /dev/stdout anew, or the terminal, has to be its owner; /dev/null stays whose it is.
+        for fd in 0..3 {
+            // SAFETY: the standard streams are open for as long as the process is.
+            let stream = unsafe { BorrowedFd::borrow_raw(fd) };
+            let owner = self.ids.uid.checked_add(self.uid).map(Uid::from_raw);
+            let _ = super::is_own_stream(stream).then(|| nix::unistd::fchown(stream, owner, None));
+        }
+        setns(self.namespace.as_fd(), CloneFlags::CLONE_NEWUSER)?;
+        let groups: Vec<Gid> = self.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        setgroups(&groups)?;
+        setresgid(gid, gid, gid)?;
+        privileges::keeping(|| Ok(setresuid(uid, uid, uid)?))
+    }
 }
 
 impl ContainerExecutor {
@@ -38,7 +73,14 @@ impl Executor for ContainerExecutor {
         let args: Result<Vec<CString>, _> = args.into_iter().flatten().map(|arg| CString::new(arg.as_str())).collect();
         let args = args.map_err(|_| self.fail("an argument holds a zero byte"))?;
         let program = args.first().ok_or_else(|| self.fail("no command specified"))?;
+        self.joins
+            .as_ref()
+            .map_or(Ok(()), |joins| joins.enter())
+            .map_err(|error| self.fail(format_args!("enter the user namespace: {error}")))?;
         privileges::apply(&self.privileges, &self.filter).map_err(|error| self.fail(error))?;
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        // SAFETY: the default disposition runs no code of this program.
+        unsafe { sigaction(Signal::SIGPIPE, &default) }.map_err(|error| self.fail(error.desc()))?;
         let Err(error) = execvp(program, &args);
         Err(self.fail(format_args!("exec {:?}: {}", program.to_string_lossy(), error.desc())))
     }

@@ -20,6 +20,7 @@ const MOUNT_ATTR_RDONLY: u64 = 1;
 const MOUNT_ATTR_NOSUID: u64 = 2;
 const MOUNT_ATTR_NODEV: u64 = 4;
 const MOUNT_ATTR_NOEXEC: u64 = 8;
+const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
@@ -101,6 +102,13 @@ pub(super) fn clone_tree_of(source: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// Cuts a tree off from what is mounted and unmounted elsewhere.
 pub(super) fn make_private(tree: BorrowedFd<'_>) -> io::Result<()> {
     let attr = MountAttr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    set_attributes(tree, &attr, libc::AT_RECURSIVE)
+}
+
+/// Shows a tree, from now on, with the users and groups that its own are by a user namespace. It must not be attached yet.
+pub(super) fn map_ids(tree: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
+    // A descriptor is not negative.
+    let attr = MountAttr { attr_set: MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd: userns.as_raw_fd() as u64 };
     set_attributes(tree, &attr, libc::AT_RECURSIVE)
 }
 

@@ -91,6 +91,20 @@ fn limit_capabilities(privileges: &Privileges) -> Result<(), PrivilegeError> {
     Ok(())
 }
 
+/// Changes who the process is without what that takes away.
+pub(super) fn keeping(change: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let keep = |on: libc::c_ulong| {
+        // SAFETY: takes numbers only.
+        let result = unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, on, 0, 0, 0) };
+        if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    keep(1)?;
+    change()?;
+    let held = permitted().map_err(io::Error::other)?;
+    set(held, 0).map_err(io::Error::other)?;
+    keep(0)
+}
+
 fn permitted() -> Result<u64, PrivilegeError> {
     let header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
     let mut sets = [Sets::default(); 2];

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::chown;
 use std::path::{Component, Path, PathBuf};
 
 use fram_cri::MountPropagation;
@@ -16,7 +17,7 @@ use thiserror::Error;
 
 use super::mount::{self as sys, Context};
 use crate::cgroup::Cgroups;
-use crate::protocol::{MountSource, OverlayMount, RootMount, StartContainer};
+use crate::protocol::{IdRange, MountSource, OverlayMount, RootMount, StartContainer};
 
 #[derive(Debug, Error)]
 pub(super) enum RootfsError {
@@ -43,10 +44,10 @@ pub(super) fn prepare(request: &StartContainer, cgroups: &Cgroups) -> Result<(),
         }
     }
     let mut shared = shared.into_iter();
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).map_err(namespace("make the mounts slaves"))?;
+    be_slave().map_err(namespace("make the mounts slaves"))?;
     let target = &request.rootfs.target;
-    overlay(&request.rootfs)?;
+    let users = request.ids.map(|ids| Users::open(&request.dir, ids)).transpose()?;
+    overlay(&request.rootfs, users.as_ref())?;
     let root = File::open(target).map_err(at("open", target))?;
     for mount in &request.mounts {
         let failed = |operation| at(operation, &mount.destination);
@@ -55,6 +56,9 @@ pub(super) fn prepare(request: &StartContainer, cgroups: &Cgroups) -> Result<(),
             _ => None,
         };
         let tree = tree.map_or_else(|| detached(&mount.source), Ok).map_err(failed("make the mount for"))?;
+        if let (Some(users), MountSource::Bind { .. } | MountSource::Image { .. }) = (&users, &mount.source) {
+            sys::map_ids(tree.as_fd(), users.namespace.as_fd()).map_err(failed("map the users of what is mounted on"))?;
+        }
         let is_cgroup = mount.source == MountSource::Cgroup;
         if !is_cgroup {
             sys::restrict(tree.as_fd(), &mount.attributes).map_err(failed("restrict the mount on"))?;
@@ -66,6 +70,12 @@ pub(super) fn prepare(request: &StartContainer, cgroups: &Cgroups) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// What is mounted from here on does not reach the node.
+pub(super) fn be_slave() -> nix::Result<()> {
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
 }
 
 fn detached(source: &MountSource) -> io::Result<OwnedFd> {
@@ -148,9 +158,55 @@ fn fill_cgroup(root: BorrowedFd<'_>, mount: &RootMount, cgroup: &str, cgroups: &
     Ok(())
 }
 
-fn overlay(rootfs: &OverlayMount) -> Result<(), RootfsError> {
+/// Directories that every machine has some of, with nothing in them that a container's making needs.
+const REACHABLE: [&str; 5] = ["/mnt", "/media", "/srv", "/opt", "/home"];
+
+/// Shows the container's root where users of its own user namespace can reach it: they may not enter the node's directories. In the
+/// creator's mount namespace only.
+pub(super) fn show(rootfs: &Path) -> Result<PathBuf, RootfsError> {
+    let fits = |place: &&Path| place.is_dir() && !rootfs.starts_with(place);
+    let place = REACHABLE.iter().map(Path::new).find(fits).ok_or(io::ErrorKind::NotFound.into());
+    let place = place.map_err(at("find a place for", rootfs))?;
+    let shown = sys::clone_tree(rootfs).and_then(|tree| sys::attach(tree.as_fd(), place));
+    shown.map_err(at("show", rootfs)).map(|()| place.to_path_buf())
+}
+
+/// The sandbox's user namespace, and who its root is on the node.
+struct Users {
+    namespace: File,
+    ids: IdRange,
+}
+
+impl Users {
+    /// A container's directory is two below its sandbox's.
+    fn open(dir: &Path, ids: IdRange) -> Result<Users, RootfsError> {
+        let path = dir.ancestors().nth(2).unwrap_or(dir).join(super::USERNS);
+        Ok(Users { namespace: File::open(&path).map_err(at("open", &path))?, ids })
+    }
+
+    /// Layers as the pod's users see them, in places of the creator's own; they go when the overlay has them.
+    fn mapped(&self, layers: &[PathBuf], dir: &Path) -> Result<Vec<PathBuf>, RootfsError> {
+        let map = |(index, layer): (usize, &PathBuf)| {
+            let place = dir.join(index.to_string());
+            fs::create_dir_all(&place).map_err(at("create", &place))?;
+            let tree = sys::clone_tree(layer).and_then(|tree| {
+                sys::make_private(tree.as_fd())?;
+                sys::map_ids(tree.as_fd(), self.namespace.as_fd())?;
+                sys::attach(tree.as_fd(), &place)
+            });
+            tree.map_err(at("map the users of", layer))?;
+            Ok(place)
+        };
+        layers.iter().enumerate().map(map).collect()
+    }
+}
+
+fn overlay(rootfs: &OverlayMount, users: Option<&Users>) -> Result<(), RootfsError> {
     for directory in [&rootfs.upper, &rootfs.work, &rootfs.target] {
         fs::create_dir_all(directory).map_err(at("create", directory))?;
+    }
+    if let Some(Users { ids, .. }) = users {
+        chown(&rootfs.upper, Some(ids.uid), Some(ids.gid)).map_err(at("give away", &rootfs.upper))?;
     }
     let mut layers = rootfs.layers.clone();
     if layers.is_empty() {
@@ -159,7 +215,16 @@ fn overlay(rootfs: &OverlayMount) -> Result<(), RootfsError> {
         fs::create_dir_all(&empty).map_err(at("create", &empty))?;
         layers.push(empty);
     }
-    super::overlay::writable(&layers, &rootfs.upper, &rootfs.work, &rootfs.target).map_err(at("mount the overlay", &rootfs.target))
+    let seen = match users {
+        Some(users) => users.mapped(&layers, &rootfs.work.with_extension("layers"))?,
+        None => layers,
+    };
+    super::overlay::writable(&seen, &rootfs.upper, &rootfs.work, &rootfs.target).map_err(at("mount the overlay", &rootfs.target))?;
+    if users.is_some() {
+        // The overlay has its own hold on them.
+        seen.iter().try_for_each(|place| umount2(place, MntFlags::MNT_DETACH).map_err(|errno| at("unmount", place)(errno.into())))?;
+    }
+    Ok(())
 }
 
 /// A file of the container's root; empty when it does not exist. Links are followed inside the root only.

@@ -14,9 +14,12 @@ use thiserror::Error;
 use super::mount::{self as sys, Context};
 use crate::protocol::SandboxSetup;
 
+mod userns;
+
 /// Names inside the sandbox's directory.
 pub(crate) const NETNS: &str = "netns";
 pub(crate) const SHM: &str = "shm";
+pub(crate) const USERNS: &str = "userns";
 
 #[derive(Debug, Error)]
 pub(super) enum SandboxError {
@@ -39,7 +42,10 @@ pub(super) fn enter(setup: &SandboxSetup, dir: &Path) -> Result<Option<Pid>, San
     flags.set(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS, !setup.host_network);
     flags.set(CloneFlags::CLONE_NEWIPC, !setup.host_ipc);
     let namespace = |operation| move |source| SandboxError::Namespace { operation, source };
-    unshare(flags).map_err(namespace("unshare the sandbox's namespaces"))?;
+    match &setup.ids {
+        Some(ids) => userns::enter(ids, flags, &dir.join(USERNS))?,
+        None => unshare(flags).map_err(namespace("unshare the sandbox's namespaces"))?,
+    }
     if !setup.host_network {
         if !setup.hostname.is_empty() {
             sethostname(&setup.hostname).map_err(namespace("set the host name"))?;
@@ -56,7 +62,11 @@ pub(super) fn enter(setup: &SandboxSetup, dir: &Path) -> Result<Option<Pid>, San
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
         fs::write(&path, value).map_err(at("write sysctl", &path))?;
     }
-    setup.shared_pid.then(first_process).transpose().map_err(namespace("clone the pod's first process"))
+    let first = setup.shared_pid.then(|| match setup.ids {
+        Some(_) => userns::first_process(&dir.join(USERNS)),
+        None => first_process(0),
+    });
+    first.transpose().map_err(namespace("clone the pod's first process"))
 }
 
 fn shared_memory(setup: &SandboxSetup, path: &Path) -> Result<(), SandboxError> {
@@ -72,8 +82,8 @@ fn shared_memory(setup: &SandboxSetup, path: &Path) -> Result<(), SandboxError> 
 
 /// Process 1 of a shared pid namespace: it does nothing but let the kernel reap orphans. It is a fork of the shim that
 /// executes nothing, so its memory is the shim's.
-fn first_process() -> Result<Pid, nix::Error> {
-    let flags = libc::CLONE_NEWPID | libc::SIGCHLD;
+fn first_process(flags: i32) -> Result<Pid, nix::Error> {
+    let flags = flags | libc::CLONE_NEWPID | libc::SIGCHLD;
     // SAFETY: like fork, in a process of one thread.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
     match pid {

@@ -6,7 +6,10 @@ use fram_cri::{ContainerConfig, Mount, MountPropagation};
 use serde_json::{Value, json};
 
 use super::{Input, SpecError};
-use crate::protocol::{MountSource, RootMount};
+use crate::protocol::{IdRange, MountSource, RootMount};
+
+/// The group of terminals.
+const TTY: u32 = 5;
 
 /// The mounts that must wait for the container's own namespaces, for the specification; and all others, in their order.
 pub(super) fn mounts(input: &Input) -> Result<(Vec<Value>, Vec<RootMount>), SpecError> {
@@ -16,7 +19,8 @@ pub(super) fn mounts(input: &Input) -> Result<(Vec<Value>, Vec<RootMount>), Spec
     }
     let taken: Vec<PathBuf> = container.mounts.iter().map(|mount| clean(&mount.container_path)).collect();
     let is_free = |mount: &RootMount| !taken.contains(&mount.destination);
-    let mut mounts: Vec<RootMount> = kernel_mounts(container.security_context.privileged, input.cgroup_v2);
+    let ids = input.user_namespace.as_ref().map(|(_, ids)| *ids).unwrap_or_default();
+    let mut mounts: Vec<RootMount> = kernel_mounts(container.security_context.privileged, input.cgroup_v2, ids);
     mounts.extend(sandbox_mounts(input));
     mounts.retain(is_free);
     let order = by_depth(&container.mounts);
@@ -41,9 +45,6 @@ fn validate(mount: &Mount) -> Result<(), SpecError> {
     }
     if mount.image.is_none() && !mount.host_path.starts_with('/') {
         return fail("the host path is not absolute");
-    }
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return fail("id mappings are not supported");
     }
     if mount.recursive_read_only && !(mount.readonly && mount.propagation == MountPropagation::Private) {
         return fail("recursive read-only needs a read-only mount without propagation");
@@ -113,7 +114,8 @@ fn namespaced_mounts(privileged: bool, cgroup_v2: bool) -> Vec<Value> {
     mounts
 }
 
-fn kernel_mounts(privileged: bool, cgroup_v2: bool) -> Vec<RootMount> {
+/// What belongs to the container's root there belongs to whoever that is on the node.
+fn kernel_mounts(privileged: bool, cgroup_v2: bool, ids: IdRange) -> Vec<RootMount> {
     let mode = if privileged { "" } else { " ro" };
     let system = |destination: &str, kind: &str, options: &[(&str, &str)], mode: &str| RootMount {
         destination: destination.into(),
@@ -123,9 +125,11 @@ fn kernel_mounts(privileged: bool, cgroup_v2: bool) -> Vec<RootMount> {
         },
         attributes: attributes(mode),
     };
-    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let (uid, gid, tty) = (ids.uid.to_string(), ids.gid.to_string(), (ids.gid + TTY).to_string());
+    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", tty.as_str())];
+    let dev = [("mode", "755"), ("size", "65536k"), ("uid", uid.as_str()), ("gid", gid.as_str())];
     let mut mounts = vec![
-        system("/dev", "tmpfs", &[("mode", "755"), ("size", "65536k")], "nosuid"),
+        system("/dev", "tmpfs", &dev, "nosuid"),
         system("/dev/pts", "devpts", &pts, "nosuid noexec"),
         system("/dev/mqueue", "mqueue", &[], "nosuid noexec nodev"),
         system("/sys", "sysfs", &[], &format!("nosuid noexec nodev{mode}")),

@@ -42,7 +42,9 @@ impl Case {
             image: &self.image,
             rootfs: Path::new("/c/rootfs"),
             devices: &[],
+            hooks: &Value::Null,
             image_mounts: &[],
+            user_namespace: None,
             cgroup_root: "/fram",
             cgroup_v2: self.cgroup_v2,
         }))

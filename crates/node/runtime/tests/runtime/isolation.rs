@@ -214,3 +214,79 @@ async fn the_program_of_a_shim_cannot_be_written_through_its_processes() {
     runtime.remove_pod_sandbox(&sandbox).await.unwrap();
     node.assert_nothing_is_left();
 }
+
+#[tokio::test]
+async fn a_pod_with_a_user_namespace_is_root_of_its_own_and_of_nothing_else() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let range = |host_id| vec![IdMapping { host_id, container_id: 0, length: 65536 }];
+    let own = || Some(UserNamespace { mode: NamespaceMode::Pod, uids: range(200_000), gids: range(300_000) });
+    let mut config = node.sandbox_config("web");
+    config.linux.security_context.namespace_options.userns_options = own();
+    config.linux.sysctls = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())].into();
+    let sandbox = runtime.run_pod_sandbox(&config, "").await.unwrap();
+    let volume = node.dir.path().join("volume");
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join("given"), "").unwrap();
+    let script = "cat /proc/self/uid_map | tr -s ' '; id -u; stat -c '%u:%g %n' /bin/busybox /etc/hosts /volume/given /dev /proc/1; \
+         touch /volume/made /made; echo x > /dev/stdout; echo y > /dev/null; \
+         hostname; ip link set lo down && ip link set lo up && echo loopback; echo 1 > /proc/sys/kernel/panic; mknod /n c 1 3; exit 4";
+    let mut config = shell("a", script);
+    config.security_context.namespace_options.userns_options = own();
+    config.security_context.capabilities.add_capabilities = vec!["NET_ADMIN".into()];
+    let mount = Mount { container_path: "/volume".into(), host_path: volume.display().to_string(), ..Mount::default() };
+    config.mounts = vec![mount];
+    let id = start(&runtime, &sandbox, &config).await;
+    let user = runtime.container_status(&id).await.unwrap().user.unwrap();
+    assert_eq!((ended(&runtime, &id).await.exit_code, user.uid), (4, 0));
+    let (said, errors): (Vec<_>, Vec<_>) = node.log("web", "a.log").into_iter().partition(|line| line.starts_with("stdout"));
+    let expect = [
+        " 0 200000 65536",
+        "0",
+        "0:0 /bin/busybox",
+        "0:0 /etc/hosts",
+        "0:0 /volume/given",
+        "0:0 /dev",
+        "0:0 /proc/1",
+        "x",
+        "web",
+        "loopback",
+    ];
+    assert_eq!(said, expect.map(|line| format!("stdout F {line}")), "{errors:?}");
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    let owner = |path: std::path::PathBuf| {
+        let found = fs::metadata(path).unwrap();
+        (std::os::unix::fs::MetadataExt::uid(&found), std::os::unix::fs::MetadataExt::gid(&found))
+    };
+    assert_eq!(owner(volume.join("made")), (0, 0), "on the volume it is root's, whoever that is in the pod");
+
+    let mut config = shell("b", "sleep 1000");
+    config.security_context.run_as_user = Some(1000);
+    let id = start(&runtime, &sandbox, &config).await;
+    let command = ["sh", "-c", "id -u; readlink /proc/self/ns/user; tr -s ' ' < /proc/1/uid_map"].map(str::to_owned);
+    let answer = runtime.exec_sync(&id, &command, Some(LONG)).await.unwrap();
+    let text = String::from_utf8(answer.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0] == "1000" && lines[2] == " 0 200000 65536", "{text} {}", String::from_utf8_lossy(&answer.stderr));
+    assert_ne!(lines[1], fs::read_link("/proc/self/ns/user").unwrap().to_str().unwrap());
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+
+    // One pid namespace for all of the pod, a terminal, and what is refused.
+    let mut config = node.sandbox_config("shared");
+    let options = &mut config.linux.security_context.namespace_options;
+    (options.userns_options, options.pid) = (own(), NamespaceMode::Pod);
+    let sandbox = runtime.run_pod_sandbox(&config, "").await.unwrap();
+    let mut config = shell("c", "cat /proc/1/comm; tty; id -u");
+    config.security_context.namespace_options.pid = NamespaceMode::Pod;
+    config.tty = true;
+    let id = start(&runtime, &sandbox, &config).await;
+    assert_eq!(ended(&runtime, &id).await.exit_code, 0);
+    let said = node.log("shared", "c.log").join(" ");
+    assert!(said.contains("pause") && said.contains("/dev/pts/0") && said.ends_with("F 0"), "{said}");
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    let mut config = node.sandbox_config("refused");
+    let options = &mut config.linux.security_context.namespace_options;
+    (options.userns_options, options.network) = (own(), NamespaceMode::Node);
+    assert!(runtime.run_pod_sandbox(&config, "").await.unwrap_err().to_string().contains("namespaces of the node"));
+    node.assert_nothing_is_left();
+}

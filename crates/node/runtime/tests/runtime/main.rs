@@ -4,6 +4,7 @@
 
 mod containers;
 mod exec;
+mod handlers;
 mod isolation;
 mod lifecycle;
 mod measure;

@@ -134,6 +134,17 @@ async fn connections_to_ports_are_carried_with_their_ends() {
     rig.end().await;
 }
 
+#[tokio::test]
+async fn a_forwarded_connection_ends_with_its_client_whatever_the_far_end_does() {
+    let (near, _far) = tokio::io::duplex(1 << 16);
+    let (ours, theirs) = tokio::io::duplex(100);
+    let hung_up = CancellationToken::new();
+    let guard = hung_up.clone().drop_guard();
+    let forwarding = forward(near, 80, theirs, hung_up);
+    drop(Forwarded { stream: ours, _guard: guard });
+    tokio::time::timeout(std::time::Duration::from_secs(20), forwarding).await.unwrap();
+}
+
 #[test]
 fn the_status_of_a_command_is_understood() {
     let text = |text: &str| exit(text.as_bytes()).map_err(|e| e.to_string());

@@ -16,7 +16,7 @@ use crate::*;
 /// What is known of a sandbox or container: the sandbox that it is or belongs to, and its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
-    sandbox: String,
+    sandbox: Arc<PodSandboxStatus>,
     state: ContainerState,
 }
 
@@ -27,7 +27,7 @@ type World = BTreeMap<String, Known>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Change {
     id: String,
-    sandbox: String,
+    sandbox: Arc<PodSandboxStatus>,
     kind: ContainerEventType,
 }
 
@@ -95,44 +95,70 @@ pub(super) async fn follow(server: Arc<UnixEndpoint>, events: mpsc::Sender<Conta
 }
 
 fn ended(world: &World) -> Vec<Change> {
-    let ended = world.iter().filter(|(id, known)| known.state == ContainerState::Exited && **id != known.sandbox);
+    let ended = world.iter().filter(|(id, known)| known.state == ContainerState::Exited && **id != known.sandbox.id);
     ended.map(|(id, known)| Change { id: id.clone(), sandbox: known.sandbox.clone(), kind: ContainerEventType::Stopped }).collect()
 }
 
 async fn list(server: &UnixEndpoint) -> Result<World, CallError> {
     let sandboxes: PodSandboxes = call(server, RUNTIME, "ListPodSandbox", &ListPodSandboxRequest::default()).await?;
     let containers: Containers = call(server, RUNTIME, "ListContainers", &ListContainersRequest::default()).await?;
-    let sandboxes = sandboxes.items.into_iter().map(|sandbox| {
-        let state = match sandbox.state {
-            PodSandboxState::Ready => ContainerState::Running,
-            PodSandboxState::NotReady => ContainerState::Exited,
-        };
-        (sandbox.id.clone(), Known { sandbox: sandbox.id, state })
-    });
-    let containers = containers.items.into_iter().map(|c| (c.id, Known { sandbox: c.pod_sandbox_id, state: c.state }));
-    Ok(sandboxes.chain(containers).collect())
+    let mut world: World = sandboxes.items.into_iter().map(of_sandbox).collect();
+    for container in containers.items {
+        // The list of sandboxes is a moment older; whose it is says the container itself then.
+        let sandbox = world.get(&container.pod_sandbox_id).map(|known| known.sandbox.clone());
+        let sandbox = sandbox.unwrap_or_else(|| Arc::new(by_labels(container.pod_sandbox_id, container.labels)));
+        world.insert(container.id, Known { sandbox, state: container.state });
+    }
+    Ok(world)
 }
 
-/// The event with the pod as it is now. Where the sandbox is gone, who reads it knows the pod by the sandbox's id.
+fn of_sandbox(listed: PodSandbox) -> (String, Known) {
+    let state = match listed.state {
+        PodSandboxState::Ready => ContainerState::Running,
+        PodSandboxState::NotReady => ContainerState::Exited,
+    };
+    let PodSandbox { id, metadata, created_at, labels, annotations, runtime_handler, .. } = listed;
+    // What is told of one that cannot be asked any more: that it is not ready.
+    let state_then = PodSandboxState::NotReady;
+    let status =
+        PodSandboxStatus { id, metadata, state: state_then, created_at, labels, annotations, runtime_handler, ..Default::default() };
+    (status.id.clone(), Known { sandbox: Arc::new(status), state })
+}
+
+/// A sandbox of which only the labels of its containers tell.
+fn by_labels(id: String, labels: BTreeMap<String, String>) -> PodSandboxStatus {
+    let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
+    let metadata = PodSandboxMetadata {
+        name: label("io.kubernetes.pod.name"),
+        uid: label("io.kubernetes.pod.uid"),
+        namespace: label("io.kubernetes.pod.namespace"),
+        ..Default::default()
+    };
+    PodSandboxStatus { id, metadata, state: PodSandboxState::NotReady, ..Default::default() }
+}
+
+/// The event with the pod as it is now; of a sandbox that is gone or cannot be asked about, with what the lists said. Nobody hears
+/// of the change again, so that whose it was must not be lost.
 async fn event(server: &UnixEndpoint, change: Change) -> ContainerEvent {
-    let request = IdVerbose { id: change.sandbox.clone(), verbose: false };
+    let id = change.sandbox.id.clone();
+    let request = IdVerbose { id: id.clone(), verbose: false };
     let sandbox: Result<PodSandboxStatusResponse, _> = call(server, RUNTIME, "PodSandboxStatus", &request).await;
-    let filter = ContainerFilter { pod_sandbox_id: Some(change.sandbox.clone()), ..ContainerFilter::default() };
+    let filter = ContainerFilter { pod_sandbox_id: Some(id.clone()), ..ContainerFilter::default() };
     let containers: Result<Containers, _> = call(server, RUNTIME, "ListContainers", &ListContainersRequest { filter }).await;
     let mut containers_statuses = Vec::new();
     for container in containers.map(|found| found.items).unwrap_or_default() {
         let request = IdVerbose { id: container.id, verbose: false };
         let status: Result<ContainerStatusResponse, _> = call(server, RUNTIME, "ContainerStatus", &request).await;
         // One may go away meanwhile.
-        containers_statuses.extend(status.ok().map(|it| ContainerStatus { pod_sandbox_id: change.sandbox.clone(), ..it.status }));
+        containers_statuses.extend(status.ok().map(|it| ContainerStatus { pod_sandbox_id: id.clone(), ..it.status }));
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     ContainerEvent {
         container_id: change.id,
-        pod_sandbox_id: change.sandbox,
+        pod_sandbox_id: id,
         container_event_type: change.kind,
         created_at: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
-        pod_sandbox_status: sandbox.ok().map(|found| found.status),
+        pod_sandbox_status: Some(sandbox.map_or_else(|_| (*change.sandbox).clone(), |found| found.status)),
         containers_statuses,
     }
 }
@@ -144,7 +170,8 @@ mod tests {
     use ContainerState as State;
 
     fn world(of: &[(&str, State)]) -> World {
-        of.iter().map(|(id, state)| (id.to_string(), Known { sandbox: "s".into(), state: *state })).collect()
+        let sandbox = Arc::new(PodSandboxStatus { id: "s".into(), ..Default::default() });
+        of.iter().map(|(id, state)| (id.to_string(), Known { sandbox: sandbox.clone(), state: *state })).collect()
     }
 
     #[test]
@@ -162,6 +189,19 @@ mod tests {
         ] {
             let kinds: Vec<_> = changes(&world(old), &world(new)).into_iter().map(|change| change.kind).collect();
             assert_eq!(kinds, expect, "{old:?} {new:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whose_container_has_ended_is_told_where_the_runtime_says_nothing_of_its_sandbox() {
+        let silent = UnixEndpoint::new("/proc/self/nobody.sock".into(), 1024);
+        let metadata = PodSandboxMetadata { name: "p".into(), uid: "u".into(), namespace: "ns".into(), attempt: 0 };
+        let (_, listed) = of_sandbox(PodSandbox { id: "s".into(), metadata, ..Default::default() });
+        let labels = [("io.kubernetes.pod.uid".to_string(), "u".to_string())].into();
+        for sandbox in [listed.sandbox, Arc::new(by_labels("s".into(), labels))] {
+            let told = event(&silent, Change { id: "a".into(), sandbox, kind: Stopped }).await;
+            let status = told.pod_sandbox_status.unwrap();
+            assert_eq!((status.metadata.uid.as_str(), status.state), ("u", PodSandboxState::NotReady));
         }
     }
 

@@ -86,7 +86,8 @@ impl Rig {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let devices = Arc::new(DeviceManager::open(dir.path()));
-        let registry = Arc::new(Registry { devices, tasks: TaskTracker::new(), stop: CancellationToken::new() });
+        let dra = crate::dra::tests::manager(dir.path());
+        let registry = Arc::new(Registry { devices, dra, tasks: TaskTracker::new(), stop: CancellationToken::new() });
         Self { dir, registry, plugin: Arc::default() }
     }
 
@@ -166,5 +167,36 @@ async fn a_plugin_in_the_registry_is_asked_and_its_devices_are_unhealthy_when_it
     plugin.cancel();
     rig.until(0).await;
     assert_eq!(rig.registry.devices.amounts()[RESOURCE], (3, 0));
+    // It comes back under the same name, and then in a folder of its own.
+    let plugin = rig.plug(&dir.join("gpu.sock"));
+    rig.until(3).await;
+    plugin.cancel();
+    rig.until(0).await;
+    std::fs::create_dir(dir.join("gpu")).unwrap();
+    let _plugin = rig.plug(&dir.join("gpu/gpu.sock"));
+    rig.until(3).await;
+    rig.registry.stop.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_of_a_plugin_that_does_not_come_back_are_no_capacity_any_more() {
+    let rig = Rig::new();
+    let socket = rig.dir.path().join("gpu.sock");
+    let plugin = rig.plug(&socket);
+    let following = rig.registry.tasks.spawn(rig.registry.devices.clone().follow(RESOURCE.to_string(), socket, rig.registry.stop.clone()));
+    rig.until(3).await;
+    plugin.cancel();
+    rig.until(0).await;
+    let known = || rig.registry.devices.amounts()[RESOURCE];
+    assert_eq!(known(), (3, 0));
+    let mut changes = rig.registry.devices.subscribe();
+    changes.changed().await.unwrap();
+    assert_eq!(known(), (0, 0));
+    // The same after a restart in between.
+    let again = DeviceManager::open(rig.dir.path());
+    assert_eq!(again.amounts()[RESOURCE], (3, 0));
+    tokio::time::advance(std::time::Duration::from_secs(300)).await;
+    assert_eq!(again.amounts()[RESOURCE], (0, 0));
+    following.await.unwrap();
     rig.registry.stop.cancel();
 }

@@ -1,0 +1,169 @@
+//! Which users of the node those of a pod's own user namespace are (KEP-127): each pod has a range that no other has, and keeps it
+//! for as long as it is here. See upstream's pkg/kubelet/userns.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fram_cri::{IdMapping, NamespaceMode, UserNamespace};
+use fram_machinery::{Value, json, meta, object};
+use parking_lot::Mutex;
+
+use crate::config::KubeletConfig;
+
+/// What is kept in the pod's directory; upstream's mappingsFile.
+const FILE: &str = "userns";
+/// Upstream's length of a range; what `idsPerPod` says is a multiple of it.
+pub(crate) const RANGE: u32 = 65536;
+/// Whose ranges the files of subordinate ids name, where an administrator has given the kubelet some.
+const OWNER: &str = "kubelet";
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UserNamespaceError {
+    #[error("no range of user ids is left: all {0} are in use")]
+    Exhausted(u32),
+    #[error("{operation} {path:?}: {source}")]
+    Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+}
+
+/// The ids that pods may have: the first one, and how many ranges there are from it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pool {
+    first: u32,
+    length: u32,
+    ranges: u32,
+}
+
+impl Pool {
+    /// Behind those of the node itself, or what /etc/subuid and /etc/subgid give, if they agree.
+    fn new(max_pods: u32, length: u32, subuid: &str, subgid: &str) -> Self {
+        let own = subordinate(subuid).filter(|own| subordinate(subgid).as_ref() == Some(own));
+        match own {
+            Some((first, count)) if first >= RANGE && count >= length => Self { first, length, ranges: count / length },
+            _ => Self { first: length, length, ranges: max_pods.min((u32::MAX - length) / length) },
+        }
+    }
+
+    /// The lowest range that nobody has.
+    fn free(&self, given: &BTreeMap<String, u32>) -> Option<u32> {
+        let taken: std::collections::BTreeSet<u32> = given.values().copied().collect();
+        (0..self.ranges).map(|n| self.first + n * self.length).find(|first| !taken.contains(first))
+    }
+}
+
+/// The kubelet's range in a file of subordinate ids.
+fn subordinate(text: &str) -> Option<(u32, u32)> {
+    let mut fields = text.lines().find(|line| line.split(':').next() == Some(OWNER))?.split(':').skip(1);
+    Some((fields.next()?.trim().parse().ok()?, fields.next()?.trim().parse().ok()?))
+}
+
+pub(crate) struct UserNamespaces {
+    pool: Pool,
+    pods: PathBuf,
+    /// The first id of each pod.
+    given: Mutex<BTreeMap<String, u32>>,
+}
+
+impl UserNamespaces {
+    /// Takes up who has what.
+    pub(crate) fn open(config: &KubeletConfig) -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let pool = Pool::new(config.max_pods, config.ids_per_pod, &read("/etc/subuid"), &read("/etc/subgid"));
+        let pods = config.root_dir.join("pods");
+        let mut given = BTreeMap::new();
+        for entry in std::fs::read_dir(&pods).into_iter().flatten().flatten() {
+            if let Some(first) = recorded(&entry.path()) {
+                given.insert(entry.file_name().to_string_lossy().into_owned(), first);
+            }
+        }
+        Self { pool, pods, given: Mutex::new(given) }
+    }
+
+    /// The pod's mapping, which it keeps; None where it is in the node's user namespace.
+    pub(crate) fn take(&self, pod: &Value) -> Result<Option<UserNamespace>, UserNamespaceError> {
+        if !is_own(pod) {
+            return Ok(None);
+        }
+        let mut given = self.given.lock();
+        let uid = meta::uid(pod);
+        if let Some(first) = given.get(uid) {
+            return Ok(Some(self.mapping(*first)));
+        }
+        let first = self.pool.free(&given).ok_or(UserNamespaceError::Exhausted(self.pool.ranges))?;
+        self.record(uid, first)?;
+        given.insert(uid.to_string(), first);
+        Ok(Some(self.mapping(first)))
+    }
+
+    pub(crate) fn release(&self, uid: &str) {
+        self.given.lock().remove(uid);
+    }
+
+    fn mapping(&self, first: u32) -> UserNamespace {
+        let range = || vec![IdMapping { host_id: first, container_id: 0, length: self.pool.length }];
+        UserNamespace { mode: NamespaceMode::Pod, uids: range(), gids: range() }
+    }
+
+    fn record(&self, uid: &str, first: u32) -> Result<(), UserNamespaceError> {
+        let path = self.pods.join(uid).join(FILE);
+        let range = || object!([{ "hostId": (i64::from(first)), "containerId": 0, "length": (i64::from(self.pool.length)) }]);
+        let document = object!({ "uidMappings": (range()), "gidMappings": (range()) });
+        let new = path.with_extension("new");
+        let failed = |operation| {
+            let path = path.clone();
+            move |source| UserNamespaceError::Io { operation, path, source }
+        };
+        std::fs::write(&new, json::to_vec(&document)).map_err(failed("write"))?;
+        std::fs::File::open(&new).and_then(|file| file.sync_all()).map_err(failed("flush"))?;
+        std::fs::rename(&new, &path).map_err(failed("rename"))
+    }
+}
+
+/// Whether a pod asks for a user namespace of its own.
+fn is_own(pod: &Value) -> bool {
+    pod.bool_at(&["spec", "hostUsers"]) == Some(false)
+}
+
+fn recorded(pod_dir: &Path) -> Option<u32> {
+    let document = json::from_slice(&std::fs::read(pod_dir.join(FILE)).ok()?).ok()?;
+    document.list_at(&["uidMappings"]).first()?.int_at(&["hostId"]).and_then(|n| u32::try_from(n).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_lie_behind_the_nodes_own_ids_or_where_an_administrator_has_put_them() {
+        let pool = |subuid: &str, subgid: &str| {
+            let pool = Pool::new(110, RANGE, subuid, subgid);
+            (pool.first, pool.ranges)
+        };
+        let given = "user:100000:65536\nkubelet:655360:131072\n";
+        assert_eq!(pool("", ""), (65536, 110));
+        assert_eq!(pool(given, given), (655_360, 2));
+        for (subuid, subgid) in [(given, ""), ("kubelet:0:65536\n", "kubelet:0:65536\n"), ("kubelet:x\n", "kubelet:x\n")] {
+            assert_eq!(pool(subuid, subgid), (65536, 110));
+        }
+        assert_eq!(Pool::new(u32::MAX, 1 << 30, "", "").ranges, 2);
+    }
+
+    #[test]
+    fn a_pod_keeps_its_range_over_a_restart_and_no_other_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = KubeletConfig::new("n", Vec::new(), dir.path().into(), dir.path().into());
+        config.max_pods = 2;
+        let pod = |uid: &str, own: bool| object!({ "metadata": { "uid": uid }, "spec": { "hostUsers": (!own) } });
+        for uid in ["a", "b", "c"] {
+            std::fs::create_dir_all(config.pod_dir(uid)).unwrap();
+        }
+        let namespaces = UserNamespaces::open(&config);
+        let first = |namespaces: &UserNamespaces, uid: &str| namespaces.take(&pod(uid, true)).map(|own| own.unwrap().uids[0].host_id);
+        assert_eq!(namespaces.take(&pod("a", false)).unwrap(), None);
+        assert_eq!((first(&namespaces, "a").unwrap(), first(&namespaces, "b").unwrap()), (65536, 131_072));
+        assert!(first(&namespaces, "c").is_err());
+        let namespaces = UserNamespaces::open(&config);
+        assert_eq!(first(&namespaces, "b").unwrap(), 131_072);
+        namespaces.release("a");
+        assert_eq!(first(&namespaces, "c").unwrap(), 65536);
+    }
+}
