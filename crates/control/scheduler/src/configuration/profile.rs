@@ -17,7 +17,7 @@ const SORT: &str = "PrioritySort";
 const BIND: &str = "DefaultBinder";
 const PREEMPT: &str = "DefaultPreemption";
 const GATES: &str = "SchedulingGates";
-/// The node side of what pods need of kubelets is in NodeAffinity's labels here.
+/// Known by name only: what features nodes declare is not looked at.
 const FEATURES: &str = "NodeDeclaredFeatures";
 
 struct Told {
