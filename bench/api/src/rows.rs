@@ -7,13 +7,7 @@ mod pods;
 mod watches;
 
 use anyhow::Result;
-use bytes::Bytes;
-use fram_machinery::{Value, json};
-use http::Request;
-use http_body_util::Full;
-
-use crate::load::Figures;
-use crate::subject::Subject;
+use fram_bench_common::{Figures, Subject};
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Row {
@@ -114,19 +108,4 @@ async fn memory(plan: &Plan, subjects: &[Subject], title: &str) {
             println!("{title:<36} {:<6} {:.0} MB", subject.name(), subject.memory());
         }
     }
-}
-
-pub(crate) fn request(method: &str, path: &str, accept: &str) -> Request<Full<Bytes>> {
-    let request = Request::builder().method(method).uri(path).header("accept", "application/json");
-    let request = if accept.is_empty() { request } else { request.header("accept-encoding", accept) };
-    request.body(Full::default()).unwrap_or_default()
-}
-
-pub(crate) fn post(path: &str, object: &Value) -> Request<Full<Bytes>> {
-    send("POST", path, "application/json", json::to_vec(object).into())
-}
-
-fn send(method: &str, path: &str, content_type: &str, body: Bytes) -> Request<Full<Bytes>> {
-    let request = Request::builder().method(method).uri(path).header("accept", "application/json").header("content-type", content_type);
-    request.body(Full::new(body)).unwrap_or_default()
 }

@@ -9,6 +9,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::api_flags::ApiFlags;
 use crate::manager_flags::ManagerFlags;
+use crate::scheduler_flags::SchedulerFlags;
 
 const BEGIN: &str = "\
 To begin, as root:
@@ -116,6 +117,8 @@ pub(crate) struct Up {
     pub(crate) api: ApiFlags,
     #[command(flatten)]
     pub(crate) manager: ManagerFlags,
+    #[command(flatten)]
+    pub(crate) scheduler: SchedulerFlags,
     /// Where the API is served.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:6443", value_parser = listen)]
     pub(crate) listen: SocketAddr,
@@ -132,6 +135,8 @@ pub(crate) struct Server {
     pub(crate) api: ApiFlags,
     #[command(flatten)]
     pub(crate) manager: ManagerFlags,
+    #[command(flatten)]
+    pub(crate) scheduler: SchedulerFlags,
     /// Where the API is served: an address that agents and pods reach.
     #[arg(long, value_name = "IP:PORT", value_parser = listen)]
     pub(crate) listen: SocketAddr,

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::control_plane::ControlPlane;
 use crate::desk::Desk;
 use crate::manager_flags::ManagerFlags;
+use crate::scheduler_flags::SchedulerFlags;
 use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
 
 type Now = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -25,6 +26,7 @@ type Now = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
 pub(crate) fn start_components(
     control_plane: &ControlPlane,
     flags: &ManagerFlags,
+    scheduler_flags: &SchedulerFlags,
     desk: &Desk,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -48,6 +50,9 @@ pub(crate) fn start_components(
             Arc::new(move || environment.now_text())
         },
     };
+    let (configuration, metrics) = (scheduler_flags.configuration(), fram_scheduler::Metrics::default());
+    control_plane.server.show_metrics(|registry| metrics.register(registry));
+    let make_scheduler = move || Scheduler::configured(scheduler.clone(), configuration.clone()).counting(metrics.clone());
     let signer = signer(control_plane, &context);
     let mut running = Vec::new();
     if control_plane.cluster.shared {
@@ -60,11 +65,11 @@ pub(crate) fn start_components(
             ended(tasks, term)
         };
         controllers.spawn(election(manager, "kube-controller-manager").run(stop.clone(), manage));
-        let schedule = move |term| Scheduler::new(scheduler.clone()).run(term);
+        let schedule = move |term| make_scheduler().run(term);
         scheduling.spawn(election(scheduling_client, "kube-scheduler").run(stop.clone(), schedule));
     } else {
         fram_controllers::start(&fram_controllers::Context { tasks: controllers.clone(), ..context });
-        scheduling.spawn(Scheduler::new(scheduler).run(stop.clone()));
+        scheduling.spawn(make_scheduler().run(stop.clone()));
         let signing = TaskTracker::new();
         signing.spawn(signer().run(stop.clone()));
         running.push(("certificate-signer", signing));
@@ -122,6 +127,8 @@ fn controllers_context(
         pod_network: Default::default(),
         load_balancer_pool: flags.pool(),
         eviction_rates: flags.eviction_rates(),
+        host_path_directories: flags.host_path_directories(),
+        legacy_token_clean_up_period: flags.legacy_token_clean_up_period(),
     }
 }
 

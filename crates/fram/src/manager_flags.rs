@@ -1,6 +1,15 @@
 //! The flags of the controllers: kube-controller-manager's, by its names and with its defaults, and one of Fram's own.
 
-use fram_controllers::{AddressPool, EvictionRates};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fram_controllers::{AddressPool, Directories, EvictionRates};
+
+use crate::api_flags::duration;
 
 /// How the controllers are run.
 #[derive(clap::Args, Debug, Clone)]
@@ -22,11 +31,27 @@ pub(crate) struct ManagerFlags {
     /// Up to how many nodes a zone is small: nobody is evicted there while it is unhealthy.
     #[arg(long, value_name = "N", default_value_t = EvictionRates::default().large)]
     large_cluster_size_threshold: usize,
+    /// How long a service account's token in a Secret that was made unasked may go unused before it is marked as invalid, and then
+    /// before it is deleted.
+    #[arg(long, value_name = "DURATION", default_value = "8760h0m0s", value_parser = duration)]
+    legacy_service_account_token_clean_up_period: Duration,
+    /// Provision volumes for classes of the provisioner kubernetes.io/host-path: directories below /tmp of this machine, which is for
+    /// clusters of one node and for tests.
+    #[arg(long)]
+    enable_hostpath_provisioner: bool,
 }
 
 impl ManagerFlags {
     pub(crate) fn pool(&self) -> AddressPool {
         self.load_balancer_pool.clone()
+    }
+
+    pub(crate) fn legacy_token_clean_up_period(&self) -> Duration {
+        self.legacy_service_account_token_clean_up_period
+    }
+
+    pub(crate) fn host_path_directories(&self) -> Option<Arc<dyn Directories>> {
+        self.enable_hostpath_provisioner.then(|| Arc::new(OwnDirectories) as _)
     }
 
     pub(crate) fn eviction_rates(&self) -> EvictionRates {
@@ -36,5 +61,52 @@ impl ManagerFlags {
             threshold: self.unhealthy_zone_threshold,
             large: self.large_cluster_size_threshold,
         }
+    }
+}
+
+/// The directories of this machine.
+struct OwnDirectories;
+
+/// Runs what waits for the disk where it holds nobody up.
+async fn on_disk(what: String, work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), String> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| format!("{what}: {error}"))?;
+    done.map_err(|error| format!("{what}: {error}"))
+}
+
+#[async_trait]
+impl Directories for OwnDirectories {
+    async fn make(&self, path: &Path) -> Result<(), String> {
+        let (what, path) = (format!("cannot make {}", path.display()), path.to_owned());
+        on_disk(what, move || std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path)).await
+    }
+
+    async fn remove(&self, path: &Path) -> Result<(), String> {
+        let (what, path) = (format!("cannot remove {}", path.display()), path.to_owned());
+        on_disk(what, move || match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn directories_are_made_once_and_removed_with_what_is_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        for _ in 0..2 {
+            OwnDirectories.make(&path).await.unwrap();
+        }
+        std::fs::write(path.join("file"), "text").unwrap();
+        for _ in 0..2 {
+            OwnDirectories.remove(&path).await.unwrap();
+        }
+        assert!(!path.exists());
+        std::fs::write(&path, "a file").unwrap();
+        assert!(OwnDirectories.make(&path.join("c")).await.unwrap_err().starts_with("cannot make "));
     }
 }

@@ -23,6 +23,7 @@ use crate::desk::Desk;
 use crate::manager_flags::ManagerFlags;
 use crate::node::{NodeConfig, NodeLock, host_name, primary_address};
 use crate::parts::{Impatience, Parts, Signals};
+use crate::scheduler_flags::SchedulerFlags;
 use crate::tunnels::Tunnels;
 
 const CLUSTER_CIDR: &str = "10.244.0.0/16";
@@ -37,6 +38,7 @@ pub(crate) struct Plan {
     machine: Machine,
     api: ApiFlags,
     manager: ManagerFlags,
+    scheduler: SchedulerFlags,
     listen: SocketAddr,
     node: bool,
     /// Whether other machines join; then a join token is printed.
@@ -46,17 +48,26 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn alone(up: Up) -> Self {
-        Self { machine: up.machine, api: up.api, manager: up.manager, listen: up.listen, node: true, shared: false, demo: up.demo }
+        Self {
+            machine: up.machine,
+            api: up.api,
+            manager: up.manager,
+            scheduler: up.scheduler,
+            listen: up.listen,
+            node: true,
+            shared: false,
+            demo: up.demo,
+        }
     }
 
     /// Fails where no other machine could reach the address.
     pub(crate) fn shared(server: Server) -> anyhow::Result<Self> {
-        let Server { mut machine, api, manager, listen, no_node } = server;
+        let Server { mut machine, api, manager, scheduler, listen, no_node } = server;
         anyhow::ensure!(!listen.ip().is_loopback(), "agents cannot reach {listen}: listen on this machine's own address");
         if !listen.ip().is_unspecified() {
             machine.node_ip = machine.node_ip.or(Some(listen.ip()));
         }
-        Ok(Self { machine, api, manager, listen, node: !no_node, shared: true, demo: false })
+        Ok(Self { machine, api, manager, scheduler, listen, node: !no_node, shared: true, demo: false })
     }
 }
 
@@ -131,7 +142,7 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     if let Some(reloads) = plan.api.encryption_reloads(&control_plane.encryption)? {
         parts.spawn("the follower of the encryption configuration", reloads.run(stop.clone()));
     }
-    let informers = start_components(&control_plane, &plan.manager, &desk, &tasks, &stop);
+    let informers = start_components(&control_plane, &plan.manager, &plan.scheduler, &desk, &tasks, &stop);
     let ready = begun.elapsed().as_millis();
     say(&format!("fram: API ready at {} after {ready} ms; KUBECONFIG={}", control_plane.url(), kubeconfig.display()));
     if plan.shared {

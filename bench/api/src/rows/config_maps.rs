@@ -4,11 +4,10 @@ use std::cell::Cell;
 use std::time::Instant;
 
 use anyhow::Result;
+use fram_bench_common::{Figures, Subject, ask, drive, post, request, send};
 use fram_machinery::{json, object};
 
-use super::{Plan, post, request, send};
-use crate::load::{Figures, ask, drive};
-use crate::subject::Subject;
+use super::Plan;
 
 const IN_EACH: usize = 100;
 const WRITES: usize = 2000;

@@ -1,11 +1,9 @@
 //! Lists of many pods.
 
 use anyhow::Result;
+use fram_bench_common::{Figures, Subject, drive, request};
 
 use super::pods::{GROUPS, PATH};
-use super::request;
-use crate::load::{Figures, drive};
-use crate::subject::Subject;
 
 /// All of them, by one client.
 pub(super) async fn all(subject: &Subject, encoding: &str) -> Result<Figures> {

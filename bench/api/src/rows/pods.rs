@@ -2,13 +2,10 @@
 
 use anyhow::Result;
 use bytes::Bytes;
+use fram_bench_common::{Figures, NAMESPACE, Subject, drive, request, send};
 use fram_machinery::{Value, json, object};
 use http::Request;
 use http_body_util::Full;
-
-use super::{request, send};
-use crate::load::{Figures, drive};
-use crate::subject::{NAMESPACE, Subject};
 
 /// Pods are in so many groups by their label.
 pub(super) const GROUPS: usize = 50;

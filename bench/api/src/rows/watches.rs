@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use fram_bench_common::{Figures, Subject, ask, drive, request, send, watch};
 use fram_client::remote::{Lines, Remote};
 use futures_util::future::try_join_all;
 use tokio::sync::Mutex;
 
 use super::pods::{self, PATH, change};
-use super::{request, send};
-use crate::load::{Figures, ask, drive};
-use crate::subject::Subject;
 
 const WATCHERS: usize = 100;
 const KUBELETS: usize = 1000;
@@ -19,18 +17,6 @@ const KUBELETS: usize = 1000;
 const TOGETHER: usize = 50;
 
 type Sent = Arc<Mutex<Vec<Option<Instant>>>>;
-
-/// A watch from now on.
-async fn watch(remote: &Remote, path: &str, selector: &str) -> Result<Lines> {
-    let list = ask(remote, request("GET", &format!("{path}?limit=1{selector}"), "")).await?;
-    let version = fram_machinery::json::from_slice(&list)?.str_at(&["metadata", "resourceVersion"]).to_string();
-    let path = format!("{path}?watch=true&resourceVersion={version}{selector}");
-    let response = remote.send(request("GET", &path, "identity")).await.map_err(|s| anyhow::anyhow!("{s:?}"))?;
-    if !response.status().is_success() {
-        bail!("{path}: {}", response.status());
-    }
-    Ok(Lines::new(response))
-}
 
 /// The number that a change was given.
 fn number(line: &[u8], row: &str) -> Option<usize> {

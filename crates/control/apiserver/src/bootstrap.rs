@@ -3,6 +3,7 @@
 
 mod authentication;
 mod policy;
+mod token_tracking;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -11,11 +12,11 @@ use fram_client::local_path;
 use fram_machinery::{Reason, Status, Value, object};
 
 use crate::aggregator::local;
+use crate::definitions;
 use crate::keeping::keep;
 use crate::masters;
-use crate::registry::{Place, Registry, Write};
+use crate::registry::{Place, Registry};
 use crate::server::Server;
-use crate::user::User;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
@@ -73,7 +74,7 @@ impl Server {
             done.map_err(|e| BootstrapError::Create { what: "the first objects".into(), status: Status::internal(e) })??;
         }
         self.authorizer.rbac().refresh(&self.registry).await.map_err(BootstrapError::Rbac)?;
-        self.publish_authentication(cluster).await?;
+        self.publish(cluster).await?;
         self.serve_definitions().await.map_err(BootstrapError::Definitions)?;
         self.load_services().await.map_err(BootstrapError::Services)?;
         if let Some(webhooks) = &self.registry.admission.webhooks {
@@ -85,28 +86,35 @@ impl Server {
         Ok(())
     }
 
-    /// Says in a ConfigMap by what servers behind the aggregator know this one.
-    async fn publish_authentication(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
-        let fail = |status| BootstrapError::Create { what: "what other servers know this one by".into(), status };
+    /// Says in ConfigMaps by what servers behind the aggregator know this one, and since when the use of Secrets' tokens is noted.
+    async fn publish(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
+        let now = self.registry.environment.now();
+        let authentication = |current: Option<&Value>| authentication::data(current, cluster);
+        self.publish_in(authentication::NAMESPACE, authentication::NAME, authentication).await?;
+        self.publish_in(token_tracking::NAMESPACE, token_tracking::NAME, |current| token_tracking::data(current, now)).await
+    }
+
+    /// Keeps a ConfigMap at the data that `data` makes of what it says now.
+    async fn publish_in(&self, namespace: &str, name: &str, data: impl Fn(Option<&Value>) -> Value + Sync) -> Result<(), BootstrapError> {
+        let fail = |status| BootstrapError::Create { what: format!("ConfigMap {namespace}/{name}"), status };
         let served = self.registry.served("", "v1", "configmaps").ok_or_else(|| fail(Status::no_such_path()))?;
-        let place = Place { served, namespace: authentication::NAMESPACE.into(), name: authentication::NAME.into() };
+        let place = Place { served, namespace: namespace.into(), name: name.into() };
         match self.registry.get_object(&place).await {
             Err(status) if status.is(Reason::NotFound) => {
                 let object = object!({ "apiVersion": "v1", "kind": "ConfigMap",
-                    "metadata": { "name": (authentication::NAME), "namespace": (authentication::NAMESPACE) },
-                    "data": (authentication::data(None, cluster)) });
+                    "metadata": { "name": name, "namespace": namespace }, "data": (data(None)) });
                 ensure(&self.registry, object).await
             }
             Err(status) => Err(fail(status)),
-            Ok(current) if current.get("data") == Some(&authentication::data(Some(&current), cluster)) => Ok(()),
+            Ok(current) if current.get("data") == Some(&data(Some(&current))) => Ok(()),
             Ok(_) => {
                 let decide = |current: &Value| {
                     let mut next = current.clone();
-                    next.set(&["data"], authentication::data(Some(current), cluster));
+                    next.set(&["data"], data(Some(current)));
                     Ok(next)
                 };
-                let written = self.registry.update(&place, "", &own_write(), decide).await;
-                crate::definitions::settled(written.map(drop)).map_err(fail)
+                let written = self.registry.update(&place, "", &definitions::write(), decide).await;
+                definitions::settled(written.map(drop)).map_err(fail)
             }
         }
     }
@@ -133,9 +141,10 @@ impl Server {
         let store = &registry.store;
         let revision = store.revision().await.map_err(|e| fail(Status::internal(e)))?;
         let mut watches = Vec::new();
-        let authentication = format!("core/configmaps/{}/{}", authentication::NAMESPACE, authentication::NAME);
+        let map = |namespace: &str, name: &str| format!("core/configmaps/{namespace}/{name}");
+        let maps = [map(authentication::NAMESPACE, authentication::NAME), map(token_tracking::NAMESPACE, token_tracking::NAME)];
         let own = ["core/services", "core/endpoints", "discovery.k8s.io/endpointslices"].map(|c| format!("{c}/default/kubernetes"));
-        let keys = own.iter().chain([&authentication]).map(|key| format!("{}{key}", registry.prefix));
+        let keys = own.iter().chain(&maps).map(|key| format!("{}{key}", registry.prefix));
         for key in keys.chain([masters::prefix(registry)]) {
             watches.push(store.watch(&key, revision).await.map_err(|e| fail(Status::internal(e)))?);
         }
@@ -149,7 +158,7 @@ impl Server {
                 ensure(registry, object.clone()).await?;
             }
             self.correct_endpoints(cluster).await.map_err(fail)?;
-            self.publish_authentication(cluster).await?;
+            self.publish(cluster).await?;
             let changed = futures_util::future::select_all(watches.iter_mut().map(|w| Box::pin(w.next())));
             tokio::select! {
                 changed = changed => drop(changed.0.map_err(|e| fail(Status::internal(e)))?),
@@ -174,9 +183,9 @@ impl Server {
                 continue;
             }
             let decide = |current: &Value| Ok(masters::corrected(current, &wanted).unwrap_or_else(|| current.clone()));
-            let written = registry.update(&place, "", &own_write(), decide).await;
+            let written = registry.update(&place, "", &definitions::write(), decide).await;
             // Another server that was faster saw the same.
-            crate::definitions::settled(written.map(drop))?;
+            definitions::settled(written.map(drop))?;
         }
         Ok(())
     }
@@ -211,10 +220,6 @@ impl Server {
     }
 }
 
-fn own_write() -> Write {
-    Write { user: User::authenticated("system:apiserver", &[crate::user::MASTERS]), field_manager: "fram".into(), ..Default::default() }
-}
-
 /// Creates an object unless it is there.
 pub(crate) async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
     let what = format!("{} {}", object.str_at(&["kind"]), fram_machinery::meta::key(&object));
@@ -231,7 +236,7 @@ pub(crate) async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<()
     if registry.get(&place).await.is_ok() {
         return Ok(());
     }
-    match registry.create(&place, object, &own_write()).await {
+    match registry.create(&place, object, &definitions::write()).await {
         Ok(_) => Ok(()),
         Err(status) if status.is(Reason::AlreadyExists) => Ok(()),
         Err(status) => Err(fail(status)),

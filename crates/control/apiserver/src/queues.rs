@@ -1,11 +1,12 @@
 //! What the controllers' queues do, in upstream's words (component-base's workqueue metrics). Counting is the harness's.
 
-use fram_client::controller::Queues;
+use fram_client::controller::{Durations, Queues};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
 
 use crate::server::Server;
 
@@ -15,7 +16,12 @@ struct Collected(Queues);
 impl Server {
     /// Shows the queues of controllers among the metrics.
     pub fn show_queues(&self, queues: Queues) {
-        self.requests.register(|registry| registry.register_collector(Box::new(Collected(queues))));
+        self.show_metrics(|registry| registry.register_collector(Box::new(Collected(queues))));
+    }
+
+    /// Shows what another component counts among the metrics.
+    pub fn show_metrics(&self, register: impl FnOnce(&mut Registry)) {
+        self.requests.register(register);
     }
 }
 
@@ -37,12 +43,34 @@ impl Collector for Collected {
             let ready = i64::try_from(counts.depth).unwrap_or(i64::MAX);
             ConstGauge::new(ready).encode(depth.encode_family(&[("name", *name)])?)?;
         }
+        let about = "How long in seconds an item stays in workqueue before being requested.";
+        histogram(&mut encoder, "workqueue_queue_duration_seconds", about, all.iter().map(|(name, c)| (*name, &c.waits)))?;
         let about = "How long in seconds processing an item from workqueue takes.";
-        let mut work = encoder.encode_descriptor("workqueue_work_duration_seconds", about, None, MetricType::Histogram)?;
+        histogram(&mut encoder, "workqueue_work_duration_seconds", about, all.iter().map(|(name, c)| (*name, &c.work)))?;
+        let about = "How many seconds of work has done that is in progress and hasn't been observed by work_duration. Large values indicate stuck threads. One can deduce the number of stuck threads by observing the rate at which this increases.";
+        let mut unfinished = encoder.encode_descriptor("workqueue_unfinished_work_seconds", about, None, MetricType::Gauge)?;
         for (name, counts) in &all {
-            let (sum, count, buckets) = counts.work.told();
-            work.encode_family(&[("name", *name)])?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            ConstGauge::new(counts.unfinished.0.as_secs_f64()).encode(unfinished.encode_family(&[("name", *name)])?)?;
+        }
+        let about = "How many seconds has the longest running processor for workqueue been running.";
+        let mut longest = encoder.encode_descriptor("workqueue_longest_running_processor_seconds", about, None, MetricType::Gauge)?;
+        for (name, counts) in &all {
+            ConstGauge::new(counts.unfinished.1.as_secs_f64()).encode(longest.encode_family(&[("name", *name)])?)?;
         }
         Ok(())
     }
+}
+
+fn histogram<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    about: &str,
+    all: impl Iterator<Item = (&'a str, &'a Durations)>,
+) -> Result<(), std::fmt::Error> {
+    let mut family = encoder.encode_descriptor(name, about, None, MetricType::Histogram)?;
+    for (queue, durations) in all {
+        let (sum, count, buckets) = durations.told();
+        family.encode_family(&[("name", queue)])?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+    }
+    Ok(())
 }

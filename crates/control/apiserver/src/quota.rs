@@ -33,7 +33,10 @@ pub(crate) async fn charge(
     let stored = &place.served.stored;
     let changes = matches!(
         (stored.group.as_str(), stored.plural.as_str(), subresource),
-        ("", "pods", "resize") | ("", "services" | "persistentvolumeclaims", "")
+        ("", "pods", "resize")
+            | ("", "services", "")
+            | ("", "persistentvolumeclaims", "" | "status")
+            | ("resource.k8s.io", "resourceclaims", "")
     );
     if !stored.is_namespaced() || old.is_some() && !changes || old.is_none() && !subresource.is_empty() {
         return Ok(Charge::default());
@@ -45,15 +48,18 @@ pub(crate) async fn charge(
     if listing.items.is_empty() {
         return Ok(out);
     }
-    let usage = |object: &Value| quota::usage(&stored.group, &stored.plural, object);
-    let added = difference(usage(object), &old.map(usage).unwrap_or_default());
     for entry in listing.items {
         let mut quota = registry.decode(&quotas.served, &entry)?;
-        let of_pods = stored.group.is_empty() && stored.plural == "pods";
-        if quota::is_scoped(&quota) && !(of_pods && quota::covers(&quota, object)) {
+        // Of what a quota does not cover nothing is used; a change may bring an object under it, or out.
+        let usage = |object: &Value| match quota::covers(&quota, &stored.group, &stored.plural, object) {
+            true => quota::usage(&stored.group, &stored.plural, object),
+            false => Amounts::new(),
+        };
+        let added = difference(usage(object), &old.map(usage).unwrap_or_default());
+        if added.is_empty() {
             continue;
         }
-        if of_pods && old.is_none() {
+        if stored.group.is_empty() && stored.plural == "pods" && old.is_none() {
             check_named(place, &quota, object)?;
         }
         if take(place, &mut quota, &added)? {

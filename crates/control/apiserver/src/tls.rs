@@ -34,9 +34,16 @@ impl ClientIdentity {
     }
 }
 
-/// TLS to a server that the authorities of a bundle (PEM) vouch for, over HTTP/1.1.
+/// TLS to a server that the authorities of a bundle (PEM) vouch for, over HTTP/1.1; without a bundle those that the system trusts.
 pub(crate) fn trusting(bundle: &[u8]) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
+    if bundle.is_empty() {
+        let found = rustls_native_certs::load_native_certs();
+        for error in found.errors {
+            tracing::debug!(%error, "an authority that the system trusts cannot be read");
+        }
+        roots.add_parsable_certificates(found.certs);
+    }
     for certificate in CertificateDer::pem_slice_iter(bundle) {
         let certificate = certificate.map_err(|e| TlsError::Bundle(e.to_string()))?;
         roots.add(certificate).map_err(|e| TlsError::Bundle(e.to_string()))?;

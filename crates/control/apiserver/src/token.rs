@@ -1,6 +1,7 @@
 //! Service-account tokens: issued for a TokenRequest, bound to objects, verified on each request. See KEP-1205. A signature is checked
 //! once; what can change, time and the objects that a token is bound to, is looked at every time.
 
+mod secret;
 mod verified;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::registry::{Place, Registry};
 use crate::user::User;
+pub(crate) use secret::day;
 use verified::{Verified, VerifiedTokens};
 
 #[derive(Debug, thiserror::Error)]
@@ -199,7 +201,10 @@ impl Tokens {
         // As upstream, what is not seen here may have been made elsewhere a moment ago.
         let bound =
             self.still_bound(&verified, &self.registry.seen()?)? || self.still_bound(&verified, &self.registry.snapshot().await?)?;
-        Ok(bound.then(|| (user_of(claims), good)))
+        if !bound || claims.kubernetes.get("secret").is_some() && !self.note_use(&verified, token).await? {
+            return Ok(None);
+        }
+        Ok(Some((user_of(claims), good)))
     }
 
     /// A token with this cluster's signature.

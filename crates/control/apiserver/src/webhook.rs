@@ -1,6 +1,8 @@
 //! Calls of webhooks: by URL, or through a Service to one of its endpoints over the node's own connection. What is asked and
 //! what an answer means is the caller's business.
 
+mod connections;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +11,10 @@ use bytes::Bytes;
 use fram_machinery::{Value, json};
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use tokio_rustls::TlsConnector;
 
-use crate::endpoints;
-use crate::nodes::{Nodes, Stream};
-use crate::registry::{Place, Registry};
-use crate::tls;
+use crate::nodes::Nodes;
+use crate::registry::Registry;
+use connections::{Connections, Connector, failed};
 
 /// Larger answers are refused.
 const MAX_ANSWER: usize = 3 * 1024 * 1024;
@@ -43,7 +41,7 @@ pub(crate) struct Target {
     ca_bundle: Vec<u8>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Service {
     namespace: String,
     name: String,
@@ -74,9 +72,14 @@ impl Target {
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) nodes: Arc<dyn Nodes>,
+    connections: Arc<Connections>,
 }
 
 impl Caller {
+    pub(crate) fn new(nodes: Arc<dyn Nodes>) -> Self {
+        Self { nodes, connections: Arc::default() }
+    }
+
     /// Posts a document and returns the answer.
     pub(crate) async fn post(&self, registry: &Registry, target: &Target, body: &Value, timeout: Duration) -> Result<Value, WebhookError> {
         tokio::time::timeout(timeout, self.exchange(registry, target, json::to_vec(body), timeout))
@@ -86,70 +89,34 @@ impl Caller {
 
     async fn exchange(&self, registry: &Registry, target: &Target, body: Vec<u8>, timeout: Duration) -> Result<Value, WebhookError> {
         let uri: Uri = target.url.parse().map_err(|e| WebhookError::Configuration(format!("{:?}: {e}", target.url)))?;
-        let host = uri.host().ok_or_else(|| WebhookError::Configuration(format!("{:?} names no host", target.url)))?;
+        if uri.host().is_none() {
+            return Err(WebhookError::Configuration(format!("{:?} names no host", target.url)));
+        }
         if uri.scheme_str() != Some("https") {
             return Err(WebhookError::Configuration(format!("{:?} is not https", target.url)));
         }
-        let stream = match &target.service {
-            Some(service) => self.to_service(registry, service).await?,
-            None => to_url(host, uri.port_u16().unwrap_or(443)).await?,
+        let query = if uri.query().is_some() { '&' } else { '?' };
+        let body = Bytes::from(body);
+        let request = || {
+            let request = Request::post(format!("{}{query}timeout={}s", target.url, timeout.as_secs()));
+            let request = request.header(header::CONTENT_TYPE, "application/json").header(header::ACCEPT, "application/json");
+            request.body(Full::new(body.clone())).map_err(|e| WebhookError::Configuration(e.to_string()))
         };
-        let stream = secured(target, host, stream).await?;
-        let broken = |e: hyper::Error| WebhookError::Unreachable(e.to_string());
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let question = uri.query().map(|q| format!("{q}&")).unwrap_or_default();
-        let request = Request::post(format!("{}?{question}timeout={}s", uri.path(), timeout.as_secs()))
-            .header(header::HOST, uri.authority().map_or(host, |a| a.as_str()))
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|e| WebhookError::Configuration(e.to_string()))?;
-        let answer = async move {
-            let response = sender.send_request(request).await.map_err(broken)?;
-            let code = response.status().as_u16();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            let body = body.map_err(|e| WebhookError::Body(e.to_string()))?.to_bytes();
-            if !(200..300).contains(&code) {
-                return Err(WebhookError::Answer(code));
-            }
-            json::from_slice(&body).map_err(|e| WebhookError::Body(e.to_string()))
+        let client = self.connections.to(target, &uri, || Connector::new(self.nodes.clone(), registry.weak(), target))?;
+        let response = match client.request(request()?).await {
+            // A connection that was kept may have ended just now. Reviews may be asked for twice; see the contract of webhooks.
+            Err(error) if !error.is_connect() => client.request(request()?).await,
+            other => other,
         };
-        // The connection is driven until the answer is there, and ends when nobody asks any more.
-        tokio::join!(answer, connection).0
+        let response = response.map_err(|error| failed(&error))?;
+        let code = response.status().as_u16();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|e| WebhookError::Body(e.to_string()))?.to_bytes();
+        if !(200..300).contains(&code) {
+            return Err(WebhookError::Answer(code));
+        }
+        json::from_slice(&body).map_err(|e| WebhookError::Body(e.to_string()))
     }
-
-    async fn to_service(&self, registry: &Registry, service: &Service) -> Result<Box<dyn Stream>, WebhookError> {
-        let unreachable = |status: fram_machinery::Status| WebhookError::Unreachable(status.message);
-        let missing = || WebhookError::Unreachable(format!("service {:?} not found", service.name));
-        let served = registry.served("", "v1", "services").ok_or_else(missing)?;
-        let place = Place { served, namespace: service.namespace.clone(), name: service.name.clone() };
-        let object = registry.get_object(&place).await.map_err(unreachable)?;
-        let (node, address) = endpoints::of_service(registry, &object, &service.port.to_string()).await.map_err(unreachable)?;
-        endpoints::dial(&*self.nodes, &node, address).await.map_err(unreachable)
-    }
-}
-
-async fn to_url(host: &str, port: u16) -> Result<Box<dyn Stream>, WebhookError> {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let connected = tokio::net::TcpStream::connect((host, port)).await;
-    Ok(Box::new(connected.map_err(|e| WebhookError::Unreachable(format!("dial {host}:{port}: {e}")))?))
-}
-
-/// TLS with a server that the target's CA bundle vouches for.
-async fn secured(
-    target: &Target,
-    host: &str,
-    stream: Box<dyn Stream>,
-) -> Result<tokio_rustls::client::TlsStream<Box<dyn Stream>>, WebhookError> {
-    let config = tls::trusting(&target.ca_bundle).map_err(|e| WebhookError::Configuration(e.to_string()))?;
-    // Services are known by their name, whichever address answers.
-    let name = match &target.service {
-        Some(service) => format!("{}.{}.svc", service.name, service.namespace),
-        None => host.trim_start_matches('[').trim_end_matches(']').to_string(),
-    };
-    let name = ServerName::try_from(name).map_err(|e| WebhookError::Configuration(e.to_string()))?;
-    let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-    connected.map_err(|e| WebhookError::Unreachable(format!("tls: {e}")))
 }
 
 #[cfg(test)]

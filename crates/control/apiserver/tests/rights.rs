@@ -12,7 +12,7 @@ use std::sync::Arc;
 use common::server::{client_as, in_memory, server};
 use fram_apiserver::{Server, User};
 use fram_client::resources::{
-    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, NAMESPACES, NODES, POD_DISRUPTION_BUDGETS, PODS, ROLE_BINDINGS, ROLES,
+    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, NAMESPACES, NODES, POD_DISRUPTION_BUDGETS, PODS, ROLE_BINDINGS, ROLES, SECRETS,
     SERVICE_ACCOUNTS,
 };
 use fram_client::{Client, ListOptions, PatchKind, Resource};
@@ -310,4 +310,40 @@ async fn a_policy_asks_what_the_user_of_a_request_may() {
         };
         assert_eq!(made.is_ok(), may, "{expression}: {made:?}");
     }
+}
+
+#[tokio::test]
+async fn the_use_of_a_secrets_token_is_noted_and_one_that_was_marked_as_invalid_lets_nobody_in() {
+    let server = server(in_memory()).await;
+    let root = root(&server);
+    let tracking = root.within(&CONFIG_MAPS, "kube-system").get("kube-apiserver-legacy-service-account-token-tracking").await.unwrap();
+    let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+    assert_eq!(tracking.str_at(&["data", "since"]), today);
+    let (accounts, secrets) = (root.within(&SERVICE_ACCOUNTS, "default"), root.within(&SECRETS, "default"));
+    accounts.create(object!({ "metadata": { "name": "robot" } })).await.unwrap();
+    let mut secret = object!({ "metadata": { "name": "s", "annotations": { "kubernetes.io/service-account.name": "robot" } },
+        "type": "kubernetes.io/service-account-token" });
+    secret = (*secrets.create(secret).await.unwrap()).clone();
+    let issue = || async {
+        let bound = object!({ "apiVersion": "v1", "kind": "Secret", "name": "s" });
+        let request = object!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": { "audiences": [], "boundObjectRef": bound } });
+        let answer = accounts.create_subresource("robot", "token", request).await.unwrap();
+        answer.str_at(&["status", "token"]).to_string()
+    };
+    let (own, other) = (issue().await, issue().await);
+    let audiences = [fram_apiserver::token::DEFAULT_ISSUER.to_string()];
+    let lets_in = |token: String| {
+        let (server, audiences) = (server.clone(), audiences.clone());
+        async move { server.tokens.verify(&token, &audiences).await.unwrap().is_some() }
+    };
+    secret.set(&["data", "token"], base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &own));
+    secrets.update(secret).await.unwrap();
+    let last_used =
+        || async { secrets.get("s").await.unwrap().str_at(&["metadata", "labels", "kubernetes.io/legacy-token-last-used"]).to_string() };
+    assert!(lets_in(other.clone()).await && last_used().await.is_empty(), "a token that is only bound to it is none of its uses");
+    assert!(lets_in(own.clone()).await);
+    assert_eq!(last_used().await, today);
+    let invalid = object!({ "metadata": { "labels": { "kubernetes.io/legacy-token-invalid-since": today } } });
+    secrets.patch("s", "", PatchKind::Merge, invalid).await.unwrap();
+    assert!(!lets_in(own).await && lets_in(other).await);
 }

@@ -6,4 +6,5 @@ mod web {
     mod aggregation;
     mod encodings;
     mod harness;
+    mod webhooks;
 }

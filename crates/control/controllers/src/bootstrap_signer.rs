@@ -4,16 +4,18 @@
 mod plan;
 
 use fram_client::resources::CONFIG_MAPS;
-use fram_client::{Action, Controller};
-use fram_machinery::{Reason, Value, meta};
+use fram_client::{Action, Controller, Informer};
+use fram_machinery::{Value, meta};
 
+use crate::objects::unless_it_changed;
 use crate::{Context, bootstrap_tokens};
 
 const KEY: &str = "kube-public/cluster-info";
 
-pub(crate) fn start(context: &Context) {
+/// `tokens` shows the Secrets of bootstrap tokens.
+pub(crate) fn start(context: &Context, tokens: &Informer) {
     let client = context.client("bootstrap-signer");
-    let (maps, tokens) = (context.informers.get(&CONFIG_MAPS), bootstrap_tokens::informer(context, &client));
+    let (maps, tokens) = (context.informers.get(&CONFIG_MAPS), tokens.clone());
     let now = context.now.clone();
     let controller = Controller::new("bootstrap_signer_queue", 1)
         .watches(&maps, |map: &Value| if meta::key(map) == KEY { vec![KEY.into()] } else { Vec::new() })
@@ -24,10 +26,7 @@ pub(crate) fn start(context: &Context) {
         // A token that expires is deleted, which is heard of.
         let signing = tokens.list().iter().filter_map(|secret| bootstrap_tokens::signing(secret, now())).collect();
         let Some(signed) = plan::signed(&map, &signing) else { return Ok(Action::Done) };
-        match client.within(&CONFIG_MAPS, meta::namespace(&map)).update(signed).await {
-            // Whoever changed it causes another round.
-            Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
-            _ => Ok(Action::Done),
-        }
+        unless_it_changed(client.within(&CONFIG_MAPS, meta::namespace(&map)).update(signed).await)?;
+        Ok(Action::Done)
     });
 }

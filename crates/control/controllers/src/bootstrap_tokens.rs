@@ -2,19 +2,21 @@
 //! is the API server's. See bootstrap's util.
 
 use fram_client::resources::SECRETS;
-use fram_client::{Client, Informer, InformerOptions};
+use fram_client::{Informer, InformerOptions};
 use fram_machinery::{Value, meta};
 use jiff::Timestamp;
 
-use crate::Context;
+use crate::{Context, bootstrap_signer, token_cleaner};
 
 pub(crate) const NAMESPACE: &str = "kube-system";
 const SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
 
-/// Follows these Secrets alone, not all the others of the cluster.
-pub(crate) fn informer(context: &Context, client: &Client) -> Informer {
-    let options = InformerOptions::fields(format!("type={SECRET_TYPE}"));
-    Informer::start(client.clone(), SECRETS, NAMESPACE, options, &context.tasks, context.stop.clone())
+/// Starts both of them over the same Secrets, these alone and not all the others of the cluster.
+pub(crate) fn start(context: &Context) {
+    let (client, options) = (context.client("bootstrap-signer"), InformerOptions::fields(format!("type={SECRET_TYPE}")));
+    let tokens = Informer::start(client, SECRETS, NAMESPACE, options, &context.tasks, context.stop.clone());
+    bootstrap_signer::start(context, &tokens);
+    token_cleaner::start(context, &tokens);
 }
 
 pub(crate) fn field(secret: &Value, name: &str) -> Option<String> {

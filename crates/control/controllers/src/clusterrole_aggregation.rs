@@ -5,9 +5,10 @@ use std::sync::Arc;
 use fram_client::resources::CLUSTER_ROLES;
 use fram_client::{Action, Controller, PatchKind};
 use fram_machinery::labels::Selector;
-use fram_machinery::{Reason, Value, meta, object};
+use fram_machinery::{Value, meta, object};
 
 use crate::Context;
+use crate::objects::unless_it_changed;
 
 pub(crate) fn start(context: &Context) {
     let roles = context.informers.get(&CLUSTER_ROLES);
@@ -24,10 +25,8 @@ pub(crate) fn start(context: &Context) {
             return Ok(Action::Done);
         }
         let patch = object!({ "metadata": { "uid": (meta::uid(&role)) }, "rules": rules });
-        match client.all(&CLUSTER_ROLES).patch(&name, "", PatchKind::Merge, patch).await {
-            Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
-            _ => Ok(Action::Done),
-        }
+        unless_it_changed(client.all(&CLUSTER_ROLES).patch(&name, "", PatchKind::Merge, patch).await)?;
+        Ok(Action::Done)
     });
 }
 

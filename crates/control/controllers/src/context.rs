@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fram_client::controller::Queues;
 use fram_client::{Action, Client, Controller, EventRecorder, Resource, SharedInformers};
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{AddressPool, EvictionRates, PodNetwork};
+use crate::{AddressPool, Directories, EvictionRates, PodNetwork};
 
 /// The time of day, handed in so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -67,6 +68,10 @@ pub struct Context {
     pub load_balancer_pool: AddressPool,
     /// How fast pods are evicted from nodes that fail.
     pub eviction_rates: EvictionRates,
+    /// How long a token in a Secret that an account was given unasked may go unused before it is marked, and then before it goes.
+    pub legacy_token_clean_up_period: Duration,
+    /// Where the provisioner `kubernetes.io/host-path` makes its directories; None where there is none.
+    pub host_path_directories: Option<Arc<dyn Directories>>,
 }
 
 impl Context {

@@ -16,18 +16,19 @@ use fram_machinery::status::NAMESPACE_TERMINATING;
 use fram_machinery::{Reason, Status, Value, meta, object};
 
 use crate::Context;
+use crate::objects::unless_it_changed;
 use plan::{Step, plan};
 
 pub(crate) fn start(context: &Context) {
     let (deployments, sets) = (context.informers.get(&DEPLOYMENTS), context.informers.get(&REPLICA_SETS));
     let pods = context.informers.get(&PODS);
-    let reconciler = Arc::new(Reconciler {
+    let reconciler = Reconciler {
         client: context.client("deployment-controller"),
         deployments: deployments.clone(),
         pods: pods.clone(),
         events: context.recorder("deployment-controller", "deployment-controller"),
         now: context.now.clone(),
-    });
+    };
     let (by_set, by_pod) = (deployments.clone(), sets.clone());
     let controller = Controller::new("deployment", 5)
         .owns(&deployments)
@@ -38,13 +39,7 @@ pub(crate) fn start(context: &Context) {
             let set = set.and_then(|o| by_pod.get_in(meta::namespace(delta.object()), o.str_at(&["name"])));
             set.map(|s| own_controller(&s)).unwrap_or_default()
         });
-    let reconcile = move |key: String| {
-        let reconciler = reconciler.clone();
-        async move { reconciler.reconcile(&key).await }
-    };
-    context.queues.add(&controller);
-    let stop = context.stop.clone();
-    context.tasks.spawn(async move { controller.run(reconcile, stop).await });
+    context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
 
 fn own_controller(set: &Value) -> Vec<String> {
@@ -133,7 +128,7 @@ impl Reconciler {
                 let mut changed = deployment.clone();
                 meta::set_annotation(&mut changed, plan::REVISION, &revision);
                 // The role of this controller allows updates, not patches.
-                settle(self.client.within(&DEPLOYMENTS, namespace).update(changed).await)
+                unless_it_changed(self.client.within(&DEPLOYMENTS, namespace).update(changed).await).map(drop)
             }
         }
     }
@@ -152,7 +147,7 @@ impl Reconciler {
                 let count = deployment.int_at(&["status", "collisionCount"]).unwrap_or(0) + 1;
                 let mut changed = deployment.clone();
                 changed.set(&["status", "collisionCount"], count);
-                settle(self.client.within(&DEPLOYMENTS, namespace).update_status(changed).await)?;
+                unless_it_changed(self.client.within(&DEPLOYMENTS, namespace).update_status(changed).await)?;
                 Ok(())
             }
             Err(status) => {
@@ -187,15 +182,7 @@ impl Reconciler {
         }
         let mut changed = deployment.clone();
         changed.set(&["status"], status);
-        settle(self.client.within(&DEPLOYMENTS, meta::namespace(deployment)).update_status(changed).await)
-    }
-}
-
-/// A Deployment that is gone needs nothing; one that has changed meanwhile comes back as an event.
-fn settle(result: Result<Arc<Value>, Status>) -> Result<(), Status> {
-    match result {
-        Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
-        _ => Ok(()),
+        unless_it_changed(self.client.within(&DEPLOYMENTS, meta::namespace(deployment)).update_status(changed).await).map(drop)
     }
 }
 

@@ -14,12 +14,12 @@ use crate::Context;
 pub(crate) fn start(context: &Context) {
     let (services, pods) = (context.informers.get(&SERVICES), context.informers.get(&PODS));
     let slices = context.informers.get(&ENDPOINT_SLICES);
-    let reconciler = Arc::new(Reconciler {
+    let reconciler = Reconciler {
         slices_client: context.client("endpointslice-controller"),
         endpoints_client: context.client("endpoint-controller"),
         services: services.clone(),
         pods: pods.clone(),
-    });
+    };
     let selected = services.clone();
     let controller = Controller::new("endpointslice", 5).owns(&services).watches(&pods, move |pod| services_of(pod, &selected)).watches(
         &slices,
@@ -28,13 +28,7 @@ pub(crate) fn start(context: &Context) {
             _ => Vec::new(),
         },
     );
-    let reconcile = move |key: String| {
-        let reconciler = reconciler.clone();
-        async move { reconciler.reconcile(&key).await }
-    };
-    context.queues.add(&controller);
-    let stop = context.stop.clone();
-    context.tasks.spawn(async move { controller.run(reconcile, stop).await });
+    context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
 
 /// The Services whose selector matches a pod.

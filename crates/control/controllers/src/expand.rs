@@ -6,24 +6,33 @@ mod plan;
 use fram_client::local_path::PROVISIONER;
 use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES};
 use fram_client::{Action, Client, Controller, EventRecorder, Informer, PatchKind};
-use fram_machinery::{Reason, Status, Value, meta, object};
+use fram_machinery::{Status, Value, meta, object};
 
 use crate::Context;
+use crate::objects::unless_it_changed;
 use plan::{Step, plan};
 
 pub(crate) fn start(context: &Context) {
-    let get = |resource| context.informers.get(resource);
+    let get = |resource: &fram_client::Resource| context.informers.get(resource);
+    let classes = get(&STORAGE_CLASSES);
     let expander = Expander {
         client: context.client("expand-controller"),
         claims: get(&PERSISTENT_VOLUME_CLAIMS),
         volumes: get(&PERSISTENT_VOLUMES),
-        classes: get(&STORAGE_CLASSES),
+        classes: classes.clone(),
         events: context.recorder("expand-controller", "volume_expand"),
     };
-    let controller = Controller::new("volume_expand", 2).owns(&expander.claims).watches(&expander.volumes, |volume| {
-        let claim = |field| volume.str_at(&["spec", "claimRef", field]);
-        vec![format!("{}/{}", claim("namespace"), claim("name"))]
-    });
+    let of_class = expander.claims.clone();
+    // A class may come to allow it.
+    let allowed = move |class: &Value| {
+        let claims = of_class.list().into_iter().filter(|c| fram_api::storage::class(c) == meta::name(class));
+        claims.map(|c| meta::key(&c)).collect()
+    };
+    let controller =
+        Controller::new("volume_expand", 2).owns(&expander.claims).watches(&classes, allowed).watches(&expander.volumes, |volume| {
+            let claim = |field| volume.str_at(&["spec", "claimRef", field]);
+            vec![format!("{}/{}", claim("namespace"), claim("name"))]
+        });
     context.run(controller, expander, |e, key| async move { e.reconcile(&key).await });
 }
 
@@ -57,21 +66,11 @@ impl Expander {
                 let mut changed = (*claim).clone();
                 changed.set(&["status"], status);
                 let claims = self.client.within(&PERSISTENT_VOLUME_CLAIMS, meta::namespace(&claim));
-                if unless_it_changed(claims.update_status(changed).await)? {
+                if unless_it_changed(claims.update_status(changed).await)?.is_some() {
                     self.events.event(&claim, false, "VolumeResizeSuccessful", format!("ExpandVolume succeeded for volume {key}"));
                 }
             }
         }
         Ok(Action::Done)
-    }
-}
-
-/// False where somebody else changed the object, which causes another round, or it is gone.
-#[allow(clippy::result_large_err, reason = "the client's calls fail with a Status, and this passes one on")]
-fn unless_it_changed(result: Result<std::sync::Arc<Value>, Status>) -> Result<bool, Status> {
-    match result {
-        Ok(_) => Ok(true),
-        Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => Ok(false),
-        Err(status) => Err(status),
     }
 }

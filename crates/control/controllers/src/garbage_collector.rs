@@ -3,7 +3,7 @@
 
 mod plan;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use fram_client::{
@@ -11,11 +11,10 @@ use fram_client::{
 };
 use fram_machinery::{Reason, Status, Value, meta, object};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
 
 use crate::Context;
 use crate::context::KindInfo;
+use crate::custom_kinds::{self, Follower};
 use plan::{Owner, Step, decide};
 
 pub(crate) const ORPHAN: &str = "orphan";
@@ -25,26 +24,21 @@ pub(crate) fn start(context: &Context) {
     let kinds: Vec<Source> =
         context.kinds.iter().filter(|k| k.collected).map(|k| (k.clone(), informer(&context.informers, &k.resource))).collect();
     let graph = Arc::new(Graph { kinds: RwLock::new(kinds.clone()), unknown: Mutex::default() });
-    let collector = Arc::new(Collector { client: context.client("generic-garbage-collector"), graph: graph.clone() });
+    let collector = Collector { client: context.client("generic-garbage-collector"), graph: graph.clone() };
     let mut controller = Controller::new("garbage-collector", 20);
     for (kind, informer) in kinds {
         let graph = graph.clone();
         controller = controller.watches_deltas(&informer, move |delta| graph.concerned(&kind, delta));
     }
-    let follow = follow_custom(graph, context.informers.clone(), context.custom_kinds.clone(), controller.enqueuer());
-    let reconcile = move |key: String| {
-        let collector = collector.clone();
-        async move { collector.reconcile(&key).await }
-    };
+    let follower = Arc::new(CustomKinds { graph, informers: context.informers.clone(), enqueuer: controller.enqueuer() });
+    let follow = custom_kinds::follow(follower, context.informers.clone(), context.custom_kinds.clone());
     let (stop, informers, custom) = (context.stop.clone(), context.informers.clone(), context.custom_kinds.clone());
     context.tasks.spawn(async move {
         stop.run_until_cancelled(follow).await;
         // A kind that goes while another server leads would be asked for here for ever.
         custom.borrow().iter().for_each(|kind| informers.forget(&kind.resource));
     });
-    context.queues.add(&controller);
-    let stop = context.stop.clone();
-    context.tasks.spawn(async move { controller.run(reconcile, stop).await });
+    context.run(controller, collector, |c, key| async move { c.reconcile(&key).await });
 }
 
 /// Definitions are large and many, and no other controller looks at them: of these the metadata is enough.
@@ -54,45 +48,30 @@ fn informer(informers: &SharedInformers, resource: &Resource) -> Informer {
 }
 
 /// Takes kinds of custom resources into the graph as they come, and out as they go.
-async fn follow_custom(graph: Arc<Graph>, informers: SharedInformers, mut kinds: watch::Receiver<Arc<[KindInfo]>>, enqueuer: Enqueuer) {
-    let mut feeders: HashMap<Resource, AbortHandle> = HashMap::new();
-    let mut tasks = JoinSet::new();
-    loop {
-        let wanted = kinds.borrow_and_update().clone();
-        let known: HashSet<&Resource> = wanted.iter().map(|k| &k.resource).collect();
-        for gone in feeders.keys().filter(|r| !known.contains(r)).cloned().collect::<Vec<_>>() {
-            graph.kinds.write().retain(|(k, _)| k.resource != gone);
-            feeders.remove(&gone).inspect(AbortHandle::abort);
-            informers.forget(&gone);
-        }
-        for kind in wanted.iter().filter(|k| k.collected) {
-            if feeders.contains_key(&kind.resource) {
-                continue;
-            }
-            let informer = informers.metadata(&kind.resource);
-            graph.kinds.write().push((kind.clone(), informer.clone()));
-            let feeder = tasks.spawn(feed(graph.clone(), kind.clone(), informer, enqueuer.clone()));
-            feeders.insert(kind.resource.clone(), feeder);
-        }
-        tokio::select! {
-            biased;
-            changed = kinds.changed() => if changed.is_err() { return },
-            // A feeder that ended belongs to a kind that is gone.
-            Some(_) = tasks.join_next() => {}
-        }
-    }
+struct CustomKinds {
+    graph: Arc<Graph>,
+    informers: SharedInformers,
+    enqueuer: Enqueuer,
 }
 
-async fn feed(graph: Arc<Graph>, kind: KindInfo, informer: Informer, enqueuer: Enqueuer) {
-    if !informer.synced().await {
-        return;
+impl Follower for CustomKinds {
+    fn came(&self, kind: &KindInfo, informer: &Informer) {
+        self.graph.kinds.write().push((kind.clone(), informer.clone()));
     }
-    // What refers to an owner of this kind can be judged from now on.
-    let waiting = graph.unknown.lock().remove(&owner_name(&kind.resource.group, &kind.kind)).unwrap_or_default();
-    waiting.into_iter().for_each(|key| enqueuer.add(key));
-    let mut changes = informer.subscribe();
-    while let Some(deltas) = changes.changed().await {
-        deltas.iter().flat_map(|delta| graph.concerned(&kind, delta)).for_each(|key| enqueuer.add(key));
+
+    /// What refers to an owner of this kind can be judged from now on.
+    fn listed(&self, kind: &KindInfo) {
+        let waiting = self.graph.unknown.lock().remove(&owner_name(&kind.resource.group, &kind.kind)).unwrap_or_default();
+        waiting.into_iter().for_each(|key| self.enqueuer.add(key));
+    }
+
+    fn changed(&self, kind: &KindInfo, delta: &Delta) {
+        self.graph.concerned(kind, delta).into_iter().for_each(|key| self.enqueuer.add(key));
+    }
+
+    fn gone(&self, resource: &Resource) {
+        self.graph.kinds.write().retain(|(k, _)| k.resource != *resource);
+        self.informers.forget(resource);
     }
 }
 

@@ -17,6 +17,7 @@ use fram_machinery::labels::Selector;
 use fram_machinery::quantity::Quantity;
 use fram_machinery::{Reason, Status, Value, meta};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::Context;
 use crate::context::{Clock, KindInfo};
@@ -35,20 +36,23 @@ const POD_METRICS: Resource = Resource::new("metrics.k8s.io", "v1beta1", "pods")
 pub(crate) fn start(context: &Context) {
     let scalers = context.informers.get(&HORIZONTAL_POD_AUTOSCALERS);
     let client = context.client("horizontal-pod-autoscaler");
+    let pods = context.informers.get(&PODS);
     let scaler = Scaler {
         scalers: Objects::new(&client, &scalers),
-        pods: context.informers.get(&PODS),
+        pods: pods.clone(),
         kinds: context.kinds.clone(),
+        custom_kinds: context.custom_kinds.clone(),
         histories: Mutex::default(),
         now: context.now.clone(),
         events: context.recorder("horizontal-pod-autoscaler", "horizontal-pod-autoscaler"),
         client,
     };
     // Its own statuses are no news: what is to be done again is done in its time.
-    let controller = Controller::new("horizontalpodautoscaler", 5).watches_deltas(&scalers, |delta| match (&delta.old, &delta.new) {
-        (Some(old), Some(new)) if old.get("spec") == new.get("spec") => Vec::new(),
-        _ => vec![delta.key()],
-    });
+    let controller =
+        Controller::new("horizontalpodautoscaler", 5).needs(&pods).watches_deltas(&scalers, |delta| match (&delta.old, &delta.new) {
+            (Some(old), Some(new)) if old.get("spec") == new.get("spec") => Vec::new(),
+            _ => vec![delta.key()],
+        });
     context.run(controller, scaler, |s, key| async move { s.reconcile(&key).await });
 }
 
@@ -57,6 +61,7 @@ struct Scaler {
     scalers: Objects,
     pods: Informer,
     kinds: Arc<[KindInfo]>,
+    custom_kinds: watch::Receiver<Arc<[KindInfo]>>,
     /// What was recommended and done of late, by key and UID.
     histories: Mutex<HashMap<String, (String, History)>>,
     now: Clock,
@@ -92,12 +97,9 @@ impl Scaler {
         Ok(Action::After(PERIOD))
     }
 
-    /// The resource that a target is of, by the kind that it names.
-    fn resource(&self, scaler: &Value) -> Option<Resource> {
-        let reference = |field: &str| scaler.str_at(&["spec", "scaleTargetRef", field]);
-        let group = reference("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
-        let found = self.kinds.iter().find(|k| k.kind == reference("kind") && k.resource.group == group);
-        found.map(|k| k.resource.clone())
+    /// The kind that a reference names, of a built-in or a custom resource.
+    fn kind(&self, reference: &Value) -> Result<KindInfo, String> {
+        custom::kind(reference, self.kinds.iter().chain(self.custom_kinds.borrow().iter()))
     }
 
     async fn on_scale(&self, scaler: &Value, resource: &Resource, verb: Verb) -> Result<Arc<Value>, Status> {
@@ -116,12 +118,11 @@ impl Scaler {
 
     async fn scale(&self, scaler: &Arc<Value>, report: &mut Report) -> Result<(), Trouble> {
         let no_scale = |message: String| Trouble { condition: "AbleToScale", reason: "FailedGetScale".into(), message };
-        let text = |field: &str| scaler.str_at(&["spec", "scaleTargetRef", field]);
-        let resource = self.resource(scaler).ok_or_else(|| {
-            no_scale(format!("the HPA controller was unable to get the target's current scale: no matches for kind {:?}", text("kind")))
-        })?;
+        let unable = |why: String| no_scale(format!("the HPA controller was unable to get the target's current scale: {why}"));
+        let target = scaler.at(&["spec", "scaleTargetRef"]).unwrap_or(&Value::Null);
+        let resource = self.kind(target).map_err(unable)?.resource;
         let scale = self.on_scale(scaler, &resource, Verb::Get).await;
-        let scale = scale.map_err(|s| no_scale(format!("the HPA controller was unable to get the target's current scale: {s}")))?;
+        let scale = scale.map_err(|s| unable(s.to_string()))?;
         report.condition("AbleToScale", true, "SucceededGetScale", "the HPA controller was able to get the target's current scale");
         let current = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
         report.replicas(scale.int_at(&["status", "replicas"]).unwrap_or(0), current);
@@ -196,21 +197,23 @@ impl Scaler {
         let namespace = meta::namespace(scaler);
         let pods: Vec<Arc<Value>> = self.pods.by_namespace(namespace).into_iter().filter(|p| selector.matches(meta::labels(p))).collect();
         let options = ListOptions { label_selector: text.into(), ..Default::default() };
-        let metrics = self.client.within(&POD_METRICS, namespace).list(options).await.map(|page| page.items).map_err(|s| s.to_string());
-        let (mut best, mut trouble, mut found): (Option<(i64, String)>, Option<Trouble>, Vec<Value>) = (None, None, Vec::new());
         let specs = spec.list_at(&["metrics"]);
+        // Nobody is asked for what nobody wants to know.
+        let metrics = match specs.iter().any(|metric| custom::field(metric).is_none()) {
+            true => self.client.within(&POD_METRICS, namespace).list(options).await.map(|page| page.items).map_err(|s| s.to_string()),
+            false => Ok(Vec::new()),
+        };
+        let now = custom::Now {
+            current,
+            replicas: scale.int_at(&["status", "replicas"]).unwrap_or(0),
+            pods: &pods,
+            tolerance: tolerance(spec),
+            at: (self.now)(),
+        };
+        let (mut best, mut trouble, mut found): (Option<(i64, String)>, Option<Trouble>, Vec<Value>) = (None, None, Vec::new());
         for metric in specs {
             let proposed = match custom::field(metric) {
-                Some(_) => {
-                    let now = custom::Now {
-                        current,
-                        replicas: scale.int_at(&["status", "replicas"]).unwrap_or(0),
-                        pods: &pods,
-                        tolerance: tolerance(spec),
-                        at: (self.now)(),
-                    };
-                    self.propose_custom(namespace, metric, text, &now).await
-                }
+                Some(_) => self.propose_custom(namespace, metric, text, &now).await,
                 None => self.propose(spec, metric, current, &pods, &metrics).map(|(p, name)| (status::metric(metric, &p), p, name)),
             };
             match proposed {
@@ -247,7 +250,8 @@ impl Scaler {
             let message = format!("failed to get {} metric value: {why}", ty.to_lowercase());
             Trouble::scaling(format!("FailedGet{ty}Metric"), message)
         };
-        let question = custom::question(metric, namespace, pods, &self.kinds).map_err(failed)?;
+        let kind = |described: &Value| self.kind(described);
+        let question = custom::question(metric, namespace, pods, kind).map_err(failed)?;
         let answers = self.ask(question).await.map_err(|s| failed(format!("unable to get metric {name}: {s}")))?;
         let (proposal, entry) =
             custom::propose(metric, &answers, now).map_err(|why| failed(format!("unable to get metric {name}: {why}")))?;

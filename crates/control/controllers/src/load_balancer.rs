@@ -1,6 +1,6 @@
 //! Load balancers without a cloud: Services get addresses out of a pool, and a node that answers for each. That node takes the
-//! address itself; see the follower of Services where nodes are wired. Without a pool it does nothing, as a cluster without a
-//! cloud. See cloud-provider's service controller.
+//! address itself; see the follower of Services where nodes are wired. Without a pool it gives nobody anything, as a cluster without a
+//! cloud, and takes back what it gave when there was one. See cloud-provider's service controller.
 
 mod plan;
 mod pool;
@@ -10,19 +10,17 @@ use std::net::Ipv4Addr;
 
 use fram_client::resources::{ENDPOINT_SLICES, NODES, SERVICES};
 use fram_client::{Action, Client, Controller, EventRecorder, Informer};
-use fram_machinery::{Reason, Status, Value, meta};
+use fram_machinery::{Status, Value, meta};
 use parking_lot::Mutex;
 
 use crate::Context;
+use crate::objects::unless_it_changed;
 
 pub use pool::{AddressPool, PoolError};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 pub(crate) fn start(context: &Context) {
-    if context.load_balancer_pool.is_empty() {
-        return;
-    }
     let (services, nodes) = (context.informers.get(&SERVICES), context.informers.get(&NODES));
     let slices = context.informers.get(&ENDPOINT_SLICES);
     let reconciler = Reconciler {
@@ -35,21 +33,22 @@ pub(crate) fn start(context: &Context) {
         given: Mutex::default(),
     };
     let (all, waiting) = (services.clone(), services.clone());
+    let (pool, of_nodes) = (reconciler.pool.clone(), reconciler.pool.clone());
     // One at a time: no two Services are ever given the same address.
     let controller = Controller::new("service-lb", 1)
         .watches_deltas(&services, move |delta| {
             let mut keys = vec![delta.key()];
-            let has = |s: &Value| plan::current(s).is_some();
-            if delta.old.as_deref().is_some_and(has) && !delta.new.as_deref().is_some_and(has) {
-                // What it gives back others may have waited for.
-                keys.extend(waiting.list().iter().filter(|s| plan::wants(s) && !has(s)).map(|s| meta::key(s)));
+            if plan::gives_back(delta.old.as_deref(), delta.new.as_deref()) {
+                // Others may have waited for it.
+                let waits = |s: &Value| plan::wants(s, &pool) && plan::current(s).is_none();
+                keys.extend(waiting.list().iter().filter(|s| waits(s)).map(|s| meta::key(s)));
             }
             keys
         })
         .watches_deltas(&nodes, move |delta| {
             let may = |n: &Value| (meta::condition_is_true(n, "Ready"), meta::is_terminating(n), meta::labels(n).clone());
             let sides = (delta.old.as_deref().map(may), delta.new.as_deref().map(may));
-            let balanced = || all.list().iter().filter(|s| plan::wants(s)).map(|s| meta::key(s)).collect();
+            let balanced = || all.list().iter().filter(|s| plan::wants(s, &of_nodes)).map(|s| meta::key(s)).collect();
             if sides.0 == sides.1 { Vec::new() } else { balanced() }
         })
         .watches(&slices, |slice| {
@@ -76,18 +75,15 @@ impl Reconciler {
             self.given.lock().remove(key);
             return Ok(Action::Done);
         };
-        let wanted = if plan::wants(&service) { self.balance(key, &service) } else { plan::released(&service) };
+        let wanted = if plan::wants(&service, &self.pool) { self.balance(key, &service) } else { plan::released(&service) };
         let gives_back = plan::current(&wanted).is_none();
         if wanted != *service {
             let services = self.client.within(&SERVICES, meta::namespace(&service));
-            match services.update_status(wanted).await {
-                // Whoever changed it causes another round.
-                Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => return Ok(Action::Done),
-                Err(status) => return Err(status),
-                Ok(_) if !gives_back && plan::current(&service).is_none() => {
-                    self.events.event(&service, false, "EnsuredLoadBalancer", "Ensured load balancer");
-                }
-                Ok(_) => {}
+            if unless_it_changed(services.update_status(wanted).await)?.is_none() {
+                return Ok(Action::Done);
+            }
+            if !gives_back && plan::current(&service).is_none() {
+                self.events.event(&service, false, "EnsuredLoadBalancer", "Ensured load balancer");
             }
         }
         if gives_back && self.given.lock().remove(key).is_some() {

@@ -9,6 +9,7 @@ use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Info
 use fram_machinery::{Reason, Status, Value, meta};
 
 use crate::Context;
+use crate::objects::unless_it_changed;
 
 pub(crate) fn start(context: &Context) {
     let get = |resource| context.informers.get(resource);
@@ -78,10 +79,8 @@ impl Provisioner {
         self.events.event(claim, true, "ProvisioningFailed", format!("failed to provision a volume on node {node:?}: {why}"));
         let mut changed = claim.clone();
         changed.remove(&["metadata", "annotations", fram_api::storage::SELECTED_NODE]);
-        match self.client.within(&PERSISTENT_VOLUME_CLAIMS, meta::namespace(claim)).update(changed).await {
-            Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
-            _ => Ok(Action::Done),
-        }
+        unless_it_changed(self.client.within(&PERSISTENT_VOLUME_CLAIMS, meta::namespace(claim)).update(changed).await)?;
+        Ok(Action::Done)
     }
 
     /// The object goes first; its finalizer holds it until the node has removed the directory.
@@ -92,10 +91,7 @@ impl Provisioner {
             resource_version: Some(meta::resource_version(&volume).to_string()),
         };
         let options = DeleteOptions { preconditions, ..Default::default() };
-        match self.client.all(&PERSISTENT_VOLUMES).delete(name, options).await {
-            // Whoever changed it brings it back here.
-            Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
-            _ => Ok(Action::Done),
-        }
+        unless_it_changed(self.client.all(&PERSISTENT_VOLUMES).delete(name, options).await)?;
+        Ok(Action::Done)
     }
 }

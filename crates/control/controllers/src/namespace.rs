@@ -17,26 +17,20 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 pub(crate) fn start(context: &Context) {
     let namespaces = context.informers.get(&NAMESPACES);
-    let reconciler = Arc::new(Reconciler {
+    let reconciler = Reconciler {
         client: context.client("namespace-controller"),
         kinds: context.kinds.clone(),
         custom_kinds: context.custom_kinds.clone(),
         now: context.now.clone(),
-    });
-    let watched = namespaces.clone();
-    let controller = Controller::new("namespace", 10).owns(&namespaces);
-    let reconcile = move |name: String| {
-        let (reconciler, namespaces) = (reconciler.clone(), watched.clone());
-        async move {
-            match namespaces.get(&name).filter(|n| meta::is_terminating(n)) {
-                Some(namespace) => reconciler.end(&namespace).await,
-                None => Ok(Action::Done),
-            }
-        }
     };
-    context.queues.add(&controller);
-    let stop = context.stop.clone();
-    context.tasks.spawn(async move { controller.run(reconcile, stop).await });
+    let controller = Controller::new("namespace", 10).owns(&namespaces);
+    context.run(controller, (reconciler, namespaces), |context, name| async move {
+        let (reconciler, namespaces) = &*context;
+        match namespaces.get(&name).filter(|n| meta::is_terminating(n)) {
+            Some(namespace) => reconciler.end(&namespace).await,
+            None => Ok(Action::Done),
+        }
+    });
 }
 
 struct Reconciler {

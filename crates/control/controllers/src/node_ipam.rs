@@ -38,27 +38,26 @@ pub(crate) fn start(context: &Context) {
     let network = context.pod_network;
     // One worker: two would give the same part twice.
     let controller = Controller::new("node-ipam", 1).owns(&nodes);
-    let reconcile = move |name: String| {
-        let client = client.clone();
-        async move {
-            let nodes = client.all(&NODES);
-            let Some(node) = nodes.find(&name).await? else { return Ok(Action::Done) };
-            if !node.str_at(&["spec", "podCIDR"]).is_empty() || meta::is_terminating(&node) {
-                return Ok(Action::Done);
-            }
-            let all = nodes.list(Default::default()).await?.items;
-            let taken: Vec<String> = all.iter().map(|n| n.str_at(&["spec", "podCIDR"]).to_string()).collect();
-            let cidr = network.free(&taken).ok_or_else(|| Status::internal("the pod network has no part left for another node"))?;
-            let patch: Value = object!({ "spec": { "podCIDR": (cidr.as_str()), "podCIDRs": [(cidr.as_str())] } });
-            match nodes.patch(&name, "", PatchKind::Strategic, patch).await {
-                Err(status) if !status.is(Reason::NotFound) => Err(status),
-                _ => Ok::<_, Status>(Action::Done),
-            }
+    context.run(controller, (client, nodes), move |context, name| async move {
+        let (client, known) = &*context;
+        let wants = |n: &Value| n.str_at(&["spec", "podCIDR"]).is_empty() && !meta::is_terminating(n);
+        // Nodes change all the time, and get their part once.
+        if !known.get(&name).is_some_and(|n| wants(&n)) {
+            return Ok(Action::Done);
         }
-    };
-    context.queues.add(&controller);
-    let stop = context.stop.clone();
-    context.tasks.spawn(async move { controller.run(reconcile, stop).await });
+        let nodes = client.all(&NODES);
+        if !nodes.find(&name).await?.is_some_and(|n| wants(&n)) {
+            return Ok(Action::Done);
+        }
+        let all = nodes.list(Default::default()).await?.items;
+        let taken: Vec<String> = all.iter().map(|n| n.str_at(&["spec", "podCIDR"]).to_string()).collect();
+        let cidr = network.free(&taken).ok_or_else(|| Status::internal("the pod network has no part left for another node"))?;
+        let patch: Value = object!({ "spec": { "podCIDR": (cidr.as_str()), "podCIDRs": [(cidr.as_str())] } });
+        match nodes.patch(&name, "", PatchKind::Strategic, patch).await {
+            Err(status) if !status.is(Reason::NotFound) => Err(status),
+            _ => Ok(Action::Done),
+        }
+    });
 }
 
 #[cfg(test)]

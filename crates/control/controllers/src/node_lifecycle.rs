@@ -11,12 +11,12 @@ use std::time::Duration;
 use fram_client::resources::{LEASES, NODES, PODS};
 use fram_client::{Action, Client, Controller, EventRecorder, Informer, PatchKind};
 use fram_machinery::normalize::format_time;
-use fram_machinery::{Reason, Status, Value, meta, object};
+use fram_machinery::{Status, Value, meta, object};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::objects::settled;
+use crate::objects::unless_it_changed;
 use crate::{Context, pods};
 use zones::{Limiter, Zones, zone_of};
 
@@ -26,11 +26,12 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 
 pub(crate) fn start(context: &Context) {
     let (nodes, leases) = (context.informers.get(&NODES), context.informers.get(&LEASES));
+    let pods = context.informers.get(&PODS);
     let reconciler = Reconciler {
         client: context.client("node-controller"),
         nodes: nodes.clone(),
         leases: leases.clone(),
-        pods: context.informers.get(&PODS),
+        pods: pods.clone(),
         heard: Mutex::default(),
         rates: context.eviction_rates,
         limiter: Mutex::default(),
@@ -48,6 +49,7 @@ pub(crate) fn start(context: &Context) {
             }
             keys
         })
+        .needs(&pods)
         .watches(&leases, |lease| if meta::namespace(lease) == LEASE_NAMESPACE { vec![meta::name(lease).to_string()] } else { Vec::new() });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
@@ -78,7 +80,7 @@ impl Reconciler {
         {
             let mut changed = (*node).clone();
             changed.set(&["status", "conditions"], conditions);
-            settled(self.client.all(&NODES).update_status(changed).await)?;
+            unless_it_changed(self.client.all(&NODES).update_status(changed).await)?;
             self.events.event(&node, false, "NodeNotReady", format!("Node {name} status is now: NodeNotReady"));
             // The change comes back as an event.
             return Ok(Action::Done);
@@ -108,23 +110,23 @@ impl Reconciler {
         entry.1
     }
 
-    /// Whether a node may be emptied now; else when to ask again, where that is known.
-    fn may_evict(&self, node: &Value) -> Result<(), Option<Duration>> {
+    /// Whether a node may be emptied now, and the turn that this takes; else when to ask again, where that is known.
+    fn may_evict(&self, node: &Value) -> Result<Option<Instant>, Option<Duration>> {
         let zones = Zones::of(&self.nodes.list());
         if zones.all_disrupted() {
             return Err(None);
         }
-        if plan::ready(node) == "True" || plan::is_evicted(node) {
-            return Ok(());
+        if !plan::asks_for_eviction(node) || plan::is_evicted(node) {
+            return Ok(None);
         }
         let zone = zone_of(node);
-        self.limiter.lock().take(&zone, zones.rate(&zone, &self.rates), Instant::now())
+        self.limiter.lock().take(&zone, zones.rate(&zone, &self.rates), Instant::now()).map(Some)
     }
 
     /// Gives how long to wait until it is the node's turn to be emptied.
     async fn taint(&self, node: &Value, now: Timestamp) -> Result<Option<Duration>, Status> {
         let evict = self.may_evict(node);
-        let turn = evict.err().flatten();
+        let (turn, spent) = (evict.err().flatten(), evict.ok().flatten());
         let taints = plan::taints(node, evict.is_ok(), now);
         if taints == node.list_at(&["spec", "taints"]) {
             return Ok(turn);
@@ -134,11 +136,11 @@ impl Reconciler {
             true => drop(changed.remove(&["spec", "taints"])),
             false => changed.set(&["spec", "taints"], taints),
         }
-        // A node that changed meanwhile causes another round.
-        match self.client.all(&NODES).update(changed).await {
-            Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
-            _ => Ok(turn),
+        let written = unless_it_changed(self.client.all(&NODES).update(changed).await);
+        if !matches!(written, Ok(Some(_))) {
+            self.limiter.lock().give_back(&zone_of(node), spent);
         }
+        written.map(|_| turn)
     }
 
     /// Nobody else says that the pods of a silent node do not serve.
@@ -148,10 +150,8 @@ impl Reconciler {
             let ready = object!({ "type": "Ready", "status": "False", "lastTransitionTime": (format_time(now, 0)) });
             let patch = object!({ "metadata": { "uid": (meta::uid(pod)) }, "status": { "conditions": [ready] } });
             let pods = self.client.within(&PODS, meta::namespace(pod));
-            match pods.patch(meta::name(pod), "status", PatchKind::Strategic, patch).await {
-                Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => return Err(status),
-                _ => self.events.event(pod, true, "NodeNotReady", "Node is not ready"),
-            }
+            unless_it_changed(pods.patch(meta::name(pod), "status", PatchKind::Strategic, patch).await)?;
+            self.events.event(pod, true, "NodeNotReady", "Node is not ready");
         }
         Ok(())
     }

@@ -166,6 +166,15 @@ impl Objects {
     }
 }
 
+/// What was written; None where somebody else changed the object, which causes another round, or it is gone.
+pub(crate) fn unless_it_changed<T>(result: Result<T, Status>) -> Result<Option<T>, Status> {
+    match result {
+        Ok(written) => Ok(Some(written)),
+        Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => Ok(None),
+        Err(status) => Err(status),
+    }
+}
+
 /// That the object is gone is no failure.
 pub(crate) fn settled<T>(result: Result<T, Status>) -> Result<(), Status> {
     match result {

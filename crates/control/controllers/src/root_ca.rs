@@ -2,7 +2,7 @@
 
 use fram_client::resources::{CONFIG_MAPS, NAMESPACES};
 use fram_client::{Action, Controller};
-use fram_machinery::{Reason, Status, meta, object};
+use fram_machinery::{Reason, meta, object};
 
 use crate::Context;
 
@@ -16,19 +16,18 @@ pub(crate) fn start(context: &Context) {
     let controller = Controller::new("root-ca-certificate-publisher", 4)
         .watches(&namespaces, |n| vec![meta::name(n).to_string()])
         .watches(&maps, |m| if meta::name(m) == NAME { vec![meta::namespace(m).to_string()] } else { Vec::new() });
-    let reconcile = move |namespace: String| {
-        let (client, namespaces, maps, root_ca) = (client.clone(), namespaces.clone(), maps.clone(), root_ca.clone());
-        async move {
+    context.run(controller, (client, namespaces, maps, root_ca), |context, namespace| async move {
+            let (client, namespaces, maps, root_ca) = &*context;
             let active = namespaces.get(&namespace).is_some_and(|n| n.str_at(&["status", "phase"]) == "Active");
             if !active {
                 return Ok(Action::Done);
             }
             let here = client.within(&CONFIG_MAPS, &namespace);
             let written = match maps.get_in(&namespace, NAME) {
-                Some(map) if map.str_at(&["data", KEY]) == &*root_ca => return Ok(Action::Done),
+                Some(map) if map.str_at(&["data", KEY]) == &**root_ca => return Ok(Action::Done),
                 Some(map) => {
                     let mut map = (*map).clone();
-                    map.set(&["data"], object!({ "ca.crt": (&*root_ca) }));
+                    map.set(&["data"], object!({ "ca.crt": (&**root_ca) }));
                     here.update(map).await
                 }
                 None => {
@@ -36,18 +35,14 @@ pub(crate) fn start(context: &Context) {
                     here.create(object!({
                         "apiVersion": "v1", "kind": "ConfigMap",
                         "metadata": { "name": NAME, "annotations": { "kubernetes.io/description": about } },
-                        "data": { "ca.crt": (&*root_ca) }
+                        "data": { "ca.crt": (&**root_ca) }
                     }))
                     .await
                 }
             };
             match written {
                 Err(status) if !matches!(status.reason, Reason::AlreadyExists | Reason::Forbidden | Reason::NotFound) => Err(status),
-                _ => Ok::<_, Status>(Action::Done),
+                _ => Ok(Action::Done),
             }
-        }
-    };
-    context.queues.add(&controller);
-    let stop = context.stop.clone();
-    context.tasks.spawn(async move { controller.run(reconcile, stop).await });
+    });
 }

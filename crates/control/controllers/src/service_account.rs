@@ -2,7 +2,7 @@
 
 use fram_client::resources::{NAMESPACES, SERVICE_ACCOUNTS};
 use fram_client::{Action, Controller};
-use fram_machinery::{Reason, Status, meta, object};
+use fram_machinery::{Reason, meta, object};
 
 use crate::Context;
 
@@ -14,21 +14,16 @@ pub(crate) fn start(context: &Context) {
     let controller = Controller::new("serviceaccount", 4)
         .watches(&namespaces, |n| vec![meta::name(n).to_string()])
         .watches(&accounts, |a| if meta::name(a) == NAME { vec![meta::namespace(a).to_string()] } else { Vec::new() });
-    let reconcile = move |namespace: String| {
-        let (client, namespaces, accounts) = (client.clone(), namespaces.clone(), accounts.clone());
-        async move {
-            let active = namespaces.get(&namespace).is_some_and(|n| n.str_at(&["status", "phase"]) == "Active");
-            if !active || accounts.get_in(&namespace, NAME).is_some() {
-                return Ok(Action::Done);
-            }
-            let account = object!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": NAME } });
-            match client.within(&SERVICE_ACCOUNTS, &namespace).create(account).await {
-                Err(status) if !matches!(status.reason, Reason::AlreadyExists | Reason::Forbidden | Reason::NotFound) => Err(status),
-                _ => Ok::<_, Status>(Action::Done),
-            }
+    context.run(controller, (client, namespaces, accounts), |context, namespace| async move {
+        let (client, namespaces, accounts) = &*context;
+        let active = namespaces.get(&namespace).is_some_and(|n| n.str_at(&["status", "phase"]) == "Active");
+        if !active || accounts.get_in(&namespace, NAME).is_some() {
+            return Ok(Action::Done);
         }
-    };
-    context.queues.add(&controller);
-    let stop = context.stop.clone();
-    context.tasks.spawn(async move { controller.run(reconcile, stop).await });
+        let account = object!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": NAME } });
+        match client.within(&SERVICE_ACCOUNTS, &namespace).create(account).await {
+            Err(status) if !matches!(status.reason, Reason::AlreadyExists | Reason::Forbidden | Reason::NotFound) => Err(status),
+            _ => Ok(Action::Done),
+        }
+    });
 }

@@ -5,10 +5,11 @@ mod plan;
 
 use fram_client::resources::{SECRETS, SERVICE_ACCOUNTS};
 use fram_client::{Action, Client, Controller, DeleteOptions, Informer, InformerOptions, Preconditions};
-use fram_machinery::{Reason, Status, Value, meta, object};
+use fram_machinery::{Status, Value, meta, object};
 
 use crate::Context;
-use crate::objects::settled;
+use crate::objects::unless_it_changed;
+pub(crate) use plan::ACCOUNT;
 use plan::{Step, plan};
 
 pub(crate) fn start(context: &Context) {
@@ -17,6 +18,7 @@ pub(crate) fn start(context: &Context) {
     let options = InformerOptions::fields(format!("type={}", plan::TYPE));
     let secrets = Informer::start(client.clone(), SECRETS, "", options, &context.tasks, context.stop.clone());
     let accounts = context.informers.get(&SERVICE_ACCOUNTS);
+    crate::legacy_token_cleaner::start(context, &secrets);
     let of_account = secrets.clone();
     let controller = Controller::new("serviceaccount_tokens_secret", 2).owns(&secrets).watches_deltas(&accounts, move |delta| {
         let gone = delta.new.as_deref().map(meta::uid) != delta.old.as_deref().map(meta::uid);
@@ -51,14 +53,14 @@ impl Tokens {
                 let preconditions =
                     Preconditions { uid: Some(meta::uid(&secret).into()), resource_version: Some(meta::resource_version(&secret).into()) };
                 let deleted = here.delete(meta::name(&secret), DeleteOptions { preconditions, ..Default::default() }).await;
-                again_by_its_change(settled(deleted))?;
+                unless_it_changed(deleted)?;
             }
             Step::Fill { mut secret, wants_token } => {
                 if wants_token {
                     let token = self.token(&secret, name).await?;
                     plan::set(&mut secret, "token", &token);
                 }
-                again_by_its_change(settled(here.update(secret).await))?;
+                unless_it_changed(here.update(secret).await)?;
             }
         }
         Ok(Action::Done)
@@ -71,14 +73,5 @@ impl Tokens {
         let accounts = self.client.within(&SERVICE_ACCOUNTS, meta::namespace(secret));
         let answer = accounts.create_subresource(account, "token", request).await?;
         Ok(answer.str_at(&["status", "token"]).to_string())
-    }
-}
-
-/// Who changed an object meanwhile causes another round.
-#[allow(clippy::result_large_err, reason = "the client's calls fail with a Status, and this passes one on")]
-fn again_by_its_change(result: Result<(), Status>) -> Result<(), Status> {
-    match result {
-        Err(status) if !status.is(Reason::Conflict) => Err(status),
-        _ => Ok(()),
     }
 }

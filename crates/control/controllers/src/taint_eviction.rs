@@ -8,11 +8,11 @@ use std::sync::Arc;
 use fram_client::resources::{NODES, PODS};
 use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, PatchKind, Preconditions};
 use fram_machinery::normalize::format_time;
-use fram_machinery::{Reason, Status, Value, meta, object};
+use fram_machinery::{Status, Value, meta, object};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use crate::objects::settled;
+use crate::objects::{settled, unless_it_changed};
 use crate::{Context, pods};
 
 pub(crate) fn start(context: &Context) {
@@ -104,8 +104,6 @@ pub(crate) async fn disrupt(
     if let Some(phase) = phase {
         patch.set(&["status", "phase"], phase);
     }
-    match client.within(&PODS, meta::namespace(pod)).patch(meta::name(pod), "status", PatchKind::Strategic, patch).await {
-        Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
-        _ => Ok(()),
-    }
+    let patched = client.within(&PODS, meta::namespace(pod)).patch(meta::name(pod), "status", PatchKind::Strategic, patch).await;
+    unless_it_changed(patched).map(drop)
 }

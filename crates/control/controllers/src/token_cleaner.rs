@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use fram_client::resources::SECRETS;
-use fram_client::{Action, Controller, DeleteOptions, Preconditions};
+use fram_client::{Action, Controller, DeleteOptions, Informer, Preconditions};
 use fram_machinery::meta;
 
 use crate::objects::settled;
 use crate::{Context, bootstrap_tokens};
 
-pub(crate) fn start(context: &Context) {
+/// `tokens` shows the Secrets of bootstrap tokens.
+pub(crate) fn start(context: &Context, tokens: &Informer) {
     let client = context.client("token-cleaner");
-    let tokens = bootstrap_tokens::informer(context, &client);
-    let now = context.now.clone();
+    let (tokens, now) = (tokens.clone(), context.now.clone());
     let controller = Controller::new("token_cleaner", 1).owns(&tokens);
     context.run(controller, (client, tokens, now), |context, key| async move {
         let (client, tokens, now) = &*context;

@@ -70,8 +70,12 @@ impl Binder {
         }
         let bound = meta::annotation(&claim, plan::BIND_COMPLETED).is_some();
         let phase = match self.volumes.get("", named) {
-            Some(volume) if plan::is_for(&volume, &claim) || !bound && volume.at(&["spec", "claimRef"]).is_none_or(Value::is_null) => {
-                return self.bind(&claim, &volume).await;
+            Some(volume) if plan::is_for(&volume, &claim) => return self.bind(&claim, &volume).await,
+            Some(volume) if !bound && volume.at(&["spec", "claimRef"]).is_none_or(Value::is_null) => {
+                let Some(why) = fram_api::storage::mismatch(&volume, &claim) else { return self.bind(&claim, &volume).await };
+                let about = format!("Cannot bind to requested volume {named:?}: {why}");
+                self.events.event(&claim, true, "VolumeMismatch", about);
+                "Pending"
             }
             // It was bound, and what it was bound to is gone or another's.
             found if bound => {

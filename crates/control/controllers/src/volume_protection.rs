@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
+use fram_api::quota::attributes_classes;
 use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, VOLUME_ATTRIBUTES_CLASSES};
 use fram_client::{Action, Client, Controller, Informer, Resource};
-use fram_machinery::{Reason, Status, Value, meta};
+use fram_machinery::{Status, Value, meta};
 
+use crate::objects::unless_it_changed;
 use crate::{Context, pods};
 
 const OF_CLAIMS: &str = "kubernetes.io/pvc-protection";
@@ -47,7 +49,7 @@ fn protect_classes(context: &Context) {
     // What named a class before a change may have set it free.
     let named = |delta: &fram_client::Delta| {
         let both = [delta.old.as_deref(), delta.new.as_deref()];
-        both.into_iter().flatten().flat_map(|o| classes_of(o).map(String::from).collect::<Vec<_>>()).collect()
+        both.into_iter().flatten().flat_map(|o| attributes_classes(o).map(String::from).collect::<Vec<_>>()).collect()
     };
     let controller = Controller::new("volumeattributesclass-protection", 1)
         .owns(&classes)
@@ -56,20 +58,10 @@ fn protect_classes(context: &Context) {
     context.run(controller, (client, classes, volumes, claims), |context, key| async move {
         let (client, classes, volumes, claims) = &*context;
         let Some(class) = classes.get(&key) else { return Ok(Action::Done) };
-        let names = |o: &Arc<Value>| classes_of(o).any(|c| c == key);
+        let names = |o: &Arc<Value>| attributes_classes(o).any(|c| c == key);
         let used = || volumes.list().iter().any(names) || claims.list().iter().any(names);
         protect(client, &VOLUME_ATTRIBUTES_CLASSES, &class, OF_CLASSES, used).await
     });
-}
-
-/// The VolumeAttributesClasses that a volume or claim names: what it asks for, has, and is being given.
-fn classes_of(object: &Value) -> impl Iterator<Item = &str> {
-    let paths: [&[&str]; 3] = [
-        &["spec", "volumeAttributesClassName"],
-        &["status", "currentVolumeAttributesClassName"],
-        &["status", "modifyVolumeStatus", "targetVolumeAttributesClassName"],
-    ];
-    paths.into_iter().map(|path| object.str_at(path)).filter(|name| !name.is_empty())
 }
 
 /// Keys of the claims that a pod names, its ephemeral ones too.
@@ -93,11 +85,8 @@ async fn protect(client: &Client, resource: &Resource, object: &Value, finalizer
         (false, false) => meta::add_finalizer(&mut changed, finalizer),
         _ => return Ok(Action::Done),
     }
-    match client.within(resource, meta::namespace(object)).update(changed).await {
-        // Whoever changed it brings it back here.
-        Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
-        _ => Ok(Action::Done),
-    }
+    unless_it_changed(client.within(resource, meta::namespace(object)).update(changed).await)?;
+    Ok(Action::Done)
 }
 
 #[cfg(test)]
@@ -110,7 +99,7 @@ mod tests {
     fn a_claim_uses_the_class_that_it_has_as_well_as_the_one_that_it_wants() {
         let claim =
             object!({ "spec": { "volumeAttributesClassName": "gold" }, "status": { "currentVolumeAttributesClassName": "silver" } });
-        assert_eq!(classes_of(&claim).collect::<Vec<_>>(), ["gold", "silver"]);
+        assert_eq!(attributes_classes(&claim).collect::<Vec<_>>(), ["gold", "silver"]);
     }
 
     #[test]

@@ -3,31 +3,51 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use fram_api::devices::CLAIM_FINALIZER;
 use fram_api::storage::{self, BOUND_BY_CONTROLLER, SELECTED_NODE};
-use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS};
+use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, RESOURCE_CLAIMS};
 use fram_client::{Client, Informer, PatchKind};
 use fram_machinery::{Reason, Status, Value, meta, object};
 
+use crate::devices::{Allocation, reservation};
 use crate::pod::Pod;
 use crate::storage::Step;
 
-/// How long a pod waits for its volumes before its place is given up; see VolumeBindingArgs.
-const BIND_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// Carries out the steps and waits until each claim has its volume, then posts the Binding.
-pub(crate) async fn bind(client: &Client, claims: &Informer, pod: &Pod, node: &str, steps: &[Step]) -> Result<(), Status> {
-    if !steps.is_empty() {
-        bind_claims(client, claims, node, steps).await?;
+/// Writes into the pod's claims what devices they have and that the pod uses them.
+pub(crate) async fn reserve(client: &Client, pod: &Pod, allocations: &[Allocation]) -> Result<(), Status> {
+    for Allocation { claim, devices } in allocations {
+        let used = claim.list_at(&["status", "reservedFor"]).iter().any(|user| user.str_at(&["uid"]) == &*pod.uid);
+        if devices.is_none() && used {
+            continue;
+        }
+        let claims = client.within(&RESOURCE_CLAIMS, meta::namespace(claim));
+        let mut current = claim.clone();
+        if devices.is_some() && !meta::has_finalizer(claim, CLAIM_FINALIZER) {
+            // Without it devices could be forgotten that are in use.
+            let patch = object!({ "metadata": { "uid": (meta::uid(claim)), "finalizers": [CLAIM_FINALIZER] } });
+            current = claims.patch(meta::name(claim), "", PatchKind::Strategic, patch).await?;
+        }
+        let patch = reservation(pod, &current, devices.as_ref());
+        claims.patch(meta::name(claim), "status", PatchKind::Strategic, patch).await?;
     }
+    Ok(())
+}
+
+/// Posts the Binding.
+pub(crate) async fn bind(client: &Client, pod: &Pod, node: &str) -> Result<(), Status> {
     let (namespace, name) = (meta::namespace(&pod.object), meta::name(&pod.object));
     let binding = object!({
-        "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name, "namespace": namespace, "uid": (pod.uid.as_str()) },
+        "apiVersion": "v1", "kind": "Binding", "metadata": { "name": name, "namespace": namespace, "uid": (&*pod.uid) },
         "target": { "apiVersion": "v1", "kind": "Node", "name": node }
     });
     client.within(&PODS, namespace).create_subresource(name, "binding", binding).await.map(drop)
 }
 
-async fn bind_claims(client: &Client, claims: &Informer, node: &str, steps: &[Step]) -> Result<(), Status> {
+/// Carries out the steps and waits until each claim has its volume, not longer than this.
+pub(crate) async fn bind_claims(client: &Client, claims: &Informer, node: &str, steps: &[Step], patience: Duration) -> Result<(), Status> {
+    if steps.is_empty() {
+        return Ok(());
+    }
     // Subscribed before anything is written, so that no binding is missed.
     let mut changes = claims.subscribe();
     for step in steps {
@@ -54,7 +74,7 @@ async fn bind_claims(client: &Client, claims: &Informer, node: &str, steps: &[St
         }
     };
     let late = |_| Status::new(Reason::Timeout, "timed out waiting for the pod's volumes to be bound");
-    tokio::time::timeout(BIND_TIMEOUT, bound).await.map_err(late)?
+    tokio::time::timeout(patience, bound).await.map_err(late)?
 }
 
 fn claim(step: &Step) -> &Value {

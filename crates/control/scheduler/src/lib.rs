@@ -1,9 +1,15 @@
 //! The scheduler: chooses a node for each pod that has none. Decisions are pure (queue, cache, plugins); `run` is the thin
 //! shell that follows the API and binds.
 
+mod amounts;
 mod bind;
 mod cache;
+mod configuration;
+mod devices;
+mod extender;
 mod framework;
+mod hints;
+mod metrics;
 mod node;
 mod plugins;
 mod pod;
@@ -12,4 +18,7 @@ mod queue;
 mod run;
 mod storage;
 
+pub use configuration::{Configuration, ConfigurationError};
+pub use extender::ExtenderError;
+pub use metrics::Metrics;
 pub use run::{Scheduler, SchedulerConfig};

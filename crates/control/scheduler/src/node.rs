@@ -1,12 +1,13 @@
 //! A node as the scheduler sees it: what it has, what is taken, which pods it holds.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use fram_machinery::{Value, meta};
 
+use crate::amounts::Amounts;
 use crate::plugins::images_of_node;
-use crate::pod::{Amounts, HostPort, Pod, add, amounts};
+use crate::pod::{HostPort, Pod};
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Node {
@@ -17,28 +18,27 @@ pub(crate) struct Node {
     /// As `requested`, with a small amount for containers that ask for nothing; scores use it.
     pub(crate) scored: Amounts,
     pub(crate) ports: Vec<HostPort>,
-    pub(crate) pods: HashMap<String, Arc<Pod>>,
+    /// By UID.
+    pub(crate) pods: BTreeMap<Arc<str>, Arc<Pod>>,
     /// Those of the pods that want to be near others or away from them, by UID.
-    pub(crate) with_affinity: HashSet<String>,
+    pub(crate) with_affinity: BTreeSet<Arc<str>>,
     /// Names of images, and their sizes in bytes.
     pub(crate) images: HashMap<String, i64>,
 }
 
-/// What a container without requests counts in scores; see schedutil.DefaultMilliCPURequest and DefaultMemoryRequest.
-const DEFAULT_MILLI_CPU: i64 = 100;
-const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
-
-/// A pod's requests as scores count them.
-pub(crate) fn scored_requests(pod: &Pod) -> Amounts {
-    let mut out = pod.requests.clone();
-    out.entry("cpu".into()).or_insert(DEFAULT_MILLI_CPU);
-    out.entry("memory".into()).or_insert(DEFAULT_MEMORY);
-    out
+/// Whether a node is to pods as it was: heartbeats say nothing new about where they fit.
+pub(crate) fn same_to_pods(a: &Value, b: &Value) -> bool {
+    let status = |o: &Value, field: &str| o.at(&["status", field]).cloned();
+    a.get("spec") == b.get("spec")
+        && meta::labels(a) == meta::labels(b)
+        && meta::uid(a) == meta::uid(b)
+        && status(a, "allocatable") == status(b, "allocatable")
+        && status(a, "images") == status(b, "images")
 }
 
 impl Node {
     pub(crate) fn set_object(&mut self, object: Arc<Value>) {
-        self.allocatable = amounts(object.at(&["status", "allocatable"]));
+        self.allocatable = Amounts::read(object.at(&["status", "allocatable"]));
         self.images = images_of_node(&object);
         self.object = Some(object);
     }
@@ -56,8 +56,8 @@ impl Node {
     }
 
     pub(crate) fn add_pod(&mut self, pod: Arc<Pod>) {
-        add(&mut self.requested, &pod.requests);
-        add(&mut self.scored, &scored_requests(&pod));
+        self.requested.add(&pod.requests);
+        self.scored.add(&pod.scored);
         self.ports.extend(pod.ports.iter().cloned());
         if pod.affinity.is_some() {
             self.with_affinity.insert(pod.uid.clone());
@@ -65,22 +65,16 @@ impl Node {
         self.pods.insert(pod.uid.clone(), pod);
     }
 
-    pub(crate) fn remove_pod(&mut self, uid: &str) {
-        let Some(pod) = self.pods.remove(uid) else { return };
+    pub(crate) fn remove_pod(&mut self, uid: &str) -> Option<Arc<Pod>> {
+        let pod = self.pods.remove(uid)?;
         self.with_affinity.remove(uid);
-        let subtract = |from: &mut Amounts, what: &Amounts| {
-            for (name, n) in what {
-                if let Some(held) = from.get_mut(name) {
-                    *held -= n;
-                }
-            }
-        };
-        subtract(&mut self.requested, &pod.requests);
-        subtract(&mut self.scored, &scored_requests(&pod));
+        self.requested.subtract(&pod.requests);
+        self.scored.subtract(&pod.scored);
         for port in &pod.ports {
             if let Some(i) = self.ports.iter().position(|p| p == port) {
                 self.ports.swap_remove(i);
             }
         }
+        Some(pod)
     }
 }

@@ -1,15 +1,11 @@
 //! What the scheduler needs to know of a pod, read once.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fram_machinery::quantity::Quantity;
-use fram_machinery::{Value, meta};
+use fram_machinery::{Key, Value, meta};
 
+use crate::amounts::{Amounts, CPU, MEMORY};
 use crate::plugins::Terms;
-
-/// Amounts by resource name: cpu in thousandths, everything else in whole units.
-pub(crate) type Amounts = BTreeMap<String, i64>;
 
 /// A host port that a pod occupies: address, protocol, number.
 pub(crate) type HostPort = (String, String, i64);
@@ -18,75 +14,61 @@ pub(crate) type HostPort = (String, String, i64);
 pub(crate) struct Pod {
     pub(crate) object: Arc<Value>,
     pub(crate) key: String,
-    pub(crate) uid: String,
+    pub(crate) uid: Arc<str>,
     pub(crate) priority: i64,
     pub(crate) requests: Amounts,
+    /// cpu and memory as scores count them: containers that ask for nothing count a little.
+    pub(crate) scored: Amounts,
     pub(crate) ports: Vec<HostPort>,
     pub(crate) affinity: Option<Arc<Terms>>,
+    /// The UID of the controller that it belongs to.
+    pub(crate) owner: Option<Arc<str>>,
 }
 
-pub(crate) fn amount(name: &str, text: &Value) -> i64 {
-    let quantity = text.as_str().and_then(|t| t.parse::<Quantity>().ok()).unwrap_or(Quantity::zero());
-    if name == "cpu" { quantity.milli_value() } else { quantity.value() }
-}
-
-pub(crate) fn amounts(map: Option<&Value>) -> Amounts {
-    let map = map.and_then(Value::as_map);
-    map.into_iter().flat_map(|m| m.iter()).map(|(k, v)| (k.to_string(), amount(k, v))).collect()
-}
-
-pub(crate) fn add(into: &mut Amounts, other: &Amounts) {
-    for (name, n) in other {
-        *into.entry(name.clone()).or_default() += n;
-    }
-}
-
-fn at_least(into: &mut Amounts, other: &Amounts) {
-    for (name, n) in other {
-        let held = into.entry(name.clone()).or_default();
-        *held = (*held).max(*n);
-    }
-}
+/// What a container without requests counts in scores; see schedutil.DefaultMilliCPURequest and DefaultMemoryRequest.
+const DEFAULT_MILLI_CPU: i128 = 100;
+const DEFAULT_MEMORY: i128 = 200 * 1024 * 1024;
 
 /// What a pod asks of a node: the sum of its containers, or what an init container needs with the sidecars started before
 /// it, whichever is more, plus overhead. See upstream's resourcehelpers.PodRequests.
 ///
 /// While a pod is resized, each container counts with the most of what it asks for, what it was granted and what it runs with; one
 /// whose resize the node cannot give, without what it asks for (KEP-1287).
-fn requests(pod: &Value) -> Amounts {
+fn requests(pod: &Value, missing: &Amounts) -> Amounts {
     let infeasible = meta::condition(pod, "PodResizePending").is_some_and(|c| c.str_at(&["reason"]) == "Infeasible");
     let statuses = || ["containerStatuses", "initContainerStatuses"].into_iter().flat_map(|list| pod.list_at(&["status", list]));
     let of = |c: &Value| {
-        let asked = amounts(c.at(&["resources", "requests"]));
+        let mut asked = Amounts::read(c.at(&["resources", "requests"]));
+        missing.iter().filter(|(name, _)| c.at(&["resources", "requests", name]).is_none()).for_each(|(name, n)| *asked.entry(name) = n);
         let Some(status) = statuses().find(|s| s.str_at(&["name"]) == c.str_at(&["name"])) else { return asked };
-        let mut most = amounts(status.at(&["resources", "requests"]));
-        at_least(&mut most, &amounts(status.get("allocatedResources")));
+        let mut most = Amounts::read(status.at(&["resources", "requests"]));
+        most.raise(&Amounts::read(status.get("allocatedResources")));
         if most.is_empty() || !infeasible {
-            at_least(&mut most, &asked);
+            most.raise(&asked);
         }
         most
     };
-    let mut total = Amounts::new();
+    let mut total = Amounts::default();
     for container in pod.list_at(&["spec", "containers"]) {
-        add(&mut total, &of(container));
+        total.add(&of(container));
     }
-    let (mut sidecars, mut peak) = (Amounts::new(), Amounts::new());
+    let (mut sidecars, mut peak) = (Amounts::default(), Amounts::default());
     for container in pod.list_at(&["spec", "initContainers"]) {
         let mut needs = of(container);
         if container.str_at(&["restartPolicy"]) == "Always" {
-            add(&mut total, &needs);
-            add(&mut sidecars, &needs);
+            total.add(&needs);
+            sidecars.add(&needs);
             needs = sidecars.clone();
         } else {
-            add(&mut needs, &sidecars);
+            needs.add(&sidecars);
         }
-        at_least(&mut peak, &needs);
+        peak.raise(&needs);
     }
-    at_least(&mut total, &peak);
-    for (name, n) in amounts(pod.at(&["spec", "resources", "requests"])) {
-        total.insert(name, n);
+    total.raise(&peak);
+    for (name, n) in Amounts::read(pod.at(&["spec", "resources", "requests"])).iter() {
+        *total.entry(name) = n;
     }
-    add(&mut total, &amounts(pod.at(&["spec", "overhead"])));
+    total.add(&Amounts::read(pod.at(&["spec", "overhead"])));
     total
 }
 
@@ -104,13 +86,18 @@ fn host_ports(pod: &Value) -> Vec<HostPort> {
 
 impl Pod {
     pub(crate) fn new(object: Arc<Value>) -> Self {
+        let mut missing = Amounts::default();
+        *missing.entry(&Key::Static(CPU)) = DEFAULT_MILLI_CPU;
+        *missing.entry(&Key::Static(MEMORY)) = DEFAULT_MEMORY;
         Self {
             key: meta::key(&object),
-            uid: meta::uid(&object).to_string(),
+            uid: meta::uid(&object).into(),
             priority: object.int_at(&["spec", "priority"]).unwrap_or(0),
-            requests: requests(&object),
+            requests: requests(&object, &Amounts::default()),
+            scored: requests(&object, &missing),
             ports: host_ports(&object),
             affinity: Terms::of(&object).map(Arc::new),
+            owner: meta::controller_of(&object).map(|o| o.str_at(&["uid"]).into()),
             object,
         }
     }
@@ -119,9 +106,27 @@ impl Pod {
         self.object.str_at(&["spec", "nodeName"])
     }
 
+    pub(crate) fn namespace(&self) -> &str {
+        meta::namespace(&self.object)
+    }
+
+    pub(crate) fn labels(&self) -> &Value {
+        meta::labels(&self.object)
+    }
+
     /// Whether the pod has ended and holds nothing any more.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.object.str_at(&["status", "phase"]), "Succeeded" | "Failed")
+    }
+
+    /// Whether it counts on its node as the other, an earlier or later state of the same pod.
+    pub(crate) fn counts_as(&self, other: &Pod) -> bool {
+        self.requests == other.requests
+            && self.ports == other.ports
+            && self.priority == other.priority
+            && self.labels() == other.labels()
+            && self.object.at(&["spec", "affinity"]) == other.object.at(&["spec", "affinity"])
+            && meta::is_terminating(&self.object) == meta::is_terminating(&other.object)
     }
 }
 
@@ -130,6 +135,10 @@ mod tests {
     use super::*;
     use fram_machinery::object;
 
+    fn cpu(pod: &Value) -> i128 {
+        requests(pod, &Amounts::default()).get(CPU)
+    }
+
     #[test]
     fn init_containers_count_with_the_sidecars_before_them() {
         let request = |cpu: &str| object!({ "requests": { "cpu": cpu } });
@@ -137,20 +146,26 @@ mod tests {
             "containers": [{ "resources": (request("1")) }, { "resources": (request("500m")) }],
             "initContainers": [{ "restartPolicy": "Always", "resources": (request("200m")) }, { "resources": (request("2")) }],
             "overhead": { "cpu": "100m" } } });
-        assert_eq!(requests(&pod)["cpu"], 2300);
+        assert_eq!(cpu(&pod), 2300);
     }
 
     #[test]
     fn a_pod_that_is_resized_counts_with_the_most_of_what_it_asks_for_and_has() {
         let with = |asked: &str, reason: &str| {
-            requests(&object!({
+            cpu(&object!({
                 "spec": { "containers": [{ "name": "c", "resources": { "requests": { "cpu": asked } } }] },
                 "status": {
                     "containerStatuses": [{ "name": "c", "allocatedResources": { "cpu": "2" }, "resources": { "requests": { "cpu": "1" } } }],
                     "conditions": [{ "type": "PodResizePending", "status": "True", "reason": reason }]
                 }
-            }))["cpu"]
+            }))
         };
         assert_eq!((with("1", "Deferred"), with("3", "Deferred"), with("3", "Infeasible")), (2000, 3000, 2000));
+    }
+
+    #[test]
+    fn a_container_that_asks_for_nothing_counts_a_little_in_scores() {
+        let pod = Pod::new(Arc::new(object!({ "spec": { "containers": [{ "resources": { "requests": { "cpu": "1" } } }, {}] } })));
+        assert_eq!((pod.scored.get(CPU), pod.scored.get(MEMORY)), (1100, 2 * DEFAULT_MEMORY));
     }
 }

@@ -9,12 +9,21 @@ use fram_machinery::labels::Selector;
 use fram_machinery::{Value, meta};
 
 use crate::cache::Cache;
-use crate::framework::{Cluster, Reasons, Refusal, fits};
-use crate::node::Node;
+use crate::framework::{Attempt, Framework, Reasons, Refusal};
 use crate::pod::Pod;
 
-/// So many nodes that could be cleared are compared, or a tenth of them if that is more; see DefaultPreemptionArgs.
-const FEWEST_CANDIDATES: usize = 100;
+/// So many nodes that could be cleared are compared, or this part of all nodes in per cent if that is more; see DefaultPreemptionArgs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) percentage: usize,
+    pub(crate) absolute: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { percentage: 10, absolute: 100 }
+    }
+}
 
 /// The node that is cleared, and the pods that leave it.
 #[derive(Debug, Clone)]
@@ -23,9 +32,11 @@ pub(crate) struct Preemption {
     pub(crate) victims: Vec<Arc<Pod>>,
 }
 
-struct Candidate {
-    preemption: Preemption,
-    violations: usize,
+/// One node that could be cleared, and how many budgets that would break.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    pub(crate) preemption: Preemption,
+    pub(crate) violations: usize,
 }
 
 /// Whether a pod may preempt now, or why not: not when it never does, nor while those that it preempted are still leaving.
@@ -33,39 +44,53 @@ pub(crate) fn may_preempt(pod: &Pod, cache: &Cache) -> Result<(), String> {
     if pod.object.str_at(&["spec", "preemptionPolicy"]) == "Never" {
         return Err("not eligible due to preemptionPolicy=Never.".into());
     }
-    let Some(node) = cache.nominated_node(&pod.uid).and_then(|name| cache.node(name)) else { return Ok(()) };
+    let Some(node) = cache.nominated_node(&pod.uid).and_then(|name| cache.slot(name)) else { return Ok(()) };
     let leaving = |other: &Arc<Pod>| {
         meta::is_terminating(&other.object)
             && other.priority < pod.priority
             && meta::condition(&other.object, "DisruptionTarget").is_some_and(|c| c.str_at(&["reason"]) == "PreemptionByScheduler")
     };
-    match node.pods.values().any(leaving) {
+    match cache.at(node).pods.values().any(leaving) {
         true => Err("not eligible due to a terminating pod on the nominated node.".into()),
         false => Ok(()),
     }
 }
 
-/// The best node to clear for a pod, of the `clearable` ones: those that refused it for a reason that may pass. Where clearing
+/// Nodes that could be cleared for a pod, of the `clearable` ones: those that refused it for a reason that may pass. Where clearing
 /// none of them helps, why.
-pub(crate) fn preempt(pod: &Pod, cache: &Cache, clearable: &[String], budgets: &[Arc<Value>]) -> Result<Preemption, String> {
-    let nodes: Vec<&Node> = cache.nodes().collect();
+pub(crate) fn candidates(
+    framework: &Framework,
+    attempt: &mut Attempt,
+    cache: &mut Cache,
+    clearable: &[String],
+    budgets: &[Arc<Value>],
+    limits: Limits,
+) -> Result<Vec<Candidate>, String> {
     let mut reasons = Reasons::default();
-    reasons.add_times("Preemption is not helpful for scheduling".into(), nodes.len().saturating_sub(clearable.len()));
-    let enough = (clearable.len() / 10).max(FEWEST_CANDIDATES);
-    let clearable: HashSet<&str> = clearable.iter().map(String::as_str).collect();
-    let mut candidates = Vec::new();
+    let count = cache.count();
+    reasons.add_times("Preemption is not helpful for scheduling".into(), count.saturating_sub(clearable.len()));
+    let enough = (count * limits.percentage / 100).max(limits.absolute);
+    let mut slots: Vec<usize> = clearable.iter().filter_map(|name| cache.slot(name)).collect::<HashSet<_>>().into_iter().collect();
+    slots.sort_unstable();
     // Not the same nodes each time are looked at first.
-    let start = pod.uid.bytes().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into())) % nodes.len().max(1);
-    for i in (0..nodes.len()).map(|i| (i + start) % nodes.len()).filter(|i| clearable.contains(nodes[*i].name())) {
-        match candidate(pod, cache, &nodes, i, budgets) {
+    let start = attempt.pod.uid.bytes().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into())) % slots.len().max(1);
+    slots.rotate_left(start);
+    let budgets = Budgets::read(budgets);
+    let mut candidates = Vec::new();
+    for slot in slots {
+        match candidate(framework, attempt, cache, slot, &budgets) {
             Ok(found) => candidates.push(found),
-            Err(refusal) => reasons.add(refusal),
+            Err(refusal) => reasons.add(refusal, 1),
         }
         if candidates.len() >= enough {
             break;
         }
     }
-    // Fewest broken budgets, then the least important victims: by the highest priority, the sum, the count, the shortest run.
+    if candidates.is_empty() { Err(reasons.message(count)) } else { Ok(candidates) }
+}
+
+/// Fewest broken budgets, then the least important victims: by the highest priority, the sum, the count, the shortest run.
+pub(crate) fn best(candidates: Vec<Candidate>) -> Option<Preemption> {
     let order = |c: &Candidate| {
         let victims = &c.preemption.victims;
         let highest = victims.iter().map(|v| v.priority).max().unwrap_or(i64::MIN);
@@ -73,77 +98,100 @@ pub(crate) fn preempt(pod: &Pod, cache: &Cache, clearable: &[String], budgets: &
         let earliest = victims.iter().filter(|v| v.priority == highest).map(|v| started(v)).min();
         (c.violations, highest, sum, victims.len(), Reverse(earliest))
     };
-    let best = candidates.into_iter().min_by_key(order).map(|c| c.preemption);
-    best.ok_or_else(|| reasons.message(nodes.len()))
+    candidates.into_iter().min_by_key(order).map(|c| c.preemption)
 }
 
 fn started(pod: &Pod) -> String {
     pod.object.str_at(&["status", "startTime"]).to_string()
 }
 
-/// What clearing one node takes: all pods of less priority leave, then as many as fit come back, the most important first.
-fn candidate(pod: &Pod, cache: &Cache, nodes: &[&Node], i: usize, budgets: &[Arc<Value>]) -> Result<Candidate, Refusal> {
-    let mut lower: Vec<Arc<Pod>> = nodes[i].pods.values().filter(|p| p.priority < pod.priority).cloned().collect();
+/// What clearing one node takes: all pods of less priority leave, then as many as fit come back, the most important first. All of
+/// it is only supposed.
+fn candidate(
+    framework: &Framework,
+    attempt: &mut Attempt,
+    cache: &mut Cache,
+    slot: usize,
+    budgets: &Budgets,
+) -> Result<Candidate, Refusal> {
+    let mut lower: Vec<Arc<Pod>> = cache.at(slot).pods.values().filter(|p| p.priority < attempt.pod.priority).cloned().collect();
     if lower.is_empty() {
         return Err(Refusal::lasting("No preemption victims found for incoming pod"));
     }
-    let mut node = nodes[i].clone();
-    lower.iter().for_each(|victim| node.remove_pod(&victim.uid));
-    let has_room = |node: &Node| {
-        let mut all = nodes.to_vec();
-        all[i] = node;
-        let cluster = Cluster::new(all, cache);
-        fits(pod, node, &cluster, cache)
+    lower.sort_by_cached_key(|p| (Reverse(p.priority), started(p)));
+    let position = cache.position();
+    lower.iter().for_each(|victim| drop(cache.take(&victim.uid)));
+    let found = match framework.fits(attempt, cache, slot) {
+        Ok(()) => Ok(victims(framework, attempt, cache, slot, budgets.split(&lower))),
+        Err(refusal) => Err(refusal),
     };
-    has_room(&node)?;
-    lower.sort_by_key(|p| (Reverse(p.priority), started(p)));
-    let (violating, others) = split_by_budgets(&lower, budgets);
-    let mut victims = Vec::new();
-    let mut violations = 0;
-    for (candidates, violates) in [(violating, true), (others, false)] {
-        for victim in candidates {
-            node.add_pod(victim.clone());
-            if has_room(&node).is_err() {
-                node.remove_pod(&victim.uid);
-                victims.push(victim);
-                violations += usize::from(violates);
-            }
-        }
-    }
-    victims.sort_by_key(|p| (Reverse(p.priority), started(p)));
-    let preemption = Preemption { node: node.name().to_string(), victims };
-    match preemption.victims.is_empty() {
-        false => Ok(Candidate { preemption, violations }),
+    lower.iter().filter(|pod| !cache.holds(&pod.uid)).cloned().collect::<Vec<_>>().into_iter().for_each(|pod| cache.put(pod, slot));
+    framework.go_back(attempt, cache, position);
+    let (mut victims, violations) = found?;
+    victims.sort_by_cached_key(|p| (Reverse(p.priority), started(p)));
+    match victims.is_empty() {
+        false => Ok(Candidate { preemption: Preemption { node: cache.at(slot).name().to_string(), victims }, violations }),
         // Something else than these pods was in the way, and it is no more.
         true => Err(Refusal::passing("No preemption victims found for incoming pod")),
     }
 }
 
-/// Pods whose eviction would break a disruption budget, and the others; see filterPodsWithPDBViolation.
-fn split_by_budgets(pods: &[Arc<Pod>], budgets: &[Arc<Value>]) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>) {
-    let read = |b: &Arc<Value>| {
-        let selector = Selector::from_object(b.at(&["spec", "selector"])).ok().flatten()?;
-        Some((b.clone(), selector, b.int_at(&["status", "disruptionsAllowed"]).unwrap_or(0)))
-    };
-    let mut left: Vec<(Arc<Value>, Selector, i64)> = budgets.iter().filter_map(read).collect();
-    pods.iter().cloned().partition(|pod| {
-        let mut violates = false;
-        for (budget, selector, allowed) in &mut left {
-            let counted = budget.at(&["status", "disruptedPods", meta::name(&pod.object)]).is_some();
-            let covers = meta::namespace(budget) == meta::namespace(&pod.object) && selector.matches(meta::labels(&pod.object));
-            if covers && !counted {
-                *allowed -= 1;
-                violates |= *allowed < 0;
+/// Puts back what has room beside the pod, those first that budgets protect; says who has not, and how many budgets that breaks.
+fn victims(
+    framework: &Framework,
+    attempt: &mut Attempt,
+    cache: &mut Cache,
+    slot: usize,
+    (violating, others): (Vec<Arc<Pod>>, Vec<Arc<Pod>>),
+) -> (Vec<Arc<Pod>>, usize) {
+    let (mut victims, mut violations) = (Vec::new(), 0);
+    for (candidates, violates) in [(violating, true), (others, false)] {
+        for victim in candidates {
+            cache.put(victim.clone(), slot);
+            if framework.fits(attempt, cache, slot).is_err() {
+                cache.take(&victim.uid);
+                victims.push(victim);
+                violations += usize::from(violates);
             }
         }
-        violates
-    })
+    }
+    (victims, violations)
+}
+
+/// The disruption budgets: what each covers, and how many disruptions it allows.
+struct Budgets(Vec<(Arc<Value>, Selector, i64)>);
+
+impl Budgets {
+    fn read(budgets: &[Arc<Value>]) -> Self {
+        let read = |b: &Arc<Value>| {
+            let selector = Selector::from_object(b.at(&["spec", "selector"])).ok().flatten()?;
+            Some((b.clone(), selector, b.int_at(&["status", "disruptionsAllowed"]).unwrap_or(0)))
+        };
+        Self(budgets.iter().filter_map(read).collect())
+    }
+
+    /// Pods whose eviction would break a disruption budget, and the others; see filterPodsWithPDBViolation.
+    fn split(&self, pods: &[Arc<Pod>]) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>) {
+        let mut left: Vec<i64> = self.0.iter().map(|(.., allowed)| *allowed).collect();
+        pods.iter().cloned().partition(|pod| {
+            let mut violates = false;
+            for ((budget, selector, _), allowed) in self.0.iter().zip(&mut left) {
+                let counted = budget.at(&["status", "disruptedPods", meta::name(&pod.object)]).is_some();
+                let covers = meta::namespace(budget) == pod.namespace() && selector.matches(pod.labels());
+                if covers && !counted {
+                    *allowed -= 1;
+                    violates |= *allowed < 0;
+                }
+            }
+            violates
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::{Outcome, schedule};
+    use crate::framework::{Filtered, Outcome};
     use crate::plugins::testing::*;
     use fram_machinery::object;
 
@@ -151,14 +199,18 @@ mod tests {
         object!({ "priority": priority, "containers": [{ "name": "c", "resources": { "requests": { "cpu": cpu } } }] })
     }
 
-    fn check(cache: &Cache, new: Value, budgets: &[Arc<Value>]) -> String {
-        let pod = pod("new", new);
-        let Outcome::Unschedulable { clearable, .. } = schedule(&pod, cache, 0) else { return "fits".into() };
-        let found = match preempt(&pod, cache, &clearable, budgets) {
-            Ok(found) => found,
+    fn check(cache: &mut Cache, new: Value, budgets: &[Arc<Value>]) -> String {
+        let (mut framework, pod) = (framework(), pod("new", new));
+        let Filtered::None(mut attempt, Outcome::Unschedulable { clearable, .. }) = framework.filter(&pod, cache) else {
+            return "fits".into();
+        };
+        let before = cache.position();
+        let found = match candidates(&framework, &mut attempt, cache, &clearable, budgets, Limits::default()) {
+            Ok(found) => best(found).unwrap(),
             Err(why) => return why,
         };
-        let victims: Vec<&str> = found.victims.iter().map(|v| v.uid.as_str()).collect();
+        assert_eq!(cache.position(), before);
+        let victims: Vec<&str> = found.victims.iter().map(|v| &*v.uid).collect();
         format!("{}: {}", found.node, victims.join(","))
     }
 
@@ -167,12 +219,12 @@ mod tests {
         let mut cache = cache(vec![node("a", "4")]);
         cache.place(pod("low", spec("2", 1)), "a");
         cache.place(pod("mid", spec("2", 5)), "a");
-        assert_eq!(check(&cache, spec("2", 10), &[]), "a: low");
-        assert_eq!(check(&cache, spec("4", 10), &[]), "a: mid,low");
-        assert_eq!(check(&cache, spec("4", 5), &[]), "0/1 nodes are available: 1 Insufficient cpu.");
+        assert_eq!(check(&mut cache, spec("2", 10), &[]), "a: low");
+        assert_eq!(check(&mut cache, spec("4", 10), &[]), "a: mid,low");
+        assert_eq!(check(&mut cache, spec("4", 5), &[]), "0/1 nodes are available: 1 Insufficient cpu.");
         let none = "0/1 nodes are available: 1 No preemption victims found for incoming pod.";
-        assert_eq!(check(&cache, spec("4", 1), &[]), none);
-        assert_eq!(check(&cache, spec("5", 10), &[]), "0/1 nodes are available: 1 Preemption is not helpful for scheduling.");
+        assert_eq!(check(&mut cache, spec("4", 1), &[]), none);
+        assert_eq!(check(&mut cache, spec("5", 10), &[]), "0/1 nodes are available: 1 Preemption is not helpful for scheduling.");
     }
 
     #[test]
@@ -180,7 +232,7 @@ mod tests {
         let mut cache = cache(vec![node("a", "2"), node("b", "2")]);
         cache.place(pod("5", spec("2", 5)), "a");
         cache.place(pod("1", spec("2", 1)), "b");
-        assert_eq!(check(&cache, spec("1", 10), &[]), "b: 1");
+        assert_eq!(check(&mut cache, spec("1", 10), &[]), "b: 1");
     }
 
     #[test]
@@ -191,7 +243,7 @@ mod tests {
         cache.place(Arc::new(Pod::new(Arc::new(other))), "b");
         let budget = object!({ "metadata": { "namespace": "ns" }, "spec": { "selector": { "matchLabels": { "app": "x" } } },
             "status": { "disruptionsAllowed": 0 } });
-        assert_eq!(check(&cache, spec("1", 10), &[Arc::new(budget)]), "b: 2");
+        assert_eq!(check(&mut cache, spec("1", 10), &[Arc::new(budget)]), "b: 2");
     }
 
     #[test]
@@ -200,9 +252,9 @@ mod tests {
         cache.place(pod("1", spec("2", 1)), "a");
         cache.place(pod("2", spec("2", 1)), "a");
         cache.nominate(pod("first", spec("2", 10)), "a");
-        assert_eq!(check(&cache, spec("2", 10), &[]).len(), "a: 1,2".len());
+        assert_eq!(check(&mut cache, spec("2", 10), &[]).len(), "a: 1,2".len());
         // It is for one that is more important.
-        assert_eq!(check(&cache, spec("2", 11), &[]).len(), "a: 1".len());
+        assert_eq!(check(&mut cache, spec("2", 11), &[]).len(), "a: 1".len());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The scheduling queue: pods that can be tried now by priority and age, pods that wait for their back-off, and pods that
-//! no node took, which wait for something to change. Pure: the time is handed in.
+//! no node took, which wait for something that may change that. Pure: the time is handed in.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,27 @@ use crate::pod::Pod;
 /// A moment on a monotonic clock, since an arbitrary start.
 pub(crate) type Moment = Duration;
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LAST_BACKOFF: Duration = Duration::from_secs(10);
 /// A pod that waits this long is tried whatever happened; see --pod-max-in-unschedulable-pods-duration.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// How long a pod waits before it is tried again: the first time, and at most; see podInitialBackoffSeconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) last: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(1), last: Duration::from_secs(10) }
+    }
+}
+
+impl Backoff {
+    fn after(self, attempts: u32) -> Duration {
+        (self.first * 2u32.saturating_pow(attempts.saturating_sub(1).min(16))).min(self.last)
+    }
+}
 
 #[derive(Debug)]
 struct Waiting {
@@ -21,6 +39,10 @@ struct Waiting {
     attempts: u32,
     place: Place,
     order: u64,
+    /// When it was first seen.
+    since: Moment,
+    /// The plugins that refused it last; nobody is named where anything may help.
+    refused_by: Vec<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,38 +61,60 @@ enum Place {
     },
 }
 
+/// How many pods wait where.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Lengths {
+    pub(crate) active: usize,
+    pub(crate) backoff: usize,
+    pub(crate) unschedulable: usize,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
+    backoff: Backoff,
     pods: HashMap<String, Waiting>,
     /// Higher priority first, then older first.
-    active: BTreeSet<(std::cmp::Reverse<i64>, u64, String)>,
-    timers: BTreeMap<(Moment, String), ()>,
+    active: BTreeSet<(Reverse<i64>, u64, String)>,
+    timers: BTreeSet<(Moment, String)>,
+    unschedulable: BTreeSet<String>,
+    in_flight: BTreeSet<String>,
     next_order: u64,
 }
 
 impl Queue {
+    pub(crate) fn new(backoff: Backoff) -> Self {
+        Self { backoff, ..Self::default() }
+    }
+
     /// A pod appeared or changed; a changed one is tried anew.
     pub(crate) fn add(&mut self, pod: Arc<Pod>, now: Moment) {
         let key = pod.key.clone();
-        match self.pods.get_mut(&key) {
-            Some(waiting) => {
-                let same = waiting.pod.uid == pod.uid;
-                waiting.pod = pod;
-                if !same {
-                    waiting.attempts = 0;
-                }
-                match &mut waiting.place {
-                    Place::InFlight { changed } => *changed = true,
-                    Place::Unschedulable { .. } => self.move_up(&key, now),
-                    Place::Active | Place::Backoff(_) => {}
-                }
-            }
-            None => {
-                self.next_order += 1;
-                self.pods.insert(key.clone(), Waiting { pod, attempts: 0, place: Place::Active, order: self.next_order });
-                self.activate(&key);
-            }
+        if self.pods.get(&key).is_some_and(|waiting| waiting.pod.uid != pod.uid) {
+            self.remove(&key);
         }
+        let Some(waiting) = self.pods.get_mut(&key) else {
+            self.next_order += 1;
+            let (place, order) = (Place::InFlight { changed: false }, self.next_order);
+            self.pods.insert(key.clone(), Waiting { pod, attempts: 0, place, order, since: now, refused_by: Vec::new() });
+            return self.put(&key, Place::Active);
+        };
+        match &mut waiting.place {
+            Place::InFlight { changed } => *changed = true,
+            Place::Unschedulable { .. } => {
+                waiting.pod = pod;
+                return self.move_up(&key, now);
+            }
+            Place::Active => {
+                // Its priority is part of its place.
+                self.leave(&key);
+                if let Some(waiting) = self.pods.get_mut(&key) {
+                    waiting.pod = pod;
+                }
+                return self.put(&key, Place::Active);
+            }
+            Place::Backoff(_) => {}
+        }
+        waiting.pod = pod;
     }
 
     pub(crate) fn remove(&mut self, key: &str) {
@@ -80,63 +124,88 @@ impl Queue {
 
     /// The next pod to try; it is in flight until `done` or `failed`.
     pub(crate) fn pop(&mut self) -> Option<Arc<Pod>> {
-        let (_, _, key) = self.active.pop_first()?;
-        let waiting = self.pods.get_mut(&key)?;
-        waiting.place = Place::InFlight { changed: false };
-        Some(waiting.pod.clone())
+        let (_, _, key) = self.active.first()?.clone();
+        self.put(&key, Place::InFlight { changed: false });
+        self.pods.get(&key).map(|waiting| waiting.pod.clone())
     }
 
     pub(crate) fn has_active(&self) -> bool {
         !self.active.is_empty()
     }
 
-    /// The pod found its node.
-    pub(crate) fn done(&mut self, key: &str) {
-        self.remove(key);
+    pub(crate) fn lengths(&self) -> Lengths {
+        let (active, unschedulable) = (self.active.len(), self.unschedulable.len());
+        Lengths { active, unschedulable, backoff: self.pods.len() - active - unschedulable - self.in_flight.len() }
     }
 
-    /// No node took the pod. Where something changed since it was taken out, it is tried again after its back-off.
-    pub(crate) fn unschedulable(&mut self, key: &str, now: Moment) {
-        self.fail(key, now, false);
+    /// Whether this very pod is in flight: another of the same name may have taken its place meanwhile.
+    fn is_in_flight(&self, pod: &Pod) -> bool {
+        self.pods.get(&pod.key).is_some_and(|w| w.pod.uid == pod.uid && matches!(w.place, Place::InFlight { .. }))
+    }
+
+    /// The pod found its node. Says how often it was tried before, and when it was first seen.
+    pub(crate) fn done(&mut self, pod: &Pod) -> Option<(u32, Moment)> {
+        if self.pods.get(&pod.key).is_none_or(|w| w.pod.uid != pod.uid) {
+            return None;
+        }
+        let known = self.pods.get(&pod.key).map(|w| (w.attempts, w.since));
+        self.remove(&pod.key);
+        known
+    }
+
+    /// No node took the pod. Where something changed since it was taken out, it is tried again after its back-off; otherwise when
+    /// something changes that these plugins may care for.
+    pub(crate) fn unschedulable(&mut self, pod: &Pod, refused_by: &[&'static str], now: Moment) {
+        self.fail(pod, refused_by, now, false);
     }
 
     /// The attempt failed for another reason and is worth another try.
-    pub(crate) fn failed(&mut self, key: &str, now: Moment) {
-        self.fail(key, now, true);
+    pub(crate) fn failed(&mut self, pod: &Pod, now: Moment) {
+        self.fail(pod, &[], now, true);
     }
 
-    fn fail(&mut self, key: &str, now: Moment, again: bool) {
-        let Some(waiting) = self.pods.get_mut(key) else { return };
+    fn fail(&mut self, pod: &Pod, refused_by: &[&'static str], now: Moment, again: bool) {
+        if !self.is_in_flight(pod) {
+            return;
+        }
+        let Some(waiting) = self.pods.get_mut(&pod.key) else { return };
         let changed = matches!(waiting.place, Place::InFlight { changed: true });
         waiting.attempts += 1;
-        let place = if again || changed {
-            Place::Backoff(now + backoff(waiting.attempts))
-        } else {
-            Place::Unschedulable { since: now, until: now + LONGEST_WAIT }
+        waiting.refused_by = refused_by.to_vec();
+        let place = match again || changed {
+            true => Place::Backoff(now + self.backoff.after(waiting.attempts)),
+            false => Place::Unschedulable { since: now, until: now + LONGEST_WAIT },
         };
-        self.put(key, place);
+        self.put(&pod.key, place);
     }
 
-    /// Something changed that may let waiting pods in.
-    pub(crate) fn cluster_changed(&mut self, now: Moment) {
-        let keys: Vec<String> = self.pods.keys().cloned().collect();
-        for key in keys {
-            match self.pods.get_mut(&key).map(|w| &mut w.place) {
-                Some(Place::InFlight { changed }) => *changed = true,
-                Some(Place::Unschedulable { .. }) => self.move_up(&key, now),
-                _ => {}
+    /// Something changed: those of the waiting pods are tried again for which it may help, by who refused them. Says how many.
+    pub(crate) fn changed(&mut self, now: Moment, helps: impl Fn(&Pod, &[&'static str]) -> bool) -> usize {
+        for key in &self.in_flight {
+            if let Some(Waiting { place: Place::InFlight { changed }, .. }) = self.pods.get_mut(key) {
+                *changed = true;
             }
+        }
+        let helped = |key: &&String| self.pods.get(*key).is_some_and(|w| w.refused_by.is_empty() || helps(&w.pod, &w.refused_by));
+        let keys: Vec<String> = self.unschedulable.iter().filter(helped).cloned().collect();
+        keys.iter().for_each(|key| self.move_up(key, now));
+        keys.len()
+    }
+
+    /// One pod is tried again as soon as its back-off lets it.
+    pub(crate) fn retry(&mut self, pod: &Pod, now: Moment) {
+        if self.pods.get(&pod.key).is_some_and(|w| w.pod.uid == pod.uid) {
+            self.move_up(&pod.key, now);
         }
     }
 
     /// Moves what is due; returns when the next is.
     pub(crate) fn tick(&mut self, now: Moment) -> Option<Moment> {
-        while let Some((moment, key)) = self.timers.keys().next().cloned() {
+        while let Some((moment, key)) = self.timers.first().cloned() {
             if moment > now {
                 return Some(moment);
             }
-            self.leave(&key);
-            self.activate(&key);
+            self.put(&key, Place::Active);
         }
         None
     }
@@ -145,49 +214,38 @@ impl Queue {
     fn move_up(&mut self, key: &str, now: Moment) {
         let Some(waiting) = self.pods.get(key) else { return };
         let Place::Unschedulable { since, .. } = waiting.place else { return };
-        let due = since + backoff(waiting.attempts);
-        if due <= now {
-            self.leave(key);
-            self.activate(key);
-        } else {
-            self.put(key, Place::Backoff(due));
-        }
-    }
-
-    fn activate(&mut self, key: &str) {
-        if let Some(waiting) = self.pods.get_mut(key) {
-            waiting.place = Place::Active;
-            self.active.insert((std::cmp::Reverse(waiting.pod.priority), waiting.order, key.to_string()));
-        }
+        let due = since + self.backoff.after(waiting.attempts);
+        self.put(key, if due <= now { Place::Active } else { Place::Backoff(due) });
     }
 
     fn put(&mut self, key: &str, place: Place) {
         self.leave(key);
-        if let Some(waiting) = self.pods.get_mut(key) {
-            waiting.place = place;
-            if let Place::Backoff(moment) | Place::Unschedulable { until: moment, .. } = place {
-                self.timers.insert((moment, key.to_string()), ());
+        let Some(waiting) = self.pods.get_mut(key) else { return };
+        waiting.place = place;
+        match place {
+            Place::Active => drop(self.active.insert((Reverse(waiting.pod.priority), waiting.order, key.to_string()))),
+            Place::Backoff(moment) => drop(self.timers.insert((moment, key.to_string()))),
+            Place::Unschedulable { until, .. } => {
+                self.timers.insert((until, key.to_string()));
+                self.unschedulable.insert(key.to_string());
             }
+            Place::InFlight { .. } => drop(self.in_flight.insert(key.to_string())),
         }
     }
 
-    /// Takes a pod out of the order or the timers that hold it.
+    /// Takes a pod out of what holds it.
     fn leave(&mut self, key: &str) {
         let Some(waiting) = self.pods.get(key) else { return };
         match waiting.place {
-            Place::Active => {
-                self.active.retain(|(_, order, _)| *order != waiting.order);
+            Place::Active => drop(self.active.remove(&(Reverse(waiting.pod.priority), waiting.order, key.to_string()))),
+            Place::Backoff(moment) => drop(self.timers.remove(&(moment, key.to_string()))),
+            Place::Unschedulable { until, .. } => {
+                self.timers.remove(&(until, key.to_string()));
+                self.unschedulable.remove(key);
             }
-            Place::Backoff(moment) | Place::Unschedulable { until: moment, .. } => {
-                self.timers.remove(&(moment, key.to_string()));
-            }
-            Place::InFlight { .. } => {}
+            Place::InFlight { .. } => drop(self.in_flight.remove(key)),
         }
     }
-}
-
-fn backoff(attempts: u32) -> Duration {
-    (FIRST_BACKOFF * 2u32.saturating_pow(attempts.saturating_sub(1).min(10))).min(LAST_BACKOFF)
 }
 
 #[cfg(test)]
@@ -220,9 +278,9 @@ mod tests {
         let mut queue = Queue::default();
         queue.add(pod("a", 0), Duration::ZERO);
         queue.pop();
-        queue.unschedulable("a", Duration::ZERO);
+        queue.unschedulable(&pod("a", 0), &[], Duration::ZERO);
         assert_eq!(queue.tick(SECOND * 100), Some(LONGEST_WAIT));
-        queue.cluster_changed(SECOND / 2);
+        queue.changed(SECOND / 2, |_, _| true);
         assert_eq!(queue.tick(SECOND / 2), Some(SECOND));
         assert_eq!(queue.tick(SECOND), None);
         assert_eq!(names(&mut queue), ["a"]);
@@ -233,8 +291,8 @@ mod tests {
         let mut queue = Queue::default();
         queue.add(pod("a", 0), Duration::ZERO);
         queue.pop();
-        queue.cluster_changed(Duration::ZERO);
-        queue.unschedulable("a", Duration::ZERO);
+        queue.changed(Duration::ZERO, |_, _| true);
+        queue.unschedulable(&pod("a", 0), &[], Duration::ZERO);
         assert_eq!(queue.tick(Duration::ZERO), Some(SECOND));
     }
 
@@ -243,10 +301,39 @@ mod tests {
         let mut queue = Queue::default();
         queue.add(pod("a", 0), Duration::ZERO);
         queue.pop();
-        queue.unschedulable("a", Duration::ZERO);
+        queue.unschedulable(&pod("a", 0), &[], Duration::ZERO);
         queue.tick(LONGEST_WAIT);
         assert_eq!(names(&mut queue), ["a"]);
         queue.remove("a");
         assert!(queue.pods.is_empty() && queue.timers.is_empty());
+    }
+
+    #[test]
+    fn a_change_wakes_only_those_whom_it_may_help() {
+        let mut queue = Queue::default();
+        for (name, plugin) in [("a", "NodeAffinity"), ("b", "NodeResourcesFit")] {
+            queue.add(pod(name, 0), Duration::ZERO);
+            queue.pop();
+            queue.unschedulable(&pod(name, 0), &[plugin], Duration::ZERO);
+        }
+        assert_eq!(queue.changed(SECOND, |_, by| by.contains(&"NodeResourcesFit")), 1);
+        assert_eq!((names(&mut queue), queue.lengths().unschedulable), (vec!["b".to_string()], 1));
+    }
+
+    #[test]
+    fn what_became_of_a_pod_is_not_said_of_the_next_of_its_name() {
+        let next = || {
+            let object = object!({ "metadata": { "name": "a", "uid": "next" }, "spec": {} });
+            Arc::new(Pod::new(Arc::new(object)))
+        };
+        let mut queue = Queue::default();
+        queue.add(pod("a", 0), Duration::ZERO);
+        queue.pop();
+        queue.add(next(), Duration::ZERO);
+        assert_eq!(queue.done(&pod("a", 0)), None);
+        queue.failed(&pod("a", 0), Duration::ZERO);
+        assert_eq!(queue.pop().map(|p| p.uid.to_string()), Some("next".into()));
+        queue.failed(&pod("a", 0), Duration::ZERO);
+        assert_eq!(queue.tick(Duration::ZERO), None);
     }
 }

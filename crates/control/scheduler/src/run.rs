@@ -1,25 +1,39 @@
-//! The shell: follows pods and nodes, decides, binds, reports.
+//! The shell: follows the cluster, tries pods one after the other, binds and reports beside that.
 
-use std::collections::HashMap;
+mod cycle;
+mod observe;
+mod report;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{
-    NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, STORAGE_CLASSES,
+    CSI_NODES, DEVICE_CLASSES, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS,
+    RESOURCE_CLAIMS, RESOURCE_SLICES, STORAGE_CLASSES,
 };
-use fram_client::{Client, DeleteOptions, Delta, EventRecorder, Informer, PatchKind, Preconditions, SharedInformers};
-use fram_machinery::{Reason, Status, Value, meta, object};
-use tokio::task::JoinSet;
+use fram_client::{Client, EventRecorder, Informer, SharedInformers};
+use fram_machinery::Status;
+use tokio::sync::Semaphore;
+use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::bind::bind;
 use crate::cache::Cache;
-use crate::framework::{Outcome, schedule};
+use crate::configuration::{Configuration, ProfileSpec};
+use crate::devices::{Allocation, Devices};
+use crate::extender::Extender;
+use crate::framework::Framework;
+use crate::metrics::Metrics;
 use crate::pod::Pod;
-use crate::preemption::{Preemption, may_preempt, preempt};
+use crate::preemption::Limits;
 use crate::queue::Queue;
 use crate::storage::Step;
+
+/// So many pods are tried before what has happened meanwhile is looked at.
+const BATCH: usize = 32;
+/// So many bindings, and so many reports, are under way at once.
+const AT_ONCE: usize = 128;
 
 /// What a scheduler needs.
 #[derive(Clone)]
@@ -42,30 +56,64 @@ struct Followed {
     classes: Informer,
     namespaces: Informer,
     budgets: Informer,
+    csi_nodes: Informer,
+    device_claims: Informer,
+    device_slices: Informer,
+    device_classes: Informer,
 }
 
-/// What became of an attempt to bind a pod, and the steps that its claims took.
-struct Bound {
+/// How the pods of one `schedulerName` are scheduled.
+struct Profile {
+    name: String,
+    framework: Framework,
+    preemption: Option<Limits>,
+    bind_timeout: Duration,
+}
+
+/// A pod that is being bound, and the steps that its claims take.
+struct Binding {
     pod: Arc<Pod>,
     steps: Vec<Step>,
-    result: Result<(), Status>,
+    allocations: Vec<Allocation>,
+    profile: usize,
+    /// When the attempt began.
+    begun: Duration,
 }
 
 /// A scheduler that runs until it is told to stop.
 pub struct Scheduler {
     config: Arc<SchedulerConfig>,
     followed: Arc<Followed>,
+    profiles: Vec<Profile>,
+    extenders: Vec<Extender>,
     queue: Queue,
     cache: Cache,
     start: Instant,
     /// Decides between equal nodes.
     turn: u64,
-    bindings: JoinSet<Bound>,
-    reports: JoinSet<()>,
+    bindings: JoinSet<Result<(), Status>>,
+    /// What each of these tasks is about: one that panics cannot say it.
+    binding: HashMap<Id, Binding>,
+    /// They end with the pod that is to be tried again, if it is.
+    reports: JoinSet<Option<Arc<Pod>>>,
+    permits: Arc<Semaphore>,
+    /// Keys of pods that gates hold back.
+    gated: HashSet<String>,
+    metrics: Metrics,
 }
 
 impl Scheduler {
+    /// A scheduler with one profile: the default one.
     pub fn new(config: SchedulerConfig) -> Self {
+        let mut configuration = Configuration::default();
+        for profile in &mut configuration.profiles {
+            profile.name.clone_from(&config.name);
+        }
+        Self::configured(config, configuration)
+    }
+
+    /// A scheduler with these profiles; the name of the other is not asked for.
+    pub fn configured(config: SchedulerConfig, configuration: Configuration) -> Self {
         let get = |resource| config.informers.get(resource);
         let followed = Followed {
             pods: get(&PODS),
@@ -75,17 +123,40 @@ impl Scheduler {
             classes: get(&STORAGE_CLASSES),
             namespaces: get(&NAMESPACES),
             budgets: get(&POD_DISRUPTION_BUDGETS),
+            csi_nodes: get(&CSI_NODES),
+            device_claims: get(&RESOURCE_CLAIMS),
+            device_slices: get(&RESOURCE_SLICES),
+            device_classes: get(&DEVICE_CLASSES),
+        };
+        let profile = |spec: ProfileSpec| Profile {
+            name: spec.name,
+            framework: Framework::new(spec.slots),
+            preemption: spec.preemption,
+            bind_timeout: spec.bind_timeout,
         };
         Self {
             followed: Arc::new(followed),
             config: Arc::new(config),
-            queue: Queue::default(),
+            profiles: configuration.profiles.into_iter().map(profile).collect(),
+            extenders: configuration.extenders,
+            queue: Queue::new(configuration.backoff),
             cache: Cache::default(),
             start: Instant::now(),
             turn: 0,
             bindings: JoinSet::new(),
+            binding: HashMap::new(),
             reports: JoinSet::new(),
+            permits: Arc::new(Semaphore::new(AT_ONCE)),
+            gated: HashSet::new(),
+            metrics: Metrics::default(),
         }
+    }
+
+    /// Counts there from now on.
+    #[must_use]
+    pub fn counting(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     fn now(&self) -> Duration {
@@ -93,25 +164,46 @@ impl Scheduler {
     }
 
     pub async fn run(mut self, stop: CancellationToken) {
-        // A decision before all pods are known would count too little on the nodes.
         let followed = self.followed.clone();
-        for informer in [&followed.pods, &followed.nodes, &followed.claims, &followed.volumes, &followed.classes, &followed.namespaces] {
+        let Followed {
+            pods,
+            nodes,
+            claims,
+            volumes,
+            classes,
+            namespaces,
+            budgets,
+            csi_nodes,
+            device_claims,
+            device_slices,
+            device_classes,
+        } = &*followed;
+        // A decision before all pods are known would count too little on the nodes, one before all budgets break them.
+        for informer in
+            [pods, nodes, claims, volumes, classes, namespaces, budgets, csi_nodes, device_claims, device_slices, device_classes]
+        {
             if !informer.synced().await {
                 return;
             }
         }
-        let (mut pods, mut nodes) = (followed.pods.subscribe(), followed.nodes.subscribe());
-        let mut claims = followed.claims.subscribe();
-        let (mut volumes, mut classes) = (followed.volumes.subscribe(), followed.classes.subscribe());
-        let mut namespaces = followed.namespaces.subscribe();
+        let (mut pods, mut nodes, mut claims) = (pods.subscribe(), nodes.subscribe(), claims.subscribe());
+        let (mut volumes, mut classes, mut namespaces) = (volumes.subscribe(), classes.subscribe(), namespaces.subscribe());
+        let mut csi_nodes = csi_nodes.subscribe();
+        let (mut device_claims, mut device_slices) = (device_claims.subscribe(), device_slices.subscribe());
+        let mut device_classes = device_classes.subscribe();
         loop {
             let due = self.queue.tick(self.now());
-            if let Some(pod) = self.queue.pop() {
-                self.try_pod(pod);
-                // Give what has happened meanwhile a chance to be seen between two pods.
+            for _ in 0..BATCH {
+                let Some(pod) = self.queue.pop() else { break };
+                self.try_pod(pod).await;
+            }
+            self.metrics.waiting(self.queue.lengths(), self.gated.len());
+            self.metrics.cached(self.cache.count(), self.cache.pods(), self.binding.len());
+            let ready = self.queue.has_active();
+            if ready {
+                // Give what has happened meanwhile a chance to be seen before the next.
                 tokio::task::yield_now().await;
             }
-            let ready = self.queue.has_active();
             let wait = async {
                 match due {
                     _ if ready => {}
@@ -126,239 +218,27 @@ impl Scheduler {
                     Some(deltas) => deltas.iter().for_each(|d| self.node_changed(d)),
                     None => return,
                 },
-                Some(deltas) = claims.changed() => self.known_changed(&deltas, |cache| &mut cache.storage.claims),
-                Some(deltas) = volumes.changed() => self.known_changed(&deltas, |cache| &mut cache.storage.volumes),
-                Some(deltas) = classes.changed() => self.known_changed(&deltas, |cache| &mut cache.storage.classes),
-                Some(deltas) = namespaces.changed() => self.known_changed(&deltas, |cache| &mut cache.namespaces),
+                Some(deltas) = claims.changed() => self.storage_changed(&deltas, |storage| &mut storage.claims),
+                Some(deltas) = volumes.changed() => self.storage_changed(&deltas, |storage| &mut storage.volumes),
+                Some(deltas) = classes.changed() => self.storage_changed(&deltas, |storage| &mut storage.classes),
+                Some(deltas) = csi_nodes.changed() => self.storage_changed(&deltas, |storage| &mut storage.csi_nodes),
+                Some(deltas) = device_claims.changed() => self.devices_changed(&deltas, Devices::set_claim),
+                Some(deltas) = device_slices.changed() => self.devices_changed(&deltas, Devices::set_slice),
+                Some(deltas) = device_classes.changed() => self.devices_changed(&deltas, Devices::set_class),
+                Some(deltas) = namespaces.changed() => self.namespaces_changed(&deltas),
                 deltas = pods.changed() => match deltas {
                     Some(deltas) => deltas.iter().for_each(|d| self.pod_changed(d)),
                     None => return,
                 },
-                Some(bound) = self.bindings.join_next(), if !self.bindings.is_empty() => self.bound(bound),
-                Some(_) = self.reports.join_next(), if !self.reports.is_empty() => {}
+                Some(bound) = self.bindings.join_next_with_id(), if !self.bindings.is_empty() => {
+                    self.bound(bound);
+                    while let Some(bound) = self.bindings.try_join_next_with_id() {
+                        self.bound(bound);
+                    }
+                }
+                Some(reported) = self.reports.join_next(), if !self.reports.is_empty() => self.reported(reported),
                 () = wait => {}
             }
         }
     }
-
-    fn node_changed(&mut self, delta: &Delta) {
-        let name = meta::name(delta.object()).to_string();
-        match &delta.new {
-            Some(node) => {
-                let old = delta.old.as_deref();
-                self.cache.set_node(&name, node.clone());
-                // Heartbeats say nothing new about where pods fit.
-                let relevant = |o: &Value| (o.get("spec").cloned(), o.at(&["status", "allocatable"]).cloned(), meta::labels(o).clone());
-                if old.is_none_or(|old| relevant(old) != relevant(node)) {
-                    self.queue.cluster_changed(self.now());
-                }
-            }
-            None => self.cache.remove_node(&name),
-        }
-    }
-
-    /// Takes in what the plugins look up by key.
-    fn known_changed(&mut self, deltas: &[Delta], part: impl Fn(&mut Cache) -> &mut HashMap<String, Arc<Value>>) {
-        for delta in deltas {
-            let known = part(&mut self.cache);
-            match &delta.new {
-                Some(object) => drop(known.insert(delta.key(), object.clone())),
-                None => drop(known.remove(&delta.key())),
-            }
-        }
-        self.queue.cluster_changed(self.now());
-    }
-
-    fn pod_changed(&mut self, delta: &Delta) {
-        let now = self.now();
-        if let Some(old) = delta.old.as_deref().filter(|old| delta.new.as_deref().is_none_or(|new| meta::uid(new) != meta::uid(old))) {
-            self.queue.remove(&meta::key(old));
-            self.cache.forget_nomination(meta::uid(old));
-            if self.cache.remove(meta::uid(old)) {
-                self.queue.cluster_changed(now);
-            }
-        }
-        let Some(object) = &delta.new else { return };
-        let pod = Arc::new(Pod::new(object.clone()));
-        if pod.has_ended() {
-            self.queue.remove(&pod.key);
-            self.cache.forget_nomination(&pod.uid);
-            if self.cache.remove(&pod.uid) {
-                self.queue.cluster_changed(now);
-            }
-        } else if !pod.node().is_empty() {
-            self.queue.remove(&pod.key);
-            let node = pod.node().to_string();
-            let before = delta.old.as_ref().map(|old| Pod::new(old.clone()).requests);
-            // A resize to less leaves room for others.
-            if before.is_some_and(|before| before.iter().any(|(name, n)| pod.requests.get(name).is_none_or(|now| now < n))) {
-                self.queue.cluster_changed(now);
-            }
-            self.cache.place(pod, &node);
-        } else if self.is_mine(&pod) {
-            let unchanged =
-                delta.old.as_deref().is_some_and(|old| old.get("spec") == object.get("spec") && meta::labels(old) == meta::labels(object));
-            let nominated = object.str_at(&["status", "nominatedNodeName"]).to_string();
-            if !nominated.is_empty() && !self.cache.holds(&pod.uid) {
-                self.cache.nominate(pod.clone(), &nominated);
-            }
-            if !unchanged && !self.cache.holds(&pod.uid) {
-                self.queue.add(pod, now);
-            }
-        } else {
-            self.queue.remove(&pod.key);
-        }
-    }
-
-    fn is_mine(&self, pod: &Pod) -> bool {
-        let gated = !pod.object.list_at(&["spec", "schedulingGates"]).is_empty();
-        pod.object.str_at(&["spec", "schedulerName"]) == self.config.name && !gated && !meta::is_terminating(&pod.object)
-    }
-
-    fn try_pod(&mut self, pod: Arc<Pod>) {
-        self.turn = self.turn.wrapping_add(1);
-        match schedule(&pod, &self.cache, self.turn) {
-            Outcome::Chosen(node) => self.assume(pod, node),
-            Outcome::Unschedulable { nodes, reasons, clearable } => {
-                self.queue.unschedulable(&pod.key, self.now());
-                self.make_room(pod, reasons.message(nodes), &clearable);
-            }
-            Outcome::Premature { nodes, reason } => {
-                self.queue.unschedulable(&pod.key, self.now());
-                self.make_room(pod, format!("0/{nodes} nodes are available: {reason}."), &[]);
-            }
-        }
-    }
-
-    /// Preempts for a pod that no node takes, where that helps, and says why it waits.
-    fn make_room(&mut self, pod: Arc<Pod>, message: String, clearable: &[String]) {
-        let budgets = || self.followed.budgets.list();
-        let found = may_preempt(&pod, &self.cache).and_then(|()| preempt(&pod, &self.cache, clearable, &budgets()));
-        let (found, message) = match found {
-            Ok(found) => {
-                self.cache.nominate(pod.clone(), &found.node);
-                (Some(found), message)
-            }
-            // Upstream's dynamic resources say their part first.
-            Err(why) => (None, format!("{message} no new claims to deallocate, preemption: {why}")),
-        };
-        let config = self.config.clone();
-        self.reports.spawn(async move {
-            report_unschedulable(&config, &pod, &message, found.as_ref().map(|f| f.node.as_str())).await;
-            if let Some(found) = found {
-                evict(&config, &pod, &found).await;
-            }
-        });
-    }
-
-    /// Counts the pod on its node from now on, and binds it beside the next decisions.
-    fn assume(&mut self, pod: Arc<Pod>, node: String) {
-        let steps = self.cache.node(&node).map(|n| self.cache.storage.steps(&pod.object, n));
-        let steps = steps.and_then(Result::ok).unwrap_or_default();
-        for step in &steps {
-            if let Step::Take { claim, volume } = step {
-                // Nobody else is to take it before the API says so.
-                let mut taken = (**volume).clone();
-                taken.set(
-                    &["spec", "claimRef"],
-                    object!({ "namespace": (meta::namespace(claim)), "name": (meta::name(claim)), "uid": (meta::uid(claim)) }),
-                );
-                self.cache.storage.volumes.insert(meta::name(volume).into(), Arc::new(taken));
-            }
-        }
-        self.cache.place(pod.clone(), &node);
-        let (config, followed) = (self.config.clone(), self.followed.clone());
-        self.bindings.spawn(async move {
-            let result = bind(&config.client, &followed.claims, &pod, &node, &steps).await;
-            if result.is_ok() {
-                let message = format!("Successfully assigned {} to {node}", pod.key);
-                config.events.event(&pod.object, false, "Scheduled", message);
-            }
-            Bound { pod, steps, result }
-        });
-    }
-
-    fn bound(&mut self, ended: Result<Bound, tokio::task::JoinError>) {
-        let now = self.now();
-        match ended {
-            Ok(Bound { pod, result: Ok(()), .. }) => self.queue.done(&pod.key),
-            Ok(Bound { pod, steps, result: Err(status) }) => {
-                self.cache.remove(&pod.uid);
-                self.give_back(&steps);
-                if status.is(Reason::NotFound) {
-                    self.queue.done(&pod.key);
-                } else {
-                    tracing::warn!(pod = pod.key, %status, "binding failed");
-                    self.queue.failed(&pod.key, now);
-                }
-                self.queue.cluster_changed(now);
-            }
-            Err(error) => tracing::error!(%error, "a binding task failed"),
-        }
-    }
-
-    /// What was assumed of volumes is forgotten: they are as the API says again.
-    fn give_back(&mut self, steps: &[Step]) {
-        for step in steps {
-            let Step::Take { volume, .. } = step else { continue };
-            let name = meta::name(volume);
-            match self.followed.volumes.get(name) {
-                Some(current) => drop(self.cache.storage.volumes.insert(name.into(), current)),
-                None => drop(self.cache.storage.volumes.remove(name)),
-            }
-        }
-    }
-}
-
-/// Sends the victims away, as upstream's prepareCandidate does.
-async fn evict(config: &SchedulerConfig, pod: &Pod, found: &Preemption) {
-    // Those that leave already are let go.
-    for victim in found.victims.iter().filter(|v| !meta::is_terminating(&v.object)) {
-        let (namespace, name) = (meta::namespace(&victim.object), meta::name(&victim.object));
-        let pods = config.client.within(&PODS, namespace);
-        let condition = object!({
-            "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-            "message": (format!("{}: preempting to accommodate a higher priority pod", config.name)), "lastTransitionTime": ((config.now)())
-        });
-        let uid = victim.uid.as_str();
-        let patch = object!({ "metadata": { "uid": uid }, "status": { "conditions": [condition] } });
-        let options =
-            DeleteOptions { preconditions: Preconditions { uid: Some(uid.to_string()), resource_version: None }, ..Default::default() };
-        let sent = match pods.patch(name, "status", PatchKind::Strategic, patch).await {
-            Ok(_) => pods.delete(name, options).await.map(drop),
-            Err(status) => Err(status),
-        };
-        match sent {
-            Ok(()) => {
-                let message = format!("Preempted by pod {} on node {}", pod.uid, found.node);
-                config.events.event(&victim.object, false, "Preempted", message);
-            }
-            // It went by itself.
-            Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => {}
-            Err(status) => tracing::warn!(pod = victim.key, %status, "a pod could not be preempted"),
-        }
-    }
-}
-
-/// Says on the pod and in an event why it has no node yet, and on which node room is being made for it.
-async fn report_unschedulable(config: &SchedulerConfig, pod: &Pod, message: &str, nominated: Option<&str>) {
-    let known =
-        meta::condition(&pod.object, "PodScheduled").is_some_and(|c| c.str_at(&["message"]) == message && c.str_at(&["status"]) == "False");
-    let said = nominated.is_none_or(|node| pod.object.str_at(&["status", "nominatedNodeName"]) == node);
-    if !known || !said {
-        let condition = object!({
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-            "lastTransitionTime": ((config.now)())
-        });
-        let mut patch = object!({ "metadata": { "uid": (pod.uid.as_str()) }, "status": { "conditions": [condition] } });
-        if let Some(node) = nominated {
-            patch.set(&["status", "nominatedNodeName"], node);
-        }
-        let pods = config.client.within(&PODS, meta::namespace(&pod.object));
-        match pods.patch(meta::name(&pod.object), "status", PatchKind::Strategic, patch).await {
-            Err(status) if !status.is(Reason::NotFound) => tracing::warn!(pod = pod.key, %status, "cannot say that a pod is unschedulable"),
-            _ => {}
-        }
-    }
-    config.events.event(&pod.object, true, "FailedScheduling", message);
 }

@@ -16,6 +16,8 @@ pub(crate) struct Storage {
     pub(crate) claims: HashMap<String, Arc<Value>>,
     pub(crate) volumes: HashMap<String, Arc<Value>>,
     pub(crate) classes: HashMap<String, Arc<Value>>,
+    /// What drivers say about each node, by its name.
+    pub(crate) csi_nodes: HashMap<String, Arc<Value>>,
 }
 
 /// What has to be written before a pod is bound.
@@ -37,6 +39,10 @@ impl Storage {
             let claim = self.claims.get(&format!("{namespace}/{name}"));
             (name, claim)
         })
+    }
+
+    pub(crate) fn has_claims(&self, pod: &Value) -> bool {
+        storage::claims_of(pod).next().is_some()
     }
 
     fn waits(&self, claim: &Value) -> bool {

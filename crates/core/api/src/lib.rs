@@ -4,6 +4,7 @@
 mod convert;
 mod custom;
 mod description;
+pub mod devices;
 mod kind;
 pub mod policy;
 pub mod quota;

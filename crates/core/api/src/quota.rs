@@ -103,10 +103,47 @@ pub fn service(service: &Value) -> Amounts {
     out
 }
 
-/// What a PersistentVolumeClaim uses.
+/// The end of the name by which quotas limit the devices of a class.
+pub const DEVICES: &str = ".deviceclass.resource.k8s.io/devices";
+/// The most devices that one request can get; see AllocationResultsMaxSize.
+const MOST_DEVICES: i64 = 32;
+
+/// What a ResourceClaim uses: of each class the devices that it may get at most.
+pub fn resource_claim(claim: &Value) -> Amounts {
+    let mut out = Amounts::new();
+    let asked = |request: &Value| {
+        let devices = match request.str_at(&["allocationMode"]) {
+            "All" => MOST_DEVICES,
+            "ExactCount" => request.int_at(&["count"]).unwrap_or(1),
+            _ => 0,
+        };
+        let name = format!("{}{DEVICES}", request.str_at(&["deviceClassName"]));
+        Amounts::from([(name, Quantity::from_units(devices, Format::DecimalSi))])
+    };
+    for request in claim.list_at(&["spec", "devices", "requests"]) {
+        // Of alternatives it gets one: of each class the most counts.
+        let alternatives = request.list_at(&["firstAvailable"]).iter().chain(request.get("exactly").filter(|e| !e.is_null()));
+        out = sum(out, alternatives.map(asked).fold(Amounts::new(), |all, one| most(all, &one)));
+    }
+    out
+}
+
+/// The VolumeAttributesClasses that a claim or volume names: what it asks for, has, and is being given.
+pub fn attributes_classes(object: &Value) -> impl Iterator<Item = &str> {
+    let paths: [&[&str]; 3] = [
+        &["spec", "volumeAttributesClassName"],
+        &["status", "currentVolumeAttributesClassName"],
+        &["status", "modifyVolumeStatus", "targetVolumeAttributesClassName"],
+    ];
+    paths.into_iter().map(|path| object.str_at(path)).filter(|name| !name.is_empty())
+}
+
+/// What a PersistentVolumeClaim uses: what it asks for, or more where more was set aside for it.
 pub fn claim(claim: &Value) -> Amounts {
     let mut out = Amounts::from([("persistentvolumeclaims".to_string(), one())]);
-    let storage = claim.str_at(&["spec", "resources", "requests", "storage"]).parse().ok();
+    let amount = |path: &[&str]| claim.str_at(path).parse::<Quantity>().ok();
+    let storage = amount(&["spec", "resources", "requests", "storage"]);
+    let storage = storage.map(|asked| amount(&["status", "allocatedResources", "storage"]).map_or(asked, |given| given.max(asked)));
     if let Some(storage) = storage {
         add(&mut out, "requests.storage", storage);
     }
@@ -120,11 +157,36 @@ pub fn claim(claim: &Value) -> Amounts {
     out
 }
 
-/// Whether a quota's scopes and scope selector cover a pod.
-pub fn covers(quota: &Value, pod: &Value) -> bool {
+/// Whether a quota's scopes and scope selector cover an object: those of pods cover pods, that of VolumeAttributesClasses claims.
+pub fn covers(quota: &Value, group: &str, plural: &str, object: &Value) -> bool {
     let scopes = quota.list_at(&["spec", "scopes"]).iter().filter_map(Value::as_str);
     let expressions = quota.list_at(&["spec", "scopeSelector", "matchExpressions"]);
-    scopes.into_iter().all(|s| in_scope(s, pod)) && expressions.iter().all(|e| matches(e, pod))
+    match (group, plural) {
+        ("", "pods") => scopes.into_iter().all(|s| in_scope(s, object)) && expressions.iter().all(|e| matches(e, object)),
+        ("", "persistentvolumeclaims") => {
+            let exists = |scope: &str| scope == ATTRIBUTES_CLASS && attributes_classes(object).next().is_some();
+            scopes.into_iter().all(exists) && expressions.iter().all(|e| matches_classes(e, object))
+        }
+        _ => !is_scoped(quota),
+    }
+}
+
+const ATTRIBUTES_CLASS: &str = "VolumeAttributesClass";
+
+fn matches_classes(expression: &Value, claim: &Value) -> bool {
+    if expression.str_at(&["scopeName"]) != ATTRIBUTES_CLASS {
+        return false;
+    }
+    let names: Vec<&str> = attributes_classes(claim).collect();
+    let named = |class: &&str| expression.list_at(&["values"]).iter().any(|v| v.as_str() == Some(class));
+    match expression.str_at(&["operator"]) {
+        "In" => names.iter().any(named),
+        // A class that is not among the values suffices, or none at all; see pvcMatchesSelector.
+        "NotIn" => names.is_empty() || !names.iter().all(named),
+        "Exists" => !names.is_empty(),
+        "DoesNotExist" => names.is_empty(),
+        _ => false,
+    }
 }
 
 fn in_scope(scope: &str, pod: &Value) -> bool {
@@ -187,6 +249,7 @@ pub fn usage(group: &str, plural: &str, object: &Value) -> Amounts {
         ("", "pods") => pod(object),
         ("", "services") => service(object),
         ("", "persistentvolumeclaims") => claim(object),
+        ("resource.k8s.io", "resourceclaims") => resource_claim(object),
         ("", name) if COUNTED.contains(&name) => Amounts::from([(name.to_string(), one())]),
         _ => Amounts::new(),
     };
@@ -194,7 +257,7 @@ pub fn usage(group: &str, plural: &str, object: &Value) -> Amounts {
     out
 }
 
-/// Whether a quota has scopes, which speak of pods only.
+/// Whether a quota has scopes, which speak of some objects only.
 pub fn is_scoped(quota: &Value) -> bool {
     !quota.list_at(&["spec", "scopes"]).is_empty() || quota.at(&["spec", "scopeSelector"]).is_some_and(|s| !s.is_null())
 }
@@ -259,6 +322,7 @@ mod tests {
     #[test]
     fn scopes_cover_only_their_pods() {
         let pod = object!({ "spec": { "priorityClassName": "high", "activeDeadlineSeconds": 5, "containers": [{}] } });
+        let covers = |quota: &Value, pod: &Value| super::covers(quota, "", "pods", pod);
         let covered = |scope: &str| covers(&object!({ "spec": { "scopes": [scope] } }), &pod);
         assert_eq!(
             ["Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass"].map(covered),
@@ -266,5 +330,35 @@ mod tests {
         );
         let by_class = |op: &str| object!({ "spec": { "scopeSelector": { "matchExpressions": [{ "scopeName": "PriorityClass", "operator": op, "values": ["high"] }] } } });
         assert!(covers(&by_class("In"), &pod) && !covers(&by_class("NotIn"), &pod));
+    }
+
+    #[test]
+    fn a_scope_of_classes_covers_the_claims_that_name_one() {
+        let claim = |spec: &str, status: &str| object!({ "spec": { "volumeAttributesClassName": spec }, "status": { "currentVolumeAttributesClassName": status } });
+        let quota = |operator: &str| {
+            let expression = object!({ "scopeName": "VolumeAttributesClass", "operator": operator, "values": ["gold"] });
+            object!({ "spec": { "scopeSelector": { "matchExpressions": [expression] } } })
+        };
+        for (operator, covered) in [
+            ("In", [true, true, false, false]),
+            ("NotIn", [false, true, true, true]),
+            ("Exists", [true, true, true, false]),
+            ("DoesNotExist", [false, false, false, true]),
+        ] {
+            let claims = [claim("gold", ""), claim("silver", "gold"), claim("silver", ""), claim("", "")];
+            assert_eq!(claims.map(|c| covers(&quota(operator), "", "persistentvolumeclaims", &c)), covered, "{operator}");
+        }
+        assert!(!covers(&quota("Exists"), "", "pods", &object!({})) && !covers(&quota("Exists"), "", "secrets", &object!({})));
+    }
+
+    #[test]
+    fn devices_count_by_class_at_their_most() {
+        let exactly = |count: i64| object!({ "exactly": { "deviceClassName": "gold", "allocationMode": "ExactCount", "count": count } });
+        let either = object!({ "firstAvailable": [
+            { "deviceClassName": "gold", "allocationMode": "ExactCount", "count": 3 }, { "deviceClassName": "gold", "allocationMode": "ExactCount", "count": 1 },
+            { "deviceClassName": "silver", "allocationMode": "All" }] });
+        let used = resource_claim(&object!({ "spec": { "devices": { "requests": [(exactly(1)), (exactly(2)), either] } } }));
+        let of = |class: &str| text(&used, &format!("{class}{DEVICES}"));
+        assert_eq!((of("gold"), of("silver")), ("6".into(), "32".into()));
     }
 }

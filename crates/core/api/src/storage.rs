@@ -67,13 +67,40 @@ fn capacity(volume: &Value) -> Quantity {
 
 /// Whether a volume can serve a claim at all; a volume that is set aside need not match its selector or class.
 fn serves(volume: &Value, claim: &Value) -> bool {
-    let mode = |o: &Value| if o.str_at(&["spec", "volumeMode"]) == "Block" { "Block" } else { "Filesystem" };
     let modes = volume.list_at(&["spec", "accessModes"]);
     let wanted: Quantity = claim.str_at(&["spec", "resources", "requests", "storage"]).parse().unwrap_or(Quantity::zero());
-    mode(volume) == mode(claim)
+    is_block(volume) == is_block(claim)
         && claim.list_at(&["spec", "accessModes"]).iter().all(|m| modes.contains(m))
         && capacity(volume) >= wanted
+        && attributes(volume) == attributes(claim)
         && !meta::is_terminating(volume)
+}
+
+fn is_block(object: &Value) -> bool {
+    object.str_at(&["spec", "volumeMode"]) == "Block"
+}
+
+/// The VolumeAttributesClass that a volume or claim asks for.
+fn attributes(object: &Value) -> &str {
+    object.str_at(&["spec", "volumeAttributesClassName"])
+}
+
+/// Why a volume that a claim asks for by name, and that nobody has, cannot be its; see checkVolumeSatisfyClaim.
+pub fn mismatch(volume: &Value, claim: &Value) -> Option<&'static str> {
+    if class(volume) != class(claim) {
+        return Some("storageClassName does not match");
+    }
+    if attributes(volume) != attributes(claim) {
+        return Some("volumeAttributesClassName does not match");
+    }
+    let wanted: Quantity = claim.str_at(&["spec", "resources", "requests", "storage"]).parse().unwrap_or(Quantity::zero());
+    match () {
+        () if serves(volume, claim) => None,
+        () if meta::is_terminating(volume) => Some("the volume is marked for deletion"),
+        () if capacity(volume) < wanted => Some("requested PV is too small"),
+        () if is_block(volume) != is_block(claim) => Some("incompatible volumeMode"),
+        () => Some("incompatible accessMode"),
+    }
 }
 
 /// The volume for a claim among those that are `allowed`: one that is set aside for it, else the smallest that is free and fits.
@@ -82,15 +109,51 @@ pub fn find(claim: &Value, volumes: &[Arc<Value>], allowed: impl Fn(&Value) -> b
         return Some(own.clone());
     }
     let selector = Selector::from_object(claim.at(&["spec", "selector"]).filter(|s| !s.is_null())).ok()?;
-    let attributes = |o: &Value| o.str_at(&["spec", "volumeAttributesClassName"]).to_string();
     let free = |v: &&Arc<Value>| {
         claim_reference(v).is_none()
             && v.str_at(&["status", "phase"]) == "Available"
             && class(v) == class(claim)
-            && attributes(v) == attributes(claim)
             && selector.as_ref().is_none_or(|s| s.matches(meta::labels(v)))
             && serves(v, claim)
             && allowed(v)
     };
     volumes.iter().filter(free).min_by_key(|v| (capacity(v), meta::name(v).to_string())).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_machinery::object;
+
+    use super::*;
+
+    fn claim(class: &str, attributes: &str) -> Value {
+        object!({ "metadata": { "name": "c", "namespace": "ns" }, "spec": { "storageClassName": class, "volumeAttributesClassName": attributes,
+            "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "2Gi" } } } })
+    }
+
+    fn volume(size: &str, class: &str, attributes: &str) -> Value {
+        object!({ "metadata": { "name": "v" }, "status": { "phase": "Available" }, "spec": { "storageClassName": class,
+            "volumeAttributesClassName": attributes, "accessModes": ["ReadWriteOnce"], "capacity": { "storage": size } } })
+    }
+
+    #[test]
+    fn a_volume_that_is_asked_for_by_name_has_to_fit_all_the_same() {
+        for (volume, why) in [
+            (volume("2Gi", "a", "gold"), None),
+            (volume("1Gi", "a", "gold"), Some("requested PV is too small")),
+            (volume("2Gi", "b", "gold"), Some("storageClassName does not match")),
+            (volume("2Gi", "a", "silver"), Some("volumeAttributesClassName does not match")),
+        ] {
+            assert_eq!(mismatch(&volume, &claim("a", "gold")), why);
+        }
+    }
+
+    #[test]
+    fn a_volume_of_other_attributes_is_not_found_even_where_it_is_set_aside() {
+        let mut aside = volume("2Gi", "a", "silver");
+        assert!(find(&claim("a", "gold"), &[Arc::new(aside.clone())], |_| true).is_none());
+        aside.set(&["spec", "claimRef"], object!({ "name": "c", "namespace": "ns" }));
+        assert!(find(&claim("a", "gold"), &[Arc::new(aside.clone())], |_| true).is_none());
+        assert!(find(&claim("a", "silver"), &[Arc::new(aside)], |_| true).is_some());
+    }
 }

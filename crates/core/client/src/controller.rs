@@ -36,8 +36,12 @@ pub struct Counts {
     pub reconciles: u64,
     pub retries: u64,
     pub depth: u64,
+    /// How long keys were ready before their turn.
+    pub waits: Durations,
     /// How long reconciliations took.
     pub work: Durations,
+    /// How long those under way have taken so far: all together, and the longest.
+    pub unfinished: (Duration, Duration),
 }
 
 /// The upper bounds of the times that are told apart, in seconds; those of upstream's workqueues.
@@ -93,6 +97,7 @@ struct Counters {
     adds: AtomicU64,
     reconciles: AtomicU64,
     retries: AtomicU64,
+    waits: Mutex<Durations>,
     work: Mutex<Durations>,
 }
 
@@ -112,7 +117,7 @@ impl Enqueuer {
     /// Asks for a key to be reconciled; many requests before its turn are one.
     pub fn add(&self, key: impl Into<String>) {
         self.inner.counters.adds.fetch_add(1, Ordering::Relaxed);
-        self.inner.queue.lock().add(key.into());
+        self.inner.queue.lock().add(key.into(), Instant::now());
         self.inner.wake.notify_one();
     }
 
@@ -125,12 +130,18 @@ impl Enqueuer {
 
     pub fn counts(&self) -> Counts {
         let counters = &self.inner.counters;
+        let (depth, unfinished) = {
+            let (queue, now) = (self.inner.queue.lock(), Instant::now());
+            (queue.ready() as u64, (queue.under_way(now).sum(), queue.under_way(now).max().unwrap_or_default()))
+        };
         Counts {
             adds: counters.adds.load(Ordering::Relaxed),
             reconciles: counters.reconciles.load(Ordering::Relaxed),
             retries: counters.retries.load(Ordering::Relaxed),
-            depth: self.inner.queue.lock().ready() as u64,
+            depth,
+            waits: *counters.waits.lock(),
             work: *counters.work.lock(),
+            unfinished,
         }
     }
 }
@@ -142,6 +153,7 @@ pub struct Controller {
     name: &'static str,
     workers: usize,
     sources: Vec<(Informer, Mapper)>,
+    needs: Vec<Informer>,
     enqueuer: Enqueuer,
 }
 
@@ -149,7 +161,7 @@ impl Controller {
     /// A controller that reconciles at most `workers` keys at once.
     pub fn new(name: &'static str, workers: usize) -> Self {
         let inner = Inner { queue: Mutex::default(), wake: Notify::new(), counters: Counters::default() };
-        Self { name, workers: workers.max(1), sources: Vec::new(), enqueuer: Enqueuer { inner: Arc::new(inner) } }
+        Self { name, workers: workers.max(1), sources: Vec::new(), needs: Vec::new(), enqueuer: Enqueuer { inner: Arc::new(inner) } }
     }
 
     /// Reconciles the keys that `keys` gives for each object that appears, changes or goes; of a change it is asked for
@@ -166,6 +178,13 @@ impl Controller {
     #[must_use]
     pub fn watches_deltas(mut self, informer: &Informer, keys: impl Fn(&Delta) -> Vec<String> + Send + Sync + 'static) -> Self {
         self.sources.push((informer.clone(), Box::new(keys)));
+        self
+    }
+
+    /// Waits for the informer's first list too: reconciliations look at it, and its changes are no reason for any.
+    #[must_use]
+    pub fn needs(mut self, informer: &Informer) -> Self {
+        self.needs.push(informer.clone());
         self
     }
 
@@ -187,14 +206,14 @@ impl Controller {
         F: Future<Output = Result<Action, E>> + Send + 'static,
         E: Display + Send + 'static,
     {
-        let Self { name, workers, sources, enqueuer } = self;
+        let Self { name, workers, sources, needs, enqueuer } = self;
         let mut feeders = JoinSet::new();
-        for (informer, keys) in sources {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                _ = informer.synced() => {}
+        for informer in needs.iter().chain(sources.iter().map(|(informer, _)| informer)) {
+            if stop.run_until_cancelled(informer.synced()).await.is_none() {
+                return;
             }
+        }
+        for (informer, keys) in sources {
             feeders.spawn(feed(informer.subscribe(), keys, enqueuer.clone()));
         }
         let mut loop_ = Loop { name, workers, inner: enqueuer.inner, running: JoinSet::new(), keys: Default::default() };
@@ -230,14 +249,15 @@ impl<E: Display + Send + 'static> Loop<E> {
         loop {
             let inner = self.inner.clone();
             let woken = inner.wake.notified();
-            let mut due = inner.queue.lock().advance(Instant::now());
+            inner.queue.lock().advance(Instant::now());
             while self.running.len() < self.workers {
-                let Some(key) = inner.queue.lock().take() else { break };
+                let Some((key, waited)) = inner.queue.lock().take(Instant::now()) else { break };
+                inner.counters.waits.lock().note(waited);
                 inner.counters.reconciles.fetch_add(1, Ordering::Relaxed);
                 let id = self.running.spawn(reconcile(key.clone())).id();
                 self.keys.insert(id, (key, Instant::now()));
-                due = inner.queue.lock().next_due();
             }
+            let due = inner.queue.lock().next_due();
             tokio::select! {
                 () = woken => {}
                 Some(ended) = self.running.join_next_with_id() => self.ended(ended),

@@ -71,7 +71,12 @@ resources! {
     LEASES = "coordination.k8s.io" "v1" "leases";
     PRIORITY_CLASSES = "scheduling.k8s.io" "v1" "priorityclasses";
     RUNTIME_CLASSES = "node.k8s.io" "v1" "runtimeclasses";
+    CSI_NODES = "storage.k8s.io" "v1" "csinodes";
     STORAGE_CLASSES = "storage.k8s.io" "v1" "storageclasses";
+    DEVICE_CLASSES = "resource.k8s.io" "v1" "deviceclasses";
+    RESOURCE_CLAIMS = "resource.k8s.io" "v1" "resourceclaims";
+    RESOURCE_CLAIM_TEMPLATES = "resource.k8s.io" "v1" "resourceclaimtemplates";
+    RESOURCE_SLICES = "resource.k8s.io" "v1" "resourceslices";
     SERVICE_CIDRS = "networking.k8s.io" "v1" "servicecidrs";
     IP_ADDRESSES = "networking.k8s.io" "v1" "ipaddresses";
     POD_DISRUPTION_BUDGETS = "policy" "v1" "poddisruptionbudgets";

@@ -181,6 +181,7 @@ fn proxied_service(service: &Value) -> fram_proxy::Service {
         cluster_ips: addresses(service.list_at(&["spec", "clusterIPs"]).iter()),
         external_ips: addresses(service.list_at(&["spec", "externalIPs"]).iter()),
         load_balancer_ips: addresses(vips),
+        source_ranges: source_ranges(service),
         own_ips: own_addresses(service),
         ports: ports.collect(),
         session_affinity: affinity.map(Duration::from_secs),
@@ -188,6 +189,13 @@ fn proxied_service(service: &Value) -> fram_proxy::Service {
         internal_traffic_policy: policy(service.str_at(&["spec", "internalTrafficPolicy"])),
         health_check_port: port(service.get("spec").unwrap_or(&Value::Null), "healthCheckNodePort"),
     }
+}
+
+/// Who may use a Service's load balancer, where not everyone may. What cannot be read lets nobody in.
+fn source_ranges(service: &Value) -> Option<Vec<Cidr>> {
+    let ranges = service.list_at(&["spec", "loadBalancerSourceRanges"]);
+    let read = || ranges.iter().filter_map(Value::as_str).filter_map(|text| text.trim().parse().ok()).collect();
+    (!ranges.is_empty()).then(read)
 }
 
 /// The addresses of a Service that Fram's own load balancer gave it.
@@ -290,6 +298,14 @@ mod tests {
         assert!(proxied_slice(&slice).is_some());
         meta::set_label(&mut slice, "service.kubernetes.io/headless", "");
         assert!(proxied_slice(&slice).is_none());
+    }
+
+    #[test]
+    fn a_service_without_source_ranges_is_open_and_one_with_ranges_is_not() {
+        let with = |ranges: Value| source_ranges(&object!({ "spec": { "loadBalancerSourceRanges": ranges } }));
+        assert_eq!(with(Value::Null), None);
+        assert_eq!(with(object!([" 10.0.0.0/8 "])), Some(vec!["10.0.0.0/8".parse().unwrap()]));
+        assert_eq!(with(object!(["what"])), Some(vec![]));
     }
 
     #[test]

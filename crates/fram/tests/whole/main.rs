@@ -1,4 +1,4 @@
-//! What takes long, for `cargo xtask test --full`: the whole shop, a clock that is set, and pods by the thousand.
+//! What takes long, for `cargo xtask test --full`: the whole shop, a clock that is set, idle minutes, and pods by the thousand.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -8,6 +8,7 @@ mod clock;
 #[path = "../e2e/cluster.rs"]
 #[allow(dead_code, reason = "the short tests use more of it")]
 mod cluster;
+mod idle;
 #[path = "../e2e/image.rs"]
 mod image;
 #[path = "../e2e/machine.rs"]

@@ -357,3 +357,35 @@ async fn nodes_beyond_a_router_are_joined_by_an_overlay() {
     one.network.purge().await.unwrap();
     assert!(one.namespace.run(purge::count).unwrap().is_zero());
 }
+
+#[tokio::test]
+async fn an_address_that_could_not_be_announced_is_announced_again() {
+    let (namespace, neighbour) = (Namespace::create().unwrap(), Namespace::create().unwrap());
+    let ip = Ipv4Addr::new(10, 50, 0, 1);
+    namespace
+        .run(|| {
+            let mut handle = Handle::open()?;
+            let (name, peer_name) = ("framx0", "eth0");
+            let (mac, peer_mac) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+            handle.create_veth(&VethPair { name, mac, peer_name, peer_mac, peer_namespace: &neighbour, mtu: 1500 })?;
+            let link = handle.link(name)?.unwrap().index;
+            handle.add_address(link, ip.into(), 24)
+        })
+        .unwrap();
+    let node = Node::new(namespace, ip, "10.244.1.0/24", None);
+    let held = || std::iter::once(IpAddr::from([192, 0, 2, 10])).collect();
+    for _ in 0..2 {
+        assert!(node.network.hold_addresses(held()).await.is_err(), "nothing is sent over a link that is down");
+    }
+    for (namespace, link) in [(&node.namespace, "framx0"), (&neighbour, "eth0")] {
+        namespace
+            .run(|| {
+                Handle::open().and_then(|mut h| {
+                    let index = h.link(link)?.unwrap().index;
+                    h.set_up(index)
+                })
+            })
+            .unwrap();
+    }
+    node.network.hold_addresses(held()).await.unwrap();
+}

@@ -67,6 +67,8 @@ pub(crate) fn update(batch: &mut Batch, chains: &mut Chains, old: &Desired, new:
     }
     update_verdicts(batch, rules::MASQUERADE, &old.masquerade, &new.masquerade, |m| rules::masquerade_verdict(*m));
     update_set(batch, rules::NO_ENDPOINTS, &old.no_endpoints, &new.no_endpoints, rules::frontend_key);
+    update_set(batch, rules::RESTRICTED, &old.restricted, &new.restricted, rules::frontend_key);
+    update_set(batch, rules::SOURCES, &old.sources, &new.sources, rules::source_key);
     update_set(batch, rules::CLUSTER_IPS, &old.cluster_ips, &new.cluster_ips, |ip| Key::new().ip(*ip).build());
     update_set(batch, rules::HAIRPIN, &old.hairpin, &new.hairpin, |ip| Key::new().ip(*ip).ip(*ip).build());
 }
@@ -77,6 +79,7 @@ fn is_v4(key: &[u8], set: &str) -> bool {
         == match set {
             rules::CLUSTER_IPS => 4,
             rules::HAIRPIN => 8,
+            rules::SOURCES => 20,
             rules::ENDPOINTS | rules::EXTERNAL_ENDPOINTS => 16,
             _ => 12,
         }

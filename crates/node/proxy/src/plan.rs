@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fram_datapath::address::Cidr;
+
 use crate::select::{Selected, Slices};
 use crate::service::{EndpointSlice, Protocol, Service, ServicePort, TrafficPolicy};
 
@@ -62,6 +64,10 @@ pub struct Desired {
     pub no_endpoints: BTreeSet<Frontend>,
     /// To be refused at ports that no Service has.
     pub cluster_ips: BTreeSet<IpAddr>,
+    /// Addresses of load balancers that not everyone may use.
+    pub restricted: BTreeSet<Frontend>,
+    /// Who may use those.
+    pub sources: BTreeSet<(Frontend, Cidr)>,
     /// Endpoints of this node, which may reach themselves.
     pub hairpin: BTreeSet<IpAddr>,
 }
@@ -142,6 +148,7 @@ impl Planner {
                 let port = Port { service, port, selected, affinity };
                 self.add_cluster_ips(&mut desired, &port, &old);
                 self.add_external(&mut desired, &port, &old);
+                self.add_sources(&mut desired, &port);
             }
         }
         let desired = Arc::new(desired);
@@ -186,6 +193,22 @@ impl Planner {
                     desired.external.set(frontend, port.affinity, &port.selected.local, old.external(&frontend));
                 }
             }
+        }
+    }
+
+    /// Who may use a load balancer's addresses. Node ports are open to everyone, as upstream's. Where the node itself may, so may who
+    /// comes from such an address: the node that holds it asks itself with it.
+    fn add_sources(&self, desired: &mut Desired, port: &Port<'_>) {
+        let Some(ranges) = &port.service.source_ranges else { return };
+        for ip in &port.service.load_balancer_ips {
+            let frontend = Frontend { ip: *ip, protocol: port.port.protocol, port: port.port.port };
+            if !desired.restricted.insert(frontend) {
+                continue;
+            }
+            let node_may = self.node_ips.iter().any(|node| ranges.iter().any(|range| range.contains(*node)));
+            let all = ranges.iter().copied().chain(node_may.then(|| Cidr::host(*ip)));
+            let family = all.filter(|range| range.address().is_ipv4() == ip.is_ipv4());
+            desired.sources.extend(family.map(|range| (frontend, range)));
         }
     }
 }

@@ -21,12 +21,19 @@ pub(crate) const MASQUERADE: &str = "masquerade";
 pub(crate) const NO_ENDPOINTS: &str = "no-endpoints";
 pub(crate) const CLUSTER_IPS: &str = "cluster-ips";
 pub(crate) const HAIRPIN: &str = "hairpin";
+pub(crate) const RESTRICTED: &str = "restricted";
+pub(crate) const SOURCES: &str = "sources";
 
 const REFUSE: &str = "refuse";
+const CHECK_SOURCE: &str = "check-source";
+/// Just before destinations are translated.
+const BEFORE_DSTNAT: i32 = priority::DSTNAT - 10;
 /// Just after destinations were translated.
 const AFTER_DSTNAT: i32 = priority::DSTNAT + 10;
 const KEY: &[Type] = &[Type::Ipv4, Type::Protocol, Type::Port];
 const SLOT_KEY: &[Type] = &[Type::Ipv4, Type::Protocol, Type::Port, Type::Mark];
+/// A frontend, a range's address and its length.
+const SOURCE_KEY: &[Type] = &[Type::Ipv4, Type::Protocol, Type::Port, Type::Ipv4, Type::Mark];
 const CLIENT_KEY: &[Type] = &[Type::Ipv4, Type::Ipv4, Type::Protocol, Type::Port];
 
 pub(crate) fn table() -> Table {
@@ -122,6 +129,11 @@ pub(crate) fn slot_key((frontend, slot): &(Frontend, u32)) -> Vec<u8> {
     Key::new().ip(frontend.ip).field(&[frontend.protocol.number()]).port(frontend.port).number(*slot).build()
 }
 
+pub(crate) fn source_key((frontend, range): &(Frontend, Cidr)) -> Vec<u8> {
+    let key = Key::new().ip(frontend.ip).field(&[frontend.protocol.number()]).port(frontend.port);
+    key.ip(range.address()).number(u32::from(range.prefix_length())).build()
+}
+
 pub(crate) fn target_value(target: &Target) -> Vec<u8> {
     Key::new().ip(target.ip).port(target.port).build()
 }
@@ -191,6 +203,7 @@ pub(crate) fn skeleton(batch: &mut Batch, node: &Node<'_>) {
     batch.delete_table(&table);
     batch.add_table(&table);
     add_sets(batch, &table);
+    add_sources(batch, &table);
     let v4 = |cidrs: &[Cidr]| cidrs.iter().copied().filter(|cidr| cidr.address().is_ipv4()).collect::<Vec<_>>();
     let pod_cidrs = v4(node.pod_cidrs);
     add_translation(batch, &table, &pod_cidrs);
@@ -209,8 +222,34 @@ fn add_sets(batch: &mut Batch, table: &Table) {
     add(ENDPOINTS, SLOT_KEY, target());
     add(EXTERNAL_ENDPOINTS, SLOT_KEY, target());
     add(NO_ENDPOINTS, KEY, None);
+    add(RESTRICTED, KEY, None);
+    add(SOURCES, SOURCE_KEY, None);
     add(CLUSTER_IPS, &[Type::Ipv4], None);
     add(HAIRPIN, &[Type::Ipv4, Type::Ipv4], None);
+}
+
+/// Drops who may not use a load balancer's address. A range is found by its length, each length in a rule of its own, so that one set
+/// without intervals holds the ranges of all Services.
+fn add_sources(batch: &mut Batch, table: &Table) {
+    let in_set = |set: &str| vec![Expr::InSet { set: set.to_owned(), key: 0, inverted: false }];
+    batch.add_chain(table, CHECK_SOURCE, None);
+    for length in (0..=32_u8).rev() {
+        let Some(range) = Cidr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), length) else { continue };
+        let source = vec![
+            network(12, 3),
+            Expr::And { register: 3, mask: range.mask() },
+            Expr::Immediate { value: u32::from(length).to_ne_bytes().to_vec(), to: 4 },
+        ];
+        let may = vec![Expr::Verdict(Verdict::Return)];
+        batch.add_rule(table, CHECK_SOURCE, &rule([load_frontend(0), source, in_set(SOURCES), may]));
+    }
+    batch.add_rule(table, CHECK_SOURCE, &[Expr::Verdict(Verdict::Drop)]);
+    for (name, hook) in [("sources-prerouting", Hook::Prerouting), ("sources-output", Hook::Output)] {
+        batch.add_chain(table, name, Some(BaseChain { kind: ChainKind::Filter, hook, priority: BEFORE_DSTNAT }));
+        let new = has_bit(CtKey::State, ct_state::NEW);
+        let check = vec![Expr::Verdict(Verdict::Goto(CHECK_SOURCE.to_owned()))];
+        batch.add_rule(table, name, &rule([new, load_frontend(0), in_set(RESTRICTED), check]));
+    }
 }
 
 fn add_translation(batch: &mut Batch, table: &Table, pod_cidrs: &[Cidr]) {

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use fram_datapath::address::Cidr;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Protocol {
     #[default]
@@ -38,6 +40,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip`, those with ipMode VIP.
     pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges`: who may use the addresses of load balancers; None where everyone may.
+    pub source_ranges: Option<Vec<Cidr>>,
     /// Those of its addresses that no machine has for anything else: what nobody serves there is refused.
     pub own_ips: Vec<IpAddr>,
     pub ports: Vec<ServicePort>,

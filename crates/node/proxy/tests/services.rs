@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use fram_cri::{NetworkAttachment, PodSandboxMetadata, SandboxNetwork, SandboxNetworkConfig};
 use fram_datapath::namespace::Namespace;
 use fram_datapath::nft::{Family, Table};
-use fram_datapath::route::{Handle, VethPair};
+use fram_datapath::route::{Handle, Route, VethPair};
 use fram_datapath::{nft, purge};
 use fram_network::{NetworkConfig, PodNetwork};
 use fram_proxy::{
@@ -204,6 +204,36 @@ async fn a_node_port_serves_the_outside_and_keeps_the_clients_address_if_the_pol
 }
 
 #[tokio::test]
+async fn who_is_in_no_source_range_does_not_get_through_to_a_load_balancers_address() {
+    let cluster = Cluster::new();
+    let a = cluster.pod("a").await;
+    let listener = listen(&a);
+    let address = Ipv4Addr::new(192, 0, 2, 80);
+    cluster.outside.run(|| Handle::open()?.replace_route(&Route::via("192.0.2.0/24".parse().unwrap(), NODE.into()))).unwrap();
+    let [whole, sides, one] = ["0.0.0.0/0", "10.50.0.0/30", "10.50.0.2/32"];
+    for (ranges, passes) in [
+        (None, true),
+        (Some(vec!["10.50.0.0/31", "10.50.0.3/32", "10.50.0.2/30"]), true),
+        (Some(vec!["10.50.0.0/31", "10.50.0.3/32", "10.50.1.0/24"]), false),
+        (Some(vec![sides]), true),
+        (Some(vec![one]), true),
+        (Some(Vec::new()), false),
+        (Some(vec![whole]), true),
+    ] {
+        let source_ranges = ranges.clone().map(|ranges| ranges.into_iter().map(|r| r.parse().unwrap()).collect());
+        let service = Service { load_balancer_ips: vec![address.into()], source_ranges, ..service(Protocol::Tcp) };
+        cluster.proxy.apply(vec![service], vec![slice(Protocol::Tcp, [&a])]).await.unwrap();
+        let patience = if passes { PATIENCE } else { Duration::from_millis(300) };
+        let to = SocketAddr::new(address.into(), 80);
+        let connected = cluster.outside.run(|| Ok(TcpStream::connect_timeout(&to, patience))).unwrap();
+        assert_eq!(connected.map_err(|e| e.kind()).err(), (!passes).then_some(io::ErrorKind::TimedOut), "{ranges:?}");
+        assert_eq!(accepted(&listener).len(), usize::from(passes), "{ranges:?}");
+        connect(&cluster.outside, NODE, 30080).unwrap();
+        assert_eq!(accepted(&listener).len(), 1, "node ports are open to everyone");
+    }
+}
+
+#[tokio::test]
 async fn services_without_endpoints_and_ports_without_services_are_refused_at_once() {
     let cluster = Cluster::new();
     let client = cluster.pod("c").await;
@@ -342,7 +372,18 @@ fn many(count: u32, random: &mut Lcg) -> (Vec<Service>, Vec<EndpointSlice>) {
 /// What the kernel holds, without the numbers of slots, which depend on history.
 fn content(namespace: &Namespace) -> BTreeMap<&'static str, BTreeSet<nft::Element>> {
     let table = Table::new(Family::Ip, "fram-services");
-    let names = ["frontends", "external", "masquerade", "endpoints", "external-endpoints", "no-endpoints", "cluster-ips", "hairpin"];
+    let names = [
+        "frontends",
+        "external",
+        "masquerade",
+        "endpoints",
+        "external-endpoints",
+        "no-endpoints",
+        "cluster-ips",
+        "hairpin",
+        "restricted",
+        "sources",
+    ];
     let read = |name: &'static str| {
         let elements = nft::Handle::open()?.elements(&table, name)?.into_iter();
         let without_slot = |(key, value): (Vec<u8>, Vec<u8>)| (key[..key.len().min(12)].to_vec(), value);

@@ -54,7 +54,7 @@ const VALIDATING: &str = "validatingwebhookconfigurations";
 
 impl Webhooks {
     pub fn new(nodes: Arc<dyn Nodes>) -> Self {
-        Self { caller: Caller { nodes }, mutating: RwLock::new(Arc::new([])), validating: RwLock::new(Arc::new([])) }
+        Self { caller: Caller::new(nodes), mutating: RwLock::new(Arc::new([])), validating: RwLock::new(Arc::new([])) }
     }
 
     pub(crate) fn caller(&self) -> &Caller {

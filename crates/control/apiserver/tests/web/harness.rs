@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fram_api::Api;
-use fram_apiserver::admission::Chain;
+use fram_apiserver::admission::{Chain, Webhooks};
 use fram_apiserver::allocate::Allocators;
 use fram_apiserver::bootstrap::Cluster;
 use fram_apiserver::http_api::{Listener, serve};
@@ -65,9 +65,10 @@ impl Web {
         let directory = tempfile::tempdir().unwrap();
         let pki = Pki::open(directory.path()).unwrap();
         let nodes = nodes(&pki).await;
+        let chain = Chain::standard().with_webhooks(Webhooks::new(nodes.clone()));
         let api = Arc::new(Api::builtin().unwrap());
         let store = Arc::new(Embedded::open(Options::in_memory()).unwrap());
-        let registry = Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default());
+        let registry = Registry::new(api, store, "/registry/", Environment::system(), chain, Allocators::default());
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key).unwrap();
         let server = Arc::new(Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy().unwrap()).unwrap());
         let cluster = Cluster {

@@ -49,8 +49,20 @@ pub(super) fn field(metric: &Value) -> Option<&'static str> {
     }
 }
 
-/// What to ask for a metric of a scaler in `namespace` whose pods have the labels `pods`.
-pub(super) fn question(metric: &Value, namespace: &str, pods: &str, kinds: &[KindInfo]) -> Result<Question, String> {
+/// The kind that a reference names.
+pub(super) fn kind<'a>(reference: &Value, mut kinds: impl Iterator<Item = &'a KindInfo>) -> Result<KindInfo, String> {
+    let (of, group) = (reference.str_at(&["kind"]), reference.str_at(&["apiVersion"]).rsplit_once('/').map_or("", |(group, _)| group));
+    let found = kinds.find(|k| k.kind == of && k.resource.group == group);
+    found.cloned().ok_or_else(|| format!("no matches for kind {of:?} in group {group:?}"))
+}
+
+/// What to ask for a metric of a scaler in `namespace` whose pods have the labels `pods`; `kind` knows what a reference names.
+pub(super) fn question(
+    metric: &Value,
+    namespace: &str,
+    pods: &str,
+    kind: impl Fn(&Value) -> Result<KindInfo, String>,
+) -> Result<Question, String> {
     let field = field(metric).unwrap_or_default();
     let name = metric.str_at(&[field, "metric", "name"]).to_string();
     let selector = Selector::from_object(metric.at(&[field, "metric", "selector"])).map_err(|e| e.to_string())?;
@@ -71,10 +83,9 @@ pub(super) fn question(metric: &Value, namespace: &str, pods: &str, kinds: &[Kin
         }
         "pods" => Ok(Question { labels: pods.into(), ..asked(custom("pods".into()), "*", name) }),
         _ => {
-            let of = |part: &str| metric.str_at(&["object", "describedObject", part]);
-            let group = of("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
-            let kind = kinds.iter().find(|k| k.kind == of("kind") && k.resource.group == group);
-            let kind = kind.ok_or_else(|| format!("no matches for kind {:?} in group {group:?}", of("kind")))?;
+            let described = metric.at(&["object", "describedObject"]).unwrap_or(&Value::Null);
+            let kind = kind(described)?;
+            let (of, group) = (|part: &str| described.str_at(&[part]), &*kind.resource.group);
             if kind.kind == "Namespace" && group.is_empty() {
                 return Ok(Question { namespace: of("name").into(), ..asked(custom("metrics".into()), &name, String::new()) });
             }
@@ -216,7 +227,7 @@ mod tests {
             namespaced: true,
             collected: true,
         };
-        let ask = |metric: Value| question(&metric, "ns", "app=a", std::slice::from_ref(&service));
+        let ask = |metric: Value| question(&metric, "ns", "app=a", |described| kind(described, [&service].into_iter()));
         let pods =
             ask(object!({ "type": "Pods", "pods": { "metric": { "name": "rps", "selector": { "matchLabels": { "verb": "get" } } } } }))
                 .unwrap();

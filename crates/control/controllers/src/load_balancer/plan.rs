@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
 
+use fram_client::load_balancer::HOLDER;
 use fram_machinery::{Value, meta, object};
 
 use super::AddressPool;
@@ -23,18 +24,31 @@ pub(super) enum Refusal {
     Taken(String),
     #[error("no address is left in the pool")]
     Exhausted,
-    #[error("loadBalancerSourceRanges are not enforced by this load balancer")]
-    SourceRanges,
 }
 
-pub(super) fn wants(service: &Value) -> bool {
+/// Whether a Service is to be balanced from a pool, which nobody is from an empty one.
+pub(super) fn wants(service: &Value, pool: &AddressPool) -> bool {
     let class = service.str_at(&["spec", "loadBalancerClass"]);
-    service.str_at(&["spec", "type"]) == "LoadBalancer" && (class.is_empty() || class == CLASS) && !meta::is_terminating(service)
+    !pool.is_empty()
+        && service.str_at(&["spec", "type"]) == "LoadBalancer"
+        && (class.is_empty() || class == CLASS)
+        && !meta::is_terminating(service)
+}
+
+/// Whether this controller balances a Service. The finalizer is that of all load balancers; the annotation is Fram's.
+fn is_ours(service: &Value) -> bool {
+    meta::has_finalizer(service, FINALIZER) && meta::annotation(service, HOLDER).is_some()
+}
+
+/// Whether a change of a Service sets free an address of this controller.
+pub(super) fn gives_back(old: Option<&Value>, new: Option<&Value>) -> bool {
+    let had = old.and_then(current);
+    had.is_some() && had != new.and_then(current)
 }
 
 /// The address that a Service has of this controller; others may have written one of theirs.
 pub(super) fn current(service: &Value) -> Option<Ipv4Addr> {
-    if !meta::has_finalizer(service, FINALIZER) {
+    if !is_ours(service) {
         return None;
     }
     service.list_at(&["status", "loadBalancer", "ingress"]).first()?.str_at(&["ip"]).parse().ok()
@@ -42,10 +56,6 @@ pub(super) fn current(service: &Value) -> Option<Ipv4Addr> {
 
 /// The address that a Service keeps or gets, where `taken` are those of others.
 pub(super) fn address(service: &Value, pool: &AddressPool, taken: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, Refusal> {
-    let everyone = |range: &Value| matches!(range.as_str().map(str::trim), Some("0.0.0.0/0" | "::/0"));
-    if !service.list_at(&["spec", "loadBalancerSourceRanges"]).iter().all(everyone) {
-        return Err(Refusal::SourceRanges);
-    }
     let asked = service.str_at(&["spec", "loadBalancerIP"]);
     if !asked.is_empty() {
         let address = asked.parse().ok().filter(|a| pool.contains(*a)).ok_or_else(|| Refusal::NotInPool(asked.into()))?;
@@ -72,7 +82,7 @@ pub(super) fn eligible<'a>(service: &Value, nodes: &'a [std::sync::Arc<Value>], 
 
 /// The node that answers: the one that does already, else one by rendezvous hashing, so that Services spread and few move.
 pub(super) fn holder<'a>(service: &Value, eligible: &[&'a str]) -> Option<&'a str> {
-    let now = meta::annotation(service, fram_client::load_balancer::HOLDER).unwrap_or_default();
+    let now = meta::annotation(service, HOLDER).unwrap_or_default();
     let weight = |node: &&str| {
         let mut hasher = DefaultHasher::new();
         (meta::uid(service), node).hash(&mut hasher);
@@ -87,10 +97,7 @@ pub(super) fn balanced(service: &Value, address: Ipv4Addr, holder: Option<&str>)
     if !meta::has_finalizer(&out, FINALIZER) {
         meta::add_finalizer(&mut out, FINALIZER);
     }
-    match holder {
-        Some(node) => meta::set_annotation(&mut out, fram_client::load_balancer::HOLDER, node),
-        None => drop(out.remove(&["metadata", "annotations", fram_client::load_balancer::HOLDER])),
-    }
+    meta::set_annotation(&mut out, HOLDER, holder.unwrap_or_default());
     out.set(&["status", "loadBalancer", "ingress"], object!([{ "ip": (address.to_string()), "ipMode": "VIP" }]));
     out
 }
@@ -98,11 +105,11 @@ pub(super) fn balanced(service: &Value, address: Ipv4Addr, holder: Option<&str>)
 /// The Service as it says that it is not; as it is, where it has nothing of this controller.
 pub(super) fn released(service: &Value) -> Value {
     let mut out = service.clone();
-    if !meta::has_finalizer(service, FINALIZER) {
+    if !is_ours(service) {
         return out;
     }
     meta::remove_finalizer(&mut out, FINALIZER);
-    out.remove(&["metadata", "annotations", fram_client::load_balancer::HOLDER]);
+    out.remove(&["metadata", "annotations", HOLDER]);
     out.set(&["status", "loadBalancer"], object!({}));
     out
 }
@@ -147,18 +154,16 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_could_not_be_kept_out_get_no_address() {
-        let ranges = |range: &str| service(object!({ "type": "LoadBalancer", "loadBalancerSourceRanges": [range] }));
-        assert_eq!(address(&ranges("10.0.0.0/8"), &pool(), &BTreeSet::new()), Err(Refusal::SourceRanges));
-        assert_eq!(address(&ranges("0.0.0.0/0"), &pool(), &BTreeSet::new()), Ok(ip(10)));
-    }
-
-    #[test]
-    fn only_services_of_no_class_or_its_own_are_wanted() {
-        assert!(wants(&service(object!({ "type": "LoadBalancer" }))));
-        assert!(wants(&service(object!({ "type": "LoadBalancer", "loadBalancerClass": CLASS }))));
-        assert!(!wants(&service(object!({ "type": "LoadBalancer", "loadBalancerClass": "other.example/lb" }))));
-        assert!(!wants(&service(object!({ "type": "NodePort" }))));
+    fn only_services_of_no_class_or_its_own_are_wanted_and_none_without_a_pool() {
+        for (spec, expected) in [
+            (object!({ "type": "LoadBalancer" }), true),
+            (object!({ "type": "LoadBalancer", "loadBalancerClass": CLASS }), true),
+            (object!({ "type": "LoadBalancer", "loadBalancerClass": "other.example/lb" }), false),
+            (object!({ "type": "NodePort" }), false),
+        ] {
+            assert_eq!(wants(&service(spec.clone()), &pool()), expected, "{spec:?}");
+            assert!(!wants(&service(spec), &AddressPool::default()));
+        }
     }
 
     #[test]
@@ -185,10 +190,29 @@ mod tests {
     fn what_is_released_has_nothing_left_and_what_is_anothers_is_not_touched() {
         let plain = service(object!({ "type": "ClusterIP" }));
         let out = released(&balanced(&plain, ip(10), Some("a")));
-        assert!(!meta::has_finalizer(&out, FINALIZER) && meta::annotation(&out, fram_client::load_balancer::HOLDER).is_none());
+        assert!(!meta::has_finalizer(&out, FINALIZER) && meta::annotation(&out, HOLDER).is_none());
         assert!(out.list_at(&["status", "loadBalancer", "ingress"]).is_empty());
         let mut others = plain.clone();
         others.set(&["status", "loadBalancer", "ingress"], object!([{ "ip": "198.51.100.1" }]));
         assert_eq!(released(&others), others);
+        // The finalizer is everybody's.
+        meta::add_finalizer(&mut others, FINALIZER);
+        assert_eq!((released(&others), current(&others)), (others.clone(), None));
+        let lonely = balanced(&plain, ip(10), None);
+        assert_eq!(current(&lonely), Some(ip(10)));
+        assert!(!meta::has_finalizer(&released(&lonely), FINALIZER));
+    }
+
+    #[test]
+    fn who_waits_is_told_of_an_address_that_is_given_back_or_exchanged() {
+        let [a, b, none] = [Some(ip(10)), Some(ip(11)), None].map(|address| {
+            let plain = service(object!({ "type": "LoadBalancer" }));
+            address.map_or(plain.clone(), |address| balanced(&plain, address, Some("n")))
+        });
+        for (old, new, told) in
+            [(&a, Some(&a), false), (&a, Some(&b), true), (&a, Some(&none), true), (&a, None, true), (&none, Some(&a), false)]
+        {
+            assert_eq!(gives_back(Some(old), new), told);
+        }
     }
 }

@@ -64,6 +64,11 @@ pub(super) fn unknown(node: &Value, now: Timestamp) -> Option<Value> {
     changed.then(|| conditions.into())
 }
 
+/// Whether a node's conditions ask for taints that evict. A node of which nothing was heard yet has none.
+pub(super) fn asks_for_eviction(node: &Value) -> bool {
+    meta::condition(node, "Ready").is_some_and(|c| c.str_at(&["status"]) != "True")
+}
+
 /// Whether a node is being emptied already.
 pub(super) fn is_evicted(node: &Value) -> bool {
     let own = |t: &Value| t.str_at(&["effect"]) == "NoExecute" && matches!(t.str_at(&["key"]), NOT_READY | UNREACHABLE);
@@ -71,7 +76,7 @@ pub(super) fn is_evicted(node: &Value) -> bool {
 }
 
 /// The taints that a node's conditions ask for, with those that others gave it. `evict`: those that evict too, which are left
-/// out while no node at all is ready, since then the fault is likely on this side; see handleDisruption.
+/// out until it is the zone's turn, and while no node at all is ready, since then the fault is likely on this side; see handleDisruption.
 pub(super) fn taints(node: &Value, evict: bool, now: Timestamp) -> Vec<Value> {
     let before = node.list_at(&["spec", "taints"]);
     let own = |key: &str, effect: &str| match effect {

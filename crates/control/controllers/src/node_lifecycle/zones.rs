@@ -86,17 +86,25 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    /// Takes a zone's turn; else says how long to wait, or None where nobody's turn comes.
-    pub(super) fn take(&mut self, zone: &str, rate: f32, now: Instant) -> Result<(), Option<Duration>> {
+    /// Takes a zone's turn, and gives when the next is; else says how long to wait, or None where nobody's turn comes.
+    pub(super) fn take(&mut self, zone: &str, rate: f32, now: Instant) -> Result<Instant, Option<Duration>> {
         if rate <= 0.0 {
             return Err(None);
         }
         match self.next.get(zone).map(|at| at.saturating_duration_since(now)) {
             Some(left) if !left.is_zero() => Err(Some(left)),
             _ => {
-                self.next.insert(zone.into(), now + Duration::from_secs_f32(1.0 / rate));
-                Ok(())
+                let next = now + Duration::from_secs_f32(1.0 / rate);
+                self.next.insert(zone.into(), next);
+                Ok(next)
             }
+        }
+    }
+
+    /// Takes back a turn that came to nothing.
+    pub(super) fn give_back(&mut self, zone: &str, turn: Option<Instant>) {
+        if turn.is_some() && self.next.get(zone) == turn.as_ref() {
+            self.next.remove(zone);
         }
     }
 }
@@ -141,10 +149,15 @@ mod tests {
     #[test]
     fn one_node_of_a_zone_is_emptied_at_a_time() {
         let (mut limiter, now) = (Limiter::default(), Instant::now());
-        assert_eq!(limiter.take("a", 0.1, now), Ok(()));
+        let taken = limiter.take("a", 0.1, now);
+        assert_eq!(taken, Ok(now + Duration::from_secs(10)));
         assert_eq!(limiter.take("a", 0.1, now + Duration::from_secs(4)), Err(Some(Duration::from_secs(6))));
-        assert_eq!(limiter.take("b", 0.1, now), Ok(()));
-        assert_eq!(limiter.take("a", 0.1, now + Duration::from_secs(10)), Ok(()));
+        assert!(limiter.take("b", 0.1, now).is_ok());
+        limiter.give_back("a", taken.ok());
+        assert!(limiter.take("a", 0.1, now + Duration::from_secs(5)).is_ok(), "the turn came to nothing");
+        limiter.give_back("a", taken.ok());
+        assert!(limiter.take("a", 0.1, now + Duration::from_secs(10)).is_err(), "that turn is over");
+        assert!(limiter.take("a", 0.1, now + Duration::from_secs(15)).is_ok());
         assert_eq!(limiter.take("a", 0.0, now + Duration::from_secs(60)), Err(None));
     }
 }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use fram_machinery::{Value, meta};
 
 pub(super) const TYPE: &str = "kubernetes.io/service-account-token";
-pub(super) const ACCOUNT: &str = "kubernetes.io/service-account.name";
+pub(crate) const ACCOUNT: &str = "kubernetes.io/service-account.name";
 const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 /// The longest that a token may live, in seconds: 136 years. It ends with its Secret.
 pub(super) const LIFETIME: i64 = 1 << 32;

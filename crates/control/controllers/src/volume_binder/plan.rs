@@ -40,6 +40,13 @@ pub(super) fn bound_claim_status(claim: &Value, volume: &Value) -> Value {
     if !was || status.at(&["capacity"]).is_none() {
         status.set(&["capacity"], volume.at(&["spec", "capacity"]).cloned());
     }
+    // So does what changes its attributes later.
+    let attributes = volume.at(&["spec", "volumeAttributesClassName"]).filter(|name| !name.is_null());
+    match (was, attributes) {
+        (true, _) => {}
+        (false, Some(name)) => status.set(&["currentVolumeAttributesClassName"], name.clone()),
+        (false, None) => drop(status.remove(&["currentVolumeAttributesClassName"])),
+    }
     status
 }
 
@@ -109,6 +116,14 @@ mod tests {
         assert_eq!(bound.str_at(&["spec", "volumeName"]), "v");
         assert!(bound_claim(&bound, &volume).is_none());
         assert_eq!(bound_claim_status(&bound, &volume).str_at(&["capacity", "storage"]), "3Gi");
+        let mut gold = volume.clone();
+        gold.set(&["spec", "volumeAttributesClassName"], "gold");
+        let mut status = bound_claim_status(&bound, &gold);
+        assert_eq!(status.str_at(&["currentVolumeAttributesClassName"]), "gold");
+        status.set(&["currentVolumeAttributesClassName"], "silver");
+        let mut modified = bound.clone();
+        modified.set(&["status"], status.clone());
+        assert_eq!(bound_claim_status(&modified, &gold), status, "what a driver has changed since stays");
         assert_eq!((volume_phase(&volume, Some(&claim)), volume_phase(&volume, None)), ("Bound", "Released"));
     }
 }

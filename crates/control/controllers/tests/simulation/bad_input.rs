@@ -15,12 +15,12 @@ use crate::kubelets::Kubelets;
 use crate::users::NAMESPACE;
 use crate::world::World;
 
-async fn make(client: &Client, resource: &Resource, name: &str, mut object: Value) {
+pub(crate) async fn make(client: &Client, resource: &Resource, name: &str, mut object: Value) {
     object.set(&["metadata", "name"], name);
     client.within(resource, NAMESPACE).create(object).await.unwrap_or_else(|s| panic!("{name}: {s}"));
 }
 
-fn template(labels: Value, behaviour: &str) -> Value {
+pub(crate) fn template(labels: Value, behaviour: &str) -> Value {
     object!({ "metadata": { "labels": labels, "annotations": { "sim/behaviour": behaviour } },
         "spec": { "containers": [{ "name": "c", "image": "i" }] } })
 }

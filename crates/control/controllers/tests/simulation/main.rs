@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod bad_days;
 mod bad_input;
 mod faults;
 mod final_state;

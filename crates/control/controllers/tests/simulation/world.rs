@@ -190,6 +190,8 @@ impl World {
             custom_kinds: tokio::sync::watch::channel(Default::default()).1,
             pod_network: Default::default(),
             eviction_rates: Default::default(),
+            host_path_directories: None,
+            legacy_token_clean_up_period: std::time::Duration::from_secs(8760 * 3600),
             load_balancer_pool: "192.0.2.64/28".parse().unwrap(),
         };
         fram_controllers::start(&context);

@@ -1,24 +1,47 @@
 //! NodeName and NodeAffinity: where the pod itself wants to run.
 
+use std::sync::Arc;
+
 use fram_machinery::Value;
 use fram_machinery::labels::Selector;
 
-use crate::framework::{Cluster, Plugin, Refusal, normalize};
+use super::per_node::{Judge, PerNode};
+use super::text_of;
+use crate::cache::Cache;
+use crate::framework::{Plugin, Refusal, Sharing, View, normalize};
 use crate::node::Node;
 use crate::pod::Pod;
 
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+
 pub(super) struct NodeName;
+
 impl Plugin for NodeName {
     fn name(&self) -> &'static str {
         "NodeName"
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), Refusal> {
-        match pod.node() {
-            "" => Ok(()),
-            name if name == node.name() => Ok(()),
-            _ => Err(Refusal::lasting("node(s) didn't match the requested node name")),
-        }
+    fn sharing(&self, pod: &Pod, _: &Cache) -> Sharing {
+        if pod.node().is_empty() { Sharing::Nothing } else { Sharing::With(pod.node().into()) }
+    }
+
+    fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
+        PerNode::boxed(Named(pod.node().into()), cache)
+    }
+}
+
+struct Named(String);
+
+impl Judge for Named {
+    const PODS: bool = false;
+
+    fn detail(&self, node: &Node) -> u32 {
+        (node.name() != self.0).into()
+    }
+
+    fn refusal(&self, _: u32, _: &Node) -> Option<Refusal> {
+        Some(Refusal::lasting("node(s) didn't match the requested node name"))
     }
 }
 
@@ -58,35 +81,96 @@ pub(crate) fn required_matches(pod: &Value, node: &Node) -> bool {
     if selector.is_some_and(|s| !Selector::from_map(s).matches(node.labels())) {
         return false;
     }
-    let required = pod.at(&["spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
-    required.filter(|r| !r.is_null()).is_none_or(|r| r.list_at(&["nodeSelectorTerms"]).iter().any(|t| term_matches(t, node)))
+    pod.at(&["spec", "affinity", "nodeAffinity"]).is_none_or(|affinity| satisfies(affinity, node))
 }
 
-pub(super) struct NodeAffinity;
+/// Whether a node meets what a NodeAffinity requires.
+fn satisfies(affinity: &Value, node: &Node) -> bool {
+    let required = affinity.get(REQUIRED).filter(|r| !r.is_null());
+    required.is_none_or(|r| r.list_at(&["nodeSelectorTerms"]).iter().any(|t| term_matches(t, node)))
+}
+
+pub(super) struct NodeAffinity {
+    /// Counts beside each pod's own; see NodeAffinityArgs.addedAffinity.
+    pub(super) added: Value,
+}
+
+fn own(pod: &Pod) -> Option<&Value> {
+    pod.object.at(&["spec", "affinity", "nodeAffinity"]).filter(|a| !a.is_null())
+}
+
 impl Plugin for NodeAffinity {
     fn name(&self) -> &'static str {
         "NodeAffinity"
     }
 
-    fn weight(&self) -> i64 {
-        2
+    fn sharing(&self, pod: &Pod, _: &Cache) -> Sharing {
+        let selector = pod.object.at(&["spec", "nodeSelector"]).filter(|s| !s.is_null());
+        if selector.is_none() && own(pod).is_none() && self.added.is_null() {
+            return Sharing::Nothing;
+        }
+        Sharing::With(text_of(&[selector, own(pod)]))
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), Refusal> {
-        let fits = required_matches(&pod.object, node);
-        fits.then_some(()).ok_or_else(|| Refusal::lasting("node(s) didn't match Pod's node affinity/selector"))
+    fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
+        PerNode::boxed(Matching { pod: pod.clone(), added: self.added.clone() }, cache)
+    }
+}
+
+struct Matching {
+    pod: Arc<Pod>,
+    added: Value,
+}
+
+impl Matching {
+    fn preferred(&self) -> impl Iterator<Item = &Value> {
+        self.added.list_at(&[PREFERRED]).iter().chain(own(&self.pod).map_or(&[][..], |a| a.list_at(&[PREFERRED])))
+    }
+}
+
+const NOT_THE_PODS: u32 = 1;
+const NOT_THE_SCHEDULERS: u32 = 2;
+
+impl Judge for Matching {
+    const PODS: bool = false;
+
+    fn detail(&self, node: &Node) -> u32 {
+        match (satisfies(&self.added, node), required_matches(&self.pod.object, node)) {
+            (false, _) => NOT_THE_SCHEDULERS,
+            (true, false) => NOT_THE_PODS,
+            (true, true) => 0,
+        }
     }
 
-    fn score(&self, pod: &Pod, nodes: &[&Node], _: &Cluster<'_>) -> Option<Vec<i64>> {
-        let preferred = pod.object.list_at(&["spec", "affinity", "nodeAffinity", "preferredDuringSchedulingIgnoredDuringExecution"]);
-        if preferred.is_empty() {
+    fn refusal(&self, detail: u32, _: &Node) -> Option<Refusal> {
+        Some(Refusal::lasting(match detail {
+            NOT_THE_SCHEDULERS => "node(s) didn't match scheduler-enforced node affinity",
+            _ => "node(s) didn't match Pod's node affinity/selector",
+        }))
+    }
+
+    fn raw(&self, node: &Node) -> i64 {
+        let met = self.preferred().filter(|p| p.get("preference").is_some_and(|t| term_matches(t, node)));
+        met.filter_map(|p| p.int_at(&["weight"])).sum()
+    }
+
+    fn scores(&self, raw: Vec<i64>) -> Option<Vec<i64>> {
+        self.preferred().next().is_some().then(|| normalize(raw, false))
+    }
+
+    /// The pods of a DaemonSet name their nodes; see upstream's GetAffinityTerms and PreFilterResult.
+    fn only(&self) -> Option<(Vec<String>, u32)> {
+        if !self.added.is_null() {
             return None;
         }
-        let weight = |node: &&Node| -> i64 {
-            let met = preferred.iter().filter(|p| p.get("preference").is_some_and(|t| term_matches(t, node)));
-            met.filter_map(|p| p.int_at(&["weight"])).sum()
+        let terms = own(&self.pod)?.get(REQUIRED)?.list_at(&["nodeSelectorTerms"]);
+        let named = |term: &Value| {
+            let fields = term.list_at(&["matchFields"]).iter();
+            let mut exact = fields.filter(|f| f.str_at(&["key"]) == "metadata.name" && f.str_at(&["operator"]) == "In");
+            exact.next().map(|f| f.list_at(&["values"]).iter().filter_map(Value::as_str).map(String::from).collect::<Vec<_>>())
         };
-        Some(normalize(nodes.iter().map(weight).collect(), false))
+        let names: Vec<Vec<String>> = terms.iter().map(named).collect::<Option<_>>()?;
+        Some((names.concat(), NOT_THE_PODS))
     }
 }
 
@@ -103,20 +187,20 @@ mod tests {
 
     #[test]
     fn a_pod_runs_where_its_selector_and_affinity_say() {
-        let cache = cache(vec![node("a", "4"), node("b", "4")]);
-        check(&cache, object!({ "nodeSelector": { "kubernetes.io/hostname": "b" } }), "b");
+        let mut cache = cache(vec![node("a", "4"), node("b", "4")]);
+        check(&mut cache, object!({ "nodeSelector": { "kubernetes.io/hostname": "b" } }), "b");
         let terms = object!({ "nodeSelectorTerms": [{ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["b"] }] }] });
-        check(&cache, affinity("requiredDuringSchedulingIgnoredDuringExecution", terms), "b");
+        check(&mut cache, affinity("requiredDuringSchedulingIgnoredDuringExecution", terms), "b");
         let nothing = object!({ "nodeSelectorTerms": [{}] });
         let none = "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.";
-        check(&cache, affinity("requiredDuringSchedulingIgnoredDuringExecution", nothing), none);
+        check(&mut cache, affinity("requiredDuringSchedulingIgnoredDuringExecution", nothing), none);
     }
 
     #[test]
     fn a_preference_outweighs_balance() {
-        let cache = cache(vec![node("a", "8"), node("b", "4")]);
+        let mut cache = cache(vec![node("a", "8"), node("b", "4")]);
         let preference = object!([{ "weight": 10, "preference": {
             "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["a"] }] } }]);
-        check(&cache, affinity("preferredDuringSchedulingIgnoredDuringExecution", preference), "b");
+        check(&mut cache, affinity("preferredDuringSchedulingIgnoredDuringExecution", preference), "b");
     }
 }

@@ -1,9 +1,11 @@
 //! ImageLocality: nodes that have a pod's images already are better, the more so the larger the images.
 
+use std::sync::Arc;
+
 use fram_machinery::Value;
 
-use crate::framework::{Cluster, MAX_SCORE, Plugin};
-use crate::node::Node;
+use crate::cache::{Cache, Change};
+use crate::framework::{MAX_SCORE, Plugin, Sharing, View};
 use crate::pod::Pod;
 
 const MIB: i64 = 1024 * 1024;
@@ -13,26 +15,55 @@ const MOST: i64 = 1000 * MIB;
 
 pub(super) struct ImageLocality;
 
+fn images(pod: &Pod) -> Vec<String> {
+    let lists = ["containers", "initContainers"].into_iter().flat_map(|list| pod.object.list_at(&["spec", list]));
+    lists.map(|c| normalized(c.str_at(&["image"]))).collect()
+}
+
 impl Plugin for ImageLocality {
     fn name(&self) -> &'static str {
         "ImageLocality"
     }
 
-    fn score(&self, pod: &Pod, nodes: &[&Node], cluster: &Cluster<'_>) -> Option<Vec<i64>> {
-        let lists = ["containers", "initContainers"].into_iter().flat_map(|list| pod.object.list_at(&["spec", list]));
-        let images: Vec<String> = lists.map(|c| normalized(c.str_at(&["image"]))).collect();
-        let all = cluster.nodes.len().max(1) as i64;
+    fn sharing(&self, pod: &Pod, _: &Cache) -> Sharing {
+        Sharing::With(images(pod).join("\n"))
+    }
+
+    fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
+        Box::new(Local::new(&images(pod), cache))
+    }
+}
+
+/// By slot; empty where no node has any of the images.
+struct Local(Vec<i64>);
+
+impl Local {
+    fn new(images: &[String], cache: &Cache) -> Self {
+        let all = cache.count().max(1) as i64;
         // An image that few nodes have counts less, so that not all pods go to one node.
-        let spread: Vec<i64> = images.iter().map(|i| cluster.nodes.iter().filter(|n| n.images.contains_key(i)).count() as i64).collect();
+        let spread: Vec<i64> =
+            images.iter().map(|image| cache.nodes().filter(|(_, n)| n.images.contains_key(image)).count() as i64).collect();
         if spread.iter().all(|n| *n == 0) {
-            return None;
+            return Self(Vec::new());
         }
         let most = MOST * images.len().max(1) as i64;
-        let score = |node: &&Node| {
-            let sizes = images.iter().zip(&spread).map(|(image, n)| node.images.get(image).copied().unwrap_or(0) * n / all);
-            (sizes.sum::<i64>().clamp(LEAST, most) - LEAST) * MAX_SCORE / (most - LEAST)
+        let score = |slot: usize| {
+            let has = |image: &String| cache.at(slot).images.get(image).copied().unwrap_or(0).max(0);
+            let sizes = images.iter().zip(&spread).map(|(image, n)| has(image).saturating_mul(*n) / all);
+            (sizes.fold(0, i64::saturating_add).clamp(LEAST, most) - LEAST) * MAX_SCORE / (most - LEAST)
         };
-        Some(nodes.iter().map(score).collect())
+        Self((0..cache.slots()).map(score).collect())
+    }
+}
+
+impl View for Local {
+    /// What one node has counts for how common an image is on all.
+    fn changed(&mut self, change: &Change, _: &Cache) -> bool {
+        !matches!(change, Change::Node(_))
+    }
+
+    fn score(&mut self, _: &Cache, slots: &[usize]) -> Option<Vec<i64>> {
+        (!self.0.is_empty()).then(|| slots.iter().map(|slot| self.0[*slot]).collect())
     }
 }
 
@@ -61,6 +92,6 @@ mod tests {
     fn the_node_that_has_the_image_is_better() {
         let mut with = node("b", "4");
         with.set(&["status", "images"], object!([{ "names": ["img:latest"], "sizeBytes": (900 * MIB) }]));
-        check(&cache(vec![node("a", "4"), with]), object!({ "containers": [{ "image": "img" }] }), "b");
+        check(&mut cache(vec![node("a", "4"), with]), object!({ "containers": [{ "image": "img" }] }), "b");
     }
 }

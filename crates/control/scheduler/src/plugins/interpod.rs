@@ -1,19 +1,18 @@
 //! InterPodAffinity: pods that want to be near others, or away from them. See upstream's plugin interpodaffinity.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fram_machinery::labels::Selector;
-use fram_machinery::{Value, meta, object};
+use fram_machinery::{Value, meta};
 
-use crate::framework::{Cluster, MAX_SCORE, Plugin, Refusal};
-use crate::node::Node;
+use super::{text_of, with_label_keys};
+use crate::cache::{Cache, Change, Column};
+use crate::framework::{MAX_SCORE, Plugin, Refusal, Sharing, Verdicts, View};
 use crate::pod::Pod;
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
-/// What a required affinity of a pod that runs counts in scores; see InterPodAffinityArgs.
-const HARD_WEIGHT: i64 = 1;
 
 /// One term of an affinity, read.
 #[derive(Debug, Clone)]
@@ -58,16 +57,7 @@ impl Terms {
 impl Term {
     /// A term whose selector is missing selects nothing and is left out.
     fn read(pod: &Value, term: &Value, weight: i64) -> Option<Self> {
-        let mut selector = term.get("labelSelector").filter(|s| !s.is_null())?.clone();
-        // KEP-3633: these keys select pods with, or without, the pod's own values.
-        for (field, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
-            for key in term.list_at(&[field]).iter().filter_map(Value::as_str) {
-                if let Some(value) = meta::label(pod, key) {
-                    let expression = object!({ "key": key, "operator": operator, "values": [value] });
-                    selector.place(&["matchExpressions"]).make_list().push(expression);
-                }
-            }
-        }
+        let selector = with_label_keys(pod, term.get("labelSelector").filter(|s| !s.is_null())?, term);
         let named: Vec<String> = term.list_at(&["namespaces"]).iter().filter_map(Value::as_str).map(String::from).collect();
         let by_labels = term.get("namespaceSelector").filter(|s| !s.is_null());
         Some(Self {
@@ -87,134 +77,211 @@ impl Term {
     }
 }
 
-/// Pods by the place where they are: the key of a topology and a node's value for it.
-type Places = HashMap<(String, String), i64>;
-
-/// What of the cluster matters for one pod, counted once for each cycle.
-#[derive(Debug, Default)]
-pub(crate) struct Surroundings {
-    /// Places from which pods that run keep the pod away.
-    refused: Places,
-    /// Places with pods that the pod wants to be away from.
-    avoided: Places,
-    /// For each wanted term, the places with pods that match all of them.
-    wanted: Vec<Places>,
-    /// The pod's own terms match it, so that it may be the first of its sort.
-    itself: bool,
+/// A number for each value of a label, counted up and down.
+struct Places {
+    column: Arc<Column>,
+    counts: Vec<i64>,
 }
 
-fn place(node: &Node, key: &str) -> Option<(String, String)> {
-    node.labels().get(key).and_then(Value::as_str).map(|value| (key.to_string(), value.to_string()))
-}
-
-impl Surroundings {
-    pub(crate) fn of(pod: &Pod, nodes: &[&Node], namespaces: &HashMap<String, Arc<Value>>) -> Self {
-        let none = Terms::default();
-        let own = pod.affinity.as_deref().unwrap_or(&none);
-        let wants_all = |other: &Value| own.affinity.iter().all(|t| t.matches(other, namespaces));
-        let mut out = Self { wanted: vec![Places::new(); own.affinity.len()], ..Self::default() };
-        out.itself = wants_all(&pod.object);
-        for node in nodes {
-            for other in node.with_affinity.iter().filter_map(|uid| node.pods.get(uid)) {
-                for term in other.affinity.iter().flat_map(|t| &t.anti).filter(|t| t.matches(&pod.object, namespaces)) {
-                    place(node, &term.key).into_iter().for_each(|at| *out.refused.entry(at).or_default() += 1);
-                }
-            }
-            if own.affinity.is_empty() && own.anti.is_empty() {
-                continue;
-            }
-            for other in node.pods.values() {
-                for term in own.anti.iter().filter(|t| t.matches(&other.object, namespaces)) {
-                    place(node, &term.key).into_iter().for_each(|at| *out.avoided.entry(at).or_default() += 1);
-                }
-                if !own.affinity.is_empty() && wants_all(&other.object) {
-                    for (term, places) in own.affinity.iter().zip(&mut out.wanted) {
-                        place(node, &term.key).into_iter().for_each(|at| *places.entry(at).or_default() += 1);
-                    }
-                }
-            }
-        }
-        out
+impl Places {
+    fn new(cache: &Cache, key: &str) -> Self {
+        let column = cache.column(key);
+        Self { counts: vec![0; column.count], column }
     }
 
-    fn refuses(&self, pod: &Pod, node: &Node) -> Result<(), Refusal> {
-        let labels = node.labels().as_map();
-        let here = |places: &Places| {
-            !places.is_empty()
-                && labels.is_some_and(|l| {
-                    l.iter().any(|(k, v)| v.as_str().is_some_and(|v| places.contains_key(&(k.to_string(), v.to_string()))))
-                })
-        };
-        let Some(own) = pod.affinity.as_deref().filter(|t| !t.affinity.is_empty()) else {
-            return self.keeps_away(&here);
-        };
-        let near = own.affinity.iter().zip(&self.wanted).all(|(t, places)| place(node, &t.key).is_some_and(|at| places.contains_key(&at)));
-        let has_keys = own.affinity.iter().all(|t| place(node, &t.key).is_some());
-        let first = self.itself && self.wanted.iter().all(HashMap::is_empty);
-        if !(near || first && has_keys) {
-            return Err(Refusal::lasting("node(s) didn't match pod affinity rules"));
-        }
-        self.keeps_away(&here)
+    fn domain(&self, slot: usize) -> Option<usize> {
+        self.column.domains.get(slot).copied().flatten().map(|d| d as usize)
     }
 
-    fn keeps_away(&self, here: &impl Fn(&Places) -> bool) -> Result<(), Refusal> {
-        if here(&self.avoided) {
-            return Err(Refusal::passing("node(s) didn't match pod anti-affinity rules"));
+    fn add(&mut self, slot: usize, n: i64) {
+        if let Some(domain) = self.domain(slot) {
+            self.counts[domain] += n;
         }
-        if here(&self.refused) {
-            return Err(Refusal::passing("node(s) didn't satisfy existing pods anti-affinity rules"));
-        }
-        Ok(())
+    }
+
+    /// None where the node has no such label.
+    fn at(&self, slot: usize) -> Option<i64> {
+        self.domain(slot).map(|domain| self.counts[domain])
     }
 }
 
-pub(super) struct InterPodAffinity;
+/// The same for several labels.
+#[derive(Default)]
+struct ByKey(BTreeMap<String, Places>);
+
+impl ByKey {
+    fn add(&mut self, cache: &Cache, key: &str, slot: usize, n: i64) {
+        if !self.0.contains_key(key) {
+            self.0.insert(key.to_string(), Places::new(cache, key));
+        }
+        if let Some(places) = self.0.get_mut(key) {
+            places.add(slot, n);
+        }
+    }
+
+    fn any_at(&self, slot: usize) -> bool {
+        self.0.values().any(|places| places.at(slot).is_some_and(|n| n > 0))
+    }
+}
+
+pub(super) struct InterPodAffinity {
+    /// What a required affinity of a pod that runs counts in scores; see InterPodAffinityArgs.
+    pub(super) hard_weight: i64,
+    pub(super) ignores_preferences_of_others: bool,
+}
 
 impl Plugin for InterPodAffinity {
     fn name(&self) -> &'static str {
         "InterPodAffinity"
     }
 
-    fn weight(&self) -> i64 {
-        2
+    fn sharing(&self, pod: &Pod, cache: &Cache) -> Sharing {
+        if pod.affinity.is_none() && cache.affine() == 0 {
+            return Sharing::Nothing;
+        }
+        let terms = pod.affinity.as_ref().and(pod.object.at(&["spec", "affinity"]));
+        Sharing::With(format!("{}\n{}", pod.namespace(), text_of(&[Some(pod.labels()), terms])))
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), Refusal> {
-        cluster.surroundings(pod).refuses(pod, node)
-    }
-
-    fn score(&self, pod: &Pod, nodes: &[&Node], cluster: &Cluster<'_>) -> Option<Vec<i64>> {
-        let none = Terms::default();
-        let own = pod.affinity.as_deref().unwrap_or(&none);
-        let asks = !own.preferred.is_empty() || !own.preferred_anti.is_empty();
-        let mut weights = Places::new();
-        let mut add = |node: &Node, term: &Term, weight: i64| {
-            place(node, &term.key).into_iter().for_each(|at| *weights.entry(at).or_default() += weight);
+    fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
+        let own = pod.affinity.clone().unwrap_or_default();
+        let places = |terms: &[Term]| terms.iter().map(|t| Places::new(cache, &t.key)).collect();
+        let mut view = Surroundings {
+            refused: ByKey::default(),
+            weights: ByKey::default(),
+            avoided: places(&own.anti),
+            wanted: places(&own.affinity),
+            found: 0,
+            itself: own.affinity.iter().all(|t| t.matches(&pod.object, cache.namespaces())),
+            pod: pod.clone(),
+            own,
+            hard_weight: self.hard_weight,
+            ignores_preferences_of_others: self.ignores_preferences_of_others,
         };
-        let spaces = cluster.namespaces;
-        for node in &cluster.nodes {
-            let others: Box<dyn Iterator<Item = &Arc<Pod>>> = match asks {
-                true => Box::new(node.pods.values()),
-                false => Box::new(node.with_affinity.iter().filter_map(|uid| node.pods.get(uid))),
-            };
-            for other in others {
-                own.preferred.iter().filter(|t| t.matches(&other.object, spaces)).for_each(|t| add(node, t, t.weight));
-                own.preferred_anti.iter().filter(|t| t.matches(&other.object, spaces)).for_each(|t| add(node, t, -t.weight));
-                let Some(theirs) = other.affinity.as_deref() else { continue };
-                theirs.affinity.iter().filter(|t| t.matches(&pod.object, spaces)).for_each(|t| add(node, t, HARD_WEIGHT));
-                theirs.preferred.iter().filter(|t| t.matches(&pod.object, spaces)).for_each(|t| add(node, t, t.weight));
-                theirs.preferred_anti.iter().filter(|t| t.matches(&pod.object, spaces)).for_each(|t| add(node, t, -t.weight));
+        let looks_around = pod.affinity.is_some();
+        for (slot, node) in cache.nodes() {
+            match looks_around {
+                true => node.pods.values().for_each(|other| view.count(cache, slot, other, 1)),
+                false => node.with_affinity.iter().filter_map(|uid| node.pods.get(uid)).for_each(|other| view.count(cache, slot, other, 1)),
             }
         }
-        if weights.is_empty() {
-            return None;
+        Box::new(view)
+    }
+}
+
+/// What of the cluster matters to a pod.
+struct Surroundings {
+    pod: Arc<Pod>,
+    own: Arc<Terms>,
+    /// Places from which pods that run keep the pod away.
+    refused: ByKey,
+    /// For each term, places with pods that the pod wants to be away from.
+    avoided: Vec<Places>,
+    /// For each wanted term, the places with pods that match all of them.
+    wanted: Vec<Places>,
+    /// How many such pods there are in places that any of these terms knows.
+    found: i64,
+    /// The pod's own terms match it, so that it may be the first of its sort.
+    itself: bool,
+    /// How much places are preferred or avoided.
+    weights: ByKey,
+    hard_weight: i64,
+    ignores_preferences_of_others: bool,
+}
+
+const NOT_NEAR: u32 = 1;
+const AVOIDS: u32 = 2;
+const REFUSED: u32 = 3;
+
+impl Surroundings {
+    fn count(&mut self, cache: &Cache, slot: usize, other: &Pod, n: i64) {
+        let (spaces, own) = (cache.namespaces(), self.own.clone());
+        for (_, places) in own.anti.iter().zip(&mut self.avoided).filter(|(t, _)| t.matches(&other.object, spaces)) {
+            places.add(slot, n);
         }
-        let score = |node: &&Node| -> i64 {
-            weights.iter().filter(|((key, value), _)| node.labels().get(key).and_then(Value::as_str) == Some(value)).map(|(_, w)| w).sum()
-        };
-        let scores: Vec<i64> = nodes.iter().map(score).collect();
-        let (least, most) = (scores.iter().min().copied().unwrap_or(0), scores.iter().max().copied().unwrap_or(0));
-        Some(scores.iter().map(|s| if most == least { 0 } else { (s - least) * MAX_SCORE / (most - least) }).collect())
+        if !own.affinity.is_empty() && own.affinity.iter().all(|t| t.matches(&other.object, spaces)) {
+            for places in &mut self.wanted {
+                self.found += if places.domain(slot).is_some() { n } else { 0 };
+                places.add(slot, n);
+            }
+        }
+        for (terms, sign) in [(&own.preferred, 1), (&own.preferred_anti, -1)] {
+            for term in terms.iter().filter(|t| t.matches(&other.object, spaces)) {
+                self.weights.add(cache, &term.key, slot, sign * term.weight * n);
+            }
+        }
+        let Some(theirs) = other.affinity.as_deref() else { return };
+        let me = self.pod.object.clone();
+        for term in theirs.anti.iter().filter(|t| t.matches(&me, spaces)) {
+            self.refused.add(cache, &term.key, slot, n);
+        }
+        if self.hard_weight > 0 {
+            for term in theirs.affinity.iter().filter(|t| t.matches(&me, spaces)) {
+                self.weights.add(cache, &term.key, slot, self.hard_weight * n);
+            }
+        }
+        if self.ignores_preferences_of_others && own.preferred.is_empty() && own.preferred_anti.is_empty() {
+            return;
+        }
+        for (terms, sign) in [(&theirs.preferred, 1), (&theirs.preferred_anti, -1)] {
+            for term in terms.iter().filter(|t| t.matches(&me, spaces)) {
+                self.weights.add(cache, &term.key, slot, sign * term.weight * n);
+            }
+        }
+    }
+
+    fn detail(&self, slot: usize) -> u32 {
+        let near = || self.wanted.iter().all(|places| places.at(slot).is_some_and(|n| n > 0));
+        let first = || self.itself && self.found == 0 && self.wanted.iter().all(|places| places.domain(slot).is_some());
+        if !self.wanted.is_empty() && !near() && !first() {
+            return NOT_NEAR;
+        }
+        if self.avoided.iter().any(|places| places.at(slot).is_some_and(|n| n > 0)) {
+            return AVOIDS;
+        }
+        if self.refused.any_at(slot) { REFUSED } else { 0 }
+    }
+}
+
+impl View for Surroundings {
+    fn changed(&mut self, change: &Change, cache: &Cache) -> bool {
+        match change {
+            Change::Node(_) | Change::Namespaces => return false,
+            Change::Placed(slot, other) if cache.at(*slot).object.is_some() => self.count(cache, *slot, other, 1),
+            Change::Removed(slot, other) if cache.at(*slot).object.is_some() => self.count(cache, *slot, other, -1),
+            _ => {}
+        }
+        true
+    }
+
+    fn filter(&mut self, _: &Cache, verdicts: &mut Verdicts) {
+        if self.wanted.is_empty() && self.avoided.is_empty() && self.refused.0.is_empty() {
+            return;
+        }
+        for slot in verdicts.open().collect::<Vec<_>>() {
+            let detail = self.detail(slot);
+            if detail != 0 {
+                verdicts.refuse(slot, detail);
+            }
+        }
+    }
+
+    fn refusal(&self, _: &Cache, slot: usize) -> Option<Refusal> {
+        match self.detail(slot) {
+            0 => None,
+            NOT_NEAR => Some(Refusal::lasting("node(s) didn't match pod affinity rules")),
+            AVOIDS => Some(Refusal::passing("node(s) didn't match pod anti-affinity rules")),
+            _ => Some(Refusal::passing("node(s) didn't satisfy existing pods anti-affinity rules")),
+        }
+    }
+
+    fn score(&mut self, _: &Cache, slots: &[usize]) -> Option<Vec<i64>> {
+        let mut scores = vec![0i64; slots.len()];
+        for places in self.weights.0.values().filter(|places| places.counts.iter().any(|n| *n != 0)) {
+            scores.iter_mut().zip(slots).for_each(|(score, slot)| *score += places.at(*slot).unwrap_or(0));
+        }
+        let (least, most) = (scores.iter().min().copied()?, scores.iter().max().copied()?);
+        (most > least).then(|| scores.iter().map(|s| (s - least) * MAX_SCORE / (most - least)).collect())
     }
 }
 
@@ -222,6 +289,7 @@ impl Plugin for InterPodAffinity {
 mod tests {
     use super::*;
     use crate::plugins::testing::*;
+    use fram_machinery::object;
 
     fn term(key: &str) -> Value {
         object!({ "topologyKey": key, "labelSelector": { "matchLabels": { "app": "x" } } })
@@ -239,18 +307,18 @@ mod tests {
     fn a_pod_goes_where_the_pods_are_that_it_wants_to_be_near() {
         let mut cache = cache(vec![node("a", "4"), node("b", "4")]);
         cache.place(pod("1", object!({})), "b");
-        check(&cache, spec("podAffinity", REQUIRED, object!([(term(HOST))])), "b");
+        check(&mut cache, spec("podAffinity", REQUIRED, object!([(term(HOST))])), "b");
         let preferred = object!([{ "weight": 100, "podAffinityTerm": (term(HOST)) }]);
-        check(&cache, spec("podAffinity", PREFERRED, preferred.clone()), "b");
-        check(&cache, spec("podAntiAffinity", PREFERRED, preferred), "a");
+        check(&mut cache, spec("podAffinity", PREFERRED, preferred.clone()), "b");
+        check(&mut cache, spec("podAntiAffinity", PREFERRED, preferred), "a");
     }
 
     #[test]
     fn the_first_of_pods_that_want_each_other_may_run_anywhere_with_that_topology() {
-        let cache = cache(vec![node("a", "4")]);
-        check(&cache, spec("podAffinity", REQUIRED, object!([(term(HOST))])), "a");
+        let mut cache = cache(vec![node("a", "4")]);
+        check(&mut cache, spec("podAffinity", REQUIRED, object!([(term(HOST))])), "a");
         let none = "0/1 nodes are available: 1 node(s) didn't match pod affinity rules.";
-        check(&cache, spec("podAffinity", REQUIRED, object!([(term("zone"))])), none);
+        check(&mut cache, spec("podAffinity", REQUIRED, object!([(term("zone"))])), none);
     }
 
     #[test]
@@ -258,9 +326,9 @@ mod tests {
         let anti = || spec("podAntiAffinity", REQUIRED, object!([(term(HOST))]));
         let mut cache = cache(vec![node("a", "4")]);
         cache.place(pod("1", object!({})), "a");
-        check(&cache, anti(), "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.");
+        check(&mut cache, anti(), "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.");
         cache.place(pod("1", anti()), "a");
-        check(&cache, object!({}), "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules.");
+        check(&mut cache, object!({}), "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules.");
     }
 
     #[test]
@@ -269,11 +337,11 @@ mod tests {
         cache.place(pod("1", object!({})), "a");
         let mut elsewhere = term(HOST);
         elsewhere.set(&["namespaces"], object!(["other"]));
-        check(&cache, spec("podAntiAffinity", REQUIRED, object!([elsewhere])), "a");
+        check(&mut cache, spec("podAntiAffinity", REQUIRED, object!([elsewhere])), "a");
         let mut any = term(HOST);
         any.set(&["namespaceSelector"], object!({}));
-        cache.namespaces.insert("ns".into(), Arc::new(object!({ "metadata": { "name": "ns" } })));
+        cache.set_namespace("ns", Some(Arc::new(object!({ "metadata": { "name": "ns" } }))));
         let refused = "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.";
-        check(&cache, spec("podAntiAffinity", REQUIRED, object!([any])), refused);
+        check(&mut cache, spec("podAntiAffinity", REQUIRED, object!([any])), refused);
     }
 }

@@ -1,6 +1,10 @@
 //! NodePorts: two pods cannot hold the same host port.
 
-use crate::framework::{Cluster, Plugin, Refusal};
+use std::sync::Arc;
+
+use super::per_node::{Judge, PerNode};
+use crate::cache::Cache;
+use crate::framework::{Plugin, Refusal, Sharing, View};
 use crate::node::Node;
 use crate::pod::{HostPort, Pod};
 
@@ -10,14 +14,32 @@ fn clash(a: &HostPort, b: &HostPort) -> bool {
 }
 
 pub(super) struct NodePorts;
+
 impl Plugin for NodePorts {
     fn name(&self) -> &'static str {
         "NodePorts"
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), Refusal> {
-        let taken = pod.ports.iter().any(|p| node.ports.iter().any(|q| clash(p, q)));
-        if taken { Err(Refusal::passing("node(s) didn't have free ports for the requested pod ports")) } else { Ok(()) }
+    fn sharing(&self, pod: &Pod, _: &Cache) -> Sharing {
+        if pod.ports.is_empty() { Sharing::Nothing } else { Sharing::With(format!("{:?}", pod.ports)) }
+    }
+
+    fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
+        PerNode::boxed(Wanted(pod.ports.clone()), cache)
+    }
+}
+
+struct Wanted(Vec<HostPort>);
+
+impl Judge for Wanted {
+    const PODS: bool = true;
+
+    fn detail(&self, node: &Node) -> u32 {
+        self.0.iter().any(|p| node.ports.iter().any(|q| clash(p, q))).into()
+    }
+
+    fn refusal(&self, _: u32, _: &Node) -> Option<Refusal> {
+        Some(Refusal::passing("node(s) didn't have free ports for the requested pod ports"))
     }
 }
 
@@ -32,8 +54,8 @@ mod tests {
         let spec =
             |ip: &str, protocol: &str| object!({ "containers": [{ "ports": [{ "hostPort": 80, "hostIP": ip, "protocol": protocol }] }] });
         cache.place(pod("1", spec("127.0.0.1", "TCP")), "a");
-        check(&cache, spec("127.0.0.2", "TCP"), "a");
-        check(&cache, spec("127.0.0.1", "UDP"), "a");
-        check(&cache, spec("", "TCP"), "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.");
+        check(&mut cache, spec("127.0.0.2", "TCP"), "a");
+        check(&mut cache, spec("127.0.0.1", "UDP"), "a");
+        check(&mut cache, spec("", "TCP"), "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.");
     }
 }

@@ -1,8 +1,13 @@
 //! NodeUnschedulable and TaintToleration.
 
-use fram_machinery::Value;
+use std::sync::Arc;
 
-use crate::framework::{Cluster, Plugin, Refusal, normalize};
+use fram_machinery::{Value, object};
+
+use super::per_node::{Judge, PerNode};
+use super::text_of;
+use crate::cache::Cache;
+use crate::framework::{Plugin, Refusal, Sharing, View, normalize};
 use crate::node::Node;
 use crate::pod::Pod;
 
@@ -28,43 +33,89 @@ pub(super) fn tolerates_all(pod: &Pod, node: &Node) -> bool {
     node.taints().iter().filter(hard).all(|t| tolerated(pod, t))
 }
 
+pub(super) fn tolerations(pod: &Pod) -> Option<&Value> {
+    pod.object.at(&["spec", "tolerations"])
+}
+
+fn is_cordoned(node: &Node) -> bool {
+    node.object.as_deref().and_then(|o| o.bool_at(&["spec", "unschedulable"])) == Some(true)
+}
+
+fn tolerates_cordons(pod: &Pod) -> bool {
+    tolerated(pod, &object!({ "key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule" }))
+}
+
+/// Whether the node is cordoned, to a pod that minds.
+pub(super) fn cordoned_for(pod: &Pod, node: &Node) -> bool {
+    is_cordoned(node) && !tolerates_cordons(pod)
+}
+
 pub(super) struct NodeUnschedulable;
+
 impl Plugin for NodeUnschedulable {
     fn name(&self) -> &'static str {
         "NodeUnschedulable"
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), Refusal> {
-        let cordoned = node.object.as_deref().and_then(|o| o.bool_at(&["spec", "unschedulable"])) == Some(true);
-        let taint = fram_machinery::object!({ "key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule" });
-        if cordoned && !tolerated(pod, &taint) {
-            return Err(Refusal::lasting("node(s) were unschedulable"));
-        }
-        Ok(())
+    fn sharing(&self, pod: &Pod, _: &Cache) -> Sharing {
+        if tolerates_cordons(pod) { Sharing::Nothing } else { Sharing::With(String::new()) }
+    }
+
+    fn view(&self, _: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
+        PerNode::boxed(Cordoned, cache)
+    }
+}
+
+struct Cordoned;
+
+impl Judge for Cordoned {
+    const PODS: bool = false;
+
+    fn detail(&self, node: &Node) -> u32 {
+        is_cordoned(node).into()
+    }
+
+    fn refusal(&self, _: u32, _: &Node) -> Option<Refusal> {
+        Some(Refusal::lasting("node(s) were unschedulable"))
     }
 }
 
 pub(super) struct TaintToleration;
+
 impl Plugin for TaintToleration {
     fn name(&self) -> &'static str {
         "TaintToleration"
     }
 
-    fn weight(&self) -> i64 {
-        3
+    fn sharing(&self, pod: &Pod, _: &Cache) -> Sharing {
+        Sharing::With(text_of(&[tolerations(pod)]))
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, _: &Cluster<'_>) -> Result<(), Refusal> {
-        let hard = |t: &&Value| matches!(t.str_at(&["effect"]), "NoSchedule" | "NoExecute");
-        match node.taints().iter().filter(hard).all(|t| tolerated(pod, t)) {
-            true => Ok(()),
-            false => Err(Refusal::lasting("node(s) had untolerated taint(s)")),
-        }
+    fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
+        PerNode::boxed(Tolerating(pod.clone()), cache)
+    }
+}
+
+struct Tolerating(Arc<Pod>);
+
+impl Judge for Tolerating {
+    const PODS: bool = false;
+
+    fn detail(&self, node: &Node) -> u32 {
+        (!tolerates_all(&self.0, node)).into()
     }
 
-    fn score(&self, pod: &Pod, nodes: &[&Node], _: &Cluster<'_>) -> Option<Vec<i64>> {
-        let soft = |t: &&Value| t.str_at(&["effect"]) == "PreferNoSchedule" && !tolerated(pod, t);
-        Some(normalize(nodes.iter().map(|n| n.taints().iter().filter(soft).count() as i64).collect(), true))
+    fn refusal(&self, _: u32, _: &Node) -> Option<Refusal> {
+        Some(Refusal::lasting("node(s) had untolerated taint(s)"))
+    }
+
+    fn raw(&self, node: &Node) -> i64 {
+        let soft = |t: &&Value| t.str_at(&["effect"]) == "PreferNoSchedule" && !tolerated(&self.0, t);
+        node.taints().iter().filter(soft).count() as i64
+    }
+
+    fn scores(&self, raw: Vec<i64>) -> Option<Vec<i64>> {
+        raw.iter().any(|n| *n > 0).then(|| normalize(raw, true))
     }
 }
 
@@ -77,16 +128,16 @@ mod tests {
     fn a_taint_keeps_away_what_does_not_tolerate_it() {
         let mut tainted = node("a", "4");
         tainted.set(&["spec", "taints"], object!([{ "key": "k", "value": "v", "effect": "NoSchedule" }]));
-        let cache = cache(vec![tainted]);
-        check(&cache, object!({}), "0/1 nodes are available: 1 node(s) had untolerated taint(s).");
-        check(&cache, object!({ "tolerations": [{ "key": "k", "operator": "Equal", "value": "v" }] }), "a");
-        check(&cache, object!({ "tolerations": [{ "operator": "Exists" }] }), "a");
+        let mut cache = cache(vec![tainted]);
+        check(&mut cache, object!({}), "0/1 nodes are available: 1 node(s) had untolerated taint(s).");
+        check(&mut cache, object!({ "tolerations": [{ "key": "k", "operator": "Equal", "value": "v" }] }), "a");
+        check(&mut cache, object!({ "tolerations": [{ "operator": "Exists" }] }), "a");
     }
 
     #[test]
     fn a_cordoned_node_takes_nothing() {
         let mut cordoned = node("a", "4");
         cordoned.set(&["spec", "unschedulable"], true);
-        check(&cache(vec![cordoned]), object!({}), "0/1 nodes are available: 1 node(s) were unschedulable.");
+        check(&mut cache(vec![cordoned]), object!({}), "0/1 nodes are available: 1 node(s) were unschedulable.");
     }
 }

@@ -1,7 +1,10 @@
 //! VolumeBinding: a pod runs where its volumes are, or can be made.
 
-use crate::framework::{Cluster, Plugin, Refusal};
-use crate::node::Node;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::cache::{Cache, Change};
+use crate::framework::{Plugin, Refusal, Sharing, Verdicts, View};
 use crate::pod::Pod;
 
 pub(super) struct VolumeBinding;
@@ -11,11 +14,40 @@ impl Plugin for VolumeBinding {
         "VolumeBinding"
     }
 
-    fn pre_filter(&self, pod: &Pod, cluster: &Cluster<'_>) -> Result<(), String> {
-        cluster.storage.premature(&pod.object)
+    fn pre_filter(&self, pod: &Pod, cache: &Cache) -> Result<(), String> {
+        cache.storage.premature(&pod.object)
     }
 
-    fn filter(&self, pod: &Pod, node: &Node, cluster: &Cluster<'_>) -> Result<(), Refusal> {
-        cluster.storage.steps(&pod.object, node).map(drop).map_err(Refusal::lasting)
+    fn sharing(&self, pod: &Pod, cache: &Cache) -> Sharing {
+        if cache.storage.has_claims(&pod.object) { Sharing::Alone } else { Sharing::Nothing }
+    }
+
+    fn view(&self, pod: &Arc<Pod>, _: &Cache) -> Box<dyn View> {
+        Box::new(Claims { pod: pod.clone(), reasons: BTreeMap::new() })
+    }
+}
+
+struct Claims {
+    pod: Arc<Pod>,
+    /// Details by reason.
+    reasons: BTreeMap<String, u32>,
+}
+
+impl View for Claims {
+    fn changed(&mut self, _: &Change, _: &Cache) -> bool {
+        true
+    }
+
+    fn filter(&mut self, cache: &Cache, verdicts: &mut Verdicts) {
+        for slot in verdicts.open().collect::<Vec<_>>() {
+            if let Err(reason) = cache.storage.steps(&self.pod.object, cache.at(slot)) {
+                let next = self.reasons.len() as u32 + 1;
+                verdicts.refuse(slot, *self.reasons.entry(reason).or_insert(next));
+            }
+        }
+    }
+
+    fn refusal(&self, cache: &Cache, slot: usize) -> Option<Refusal> {
+        cache.storage.steps(&self.pod.object, cache.at(slot)).err().map(Refusal::lasting)
     }
 }

@@ -3,7 +3,7 @@
 
 mod slice;
 
-use fram_cel::{Declared, Environment, Program, Type};
+use crate::devices::DeviceSelector;
 use std::collections::HashSet;
 
 use fram_machinery::status::FieldError;
@@ -246,26 +246,10 @@ fn selectors(selectors: &[Value], at: &str, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::too_long(at, LONGEST_EXPRESSION));
             continue;
         }
-        let why = match Program::compile(text, &device_environment()) {
-            Ok(program) if matches!(program.result(), Type::Bool | Type::Dyn) => continue,
-            Ok(program) => format!("must evaluate to bool or the unknown type, not {}", program.result()),
-            Err(why) => format!("compilation failed: {why}"),
-        };
-        errors.push(FieldError::invalid(at, text, why));
+        if let Err(why) = DeviceSelector::compile(text) {
+            errors.push(FieldError::invalid(at, text, why));
+        }
     }
-}
-
-/// What a selector may use; see upstream's dynamic-resource-allocation/cel.
-fn device_environment() -> Environment {
-    let simple = |ty| Declared::simple(ty);
-    let quantity = Type::Named("kubernetes.Quantity".into(), [].into());
-    let fields = vec![
-        ("driver", simple(Type::Text)),
-        ("allowMultipleAllocations", simple(Type::Bool)),
-        ("attributes", Declared::map(Declared::map(simple(Type::Dyn), 0), 0)),
-        ("capacity", Declared::map(Declared::map(simple(quantity), 0), 0)),
-    ];
-    Environment::kubernetes().bindings().variable_of("device", Declared::object("kubernetes.DRADevice", fields).into())
 }
 
 /// The requests that a constraint, a configuration or a result is about.

@@ -22,7 +22,8 @@ enum Part {
 }
 
 impl Semver {
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads a version; None where the text is none.
+    pub fn parse(text: &str) -> Option<Self> {
         let (rest, build) = text.split_once('+').map_or((text, None), |(rest, build)| (rest, Some(build)));
         let (core, pre) = rest.split_once('-').map_or((rest, None), |(core, pre)| (core, Some(pre)));
         let mut numbers = core.splitn(3, '.').map(number);

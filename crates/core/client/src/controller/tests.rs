@@ -45,6 +45,43 @@ async fn a_failing_or_panicking_key_is_tried_again_and_others_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_reconciled_before_everything_that_is_needed_was_listed() {
+    let (tasks, stop_informers) = (tokio_util::task::TaskTracker::new(), CancellationToken::new());
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let client = crate::Client::new(Arc::new(Late(gate.clone())), "test");
+    let late = Informer::start(client, crate::resources::PODS, "", Default::default(), &tasks, stop_informers);
+    let tries = Arc::new(AtomicU64::new(0));
+    let seen = tries.clone();
+    let reconcile = move |_: String| {
+        seen.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Ok(Action::Done))
+    };
+    let (enqueuer, _stop, _tasks) = start(Controller::new("test", 1).needs(&late), reconcile);
+    enqueuer.add("key");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(tries.load(Ordering::Relaxed), 0);
+    gate.add_permits(1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(tries.load(Ordering::Relaxed), 1);
+}
+
+/// A server that answers lists when it is let.
+struct Late(Arc<tokio::sync::Semaphore>);
+
+#[async_trait::async_trait]
+impl crate::Transport for Late {
+    async fn call(&self, _: crate::Call) -> Result<crate::Reply, fram_machinery::Status> {
+        let _let = self.0.acquire().await;
+        Ok(crate::Reply::Page(crate::Page { items: Vec::new(), resource_version: "1".into(), ..Default::default() }))
+    }
+
+    async fn watch(&self, _: &crate::Resource, _: &str, _: crate::ListOptions) -> Result<crate::WatchStream, fram_machinery::Status> {
+        let _let = self.0.acquire().await;
+        Ok(Box::pin(futures_util::stream::pending()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_more_keys_than_workers_are_under_way_and_no_key_twice() {
     let running: Arc<Mutex<Vec<String>>> = Arc::default();
     let worst = Arc::new(AtomicU64::new(0));

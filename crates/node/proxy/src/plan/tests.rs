@@ -140,6 +140,24 @@ fn endpoints_keep_their_slots_when_others_come_and_go() {
 }
 
 #[test]
+fn only_addresses_of_load_balancers_are_kept_to_the_source_ranges() {
+    let range = |text: &str| text.parse::<Cidr>().unwrap();
+    let front = frontend("5.6.7.8", 80);
+    let balanced = |ranges: &[&str]| {
+        let source_ranges = Some(ranges.iter().map(|r| range(r)).collect());
+        let mut service = Service { external_ips: vec![ip("1.2.3.4")], load_balancer_ips: vec![front.ip], source_ranges, ..service() };
+        service.ports[0].node_port = Some(30080);
+        plan(service, &[1])
+    };
+    let sources = |ranges: &[&str]| ranges.iter().map(|r| (front, range(r))).collect::<BTreeSet<_>>();
+    let desired = balanced(&["10.0.0.0/8", "fd00::/8"]);
+    assert_eq!((&desired.restricted, &desired.sources), (&BTreeSet::from([front]), &sources(&["10.0.0.0/8"])));
+    let desired = balanced(&["192.168.0.0/24"]);
+    assert_eq!(desired.sources, sources(&["192.168.0.0/24", "5.6.7.8/32"]), "the node may, so it may by the address itself");
+    assert!(plan(Service { load_balancer_ips: vec![front.ip], ..service() }, &[1]).restricted.is_empty());
+}
+
+#[test]
 fn of_two_services_that_claim_one_address_the_first_by_name_has_it() {
     let (mut a, mut b) = (service(), service());
     a.external_ips = vec![ip("1.2.3.4")];

@@ -11,12 +11,12 @@ use fram_client::remote::{Kubeconfig, Remote};
 use fram_machinery::{Value, json, object};
 
 use crate::load::ask;
-use crate::rows::{post, request};
+use crate::requests::{post, request};
 
 /// Kernel time is counted in hundredths of a second (USER_HZ).
 const TICK: Duration = Duration::from_millis(10);
 /// Where the load happens; its user lives here too.
-pub(crate) const NAMESPACE: &str = "bench";
+pub const NAMESPACE: &str = "bench";
 
 /// How to start a subject, again and again.
 pub(crate) struct Recipe {
@@ -41,15 +41,15 @@ impl Recipe {
     }
 }
 
-pub(crate) struct Subject {
+pub struct Subject {
     recipe: Recipe,
     process: Child,
     /// How long it took from the command until /readyz said ok.
-    pub(crate) started: Duration,
+    pub started: Duration,
     /// May do everything.
-    pub(crate) admin: Arc<Remote>,
+    pub admin: Arc<Remote>,
     /// A user whose rights come from RBAC, over a connection for each client.
-    pub(crate) clients: Vec<Arc<Remote>>,
+    pub clients: Vec<Arc<Remote>>,
     config: Kubeconfig,
 }
 
@@ -68,12 +68,12 @@ impl Subject {
         Ok(subject)
     }
 
-    pub(crate) fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         self.recipe.name
     }
 
     /// Ends it by a signal that cannot be caught, and starts it on what it had stored.
-    pub(crate) async fn restart(&mut self) -> Result<()> {
+    pub async fn restart(&mut self) -> Result<()> {
         self.kill();
         (self.process, self.started, self.admin) = launch(&self.recipe).await?;
         self.clients = self.connections(self.clients.len())?;
@@ -81,18 +81,24 @@ impl Subject {
     }
 
     /// Further clients of the same user.
-    pub(crate) fn connections(&self, count: usize) -> Result<Vec<Arc<Remote>>> {
+    pub fn connections(&self, count: usize) -> Result<Vec<Arc<Remote>>> {
         (0..count).map(|_| Ok(Arc::new(Remote::new(&self.config)?))).collect()
     }
 
+    /// Further clients of who may do everything.
+    pub fn admins(&self, count: usize) -> Result<Vec<Arc<Remote>>> {
+        let config = Kubeconfig::read(&self.recipe.kubeconfig)?;
+        (0..count).map(|_| Ok(Arc::new(Remote::new(&config)?))).collect()
+    }
+
     /// CPU time of all its processes so far, user and system.
-    pub(crate) fn cpu(&self) -> Duration {
+    pub fn cpu(&self) -> Duration {
         let ticks = |stat: &[String]| -> u32 { [11, 12].iter().filter_map(|i| stat.get(*i)?.parse::<u32>().ok()).sum() };
         self.group().iter().map(|(_, stat)| TICK * ticks(stat)).sum()
     }
 
     /// Memory of all its processes together: the sum of their proportional set sizes, in MB.
-    pub(crate) fn memory(&self) -> f64 {
+    pub fn memory(&self) -> f64 {
         let pss = |pid: &str| {
             let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
             let line = rollup.lines().find_map(|l| l.strip_prefix("Pss:")).map(|l| l.trim().trim_end_matches(" kB").to_string());
@@ -157,7 +163,7 @@ fn named(name: &str) -> Value {
 }
 
 /// Makes an object that may be there already.
-async fn make(remote: &Remote, path: &str, object: Value) -> Result<()> {
+pub async fn make(remote: &Remote, path: &str, object: Value) -> Result<()> {
     match ask(remote, post(path, &object)).await {
         Err(error) if !error.to_string().contains("AlreadyExists") => Err(error),
         _ => Ok(()),

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use crate::subject::Subject;
 
 /// What a number of operations took.
-pub(crate) struct Figures {
+pub struct Figures {
     operations: usize,
     /// CPU time of the server, user and system.
     cpu: Duration,
@@ -24,13 +24,18 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    pub(crate) fn new(operations: usize, cpu: Duration, wall: Duration, mut latencies: Vec<Duration>) -> Self {
+    pub fn new(operations: usize, cpu: Duration, wall: Duration, mut latencies: Vec<Duration>) -> Self {
         latencies.sort_unstable();
         Self { operations, cpu, wall, latencies }
     }
 
+    /// How many operations there were in a second.
+    pub fn rate(&self) -> f64 {
+        self.operations as f64 / self.wall.as_secs_f64()
+    }
+
     /// CPU time of the server by operation, in microseconds.
-    pub(crate) fn cost(&self) -> f64 {
+    pub fn cost(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.operations as f64
     }
 
@@ -42,14 +47,13 @@ impl Figures {
 
 impl std::fmt::Display for Figures {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let rate = self.operations as f64 / self.wall.as_secs_f64();
-        write!(f, "{:.1} us CPU, {rate:.0}/s, ", self.cost())?;
+        write!(f, "{:.1} us CPU, {:.0}/s, ", self.cost(), self.rate())?;
         write!(f, "median {:.1} ms, p99 {:.1} ms", self.quantile(500), self.quantile(990))
     }
 }
 
 /// Sends a request and reads the whole answer, which has to be a success.
-pub(crate) async fn ask(remote: &Remote, request: Request<Full<Bytes>>) -> Result<Bytes> {
+pub async fn ask(remote: &Remote, request: Request<Full<Bytes>>) -> Result<Bytes> {
     let what = format!("{} {}", request.method(), request.uri());
     let response = remote.send(request).await.map_err(|status| anyhow::anyhow!("{what}: {status:?}"))?;
     let code = response.status();
@@ -59,7 +63,7 @@ pub(crate) async fn ask(remote: &Remote, request: Request<Full<Bytes>>) -> Resul
 }
 
 /// Asks for `operations` things, by the clients of the subject at once; `request` makes each by its number.
-pub(crate) async fn drive(
+pub async fn drive(
     subject: &Subject,
     clients: &[Arc<Remote>],
     operations: usize,

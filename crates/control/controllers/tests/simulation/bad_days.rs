@@ -1,0 +1,185 @@
+//! Days on which everything happens at once, or again and again: what the control plane asks for is bounded by what happens, and
+//! by time where somebody undoes what it does.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fram_client::resources::{DEPLOYMENTS, JOBS, NODES, PODS, REPLICA_SETS, RESOURCE_QUOTAS};
+use fram_client::{Client, Informer, InformerOptions, PatchKind, Resource};
+use fram_machinery::{Value, meta, object};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bad_input::{make, template};
+use crate::kubelets::Kubelets;
+use crate::users::NAMESPACE;
+use crate::world::World;
+
+/// A cluster without faults, and its own tasks.
+struct Day {
+    world: World,
+    client: Client,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    before: BTreeMap<String, u64>,
+}
+
+impl Day {
+    async fn new(nodes: usize) -> Self {
+        let mut world = World::new(1).await;
+        world.faults.set(false);
+        let (tasks, stop, client) = (TaskTracker::new(), CancellationToken::new(), world.admin());
+        let kubelets = Kubelets::start(nodes, &client, &world.clock, &world.chance.branch("kubelets"), &tasks, &stop).await;
+        kubelets.all_up();
+        world.start();
+        wait(2).await;
+        Self { world, client, tasks, stop, before: BTreeMap::new() }
+    }
+
+    /// Counts from here.
+    fn count(&mut self) {
+        self.before = self.world.faults.counts.lock().clone();
+    }
+
+    /// How often somebody asked for something since then, by parts of who and what.
+    fn asked(&self, what: &str) -> u64 {
+        let counts = self.world.faults.counts.lock();
+        let since = |(name, count): (&String, &u64)| name.contains(what).then(|| count - self.before.get(name).copied().unwrap_or(0));
+        counts.iter().filter_map(since).sum()
+    }
+
+    async fn list(&self, resource: &Resource) -> Vec<std::sync::Arc<Value>> {
+        self.client.within(resource, NAMESPACE).list(Default::default()).await.unwrap().items
+    }
+
+    async fn end(mut self) {
+        self.world.crash().await;
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+async fn wait(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+fn run(day: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(day);
+}
+
+fn deployment(replicas: i64) -> Value {
+    let labels = object!({ "app": "web" });
+    object!({ "spec": { "replicas": replicas, "selector": { "matchLabels": (labels.clone()) }, "template": (template(labels, "serve")) } })
+}
+
+#[test]
+fn hundreds_of_pods_of_one_job_that_fail_at_once_cost_what_each_of_them_costs() {
+    const PODS_AT_ONCE: u64 = 400;
+    run(async {
+        let mut day = Day::new(8).await;
+        day.count();
+        let mut failing = template(object!({ "app": "failing" }), "end:1000");
+        failing.set(&["spec", "restartPolicy"], "Never");
+        let most = PODS_AT_ONCE as i64;
+        let job = object!({ "spec": { "completions": most, "parallelism": most, "backoffLimit": 3, "template": failing } });
+        make(&day.client, &JOBS, "failing", job).await;
+        wait(600).await;
+        let job = day.client.within(&JOBS, NAMESPACE).get("failing").await.unwrap();
+        assert!(meta::condition_is_true(&job, "Failed"), "{:?}", job.get("status"));
+        let held = day.list(&PODS).await.iter().filter(|p| meta::has_finalizer(p, "batch.kubernetes.io/job-tracking")).count();
+        assert_eq!(held, 0, "pods are still counted");
+        // A pod is made, let go, and deleted if it still ran.
+        let (of_pods, of_job) =
+            (day.asked("job-controller"), day.asked("job-controller update jobs") + day.asked("job-controller patch jobs"));
+        assert!(of_pods <= 4 * PODS_AT_ONCE, "{of_pods} requests for {PODS_AT_ONCE} pods");
+        println!("{of_pods} requests and {of_job} statuses for {PODS_AT_ONCE} pods");
+        assert!(of_job <= PODS_AT_ONCE, "{of_job} statuses for {PODS_AT_ONCE} pods");
+        let told = day.asked("events");
+        assert!(told <= 4 * PODS_AT_ONCE, "{told} events");
+        day.end().await;
+    });
+}
+
+#[test]
+fn a_quota_that_changes_under_load_is_kept_and_not_run_against() {
+    run(async {
+        let mut day = Day::new(2).await;
+        make(&day.client, &RESOURCE_QUOTAS, "moving", object!({ "spec": { "hard": { "pods": "5" } } })).await;
+        wait(2).await;
+        day.count();
+        make(&day.client, &DEPLOYMENTS, "web", deployment(40)).await;
+        for round in 0..120_i64 {
+            let hard = object!({ "spec": { "hard": { "pods": ((5 + round % 7).to_string()) } } });
+            day.client.within(&RESOURCE_QUOTAS, NAMESPACE).patch("moving", "", PatchKind::Merge, hard).await.unwrap();
+            wait(1).await;
+            assert!(day.list(&PODS).await.len() <= 11);
+        }
+        let tries = day.asked("replicaset-controller create pods");
+        assert!(tries <= 400, "{tries} pods were tried to be made");
+        let counted = day.asked("resourcequota-controller");
+        assert!(counted <= 5 * 120, "{counted} requests to count");
+        let sets = day.list(&REPLICA_SETS).await;
+        let condition = meta::condition(&sets[0], "ReplicaFailure").cloned().unwrap_or_default();
+        assert_eq!(condition.str_at(&["reason"]), "FailedCreate");
+        day.end().await;
+    });
+}
+
+#[test]
+fn a_fight_over_a_field_goes_on_no_faster_than_a_queue_lets_it() {
+    const SECONDS: u64 = 120;
+    run(async {
+        let mut day = Day::new(1).await;
+        make(&day.client, &DEPLOYMENTS, "web", deployment(2)).await;
+        wait(30).await;
+        // Somebody who puts another number into the ReplicaSet whenever the Deployment's controller has put in its own.
+        let sets = Informer::start(day.client.clone(), REPLICA_SETS, "", InformerOptions::default(), &day.tasks, day.stop.clone());
+        let (client, mut changes) = (day.client.clone(), sets.subscribe());
+        let fight = async move {
+            while let Some(deltas) = changes.changed().await {
+                for set in deltas.iter().filter_map(|d| d.new.as_ref()).filter(|s| s.int_at(&["spec", "replicas"]) == Some(2)) {
+                    let other = object!({ "spec": { "replicas": 3 } });
+                    let _ = client.within(&REPLICA_SETS, NAMESPACE).patch(meta::name(set), "", PatchKind::Merge, other).await;
+                }
+            }
+        };
+        day.tasks.spawn(day.stop.clone().run_until_cancelled_owned(fight));
+        day.count();
+        wait(SECONDS).await;
+        let (of_deployment, of_set) = (day.asked("deployment-controller"), day.asked("replicaset-controller"));
+        println!("in {SECONDS} s the Deployment's controller asked {of_deployment} times, the ReplicaSet's {of_set} times");
+        assert!(of_deployment >= 10, "nobody fights");
+        // What a queue grants one key; a turn asks for a scale and a status at most.
+        let turns = 200 + 20 * SECONDS;
+        assert!(of_deployment <= 3 * turns, "{of_deployment} requests in {SECONDS} s");
+        assert!(of_set <= 3 * turns, "{of_set} requests in {SECONDS} s");
+        day.end().await;
+    });
+}
+
+#[test]
+fn a_node_that_flaps_every_second_costs_a_few_requests_each_time() {
+    const FLAPS: u64 = 60;
+    run(async {
+        let mut day = Day::new(2).await;
+        make(&day.client, &DEPLOYMENTS, "web", deployment(10)).await;
+        wait(30).await;
+        day.count();
+        let on_node = day.list(&PODS).await.iter().filter(|p| p.str_at(&["spec", "nodeName"]) == "node-0").count() as u64;
+        for flap in 0..FLAPS {
+            let ready = if flap % 2 == 0 { "False" } else { "True" };
+            let condition = object!({ "type": "Ready", "status": ready, "reason": "Flapping" });
+            let status = object!({ "status": { "conditions": [condition] } });
+            day.client.all(&NODES).patch("node-0", "status", PatchKind::Strategic, status).await.unwrap();
+            wait(1).await;
+        }
+        // Taints on and off, and each pod of it once each time that it goes.
+        let asked = day.asked("node-controller");
+        println!("{asked} requests for {FLAPS} flaps of a node with {on_node} pods");
+        assert!(asked <= FLAPS * (4 + 2 * on_node), "{asked} requests for {FLAPS} flaps of a node with {on_node} pods");
+        let evicted = day.asked("delete pods");
+        assert_eq!(evicted, 0, "nobody is evicted for a flap");
+        day.end().await;
+    });
+}

@@ -1,0 +1,88 @@
+//! Configurations as users write them.
+
+use super::*;
+
+fn read(rest: &str) -> Result<Configuration, String> {
+    let text = format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{rest}");
+    parse(&text).and_then(|document| Configuration::read(document).map_err(|error| error.to_string()))
+}
+
+/// Names of a profile's plugins with F where they filter, and their weights.
+fn plugins(rest: &str) -> Vec<String> {
+    let show = |s: &Slot| {
+        format!(
+            "{}{}{}",
+            s.plugin.name(),
+            if s.filters { " F" } else { "" },
+            if s.weight > 0 { format!(" {}", s.weight) } else { String::new() }
+        )
+    };
+    read(rest).unwrap().profiles[0].slots.iter().map(show).collect()
+}
+
+#[test]
+fn what_is_not_said_is_as_without_a_configuration() {
+    let said = read("profiles: [{schedulerName: mine}]").unwrap();
+    assert_eq!((said.profiles[0].name.as_str(), said.profiles[0].slots.len()), ("mine", Configuration::default().profiles[0].slots.len()));
+    assert_eq!(said.backoff, Backoff::default());
+    assert_eq!(read("").unwrap().profiles[0].name, DEFAULT_SCHEDULER);
+}
+
+#[test]
+fn plugins_are_taken_out_and_weighed_anew_by_point() {
+    let only = "profiles: [{plugins: {multiPoint: {disabled: [{name: '*'}], enabled: [{name: PrioritySort}, {name: DefaultBinder},
+        {name: SchedulingGates}, {name: NodeResourcesFit, weight: 7}, {name: ImageLocality}]}}}]";
+    assert_eq!(plugins(only), ["NodeResourcesFit F 7", "ImageLocality 1"]);
+    let points = "profiles: [{plugins: {filter: {disabled: [{name: TaintToleration}]}, score: {disabled: [{name: '*'}],
+        enabled: [{name: NodeAffinity, weight: 5}]}}}]";
+    let plugins = plugins(points);
+    assert!(plugins.contains(&"NodeAffinity F 5".into()) && plugins.contains(&"NodeResourcesFit F".into()), "{plugins:?}");
+    assert!(!plugins.iter().any(|p| p.starts_with("TaintToleration") || p.starts_with("ImageLocality")), "{plugins:?}");
+    let polite = read("profiles: [{plugins: {postFilter: {disabled: [{name: DefaultPreemption}]}}}]").unwrap();
+    assert_eq!(polite.profiles[0].preemption, None);
+}
+
+#[test]
+fn arguments_reach_their_plugins() {
+    let text = "podInitialBackoffSeconds: 2
+podMaxBackoffSeconds: 60
+parallelism: 8
+profiles:
+- pluginConfig:
+  - {name: NodeResourcesFit, args: {kind: NodeResourcesFitArgs, scoringStrategy: {type: MostAllocated, resources: [{name: cpu, weight: 3}]}}}
+  - {name: PodTopologySpread, args: {defaultingType: List, defaultConstraints: [{topologyKey: z, maxSkew: 1, whenUnsatisfiable: ScheduleAnyway}]}}
+  - {name: InterPodAffinity, args: {hardPodAffinityWeight: 50}}
+  - {name: NodeAffinity, args: {addedAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: []}}}}
+  - {name: VolumeBinding, args: {bindTimeoutSeconds: 5}}
+  - {name: DefaultPreemption, args: {minCandidateNodesAbsolute: 7}}";
+    let said = read(text).unwrap();
+    assert_eq!(said.backoff, Backoff { first: Duration::from_secs(2), last: Duration::from_secs(60) });
+    let profile = &said.profiles[0];
+    assert_eq!((profile.bind_timeout, profile.preemption), (Duration::from_secs(5), Some(Limits { percentage: 10, absolute: 7 })));
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_its_place() {
+    let table = [
+        ("parallelism: 0", "parallelism: Invalid value: 0: should be an integer value greater than zero"),
+        ("percentageOfNodesToScore: 101", "percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]"),
+        (
+            "podInitialBackoffSeconds: 20",
+            "podMaxBackoffSeconds: Invalid value: 10: must be greater than or equal to PodInitialBackoffSeconds",
+        ),
+        (
+            "profiles: [{plugins: {filter: {enabled: [{name: Mine}]}}}]",
+            "profiles[0].plugins.filter.enabled: plugin \"Mine\" does not exist",
+        ),
+        ("profiles: [{}, {}]", "Duplicate value"),
+        ("profiles: [{pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: 101}}]}]", "not in valid range [0-100]"),
+        ("profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoring: x}}]}]", "unknown field `scoring`"),
+        ("profiles: [{plugin: x}]", "unknown field `plugin`"),
+        ("extenders: [{urlPrefix: 'http://x', bindVerb: b}, {urlPrefix: 'http://y', bindVerb: b}]", "only one extender can implement bind"),
+        ("extenders: [{urlPrefix: 'http://x', prioritizeVerb: p}]", "extenders[0].weight: Invalid value: 0: must have a positive weight"),
+    ];
+    for (text, expect) in table {
+        let said = read(text).unwrap_err();
+        assert!(said.contains(expect), "{text}: {said}");
+    }
+}

@@ -1,0 +1,279 @@
+//! The devices of the cluster as the scheduler sees them: pools of slices, classes, claims, and which devices are taken. Pure; see
+//! upstream's plugin dynamicresources and dynamic-resource-allocation/structured.
+
+mod allocate;
+mod selectors;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use fram_api::devices::{awaits_claims, claims_of_pod};
+use fram_machinery::{Value, meta, object};
+use parking_lot::Mutex;
+
+use crate::node::Node;
+use crate::pod::Pod;
+use selectors::Selectors;
+
+pub(crate) use allocate::NONE;
+
+/// A pool of a driver: the part of its slices' names that counts.
+type PoolId = (Arc<str>, Arc<str>);
+/// Driver, pool and name.
+type DeviceId = (Arc<str>, Arc<str>, Arc<str>);
+
+/// A pool's slices, of all generations that are there.
+#[derive(Debug, Default)]
+struct Pool {
+    slices: BTreeMap<String, Arc<Value>>,
+}
+
+impl Pool {
+    fn generation(&self) -> i64 {
+        self.slices.values().filter_map(|s| s.int_at(&["spec", "pool", "generation"])).max().unwrap_or(0)
+    }
+
+    /// The slices of the newest generation.
+    fn current(&self) -> impl Iterator<Item = &Arc<Value>> {
+        let newest = self.generation();
+        self.slices.values().filter(move |s| s.int_at(&["spec", "pool", "generation"]).unwrap_or(0) == newest)
+    }
+
+    /// All of its slices are there.
+    fn is_complete(&self) -> bool {
+        let expected = self.current().next().and_then(|s| s.int_at(&["spec", "pool", "resourceSliceCount"])).unwrap_or(0);
+        self.current().count() as i64 >= expected
+    }
+}
+
+/// What a pod's claim takes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Allocation {
+    pub(crate) claim: Arc<Value>,
+    /// None where it has devices already.
+    pub(crate) devices: Option<Value>,
+}
+
+/// A pod and its claims: why it cannot run yet, or what there is to find.
+#[derive(Debug)]
+pub(crate) enum Claims {
+    /// None of them wants a device that it does not have.
+    Settled(Vec<Arc<Value>>),
+    Wanting(Vec<Arc<Value>>),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Devices {
+    pools: BTreeMap<PoolId, Pool>,
+    /// The pools that have slices for one node.
+    by_node: HashMap<String, BTreeSet<PoolId>>,
+    /// The pools that have others.
+    general: BTreeSet<PoolId>,
+    classes: HashMap<String, Arc<Value>>,
+    claims: HashMap<String, Arc<Value>>,
+    /// What was decided and is not yet said by the API, by the keys of claims: their UID and the allocation.
+    assumed: HashMap<String, (String, Value)>,
+    /// Devices by the claim that holds them.
+    held: HashMap<String, Vec<DeviceId>>,
+    taken: HashSet<DeviceId>,
+    selectors: Mutex<Selectors>,
+}
+
+fn pool_of(slice: &Value) -> PoolId {
+    (slice.str_at(&["spec", "driver"]).into(), slice.str_at(&["spec", "pool", "name"]).into())
+}
+
+/// The devices that an allocation keeps from others.
+fn devices_of(allocation: &Value) -> Vec<DeviceId> {
+    let results = allocation.list_at(&["devices", "results"]).iter();
+    let exclusive = results.filter(|r| r.bool_at(&["adminAccess"]) != Some(true));
+    exclusive.map(|r| (r.str_at(&["driver"]).into(), r.str_at(&["pool"]).into(), r.str_at(&["device"]).into())).collect()
+}
+
+fn allocation_of(claim: &Value) -> Option<&Value> {
+    claim.at(&["status", "allocation"]).filter(|a| !a.is_null())
+}
+
+impl Devices {
+    pub(crate) fn set_slice(&mut self, name: &str, slice: Option<Arc<Value>>) {
+        let before: Vec<PoolId> = self.pools.iter().filter(|(_, pool)| pool.slices.contains_key(name)).map(|(id, _)| id.clone()).collect();
+        for id in &before {
+            if let Some(pool) = self.pools.get_mut(id)
+                && let Some(old) = pool.slices.remove(name)
+            {
+                let node = old.str_at(&["spec", "nodeName"]).to_string();
+                self.index(id, &node);
+            }
+        }
+        self.selectors.get_mut().forget(name);
+        let Some(slice) = slice else { return };
+        let (id, node) = (pool_of(&slice), slice.str_at(&["spec", "nodeName"]).to_string());
+        self.pools.entry(id.clone()).or_default().slices.insert(name.into(), slice);
+        self.index(&id, &node);
+    }
+
+    /// Notes anew where the slices of a pool are for this node, or for none of their own.
+    fn index(&mut self, id: &PoolId, node: &str) {
+        let there = self.pools.get(id).is_some_and(|p| p.slices.values().any(|s| s.str_at(&["spec", "nodeName"]) == node));
+        let set = match node {
+            "" => &mut self.general,
+            node => self.by_node.entry(node.into()).or_default(),
+        };
+        if there {
+            set.insert(id.clone())
+        } else {
+            set.remove(id)
+        };
+        if self.by_node.get(node).is_some_and(BTreeSet::is_empty) {
+            self.by_node.remove(node);
+        }
+        if self.pools.get(id).is_some_and(|p| p.slices.is_empty()) {
+            self.pools.remove(id);
+        }
+    }
+
+    pub(crate) fn set_class(&mut self, name: &str, class: Option<Arc<Value>>) {
+        match class {
+            Some(class) => drop(self.classes.insert(name.into(), class)),
+            None => drop(self.classes.remove(name)),
+        }
+    }
+
+    pub(crate) fn set_claim(&mut self, key: &str, claim: Option<Arc<Value>>) {
+        match claim {
+            Some(claim) => {
+                if allocation_of(&claim).is_some() || self.assumed.get(key).is_some_and(|(uid, _)| *uid != meta::uid(&claim)) {
+                    self.assumed.remove(key);
+                }
+                self.claims.insert(key.into(), claim);
+            }
+            None => {
+                self.claims.remove(key);
+                self.assumed.remove(key);
+            }
+        }
+        self.hold(key);
+    }
+
+    /// Counts the devices of a claim as taken, and no others that it had.
+    fn hold(&mut self, key: &str) {
+        for id in self.held.remove(key).unwrap_or_default() {
+            self.taken.remove(&id);
+        }
+        let said = self.claims.get(key).and_then(|claim| allocation_of(claim));
+        let devices = said.or(self.assumed.get(key).map(|(_, allocation)| allocation)).map(devices_of).unwrap_or_default();
+        self.taken.extend(devices.iter().cloned());
+        if !devices.is_empty() {
+            self.held.insert(key.into(), devices);
+        }
+    }
+
+    /// Counts what was decided for claims from now on.
+    pub(crate) fn assume(&mut self, allocations: &[Allocation]) {
+        for Allocation { claim, devices } in allocations {
+            if let Some(devices) = devices {
+                let key = meta::key(claim);
+                self.assumed.insert(key.clone(), (meta::uid(claim).into(), devices.clone()));
+                self.hold(&key);
+            }
+        }
+    }
+
+    /// What was decided is not done.
+    pub(crate) fn give_back(&mut self, allocations: &[Allocation]) {
+        for Allocation { claim, .. } in allocations {
+            let key = meta::key(claim);
+            self.assumed.remove(&key);
+            self.hold(&key);
+        }
+    }
+
+    /// The pod's claims, or why it cannot run anywhere yet.
+    pub(crate) fn claims(&self, pod: &Pod) -> Result<Claims, String> {
+        let (mut claims, mut wanting) = (Vec::new(), false);
+        let namespace = pod.namespace();
+        for (name, object) in claims_of_pod(&pod.object) {
+            let Some(object) = object else {
+                if awaits_claims(&pod.object) {
+                    return Err(format!("waiting for the resource claim controller to create the resourceclaim for {name:?}"));
+                }
+                continue;
+            };
+            let Some(claim) = self.claims.get(&format!("{namespace}/{object}")) else {
+                return Err(format!("resourceclaim {object:?} not found"));
+            };
+            if meta::is_terminating(claim) {
+                return Err(format!("resourceclaim {object:?} is being deleted"));
+            }
+            let users = claim.list_at(&["status", "reservedFor"]);
+            if users.len() >= MOST_USERS && !users.iter().any(|u| u.str_at(&["uid"]) == &*pod.uid) {
+                return Err("resourceclaim in use".into());
+            }
+            if allocation_of(claim).is_none() {
+                if self.assumed.contains_key(&meta::key(claim)) {
+                    return Err(format!("resource claim {namespace}/{object} is in the process of being allocated"));
+                }
+                self.classes_of(claim)?;
+                wanting = true;
+            }
+            claims.push(claim.clone());
+        }
+        Ok(if wanting { Claims::Wanting(claims) } else { Claims::Settled(claims) })
+    }
+
+    fn classes_of(&self, claim: &Value) -> Result<(), String> {
+        for request in claim.list_at(&["spec", "devices", "requests"]) {
+            let alternatives = request.get("exactly").into_iter().chain(request.list_at(&["firstAvailable"]));
+            for alternative in alternatives.filter(|a| !a.is_null()) {
+                let class = alternative.str_at(&["deviceClassName"]);
+                if !self.classes.contains_key(class) {
+                    return Err(format!("request {}: device class {class} does not exist", request.str_at(&["name"])));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the claims take on a node, or why they cannot be had there.
+    pub(crate) fn allocate(&self, claims: &[Arc<Value>], node: &Node) -> Result<Vec<Allocation>, String> {
+        let mut wanting = Vec::new();
+        for claim in claims {
+            match allocation_of(claim) {
+                Some(allocation) if !reaches(allocation.get("nodeSelector"), node) => {
+                    return Err("resourceclaim not available on the node".into());
+                }
+                Some(_) => {}
+                None => wanting.push(claim.clone()),
+            }
+        }
+        let mut found = allocate::allocate(self, &wanting, node)?.into_iter();
+        let of = |claim: &Arc<Value>| Allocation {
+            claim: claim.clone(),
+            devices: if allocation_of(claim).is_some() { None } else { found.next() },
+        };
+        Ok(claims.iter().map(of).collect())
+    }
+}
+
+/// So many pods share a claim; see ResourceClaimReservedForMaxSize.
+const MOST_USERS: usize = 256;
+
+/// Whether a node selector, where there is one, lets a node be.
+fn reaches(selector: Option<&Value>, node: &Node) -> bool {
+    let selector = selector.filter(|s| !s.is_null());
+    selector.is_none_or(|s| s.list_at(&["nodeSelectorTerms"]).iter().any(|term| crate::plugins::term_matches(term, node)))
+}
+
+/// The patch of a claim's status by which the pod may use it, and by which it has its devices.
+pub(crate) fn reservation(pod: &Pod, claim: &Value, devices: Option<&Value>) -> Value {
+    let user = object!({ "resource": "pods", "name": (meta::name(&pod.object)), "uid": (&*pod.uid) });
+    let mut patch = object!({ "metadata": { "uid": (meta::uid(claim)) }, "status": { "reservedFor": [user] } });
+    if let Some(devices) = devices {
+        // Who else has written meanwhile may have given it other devices.
+        patch.set(&["metadata", "resourceVersion"], meta::resource_version(claim));
+        patch.set(&["status", "allocation"], devices.clone());
+    }
+    patch
+}

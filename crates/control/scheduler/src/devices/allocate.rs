@@ -1,0 +1,385 @@
+//! Finds devices for claims on one node: requests one after the other, each with the first devices that suit, taken back where the
+//! rest does not find any. Prioritized lists (KEP-4816), admin access (KEP-5018), partitionable devices (KEP-4815), taints (KEP-5055).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use fram_api::devices::{attribute, tolerates};
+use fram_machinery::quantity::Quantity;
+use fram_machinery::{Value, meta, object};
+
+use super::{DeviceId, Devices, Pool, PoolId, reaches};
+use crate::node::Node;
+
+/// Why nothing is found.
+pub(crate) const NONE: &str = "cannot allocate all claims";
+/// So many ways are tried.
+const STEPS: usize = 50_000;
+/// A claim has no more devices; see AllocationResultsMaxSize.
+const MOST_DEVICES: usize = 32;
+
+/// A device that the node reaches.
+struct Candidate<'a> {
+    id: DeviceId,
+    slice: &'a Arc<Value>,
+    /// Of the devices of its slice.
+    number: usize,
+    device: &'a Value,
+    /// Nothing is known to be missing of its pool.
+    complete: bool,
+}
+
+/// A way to meet a request.
+struct Way<'a> {
+    /// As results name it: `request` or `request/alternative`.
+    name: String,
+    spec: &'a Value,
+}
+
+struct Chosen {
+    claim: usize,
+    name: String,
+    candidate: usize,
+    admin: bool,
+    tolerations: Vec<Value>,
+}
+
+struct Search<'a> {
+    devices: &'a Devices,
+    claims: &'a [Arc<Value>],
+    candidates: Vec<Candidate<'a>>,
+    chosen: Vec<Chosen>,
+    taken: HashSet<usize>,
+    counters: HashMap<PoolId, Counters>,
+    steps: usize,
+}
+
+/// What is left of a pool's shared counters, in thousandths: by set and name.
+type Counters = BTreeMap<(String, String), i128>;
+
+fn milli(value: &Value) -> i128 {
+    let quantity = value.str_at(&["value"]).parse::<Quantity>().unwrap_or(Quantity::zero());
+    i128::from(quantity.milli_value())
+}
+
+fn consumption(device: &Value) -> impl Iterator<Item = ((String, String), i128)> {
+    device.list_at(&["consumesCounters"]).iter().flat_map(|set| {
+        let counters = set.get("counters").and_then(Value::as_map).into_iter().flat_map(|m| m.iter());
+        counters.map(|(name, value)| ((set.str_at(&["counterSet"]).to_string(), name.to_string()), milli(value)))
+    })
+}
+
+/// One allocation for each claim, in their order.
+pub(super) fn allocate(devices: &Devices, claims: &[Arc<Value>], node: &Node) -> Result<Vec<Value>, String> {
+    if claims.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut search = Search {
+        devices,
+        claims,
+        candidates: candidates(devices, node),
+        chosen: Vec::new(),
+        taken: HashSet::new(),
+        counters: HashMap::new(),
+        steps: 0,
+    };
+    match search.solve(0, 0)? {
+        true => Ok((0..claims.len()).map(|n| search.result(n, node)).collect()),
+        false => Err(NONE.into()),
+    }
+}
+
+/// The devices that a node reaches, in the order of pools, slices and devices.
+fn candidates<'a>(devices: &'a Devices, node: &Node) -> Vec<Candidate<'a>> {
+    let own = devices.by_node.get(node.name()).into_iter().flatten();
+    let mut ids: Vec<&PoolId> = own.chain(&devices.general).collect();
+    ids.sort();
+    ids.dedup();
+    let mut out = Vec::new();
+    for (id, pool) in ids.into_iter().filter_map(|id| Some((id, devices.pools.get(id)?))) {
+        let complete = pool.is_complete();
+        for slice in pool.current() {
+            let spec = slice.get("spec").unwrap_or(&Value::Null);
+            let by_device = spec.bool_at(&["perDeviceNodeSelection"]) == Some(true);
+            if !by_device && !is_for(spec, node) {
+                continue;
+            }
+            for (number, device) in spec.list_at(&["devices"]).iter().enumerate().filter(|(_, d)| !by_device || is_for(d, node)) {
+                let id = (id.0.clone(), id.1.clone(), device.str_at(&["name"]).into());
+                out.push(Candidate { id, slice, number, device, complete });
+            }
+        }
+    }
+    out
+}
+
+/// Whether a slice or a device is for a node.
+fn is_for(part: &Value, node: &Node) -> bool {
+    let selector = part.get("nodeSelector").filter(|s| !s.is_null());
+    match part.str_at(&["nodeName"]) {
+        "" => part.bool_at(&["allNodes"]) == Some(true) || selector.is_some_and(|s| reaches(Some(s), node)),
+        name => name == node.name(),
+    }
+}
+
+impl<'a> Search<'a> {
+    fn ways(&self, claim: usize, request: usize) -> Option<Vec<Way<'a>>> {
+        let request = self.claims.get(claim)?.list_at(&["spec", "devices", "requests"]).get(request)?;
+        let name = request.str_at(&["name"]);
+        if let Some(spec) = request.get("exactly").filter(|e| !e.is_null()) {
+            return Some(vec![Way { name: name.into(), spec }]);
+        }
+        let alternatives = request.list_at(&["firstAvailable"]).iter();
+        Some(alternatives.map(|spec| Way { name: format!("{name}/{}", spec.str_at(&["name"])), spec }).collect())
+    }
+
+    /// Meets this request and all behind it.
+    fn solve(&mut self, claim: usize, request: usize) -> Result<bool, String> {
+        if claim == self.claims.len() {
+            return Ok(true);
+        }
+        let Some(ways) = self.ways(claim, request) else { return self.solve(claim + 1, 0) };
+        for way in ways {
+            let suiting = self.suiting(&way);
+            let found = match way.spec.str_at(&["allocationMode"]) {
+                "All" => self.take_all(claim, request, &way, &suiting)?,
+                _ => {
+                    let count = way.spec.int_at(&["count"]).filter(|n| *n > 0).unwrap_or(1);
+                    self.take_some(claim, request, &way, &suiting, usize::try_from(count).unwrap_or(usize::MAX))?
+                }
+            };
+            if found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The devices that the class and the request mean.
+    fn suiting(&self, way: &Way<'_>) -> Vec<usize> {
+        let class = self.devices.classes.get(way.spec.str_at(&["deviceClassName"]));
+        let of_class = class.map(|c| c.list_at(&["spec", "selectors"])).unwrap_or_default();
+        let expressions: Vec<&str> =
+            of_class.iter().chain(way.spec.list_at(&["selectors"])).map(|s| s.str_at(&["cel", "expression"])).collect();
+        let mut selectors = self.devices.selectors.lock();
+        let mut means = |c: &Candidate<'_>| expressions.iter().all(|text| selectors.matches(text, c.slice, c.number));
+        (0..self.candidates.len()).filter(|i| means(&self.candidates[*i])).collect()
+    }
+
+    fn take_all(&mut self, claim: usize, request: usize, way: &Way<'_>, suiting: &[usize]) -> Result<bool, String> {
+        if let Some(pool) = suiting.iter().map(|i| &self.candidates[*i]).find(|c| !c.complete) {
+            let (claim, pool) = (meta::name(&self.claims[claim]), &pool.id.1);
+            return Err(format!(
+                "claim {claim}, request {}: asks for all devices, but resource pool {pool} is currently being updated",
+                way.name
+            ));
+        }
+        let before = self.chosen.len();
+        let all = !suiting.is_empty() && suiting.len() <= MOST_DEVICES && suiting.iter().all(|i| self.take(claim, way, *i));
+        if all && self.solve(claim, request + 1)? {
+            return Ok(true);
+        }
+        self.undo(before);
+        Ok(false)
+    }
+
+    /// So many more of these devices, and then what is behind this request.
+    fn take_some(&mut self, claim: usize, request: usize, way: &Way<'_>, from: &[usize], count: usize) -> Result<bool, String> {
+        if count == 0 {
+            return self.solve(claim, request + 1);
+        }
+        for (at, candidate) in from.iter().enumerate() {
+            if from.len() - at < count {
+                break;
+            }
+            self.steps += 1;
+            if self.steps > STEPS {
+                return Ok(false);
+            }
+            let before = self.chosen.len();
+            if self.candidates[*candidate].complete && self.take(claim, way, *candidate) {
+                if self.take_some(claim, request, way, &from[at + 1..], count - 1)? {
+                    return Ok(true);
+                }
+                self.undo(before);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes a device, if it may be taken.
+    fn take(&mut self, claim: usize, way: &Way<'_>, number: usize) -> bool {
+        let candidate = &self.candidates[number];
+        let admin = way.spec.bool_at(&["adminAccess"]) == Some(true);
+        let of_claim = self.chosen.iter().filter(|c| c.claim == claim).count();
+        let in_use = self.devices.taken.contains(&candidate.id) || self.taken.contains(&number);
+        let tolerations = way.spec.list_at(&["tolerations"]);
+        let bars = |t: &Value| matches!(t.str_at(&["effect"]), "NoSchedule" | "NoExecute") && !tolerates(tolerations, t);
+        if of_claim >= MOST_DEVICES || !admin && in_use || candidate.device.list_at(&["taints"]).iter().any(bars) {
+            return false;
+        }
+        if !self.goes_together(claim, &way.name, number) || !admin && !self.consume(number) {
+            return false;
+        }
+        if !admin {
+            self.taken.insert(number);
+        }
+        self.chosen.push(Chosen { claim, name: way.name.clone(), candidate: number, admin, tolerations: tolerations.to_vec() });
+        true
+    }
+
+    fn undo(&mut self, to: usize) {
+        for chosen in self.chosen.drain(to..) {
+            if chosen.admin {
+                continue;
+            }
+            self.taken.remove(&chosen.candidate);
+            let candidate = &self.candidates[chosen.candidate];
+            if let Some(left) = self.counters.get_mut(&(candidate.id.0.clone(), candidate.id.1.clone())) {
+                consumption(candidate.device).for_each(|(counter, n)| *left.entry(counter).or_default() += n);
+            }
+        }
+    }
+
+    /// Whether a device meets the claim's constraints beside those that were chosen.
+    fn goes_together(&self, claim: usize, name: &str, number: usize) -> bool {
+        let request = name.split_once('/').map_or(name, |(request, _)| request);
+        let constraints = self.claims[claim].list_at(&["spec", "devices", "constraints"]);
+        let covers = |c: &Value, name: &str, request: &str| {
+            let named = c.list_at(&["requests"]);
+            named.is_empty() || named.iter().filter_map(Value::as_str).any(|n| n == name || n == request)
+        };
+        let value = |number: usize, key: &str| {
+            let candidate = &self.candidates[number];
+            attribute(&candidate.id.0, candidate.device, key)
+        };
+        constraints.iter().filter(|c| covers(c, name, request)).all(|c| {
+            let same = c.str_at(&["matchAttribute"]);
+            let key = if same.is_empty() { c.str_at(&["distinctAttribute"]) } else { same };
+            let Some(own) = value(number, key) else { return false };
+            let others = self.chosen.iter().filter(|other| {
+                let request = other.name.split_once('/').map_or(other.name.as_str(), |(request, _)| request);
+                other.claim == claim && covers(c, &other.name, request)
+            });
+            others.map(|other| value(other.candidate, key)).all(|other| (other == Some(own)) != same.is_empty())
+        })
+    }
+
+    /// Takes what a device needs of its pool's shared counters, if there is as much.
+    fn consume(&mut self, number: usize) -> bool {
+        let candidate = &self.candidates[number];
+        if candidate.device.list_at(&["consumesCounters"]).is_empty() {
+            return true;
+        }
+        let id = (candidate.id.0.clone(), candidate.id.1.clone());
+        let (devices, pool) = (self.devices, self.devices.pools.get(&id));
+        let left = self.counters.entry(id.clone()).or_insert_with(|| pool.map(|p| counters_left(devices, &id, p)).unwrap_or_default());
+        if !consumption(candidate.device).all(|(counter, n)| left.get(&counter).is_some_and(|left| *left >= n)) {
+            return false;
+        }
+        consumption(candidate.device).for_each(|(counter, n)| *left.entry(counter).or_default() -= n);
+        true
+    }
+
+    /// The allocation of a claim.
+    fn result(&self, claim: usize, node: &Node) -> Value {
+        let chosen: Vec<&Chosen> = self.chosen.iter().filter(|c| c.claim == claim).collect();
+        let results: Vec<Value> = chosen.iter().map(|c| self.device_result(c)).collect();
+        let mut config = Vec::new();
+        let mut seen = HashSet::new();
+        for chosen in chosen.iter().filter(|c| seen.insert(c.name.as_str())) {
+            config.extend(self.class_configuration(claim, &chosen.name));
+        }
+        let named = |c: &&Value| {
+            let requests = c.list_at(&["requests"]);
+            let about = |n: &str| chosen.iter().any(|c| c.name == n || c.name.split_once('/').is_some_and(|(request, _)| request == n));
+            requests.is_empty() || requests.iter().filter_map(Value::as_str).any(about)
+        };
+        for said in self.claims[claim].list_at(&["spec", "devices", "config"]).iter().filter(named) {
+            let mut said = said.clone();
+            said.set(&["source"], "FromClaim");
+            config.push(said);
+        }
+        let mut devices = object!({ "results": results });
+        if !config.is_empty() {
+            devices.set(&["config"], Value::from(config));
+        }
+        let mut allocation = object!({ "devices": devices });
+        if let Some(selector) = self.node_selector(&chosen, node) {
+            allocation.set(&["nodeSelector"], selector);
+        }
+        allocation
+    }
+
+    fn device_result(&self, chosen: &Chosen) -> Value {
+        let (driver, pool, device) = &self.candidates[chosen.candidate].id;
+        let mut result = object!({ "request": (chosen.name.as_str()), "driver": (&**driver), "pool": (&**pool), "device": (&**device) });
+        if chosen.admin {
+            result.set(&["adminAccess"], true);
+        }
+        if !chosen.tolerations.is_empty() {
+            result.set(&["tolerations"], Value::from(chosen.tolerations.clone()));
+        }
+        result
+    }
+
+    /// What the class of a request says to its driver.
+    fn class_configuration(&self, claim: usize, name: &str) -> Vec<Value> {
+        let requests = self.claims[claim].list_at(&["spec", "devices", "requests"]).len();
+        let ways = (0..requests).filter_map(|n| self.ways(claim, n)).flatten();
+        let class = ways.into_iter().find(|w| w.name == name).and_then(|w| self.devices.classes.get(w.spec.str_at(&["deviceClassName"])));
+        let said = class.map(|c| c.list_at(&["spec", "config"])).unwrap_or_default().iter().cloned();
+        said.map(|mut said| {
+            said.set(&["source"], "FromClass");
+            said.set(&["requests"], object!([name]));
+            said
+        })
+        .collect()
+    }
+
+    /// The nodes from which all of these devices are reached; None for all nodes.
+    fn node_selector(&self, chosen: &[&Chosen], node: &Node) -> Option<Value> {
+        let (mut expressions, mut fields): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
+        for chosen in chosen {
+            let candidate = &self.candidates[chosen.candidate];
+            let spec = candidate.slice.get("spec").unwrap_or(&Value::Null);
+            let part = if spec.bool_at(&["perDeviceNodeSelection"]) == Some(true) { candidate.device } else { spec };
+            if !part.str_at(&["nodeName"]).is_empty() {
+                let this = object!({ "key": "metadata.name", "operator": "In", "values": [(node.name())] });
+                return Some(object!({ "nodeSelectorTerms": [{ "matchFields": [this] }] }));
+            }
+            for term in part.list_at(&["nodeSelector", "nodeSelectorTerms"]) {
+                for (into, list) in [(&mut expressions, "matchExpressions"), (&mut fields, "matchFields")] {
+                    for requirement in term.list_at(&[list]) {
+                        if !into.contains(requirement) {
+                            into.push(requirement.clone());
+                        }
+                    }
+                }
+            }
+        }
+        let mut term = object!({});
+        for (list, name) in [(expressions, "matchExpressions"), (fields, "matchFields")] {
+            if !list.is_empty() {
+                term.set(&[name], Value::from(list));
+            }
+        }
+        (term != object!({})).then(|| object!({ "nodeSelectorTerms": [term] }))
+    }
+}
+
+/// What the devices that are taken leave of a pool's shared counters.
+fn counters_left(devices: &Devices, id: &PoolId, pool: &Pool) -> Counters {
+    let mut left = Counters::new();
+    for set in pool.current().flat_map(|s| s.list_at(&["spec", "sharedCounters"])) {
+        for (name, value) in set.get("counters").and_then(Value::as_map).into_iter().flat_map(|m| m.iter()) {
+            left.insert((set.str_at(&["name"]).into(), name.to_string()), milli(value));
+        }
+    }
+    for device in pool.current().flat_map(|s| s.list_at(&["spec", "devices"])) {
+        if devices.taken.contains(&(id.0.clone(), id.1.clone(), device.str_at(&["name"]).into())) {
+            consumption(device).for_each(|(counter, n)| *left.entry(counter).or_default() -= n);
+        }
+    }
+    left
+}

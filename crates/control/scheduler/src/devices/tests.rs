@@ -1,0 +1,155 @@
+//! Claims on small clusters.
+
+use super::*;
+use crate::cache::Cache;
+use crate::plugins::testing::{cache, node};
+
+fn device(name: &str, model: &str) -> Value {
+    object!({ "name": name, "attributes": { "model": { "string": model } } })
+}
+
+fn slice(name: &str, node: &str, devices: Vec<Value>) -> Arc<Value> {
+    let spec = object!({ "driver": "d.io", "nodeName": node, "devices": devices,
+        "pool": { "name": name, "generation": 1, "resourceSliceCount": 1 } });
+    Arc::new(object!({ "metadata": { "name": name, "resourceVersion": "1" }, "spec": spec }))
+}
+
+fn claim(name: &str, devices: Value) -> Arc<Value> {
+    Arc::new(object!({ "metadata": { "name": name, "namespace": "ns", "uid": name }, "spec": { "devices": devices } }))
+}
+
+fn exactly(mut spec: Value) -> Value {
+    spec.set(&["deviceClassName"], "any");
+    object!({ "requests": [{ "name": "r", "exactly": spec }] })
+}
+
+/// One class for all devices, and these slices.
+fn devices(slices: Vec<Arc<Value>>) -> Devices {
+    let mut devices = Devices::default();
+    let selector = object!([{ "cel": { "expression": "device.driver == 'd.io'" } }]);
+    devices.set_class("any", Some(Arc::new(object!({ "spec": { "selectors": selector } }))));
+    slices.into_iter().for_each(|s| devices.set_slice(meta::name(&s), Some(s.clone())));
+    devices
+}
+
+fn nodes() -> Cache {
+    cache(vec![node("a", "1"), node("b", "1")])
+}
+
+/// The devices that claims get on a node, or why none.
+fn found(devices: &Devices, claims: &[Arc<Value>], slot: usize) -> String {
+    match devices.allocate(claims, nodes().at(slot)) {
+        Err(why) => why,
+        Ok(allocations) => {
+            let names = |a: &Allocation| {
+                let results = a.devices.iter().flat_map(|d| d.list_at(&["devices", "results"]));
+                results.map(|r| format!("{}={}", r.str_at(&["request"]), r.str_at(&["device"]))).collect::<Vec<_>>().join(",")
+            };
+            allocations.iter().map(names).collect::<Vec<_>>().join(";")
+        }
+    }
+}
+
+#[test]
+fn a_device_is_given_once_and_only_on_its_node() {
+    let mut devices = devices(vec![slice("pa", "a", vec![device("0", "x"), device("1", "y")])]);
+    let c = claim("c", exactly(object!({})));
+    assert_eq!(
+        (found(&devices, std::slice::from_ref(&c), 0), found(&devices, std::slice::from_ref(&c), 1)),
+        ("r=0".to_string(), NONE.to_string())
+    );
+    let allocations = devices.allocate(std::slice::from_ref(&c), nodes().at(0)).unwrap();
+    let selector = allocations[0].devices.as_ref().unwrap().get("nodeSelector").unwrap().clone();
+    assert!(reaches(Some(&selector), nodes().at(0)) && !reaches(Some(&selector), nodes().at(1)));
+    devices.set_claim("ns/c", Some(c));
+    devices.assume(&allocations);
+    let next = claim("n", exactly(object!({})));
+    assert_eq!(found(&devices, std::slice::from_ref(&next), 0), "r=1");
+    assert_eq!(found(&devices, &[next.clone(), claim("m", exactly(object!({})))], 0), NONE);
+    devices.give_back(&allocations);
+    assert_eq!(found(&devices, &[next.clone(), claim("m", exactly(object!({})))], 0), "r=0;r=1");
+}
+
+#[test]
+fn selectors_counts_and_all_say_which_devices() {
+    let devices = devices(vec![slice("pa", "a", vec![device("0", "x"), device("1", "y"), device("2", "y")])]);
+    let y = || object!([{ "cel": { "expression": "device.attributes['d.io'].model == 'y'" } }]);
+    assert_eq!(found(&devices, &[claim("c", exactly(object!({ "selectors": (y()) })))], 0), "r=1");
+    assert_eq!(found(&devices, &[claim("c", exactly(object!({ "selectors": (y()), "count": 2 })))], 0), "r=1,r=2");
+    assert_eq!(found(&devices, &[claim("c", exactly(object!({ "selectors": (y()), "count": 3 })))], 0), NONE);
+    assert_eq!(found(&devices, &[claim("c", exactly(object!({ "allocationMode": "All" })))], 0), "r=0,r=1,r=2");
+}
+
+#[test]
+fn the_first_of_alternatives_that_can_be_had_is_taken() {
+    let devices = devices(vec![slice("pa", "a", vec![device("0", "x"), device("1", "x")])]);
+    let sub = |name: &str, count: i64| object!({ "name": name, "deviceClassName": "any", "count": count });
+    let list = |subs: Value| claim("c", object!({ "requests": [{ "name": "r", "firstAvailable": subs }] }));
+    assert_eq!(found(&devices, &[list(object!([(sub("big", 3)), (sub("small", 1))]))], 0), "r/small=0");
+    assert_eq!(found(&devices, &[list(object!([(sub("big", 2)), (sub("small", 1))]))], 0), "r/big=0,r/big=1");
+}
+
+#[test]
+fn constraints_hold_devices_together_or_apart() {
+    let devices = devices(vec![slice("pa", "a", vec![device("0", "x"), device("1", "y"), device("2", "y")])]);
+    let with = |constraint: &str| {
+        let mut spec = exactly(object!({ "count": 2 }));
+        let mut held = object!({});
+        held.set(&[constraint], "d.io/model");
+        spec.set(&["constraints"], object!([held]));
+        claim("c", spec)
+    };
+    assert_eq!(found(&devices, &[with("matchAttribute")], 0), "r=1,r=2");
+    assert_eq!(found(&devices, &[with("distinctAttribute")], 0), "r=0,r=1");
+}
+
+#[test]
+fn admins_reach_what_is_taken_and_take_nothing() {
+    let mut devices = devices(vec![slice("pa", "a", vec![device("0", "x")])]);
+    let (c, admin) = (claim("c", exactly(object!({}))), claim("admin", exactly(object!({ "adminAccess": true }))));
+    for claim in [&admin, &c] {
+        let allocations = devices.allocate(std::slice::from_ref(claim), nodes().at(0)).unwrap();
+        devices.set_claim(&meta::key(claim), Some(claim.clone()));
+        devices.assume(&allocations);
+    }
+    assert_eq!(found(&devices, &[claim("n", exactly(object!({})))], 0), NONE);
+    assert_eq!(found(&devices, &[claim("n", exactly(object!({ "adminAccess": true })))], 0), "r=0");
+}
+
+#[test]
+fn parts_of_a_device_share_its_counters() {
+    let part = |name: &str, gigabytes: &str| object!({ "name": name, "consumesCounters": [{ "counterSet": "gpu", "counters": { "memory": { "value": gigabytes } } }] });
+    let mut slice = (*slice("pa", "a", vec![part("whole", "8Gi"), part("half", "4Gi"), part("other", "4Gi")])).clone();
+    slice.set(&["spec", "sharedCounters"], object!([{ "name": "gpu", "counters": { "memory": { "value": "8Gi" } } }]));
+    let mut devices = devices(vec![Arc::new(slice)]);
+    assert_eq!(found(&devices, &[claim("c", exactly(object!({ "count": 2 })))], 0), "r=half,r=other");
+    let half = object!([{ "cel": { "expression": "true" } }]);
+    let c = claim("c", exactly(object!({ "count": 1, "selectors": half })));
+    let allocations = devices.allocate(std::slice::from_ref(&c), nodes().at(0)).unwrap();
+    devices.set_claim("ns/c", Some(c));
+    devices.assume(&allocations);
+    assert_eq!(found(&devices, &[claim("n", exactly(object!({})))], 0), NONE);
+}
+
+#[test]
+fn a_tainted_device_is_for_who_tolerates_it() {
+    let mut tainted = device("0", "x");
+    tainted.set(&["taints"], object!([{ "key": "k", "effect": "NoSchedule" }]));
+    let devices = devices(vec![slice("pa", "a", vec![tainted])]);
+    assert_eq!(found(&devices, &[claim("c", exactly(object!({})))], 0), NONE);
+    let tolerations = object!([{ "key": "k", "operator": "Exists" }]);
+    assert_eq!(found(&devices, &[claim("c", exactly(object!({ "tolerations": tolerations })))], 0), "r=0");
+}
+
+#[test]
+fn only_the_newest_and_complete_generation_of_a_pool_counts() {
+    let generation = |name: &str, generation: i64, count: i64| {
+        let mut slice = (*slice("pa", "a", vec![device(name, "x")])).clone();
+        slice.set(&["metadata", "name"], name);
+        slice.set(&["spec", "pool"], object!({ "name": "pa", "generation": generation, "resourceSliceCount": count }));
+        Arc::new(slice)
+    };
+    let c = || claim("c", exactly(object!({})));
+    assert_eq!(found(&devices(vec![generation("old", 1, 1), generation("new", 2, 1)]), &[c()], 0), "r=new");
+    assert_eq!(found(&devices(vec![generation("old", 1, 1), generation("new", 2, 2)]), &[c()], 0), NONE);
+}

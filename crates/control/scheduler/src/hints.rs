@@ -1,0 +1,94 @@
+//! Which of the waiting pods a happening may help: those whose refusal it may end. Pure; upstream's queueing hints.
+
+use crate::cache::Cache;
+use crate::node::Node;
+use crate::plugins::admits;
+use crate::pod::Pod;
+
+/// Something that may let a waiting pod in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Happening {
+    /// A node came or became another.
+    Node(usize),
+    /// A pod left this slot, or room that was kept for one somewhere is free.
+    Left(Option<usize>),
+    /// A pod was placed.
+    Placed,
+    /// Claims, volumes or their classes.
+    Storage,
+    Namespaces,
+    /// Claims of devices, what there is of them, or their classes.
+    Devices,
+}
+
+impl Happening {
+    /// As metrics name it.
+    pub(crate) fn event(self) -> &'static str {
+        match self {
+            Self::Node(_) => "NodeUpdate",
+            Self::Left(_) => "AssignedPodDelete",
+            Self::Placed => "AssignedPodAdd",
+            Self::Storage => "PersistentVolumeClaimUpdate",
+            Self::Namespaces => "NamespaceUpdate",
+            Self::Devices => "ResourceClaimUpdate",
+        }
+    }
+}
+
+/// Plugins for which it matters where other pods are, beyond what they take.
+const BY_PODS: [&str; 2] = ["PodTopologySpread", "InterPodAffinity"];
+const BY_STORAGE: [&str; 4] = ["VolumeBinding", "VolumeRestrictions", "VolumeZone", "NodeVolumeLimits"];
+const BY_DEVICES: [&str; 1] = ["DynamicResources"];
+const BY_ROOM: [&str; 2] = ["NodeResourcesFit", "NodePorts"];
+
+/// Whether the node could take the pod by what it has, if there is as much as the second says.
+fn has_room(pod: &Pod, node: &Node, beside_others: bool) -> bool {
+    let taken = |name: &str| if beside_others { node.requested.get(name) } else { 0 };
+    pod.requests.iter().all(|(name, wanted)| wanted == 0 || taken(name) + wanted <= node.allocatable.get(name))
+}
+
+/// Whether a pod that these plugins refused is worth another attempt.
+pub(crate) fn helps(happening: Happening, cache: &Cache, pod: &Pod, refused_by: &[&'static str]) -> bool {
+    let by = |plugins: &[&str]| refused_by.iter().any(|name| plugins.contains(name));
+    match happening {
+        // Where domains come or go, other nodes may be open.
+        Happening::Node(_) if by(&BY_PODS) || by(&BY_STORAGE) || by(&BY_DEVICES) => true,
+        Happening::Node(slot) => admits(pod, cache.at(slot)) && has_room(pod, cache.at(slot), false),
+        Happening::Left(_) if by(&BY_PODS) || by(&["VolumeRestrictions", "NodeVolumeLimits"]) => true,
+        Happening::Left(None) => by(&BY_ROOM),
+        Happening::Left(Some(slot)) => by(&BY_ROOM) && admits(pod, cache.at(slot)) && has_room(pod, cache.at(slot), true),
+        // The first of those that want to be near, or one more in the domain that has the fewest.
+        Happening::Placed => by(&BY_PODS),
+        Happening::Storage => by(&BY_STORAGE),
+        Happening::Devices => by(&BY_DEVICES),
+        Happening::Namespaces => by(&["InterPodAffinity"]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::testing::*;
+    use fram_machinery::object;
+
+    #[test]
+    fn only_what_may_end_a_refusal_is_worth_another_attempt() {
+        let cache = cache(vec![node("a", "1")]);
+        let cpu = |n: &str| pod("p", object!({ "containers": [{ "resources": { "requests": { "cpu": n } } }] }));
+        let elsewhere = pod("p", object!({ "nodeSelector": { "kubernetes.io/hostname": "b" } }));
+        let table: [(Happening, &Pod, &[&'static str], bool); 9] = [
+            (Happening::Node(0), &cpu("1"), &["NodeResourcesFit"], true),
+            (Happening::Node(0), &cpu("2"), &["NodeResourcesFit"], false),
+            (Happening::Node(0), &elsewhere, &["NodeAffinity"], false),
+            (Happening::Left(Some(0)), &cpu("1"), &["NodeResourcesFit"], true),
+            (Happening::Left(Some(0)), &cpu("1"), &["NodeAffinity"], false),
+            (Happening::Placed, &cpu("1"), &["InterPodAffinity"], true),
+            (Happening::Placed, &cpu("1"), &["NodeResourcesFit"], false),
+            (Happening::Storage, &cpu("1"), &["VolumeBinding"], true),
+            (Happening::Storage, &cpu("1"), &["NodeResourcesFit"], false),
+        ];
+        for (n, (happening, pod, refused_by, expect)) in table.into_iter().enumerate() {
+            assert_eq!(helps(happening, &cache, pod, refused_by), expect, "{n}");
+        }
+    }
+}

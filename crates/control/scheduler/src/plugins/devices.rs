@@ -1,0 +1,86 @@
+//! DynamicResources: a pod runs where the devices that its claims want can be had, or were given.
+
+use std::sync::Arc;
+
+use fram_machinery::Value;
+
+use crate::cache::{Cache, Change};
+use crate::devices::{Claims, NONE};
+use crate::framework::{Plugin, Refusal, Sharing, Verdicts, View};
+use crate::pod::Pod;
+
+/// Where so many nodes have the devices, no others are looked at: each is a search of its own.
+const ENOUGH: usize = 32;
+
+pub(super) struct DynamicResources;
+
+impl Plugin for DynamicResources {
+    fn name(&self) -> &'static str {
+        "DynamicResources"
+    }
+
+    fn pre_filter(&self, pod: &Pod, cache: &Cache) -> Result<(), String> {
+        cache.devices.claims(pod).map(drop)
+    }
+
+    fn sharing(&self, pod: &Pod, _: &Cache) -> Sharing {
+        if pod.object.list_at(&["spec", "resourceClaims"]).is_empty() { Sharing::Nothing } else { Sharing::Alone }
+    }
+
+    fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
+        let (claims, wanting) = match cache.devices.claims(pod) {
+            Ok(Claims::Settled(claims)) => (claims, false),
+            Ok(Claims::Wanting(claims)) => (claims, true),
+            Err(_) => (Vec::new(), false),
+        };
+        // Not the same nodes each time are looked at first.
+        let start = pod.uid.bytes().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
+        Box::new(Claimed { claims, wanting, start })
+    }
+}
+
+struct Claimed {
+    claims: Vec<Arc<Value>>,
+    /// Devices have to be found.
+    wanting: bool,
+    start: usize,
+}
+
+const NOT_FOUND: u32 = 1;
+const ELSEWHERE: u32 = 2;
+const UPDATING: u32 = 3;
+
+fn detail(why: &str) -> u32 {
+    match why {
+        NONE => NOT_FOUND,
+        "resourceclaim not available on the node" => ELSEWHERE,
+        _ => UPDATING,
+    }
+}
+
+impl View for Claimed {
+    fn changed(&mut self, _: &Change, _: &Cache) -> bool {
+        true
+    }
+
+    fn filter(&mut self, cache: &Cache, verdicts: &mut Verdicts) {
+        let mut open: Vec<usize> = verdicts.open().collect();
+        let middle = self.start % open.len().max(1);
+        open.rotate_left(middle);
+        let mut found = 0;
+        for slot in open {
+            if self.wanting && found == ENOUGH {
+                verdicts.set_aside(slot);
+                continue;
+            }
+            match cache.devices.allocate(&self.claims, cache.at(slot)) {
+                Ok(_) => found += 1,
+                Err(why) => verdicts.refuse(slot, detail(&why)),
+            }
+        }
+    }
+
+    fn refusal(&self, cache: &Cache, slot: usize) -> Option<Refusal> {
+        cache.devices.allocate(&self.claims, cache.at(slot)).err().map(Refusal::lasting)
+    }
+}

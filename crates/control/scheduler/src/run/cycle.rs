@@ -1,0 +1,294 @@
+//! One pod: a node is chosen and the pod counted there, bound beside the next decisions; or room is made for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_machinery::{Reason, Status, Value, meta, object};
+use tokio::task::{Id, JoinError};
+
+use super::report::{evict, report_unschedulable};
+use super::{Binding, Scheduler};
+use crate::bind::{bind, bind_claims, reserve};
+use crate::cache::Cache;
+use crate::devices::{Allocation, Claims};
+use crate::extender::{Extender, ExtenderError};
+use crate::framework::{Attempt, Filtered, Outcome, Refusal, best};
+use crate::hints::Happening;
+use crate::metrics;
+use crate::pod::Pod;
+use crate::preemption::{self, Candidate, Preemption};
+use crate::storage::Step;
+
+/// What is to be said of the node that a pod is nominated to.
+pub(super) enum Nomination {
+    Unchanged,
+    To(Preemption),
+    /// Room is no longer made for it.
+    Cleared,
+}
+
+impl Scheduler {
+    pub(super) async fn try_pod(&mut self, pod: Arc<Pod>) {
+        self.turn = self.turn.wrapping_add(1);
+        let begun = self.now();
+        let Some(number) = self.profile_of(&pod) else {
+            self.queue.done(&pod);
+            return;
+        };
+        match self.profiles[number].framework.filter(&pod, &mut self.cache) {
+            Filtered::Feasible(mut attempt, mut slots) => {
+                if let Err(error) = self.ask_extenders(&mut attempt, &mut slots).await {
+                    self.profiles[number].framework.end(attempt);
+                    return self.cycle_failed(number, &pod, &error, begun);
+                }
+                if slots.is_empty() {
+                    let outcome = self.profiles[number].framework.unschedulable(&attempt, &self.cache);
+                    return self.make_room(number, attempt, outcome, begun).await;
+                }
+                let framework = &mut self.profiles[number].framework;
+                let mut totals = vec![0];
+                if slots.len() > 1 {
+                    totals = framework.score(&mut attempt, &self.cache, &slots);
+                    add_priorities(&self.extenders, &pod, &self.cache, &slots, &mut totals).await;
+                }
+                framework.end(attempt);
+                let chosen = best(&slots, &totals, self.turn).unwrap_or(slots[0]);
+                let node = self.cache.at(chosen).name().to_string();
+                self.metrics.decided(self.now() - begun);
+                self.assume(number, pod, node, begun);
+            }
+            Filtered::None(attempt, outcome) => self.make_room(number, attempt, outcome, begun).await,
+        }
+    }
+
+    /// Lets extenders refuse nodes, one after the other.
+    async fn ask_extenders(&self, attempt: &mut Attempt, slots: &mut Vec<usize>) -> Result<(), ExtenderError> {
+        for extender in self.extenders.iter().filter(|e| !e.filter_verb.is_empty() && e.wants(&attempt.pod)) {
+            if slots.is_empty() {
+                return Ok(());
+            }
+            let nodes = objects(&self.cache, slots);
+            match extender.filter(&attempt.pod, &nodes).await {
+                Ok(said) => slots.retain(|slot| {
+                    let name = self.cache.at(*slot).name();
+                    let kept = said.kept.iter().any(|k| k == name);
+                    if !kept {
+                        let (why, lasting) =
+                            said.refused.get(name).cloned().unwrap_or(("node(s) were refused by an extender".into(), false));
+                        attempt.refused.insert(*slot, Refusal { reasons: vec![why], lasting });
+                    }
+                    kept
+                }),
+                Err(error) if extender.ignorable => tracing::warn!(%error, "an extender is left out"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The attempt failed for a reason that is not the pod's: it is tried again after its back-off.
+    fn cycle_failed(&mut self, number: usize, pod: &Arc<Pod>, error: &ExtenderError, begun: Duration) {
+        let now = self.now();
+        self.metrics.attempted(&self.profiles[number].name, metrics::Outcome::Error, now - begun);
+        tracing::warn!(pod = pod.key, %error, "an attempt failed");
+        self.queue.failed(pod, now);
+        self.config.events.event(&pod.object, true, "FailedScheduling", error.to_string());
+    }
+
+    /// Preempts for a pod that no node takes, where that helps, and says why it waits.
+    async fn make_room(&mut self, number: usize, mut attempt: Attempt, outcome: Outcome, begun: Duration) {
+        let (message, clearable, plugins) = match outcome {
+            Outcome::Unschedulable { nodes, reasons, clearable, plugins } => (reasons.message(nodes), clearable, plugins),
+            Outcome::Premature { nodes, reason, plugin } => (format!("0/{nodes} nodes are available: {reason}."), Vec::new(), vec![plugin]),
+        };
+        let pod = attempt.pod.clone();
+        let now = self.now();
+        self.metrics.decided(now - begun);
+        self.metrics.attempted(&self.profiles[number].name, metrics::Outcome::Unschedulable, now - begun);
+        self.queue.unschedulable(&pod, &plugins, now);
+        let profile = &mut self.profiles[number];
+        let found = profile.preemption.map(|limits| {
+            preemption::may_preempt(&pod, &self.cache).map(|()| {
+                let budgets = self.followed.budgets.list();
+                preemption::candidates(&profile.framework, &mut attempt, &mut self.cache, &clearable, &budgets, limits)
+            })
+        });
+        profile.framework.end(attempt);
+        // Upstream's dynamic resources say their part first.
+        let in_vain = |why: String| format!("{message} no new claims to deallocate, preemption: {why}");
+        let (nomination, message) = match found {
+            None => (Nomination::Unchanged, message),
+            Some(Err(why)) => (Nomination::Unchanged, in_vain(why)),
+            Some(Ok(Err(why))) => (Nomination::Cleared, in_vain(why)),
+            Some(Ok(Ok(candidates))) => match preemption::best(ask_about_victims(&self.extenders, &pod, candidates).await) {
+                Some(found) => (Nomination::To(found), message),
+                None => (Nomination::Cleared, message),
+            },
+        };
+        match &nomination {
+            Nomination::To(found) => {
+                self.metrics.preempted(found.victims.len());
+                self.cache.nominate(pod.clone(), &found.node);
+            }
+            Nomination::Cleared => {
+                if self.cache.forget_nomination(&pod.uid) {
+                    self.happened(Happening::Left(None));
+                }
+            }
+            Nomination::Unchanged => {}
+        }
+        let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
+        self.reports.spawn(async move {
+            let _permit = permits.acquire().await;
+            report_unschedulable(&config, &followed.pods, &pod, &message, &nomination).await;
+            match nomination {
+                Nomination::To(found) if !evict(&config, &pod, &found).await => Some(pod),
+                _ => None,
+            }
+        });
+    }
+
+    /// What the pod's claims take on the node.
+    fn allocations(&self, pod: &Pod, node: &str) -> Vec<Allocation> {
+        let Some(slot) = self.cache.slot(node).filter(|_| !pod.object.list_at(&["spec", "resourceClaims"]).is_empty()) else {
+            return Vec::new();
+        };
+        let devices = &self.cache.devices;
+        let Ok(Claims::Settled(claims) | Claims::Wanting(claims)) = devices.claims(pod) else { return Vec::new() };
+        devices.allocate(&claims, self.cache.at(slot)).unwrap_or_default()
+    }
+
+    /// Counts the pod on its node from now on, and binds it beside the next decisions.
+    fn assume(&mut self, number: usize, pod: Arc<Pod>, node: String, begun: Duration) {
+        let steps = self.cache.slot(&node).map(|slot| self.cache.storage.steps(&pod.object, self.cache.at(slot)));
+        let steps = steps.and_then(Result::ok).unwrap_or_default();
+        for step in &steps {
+            if let Step::Take { claim, volume } = step {
+                // Nobody else is to take it before the API says so.
+                let mut taken = (**volume).clone();
+                taken.set(
+                    &["spec", "claimRef"],
+                    object!({ "namespace": (meta::namespace(claim)), "name": (meta::name(claim)), "uid": (meta::uid(claim)) }),
+                );
+                self.cache.storage.volumes.insert(meta::name(volume).into(), Arc::new(taken));
+            }
+        }
+        let allocations = self.allocations(&pod, &node);
+        self.cache.devices.assume(&allocations);
+        self.cache.place(pod.clone(), &node);
+        self.happened(Happening::Placed);
+        let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
+        let binding = Binding { pod: pod.clone(), steps: steps.clone(), allocations: allocations.clone(), profile: number, begun };
+        let patience = self.profiles[number].bind_timeout;
+        let binder = self.extenders.iter().find(|e| !e.bind_verb.is_empty() && e.wants(&pod)).cloned();
+        let task = self.bindings.spawn(async move {
+            // Who waits for volumes holds up nobody.
+            let _permit = if steps.is_empty() { permits.acquire().await.ok() } else { None };
+            reserve(&config.client, &pod, &allocations).await?;
+            bind_claims(&config.client, &followed.claims, &node, &steps, patience).await?;
+            match binder {
+                Some(extender) => extender.bind(&pod, &node).await.map_err(Status::internal)?,
+                None => bind(&config.client, &pod, &node).await?,
+            }
+            let message = format!("Successfully assigned {} to {node}", pod.key);
+            config.events.event(&pod.object, false, "Scheduled", message);
+            Ok(())
+        });
+        self.binding.insert(task.id(), binding);
+    }
+
+    pub(super) fn bound(&mut self, ended: Result<(Id, Result<(), Status>), JoinError>) {
+        let now = self.now();
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let Some(Binding { pod, steps, allocations, profile, begun }) = self.binding.remove(&id) else { return };
+        let profile = &self.profiles[profile].name;
+        let why = match ended {
+            Ok((_, Ok(()))) => {
+                self.metrics.attempted(profile, metrics::Outcome::Scheduled, now - begun);
+                // The pod may have been seen bound, and have left the queue, before the answer came.
+                let (attempts, since) = self.queue.done(&pod).unwrap_or((0, begun));
+                self.metrics.scheduled(attempts + 1, now - since);
+                return;
+            }
+            Ok((_, Err(status))) => status,
+            Err(error) => Status::new(Reason::InternalError, error.to_string()),
+        };
+        self.metrics.attempted(profile, metrics::Outcome::Error, now - begun);
+        // The answer may have been lost after the deed.
+        let there = self.followed.pods.get(&pod.key).filter(|there| meta::uid(there) == &*pod.uid);
+        if there.is_some_and(|there| !there.str_at(&["spec", "nodeName"]).is_empty()) {
+            self.queue.done(&pod);
+            return;
+        }
+        let slot = self.cache.slot_of_pod(&pod.uid);
+        self.cache.remove(&pod.uid);
+        self.give_back(&steps);
+        if !allocations.is_empty() {
+            self.cache.devices.give_back(&allocations);
+            self.happened(Happening::Devices);
+        }
+        if why.is(Reason::NotFound) {
+            self.queue.done(&pod);
+        } else {
+            tracing::warn!(pod = pod.key, status = %why, "binding failed");
+            self.queue.failed(&pod, now);
+        }
+        self.happened(Happening::Left(slot));
+    }
+
+    /// A report is made. The pod is tried again where who should have left for it could not be sent away.
+    pub(super) fn reported(&mut self, ended: Result<Option<Arc<Pod>>, JoinError>) {
+        match ended {
+            Ok(Some(pod)) => self.queue.retry(&pod, self.start.elapsed()),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "a report of the scheduler failed"),
+        }
+    }
+
+    /// What was assumed of volumes is forgotten: they are as the API says again.
+    fn give_back(&mut self, steps: &[Step]) {
+        for step in steps {
+            let Step::Take { volume, .. } = step else { continue };
+            let name = meta::name(volume);
+            match self.followed.volumes.get(name) {
+                Some(current) => drop(self.cache.storage.volumes.insert(name.into(), current)),
+                None => drop(self.cache.storage.volumes.remove(name)),
+            }
+        }
+    }
+}
+
+fn objects(cache: &Cache, slots: &[usize]) -> Vec<Arc<Value>> {
+    slots.iter().filter_map(|slot| cache.at(*slot).object.clone()).collect()
+}
+
+/// Adds what extenders think of nodes; one that fails has no opinion.
+async fn add_priorities(extenders: &[Extender], pod: &Pod, cache: &Cache, slots: &[usize], totals: &mut [i64]) {
+    for extender in extenders.iter().filter(|e| !e.prioritize_verb.is_empty() && e.wants(pod)) {
+        match extender.prioritize(pod, &objects(cache, slots)).await {
+            Ok(priorities) => {
+                for (name, score) in priorities {
+                    if let Some(at) = slots.iter().position(|slot| cache.at(*slot).name() == name) {
+                        totals[at] += score;
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "an extender is left out"),
+        }
+    }
+}
+
+/// Lets extenders say which of the candidates are left; where one fails that has to be heard, none is.
+async fn ask_about_victims(extenders: &[Extender], pod: &Pod, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    for extender in extenders.iter().filter(|e| !e.preempt_verb.is_empty() && e.wants(pod)) {
+        match extender.preempt(pod, candidates.clone()).await {
+            Ok(left) => candidates = left,
+            Err(error) if extender.ignorable => tracing::warn!(%error, "an extender is left out"),
+            Err(error) => {
+                tracing::warn!(%error, "nothing is preempted without an extender");
+                return Vec::new();
+            }
+        }
+    }
+    candidates
+}

@@ -1,0 +1,25 @@
+//! The flag of the scheduler.
+
+use std::path::Path;
+
+use fram_scheduler::Configuration;
+
+/// How the scheduler is run.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Scheduler")]
+pub(crate) struct SchedulerFlags {
+    /// Profiles, plugins and extenders: a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1). Its connection, leader election
+    /// and sampling of nodes have no meaning here: the scheduler is in the server's process and looks at every node.
+    #[arg(long = "scheduler-config", value_name = "FILE", value_parser = read)]
+    configuration: Option<Configuration>,
+}
+
+fn read(path: &str) -> Result<Configuration, String> {
+    Configuration::load(Path::new(path)).map_err(|error| error.to_string())
+}
+
+impl SchedulerFlags {
+    pub(crate) fn configuration(&self) -> Configuration {
+        self.configuration.clone().unwrap_or_default()
+    }
+}
