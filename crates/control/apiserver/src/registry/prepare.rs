@@ -251,17 +251,21 @@ fn identity_errors(object: &Value, old: &Value) -> Vec<FieldError> {
 fn content_errors(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata_errors(kind, object);
     errors.extend(rules::errors(kind, object, old, Part::Content));
-    if let Some(structural) = kind.structural() {
-        let found = structural.validate(object, old);
-        // Rules may rely on the types of what they ask about.
-        if let Some(rules) = kind.custom.as_ref().and_then(|c| c.rules.as_ref()).filter(|_| found.is_empty()) {
-            errors.extend(rules.validate(structural, object, old));
-        }
-        errors.extend(found);
-    }
     let same = |a: &FieldError, b: &FieldError| a.field == b.field && a.reason() == b.reason();
     let described = errors.clone();
     errors.extend(strategy(kind).validate(object).into_iter().filter(|e| !described.iter().any(|d| same(d, e))));
+    errors
+}
+
+/// What of a custom resource breaks its schema. What an update leaves as it was is left out here, by the schema's own knowledge of
+/// which parts of the two belong together.
+fn schema_errors(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let Some(structural) = kind.structural() else { return Vec::new() };
+    let mut errors = structural.validate(object, old);
+    // Rules may rely on the types of what they ask about.
+    if let Some(rules) = kind.custom.as_ref().and_then(|c| c.rules.as_ref()).filter(|_| errors.is_empty()) {
+        errors.extend(rules.validate(structural, object, old));
+    }
     errors
 }
 
@@ -289,6 +293,7 @@ impl Registry {
         if let Change::Update(old) | Change::Part(old) = change {
             errors = ratcheted(errors, || content_errors(stored, old, None));
         }
+        errors.extend(schema_errors(stored, object, old));
         match change {
             Change::Create => errors.extend(strategy(stored).validate_create(object)),
             Change::Update(old) => {
