@@ -179,6 +179,39 @@ async fn an_old_object_gets_the_defaults_of_a_new_schema_when_it_is_read() {
 }
 
 #[tokio::test]
+async fn an_update_may_keep_only_the_wrong_things_that_are_known_to_be_the_same() {
+    let cell = start(in_memory()).await;
+    established(&cell.client, definition()).await;
+    let foos = cell.client.within(&FOOS, "default");
+    let words = |items: Value| object!({ "spec": { "words": items, "color": "blue" } });
+    let schema = |items: Value| {
+        let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/words";
+        object!([{ "op": "add", "path": path, "value": { "type": "array", "items": items } }])
+    };
+    let definitions = cell.client.all(&DEFINITIONS);
+    definitions.patch("foos.example.com", "", PatchKind::Json, schema(object!({ "type": "string" }))).await.unwrap();
+    // Before the definition is taken in, the words are pruned.
+    for i in 0.. {
+        let made = foos.create(foo(&format!("a{i}"), object!({ "words": ["old"] }))).await.unwrap();
+        if !made.list_at(&["spec", "words"]).is_empty() {
+            foos.create(foo("a", object!({ "words": ["old"] }))).await.unwrap();
+            break;
+        }
+    }
+    let strict = schema(object!({ "type": "string", "enum": ["new"] }));
+    definitions.patch("foos.example.com", "", PatchKind::Json, strict).await.unwrap();
+    for i in 0.. {
+        if foos.create(foo(&format!("b{i}"), object!({ "words": ["old"] }))).await.is_err() {
+            break;
+        }
+    }
+    foos.patch("a", "", PatchKind::Merge, object!({ "spec": { "color": "blue" } })).await.unwrap();
+    // Which of the words of another list are the old ones, nobody knows.
+    let refused = foos.patch("a", "", PatchKind::Merge, words(object!(["old", "new"]))).await.unwrap_err();
+    assert!(refused.is(Reason::Invalid) && refused.message.contains("spec.words[0]"), "{}", refused.message);
+}
+
+#[tokio::test]
 async fn a_custom_resource_is_served_at_once_after_a_restart() {
     let store = in_memory();
     let first = start(store.clone()).await;

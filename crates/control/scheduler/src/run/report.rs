@@ -69,6 +69,9 @@ fn status_patch(current: &Value, message: &str, nomination: &Nomination, now: im
         if condition.is_none() {
             said.set(&["lastTransitionTime"], now());
         }
+        if meta::generation(current) > 0 {
+            said.set(&["observedGeneration"], meta::generation(current));
+        }
         patch.set(&["status", "conditions"], object!([said]));
     }
     match node {
