@@ -31,13 +31,18 @@ pub(crate) async fn charge(
     old: Option<&Value>,
 ) -> Result<Charge, Status> {
     let stored = &place.served.stored;
-    let changes = matches!(
-        (stored.group.as_str(), stored.plural.as_str(), subresource),
-        ("", "pods", "resize")
-            | ("", "services", "")
-            | ("", "persistentvolumeclaims", "" | "status")
-            | ("resource.k8s.io", "resourceclaims", "")
-    );
+    // A pod that gets a deadline comes under other quotas; see upstream's podEvaluator.Handles.
+    let scope_changes = stored.is("", "Pod")
+        && subresource.is_empty()
+        && old.is_some_and(|old| quota::is_terminating(old) != quota::is_terminating(object));
+    let changes = scope_changes
+        || matches!(
+            (stored.group.as_str(), stored.plural.as_str(), subresource),
+            ("", "pods", "resize")
+                | ("", "services", "")
+                | ("", "persistentvolumeclaims", "" | "status")
+                | ("resource.k8s.io", "resourceclaims", "")
+        );
     if !stored.is_namespaced() || old.is_some() && !changes || old.is_none() && !subresource.is_empty() {
         return Ok(Charge::default());
     }

@@ -235,6 +235,29 @@ async fn many_who_share_a_quota_all_get_their_turn() {
 }
 
 #[tokio::test]
+async fn a_pod_that_gets_a_deadline_is_charged_to_other_quotas_at_once() {
+    let server = server(in_memory()).await;
+    let client = root(&server);
+    let quotas = client.within(&fram_client::resources::RESOURCE_QUOTAS, "default");
+    for (name, scope) in [("with", "Terminating"), ("without", "NotTerminating")] {
+        let quota = object!({ "metadata": { "name": name }, "spec": { "hard": { "pods": "1" }, "scopes": [scope] } });
+        quotas.create(quota).await.unwrap();
+        let seen = object!({ "status": { "hard": { "pods": "1" }, "used": { "pods": "0" } } });
+        quotas.patch(name, "status", PatchKind::Merge, seen).await.unwrap();
+    }
+    let accounts = client.within(&fram_client::resources::SERVICE_ACCOUNTS, "default");
+    accounts.create(object!({ "metadata": { "name": "default" } })).await.unwrap();
+    let pods = client.within(&PODS, "default");
+    let pod = |name: &str| object!({ "metadata": { "name": name }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    pods.create(pod("a")).await.unwrap();
+    pods.patch("a", "", PatchKind::Merge, object!({ "spec": { "activeDeadlineSeconds": 60 } })).await.unwrap();
+    let mut second = pod("b");
+    second.set(&["spec", "activeDeadlineSeconds"], 60);
+    assert!(pods.create(second).await.unwrap_err().message.contains("exceeded quota: with"));
+    pods.create(pod("b")).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_namespace_says_how_safe_its_pods_are() {
     let server = server(in_memory()).await;
     let client = root(&server);

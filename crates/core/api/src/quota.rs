@@ -189,8 +189,13 @@ fn matches_classes(expression: &Value, claim: &Value) -> bool {
     }
 }
 
+/// Whether a pod counts as terminating for quotas: when it has a deadline.
+pub fn is_terminating(pod: &Value) -> bool {
+    pod.int_at(&["spec", "activeDeadlineSeconds"]).is_some()
+}
+
 fn in_scope(scope: &str, pod: &Value) -> bool {
-    let terminating = pod.int_at(&["spec", "activeDeadlineSeconds"]).is_some();
+    let terminating = is_terminating(pod);
     let containers = || pod.list_at(&["spec", "containers"]).iter().chain(pod.list_at(&["spec", "initContainers"]));
     let compute = |a: Amounts| a.iter().any(|(k, v)| matches!(k.as_str(), "cpu" | "memory") && !v.is_zero());
     let best_effort = || !containers().chain(pod.get("spec")).any(|c| compute(read(c, "requests")) || compute(read(c, "limits")));
