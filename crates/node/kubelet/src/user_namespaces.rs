@@ -2,6 +2,7 @@
 //! for as long as it is here. See upstream's pkg/kubelet/userns.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use fram_cri::{IdMapping, NamespaceMode, UserNamespace};
@@ -43,10 +44,15 @@ impl Pool {
         }
     }
 
-    /// The lowest range that nobody has.
-    fn free(&self, given: &BTreeMap<String, u32>) -> Option<u32> {
+    /// A range that nobody has. Where the search begins, the pod's UID says: pods of two nodes that share a file system should
+    /// not be the same users.
+    fn free(&self, given: &BTreeMap<String, u32>, uid: &str) -> Option<u32> {
         let taken: std::collections::BTreeSet<u32> = given.values().copied().collect();
-        (0..self.ranges).map(|n| self.first + n * self.length).find(|first| !taken.contains(first))
+        let mut hasher = DefaultHasher::new();
+        uid.hash(&mut hasher);
+        let start = hasher.finish() % u64::from(self.ranges.max(1));
+        let all = (0..u64::from(self.ranges)).map(|n| ((start + n) % u64::from(self.ranges)) as u32);
+        all.map(|n| self.first + n * self.length).find(|first| !taken.contains(first))
     }
 }
 
@@ -88,7 +94,7 @@ impl UserNamespaces {
         if let Some(first) = given.get(uid) {
             return Ok(Some(self.mapping(*first)));
         }
-        let first = self.pool.free(&given).ok_or(UserNamespaceError::Exhausted(self.pool.ranges))?;
+        let first = self.pool.free(&given, uid).ok_or(UserNamespaceError::Exhausted(self.pool.ranges))?;
         self.record(uid, first)?;
         given.insert(uid.to_string(), first);
         Ok(Some(self.mapping(first)))
@@ -148,6 +154,13 @@ mod tests {
     }
 
     #[test]
+    fn the_first_pods_of_two_nodes_have_different_ranges() {
+        let pool = Pool::new(110, RANGE, "", "");
+        let first = |uid: &str| pool.free(&BTreeMap::new(), uid).unwrap();
+        assert_ne!(first("3f1e0d9a-6f0a-4a52-9f5b-0b6f1f6a7c11"), first("b1c9e3d2-7a44-4c0e-8a37-52f9b0c3d6e8"));
+    }
+
+    #[test]
     fn a_pod_keeps_its_range_over_a_restart_and_no_other_has_it() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = KubeletConfig::new("n", Vec::new(), dir.path().into(), dir.path().into());
@@ -159,11 +172,12 @@ mod tests {
         let namespaces = UserNamespaces::open(&config);
         let first = |namespaces: &UserNamespaces, uid: &str| namespaces.take(&pod(uid, true)).map(|own| own.unwrap().uids[0].host_id);
         assert_eq!(namespaces.take(&pod("a", false)).unwrap(), None);
-        assert_eq!((first(&namespaces, "a").unwrap(), first(&namespaces, "b").unwrap()), (65536, 131_072));
+        let (a, b) = (first(&namespaces, "a").unwrap(), first(&namespaces, "b").unwrap());
+        assert_eq!(std::collections::BTreeSet::from([a, b]), [65536, 131_072].into());
         assert!(first(&namespaces, "c").is_err());
         let namespaces = UserNamespaces::open(&config);
-        assert_eq!(first(&namespaces, "b").unwrap(), 131_072);
+        assert_eq!(first(&namespaces, "b").unwrap(), b);
         namespaces.release("a");
-        assert_eq!(first(&namespaces, "c").unwrap(), 65536);
+        assert_eq!(first(&namespaces, "c").unwrap(), a);
     }
 }
