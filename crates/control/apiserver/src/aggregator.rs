@@ -90,6 +90,16 @@ impl Server {
         self.aggregator.kinds.subscribe()
     }
 
+    /// Whether the server behind an APIService is available, as far as is known. What was said of it a moment ago may not have arrived
+    /// where requests look, but whoever read it counts on it.
+    pub(crate) async fn is_available(&self, service: &ApiService) -> bool {
+        if service.available {
+            return true;
+        }
+        let Ok(place) = follow::place(&self.registry, &service.name) else { return false };
+        self.registry.get_object(&place).await.is_ok_and(|object| ApiService::read(&object).available)
+    }
+
     /// Reads the APIServices; to be called before the server is ready.
     pub(crate) async fn load_services(&self) -> Result<(), Status> {
         follow::load(self).await.map(drop)

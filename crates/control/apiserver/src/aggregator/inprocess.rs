@@ -63,7 +63,7 @@ async fn read(response: Response<Incoming>) -> Result<Bytes, Status> {
 }
 
 async fn send(server: &Server, user: &User, service: &ApiService, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Status> {
-    if !service.available {
+    if !server.is_available(service).await {
         return Err(unavailable("service unavailable"));
     }
     let failed = |e: &dyn std::fmt::Display| unavailable(&e.to_string());

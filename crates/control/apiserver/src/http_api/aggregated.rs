@@ -83,7 +83,7 @@ async fn hand_on(
     target: String,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
-    if !service.available {
+    if !server.is_available(service).await {
         return Ok(unavailable("service unavailable"));
     }
     let connection = match transport::connect(server, service).await {
