@@ -28,15 +28,6 @@ thread_local! {
     static NOTING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// mimalloc's `mi_option_purge_delay`, which its bindings do not name.
-const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-
-/// Has free memory given back to the system at once: later only who allocates more does so, and a program at rest never would.
-pub(crate) fn keep_nothing() {
-    // SAFETY: sets a number that the allocator reads.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) }
-}
-
 /// mimalloc, watched.
 pub(crate) struct Heap;
 

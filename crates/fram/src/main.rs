@@ -27,7 +27,6 @@ mod up;
 static HEAP: heap::Heap = heap::Heap;
 
 fn main() -> std::process::ExitCode {
-    heap::keep_nothing();
     // A shim is not this program's child in anything but name: it starts before any thread or runtime does.
     let all: Vec<std::ffi::OsString> = std::env::args_os().collect();
     if all.get(1).is_some_and(|a| a == "shim") {
