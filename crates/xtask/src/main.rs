@@ -99,9 +99,10 @@ fn verify(stages: &mut Stages) -> Result<()> {
 }
 
 /// The Debian packages that tests use, with a file by which each is known to be there.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("buildah", "/usr/bin/buildah"),
     ("busybox-static", "/bin/busybox"),
+    ("crun", "/usr/bin/crun"),
     ("debootstrap", "/usr/sbin/debootstrap"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("etcd-server", "/usr/bin/etcd"),
@@ -110,6 +111,7 @@ const PACKAGES: [(&str, &str); 11] = [
     ("mount", "/usr/bin/mount"),
     ("nftables", "/usr/sbin/nft"),
     ("procps", "/bin/ps"),
+    ("runc", "/usr/sbin/runc"),
     ("skopeo", "/usr/bin/skopeo"),
 ];
 
