@@ -154,7 +154,7 @@ pub(crate) mod testing {
     }
 
     pub(crate) fn framework() -> Framework {
-        Framework::new(standard(&Arguments::default()))
+        Framework::new(standard(&Arguments::default()), 0)
     }
 
     /// The node that is chosen for a pod, or why none is.

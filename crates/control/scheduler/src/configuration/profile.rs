@@ -81,6 +81,7 @@ pub(super) fn read(said: &Profile, ignored: &[String]) -> Result<ProfileSpec, Ve
         slots: slots.collect(),
         preemption: takes_part(&plugins.post_filter, PREEMPT).then_some(told.limits),
         bind_timeout: told.bind_timeout,
+        percentage: said.percentage_of_nodes_to_score.map_or(0, |n| n.unsigned_abs() as usize),
     })
 }
 
