@@ -130,7 +130,7 @@ impl Scheduler {
         };
         let profile = |spec: ProfileSpec| Profile {
             name: spec.name,
-            framework: Framework::new(spec.slots),
+            framework: Framework::new(spec.slots, spec.percentage),
             preemption: spec.preemption,
             bind_timeout: spec.bind_timeout,
         };
