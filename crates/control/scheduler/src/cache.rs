@@ -13,7 +13,7 @@ use crate::pod::Pod;
 use crate::storage::Storage;
 
 /// So many changes are remembered; who is further behind begins anew.
-const LOG: usize = 1 << 15;
+const LOG: usize = 1 << 12;
 
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";

@@ -150,14 +150,16 @@ impl Queue {
         self.pods.get(&pod.key).is_some_and(|w| w.pod.uid == pod.uid && matches!(w.place, Place::InFlight { .. }))
     }
 
-    /// The pod found its node. Says how often it was tried before, and when it was first seen.
-    pub(crate) fn done(&mut self, pod: &Pod) -> Option<(u32, Moment)> {
-        if self.pods.get(&pod.key).is_none_or(|w| w.pod.uid != pod.uid) {
-            return None;
+    /// How often a pod was tried before, and when it was first seen.
+    pub(crate) fn tried(&self, pod: &Pod) -> Option<(u32, Moment)> {
+        self.pods.get(&pod.key).filter(|w| w.pod.uid == pod.uid).map(|w| (w.attempts, w.since))
+    }
+
+    /// The pod found its node.
+    pub(crate) fn done(&mut self, pod: &Pod) {
+        if self.tried(pod).is_some() {
+            self.remove(&pod.key);
         }
-        let known = self.pods.get(&pod.key).map(|w| (w.attempts, w.since));
-        self.remove(&pod.key);
-        known
     }
 
     /// No node took the pod. Where something changed since it was taken out, it is tried again after its back-off; otherwise when
@@ -336,7 +338,8 @@ mod tests {
         queue.add(pod("a", 0), Duration::ZERO);
         queue.pop();
         queue.add(next(), Duration::ZERO);
-        assert_eq!(queue.done(&pod("a", 0)), None);
+        queue.done(&pod("a", 0));
+        assert_eq!(queue.tried(&pod("a", 0)), None);
         queue.failed(&pod("a", 0), Duration::ZERO);
         assert_eq!(queue.pop().map(|p| p.uid.to_string()), Some("next".into()));
         queue.failed(&pod("a", 0), Duration::ZERO);
