@@ -4,7 +4,7 @@
 mod plan;
 mod zones;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,14 +38,19 @@ pub(crate) fn start(context: &Context) {
         events: context.recorder("node-controller", "node-controller"),
         now: context.now.clone(),
     };
-    let all = nodes.clone();
+    let unready = Mutex::new(BTreeSet::new());
     let controller = Controller::new("node-lifecycle", 4)
         .watches_deltas(&nodes, move |delta| {
-            let mut keys = vec![delta.key()];
+            let (mut keys, mut unready) = (vec![delta.key()], unready.lock());
             let ready = |n: &Value| plan::ready(n) == "True";
-            if delta.old.as_deref().map(ready) != delta.new.as_deref().map(ready) {
+            let is_ready = delta.new.as_deref().map(ready);
+            match is_ready {
+                Some(false) => unready.insert(delta.key()),
+                _ => unready.remove(&delta.key()),
+            };
+            if delta.old.as_deref().map(ready) != is_ready {
                 // What becomes of nodes that are not ready depends on how many are.
-                keys.extend(all.list().iter().filter(|n| !ready(n)).map(|n| meta::key(n)));
+                keys.extend(unready.iter().cloned());
             }
             keys
         })
