@@ -41,6 +41,7 @@ pub(crate) fn start_components(
     let (controllers, scheduling, aggregating) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
     let context = controllers_context(control_plane, flags, &informers, &now, tasks, stop);
     let scheduler = SchedulerConfig {
+        pod_groups: false,
         name: "default-scheduler".into(),
         client: scheduling_client.clone(),
         events: EventRecorder::start(scheduling_client.clone(), "default-scheduler", "", now.clone(), tasks, stop.clone()),

@@ -197,6 +197,7 @@ impl World {
         fram_controllers::start(&context);
         let environment = self.server.registry.environment().clone();
         let config = SchedulerConfig {
+            pod_groups: false,
             name: "default-scheduler".into(),
             events: EventRecorder::start(scheduling.clone(), "default-scheduler", "", now, &tasks, stop.clone()),
             client: scheduling,
