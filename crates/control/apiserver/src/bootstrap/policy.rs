@@ -9,12 +9,14 @@ const POLICY: &str = include_str!("../../policy/rbac.policy");
 const JOIN: &str = include_str!("../../policy/join.policy");
 const METRICS: &str = include_str!("../../policy/metrics.policy");
 const STORAGE: &str = include_str!("../../policy/storage.policy");
+const OPTIONAL: &str = include_str!("../../policy/optional.policy");
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// All default roles and bindings.
 pub(super) fn default_objects() -> Result<Vec<Value>, BootstrapError> {
     let mut objects: Vec<Value> = Vec::new();
-    for (i, line) in POLICY.lines().chain(JOIN.lines()).chain(STORAGE.lines()).chain(METRICS.lines()).enumerate() {
+    let lines = [POLICY, JOIN, STORAGE, METRICS, OPTIONAL].into_iter().flat_map(str::lines);
+    for (i, line) in lines.enumerate() {
         let fail = |message: &str| BootstrapError::Policy { line: i + 1, message: message.into() };
         if line.is_empty() || line.starts_with('#') {
             continue;

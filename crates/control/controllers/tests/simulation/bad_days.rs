@@ -75,7 +75,7 @@ fn deployment(replicas: i64) -> Value {
 
 #[test]
 fn hundreds_of_pods_of_one_job_that_fail_at_once_cost_what_each_of_them_costs() {
-    const PODS_AT_ONCE: u64 = 400;
+    const PODS_AT_ONCE: u64 = 2000;
     run(async {
         let mut day = Day::new(8).await;
         day.count();
