@@ -124,6 +124,7 @@ impl Registry {
         if stored.subresource("status").is_some() && !stored.status_on_create {
             object.remove(&["status"]);
         }
+        fram_api::drop_unserved(&stored, &mut object, None);
         strategy(&stored).prepare_create(&mut object);
         strategy(&stored).stamp(&mut object, None, &self.environment.now_text());
         let object = self.normalized(&stored, object)?;
@@ -234,6 +235,7 @@ impl Registry {
         object = self.admission.admit(&mut request, object, Some(&old)).await?;
         keep_metadata(&mut object, &old);
         keep_other_parts(&stored, subresource, &mut object, &old);
+        fram_api::drop_unserved(&stored, &mut object, Some(&old));
         match subresource {
             "" => strategy(&stored).prepare_update(&mut object, &old),
             part => strategy(&stored).prepare_subresource(part, &mut object, &old),
