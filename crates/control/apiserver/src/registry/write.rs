@@ -229,10 +229,14 @@ impl Registry {
             let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", meta::uid(&asked), meta::uid(&old));
             return Err(place.conflict(&why));
         }
-        let mut object = self.to_stored(place, asked).await?;
+        // A binding sets some fields of what is stored: but for these the object has its defaults and its form already.
+        let own = subresource == "binding" && place.served.verbatim();
+        let mut object = if own { asked } else { self.to_stored(place, asked).await? };
         keep_metadata(&mut object, &old);
         let mut request = Request::new(self, place, subresource, Verb::Update, write);
+        let before = own.then(|| object.clone());
         object = self.admission.admit(&mut request, object, Some(&old)).await?;
+        let formed = before.is_some_and(|before| before == object);
         keep_metadata(&mut object, &old);
         keep_other_parts(&stored, subresource, &mut object, &old);
         fram_api::drop_unserved(&stored, &mut object, Some(&old));
@@ -241,7 +245,7 @@ impl Registry {
             part => strategy(&stored).prepare_subresource(part, &mut object, &old),
         }
         strategy(&stored).stamp(&mut object, Some(&old), &self.environment.now_text());
-        let mut object = self.normalized(&stored, object)?;
+        let mut object = if formed { object } else { self.normalized(&stored, object)? };
         if subresource != "binding" {
             // A pod's generation counts what users change; see KEP-5067.
             bump_generation(&stored, &mut object, &old);
