@@ -148,7 +148,7 @@ impl Queue {
             }
             taken.insert((Reverse(waiting.pod.priority), waiting.order), waiting.pod.clone());
             if !in_flight {
-                self.put(&pod.key, Place::InFlight { changed: false });
+                self.put(&pod.key, Place::InFlight { happened: self.happened });
             }
         }
         taken.into_values().collect()
