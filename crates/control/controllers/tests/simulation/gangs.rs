@@ -52,6 +52,7 @@ fn of_two_gangs_that_do_not_both_fit_one_runs_and_the_other_holds_nothing() {
         wait(20).await;
         assert_eq!((placed(&day, "one").await, placed(&day, "two").await), (0, 0));
         make(&day.client, &PODS, "two-5", member("two")).await;
+        wait(2).await;
         make(&day.client, &PODS, "one-5", member("one")).await;
         wait(20).await;
         assert_eq!((placed(&day, "one").await, placed(&day, "two").await), (0, 6));
