@@ -33,6 +33,7 @@ mod nodes;
 mod objects;
 mod pod_certificate_request_cleaner;
 mod pod_gc;
+mod pod_group_protection;
 mod pods;
 mod replicaset;
 mod resource_claim;
@@ -94,5 +95,6 @@ pub fn start(context: &Context) {
     cluster_trust_bundle::start(context);
     pod_certificate_request_cleaner::start(context);
     leader_election::start(context);
+    pod_group_protection::start(context);
     storage_version_migrator::start(context);
 }

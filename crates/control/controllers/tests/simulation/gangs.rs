@@ -63,7 +63,12 @@ fn of_two_gangs_that_do_not_both_fit_one_runs_and_the_other_holds_nothing() {
         for pod in day.list(&PODS).await.iter().filter(|p| meta::label(p, "group") == Some("two")) {
             day.client.within(&PODS, NAMESPACE).delete(meta::name(pod), DeleteOptions::default()).await.unwrap();
         }
+        // What its pods use stays until they are gone.
+        day.client.within(&POD_GROUPS, NAMESPACE).delete("two", DeleteOptions::default()).await.unwrap();
+        wait(1).await;
+        assert!(day.client.within(&POD_GROUPS, NAMESPACE).find("two").await.unwrap().is_some());
         wait(120).await;
+        assert!(day.client.within(&POD_GROUPS, NAMESPACE).find("two").await.unwrap().is_none());
         assert_eq!((placed(&day, "one").await, condition(&day, "one").await), (6, "True Scheduled".into()));
         day.end().await;
     });
