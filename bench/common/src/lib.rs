@@ -11,4 +11,4 @@ pub use choice::Choice;
 pub use load::{Figures, ask, drive};
 pub use requests::{post, request, send};
 pub use subject::{NAMESPACE, Subject, make};
-pub use watch::watch;
+pub use watch::{Following, watch};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use fram_bench_common::{Figures, NAMESPACE, Subject, ask, drive, post, request, watch};
-use fram_client::remote::{Lines, Remote};
+use fram_bench_common::{Figures, Following, NAMESPACE, Subject, ask, drive, post, request};
+use fram_client::remote::Remote;
 use fram_machinery::{Value, json, meta, object};
 
 use crate::cluster;
@@ -52,7 +52,7 @@ async fn measure(subject: &Subject, admins: &[Arc<Remote>], workload: Workload, 
     let counts = workload.counts(nodes, most);
     let waiting = |n: usize| post(PODS, &workload.waiting(&format!("waiting-{n}")));
     drive(subject, &subject.clients, counts.waiting, waiting).await?;
-    let mut lines = watch(&admins[0], PODS, BOUND).await?;
+    let mut lines = Following::begin(&admins[0], PODS, BOUND).await?;
     let (before, bound) = tokio::join!(
         drive(subject, &subject.clients, counts.before, |n| post(PODS, &workload.before(&format!("before-{n}")))),
         take(&mut lines, "before-", counts.before)
@@ -71,7 +71,7 @@ async fn measure(subject: &Subject, admins: &[Arc<Remote>], workload: Workload, 
 }
 
 /// All at once: the latencies are from the first create on, so that they say how the pods followed each other.
-async fn crowd(subject: &Subject, lines: &mut Lines, count: usize, body: impl Fn(usize) -> Value) -> Result<Figures> {
+async fn crowd(subject: &Subject, lines: &mut Following, count: usize, body: impl Fn(usize) -> Value) -> Result<Figures> {
     let (cpu, begun) = (subject.cpu(), Instant::now());
     let (created, bound) = tokio::join!(drive(subject, &subject.clients, count, |n| post(PODS, &body(n))), take(lines, "pod-", count));
     created?;
@@ -82,7 +82,7 @@ async fn crowd(subject: &Subject, lines: &mut Lines, count: usize, body: impl Fn
 }
 
 /// One after the other, each from before it is sent until it is seen with its node.
-async fn quiet(subject: &Subject, lines: &mut Lines, count: usize, body: impl Fn(usize) -> Value) -> Result<Figures> {
+async fn quiet(subject: &Subject, lines: &mut Following, count: usize, body: impl Fn(usize) -> Value) -> Result<Figures> {
     let (cpu, begun) = (subject.cpu(), Instant::now());
     let mut latencies = Vec::with_capacity(count);
     for n in 0..count {
@@ -97,18 +97,18 @@ async fn quiet(subject: &Subject, lines: &mut Lines, count: usize, body: impl Fn
 }
 
 /// Reads until so many pods whose names begin like this have been bound, and says when each was.
-async fn take(lines: &mut Lines, prefix: &str, count: usize) -> Result<HashMap<Vec<u8>, Instant>> {
+async fn take(lines: &mut Following, prefix: &str, count: usize) -> Result<HashMap<Vec<u8>, Instant>> {
     let mark = format!("\"name\":\"{prefix}");
     let mut seen = HashMap::with_capacity(count);
     while seen.len() < count {
         let line = tokio::time::timeout(PATIENCE, lines.next()).await;
-        let line = line.with_context(|| format!("{} of {count} pods were bound", seen.len()))??.context("the watch ended")?;
+        let line = line.with_context(|| format!("{} of {count} pods were bound", seen.len()))??;
         if !line.starts_with(br#"{"type":"ADDED""#) {
             continue;
         }
         let Some(at) = line.windows(mark.len()).position(|w| w == mark.as_bytes()) else { continue };
         let name = line[at + 8..].split(|b| *b == b'"').next().unwrap_or_default().to_vec();
-        seen.insert(name, Instant::now());
+        seen.entry(name).or_insert_with(Instant::now);
     }
     Ok(seen)
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
+use fram_api::{Api, RuntimeConfig};
 use fram_apiserver::limits::{Limits, go_duration};
 use fram_apiserver::{Environment, Server};
 use fram_audit::{Audit, BatchOptions, Counters, Log, LogOptions, Policy, Sender, Sink, Webhook};
@@ -25,7 +27,19 @@ pub(crate) struct ApiFlags {
     #[command(flatten)]
     requests: RequestFlags,
     #[command(flatten)]
+    versions: VersionFlags,
+    #[command(flatten)]
     pub(crate) etcd: EtcdFlags,
+}
+
+/// Which versions of the APIs are served.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "API versions")]
+struct VersionFlags {
+    /// Switches versions of APIs on or off: pairs KEY=BOOL, where a key is api/all, api/ga, api/beta, api/alpha, GROUP/VERSION or
+    /// GROUP/VERSION/RESOURCE. Alphas and betas are off where nothing is said; what belongs to them is on where they are.
+    #[arg(long, value_name = "KEY=BOOL,…")]
+    runtime_config: Vec<RuntimeConfig>,
 }
 
 /// How many requests are carried out at once.
@@ -135,6 +149,11 @@ impl ApiFlags {
             true => server.with_flow_control(Arc::new(FlowControl::new((reading + writing) as u64, flags.request_timeout / WAITING))),
             false => server.with_in_flight_limits(InFlight::new(reading, writing)),
         }
+    }
+
+    /// The kinds that are served.
+    pub(crate) fn api(&self) -> anyhow::Result<Api> {
+        Api::chosen(&RuntimeConfig::merged(&self.versions.runtime_config)).context("--runtime-config")
     }
 
     /// How long the server goes on as before when it is told to end.

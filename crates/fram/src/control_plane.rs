@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use fram_api::Api;
 use fram_apiserver::admission::{Chain, Webhooks};
 use fram_apiserver::allocate::Allocators;
 use fram_apiserver::bootstrap::Cluster;
@@ -56,7 +55,7 @@ impl ControlPlane {
         if shared {
             masters::agree_on_keys(&store, &prefix, &pki.fingerprint()).await?;
         }
-        let api = Arc::new(Api::builtin()?);
+        let api = Arc::new(flags.api()?);
         let allocators = Allocators::default();
         let address = match listen.ip() {
             IpAddr::V4(ip) if !ip.is_unspecified() => ip,

@@ -14,6 +14,7 @@ mod references;
 mod rules;
 mod service_account;
 mod storage;
+mod trust;
 mod webhook;
 
 use std::sync::Arc;
@@ -252,6 +253,7 @@ impl Chain {
         }
         if let Some(object) = object {
             escalation::check(&self.rbac, request, object, old).await?;
+            trust::check(&self.rbac, request, object, old)?;
             references::check(&self.rbac, request, object, old).await?;
         }
         self.policies.validate(request, object.unwrap_or(&Value::Null), old).await?;

@@ -62,7 +62,7 @@ impl Server {
         for name in NAMESPACES {
             ensure(&self.registry, object!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })).await?;
         }
-        let mut objects = policy::default_objects()?;
+        let mut objects = policy::default_objects(&self.registry.api())?;
         objects.extend(system_objects(&self.registry, cluster));
         objects.extend(local::wanted(&self.registry.api()).values().map(local::Local::object));
         let mut tasks = tokio::task::JoinSet::new();

@@ -1,6 +1,6 @@
 //! What calls to servers inside the cluster have in common: whom they trust, and who they are themselves.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::pem::PemObject;
@@ -34,16 +34,24 @@ impl ClientIdentity {
     }
 }
 
-/// TLS to a server that the authorities of a bundle (PEM) vouch for, over HTTP/1.1; without a bundle those that the system trusts.
-pub(crate) fn trusting(bundle: &[u8]) -> Result<ClientConfig, TlsError> {
-    let mut roots = RootCertStore::empty();
-    if bundle.is_empty() {
+/// The authorities that the system trusts, read from disk once.
+fn of_the_system() -> RootCertStore {
+    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
+    let read = || {
         let found = rustls_native_certs::load_native_certs();
         for error in found.errors {
             tracing::debug!(%error, "an authority that the system trusts cannot be read");
         }
+        let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(found.certs);
-    }
+        roots
+    };
+    ROOTS.get_or_init(read).clone()
+}
+
+/// TLS to a server that the authorities of a bundle (PEM) vouch for, over HTTP/1.1; without a bundle those that the system trusts.
+pub(crate) fn trusting(bundle: &[u8]) -> Result<ClientConfig, TlsError> {
+    let mut roots = if bundle.is_empty() { of_the_system() } else { RootCertStore::empty() };
     for certificate in CertificateDer::pem_slice_iter(bundle) {
         let certificate = certificate.map_err(|e| TlsError::Bundle(e.to_string()))?;
         roots.add(certificate).map_err(|e| TlsError::Bundle(e.to_string()))?;

@@ -24,6 +24,7 @@ pub(crate) fn start(context: &Context) {
     };
     let claims = reconciler.claims.clone();
     let controller = Controller::new("device-taint-eviction", 2)
+        .needs(&reconciler.pods)
         .watches_deltas(&reconciler.claims, |delta| {
             let part = |c: &Value| (c.at(&["status", "allocation"]).cloned(), c.at(&["status", "reservedFor"]).cloned());
             let same = matches!((&delta.old, &delta.new), (Some(old), Some(new)) if part(old) == part(new));

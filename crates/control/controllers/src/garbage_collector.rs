@@ -9,12 +9,13 @@ use std::sync::Arc;
 use fram_client::{
     Action, Client, Controller, DeleteOptions, Delta, Enqueuer, Informer, PatchKind, Preconditions, Propagation, Resource, SharedInformers,
 };
-use fram_machinery::{Reason, Status, Value, meta, object};
+use fram_machinery::{Status, Value, meta, object};
 use parking_lot::{Mutex, RwLock};
 
 use crate::Context;
 use crate::context::KindInfo;
 use crate::custom_kinds::{self, Follower};
+use crate::objects::settled;
 use plan::{Owner, Step, decide};
 
 pub(crate) const ORPHAN: &str = "orphan";
@@ -275,13 +276,4 @@ impl Collector {
 /// Whether an object waits for its dependents to go.
 fn waits(object: &Value) -> bool {
     meta::is_terminating(object) && meta::has_finalizer(object, FOREGROUND)
-}
-
-/// An object that is gone or was made anew needs nothing more.
-fn settled(result: Result<Arc<Value>, Status>) -> Result<(), Status> {
-    match result {
-        Err(status) if status.is(Reason::NotFound) => Ok(()),
-        Err(status) => Err(status),
-        Ok(_) => Ok(()),
-    }
 }

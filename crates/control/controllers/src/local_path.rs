@@ -23,6 +23,7 @@ pub(crate) fn start(context: &Context) {
     };
     // Keys with a namespace are claims, those without volumes.
     let controller = Controller::new("local-path", 2).owns(&provisioner.claims).owns(&provisioner.volumes);
+    let controller = controller.needs(&provisioner.classes).needs(&provisioner.nodes);
     context.run(controller, provisioner, |p, key| async move {
         match key.contains('/') {
             true => p.claim(&key).await,

@@ -112,11 +112,15 @@ impl Reconciler {
 
     /// Whether a node may be emptied now, and the turn that this takes; else when to ask again, where that is known.
     fn may_evict(&self, node: &Value) -> Result<Option<Instant>, Option<Duration>> {
+        // Every lease that is renewed leads here: only what fails is worth a look at all the others.
+        if !plan::asks_for_eviction(node) {
+            return Ok(None);
+        }
         let zones = Zones::of(&self.nodes.list());
         if zones.all_disrupted() {
             return Err(None);
         }
-        if !plan::asks_for_eviction(node) || plan::is_evicted(node) {
+        if plan::is_evicted(node) {
             return Ok(None);
         }
         let zone = zone_of(node);

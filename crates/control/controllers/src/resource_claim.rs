@@ -12,6 +12,7 @@ use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Info
 use fram_machinery::{Reason, Status, Value, meta, object};
 
 use crate::Context;
+use crate::objects::unless_it_changed;
 
 pub(crate) fn start(context: &Context) {
     let reconciler = Arc::new(Reconciler {
@@ -38,8 +39,17 @@ pub(crate) fn start(context: &Context) {
         .watches_deltas(&reconciler.claims, {
             let pods = pods.clone();
             move |delta| {
-                // One that goes is made again, and one that has its devices now may be wanted by a pod that was bound by hand.
                 let namespace = meta::namespace(delta.object());
+                // One that has its devices now may be wanted by a pod that was bound by hand.
+                if let Some(claim) = delta.new.as_deref() {
+                    if !plan::is_allocated(claim) || delta.old.as_deref().is_some_and(plan::is_allocated) {
+                        return Vec::new();
+                    }
+                    let names = |pod: &Value| claims_of_pod(pod).any(|(_, name)| name == Some(meta::name(claim)));
+                    let waits = |pod: &Value| !pod.str_at(&["spec", "nodeName"]).is_empty() && !plan::is_used_by(claim, pod);
+                    return pods.by_namespace(namespace).iter().filter(|p| waits(p) && names(p)).map(|p| meta::key(p)).collect();
+                }
+                // One that goes is made again.
                 let owner = meta::controller_of(delta.object()).filter(|o| o.str_at(&["kind"]) == "Pod");
                 let owner = owner.filter(|_| delta.new.is_none()).and_then(|o| pods.get_in(namespace, o.str_at(&["name"])));
                 owner.map(|p| meta::key(&p)).into_iter().collect()
@@ -85,7 +95,8 @@ impl Reconciler {
         if !plan::says(&pod, &statuses) {
             let patch = object!({ "metadata": { "uid": (meta::uid(&pod)) }, "status": { "resourceClaimStatuses": statuses } });
             let pods = self.client.within(&PODS, meta::namespace(&pod));
-            return unless_gone(pods.patch(meta::name(&pod), "status", PatchKind::Strategic, patch).await).map(|()| Action::Done);
+            unless_it_changed(pods.patch(meta::name(&pod), "status", PatchKind::Strategic, patch).await)?;
+            return Ok(Action::Done);
         }
         self.reserve(&pod).await?;
         Ok(Action::Done)
@@ -122,7 +133,7 @@ impl Reconciler {
             let user = object!({ "resource": "pods", "name": (meta::name(pod)), "uid": (meta::uid(pod)) });
             let patch = object!({ "metadata": { "uid": (meta::uid(&claim)) }, "status": { "reservedFor": [user] } });
             let claims = self.client.within(&RESOURCE_CLAIMS, meta::namespace(pod));
-            unless_gone(claims.patch(meta::name(&claim), "status", PatchKind::Strategic, patch).await)?;
+            unless_it_changed(claims.patch(meta::name(&claim), "status", PatchKind::Strategic, patch).await)?;
         }
         Ok(())
     }
@@ -158,29 +169,21 @@ impl Reconciler {
         if let Some(status) = plan::status(&claim, pod) {
             let mut next = (*claim).clone();
             next.set(&["status"], status);
-            match claims.update_status(next).await {
-                Ok(updated) => current = updated,
-                failed => return unless_gone(failed).map(|()| Action::Done),
+            match unless_it_changed(claims.update_status(next).await)? {
+                Some(updated) => current = updated,
+                None => return Ok(Action::Done),
             }
         }
         if !plan::is_allocated(&current) && meta::has_finalizer(&current, CLAIM_FINALIZER) {
             let mut free = (*current).clone();
             meta::remove_finalizer(&mut free, CLAIM_FINALIZER);
-            unless_gone(claims.update(free).await)?;
+            unless_it_changed(claims.update(free).await)?;
         }
         if plan::is_over(&claim, pod) && !meta::is_terminating(&claim) {
             let preconditions = Preconditions { uid: Some(meta::uid(&claim).to_string()), resource_version: None };
             let options = DeleteOptions { preconditions, ..Default::default() };
-            unless_gone(claims.delete(meta::name(&claim), options).await)?;
+            unless_it_changed(claims.delete(meta::name(&claim), options).await)?;
         }
         Ok(Action::Done)
-    }
-}
-
-/// What has gone, or changed meanwhile, is looked at again when that is seen.
-fn unless_gone<T>(result: Result<T, Status>) -> Result<(), Status> {
-    match result {
-        Err(status) if !matches!(status.reason, Reason::NotFound | Reason::Conflict) => Err(status),
-        _ => Ok(()),
     }
 }

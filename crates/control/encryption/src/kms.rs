@@ -120,8 +120,8 @@ struct Shared {
 
 struct Undecrypted {
     why: String,
-    /// It gave no answer, and may give one later.
-    unanswered: bool,
+    /// What the thread tries again, without the value's data.
+    envelope: Envelope,
 }
 
 /// What is asked of the thread; it answers over a channel, for those who block.
@@ -203,12 +203,12 @@ impl Provider {
             return Err(failed(known.why.clone()));
         }
         let (answer, answered) = std::sync::mpsc::channel();
-        self.ask(Job::Decrypt(Box::new(Envelope { data: Vec::new(), ..envelope.clone() }), answer))?;
+        let envelope = Envelope { data: Vec::new(), ..envelope.clone() };
+        self.ask(Job::Decrypt(Box::new(envelope.clone()), answer))?;
         let source = answered.recv().map_err(|_| KmsError::Ended(self.name.clone()))?;
         let source = source.map_err(|error| {
-            let unanswered = !matches!(error, CallError::Grpc(GrpcError::Status { .. }));
             let why = error.to_string();
-            self.shared.undecrypted.lock().insert(cache_key.clone(), Undecrypted { why: why.clone(), unanswered });
+            self.shared.undecrypted.lock().insert(cache_key.clone(), Undecrypted { why: why.clone(), envelope });
             failed(why)
         })?;
         let source = Arc::new(source);
@@ -285,12 +285,30 @@ impl Worker {
             outcome.err().map(|why| format!("failed to perform status section of the healthz check for KMS Provider {}: {why}", self.name));
         let healthy = failure.is_none();
         *self.shared.failure.write() = failure;
-        let missed = std::mem::take(&mut *self.shared.undecrypted.lock());
-        if healthy && missed.values().any(|missed| missed.unanswered) {
-            tracing::info!(name = self.name, "the key management service answers again: what could not be decrypted is tried anew");
+        if healthy && self.changed.read().is_some() && self.retry().await {
+            tracing::info!(name = self.name, "the key management service decrypts what it could not: values are read anew");
             self.tell();
         }
         tokio::time::Instant::now() + pause
+    }
+
+    /// Tries again what could not be decrypted, here and not where values are read and written; whether any of it can be now.
+    async fn retry(&self) -> bool {
+        let missed: Vec<_> = self.shared.undecrypted.lock().iter().map(|(key, missed)| (key.clone(), missed.envelope.clone())).collect();
+        let mut any = false;
+        for (key, envelope) in missed {
+            match self.decrypt(&envelope).await {
+                Ok(source) => {
+                    self.shared.sources.lock().insert(key.clone(), Arc::new(source));
+                    self.shared.undecrypted.lock().remove(&key);
+                    any = true;
+                }
+                Err(CallError::Grpc(GrpcError::Status { .. })) => {}
+                // Who does not answer at all is not asked again now.
+                Err(_) => break,
+            }
+        }
+        any
     }
 
     async fn refresh(&self) -> Result<(), String> {

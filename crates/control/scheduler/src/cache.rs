@@ -13,7 +13,10 @@ use crate::pod::Pod;
 use crate::storage::Storage;
 
 /// So many changes are remembered; who is further behind begins anew.
-const LOG: usize = 1 << 15;
+const LOG: usize = 1 << 12;
+
+const REGION: &str = "topology.kubernetes.io/region";
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Something about a node that matters to pods. Nodes are known by their slot: a number that stays theirs.
 #[derive(Debug, Clone)]
@@ -58,12 +61,14 @@ pub(crate) struct Cache {
     /// How many changes there have been.
     position: u64,
     columns: Mutex<HashMap<String, Arc<Column>>>,
+    order: Mutex<Option<Arc<Vec<usize>>>>,
 }
 
 impl Cache {
     fn note(&mut self, change: Change) {
         if matches!(change, Change::Node(_)) {
             self.columns.get_mut().clear();
+            *self.order.get_mut() = None;
         }
         if self.log.len() == LOG {
             self.log.pop_front();
@@ -283,6 +288,11 @@ impl Cache {
         self.slots.iter().enumerate().filter(|(_, n)| n.object.is_some())
     }
 
+    /// The slots of the nodes that exist, zone after zone in turn: whoever looks at some in this order sees all zones.
+    pub(crate) fn order(&self) -> Arc<Vec<usize>> {
+        self.order.lock().get_or_insert_with(|| Arc::new(zone_by_zone(self.nodes()))).clone()
+    }
+
     /// Which values the nodes have for a label.
     pub(crate) fn column(&self, label: &str) -> Arc<Column> {
         let mut columns = self.columns.lock();
@@ -301,6 +311,20 @@ impl Cache {
         columns.insert(label.to_string(), column.clone());
         column
     }
+}
+
+/// As many of each zone as of the others, as far as they go; see upstream's nodeTree.
+fn zone_by_zone<'a>(nodes: impl Iterator<Item = (usize, &'a Node)>) -> Vec<usize> {
+    let mut zones: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut ranked: Vec<(usize, usize)> = Vec::new();
+    for (slot, node) in nodes {
+        let label = |name: &str| node.labels().get(name).and_then(Value::as_str).unwrap_or_default();
+        let rank = zones.entry((label(REGION), label(ZONE))).or_default();
+        ranked.push((*rank, slot));
+        *rank += 1;
+    }
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, slot)| slot).collect()
 }
 
 #[cfg(test)]
@@ -325,6 +349,19 @@ mod tests {
         cache.place(one_cpu("1"), "b");
         assert_eq!(taken(&cache), [0, 1000]);
         assert!(cache.remove("1") && !cache.remove("1"));
+    }
+
+    #[test]
+    fn nodes_come_zone_after_zone_in_turn() {
+        let within = |name: &str, zone: &str| {
+            let mut node = node(name, "4");
+            node.place(&["metadata", "labels"]).make_map().insert(ZONE, zone);
+            node
+        };
+        let mut cache = cache(vec![within("a", "1"), within("b", "1"), within("c", "1"), within("d", "2"), within("e", "2")]);
+        assert_eq!(*cache.order(), [0, 3, 1, 4, 2]);
+        cache.remove_node("a");
+        assert_eq!(*cache.order(), [1, 3, 2, 4]);
     }
 
     #[test]

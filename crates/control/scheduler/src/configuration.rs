@@ -46,6 +46,8 @@ pub(crate) struct ProfileSpec {
     pub(crate) preemption: Option<Limits>,
     /// How long a pod waits for its volumes before its place is given up.
     pub(crate) bind_timeout: Duration,
+    /// How many of a hundred nodes are looked for; 0 for what suits the size of the cluster.
+    pub(crate) percentage: usize,
 }
 
 /// What a configuration says.
@@ -69,7 +71,7 @@ const BIND_TIMEOUT: Duration = Duration::from_secs(600);
 impl Default for Configuration {
     fn default() -> Self {
         let (slots, preemption) = (standard(&Arguments::default()), Some(Limits::default()));
-        let profile = ProfileSpec { name: DEFAULT_SCHEDULER.into(), slots, preemption, bind_timeout: BIND_TIMEOUT };
+        let profile = ProfileSpec { name: DEFAULT_SCHEDULER.into(), slots, preemption, bind_timeout: BIND_TIMEOUT, percentage: 0 };
         Self { profiles: vec![profile], extenders: Vec::new(), backoff: Backoff::default() }
     }
 }
@@ -86,7 +88,10 @@ impl Configuration {
         let mut arguments = Vec::new();
         let resources = document.extenders.iter().flat_map(|e| &e.managed_resources);
         let ignored: Vec<String> = resources.filter(|r| r.ignored_by_scheduler).map(|r| r.name.clone()).collect();
-        let named = if document.profiles.is_empty() { vec![types::Profile::default()] } else { document.profiles };
+        let mut named = if document.profiles.is_empty() { vec![types::Profile::default()] } else { document.profiles };
+        for profile in &mut named {
+            profile.percentage_of_nodes_to_score = profile.percentage_of_nodes_to_score.or(document.percentage_of_nodes_to_score);
+        }
         for (n, said) in named.iter().enumerate() {
             match profile::read(said, &ignored) {
                 Ok(read) => arguments.push(read),

@@ -17,7 +17,7 @@ use crate::node::Node;
 use crate::pod::Pod;
 use selectors::Selectors;
 
-pub(crate) use allocate::NONE;
+pub(crate) use allocate::{NONE, STEPS};
 
 /// A pool of a driver: the part of its slices' names that counts.
 type PoolId = (Arc<str>, Arc<str>);
@@ -238,6 +238,11 @@ impl Devices {
 
     /// What the claims take on a node, or why they cannot be had there.
     pub(crate) fn allocate(&self, claims: &[Arc<Value>], node: &Node) -> Result<Vec<Allocation>, String> {
+        self.allocate_within(claims, node, &mut { STEPS })
+    }
+
+    /// The same in so many steps, which are counted down.
+    pub(crate) fn allocate_within(&self, claims: &[Arc<Value>], node: &Node, steps: &mut usize) -> Result<Vec<Allocation>, String> {
         let mut wanting = Vec::new();
         for claim in claims {
             match allocation_of(claim) {
@@ -248,7 +253,7 @@ impl Devices {
                 None => wanting.push(claim.clone()),
             }
         }
-        let mut found = allocate::allocate(self, &wanting, node)?.into_iter();
+        let mut found = allocate::allocate(self, &wanting, node, steps)?.into_iter();
         let of = |claim: &Arc<Value>| Allocation {
             claim: claim.clone(),
             devices: if allocation_of(claim).is_some() { None } else { found.next() },

@@ -31,6 +31,8 @@ pub enum ExtenderError {
     Url(String),
     #[error("extender: httpTimeout {0:?} is no duration")]
     Timeout(String),
+    #[error("extender {0:?}: https needs caFile, caData or insecure in tlsConfig, or enableHTTPS")]
+    NoAuthority(String),
     #[error("read {path:?}: {source}")]
     Read { path: PathBuf, source: std::io::Error },
     #[error("extender: {0} is not base64")]
@@ -94,7 +96,7 @@ impl Extender {
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         Ok(Self {
             url: spec.url_prefix.trim_end_matches('/').into(),
-            access: if secure { Some(access(&host, port, spec.tls_config.as_ref())?) } else { None },
+            access: if secure { Some(access(&host, port, spec)?) } else { None },
             host,
             port,
             filter_verb: spec.filter_verb.clone(),
@@ -194,9 +196,15 @@ impl Extender {
     }
 }
 
-fn access(host: &str, port: u16, tls: Option<&ExtenderTls>) -> Result<Kubeconfig, ExtenderError> {
+fn access(host: &str, port: u16, spec: &ExtenderSpec) -> Result<Kubeconfig, ExtenderError> {
     let none = ExtenderTls::default();
-    let tls = tls.unwrap_or(&none);
+    let tls = spec.tls_config.as_ref().unwrap_or(&none);
+    let no_authority = tls.ca_file.is_empty() && tls.ca_data.is_empty();
+    // As upstream: who sets enableHTTPS and names no authority trusts whoever answers.
+    let insecure = tls.insecure || spec.enable_https && no_authority;
+    if no_authority && !insecure {
+        return Err(ExtenderError::NoAuthority(spec.url_prefix.clone()));
+    }
     let pem = |file: &str, data: &str, what: &'static str| match (file, data) {
         (_, data) if !data.is_empty() => {
             let bytes = base64::engine::general_purpose::STANDARD.decode(data).map_err(|_| ExtenderError::Base64(what))?;
@@ -211,8 +219,7 @@ fn access(host: &str, port: u16, tls: Option<&ExtenderTls>) -> Result<Kubeconfig
         server: format!("https://{host}:{port}"),
         ca: pem(&tls.ca_file, &tls.ca_data, "caData")?,
         server_name: Some(tls.server_name.clone()).filter(|n| !n.is_empty()),
-        // As upstream: who names no authority trusts whoever answers.
-        insecure: tls.insecure || tls.ca_file.is_empty() && tls.ca_data.is_empty(),
+        insecure,
         identity: (!certificate.is_empty()).then_some((certificate, key)),
         token: None,
     })

@@ -86,7 +86,12 @@ pub(crate) trait View: Send + Sync {
     /// Takes in a change; false where the view has to be made anew.
     fn changed(&mut self, change: &Change, cache: &Cache) -> bool;
 
-    /// Refuses those of the nodes that nobody has refused yet.
+    /// The nodes that it might take, where it knows that it refuses all others; see upstream's PreFilterResult.
+    fn only(&self, _cache: &Cache) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// Refuses those of the open nodes that it does not take.
     fn filter(&mut self, _cache: &Cache, _verdicts: &mut Verdicts) {}
 
     /// Why one node is refused, where it is. Nodes that `filter` refuses with the same detail are refused for the same reasons.
@@ -100,23 +105,31 @@ pub(crate) trait View: Send + Sync {
     }
 }
 
-/// For each slot who refused it, if anyone did.
+/// For each slot who refused it, if anyone did. Nodes are looked at by parts.
 #[derive(Default)]
 pub(crate) struct Verdicts {
     of: Vec<u32>,
+    /// The slots that are looked at now.
+    part: Vec<usize>,
     plugin: u32,
+    /// How many were left out, as there are enough others.
+    aside: usize,
 }
 
-/// There is no node in the slot.
-const ABSENT: u32 = u32::MAX;
-/// Nobody looked at the node: there are enough others.
-const ASIDE: u32 = u32::MAX - 1;
+/// Nobody looked at the slot: there are enough other nodes, or there is no node in it.
+const ASIDE: u32 = u32::MAX;
 const DETAIL: u32 = (1 << 24) - 1;
 
 impl Verdicts {
     fn new(cache: &Cache) -> Self {
-        let of = (0..cache.slots()).map(|slot| if cache.at(slot).object.is_some() { 0 } else { ABSENT });
-        Self { of: of.collect(), plugin: 0 }
+        Self { of: vec![ASIDE; cache.slots()], part: Vec::new(), plugin: 0, aside: 0 }
+    }
+
+    /// Goes on to other nodes, about which nothing is said yet.
+    fn look_at(&mut self, part: impl Iterator<Item = usize>) {
+        self.part.clear();
+        self.part.extend(part);
+        self.part.iter().for_each(|slot| self.of[*slot] = 0);
     }
 
     /// Refuses a node, unless it is already. The detail is the view's own.
@@ -130,20 +143,40 @@ impl Verdicts {
     pub(crate) fn set_aside(&mut self, slot: usize) {
         if self.of[slot] == 0 {
             self.of[slot] = ASIDE;
+            self.aside += 1;
         }
     }
 
-    /// The nodes that nobody has refused.
+    /// The nodes that are looked at and that nobody has refused.
     pub(crate) fn open(&self) -> impl Iterator<Item = usize> {
-        self.of.iter().enumerate().filter(|(_, v)| **v == 0).map(|(slot, _)| slot)
+        self.part.iter().copied().filter(|slot| self.of[*slot] == 0)
     }
 
     /// Refuses nodes by a table of details, 0 for those that are taken.
     pub(crate) fn refuse_all(&mut self, details: &[u32]) {
-        for (slot, detail) in details.iter().enumerate().filter(|(_, d)| **d != 0) {
-            self.refuse(slot, *detail);
+        let plugin = (self.plugin + 1) << 24;
+        for slot in &self.part {
+            let detail = details.get(*slot).copied().unwrap_or(0);
+            if detail != 0 && self.of[*slot] == 0 {
+                self.of[*slot] = plugin | detail & DETAIL;
+            }
         }
     }
+}
+
+/// No more nodes than this are looked for in a cluster that has as few; see minFeasibleNodesToFind.
+const FEWEST: usize = 100;
+/// However large a cluster is, at least this part of its nodes is looked for; see minFeasibleNodesPercentageToFind.
+const LEAST: usize = 5;
+
+/// How many nodes that take a pod are enough to choose among, where the profile wants so many of a hundred, 0 for what suits the
+/// size of the cluster; see upstream's numFeasibleNodesToFind.
+fn enough(percentage: usize, nodes: usize) -> usize {
+    let percentage = match percentage {
+        0 => 50usize.saturating_sub(nodes / 125).max(LEAST),
+        said => said,
+    };
+    (nodes * percentage / 100).max(FEWEST).min(nodes)
 }
 
 struct Kept {
@@ -171,6 +204,10 @@ pub(crate) struct Framework {
     pub(crate) plugins: Vec<Slot>,
     shelves: Vec<HashMap<String, Kept>>,
     clock: u64,
+    /// How many of a hundred nodes are looked for; 0 for what suits the size of the cluster.
+    percentage: usize,
+    /// Where in the order of nodes the next look begins, so that each has its turn.
+    start: usize,
 }
 
 /// Why no node takes a pod.
@@ -205,8 +242,8 @@ pub(crate) struct Attempt {
 }
 
 impl Framework {
-    pub(crate) fn new(plugins: Vec<Slot>) -> Self {
-        Self { shelves: plugins.iter().map(|_| HashMap::new()).collect(), plugins, clock: 0 }
+    pub(crate) fn new(plugins: Vec<Slot>, percentage: usize) -> Self {
+        Self { shelves: plugins.iter().map(|_| HashMap::new()).collect(), plugins, clock: 0, percentage, start: 0 }
     }
 
     /// The views of a pod, up to date.
@@ -257,21 +294,12 @@ impl Framework {
         {
             return Filtered::Feasible(attempt, vec![slot]);
         }
-        let mut verdicts = Verdicts::new(cache);
-        for (number, _, kept) in attempt.views.iter_mut().filter(|(number, ..)| self.plugins[*number].filters) {
-            verdicts.plugin = *number as u32;
-            kept.view.filter(cache, &mut verdicts);
+        attempt.verdicts = Verdicts::new(cache);
+        let narrow = attempt.views.iter().find_map(|(.., kept)| kept.view.only(cache));
+        let mut feasible = narrow.map(|slots| self.look_at(&mut attempt, cache, slots.into_iter())).unwrap_or_default();
+        if feasible.is_empty() {
+            feasible = self.look_around(&mut attempt, cache);
         }
-        for slot in cache.rooms() {
-            if verdicts.of.get(slot) == Some(&0)
-                && !cache.expected_at(pod, slot).is_empty()
-                && let Err(refusal) = self.fits(&mut attempt, cache, slot)
-            {
-                attempt.refused.insert(slot, refusal);
-            }
-        }
-        let feasible: Vec<usize> = verdicts.open().filter(|slot| !attempt.refused.contains_key(slot)).collect();
-        attempt.verdicts = verdicts;
         if feasible.is_empty() {
             let outcome = self.unschedulable(&attempt, cache);
             return Filtered::None(attempt, outcome);
@@ -279,10 +307,51 @@ impl Framework {
         Filtered::Feasible(attempt, feasible)
     }
 
+    /// Looks at nodes until there are enough, beginning where the look before ended.
+    fn look_around(&mut self, attempt: &mut Attempt, cache: &mut Cache) -> Vec<usize> {
+        let order = cache.order();
+        let enough = enough(self.percentage, order.len());
+        let (mut feasible, mut seen) = (Vec::with_capacity(enough), 0);
+        while seen < order.len() && feasible.len() + attempt.verdicts.aside < enough {
+            // Where only some are missing, looking for each alone would cost more than some too many.
+            let size = (enough - feasible.len() - attempt.verdicts.aside).max(FEWEST / 2).min(order.len() - seen);
+            let from = self.start + seen;
+            let part = (from..from + size).map(|place| order[place % order.len()]);
+            feasible.extend(self.look_at(attempt, cache, part));
+            seen += size;
+        }
+        self.start = (self.start + seen) % order.len().max(1);
+        feasible
+    }
+
+    /// Asks all plugins about some nodes; gives those that take the pod.
+    fn look_at(&self, attempt: &mut Attempt, cache: &mut Cache, part: impl Iterator<Item = usize>) -> Vec<usize> {
+        let mut verdicts = std::mem::take(&mut attempt.verdicts);
+        verdicts.look_at(part);
+        for (number, _, kept) in attempt.views.iter_mut().filter(|(number, ..)| self.plugins[*number].filters) {
+            verdicts.plugin = *number as u32;
+            kept.view.filter(cache, &mut verdicts);
+        }
+        let open: Vec<usize> = verdicts.open().collect();
+        attempt.verdicts = verdicts;
+        let rooms = cache.rooms();
+        let expects = |slot: &usize| rooms.binary_search(slot).is_ok();
+        open.into_iter().filter(|slot| !expects(slot) || self.fits_beside(attempt, cache, *slot)).collect()
+    }
+
+    /// Whether an open node takes the pod also beside those for which room is being made there.
+    fn fits_beside(&self, attempt: &mut Attempt, cache: &mut Cache, slot: usize) -> bool {
+        if cache.expected_at(&attempt.pod, slot).is_empty() {
+            return true;
+        }
+        let fits = self.fits(attempt, cache, slot);
+        fits.map_err(|refusal| attempt.refused.insert(slot, refusal)).is_ok()
+    }
+
     /// Why no node is left.
     pub(crate) fn unschedulable(&self, attempt: &Attempt, cache: &Cache) -> Outcome {
         let mut groups: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (slot, verdict) in attempt.verdicts.of.iter().enumerate().filter(|(_, v)| ![0, ABSENT, ASIDE].contains(*v)) {
+        for (slot, verdict) in attempt.verdicts.of.iter().enumerate().filter(|(_, v)| ![0, ASIDE].contains(*v)) {
             groups.entry(*verdict).or_default().push(slot);
         }
         let (mut reasons, mut clearable, mut plugins) = (Reasons::default(), Vec::new(), Vec::new());
@@ -376,4 +445,55 @@ pub(crate) fn normalize(mut scores: Vec<i64>, reverse: bool) -> Vec<i64> {
         *score = if reverse { MAX_SCORE - scaled } else { scaled };
     }
     scores
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::testing::*;
+    use crate::plugins::{Arguments, standard};
+    use fram_machinery::object;
+
+    #[test]
+    fn the_larger_a_cluster_is_the_smaller_the_part_that_is_looked_for() {
+        let table = [(0, 0, 0), (0, 99, 99), (0, 150, 100), (0, 1000, 420), (0, 5000, 500), (0, 6000, 300), (40, 1000, 400), (100, 7, 7)];
+        for (percentage, nodes, expect) in table {
+            assert_eq!(enough(percentage, nodes), expect, "{percentage} % of {nodes}");
+        }
+    }
+
+    /// As many nodes as this, of which every other one is too small for the pod.
+    fn half_of(nodes: usize) -> Cache {
+        cache((0..nodes).map(|n| node(&format!("n{n}"), if n % 2 == 0 { "1" } else { "4" })).collect())
+    }
+
+    fn two_cpus(uid: &str) -> Arc<Pod> {
+        pod(uid, object!({ "containers": [{ "resources": { "requests": { "cpu": "2" } } }] }))
+    }
+
+    #[test]
+    fn nodes_take_turns_in_being_looked_at() {
+        let mut cache = half_of(800);
+        let mut framework = Framework::new(standard(&Arguments::default()), 25);
+        let mut looks = Vec::new();
+        for n in 0..2 {
+            let Filtered::Feasible(attempt, slots) = framework.filter(&two_cpus(&n.to_string()), &mut cache) else { panic!("no node") };
+            framework.end(attempt);
+            assert!((200..=250).contains(&slots.len()) && slots.iter().all(|slot| slot % 2 == 1), "{}", slots.len());
+            looks.push(slots);
+        }
+        assert!(looks[1].iter().all(|slot| !looks[0].contains(slot)), "the second look begins where the first ended");
+    }
+
+    #[test]
+    fn all_nodes_are_looked_at_before_a_pod_is_refused() {
+        let mut cache = half_of(300);
+        cache.set_node("large", Arc::new(node("large", "64")));
+        let mut framework = Framework::new(standard(&Arguments::default()), 10);
+        let of = |n: &str| object!({ "containers": [{ "resources": { "requests": { "cpu": n } } }] });
+        for _ in 0..3 {
+            check_with(&mut framework, &mut cache, of("8"), "large");
+        }
+        check_with(&mut framework, &mut cache, of("65"), "0/301 nodes are available: 301 Insufficient cpu.");
+    }
 }

@@ -10,6 +10,7 @@ use crate::pod::Pod;
 pub(crate) enum Happening {
     /// A node came or became another.
     Node(usize),
+    NodeGone,
     /// A pod left this slot, or room that was kept for one somewhere is free.
     Left(Option<usize>),
     /// A pod was placed.
@@ -26,6 +27,7 @@ impl Happening {
     pub(crate) fn event(self) -> &'static str {
         match self {
             Self::Node(_) => "NodeUpdate",
+            Self::NodeGone => "NodeDelete",
             Self::Left(_) => "AssignedPodDelete",
             Self::Placed => "AssignedPodAdd",
             Self::Storage => "PersistentVolumeClaimUpdate",
@@ -54,6 +56,8 @@ pub(crate) fn helps(happening: Happening, cache: &Cache, pod: &Pod, refused_by: 
         // Where domains come or go, other nodes may be open.
         Happening::Node(_) if by(&BY_PODS) || by(&BY_STORAGE) || by(&BY_DEVICES) => true,
         Happening::Node(slot) => admits(pod, cache.at(slot)) && has_room(pod, cache.at(slot), false),
+        // The fewest pods of a domain may be more now, or nobody may be left whom to be near.
+        Happening::NodeGone => by(&BY_PODS),
         Happening::Left(_) if by(&BY_PODS) || by(&["VolumeRestrictions", "NodeVolumeLimits"]) => true,
         Happening::Left(None) => by(&BY_ROOM),
         Happening::Left(Some(slot)) => by(&BY_ROOM) && admits(pod, cache.at(slot)) && has_room(pod, cache.at(slot), true),
@@ -76,10 +80,12 @@ mod tests {
         let cache = cache(vec![node("a", "1")]);
         let cpu = |n: &str| pod("p", object!({ "containers": [{ "resources": { "requests": { "cpu": n } } }] }));
         let elsewhere = pod("p", object!({ "nodeSelector": { "kubernetes.io/hostname": "b" } }));
-        let table: [(Happening, &Pod, &[&'static str], bool); 9] = [
+        let table: [(Happening, &Pod, &[&'static str], bool); 11] = [
             (Happening::Node(0), &cpu("1"), &["NodeResourcesFit"], true),
             (Happening::Node(0), &cpu("2"), &["NodeResourcesFit"], false),
             (Happening::Node(0), &elsewhere, &["NodeAffinity"], false),
+            (Happening::NodeGone, &cpu("1"), &["PodTopologySpread"], true),
+            (Happening::NodeGone, &cpu("1"), &["NodeResourcesFit"], false),
             (Happening::Left(Some(0)), &cpu("1"), &["NodeResourcesFit"], true),
             (Happening::Left(Some(0)), &cpu("1"), &["NodeAffinity"], false),
             (Happening::Placed, &cpu("1"), &["InterPodAffinity"], true),

@@ -34,6 +34,7 @@ pub(crate) fn same_to_pods(a: &Value, b: &Value) -> bool {
         && meta::uid(a) == meta::uid(b)
         && status(a, "allocatable") == status(b, "allocatable")
         && status(a, "images") == status(b, "images")
+        && status(a, "declaredFeatures") == status(b, "declaredFeatures")
 }
 
 impl Node {

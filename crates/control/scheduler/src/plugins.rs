@@ -3,6 +3,7 @@
 mod affinity;
 mod attachments;
 mod devices;
+mod features;
 mod images;
 mod interpod;
 mod per_node;
@@ -89,6 +90,7 @@ pub(crate) fn standard(arguments: &Arguments) -> Vec<Slot> {
         slot(Arc::new(devices::DynamicResources), 0, true),
         slot(Arc::new(resources::BalancedAllocation { resources: arguments.balanced.clone() }), 1, false),
         slot(Arc::new(images::ImageLocality), 1, false),
+        slot(Arc::new(features::NodeDeclaredFeatures), 0, true),
     ]
 }
 
@@ -154,7 +156,7 @@ pub(crate) mod testing {
     }
 
     pub(crate) fn framework() -> Framework {
-        Framework::new(standard(&Arguments::default()))
+        Framework::new(standard(&Arguments::default()), 0)
     }
 
     /// The node that is chosen for a pod, or why none is.

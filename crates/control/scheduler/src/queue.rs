@@ -14,6 +14,9 @@ pub(crate) type Moment = Duration;
 /// A pod that waits this long is tried whatever happened; see --pod-max-in-unschedulable-pods-duration.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
+/// No number of what has happened.
+const NEVER: u64 = u64::MAX;
+
 /// How long a pod waits before it is tried again: the first time, and at most; see podInitialBackoffSeconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Backoff {
@@ -55,9 +58,9 @@ enum Place {
         since: Moment,
         until: Moment,
     },
-    /// Taken out by `pop` and not yet answered.
+    /// Taken out by `pop` and not yet answered; so much had happened until then.
     InFlight {
-        changed: bool,
+        happened: u64,
     },
 }
 
@@ -77,7 +80,10 @@ pub(crate) struct Queue {
     active: BTreeSet<(Reverse<i64>, u64, String)>,
     timers: BTreeSet<(Moment, String)>,
     unschedulable: BTreeSet<String>,
-    in_flight: BTreeSet<String>,
+    /// How many pods are in flight.
+    in_flight: usize,
+    /// How often something changed that may let pods in: who is in flight meanwhile is tried once more.
+    happened: u64,
     next_order: u64,
 }
 
@@ -94,12 +100,13 @@ impl Queue {
         }
         let Some(waiting) = self.pods.get_mut(&key) else {
             self.next_order += 1;
-            let (place, order) = (Place::InFlight { changed: false }, self.next_order);
-            self.pods.insert(key.clone(), Waiting { pod, attempts: 0, place, order, since: now, refused_by: Vec::new() });
-            return self.put(&key, Place::Active);
+            let order = self.next_order;
+            self.active.insert((Reverse(pod.priority), order, key.clone()));
+            self.pods.insert(key, Waiting { pod, attempts: 0, place: Place::Active, order, since: now, refused_by: Vec::new() });
+            return;
         };
         match &mut waiting.place {
-            Place::InFlight { changed } => *changed = true,
+            Place::InFlight { happened } => *happened = NEVER,
             Place::Unschedulable { .. } => {
                 waiting.pod = pod;
                 return self.move_up(&key, now);
@@ -125,7 +132,7 @@ impl Queue {
     /// The next pod to try; it is in flight until `done` or `failed`.
     pub(crate) fn pop(&mut self) -> Option<Arc<Pod>> {
         let (_, _, key) = self.active.first()?.clone();
-        self.put(&key, Place::InFlight { changed: false });
+        self.put(&key, Place::InFlight { happened: self.happened });
         self.pods.get(&key).map(|waiting| waiting.pod.clone())
     }
 
@@ -135,7 +142,7 @@ impl Queue {
 
     pub(crate) fn lengths(&self) -> Lengths {
         let (active, unschedulable) = (self.active.len(), self.unschedulable.len());
-        Lengths { active, unschedulable, backoff: self.pods.len() - active - unschedulable - self.in_flight.len() }
+        Lengths { active, unschedulable, backoff: self.pods.len() - active - unschedulable - self.in_flight }
     }
 
     /// Whether this very pod is in flight: another of the same name may have taken its place meanwhile.
@@ -143,14 +150,16 @@ impl Queue {
         self.pods.get(&pod.key).is_some_and(|w| w.pod.uid == pod.uid && matches!(w.place, Place::InFlight { .. }))
     }
 
-    /// The pod found its node. Says how often it was tried before, and when it was first seen.
-    pub(crate) fn done(&mut self, pod: &Pod) -> Option<(u32, Moment)> {
-        if self.pods.get(&pod.key).is_none_or(|w| w.pod.uid != pod.uid) {
-            return None;
+    /// How often a pod was tried before, and when it was first seen.
+    pub(crate) fn tried(&self, pod: &Pod) -> Option<(u32, Moment)> {
+        self.pods.get(&pod.key).filter(|w| w.pod.uid == pod.uid).map(|w| (w.attempts, w.since))
+    }
+
+    /// The pod found its node.
+    pub(crate) fn done(&mut self, pod: &Pod) {
+        if self.tried(pod).is_some() {
+            self.remove(&pod.key);
         }
-        let known = self.pods.get(&pod.key).map(|w| (w.attempts, w.since));
-        self.remove(&pod.key);
-        known
     }
 
     /// No node took the pod. Where something changed since it was taken out, it is tried again after its back-off; otherwise when
@@ -169,7 +178,7 @@ impl Queue {
             return;
         }
         let Some(waiting) = self.pods.get_mut(&pod.key) else { return };
-        let changed = matches!(waiting.place, Place::InFlight { changed: true });
+        let changed = matches!(waiting.place, Place::InFlight { happened } if happened != self.happened);
         waiting.attempts += 1;
         waiting.refused_by = refused_by.to_vec();
         let place = match again || changed {
@@ -181,10 +190,9 @@ impl Queue {
 
     /// Something changed: those of the waiting pods are tried again for which it may help, by who refused them. Says how many.
     pub(crate) fn changed(&mut self, now: Moment, helps: impl Fn(&Pod, &[&'static str]) -> bool) -> usize {
-        for key in &self.in_flight {
-            if let Some(Waiting { place: Place::InFlight { changed }, .. }) = self.pods.get_mut(key) {
-                *changed = true;
-            }
+        self.happened += 1;
+        if self.unschedulable.is_empty() {
+            return 0;
         }
         let helped = |key: &&String| self.pods.get(*key).is_some_and(|w| w.refused_by.is_empty() || helps(&w.pod, &w.refused_by));
         let keys: Vec<String> = self.unschedulable.iter().filter(helped).cloned().collect();
@@ -229,7 +237,7 @@ impl Queue {
                 self.timers.insert((until, key.to_string()));
                 self.unschedulable.insert(key.to_string());
             }
-            Place::InFlight { .. } => drop(self.in_flight.insert(key.to_string())),
+            Place::InFlight { .. } => self.in_flight += 1,
         }
     }
 
@@ -243,7 +251,7 @@ impl Queue {
                 self.timers.remove(&(until, key.to_string()));
                 self.unschedulable.remove(key);
             }
-            Place::InFlight { .. } => drop(self.in_flight.remove(key)),
+            Place::InFlight { .. } => self.in_flight -= 1,
         }
     }
 }
@@ -330,7 +338,8 @@ mod tests {
         queue.add(pod("a", 0), Duration::ZERO);
         queue.pop();
         queue.add(next(), Duration::ZERO);
-        assert_eq!(queue.done(&pod("a", 0)), None);
+        queue.done(&pod("a", 0));
+        assert_eq!(queue.tried(&pod("a", 0)), None);
         queue.failed(&pod("a", 0), Duration::ZERO);
         assert_eq!(queue.pop().map(|p| p.uid.to_string()), Some("next".into()));
         queue.failed(&pod("a", 0), Duration::ZERO);

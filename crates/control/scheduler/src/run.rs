@@ -78,6 +78,8 @@ struct Binding {
     profile: usize,
     /// When the attempt began.
     begun: Duration,
+    /// How often the pod was tried before, and when it was first seen: it may have left the queue before the answer comes.
+    tried: (u32, Duration),
 }
 
 /// A scheduler that runs until it is told to stop.
@@ -130,7 +132,7 @@ impl Scheduler {
         };
         let profile = |spec: ProfileSpec| Profile {
             name: spec.name,
-            framework: Framework::new(spec.slots),
+            framework: Framework::new(spec.slots, spec.percentage),
             preemption: spec.preemption,
             bind_timeout: spec.bind_timeout,
         };
@@ -195,7 +197,10 @@ impl Scheduler {
             let due = self.queue.tick(self.now());
             for _ in 0..BATCH {
                 let Some(pod) = self.queue.pop() else { break };
-                self.try_pod(pod).await;
+                // Who leads no more decides nothing more, however long an extender takes to answer.
+                if stop.run_until_cancelled(self.try_pod(pod)).await.is_none() {
+                    return;
+                }
             }
             self.metrics.waiting(self.queue.lengths(), self.gated.len());
             self.metrics.cached(self.cache.count(), self.cache.pods(), self.binding.len());

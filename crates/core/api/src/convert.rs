@@ -1,7 +1,8 @@
-//! Conversion between the versions of a kind. Only two built-in kinds are served in more than one: Events and
-//! HorizontalPodAutoscalers. Versions of a custom resource differ by their schemas only.
+//! Conversion between the versions of a kind. Of the built-in kinds few differ by more than `apiVersion`: Events,
+//! HorizontalPodAutoscalers, and claims and slices of resource.k8s.io/v1beta1. Versions of a custom resource differ by their schemas only.
 
 pub(crate) mod autoscaler;
+mod devices;
 
 use fram_machinery::{Value, normalize};
 
@@ -21,6 +22,13 @@ pub fn convert(mut value: Value, from: &Kind, to: &Kind) -> Value {
         ("Event", "", _) => rename(&mut value, &EVENT_NAMES, true),
         ("HorizontalPodAutoscaler", _, "v1") => autoscaler::to_v1(&mut value, &to.schema, to.ty),
         ("HorizontalPodAutoscaler", _, "v2") => autoscaler::to_v2(&mut value),
+        ("ResourceClaim" | "ResourceClaimTemplate" | "ResourceSlice", "resource.k8s.io", version) => {
+            match (from.version == "v1beta1", version == "v1beta1") {
+                (true, false) => devices::from_v1beta1(&mut value),
+                (false, true) => devices::to_v1beta1(&mut value),
+                _ => {}
+            }
+        }
         _ => {}
     }
     value.set(&["apiVersion"], to.api_version());
@@ -76,6 +84,27 @@ mod tests {
         assert_eq!(converted.str_at(&["regarding", "name"]), "x");
         assert_eq!(converted.str_at(&["apiVersion"]), "events.k8s.io/v1");
         assert_eq!(convert(converted, new, core), event);
+    }
+
+    #[test]
+    fn claims_and_slices_come_back_from_v1beta1_whole() {
+        let api = Api::chosen(&"resource.k8s.io/v1beta1".parse().unwrap()).unwrap();
+        let there_and_back = |name: &str, object: &Value| {
+            let kind = |v| api.kind("resource.k8s.io", v, name).unwrap();
+            let old = convert(object.clone(), kind("v1"), kind("v1beta1"));
+            assert_eq!(convert(old.clone(), kind("v1beta1"), kind("v1")), *object);
+            old
+        };
+        let requests = object!([{ "name": "a", "exactly": { "deviceClassName": "c", "count": 2, "allocationMode": "ExactCount" } },
+            { "name": "b", "firstAvailable": [{ "name": "s", "deviceClassName": "c" }] }]);
+        let claim =
+            object!({ "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "spec": { "devices": { "requests": (requests) } } });
+        let old = there_and_back("ResourceClaim", &claim);
+        assert_eq!(old.list_at(&["spec", "devices", "requests"])[0].str_at(&["deviceClassName"]), "c");
+        let devices = object!([{ "name": "d", "attributes": { "x": { "int": 1 } } }, { "name": "bare" }]);
+        let slice = object!({ "apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "spec": { "devices": (devices) } });
+        let old = there_and_back("ResourceSlice", &slice);
+        assert!(old.list_at(&["spec", "devices"]).iter().all(|d| d.get("basic").is_some()), "{old:?}");
     }
 
     #[test]

@@ -120,6 +120,7 @@ fn read_version(base: &Arc<Schema>, definition: &Value, version: &Value) -> Resu
         status_on_create: false,
         storage: version.bool_at(&["storage"]) == Some(true),
         listless: false,
+        features: crate::Features::default(),
         custom: Some(Arc::new(custom)),
         group,
         version: version_name,

@@ -6,6 +6,11 @@ use std::sync::Arc;
 use fram_machinery::schema::{Field, Form, PatchStrategy, Rule, SchemaError, SchemaOr, StructType, Topology};
 use fram_machinery::{Key, Schema, Type, TypeId, json};
 
+mod like;
+
+use like::Like;
+
+use crate::features::Features;
 use crate::kind::{Age, Cell, Column, Generation, Kind, Scope, Subresource};
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -26,8 +31,11 @@ struct File {
     version: &'static str,
     types: Vec<Block>,
     kinds: Vec<Block>,
+    /// Kinds that are those of another version.
+    like: Option<Like>,
 }
 
+#[derive(Clone)]
 struct Block {
     header: Vec<&'static str>,
     lines: Vec<(usize, &'static str)>,
@@ -36,7 +44,8 @@ struct Block {
 type Result<T> = std::result::Result<T, DescriptionError>;
 
 pub(crate) fn read(sources: &[(&'static str, &'static str)]) -> Result<(Arc<Schema>, Vec<Kind>)> {
-    let files = sources.iter().map(|(name, text)| split(name, text)).collect::<Result<Vec<_>>>()?;
+    let mut files = sources.iter().map(|(name, text)| split(name, text)).collect::<Result<Vec<_>>>()?;
+    like::fill(&mut files)?;
     let mut schema = Schema::new();
     let mut names = Names::default();
     for file in &files {
@@ -81,7 +90,8 @@ pub(crate) fn names(sources: &[(&'static str, &'static str)]) -> json::Names {
 
 fn split(name: &'static str, text: &'static str) -> Result<File> {
     let fail = |line: usize, message: &str| DescriptionError::Line { file: name.into(), line, message: message.into() };
-    let mut file = File { name, package: String::new(), openapi: String::new(), group: "", version: "", types: vec![], kinds: vec![] };
+    let mut file =
+        File { name, package: String::new(), openapi: String::new(), group: "", version: "", types: vec![], kinds: vec![], like: None };
     let mut in_kinds = false;
     for (i, line) in text.lines().enumerate().map(|(i, l)| (i + 1, l)) {
         if line.is_empty() || line.starts_with('#') {
@@ -99,6 +109,7 @@ fn split(name: &'static str, text: &'static str) -> Result<File> {
                 file.package = parts[parts.len().saturating_sub(2)..].join(".");
                 file.openapi = openapi_package(words[1]);
             }
+            "like" => file.like = Some(Like::parse(&words[1..]).ok_or_else(|| fail(i, "like takes a package and kinds"))?),
             "gv" => (file.group, file.version) = words[1].split_once('/').unwrap_or(("", words[1])),
             "type" | "kind" => {
                 in_kinds = words[0] == "kind";
@@ -125,10 +136,10 @@ struct Names {
 impl Names {
     fn define(&self, schema: &mut Schema, file: &File, block: &Block) -> Result<()> {
         let name = format!("{}.{}", file.package, block.header[1]);
-        let id = self.lookup(&file.package, &name).ok_or_else(|| SchemaError::Missing(name.clone()))?;
+        let id = self.lookup(file, &name).ok_or_else(|| SchemaError::Missing(name.clone()))?;
         let mut fields = Vec::new();
         for &(line, text) in &block.lines {
-            let field = self.field(&file.package, text);
+            let field = self.field(file, text);
             fields.push(field.map_err(|message| DescriptionError::Line { file: file.name.into(), line, message })?);
         }
         let mut ty = StructType::new(schema.get(id).name.clone(), format!("{}.{}", file.openapi, block.header[1]), fields);
@@ -139,12 +150,16 @@ impl Names {
         Ok(())
     }
 
-    fn lookup(&self, package: &str, name: &str) -> Option<TypeId> {
-        let full = if name.contains('.') { name.to_string() } else { format!("{package}.{name}") };
-        self.ids.get(full.as_str()).copied()
+    fn lookup(&self, file: &File, name: &str) -> Option<TypeId> {
+        let find = |full: &str| self.ids.get(full).copied();
+        if name.contains('.') {
+            return find(name);
+        }
+        let other = || file.like.as_ref().filter(|l| l.shared.contains(&name)).and_then(|l| find(&format!("{}.{name}", l.package)));
+        find(&format!("{}.{name}", file.package)).or_else(other)
     }
 
-    fn field(&self, package: &str, text: &'static str) -> std::result::Result<Field, String> {
+    fn field(&self, file: &File, text: &'static str) -> std::result::Result<Field, String> {
         let words: Vec<&'static str> = text.split(' ').collect();
         let [number, name, ty, attributes @ ..] = words.as_slice() else { return Err("a field needs number, name and type".into()) };
         let number = number.parse().map_err(|_| format!("bad field number {number:?}"))?;
@@ -154,7 +169,7 @@ impl Names {
         let mut field = Field {
             number,
             name: Key::Static(name),
-            ty: self.ty(package, ty)?,
+            ty: self.ty(file, ty)?,
             pointer,
             always,
             omit_zero: false,
@@ -174,15 +189,15 @@ impl Names {
         Ok(field)
     }
 
-    fn ty(&self, package: &str, text: &str) -> std::result::Result<Type, String> {
+    fn ty(&self, file: &File, text: &str) -> std::result::Result<Type, String> {
         if let Some(item) = text.strip_prefix("[]") {
-            return Ok(Type::List(Box::new(self.ty(package, item.trim_start_matches('*'))?)));
+            return Ok(Type::List(Box::new(self.ty(file, item.trim_start_matches('*'))?)));
         }
         if let Some(item) = text.strip_prefix("map[string]") {
-            return Ok(Type::Map(Box::new(self.ty(package, item.trim_start_matches('*'))?)));
+            return Ok(Type::Map(Box::new(self.ty(file, item.trim_start_matches('*'))?)));
         }
         let schema_or = |form| {
-            let id = self.lookup(package, "JSONSchemaProps").ok_or("JSONSchemaProps is not declared here")?;
+            let id = self.lookup(file, "JSONSchemaProps").ok_or("JSONSchemaProps is not declared here")?;
             Ok(Type::SchemaOr(form, id))
         };
         Ok(match text {
@@ -203,7 +218,7 @@ impl Names {
             "JSONSchemaPropsOrArray" => return schema_or(SchemaOr::Array),
             "JSONSchemaPropsOrBool" => return schema_or(SchemaOr::Bool),
             "JSONSchemaPropsOrStringArray" => return schema_or(SchemaOr::StringArray),
-            name => Type::Struct(self.lookup(package, name).ok_or_else(|| format!("unknown type {name}"))?),
+            name => Type::Struct(self.lookup(file, name).ok_or_else(|| format!("unknown type {name}"))?),
         })
     }
 }
@@ -291,6 +306,7 @@ fn read_kind(names: &Names, schema: &Arc<Schema>, file: &File, block: &Block) ->
         status_on_create: false,
         storage: false,
         listless: false,
+        features: Features::default(),
         custom: None,
     };
     let mut message = kind_name;
@@ -302,7 +318,7 @@ fn read_kind(names: &Names, schema: &Arc<Schema>, file: &File, block: &Block) ->
             kind_line(&mut kind, &words).map_err(|message| DescriptionError::Line { file: file.name.into(), line, message })?;
         }
     }
-    kind.ty = names.lookup(&file.package, message).ok_or_else(|| SchemaError::Missing(format!("{}.{message}", file.package)))?;
+    kind.ty = names.lookup(file, message).ok_or_else(|| SchemaError::Missing(format!("{}.{message}", file.package)))?;
     Ok(kind)
 }
 

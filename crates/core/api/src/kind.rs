@@ -7,6 +7,7 @@ use fram_machinery::structural::Structural;
 use fram_machinery::{Key, Schema, TypeId, Value};
 
 use crate::custom::rules::Rules;
+use crate::features::Features;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -134,6 +135,8 @@ pub struct Kind {
     /// The version in which objects of this kind are stored.
     pub storage: bool,
     pub listless: bool,
+    /// Which optional APIs are served beside it.
+    pub features: Features,
     /// None for the built-in kinds.
     pub custom: Option<Arc<Custom>>,
 }

@@ -5,17 +5,21 @@ mod convert;
 mod custom;
 mod description;
 pub mod devices;
+mod features;
 mod kind;
 pub mod policy;
 pub mod quota;
 pub mod rules;
+mod runtime_config;
 pub mod storage;
 pub mod strategy;
 
 pub use convert::convert;
 pub use custom::{CustomResource, DefinitionError, status as custom_status};
 pub use description::DescriptionError;
+pub use features::{Features, drop_unserved};
 pub use kind::{Age, Cell, Column, Custom, Generation, Kind, ScalePaths, Scope, Subresource};
+pub use runtime_config::{RuntimeConfig, RuntimeConfigError};
 pub use strategy::{Strategy, is_link_local, strategy};
 
 use std::collections::HashMap;
@@ -45,7 +49,7 @@ struct Builtin {
     /// By `group/version/kind`.
     by_kind: HashMap<String, usize>,
     /// The stored kinds by `group/kind`.
-    stored: HashMap<String, usize>,
+    stored: HashMap<String, Arc<Kind>>,
 }
 
 macro_rules! descriptions {
@@ -80,27 +84,67 @@ const DESCRIPTIONS: &[(&str, &str)] = descriptions![
     "storage.v1",
 ];
 
+/// Versions that are served only to those who ask for them. Each comes after what it is like.
+const OPTIONAL: &[(&str, &str)] = descriptions![
+    "admissionregistration.v1alpha1",
+    "admissionregistration.v1beta1",
+    "apiserverinternal.v1alpha1",
+    "authentication.v1beta1",
+    "certificates.v1beta1",
+    "certificates.v1alpha1",
+    "coordination.v1beta1",
+    "coordination.v1alpha2",
+    "networking.v1beta1",
+    "resource.v1beta1",
+    "resource.v1beta2",
+    "resource.v1alpha3",
+    "scheduling.v1alpha2",
+    "storage.v1beta1",
+    "storagemigration.v1beta1",
+];
+
 /// The names of all fields of built-in kinds.
 pub fn names() -> &'static json::Names {
     static NAMES: std::sync::OnceLock<json::Names> = std::sync::OnceLock::new();
-    NAMES.get_or_init(|| description::names(DESCRIPTIONS))
+    NAMES.get_or_init(|| description::names(&[DESCRIPTIONS, OPTIONAL].concat()))
 }
 
 impl Api {
-    /// Reads the descriptions of the built-in kinds.
+    /// Reads the descriptions of the built-in kinds that are served where nobody asks for more.
     pub fn builtin() -> Result<Self, DescriptionError> {
         let (schema, kinds) = description::read(DESCRIPTIONS)?;
-        let mut builtin = Builtin { kinds: kinds.into_iter().map(Arc::new).collect(), ..Default::default() };
-        for (i, kind) in builtin.kinds.iter().enumerate() {
+        Ok(Self::of(schema, kinds, |_| true))
+    }
+
+    /// The built-in kinds that `config` chooses.
+    pub fn chosen(config: &RuntimeConfig) -> Result<Self, RuntimeConfigError> {
+        if config.is_empty() {
+            return Ok(Self::builtin()?);
+        }
+        let (schema, kinds) = description::read(&[DESCRIPTIONS, OPTIONAL].concat())?;
+        config.check(&kinds)?;
+        Ok(Self::of(schema, kinds, |kind| config.serves(kind)))
+    }
+
+    fn of(schema: Arc<Schema>, kinds: Vec<Kind>, is_served: impl Fn(&Kind) -> bool) -> Self {
+        let mut builtin = Builtin::default();
+        let features = Features::of(kinds.iter().filter(|kind| is_served(kind)));
+        for kind in kinds.into_iter().map(|kind| Arc::new(Kind { features, ..kind })) {
+            // What is stored may be of a version that is not served.
+            if !kind.plural.is_empty() && kind.storage {
+                builtin.stored.insert(format!("{}/{}", kind.group, kind.kind), kind.clone());
+            }
+            if !is_served(&kind) {
+                continue;
+            }
+            let i = builtin.kinds.len();
             if !kind.plural.is_empty() {
                 builtin.by_resource.insert(format!("{}/{}/{}", kind.group, kind.version, kind.plural), i);
-                if kind.storage {
-                    builtin.stored.insert(format!("{}/{}", kind.group, kind.kind), i);
-                }
             }
             builtin.by_kind.insert(format!("{}/{}/{}", kind.group, kind.version, kind.kind), i);
+            builtin.kinds.push(kind);
         }
-        Ok(Self { schema, builtin: Arc::new(builtin), custom: OrdMap::new(), custom_kinds: OrdMap::new() })
+        Self { schema, builtin: Arc::new(builtin), custom: OrdMap::new(), custom_kinds: OrdMap::new() }
     }
 
     /// Every kind that is served: the built-in ones in the order of their descriptions, then those of custom resources.
@@ -132,7 +176,7 @@ impl Api {
         }
         let group = if kind.group == "events.k8s.io" { "" } else { &*kind.group };
         let stored = self.builtin.stored.get(&format!("{group}/{}", kind.kind));
-        stored.map_or(kind, |&i| &self.builtin.kinds[i]).clone()
+        stored.unwrap_or(kind).clone()
     }
 
     /// The type of a built-in message by package and name, such as `meta.v1.DeleteOptions`.

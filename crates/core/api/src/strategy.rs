@@ -18,6 +18,7 @@ mod network;
 mod nodes;
 pub(crate) mod pod;
 mod policies;
+mod preliminary;
 mod rbac;
 mod resource;
 mod reviews;
@@ -124,19 +125,6 @@ pub trait Strategy: Sync {
 struct Plain;
 impl Strategy for Plain {}
 
-/// Fields of a feature that is off (CoordinatedLeaderElection) are not taken.
-struct Lease;
-impl Strategy for Lease {
-    fn prepare_create(&self, object: &mut Value) {
-        ["strategy", "preferredHolder"].iter().for_each(|field| drop(object.remove(&["spec", field])));
-    }
-
-    fn prepare_update(&self, object: &mut Value, old: &Value) {
-        let unused = |field: &&str| old.at(&["spec", field]).is_none_or(Value::is_null);
-        ["strategy", "preferredHolder"].into_iter().filter(unused).for_each(|field| drop(object.remove(&["spec", field])));
-    }
-}
-
 /// Names are addresses in their canonical form.
 struct IpAddress;
 impl Strategy for IpAddress {
@@ -197,6 +185,8 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("discovery.k8s.io", "EndpointSlice") => &endpoints::EndpointSlice,
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => &rbac::Role,
         ("rbac.authorization.k8s.io", _) => &rbac::Binding,
+        ("certificates.k8s.io", "ClusterTrustBundle") => &certificates::ClusterTrustBundle,
+        ("certificates.k8s.io", "PodCertificateRequest") => &certificates::PodCertificateRequest,
         ("certificates.k8s.io", "CertificateSigningRequest") => &certificates::CertificateSigningRequest,
         ("networking.k8s.io", "Ingress") => &ingress::Ingress,
         ("networking.k8s.io", "IngressClass") => &ingress::IngressClass,
@@ -206,7 +196,14 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("authorization.k8s.io", "SubjectAccessReview") => &reviews::AccessReview::Subject,
         ("authorization.k8s.io", "SelfSubjectAccessReview") => &reviews::AccessReview::Own,
         ("authorization.k8s.io", "LocalSubjectAccessReview") => &reviews::AccessReview::Local,
-        ("coordination.k8s.io", "Lease") => &Lease,
+        ("coordination.k8s.io", "LeaseCandidate") => &preliminary::LeaseCandidate,
+        ("scheduling.k8s.io", "PodGroup") => &preliminary::PodGroup,
+        ("scheduling.k8s.io", "Workload") => &preliminary::Workload,
+        ("storagemigration.k8s.io", "StorageVersionMigration") => &preliminary::StorageVersionMigration,
+        ("internal.apiserver.k8s.io", "StorageVersion") => &preliminary::StorageVersion,
+        ("resource.k8s.io", "DeviceTaintRule") => &resource::DeviceTaintRule,
+        ("resource.k8s.io", "ResourcePoolStatusRequest") => &resource::ResourcePoolStatusRequest,
+        ("coordination.k8s.io", "Lease") => &preliminary::Lease,
         ("resource.k8s.io", "DeviceClass") => &resource::DeviceClass,
         ("resource.k8s.io", "ResourceClaim") => &resource::ResourceClaim,
         ("resource.k8s.io", "ResourceClaimTemplate") => &resource::ResourceClaimTemplate,

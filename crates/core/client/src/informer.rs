@@ -167,9 +167,8 @@ impl Informer {
         // The cache stays locked meanwhile, so that no change falls between the snapshot and the registration.
         let cache = self.shared.cache.read();
         let subscriber = Arc::new(Subscriber::default());
-        for (key, object) in cache.iter() {
-            subscriber.note(key, None, Some(object));
-        }
+        let all: Vec<_> = cache.iter().map(|(key, object)| (key.to_string(), None, Some(object.clone()))).collect();
+        subscriber.note(&all);
         let mut subscribers = self.shared.subscribers.lock();
         subscribers.prune();
         if subscribers.closed {
@@ -181,19 +180,20 @@ impl Informer {
 }
 
 impl Shared {
-    /// Applies changes to the cache and tells the subscribers.
+    /// Applies changes to the cache and tells the subscribers, each once for all of them.
     fn apply(&self, changes: Vec<(String, Option<Arc<Value>>)>) {
         let mut cache = self.cache.write();
         let mut subscribers = self.subscribers.lock();
         subscribers.prune();
+        let mut told = Vec::with_capacity(changes.len());
         for (key, new) in changes {
             let old = cache.replace(&key, new.clone());
-            if old.is_none() && new.is_none() {
-                continue;
+            if old.is_some() || new.is_some() {
+                told.push((key, old, new));
             }
-            for subscriber in &subscribers.all {
-                subscriber.note(&key, old.as_ref(), new.as_ref());
-            }
+        }
+        if !told.is_empty() {
+            subscribers.all.iter().for_each(|subscriber| subscriber.note(&told));
         }
     }
 

@@ -24,11 +24,9 @@ fn free(object: &Value) -> Vec<String> {
 
 /// What a container does inside is its kubelet's business, which has an informer of its own. The pods of a cluster are many, and
 /// this is most of each.
-const INSIDES: [&str; 15] = [
+const INSIDES: [&str; 13] = [
     "args",
     "command",
-    "env",
-    "envFrom",
     "lifecycle",
     "livenessProbe",
     "readinessProbe",
@@ -49,6 +47,20 @@ fn without_insides(pod: &mut Value) {
         }
         for container in pod.place(&["spec", list]).make_list() {
             container.make_map().retain(|key, _| !INSIDES.contains(&key.as_str()));
+            keep_named_secrets(container);
+        }
+    }
+}
+
+/// Of a container's environment only what names Secrets is kept: who clears unused Secrets away has to see it.
+fn keep_named_secrets(container: &mut Value) {
+    for (list, names) in [("env", &["valueFrom", "secretKeyRef"][..]), ("envFrom", &["secretRef"][..])] {
+        if container.get(list).is_none() {
+            continue;
+        }
+        container.place(&[list]).make_list().retain(|entry| entry.at(names).is_some_and(|named| !named.is_null()));
+        if container.list_at(&[list]).is_empty() {
+            container.remove(&[list]);
         }
     }
 }
@@ -125,6 +137,17 @@ mod tests {
         without_insides(&mut pod);
         let expect = object!({ "metadata": { "name": "p" }, "spec": { "nodeName": "n",
             "containers": [{ "name": "c", "image": "i", "ports": [{ "containerPort": 1 }] }] } });
+        assert_eq!(pod, expect);
+    }
+
+    #[test]
+    fn secrets_that_a_container_s_environment_names_are_kept() {
+        let secret = object!({ "name": "A", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } });
+        let mut pod = object!({ "spec": { "containers": [{ "name": "c", "env": [{ "name": "B", "value": "b" }, (secret.clone())],
+            "envFrom": [{ "configMapRef": { "name": "m" } }, { "secretRef": { "name": "t" } }] }] } });
+        without_insides(&mut pod);
+        let expect =
+            object!({ "spec": { "containers": [{ "name": "c", "env": [(secret)], "envFrom": [{ "secretRef": { "name": "t" } }] }] } });
         assert_eq!(pod, expect);
     }
 }

@@ -134,8 +134,11 @@ pub enum Value {
     Map(Map),
 }
 
+/// No number of an object is NaN, so everything equals itself: parts that two trees share are equal without a look into them.
+impl Eq for Value {}
+
 /// An ordered map of unique keys; a clone shares the entries.
-#[derive(Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Map {
     entries: Arc<Vec<(Key, Value)>>,
 }

@@ -253,6 +253,13 @@ pub(crate) fn collect_pids(folder: &Path, pids: &mut BTreeSet<u32>) {
     }
 }
 
+/// Nothing is there now that was not `before`. What another cluster had left may have gone meanwhile: whoever starts on the same
+/// machine clears it away.
+pub(crate) fn assert_nothing_left(before: &[(&'static str, usize)]) {
+    let left: Vec<_> = traces().into_iter().zip(before).filter(|(now, was)| now.1 > was.1).collect();
+    assert!(left.is_empty(), "fram down --purge left something, now and before: {left:?}");
+}
+
 /// What a node leaves on a machine, counted: links, mounts, cgroups, nftables tables, shims.
 pub(crate) fn traces() -> Vec<(&'static str, usize)> {
     let lines = |program: &str, arguments: &[&str], pattern: &str| {

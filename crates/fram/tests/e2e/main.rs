@@ -115,5 +115,5 @@ fn an_application_runs_survives_kill_9_and_leaves_nothing() {
     cluster.kubectl(&["delete", "pod", "client", "--timeout=30s"]);
     cluster.stop();
     cluster.down();
-    assert_eq!(cluster::traces(), before, "fram down --purge left something");
+    cluster::assert_nothing_left(&before);
 }

@@ -4,7 +4,7 @@
 pub(crate) mod by_hand;
 pub(crate) mod stage;
 
-use super::cluster::{Cluster, traces};
+use super::cluster::{Cluster, assert_nothing_left, traces};
 use super::registry::Registry;
 use stage::{Customers, rolled_out, update};
 
@@ -64,5 +64,5 @@ fn a_shop_is_updated_under_load_while_fram_is_killed_and_keeps_its_orders() {
     stage::close(&cluster);
     cluster.stop();
     cluster.down();
-    assert_eq!(traces(), before, "fram down --purge left something");
+    assert_nothing_left(&before);
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cluster::{Cluster, traces};
+use crate::cluster::{Cluster, assert_nothing_left, traces};
 use crate::image::busybox;
 use crate::registry::Registry;
 
@@ -58,5 +58,5 @@ fn a_clock_that_is_set_is_told_and_disturbs_nobody() {
     assert_eq!(cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", restarts]), "00");
     cluster.stop();
     cluster.down();
-    assert_eq!(traces(), before, "fram down --purge left something");
+    assert_nothing_left(&before);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::by_hand;
-use crate::cluster::{Cluster, ask, traces};
+use crate::cluster::{Cluster, ask, assert_nothing_left, traces};
 use crate::registry::{Registry, USER};
 use crate::stage::{self, Customers, Door, rolled_out, update};
 
@@ -132,5 +132,5 @@ fn the_whole_shop_lives_through_updates_kills_and_load() {
     stage::close(&cluster);
     cluster.stop();
     cluster.down();
-    assert_eq!(traces(), before, "fram down --purge left something");
+    assert_nothing_left(&before);
 }

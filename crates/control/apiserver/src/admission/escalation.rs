@@ -63,7 +63,7 @@ pub(super) async fn check(rbac: &Rbac, request: &Request<'_>, object: &Value, ol
 }
 
 /// Whether nothing changes but what an object's end needs, which the garbage collector writes; see IsOnlyMutatingGCFields.
-fn is_for_its_end(object: &Value, old: &Value) -> bool {
+pub(super) fn is_for_its_end(object: &Value, old: &Value) -> bool {
     let apart = |object: &Value| {
         let mut object = object.clone();
         for field in ["finalizers", "ownerReferences", "managedFields", "resourceVersion"] {

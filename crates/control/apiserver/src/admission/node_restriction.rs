@@ -49,6 +49,12 @@ impl Plugin for NodeRestriction {
                     return refuse(format!("node requested token bound to a pod scheduled on a different node, {node:?}"));
                 }
             }
+            ("certificates.k8s.io", "PodCertificateRequest", "") if request.operation == Operation::Create => {
+                pod_certificate(request, node, &object).await?;
+            }
+            ("certificates.k8s.io", "PodCertificateRequest", _) => {
+                return refuse(format!("unexpected operation {:?} of node {node:?}", request.operation));
+            }
             ("coordination.k8s.io", "Lease", _) if place.namespace == "kube-node-lease" && place.name != node => {
                 return refuse("can only access node lease with the same name as the requesting node".into());
             }
@@ -88,6 +94,41 @@ fn pod(request: &Request<'_>, node: &str, object: &Value, old: Option<&Value>) -
             .place
             .forbidden(&format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", request.operation))),
     }
+}
+
+/// A node asks for certificates of pods that run on it, as the service account that they run as; see admitPodCertificateRequest.
+async fn pod_certificate(request: &Request<'_>, node: &str, object: &Value) -> Result<(), Status> {
+    let said = |field: &str| object.str_at(&["spec", field]);
+    let namespace = &request.place.namespace;
+    let refuse = |why: String| Err(request.place.forbidden(&why));
+    if said("nodeName") != node {
+        return refuse(format!("PodCertificateRequest.Spec.NodeName={:?}, which is not the requesting node {node:?}", said("nodeName")));
+    }
+    for (plural, within, name, uid) in [
+        ("nodes", "", said("nodeName"), said("nodeUID")),
+        ("pods", namespace, said("podName"), said("podUID")),
+        ("serviceaccounts", namespace, said("serviceAccountName"), said("serviceAccountUID")),
+    ] {
+        let Some(found) = request.find("", "v1", plural, within, name).await? else {
+            return refuse(format!("there is nothing of the name {name:?} among {plural}"));
+        };
+        if meta::uid(&found) != uid {
+            return refuse(format!("{name:?} of {plural} has the UID {:?} and not {uid:?}", meta::uid(&found)));
+        }
+        if plural != "pods" {
+            continue;
+        }
+        if found.str_at(&["spec", "nodeName"]) != node {
+            return refuse(format!("pod {name:?} is not running on node {node:?}"));
+        }
+        if found.str_at(&["spec", "serviceAccountName"]) != said("serviceAccountName") {
+            return refuse(format!("pod {name:?} does not run as service account {:?}", said("serviceAccountName")));
+        }
+        if meta::annotation(&found, "kubernetes.io/config.mirror").is_some() {
+            return refuse(format!("pod {name:?} is a mirror pod"));
+        }
+    }
+    Ok(())
 }
 
 /// A node may take its finalizer off a volume of the embedded storage that it holds, and change nothing else of volumes.

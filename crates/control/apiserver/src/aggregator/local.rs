@@ -50,6 +50,21 @@ const PRIORITIES: &[(&str, &str, i64, i64)] = &[
     ("discovery.k8s.io", "v1", 16_200, 15),
     ("resource.k8s.io", "v1", 16_200, 21),
     ("flowcontrol.apiserver.k8s.io", "v1", 16_100, 21),
+    ("authentication.k8s.io", "v1beta1", 17_700, 9),
+    ("certificates.k8s.io", "v1beta1", 17_300, 9),
+    ("certificates.k8s.io", "v1alpha1", 17_300, 1),
+    ("networking.k8s.io", "v1beta1", 17_200, 9),
+    ("storage.k8s.io", "v1beta1", 16_800, 9),
+    ("admissionregistration.k8s.io", "v1beta1", 16_700, 12),
+    ("admissionregistration.k8s.io", "v1alpha1", 16_700, 9),
+    ("scheduling.k8s.io", "v1alpha2", 16_600, 2),
+    ("coordination.k8s.io", "v1beta1", 16_500, 13),
+    ("coordination.k8s.io", "v1alpha2", 16_500, 12),
+    ("resource.k8s.io", "v1beta2", 16_200, 15),
+    ("resource.k8s.io", "v1beta1", 16_200, 9),
+    ("resource.k8s.io", "v1alpha3", 16_200, 1),
+    ("internal.apiserver.k8s.io", "v1alpha1", 16_000, 9),
+    ("storagemigration.k8s.io", "v1beta1", 15_800, 9),
 ];
 /// See getGroupPriorityMin and handleVersionUpdate.
 const CUSTOM: Priority = Priority { group: 1000, version: 100 };

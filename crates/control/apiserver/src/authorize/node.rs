@@ -42,7 +42,7 @@ pub(super) fn decide(registry: &Registry, node: &str, a: &Attributes, rules: &[R
         // Its network has to know the others.
         ("", "nodes", "") if a.name.is_empty() && (read || a.verb == "create") => Decision::Allow,
         ("", "nodes", _) => no(format!("node '{node}' cannot read '{}', only its own Node object", a.name)),
-        ("", "pods", "") if read => reads_pods(registry, node, a),
+        ("", "pods", "") if read => reads_own(registry, node, a, ("", "v1")),
         ("", "serviceaccounts", "token") if a.verb == "create" => {
             match has_pod(registry, node, &a.namespace, |pod| pod.str_at(&["spec", "serviceAccountName"]) == a.name) {
                 Ok(true) => Decision::Allow,
@@ -59,25 +59,34 @@ pub(super) fn decide(registry: &Registry, node: &str, a: &Attributes, rules: &[R
         ("", "events", _) => no(""),
         ("", "pods", "") if matches!(a.verb.as_str(), "create" | "delete") => Decision::Allow,
         ("", "pods", _) => no(""),
+        // What is created is held against the node's pods on admission.
+        ("certificates.k8s.io", "podcertificaterequests", "") if matches!(a.verb.as_str(), "get" | "list" | "watch") => {
+            reads_own(registry, node, a, ("certificates.k8s.io", "v1beta1"))
+        }
+        ("certificates.k8s.io", "podcertificaterequests", part) if !part.is_empty() => {
+            no("nodes may not access the status subresource of PodCertificateRequests")
+        }
         _ if rules.iter().any(|rule| rule.covers(a)) => Decision::Allow,
         _ => no(""),
     }
 }
 
-/// A node reads the pods that are bound to it, and lists and watches them by `spec.nodeName`; see upstream's
-/// AuthorizeNodeWithSelectors.
-fn reads_pods(registry: &Registry, node: &str, a: &Attributes) -> Decision {
+/// A node reads the pods that are bound to it and the requests that it made for them, and lists and watches them by `spec.nodeName`; see
+/// upstream's AuthorizeNodeWithSelectors.
+fn reads_own(registry: &Registry, node: &str, a: &Attributes, (group, version): (&str, &str)) -> Decision {
     let asked = |path: &str| FieldSelector::parse(&a.fields).ok().and_then(|s| s.exact(path).map(String::from));
     if a.verb != "get" && asked("spec.nodeName").is_some_and(|name| name == node) {
         return Decision::Allow;
     }
     if a.name.is_empty() {
-        return no(format!("can only list/watch pods with spec.nodeName field selector: node {node:?}"));
+        return no(format!("can only list/watch {} with spec.nodeName field selector: node {node:?}", a.resource));
     }
-    let Some(served) = registry.served("", "v1", "pods") else { return no("") };
+    let Some(served) = registry.served(group, version, &a.resource) else { return no("") };
     let place = Place { served, namespace: a.namespace.clone(), name: a.name.clone() };
     match seen(registry, &place) {
-        Ok(pod) if pod.str_at(&["spec", "nodeName"]) != node => no(format!("no relationship found between node '{node}' and this object")),
+        Ok(object) if object.str_at(&["spec", "nodeName"]) != node => {
+            no(format!("no relationship found between node '{node}' and this object"))
+        }
         // That it is gone is no secret.
         Err(status) if !status.is(Reason::NotFound) => no(status.message),
         _ => Decision::Allow,

@@ -1,5 +1,6 @@
 //! The default roles and bindings, from the files in `policy`. A line begins an object; indented lines are its rules.
 
+use fram_api::Api;
 use fram_machinery::{Value, meta, object};
 
 use super::BootstrapError;
@@ -9,24 +10,37 @@ const POLICY: &str = include_str!("../../policy/rbac.policy");
 const JOIN: &str = include_str!("../../policy/join.policy");
 const METRICS: &str = include_str!("../../policy/metrics.policy");
 const STORAGE: &str = include_str!("../../policy/storage.policy");
+const PRELIMINARY: &str = include_str!("../../policy/preliminary.policy");
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// All default roles and bindings.
-pub(super) fn default_objects() -> Result<Vec<Value>, BootstrapError> {
+/// All default roles and bindings where `api` is served.
+pub(super) fn default_objects(api: &Api) -> Result<Vec<Value>, BootstrapError> {
     let mut objects: Vec<Value> = Vec::new();
-    for (i, line) in POLICY.lines().chain(JOIN.lines()).chain(STORAGE.lines()).chain(METRICS.lines()).enumerate() {
+    // The object that rules are for, and whether it counts where it stands.
+    let (mut current, mut applies) = (None, true);
+    for (i, line) in [POLICY, JOIN, STORAGE, METRICS, PRELIMINARY].iter().flat_map(|file| file.lines()).enumerate() {
         let fail = |message: &str| BootstrapError::Policy { line: i + 1, message: message.into() };
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
         let words: Vec<&str> = line.split_whitespace().collect();
-        match (line.starts_with(' '), objects.last_mut()) {
-            (true, Some(role)) => {
-                let rule = rule(&words).ok_or_else(|| fail("a rule has groups, resources and verbs"))?;
-                role.place(&["rules"]).make_list().push(rule);
+        match words.as_slice() {
+            [] | ["#", ..] => {}
+            ["where", group, plural] => {
+                applies = api.kinds().any(|kind| kind.group == *group && kind.plural == *plural);
+                current = None;
             }
-            (true, None) => return Err(fail("a rule without a role")),
-            (false, _) => objects.push(head(&words).ok_or_else(|| fail("unknown declaration"))?),
+            _ if !applies => {}
+            words if line.starts_with(' ') => {
+                let role: usize = current.ok_or_else(|| fail("a rule without a role"))?;
+                let rule = rule(words).ok_or_else(|| fail("a rule has groups, resources and verbs"))?;
+                objects[role].place(&["rules"]).make_list().push(rule);
+            }
+            words => {
+                let object = head(words).ok_or_else(|| fail("unknown declaration"))?;
+                let is_it = |o: &Value| o.str_at(&["kind"]) == object.str_at(&["kind"]) && meta::key(o) == meta::key(&object);
+                current = objects.iter().position(is_it).or(Some(objects.len()));
+                if current == Some(objects.len()) {
+                    objects.push(object);
+                }
+            }
         }
     }
     Ok(objects)
@@ -114,11 +128,25 @@ mod tests {
 
     #[test]
     fn the_default_policy_is_well_formed() {
-        let all = default_objects().unwrap();
+        let all = default_objects(&Api::builtin().unwrap()).unwrap();
         let named = |kind: &str, name: &str| all.iter().find(|o| o.str_at(&["kind"]) == kind && meta::name(o) == name).cloned();
         let admin = named("ClusterRole", "cluster-admin").unwrap();
         assert_eq!(admin.list_at(&["rules"]).len(), 2);
         let binding = named("ClusterRoleBinding", "system:basic-user").unwrap();
         assert_eq!(binding.list_at(&["subjects"])[0].str_at(&["name"]), "system:authenticated");
+    }
+
+    #[test]
+    fn rights_to_what_is_not_served_are_not_given() {
+        let rules = |config: &str| {
+            let all = default_objects(&Api::chosen(&config.parse().unwrap()).unwrap()).unwrap();
+            let node = all.iter().find(|o| o.str_at(&["kind"]) == "ClusterRole" && meta::name(o) == "system:node").unwrap().clone();
+            let about = |rule: &&Value| rule.list_at(&["resources"]).contains(&"clustertrustbundles".into());
+            (all.len(), node.list_at(&["rules"]).iter().filter(about).count())
+        };
+        let (plain, none) = rules("");
+        let (more, one) = rules("certificates.k8s.io/v1beta1");
+        assert_eq!((none, one), (0, 1));
+        assert_eq!(more, plain + 6);
     }
 }

@@ -124,6 +124,7 @@ impl Registry {
         if stored.subresource("status").is_some() && !stored.status_on_create {
             object.remove(&["status"]);
         }
+        fram_api::drop_unserved(&stored, &mut object, None);
         strategy(&stored).prepare_create(&mut object);
         strategy(&stored).stamp(&mut object, None, &self.environment.now_text());
         let object = self.normalized(&stored, object)?;
@@ -228,18 +229,23 @@ impl Registry {
             let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", meta::uid(&asked), meta::uid(&old));
             return Err(place.conflict(&why));
         }
-        let mut object = self.to_stored(place, asked).await?;
+        // A binding sets some fields of what is stored: but for these the object has its defaults and its form already.
+        let own = subresource == "binding" && place.served.verbatim();
+        let mut object = if own { asked } else { self.to_stored(place, asked).await? };
         keep_metadata(&mut object, &old);
         let mut request = Request::new(self, place, subresource, Verb::Update, write);
+        let before = own.then(|| object.clone());
         object = self.admission.admit(&mut request, object, Some(&old)).await?;
+        let formed = before.is_some_and(|before| before == object);
         keep_metadata(&mut object, &old);
         keep_other_parts(&stored, subresource, &mut object, &old);
+        fram_api::drop_unserved(&stored, &mut object, Some(&old));
         match subresource {
             "" => strategy(&stored).prepare_update(&mut object, &old),
             part => strategy(&stored).prepare_subresource(part, &mut object, &old),
         }
         strategy(&stored).stamp(&mut object, Some(&old), &self.environment.now_text());
-        let mut object = self.normalized(&stored, object)?;
+        let mut object = if formed { object } else { self.normalized(&stored, object)? };
         if subresource != "binding" {
             // A pod's generation counts what users change; see KEP-5067.
             bump_generation(&stored, &mut object, &old);

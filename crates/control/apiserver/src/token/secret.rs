@@ -55,7 +55,7 @@ impl Tokens {
     pub(super) async fn note_use(&self, verified: &Verified, token: &str) -> Result<bool, Status> {
         let claim = &verified.claims.kubernetes;
         let (namespace, name) = (claim.str_at(&["namespace"]), claim.str_at(&["secret", "name"]));
-        let Some(secret) = self.find("secrets", namespace, name).await? else { return Ok(false) };
+        let Some(secret) = self.seen_or_found(namespace, name).await? else { return Ok(false) };
         let what = classify(&secret, token);
         if what == Use::Foreign {
             return Ok(true);
@@ -64,6 +64,16 @@ impl Tokens {
             tracing::warn!(%status, namespace, name, "the use of a Secret's token could not be noted");
         }
         Ok(what != Use::Invalid)
+    }
+
+    /// A Secret as this process has seen it; the store is asked where it has not.
+    async fn seen_or_found(&self, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
+        let served = self.registry.served("", "v1", "secrets").ok_or_else(Status::no_such_path)?;
+        let place = Place { served, namespace: namespace.into(), name: name.into() };
+        if let Some(entry) = self.registry.seen()?.get(&self.registry.key_of(&place)) {
+            return Ok(Some(self.registry.decode(&place.served, entry)?));
+        }
+        self.find("secrets", namespace, name).await
     }
 
     async fn label(&self, secret: &Value) -> Result<(), Status> {

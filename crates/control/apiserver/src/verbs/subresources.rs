@@ -19,7 +19,9 @@ pub(super) async fn execute(
     verb: Verb,
     duplicates: Vec<String>,
 ) -> Result<Performed, Status> {
-    if place.kind().kind == "CertificateSigningRequest" && matches!(verb, Verb::Update { .. } | Verb::Patch { .. }) {
+    if matches!(place.kind().kind.as_str(), "CertificateSigningRequest" | "PodCertificateRequest")
+        && matches!(verb, Verb::Update { .. } | Verb::Patch { .. })
+    {
         may_act_for_signer(server, user, &place, subresource).await?;
     }
     match (subresource, verb) {

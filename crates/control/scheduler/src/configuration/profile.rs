@@ -17,8 +17,6 @@ const SORT: &str = "PrioritySort";
 const BIND: &str = "DefaultBinder";
 const PREEMPT: &str = "DefaultPreemption";
 const GATES: &str = "SchedulingGates";
-/// Known by name only: what features nodes declare is not looked at.
-const FEATURES: &str = "NodeDeclaredFeatures";
 
 struct Told {
     arguments: Arguments,
@@ -32,7 +30,7 @@ pub(super) fn read(said: &Profile, ignored: &[String]) -> Result<ProfileSpec, Ve
     let mut told = arguments(said, &mut faults);
     told.arguments.fit.ignored.extend(ignored.iter().cloned());
     let all = standard(&told.arguments);
-    let known = |name: &str| [SORT, BIND, PREEMPT, GATES, FEATURES].contains(&name) || all.iter().any(|s| s.plugin.name() == name);
+    let known = |name: &str| [SORT, BIND, PREEMPT, GATES].contains(&name) || all.iter().any(|s| s.plugin.name() == name);
     let plugins = &said.plugins;
     let sets = [
         ("preEnqueue", &plugins.pre_enqueue),
@@ -81,6 +79,7 @@ pub(super) fn read(said: &Profile, ignored: &[String]) -> Result<ProfileSpec, Ve
         slots: slots.collect(),
         preemption: takes_part(&plugins.post_filter, PREEMPT).then_some(told.limits),
         bind_timeout: told.bind_timeout,
+        percentage: said.percentage_of_nodes_to_score.map_or(0, |n| n.unsigned_abs() as usize),
     })
 }
 

@@ -62,6 +62,14 @@ profiles:
 }
 
 #[test]
+fn a_profile_looks_at_so_many_nodes_as_it_says_or_all_profiles_do() {
+    let text = "percentageOfNodesToScore: 30\nprofiles: [{schedulerName: a}, {schedulerName: b, percentageOfNodesToScore: 70}]";
+    let said = read(text).unwrap();
+    assert_eq!(said.profiles.iter().map(|p| p.percentage).collect::<Vec<_>>(), [30, 70]);
+    assert_eq!(Configuration::default().profiles[0].percentage, 0);
+}
+
+#[test]
 fn what_cannot_be_is_refused_with_its_place() {
     let table = [
         ("parallelism: 0", "parallelism: Invalid value: 0: should be an integer value greater than zero"),

@@ -13,8 +13,8 @@ use crate::node::Node;
 
 /// Why nothing is found.
 pub(crate) const NONE: &str = "cannot allocate all claims";
-/// So many ways are tried.
-const STEPS: usize = 50_000;
+/// So many devices are tried for the claims of a pod on a node.
+pub(crate) const STEPS: usize = 50_000;
 /// A claim has no more devices; see AllocationResultsMaxSize.
 const MOST_DEVICES: usize = 32;
 
@@ -51,7 +51,8 @@ struct Search<'a> {
     chosen: Vec<Chosen>,
     taken: HashSet<usize>,
     counters: HashMap<PoolId, Counters>,
-    steps: usize,
+    /// How many more devices may be tried.
+    steps: &'a mut usize,
 }
 
 /// What is left of a pool's shared counters, in thousandths: by set and name.
@@ -69,8 +70,8 @@ fn consumption(device: &Value) -> impl Iterator<Item = ((String, String), i128)>
     })
 }
 
-/// One allocation for each claim, in their order.
-pub(super) fn allocate(devices: &Devices, claims: &[Arc<Value>], node: &Node) -> Result<Vec<Value>, String> {
+/// One allocation for each claim, in their order, found in so many steps, which are counted down.
+pub(super) fn allocate(devices: &Devices, claims: &[Arc<Value>], node: &Node, steps: &mut usize) -> Result<Vec<Value>, String> {
     if claims.is_empty() {
         return Ok(Vec::new());
     }
@@ -81,7 +82,7 @@ pub(super) fn allocate(devices: &Devices, claims: &[Arc<Value>], node: &Node) ->
         chosen: Vec::new(),
         taken: HashSet::new(),
         counters: HashMap::new(),
-        steps: 0,
+        steps,
     };
     match search.solve(0, 0)? {
         true => Ok((0..claims.len()).map(|n| search.result(n, node)).collect()),
@@ -192,10 +193,8 @@ impl<'a> Search<'a> {
             if from.len() - at < count {
                 break;
             }
-            self.steps += 1;
-            if self.steps > STEPS {
-                return Ok(false);
-            }
+            let Some(left) = self.steps.checked_sub(1) else { return Ok(false) };
+            *self.steps = left;
             let before = self.chosen.len();
             if self.candidates[*candidate].complete && self.take(claim, way, *candidate) {
                 if self.take_some(claim, request, way, &from[at + 1..], count - 1)? {

@@ -15,11 +15,13 @@ use crate::pod::Pod;
 struct Asking<F> {
     why: F,
     lasting: bool,
+    /// What it says was gathered from the pods of all nodes, so that it is made anew when one comes or goes.
+    by_pods: bool,
 }
 
 impl<F: Fn(&Cache, &Node) -> Option<&'static str> + Send + Sync> View for Asking<F> {
-    fn changed(&mut self, _: &Change, _: &Cache) -> bool {
-        true
+    fn changed(&mut self, change: &Change, _: &Cache) -> bool {
+        !(self.by_pods && matches!(change, Change::Placed(..) | Change::Removed(..)))
     }
 
     fn filter(&mut self, cache: &Cache, verdicts: &mut Verdicts) {
@@ -86,6 +88,7 @@ impl Plugin for VolumeRestrictions {
         // A claim for one pod is in use wherever that pod is.
         let used =
             |node: &Node| node.pods.values().any(|other| other.uid != uid && claims(other, cache).any(|(key, _)| exclusive.contains(&key)));
+        let by_pods = !exclusive.is_empty();
         let used_anywhere = !exclusive.is_empty() && cache.nodes().any(|(_, node)| used(node));
         let why = move |_: &Cache, node: &Node| {
             if used_anywhere {
@@ -94,7 +97,7 @@ impl Plugin for VolumeRestrictions {
             let clash = |(disk, reads): (String, bool)| own.get(&disk).is_some_and(|own_reads| !(reads && *own_reads));
             node.pods.values().flat_map(|other| disks(&other.object)).any(clash).then_some(DISK)
         };
-        Box::new(Asking { why, lasting: false })
+        Box::new(Asking { why, lasting: false, by_pods })
     }
 }
 
@@ -144,7 +147,7 @@ impl Plugin for NodeVolumeLimits {
             };
             limited.into_iter().any(exceeds).then_some("node(s) exceed max volume count")
         };
-        Box::new(Asking { why, lasting: false })
+        Box::new(Asking { why, lasting: false, by_pods: false })
     }
 }
 
@@ -194,7 +197,7 @@ impl Plugin for VolumeZone {
             };
             (!zones.iter().all(inside)).then_some("node(s) had no available volume zone")
         };
-        Box::new(Asking { why, lasting: true })
+        Box::new(Asking { why, lasting: true, by_pods: false })
     }
 }
 

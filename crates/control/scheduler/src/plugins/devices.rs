@@ -5,12 +5,16 @@ use std::sync::Arc;
 use fram_machinery::Value;
 
 use crate::cache::{Cache, Change};
-use crate::devices::{Claims, NONE};
+use crate::devices::{Claims, NONE, STEPS};
 use crate::framework::{Plugin, Refusal, Sharing, Verdicts, View};
 use crate::pod::Pod;
 
 /// Where so many nodes have the devices, no others are looked at: each is a search of its own.
 const ENOUGH: usize = 32;
+
+/// So many devices are tried on all nodes together: a claim can be made so that no node meets it and the search is long, and meanwhile
+/// no other pod finds its node.
+const ALL_STEPS: usize = 4 * STEPS;
 
 pub(super) struct DynamicResources;
 
@@ -67,13 +71,17 @@ impl View for Claimed {
         let mut open: Vec<usize> = verdicts.open().collect();
         let middle = self.start % open.len().max(1);
         open.rotate_left(middle);
-        let mut found = 0;
+        let (mut found, mut steps) = (0, ALL_STEPS);
         for slot in open {
             if self.wanting && found == ENOUGH {
                 verdicts.set_aside(slot);
                 continue;
             }
-            match cache.devices.allocate(&self.claims, cache.at(slot)) {
+            let before = steps.min(STEPS);
+            let mut left = before;
+            let allocated = cache.devices.allocate_within(&self.claims, cache.at(slot), &mut left);
+            steps -= before - left;
+            match allocated {
                 Ok(_) => found += 1,
                 Err(why) => verdicts.refuse(slot, detail(&why)),
             }

@@ -79,6 +79,11 @@ impl<J: Judge> View for PerNode<J> {
         true
     }
 
+    fn only(&self, cache: &Cache) -> Option<Vec<usize>> {
+        let (names, _) = self.judge.only()?;
+        Some(names.iter().filter_map(|name| cache.slot(name)).collect())
+    }
+
     fn filter(&mut self, _: &Cache, verdicts: &mut Verdicts) {
         if self.refused > 0 {
             verdicts.refuse_all(&self.details);

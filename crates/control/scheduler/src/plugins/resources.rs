@@ -270,7 +270,7 @@ mod tests {
             let mut cache = cache(vec![node("a", "4"), node("b", "4")]);
             cache.place(pod("1", cpu("2")), "b");
             let fit = Fit { ranking, resources: vec![(CPU.into(), 1)], ..Fit::default() };
-            let mut framework = Framework::new(standard(&Arguments { fit, ..Arguments::default() }));
+            let mut framework = Framework::new(standard(&Arguments { fit, ..Arguments::default() }), 0);
             check_with(&mut framework, &mut cache, cpu("100m"), "b");
         }
     }
@@ -313,7 +313,7 @@ mod tests {
         let mut cache = cache(vec![node("a", "2")]);
         check(&mut cache, asks(), "0/1 nodes are available: 1 Insufficient example.com/x.");
         let fit = Fit { ignored_groups: vec!["example.com".into()], ..Fit::default() };
-        let mut framework = Framework::new(standard(&Arguments { fit, ..Arguments::default() }));
+        let mut framework = Framework::new(standard(&Arguments { fit, ..Arguments::default() }), 0);
         check_with(&mut framework, &mut cache, asks(), "a");
     }
 }

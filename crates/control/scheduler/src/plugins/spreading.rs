@@ -150,7 +150,8 @@ impl Spread {
 
     fn count(&mut self, slot: usize, n: i64) {
         self.here[slot] += n;
-        if let Some(domain) = self.column.domains[slot].filter(|_| self.counted[slot]) {
+        // A slot that no node has had yet, for a pod that names a node that is not there, is not in the column.
+        if let Some(domain) = self.column.domains.get(slot).copied().flatten().filter(|_| self.counted[slot]) {
             self.pods[domain as usize] += n;
         }
     }
@@ -288,6 +289,18 @@ mod tests {
         }
         let none = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints.";
         check_with(&mut framework, &mut cache, hard(), none);
+    }
+
+    #[test]
+    fn pods_of_a_node_that_is_not_there_count_nowhere() {
+        let mut cache = cache(vec![node("a", "8"), node("b", "8")]);
+        check_with(&mut framework(), &mut cache, hard(), "a");
+        cache.place(pod("lost", hard()), "nosuch");
+        let mut framework = framework();
+        check_with(&mut framework, &mut cache, hard(), "a");
+        cache.place(pod("0", hard()), "a");
+        assert!(cache.remove("lost"));
+        check_with(&mut framework, &mut cache, hard(), "b");
     }
 
     #[test]

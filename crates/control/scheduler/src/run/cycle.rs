@@ -178,7 +178,8 @@ impl Scheduler {
         self.cache.place(pod.clone(), &node);
         self.happened(Happening::Placed);
         let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
-        let binding = Binding { pod: pod.clone(), steps: steps.clone(), allocations: allocations.clone(), profile: number, begun };
+        let tried = self.queue.tried(&pod).unwrap_or((0, begun));
+        let binding = Binding { pod: pod.clone(), steps: steps.clone(), allocations: allocations.clone(), profile: number, begun, tried };
         let patience = self.profiles[number].bind_timeout;
         let binder = self.extenders.iter().find(|e| !e.bind_verb.is_empty() && e.wants(&pod)).cloned();
         let task = self.bindings.spawn(async move {
@@ -200,13 +201,12 @@ impl Scheduler {
     pub(super) fn bound(&mut self, ended: Result<(Id, Result<(), Status>), JoinError>) {
         let now = self.now();
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let Some(Binding { pod, steps, allocations, profile, begun }) = self.binding.remove(&id) else { return };
+        let Some(Binding { pod, steps, allocations, profile, begun, tried: (attempts, since) }) = self.binding.remove(&id) else { return };
         let profile = &self.profiles[profile].name;
         let why = match ended {
             Ok((_, Ok(()))) => {
                 self.metrics.attempted(profile, metrics::Outcome::Scheduled, now - begun);
-                // The pod may have been seen bound, and have left the queue, before the answer came.
-                let (attempts, since) = self.queue.done(&pod).unwrap_or((0, begun));
+                self.queue.done(&pod);
                 self.metrics.scheduled(attempts + 1, now - since);
                 return;
             }

@@ -33,7 +33,10 @@ impl Scheduler {
                     self.happened(Happening::Node(slot));
                 }
             }
-            None => self.cache.remove_node(&name),
+            None => {
+                self.cache.remove_node(&name);
+                self.happened(Happening::NodeGone);
+            }
         }
     }
 

@@ -148,6 +148,157 @@ fn signer_errors(name: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
+/// See MaxTrustBundleSize.
+const LARGEST_BUNDLE: usize = 1 << 20;
+
+/// What is in the bundle is looked at on admission: it takes a parser of certificates.
+pub(super) struct ClusterTrustBundle;
+impl Strategy for ClusterTrustBundle {
+    fn name_rule(&self) -> NameRule {
+        names::path_segment
+    }
+
+    /// A signer's bundles are named after it; see ValidateClusterTrustBundleName.
+    fn validate(&self, bundle: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let (name, signer) = (meta::name(bundle), bundle.str_at(&["spec", "signerName"]));
+        let own = match signer {
+            "" if name.contains(':') => Err("ClusterTrustBundle without signer name must not have \":\" in its name".to_string()),
+            "" => Ok(name),
+            _ => {
+                let prefix = format!("{}:", signer.replace('/', ":"));
+                let why = format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}");
+                name.strip_prefix(&prefix).ok_or(why)
+            }
+        };
+        if let Err(why) = own.and_then(|own| names::dns_subdomain(own).map_err(Into::into)) {
+            errors.push(FieldError::invalid("metadata.name", name, &why));
+        }
+        if !signer.is_empty() {
+            signer_errors(signer, &mut errors);
+        }
+        if bundle.str_at(&["spec", "trustBundle"]).len() > LARGEST_BUNDLE {
+            errors.push(FieldError::too_long("spec.trustBundle", LARGEST_BUNDLE));
+        }
+        errors
+    }
+}
+
+/// Seconds that a certificate of a pod may be good for: at least, at most, and at most for signers of Kubernetes itself; see
+/// MinMaxExpirationSeconds and those after it.
+const LIFETIMES: [i64; 3] = [3_600, 91 * 86_400, 86_400];
+/// See MaxPKIXPublicKeySize, MaxProofOfPossessionSize and MaxStubPKCS10RequestSize.
+const LARGEST_KEY: usize = 10 * 1024;
+/// See MaxCertificateChainSize.
+const LARGEST_CHAIN: usize = 100 * 1024;
+/// The conditions by which a request of a pod has ended.
+const ENDS: [&str; 3] = ["Issued", "Denied", "Failed"];
+
+/// Proofs and certificates are looked at on admission.
+pub(super) struct PodCertificateRequest;
+impl Strategy for PodCertificateRequest {
+    fn prepare_create(&self, request: &mut Value) {
+        request.remove(&["status"]);
+    }
+
+    fn validate_create(&self, request: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let signer = request.str_at(&["spec", "signerName"]);
+        signer_errors(signer, &mut errors);
+        for field in ["podUID", "serviceAccountUID", "nodeUID"] {
+            let uid = request.str_at(&["spec", field]);
+            if uid.is_empty() {
+                errors.push(FieldError::invalid(format!("spec.{field}"), uid, "must not be empty"));
+            } else if uid.len() > 128 {
+                errors.push(FieldError::too_long(format!("spec.{field}"), 128));
+            }
+        }
+        let annotations = request.at(&["spec", "unverifiedUserAnnotations"]).and_then(Value::as_map);
+        for key in annotations.iter().flat_map(|map| map.keys()) {
+            if !key.contains('/') || names::qualified_name(&key.to_lowercase()).is_err() {
+                let why = "must be a domain-prefixed key (such as \"acme.io/foo\")";
+                errors.push(FieldError::invalid("spec.unverifiedUserAnnotations", key.as_str(), why));
+            }
+        }
+        let domain = signer.split('/').next().unwrap_or_default();
+        let own = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
+        let most = LIFETIMES[if own { 2 } else { 1 }];
+        let asked = request.int_at(&["spec", "maxExpirationSeconds"]).unwrap_or_default();
+        if !(LIFETIMES[0]..=most).contains(&asked) {
+            let why = format!("must be in the range [{}, {most}]", LIFETIMES[0]);
+            errors.push(FieldError::invalid("spec.maxExpirationSeconds", asked, &why));
+        }
+        let given = ["stubPKCS10Request", "pkixPublicKey", "proofOfPossession"].map(|f| !request.str_at(&["spec", f]).is_empty());
+        if !matches!(given, [true, false, false] | [false, true, true]) {
+            let why = "exactly one of (stubPKCS10Request) or (pkixPublicKey, proofOfPossession) must be set";
+            errors.push(FieldError::invalid("spec", "", why));
+        }
+        for field in ["stubPKCS10Request", "pkixPublicKey", "proofOfPossession"] {
+            if request.str_at(&["spec", field]).len() / 4 * 3 > LARGEST_KEY {
+                errors.push(FieldError::too_long(format!("spec.{field}"), LARGEST_KEY));
+            }
+        }
+        errors
+    }
+
+    fn validate_subresource(&self, _: &str, request: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let conditions = request.list_at(&["status", "conditions"]);
+        for (i, condition) in conditions.iter().enumerate() {
+            let (at, ty, status) = (format!("status.conditions[{i}]"), condition.str_at(&["type"]), condition.str_at(&["status"]));
+            if !ENDS.contains(&ty) {
+                errors.push(FieldError::not_supported(format!("{at}.type"), ty, &ENDS));
+            } else if i > 0 {
+                let why = "There may be at most one condition with type \"Issued\", \"Denied\", or \"Failed\"";
+                errors.push(FieldError::invalid(format!("{at}.type"), ty, why));
+            }
+            if status != "True" {
+                errors.push(FieldError::not_supported(format!("{at}.status"), status, &["True"]));
+            }
+        }
+        super::limits::condition_errors(conditions, "status.conditions", &mut errors);
+        let ended = |request: &Value| ENDS.iter().find(|ty| meta::condition(request, ty).is_some()).copied();
+        let others = ["certificateChain", "notBefore", "beginRefreshAt", "notAfter"];
+        let is_set = |field: &&str| !request.str_at(&["status", field]).is_empty();
+        match (ended(old), ended(request)) {
+            (Some(_), _) if request.get("status") != old.get("status") => {
+                let why = "immutable after PodCertificateRequest is issued, denied, or failed";
+                errors.push(FieldError::invalid("status", "", why));
+            }
+            (None, Some("Issued")) => {
+                if request.str_at(&["status", "certificateChain"]).len() > LARGEST_CHAIN {
+                    errors.push(FieldError::too_long("status.certificateChain", LARGEST_CHAIN));
+                }
+                for field in others.iter().filter(|field| !is_set(field)) {
+                    let why = "must be present and consistent with the issued certificate";
+                    errors.push(FieldError::required(format!("status.{field}"), why));
+                }
+            }
+            (None, _) if others.iter().any(|field| is_set(field)) => {
+                let why = "non-condition status fields must be empty unless the PodCertificateRequest is issued";
+                errors.push(FieldError::invalid("status", "", why));
+            }
+            _ => {}
+        }
+        errors
+    }
+
+    fn cell(&self, request: &Value, column: &str) -> Value {
+        match column {
+            "State" => {
+                let conditions = request.list_at(&["status", "conditions"]).iter().map(|c| c.str_at(&["type"]));
+                conditions.filter(|ty| ENDS.contains(ty)).next_back().unwrap_or("Pending").into()
+            }
+            "UnverifiedUserAnnotations" => {
+                let map = request.at(&["spec", "unverifiedUserAnnotations"]).and_then(Value::as_map).cloned().unwrap_or_default();
+                let all: Vec<String> = map.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+                if all.is_empty() { "<none>".into() } else { all.join(",").into() }
+            }
+            _ => Value::Null,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use fram_machinery::object;
@@ -171,5 +322,39 @@ mod tests {
         }
         assert_eq!(CertificateSigningRequest.cell(&request(&[], ""), "RequestedDuration"), Value::from("60m"));
         assert_eq!(CertificateSigningRequest.cell(&object!({}), "RequestedDuration"), Value::from("<none>"));
+    }
+
+    #[test]
+    fn a_signer_s_bundles_are_named_after_it() {
+        let errors = |name: &str, signer: &str| {
+            ClusterTrustBundle
+                .validate(&object!({ "metadata": { "name": (name) }, "spec": { "signerName": (signer), "trustBundle": "x" } }))
+                .len()
+        };
+        assert_eq!(errors("plain", ""), 0);
+        assert_eq!(errors("a:b", ""), 1);
+        assert_eq!(errors("example.com:mine:x", "example.com/mine"), 0);
+        assert_eq!(errors("example.com:other:x", "example.com/mine"), 1);
+        assert_eq!(errors("example.com:mine:X_", "example.com/mine"), 1);
+    }
+
+    #[test]
+    fn a_pod_s_request_ends_once_and_says_how() {
+        let with = |ty: &str, chain: &str| {
+            let mut request = object!({ "status": { "conditions": [{ "type": (ty), "status": "True", "reason": "R",
+                "lastTransitionTime": "2026-01-01T00:00:00Z" }] } });
+            for field in ["certificateChain", "notBefore", "beginRefreshAt", "notAfter"].iter().filter(|_| !chain.is_empty()) {
+                request.set(&["status", field], chain);
+            }
+            request
+        };
+        let count = |now: &Value, old: &Value| PodCertificateRequest.validate_subresource("status", now, old).len();
+        let open = object!({});
+        assert_eq!(count(&with("Denied", ""), &open), 0);
+        assert_eq!(count(&with("Denied", "c"), &open), 1);
+        assert_eq!(count(&with("Issued", "c"), &open), 0);
+        assert_eq!(count(&with("Issued", ""), &open), 4);
+        assert_eq!(count(&with("Issued", "d"), &with("Issued", "c")), 1);
+        assert_eq!(count(&with("Other", ""), &open), 1);
     }
 }

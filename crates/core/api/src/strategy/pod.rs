@@ -174,11 +174,6 @@ pub(crate) fn default_pod_spec(spec: &mut Value) {
                 let policy = default_pull_policy(image.str_at(&["reference"]));
                 volume.set(&["image", "pullPolicy"], policy);
             }
-            if !volume.list_at(&["projected", "sources"]).is_empty() {
-                // Belongs to a feature that is off (ClusterTrustBundleProjection).
-                let sources = volume.place(&["projected", "sources"]).make_list();
-                sources.iter_mut().for_each(|source| drop(source.remove(&["clusterTrustBundle"])));
-            }
         }
     }
 }

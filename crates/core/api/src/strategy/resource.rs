@@ -1,7 +1,9 @@
 //! Claims for devices, their templates, and device classes: requests, constraints, configuration, and what a claim got. What
-//! a single field has to obey is in the description; slices of devices are in `slice`.
+//! a single field has to obey is in the description; slices of devices are in `slice`, rules that taint
+//! them in `tainting`.
 
 mod slice;
+mod tainting;
 
 use crate::devices::DeviceSelector;
 use std::collections::HashSet;
@@ -14,6 +16,7 @@ use super::limits::condition_errors;
 use super::pod::placement::node_selector;
 
 pub(super) use slice::ResourceSlice;
+pub(super) use tainting::{DeviceTaintRule, ResourcePoolStatusRequest};
 
 /// See OpaqueParametersMaxLength and AllocatedDeviceStatusDataMaxLength.
 const LONGEST_PARAMETERS: usize = 10 * 1024;

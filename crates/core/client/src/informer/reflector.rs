@@ -17,6 +17,8 @@ use crate::transport::{EventKind, WatchEvent};
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// So many changes that are there already are taken in together.
+const AT_ONCE: usize = 128;
 /// A watch that lasted this long was healthy: the next failure begins again with the first delay.
 const HEALTHY: Duration = Duration::from_secs(120);
 
@@ -118,34 +120,35 @@ impl Reflector {
     async fn watch(&self, version: &mut String) -> Result<bool, Status> {
         let options = ListOptions { resource_version: version.clone(), allow_bookmarks: true, ..self.options() };
         let mut stream = match self.resources.watch(options).await {
-            Ok(stream) => stream,
+            Ok(stream) => stream.ready_chunks(AT_ONCE),
             Err(status) => return after(ended(status), version, false),
         };
-        let mut heard = false;
-        let end = loop {
-            match stream.next().await {
-                None => break Ended::Closed,
-                Some(Err(status)) => break ended(status),
-                Some(Ok(event)) => {
-                    heard = true;
-                    self.take(event, version);
+        let (mut heard, mut end) = (false, None);
+        while end.is_none() {
+            let Some(events) = stream.next().await else { break };
+            let mut taken = Vec::with_capacity(events.len());
+            for event in events {
+                match event {
+                    Ok(event) => taken.push(event),
+                    Err(status) => end = Some(ended(status)),
                 }
             }
-        };
-        after(end, version, heard)
+            heard |= !taken.is_empty();
+            self.take(taken, version);
+        }
+        after(end.unwrap_or(Ended::Closed), version, heard)
     }
 
-    fn take(&self, event: WatchEvent, version: &mut String) {
-        let reached = meta::resource_version(&event.object).to_string();
-        let change: Option<Arc<Value>> = match event.kind {
-            EventKind::Added | EventKind::Modified => Some(self.kept(event.object.clone())),
-            EventKind::Deleted => None,
-            EventKind::Bookmark => {
-                *version = reached;
-                return;
-            }
+    /// Takes in what came at once, and tells those who follow of all of it together.
+    fn take(&self, events: Vec<WatchEvent>, version: &mut String) {
+        let Some(last) = events.last() else { return };
+        let reached = meta::resource_version(&last.object).to_string();
+        let changed = events.into_iter().filter(|event| event.kind != EventKind::Bookmark);
+        let change = |event: WatchEvent| {
+            let key = meta::key(&event.object);
+            (key, (event.kind != EventKind::Deleted).then(|| self.kept(event.object)))
         };
-        self.shared.apply(vec![(meta::key(&event.object), change)]);
+        self.shared.apply(changed.map(change).collect());
         *version = reached;
     }
 }

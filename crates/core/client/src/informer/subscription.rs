@@ -27,6 +27,9 @@ impl Delta {
     }
 }
 
+/// The key of an object, what stood there and what stands there now.
+pub(super) type Change = (String, Option<Arc<Value>>, Option<Arc<Value>>);
+
 #[derive(Default)]
 struct Pending {
     deltas: BTreeMap<String, Delta>,
@@ -40,19 +43,19 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Notes a change; changes that were not read yet become one with it.
-    pub(super) fn note(&self, key: &str, old: Option<&Arc<Value>>, new: Option<&Arc<Value>>) {
+    /// Notes changes by their keys; changes that were not read yet become one with them.
+    pub(super) fn note(&self, changes: &[Change]) {
         let mut pending = self.pending.lock();
-        match pending.deltas.get_mut(key) {
-            Some(delta) => {
-                delta.new = new.cloned();
-                if delta.old.is_none() && delta.new.is_none() {
-                    // It came and went unseen.
-                    pending.deltas.remove(key);
+        for (key, old, new) in changes {
+            match pending.deltas.get_mut(key) {
+                Some(delta) => {
+                    delta.new.clone_from(new);
+                    if delta.old.is_none() && delta.new.is_none() {
+                        // It came and went unseen.
+                        pending.deltas.remove(key);
+                    }
                 }
-            }
-            None => {
-                pending.deltas.insert(key.to_string(), Delta { old: old.cloned(), new: new.cloned() });
+                None => drop(pending.deltas.insert(key.clone(), Delta { old: old.clone(), new: new.clone() })),
             }
         }
         drop(pending);

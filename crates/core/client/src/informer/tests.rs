@@ -144,10 +144,10 @@ async fn a_closed_watch_continues_from_the_last_version() {
 async fn a_slow_reader_gets_one_change_for_each_key() {
     let subscriber = Arc::new(Subscriber::default());
     let mut reader = Subscription::new(subscriber.clone());
-    subscriber.note("ns/a", None, Some(&pod("a", 1)));
-    subscriber.note("ns/b", Some(&pod("b", 1)), Some(&pod("b", 2)));
-    subscriber.note("ns/b", Some(&pod("b", 2)), Some(&pod("b", 3)));
-    subscriber.note("ns/a", Some(&pod("a", 1)), None);
+    subscriber.note(&[("ns/a".into(), None, Some(pod("a", 1)))]);
+    subscriber.note(&[("ns/b".into(), Some(pod("b", 1)), Some(pod("b", 2)))]);
+    subscriber.note(&[("ns/b".into(), Some(pod("b", 2)), Some(pod("b", 3)))]);
+    subscriber.note(&[("ns/a".into(), Some(pod("a", 1)), None)]);
     assert_eq!(reader.changed().await, Some(vec![Delta { old: Some(pod("b", 1)), new: Some(pod("b", 3)) }]));
     subscriber.close();
     assert_eq!(reader.changed().await, None);

@@ -43,7 +43,9 @@ impl Followers {
             Some(facet) => {
                 let Some(field) = self.by_field.get_mut(&facet.field) else { return };
                 field.queues.get_mut(&facet.text).into_iter().for_each(others);
-                field.queues.retain(|text, queues| *text != facet.text || !queues.is_empty());
+                if field.queues.get(&facet.text).is_some_and(Vec::is_empty) {
+                    field.queues.remove(&facet.text);
+                }
             }
         }
         self.forget_empty();

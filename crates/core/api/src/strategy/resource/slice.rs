@@ -141,10 +141,7 @@ fn device(device: &Value, chooses_nodes: bool, at: &str, errors: &mut Vec<FieldE
     label(device.str_at(&["name"]), format!("{at}.name"), errors);
     amounts(device, at, errors);
     for (i, taint) in device.list_at(&["taints"]).iter().enumerate() {
-        let (at, value) = (format!("{at}.taints[{i}]"), taint.str_at(&["value"]));
-        let key = taint.str_at(&["key"]);
-        errors.extend(names::qualified_name(key).err().map(|why| FieldError::invalid(format!("{at}.key"), key, why)));
-        errors.extend(names::label_value(value).err().map(|why| FieldError::invalid(format!("{at}.value"), value, why)));
+        taint_errors(taint, &format!("{at}.taints[{i}]"), errors);
     }
     for (i, use_of) in device.list_at(&["consumesCounters"]).iter().enumerate() {
         consumed(use_of, &format!("{at}.consumesCounters[{i}]"), errors);
@@ -349,6 +346,13 @@ fn mappings(device: &Value, at: &str, errors: &mut Vec<FieldError>) {
             _ => {}
         }
     }
+}
+
+/// A taint of a device. Its effect is held against what is allowed by the description.
+pub(super) fn taint_errors(taint: &Value, at: &str, errors: &mut Vec<FieldError>) {
+    let (key, value) = (taint.str_at(&["key"]), taint.str_at(&["value"]));
+    errors.extend(names::qualified_name(key).err().map(|why| FieldError::invalid(format!("{at}.key"), key, why)));
+    errors.extend(names::label_value(value).err().map(|why| FieldError::invalid(format!("{at}.value"), value, why)));
 }
 
 #[cfg(test)]

@@ -1,0 +1,126 @@
+//! Fields that belong to APIs which are served only where somebody asks for them. Where such an API is off, its fields are dropped from
+//! what is written, as upstream drops those of features that are off; a field that an object has already stays.
+
+use fram_machinery::Value;
+
+use crate::kind::Kind;
+
+/// Which of the optional APIs other kinds have fields for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Features {
+    /// ClusterTrustBundles, which projected volumes show.
+    pub trust_bundles: bool,
+    /// PodCertificateRequests, by which the kubelet fills projected volumes.
+    pub pod_certificates: bool,
+    /// PodGroups, to which pods belong.
+    pub pod_groups: bool,
+    /// LeaseCandidates, among whom the holder of a Lease is chosen.
+    pub lease_candidates: bool,
+}
+
+impl Features {
+    pub(crate) fn of<'a>(served: impl Iterator<Item = &'a Kind>) -> Self {
+        let mut all = Self::default();
+        for kind in served {
+            match kind.plural.as_str() {
+                "clustertrustbundles" => all.trust_bundles = true,
+                "podcertificaterequests" => all.pod_certificates = true,
+                "podgroups" => all.pod_groups = true,
+                "leasecandidates" => all.lease_candidates = true,
+                _ => {}
+            }
+        }
+        all
+    }
+}
+
+/// Where the spec of pods is in an object of a kind.
+fn pod_spec(kind: &Kind) -> Option<&'static [&'static str]> {
+    Some(match (kind.group.as_str(), kind.kind.as_str()) {
+        ("", "Pod") => &["spec"],
+        ("", "PodTemplate") => &["template", "spec"],
+        ("", "ReplicationController") | ("apps", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet") | ("batch", "Job") => {
+            &["spec", "template", "spec"]
+        }
+        ("batch", "CronJob") => &["spec", "jobTemplate", "spec", "template", "spec"],
+        _ => return None,
+    })
+}
+
+/// Drops what belongs to APIs that are off from an object that is about to replace `old`.
+pub fn drop_unserved(kind: &Kind, object: &mut Value, old: Option<&Value>) {
+    let features = kind.features;
+    if kind.kind == "Lease" && !features.lease_candidates {
+        for field in ["strategy", "preferredHolder"] {
+            if old.and_then(|old| old.at(&["spec", field])).is_none_or(Value::is_null) {
+                object.remove(&["spec", field]);
+            }
+        }
+    }
+    let Some(path) = pod_spec(kind) else { return };
+    let before = old.and_then(|old| old.at(path));
+    if !features.pod_groups && before.is_none_or(|b| b.get("schedulingGroup").is_none()) {
+        remove(object, path, "schedulingGroup");
+    }
+    for (field, on) in [("clusterTrustBundle", features.trust_bundles), ("podCertificate", features.pod_certificates)] {
+        if !on && !before.is_some_and(|b| has_source(b, field)) && object.at(path).is_some_and(|spec| has_source(spec, field)) {
+            drop_source(object.place(path), field);
+        }
+    }
+}
+
+fn remove(object: &mut Value, path: &[&'static str], field: &'static str) {
+    if object.at(path).is_some_and(|spec| spec.get(field).is_some()) {
+        object.place(path).remove(&[field]);
+    }
+}
+
+fn has_source(spec: &Value, field: &str) -> bool {
+    let volumes = spec.list_at(&["volumes"]).iter();
+    volumes.flat_map(|v| v.list_at(&["projected", "sources"])).any(|source| source.get(field).is_some())
+}
+
+fn drop_source(spec: &mut Value, field: &'static str) {
+    for volume in spec.place(&["volumes"]).make_list() {
+        if !volume.list_at(&["projected", "sources"]).is_empty() {
+            let sources = volume.place(&["projected", "sources"]).make_list();
+            sources.iter_mut().for_each(|source| drop(source.remove(&[field])));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_machinery::object;
+
+    use super::*;
+    use crate::Api;
+
+    #[test]
+    fn fields_of_apis_that_are_off_are_dropped_unless_they_are_there_already() {
+        let pod = object!({ "spec": { "schedulingGroup": { "podGroupName": "g" },
+            "volumes": [{ "name": "v", "projected": { "sources": [{ "clusterTrustBundle": { "path": "c" } }, { "podCertificate": {} }] } }] } });
+        let written = |config: &str, old: Option<&Value>| {
+            let api = Api::chosen(&config.parse().unwrap()).unwrap();
+            let mut pod = pod.clone();
+            drop_unserved(api.kind("", "v1", "Pod").unwrap(), &mut pod, old);
+            pod
+        };
+        let dropped = object!({ "spec": { "volumes": [{ "name": "v", "projected": { "sources": [{}, {}] } }] } });
+        assert_eq!(written("", None), dropped);
+        assert_eq!(written("", Some(&dropped)), dropped);
+        assert_eq!(written("", Some(&pod)), pod);
+        assert_eq!(written("api/beta=true,api/alpha=true", None), pod);
+    }
+
+    #[test]
+    fn a_deployment_s_pods_keep_the_group_where_groups_are_served() {
+        let deployment = object!({ "spec": { "template": { "spec": { "schedulingGroup": { "podGroupName": "g" } } } } });
+        for (config, kept) in [("", false), ("scheduling.k8s.io/v1alpha2", true)] {
+            let api = Api::chosen(&config.parse().unwrap()).unwrap();
+            let mut object = deployment.clone();
+            drop_unserved(api.kind("apps", "v1", "Deployment").unwrap(), &mut object, None);
+            assert_eq!(object == deployment, kept, "{config:?}: {object:?}");
+        }
+    }
+}
