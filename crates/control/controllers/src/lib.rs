@@ -38,6 +38,7 @@ mod revisions;
 mod root_ca;
 mod service_account;
 mod service_account_tokens;
+mod serving_approver;
 mod statefulset;
 mod taint_eviction;
 mod token_cleaner;
@@ -79,6 +80,7 @@ pub fn start(context: &Context) {
     expand::start(context);
     load_balancer::start(context);
     csr_cleaner::start(context);
+    serving_approver::start(context);
     bootstrap_tokens::start(context);
     ephemeral_volume::start(context);
     resource_claim::start(context);
