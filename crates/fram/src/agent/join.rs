@@ -67,7 +67,7 @@ async fn fetch(server: &str) -> anyhow::Result<Value> {
 pub(super) enum Purpose {
     /// To ask the API server; without a human who approves it, but perhaps with one.
     Client,
-    /// To be asked, by these names and addresses: somebody has to approve it, as upstream's.
+    /// To be asked, by these names and addresses: the server approves what is the node's own, and other things wait for somebody.
     Serving(Vec<String>),
 }
 
