@@ -39,6 +39,12 @@ enum Command {
     /// Runs the container runtime alone, for a stock kubelet, crictl or critest to ask by CRI.
     #[command(after_help = "Example:\n  fram runtime --listen unix:///run/fram/runtime.sock")]
     Runtime(RuntimeArgs),
+    /// Runs containers of OCI bundles by runc's command line, for podman, containerd and CRI-O; the same as the program by the name fram-oci.
+    #[command(disable_help_flag = true, after_help = "Example:\n  fram oci run --bundle /srv/bundle NAME")]
+    Oci {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Manages the tokens with which nodes join.
     #[command(subcommand, after_help = "Example:\n  fram token create --hours 2")]
     Token(Token),
@@ -275,6 +281,11 @@ impl Cli {
             Command::Up(up) => crate::up::run(crate::up::Plan::alone(up)),
             Command::Server(server) => crate::up::run(crate::up::Plan::shared(server)?),
             Command::Agent(agent) => crate::agent::run(agent),
+            // `main` comes before this; it stands here for the help and for whoever reads the words.
+            Command::Oci { words } => {
+                let words: Vec<OsString> = std::iter::once("fram oci".into()).chain(words).collect();
+                return Ok(fram_runtime::oci::main(&words));
+            }
             Command::Runtime(args) => crate::runtime::run(args),
             Command::Token(Token::Create(create)) => crate::token::create(&create),
             Command::Store(Store::Check(check)) => return crate::store::run_check(&check),

@@ -23,6 +23,8 @@ mod token;
 mod tunnels;
 mod up;
 
+use fram_runtime::oci;
+
 #[global_allocator]
 static HEAP: heap::Heap = heap::Heap;
 
@@ -31,6 +33,16 @@ fn main() -> std::process::ExitCode {
     let all: Vec<std::ffi::OsString> = std::env::args_os().collect();
     if all.get(1).is_some_and(|a| a == "shim") {
         fram_runtime::shim::main(&all[2..]);
+    }
+    // Nor has an OCI runtime any, since it makes processes of itself.
+    let is_oci_runtime = all.first().is_some_and(|name| std::path::Path::new(name).file_name().is_some_and(|name| name == oci::PROGRAM));
+    if is_oci_runtime {
+        // It calls itself by both names.
+        let words: Vec<_> = all.iter().take(1).chain(all.iter().skip(1).skip_while(|word| *word == "oci")).cloned().collect();
+        return oci::main(&words);
+    }
+    if all.get(1).is_some_and(|a| a == "oci") {
+        return oci::main(&all[1..]);
     }
     if all.get(1).is_some_and(|a| a == heap::COMMAND) {
         return heap::main().map_or(std::process::ExitCode::FAILURE, |()| std::process::ExitCode::SUCCESS);

@@ -99,7 +99,7 @@ fn verify(stages: &mut Stages) -> Result<()> {
 }
 
 /// The Debian packages that tests use, with a file by which each is known to be there.
-const PACKAGES: [(&str, &str); 13] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("buildah", "/usr/bin/buildah"),
     ("busybox-static", "/bin/busybox"),
     ("crun", "/usr/bin/crun"),
@@ -110,6 +110,7 @@ const PACKAGES: [(&str, &str); 13] = [
     ("kubernetes-client", "/usr/bin/kubectl"),
     ("mount", "/usr/bin/mount"),
     ("nftables", "/usr/sbin/nft"),
+    ("podman", "/usr/bin/podman"),
     ("procps", "/bin/ps"),
     ("runc", "/usr/sbin/runc"),
     ("skopeo", "/usr/bin/skopeo"),

@@ -42,6 +42,7 @@ mod revisions;
 mod root_ca;
 mod service_account;
 mod service_account_tokens;
+mod serving_approver;
 mod statefulset;
 mod storage_version_migrator;
 mod taint_eviction;
@@ -84,6 +85,7 @@ pub fn start(context: &Context) {
     expand::start(context);
     load_balancer::start(context);
     csr_cleaner::start(context);
+    serving_approver::start(context);
     bootstrap_tokens::start(context);
     ephemeral_volume::start(context);
     resource_claim::start(context);

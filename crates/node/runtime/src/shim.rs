@@ -8,10 +8,10 @@ mod container;
 mod creator;
 mod executor;
 mod log;
-mod mount;
+pub(crate) mod mount;
 mod overlay;
-mod privileges;
-mod rootfs;
+pub(crate) mod privileges;
+pub(crate) mod rootfs;
 mod sandbox;
 mod server;
 
@@ -33,6 +33,7 @@ use crate::durable::{self, DurableError};
 use crate::protocol::SandboxSetup;
 
 pub(crate) use container::STATE_FILE;
+pub(crate) use creator::causes;
 pub(crate) use sandbox::{NETNS, SHM, USERNS};
 pub(crate) use server::set_nonblocking;
 

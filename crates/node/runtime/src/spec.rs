@@ -18,7 +18,7 @@ use thiserror::Error;
 use crate::protocol::{IdRange, PidNamespace, RootMount};
 use crate::seccomp::Profile;
 
-pub(crate) use capabilities::{CAPABILITIES, capability_names};
+pub(crate) use capabilities::{CAPABILITIES, capability_bits, capability_names};
 pub(crate) use user::{UserError, resolve_user};
 
 #[derive(Debug, Error, PartialEq, Eq)]

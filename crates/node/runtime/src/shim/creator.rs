@@ -65,7 +65,7 @@ enum CreateError {
 }
 
 /// An error with its causes; libcontainer says what matters in the last one.
-fn chain(error: &dyn Error) -> CreateError {
+pub(crate) fn causes(error: &dyn Error) -> String {
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -73,7 +73,11 @@ fn chain(error: &dyn Error) -> CreateError {
         message.push_str(&error.to_string());
         cause = error.source();
     }
-    CreateError::Container(message)
+    message
+}
+
+fn chain(error: &dyn Error) -> CreateError {
+    CreateError::Container(causes(error))
 }
 
 fn io_at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CreateError {

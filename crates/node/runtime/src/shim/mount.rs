@@ -85,7 +85,7 @@ impl Context {
 }
 
 /// A detached copy of the mount tree at `source`. It stays in its peer groups.
-pub(super) fn clone_tree(source: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn clone_tree(source: &Path) -> io::Result<OwnedFd> {
     let source = path(source)?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
     // SAFETY: a valid string and flags.
@@ -113,7 +113,7 @@ pub(super) fn map_ids(tree: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Resul
 }
 
 /// Sets what `names` say: `ro`, `nosuid`, `nodev` and `noexec` for the mount, `rro` for the whole tree.
-pub(super) fn restrict(tree: BorrowedFd<'_>, names: &[String]) -> io::Result<()> {
+pub(crate) fn restrict(tree: BorrowedFd<'_>, names: &[String]) -> io::Result<()> {
     let bit = |name: &String| match name.as_str() {
         "ro" => Some(MOUNT_ATTR_RDONLY),
         "nosuid" => Some(MOUNT_ATTR_NOSUID),
@@ -140,7 +140,7 @@ fn set_attributes(tree: BorrowedFd<'_>, attr: &MountAttr, flags: i32) -> io::Res
 }
 
 /// Becomes the program that is open there, with the environment as it is (execveat(2)).
-pub(super) fn execute(program: BorrowedFd<'_>, args: &[OsString]) -> io::Result<Infallible> {
+pub(crate) fn execute(program: BorrowedFd<'_>, args: &[OsString]) -> io::Result<Infallible> {
     let args: Vec<CString> = args.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<_, _>>()?;
     let variable = |(name, value): (OsString, OsString)| {
         let mut variable = name.into_encoded_bytes();

@@ -4,6 +4,8 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::ProtocolError;
 use crate::seccomp::Instruction;
 use crate::spec::{CAPABILITIES, Privileges};
@@ -25,8 +27,26 @@ struct Sets {
     inheritable: u32,
 }
 
+/// Capabilities as bits, in the kernel's numbering.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct CapabilitySets {
+    pub bounding: u64,
+    pub effective: u64,
+    pub permitted: u64,
+    pub inheritable: u64,
+    pub ambient: u64,
+}
+
+impl From<&Privileges> for CapabilitySets {
+    fn from(Privileges { capabilities, ambient, .. }: &Privileges) -> CapabilitySets {
+        let (all, ambient) = (*capabilities, *ambient);
+        CapabilitySets { bounding: all, effective: all, permitted: all, inheritable: ambient, ambient }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PrivilegeError {
+pub(crate) enum PrivilegeError {
     #[error("{step}: {source}")]
     System { step: &'static str, source: io::Error },
     #[error(transparent)]
@@ -41,18 +61,23 @@ fn check(step: &'static str, result: libc::c_long) -> Result<(), PrivilegeError>
 }
 
 /// Called once, right before execve, in a process of one thread.
-pub(super) fn apply(privileges: &Privileges, filter: &[Instruction]) -> Result<(), PrivilegeError> {
-    if !privileges.no_new_privs {
-        install(filter)?;
+pub(crate) fn apply(privileges: &Privileges, filter: &[Instruction]) -> Result<(), PrivilegeError> {
+    confine(Some(&privileges.into()), privileges.no_new_privs, filter, 0)
+}
+
+/// The same with sets that differ; without any, what the process has stays. `flags` are those of the filter.
+pub(crate) fn confine(sets: Option<&CapabilitySets>, no_new_privs: bool, filter: &[Instruction], flags: u32) -> Result<(), PrivilegeError> {
+    if !no_new_privs {
+        install(filter, flags)?;
     }
-    limit_capabilities(privileges)?;
-    if privileges.no_new_privs {
-        install(filter)?;
+    sets.map_or(Ok(()), limit_capabilities)?;
+    if no_new_privs {
+        install(filter, flags)?;
     }
     Ok(())
 }
 
-fn install(filter: &[Instruction]) -> Result<(), PrivilegeError> {
+fn install(filter: &[Instruction], flags: u32) -> Result<(), PrivilegeError> {
     if filter.is_empty() {
         return Ok(());
     }
@@ -61,16 +86,14 @@ fn install(filter: &[Instruction]) -> Result<(), PrivilegeError> {
     // The compiler of profiles keeps programs below 4096 instructions.
     let header = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: the header points to a program of that length, both live until the call returns, and the kernel copies it.
-    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &header) };
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &header) };
     check("install the seccomp filter", result)
 }
 
-fn limit_capabilities(privileges: &Privileges) -> Result<(), PrivilegeError> {
+fn limit_capabilities(sets: &CapabilitySets) -> Result<(), PrivilegeError> {
     let held = permitted()?;
-    // What the node itself does not have cannot be given; `ALL` means all that there are.
-    let wanted = privileges.capabilities & held;
     for number in 0..CAPABILITIES.len() {
-        if privileges.capabilities & (1 << number) == 0 {
+        if sets.bounding & (1 << number) == 0 {
             // SAFETY: takes numbers only. A capability that this kernel does not know is dropped already.
             let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
             if result == -1 && io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
@@ -78,8 +101,11 @@ fn limit_capabilities(privileges: &Privileges) -> Result<(), PrivilegeError> {
             }
         }
     }
-    let ambient = privileges.ambient & wanted;
-    set(wanted, ambient)?;
+    // What the node itself does not have cannot be given; `ALL` means all that there are.
+    let permitted = sets.permitted & held;
+    let inheritable = sets.inheritable & held;
+    let ambient = sets.ambient & permitted & inheritable;
+    set(sets.effective & permitted, permitted, inheritable)?;
     // SAFETY: takes numbers only.
     let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
     check("clear the ambient capabilities", result.into())?;
@@ -101,7 +127,7 @@ pub(super) fn keeping(change: impl FnOnce() -> io::Result<()>) -> io::Result<()>
     keep(1)?;
     change()?;
     let held = permitted().map_err(io::Error::other)?;
-    set(held, 0).map_err(io::Error::other)?;
+    set(held, held, 0).map_err(io::Error::other)?;
     keep(0)
 }
 
@@ -114,11 +140,11 @@ fn permitted() -> Result<u64, PrivilegeError> {
     Ok(u64::from(sets[0].permitted) | u64::from(sets[1].permitted) << 32)
 }
 
-fn set(wanted: u64, inheritable: u64) -> Result<(), PrivilegeError> {
+fn set(effective: u64, permitted: u64, inheritable: u64) -> Result<(), PrivilegeError> {
     let header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
     let half = |shift: u32| Sets {
-        effective: (wanted >> shift) as u32,
-        permitted: (wanted >> shift) as u32,
+        effective: (effective >> shift) as u32,
+        permitted: (permitted >> shift) as u32,
         inheritable: (inheritable >> shift) as u32,
     };
     let sets = [half(0), half(32)];

@@ -20,7 +20,7 @@ use crate::cgroup::Cgroups;
 use crate::protocol::{IdRange, MountSource, OverlayMount, RootMount, StartContainer};
 
 #[derive(Debug, Error)]
-pub(super) enum RootfsError {
+pub(crate) enum RootfsError {
     #[error("{operation} {path:?}: {source}")]
     Path { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("{operation}: {source}")]
@@ -242,7 +242,7 @@ pub(super) fn read_in_root(rootfs: &Path, inside: &str) -> Result<String, Rootfs
 }
 
 /// Makes the working directory, as runc does: a pod may name one that its image lacks.
-pub(super) fn make_directory_in_root(rootfs: &Path, inside: &Path) -> Result<(), RootfsError> {
+pub(crate) fn make_directory_in_root(rootfs: &Path, inside: &Path) -> Result<(), RootfsError> {
     let root = File::open(rootfs).map_err(at("open", rootfs))?;
     make_directories(root.as_fd(), inside).map(drop).map_err(at("create", inside))
 }

@@ -84,7 +84,7 @@ fn bits(name: &str) -> Result<u64, SpecError> {
     number.map(|number| 1 << number).ok_or_else(|| SpecError::Capability(name.to_owned()))
 }
 
-fn union(names: &[String]) -> Result<u64, SpecError> {
+pub(crate) fn capability_bits(names: &[String]) -> Result<u64, SpecError> {
     names.iter().try_fold(0, |all, name| Ok(all | bits(name)?))
 }
 
@@ -93,7 +93,7 @@ fn union(names: &[String]) -> Result<u64, SpecError> {
 pub(super) fn privileges(context: &LinuxContainerSecurityContext) -> Result<Privileges, SpecError> {
     let named = &context.capabilities;
     let is_all = |name: &String| name.eq_ignore_ascii_case("ALL") || name.eq_ignore_ascii_case("CAP_ALL");
-    let single = |names: &[String]| union(&names.iter().filter(|name| !is_all(name)).cloned().collect::<Vec<_>>());
+    let single = |names: &[String]| capability_bits(&names.iter().filter(|name| !is_all(name)).cloned().collect::<Vec<_>>());
     let mut capabilities = DEFAULT.iter().try_fold(0, |all, name| Ok(all | bits(name)?))?;
     if named.add_capabilities.iter().any(is_all) {
         capabilities = ALL;
@@ -106,6 +106,6 @@ pub(super) fn privileges(context: &LinuxContainerSecurityContext) -> Result<Priv
     if context.privileged {
         capabilities = ALL;
     }
-    let ambient = union(&named.add_ambient_capabilities)?;
+    let ambient = capability_bits(&named.add_ambient_capabilities)?;
     Ok(Privileges { capabilities: capabilities | ambient, ambient, no_new_privs: context.no_new_privs })
 }

@@ -1,0 +1,505 @@
+//! The command line: runc's words, output and exit codes.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command as Program, ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fram_cri::LinuxContainerResources;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::create::{self, Creation};
+use super::exec::{self, Execution};
+use super::foreground::{self, Console};
+use super::record::{Containers, Record, Status};
+use super::{OciError, at, features, hooks, lifecycle, system};
+use crate::shim::clock;
+
+/// Runs containers of OCI bundles, as other OCI runtimes do.
+#[derive(Parser)]
+#[command(name = "fram oci", version, disable_help_subcommand = true)]
+struct Line {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// Where the state of containers is kept.
+    #[arg(long, default_value = "/run/fram-oci")]
+    root: PathBuf,
+    /// A file for errors and warnings, beside standard error.
+    #[arg(long)]
+    log: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: Format,
+    /// Accepted; nothing more is told by it.
+    #[arg(long)]
+    debug: bool,
+    /// Refused: cgroups are made without systemd.
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Accepted as auto or false: containers are made as root.
+    #[arg(long, default_value = "auto")]
+    rootless: String,
+    /// Accepted: checkpoints are not made.
+    #[arg(long, hide = true)]
+    criu: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Table,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes a container of a bundle, up to the moment before its command is executed.
+    Create(Create),
+    /// Executes the command of a container that was made.
+    Start { id: String },
+    /// Makes a container, starts it, and waits for its end.
+    Run(Run),
+    /// Prints the state of a container.
+    State { id: String },
+    /// Sends a signal to a container's first process, SIGTERM where none is named.
+    Kill {
+        /// To every process of the container.
+        #[arg(long, short)]
+        all: bool,
+        id: String,
+        #[arg(default_value = "SIGTERM")]
+        signal: String,
+    },
+    /// Removes what a container holds.
+    Delete {
+        /// Kill it where it runs; and it need not be there.
+        #[arg(long, short)]
+        force: bool,
+        id: String,
+    },
+    /// Runs a further process in a container.
+    Exec(Exec),
+    /// Lists the containers.
+    List {
+        #[arg(long, short, value_enum, default_value = "table")]
+        format: Format,
+        /// Only their ids.
+        #[arg(long, short)]
+        quiet: bool,
+    },
+    /// Lists the processes in a container.
+    Ps {
+        #[arg(long, short, value_enum, default_value = "table")]
+        format: Format,
+        id: String,
+        /// For ps.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Halts all processes of a container.
+    Pause { id: String },
+    /// Lets them go on.
+    Resume { id: String },
+    /// Changes the limits of a container.
+    Update(Update),
+    /// Prints what this runtime can do.
+    Features,
+    /// Writes a specification to begin with into a bundle.
+    Spec {
+        #[arg(long, short)]
+        bundle: Option<PathBuf>,
+    },
+    /// Not there: this runtime does not drive criu.
+    Checkpoint {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<OsString>,
+    },
+    /// Not there, for the same reason.
+    Restore {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<OsString>,
+    },
+    #[command(name = hooks::COMMAND, hide = true)]
+    RunHooks,
+}
+
+#[derive(Args)]
+struct Create {
+    /// The directory with config.json.
+    #[arg(long, short, default_value = ".")]
+    bundle: PathBuf,
+    /// A Unix socket on which the master of the terminal is sent.
+    #[arg(long)]
+    console_socket: Option<PathBuf>,
+    /// A file for the number of the first process.
+    #[arg(long)]
+    pid_file: Option<PathBuf>,
+    /// So many descriptors behind the standard streams are the container's too.
+    #[arg(long, default_value_t = 0)]
+    preserve_fds: i32,
+    /// For roots that cannot be pivoted, such as a ramdisk.
+    #[arg(long)]
+    no_pivot: bool,
+    /// Accepted: no session keyring is made.
+    #[arg(long)]
+    no_new_keyring: bool,
+    id: String,
+}
+
+#[derive(Args)]
+struct Run {
+    #[command(flatten)]
+    create: Create,
+    /// Do not wait for its end.
+    #[arg(long, short)]
+    detach: bool,
+    /// Keep what it holds when it has ended.
+    #[arg(long)]
+    keep: bool,
+    /// Accepted: nothing is reaped but the container.
+    #[arg(long)]
+    no_subreaper: bool,
+}
+
+#[derive(Args)]
+struct Exec {
+    #[arg(long)]
+    console_socket: Option<PathBuf>,
+    #[arg(long)]
+    pid_file: Option<PathBuf>,
+    #[arg(long, default_value_t = 0)]
+    preserve_fds: i32,
+    /// A file with the process, as the specification has it.
+    #[arg(long, short)]
+    process: Option<PathBuf>,
+    /// Do not wait for its end.
+    #[arg(long, short)]
+    detach: bool,
+    #[arg(long, short)]
+    tty: bool,
+    #[arg(long)]
+    cwd: Option<String>,
+    #[arg(long, short)]
+    env: Vec<String>,
+    /// UID[:GID]
+    #[arg(long, short)]
+    user: Option<String>,
+    #[arg(long, short = 'g')]
+    additional_gids: Vec<u32>,
+    #[arg(long, short)]
+    cap: Vec<String>,
+    #[arg(long)]
+    no_new_privs: bool,
+    #[arg(long)]
+    ignore_paused: bool,
+    id: String,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+#[derive(Args)]
+struct Update {
+    /// A file with the specification's resources; - is the standard input. It takes the place of the other flags.
+    #[arg(long, short)]
+    resources: Option<PathBuf>,
+    #[arg(long, default_value_t = 0)]
+    cpu_period: i64,
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    cpu_quota: i64,
+    #[arg(long, default_value_t = 0)]
+    cpu_share: i64,
+    #[arg(long, default_value = "")]
+    cpuset_cpus: String,
+    #[arg(long, default_value = "")]
+    cpuset_mems: String,
+    /// Bytes.
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    memory: i64,
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    memory_swap: i64,
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    pids_limit: i64,
+    id: String,
+}
+
+pub(super) fn main(words: &[OsString]) -> ExitCode {
+    let line = match Line::try_parse_from(words) {
+        Ok(line) => line,
+        Err(error) => {
+            // Where nobody reads it, it need not be said.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(&line) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            tell(&line.global, "error", &error.to_string());
+            // Those that wait for a process tell its own failures from the runtime's by 255, as with runc.
+            let waits = matches!(&line.command, Command::Exec(_) | Command::Run(_));
+            if waits { ExitCode::from(255) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// On standard error and in the log.
+fn tell(global: &Global, level: &str, message: &str) {
+    let time = clock::rfc3339_nano(clock::now());
+    let _ = writeln!(io::stderr(), "fram oci: {message}");
+    let line = match global.log_format {
+        Format::Json => json!({ "level": level, "msg": message, "time": time }).to_string(),
+        _ => format!("time={time:?} level={level} msg={message:?}"),
+    };
+    let log = global.log.as_ref().and_then(|path| OpenOptions::new().create(true).append(true).open(path).ok());
+    if let Some(mut log) = log {
+        let _ = writeln!(log, "{line}");
+    }
+}
+
+fn run(line: &Line) -> Result<u8, OciError> {
+    let global = &line.global;
+    if global.systemd_cgroup {
+        return Err(OciError::Unsupported("--systemd-cgroup is not supported: cgroups are made without systemd"));
+    }
+    if global.rootless == "true" {
+        return Err(OciError::Unsupported("--rootless=true is not supported: containers are made as root"));
+    }
+    if matches!(&line.command, Command::Create(_) | Command::Run(_) | Command::Exec(_)) {
+        create::seal(&std::env::args_os().collect::<Vec<_>>())?;
+    }
+    let containers = Containers::new(&global.root)?;
+    let warn = |warnings: Vec<String>| warnings.iter().for_each(|warning| tell(global, "warning", warning));
+    match &line.command {
+        Command::Create(create) => create::create(&containers, &create.id, &creation(create, create.console_socket.clone()))?,
+        Command::Start { id } => warn(lifecycle::start(&containers, id)?),
+        Command::Run(run) => return run_container(&containers, run, warn),
+        Command::State { id } => print(&state(&containers.load(id)?))?,
+        Command::Kill { all, id, signal } => lifecycle::signal(&containers, id, parse_signal(signal)?, *all)?,
+        Command::Delete { force, id } => warn(lifecycle::delete(&containers, id, *force)?),
+        Command::Exec(exec) => return exec_process(&containers, exec),
+        Command::List { format, quiet } => list(&containers.list()?, *format, *quiet)?,
+        Command::Ps { format, id, options } => ps(&lifecycle::processes(&containers, id)?, *format, options)?,
+        Command::Pause { id } => lifecycle::pause(&containers, id)?,
+        Command::Resume { id } => lifecycle::resume(&containers, id)?,
+        Command::Update(update) => lifecycle::update(&containers, &update.id, &wanted(update)?)?,
+        Command::Features => print(&features::features(lifecycle::cgroups().ok().as_ref()))?,
+        Command::Spec { bundle } => write_specification(bundle.as_deref().unwrap_or(Path::new(".")))?,
+        Command::Checkpoint { .. } | Command::Restore { .. } => {
+            return Err(OciError::Unsupported("checkpoints are not supported: this runtime does not drive criu"));
+        }
+        Command::RunHooks => hooks::run_planned()?,
+    }
+    Ok(0)
+}
+
+fn creation(create: &Create, console_socket: Option<PathBuf>) -> Creation {
+    Creation {
+        bundle: create.bundle.clone(),
+        console_socket: console_socket.map(|path| std::path::absolute(&path).unwrap_or(path)),
+        pid_file: create.pid_file.clone().map(|path| std::path::absolute(&path).unwrap_or(path)),
+        preserve_fds: create.preserve_fds,
+        no_pivot: create.no_pivot,
+    }
+}
+
+fn run_container(containers: &Containers, run: &Run, warn: impl Fn(Vec<String>)) -> Result<u8, OciError> {
+    let id = &run.create.id;
+    let console = match (wants_terminal(&run.create.bundle), &run.create.console_socket) {
+        (true, None) if !run.detach => Some(Console::listen()?),
+        _ => None,
+    };
+    let socket = console.as_ref().map(|console| console.path.clone()).or_else(|| run.create.console_socket.clone());
+    create::create(containers, id, &creation(&run.create, socket))?;
+    let finish = || {
+        let terminal = console.map(Console::accept).transpose()?;
+        warn(lifecycle::start(containers, id)?);
+        if run.detach {
+            return Ok(0);
+        }
+        foreground::wait(containers.load(id)?.pid, terminal)
+    };
+    let code = finish();
+    if (!run.detach && !run.keep) || code.is_err() {
+        warn(lifecycle::delete(containers, id, true)?);
+    }
+    code
+}
+
+/// Whoever cannot read it is told by the creation.
+fn wants_terminal(bundle: &Path) -> bool {
+    let read = fs::read(bundle.join("config.json")).ok().and_then(|json| serde_json::from_slice::<Value>(&json).ok());
+    read.is_some_and(|specification| specification["process"]["terminal"] == true)
+}
+
+fn exec_process(containers: &Containers, exec: &Exec) -> Result<u8, OciError> {
+    let from_file = |path: &PathBuf| serde_json::from_slice::<Value>(&fs::read(path).ok()?).ok();
+    let tty = exec.process.as_ref().map_or(exec.tty, |path| from_file(path).is_some_and(|process| process["terminal"] == true));
+    let console = if tty && exec.console_socket.is_none() && !exec.detach { Some(Console::listen()?) } else { None };
+    let execution = Execution {
+        process: exec.process.clone(),
+        args: exec.args.clone(),
+        cwd: exec.cwd.clone(),
+        env: exec.env.clone(),
+        tty: exec.tty,
+        user: exec.user.clone(),
+        additional_gids: exec.additional_gids.clone(),
+        capabilities: exec.cap.clone(),
+        no_new_privs: exec.no_new_privs,
+        ignore_paused: exec.ignore_paused,
+        console_socket: console.as_ref().map(|console| console.path.clone()).or_else(|| exec.console_socket.clone()),
+        pid_file: exec.pid_file.clone(),
+        preserve_fds: exec.preserve_fds,
+    };
+    let pid = exec::exec(containers, &exec.id, &execution)?;
+    if exec.detach {
+        return Ok(0);
+    }
+    foreground::wait(pid, console.map(Console::accept).transpose()?)
+}
+
+/// A name with or without SIG, or a number.
+fn parse_signal(text: &str) -> Result<Signal, OciError> {
+    let unknown = || OciError::State(format!("unknown signal {text:?}"));
+    if let Ok(number) = text.parse::<i32>() {
+        return Signal::try_from(number).map_err(|_| unknown());
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    name.parse().map_err(|_| unknown())
+}
+
+/// What runc prints: the specification's state, and who made it when and of what.
+fn state(record: &Record) -> Value {
+    let status = record.status();
+    let mut state = record.state(status);
+    state["pid"] = if status == Status::Stopped { 0 } else { record.pid }.into();
+    state["rootfs"] = json!(record.rootfs);
+    state["created"] = json!(record.created);
+    state["owner"] = json!("root");
+    state
+}
+
+fn print(value: &Value) -> Result<(), OciError> {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    writeln!(io::stdout(), "{text}").map_err(system("print"))
+}
+
+fn list(records: &[Record], format: Format, quiet: bool) -> Result<(), OciError> {
+    let mut text = String::new();
+    if quiet {
+        records.iter().for_each(|record| text += &format!("{}\n", record.id));
+    } else if format == Format::Json {
+        return print(&records.iter().map(state).collect());
+    } else {
+        text += "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER\n";
+        for record in records {
+            let state = state(record);
+            let bundle = record.bundle.display();
+            text += &format!("{}\t{}\t{}\t{bundle}\t{}\troot\n", record.id, state["pid"], record.status().name(), record.created);
+        }
+    }
+    io::stdout().write_all(text.as_bytes()).map_err(system("print"))
+}
+
+fn ps(pids: &[i32], format: Format, options: &[String]) -> Result<(), OciError> {
+    if format == Format::Json {
+        return print(&json!(pids));
+    }
+    let options = if options.is_empty() { &["-ef".to_owned()] } else { options };
+    let shown = Program::new("ps").args(options).output().map_err(system("run ps"))?;
+    let text = select(&String::from_utf8_lossy(&shown.stdout), pids);
+    io::stdout().write_all(text.ok_or(OciError::Unsupported("ps shows no column PID"))?.as_bytes()).map_err(system("print"))
+}
+
+/// The head and the lines of these processes; nothing where there is no column of their numbers.
+fn select(table: &str, pids: &[i32]) -> Option<String> {
+    let head = table.lines().next()?;
+    let column = head.split_whitespace().position(|name| name == "PID")?;
+    let number = |line: &str| line.split_whitespace().nth(column).and_then(|field| field.parse().ok());
+    let lines = table.lines().skip(1).filter(|line| number(line).is_some_and(|pid| pids.contains(&pid)));
+    Some(std::iter::once(head).chain(lines).map(|line| format!("{line}\n")).collect())
+}
+
+fn wanted(update: &Update) -> Result<LinuxContainerResources, OciError> {
+    if let Some(path) = &update.resources {
+        let mut json = Vec::new();
+        let read = if path.as_os_str() == "-" {
+            io::stdin().read_to_end(&mut json)
+        } else {
+            fs::File::open(path).and_then(|mut file| file.read_to_end(&mut json))
+        };
+        read.map_err(at("read", path))?;
+        let malformed = |source| OciError::Malformed { path: path.clone(), source };
+        return Ok(lifecycle::resources(&serde_json::from_slice(&json).map_err(malformed)?));
+    }
+    Ok(LinuxContainerResources {
+        cpu_period: update.cpu_period,
+        cpu_quota: update.cpu_quota,
+        cpu_shares: update.cpu_share,
+        cpuset_cpus: update.cpuset_cpus.clone(),
+        cpuset_mems: update.cpuset_mems.clone(),
+        memory_limit_in_bytes: update.memory,
+        memory_swap_limit_in_bytes: update.memory_swap,
+        pids_limit: update.pids_limit,
+        ..LinuxContainerResources::default()
+    })
+}
+
+fn write_specification(bundle: &Path) -> Result<(), OciError> {
+    let path = bundle.join("config.json");
+    let text = serde_json::to_string_pretty(&features::specification()).unwrap_or_default();
+    // One that is there was written by somebody.
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(at("create", &path))?;
+    file.write_all(text.as_bytes()).map_err(at("write", &path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_words_are_consistent_and_those_of_runcs_callers_are_understood() {
+        Line::command().debug_assert();
+        for line in [
+            // conmon
+            "fram-oci --log-format=json --log /l create --bundle /b --pid-file /p --preserve-fds 1 --no-pivot --no-new-keyring a",
+            // go-runc
+            "fram-oci --root /r --log /l --log-format json exec --process /p --console-socket /c --detach --pid-file /p a",
+            "fram-oci --root /r kill --all a 9",
+            "fram-oci kill a KILL",
+            "fram-oci delete --force a",
+            "fram-oci ps --format json a",
+            "fram-oci update --resources - a",
+            "fram-oci exec -u 1:2 -e A=b --cwd /x -t a sh -c true",
+            "fram-oci update --cpu-quota -1 a",
+        ] {
+            assert!(Line::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn signals_are_named_as_people_do() {
+        for text in ["9", "KILL", "SIGKILL", "kill", "sigkill"] {
+            assert_eq!(parse_signal(text).unwrap(), Signal::SIGKILL, "{text}");
+        }
+        for text in ["0", "x", "", "999", "SIG"] {
+            assert!(parse_signal(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_all_processes_those_of_the_container_are_shown() {
+        let table = "UID  PID CMD\nroot 1 init\nroot 7 sh 1\n";
+        assert_eq!(select(table, &[7]).as_deref(), Some("UID  PID CMD\nroot 7 sh 1\n"));
+        assert_eq!(select("a b\n", &[1]), None);
+    }
+}

@@ -1,0 +1,309 @@
+//! The OCI command line as its callers use it, on bundles made here of busybox. The subject may be another runtime, named by
+//! `OCI_RUNTIME`, so that what is expected can be held against runc.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+struct Rig {
+    directory: tempfile::TempDir,
+    id: String,
+}
+
+impl Rig {
+    /// A bundle whose container runs a shell script.
+    fn new(id: &str, script: &str) -> Rig {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("rootfs");
+        for folder in ["bin", "proc", "dev", "sys", "tmp"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        for name in ["sh", "id", "sleep", "cat", "echo", "true", "grep", "test", "touch"] {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
+        }
+        let rig = Rig { directory, id: format!("fram-test-{id}-{}", std::process::id()) };
+        rig.configure(json!({
+            "ociVersion": "1.0.2",
+            "process": { "args": ["sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"], "user": { "uid": 0, "gid": 0 } },
+            "root": { "path": "rootfs" },
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/dev", "type": "tmpfs", "source": "tmpfs" },
+            ],
+            "linux": { "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" }, { "type": "network" }] },
+        }));
+        rig
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn configure(&self, specification: Value) {
+        fs::write(self.path().join("config.json"), specification.to_string()).unwrap();
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Value)) {
+        let mut specification: Value = serde_json::from_slice(&fs::read(self.path().join("config.json")).unwrap()).unwrap();
+        change(&mut specification);
+        self.configure(specification);
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let program = std::env::var("OCI_RUNTIME").unwrap_or_else(|_| env!("CARGO_BIN_EXE_fram-oci").into());
+        let mut command = Command::new(program);
+        command.arg("--root").arg(self.path().join("state")).args(words).current_dir(self.path());
+        command
+    }
+
+    fn ask(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    fn run(&self, words: &[&str]) -> String {
+        let output = self.ask(words);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn refused(&self, words: &[&str]) -> String {
+        let output = self.ask(words);
+        assert!(!output.status.success(), "{words:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Makes the container with its output in a file.
+    fn create(&self) {
+        let output = fs::File::create(self.path().join("output")).unwrap();
+        let mut command = self.command(&["create", "--bundle", ".", "--pid-file", "pid", &self.id]);
+        let status = command.stdin(std::process::Stdio::null()).stdout(output).status().unwrap();
+        assert!(status.success());
+    }
+
+    fn status(&self) -> String {
+        let state: Value = serde_json::from_str(&self.run(&["state", &self.id])).unwrap();
+        state["status"].as_str().unwrap().to_owned()
+    }
+
+    /// The container's process is the child of nobody here.
+    fn wait_until_stopped(&self) {
+        let pid: i32 = fs::read_to_string(self.path().join("pid")).unwrap().parse().unwrap();
+        // SAFETY: takes numbers only.
+        let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+        let mut event = libc::pollfd { fd: process, events: libc::POLLIN, revents: 0 };
+        if process != -1 {
+            // SAFETY: one structure, which lives until the call returns.
+            assert_eq!(unsafe { libc::poll(&mut event, 1, 20_000) }, 1, "the container does not stop");
+            // SAFETY: a descriptor that is this function's.
+            unsafe { libc::close(process) };
+        }
+        assert_eq!(self.status(), "stopped");
+    }
+
+    fn output(&self) -> String {
+        fs::read_to_string(self.path().join("output")).unwrap()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = self.ask(&["delete", "--force", &self.id]);
+    }
+}
+
+#[test]
+fn a_container_is_created_started_killed_and_deleted() {
+    let rig = Rig::new("life", "trap 'exit 3' TERM; echo up; while :; do sleep 1; done");
+    rig.create();
+    let state: Value = serde_json::from_str(&rig.run(&["state", &rig.id])).unwrap();
+    assert_eq!((state["status"].as_str(), state["id"].as_str()), (Some("created"), Some(&*rig.id)));
+    assert_eq!(state["bundle"].as_str(), rig.path().canonicalize().unwrap().to_str());
+    assert_eq!(state["pid"].to_string(), fs::read_to_string(rig.path().join("pid")).unwrap());
+    assert!(rig.refused(&["create", "--bundle", ".", &rig.id]).contains("exist"));
+    assert_eq!(rig.output(), "");
+    rig.run(&["start", &rig.id]);
+    assert_eq!(rig.status(), "running");
+    assert!(rig.refused(&["start", &rig.id]).contains("running"));
+    assert!(rig.refused(&["delete", &rig.id]).contains("not stopped"));
+    let pids: Vec<u32> = serde_json::from_str(&rig.run(&["ps", "--format", "json", &rig.id])).unwrap();
+    assert!(pids.contains(&state["pid"].as_u64().unwrap().try_into().unwrap()));
+    rig.run(&["kill", &rig.id, "KILL"]);
+    rig.wait_until_stopped();
+    assert!(rig.refused(&["kill", &rig.id, "KILL"]).contains("container not running"));
+    rig.run(&["delete", &rig.id]);
+    assert!(rig.refused(&["state", &rig.id]).contains("does not exist"));
+    rig.run(&["delete", "--force", &rig.id]);
+    let left = Path::new("/sys/fs/cgroup/pids/fram-oci").join(&rig.id);
+    assert!(!left.exists(), "{left:?}");
+}
+
+#[test]
+fn hooks_run_at_their_moments_and_are_told_the_state() {
+    let rig = Rig::new("hooks", "cat /proc/1/comm > /hooks-seen; exit 0");
+    let note = |name: &str, inside: bool| {
+        let place = if inside { PathBuf::from("/log") } else { rig.path().join("rootfs/log") };
+        let script = format!("read state; echo \"{name} $state\" >> {}", place.display());
+        json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"] }])
+    };
+    rig.change(|spec| {
+        spec["hooks"] = json!({
+            "prestart": note("prestart", false), "createRuntime": note("createRuntime", false),
+            "createContainer": note("createContainer", false), "startContainer": note("startContainer", true),
+            "poststart": note("poststart", false), "poststop": note("poststop", false),
+        });
+    });
+    let log = || fs::read_to_string(rig.path().join("rootfs/log")).unwrap_or_default();
+    let stages = || log().lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>();
+    rig.create();
+    assert_eq!(stages(), ["prestart", "createRuntime", "createContainer"]);
+    rig.run(&["start", &rig.id]);
+    assert_eq!(stages()[3..], ["startContainer", "poststart"]);
+    rig.wait_until_stopped();
+    rig.run(&["delete", &rig.id]);
+    assert_eq!(stages()[5..], ["poststop"]);
+    for line in log().lines() {
+        let state: Value = serde_json::from_str(line.split_once(' ').unwrap().1).unwrap();
+        assert_eq!(
+            (state["id"].as_str(), state["bundle"].as_str()),
+            (Some(&*rig.id), rig.path().canonicalize().unwrap().to_str()),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_hook_that_fails_before_the_start_leaves_no_container() {
+    let rig = Rig::new("hookfail", "exit 0");
+    rig.change(|spec| spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/false" }] }));
+    let error = rig.refused(&["create", "--bundle", ".", &rig.id]);
+    assert!(error.contains("/bin/false") || error.contains("hook"), "{error}");
+    assert!(rig.refused(&["state", &rig.id]).contains("does not exist"));
+}
+
+#[test]
+fn rights_and_filter_of_the_bundle_are_those_of_the_process() {
+    let rig = Rig::new("rights", "grep -E 'Cap|NoNew|Seccomp:' /proc/self/status; id; exit 0");
+    let sets = json!(["CAP_KILL", "CAP_CHOWN"]);
+    rig.change(|spec| {
+        spec["process"]["capabilities"] = json!({ "bounding": sets, "permitted": sets, "effective": ["CAP_KILL"] });
+        spec["process"]["user"] = json!({ "uid": 0, "gid": 7, "additionalGids": [8] });
+        spec["linux"]["seccomp"] =
+            json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{ "names": ["reboot"], "action": "SCMP_ACT_ERRNO" }] });
+    });
+    rig.create();
+    rig.run(&["start", &rig.id]);
+    rig.wait_until_stopped();
+    let output = rig.output();
+    for line in ["CapBnd:\t0000000000000021", "CapPrm:\t0000000000000021", "NoNewPrivs:\t0", "Seccomp:\t2", "gid=7", "8"] {
+        assert!(output.contains(line), "{line} in {output}");
+    }
+}
+
+#[test]
+fn a_command_that_is_not_there_is_told_at_once_and_one_that_cannot_run_at_the_start() {
+    let rig = Rig::new("nocommand", "");
+    rig.change(|spec| spec["process"]["args"] = json!(["absent"]));
+    assert!(rig.refused(&["create", "--bundle", ".", &rig.id]).contains("executable file not found in $PATH"));
+    let text = rig.path().join("rootfs/bin/text");
+    fs::write(&text, "#!/absent\n").unwrap();
+    fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).unwrap();
+    rig.change(|spec| spec["process"]["args"] = json!(["text"]));
+    rig.create();
+    assert!(rig.refused(&["start", &rig.id]).contains("text"));
+    rig.wait_until_stopped();
+}
+
+#[test]
+fn further_processes_run_in_the_container_with_their_own_exit_codes() {
+    let rig = Rig::new("exec", "trap 'exit 0' TERM; while :; do sleep 1; done");
+    rig.create();
+    assert!(!rig.ask(&["exec", &rig.id, "true"]).status.success(), "it has not started");
+    rig.run(&["start", &rig.id]);
+    assert_eq!(
+        rig.run(&["exec", "-e", "A=b", "--cwd", "/bin", &rig.id, "sh", "-c", "echo $A $PWD $$"]).split(' ').take(2).collect::<Vec<_>>(),
+        ["b", "/bin"]
+    );
+    assert_eq!(rig.ask(&["exec", &rig.id, "sh", "-c", "exit 7"]).status.code(), Some(7));
+    assert_eq!(rig.ask(&["exec", &rig.id, "absent"]).status.code(), Some(255));
+    fs::write(
+        rig.path().join("process.json"),
+        json!({ "args": ["touch", "/made"], "cwd": "/", "env": ["PATH=/bin"], "user": { "uid": 0, "gid": 0 } }).to_string(),
+    )
+    .unwrap();
+    rig.run(&["exec", "--process", "process.json", &rig.id]);
+    assert!(rig.path().join("rootfs/made").exists());
+    rig.run(&["pause", &rig.id]);
+    assert_eq!(rig.status(), "paused");
+    assert!(!rig.ask(&["exec", &rig.id, "true"]).status.success(), "it is paused");
+    rig.run(&["resume", &rig.id]);
+    rig.run(&["update", "--pids-limit", "50", &rig.id]);
+    rig.run(&["delete", "--force", &rig.id]);
+}
+
+#[test]
+fn run_waits_and_gives_the_exit_code_of_the_container() {
+    let rig = Rig::new("run", "echo here; exit 5");
+    let output = rig.ask(&["run", "--bundle", ".", &rig.id]);
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(5), "here\n"));
+    assert!(rig.refused(&["state", &rig.id]).contains("does not exist"));
+}
+
+#[test]
+fn a_terminal_is_handed_over_or_refused() {
+    let rig = Rig::new("tty", "test -t 0 && echo yes");
+    rig.change(|spec| {
+        spec["process"]["terminal"] = json!(true);
+        let pts = json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"] });
+        spec["mounts"].as_array_mut().unwrap().push(pts);
+    });
+    assert!(rig.refused(&["create", "--bundle", ".", &rig.id]).contains("console-socket"));
+    let output = rig.ask(&["run", "--bundle", ".", &rig.id]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "yes\r\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn what_is_not_supported_is_refused_in_words() {
+    let rig = Rig::new("refused", "");
+    assert!(rig.refused(&["--systemd-cgroup", "create", "--bundle", ".", &rig.id]).contains("systemd"));
+    assert!(rig.refused(&["checkpoint", &rig.id]).contains("criu"));
+    assert!(rig.refused(&["state", "../x"]).contains("invalid container ID"));
+    let log = rig.path().join("log");
+    rig.refused(&["--log", "log", "--log-format", "json", "start", "absent"]);
+    let line: Value = serde_json::from_str(&fs::read_to_string(log).unwrap()).unwrap();
+    assert_eq!((line["level"].as_str(), line["msg"].as_str()), (Some("error"), Some("container does not exist")));
+}
+
+#[test]
+fn podman_runs_containers_on_it() {
+    let rig = Rig::new("podman", "");
+    let place = |name: &str| rig.path().join(name).display().to_string();
+    let podman = |words: &[&str]| {
+        let mut command = Command::new("podman");
+        command.args(["--runtime", env!("CARGO_BIN_EXE_fram-oci"), "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+        command.args(["--storage-driver", "vfs", "--root", &place("storage"), "--runroot", &place("run")]);
+        command.args(words).output().unwrap()
+    };
+    let root = place("rootfs");
+    // Its own default asks for more open files than every machine's root may give.
+    let few = ["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000", "--network", "none"];
+    let run = |words: &[&str], command: &[&str]| podman(&[&["run"], words, &few, &["--rootfs", &root], command].concat());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let once = run(&["--rm"], &["sh", "-c", "echo here; exit 3"]);
+    assert_eq!((once.status.code(), text(&once.stdout)), (Some(3), "here\n".into()), "{}", text(&once.stderr));
+    assert_eq!(run(&["--rm"], &["absent"]).status.code(), Some(127));
+    let long = run(&["--detach", "--name", "long"], &["sleep", "600"]);
+    assert!(long.status.success(), "{}", text(&long.stderr));
+    let inside = podman(&["exec", "long", "cat", "/proc/1/comm"]);
+    assert_eq!(text(&inside.stdout), "sleep\n", "{}", text(&inside.stderr));
+    for words in [&["pause", "long"][..], &["unpause", "long"], &["kill", "long"], &["wait", "long"], &["rm", "--force", "long"]] {
+        let done = podman(words);
+        assert!(done.status.success(), "{words:?}: {}", text(&done.stderr));
+    }
+}
