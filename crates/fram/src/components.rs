@@ -7,6 +7,7 @@ use fram_api::Api;
 use fram_apiserver::{AggregatedKind, InProcess, Server, User};
 use fram_client::controller::Queues;
 use fram_client::leader::Timing;
+use fram_client::resources::POD_GROUPS;
 use fram_client::{Client, EventRecorder, LeaderElection, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
@@ -49,6 +50,7 @@ pub(crate) fn start_components(
             let environment = control_plane.server.registry.environment().clone();
             Arc::new(move || environment.now_text())
         },
+        pod_groups: context.kinds.iter().any(|kind| kind.resource == POD_GROUPS),
     };
     let (configuration, metrics) = (scheduler_flags.configuration(), fram_scheduler::Metrics::default());
     control_plane.server.show_metrics(|registry| metrics.register(registry));

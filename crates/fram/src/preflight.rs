@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use fram_runtime::kernel;
+
 /// Something that is missing.
 #[derive(Debug)]
 struct Missing {
@@ -17,7 +19,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
         anyhow::bail!("a node is run by root: start it with sudo");
     }
     let missing: Vec<Missing> =
-        [kernel(), filesystem("overlay"), cgroups(), network_namespaces(), netfilter()].into_iter().flatten().collect();
+        [old_kernel(), filesystem("overlay"), cgroups(), network_namespaces(), netfilter()].into_iter().flatten().collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -28,19 +30,12 @@ pub(crate) fn check() -> anyhow::Result<()> {
 /// `mount_setattr` and `openat2` are what the runtime cannot do without; the younger of them came with this version.
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
 
-fn kernel() -> Option<Missing> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    is_too_old(&release).then(|| Missing {
-        what: format!("Linux {}.{} or newer (this is {})", OLDEST_KERNEL.0, OLDEST_KERNEL.1, release.trim()),
+fn old_kernel() -> Option<Missing> {
+    let release = kernel::release();
+    (!kernel::is_at_least(&release, OLDEST_KERNEL)).then(|| Missing {
+        what: format!("Linux {}.{} or newer (this is {release})", OLDEST_KERNEL.0, OLDEST_KERNEL.1),
         remedy: "start the machine with a newer kernel; Debian 12 has one",
     })
-}
-
-fn is_too_old(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
-    // What cannot be read is not held against the machine.
-    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else { return false };
-    (major, minor) < OLDEST_KERNEL
 }
 
 fn filesystem(name: &str) -> Option<Missing> {
@@ -83,16 +78,5 @@ fn netfilter() -> Option<Missing> {
             what: format!("nftables ({error})"),
             remedy: "load it with `modprobe nf_tables`, or use a kernel built with it",
         }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_too_old;
-
-    #[test]
-    fn kernels_are_told_apart_by_their_numbers() {
-        assert!(["4.19.0-27-amd64", "5.10.0", "5.4"].into_iter().all(is_too_old));
-        assert!(!["5.12.1", "6.1.0-56-cloud-amd64", "6.18.2", "strange"].into_iter().any(is_too_old));
     }
 }

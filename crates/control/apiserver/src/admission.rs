@@ -7,6 +7,7 @@ mod limit_ranger;
 mod namespace;
 mod node_restriction;
 mod nodes;
+mod pod_groups;
 mod pod_security;
 mod pods;
 mod policy;
@@ -194,7 +195,9 @@ impl Chain {
                 Arc::new(pods::Priority),
                 Arc::new(pods::DefaultTolerationSeconds),
                 Arc::new(certificates::CertificateSubjectRestriction),
+                Arc::new(pod_groups::PodGroupWorkloadExists),
                 Arc::new(storage::DefaultStorageClass),
+                Arc::new(pod_groups::PodGroupProtection),
                 Arc::new(storage::PersistentVolumeClaimResize),
                 Arc::new(pods::RuntimeClass),
             ],

@@ -3,6 +3,7 @@
 
 mod authentication;
 mod policy;
+pub(crate) mod stages;
 mod token_tracking;
 
 use std::net::Ipv4Addr;
@@ -17,6 +18,7 @@ use crate::keeping::keep;
 use crate::masters;
 use crate::registry::{Place, Registry};
 use crate::server::Server;
+use stages::Stage;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
@@ -73,16 +75,22 @@ impl Server {
         while let Some(done) = tasks.join_next().await {
             done.map_err(|e| BootstrapError::Create { what: "the first objects".into(), status: Status::internal(e) })??;
         }
+        self.stages.reach(Stage::Objects);
         self.authorizer.rbac().refresh(&self.registry).await.map_err(BootstrapError::Rbac)?;
+        self.stages.reach(Stage::Rights);
         self.publish(cluster).await?;
+        self.stages.reach(Stage::Published);
         self.serve_definitions().await.map_err(BootstrapError::Definitions)?;
+        self.stages.reach(Stage::Definitions);
         self.load_services().await.map_err(BootstrapError::Services)?;
+        self.stages.reach(Stage::Services);
         if let Some(webhooks) = &self.registry.admission.webhooks {
             webhooks.refresh(&self.registry).await.map_err(BootstrapError::Webhooks)?;
         }
         self.registry.admission.policies.refresh(&self.registry).await.map_err(BootstrapError::Policies)?;
+        self.stages.reach(Stage::Admission);
         self.start_flow_control().await.map_err(BootstrapError::FlowControl)?;
-        self.set_ready();
+        self.stages.reach(Stage::Flow);
         Ok(())
     }
 

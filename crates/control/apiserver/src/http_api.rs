@@ -194,7 +194,7 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
         ["/healthz", "/livez", "/readyz"].into_iter().find(|p| path == *p || path.strip_prefix(*p).is_some_and(|r| r.starts_with('/')));
     server.authorizer.check(user, attributes)?;
     if let Some(endpoint) = health {
-        return Ok(health::answer(server, endpoint, path, &Query::parse(request.uri().query())));
+        return Ok(health::answer(server, endpoint, path, &Query::parse(request.uri().query())).await);
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Status::no_such_path());

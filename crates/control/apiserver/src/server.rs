@@ -10,6 +10,7 @@ use fram_machinery::{Status, Value};
 
 use crate::audit;
 use crate::authorize::{Attributes, Authorizer};
+use crate::bootstrap::stages::Stages;
 use crate::flow::Flow;
 use crate::limits::Limits;
 use crate::nodes::Nodes;
@@ -45,7 +46,8 @@ pub struct Server {
     pub(crate) ending: tokio_util::sync::CancellationToken,
     /// Health checks of others, by their names.
     pub(crate) checks: Option<Checks>,
-    pub(crate) ready: std::sync::atomic::AtomicBool,
+    /// How far its start has come.
+    pub(crate) stages: Stages,
     /// Streams to nodes that outlive their request.
     pub(crate) streams: tokio_util::task::TaskTracker,
 }
@@ -112,7 +114,7 @@ impl Server {
             ending: tokio_util::sync::CancellationToken::new(),
             checks: None,
             documents: Default::default(),
-            ready: false.into(),
+            stages: Stages::default(),
             streams: tokio_util::task::TaskTracker::new(),
         }
     }
@@ -162,11 +164,6 @@ impl Server {
     /// From now on /readyz says that the server ends, and everything else goes on.
     pub fn leave(&self) {
         self.leaving.store(true, std::sync::atomic::Ordering::Release);
-    }
-
-    /// From now on /readyz says ok.
-    pub fn set_ready(&self) {
-        self.ready.store(true, std::sync::atomic::Ordering::Release);
     }
 
     /// The kind and place that a call is about; NotFound where there is no such resource.

@@ -80,6 +80,12 @@ impl Context {
         (self.clients)(service_account)
     }
 
+    /// A resource in the version in which it is stored; None where it is not served.
+    pub(crate) fn served(&self, group: &str, plural: &str) -> Option<Resource> {
+        let kind = self.kinds.iter().find(|kind| kind.resource.group == group && kind.resource.plural == plural)?;
+        Some(kind.resource.clone())
+    }
+
     /// A recorder of events as a controller; `component` is what people see as their source.
     pub(crate) fn recorder(&self, service_account: &str, component: &str) -> EventRecorder {
         EventRecorder::start(self.client(service_account), component, "", self.now.clone(), &self.tasks, self.stop.clone())

@@ -4,6 +4,7 @@
 mod bootstrap_signer;
 mod bootstrap_tokens;
 mod claim;
+mod cluster_trust_bundle;
 mod clusterrole_aggregation;
 mod context;
 mod cronjob;
@@ -21,6 +22,7 @@ mod garbage_collector;
 mod horizontal;
 mod host_path;
 mod job;
+mod leader_election;
 mod legacy_token_cleaner;
 mod load_balancer;
 mod local_path;
@@ -29,7 +31,9 @@ mod node_ipam;
 mod node_lifecycle;
 mod nodes;
 mod objects;
+mod pod_certificate_request_cleaner;
 mod pod_gc;
+mod pod_group_protection;
 mod pods;
 mod replicaset;
 mod resource_claim;
@@ -40,6 +44,7 @@ mod service_account;
 mod service_account_tokens;
 mod serving_approver;
 mod statefulset;
+mod storage_version_migrator;
 mod taint_eviction;
 mod token_cleaner;
 mod ttl_after_finished;
@@ -88,4 +93,10 @@ pub fn start(context: &Context) {
     ttl_after_finished::start(context);
     cronjob::start(context);
     endpoint_slice::start(context);
+    // Of kinds that are served where somebody asks for them.
+    cluster_trust_bundle::start(context);
+    pod_certificate_request_cleaner::start(context);
+    leader_election::start(context);
+    pod_group_protection::start(context);
+    storage_version_migrator::start(context);
 }

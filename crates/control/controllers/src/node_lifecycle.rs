@@ -34,18 +34,18 @@ pub(crate) fn start(context: &Context) {
         pods: pods.clone(),
         heard: Mutex::default(),
         rates: context.eviction_rates,
+        zones: Arc::default(),
         limiter: Mutex::default(),
         events: context.recorder("node-controller", "node-controller"),
         now: context.now.clone(),
     };
-    let all = nodes.clone();
+    let (all, zones, rates) = (nodes.clone(), reconciler.zones.clone(), context.eviction_rates);
     let controller = Controller::new("node-lifecycle", 4)
         .watches_deltas(&nodes, move |delta| {
             let mut keys = vec![delta.key()];
-            let ready = |n: &Value| plan::ready(n) == "True";
-            if delta.old.as_deref().map(ready) != delta.new.as_deref().map(ready) {
+            if zones.lock().note(&delta.key(), delta.new.as_deref(), &rates) {
                 // What becomes of nodes that are not ready depends on how many are.
-                keys.extend(all.list().iter().filter(|n| !ready(n)).map(|n| meta::key(n)));
+                keys.extend(all.list().iter().filter(|n| plan::ready(n) != "True").map(|n| meta::key(n)));
             }
             keys
         })
@@ -62,6 +62,7 @@ struct Reconciler {
     /// What was last heard of a node, and when: clocks of nodes are not trusted, and this machine's may be set.
     heard: Mutex<HashMap<String, (String, Instant)>>,
     rates: EvictionRates,
+    zones: Arc<Mutex<Zones>>,
     limiter: Mutex<Limiter>,
     events: EventRecorder,
     now: crate::Clock,
@@ -112,19 +113,21 @@ impl Reconciler {
 
     /// Whether a node may be emptied now, and the turn that this takes; else when to ask again, where that is known.
     fn may_evict(&self, node: &Value) -> Result<Option<Instant>, Option<Duration>> {
-        // Every lease that is renewed leads here: only what fails is worth a look at all the others.
         if !plan::asks_for_eviction(node) {
             return Ok(None);
         }
-        let zones = Zones::of(&self.nodes.list());
-        if zones.all_disrupted() {
+        let zone = zone_of(node);
+        let (all_disrupted, rate) = {
+            let zones = self.zones.lock();
+            (zones.all_disrupted(), zones.rate(&zone, &self.rates))
+        };
+        if all_disrupted {
             return Err(None);
         }
         if plan::is_evicted(node) {
             return Ok(None);
         }
-        let zone = zone_of(node);
-        self.limiter.lock().take(&zone, zones.rate(&zone, &self.rates), Instant::now()).map(Some)
+        self.limiter.lock().take(&zone, rate, Instant::now()).map(Some)
     }
 
     /// Gives how long to wait until it is the node's turn to be emptied.

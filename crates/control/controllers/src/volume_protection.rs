@@ -77,7 +77,14 @@ fn is_used(claim: &Value, all: &Informer) -> bool {
     all.by_namespace(meta::namespace(claim)).iter().any(uses)
 }
 
-async fn protect(client: &Client, resource: &Resource, object: &Value, finalizer: &str, used: impl Fn() -> bool) -> Result<Action, Status> {
+/// Holds an object by a finalizer until it is to go and nobody uses it.
+pub(crate) async fn protect(
+    client: &Client,
+    resource: &Resource,
+    object: &Value,
+    finalizer: &str,
+    used: impl Fn() -> bool,
+) -> Result<Action, Status> {
     let (ending, held) = (meta::is_terminating(object), meta::has_finalizer(object, finalizer));
     let mut changed = object.clone();
     match (ending, held) {

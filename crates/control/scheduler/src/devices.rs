@@ -2,6 +2,7 @@
 //! upstream's plugin dynamicresources and dynamic-resource-allocation/structured.
 
 mod allocate;
+mod capacity;
 mod selectors;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 
 use crate::node::Node;
 use crate::pod::Pod;
+use capacity::Amounts;
 use selectors::Selectors;
 
 pub(crate) use allocate::{NONE, STEPS};
@@ -76,8 +78,10 @@ pub(crate) struct Devices {
     /// What was decided and is not yet said by the API, by the keys of claims: their UID and the allocation.
     assumed: HashMap<String, (String, Value)>,
     /// Devices by the claim that holds them.
-    held: HashMap<String, Vec<DeviceId>>,
+    held: HashMap<String, Vec<Hold>>,
     taken: HashSet<DeviceId>,
+    /// Devices that several may have: how many do, and how much of them.
+    shares: HashMap<DeviceId, (usize, Amounts)>,
     selectors: Mutex<Selectors>,
 }
 
@@ -85,11 +89,20 @@ fn pool_of(slice: &Value) -> PoolId {
     (slice.str_at(&["spec", "driver"]).into(), slice.str_at(&["spec", "pool", "name"]).into())
 }
 
-/// The devices that an allocation keeps from others.
-fn devices_of(allocation: &Value) -> Vec<DeviceId> {
+/// What an allocation keeps from others.
+#[derive(Debug, Clone, PartialEq)]
+enum Hold {
+    Whole(DeviceId),
+    Share(DeviceId, Amounts),
+}
+
+fn holds_of(allocation: &Value) -> Vec<Hold> {
     let results = allocation.list_at(&["devices", "results"]).iter();
-    let exclusive = results.filter(|r| r.bool_at(&["adminAccess"]) != Some(true));
-    exclusive.map(|r| (r.str_at(&["driver"]).into(), r.str_at(&["pool"]).into(), r.str_at(&["device"]).into())).collect()
+    let hold = |r: &Value| {
+        let id = (r.str_at(&["driver"]).into(), r.str_at(&["pool"]).into(), r.str_at(&["device"]).into());
+        if r.str_at(&["shareID"]).is_empty() { Hold::Whole(id) } else { Hold::Share(id, capacity::of_result(r)) }
+    };
+    results.filter(|r| r.bool_at(&["adminAccess"]) != Some(true)).map(hold).collect()
 }
 
 fn allocation_of(claim: &Value) -> Option<&Value> {
@@ -159,14 +172,34 @@ impl Devices {
 
     /// Counts the devices of a claim as taken, and no others that it had.
     fn hold(&mut self, key: &str) {
-        for id in self.held.remove(key).unwrap_or_default() {
-            self.taken.remove(&id);
+        for hold in self.held.remove(key).unwrap_or_default() {
+            match hold {
+                Hold::Whole(id) => drop(self.taken.remove(&id)),
+                Hold::Share(id, amounts) => {
+                    if let Some((shares, total)) = self.shares.get_mut(&id) {
+                        *shares -= 1;
+                        capacity::subtract(total, &amounts);
+                    }
+                    if self.shares.get(&id).is_some_and(|(shares, _)| *shares == 0) {
+                        self.shares.remove(&id);
+                    }
+                }
+            }
         }
         let said = self.claims.get(key).and_then(|claim| allocation_of(claim));
-        let devices = said.or(self.assumed.get(key).map(|(_, allocation)| allocation)).map(devices_of).unwrap_or_default();
-        self.taken.extend(devices.iter().cloned());
-        if !devices.is_empty() {
-            self.held.insert(key.into(), devices);
+        let holds = said.or(self.assumed.get(key).map(|(_, allocation)| allocation)).map(holds_of).unwrap_or_default();
+        for hold in &holds {
+            match hold {
+                Hold::Whole(id) => drop(self.taken.insert(id.clone())),
+                Hold::Share(id, amounts) => {
+                    let (shares, total) = self.shares.entry(id.clone()).or_default();
+                    *shares += 1;
+                    capacity::add(total, amounts);
+                }
+            }
+        }
+        if !holds.is_empty() {
+            self.held.insert(key.into(), holds);
         }
     }
 

@@ -8,6 +8,7 @@ mod configuration;
 mod devices;
 mod extender;
 mod framework;
+mod gang;
 mod hints;
 mod metrics;
 mod node;

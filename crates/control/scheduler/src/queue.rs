@@ -2,7 +2,7 @@
 //! no node took, which wait for something that may change that. Pure: the time is handed in.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +134,24 @@ impl Queue {
         let (_, _, key) = self.active.first()?.clone();
         self.put(&key, Place::InFlight { happened: self.happened });
         self.pods.get(&key).map(|waiting| waiting.pod.clone())
+    }
+
+    /// Takes these pods out too, wherever they wait, and returns them with those that are in flight already in the order in which
+    /// they would be tried.
+    pub(crate) fn pop_together(&mut self, pods: Vec<Arc<Pod>>, first: &Pod) -> Vec<Arc<Pod>> {
+        let mut taken: BTreeMap<(Reverse<i64>, u64), Arc<Pod>> = BTreeMap::new();
+        for pod in pods {
+            let Some(waiting) = self.pods.get(&pod.key).filter(|w| w.pod.uid == pod.uid) else { continue };
+            let in_flight = matches!(waiting.place, Place::InFlight { .. });
+            if in_flight && pod.uid != first.uid {
+                continue;
+            }
+            taken.insert((Reverse(waiting.pod.priority), waiting.order), waiting.pod.clone());
+            if !in_flight {
+                self.put(&pod.key, Place::InFlight { happened: self.happened });
+            }
+        }
+        taken.into_values().collect()
     }
 
     pub(crate) fn has_active(&self) -> bool {
@@ -314,6 +332,23 @@ mod tests {
         assert_eq!(names(&mut queue), ["a"]);
         queue.remove("a");
         assert!(queue.pods.is_empty() && queue.timers.is_empty());
+    }
+
+    #[test]
+    fn pods_of_one_group_are_taken_out_together_wherever_they_wait() {
+        let mut queue = Queue::default();
+        for (name, priority) in [("a", 0), ("b", 10), ("c", 0), ("d", 0)] {
+            queue.add(pod(name, priority), Duration::ZERO);
+        }
+        let first = queue.pop().unwrap();
+        queue.unschedulable(&first, &["NodeResourcesFit"], Duration::ZERO);
+        let first = queue.pop().unwrap();
+        assert_eq!(first.key, "a");
+        let together = queue.pop_together(["a", "b", "c", "gone"].map(|name| pod(name, 0)).into(), &first);
+        assert_eq!(together.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), ["b", "a", "c"]);
+        assert_eq!((names(&mut queue), queue.lengths()), (vec!["d".to_string()], Lengths::default()));
+        // Those that are being bound are not taken again.
+        assert!(queue.pop_together(vec![pod("a", 0)], &pod("d", 0)).is_empty());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The shell: follows the cluster, tries pods one after the other, binds and reports beside that.
 
 mod cycle;
+mod group;
 mod observe;
 mod report;
 
@@ -9,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{
-    CSI_NODES, DEVICE_CLASSES, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS,
+    CSI_NODES, DEVICE_CLASSES, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_GROUPS, PODS,
     RESOURCE_CLAIMS, RESOURCE_SLICES, STORAGE_CLASSES,
 };
-use fram_client::{Client, EventRecorder, Informer, SharedInformers};
+use fram_client::{Client, Delta, EventRecorder, Informer, Resource, SharedInformers, Subscription};
 use fram_machinery::Status;
 use tokio::sync::Semaphore;
 use tokio::task::{Id, JoinSet};
@@ -24,6 +25,7 @@ use crate::configuration::{Configuration, ProfileSpec};
 use crate::devices::{Allocation, Devices};
 use crate::extender::Extender;
 use crate::framework::Framework;
+use crate::gang::Groups;
 use crate::metrics::Metrics;
 use crate::pod::Pod;
 use crate::preemption::Limits;
@@ -45,6 +47,8 @@ pub struct SchedulerConfig {
     pub events: EventRecorder,
     /// Now, in the form of timestamps in objects.
     pub now: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Whether PodGroups are served.
+    pub pod_groups: bool,
 }
 
 /// What the scheduler follows, of the whole cluster.
@@ -60,6 +64,8 @@ struct Followed {
     device_claims: Informer,
     device_slices: Informer,
     device_classes: Informer,
+    /// None where they are not served.
+    groups: Option<Informer>,
 }
 
 /// How the pods of one `schedulerName` are scheduled.
@@ -99,8 +105,9 @@ pub struct Scheduler {
     /// They end with the pod that is to be tried again, if it is.
     reports: JoinSet<Option<Arc<Pod>>>,
     permits: Arc<Semaphore>,
-    /// Keys of pods that gates hold back.
+    /// Keys of pods that gates hold back, or that wait for others of their group.
     gated: HashSet<String>,
+    groups: Groups,
     metrics: Metrics,
 }
 
@@ -116,7 +123,7 @@ impl Scheduler {
 
     /// A scheduler with these profiles; the name of the other is not asked for.
     pub fn configured(config: SchedulerConfig, configuration: Configuration) -> Self {
-        let get = |resource| config.informers.get(resource);
+        let get = |resource: &Resource| config.informers.get(resource);
         let followed = Followed {
             pods: get(&PODS),
             nodes: get(&NODES),
@@ -129,6 +136,7 @@ impl Scheduler {
             device_claims: get(&RESOURCE_CLAIMS),
             device_slices: get(&RESOURCE_SLICES),
             device_classes: get(&DEVICE_CLASSES),
+            groups: config.pod_groups.then(|| get(&POD_GROUPS)),
         };
         let profile = |spec: ProfileSpec| Profile {
             name: spec.name,
@@ -150,6 +158,7 @@ impl Scheduler {
             reports: JoinSet::new(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             gated: HashSet::new(),
+            groups: Groups::default(),
             metrics: Metrics::default(),
         }
     }
@@ -179,11 +188,11 @@ impl Scheduler {
             device_claims,
             device_slices,
             device_classes,
+            groups,
         } = &*followed;
         // A decision before all pods are known would count too little on the nodes, one before all budgets break them.
-        for informer in
-            [pods, nodes, claims, volumes, classes, namespaces, budgets, csi_nodes, device_claims, device_slices, device_classes]
-        {
+        let all = [pods, nodes, claims, volumes, classes, namespaces, budgets, csi_nodes, device_claims, device_slices, device_classes];
+        for informer in all.into_iter().chain(groups) {
             if !informer.synced().await {
                 return;
             }
@@ -193,6 +202,7 @@ impl Scheduler {
         let mut csi_nodes = csi_nodes.subscribe();
         let (mut device_claims, mut device_slices) = (device_claims.subscribe(), device_slices.subscribe());
         let mut device_classes = device_classes.subscribe();
+        let mut groups = groups.as_ref().map(Informer::subscribe);
         loop {
             let due = self.queue.tick(self.now());
             for _ in 0..BATCH {
@@ -230,6 +240,7 @@ impl Scheduler {
                 Some(deltas) = device_claims.changed() => self.devices_changed(&deltas, Devices::set_claim),
                 Some(deltas) = device_slices.changed() => self.devices_changed(&deltas, Devices::set_slice),
                 Some(deltas) = device_classes.changed() => self.devices_changed(&deltas, Devices::set_class),
+                Some(deltas) = changed(&mut groups) => self.groups_changed(&deltas),
                 Some(deltas) = namespaces.changed() => self.namespaces_changed(&deltas),
                 deltas = pods.changed() => match deltas {
                     Some(deltas) => deltas.iter().for_each(|d| self.pod_changed(d)),
@@ -246,4 +257,9 @@ impl Scheduler {
             }
         }
     }
+}
+
+/// What has changed of what may not be followed.
+async fn changed(followed: &mut Option<Subscription>) -> Option<Vec<Delta>> {
+    followed.as_mut()?.changed().await
 }

@@ -69,6 +69,11 @@ fn of_pod(pod: &Value, side: &str) -> Amounts {
     all
 }
 
+/// What a pod as a whole asks for, by the names of resources.
+pub fn requests(pod: &Value) -> Amounts {
+    of_pod(pod, "requests")
+}
+
 /// What a pod that has not ended uses.
 pub fn pod(pod: &Value) -> Amounts {
     let mut out = Amounts::from([("pods".to_string(), one())]);

@@ -38,6 +38,8 @@ pub struct Event {
 #[derive(Clone)]
 pub struct EventRecorder {
     sender: mpsc::Sender<Event>,
+    /// How many were dropped of which nobody has been told yet.
+    dropped: Arc<AtomicU64>,
     now: Now,
 }
 
@@ -45,12 +47,19 @@ impl EventRecorder {
     /// Starts the task that sends; it belongs to `tasks` and ends with `stop`. `host` may be empty.
     pub fn start(client: Client, component: &str, host: &str, now: Now, tasks: &TaskTracker, stop: CancellationToken) -> Self {
         let (sender, receiver) = mpsc::channel(BACKLOG);
-        let sink =
-            Sink { client, component: component.into(), host: host.into(), correlator: Correlator::default(), serial: AtomicU64::new(0) };
+        let dropped: Arc<AtomicU64> = Arc::default();
+        let sink = Sink {
+            client,
+            component: component.into(),
+            host: host.into(),
+            correlator: Correlator::default(),
+            serial: AtomicU64::new(0),
+            dropped: dropped.clone(),
+        };
         tasks.spawn(async move {
             stop.run_until_cancelled(sink.run(receiver)).await;
         });
-        Self { sender, now }
+        Self { sender, dropped, now }
     }
 
     /// Tells of something that happened to an object.
@@ -62,7 +71,7 @@ impl EventRecorder {
     pub fn event_at(&self, object: Value, warning: bool, reason: &str, message: impl Into<String>) {
         let event = Event { object, warning, reason: reason.into(), message: message.into(), at: (self.now)() };
         if self.sender.try_send(event).is_err() {
-            tracing::debug!(reason, "an event was dropped: too many wait to be sent");
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -89,6 +98,7 @@ struct Sink {
     host: String,
     correlator: Correlator,
     serial: AtomicU64,
+    dropped: Arc<AtomicU64>,
 }
 
 impl Sink {
@@ -101,6 +111,11 @@ impl Sink {
                     self.create(&event, &key, &message, name).await;
                 }
                 Verdict::Count { key, message, name, count } => self.count(&event, &key, &message, &name, count).await,
+            }
+            // Told once for a whole rush, when it is over.
+            let dropped = if receiver.is_empty() { self.dropped.swap(0, Ordering::Relaxed) } else { 0 };
+            if dropped > 0 {
+                tracing::warn!(component = self.component, dropped, "events were dropped, as {BACKLOG} waited to be sent");
             }
         }
     }

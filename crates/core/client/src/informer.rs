@@ -24,6 +24,9 @@ pub use subscription::{Delta, Subscription};
 /// Gives the values under which an object is found in an index.
 pub type IndexFn = Arc<dyn Fn(&Value) -> Vec<String> + Send + Sync>;
 
+/// Changes an object before it is held.
+pub type Projection = Arc<dyn Fn(&mut Value) + Send + Sync>;
+
 /// What an informer holds, and how it is found.
 #[derive(Clone, Default)]
 pub struct InformerOptions {
@@ -34,7 +37,7 @@ pub struct InformerOptions {
     /// Of each object only what it is and its metadata are kept.
     pub metadata_only: bool,
     /// Takes out of each object what nobody will ask for.
-    pub projection: Option<fn(&mut Value)>,
+    pub projection: Option<Projection>,
 }
 
 impl InformerOptions {

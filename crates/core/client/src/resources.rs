@@ -80,6 +80,7 @@ resources! {
     SERVICE_CIDRS = "networking.k8s.io" "v1" "servicecidrs";
     IP_ADDRESSES = "networking.k8s.io" "v1" "ipaddresses";
     POD_DISRUPTION_BUDGETS = "policy" "v1" "poddisruptionbudgets";
+    POD_GROUPS = "scheduling.k8s.io" "v1alpha2" "podgroups";
     ROLES = "rbac.authorization.k8s.io" "v1" "roles";
     ROLE_BINDINGS = "rbac.authorization.k8s.io" "v1" "rolebindings";
     CLUSTER_ROLES = "rbac.authorization.k8s.io" "v1" "clusterroles";

@@ -1,5 +1,7 @@
 //! One informer per resource, shared by all components that ask for it.
 
+mod parts;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::resources::{CONTROLLER_REVISIONS, PODS};
 use crate::{Client, Informer, InformerOptions, Resource};
+use parts::Parts;
 
 /// Every shared informer finds the objects that refer to an owner by the owner's UID under this index.
 pub const OWNER_INDEX: &str = "owner";
@@ -102,7 +105,11 @@ impl SharedInformers {
         let inner = &self.inner;
         let mut options = InformerOptions { metadata_only, ..InformerOptions::default() }.index(OWNER_INDEX, owners);
         if *resource == PODS {
-            options.projection = Some(without_insides);
+            let parts = Mutex::new(Parts::default());
+            options.projection = Some(Arc::new(move |pod| {
+                without_insides(pod);
+                parts.lock().share_pod(pod);
+            }));
         }
         if *resource == PODS || *resource == CONTROLLER_REVISIONS {
             options = options.index(FREE_INDEX, free);

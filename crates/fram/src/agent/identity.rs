@@ -1,6 +1,7 @@
 //! The node's certificate: kept in `pki`, used after a restart, renewed before it expires. See upstream's
 //! client-go/util/certificate.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use x509_parser::extensions::GeneralName;
 
 use super::join::{self, Purpose};
 use crate::cli::Agent;
@@ -33,6 +35,8 @@ pub(super) fn directory(data: &Path) -> PathBuf {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Facts {
     user: String,
+    /// The names and addresses that it is for.
+    names: BTreeSet<String>,
     not_before: i64,
     not_after: i64,
 }
@@ -43,7 +47,18 @@ impl Facts {
         let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
         let user = certificate.subject().iter_common_name().next()?.as_str().ok()?.to_string();
         let validity = certificate.validity();
-        Some(Self { user, not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() })
+        let alternatives = certificate.subject_alternative_name().ok().flatten();
+        let names = alternatives.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_string()),
+            GeneralName::IPAddress(bytes) => ip_text(bytes),
+            _ => None,
+        });
+        let names = names.collect();
+        Some(Self { user, names, not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() })
+    }
+
+    fn is_for(&self, names: &[String]) -> bool {
+        names.iter().all(|name| self.names.contains(name))
     }
 
     /// When to renew: with a fifth of its time left, as upstream does with a tenth to a third.
@@ -54,6 +69,13 @@ impl Facts {
     fn is_good_for(&self, node: &str, now: i64) -> bool {
         self.user == format!("system:node:{node}") && self.not_before <= now && now < self.not_after
     }
+}
+
+/// An address as certificates have it.
+fn ip_text(bytes: &[u8]) -> Option<String> {
+    let four = |bytes: [u8; 4]| IpAddr::from(bytes);
+    let ip = <[u8; 4]>::try_from(bytes).map(four).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from));
+    ip.ok().map(|ip| ip.to_string())
 }
 
 /// Access as the node: with the certificate that is there, or with a new one for the token.
@@ -167,15 +189,18 @@ impl ServingKeeper {
     /// Uses the certificate that is there until it is to be renewed, and gets another one.
     async fn once(&self) -> anyhow::Result<()> {
         let (path, now) = (self.directory.join(SERVING), jiff::Timestamp::now().as_second());
+        let names = vec![self.node.clone(), self.ip.to_string()];
         let known = read(&path)?.and_then(|pem| Some((Facts::of(&pem)?, pem)));
-        if let Some((facts, pem)) = known.filter(|(facts, _)| facts.is_good_for(&self.node, now)) {
+        if let Some((facts, pem)) = known.filter(|(facts, _)| facts.is_good_for(&self.node, now) && facts.is_for(&names)) {
             let identity = Identity { certificate: pem.clone(), key: pem };
             self.tls.send_replace(crate::node::serving_config(server_config(&self.ca, &identity, &self.directory)?));
             let left = u64::try_from(facts.renew_at() - now).unwrap_or(0);
             tokio::time::sleep(Duration::from_secs(left)).await;
         }
-        let names = vec![self.node.clone(), self.ip.to_string()];
-        let (certificate, key) = join::certificate(&self.client, &self.node, Purpose::Serving(names)).await?;
+        let (certificate, key) = join::certificate(&self.client, &self.node, Purpose::Serving(names.clone())).await?;
+        let now = jiff::Timestamp::now().as_second();
+        let is_good = Facts::of(&certificate).is_some_and(|facts| facts.is_good_for(&self.node, now) && facts.is_for(&names));
+        anyhow::ensure!(is_good, "the new certificate is not good here and now: is the clock right?");
         Ok(write_private(&path, &(certificate + &key))?)
     }
 }
@@ -194,8 +219,19 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_says_for_whom_it_is() {
+        let names = vec!["a".to_string(), "192.0.2.1".into(), "2001:db8::1".into()];
+        let mut params = rcgen::CertificateParams::new(names.clone()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "system:node:a");
+        let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+        let facts = Facts::of(&pem).unwrap();
+        assert!(facts.is_for(&names));
+        assert!(!facts.is_for(&["192.0.2.2".into()]));
+    }
+
+    #[test]
     fn a_certificate_is_renewed_with_a_fifth_of_its_time_left() {
-        let facts = Facts { user: "system:node:a".into(), not_before: 1000, not_after: 2000 };
+        let facts = Facts { user: "system:node:a".into(), names: BTreeSet::new(), not_before: 1000, not_after: 2000 };
         assert_eq!(facts.renew_at(), 1800);
         assert!(facts.is_good_for("a", 1900));
         assert!(!facts.is_good_for("b", 1900) && !facts.is_good_for("a", 2000) && !facts.is_good_for("a", 999));

@@ -1,6 +1,7 @@
 //! Joining: the cluster's CA is fetched over a connection that nobody vouches for and known by its hash; then a token asks
 //! for a certificate. See kubeadm's token-based discovery and upstream's kubelet TLS bootstrapping.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -23,6 +24,8 @@ use crate::token::JoinToken;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a certificate may take; a human may have to approve it.
 const SIGNING: Duration = Duration::from_secs(120);
+/// How long to wait before a watch that ended is taken up again.
+const PAUSE: Duration = Duration::from_secs(5);
 /// How long somebody may take to approve; requests that nobody looks at are removed after a day.
 const APPROVAL: Duration = Duration::from_secs(24 * 3600);
 const MOST_BODY: usize = 1024 * 1024;
@@ -104,30 +107,48 @@ fn request(node: &str, key: &rcgen::KeyPair, purpose: &Purpose) -> anyhow::Resul
         "spec": { "request": (STANDARD.encode(pem)), "signerName": signer, "usages": ["digital signature", usage] } }))
 }
 
-/// Waits until a request is signed or refused.
+/// Waits until a request is signed or refused. Servers end watches, and start anew: what was asked for stays.
 async fn signed(client: &Client, made: &Value) -> anyhow::Result<String> {
     let requests = client.all(&CERTIFICATE_SIGNING_REQUESTS);
     let name = meta::name(made);
-    let failed = |status: fram_machinery::Status| anyhow::anyhow!("cannot follow certificate request {name}: {status}");
-    let options = ListOptions {
-        field_selector: format!("metadata.name={name}"),
-        resource_version: meta::resource_version(made).into(),
-        ..Default::default()
-    };
-    let mut changes = requests.watch(options).await.map_err(failed)?;
-    while let Some(change) = changes.next().await {
-        let current = change.map_err(failed)?.object;
-        for refusal in ["Denied", "Failed"] {
-            if let Some(condition) = meta::condition(&current, refusal) {
-                bail!("certificate request {name} was refused: {}", condition.str_at(&["message"]));
+    let mut current = Arc::new(made.clone());
+    loop {
+        let options = ListOptions {
+            field_selector: format!("metadata.name={name}"),
+            resource_version: meta::resource_version(&current).into(),
+            ..Default::default()
+        };
+        if let Ok(mut changes) = requests.watch(options).await {
+            while let Some(Ok(change)) = changes.next().await {
+                if let Some(certificate) = outcome(&change.object)? {
+                    return Ok(certificate);
+                }
             }
         }
-        let encoded = current.str_at(&["status", "certificate"]);
-        if !encoded.is_empty() {
-            return Ok(String::from_utf8(STANDARD.decode(encoded)?)?);
+        tokio::time::sleep(PAUSE).await;
+        match requests.get(name).await {
+            Ok(now) => current = now,
+            Err(status) if status.is(Reason::NotFound) => bail!("certificate request {name} is gone"),
+            Err(error) => tracing::debug!(name, %error, "the certificate request cannot be read now"),
+        }
+        if let Some(certificate) = outcome(&current)? {
+            return Ok(certificate);
         }
     }
-    bail!("the server ended the watch of certificate request {name}")
+}
+
+/// The certificate (PEM) that was made for a request, if any; fails where it was refused.
+fn outcome(request: &Value) -> anyhow::Result<Option<String>> {
+    for refusal in ["Denied", "Failed"] {
+        if let Some(condition) = meta::condition(request, refusal) {
+            bail!("certificate request {} was refused: {}", meta::name(request), condition.str_at(&["message"]));
+        }
+    }
+    let encoded = request.str_at(&["status", "certificate"]);
+    if encoded.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(String::from_utf8(STANDARD.decode(encoded)?)?))
 }
 
 /// Access with a token only.

@@ -135,6 +135,11 @@ impl DraManager {
     pub(crate) async fn prepare(&self, pod: &Value) -> Result<(), DraError> {
         let mut objects = Vec::new();
         for wanted in claims::wanted(pod)? {
+            // What the pod has already it keeps, whether the API server can be asked or not.
+            let key = (meta::namespace(pod).to_string(), wanted.name.to_string());
+            if self.claims.lock().get(&key).is_some_and(|c| c.prepared && c.pods.contains(meta::uid(pod))) {
+                continue;
+            }
             let claim = self.client.within(&CLAIMS, meta::namespace(pod)).get(wanted.name).await;
             let claim = claim.map_err(|status| DraError::Fetch(wanted.name.to_string(), status))?;
             let drivers = claims::check(pod, &wanted, &claim)?;
@@ -178,7 +183,7 @@ impl DraManager {
             return Ok(());
         }
         self.change(|known| {
-            fresh.iter().for_each(|key| known.entry(key.clone()).and_modify(|c| c.prepared = true).or_default().prepared = true);
+            fresh.iter().filter_map(|key| known.get_mut(key).map(|c| c.prepared = true)).for_each(drop);
             Ok(())
         })
     }
@@ -212,7 +217,6 @@ impl DraManager {
             skipped(METHOD, batch.len(), answered)?;
         }
         self.change(|known| {
-            // A pod that came meanwhile has it prepared anew.
             for key in &last {
                 known.remove(key);
             }

@@ -439,8 +439,9 @@ impl Pods<'_> {
             if known.contains(&uid) || running.contains(&uid) {
                 continue;
             }
-            if let Err(error) = volumes::tear_down(&entry.path()) {
-                tracing::warn!(uid, %error, "what a pod left behind could not be removed");
+            match volumes::tear_down(&entry.path()) {
+                Ok(_) => ctx.user_namespaces.release(&uid),
+                Err(error) => tracing::warn!(uid, %error, "what a pod left behind could not be removed"),
             }
             for path in cgroup_candidates(&ctx.config.cgroup_root, &uid) {
                 if let Err(error) = ctx.cgroups.remove(&path) {

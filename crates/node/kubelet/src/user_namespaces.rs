@@ -26,6 +26,20 @@ pub(crate) enum UserNamespaceError {
     Io { operation: &'static str, path: PathBuf, source: std::io::Error },
 }
 
+/// The ids of a pod. Those that are here may be of another length than those that are given now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Range {
+    first: u32,
+    length: u32,
+}
+
+impl Range {
+    fn overlaps(&self, other: &Self) -> bool {
+        let end = |range: &Self| u64::from(range.first) + u64::from(range.length);
+        u64::from(self.first) < end(other) && u64::from(other.first) < end(self)
+    }
+}
+
 /// The ids that pods may have: the first one, and how many ranges there are from it on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pool {
@@ -46,13 +60,13 @@ impl Pool {
 
     /// A range that nobody has. Where the search begins, the pod's UID says: pods of two nodes that share a file system should
     /// not be the same users.
-    fn free(&self, given: &BTreeMap<String, u32>, uid: &str) -> Option<u32> {
-        let taken: std::collections::BTreeSet<u32> = given.values().copied().collect();
+    fn free(&self, given: &BTreeMap<String, Range>, uid: &str) -> Option<Range> {
         let mut hasher = DefaultHasher::new();
         uid.hash(&mut hasher);
         let start = hasher.finish() % u64::from(self.ranges.max(1));
         let all = (0..u64::from(self.ranges)).map(|n| ((start + n) % u64::from(self.ranges)) as u32);
-        all.map(|n| self.first + n * self.length).find(|first| !taken.contains(first))
+        let range = |n: u32| Range { first: self.first + n * self.length, length: self.length };
+        all.map(range).find(|range| !given.values().any(|taken| taken.overlaps(range)))
     }
 }
 
@@ -65,8 +79,7 @@ fn subordinate(text: &str) -> Option<(u32, u32)> {
 pub(crate) struct UserNamespaces {
     pool: Pool,
     pods: PathBuf,
-    /// The first id of each pod.
-    given: Mutex<BTreeMap<String, u32>>,
+    given: Mutex<BTreeMap<String, Range>>,
 }
 
 impl UserNamespaces {
@@ -77,8 +90,8 @@ impl UserNamespaces {
         let pods = config.root_dir.join("pods");
         let mut given = BTreeMap::new();
         for entry in std::fs::read_dir(&pods).into_iter().flatten().flatten() {
-            if let Some(first) = recorded(&entry.path()) {
-                given.insert(entry.file_name().to_string_lossy().into_owned(), first);
+            if let Some(range) = recorded(&entry.path()) {
+                given.insert(entry.file_name().to_string_lossy().into_owned(), range);
             }
         }
         Self { pool, pods, given: Mutex::new(given) }
@@ -91,27 +104,22 @@ impl UserNamespaces {
         }
         let mut given = self.given.lock();
         let uid = meta::uid(pod);
-        if let Some(first) = given.get(uid) {
-            return Ok(Some(self.mapping(*first)));
+        if let Some(range) = given.get(uid) {
+            return Ok(Some(mapping(*range)));
         }
-        let first = self.pool.free(&given, uid).ok_or(UserNamespaceError::Exhausted(self.pool.ranges))?;
-        self.record(uid, first)?;
-        given.insert(uid.to_string(), first);
-        Ok(Some(self.mapping(first)))
+        let range = self.pool.free(&given, uid).ok_or(UserNamespaceError::Exhausted(self.pool.ranges))?;
+        self.record(uid, range)?;
+        given.insert(uid.to_string(), range);
+        Ok(Some(mapping(range)))
     }
 
     pub(crate) fn release(&self, uid: &str) {
         self.given.lock().remove(uid);
     }
 
-    fn mapping(&self, first: u32) -> UserNamespace {
-        let range = || vec![IdMapping { host_id: first, container_id: 0, length: self.pool.length }];
-        UserNamespace { mode: NamespaceMode::Pod, uids: range(), gids: range() }
-    }
-
-    fn record(&self, uid: &str, first: u32) -> Result<(), UserNamespaceError> {
+    fn record(&self, uid: &str, Range { first, length }: Range) -> Result<(), UserNamespaceError> {
         let path = self.pods.join(uid).join(FILE);
-        let range = || object!([{ "hostId": (i64::from(first)), "containerId": 0, "length": (i64::from(self.pool.length)) }]);
+        let range = || object!([{ "hostId": (i64::from(first)), "containerId": 0, "length": (i64::from(length)) }]);
         let document = object!({ "uidMappings": (range()), "gidMappings": (range()) });
         let new = path.with_extension("new");
         let failed = |operation| {
@@ -124,14 +132,21 @@ impl UserNamespaces {
     }
 }
 
+fn mapping(Range { first, length }: Range) -> UserNamespace {
+    let range = || vec![IdMapping { host_id: first, container_id: 0, length }];
+    UserNamespace { mode: NamespaceMode::Pod, uids: range(), gids: range() }
+}
+
 /// Whether a pod asks for a user namespace of its own.
 fn is_own(pod: &Value) -> bool {
     pod.bool_at(&["spec", "hostUsers"]) == Some(false)
 }
 
-fn recorded(pod_dir: &Path) -> Option<u32> {
+fn recorded(pod_dir: &Path) -> Option<Range> {
     let document = json::from_slice(&std::fs::read(pod_dir.join(FILE)).ok()?).ok()?;
-    document.list_at(&["uidMappings"]).first()?.int_at(&["hostId"]).and_then(|n| u32::try_from(n).ok())
+    let mapping = document.list_at(&["uidMappings"]).first()?;
+    let number = |field: &str| mapping.int_at(&[field]).and_then(|n| u32::try_from(n).ok());
+    Some(Range { first: number("hostId")?, length: number("length")? })
 }
 
 #[cfg(test)]
@@ -156,8 +171,15 @@ mod tests {
     #[test]
     fn the_first_pods_of_two_nodes_have_different_ranges() {
         let pool = Pool::new(110, RANGE, "", "");
-        let first = |uid: &str| pool.free(&BTreeMap::new(), uid).unwrap();
+        let first = |uid: &str| pool.free(&BTreeMap::new(), uid).unwrap().first;
         assert_ne!(first("3f1e0d9a-6f0a-4a52-9f5b-0b6f1f6a7c11"), first("b1c9e3d2-7a44-4c0e-8a37-52f9b0c3d6e8"));
+    }
+
+    #[test]
+    fn no_range_reaches_into_one_of_another_length() {
+        let pool = Pool::new(2, 2 * RANGE, "", "");
+        let given = BTreeMap::from([("old".to_string(), Range { first: 3 * RANGE, length: RANGE })]);
+        assert_eq!(pool.free(&given, "new"), Some(Range { first: 4 * RANGE, length: 2 * RANGE }));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod client;
 mod config;
 mod devices;
 mod durable;
+pub mod kernel;
 pub mod oci;
 mod protocol;
 mod records;

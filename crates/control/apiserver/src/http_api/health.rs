@@ -1,6 +1,7 @@
 //! /healthz, /livez and /readyz, as a whole or one check of them; see upstream's healthz package.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::Response;
 
@@ -8,18 +9,24 @@ use crate::path::Query;
 use crate::respond::{self, Body};
 use crate::server::Server;
 
+/// How long the store may take; upstream's --etcd-healthcheck-timeout.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A check and why it failed.
 type Check = (String, Result<(), String>);
 
 /// Answers `path`, which is `endpoint` or one check below it.
-pub(super) fn answer(server: &Server, endpoint: &str, path: &str, query: &Query) -> Response<Body> {
-    let mut checks = vec![("ping".to_string(), Ok(())), ("store".to_string(), Ok(()))];
+pub(super) async fn answer(server: &Server, endpoint: &str, path: &str, query: &Query) -> Response<Body> {
+    // Whoever answers has written its log: what writes it waits for nobody else.
+    let mut checks = vec![("ping".to_string(), Ok(())), ("log".to_string(), Ok(())), ("etcd".to_string(), store(server).await)];
+    let hooks = server.stages.hooks();
+    checks.extend(hooks.map(|(name, done)| (name.to_string(), if done { Ok(()) } else { Err("not finished".to_string()) })));
     checks.extend(server.checks.iter().flat_map(|checks| checks()));
     if endpoint == "/readyz" {
-        let ready = server.ready.load(Ordering::Acquire);
+        let ready = server.stages.all();
         let leaving = server.leaving.load(Ordering::Acquire);
         checks.push(("shutdown".into(), if leaving { Err("process is shutting down".into()) } else { Ok(()) }));
-        checks.push(("poststarthook/bootstrap".into(), if ready { Ok(()) } else { Err("not finished".into()) }));
+        checks.push(("informer-sync".into(), if ready { Ok(()) } else { Err("not finished".into()) }));
     }
     let one = path.strip_prefix(endpoint).unwrap_or_default().trim_matches('/');
     if !one.is_empty() {
@@ -31,6 +38,15 @@ pub(super) fn answer(server: &Server, endpoint: &str, path: &str, query: &Query)
     let excluded: Vec<&str> = query.all("exclude").collect();
     let (healthy, text) = text(endpoint, &checks, &excluded, query.has("verbose"));
     respond::bytes(if healthy { 200 } else { 500 }, "text/plain; charset=utf-8", text)
+}
+
+/// Whether the store answers, by the name that upstream's has; the embedded one too is called so here.
+async fn store(server: &Server) -> Result<(), String> {
+    match tokio::time::timeout(PATIENCE, server.registry.store.revision()).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+    }
 }
 
 /// Why a check failed is for the log, not for everybody who asks.

@@ -69,17 +69,24 @@ fn usage(metric: &Metric, metrics: &[std::sync::Arc<Value>]) -> BTreeMap<String,
     metrics.iter().filter_map(one).collect()
 }
 
-/// What a pod asks for of the resource, in thousandths.
+/// What a pod asks for of the resource, in thousandths: as a whole where it says so of itself and no container is named (KEP-2837).
 fn request(metric: &Metric, pod: &Value) -> Result<i64, String> {
+    let (resource, name) = (metric.resource, meta::name(pod));
+    if metric.container.is_none() && pod.at(&["spec", "resources", "requests"]).is_some_and(|r| !r.is_empty()) {
+        let whole = fram_api::quota::requests(pod).get(resource).map(Quantity::milli_value);
+        return whole.ok_or_else(|| format!("missing pod-level request for {resource} in Pod {name}"));
+    }
     let sidecars = pod.list_at(&["spec", "initContainers"]).iter().filter(|c| c.str_at(&["restartPolicy"]) == "Always");
     let all = pod.list_at(&["spec", "containers"]).iter().chain(sidecars);
-    let mut sum = 0;
-    for container in all.filter(|c| metric.container.is_none_or(|name| name == c.str_at(&["name"]))) {
-        sum += milli(container.at(&["resources", "requests", metric.resource])).ok_or_else(|| {
-            format!("missing request for {} in container {} of Pod {}", metric.resource, container.str_at(&["name"]), meta::name(pod))
-        })?;
+    let mut own = all.filter(|c| metric.container.is_none_or(|name| name == c.str_at(&["name"]))).peekable();
+    if let (Some(container), None) = (metric.container, own.peek()) {
+        return Err(format!("container {container} not found in Pod {name}"));
     }
-    Ok(sum)
+    let one = |container: &Value| {
+        let asked = milli(container.at(&["resources", "requests", resource]));
+        asked.ok_or_else(|| format!("missing request for {resource} in container {} of Pod {name}", container.str_at(&["name"])))
+    };
+    own.map(one).sum()
 }
 
 /// Whether a pod's use of cpu counts already.
@@ -240,6 +247,21 @@ mod tests {
         let mut pods = ready(2);
         pods.push(pod("p2", "False"));
         assert_eq!(check(Target::Utilization(50), 3, &pods, &each(&["1", "1", "1"])), Ok(4));
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_as_a_whole_goes_before_its_containers_unless_one_is_named() {
+        let whole = Arc::new(object!({ "metadata": { "name": "p0" },
+            "spec": { "resources": { "requests": { "cpu": "500m" } }, "containers": [{ "name": "c" }] },
+            "status": { "phase": "Running", "startTime": "2026-01-01T00:00:00Z",
+                "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z" }] } }));
+        let asked = |container| {
+            let metric = Metric { resource: "cpu", container, target: Target::Utilization(20) };
+            let tolerance = Tolerance { up: 0.1, down: 0.1 };
+            propose(&metric, 1, std::slice::from_ref(&whole), &each(&["250m"]), tolerance, NOW.parse().unwrap()).map(|p| p.replicas)
+        };
+        assert_eq!(asked(None), Ok(3));
+        assert_eq!(asked(Some("c")), Err("missing request for cpu in container c of Pod p0".into()));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! all of them at once surely are. Pure; see nodelifecycle's ComputeZoneState and handleDisruption.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use fram_machinery::{Value, meta};
@@ -34,9 +33,12 @@ struct Zone {
     not_ready: usize,
 }
 
-/// The zones of a cluster as they are at one moment.
+/// The zones of a cluster, kept up to date node by node: where a thousand fail at once, nobody counts a thousand each time.
+#[derive(Debug, Default)]
 pub(super) struct Zones {
     zones: BTreeMap<String, Zone>,
+    /// The zone of each node, and whether it counts as ready.
+    nodes: HashMap<String, (String, bool)>,
 }
 
 /// See GetZoneKey.
@@ -48,16 +50,31 @@ pub(super) fn zone_of(node: &Value) -> String {
 }
 
 impl Zones {
-    pub(super) fn of(nodes: &[Arc<Value>]) -> Self {
-        let mut zones = BTreeMap::<String, Zone>::new();
-        for node in nodes {
-            let zone = zones.entry(zone_of(node)).or_default();
-            match ready(node) {
-                "True" => zone.ready += 1,
-                _ => zone.not_ready += 1,
-            }
+    /// A node is there, or is another, or is gone. True where nodes that fail may have to be treated otherwise from now on.
+    pub(super) fn note(&mut self, name: &str, node: Option<&Value>, rates: &EvictionRates) -> bool {
+        let now = node.map(|node| (zone_of(node), ready(node) == "True"));
+        if self.nodes.get(name) == now.as_ref() {
+            return false;
         }
-        Self { zones }
+        let old = self.nodes.get(name).cloned();
+        let affected: Vec<String> = old.iter().chain(&now).map(|(zone, _)| zone.clone()).collect();
+        let verdict = |zones: &Self| (zones.all_disrupted(), affected.iter().map(|zone| zones.rate(zone, rates)).collect::<Vec<_>>());
+        let before = verdict(self);
+        if let Some((zone, was_ready)) = old {
+            self.nodes.remove(name);
+            *self.counter(&zone, was_ready) -= 1;
+            self.zones.retain(|_, zone| *zone != Zone::default());
+        }
+        if let Some((zone, is_ready)) = now {
+            *self.counter(&zone, is_ready) += 1;
+            self.nodes.insert(name.into(), (zone, is_ready));
+        }
+        before != verdict(self)
+    }
+
+    fn counter(&mut self, zone: &str, is_ready: bool) -> &mut usize {
+        let zone = self.zones.entry(zone.into()).or_default();
+        if is_ready { &mut zone.ready } else { &mut zone.not_ready }
     }
 
     /// No node at all is ready: nobody is evicted, since then the fault is likely on this side.
@@ -111,6 +128,8 @@ impl Limiter {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use fram_machinery::object;
 
     use super::*;
@@ -123,9 +142,36 @@ mod tests {
         (0..ready).map(|_| node("True")).chain((0..not_ready).map(|_| node("Unknown"))).collect()
     }
 
+    fn of(nodes: &[Arc<Value>]) -> Zones {
+        let mut zones = Zones::default();
+        for (number, node) in nodes.iter().enumerate() {
+            zones.note(&number.to_string(), Some(node), &EvictionRates::default());
+        }
+        zones
+    }
+
     fn rate(ready: usize, not_ready: usize) -> f32 {
         let nodes = nodes("a", ready, not_ready);
-        Zones::of(&nodes).rate(&zone_of(&nodes[0]), &EvictionRates::default())
+        of(&nodes).rate(&zone_of(&nodes[0]), &EvictionRates::default())
+    }
+
+    #[test]
+    fn only_a_node_that_tips_its_zone_concerns_the_others() {
+        let rates = EvictionRates::default();
+        let (mut zones, fails) = (of(&nodes("a", 10, 0)), nodes("a", 0, 1));
+        let mut tipped = Vec::new();
+        for number in 0..10 {
+            if zones.note(&number.to_string(), Some(&fails[0]), &rates) {
+                tipped.push(number);
+            }
+        }
+        // The sixth of ten makes the zone unhealthy, and small ones are not emptied; the last leaves nobody who is ready.
+        assert_eq!(tipped, [5, 9]);
+        assert!(!zones.note("3", Some(&fails[0]), &rates), "nothing is new");
+        for number in 0..10 {
+            zones.note(&number.to_string(), None, &rates);
+        }
+        assert!(zones.zones.is_empty() && zones.nodes.is_empty());
     }
 
     #[test]
@@ -141,9 +187,9 @@ mod tests {
     #[test]
     fn only_where_no_zone_has_a_ready_node_all_is_disrupted() {
         let mut all = nodes("a", 0, 3);
-        assert!(Zones::of(&all).all_disrupted());
+        assert!(of(&all).all_disrupted());
         all.extend(nodes("b", 1, 0));
-        assert!(!Zones::of(&all).all_disrupted());
+        assert!(!of(&all).all_disrupted());
     }
 
     #[test]

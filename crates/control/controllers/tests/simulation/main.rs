@@ -9,6 +9,7 @@ mod bad_days;
 mod bad_input;
 mod faults;
 mod final_state;
+mod gangs;
 mod idle;
 mod kubelets;
 mod oracle;

@@ -13,6 +13,7 @@ use fram_apiserver::nodes::NoNodes;
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{Environment, InProcess, Server, User};
+use fram_client::resources::POD_GROUPS;
 use fram_client::{Client, EventRecorder, SharedInformers};
 use fram_controllers::Context;
 use fram_scheduler::{Scheduler, SchedulerConfig};
@@ -134,13 +135,17 @@ struct Components {
 
 impl World {
     pub(crate) async fn new(seed: u64) -> Self {
+        Self::serving(seed, Api::builtin().unwrap()).await
+    }
+
+    /// A world in which these kinds are served.
+    pub(crate) async fn serving(seed: u64, api: Api) -> Self {
         let chance = Chance::new(seed);
         let clock = Arc::new(SimulatedClock { start: tokio::time::Instant::now(), millis: AtomicU64::new(EPOCH) });
         let options = Options { clock: clock.clone(), seed, ..Options::in_memory() };
         let store: Arc<dyn Store> = Arc::new(Instantaneous(Embedded::open(options).unwrap()));
-        let api = Arc::new(Api::builtin().unwrap());
         let environment = Environment { clock: clock.clone(), random: Arc::new(chance.branch("environment")) };
-        let registry = Registry::new(api, store.clone(), "/registry/", environment, Chain::standard(), Allocators::default());
+        let registry = Registry::new(Arc::new(api), store.clone(), "/registry/", environment, Chain::standard(), Allocators::default());
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
         let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));
@@ -202,6 +207,7 @@ impl World {
             client: scheduling,
             informers,
             now: Arc::new(move || environment.now_text()),
+            pod_groups: context.kinds.iter().any(|kind| kind.resource == POD_GROUPS),
         };
         tasks.spawn(Scheduler::new(config).run(stop.clone()));
         self.components = Some(Components { tasks, stop });

@@ -1,13 +1,16 @@
 //! Finds devices for claims on one node: requests one after the other, each with the first devices that suit, taken back where the
-//! rest does not find any. Prioritized lists (KEP-4816), admin access (KEP-5018), partitionable devices (KEP-4815), taints (KEP-5055).
+//! rest does not find any. Prioritized lists (KEP-4816), admin access (KEP-5018), partitionable devices (KEP-4815), taints (KEP-5055),
+//! shares of devices (KEP-5075).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use fram_api::devices::{attribute, tolerates};
 use fram_machinery::quantity::Quantity;
 use fram_machinery::{Value, meta, object};
 
+use super::capacity::{Amounts, add, consumption, is_shared, subtract};
 use super::{DeviceId, Devices, Pool, PoolId, reaches};
 use crate::node::Node;
 
@@ -42,6 +45,10 @@ struct Chosen {
     candidate: usize,
     admin: bool,
     tolerations: Vec<Value>,
+    /// What it takes of a device that others may have too.
+    share: Option<Amounts>,
+    /// Its pool's counters count it.
+    counted: bool,
 }
 
 struct Search<'a> {
@@ -50,6 +57,8 @@ struct Search<'a> {
     candidates: Vec<Candidate<'a>>,
     chosen: Vec<Chosen>,
     taken: HashSet<usize>,
+    /// How many shares of a device were chosen, and what they consume.
+    shares: HashMap<usize, (usize, Amounts)>,
     counters: HashMap<PoolId, Counters>,
     /// How many more devices may be tried.
     steps: &'a mut usize,
@@ -63,7 +72,7 @@ fn milli(value: &Value) -> i128 {
     i128::from(quantity.milli_value())
 }
 
-fn consumption(device: &Value) -> impl Iterator<Item = ((String, String), i128)> {
+fn counted_by(device: &Value) -> impl Iterator<Item = ((String, String), i128)> {
     device.list_at(&["consumesCounters"]).iter().flat_map(|set| {
         let counters = set.get("counters").and_then(Value::as_map).into_iter().flat_map(|m| m.iter());
         counters.map(|(name, value)| ((set.str_at(&["counterSet"]).to_string(), name.to_string()), milli(value)))
@@ -81,6 +90,7 @@ pub(super) fn allocate(devices: &Devices, claims: &[Arc<Value>], node: &Node, st
         candidates: candidates(devices, node),
         chosen: Vec::new(),
         taken: HashSet::new(),
+        shares: HashMap::new(),
         counters: HashMap::new(),
         steps,
     };
@@ -189,15 +199,17 @@ impl<'a> Search<'a> {
         if count == 0 {
             return self.solve(claim, request + 1);
         }
+        let may_repeat = from.iter().any(|n| is_shared(self.candidates[*n].device));
         for (at, candidate) in from.iter().enumerate() {
-            if from.len() - at < count {
+            if from.len() - at < count && !may_repeat {
                 break;
             }
             let Some(left) = self.steps.checked_sub(1) else { return Ok(false) };
             *self.steps = left;
             let before = self.chosen.len();
             if self.candidates[*candidate].complete && self.take(claim, way, *candidate) {
-                if self.take_some(claim, request, way, &from[at + 1..], count - 1)? {
+                let next = if is_shared(self.candidates[*candidate].device) { at } else { at + 1 };
+                if self.take_some(claim, request, way, &from[next..], count - 1)? {
                     return Ok(true);
                 }
                 self.undo(before);
@@ -217,25 +229,56 @@ impl<'a> Search<'a> {
         if of_claim >= MOST_DEVICES || !admin && in_use || candidate.device.list_at(&["taints"]).iter().any(bars) {
             return false;
         }
-        if !self.goes_together(claim, &way.name, number) || !admin && !self.consume(number) {
+        let shared = is_shared(candidate.device);
+        let Some(consumed) = consumption(way.spec, candidate.device, &self.used(number)) else { return false };
+        // Who shares a device with others needs no more of the pool for it.
+        let counted = !admin && (!shared || !self.is_shared_already(number));
+        if !self.goes_together(claim, &way.name, number) || counted && !self.consume(number) {
             return false;
         }
-        if !admin {
+        if shared {
+            let (shares, total) = self.shares.entry(number).or_default();
+            *shares += 1;
+            add(total, &consumed);
+        } else if !admin {
             self.taken.insert(number);
         }
-        self.chosen.push(Chosen { claim, name: way.name.clone(), candidate: number, admin, tolerations: tolerations.to_vec() });
+        let share = shared.then_some(consumed);
+        let tolerations = tolerations.to_vec();
+        self.chosen.push(Chosen { claim, name: way.name.clone(), candidate: number, admin, tolerations, share, counted });
         true
+    }
+
+    /// What others have of a device, by the API and by what was chosen.
+    fn used(&self, number: usize) -> Amounts {
+        let said = self.devices.shares.get(&self.candidates[number].id);
+        let mut used = said.map(|(_, amounts)| amounts.clone()).unwrap_or_default();
+        if let Some((_, chosen)) = self.shares.get(&number) {
+            add(&mut used, chosen);
+        }
+        used
+    }
+
+    fn is_shared_already(&self, number: usize) -> bool {
+        self.shares.get(&number).is_some_and(|(shares, _)| *shares > 0) || self.devices.shares.contains_key(&self.candidates[number].id)
     }
 
     fn undo(&mut self, to: usize) {
         for chosen in self.chosen.drain(to..) {
-            if chosen.admin {
+            match (&chosen.share, self.shares.get_mut(&chosen.candidate)) {
+                (Some(amounts), Some((shares, total))) => {
+                    *shares -= 1;
+                    subtract(total, amounts);
+                }
+                _ if !chosen.admin => drop(self.taken.remove(&chosen.candidate)),
+                _ => {}
+            }
+            if !chosen.counted {
                 continue;
             }
-            self.taken.remove(&chosen.candidate);
             let candidate = &self.candidates[chosen.candidate];
             if let Some(left) = self.counters.get_mut(&(candidate.id.0.clone(), candidate.id.1.clone())) {
-                consumption(candidate.device).for_each(|(counter, n)| *left.entry(counter).or_default() += n);
+                counted_by(candidate.device).for_each(|(counter, n)| *left.entry(counter).or_default() += n);
             }
         }
     }
@@ -273,17 +316,17 @@ impl<'a> Search<'a> {
         let id = (candidate.id.0.clone(), candidate.id.1.clone());
         let (devices, pool) = (self.devices, self.devices.pools.get(&id));
         let left = self.counters.entry(id.clone()).or_insert_with(|| pool.map(|p| counters_left(devices, &id, p)).unwrap_or_default());
-        if !consumption(candidate.device).all(|(counter, n)| left.get(&counter).is_some_and(|left| *left >= n)) {
+        if !counted_by(candidate.device).all(|(counter, n)| left.get(&counter).is_some_and(|left| *left >= n)) {
             return false;
         }
-        consumption(candidate.device).for_each(|(counter, n)| *left.entry(counter).or_default() -= n);
+        counted_by(candidate.device).for_each(|(counter, n)| *left.entry(counter).or_default() -= n);
         true
     }
 
     /// The allocation of a claim.
     fn result(&self, claim: usize, node: &Node) -> Value {
         let chosen: Vec<&Chosen> = self.chosen.iter().filter(|c| c.claim == claim).collect();
-        let results: Vec<Value> = chosen.iter().map(|c| self.device_result(c)).collect();
+        let results: Vec<Value> = chosen.iter().enumerate().map(|(at, c)| self.device_result(c, at)).collect();
         let mut config = Vec::new();
         let mut seen = HashSet::new();
         for chosen in chosen.iter().filter(|c| seen.insert(c.name.as_str())) {
@@ -310,7 +353,7 @@ impl<'a> Search<'a> {
         allocation
     }
 
-    fn device_result(&self, chosen: &Chosen) -> Value {
+    fn device_result(&self, chosen: &Chosen, at: usize) -> Value {
         let (driver, pool, device) = &self.candidates[chosen.candidate].id;
         let mut result = object!({ "request": (chosen.name.as_str()), "driver": (&**driver), "pool": (&**pool), "device": (&**device) });
         if chosen.admin {
@@ -318,6 +361,12 @@ impl<'a> Search<'a> {
         }
         if !chosen.tolerations.is_empty() {
             result.set(&["tolerations"], Value::from(chosen.tolerations.clone()));
+        }
+        if let Some(share) = &chosen.share {
+            result.set(&["shareID"], share_id(meta::uid(&self.claims[chosen.claim]), at));
+            for (name, amount) in share {
+                result.set(&["consumedCapacity", name], amount.to_string());
+            }
         }
         result
     }
@@ -376,9 +425,20 @@ fn counters_left(devices: &Devices, id: &PoolId, pool: &Pool) -> Counters {
         }
     }
     for device in pool.current().flat_map(|s| s.list_at(&["spec", "devices"])) {
-        if devices.taken.contains(&(id.0.clone(), id.1.clone(), device.str_at(&["name"]).into())) {
-            consumption(device).for_each(|(counter, n)| *left.entry(counter).or_default() -= n);
+        let device_id = (id.0.clone(), id.1.clone(), device.str_at(&["name"]).into());
+        if devices.taken.contains(&device_id) || devices.shares.contains_key(&device_id) {
+            counted_by(device).for_each(|(counter, n)| *left.entry(counter).or_default() -= n);
         }
     }
     left
+}
+
+/// What tells a share of a device from others, in the form of a UUID: each result of each claim has its own.
+fn share_id(claim: &str, result: usize) -> String {
+    let half = |seed: u8| {
+        let mut hasher = DefaultHasher::new();
+        (seed, claim, result).hash(&mut hasher);
+        hasher.finish()
+    };
+    uuid::Builder::from_custom_bytes((u128::from(half(0)) << 64 | u128::from(half(1))).to_be_bytes()).into_uuid().to_string()
 }

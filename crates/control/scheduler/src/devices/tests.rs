@@ -153,3 +153,31 @@ fn only_the_newest_and_complete_generation_of_a_pool_counts() {
     assert_eq!(found(&devices(vec![generation("old", 1, 1), generation("new", 2, 1)]), &[c()], 0), "r=new");
     assert_eq!(found(&devices(vec![generation("old", 1, 1), generation("new", 2, 2)]), &[c()], 0), NONE);
 }
+
+#[test]
+fn a_device_with_capacity_is_shared_until_nothing_is_left_of_it() {
+    let mut shared = device("0", "x");
+    shared.set(&["allowMultipleAllocations"], true);
+    shared.set(&["capacity"], object!({ "memory": { "value": "10Gi" } }));
+    let mut devices = devices(vec![slice("pa", "a", vec![shared])]);
+    let of = |name: &str, memory: &str| claim(name, exactly(object!({ "capacity": { "requests": { "memory": memory } } })));
+    let first = of("first", "6Gi");
+    let allocations = devices.allocate(std::slice::from_ref(&first), nodes().at(0)).unwrap();
+    let result = allocations[0].devices.as_ref().unwrap().list_at(&["devices", "results"])[0].clone();
+    assert_eq!((result.str_at(&["consumedCapacity", "memory"]), result.str_at(&["shareID"]).len()), ("6Gi", 36));
+    assert_eq!(found(&devices, &[first.clone(), of("second", "4Gi")], 0), "r=0;r=0");
+    assert_eq!(found(&devices, &[first.clone(), of("second", "5Gi")], 0), NONE);
+    devices.set_claim("ns/first", Some(first));
+    devices.assume(&allocations);
+    assert_eq!(found(&devices, &[of("second", "5Gi")], 0), NONE);
+    assert_eq!(found(&devices, &[of("second", "4Gi")], 0), "r=0");
+    // The same device twice for one request, and what is asked for must be there.
+    assert_eq!(
+        found(&devices, &[claim("c", exactly(object!({ "count": 2, "capacity": { "requests": { "memory": "2Gi" } } })))], 0),
+        "r=0,r=0"
+    );
+    assert_eq!(found(&devices, &[claim("c", exactly(object!({ "capacity": { "requests": { "cores": "1" } } })))], 0), NONE);
+    devices.give_back(&allocations);
+    assert_eq!(found(&devices, &[of("second", "10Gi")], 0), "r=0");
+    assert!(devices.shares.is_empty());
+}

@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::devices::{Allocation, Claims};
 use crate::extender::{Extender, ExtenderError};
 use crate::framework::{Attempt, Filtered, Outcome, Refusal, best};
+use crate::gang::group_of;
 use crate::hints::Happening;
 use crate::metrics;
 use crate::pod::Pod;
@@ -27,37 +28,65 @@ pub(super) enum Nomination {
     Cleared,
 }
 
+/// What comes of looking for a node.
+pub(super) enum Found {
+    Node(String),
+    None(Attempt, Outcome),
+    Failed(ExtenderError),
+}
+
+/// A pod counts on a node, before the API knows.
+pub(super) struct Held {
+    pub(super) node: String,
+    steps: Vec<Step>,
+    allocations: Vec<Allocation>,
+}
+
 impl Scheduler {
     pub(super) async fn try_pod(&mut self, pod: Arc<Pod>) {
         self.turn = self.turn.wrapping_add(1);
+        if let Some(group) = group_of(&pod.object).filter(|_| self.followed.groups.is_some()) {
+            return self.try_group(pod, &group).await;
+        }
         let begun = self.now();
         let Some(number) = self.profile_of(&pod) else {
             self.queue.done(&pod);
             return;
         };
-        match self.profiles[number].framework.filter(&pod, &mut self.cache) {
+        match self.find(number, &pod).await {
+            Found::Node(node) => {
+                self.metrics.decided(self.now() - begun);
+                let held = self.hold(&pod, node);
+                self.bind_beside(number, pod, held, begun);
+            }
+            Found::None(attempt, outcome) => self.make_room(number, attempt, outcome, begun).await,
+            Found::Failed(error) => self.cycle_failed(number, &pod, &error.to_string(), begun),
+        }
+    }
+
+    /// The best node for a pod, as the cache is now.
+    pub(super) async fn find(&mut self, number: usize, pod: &Arc<Pod>) -> Found {
+        match self.profiles[number].framework.filter(pod, &mut self.cache) {
             Filtered::Feasible(mut attempt, mut slots) => {
                 if let Err(error) = self.ask_extenders(&mut attempt, &mut slots).await {
                     self.profiles[number].framework.end(attempt);
-                    return self.cycle_failed(number, &pod, &error, begun);
+                    return Found::Failed(error);
                 }
                 if slots.is_empty() {
                     let outcome = self.profiles[number].framework.unschedulable(&attempt, &self.cache);
-                    return self.make_room(number, attempt, outcome, begun).await;
+                    return Found::None(attempt, outcome);
                 }
                 let framework = &mut self.profiles[number].framework;
                 let mut totals = vec![0];
                 if slots.len() > 1 {
                     totals = framework.score(&mut attempt, &self.cache, &slots);
-                    add_priorities(&self.extenders, &pod, &self.cache, &slots, &mut totals).await;
+                    add_priorities(&self.extenders, pod, &self.cache, &slots, &mut totals).await;
                 }
                 framework.end(attempt);
                 let chosen = best(&slots, &totals, self.turn).unwrap_or(slots[0]);
-                let node = self.cache.at(chosen).name().to_string();
-                self.metrics.decided(self.now() - begun);
-                self.assume(number, pod, node, begun);
+                Found::Node(self.cache.at(chosen).name().to_string())
             }
-            Filtered::None(attempt, outcome) => self.make_room(number, attempt, outcome, begun).await,
+            Filtered::None(attempt, outcome) => Found::None(attempt, outcome),
         }
     }
 
@@ -87,36 +116,51 @@ impl Scheduler {
     }
 
     /// The attempt failed for a reason that is not the pod's: it is tried again after its back-off.
-    fn cycle_failed(&mut self, number: usize, pod: &Arc<Pod>, error: &ExtenderError, begun: Duration) {
+    pub(super) fn cycle_failed(&mut self, number: usize, pod: &Arc<Pod>, error: &str, begun: Duration) {
         let now = self.now();
         self.metrics.attempted(&self.profiles[number].name, metrics::Outcome::Error, now - begun);
-        tracing::warn!(pod = pod.key, %error, "an attempt failed");
+        tracing::warn!(pod = pod.key, error, "an attempt failed");
         self.queue.failed(pod, now);
-        self.config.events.event(&pod.object, true, "FailedScheduling", error.to_string());
+        self.config.events.event(&pod.object, true, "FailedScheduling", error);
     }
 
     /// Preempts for a pod that no node takes, where that helps, and says why it waits.
-    async fn make_room(&mut self, number: usize, mut attempt: Attempt, outcome: Outcome, begun: Duration) {
-        let (message, clearable, plugins) = match outcome {
-            Outcome::Unschedulable { nodes, reasons, clearable, plugins } => (reasons.message(nodes), clearable, plugins),
-            Outcome::Premature { nodes, reason, plugin } => (format!("0/{nodes} nodes are available: {reason}."), Vec::new(), vec![plugin]),
-        };
+    async fn make_room(&mut self, number: usize, attempt: Attempt, outcome: Outcome, begun: Duration) {
+        let (message, clearable, plugins) = told(outcome);
         let pod = attempt.pod.clone();
+        self.metrics.decided(self.now() - begun);
+        self.count_unschedulable(number, &pod, &plugins, begun);
+        let (nomination, message) = self.room(number, attempt, message, &clearable).await;
+        self.conclude(pod, message, nomination);
+    }
+
+    /// The pod has to wait until something happens that these plugins care for.
+    pub(super) fn count_unschedulable(&mut self, number: usize, pod: &Pod, plugins: &[&'static str], begun: Duration) {
         let now = self.now();
-        self.metrics.decided(now - begun);
         self.metrics.attempted(&self.profiles[number].name, metrics::Outcome::Unschedulable, now - begun);
-        self.queue.unschedulable(&pod, &plugins, now);
+        self.queue.unschedulable(pod, plugins, now);
+    }
+
+    /// Where room could be made for a pod, and what is said of it.
+    pub(super) async fn room(
+        &mut self,
+        number: usize,
+        mut attempt: Attempt,
+        message: String,
+        clearable: &[String],
+    ) -> (Nomination, String) {
+        let pod = attempt.pod.clone();
         let profile = &mut self.profiles[number];
         let found = profile.preemption.map(|limits| {
             preemption::may_preempt(&pod, &self.cache).map(|()| {
                 let budgets = self.followed.budgets.list();
-                preemption::candidates(&profile.framework, &mut attempt, &mut self.cache, &clearable, &budgets, limits)
+                preemption::candidates(&profile.framework, &mut attempt, &mut self.cache, clearable, &budgets, limits)
             })
         });
         profile.framework.end(attempt);
         // Upstream's dynamic resources say their part first.
         let in_vain = |why: String| format!("{message} no new claims to deallocate, preemption: {why}");
-        let (nomination, message) = match found {
+        match found {
             None => (Nomination::Unchanged, message),
             Some(Err(why)) => (Nomination::Unchanged, in_vain(why)),
             Some(Ok(Err(why))) => (Nomination::Cleared, in_vain(why)),
@@ -124,10 +168,16 @@ impl Scheduler {
                 Some(found) => (Nomination::To(found), message),
                 None => (Nomination::Cleared, message),
             },
-        };
+        }
+    }
+
+    /// Makes the room that was found, and says why the pod waits.
+    pub(super) fn conclude(&mut self, pod: Arc<Pod>, message: String, nomination: Nomination) {
         match &nomination {
             Nomination::To(found) => {
-                self.metrics.preempted(found.victims.len());
+                if !found.victims.is_empty() {
+                    self.metrics.preempted(found.victims.len());
+                }
                 self.cache.nominate(pod.clone(), &found.node);
             }
             Nomination::Cleared => {
@@ -158,8 +208,8 @@ impl Scheduler {
         devices.allocate(&claims, self.cache.at(slot)).unwrap_or_default()
     }
 
-    /// Counts the pod on its node from now on, and binds it beside the next decisions.
-    fn assume(&mut self, number: usize, pod: Arc<Pod>, node: String, begun: Duration) {
+    /// Counts the pod on the node from now on, with what its claims take there.
+    pub(super) fn hold(&mut self, pod: &Arc<Pod>, node: String) -> Held {
         let steps = self.cache.slot(&node).map(|slot| self.cache.storage.steps(&pod.object, self.cache.at(slot)));
         let steps = steps.and_then(Result::ok).unwrap_or_default();
         for step in &steps {
@@ -173,10 +223,30 @@ impl Scheduler {
                 self.cache.storage.volumes.insert(meta::name(volume).into(), Arc::new(taken));
             }
         }
-        let allocations = self.allocations(&pod, &node);
+        let allocations = self.allocations(pod, &node);
         self.cache.devices.assume(&allocations);
         self.cache.place(pod.clone(), &node);
+        Held { node, steps, allocations }
+    }
+
+    /// The pod counts nowhere any more; its claims are as the API says again.
+    pub(super) fn let_go(&mut self, pod: &Pod, steps: &[Step], allocations: &[Allocation]) {
+        self.cache.remove(&pod.uid);
+        self.give_back(steps);
+        if !allocations.is_empty() {
+            self.cache.devices.give_back(allocations);
+        }
+    }
+
+    /// As `let_go`, for a pod that was never to be bound.
+    pub(super) fn withdraw(&mut self, pod: &Pod, held: &Held) {
+        self.let_go(pod, &held.steps, &held.allocations);
+    }
+
+    /// Binds the pod to the node that holds it, beside the next decisions.
+    pub(super) fn bind_beside(&mut self, number: usize, pod: Arc<Pod>, held: Held, begun: Duration) {
         self.happened(Happening::Placed);
+        let Held { node, steps, allocations } = held;
         let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
         let tried = self.queue.tried(&pod).unwrap_or((0, begun));
         let binding = Binding { pod: pod.clone(), steps: steps.clone(), allocations: allocations.clone(), profile: number, begun, tried };
@@ -221,10 +291,8 @@ impl Scheduler {
             return;
         }
         let slot = self.cache.slot_of_pod(&pod.uid);
-        self.cache.remove(&pod.uid);
-        self.give_back(&steps);
+        self.let_go(&pod, &steps, &allocations);
         if !allocations.is_empty() {
-            self.cache.devices.give_back(&allocations);
             self.happened(Happening::Devices);
         }
         if why.is(Reason::NotFound) {
@@ -255,6 +323,14 @@ impl Scheduler {
                 None => drop(self.cache.storage.volumes.remove(name)),
             }
         }
+    }
+}
+
+/// What is said of a pod that no node takes, the nodes that might if pods left, and who refused it.
+pub(super) fn told(outcome: Outcome) -> (String, Vec<String>, Vec<&'static str>) {
+    match outcome {
+        Outcome::Unschedulable { nodes, reasons, clearable, plugins } => (reasons.message(nodes), clearable, plugins),
+        Outcome::Premature { nodes, reason, plugin } => (format!("0/{nodes} nodes are available: {reason}."), Vec::new(), vec![plugin]),
     }
 }
 

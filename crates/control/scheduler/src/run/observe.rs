@@ -77,6 +77,7 @@ impl Scheduler {
     pub(super) fn pod_changed(&mut self, delta: &Delta) {
         if let Some(old) = delta.old.as_deref().filter(|old| delta.new.as_deref().is_none_or(|new| meta::uid(new) != meta::uid(old))) {
             self.queue.remove(&meta::key(old));
+            self.group_left(old);
             self.gone(meta::uid(old));
         }
         self.gated.remove(&delta.key());
@@ -84,9 +85,11 @@ impl Scheduler {
         let pod = Arc::new(Pod::new(object.clone()));
         if pod.has_ended() {
             self.queue.remove(&pod.key);
+            self.group_left(&pod.object);
             self.gone(&pod.uid);
         } else if !pod.node().is_empty() {
             self.queue.remove(&pod.key);
+            self.group_joined(&pod);
             self.placed(pod);
         } else if self.is_mine(&pod) {
             let claims = |o: &Value| o.at(&["status", "resourceClaimStatuses"]).cloned();
@@ -100,13 +103,18 @@ impl Scheduler {
             if !nominated.is_empty() {
                 self.cache.nominate(pod.clone(), &nominated);
             }
-            if !unchanged {
+            self.group_joined(&pod);
+            if self.groups.holds_back(&pod) {
+                self.queue.remove(&pod.key);
+                self.gated.insert(pod.key.clone());
+            } else if !unchanged {
                 let (now, event) = (self.now(), if delta.old.is_none() { "PodAdd" } else { "PodUpdate" });
                 self.metrics.incoming(event, "active", 1);
                 self.queue.add(pod, now);
             }
         } else {
             self.queue.remove(&pod.key);
+            self.group_joined(&pod);
             if is_gated(&pod) && self.profile_of(&pod).is_some() {
                 self.gated.insert(pod.key.clone());
             }

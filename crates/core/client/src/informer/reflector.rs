@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
+use super::{Projection, Shared};
 use crate::client::Resources;
 use crate::options::ListOptions;
 use crate::transport::{EventKind, WatchEvent};
@@ -27,7 +27,7 @@ pub(super) struct Reflector {
     pub(super) label_selector: String,
     pub(super) field_selector: String,
     pub(super) metadata_only: bool,
-    pub(super) projection: Option<fn(&mut Value)>,
+    pub(super) projection: Option<Projection>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -96,7 +96,7 @@ impl Reflector {
     /// What is held of an object.
     fn kept(&self, mut object: Arc<Value>) -> Arc<Value> {
         if !self.metadata_only {
-            if let Some(project) = self.projection {
+            if let Some(project) = &self.projection {
                 project(Arc::make_mut(&mut object));
             }
             // Who manages which field is nothing to those who follow objects.

@@ -23,6 +23,8 @@ pub(crate) struct Claim {
     /// What each driver of the allocation has prepared.
     pub(crate) drivers: BTreeMap<String, Vec<Device>>,
     pub(crate) prepared: bool,
+    /// Its drivers are taking it back from its last pod. Not on disk: after a restart that pod has it taken back anew.
+    pub(crate) leaving: bool,
 }
 
 /// By namespace and name.
@@ -38,6 +40,8 @@ pub(crate) enum ClaimError {
     NotReserved { pod: String, uid: String, claim: String, claim_uid: String },
     #[error("ResourceClaim {0}: not allocated")]
     NotAllocated(String),
+    #[error("ResourceClaim {0} is being taken back from its last pod")]
+    Leaving(String),
     #[error("old ResourceClaim with same name {0} and different UID {1} still exists (previous pod force-deleted?!)")]
     Former(String, String),
 }
@@ -101,6 +105,9 @@ pub(crate) fn refer(claims: &mut Claims, object: &Value, drivers: BTreeSet<Strin
     if claim.uid != uid {
         return Err(ClaimError::Former(name, claim.uid.clone()));
     }
+    if claim.leaving {
+        return Err(ClaimError::Leaving(name));
+    }
     claim.pods.insert(pod_uid.to_string());
     Ok(!claim.prepared)
 }
@@ -112,6 +119,8 @@ pub(crate) fn leave(claims: &mut Claims, pod_uid: &str) -> Vec<(String, String)>
         if claim.pods.len() > 1 {
             claim.pods.remove(pod_uid);
         } else {
+            // Who comes from now on has it prepared anew, once it is taken back.
+            (claim.prepared, claim.leaving) = (false, true);
             last.push(key.clone());
         }
     }
@@ -183,6 +192,7 @@ pub(crate) fn recall(document: &Value) -> Claims {
             pods: texts(claim, "podUIDs").into_iter().collect(),
             drivers: drivers.collect(),
             prepared: claim.bool_at(&["prepared"]) == Some(true),
+            leaving: false,
         };
         (key, info)
     };

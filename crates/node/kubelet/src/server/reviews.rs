@@ -82,27 +82,39 @@ impl<K: Eq + Hash, V: Clone> Remembered<K, V> {
     }
 }
 
+/// No token of an API server is as long as this.
+const LONGEST: usize = 16 << 10;
+
 pub(super) struct Reviews {
     client: Client,
     node: String,
-    visitors: Remembered<String, Option<Visitor>>,
+    /// By the hash of their tokens.
+    visitors: Remembered<Vec<u8>, Option<Visitor>>,
+    strangers: Remembered<Vec<u8>, Option<Visitor>>,
     rights: Remembered<(Visitor, &'static str, &'static str), bool>,
 }
 
 impl Reviews {
     pub(super) fn new(client: Client, node: String) -> Self {
-        Self { client, node, visitors: Remembered::new(), rights: Remembered::new() }
+        Self { client, node, visitors: Remembered::new(), strangers: Remembered::new(), rights: Remembered::new() }
     }
 
     /// Who has this token; None where it is nobody's.
     pub(super) async fn visitor(&self, token: &str) -> Result<Option<Visitor>, Status> {
-        if let Some(known) = self.visitors.get(&token.to_string()) {
+        if token.len() > LONGEST {
+            return Ok(None);
+        }
+        // Neither the tokens nor their lengths are kept in memory.
+        let key = ring::digest::digest(&ring::digest::SHA256, token.as_bytes()).as_ref().to_vec();
+        if let Some(known) = self.visitors.get(&key).or_else(|| self.strangers.get(&key)) {
             return Ok(known);
         }
         let asked = object!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token } });
         let review = self.client.all(&TOKEN_REVIEWS).create(asked).await?;
         let visitor = Visitor::of_review(&review);
-        self.visitors.keep(token.to_string(), visitor.clone(), KNOWN);
+        // Tokens of nobody push out nobody who is known.
+        let kept = if visitor.is_some() { &self.visitors } else { &self.strangers };
+        kept.keep(key, visitor.clone(), KNOWN);
         Ok(visitor)
     }
 

@@ -49,6 +49,9 @@ fn check(config: &PodSandboxConfig, handler: &str, is_configured: bool) -> CriRe
     if ids.is_some() && is_configured {
         return Err(CriError::Unimplemented(format!("user namespaces are not supported with the handler {handler:?}")));
     }
+    if ids.is_some() && !crate::kernel::has_user_namespaces() {
+        return Err(CriError::Unimplemented("user namespaces need Linux 6.3 or later".into()));
+    }
     let (host_network, host_ipc) = (options.network == NamespaceMode::Node, options.ipc == NamespaceMode::Node);
     for name in config.linux.sysctls.keys() {
         if !sysctl_is_namespaced(name, host_network, host_ipc) {

@@ -14,6 +14,7 @@ use fram_cri::{
 use super::sandboxes::HANDLER;
 use super::{Runtime, blocking, containers, exec, sandboxes, stats};
 use crate::client;
+use crate::kernel;
 use crate::protocol::Request;
 
 #[async_trait]
@@ -38,7 +39,8 @@ impl RuntimeService for Runtime {
         let handlers = &self.inner.config.handlers;
         let handler = |name: &str| {
             let own = !handlers.contains_key(name);
-            RuntimeHandler { name: name.into(), features: RuntimeHandlerFeatures { recursive_read_only_mounts: own, user_namespaces: own } }
+            let user_namespaces = own && kernel::has_user_namespaces();
+            RuntimeHandler { name: name.into(), features: RuntimeHandlerFeatures { recursive_read_only_mounts: own, user_namespaces } }
         };
         let cgroups = if self.inner.cgroups.is_v2() { "v2" } else { "v1" };
         Ok(RuntimeStatus {

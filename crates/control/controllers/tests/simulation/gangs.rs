@@ -1,0 +1,75 @@
+//! Pods that run together or not at all, with the whole control plane around the scheduler.
+
+use fram_api::Api;
+use fram_client::DeleteOptions;
+use fram_client::resources::{POD_GROUPS, PODS};
+use fram_machinery::{Value, meta, object};
+
+use crate::bad_days::{Day, run, wait};
+use crate::bad_input::{make, template};
+use crate::users::NAMESPACE;
+use crate::world::World;
+
+fn gang(minimum: i64) -> Value {
+    object!({ "spec": { "podGroupTemplateRef": null, "schedulingPolicy": { "gang": { "minCount": minimum } } } })
+}
+
+/// Four of these fit on a node.
+fn member(group: &str) -> Value {
+    let mut pod = template(object!({ "group": group }), "serve");
+    pod.set(&["spec", "schedulingGroup"], object!({ "podGroupName": group }));
+    let container = object!({ "name": "c", "image": "i", "resources": { "requests": { "cpu": "16" } } });
+    pod.set(&["spec", "containers"], object!([container]));
+    pod
+}
+
+/// The pods of a group that have a node.
+async fn placed(day: &Day, group: &str) -> usize {
+    let pods = day.list(&PODS).await;
+    pods.iter().filter(|p| meta::label(p, "group") == Some(group) && !p.str_at(&["spec", "nodeName"]).is_empty()).count()
+}
+
+async fn condition(day: &Day, group: &str) -> String {
+    let object = day.client.within(&POD_GROUPS, NAMESPACE).get(group).await.unwrap();
+    let condition = meta::condition(&object, "PodGroupScheduled").cloned().unwrap_or_default();
+    format!("{} {}", condition.str_at(&["status"]), condition.str_at(&["reason"]))
+}
+
+#[test]
+fn of_two_gangs_that_do_not_both_fit_one_runs_and_the_other_holds_nothing() {
+    run(async {
+        let api = Api::chosen(&"scheduling.k8s.io/v1alpha2=true".parse().unwrap()).unwrap();
+        let day = Day::in_world(World::serving(1, api).await, 2).await;
+        for member_of in 0..5 {
+            for group in ["one", "two"] {
+                make(&day.client, &PODS, &format!("{group}-{member_of}"), member(group)).await;
+            }
+        }
+        // Neither has its PodGroup, then neither has all of its pods.
+        wait(20).await;
+        make(&day.client, &POD_GROUPS, "one", gang(6)).await;
+        make(&day.client, &POD_GROUPS, "two", gang(6)).await;
+        wait(20).await;
+        assert_eq!((placed(&day, "one").await, placed(&day, "two").await), (0, 0));
+        make(&day.client, &PODS, "two-5", member("two")).await;
+        wait(2).await;
+        make(&day.client, &PODS, "one-5", member("one")).await;
+        wait(20).await;
+        assert_eq!((placed(&day, "one").await, placed(&day, "two").await), (0, 6));
+        assert_eq!((condition(&day, "one").await, condition(&day, "two").await), ("False Unschedulable".into(), "True Scheduled".into()));
+        // Room for two more is no room for six.
+        wait(600).await;
+        assert_eq!(placed(&day, "one").await, 0);
+        for pod in day.list(&PODS).await.iter().filter(|p| meta::label(p, "group") == Some("two")) {
+            day.client.within(&PODS, NAMESPACE).delete(meta::name(pod), DeleteOptions::default()).await.unwrap();
+        }
+        // What its pods use stays until they are gone.
+        day.client.within(&POD_GROUPS, NAMESPACE).delete("two", DeleteOptions::default()).await.unwrap();
+        wait(1).await;
+        assert!(day.client.within(&POD_GROUPS, NAMESPACE).find("two").await.unwrap().is_some());
+        wait(120).await;
+        assert!(day.client.within(&POD_GROUPS, NAMESPACE).find("two").await.unwrap().is_none());
+        assert_eq!((placed(&day, "one").await, condition(&day, "one").await), (6, "True Scheduled".into()));
+        day.end().await;
+    });
+}
