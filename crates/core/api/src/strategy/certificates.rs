@@ -197,10 +197,6 @@ const ENDS: [&str; 3] = ["Issued", "Denied", "Failed"];
 /// Proofs and certificates are looked at on admission.
 pub(super) struct PodCertificateRequest;
 impl Strategy for PodCertificateRequest {
-    fn prepare_create(&self, request: &mut Value) {
-        request.remove(&["status"]);
-    }
-
     fn validate_create(&self, request: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let signer = request.str_at(&["spec", "signerName"]);
