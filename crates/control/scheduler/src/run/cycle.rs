@@ -46,7 +46,7 @@ impl Scheduler {
     pub(super) async fn try_pod(&mut self, pod: Arc<Pod>) {
         self.turn = self.turn.wrapping_add(1);
         if let Some(group) = group_of(&pod.object).filter(|_| self.followed.groups.is_some()) {
-            return self.try_group(pod, &group).await;
+            return Box::pin(self.try_group(pod, &group)).await;
         }
         let begun = self.now();
         let Some(number) = self.profile_of(&pod) else {
