@@ -156,5 +156,11 @@ fn a_second_node_joins_with_a_token_and_its_pods_outlive_its_agent() {
     assert!(pids.iter().all(|pid| now.contains(pid)), "a container ended with its agent: {pids:?} {now:?}");
     let restarts = "jsonpath={.status.containerStatuses[0].restartCount}";
     assert_eq!(pair.kubectl(&["get", "pod", &there, "-o", restarts]), "0");
-    assert_eq!(pair.kubectl(&["get", "csr", "-o", "jsonpath={.items[*].status.conditions[*].type}"]), "Approved");
+    // Nobody has approved anything by hand: neither the certificate to ask by nor that of the kubelet's port.
+    let signers = "jsonpath={range .items[?(@.status.certificate)]}{.spec.signerName} {.status.conditions[*].type}{\"\\n\"}{end}";
+    pair.until("both certificates of the agent are signed", || {
+        let mut signed: Vec<String> = pair.kubectl(&["get", "csr", "-o", signers]).lines().map(str::to_owned).collect();
+        signed.sort();
+        signed == ["kubernetes.io/kube-apiserver-client-kubelet Approved", "kubernetes.io/kubelet-serving Approved"]
+    });
 }

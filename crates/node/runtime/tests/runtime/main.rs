@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too; clippy only sees the attribute on the test itself")]
 
+mod bad_days;
 mod containers;
 mod exec;
 mod handlers;
