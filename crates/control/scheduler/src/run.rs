@@ -209,7 +209,7 @@ impl Scheduler {
             for _ in 0..BATCH {
                 let Some(pod) = self.queue.pop() else { break };
                 // Who leads no more decides nothing more, however long an extender takes to answer.
-                if stop.run_until_cancelled(self.try_pod(pod)).await.is_none() {
+                if stop.run_until_cancelled(Box::pin(self.try_pod(pod))).await.is_none() {
                     return;
                 }
             }
