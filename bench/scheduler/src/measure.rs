@@ -30,7 +30,7 @@ impl std::fmt::Display for Row {
     }
 }
 
-/// Measures a workload on so many nodes.
+/// Measures a workload on so many nodes. What it makes is taken away by the next.
 pub(crate) async fn run(subject: &Subject, workload: Workload, nodes: usize, most: usize) -> Result<Row> {
     let admins = subject.admins(subject.clients.len())?;
     cluster::clear(&admins).await?;
@@ -39,13 +39,11 @@ pub(crate) async fn run(subject: &Subject, workload: Workload, nodes: usize, mos
     if workload == Workload::Devices {
         cluster::devices(subject, &admins, nodes).await?;
     }
-    let row = tokio::select! {
-        row = measure(subject, &admins, workload, nodes, most) => row?,
-        stopped = cluster::beat(admins[0].clone(), nodes) => return Err(stopped.err().context("the nodes' leases are no longer renewed")?),
-        stopped = churn(&admins[0]), if workload == Workload::Churn => return Err(stopped.err().context("nothing comes and goes any more")?),
-    };
-    cluster::clear(&admins).await?;
-    Ok(row)
+    tokio::select! {
+        row = measure(subject, &admins, workload, nodes, most) => row,
+        stopped = cluster::beat(admins[0].clone(), nodes) => Err(stopped.err().context("the nodes' leases are no longer renewed")?),
+        stopped = churn(&admins[0]), if workload == Workload::Churn => Err(stopped.err().context("nothing comes and goes any more")?),
+    }
 }
 
 async fn measure(subject: &Subject, admins: &[Arc<Remote>], workload: Workload, nodes: usize, most: usize) -> Result<Row> {

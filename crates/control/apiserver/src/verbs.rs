@@ -143,7 +143,7 @@ async fn may_create(server: &Server, user: &User, place: &Place) -> Result<(), S
 async fn update(server: &Server, user: &User, place: &Place, object: Value, options: &WriteOptions) -> Result<Written, Status> {
     let write = write_of(user, options);
     let kind = place.kind();
-    if meta::resource_version(&object).is_empty() && !kind.unconditional_update {
+    if matches!(meta::resource_version(&object), "" | "0") && !kind.unconditional_update {
         match server.registry.get(place).await {
             Err(status) if status.is(fram_machinery::Reason::NotFound) && kind.create_on_update => {}
             found => {

@@ -46,7 +46,11 @@ async fn an_object_lives_from_creation_to_deletion() {
     let updated = maps.update(changed.clone()).await.unwrap();
     assert_ne!(meta::resource_version(&updated), meta::resource_version(&made));
     // The same write again is about an old version.
-    assert!(maps.update(changed).await.unwrap_err().is(Reason::Conflict));
+    assert!(maps.update(changed.clone()).await.unwrap_err().is(Reason::Conflict));
+    // Version zero says that it does not matter.
+    changed.set(&["metadata", "resourceVersion"], "0");
+    changed.set(&["data", "a"], "3");
+    assert_eq!(maps.update(changed).await.unwrap().str_at(&["data", "a"]), "3");
     maps.delete("x", DeleteOptions::default()).await.unwrap();
     assert!(maps.get("x").await.unwrap_err().is(Reason::NotFound));
 }

@@ -204,7 +204,8 @@ impl Scheduler {
         let mut device_classes = device_classes.subscribe();
         let mut groups = groups.as_ref().map(Informer::subscribe);
         loop {
-            let due = self.queue.tick(self.now());
+            self.settle();
+            self.queue.tick(self.now());
             for _ in 0..BATCH {
                 let Some(pod) = self.queue.pop() else { break };
                 // Who leads no more decides nothing more, however long an extender takes to answer.
@@ -214,6 +215,7 @@ impl Scheduler {
             }
             self.metrics.waiting(self.queue.lengths(), self.gated.len());
             self.metrics.cached(self.cache.count(), self.cache.pods(), self.binding.len());
+            let due = self.queue.tick(self.now());
             let ready = self.queue.has_active();
             if ready {
                 // Give what has happened meanwhile a chance to be seen before the next.
@@ -246,15 +248,21 @@ impl Scheduler {
                     Some(deltas) => deltas.iter().for_each(|d| self.pod_changed(d)),
                     None => return,
                 },
-                Some(bound) = self.bindings.join_next_with_id(), if !self.bindings.is_empty() => {
-                    self.bound(bound);
-                    while let Some(bound) = self.bindings.try_join_next_with_id() {
-                        self.bound(bound);
-                    }
-                }
+                Some(bound) = self.bindings.join_next_with_id(), if !self.bindings.is_empty() => self.bound(bound),
                 Some(reported) = self.reports.join_next(), if !self.reports.is_empty() => self.reported(reported),
                 () = wait => {}
             }
+        }
+    }
+
+    /// Takes note of all bindings and reports that have ended. They are the last that the loop waits for, and while pods come without
+    /// end it never does: one that failed would not be tried again before all others are placed.
+    fn settle(&mut self) {
+        while let Some(bound) = self.bindings.try_join_next_with_id() {
+            self.bound(bound);
+        }
+        while let Some(reported) = self.reports.try_join_next() {
+            self.reported(reported);
         }
     }
 }

@@ -15,7 +15,7 @@ const MAX_ANNOTATIONS: usize = 256 * 1024;
 /// Refuses what says that it is there already. That is the store's to say, behind all admission.
 pub(super) fn check_new(object: &Value) -> Result<(), Status> {
     match meta::resource_version(object) {
-        "" => Ok(()),
+        "" | "0" => Ok(()),
         _ => Err(Status::new(Reason::Unknown, "resourceVersion should not be set on objects to be created")),
     }
 }

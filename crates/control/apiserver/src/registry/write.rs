@@ -200,7 +200,8 @@ impl Registry {
             let current = self.object(&place.served, &entry).await?;
             let asked = transform(&current)?;
             let wanted = meta::resource_version(&asked);
-            let pinned = !wanted.is_empty() && wanted != meta::resource_version(&current);
+            // Zero says as little as nothing; see upstream's ParseResourceVersion.
+            let pinned = !matches!(wanted, "" | "0") && wanted != meta::resource_version(&current);
             if pinned {
                 return Err(place.conflict("the object has been modified; please apply your changes to the latest version and try again"));
             }

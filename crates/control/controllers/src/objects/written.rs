@@ -1,6 +1,6 @@
 //! What a controller wrote and the cache may not show yet. No I/O; the time is handed in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use fram_machinery::{Value, meta};
@@ -132,11 +132,12 @@ impl Written {
 /// cache is behind. `cached` is newer than `found`, and may have what `found` has not.
 pub(super) fn cover(pending: &[Arc<Entry>], found: &mut Vec<Arc<Value>>, cached: impl Fn(&str) -> Option<Arc<Value>>) -> bool {
     let mut behind = false;
+    let written: HashSet<&str> = pending.iter().map(|entry| entry.name.as_str()).collect();
+    found.retain(|o| !written.contains(meta::name(o)));
     for entry in pending {
         let now = cached(&entry.name);
         let confirmed = entry.is_in(now.as_deref());
         behind |= !confirmed;
-        found.retain(|o| meta::name(o) != entry.name);
         found.extend(if confirmed { now } else { entry.object.clone() });
     }
     behind
