@@ -84,7 +84,7 @@ fn bundle_errors(bundle: &str) -> Vec<FieldError> {
             continue;
         }
         match X509Certificate::from_der(&block.contents) {
-            Ok((rest, certificate)) if rest.is_empty() => match certificate.basic_constraints() {
+            Ok(([], certificate)) => match certificate.basic_constraints() {
                 Ok(Some(constraints)) if constraints.value.ca => {}
                 Ok(_) => fail(format!("entry {i} does not have the CA bit set")),
                 Err(_) => fail(format!("entry {i} has invalid basic constraints")),
@@ -177,7 +177,7 @@ fn chain_error(object: &Value, now: &str) -> Option<FieldError> {
     if others.iter().any(|block| X509Certificate::from_der(&block.contents).is_err()) {
         return fail(CHAIN, "intermediate certificate does not parse as valid X.509");
     }
-    if !asked_key(object).is_some_and(|key| key == leaf.public_key().raw) {
+    if asked_key(object).is_none_or(|key| key != leaf.public_key().raw) {
         return fail(CHAIN, "leaf certificate was not issued to the requested public key");
     }
     let time = |text: &str| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second);

@@ -215,7 +215,7 @@ impl Strategy for StorageVersionMigration {
             "Status" => {
                 let conditions = migration.list_at(&["status", "conditions"]).iter();
                 let known = |ty: &&str| matches!(*ty, "Running" | "Succeeded" | "Failed");
-                let now = conditions.filter(|c| c.str_at(&["status"]) == "True").map(|c| c.str_at(&["type"])).filter(known).next_back();
+                let now = conditions.filter(|c| c.str_at(&["status"]) == "True").map(|c| c.str_at(&["type"])).rfind(known);
                 now.unwrap_or("Unknown").into()
             }
             _ => Value::Null,
