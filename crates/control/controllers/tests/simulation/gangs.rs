@@ -2,7 +2,7 @@
 
 use fram_api::Api;
 use fram_client::DeleteOptions;
-use fram_client::resources::{POD_GROUPS, PODS};
+use fram_client::resources::{POD_GROUPS, PODS, PRIORITY_CLASSES};
 use fram_machinery::{Value, meta, object};
 
 use crate::bad_days::{Day, run, wait};
@@ -70,6 +70,61 @@ fn of_two_gangs_that_do_not_both_fit_one_runs_and_the_other_holds_nothing() {
         wait(120).await;
         assert!(day.client.within(&POD_GROUPS, NAMESPACE).find("two").await.unwrap().is_none());
         assert_eq!((placed(&day, "one").await, condition(&day, "one").await), (6, "True Scheduled".into()));
+        day.end().await;
+    });
+}
+
+/// A pod that has a node of 64 nearly to itself.
+fn large(behaviour: &str) -> Value {
+    let mut pod = template(object!({}), behaviour);
+    let container = object!({ "name": "c", "image": "i", "resources": { "requests": { "cpu": "40" } } });
+    pod.set(&["spec", "containers"], object!([container]));
+    pod
+}
+
+async fn node_of(day: &Day, pod: &str) -> String {
+    day.client.within(&PODS, NAMESPACE).get(pod).await.unwrap().str_at(&["spec", "nodeName"]).to_string()
+}
+
+async fn nominated(day: &Day, pod: &str) -> String {
+    day.client.within(&PODS, NAMESPACE).get(pod).await.unwrap().str_at(&["status", "nominatedNodeName"]).to_string()
+}
+
+/// Two nodes with a pod each, `quick` and `slow`, that a gang of two has sent away. One of them is gone after seconds, the other after
+/// two minutes.
+async fn half_way() -> Day {
+    let api = Api::chosen(&"scheduling.k8s.io/v1alpha2=true".parse().unwrap()).unwrap();
+    let day = Day::in_world(World::serving(1, api).await, 2).await;
+    let class = object!({ "metadata": { "name": "high" }, "value": 1000 });
+    day.client.all(&PRIORITY_CLASSES).create(class).await.unwrap();
+    make(&day.client, &PODS, "quick", large("serve")).await;
+    make(&day.client, &PODS, "slow", large("linger:120")).await;
+    wait(10).await;
+    make(&day.client, &POD_GROUPS, "gang", gang(2)).await;
+    for name in ["gang-0", "gang-1"] {
+        let mut pod = large("serve");
+        pod.set(&["metadata", "labels"], object!({ "group": "gang" }));
+        pod.set(&["spec", "schedulingGroup"], object!({ "podGroupName": "gang" }));
+        pod.set(&["spec", "priorityClassName"], "high");
+        make(&day.client, &PODS, name, pod).await;
+    }
+    day
+}
+
+#[test]
+fn a_gang_keeps_the_rooms_that_are_made_for_it_until_the_last_is_free() {
+    run(async {
+        let day = half_way().await;
+        make(&day.client, &PODS, "low", large("serve")).await;
+        wait(60).await;
+        assert!(day.client.within(&PODS, NAMESPACE).find("quick").await.unwrap().is_none());
+        assert_eq!((placed(&day, "gang").await, node_of(&day, "low").await), (0, String::new()));
+        let rooms = [nominated(&day, "gang-0").await, nominated(&day, "gang-1").await];
+        assert!(rooms[0] != rooms[1] && rooms.iter().all(|room| !room.is_empty()), "{rooms:?}");
+        wait(90).await;
+        assert_eq!((placed(&day, "gang").await, condition(&day, "gang").await), (2, "True Scheduled".into()));
+        assert_eq!([node_of(&day, "gang-0").await, node_of(&day, "gang-1").await], rooms);
+        assert_eq!(node_of(&day, "low").await, "");
         day.end().await;
     });
 }
