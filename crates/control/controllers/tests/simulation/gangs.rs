@@ -82,6 +82,15 @@ fn large(behaviour: &str) -> Value {
     pod
 }
 
+/// One of the gang that sends such pods away.
+fn important() -> Value {
+    let mut pod = large("serve");
+    pod.set(&["metadata", "labels"], object!({ "group": "gang" }));
+    pod.set(&["spec", "schedulingGroup"], object!({ "podGroupName": "gang" }));
+    pod.set(&["spec", "priorityClassName"], "high");
+    pod
+}
+
 async fn node_of(day: &Day, pod: &str) -> String {
     day.client.within(&PODS, NAMESPACE).get(pod).await.unwrap().str_at(&["spec", "nodeName"]).to_string()
 }
@@ -102,11 +111,7 @@ async fn half_way() -> Day {
     wait(10).await;
     make(&day.client, &POD_GROUPS, "gang", gang(2)).await;
     for name in ["gang-0", "gang-1"] {
-        let mut pod = large("serve");
-        pod.set(&["metadata", "labels"], object!({ "group": "gang" }));
-        pod.set(&["spec", "schedulingGroup"], object!({ "podGroupName": "gang" }));
-        pod.set(&["spec", "priorityClassName"], "high");
-        make(&day.client, &PODS, name, pod).await;
+        make(&day.client, &PODS, name, important()).await;
     }
     day
 }
@@ -125,6 +130,38 @@ fn a_gang_keeps_the_rooms_that_are_made_for_it_until_the_last_is_free() {
         assert_eq!((placed(&day, "gang").await, condition(&day, "gang").await), (2, "True Scheduled".into()));
         assert_eq!([node_of(&day, "gang-0").await, node_of(&day, "gang-1").await], rooms);
         assert_eq!(node_of(&day, "low").await, "");
+        day.end().await;
+    });
+}
+
+#[test]
+fn a_room_that_a_gang_gives_up_goes_to_who_waits_for_it() {
+    run(async {
+        let day = half_way().await;
+        wait(10).await;
+        let slow = node_of(&day, "slow").await;
+        let (lost, kept) = if nominated(&day, "gang-0").await == slow { ("gang-0", "gang-1") } else { ("gang-1", "gang-0") };
+        let free = nominated(&day, kept).await;
+        let delete = async |name| {
+            let at_once = DeleteOptions { grace_period_seconds: Some(0), ..Default::default() };
+            day.client.within(&PODS, NAMESPACE).delete(name, at_once).await.unwrap();
+        };
+        // Who was to have the other room goes, and somebody takes it past the scheduler, for good.
+        delete(lost).await;
+        let mut taken = large("serve");
+        taken.set(&["spec", "priorityClassName"], "high");
+        taken.set(&["spec", "nodeName"], slow.as_str());
+        make(&day.client, &PODS, "taken", taken).await;
+        delete("slow").await;
+        wait(10).await;
+        make(&day.client, &PODS, "low", large("serve")).await;
+        wait(10).await;
+        assert_eq!((nominated(&day, kept).await, node_of(&day, "low").await), (free.clone(), String::new()));
+        // There is no room for its successor, so there is none for the gang.
+        make(&day.client, &PODS, "gang-2", important()).await;
+        wait(10).await;
+        assert_eq!((placed(&day, "gang").await, node_of(&day, "low").await), (0, free));
+        assert_eq!(nominated(&day, kept).await, "");
         day.end().await;
     });
 }
