@@ -128,6 +128,8 @@ pub(crate) enum Tried {
     Fits,
     /// It would if others went.
     Preempts,
+    /// Others are leaving for it already.
+    Waits,
     Refused,
 }
 
@@ -136,7 +138,7 @@ pub(crate) enum Tried {
 pub(crate) enum Verdict {
     /// Those that fit are bound.
     Bind,
-    /// Others are sent away first, and the group is tried again.
+    /// Others are sent away first, or are leaving already, and the group is tried again.
     Preempt,
     Unschedulable,
     /// Why the attempt could not be made.
@@ -146,11 +148,13 @@ pub(crate) enum Verdict {
 impl Verdict {
     /// `missing` are the pods that the group lacked before the attempt.
     pub(crate) fn of(tried: &[Tried], missing: usize) -> Self {
-        let found = tried.iter().filter(|t| **t != Tried::Refused).count();
-        if found == 0 || found < missing {
+        let found = tried.iter().filter(|t| matches!(t, Tried::Fits | Tried::Preempts)).count();
+        let expected = found + tried.iter().filter(|t| **t == Tried::Waits).count();
+        if expected == 0 || expected < missing {
             return Self::Unschedulable;
         }
-        if tried.contains(&Tried::Preempts) { Self::Preempt } else { Self::Bind }
+        // Who waits for others to leave holds up those only who are too few without it: their rooms are kept until then.
+        if found == 0 || found < missing || tried.contains(&Tried::Preempts) { Self::Preempt } else { Self::Bind }
     }
 
     /// What is said of a pod that found a node and has to wait all the same.

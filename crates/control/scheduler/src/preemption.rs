@@ -41,19 +41,28 @@ pub(crate) struct Candidate {
 
 /// Whether a pod may preempt now, or why not: not when it never does, nor while those that it preempted are still leaving.
 pub(crate) fn may_preempt(pod: &Pod, cache: &Cache) -> Result<(), String> {
-    if pod.object.str_at(&["spec", "preemptionPolicy"]) == "Never" {
+    if never_preempts(pod) {
         return Err("not eligible due to preemptionPolicy=Never.".into());
     }
-    let Some(node) = cache.nominated_node(&pod.uid).and_then(|name| cache.slot(name)) else { return Ok(()) };
+    match waits_for_leaving(pod, cache) {
+        true => Err("not eligible due to a terminating pod on the nominated node.".into()),
+        false => Ok(()),
+    }
+}
+
+fn never_preempts(pod: &Pod) -> bool {
+    pod.object.str_at(&["spec", "preemptionPolicy"]) == "Never"
+}
+
+/// Whether those that were preempted on the node where room is made for a pod are still leaving.
+pub(crate) fn waits_for_leaving(pod: &Pod, cache: &Cache) -> bool {
+    let Some(node) = cache.nominated_node(&pod.uid).and_then(|name| cache.slot(name)) else { return false };
     let leaving = |other: &Arc<Pod>| {
         meta::is_terminating(&other.object)
             && other.priority < pod.priority
             && meta::condition(&other.object, "DisruptionTarget").is_some_and(|c| c.str_at(&["reason"]) == "PreemptionByScheduler")
     };
-    match cache.at(node).pods.values().any(leaving) {
-        true => Err("not eligible due to a terminating pod on the nominated node.".into()),
-        false => Ok(()),
-    }
+    !never_preempts(pod) && cache.at(node).pods.values().any(leaving)
 }
 
 /// Nodes that could be cleared for a pod, of the `clearable` ones: those that refused it for a reason that may pass. Where clearing
@@ -264,5 +273,35 @@ mod tests {
         let refused = may_preempt(&pod("new", polite), &Cache::default());
         assert_eq!(refused.unwrap_err(), "not eligible due to preemptionPolicy=Never.");
         assert_eq!(may_preempt(&pod("new", spec("1", 10)), &Cache::default()), Ok(()));
+    }
+
+    #[test]
+    fn a_pod_waits_for_those_that_were_preempted_on_its_node_alone() {
+        let victim = |uid: &str, priority: i64, leaves: bool, reason: &str| {
+            let mut object = object!({ "metadata": { "name": uid, "namespace": "ns", "uid": uid }, "spec": (spec("1", priority)),
+                "status": { "conditions": [{ "type": "DisruptionTarget", "status": "True", "reason": reason }] } });
+            if leaves {
+                object.set(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z");
+            }
+            Arc::new(Pod::new(Arc::new(object)))
+        };
+        let preempted = "PreemptionByScheduler";
+        let mut polite = spec("1", 10);
+        polite.set(&["preemptionPolicy"], "Never");
+        let table = [
+            ("a", spec("1", 10), victim("v", 1, true, preempted), true),
+            ("b", spec("1", 10), victim("v", 1, true, preempted), false),
+            ("a", spec("1", 10), victim("v", 1, false, preempted), false),
+            ("a", spec("1", 10), victim("v", 1, true, "EvictionByEvictionAPI"), false),
+            ("a", spec("1", 10), victim("v", 10, true, preempted), false),
+            ("a", polite, victim("v", 1, true, preempted), false),
+        ];
+        for (n, (nominated, new, victim, expect)) in table.into_iter().enumerate() {
+            let (mut cache, new) = (cache(vec![node("a", "4"), node("b", "4")]), pod("new", new));
+            cache.place(victim, "a");
+            assert!(!waits_for_leaving(&new, &cache), "{n}: nobody makes room for it");
+            cache.nominate(new.clone(), nominated);
+            assert_eq!(waits_for_leaving(&new, &cache), expect, "{n}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use fram_api::Api;
 use fram_client::DeleteOptions;
-use fram_client::resources::{POD_GROUPS, PODS};
+use fram_client::resources::{POD_GROUPS, PODS, PRIORITY_CLASSES};
 use fram_machinery::{Value, meta, object};
 
 use crate::bad_days::{Day, run, wait};
@@ -70,6 +70,98 @@ fn of_two_gangs_that_do_not_both_fit_one_runs_and_the_other_holds_nothing() {
         wait(120).await;
         assert!(day.client.within(&POD_GROUPS, NAMESPACE).find("two").await.unwrap().is_none());
         assert_eq!((placed(&day, "one").await, condition(&day, "one").await), (6, "True Scheduled".into()));
+        day.end().await;
+    });
+}
+
+/// A pod that has a node of 64 nearly to itself.
+fn large(behaviour: &str) -> Value {
+    let mut pod = template(object!({}), behaviour);
+    let container = object!({ "name": "c", "image": "i", "resources": { "requests": { "cpu": "40" } } });
+    pod.set(&["spec", "containers"], object!([container]));
+    pod
+}
+
+/// One of the gang that sends such pods away.
+fn important() -> Value {
+    let mut pod = large("serve");
+    pod.set(&["metadata", "labels"], object!({ "group": "gang" }));
+    pod.set(&["spec", "schedulingGroup"], object!({ "podGroupName": "gang" }));
+    pod.set(&["spec", "priorityClassName"], "high");
+    pod
+}
+
+async fn node_of(day: &Day, pod: &str) -> String {
+    day.client.within(&PODS, NAMESPACE).get(pod).await.unwrap().str_at(&["spec", "nodeName"]).to_string()
+}
+
+async fn nominated(day: &Day, pod: &str) -> String {
+    day.client.within(&PODS, NAMESPACE).get(pod).await.unwrap().str_at(&["status", "nominatedNodeName"]).to_string()
+}
+
+/// Two nodes with a pod each, `quick` and `slow`, that a gang of two has sent away. One of them is gone after seconds, the other after
+/// two minutes.
+async fn half_way() -> Day {
+    let api = Api::chosen(&"scheduling.k8s.io/v1alpha2=true".parse().unwrap()).unwrap();
+    let day = Day::in_world(World::serving(1, api).await, 2).await;
+    let class = object!({ "metadata": { "name": "high" }, "value": 1000 });
+    day.client.all(&PRIORITY_CLASSES).create(class).await.unwrap();
+    make(&day.client, &PODS, "quick", large("serve")).await;
+    make(&day.client, &PODS, "slow", large("linger:120")).await;
+    wait(10).await;
+    make(&day.client, &POD_GROUPS, "gang", gang(2)).await;
+    for name in ["gang-0", "gang-1"] {
+        make(&day.client, &PODS, name, important()).await;
+    }
+    day
+}
+
+#[test]
+fn a_gang_keeps_the_rooms_that_are_made_for_it_until_the_last_is_free() {
+    run(async {
+        let day = half_way().await;
+        make(&day.client, &PODS, "low", large("serve")).await;
+        wait(60).await;
+        assert!(day.client.within(&PODS, NAMESPACE).find("quick").await.unwrap().is_none());
+        assert_eq!((placed(&day, "gang").await, node_of(&day, "low").await), (0, String::new()));
+        let rooms = [nominated(&day, "gang-0").await, nominated(&day, "gang-1").await];
+        assert!(rooms[0] != rooms[1] && rooms.iter().all(|room| !room.is_empty()), "{rooms:?}");
+        wait(90).await;
+        assert_eq!((placed(&day, "gang").await, condition(&day, "gang").await), (2, "True Scheduled".into()));
+        assert_eq!([node_of(&day, "gang-0").await, node_of(&day, "gang-1").await], rooms);
+        assert_eq!(node_of(&day, "low").await, "");
+        day.end().await;
+    });
+}
+
+#[test]
+fn a_room_that_a_gang_gives_up_goes_to_who_waits_for_it() {
+    run(async {
+        let day = half_way().await;
+        wait(10).await;
+        let slow = node_of(&day, "slow").await;
+        let (lost, kept) = if nominated(&day, "gang-0").await == slow { ("gang-0", "gang-1") } else { ("gang-1", "gang-0") };
+        let free = nominated(&day, kept).await;
+        let delete = async |name| {
+            let at_once = DeleteOptions { grace_period_seconds: Some(0), ..Default::default() };
+            day.client.within(&PODS, NAMESPACE).delete(name, at_once).await.unwrap();
+        };
+        // Who was to have the other room goes, and somebody takes it past the scheduler, for good.
+        delete(lost).await;
+        let mut taken = large("serve");
+        taken.set(&["spec", "priorityClassName"], "high");
+        taken.set(&["spec", "nodeName"], slow.as_str());
+        make(&day.client, &PODS, "taken", taken).await;
+        delete("slow").await;
+        wait(10).await;
+        make(&day.client, &PODS, "low", large("serve")).await;
+        wait(10).await;
+        assert_eq!((nominated(&day, kept).await, node_of(&day, "low").await), (free.clone(), String::new()));
+        // There is no room for its successor, so there is none for the gang.
+        make(&day.client, &PODS, "gang-2", important()).await;
+        wait(10).await;
+        assert_eq!((placed(&day, "gang").await, node_of(&day, "low").await), (0, free));
+        assert_eq!(nominated(&day, kept).await, "");
         day.end().await;
     });
 }

@@ -1,5 +1,5 @@
 //! Model kubelets: what a node would say of its pods, without running anything. A pod's annotation `sim/behaviour` says what
-//! becomes of it: it serves, never becomes ready, or ends after a while, well or not.
+//! becomes of it: it serves, never becomes ready, ends after a while, well or not, or lingers for so many seconds once it is to go.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -197,6 +197,9 @@ impl Node {
         let mut up = self.up.subscribe();
         let _ = up.wait_for(|up| *up).await;
         tokio::time::sleep(self.chance.millis(10, 4000)).await;
+        if let Some(("linger", seconds)) = meta::annotation(pod, "sim/behaviour").and_then(|behaviour| behaviour.split_once(':')) {
+            tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
+        }
         let now = pods.get(&meta::key(pod)).filter(|p| meta::uid(p) == meta::uid(pod));
         let Some(now) = now else { return };
         if !matches!(now.str_at(&["status", "phase"]), "Succeeded" | "Failed") {

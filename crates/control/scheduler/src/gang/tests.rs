@@ -67,12 +67,19 @@ fn those_that_have_a_node_count_for_the_quorum() {
 
 #[test]
 fn an_attempt_binds_all_that_are_needed_or_none() {
-    use Tried::{Fits, Preempts, Refused};
-    let table: [(&[Tried], usize, Verdict); 7] = [
+    use Tried::{Fits, Preempts, Refused, Waits};
+    let table: [(&[Tried], usize, Verdict); 13] = [
         (&[Fits, Fits, Refused], 2, Verdict::Bind),
         (&[Fits, Refused, Refused], 2, Verdict::Unschedulable),
         (&[Fits, Preempts, Refused], 2, Verdict::Preempt),
         (&[Fits, Preempts], 3, Verdict::Unschedulable),
+        // Of those who leave for a group some go before the others.
+        (&[Fits, Waits], 2, Verdict::Preempt),
+        (&[Waits, Preempts], 2, Verdict::Preempt),
+        (&[Fits, Waits], 3, Verdict::Unschedulable),
+        (&[Fits, Fits, Waits], 2, Verdict::Bind),
+        (&[Fits, Waits], 0, Verdict::Bind),
+        (&[Waits], 0, Verdict::Preempt),
         // Late ones of a group that runs, and those of groups without a quorum.
         (&[Fits], 0, Verdict::Bind),
         (&[Refused], 0, Verdict::Unschedulable),

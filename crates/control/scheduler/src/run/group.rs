@@ -12,7 +12,7 @@ use super::Scheduler;
 use super::cycle::{Found, Held, Nomination, told};
 use crate::gang::{PLUGIN, Tried, Verdict};
 use crate::pod::Pod;
-use crate::preemption::Preemption;
+use crate::preemption::{self, Preemption};
 
 /// A pod of the group after its turn.
 enum Turn {
@@ -20,6 +20,8 @@ enum Turn {
     Held {
         pod: Arc<Pod>,
         held: Held,
+        /// The node where room was made for it before.
+        expected: Option<String>,
         room: Option<Preemption>,
         plugins: Vec<&'static str>,
     },
@@ -27,6 +29,8 @@ enum Turn {
         pod: Arc<Pod>,
         message: String,
         nomination: Nomination,
+        /// Those that were sent away for it are still leaving.
+        waits: bool,
         plugins: Vec<&'static str>,
     },
 }
@@ -36,6 +40,7 @@ impl Turn {
         match self {
             Self::Held { room: None, .. } => Tried::Fits,
             Self::Held { .. } => Tried::Preempts,
+            Self::Refused { waits: true, .. } => Tried::Waits,
             Self::Refused { .. } => Tried::Refused,
         }
     }
@@ -116,8 +121,12 @@ impl Scheduler {
     /// Looks for a node for one pod after the other; each sees those before it where they would be.
     async fn take_turns(&mut self, number: usize, pods: &[Arc<Pod>], turns: &mut Vec<Turn>) -> Result<(), String> {
         for pod in pods {
+            let expected = self.cache.nominated_node(&pod.uid).map(str::to_string);
             let turn = match self.find(number, pod).await {
-                Found::Node(node) => Turn::Held { pod: pod.clone(), held: self.hold(pod, node), room: None, plugins: vec![PLUGIN] },
+                Found::Node(node) => {
+                    let held = self.hold(pod, node);
+                    Turn::Held { pod: pod.clone(), held, expected, room: None, plugins: vec![PLUGIN] }
+                }
                 Found::None(attempt, outcome) => {
                     let (message, clearable, plugins) = told(outcome);
                     let (nomination, message) = self.room(number, attempt, message, &clearable).await;
@@ -125,9 +134,12 @@ impl Scheduler {
                         Nomination::To(room) => {
                             room.victims.iter().for_each(|victim| drop(self.cache.take(&victim.uid)));
                             let held = self.hold(pod, room.node.clone());
-                            Turn::Held { pod: pod.clone(), held, room: Some(room), plugins }
+                            Turn::Held { pod: pod.clone(), held, expected, room: Some(room), plugins }
                         }
-                        nomination => Turn::Refused { pod: pod.clone(), message, nomination, plugins },
+                        nomination => {
+                            let waits = preemption::waits_for_leaving(pod, &self.cache);
+                            Turn::Refused { pod: pod.clone(), message, nomination, waits, plugins }
+                        }
                     }
                 }
                 Found::Failed(error) => return Err(format!("failed to schedule other pod from a pod group: {error}")),
@@ -140,8 +152,11 @@ impl Scheduler {
     /// All is in the cache as it was before the attempt.
     fn withdraw_all(&mut self, turns: &[Turn]) {
         for turn in turns.iter().rev() {
-            let Turn::Held { pod, held, room, .. } = turn else { continue };
+            let Turn::Held { pod, held, expected, room, .. } = turn else { continue };
             self.withdraw(pod, held);
+            if let Some(node) = expected {
+                self.cache.nominate(pod.clone(), node);
+            }
             let Some(Preemption { node, victims }) = room else { continue };
             victims.iter().for_each(|victim| self.cache.place(victim.clone(), node));
         }
@@ -150,7 +165,7 @@ impl Scheduler {
     fn submit(&mut self, number: usize, turn: Turn, verdict: &Verdict, begun: Duration) {
         match turn {
             Turn::Held { pod, held, .. } if *verdict == Verdict::Bind => self.bind_beside(number, pod, held, begun),
-            Turn::Held { pod, held, room, plugins } => {
+            Turn::Held { pod, held, room, plugins, .. } => {
                 self.count_unschedulable(number, &pod, &plugins, begun);
                 // Who found a node keeps it while others leave.
                 let nomination = match verdict {
@@ -159,7 +174,7 @@ impl Scheduler {
                 };
                 self.conclude(pod, verdict.of_waiting(), nomination);
             }
-            Turn::Refused { pod, message, nomination, plugins } => {
+            Turn::Refused { pod, message, nomination, plugins, .. } => {
                 self.count_unschedulable(number, &pod, &plugins, begun);
                 self.conclude(pod, message, nomination);
             }
