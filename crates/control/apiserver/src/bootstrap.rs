@@ -70,7 +70,7 @@ impl Server {
         let mut tasks = tokio::task::JoinSet::new();
         for object in objects {
             let registry = self.registry.clone();
-            tasks.spawn(async move { ensure(&registry, object).await });
+            tasks.spawn(async move { ensure_whole(&registry, object).await });
         }
         while let Some(done) = tasks.join_next().await {
             done.map_err(|e| BootstrapError::Create { what: "the first objects".into(), status: Status::internal(e) })??;
@@ -229,6 +229,27 @@ impl Server {
 }
 
 /// Creates an object unless it is there.
+/// Makes an object, or adds to a default role or binding that is there already what it lacks.
+async fn ensure_whole(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
+    let what = format!("{} {}", object.str_at(&["kind"]), fram_machinery::meta::key(&object));
+    let fail = |status| BootstrapError::Create { what: what.clone(), status };
+    ensure(registry, object.clone()).await?;
+    let Some((group, version)) = object.str_at(&["apiVersion"]).split_once('/').filter(|(group, _)| *group == policy::GROUP) else {
+        return Ok(());
+    };
+    let api = registry.api();
+    let kind = api.kind(group, version, object.str_at(&["kind"])).ok_or_else(|| fail(Status::no_such_path()))?;
+    let served = registry.served(group, version, &kind.plural).ok_or_else(|| fail(Status::no_such_path()))?;
+    let (namespace, name) = (fram_machinery::meta::namespace(&object).to_string(), fram_machinery::meta::name(&object).to_string());
+    let place = Place { served, namespace, name };
+    if policy::completed(&registry.get_object(&place).await.map_err(fail)?, &object).is_none() {
+        return Ok(());
+    }
+    let decide = |current: &Value| Ok(policy::completed(current, &object).unwrap_or_else(|| current.clone()));
+    let written = registry.update(&place, "", &definitions::write(), decide).await;
+    definitions::settled(written.map(drop)).map_err(fail)
+}
+
 pub(crate) async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
     let what = format!("{} {}", object.str_at(&["kind"]), fram_machinery::meta::key(&object));
     let fail = |status| BootstrapError::Create { what: what.clone(), status };

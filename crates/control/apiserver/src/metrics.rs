@@ -124,21 +124,21 @@ async fn windows(server: &Server, names: Vec<String>) -> BTreeMap<String, Window
     out
 }
 
-/// From the look before to one now. Where there was none of late, the node is looked at twice.
+/// From looks before to one now. Where there was none of late, the node is looked at twice.
 async fn window(nodes: &dyn Nodes, node: &str, looks: &Looks, time: impl Fn() -> String) -> Result<Window, Status> {
     let mut looks = looks.lock().await;
     if let Some(known) = looks.as_ref().filter(|w| w.last.at.elapsed() < LEAST_WINDOW) {
         return Ok(known.clone());
     }
     let before = match looks.as_ref().filter(|w| w.last.is_recent()) {
-        Some(known) => known.last.clone(),
+        Some(known) => known.looks(),
         None => {
             let first = look(nodes, node, time()).await?;
             tokio::time::sleep(LEAST_WINDOW).await;
-            first
+            vec![first]
         }
     };
-    let window = Window { before, last: look(nodes, node, time()).await? };
+    let window = Window::new(before, look(nodes, node, time()).await?);
     *looks = Some(window.clone());
     Ok(window)
 }

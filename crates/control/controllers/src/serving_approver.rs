@@ -3,8 +3,9 @@
 //! be anybody else's. What is asked for beyond that waits for a human, as upstream. Signing is not done here.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use fram_client::resources::{NODES, SERVICES};
+use fram_client::resources::{NODES, SERVICE_CIDRS, SERVICES};
 use fram_client::{Action, Call, Controller, Resource, Verb};
 use fram_machinery::{Value, meta, object};
 use rcgen::{CertificateSigningRequestParams, DnType, DnValue, SanType};
@@ -18,7 +19,7 @@ const USER: &str = "system:node:";
 
 pub(crate) fn start(context: &Context) {
     let requests = context.informers.get(&REQUESTS);
-    let others = [&NODES, &SERVICES, &ENDPOINTS].map(|resource| context.informers.get(resource));
+    let others = [&NODES, &SERVICES, &ENDPOINTS, &SERVICE_CIDRS].map(|resource| context.informers.get(resource));
     let client = context.client("kubelet-serving-approver");
     let now = context.now.clone();
     // A node that asks before it has said its addresses is looked at again when it has.
@@ -28,14 +29,18 @@ pub(crate) fn start(context: &Context) {
         let own = waiting.list().into_iter().filter(|request| request.str_at(&["spec", "username"]) == user);
         own.map(|request| meta::name(&request).to_owned()).collect()
     };
-    let controller = Controller::new("kubeletservingapprover", 1).owns(&requests).watches(&others[0], of_node);
+    // What is not known yet would look as if nobody had it.
+    let known = others[1..].iter().fold(Controller::new("kubeletservingapprover", 1), Controller::needs);
+    let controller = known.owns(&requests).watches(&others[0], of_node);
     context.run(controller, (client, requests, others, now), |context, name| async move {
-        let (client, requests, [nodes, services, endpoints], now) = &*context;
+        let (client, requests, [nodes, services, endpoints, ranges], now) = &*context;
         let Some(request) = requests.get(&name).filter(|request| is_open(request)) else { return Ok(Action::Done) };
-        let (nodes, services, endpoints) = (nodes.list(), services.list(), endpoints.get_in("default", "kubernetes"));
+        let Some(servers) = endpoints.get_in("default", "kubernetes") else { return Ok(Action::After(SERVERS)) };
+        let (nodes, services, ranges) = (nodes.list(), services.list(), ranges.list());
         let taken = Taken {
             services: services.iter().map(AsRef::as_ref).collect(),
-            servers: endpoints.as_deref(),
+            ranges: ranges.iter().map(AsRef::as_ref).collect(),
+            servers: &servers,
             nodes: nodes.iter().map(AsRef::as_ref).collect(),
         };
         if let Err(reason) = taken.allows(&request) {
@@ -49,6 +54,9 @@ pub(crate) fn start(context: &Context) {
         Ok(Action::Done)
     });
 }
+
+/// How soon it is looked again where the API servers' addresses are not there yet.
+const SERVERS: Duration = Duration::from_secs(5);
 
 /// A request of this signer that nobody has answered.
 fn is_open(request: &Value) -> bool {
@@ -66,8 +74,10 @@ fn approved(mut request: Value, now: &str) -> Value {
 struct Taken<'a> {
     nodes: Vec<&'a Value>,
     services: Vec<&'a Value>,
+    /// The ServiceCIDRs: an address in one may be a Service's tomorrow.
+    ranges: Vec<&'a Value>,
     /// The Endpoints of the API servers.
-    servers: Option<&'a Value>,
+    servers: &'a Value,
 }
 
 impl Taken<'_> {
@@ -98,6 +108,10 @@ impl Taken<'_> {
     }
 
     fn allows_address(&self, node: &Value, address: IpAddr) -> Result<(), String> {
+        // Clients take an IPv4 address in the form of an IPv6 one for the same.
+        if address.to_canonical() != address {
+            return Err(format!("{address} is an address of IPv4 in another form"));
+        }
         if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
             return Err(format!("{address} is nobody's own"));
         }
@@ -111,7 +125,10 @@ impl Taken<'_> {
         if self.services.iter().flat_map(|service| service_addresses(service)).any(|taken| taken == address) {
             return Err(format!("{address} is a Service's"));
         }
-        if self.servers.into_iter().flat_map(server_addresses).any(|server| server == address) {
+        if self.ranges.iter().flat_map(|range| range.list_at(&["spec", "cidrs"])).any(|cidr| holds(cidr.as_str(), address)) {
+            return Err(format!("{address} is in a range of Services"));
+        }
+        if server_addresses(self.servers).any(|server| server == address) {
             return Err(format!("{address} is an API server's"));
         }
         Ok(())
@@ -120,7 +137,26 @@ impl Taken<'_> {
 
 /// Names by which clients know the API server, which the cluster's authority vouches for too.
 fn is_special(name: &str) -> bool {
-    name == "localhost" || name == "kubernetes" || name.starts_with("kubernetes.")
+    let service = name.ends_with(".svc") || name.contains(".svc.");
+    name == "localhost" || name == "kubernetes" || name.starts_with("kubernetes.") || service
+}
+
+/// Whether an address is in a range. One that cannot be read holds every address.
+fn holds(range: Option<&str>, address: IpAddr) -> bool {
+    let parts = range.and_then(|range| range.split_once('/'));
+    let parts = parts.and_then(|(first, length)| Some((first.parse::<IpAddr>().ok()?, length.parse::<u32>().ok()?)));
+    match (parts, address) {
+        (Some((IpAddr::V4(first), length)), IpAddr::V4(address)) => {
+            let apart = u32::from(first) ^ u32::from(address);
+            apart.checked_shr(32u32.saturating_sub(length)).unwrap_or(0) == 0
+        }
+        (Some((IpAddr::V6(first), length)), IpAddr::V6(address)) => {
+            let apart = u128::from(first) ^ u128::from(address);
+            apart.checked_shr(128u32.saturating_sub(length)).unwrap_or(0) == 0
+        }
+        (Some(_), _) => false,
+        (None, _) => true,
+    }
 }
 
 fn decoded(request: &Value) -> Option<CertificateSigningRequestParams> {
@@ -137,7 +173,12 @@ fn common_name(params: &CertificateSigningRequestParams) -> Option<&str> {
 }
 
 fn parsed<'a>(texts: impl Iterator<Item = &'a Value> + 'a, path: &'static [&'static str]) -> impl Iterator<Item = IpAddr> + 'a {
-    texts.filter_map(move |value| if path.is_empty() { value.as_str() } else { Some(value.str_at(path)) }?.parse().ok())
+    texts.filter_map(move |value| if path.is_empty() { value.as_str() } else { Some(value.str_at(path)) }.and_then(address))
+}
+
+/// In the form in which clients compare them.
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
 fn addresses(node: &Value) -> impl Iterator<Item = IpAddr> + '_ {
@@ -175,17 +216,20 @@ mod tests {
 
     #[test]
     fn a_node_gets_its_own_name_and_addresses_and_nothing_else() {
-        let own = ["192.0.2.1", "192.0.2.2", "10.96.0.1", "10.96.0.9", "192.0.2.100", "127.0.0.1", "a"];
+        let own = ["192.0.2.1", "192.0.2.2", "10.96.0.1", "10.96.0.9", "10.97.3.4", "::ffff:10.96.0.1", "192.0.2.100", "127.0.0.1", "a"];
         let nodes = [node("a", &own), node("b", &["192.0.2.2"]), node("kubernetes", &["192.0.2.3"])];
         let services = [object!({ "spec": { "clusterIPs": ["10.96.0.1"] } }), object!({ "spec": { "externalIPs": ["10.96.0.9"] } })];
+        let range = object!({ "spec": { "cidrs": ["10.97.0.0/16", "fd00::/112"] } });
         let servers = object!({ "subsets": [{ "addresses": [{ "ip": "192.0.2.100" }] }] });
-        let taken = Taken { nodes: nodes.iter().collect(), services: services.iter().collect(), servers: Some(&servers) };
+        let taken = Taken { nodes: nodes.iter().collect(), services: services.iter().collect(), ranges: vec![&range], servers: &servers };
         let of = |names: &[&str]| request("system:node:a", "system:node:a", names, "server auth");
         let check = |request: Value, expect: Result<(), &str>| assert_eq!(taken.allows(&request), expect.map_err(str::to_owned));
         check(of(&["a", "192.0.2.1"]), Ok(()));
         check(of(&["a", "192.0.2.2"]), Err("192.0.2.2 is another node's too"));
         check(of(&["10.96.0.1"]), Err("10.96.0.1 is a Service's"));
         check(of(&["10.96.0.9"]), Err("10.96.0.9 is a Service's"));
+        check(of(&["10.97.3.4"]), Err("10.97.3.4 is in a range of Services"));
+        check(of(&["::ffff:10.96.0.1"]), Err("::ffff:10.96.0.1 is an address of IPv4 in another form"));
         check(of(&["192.0.2.100"]), Err("192.0.2.100 is an API server's"));
         check(of(&["127.0.0.1"]), Err("127.0.0.1 is nobody's own"));
         check(of(&["192.0.2.9"]), Err("192.0.2.9 is not an address of the node"));
@@ -198,6 +242,15 @@ mod tests {
         let name = "kubernetes";
         let special = request("system:node:kubernetes", "system:node:kubernetes", &[name], "server auth");
         check(special, Err("\"kubernetes\" is not the node's name"));
+    }
+
+    #[test]
+    fn a_range_holds_what_begins_as_it_does() {
+        let held = |range: &str, address: &str| holds(Some(range), address.parse().unwrap());
+        assert!(held("10.96.0.0/12", "10.111.255.255") && !held("10.96.0.0/12", "10.112.0.0"));
+        assert!(held("fd00::/112", "fd00::ffff") && !held("fd00::/112", "fd00::1:0"));
+        assert!(held("10.0.0.1/32", "10.0.0.1") && !held("10.0.0.1/32", "10.0.0.2") && held("0.0.0.0/0", "10.0.0.2"));
+        assert!(!held("fd00::/112", "10.0.0.1") && held("nonsense", "10.0.0.1"));
     }
 
     #[test]

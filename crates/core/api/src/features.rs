@@ -50,7 +50,7 @@ fn pod_spec(kind: &Kind) -> Option<&'static [&'static str]> {
 /// Drops what belongs to APIs that are off from an object that is about to replace `old`.
 pub fn drop_unserved(kind: &Kind, object: &mut Value, old: Option<&Value>) {
     let features = kind.features;
-    if kind.kind == "Lease" && !features.lease_candidates {
+    if kind.is("coordination.k8s.io", "Lease") && !features.lease_candidates {
         for field in ["strategy", "preferredHolder"] {
             if old.and_then(|old| old.at(&["spec", field])).is_none_or(Value::is_null) {
                 object.remove(&["spec", field]);
@@ -111,6 +111,19 @@ mod tests {
         assert_eq!(written("", Some(&dropped)), dropped);
         assert_eq!(written("", Some(&pod)), pod);
         assert_eq!(written("api/beta=true,api/alpha=true", None), pod);
+    }
+
+    #[test]
+    fn a_custom_resource_of_a_known_name_keeps_its_fields() {
+        let api = Api::builtin().unwrap();
+        let own = api.kind("coordination.k8s.io", "v1", "Lease").unwrap();
+        let other = Kind { group: "dhcp.example.com".into(), ..(**own).clone() };
+        let lease = object!({ "spec": { "strategy": "s", "preferredHolder": "p" } });
+        for (kind, kept) in [(&**own, false), (&other, true)] {
+            let mut object = lease.clone();
+            drop_unserved(kind, &mut object, None);
+            assert_eq!(object == lease, kept, "{}", kind.group);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod client;
 mod forms;
 mod messages;
+mod metrics;
 mod server;
 mod status;
 mod tables;

@@ -2,6 +2,9 @@
 //! it (upstream's plugin ClusterTrustBundleAttest and validateTrustBundle); who asks for a pod's certificate holds its key, and what is
 //! issued is for that key and as long as was asked (upstream's validation of PodCertificateRequests).
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use base64::Engine;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value};
@@ -66,7 +69,7 @@ fn attest(rbac: &Rbac, request: &Request<'_>, object: &Value, old: Option<&Value
 }
 
 fn bundle_errors(bundle: &str) -> Vec<FieldError> {
-    let mut seen: Vec<Vec<u8>> = Vec::new();
+    let mut seen: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut errors = Vec::new();
     let mut fail = |why: String| errors.push(FieldError::invalid("spec.trustBundle", "<value omitted>", &why));
     let mut any = false;
@@ -81,17 +84,17 @@ fn bundle_errors(bundle: &str) -> Vec<FieldError> {
             continue;
         }
         match X509Certificate::from_der(&block.contents) {
-            Ok((rest, certificate)) if rest.is_empty() => match certificate.basic_constraints() {
+            Ok(([], certificate)) => match certificate.basic_constraints() {
                 Ok(Some(constraints)) if constraints.value.ca => {}
                 Ok(_) => fail(format!("entry {i} does not have the CA bit set")),
                 Err(_) => fail(format!("entry {i} has invalid basic constraints")),
             },
             _ => fail(format!("entry {i} does not parse as X.509")),
         }
-        if let Some(first) = seen.iter().position(|one| *one == block.contents) {
-            fail(format!("duplicate trust anchor (indices [{first} {i}])"));
+        match seen.entry(block.contents) {
+            Entry::Occupied(first) => fail(format!("duplicate trust anchor (indices [{} {i}])", first.get())),
+            Entry::Vacant(place) => drop(place.insert(i)),
         }
-        seen.push(block.contents);
     }
     if !any {
         fail("at least one trust anchor must be provided".into());
@@ -109,8 +112,12 @@ fn key_problem(key: &SubjectPublicKeyInfo<'_>) -> Option<String> {
     match key.parsed() {
         Ok(PublicKey::RSA(rsa)) if matches!(rsa.key_size(), 3072 | 4096) => None,
         Ok(PublicKey::RSA(_)) => Some("RSA keys must have modulus size 3072 or 4096".into()),
-        Ok(PublicKey::EC(point)) if matches!(point.key_size(), 256 | 384 | 521 | 528) => None,
-        Ok(PublicKey::EC(_)) => Some("elliptic public keys must use curve P256, P384, or P521".into()),
+        Ok(PublicKey::EC(point)) if matches!(point.key_size(), 256 | 384) => None,
+        // ring has no such curve, which upstream takes.
+        Ok(PublicKey::EC(point)) if matches!(point.key_size(), 521 | 528) => {
+            Some("keys on curve P521 cannot be verified here; use P256 or P384".into())
+        }
+        Ok(PublicKey::EC(_)) => Some("elliptic public keys must use curve P256 or P384".into()),
         Ok(PublicKey::Unknown(_)) if key.algorithm.algorithm.to_id_string() == ED25519 => None,
         _ => Some("unknown public key type; supported types are Ed25519, ECDSA, and RSA".into()),
     }
@@ -139,8 +146,7 @@ fn proof_error(object: &Value) -> Option<FieldError> {
         Ok(PublicKey::RSA(_)) => &signature::RSA_PSS_2048_8192_SHA256,
         Ok(PublicKey::EC(point)) if point.key_size() == 256 => &signature::ECDSA_P256_SHA256_ASN1,
         Ok(PublicKey::EC(point)) if point.key_size() == 384 => &signature::ECDSA_P384_SHA256_ASN1,
-        // ring knows no other curve.
-        Ok(PublicKey::EC(_)) => return fail("proofs by keys on curve P521 cannot be verified here; send a stubPKCS10Request"),
+        Ok(PublicKey::EC(_)) => return fail("elliptic public keys must use curve P256 or P384"),
         _ => &signature::ED25519,
     };
     let public = signature::UnparsedPublicKey::new(algorithm, key.subject_public_key.data.as_ref());
@@ -171,7 +177,7 @@ fn chain_error(object: &Value, now: &str) -> Option<FieldError> {
     if others.iter().any(|block| X509Certificate::from_der(&block.contents).is_err()) {
         return fail(CHAIN, "intermediate certificate does not parse as valid X.509");
     }
-    if !asked_key(object).is_some_and(|key| key == leaf.public_key().raw) {
+    if asked_key(object).is_none_or(|key| key != leaf.public_key().raw) {
         return fail(CHAIN, "leaf certificate was not issued to the requested public key");
     }
     let time = |text: &str| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second);

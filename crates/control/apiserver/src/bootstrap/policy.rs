@@ -4,6 +4,10 @@ use fram_api::Api;
 use fram_machinery::{Value, meta, object};
 
 use super::BootstrapError;
+use crate::authorize::rules::Rule;
+
+/// Whether a default is kept up to date.
+const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 const POLICY: &str = include_str!("../../policy/rbac.policy");
 /// Apart from upstream's defaults, so that those stay comparable.
@@ -11,7 +15,7 @@ const JOIN: &str = include_str!("../../policy/join.policy");
 const METRICS: &str = include_str!("../../policy/metrics.policy");
 const STORAGE: &str = include_str!("../../policy/storage.policy");
 const PRELIMINARY: &str = include_str!("../../policy/preliminary.policy");
-const GROUP: &str = "rbac.authorization.k8s.io";
+pub(super) const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// All default roles and bindings where `api` is served.
 pub(super) fn default_objects(api: &Api) -> Result<Vec<Value>, BootstrapError> {
@@ -46,6 +50,31 @@ pub(super) fn default_objects(api: &Api) -> Result<Vec<Value>, BootstrapError> {
     Ok(objects)
 }
 
+/// A default role or binding that is there with what it lacks of `wanted`; None where it lacks nothing, or somebody wants it left alone.
+/// See upstream's reconciliation of bootstrap roles.
+pub(super) fn completed(current: &Value, wanted: &Value) -> Option<Value> {
+    if meta::annotation(current, AUTOUPDATE) == Some("false") {
+        return None;
+    }
+    let held: Vec<Rule> = current.list_at(&["rules"]).iter().map(Rule::from_object).collect();
+    let lacks = |rule: &&Value| !Rule::from_object(rule).single().into_iter().all(|one| held.iter().any(|held| held.includes(&one)));
+    let rules: Vec<Value> = wanted.list_at(&["rules"]).iter().filter(lacks).cloned().collect();
+    let there = current.list_at(&["subjects"]);
+    let same = |a: &Value, b: &Value| ["kind", "name", "namespace"].iter().all(|field| a.str_at(&[field]) == b.str_at(&[field]));
+    let absent = |subject: &&Value| !there.iter().any(|other| same(other, subject));
+    let subjects: Vec<Value> = wanted.list_at(&["subjects"]).iter().filter(absent).cloned().collect();
+    if rules.is_empty() && subjects.is_empty() {
+        return None;
+    }
+    let mut next = current.clone();
+    for (field, more) in [("rules", rules), ("subjects", subjects)] {
+        if !more.is_empty() {
+            next.place(&[field]).make_list().extend(more);
+        }
+    }
+    Some(next)
+}
+
 fn list(text: &str) -> Value {
     text.split(',').map(|t| Value::from(if t == "\"\"" { "" } else { t })).collect::<Vec<_>>().into()
 }
@@ -66,8 +95,8 @@ fn rule(words: &[&str]) -> Option<Value> {
 
 fn base(kind: &str, namespace: &str, name: &str) -> Value {
     let mut object = object!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,
-        "metadata": { "name": name, "labels": { "kubernetes.io/bootstrapping": "rbac-defaults" },
-            "annotations": { "rbac.authorization.kubernetes.io/autoupdate": "true" } } });
+        "metadata": { "name": name, "labels": { "kubernetes.io/bootstrapping": "rbac-defaults" } } });
+    meta::set_annotation(&mut object, AUTOUPDATE, "true");
     if !namespace.is_empty() {
         object.set(&["metadata", "namespace"], namespace);
     }
@@ -134,6 +163,24 @@ mod tests {
         assert_eq!(admin.list_at(&["rules"]).len(), 2);
         let binding = named("ClusterRoleBinding", "system:basic-user").unwrap();
         assert_eq!(binding.list_at(&["subjects"])[0].str_at(&["name"]), "system:authenticated");
+    }
+
+    #[test]
+    fn a_role_gets_what_it_lacks_unless_somebody_wants_it_left_alone() {
+        let rule = |verbs: &str| rule(&["rule", "apps", "deployments", verbs]).unwrap();
+        let role = |rules: &[&str]| {
+            let mut role = base("ClusterRole", "", "r");
+            role.set(&["rules"], rules.iter().map(|verbs| rule(verbs)).collect::<Vec<_>>());
+            role
+        };
+        assert_eq!(completed(&role(&["get,list,watch"]), &role(&["get,list"])), None);
+        assert_eq!(completed(&role(&["get"]), &role(&["get,list"])), Some(role(&["get", "get,list"])));
+        let mut alone = role(&["get"]);
+        meta::set_annotation(&mut alone, AUTOUPDATE, "false");
+        assert_eq!(completed(&alone, &role(&["get,list"])), None);
+        let bound = |subjects: &[&str]| binding(base("ClusterRoleBinding", "", "b"), "clusterrole/r", subjects).unwrap();
+        assert_eq!(completed(&bound(&["user/a"]), &bound(&["user/a", "group/g"])), Some(bound(&["user/a", "group/g"])));
+        assert_eq!(completed(&bound(&["user/a", "group/g"]), &bound(&["user/a"])), None);
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::path::Query;
 use crate::respond::{self, Body};
 use crate::server::Server;
 
+/// The store's check, by the name of upstream's; the embedded one too is called so here.
+const STORE: &str = "etcd";
+
 /// How long the store may take; upstream's --etcd-healthcheck-timeout.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -17,8 +20,13 @@ type Check = (String, Result<(), String>);
 
 /// Answers `path`, which is `endpoint` or one check below it.
 pub(super) async fn answer(server: &Server, endpoint: &str, path: &str, query: &Query) -> Response<Body> {
+    let one = path.strip_prefix(endpoint).unwrap_or_default().trim_matches('/');
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    // Nobody waits for a store that he did not ask about.
+    let asks_store = (one.is_empty() || one == STORE) && !excluded.contains(&STORE);
+    let store = if asks_store { store(server).await } else { Ok(()) };
     // Whoever answers has written its log: what writes it waits for nobody else.
-    let mut checks = vec![("ping".to_string(), Ok(())), ("log".to_string(), Ok(())), ("etcd".to_string(), store(server).await)];
+    let mut checks = vec![("ping".to_string(), Ok(())), ("log".to_string(), Ok(())), (STORE.to_string(), store)];
     let hooks = server.stages.hooks();
     checks.extend(hooks.map(|(name, done)| (name.to_string(), if done { Ok(()) } else { Err("not finished".to_string()) })));
     checks.extend(server.checks.iter().flat_map(|checks| checks()));
@@ -28,19 +36,17 @@ pub(super) async fn answer(server: &Server, endpoint: &str, path: &str, query: &
         checks.push(("shutdown".into(), if leaving { Err("process is shutting down".into()) } else { Ok(()) }));
         checks.push(("informer-sync".into(), if ready { Ok(()) } else { Err("not finished".into()) }));
     }
-    let one = path.strip_prefix(endpoint).unwrap_or_default().trim_matches('/');
     if !one.is_empty() {
         checks.retain(|(name, _)| name == one);
         if checks.is_empty() {
             return respond::bytes(404, "text/plain; charset=utf-8", "404 page not found\n");
         }
     }
-    let excluded: Vec<&str> = query.all("exclude").collect();
     let (healthy, text) = text(endpoint, &checks, &excluded, query.has("verbose"));
     respond::bytes(if healthy { 200 } else { 500 }, "text/plain; charset=utf-8", text)
 }
 
-/// Whether the store answers, by the name that upstream's has; the embedded one too is called so here.
+/// Whether the store answers.
 async fn store(server: &Server) -> Result<(), String> {
     match tokio::time::timeout(PATIENCE, server.registry.store.revision()).await {
         Ok(Ok(_)) => Ok(()),

@@ -46,7 +46,7 @@ impl Scheduler {
     pub(super) async fn try_pod(&mut self, pod: Arc<Pod>) {
         self.turn = self.turn.wrapping_add(1);
         if let Some(group) = group_of(&pod.object).filter(|_| self.followed.groups.is_some()) {
-            return self.try_group(pod, &group).await;
+            return Box::pin(self.try_group(pod, &group)).await;
         }
         let begun = self.now();
         let Some(number) = self.profile_of(&pod) else {
@@ -59,7 +59,7 @@ impl Scheduler {
                 let held = self.hold(&pod, node);
                 self.bind_beside(number, pod, held, begun);
             }
-            Found::None(attempt, outcome) => self.make_room(number, attempt, outcome, begun).await,
+            Found::None(attempt, outcome) => Box::pin(self.make_room(number, attempt, outcome, begun)).await,
             Found::Failed(error) => self.cycle_failed(number, &pod, &error.to_string(), begun),
         }
     }
@@ -68,7 +68,10 @@ impl Scheduler {
     pub(super) async fn find(&mut self, number: usize, pod: &Arc<Pod>) -> Found {
         match self.profiles[number].framework.filter(pod, &mut self.cache) {
             Filtered::Feasible(mut attempt, mut slots) => {
-                if let Err(error) = self.ask_extenders(&mut attempt, &mut slots).await {
+                // What asks extenders is large, and most clusters have none.
+                if !self.extenders.is_empty()
+                    && let Err(error) = Box::pin(self.ask_extenders(&mut attempt, &mut slots)).await
+                {
                     self.profiles[number].framework.end(attempt);
                     return Found::Failed(error);
                 }
@@ -80,7 +83,9 @@ impl Scheduler {
                 let mut totals = vec![0];
                 if slots.len() > 1 {
                     totals = framework.score(&mut attempt, &self.cache, &slots);
-                    add_priorities(&self.extenders, pod, &self.cache, &slots, &mut totals).await;
+                    if !self.extenders.is_empty() {
+                        Box::pin(add_priorities(&self.extenders, pod, &self.cache, &slots, &mut totals)).await;
+                    }
                 }
                 framework.end(attempt);
                 let chosen = best(&slots, &totals, self.turn).unwrap_or(slots[0]);

@@ -197,10 +197,6 @@ const ENDS: [&str; 3] = ["Issued", "Denied", "Failed"];
 /// Proofs and certificates are looked at on admission.
 pub(super) struct PodCertificateRequest;
 impl Strategy for PodCertificateRequest {
-    fn prepare_create(&self, request: &mut Value) {
-        request.remove(&["status"]);
-    }
-
     fn validate_create(&self, request: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let signer = request.str_at(&["spec", "signerName"]);
@@ -274,7 +270,7 @@ impl Strategy for PodCertificateRequest {
                     errors.push(FieldError::required(format!("status.{field}"), why));
                 }
             }
-            (None, _) if others.iter().any(|field| is_set(field)) => {
+            (None, _) if others.iter().any(is_set) => {
                 let why = "non-condition status fields must be empty unless the PodCertificateRequest is issued";
                 errors.push(FieldError::invalid("status", "", why));
             }
@@ -286,8 +282,8 @@ impl Strategy for PodCertificateRequest {
     fn cell(&self, request: &Value, column: &str) -> Value {
         match column {
             "State" => {
-                let conditions = request.list_at(&["status", "conditions"]).iter().map(|c| c.str_at(&["type"]));
-                conditions.filter(|ty| ENDS.contains(ty)).next_back().unwrap_or("Pending").into()
+                let mut conditions = request.list_at(&["status", "conditions"]).iter().map(|c| c.str_at(&["type"]));
+                conditions.rfind(|ty| ENDS.contains(ty)).unwrap_or("Pending").into()
             }
             "UnverifiedUserAnnotations" => {
                 let map = request.at(&["spec", "unverifiedUserAnnotations"]).and_then(Value::as_map).cloned().unwrap_or_default();

@@ -4,6 +4,7 @@ use fram_machinery::status::FieldError;
 use fram_machinery::{Value, meta, names};
 
 use super::limits::condition_errors;
+use super::resource::is_semantic_version;
 use super::{NameRule, Strategy};
 
 /// What belongs to features that are off while these kinds are served (TopologyAwareWorkloadScheduling, WorkloadAwarePreemption,
@@ -142,13 +143,9 @@ fn lease_strategy(strategy: &str, at: &str, errors: &mut Vec<FieldError>) {
 
 /// The three numbers of a version; what follows them is not compared.
 fn semantic_version(text: &str) -> Option<(u64, u64, u64)> {
-    let core = text.split(['-', '+']).next()?;
-    let mut parts = core.split('.').map(|part| {
-        let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) && (part == "0" || !part.starts_with('0'));
-        digits.then(|| part.parse::<u64>().ok()).flatten()
-    });
-    let version = (parts.next()??, parts.next()??, parts.next()??);
-    parts.next().is_none().then_some(version)
+    let core = text.split(['-', '+']).next().filter(|_| is_semantic_version(text))?;
+    let mut parts = core.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next()??))
 }
 
 /// Leases say how their holder is chosen where candidates are served.
@@ -170,10 +167,6 @@ impl Strategy for Lease {
 /// See ValidateStorageVersionMigration.
 pub(super) struct StorageVersionMigration;
 impl Strategy for StorageVersionMigration {
-    fn prepare_create(&self, migration: &mut Value) {
-        migration.remove(&["status"]);
-    }
-
     fn validate(&self, migration: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let (group, resource) = (migration.str_at(&["spec", "resource", "group"]), migration.str_at(&["spec", "resource", "resource"]));
@@ -222,7 +215,7 @@ impl Strategy for StorageVersionMigration {
             "Status" => {
                 let conditions = migration.list_at(&["status", "conditions"]).iter();
                 let known = |ty: &&str| matches!(*ty, "Running" | "Succeeded" | "Failed");
-                let now = conditions.filter(|c| c.str_at(&["status"]) == "True").map(|c| c.str_at(&["type"])).filter(known).next_back();
+                let now = conditions.filter(|c| c.str_at(&["status"]) == "True").map(|c| c.str_at(&["type"])).rfind(known);
                 now.unwrap_or("Unknown").into()
             }
             _ => Value::Null,
@@ -238,10 +231,6 @@ impl Strategy for StorageVersion {
             None => Err("name must be in the form of <group>.<resource>"),
             Some((group, resource)) => names::dns_subdomain(group).and_then(|()| names::dns1035_label(resource)),
         }
-    }
-
-    fn prepare_create(&self, object: &mut Value) {
-        object.remove(&["status"]);
     }
 
     fn validate_subresource(&self, _: &str, object: &Value, _: &Value) -> Vec<FieldError> {
@@ -311,7 +300,7 @@ mod tests {
         assert!(errors("1.36.0", "1.35.0", OLDEST).is_empty());
         assert_eq!(errors("1.34.0", "1.35.0", OLDEST), ["spec.binaryVersion"]);
         assert_eq!(errors("1.34", "", OLDEST), ["spec.binaryVersion", "spec.emulationVersion"]);
-        assert_eq!(errors("1.34.0", "", "x"), ["spec.strategy"]);
+        assert_eq!(errors("1.34.0+?", "", "x"), ["spec.binaryVersion", "spec.strategy"]);
         assert!(errors("1.34.0-rc.1", "", "example.com/mine").is_empty());
     }
 

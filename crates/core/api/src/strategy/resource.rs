@@ -15,7 +15,7 @@ use super::Strategy;
 use super::limits::condition_errors;
 use super::pod::placement::node_selector;
 
-pub(super) use slice::ResourceSlice;
+pub(super) use slice::{ResourceSlice, is_semantic_version};
 pub(super) use tainting::{DeviceTaintRule, ResourcePoolStatusRequest};
 
 /// See OpaqueParametersMaxLength and AllocatedDeviceStatusDataMaxLength.

@@ -8,6 +8,7 @@ use fram_grpc::message::Message;
 use fram_grpc::server::{Call, Reply, Service, Status};
 
 use super::messages::*;
+use super::metrics::{self, MetricDescriptors, PodSandboxesMetrics};
 use super::{IMAGES, RUNTIME, status};
 use crate::*;
 
@@ -34,7 +35,7 @@ impl Service for CriServer {
                     Box::pin(self.about_runtime(name, call)).await
                 }
                 "Exec" | "Attach" | "PortForward" | "ExecSync" => Box::pin(self.sessions(name, call)).await,
-                name if name.ends_with("Stats") => Box::pin(self.usage(name, call)).await,
+                name if name.ends_with("Stats") || name.contains("Metric") => Box::pin(self.usage(name, call)).await,
                 name if name.contains("PodSandbox") => Box::pin(self.sandboxes(name, call)).await,
                 name => Box::pin(self.containers(name, call)).await,
             }
@@ -288,6 +289,12 @@ impl CriServer {
                 }
                 let stats = runtime.list_pod_sandbox_stats(&filter).await.map_err(status::of_runtime)?;
                 listed(name, stats, |stats| PodSandboxesStats { stats })
+            }
+            "ListMetricDescriptors" => reply(&MetricDescriptors { descriptors: metrics::descriptors() }),
+            "ListPodSandboxMetrics" | "StreamPodSandboxMetrics" => {
+                let stats = runtime.list_pod_sandbox_stats(&PodSandboxStatsFilter::default()).await.map_err(status::of_runtime)?;
+                let pods = stats.into_iter().map(metrics::of_sandbox).collect();
+                listed(name, pods, |pod_metrics| PodSandboxesMetrics { pod_metrics })
             }
             name => Err(Status::unknown_method(name)),
         }

@@ -20,7 +20,7 @@ use crate::shim::clock;
 
 /// Runs containers of OCI bundles, as other OCI runtimes do.
 #[derive(Parser)]
-#[command(name = "fram oci", version, disable_help_subcommand = true)]
+#[command(name = "fram oci", bin_name = "fram oci", version, disable_help_subcommand = true)]
 struct Line {
     #[command(flatten)]
     global: Global,

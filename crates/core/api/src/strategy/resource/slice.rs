@@ -218,7 +218,7 @@ fn attribute(attribute: &Value, at: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// `1.2.3-pre.1+build`, as semver.org has it.
-fn is_semantic_version(text: &str) -> bool {
+pub(in crate::strategy) fn is_semantic_version(text: &str) -> bool {
     let (rest, build) = text.split_once('+').map_or((text, None), |(r, b)| (r, Some(b)));
     let (core, pre) = rest.split_once('-').map_or((rest, None), |(c, p)| (c, Some(p)));
     let word = |s: &str| !s.is_empty() && s.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');

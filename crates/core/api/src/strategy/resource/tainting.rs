@@ -9,10 +9,6 @@ use crate::strategy::limits::condition_errors;
 
 pub(in crate::strategy) struct DeviceTaintRule;
 impl Strategy for DeviceTaintRule {
-    fn prepare_create(&self, rule: &mut Value) {
-        rule.remove(&["status"]);
-    }
-
     /// A new taint counts from now on, and so does one with another effect; see the strategy's PrepareForUpdate.
     fn stamp(&self, rule: &mut Value, old: Option<&Value>, now: &str) {
         let changed = old.is_some_and(|old| {
@@ -47,10 +43,6 @@ impl Strategy for DeviceTaintRule {
 /// See ResourcePoolStatusRequest of resource.k8s.io/v1alpha3.
 pub(in crate::strategy) struct ResourcePoolStatusRequest;
 impl Strategy for ResourcePoolStatusRequest {
-    fn prepare_create(&self, request: &mut Value) {
-        request.remove(&["status"]);
-    }
-
     fn validate_subresource(&self, _: &str, request: &Value, _: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         condition_errors(request.list_at(&["status", "conditions"]), "status.conditions", &mut errors);
