@@ -248,6 +248,18 @@ fn further_processes_run_in_the_container_with_their_own_exit_codes() {
 }
 
 #[test]
+fn an_id_that_is_only_claimed_has_no_processes_and_no_limits() {
+    let rig = Rig::new("claimed", "");
+    fs::create_dir_all(rig.path().join("state").join(&rig.id)).unwrap();
+    // A signal that ends nothing, should it go further than it may.
+    for words in [&["kill", "--all", &rig.id, "URG"][..], &["kill", &rig.id, "URG"], &["ps", &rig.id], &["update", &rig.id]] {
+        assert!(rig.refused(words).contains("container not running"), "{words:?}");
+    }
+    rig.run(&["delete", "--force", &rig.id]);
+    assert!(rig.refused(&["state", &rig.id]).contains("does not exist"));
+}
+
+#[test]
 fn run_waits_and_gives_the_exit_code_of_the_container() {
     let rig = Rig::new("run", "echo here; exit 5");
     let output = rig.ask(&["run", "--bundle", ".", &rig.id]);
