@@ -260,6 +260,28 @@ fn an_id_that_is_only_claimed_has_no_processes_and_no_limits() {
 }
 
 #[test]
+fn a_cgroup_with_processes_of_others_is_refused_and_left_alone() {
+    let first = Rig::new("owner", "trap 'exit 0' TERM; while :; do sleep 1; done");
+    first.create();
+    let second = Rig::new("guest", "exit 0");
+    // Its own, and one that holds it.
+    let parent = format!("/fram-test-{}", std::process::id());
+    let third = Rig::new("nested", "trap 'exit 0' TERM; while :; do sleep 1; done");
+    third.change(|spec| spec["linux"]["cgroupsPath"] = json!(format!("{parent}/inside")));
+    third.create();
+    for path in [format!("/fram-oci/{}", first.id), parent.clone()] {
+        second.change(|spec| spec["linux"]["cgroupsPath"] = json!(path));
+        assert!(second.refused(&["create", "--bundle", ".", &second.id]).contains("container's cgroup is not empty"), "{path}");
+        assert!(second.refused(&["state", &second.id]).contains("does not exist"));
+    }
+    assert_eq!((first.status(), third.status()), ("created".into(), "created".into()));
+    third.run(&["delete", "--force", &third.id]);
+    // What held it is empty now, and goes with who uses it next.
+    second.create();
+    second.run(&["delete", "--force", &second.id]);
+}
+
+#[test]
 fn run_waits_and_gives_the_exit_code_of_the_container() {
     let rig = Rig::new("run", "echo here; exit 5");
     let output = rig.ask(&["run", "--bundle", ".", &rig.id]);
