@@ -92,24 +92,30 @@ impl Rig {
         state["status"].as_str().unwrap().to_owned()
     }
 
-    /// The container's process is the child of nobody here.
     fn wait_until_stopped(&self) {
         let pid: i32 = fs::read_to_string(self.path().join("pid")).unwrap().parse().unwrap();
-        // SAFETY: takes numbers only.
-        let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
-        let mut event = libc::pollfd { fd: process, events: libc::POLLIN, revents: 0 };
-        if process != -1 {
-            // SAFETY: one structure, which lives until the call returns.
-            assert_eq!(unsafe { libc::poll(&mut event, 1, 20_000) }, 1, "the container does not stop");
-            // SAFETY: a descriptor that is this function's.
-            unsafe { libc::close(process) };
-        }
+        assert!(ends(pid), "the container does not stop");
         assert_eq!(self.status(), "stopped");
     }
 
     fn output(&self) -> String {
         fs::read_to_string(self.path().join("output")).unwrap()
     }
+}
+
+/// Waits for a process, which need not be a child.
+fn ends(pid: i32) -> bool {
+    // SAFETY: takes numbers only.
+    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+    if process == -1 {
+        return true;
+    }
+    let mut event = libc::pollfd { fd: process, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one structure, which lives until the call returns.
+    let came = unsafe { libc::poll(&mut event, 1, 20_000) };
+    // SAFETY: a descriptor that is this function's.
+    unsafe { libc::close(process) };
+    came == 1
 }
 
 impl Drop for Rig {
@@ -125,6 +131,9 @@ fn a_container_is_created_started_killed_and_deleted() {
     let state: Value = serde_json::from_str(&rig.run(&["state", &rig.id])).unwrap();
     assert_eq!((state["status"].as_str(), state["id"].as_str()), (Some("created"), Some(&*rig.id)));
     assert_eq!(state["bundle"].as_str(), rig.path().canonicalize().unwrap().to_str());
+    for place in [rig.path().join("state"), rig.path().join("state").join(&rig.id)] {
+        assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o066, 0, "{place:?}");
+    }
     assert_eq!(state["pid"].to_string(), fs::read_to_string(rig.path().join("pid")).unwrap());
     assert!(rig.refused(&["create", "--bundle", ".", &rig.id]).contains("exist"));
     assert_eq!(rig.output(), "");
@@ -279,6 +288,22 @@ fn a_cgroup_with_processes_of_others_is_refused_and_left_alone() {
     // What held it is empty now, and goes with who uses it next.
     second.create();
     second.run(&["delete", "--force", &second.id]);
+}
+
+#[test]
+fn a_container_in_a_user_namespace_of_its_own_runs_and_further_processes_in_it() {
+    let rig = Rig::new("userns", "while :; do sleep 1; done");
+    rig.change(|spec| {
+        spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+        let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 1000 }]);
+        spec["linux"]["uidMappings"] = map.clone();
+        spec["linux"]["gidMappings"] = map;
+    });
+    fs::set_permissions(rig.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    rig.create();
+    rig.run(&["start", &rig.id]);
+    assert_eq!(rig.run(&["exec", &rig.id, "id", "-u"]), "0\n");
+    assert!(rig.run(&["exec", &rig.id, "cat", "/proc/self/uid_map"]).contains("100000"));
 }
 
 #[test]

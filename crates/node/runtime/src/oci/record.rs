@@ -2,8 +2,9 @@
 //! record and by the kernel together.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Hooks;
@@ -135,11 +136,11 @@ impl Containers {
         Ok(self.root.join(id))
     }
 
-    /// Takes an id. Of two that want it one is refused.
+    /// Takes an id. Of two that want it one is refused. Records hold the variables of processes, which are for root alone to read.
     pub(super) fn claim(&self, id: &str) -> Result<PathBuf, OciError> {
         let directory = self.directory(id)?;
-        fs::create_dir_all(&self.root).map_err(at("create", &self.root))?;
-        match fs::create_dir(&directory) {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.root).map_err(at("create", &self.root))?;
+        match DirBuilder::new().mode(0o700).create(&directory) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(OciError::Exists),
             made => made.map(|()| directory.clone()).map_err(at("create", &directory)),
         }
