@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -83,7 +84,7 @@ impl Rig {
     fn create(&self) {
         let output = fs::File::create(self.path().join("output")).unwrap();
         let mut command = self.command(&["create", "--bundle", ".", "--pid-file", "pid", &self.id]);
-        let status = command.stdin(std::process::Stdio::null()).stdout(output).status().unwrap();
+        let status = command.stdin(Stdio::null()).stdout(output).status().unwrap();
         assert!(status.success());
     }
 
@@ -92,6 +93,7 @@ impl Rig {
         state["status"].as_str().unwrap().to_owned()
     }
 
+    /// The container's process is the child of nobody here.
     fn wait_until_stopped(&self) {
         let pid: i32 = fs::read_to_string(self.path().join("pid")).unwrap().parse().unwrap();
         assert!(ends(pid), "the container does not stop");
@@ -103,7 +105,7 @@ impl Rig {
     }
 }
 
-/// Waits for a process, which need not be a child.
+/// Whether a process ends within a while; one that is not there has.
 fn ends(pid: i32) -> bool {
     // SAFETY: takes numbers only.
     let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
@@ -291,8 +293,8 @@ fn a_cgroup_with_processes_of_others_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_container_in_a_user_namespace_of_its_own_runs_and_further_processes_in_it() {
-    let rig = Rig::new("userns", "while :; do sleep 1; done");
+fn a_container_in_a_user_namespace_of_its_own_runs() {
+    let rig = Rig::new("userns", "cat /proc/self/uid_map; exit 0");
     rig.change(|spec| {
         spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
         let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 1000 }]);
@@ -302,8 +304,33 @@ fn a_container_in_a_user_namespace_of_its_own_runs_and_further_processes_in_it()
     fs::set_permissions(rig.path(), fs::Permissions::from_mode(0o755)).unwrap();
     rig.create();
     rig.run(&["start", &rig.id]);
-    assert_eq!(rig.run(&["exec", &rig.id, "id", "-u"]), "0\n");
-    assert!(rig.run(&["exec", &rig.id, "cat", "/proc/self/uid_map"]).contains("100000"));
+    rig.wait_until_stopped();
+    assert_eq!(rig.output().split_whitespace().collect::<Vec<_>>(), ["0", "100000", "1000"]);
+}
+
+#[test]
+fn what_a_killed_creator_leaves_can_be_deleted() {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    let rig = Rig::new("killed", "exit 0");
+    // The pid file comes last, when the container's process waits to be started: here it is a pipe that takes no more.
+    let pipe = rig.path().join(".pid.new");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut full = fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&pipe).unwrap();
+    while full.write(&[0; 4096]).is_ok() {}
+    let opened = Inotify::init(InitFlags::empty()).unwrap();
+    opened.add_watch(&pipe, AddWatchFlags::IN_OPEN).unwrap();
+    let mut command = rig.command(&["create", "--bundle", ".", "--pid-file", "pid", &rig.id]);
+    let mut creator = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    opened.read_events().unwrap();
+    creator.kill().unwrap();
+    creator.wait().unwrap();
+    assert_eq!(rig.status(), "created");
+    let mut delete = rig.command(&["delete", "--force", &rig.id]).spawn().unwrap();
+    let ended = ends(delete.id().try_into().unwrap());
+    let _ = delete.kill();
+    assert!(ended, "delete waits for a creator that is gone");
+    assert!(delete.wait().unwrap().success());
+    assert!(rig.refused(&["state", &rig.id]).contains("does not exist"));
 }
 
 #[test]

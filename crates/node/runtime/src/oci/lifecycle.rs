@@ -144,7 +144,10 @@ pub(super) fn delete(containers: &Containers, id: &str, force: bool) -> Result<W
         Err(OciError::NotFound) if force => return Ok(Warnings::new()),
         lock => lock?,
     };
-    let record = containers.load(id)?;
+    let record = match containers.load(id) {
+        Err(OciError::NotFound) if force => return Ok(Warnings::new()),
+        record => record?,
+    };
     let status = record.status();
     if !matches!(status, Status::Stopped | Status::Created) && !force {
         return Err(OciError::State(format!("cannot delete container {id} that is not stopped: {}", status.name())));
