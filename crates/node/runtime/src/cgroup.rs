@@ -113,6 +113,11 @@ impl Cgroups {
         text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
     }
 
+    /// Whether a process is in the cgroup or in one inside it, in any hierarchy.
+    pub(crate) fn is_occupied(&self, cgroup: &str) -> bool {
+        self.paths(cgroup).any(|path| holds_processes(&path))
+    }
+
     /// Signals every process in the cgroup once; gives how many there were.
     pub(crate) fn signal(&self, cgroup: &str, signal: Signal) -> usize {
         let processes = self.processes(cgroup);
@@ -174,6 +179,15 @@ fn inherit_cpuset(path: &Path) -> io::Result<()> {
         fs::write(path.join(file), fs::read_to_string(parent.join(file))?)?;
     }
     Ok(())
+}
+
+/// One that is not there holds none.
+fn holds_processes(path: &Path) -> bool {
+    if fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|text| !text.trim().is_empty()) {
+        return true;
+    }
+    let inside = fs::read_dir(path).into_iter().flatten().flatten();
+    inside.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).any(|entry| holds_processes(&entry.path()))
 }
 
 fn remove_tree(path: &Path) -> io::Result<()> {

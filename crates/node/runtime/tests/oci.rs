@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
@@ -83,7 +84,7 @@ impl Rig {
     fn create(&self) {
         let output = fs::File::create(self.path().join("output")).unwrap();
         let mut command = self.command(&["create", "--bundle", ".", "--pid-file", "pid", &self.id]);
-        let status = command.stdin(std::process::Stdio::null()).stdout(output).status().unwrap();
+        let status = command.stdin(Stdio::null()).stdout(output).status().unwrap();
         assert!(status.success());
     }
 
@@ -95,21 +96,28 @@ impl Rig {
     /// The container's process is the child of nobody here.
     fn wait_until_stopped(&self) {
         let pid: i32 = fs::read_to_string(self.path().join("pid")).unwrap().parse().unwrap();
-        // SAFETY: takes numbers only.
-        let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
-        let mut event = libc::pollfd { fd: process, events: libc::POLLIN, revents: 0 };
-        if process != -1 {
-            // SAFETY: one structure, which lives until the call returns.
-            assert_eq!(unsafe { libc::poll(&mut event, 1, 20_000) }, 1, "the container does not stop");
-            // SAFETY: a descriptor that is this function's.
-            unsafe { libc::close(process) };
-        }
+        assert!(ends(pid), "the container does not stop");
         assert_eq!(self.status(), "stopped");
     }
 
     fn output(&self) -> String {
         fs::read_to_string(self.path().join("output")).unwrap()
     }
+}
+
+/// Whether a process ends within a while; one that is not there has.
+fn ends(pid: i32) -> bool {
+    // SAFETY: takes numbers only.
+    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+    if process == -1 {
+        return true;
+    }
+    let mut event = libc::pollfd { fd: process, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one structure, which lives until the call returns.
+    let came = unsafe { libc::poll(&mut event, 1, 20_000) };
+    // SAFETY: a descriptor that is this function's.
+    unsafe { libc::close(process) };
+    came == 1
 }
 
 impl Drop for Rig {
@@ -125,6 +133,9 @@ fn a_container_is_created_started_killed_and_deleted() {
     let state: Value = serde_json::from_str(&rig.run(&["state", &rig.id])).unwrap();
     assert_eq!((state["status"].as_str(), state["id"].as_str()), (Some("created"), Some(&*rig.id)));
     assert_eq!(state["bundle"].as_str(), rig.path().canonicalize().unwrap().to_str());
+    for place in [rig.path().join("state"), rig.path().join("state").join(&rig.id)] {
+        assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o066, 0, "{place:?}");
+    }
     assert_eq!(state["pid"].to_string(), fs::read_to_string(rig.path().join("pid")).unwrap());
     assert!(rig.refused(&["create", "--bundle", ".", &rig.id]).contains("exist"));
     assert_eq!(rig.output(), "");
@@ -245,6 +256,81 @@ fn further_processes_run_in_the_container_with_their_own_exit_codes() {
     rig.run(&["resume", &rig.id]);
     rig.run(&["update", "--pids-limit", "50", &rig.id]);
     rig.run(&["delete", "--force", &rig.id]);
+}
+
+#[test]
+fn an_id_that_is_only_claimed_has_no_processes_and_no_limits() {
+    let rig = Rig::new("claimed", "");
+    fs::create_dir_all(rig.path().join("state").join(&rig.id)).unwrap();
+    // A signal that ends nothing, should it go further than it may.
+    for words in [&["kill", "--all", &rig.id, "URG"][..], &["kill", &rig.id, "URG"], &["ps", &rig.id], &["update", &rig.id]] {
+        assert!(rig.refused(words).contains("container not running"), "{words:?}");
+    }
+    rig.run(&["delete", "--force", &rig.id]);
+    assert!(rig.refused(&["state", &rig.id]).contains("does not exist"));
+}
+
+#[test]
+fn a_cgroup_with_processes_of_others_is_refused_and_left_alone() {
+    let first = Rig::new("owner", "trap 'exit 0' TERM; while :; do sleep 1; done");
+    first.create();
+    let second = Rig::new("guest", "exit 0");
+    // Its own, and one that holds it.
+    let parent = format!("/fram-test-{}", std::process::id());
+    let third = Rig::new("nested", "trap 'exit 0' TERM; while :; do sleep 1; done");
+    third.change(|spec| spec["linux"]["cgroupsPath"] = json!(format!("{parent}/inside")));
+    third.create();
+    for path in [format!("/fram-oci/{}", first.id), parent.clone()] {
+        second.change(|spec| spec["linux"]["cgroupsPath"] = json!(path));
+        assert!(second.refused(&["create", "--bundle", ".", &second.id]).contains("container's cgroup is not empty"), "{path}");
+        assert!(second.refused(&["state", &second.id]).contains("does not exist"));
+    }
+    assert_eq!((first.status(), third.status()), ("created".into(), "created".into()));
+    third.run(&["delete", "--force", &third.id]);
+    // What held it is empty now, and goes with who uses it next.
+    second.create();
+    second.run(&["delete", "--force", &second.id]);
+}
+
+#[test]
+fn a_container_in_a_user_namespace_of_its_own_runs() {
+    let rig = Rig::new("userns", "cat /proc/self/uid_map; exit 0");
+    rig.change(|spec| {
+        spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+        let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 1000 }]);
+        spec["linux"]["uidMappings"] = map.clone();
+        spec["linux"]["gidMappings"] = map;
+    });
+    fs::set_permissions(rig.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    rig.create();
+    rig.run(&["start", &rig.id]);
+    rig.wait_until_stopped();
+    assert_eq!(rig.output().split_whitespace().collect::<Vec<_>>(), ["0", "100000", "1000"]);
+}
+
+#[test]
+fn what_a_killed_creator_leaves_can_be_deleted() {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    let rig = Rig::new("killed", "exit 0");
+    // The pid file comes last, when the container's process waits to be started: here it is a pipe that takes no more.
+    let pipe = rig.path().join(".pid.new");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut full = fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&pipe).unwrap();
+    while full.write(&[0; 4096]).is_ok() {}
+    let opened = Inotify::init(InitFlags::empty()).unwrap();
+    opened.add_watch(&pipe, AddWatchFlags::IN_OPEN).unwrap();
+    let mut command = rig.command(&["create", "--bundle", ".", "--pid-file", "pid", &rig.id]);
+    let mut creator = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    opened.read_events().unwrap();
+    creator.kill().unwrap();
+    creator.wait().unwrap();
+    assert_eq!(rig.status(), "created");
+    let mut delete = rig.command(&["delete", "--force", &rig.id]).spawn().unwrap();
+    let ended = ends(delete.id().try_into().unwrap());
+    let _ = delete.kill();
+    assert!(ended, "delete waits for a creator that is gone");
+    assert!(delete.wait().unwrap().success());
+    assert!(rig.refused(&["state", &rig.id]).contains("does not exist"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! capabilities. Those of the last two cannot be apart: without `noNewPrivileges` a filter takes rights that the container may not have.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Hooks, Spec};
 use serde::{Deserialize, Serialize};
@@ -100,12 +100,22 @@ fn split(mut specification: Value, directory: &Path, id: &str) -> Result<Bundle,
     }
     // A relative one is the runtime's to place.
     let cgroup = cgroup.map_or_else(|| format!("{CGROUPS}/{id}"), |path| format!("/{}", path.trim_start_matches('/')));
+    check_cgroup(&cgroup)?;
     specification["linux"]["cgroupsPath"] = json!(cgroup);
     let mut namespaces = specification["linux"]["namespaces"].as_array().into_iter().flatten();
     let own_pids = namespaces.any(|namespace| namespace["type"] == "pid");
     let annotations = take(&mut specification.clone(), "annotations")?.unwrap_or_default();
     let directory = directory.to_path_buf();
     Ok(Bundle { directory, rootfs, version, annotations, cgroup, own_pids, hooks, process, confinement, specification })
+}
+
+/// What is in a container's cgroup is killed with it, so that it must be one of its own.
+fn check_cgroup(cgroup: &str) -> Result<(), OciError> {
+    let parts = || Path::new(cgroup).components();
+    if parts().any(|part| part == Component::ParentDir) || !parts().any(|part| matches!(part, Component::Normal(_))) {
+        return Err(OciError::Spec(format!("linux.cgroupsPath {cgroup:?} must name a cgroup below the root, without ..")));
+    }
+    Ok(())
 }
 
 fn take<T: serde::de::DeserializeOwned>(specification: &mut Value, field: &'static str) -> Result<Option<T>, OciError> {
@@ -238,7 +248,17 @@ mod tests {
         check(|spec| spec["root"] = Value::Null, "root.path");
         check(|spec| spec["process"] = Value::Null, "process");
         check(|spec| spec["process"]["capabilities"] = json!({ "effective": ["CAP_NONE"] }), "CAP_NONE");
+        for path in ["/", "//.", "..", "/a/../b"] {
+            let mut spec = minimal();
+            spec["linux"] = json!({ "cgroupsPath": path });
+            assert!(split(spec, Path::new("/b"), "x").err().unwrap().to_string().contains("cgroupsPath"), "{path}");
+        }
         check(|spec| spec["linux"] = json!({ "seccomp": { "defaultAction": "SCMP_ACT_NOTIFY" } }), "SCMP_ACT_NOTIFY");
-        check(|spec| spec["linux"] = json!({ "seccomp": { "defaultAction": "SCMP_ACT_ALLOW", "flags": ["X"] } }), "flags");
+        check(|spec| spec["linux"] = json!({ "seccomp": { "defaultAction": "SCMP_ACT_ALLOW", "flags": ["X"] } }), "unknown variant `X`");
+        let newer = |spec: &mut Value| {
+            spec["linux"] =
+                json!({ "seccomp": { "defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"] } });
+        };
+        check(newer, "linux.seccomp.flags");
     }
 }

@@ -43,10 +43,14 @@ pub(super) fn line(directory: &Path) -> PathBuf {
     directory.join(LINE)
 }
 
-/// When it fails nothing is left.
+/// When it fails nothing is left. As with runc the cgroup may be there, but not with processes of others, who would be killed with it.
 pub(super) fn create(containers: &Containers, id: &str, creation: &Creation) -> Result<(), OciError> {
     let bundle = bundle::read(&creation.bundle, id)?;
     check_terminal(&bundle.process, creation.console_socket.as_deref())?;
+    // Of an id that is taken the better message is `claim`'s.
+    if matches!(containers.load(id), Err(OciError::NotFound)) && lifecycle::cgroups()?.is_occupied(&bundle.cgroup) {
+        return Err(OciError::State(format!("container's cgroup is not empty: {}", bundle.cgroup)));
+    }
     let directory = containers.claim(id)?;
     let _lock = containers.lock(id)?;
     let made = make(containers, id, &directory, &bundle, creation);

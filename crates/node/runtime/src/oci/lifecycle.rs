@@ -64,8 +64,14 @@ fn run_all(stage: &str, given: &[oci_spec::runtime::Hook], record: &Record, stat
     given.iter().filter_map(|hook| run(hook).err()).map(|error| error.to_string()).collect()
 }
 
-pub(super) fn signal(containers: &Containers, id: &str, signal: Signal, all: bool) -> Result<(), OciError> {
+/// The record of a container that has got as far as having a cgroup: the name of none is that of the root of each hierarchy.
+fn load_placed(containers: &Containers, id: &str) -> Result<Record, OciError> {
     let record = containers.load(id)?;
+    if record.cgroup.is_empty() { Err(OciError::NotRunning) } else { Ok(record) }
+}
+
+pub(super) fn signal(containers: &Containers, id: &str, signal: Signal, all: bool) -> Result<(), OciError> {
+    let record = load_placed(containers, id)?;
     let status = record.status();
     let living = !matches!(status, Status::Stopped | Status::Creating);
     if !living && !all {
@@ -106,7 +112,7 @@ fn freeze(containers: &Containers, id: &str, on: bool) -> Result<(), OciError> {
 }
 
 pub(super) fn update(containers: &Containers, id: &str, resources: &LinuxContainerResources) -> Result<(), OciError> {
-    let record = containers.load(id)?;
+    let record = load_placed(containers, id)?;
     if record.status() == Status::Stopped {
         return Err(OciError::NotRunning);
     }
@@ -138,7 +144,10 @@ pub(super) fn delete(containers: &Containers, id: &str, force: bool) -> Result<W
         Err(OciError::NotFound) if force => return Ok(Warnings::new()),
         lock => lock?,
     };
-    let record = containers.load(id)?;
+    let record = match containers.load(id) {
+        Err(OciError::NotFound) if force => return Ok(Warnings::new()),
+        record => record?,
+    };
     let status = record.status();
     if !matches!(status, Status::Stopped | Status::Created) && !force {
         return Err(OciError::State(format!("cannot delete container {id} that is not stopped: {}", status.name())));
@@ -207,7 +216,7 @@ pub(super) fn clean_up(cgroup: &str, directory: &Path) {
 
 /// Of the processes in a container, as the machine numbers them.
 pub(super) fn processes(containers: &Containers, id: &str) -> Result<Vec<i32>, OciError> {
-    let record = containers.load(id)?;
+    let record = load_placed(containers, id)?;
     Ok(cgroups()?.processes(&record.cgroup))
 }
 

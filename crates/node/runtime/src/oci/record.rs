@@ -2,10 +2,13 @@
 //! record and by the kernel together.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -105,13 +108,29 @@ impl Record {
     }
 }
 
-/// The container's process inherits the descriptor and waits to be started, so that closing it alone unlocks nothing.
-pub(super) struct Lock(File);
+/// A lock of the process (fcntl(2)): the container's process inherits the descriptor and would hold one of flock(2) for as long as it waits
+/// to be started, when its creator is killed. Closing any descriptor of the file unlocks it, so that a call has one lock at a time.
+pub(super) struct Lock(#[allow(dead_code, reason = "it is held by being open")] File);
 
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // It goes with the last process that has it, at the latest.
-        let _ = self.0.unlock();
+fn lock_exclusively(file: &File) -> io::Result<()> {
+    // SAFETY: all zeros is a valid one: the whole file.
+    let mut range: libc::flock = unsafe { std::mem::zeroed() };
+    range.l_type = libc::F_WRLCK as libc::c_short;
+    range.l_whence = libc::SEEK_SET as libc::c_short;
+    loop {
+        match fcntl(file, FcntlArg::F_SETLKW(&range)) {
+            Err(Errno::EINTR) => {}
+            locked => return locked.map(drop).map_err(io::Error::from),
+        }
+    }
+}
+
+/// Whether the path still names this file.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let own = file.metadata()?;
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        there => there.map(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())),
     }
 }
 
@@ -135,11 +154,11 @@ impl Containers {
         Ok(self.root.join(id))
     }
 
-    /// Takes an id. Of two that want it one is refused.
+    /// Takes an id. Of two that want it one is refused. Records hold the variables of processes, which are for root alone to read.
     pub(super) fn claim(&self, id: &str) -> Result<PathBuf, OciError> {
         let directory = self.directory(id)?;
-        fs::create_dir_all(&self.root).map_err(at("create", &self.root))?;
-        match fs::create_dir(&directory) {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.root).map_err(at("create", &self.root))?;
+        match DirBuilder::new().mode(0o700).create(&directory) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(OciError::Exists),
             made => made.map(|()| directory.clone()).map_err(at("create", &directory)),
         }
@@ -159,15 +178,17 @@ impl Containers {
         Ok(durable::write_json(&self.directory(&record.id)?.join(RECORD), record, Sync::No)?)
     }
 
-    /// Two that start, pause or delete one container do it one after the other.
+    /// Two that start, pause or delete one container do it one after the other. A container that was deleted meanwhile is not found, even
+    /// where there is a new one of the same id.
     pub(super) fn lock(&self, id: &str) -> Result<Lock, OciError> {
         let path = self.directory(id)?.join(LOCK);
         let file = match File::create(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(OciError::NotFound),
             opened => opened.map_err(at("create", &path))?,
         };
-        file.lock().map_err(at("lock", &path))?;
-        Ok(Lock(file))
+        lock_exclusively(&file).map_err(at("lock", &path))?;
+        let is_there = is_at(&file, &path).map_err(at("look at", &path))?;
+        is_there.then_some(Lock(file)).ok_or(OciError::NotFound)
     }
 
     /// In the order of their names. One that is deleted meanwhile is not there.
