@@ -362,7 +362,8 @@ fn exec_process(containers: &Containers, exec: &Exec) -> Result<u8, OciError> {
     if exec.detach {
         return Ok(0);
     }
-    foreground::wait(pid, console.map(Console::accept).transpose()?)
+    let terminal = console.map(Console::accept).transpose().inspect_err(|_| exec::abandon(pid))?;
+    foreground::wait(pid, terminal)
 }
 
 /// A name with or without SIG, or a number.

@@ -84,7 +84,12 @@ pub(super) fn signal(containers: &Containers, id: &str, signal: Signal, all: boo
         return Err(if errno == nix::Error::ESRCH { OciError::NotRunning } else { system("kill the process")(errno) });
     }
     if status == Status::Paused && signal == Signal::SIGKILL {
-        resume(containers, id)?;
+        // Version 2 lets a frozen process die, which then is not paused any more.
+        if let Err(error) = resume(containers, id)
+            && containers.load(id)?.status() != Status::Stopped
+        {
+            return Err(error);
+        }
     }
     Ok(())
 }
