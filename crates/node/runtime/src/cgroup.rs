@@ -8,9 +8,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
 /// The hierarchies of a machine, found once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cgroups {
@@ -119,11 +116,11 @@ impl Cgroups {
     }
 
     /// Signals every process in the cgroup once; gives how many there were.
-    pub(crate) fn signal(&self, cgroup: &str, signal: Signal) -> usize {
+    pub(crate) fn signal(&self, cgroup: &str, signal: i32) -> usize {
         let processes = self.processes(cgroup);
         for pid in &processes {
             // One that is gone meanwhile is what was wanted.
-            let _ = kill(Pid::from_raw(*pid), signal);
+            let _ = send(*pid, signal);
         }
         processes.len()
     }
@@ -139,7 +136,7 @@ impl Cgroups {
         // A killed process forks no more, so a few rounds reach everyone unless new ones are forked faster than they
         // are seen; the pids limit or the next caller ends that.
         for _ in 0..16 {
-            if self.signal(cgroup, Signal::SIGKILL) == 0 {
+            if self.signal(cgroup, libc::SIGKILL) == 0 {
                 return;
             }
         }
@@ -179,6 +176,12 @@ fn inherit_cpuset(path: &Path) -> io::Result<()> {
         fs::write(path.join(file), fs::read_to_string(parent.join(file))?)?;
     }
     Ok(())
+}
+
+/// By its number, for nix knows no signals of real time.
+pub(crate) fn send(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// One that is not there holds none.

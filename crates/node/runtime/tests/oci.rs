@@ -293,8 +293,8 @@ fn a_cgroup_with_processes_of_others_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_container_in_a_user_namespace_of_its_own_runs() {
-    let rig = Rig::new("userns", "cat /proc/self/uid_map; exit 0");
+fn a_container_in_a_user_namespace_of_its_own_runs_and_takes_no_further_process() {
+    let rig = Rig::new("userns", "sleep 600; exit 0");
     rig.change(|spec| {
         spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
         let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 1000 }]);
@@ -304,8 +304,10 @@ fn a_container_in_a_user_namespace_of_its_own_runs() {
     fs::set_permissions(rig.path(), fs::Permissions::from_mode(0o755)).unwrap();
     rig.create();
     rig.run(&["start", &rig.id]);
-    rig.wait_until_stopped();
-    assert_eq!(rig.output().split_whitespace().collect::<Vec<_>>(), ["0", "100000", "1000"]);
+    assert!(rig.refused(&["exec", &rig.id, "true"]).contains("user namespace"));
+    let pid = fs::read_to_string(rig.path().join("pid")).unwrap();
+    let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap();
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "100000", "1000"]);
 }
 
 #[test]

@@ -42,6 +42,7 @@ pub(super) struct Bundle {
     pub(super) annotations: std::collections::BTreeMap<String, String>,
     pub(super) cgroup: String,
     pub(super) own_pids: bool,
+    pub(super) own_users: bool,
     pub(super) hooks: Option<Hooks>,
     pub(super) process: Value,
     pub(super) confinement: Confinement,
@@ -102,11 +103,12 @@ fn split(mut specification: Value, directory: &Path, id: &str) -> Result<Bundle,
     let cgroup = cgroup.map_or_else(|| format!("{CGROUPS}/{id}"), |path| format!("/{}", path.trim_start_matches('/')));
     check_cgroup(&cgroup)?;
     specification["linux"]["cgroupsPath"] = json!(cgroup);
-    let mut namespaces = specification["linux"]["namespaces"].as_array().into_iter().flatten();
-    let own_pids = namespaces.any(|namespace| namespace["type"] == "pid");
+    let namespaces = || specification["linux"]["namespaces"].as_array().into_iter().flatten();
+    let own_users = namespaces().any(|namespace| namespace["type"] == "user");
+    let own_pids = namespaces().any(|namespace| namespace["type"] == "pid" && namespace["path"].as_str().is_none_or(str::is_empty));
     let annotations = take(&mut specification.clone(), "annotations")?.unwrap_or_default();
     let directory = directory.to_path_buf();
-    Ok(Bundle { directory, rootfs, version, annotations, cgroup, own_pids, hooks, process, confinement, specification })
+    Ok(Bundle { directory, rootfs, version, annotations, cgroup, own_pids, own_users, hooks, process, confinement, specification })
 }
 
 /// What is in a container's cgroup is killed with it, so that it must be one of its own.

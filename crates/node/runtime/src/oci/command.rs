@@ -362,18 +362,20 @@ fn exec_process(containers: &Containers, exec: &Exec) -> Result<u8, OciError> {
     if exec.detach {
         return Ok(0);
     }
-    foreground::wait(pid, console.map(Console::accept).transpose()?)
+    let terminal = console.map(Console::accept).transpose().inspect_err(|_| exec::abandon(pid))?;
+    foreground::wait(pid, terminal)
 }
 
 /// A name with or without SIG, or a number.
-fn parse_signal(text: &str) -> Result<Signal, OciError> {
+fn parse_signal(text: &str) -> Result<i32, OciError> {
     let unknown = || OciError::State(format!("unknown signal {text:?}"));
     if let Ok(number) = text.parse::<i32>() {
-        return Signal::try_from(number).map_err(|_| unknown());
+        // Those of real time have no names here, and podman sends SIGRTMIN+3 to systemd as 37.
+        return (1..=libc::SIGRTMAX()).contains(&number).then_some(number).ok_or_else(unknown);
     }
     let upper = text.to_ascii_uppercase();
     let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    name.parse().map_err(|_| unknown())
+    name.parse().map(|signal: Signal| signal as i32).map_err(|_| unknown())
 }
 
 /// What runc prints: the specification's state, and who made it when and of what.
@@ -489,9 +491,10 @@ mod tests {
     #[test]
     fn signals_are_named_as_people_do() {
         for text in ["9", "KILL", "SIGKILL", "kill", "sigkill"] {
-            assert_eq!(parse_signal(text).unwrap(), Signal::SIGKILL, "{text}");
+            assert_eq!(parse_signal(text).unwrap(), libc::SIGKILL, "{text}");
         }
-        for text in ["0", "x", "", "999", "SIG"] {
+        assert_eq!(parse_signal("37").unwrap(), 37);
+        for text in ["0", "-9", "65", "x", "", "999", "SIG"] {
             assert!(parse_signal(text).is_err(), "{text}");
         }
     }

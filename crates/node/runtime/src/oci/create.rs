@@ -78,6 +78,7 @@ fn make(containers: &Containers, id: &str, directory: &Path, bundle: &Bundle, cr
         created: clock::rfc3339_nano(clock::now()),
         cgroup: bundle.cgroup.clone(),
         own_pids: bundle.own_pids,
+        own_users: bundle.own_users,
         hooks: bundle.hooks.clone(),
         process: bundle.process.clone(),
         confinement: bundle.confinement.clone(),

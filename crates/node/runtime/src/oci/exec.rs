@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, pipe2};
 use serde_json::{Value, json};
 
 use super::bundle::{self, Confinement};
@@ -47,6 +49,10 @@ pub(super) fn exec(containers: &Containers, id: &str, execution: &Execution) -> 
         Status::Stopped => return Err(OciError::State("cannot exec in a stopped container".into())),
         _ => return Err(OciError::NotRunning),
     }
+    if record.own_users {
+        // libcontainer would not join it: the process would be the machine's root.
+        return Err(OciError::Unsupported("cannot exec in a container with a user namespace"));
+    }
     let process = process(&record, execution)?;
     check_terminal(&process, execution.console_socket.as_deref())?;
     let directory = containers.directory(id)?;
@@ -57,8 +63,18 @@ pub(super) fn exec(containers: &Containers, id: &str, execution: &Execution) -> 
     // What is left of it goes with the container at the latest.
     let _ = fs::remove_dir_all(&scratch);
     let pid = joined?;
-    execution.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, pid))?;
+    if let Err(error) = execution.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, pid)) {
+        abandon(pid);
+        return Err(error);
+    }
     Ok(pid)
+}
+
+/// Ends a child of which the caller is not told.
+pub(super) fn abandon(pid: i32) {
+    // One that has ended is what is wanted.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    let _ = waitpid(Pid::from_raw(pid), None);
 }
 
 fn join(record: &Record, mut process: Value, directory: &Path, scratch: &Path, execution: &Execution) -> Result<i32, OciError> {

@@ -101,7 +101,8 @@ fn relay(pid: Pid, signals: &SignalFd, terminal: Option<&OwnedFd>) -> Result<u8,
     loop {
         if let Some(code) = reap(pid)? {
             if let Some(terminal) = terminal.filter(|_| reads_output) {
-                while copy(terminal.as_fd(), io::stdout().as_fd()) {}
+                // Others that hold the terminal may write on for ever; what counts is what is there now.
+                while is_readable(terminal.as_fd()) && copy(terminal.as_fd(), io::stdout().as_fd()) {}
             }
             return Ok(code);
         }
@@ -122,6 +123,12 @@ fn relay(pid: Pid, signals: &SignalFd, terminal: Option<&OwnedFd>) -> Result<u8,
             reads_output = reads_output && (!shown || copy(terminal.as_fd(), io::stdout().as_fd()));
         }
     }
+}
+
+/// Whether there is something to read now.
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN))
 }
 
 /// False at the end.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::create::{kept, line};
 use super::record::{Containers, Record, Status};
 use super::{OciError, at, chain, hooks, system};
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, send};
 
 /// How long a killed process may take to be gone, as runc waits.
 const END: i32 = 10_000;
@@ -70,7 +70,7 @@ fn load_placed(containers: &Containers, id: &str) -> Result<Record, OciError> {
     if record.cgroup.is_empty() { Err(OciError::NotRunning) } else { Ok(record) }
 }
 
-pub(super) fn signal(containers: &Containers, id: &str, signal: Signal, all: bool) -> Result<(), OciError> {
+pub(super) fn signal(containers: &Containers, id: &str, signal: i32, all: bool) -> Result<(), OciError> {
     let record = load_placed(containers, id)?;
     let status = record.status();
     let living = !matches!(status, Status::Stopped | Status::Creating);
@@ -78,13 +78,18 @@ pub(super) fn signal(containers: &Containers, id: &str, signal: Signal, all: boo
         return Err(OciError::NotRunning);
     }
     // Who shares the pids of others leaves its children behind when it is killed.
-    if all || (signal == Signal::SIGKILL && !record.own_pids) {
+    if all || (signal == libc::SIGKILL && !record.own_pids) {
         cgroups()?.signal(&record.cgroup, signal);
-    } else if let Err(errno) = kill(Pid::from_raw(record.pid), signal) {
-        return Err(if errno == nix::Error::ESRCH { OciError::NotRunning } else { system("kill the process")(errno) });
+    } else if let Err(error) = send(record.pid, signal) {
+        return Err(if error.raw_os_error() == Some(libc::ESRCH) { OciError::NotRunning } else { system("kill the process")(error) });
     }
-    if status == Status::Paused && signal == Signal::SIGKILL {
-        resume(containers, id)?;
+    if status == Status::Paused && signal == libc::SIGKILL {
+        // Version 2 lets a frozen process die, which then is not paused any more.
+        if let Err(error) = resume(containers, id)
+            && containers.load(id)?.status() != Status::Stopped
+        {
+            return Err(error);
+        }
     }
     Ok(())
 }

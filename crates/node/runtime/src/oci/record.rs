@@ -38,8 +38,10 @@ pub(super) struct Record {
     pub(super) paused: bool,
     /// Below each hierarchy.
     pub(super) cgroup: String,
-    /// Has a pid namespace of its own, or joined one that somebody else made.
+    /// Has a pid namespace of its own, whose processes end with the first; not one that it shares.
     pub(super) own_pids: bool,
+    /// Is in a user namespace, new or joined.
+    pub(super) own_users: bool,
     pub(super) hooks: Option<Hooks>,
     /// As the bundle has it: what processes that come later are like.
     pub(super) process: Value,
