@@ -231,17 +231,12 @@ impl Server {
 /// Creates an object unless it is there.
 /// Makes an object, or adds to a default role or binding that is there already what it lacks.
 async fn ensure_whole(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
-    let what = format!("{} {}", object.str_at(&["kind"]), fram_machinery::meta::key(&object));
-    let fail = |status| BootstrapError::Create { what: what.clone(), status };
     ensure(registry, object.clone()).await?;
-    let Some((group, version)) = object.str_at(&["apiVersion"]).split_once('/').filter(|(group, _)| *group == policy::GROUP) else {
+    if !object.str_at(&["apiVersion"]).starts_with(policy::GROUP) {
         return Ok(());
-    };
-    let api = registry.api();
-    let kind = api.kind(group, version, object.str_at(&["kind"])).ok_or_else(|| fail(Status::no_such_path()))?;
-    let served = registry.served(group, version, &kind.plural).ok_or_else(|| fail(Status::no_such_path()))?;
-    let (namespace, name) = (fram_machinery::meta::namespace(&object).to_string(), fram_machinery::meta::name(&object).to_string());
-    let place = Place { served, namespace, name };
+    }
+    let fail = |status| refused(&object, status);
+    let place = place_of(registry, &object).map_err(fail)?;
     if policy::completed(&registry.get_object(&place).await.map_err(fail)?, &object).is_none() {
         return Ok(());
     }
@@ -251,25 +246,29 @@ async fn ensure_whole(registry: &Arc<Registry>, object: Value) -> Result<(), Boo
 }
 
 pub(crate) async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
-    let what = format!("{} {}", object.str_at(&["kind"]), fram_machinery::meta::key(&object));
-    let fail = |status| BootstrapError::Create { what: what.clone(), status };
-    let (group, version) = object.str_at(&["apiVersion"]).rsplit_once('/').unwrap_or(("", object.str_at(&["apiVersion"])));
-    let api = registry.api();
-    let kind = api.kind(group, version, object.str_at(&["kind"])).ok_or_else(|| fail(Status::no_such_path()))?;
-    let served = registry.served(group, version, &kind.plural).ok_or_else(|| fail(Status::no_such_path()))?;
-    let place = Place {
-        served,
-        namespace: fram_machinery::meta::namespace(&object).to_string(),
-        name: fram_machinery::meta::name(&object).to_string(),
-    };
+    let place = place_of(registry, &object).map_err(|status| refused(&object, status))?;
     if registry.get(&place).await.is_ok() {
         return Ok(());
     }
-    match registry.create(&place, object, &definitions::write()).await {
+    match registry.create(&place, object.clone(), &definitions::write()).await {
         Ok(_) => Ok(()),
         Err(status) if status.is(Reason::AlreadyExists) => Ok(()),
-        Err(status) => Err(fail(status)),
+        Err(status) => Err(refused(&object, status)),
     }
+}
+
+fn refused(object: &Value, status: Status) -> BootstrapError {
+    BootstrapError::Create { what: format!("{} {}", object.str_at(&["kind"]), fram_machinery::meta::key(object)), status }
+}
+
+/// Where an object belongs.
+fn place_of(registry: &Registry, object: &Value) -> Result<Place, Status> {
+    let (group, version) = object.str_at(&["apiVersion"]).rsplit_once('/').unwrap_or(("", object.str_at(&["apiVersion"])));
+    let api = registry.api();
+    let kind = api.kind(group, version, object.str_at(&["kind"])).ok_or_else(Status::no_such_path)?;
+    let served = registry.served(group, version, &kind.plural).ok_or_else(Status::no_such_path)?;
+    let (namespace, name) = (fram_machinery::meta::namespace(object).to_string(), fram_machinery::meta::name(object).to_string());
+    Ok(Place { served, namespace, name })
 }
 
 fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
