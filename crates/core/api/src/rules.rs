@@ -2,6 +2,7 @@
 //! may not change. What depends on more than one field is in the strategies.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use fram_machinery::schema::{Field, Form, Rule};
 use fram_machinery::status::FieldError;
@@ -29,7 +30,7 @@ pub fn errors(kind: &Kind, object: &Value, old: Option<&Value>, part: Part) -> V
             Part::Status => field.name == "status",
         };
         if chosen {
-            walk.field(field, map.get(&field.name), old.map(|o| o.get(&field.name)), "");
+            walk.field(field, map.get(&field.name), old.map(|o| o.get(&field.name)), &At::Root(""));
         }
     }
     walk.errors
@@ -38,7 +39,7 @@ pub fn errors(kind: &Kind, object: &Value, old: Option<&Value>, part: Part) -> V
 /// What of a value of a struct type breaks the rules; for parts of objects that are not of a kind's own.
 pub fn errors_of(kind: &Kind, ty: TypeId, value: &Value, path: &str) -> Vec<FieldError> {
     let mut walk = Walk { kind, errors: Vec::new() };
-    walk.structure(ty, value, None, path);
+    walk.structure(ty, value, None, &At::Root(path));
     walk.errors
 }
 
@@ -66,8 +67,31 @@ struct Walk<'a> {
     errors: Vec<FieldError>,
 }
 
-fn below(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
+/// Where in an object a value stands. It is a text only where something is wrong.
+#[derive(Clone, Copy)]
+enum At<'a> {
+    Root(&'a str),
+    Field(&'a At<'a>, &'a str),
+    Index(&'a At<'a>, usize),
+    Entry(&'a At<'a>, &'a str),
+}
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root(path) => f.write_str(path),
+            Self::Field(Self::Root(""), name) => f.write_str(name),
+            Self::Field(parent, name) => write!(f, "{parent}.{name}"),
+            Self::Index(parent, index) => write!(f, "{parent}[{index}]"),
+            Self::Entry(parent, key) => write!(f, "{parent}[{key}]"),
+        }
+    }
+}
+
+impl From<&At<'_>> for String {
+    fn from(at: &At<'_>) -> Self {
+        at.to_string()
+    }
 }
 
 fn is_absent(value: Option<&Value>) -> bool {
@@ -80,12 +104,12 @@ fn is_absent(value: Option<&Value>) -> bool {
 }
 
 impl Walk<'_> {
-    fn structure(&mut self, id: TypeId, value: &Value, old: Option<&Value>, path: &str) {
+    fn structure(&mut self, id: TypeId, value: &Value, old: Option<&Value>, path: &At<'_>) {
         let Some(map) = value.as_map() else { return };
         match self.kind.schema.get(id).name.as_str() {
-            "meta.v1.LabelSelector" => return label_selector_errors(value, path, &mut self.errors),
+            "meta.v1.LabelSelector" => return label_selector_errors(value, &path.to_string(), &mut self.errors),
             // Upstream leaves the metadata of templates out of the field's name.
-            "core.v1.PodTemplateSpec" => label_errors(map.get("metadata").unwrap_or(&Value::Null), path, &mut self.errors),
+            "core.v1.PodTemplateSpec" => label_errors(map.get("metadata").unwrap_or(&Value::Null), &path.to_string(), &mut self.errors),
             _ => {}
         }
         for field in self.kind.schema.get(id).json_fields() {
@@ -97,14 +121,14 @@ impl Walk<'_> {
     }
 
     /// `old` is None where there is no former object, and Some(None) where it lacked the field.
-    fn field(&mut self, field: &Field, value: Option<&Value>, old: Option<Option<&Value>>, path: &str) {
-        let at = below(path, &field.name);
+    fn field(&mut self, field: &Field, value: Option<&Value>, old: Option<Option<&Value>>, path: &At<'_>) {
+        let at = &At::Field(path, &field.name);
         let fixed = field.rules.iter().find(|r| matches!(r, Rule::Immutable | Rule::Frozen));
         if let Some(fixed) = fixed
             && let Some(before) = old
             && before.filter(|v| !v.is_null()) != value.filter(|v| !v.is_null())
         {
-            self.errors.push(FieldError::invalid(&at, value.cloned(), "field is immutable"));
+            self.errors.push(FieldError::invalid(at, value.cloned(), "field is immutable"));
             if *fixed == Rule::Frozen {
                 return;
             }
@@ -124,14 +148,14 @@ impl Walk<'_> {
             return;
         }
         let value = value.unwrap_or(&Value::Null);
-        self.enumerated(field, value, &at);
-        field.rules.iter().for_each(|rule| self.rule(rule, value, &at));
+        self.enumerated(field, value, at);
+        field.rules.iter().for_each(|rule| self.rule(rule, value, at));
         if !field.rules.contains(&Rule::Unchecked) {
-            self.inside(&field.ty, value, old.flatten(), &at);
+            self.inside(&field.ty, value, old.flatten(), at);
         }
     }
 
-    fn enumerated(&mut self, field: &Field, value: &Value, at: &str) {
+    fn enumerated(&mut self, field: &Field, value: &Value, at: &At<'_>) {
         if field.allowed.is_empty() || field.rules.contains(&Rule::Loose) {
             return;
         }
@@ -149,7 +173,7 @@ impl Walk<'_> {
         }
     }
 
-    fn rule(&mut self, rule: &Rule, value: &Value, at: &str) {
+    fn rule(&mut self, rule: &Rule, value: &Value, at: &At<'_>) {
         match (rule, value) {
             (Rule::Minimum(least), Value::Int(n)) if n < least => {
                 self.errors.push(FieldError::invalid(at, *n, format!("must be greater than or equal to {least}")));
@@ -159,16 +183,16 @@ impl Walk<'_> {
             }
             (Rule::MaxLength(most), Value::String(s)) if s.len() > *most => self.errors.push(FieldError::too_long(at, *most)),
             (Rule::MaxItems(most), Value::List(l)) if l.len() > *most => self.errors.push(FieldError::too_many(at, l.len(), *most)),
-            (Rule::Form(form), Value::String(text)) => self.form(*form, text, at.to_string()),
+            (Rule::Form(form), Value::String(text)) => self.form(*form, text, at),
             (Rule::Form(form), Value::List(list)) => {
                 for (i, text) in list.iter().enumerate().filter_map(|(i, v)| Some((i, v.as_str()?))) {
-                    self.form(*form, text, format!("{at}[{i}]"));
+                    self.form(*form, text, &At::Index(at, i));
                 }
             }
             (Rule::Form(form), Value::Map(map)) => self.values(*form, map, at),
             (Rule::Keys(form), Value::Map(map)) => {
                 for key in map.keys() {
-                    self.form(*form, key, at.to_string());
+                    self.form(*form, key, at);
                 }
             }
             (Rule::Unique(key), Value::List(list)) => self.unique(key, list, at),
@@ -177,20 +201,20 @@ impl Walk<'_> {
         }
     }
 
-    fn form(&mut self, form: Form, text: &str, at: String) {
+    fn form(&mut self, form: Form, text: &str, at: &At<'_>) {
         if let Err(why) = form.check(text) {
             self.errors.push(FieldError::invalid(at, text, why));
         }
     }
 
-    fn values(&mut self, form: Form, map: &Map, at: &str) {
+    fn values(&mut self, form: Form, map: &Map, at: &At<'_>) {
         for (key, value) in map.iter() {
-            self.form(form, value.as_str().unwrap_or_default(), format!("{at}[{key}]"));
+            self.form(form, value.as_str().unwrap_or_default(), &At::Entry(at, key));
         }
     }
 
     /// No two elements may have the same value, or the same value in the field `key`.
-    fn unique(&mut self, key: &str, list: &[Value], at: &str) {
+    fn unique(&mut self, key: &str, list: &[Value], at: &At<'_>) {
         let mut seen = Seen::default();
         for (i, item) in list.iter().enumerate() {
             let value = if key.is_empty() { Some(item) } else { item.get(key) };
@@ -203,7 +227,7 @@ impl Walk<'_> {
     }
 
     /// No two elements may have the same values in all of these fields.
-    fn distinct<'v>(&mut self, keys: &str, list: &'v [Value], at: &str) {
+    fn distinct<'v>(&mut self, keys: &str, list: &'v [Value], at: &At<'_>) {
         // The fields that tell elements apart are texts.
         let mut seen: HashSet<Vec<Option<&'v str>>> = HashSet::new();
         let mut again = |item: &'v Value| !seen.insert(keys.split(',').map(|k| item.get(k).and_then(Value::as_str)).collect());
@@ -213,13 +237,13 @@ impl Walk<'_> {
         }
     }
 
-    fn inside(&mut self, ty: &Type, value: &Value, old: Option<&Value>, at: &str) {
+    fn inside(&mut self, ty: &Type, value: &Value, old: Option<&Value>, at: &At<'_>) {
         match (ty, value) {
             (Type::Struct(id), value) => self.structure(*id, value, old, at),
             (Type::List(item), Value::List(list)) => {
-                list.iter().enumerate().for_each(|(i, v)| self.inside(item, v, None, &format!("{at}[{i}]")));
+                list.iter().enumerate().for_each(|(i, v)| self.inside(item, v, None, &At::Index(at, i)));
             }
-            (Type::Map(item), Value::Map(map)) => map.iter().for_each(|(k, v)| self.inside(item, v, None, &format!("{at}[{k}]"))),
+            (Type::Map(item), Value::Map(map)) => map.iter().for_each(|(k, v)| self.inside(item, v, None, &At::Entry(at, k))),
             _ => {}
         }
     }

@@ -62,6 +62,13 @@ fn protobuf(input: &[u8]) {
 fn decode(input: &[u8]) {
     let Some(value) = decoded(input) else { return };
     let (schema, ty) = pod();
+    for (decode, stored) in [(normalize::decode as fn(_, _, _) -> _, false), (normalize::decode_stored, true)] {
+        let raw = json::from_slice(input).unwrap();
+        for value in [raw, value.clone()] {
+            let unchanged = decode(schema, ty, value.clone()).is_ok_and(|d: normalize::Decoded| d.unknown.is_empty() && d.value == value);
+            assert_eq!(normalize::is_formed(schema, ty, &value, stored), unchanged);
+        }
+    }
     let mut filled = value.clone();
     normalize::apply_defaults(schema, ty, &mut filled);
     let encoded = protobuf::encode(schema, ty, &value);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fram_machinery::quantity::Quantity;
-use fram_machinery::{Value as Tree, normalize};
+use fram_machinery::{Text, Value as Tree, normalize};
 use jiff::Timestamp;
 
 use crate::eval::{Budget, EvalError};
@@ -18,7 +18,7 @@ pub enum Value {
     Int(i64),
     Uint(u64),
     Double(f64),
-    Text(Arc<str>),
+    Text(Text),
     Bytes(Arc<[u8]>),
     List(Arc<Vec<Value>>),
     /// Pairs in the order in which they were made.
@@ -33,7 +33,7 @@ pub enum Value {
     Type(&'static str),
     Optional(Option<Arc<Value>>),
     Quantity(Arc<Quantity>),
-    Url(Arc<str>),
+    Url(Text),
     Ip(IpAddr),
     Cidr(IpAddr, u8),
     Semver(Arc<Semver>),
@@ -267,7 +267,7 @@ impl From<&Value> for Tree {
 }
 
 /// What `string()` makes of a value, as far as it takes it.
-pub(crate) fn text(value: &Value) -> Arc<str> {
+pub(crate) fn text(value: &Value) -> Text {
     match value {
         Value::Text(text) | Value::Url(text) => text.clone(),
         Value::Bool(b) => b.to_string().into(),

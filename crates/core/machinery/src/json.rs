@@ -4,9 +4,8 @@
 mod names;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use crate::value::{Key, Map, Value};
+use crate::value::{Key, Map, Text, Value};
 pub use names::Names;
 
 /// Nesting deeper than this is refused, as Go's decoder does at 10,000; an object tree is walked by recursion.
@@ -92,7 +91,7 @@ impl<'a> Parser<'a> {
         match self.peek() {
             Some(b'{') => self.map(depth),
             Some(b'[') => self.list(depth),
-            Some(b'"') => Ok(Value::String(Arc::from(self.string()?))),
+            Some(b'"') => Ok(Value::String(self.string()?.into())),
             Some(b't') => self.literal("true", Value::Bool(true)),
             Some(b'f') => self.literal("false", Value::Bool(false)),
             Some(b'n') => self.literal("null", Value::Null),
@@ -401,11 +400,18 @@ pub fn write_string(out: &mut Vec<u8>, s: &str) {
 }
 
 /// Shared text of a value: the string itself, or its JSON.
-pub fn text(value: &Value) -> Arc<str> {
+pub fn text(value: &Value) -> Text {
     match value {
         Value::String(s) => s.clone(),
-        other => to_string(other).into(),
+        other => text_of(other),
     }
+}
+
+/// The compact JSON of a value, as a text of an object.
+pub(crate) fn text_of(value: &Value) -> Text {
+    let mut out = Vec::with_capacity(32);
+    write(&mut out, value);
+    std::str::from_utf8(&out).unwrap_or_default().into()
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@ mod atomics;
 mod compare;
 mod duplicate;
 mod element;
+mod fresh;
 mod managers;
 mod set;
 
 pub use apply::{ApplyError, Conflict, apply};
 pub use atomics::merge;
-pub use managers::{Manager, Operation, track};
+pub use managers::{Manager, Operation, track, track_new};
 pub use set::{FieldSet, PathElement};
 
 #[cfg(test)]

@@ -2,12 +2,14 @@
 //! are checked and brought to canonical form, and what Go's encoder would leave out or fill in is left out or filled in, so
 //! that the tree's JSON is the one a Kubernetes user knows.
 
+mod formed;
+
 use std::fmt::Write;
 
 use crate::quantity::Quantity;
 use crate::schema::{Field, Schema, SchemaOr, StructType, Type, TypeId};
 use crate::structural::{Pruning, Structural};
-use crate::value::{Key, List, Map, Value};
+use crate::value::{Key, List, Map, Text, Value};
 
 /// A value of the wrong type, in the words of Go's decoder.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -44,6 +46,8 @@ pub fn decode_stored(schema: &Schema, ty: TypeId, value: Value) -> Result<Decode
     Ok(Decoded { value, unknown: walk.unknown })
 }
 
+pub use formed::is_formed;
+
 struct Walk<'a> {
     schema: &'a Schema,
     path: String,
@@ -71,19 +75,26 @@ impl Walk<'_> {
             Value::Null => Map::new(),
             other => return self.mismatch(&other, &ty.name),
         };
-        let mut entries: Vec<(Key, Value)> = Vec::with_capacity(map.len() + 2);
-        for (key, item) in map.into_entries() {
-            let Some(field) = ty.field(&key) else {
-                self.unknown_or_type_meta(key, item, root || ty.typed, &mut entries)?;
-                continue;
+        let mut entries = map.into_entries();
+        // What is kept moves up to what was kept before it: no second list is made.
+        let mut kept = 0;
+        for i in 0..entries.len() {
+            let (key, item) = std::mem::replace(&mut entries[i], (Key::Static(""), Value::Null));
+            let item = match ty.field(&key) {
+                Some(field) => {
+                    let back = self.step(&key);
+                    let item = self.field(field, item)?;
+                    self.path.truncate(back);
+                    item.map(|item| (field.name.clone(), item))
+                }
+                None => self.unknown_or_type_meta(key, item, root || ty.typed)?,
             };
-            let back = self.step(&key);
-            let item = self.field(field, item)?;
-            self.path.truncate(back);
             if let Some(item) = item {
-                entries.push((field.name.clone(), item));
+                entries[kept] = item;
+                kept += 1;
             }
         }
+        entries.truncate(kept);
         let sparse = self.sparse;
         for field in ty.filled_fields().filter(|_| !sparse) {
             let present = entries.iter().any(|(k, _)| *k == field.name);
@@ -109,7 +120,7 @@ impl Walk<'_> {
         let (mut own, mut rest) = (Vec::new(), Vec::new());
         for (key, item) in map.into_entries() {
             match (key.as_str(), metadata) {
-                ("apiVersion" | "kind", _) => self.unknown_or_type_meta(key, item, true, &mut own)?,
+                ("apiVersion" | "kind", _) => own.extend(self.unknown_or_type_meta(key, item, true)?),
                 ("metadata", Some(field)) => {
                     let back = self.step(&key);
                     let item = self.field(field, item)?;
@@ -137,19 +148,19 @@ impl Walk<'_> {
         back
     }
 
-    fn unknown_or_type_meta(&mut self, key: Key, item: Value, root: bool, entries: &mut Vec<(Key, Value)>) -> Result<(), TypeError> {
+    fn unknown_or_type_meta(&mut self, key: Key, item: Value, root: bool) -> Result<Option<(Key, Value)>, TypeError> {
         let back = self.step(&key);
-        if root && matches!(key.as_str(), "apiVersion" | "kind") {
-            match item {
-                Value::String(_) => entries.push((key, item)),
-                Value::Null => {}
-                other => return self.mismatch(&other, "string"),
+        let entry = match item {
+            _ if !root || !matches!(key.as_str(), "apiVersion" | "kind") => {
+                self.unknown.push(self.path.clone());
+                None
             }
-        } else {
-            self.unknown.push(self.path.clone());
-        }
+            Value::String(_) => Some((key, item)),
+            Value::Null => None,
+            other => return self.mismatch(&other, "string"),
+        };
         self.path.truncate(back);
-        Ok(())
+        Ok(entry)
     }
 
     /// The value of a present field, or None where Go would leave it out.
@@ -207,33 +218,31 @@ impl Walk<'_> {
     }
 
     fn list(&mut self, item: &Type, list: List) -> Result<Value, TypeError> {
-        let mut out = Vec::with_capacity(list.len());
-        for (i, value) in std::sync::Arc::unwrap_or_clone(list).into_iter().enumerate() {
+        let mut list = list;
+        for (i, place) in std::sync::Arc::make_mut(&mut list).iter_mut().enumerate() {
             let back = self.path.len();
             // Writing to a String cannot fail.
             let _ = write!(self.path, "[{i}]");
-            let value = match value {
+            *place = match std::mem::take(place) {
                 Value::Null => self.zero(&element(item))?,
                 value => self.value(item, value)?,
             };
-            out.push(value);
             self.path.truncate(back);
         }
-        Ok(out.into())
+        Ok(Value::List(list))
     }
 
     fn map(&mut self, item: &Type, map: Map) -> Result<Value, TypeError> {
-        let mut entries = Vec::with_capacity(map.len());
-        for (key, value) in map.into_entries() {
-            let back = self.step(&key);
-            let value = match value {
+        let mut map = map;
+        for (key, place) in map.iter_mut() {
+            let back = self.step(key);
+            *place = match std::mem::take(place) {
                 Value::Null => self.zero(&element(item))?,
                 value => self.value(item, value)?,
             };
-            entries.push((key, value));
             self.path.truncate(back);
         }
-        Ok(Value::Map(Map::from_entries(entries)))
+        Ok(Value::Map(map))
     }
 
     fn schema_or(&mut self, form: SchemaOr, id: TypeId, value: Value) -> Result<Value, TypeError> {
@@ -264,7 +273,7 @@ impl Walk<'_> {
         }
     }
 
-    fn bytes(&self, text: std::sync::Arc<str>) -> Result<Value, TypeError> {
+    fn bytes(&self, text: Text) -> Result<Value, TypeError> {
         use base64::Engine;
         if let Err(e) = base64::engine::general_purpose::STANDARD.decode(text.as_bytes()) {
             let at = match e {
@@ -400,20 +409,42 @@ pub fn format_duration(nanos: i64) -> String {
 
 /// Fills in the unconditional defaults of the description wherever a field is absent.
 pub fn apply_defaults(schema: &Schema, ty: TypeId, value: &mut Value) {
-    let definition = schema.get(ty);
-    if let Some(structural) = &definition.structural {
-        return structural.apply_defaults(value);
+    if let Some(structural) = &schema.get(ty).structural {
+        structural.apply_defaults(value);
+    } else if lacks_default(schema, ty, value) {
+        default_struct(schema, ty, value);
     }
+}
+
+/// Whether a default of this field is missing among these.
+fn is_missing(field: &Field, map: &Map) -> bool {
+    field.default.is_some() && map.get(&field.name).is_none_or(|v| v.is_null() || (!field.pointer && v.as_str() == Some("")))
+}
+
+/// Whether anything is to be filled in. What shares its parts with a former object, as nearly every update does, goes on sharing them
+/// where nothing is.
+fn lacks_default(schema: &Schema, ty: TypeId, value: &Value) -> bool {
+    let Value::Map(map) = value else { return false };
+    let lacks = |field: &Field| is_missing(field, map) || map.get(&field.name).is_some_and(|item| lacks_below(schema, &field.ty, item));
+    schema.get(ty).defaulting_fields().any(lacks)
+}
+
+fn lacks_below(schema: &Schema, ty: &Type, value: &Value) -> bool {
+    match (ty, value) {
+        (Type::Struct(id), value) if !schema.get(*id).wrapper => lacks_default(schema, *id, value),
+        (Type::List(item), Value::List(list)) => list.iter().any(|v| lacks_below(schema, item, v)),
+        (Type::Map(item), Value::Map(map)) => map.iter().any(|(_, v)| lacks_below(schema, item, v)),
+        _ => false,
+    }
+}
+
+fn default_struct(schema: &Schema, ty: TypeId, value: &mut Value) {
     let Value::Map(map) = value else { return };
-    for field in definition.json_fields() {
-        if let Some(default) = &field.default
-            && map.get(&field.name).is_none_or(|v| v.is_null() || (!field.pointer && v.as_str() == Some("")))
-        {
-            map.insert(field.name.clone(), default.clone());
+    for field in schema.get(ty).defaulting_fields() {
+        if is_missing(field, map) {
+            map.insert(field.name.clone(), field.default.clone());
         }
-        if has_structs(&field.ty)
-            && let Some(item) = map.get(&field.name)
-            && !item.is_null()
+        if map.get(&field.name).is_some_and(|item| matches!(item, Value::Map(_) | Value::List(_)))
             && let Some(item) = map.get_mut(&field.name)
         {
             default_type(schema, &field.ty, item);
@@ -421,26 +452,11 @@ pub fn apply_defaults(schema: &Schema, ty: TypeId, value: &mut Value) {
     }
 }
 
-fn has_structs(ty: &Type) -> bool {
-    match ty {
-        Type::Struct(_) => true,
-        Type::List(item) | Type::Map(item) => has_structs(item),
-        _ => false,
-    }
-}
-
 fn default_type(schema: &Schema, ty: &Type, value: &mut Value) {
     match (ty, value) {
-        (Type::Struct(id), value) if !schema.get(*id).wrapper => apply_defaults(schema, *id, value),
+        (Type::Struct(id), value) if !schema.get(*id).wrapper => default_struct(schema, *id, value),
         (Type::List(item), value @ Value::List(_)) => value.make_list().iter_mut().for_each(|v| default_type(schema, item, v)),
-        (Type::Map(item), Value::Map(map)) => {
-            let keys: Vec<Key> = map.keys().cloned().collect();
-            for key in keys {
-                if let Some(v) = map.get_mut(&key) {
-                    default_type(schema, item, v);
-                }
-            }
-        }
+        (Type::Map(item), Value::Map(map)) => map.iter_mut().for_each(|(_, value)| default_type(schema, item, value)),
         _ => {}
     }
 }

@@ -223,6 +223,8 @@ pub struct StructType {
     flat: Vec<Field>,
     /// Indices into `flat` of the fields that appear even when they are absent.
     filled: Vec<usize>,
+    /// Indices into `flat` of the fields that have a default, or below which there is one.
+    defaulting: Vec<usize>,
     /// Indices into `fields` by protobuf number.
     numbered: Vec<usize>,
 }
@@ -240,6 +242,7 @@ impl StructType {
             structural: None,
             flat: Vec::new(),
             filled: Vec::new(),
+            defaulting: Vec::new(),
             numbered: Vec::new(),
         }
     }
@@ -273,6 +276,11 @@ impl StructType {
     /// The fields that Go writes even when nothing was given for them.
     pub fn filled_fields(&self) -> impl Iterator<Item = &Field> {
         self.filled.iter().map(|&i| &self.flat[i])
+    }
+
+    /// The fields that have a default, or below which there is one.
+    pub fn defaulting_fields(&self) -> impl Iterator<Item = &Field> {
+        self.defaulting.iter().map(|&i| &self.flat[i])
     }
 }
 
@@ -333,6 +341,30 @@ impl Schema {
             let mut numbered: Vec<usize> = (0..self.types[i].fields.len()).collect();
             numbered.sort_by_key(|&f| self.types[i].fields[f].number);
             self.types[i].numbered = numbered;
+        }
+        self.find_defaulting();
+    }
+
+    /// Types refer to one another, also in circles: what is found of one type is told to the others until nothing new is found.
+    fn find_defaulting(&mut self) {
+        loop {
+            let found = |ty: &StructType| {
+                let fields = ty.flat.iter().enumerate();
+                fields.filter(|(_, f)| f.default.is_some() || self.has_defaults(&f.ty)).map(|(i, _)| i).collect::<Vec<usize>>()
+            };
+            let all: Vec<Vec<usize>> = self.types.iter().map(found).collect();
+            if self.types.iter().zip(&all).all(|(ty, found)| ty.defaulting == *found) {
+                return;
+            }
+            self.types.iter_mut().zip(all).for_each(|(ty, found)| ty.defaulting = found);
+        }
+    }
+
+    fn has_defaults(&self, ty: &Type) -> bool {
+        match ty {
+            Type::Struct(id) => !self.get(*id).defaulting.is_empty(),
+            Type::List(item) | Type::Map(item) => self.has_defaults(item),
+            _ => false,
         }
     }
 

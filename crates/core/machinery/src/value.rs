@@ -5,11 +5,15 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-/// A map key or field name. Field names of built-in kinds are borrowed from the description, all others are shared.
+/// A text of an object: a short one, of up to 23 bytes, stands in its place in the tree, a longer one is shared.
+pub use smol_str::SmolStr as Text;
+pub(crate) use smol_str::SmolStrBuilder as TextBuilder;
+
+/// A map key or field name. Field names of built-in kinds are borrowed from the description.
 #[derive(Clone)]
 pub enum Key {
     Static(&'static str),
-    Shared(Arc<str>),
+    Own(Text),
 }
 
 impl Key {
@@ -17,27 +21,33 @@ impl Key {
     pub(crate) fn part(&self, from: usize) -> Option<Key> {
         match self {
             Key::Static(s) => s.get(from..).map(Key::Static),
-            Key::Shared(_) => None,
+            Key::Own(_) => None,
         }
     }
 
     pub fn as_str(&self) -> &str {
         match self {
             Key::Static(s) => s,
-            Key::Shared(s) => s,
+            Key::Own(s) => s,
         }
     }
 }
 
 impl From<&str> for Key {
     fn from(s: &str) -> Self {
-        Key::Shared(s.into())
+        Key::Own(s.into())
     }
 }
 
 impl From<String> for Key {
     fn from(s: String) -> Self {
-        Key::Shared(s.into())
+        Key::Own(s.into())
+    }
+}
+
+impl From<Text> for Key {
+    fn from(s: Text) -> Self {
+        Key::Own(s)
     }
 }
 
@@ -129,7 +139,7 @@ pub enum Value {
     Bool(bool),
     Int(i64),
     Float(f64),
-    String(Arc<str>),
+    String(Text),
     List(List),
     Map(Map),
 }
@@ -138,10 +148,23 @@ pub enum Value {
 impl Eq for Value {}
 
 /// An ordered map of unique keys; a clone shares the entries.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Map {
-    entries: Arc<Vec<(Key, Value)>>,
+    /// None where there are none: trees have many empty maps.
+    entries: Option<Arc<Vec<(Key, Value)>>>,
 }
+
+impl PartialEq for Map {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.entries, &other.entries) {
+            // Entries that both share are not looked into.
+            (Some(own), Some(theirs)) => own == theirs,
+            _ => self.is_empty() && other.is_empty(),
+        }
+    }
+}
+
+impl Eq for Map {}
 
 impl Map {
     pub fn new() -> Self {
@@ -151,7 +174,7 @@ impl Map {
     /// Builds a map from entries in any order. Of entries with the same key the last one wins, as in Go's decoder.
     pub fn from_entries(mut entries: Vec<(Key, Value)>) -> Self {
         if entries.is_sorted_by(|a, b| a.0 < b.0) {
-            return Self { entries: Arc::new(entries) };
+            return Self::new_sorted(entries);
         }
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         if entries.windows(2).any(|w| w[0].0 == w[1].0) {
@@ -164,15 +187,29 @@ impl Map {
             }
             entries = unique;
         }
-        Self { entries: Arc::new(entries) }
+        Self::new_sorted(entries)
+    }
+
+    /// Of unique keys in their order.
+    fn new_sorted(entries: Vec<(Key, Value)>) -> Self {
+        Self { entries: (!entries.is_empty()).then(|| Arc::new(entries)) }
+    }
+
+    fn entries(&self) -> &[(Key, Value)] {
+        self.entries.as_ref().map_or(&[], |entries| entries)
+    }
+
+    /// The entries, to be changed; whoever takes all of them out leaves an empty list behind, which is as good as none.
+    fn own(&mut self) -> &mut Vec<(Key, Value)> {
+        Arc::make_mut(self.entries.get_or_insert_default())
     }
 
     fn find(&self, key: &str) -> Result<usize, usize> {
-        self.entries.binary_search_by(|e| order(&e.0, key))
+        self.entries().binary_search_by(|e| order(&e.0, key))
     }
 
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.find(key).ok().map(|i| &self.entries[i].1)
+        self.find(key).ok().map(|i| &self.entries()[i].1)
     }
 
     pub fn contains(&self, key: &str) -> bool {
@@ -182,14 +219,14 @@ impl Map {
     /// A place to change the value of `key`, or None where there is no such key.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
         let i = self.find(key).ok()?;
-        Some(&mut Arc::make_mut(&mut self.entries)[i].1)
+        Some(&mut self.own()[i].1)
     }
 
     /// A place to change the value of `key`, which is made (null) where it does not exist.
     pub fn entry(&mut self, key: impl Into<Key>) -> &mut Value {
         let key = key.into();
         let found = self.find(&key);
-        let entries = Arc::make_mut(&mut self.entries);
+        let entries = self.own();
         let i = found.unwrap_or_else(|i| {
             entries.insert(i, (key, Value::Null));
             i
@@ -203,34 +240,40 @@ impl Map {
 
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         let i = self.find(key).ok()?;
-        Some(Arc::make_mut(&mut self.entries).remove(i).1)
+        Some(self.own().remove(i).1)
     }
 
     pub fn retain(&mut self, keep: impl Fn(&Key, &Value) -> bool) {
-        if self.entries.iter().any(|(k, v)| !keep(k, v)) {
-            Arc::make_mut(&mut self.entries).retain(|(k, v)| keep(k, v));
+        if self.iter().any(|(k, v)| !keep(k, v)) {
+            self.own().retain(|(k, v)| keep(k, v));
         }
     }
 
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries().is_empty()
     }
 
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Key, &Value)> + Clone {
-        self.entries.iter().map(|(k, v)| (k, v))
+        self.entries().iter().map(|(k, v)| (k, v))
+    }
+
+    /// The values, each to be changed in its place.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Key, &mut Value)> {
+        let entries = if self.is_empty() { None } else { Some(self.own()) };
+        entries.into_iter().flatten().map(|(k, v)| (&*k, v))
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.entries.iter().map(|(k, _)| k)
+        self.entries().iter().map(|(k, _)| k)
     }
 
     /// Takes the entries out, without copying where nobody shares them.
     pub fn into_entries(self) -> Vec<(Key, Value)> {
-        Arc::try_unwrap(self.entries).unwrap_or_else(|shared| (*shared).clone())
+        self.entries.map_or_else(Vec::new, Arc::unwrap_or_clone)
     }
 }
 
@@ -269,6 +312,14 @@ impl Value {
     }
 
     pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Value::String(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The same as it stands in the tree.
+    pub fn as_text(&self) -> Option<&Text> {
         match self {
             Value::String(s) => Some(s),
             _ => None,
@@ -381,8 +432,8 @@ impl From<&str> for Value {
 impl From<Key> for Value {
     fn from(key: Key) -> Self {
         match key {
-            Key::Static(s) => s.into(),
-            Key::Shared(s) => Value::String(s),
+            Key::Static(s) => Value::String(Text::new_static(s)),
+            Key::Own(s) => Value::String(s),
         }
     }
 }
@@ -399,9 +450,15 @@ impl From<String> for Value {
     }
 }
 
+impl From<Text> for Value {
+    fn from(s: Text) -> Self {
+        Value::String(s)
+    }
+}
+
 impl From<Arc<str>> for Value {
     fn from(s: Arc<str>) -> Self {
-        Value::String(s)
+        Value::String(s.into())
     }
 }
 
@@ -475,6 +532,22 @@ macro_rules! object {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_and_keys_are_small_and_short_texts_stand_in_them() {
+        assert_eq!((size_of::<Value>(), size_of::<Key>()), (24, 24));
+        assert!(!Text::from("pod-template-hash").is_heap_allocated());
+        assert_eq!(Value::from("x".repeat(40)), Value::from("x".repeat(40).as_str()));
+    }
+
+    #[test]
+    fn a_map_that_lost_all_entries_is_an_empty_one() {
+        let mut map = Map::from_entries(vec![("a".into(), 1.into())]);
+        map.remove("a");
+        assert_eq!((map.is_empty(), map.len(), map.get("a")), (true, 0, None));
+        assert!(map == Map::new());
+        assert_eq!(map.into_entries().len(), 0);
+    }
 
     #[test]
     fn a_change_does_not_reach_a_clone() {

@@ -314,7 +314,7 @@ impl ser::SerializeMap for MapWriter {
     type Error = ViewError;
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), ViewError> {
         let key = key.serialize(Writer)?;
-        self.key = Some(crate::json::text(&key).as_ref().into());
+        self.key = Some(crate::json::text(&key).into());
         Ok(())
     }
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ViewError> {

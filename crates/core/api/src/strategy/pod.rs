@@ -26,9 +26,11 @@ impl Strategy for Pod {
 
     fn default(&self, object: &mut Value) {
         let host_network = object.bool_at(&["spec", "hostNetwork"]) == Some(true);
-        let Some(spec) = object.as_map().and_then(|m| m.get("spec")).cloned() else { return };
-        let mut spec = spec;
-        default_pod_spec(&mut spec);
+        if object.get("spec").is_none() {
+            return;
+        }
+        let spec = object.place(&["spec"]);
+        default_pod_spec(spec);
         if spec.int_at(&["terminationGracePeriodSeconds"]).is_some_and(|n| n < 0) {
             // KEP-2238: what was negative once meant at once.
             spec.set(&["terminationGracePeriodSeconds"], 1);
@@ -47,8 +49,7 @@ impl Strategy for Pod {
                 }
             }
         }
-        mirror_service_account(&mut spec);
-        object.set(&["spec"], spec);
+        mirror_service_account(spec);
         mirror_ips(object);
     }
 

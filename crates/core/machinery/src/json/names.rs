@@ -32,6 +32,6 @@ mod tests {
     fn names_are_borrowed_and_other_keys_are_not() {
         let names = Names::new(["metadata", "name"]);
         assert!(matches!(names.key("name"), Key::Static("name")));
-        assert!(matches!(names.key("nam"), Key::Shared(_)));
+        assert!(matches!(names.key("nam"), Key::Own(_)));
     }
 }

@@ -148,7 +148,7 @@ fn merge_list(schema: &Schema, item: &Type, field: &Field, live: &Value, wanted:
 }
 
 fn prune_struct(schema: &Schema, id: TypeId, value: &mut Value, gone: &FieldSet, kept: &FieldSet) {
-    for (step, node) in &gone.children {
+    for (step, node) in gone.children() {
         let PathElement::Field(key) = step else { continue };
         prune_entry(schema, schema.get(id).type_of(key), value, step, node, kept);
     }
@@ -180,7 +180,7 @@ fn prune_value(schema: &Schema, ty: &Type, field: Option<&Field>, value: &mut Va
     match shape(schema, ty, field, [Some(&*value)]) {
         Shape::Leaf => {}
         Shape::Struct(id) => prune_struct(schema, id, value, gone, kept),
-        Shape::Map(item) => gone.children.iter().for_each(|(step, node)| prune_entry(schema, Some((item, None)), value, step, node, kept)),
+        Shape::Map(item) => gone.children().for_each(|(step, node)| prune_entry(schema, Some((item, None)), value, step, node, kept)),
         Shape::List { item, field } => {
             let Value::List(_) = value else { return };
             let list = value.make_list();

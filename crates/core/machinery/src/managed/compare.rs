@@ -2,7 +2,6 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use super::element::{Shape, name, shape};
 use super::set::{FieldSet, PathElement};
@@ -39,16 +38,16 @@ fn present(value: Option<&Value>) -> Option<&Value> {
 }
 
 impl Difference {
-    /// Takes in what differs below a step, which may have been seen before: names in lists need not be unique.
-    fn add(&mut self, step: &PathElement, below: Difference) {
-        for (own, below) in [(&mut self.added, below.added), (&mut self.modified, below.modified), (&mut self.removed, below.removed)] {
-            if below.is_empty() {
-                continue;
+    /// Takes in what differs below a step that is no less than those before it.
+    fn add(&mut self, step: PathElement, below: Difference) {
+        // Nearly always only one of the three has anything.
+        let parts = [(&mut self.added, below.added), (&mut self.modified, below.modified), (&mut self.removed, below.removed)];
+        let mut parts = parts.into_iter().filter(|(_, below)| !below.is_empty()).peekable();
+        while let Some((own, below)) = parts.next() {
+            if parts.peek().is_none() {
+                return own.push(step, below);
             }
-            match own.children.entry(step.clone()) {
-                Entry::Vacant(place) => drop(place.insert(below)),
-                Entry::Occupied(mut known) => known.get_mut().absorb(&below),
-            }
+            own.push(step.clone(), below);
         }
     }
 }
@@ -60,7 +59,7 @@ impl Walk<'_> {
                 Some((ty, field)) => self.value(ty, field, old, new),
                 None => leaf(old, new),
             };
-            out.add(&PathElement::Field(key.clone()), below);
+            out.add(PathElement::Field(key.clone()), below);
         }
     }
 
@@ -80,7 +79,7 @@ impl Walk<'_> {
             Shape::Struct(id) => self.structure(id, old, new, &mut out),
             Shape::Map(item) => {
                 for (key, old, new) in pairs(old, new) {
-                    out.add(&PathElement::Field(key.clone()), self.value(item, None, old, new));
+                    out.add(PathElement::Field(key.clone()), self.value(item, None, old, new));
                 }
             }
             Shape::List { item, field } => self.list(item, field, old, new, &mut out),
@@ -95,14 +94,17 @@ impl Walk<'_> {
         let named = |list: &[Value]| -> Vec<Option<PathElement>> { list.iter().map(|v| name(self.schema, field, item, v)).collect() };
         let (old_names, new_names) = (named(&old), named(&new));
         let (old_index, new_index) = (index(&old_names), index(&new_names));
+        let mut found = Vec::with_capacity(new.len());
         for (step, value) in old_names.iter().zip(&**old).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
-            out.add(step, self.value(item, None, Some(value), new_index.get(step).map(|i| &new[*i])));
+            found.push((step, self.value(item, None, Some(value), new_index.get(step).map(|i| &new[*i]))));
         }
         for (step, value) in new_names.iter().zip(&**new).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
             if !old_index.contains_key(step) {
-                out.add(step, self.value(item, None, None, Some(value)));
+                found.push((step, self.value(item, None, None, Some(value))));
             }
         }
+        found.sort_by_key(|(step, _)| *step);
+        found.into_iter().for_each(|(step, below)| out.add(step.clone(), below));
     }
 }
 
@@ -148,43 +150,36 @@ fn pairs<'a>(old: Option<&'a Value>, new: Option<&'a Value>) -> impl Iterator<It
 /// The fields that a configuration states, for server-side apply.
 pub(super) fn stated(schema: &Schema, ty: TypeId, value: &Value) -> FieldSet {
     let mut set = FieldSet::default();
-    state_struct(schema, ty, value, &mut Vec::new(), &mut set);
+    for (key, item) in value.as_map().into_iter().flat_map(|m| m.iter()) {
+        let below = match schema.get(ty).type_of(key) {
+            Some((ty, field)) => state(schema, ty, field, item),
+            None => FieldSet::leaf(),
+        };
+        set.push(PathElement::Field(key.clone()), below);
+    }
     set
 }
 
-fn state_struct(schema: &Schema, id: TypeId, value: &Value, path: &mut Vec<PathElement>, out: &mut FieldSet) {
-    for (key, item) in value.as_map().into_iter().flat_map(|m| m.iter()) {
-        path.push(PathElement::Field(key.clone()));
-        match schema.get(id).type_of(key) {
-            Some((ty, field)) => state(schema, ty, field, item, path, out),
-            None => out.insert(path),
-        }
-        path.pop();
-    }
-}
-
-fn state(schema: &Schema, ty: &Type, field: Option<&Field>, value: &Value, path: &mut Vec<PathElement>, out: &mut FieldSet) {
+fn state(schema: &Schema, ty: &Type, field: Option<&Field>, value: &Value) -> FieldSet {
     let empty = value.is_null() || value.as_map().is_some_and(|m| m.is_empty());
+    // An entry of a map and an element of a list are stated themselves.
+    let entry = |item: &Type, below: &Value| FieldSet { member: true, ..state(schema, item, None, below) };
+    let mut out = FieldSet::default();
     match shape(schema, ty, field, [Some(value)]) {
-        Shape::Leaf => out.insert(path),
-        _ if empty => out.insert(path),
-        Shape::Struct(id) => state_struct(schema, id, value, path, out),
+        Shape::Leaf => return FieldSet::leaf(),
+        _ if empty => return FieldSet::leaf(),
+        Shape::Struct(id) => return stated(schema, id, value),
         Shape::Map(item) => {
-            for (key, below) in value.as_map().into_iter().flat_map(|m| m.iter()) {
-                path.push(PathElement::Field(key.clone()));
-                state(schema, item, None, below, path, out);
-                out.insert(path);
-                path.pop();
-            }
+            let entries = value.as_map().into_iter().flat_map(|m| m.iter());
+            entries.for_each(|(key, below)| out.push(PathElement::Field(key.clone()), entry(item, below)));
         }
         Shape::List { item, field } => {
-            for below in value.as_list().into_iter().flat_map(|l| l.iter()) {
-                let Some(name) = name(schema, field, item, below) else { continue };
-                path.push(name);
-                state(schema, item, None, below, path, out);
-                out.insert(path);
-                path.pop();
-            }
+            let elements = value.as_list().into_iter().flat_map(|l| l.iter());
+            let named = |below: &Value| Some((name(schema, field, item, below)?, entry(item, below)));
+            let mut found: Vec<(PathElement, FieldSet)> = elements.filter_map(named).collect();
+            found.sort_by(|(a, _), (b, _)| a.cmp(b));
+            found.into_iter().for_each(|(step, below)| out.push(step, below));
         }
     }
+    out
 }

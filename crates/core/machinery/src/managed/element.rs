@@ -3,7 +3,7 @@
 use super::set::PathElement;
 use crate::json;
 use crate::schema::{Field, Schema, Topology, Type};
-use crate::value::{Map, Value};
+use crate::value::{Key, Map, Text, Value};
 
 /// How a value is compared and merged.
 pub(super) enum Shape<'a> {
@@ -46,19 +46,18 @@ pub(super) fn shape<'a, 'v>(
 pub(super) fn name(schema: &Schema, field: &Field, item: &Type, value: &Value) -> Option<PathElement> {
     match &field.topology {
         Topology::Atomic => None,
-        Topology::Set => Some(PathElement::Value(json::to_string(value))),
-        Topology::Map(keys) => {
-            let mut map = Map::new();
-            for key in keys {
-                let default = match item {
-                    Type::Struct(id) => schema.get(*id).field(key).and_then(|f| f.default.clone()),
-                    _ => None,
-                };
-                if let Some(found) = value.get(key).filter(|v| !v.is_null()).cloned().or(default) {
-                    map.insert(key.clone(), found);
-                }
-            }
-            (!map.is_empty()).then(|| PathElement::Keys(json::to_string(&Value::Map(map))))
-        }
+        Topology::Set => Some(PathElement::Value(json::text_of(value))),
+        Topology::Map(keys) => keyed(schema, keys, item, value).map(PathElement::Keys),
     }
+}
+
+/// The keys that an element is told apart by, as JSON.
+fn keyed(schema: &Schema, keys: &[Key], item: &Type, value: &Value) -> Option<Text> {
+    let default = |key: &Key| match item {
+        Type::Struct(id) => schema.get(*id).field(key).and_then(|f| f.default.as_ref()),
+        _ => None,
+    };
+    let found = |key: &Key| value.get(key).filter(|v| !v.is_null()).or_else(|| default(key)).map(|v| (key.clone(), v.clone()));
+    let found = Map::from_entries(keys.iter().filter_map(found).collect());
+    (!found.is_empty()).then(|| json::text_of(&Value::Map(found)))
 }

@@ -1,9 +1,10 @@
 //! The managers of an object and what each owns.
 
 use super::compare::compare;
+use super::fresh::everything;
 use super::set::{FieldSet, PathElement};
 use crate::schema::{Schema, TypeId};
-use crate::value::{Key, Value};
+use crate::value::{Key, Text, Value};
 use crate::{Map, object};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,58 +45,83 @@ pub(super) fn read(object: &Value) -> Vec<Owner> {
             subresource: e.str_at(&["subresource"]).into(),
         },
         time: e.str_at(&["time"]).into(),
-        fields: e.get("fieldsV1").map(FieldSet::from_value).unwrap_or_default(),
+        fields: fields_of(e),
     };
     object.list_at(&["metadata", "managedFields"]).iter().map(entry).collect()
 }
 
-/// Writes an object's managedFields: appliers first, then by time and name.
-pub(super) fn write(object: &mut Value, mut owners: Vec<Owner>) {
-    owners.retain(|o| !o.fields.is_empty());
-    fold_ancient(&mut owners);
-    owners.sort_by(|a, b| {
-        let order =
-            |o: &Owner| (o.manager.operation == Operation::Update, o.time.clone(), o.manager.name.clone(), o.manager.subresource.clone());
-        order(a).cmp(&order(b))
-    });
-    if owners.is_empty() {
-        object.remove(&["metadata", "managedFields"]);
-        return;
-    }
-    let entry = |o: Owner| {
-        let operation = if o.manager.operation == Operation::Apply { "Apply" } else { "Update" };
-        let mut entry = object!({ "manager": (o.manager.name), "operation": operation, "apiVersion": (o.manager.api_version),
-            "fieldsType": "FieldsV1", "fieldsV1": (o.fields.to_value()) });
-        if !o.time.is_empty() {
-            entry.set(&["time"], o.time);
-        }
-        if !o.manager.subresource.is_empty() {
-            entry.set(&["subresource"], o.manager.subresource);
-        }
-        entry
-    };
-    object.set(&["metadata", "managedFields"], owners.into_iter().map(entry).collect::<Vec<_>>());
+/// Writes an object's managedFields.
+pub(super) fn write(object: &mut Value, owners: Vec<Owner>) {
+    let owners = owners.into_iter().filter(|o| !o.fields.is_empty());
+    put(object, owners.map(|o| entry(&o.manager, &o.time, o.fields.to_value())).collect());
 }
 
-fn fold_ancient(owners: &mut Vec<Owner>) {
-    let mut updaters: Vec<usize> = (0..owners.len()).filter(|&i| owners[i].manager.operation == Operation::Update).collect();
+fn entry(manager: &Manager, time: &str, fields: Value) -> Value {
+    let operation = if manager.operation == Operation::Apply { "Apply" } else { "Update" };
+    let mut entry = object!({ "manager": (manager.name.as_str()), "operation": operation, "apiVersion": (manager.api_version.as_str()),
+        "fieldsType": "FieldsV1", "fieldsV1": fields });
+    if !time.is_empty() {
+        entry.set(&["time"], time);
+    }
+    if !manager.subresource.is_empty() {
+        entry.set(&["subresource"], manager.subresource.as_str());
+    }
+    entry
+}
+
+/// Puts entries of managedFields in their order: appliers first, then by time and name.
+fn put(object: &mut Value, mut entries: Vec<Value>) {
+    fold_ancient(&mut entries);
+    let order = |e: &'_ Value| -> (bool, Text, Text, Text) {
+        let text = |field| e.get(field).and_then(Value::as_text).cloned().unwrap_or_default();
+        (is_update(e), text("time"), text("manager"), text("subresource"))
+    };
+    entries.sort_by_cached_key(order);
+    if entries.is_empty() {
+        object.remove(&["metadata", "managedFields"]);
+    } else {
+        object.set(&["metadata", "managedFields"], entries);
+    }
+}
+
+fn is_update(entry: &Value) -> bool {
+    entry.str_at(&["operation"]) != "Apply"
+}
+
+fn fields_of(entry: &Value) -> FieldSet {
+    entry.get("fieldsV1").map(FieldSet::from_value).unwrap_or_default()
+}
+
+fn fold_ancient(entries: &mut Vec<Value>) {
+    let mut updaters: Vec<usize> = (0..entries.len()).filter(|&i| is_update(&entries[i])).collect();
     if updaters.len() <= MOST_UPDATERS {
         return;
     }
     updaters.sort_by(|&a, &b| {
-        let order = |i: usize| (owners[i].manager.name != ANCIENT, owners[i].time.as_str());
+        let order = |i: usize| (entries[i].str_at(&["manager"]) != ANCIENT, entries[i].str_at(&["time"]));
         order(a).cmp(&order(b))
     });
     let gone = &updaters[..=updaters.len() - MOST_UPDATERS];
     let (first, last) = (gone[0], gone[gone.len() - 1]);
-    let mut kept = owners[first].clone();
-    kept.manager.name = ANCIENT.into();
-    kept.time.clone_from(&owners[last].time);
-    gone[1..].iter().for_each(|&i| kept.fields.absorb(&owners[i].fields));
-    owners[first] = kept;
+    let mut fields = fields_of(&entries[first]);
+    gone[1..].iter().for_each(|&i| fields.absorb(&fields_of(&entries[i])));
+    let time = entries[last].get("time").cloned();
+    let kept = &mut entries[first];
+    kept.set(&["manager"], ANCIENT);
+    kept.set(&["fieldsV1"], fields.to_value());
+    if let Some(time) = time {
+        kept.set(&["time"], time);
+    }
     let gone: std::collections::BTreeSet<usize> = gone[1..].iter().copied().collect();
     let mut at = 0..;
-    owners.retain(|_| at.next().is_none_or(|i| !gone.contains(&i)));
+    entries.retain(|_| at.next().is_none_or(|i| !gone.contains(&i)));
+}
+
+/// Notes the write that made an object: the manager owns all of it that is not in `nothing`, the type's empty object.
+pub fn track_new(schema: &Schema, ty: TypeId, nothing: &Value, new: &mut Value, manager: &Manager, now: &str) {
+    let fields = everything(schema, ty, &stripped(nothing), &stripped(new));
+    let entries = if fields.is_empty() { Vec::new() } else { vec![entry(manager, now, fields)] };
+    put(new, entries);
 }
 
 /// An object without what nobody owns: its identity and what the server keeps.
@@ -135,37 +161,47 @@ pub(super) fn stripped(object: &Value) -> Value {
 pub(super) fn within_reach(mut set: FieldSet, subresource: &str, has_status: bool) -> FieldSet {
     let status = PathElement::Field(Key::Static("status"));
     if subresource == "status" {
-        set.children.retain(|step, _| *step == status || *step == PathElement::Field(Key::Static("metadata")));
+        set.retain_children(|step| *step == status || *step == PathElement::Field(Key::Static("metadata")));
     } else if has_status {
-        set.children.remove(&status);
+        set.retain_children(|step| *step != status);
     }
     set
 }
 
-/// Notes a write that was no apply: the manager owns what it added or changed, and nobody else does any more.
+/// Notes a write that was no apply: the manager owns what it added or changed, and nobody else does any more. Entries that the write
+/// does not touch are not even read.
 pub fn track(schema: &Schema, ty: TypeId, old: &Value, new: &mut Value, manager: &Manager, now: &str) {
     let difference = compare(schema, ty, &stripped(old), &stripped(new));
-    let mut owners = read(old);
-    if !difference.is_empty() {
-        let mut taken = difference.added;
-        taken.absorb(&difference.modified);
-        let others = owners.iter().any(|owner| owner.manager != *manager);
-        let lost = if others { taken.union(&difference.removed) } else { FieldSet::default() };
-        match owners.iter().position(|owner| owner.manager == *manager) {
-            Some(at) => {
-                let owner = &mut owners[at];
-                let fields = owner.fields.difference(&difference.removed).union(&taken);
-                if fields != owner.fields {
-                    owner.time = now.to_string();
-                }
-                owner.fields = fields;
+    let mut entries: Vec<Value> = old.list_at(&["metadata", "managedFields"]).to_vec();
+    if difference.is_empty() {
+        return put(new, entries);
+    }
+    let mut taken = difference.added;
+    taken.absorb(&difference.modified);
+    let mine = entries.iter().position(|e| is_of(e, manager));
+    let lost = if entries.len() > usize::from(mine.is_some()) { taken.union(&difference.removed) } else { FieldSet::default() };
+    for (i, entry) in entries.iter_mut().enumerate() {
+        let fields = entry.get("fieldsV1").unwrap_or(&Value::Null);
+        if Some(i) != mine {
+            if lost.meets(fields) {
+                entry.set(&["fieldsV1"], FieldSet::from_value(fields).difference(&lost).to_value());
             }
-            None if taken.is_empty() => {}
-            None => owners.push(Owner { manager: manager.clone(), time: now.to_string(), fields: taken }),
-        }
-        for owner in owners.iter_mut().filter(|owner| owner.manager != *manager) {
-            owner.fields = owner.fields.difference(&lost);
+        } else if difference.removed.meets(fields) || !taken.is_within(fields) {
+            let fields = FieldSet::from_value(fields).difference(&difference.removed).union(&taken);
+            entry.set(&["fieldsV1"], fields.to_value());
+            entry.set(&["time"], now);
         }
     }
-    write(new, owners);
+    if mine.is_none() && !taken.is_empty() {
+        entries.push(self::entry(manager, now, taken.to_value()));
+    }
+    entries.retain(|e| e.get("fieldsV1").is_some_and(|fields| !fields.is_empty()));
+    put(new, entries);
+}
+
+fn is_of(entry: &Value, manager: &Manager) -> bool {
+    entry.str_at(&["manager"]) == manager.name
+        && entry.str_at(&["subresource"]) == manager.subresource
+        && entry.str_at(&["apiVersion"]) == manager.api_version
+        && is_update(entry) == (manager.operation == Operation::Update)
 }

@@ -1,36 +1,39 @@
 //! A set of field paths as a trie, and its form in `fieldsV1`.
 
-use std::collections::BTreeMap;
-
 use crate::json;
-use crate::value::{Key, Map, Value};
+use crate::value::{Key, Map, Text, TextBuilder, Value};
 
 /// One step of a field path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PathElement {
     Field(Key),
     /// An element of a list by its keys: compact JSON with sorted keys.
-    Keys(String),
+    Keys(Text),
     /// An element of a set by its value: compact JSON.
-    Value(String),
+    Value(Text),
 }
 
 impl PathElement {
     /// The form in `fieldsV1`.
-    fn text(&self) -> String {
-        match self {
-            PathElement::Field(name) => ["f:", name.as_str()].concat(),
-            PathElement::Keys(keys) => ["k:", keys].concat(),
-            PathElement::Value(value) => ["v:", value].concat(),
-        }
+    pub(super) fn text(&self) -> Text {
+        let (form, rest) = match self {
+            PathElement::Field(name) => ("f:", name.as_str()),
+            PathElement::Keys(keys) => ("k:", keys.as_str()),
+            PathElement::Value(value) => ("v:", value.as_str()),
+        };
+        // A short one is put together where it will stand.
+        let mut text = TextBuilder::new();
+        text.push_str(form);
+        text.push_str(rest);
+        text.finish()
     }
 
     fn parse(key: &Key) -> Option<Self> {
         let (form, rest) = key.as_str().split_once(':')?;
         match form {
             "f" => Some(PathElement::Field(key.part(2).unwrap_or_else(|| rest.into()))),
-            "k" => Some(PathElement::Keys(rest.to_string())),
-            "v" => Some(PathElement::Value(rest.to_string())),
+            "k" => Some(PathElement::Keys(rest.into())),
+            "v" => Some(PathElement::Value(rest.into())),
             _ => None,
         }
     }
@@ -55,21 +58,41 @@ impl std::fmt::Display for PathElement {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldSet {
     pub member: bool,
-    pub children: BTreeMap<PathElement, FieldSet>,
+    /// By their step, each step once.
+    pub(super) children: Vec<(PathElement, FieldSet)>,
 }
 
 impl FieldSet {
+    /// A path that nothing is below.
+    pub(super) fn leaf() -> Self {
+        Self { member: true, children: Vec::new() }
+    }
+
     pub fn is_empty(&self) -> bool {
         !self.member && self.children.is_empty()
     }
 
-    pub fn insert(&mut self, path: &[PathElement]) {
-        let node = path.iter().fold(self, |node, step| node.children.entry(step.clone()).or_default());
-        node.member = true;
+    pub fn child(&self, step: &PathElement) -> Option<&FieldSet> {
+        let at = self.children.binary_search_by(|(own, _)| own.cmp(step)).ok()?;
+        Some(&self.children[at].1)
     }
 
-    pub fn child(&self, step: &PathElement) -> Option<&FieldSet> {
-        self.children.get(step)
+    pub fn children(&self) -> impl Iterator<Item = (&PathElement, &FieldSet)> {
+        self.children.iter().map(|(step, node)| (step, node))
+    }
+
+    pub(super) fn retain_children(&mut self, keep: impl Fn(&PathElement) -> bool) {
+        self.children.retain(|(step, _)| keep(step));
+    }
+
+    /// Takes in what is below a step that is no less than those before it. A step may come twice: names in lists need not be unique.
+    pub(super) fn push(&mut self, step: PathElement, below: FieldSet) {
+        debug_assert!(self.children.last().is_none_or(|(last, _)| *last <= step), "{step} comes too late");
+        match self.children.last_mut() {
+            _ if below.is_empty() => {}
+            Some((last, known)) if *last == step => known.absorb(&below),
+            _ => self.children.push((step, below)),
+        }
     }
 
     #[must_use]
@@ -82,18 +105,29 @@ impl FieldSet {
     /// Adds the paths of another set.
     pub fn absorb(&mut self, other: &FieldSet) {
         self.member |= other.member;
+        if other.children.is_empty() {
+            return;
+        }
+        let mut own = std::mem::take(&mut self.children).into_iter().peekable();
+        let mut out = Vec::with_capacity(own.len().max(other.children.len()));
         for (step, node) in &other.children {
-            match self.children.get_mut(step) {
-                Some(own) => own.absorb(node),
-                None => drop(self.children.insert(step.clone(), node.clone())),
+            out.extend(std::iter::from_fn(|| own.next_if(|(own, _)| own < step)));
+            match own.next_if(|(own, _)| own == step) {
+                Some((step, mut known)) => {
+                    known.absorb(node);
+                    out.push((step, known));
+                }
+                None => out.push((step.clone(), node.clone())),
             }
         }
+        out.extend(own);
+        self.children = out;
     }
 
     #[must_use]
     pub fn difference(&self, other: &FieldSet) -> FieldSet {
         let children = self.children.iter().map(|(step, node)| {
-            let left = other.children.get(step).map_or_else(|| node.clone(), |o| node.difference(o));
+            let left = other.child(step).map_or_else(|| node.clone(), |o| node.difference(o));
             (step.clone(), left)
         });
         FieldSet { member: self.member && !other.member, children: children.filter(|(_, n)| !n.is_empty()).collect() }
@@ -102,10 +136,30 @@ impl FieldSet {
     #[must_use]
     pub fn intersection(&self, other: &FieldSet) -> FieldSet {
         let children = self.children.iter().filter_map(|(step, node)| {
-            let common = node.intersection(other.children.get(step)?);
+            let common = node.intersection(other.child(step)?);
             (!common.is_empty()).then(|| (step.clone(), common))
         });
         FieldSet { member: self.member && other.member, children: children.collect() }
+    }
+
+    /// Whether any of the paths is in a set that has the form of `fieldsV1`.
+    pub(super) fn meets(&self, fields: &Value) -> bool {
+        self.meets_below(fields, true)
+    }
+
+    fn meets_below(&self, fields: &Value, root: bool) -> bool {
+        let below = |(step, node): &(PathElement, FieldSet)| fields.get(&step.text()).is_some_and(|f| node.meets_below(f, false));
+        self.member && is_member(fields, root) || self.children.iter().any(below)
+    }
+
+    /// Whether all of the paths are in a set that has the form of `fieldsV1`.
+    pub(super) fn is_within(&self, fields: &Value) -> bool {
+        self.is_within_below(fields, true)
+    }
+
+    fn is_within_below(&self, fields: &Value, root: bool) -> bool {
+        let below = |(step, node): &(PathElement, FieldSet)| fields.get(&step.text()).is_some_and(|f| node.is_within_below(f, false));
+        (!self.member || is_member(fields, root)) && self.children.iter().all(below)
     }
 
     /// Every path of the set, as text.
@@ -139,17 +193,29 @@ impl FieldSet {
         Self::read(value, true)
     }
 
+    /// All that is in one of two nodes below the root.
+    pub(super) fn from_nodes(one: &Value, other: &Value) -> FieldSet {
+        Self::read(one, false).union(&Self::read(other, false))
+    }
+
     fn read(value: &Value, root: bool) -> FieldSet {
         let mut out = FieldSet::default();
         for (key, below) in value.as_map().into_iter().flat_map(|m| m.iter()) {
             if key.as_str() == "." {
                 out.member = true;
             } else if let Some(step) = PathElement::parse(key) {
-                out.children.insert(step, Self::read(below, false));
+                out.children.push((step, Self::read(below, false)));
             }
         }
+        // The forms stand in the order of their letters, as the keys do.
+        debug_assert!(out.children.is_sorted_by(|(a, _), (b, _)| a < b));
         // A leaf is a member without saying so.
         out.member |= out.children.is_empty() && !root;
         out
     }
+}
+
+/// Whether a node in the form of `fieldsV1` is a path of the set; a leaf is one without saying so.
+fn is_member(fields: &Value, root: bool) -> bool {
+    fields.get(".").is_some() || !root && fields.is_empty()
 }

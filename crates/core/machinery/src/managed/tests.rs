@@ -26,7 +26,7 @@ fn field(name: &'static str, ty: Type, topology: Topology) -> Field {
 }
 
 /// An object with scalars, a map, an associative list, a set and an atomic list.
-fn schema() -> (Schema, TypeId) {
+pub(super) fn schema() -> (Schema, TypeId) {
     let mut schema = Schema::new();
     let [root, spec, item] = ["Root", "Spec", "Item"].map(|n| schema.declare(n).unwrap());
     let strings = || Type::List(Box::new(Type::String));
