@@ -79,8 +79,8 @@ impl<'a> Request<'a> {
     pub async fn find(&self, group: &str, version: &str, plural: &str, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
         let Some(served) = self.registry.served(group, version, plural) else { return Ok(None) };
         let place = Place { served, namespace: namespace.into(), name: name.into() };
-        match self.registry.get_object(&place).await {
-            Ok(object) => Ok(Some(object)),
+        match self.registry.get(&place).await {
+            Ok(entry) => self.registry.consult(&place.served, &entry).await.map(Some),
             Err(status) if status.is(fram_machinery::Reason::NotFound) => Ok(None),
             Err(status) => Err(status),
         }
@@ -91,9 +91,19 @@ impl<'a> Request<'a> {
         let Some(served) = self.registry.served(group, version, plural) else { return Ok(Vec::new()) };
         let place = Place { served, namespace: namespace.into(), name: String::new() };
         let listing = self.registry.list(&place, &Default::default()).await?;
-        listing.items.iter().map(|entry| self.registry.decode(&place.served, entry)).collect()
+        if listing.items.len() > FEW {
+            return listing.items.iter().map(|entry| self.registry.decode(&place.served, entry)).collect();
+        }
+        let mut objects = Vec::with_capacity(listing.items.len());
+        for entry in &listing.items {
+            objects.push(self.registry.consult(&place.served, entry).await?);
+        }
+        Ok(objects)
     }
 }
+
+/// So many objects of a list are kept for whoever asks for it next: more would drive out all else.
+const FEW: usize = 16;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 

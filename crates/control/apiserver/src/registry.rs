@@ -47,6 +47,8 @@ pub struct Registry {
     turns: turns::Turns,
     /// Without resource version, or with some earlier one.
     trees: recent::Recent<(), Value>,
+    /// What admission looks up again and again: namespaces, service accounts, classes.
+    consulted: recent::Recent<(), Value>,
     sealed: recent::Recent<Sealed, Bytes>,
     me: Weak<Registry>,
 }
@@ -94,8 +96,20 @@ impl Registry {
         allocators: Allocators,
     ) -> Arc<Self> {
         let (api, prefix) = (signal::Sender::new(api), prefix.into());
-        let (turns, trees, sealed) = Default::default();
-        Arc::new_cyclic(|me| Self { api, store, prefix, environment, admission, allocators, turns, trees, sealed, me: me.clone() })
+        let (turns, trees, consulted, sealed) = Default::default();
+        Arc::new_cyclic(|me| Self {
+            api,
+            store,
+            prefix,
+            environment,
+            admission,
+            allocators,
+            turns,
+            trees,
+            consulted,
+            sealed,
+            me: me.clone(),
+        })
     }
 
     /// For what may outlive a call.

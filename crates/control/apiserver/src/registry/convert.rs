@@ -27,6 +27,20 @@ impl Registry {
         self.convert(self.stored(entry)?, &served.stored, &served.kind).await
     }
 
+    /// The same, of what is likely to be asked for again soon.
+    pub(crate) async fn consult(&self, served: &Served, entry: &Entry) -> Result<Value, Status> {
+        if !served.verbatim() {
+            return self.object(served, entry).await;
+        }
+        if let Some(object) = self.consulted.get(&entry.value, &()) {
+            return Ok(object);
+        }
+        // Bytes are committed once, at one revision: an equal object of another one has bytes of its own.
+        let object = self.decode(served, entry)?;
+        self.consulted.put(entry.value.clone(), (), object.clone());
+        Ok(object)
+    }
+
     /// Stored entries as the kind that was asked for.
     pub(crate) async fn objects(&self, served: &Served, entries: &[Arc<Entry>]) -> Result<Vec<Value>, Status> {
         let values = entries.iter().map(|e| whole(e, e.modified.0)).collect::<Result<_, _>>()?;

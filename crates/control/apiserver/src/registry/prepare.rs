@@ -4,7 +4,7 @@
 use fram_api::rules::{self, Part};
 use fram_api::{Generation, Kind, strategy};
 use fram_machinery::status::FieldError;
-use fram_machinery::{Reason, Status, Value, meta, names};
+use fram_machinery::{Key, Reason, Status, Value, meta, names};
 
 use super::{Place, Registry};
 use crate::environment::Environment;
@@ -250,11 +250,23 @@ fn identity_errors(object: &Value, old: &Value) -> Vec<FieldError> {
 /// What of an object breaks rules, whatever it was before; what it was counts where a schema says that it may stay so.
 fn content_errors(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata_errors(kind, object);
-    errors.extend(rules::errors(kind, object, old, Part::Content));
+    // Of what is as it was nothing is told, whatever is wrong with it.
+    if old.is_none_or(|old| !same_content(object, old)) {
+        errors.extend(rules::errors(kind, object, old, Part::Content));
+    }
     let same = |a: &FieldError, b: &FieldError| a.field == b.field && a.reason() == b.reason();
     let described = errors.clone();
     errors.extend(strategy(kind).validate(object).into_iter().filter(|e| !described.iter().any(|d| same(d, e))));
     errors
+}
+
+/// Whether two objects differ in nothing but metadata and status.
+fn same_content(object: &Value, old: &Value) -> bool {
+    fn content(object: &Value) -> impl Iterator<Item = (&Key, &Value)> {
+        let entries = object.as_map().into_iter().flat_map(|map| map.iter());
+        entries.filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status"))
+    }
+    content(object).eq(content(old))
 }
 
 /// What of a custom resource breaks its schema. What an update leaves as it was is left out here, by the schema's own knowledge of

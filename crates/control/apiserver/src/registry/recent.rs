@@ -28,10 +28,11 @@ impl<K: PartialEq, V: Clone> Recent<K, V> {
             return;
         }
         let mut known = self.0.lock();
-        if known.len() == MOST {
-            known.pop_front();
-        }
+        let oldest = if known.len() == MOST { known.pop_front() } else { None };
         known.push_back((bytes, made, value));
+        // Taking a tree apart takes time, in which nobody should have to wait.
+        drop(known);
+        drop(oldest);
     }
 
     /// What belongs to these very bytes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fram_api::{Kind, names, strategy};
-use fram_machinery::{Status, Value, json, managed, meta, normalize};
+use fram_machinery::{Status, Value, json, managed, meta, normalize, object};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
 use super::prepare::{Change, bump_generation, check_new, fill_metadata, keep_metadata, keep_own_metadata, refuse};
@@ -116,7 +116,8 @@ impl Registry {
             object.set(&["metadata", "managedFields"], applied);
         }
         place.name = meta::name(&object).to_string();
-        let before = object.clone();
+        // Of what admission may not change only the metadata: whoever holds the rest has all that changes copied.
+        let before = object!({ "metadata": (object.get("metadata").cloned()) });
         let asked = place.clone();
         let mut request = Request::new(self, &asked, "", Verb::Create, write);
         object = self.admission.admit(&mut request, object, None).await?;
@@ -183,6 +184,9 @@ impl Registry {
     fn normalized(&self, stored: &Kind, object: Value) -> Result<Value, Status> {
         // Upstream stores what extends the API as JSON, all else as protobuf, in which empty lists are nothing.
         let as_json = stored.custom.is_some() || matches!(&*stored.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
+        if normalize::is_formed(&stored.schema, stored.ty, &object, !as_json) {
+            return Ok(object);
+        }
         let decode = if as_json { normalize::decode } else { normalize::decode_stored };
         let decoded = decode(&stored.schema, stored.ty, object).map_err(Status::internal)?;
         Ok(decoded.value)
@@ -322,14 +326,17 @@ impl Registry {
             return Ok(());
         }
         let stored = &place.served.stored;
-        let nothing = self.empty_object(stored)?;
         let manager = managed::Manager {
             name: write.field_manager.clone(),
             operation: managed::Operation::Update,
             api_version: place.kind().api_version(),
             subresource: subresource.into(),
         };
-        managed::track(&stored.schema, stored.ty, old.unwrap_or(&nothing), object, &manager, &self.environment.now_text());
+        let (schema, ty, now) = (&stored.schema, stored.ty, self.environment.now_text());
+        match old {
+            Some(old) => managed::track(schema, ty, old, object, &manager, &now),
+            None => managed::track_new(schema, ty, &self.empty_object(stored)?, object, &manager, &now),
+        }
         Ok(())
     }
 
