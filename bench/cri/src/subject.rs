@@ -35,8 +35,9 @@ impl Recipe {
     }
 }
 
+/// Its own in every run, as several may be under way.
 fn cgroup_name(subject: &str) -> String {
-    format!("bench-cri-{subject}")
+    format!("bench-cri-{subject}-{}", std::process::id())
 }
 
 pub(crate) struct Subject {
