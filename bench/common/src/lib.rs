@@ -10,5 +10,5 @@ mod watch;
 pub use choice::Choice;
 pub use load::{Figures, ask, drive};
 pub use requests::{post, request, send};
-pub use subject::{NAMESPACE, Subject, make};
+pub use subject::{NAMESPACE, Subject, make, pss};
 pub use watch::{Following, watch};

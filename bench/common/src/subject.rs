@@ -99,12 +99,7 @@ impl Subject {
 
     /// Memory of all its processes together: the sum of their proportional set sizes, in MB.
     pub fn memory(&self) -> f64 {
-        let pss = |pid: &str| {
-            let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-            let line = rollup.lines().find_map(|l| l.strip_prefix("Pss:")).map(|l| l.trim().trim_end_matches(" kB").to_string());
-            line.and_then(|l| l.parse::<f64>().ok()).unwrap_or(0.0)
-        };
-        self.group().iter().map(|(pid, _)| pss(pid)).sum::<f64>() / 1e3
+        self.group().iter().map(|(pid, _)| pss(pid)).sum::<u64>() as f64 / 1e3
     }
 
     /// Its processes, with what their `stat` says after the name.
@@ -168,6 +163,13 @@ pub async fn make(remote: &Remote, path: &str, object: Value) -> Result<()> {
         Err(error) if !error.to_string().contains("AlreadyExists") => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Memory of a process, what it shares divided among those who have it: its proportional set size in kB.
+pub fn pss(pid: impl std::fmt::Display) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find_map(|l| l.strip_prefix("Pss:")).map(|l| l.trim().trim_end_matches(" kB").to_string());
+    line.and_then(|l| l.parse().ok()).unwrap_or(0)
 }
 
 async fn launch(recipe: &Recipe) -> Result<(Child, Duration, Arc<Remote>)> {

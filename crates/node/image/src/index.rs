@@ -1,4 +1,4 @@
-//! The metadata index: which images are here, under which names, made of which layers, and who holds layers. One JSON file,
+//! The metadata index: which images are here, under which names, made of which layers. One JSON file,
 //! replaced atomically; the rules of names live here, the files themselves elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::content::replace_file;
 use crate::digest::Digest;
 use crate::error::{ImageError, IoContext};
+use crate::holders::Holder;
 use crate::layer::LayerUsage;
 use crate::reference::Reference;
 
@@ -33,19 +34,13 @@ pub(crate) struct Record {
     pub(crate) pinned: bool,
 }
 
-/// Someone (a container) that uses an image's layers, whatever becomes of the image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Holder {
-    pub(crate) image: Digest,
-    pub(crate) layers: Vec<Digest>,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Index {
     version: u32,
     pub(crate) images: BTreeMap<Digest, Record>,
     pub(crate) layers: BTreeMap<Digest, LayerUsage>,
-    #[serde(default)]
+    /// Each is in a file of its own; those before had them here, which is why they are read.
+    #[serde(default, skip_serializing)]
     pub(crate) holders: BTreeMap<String, Holder>,
 }
 

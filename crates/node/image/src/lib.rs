@@ -7,6 +7,7 @@ mod download;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod holders;
 mod import;
 mod index;
 mod install;

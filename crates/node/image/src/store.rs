@@ -16,7 +16,8 @@ use crate::content::ContentStore;
 use crate::digest::Digest;
 use crate::download::{Downloader, Tracker, blocking};
 use crate::error::{ErrorKind, ImageError, IoContext, IoError};
-use crate::index::{Holder, Index, Record};
+use crate::holders::{Holder, Holders};
+use crate::index::{Index, Record};
 use crate::install::{Documents, Names};
 use crate::layer::{LayerLimits, LayerStore};
 use crate::manifest::{ImageConfig, MAX_CONFIG, Platform};
@@ -90,6 +91,7 @@ pub(crate) struct Inner {
     pub(crate) content: ContentStore,
     pub(crate) layers: LayerStore,
     pub(crate) registry: Arc<RegistryClient>,
+    holders: Holders,
     /// What readers see.
     snapshot: RwLock<Arc<Index>>,
     /// Held while the index changes or files are swept by it.
@@ -112,9 +114,15 @@ impl ImageStore {
         for id in index.drop_incomplete(|layer| layers.contains(layer)) {
             tracing::warn!(image = %id, "image dropped: not all of its layers are on disk");
         }
+        let holders = Holders::open(&config.root)?;
+        if !index.holders.is_empty() {
+            index.holders.iter().try_for_each(|(name, holder)| holders.write(name, holder))?;
+            index.save(&config.root)?;
+        }
+        index.holders = holders.load()?;
         let registry = Arc::new(RegistryClient::new(config.registry.clone()));
         let (snapshot, writing, flights) = (RwLock::new(Arc::new(index)), Mutex::default(), Mutex::default());
-        let inner = Arc::new(Inner { config, content, layers, registry, snapshot, writing, flights, _lock: lock });
+        let inner = Arc::new(Inner { config, content, layers, registry, holders, snapshot, writing, flights, _lock: lock });
         // A layer folder that no recorded image has may not have reached the disk before a crash: it must not be reused.
         inner.sweep(RESUMABLE)?;
         Ok(Self { inner })
@@ -225,13 +233,15 @@ impl ImageStore {
         let (inner, image, holder) = (self.inner.clone(), image.to_owned(), holder.to_owned());
         blocking(move || {
             let mut held = None;
-            inner.change(|index| {
+            inner.update(|index| {
                 let (id, record) = index.find(&image)?.ok_or_else(|| ImageError::NotPresent(image.clone()))?;
                 let (id, layers) = (id.clone(), record.layers.clone());
                 index.images.get_mut(&id).into_iter().for_each(|record| record.last_used = now());
                 let info = info(index, &id, &index.images[&id]);
                 let folders: Vec<_> = layers.iter().map(|l| inner.layers.path(l)).collect();
-                index.holders.insert(holder, Holder { image: id, layers });
+                let by = Holder { image: id, layers };
+                inner.holders.write(&holder, &by)?;
+                index.holders.insert(holder, by);
                 held = Some((info, folders));
                 Ok(())
             })?;
@@ -244,7 +254,8 @@ impl ImageStore {
         let (inner, holder) = (self.inner.clone(), holder.to_owned());
         blocking(move || {
             let Some(held) = inner.index().holders.get(&holder).cloned() else { return Ok(()) };
-            inner.change(|index| {
+            inner.update(|index| {
+                inner.holders.remove(&holder)?;
                 index.holders.remove(&holder);
                 Ok(())
             })?;
@@ -295,10 +306,17 @@ impl Inner {
 
     /// Changes the index: durable first, then visible. Nothing changes if the change or the disk fails.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Index) -> Result<(), ImageError>) -> Result<(), ImageError> {
+        self.update(|index| {
+            change(index)?;
+            index.save(&self.config.root)
+        })
+    }
+
+    /// The same for what the index's file need not know at once.
+    fn update(&self, change: impl FnOnce(&mut Index) -> Result<(), ImageError>) -> Result<(), ImageError> {
         let _writing = self.writing.lock();
         let mut index = Index::clone(&self.index());
         change(&mut index)?;
-        index.save(&self.config.root)?;
         *self.snapshot.write() = Arc::new(index);
         Ok(())
     }

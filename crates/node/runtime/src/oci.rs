@@ -11,6 +11,7 @@ mod foreground;
 mod hooks;
 mod lifecycle;
 mod record;
+mod words;
 
 use std::ffi::OsString;
 use std::io;

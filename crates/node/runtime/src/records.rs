@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use fram_cri::{ContainerConfig, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxNetworkStatus, Signal};
+use fram_cri::{ContainerConfig, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxNetworkStatus, Signal, UserNamespace};
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::IdRange;
@@ -37,7 +37,11 @@ impl SandboxRecord {
 
 /// Of a pod's namespaces: one range for users and one for groups, of the same length and from 0 on. Anything else is refused.
 pub(crate) fn id_range(options: &NamespaceOption) -> Result<Option<IdRange>, &'static str> {
-    let Some(own) = options.userns_options.as_ref().filter(|own| own.mode == NamespaceMode::Pod) else { return Ok(None) };
+    let own = match &options.userns_options {
+        None | Some(UserNamespace { mode: NamespaceMode::Node, .. }) => return Ok(None),
+        Some(own) if own.mode == NamespaceMode::Pod => own,
+        Some(_) => return Err("a user namespace is the pod's or the node's"),
+    };
     let ([uids], [gids]) = (own.uids.as_slice(), own.gids.as_slice()) else {
         return Err("a user namespace needs one mapping of users and one of groups");
     };
@@ -137,6 +141,18 @@ mod tests {
         let dns = fram_cri::DnsConfig { servers: list("10.0.0.10 1.1.1.1"), searches: list("a.svc b"), options: list("ndots:5") };
         assert_eq!(resolv_conf(&dns), "search a.svc b\nnameserver 10.0.0.10\nnameserver 1.1.1.1\noptions ndots:5\n");
         assert_eq!(resolv_conf(&fram_cri::DnsConfig::default()), "");
+    }
+
+    #[test]
+    fn a_user_namespace_is_the_pods_with_its_mappings_or_the_nodes() {
+        let mapping = || vec![fram_cri::IdMapping { host_id: 65_536, container_id: 0, length: 65_536 }];
+        let range = |mode| {
+            let own = UserNamespace { mode, uids: mapping(), gids: mapping() };
+            id_range(&NamespaceOption { userns_options: Some(own), ..NamespaceOption::default() })
+        };
+        assert_eq!(range(NamespaceMode::Pod).unwrap().map(|range| range.uid), Some(65_536));
+        assert!(range(NamespaceMode::Node).unwrap().is_none() && id_range(&NamespaceOption::default()).unwrap().is_none());
+        assert!(range(NamespaceMode::Container).is_err() && range(NamespaceMode::Target).is_err());
     }
 
     #[test]

@@ -34,6 +34,7 @@ use crate::protocol::SandboxSetup;
 
 pub(crate) use container::STATE_FILE;
 pub(crate) use creator::causes;
+pub(crate) use executor::Join;
 pub(crate) use sandbox::{NETNS, SHM, USERNS};
 pub(crate) use server::set_nonblocking;
 

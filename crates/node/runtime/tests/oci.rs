@@ -293,7 +293,7 @@ fn a_cgroup_with_processes_of_others_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_container_in_a_user_namespace_of_its_own_runs_and_takes_no_further_process() {
+fn further_processes_of_a_container_in_a_user_namespace_are_in_it_too() {
     let rig = Rig::new("userns", "sleep 600; exit 0");
     rig.change(|spec| {
         spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
@@ -304,10 +304,16 @@ fn a_container_in_a_user_namespace_of_its_own_runs_and_takes_no_further_process(
     fs::set_permissions(rig.path(), fs::Permissions::from_mode(0o755)).unwrap();
     rig.create();
     rig.run(&["start", &rig.id]);
-    assert!(rig.refused(&["exec", &rig.id, "true"]).contains("user namespace"));
+    let inside = |words: &[&str]| rig.run(&[&["exec"], words].concat());
+    assert_eq!(inside(&[&rig.id, "id", "-u"]), "0\n");
+    let map = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(map(&inside(&[&rig.id, "cat", "/proc/self/uid_map"])), ["0", "100000", "1000"]);
+    assert_eq!(
+        inside(&["--user", "7:8", &rig.id, "sh", "-c", "id -u; id -g; grep CapEff /proc/self/status"]),
+        "7\n8\nCapEff:\t0000000000000000\n"
+    );
     let pid = fs::read_to_string(rig.path().join("pid")).unwrap();
-    let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap();
-    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "100000", "1000"]);
+    assert_eq!(map(&fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap()), ["0", "100000", "1000"]);
 }
 
 #[test]

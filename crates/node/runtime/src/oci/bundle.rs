@@ -1,6 +1,7 @@
 //! Reading a bundle: what the user wrote becomes what libcontainer is given and what this program does itself, which is hooks, seccomp and
 //! capabilities. Those of the last two cannot be apart: without `noNewPrivileges` a filter takes rights that the container may not have.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -35,17 +36,30 @@ impl Confinement {
     }
 }
 
-pub(super) struct Bundle {
+/// What of a bundle counts for as long as its container is there; it is in the container's record.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Given {
+    #[serde(rename = "bundle")]
     pub(super) directory: PathBuf,
     pub(super) rootfs: PathBuf,
+    #[serde(rename = "oci_version")]
     pub(super) version: String,
-    pub(super) annotations: std::collections::BTreeMap<String, String>,
+    pub(super) annotations: BTreeMap<String, String>,
+    /// Below each hierarchy.
     pub(super) cgroup: String,
+    /// Has a pid namespace of its own, whose processes end with the first; not one that it shares.
     pub(super) own_pids: bool,
+    /// Is in a user namespace, new or joined.
     pub(super) own_users: bool,
     pub(super) hooks: Option<Hooks>,
+    /// As the bundle has it: what processes that come later are like.
     pub(super) process: Value,
     pub(super) confinement: Confinement,
+}
+
+pub(super) struct Bundle {
+    pub(super) given: Given,
     /// What libcontainer is given.
     pub(super) specification: Value,
 }
@@ -62,8 +76,9 @@ pub(super) fn read(directory: &Path, id: &str) -> Result<Bundle, OciError> {
         check_resctrl()?;
     }
     let mut bundle = split(specification, &directory, id)?;
-    bundle.rootfs = fs::canonicalize(&bundle.rootfs).map_err(at("find the root file system", &bundle.rootfs))?;
-    bundle.specification["root"]["path"] = json!(bundle.rootfs);
+    let rootfs = fs::canonicalize(&bundle.given.rootfs).map_err(at("find the root file system", &bundle.given.rootfs))?;
+    bundle.specification["root"]["path"] = json!(rootfs);
+    bundle.given.rootfs = rootfs;
     Ok(bundle)
 }
 
@@ -96,9 +111,8 @@ fn split(mut specification: Value, directory: &Path, id: &str) -> Result<Bundle,
         be_absolute(mount, directory);
     }
     let cgroup = specification["linux"]["cgroupsPath"].as_str().filter(|path| !path.is_empty()).map(str::to_owned);
-    if cgroup.as_ref().is_some_and(|path| path.contains(':')) {
-        return Err(wrong("linux.cgroupsPath is in systemd's form, and cgroups are made without systemd"));
-    }
+    // One in systemd's form is a path like any other, as with runc: containerd 1.6 names one so whose parent ends in `.slice`, and does not
+    // say --systemd-cgroup.
     // A relative one is the runtime's to place.
     let cgroup = cgroup.map_or_else(|| format!("{CGROUPS}/{id}"), |path| format!("/{}", path.trim_start_matches('/')));
     check_cgroup(&cgroup)?;
@@ -108,7 +122,8 @@ fn split(mut specification: Value, directory: &Path, id: &str) -> Result<Bundle,
     let own_pids = namespaces().any(|namespace| namespace["type"] == "pid" && namespace["path"].as_str().is_none_or(str::is_empty));
     let annotations = take(&mut specification.clone(), "annotations")?.unwrap_or_default();
     let directory = directory.to_path_buf();
-    Ok(Bundle { directory, rootfs, version, annotations, cgroup, own_pids, own_users, hooks, process, confinement, specification })
+    let given = Given { directory, rootfs, version, annotations, cgroup, own_pids, own_users, hooks, process, confinement };
+    Ok(Bundle { given, specification })
 }
 
 /// What is in a container's cgroup is killed with it, so that it must be one of its own.
@@ -218,10 +233,10 @@ mod tests {
         assert!(given["process"]["capabilities"].is_null() && given["linux"]["seccomp"].is_null());
         assert_eq!(given["hooks"].as_object().unwrap().keys().collect::<Vec<_>>(), ["createContainer", "createRuntime"]);
         assert_eq!(given["hooks"]["createRuntime"][0]["path"], "/proc/self/exe");
-        let sets = bundle.confinement.capabilities.unwrap();
+        let sets = bundle.given.confinement.capabilities.unwrap();
         assert_eq!((sets.bounding, sets.effective, sets.permitted), (1, 1 << 5, 0));
-        assert_eq!(bundle.confinement.filter_flags, 2);
-        assert!(!bundle.confinement.filter.is_empty() && bundle.hooks.unwrap().poststop().is_some());
+        assert_eq!(bundle.given.confinement.filter_flags, 2);
+        assert!(!bundle.given.confinement.filter.is_empty() && bundle.given.hooks.unwrap().poststop().is_some());
     }
 
     #[test]
@@ -235,7 +250,7 @@ mod tests {
         let bundle = split(spec, Path::new("/b"), "x").unwrap();
         let sources: Vec<&str> = (0..3).map(|index| bundle.specification["mounts"][index]["source"].as_str().unwrap()).collect();
         assert_eq!(sources, ["/b/data", "/data", "proc"]);
-        assert_eq!((bundle.rootfs.to_str().unwrap(), bundle.cgroup.as_str()), ("/b/rootfs", "/fram-oci/x"));
+        assert_eq!((bundle.given.rootfs.to_str().unwrap(), bundle.given.cgroup.as_str()), ("/b/rootfs", "/fram-oci/x"));
     }
 
     #[test]

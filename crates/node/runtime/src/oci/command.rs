@@ -1,4 +1,4 @@
-//! The command line: runc's words, output and exit codes.
+//! What the words of the command line do: runc's output and exit codes.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, ExitCode};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::Parser;
 use fram_cri::LinuxContainerResources;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -15,220 +15,9 @@ use super::create::{self, Creation};
 use super::exec::{self, Execution};
 use super::foreground::{self, Console};
 use super::record::{Containers, Record, Status};
+use super::words::{Command, Create, Exec, Format, Global, Handed, Line, Run, Update};
 use super::{OciError, at, features, hooks, lifecycle, system};
 use crate::shim::clock;
-
-/// Runs containers of OCI bundles, as other OCI runtimes do.
-#[derive(Parser)]
-#[command(name = "fram oci", bin_name = "fram oci", version, disable_help_subcommand = true)]
-struct Line {
-    #[command(flatten)]
-    global: Global,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Args)]
-struct Global {
-    /// Where the state of containers is kept.
-    #[arg(long, default_value = "/run/fram-oci")]
-    root: PathBuf,
-    /// A file for errors and warnings, beside standard error.
-    #[arg(long)]
-    log: Option<PathBuf>,
-    #[arg(long, value_enum, default_value = "text")]
-    log_format: Format,
-    /// Accepted; nothing more is told by it.
-    #[arg(long)]
-    debug: bool,
-    /// Refused: cgroups are made without systemd.
-    #[arg(long)]
-    systemd_cgroup: bool,
-    /// Accepted as auto or false: containers are made as root.
-    #[arg(long, default_value = "auto")]
-    rootless: String,
-    /// Accepted: checkpoints are not made.
-    #[arg(long, hide = true)]
-    criu: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Text,
-    Json,
-    Table,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Makes a container of a bundle, up to the moment before its command is executed.
-    Create(Create),
-    /// Executes the command of a container that was made.
-    Start { id: String },
-    /// Makes a container, starts it, and waits for its end.
-    Run(Run),
-    /// Prints the state of a container.
-    State { id: String },
-    /// Sends a signal to a container's first process, SIGTERM where none is named.
-    Kill {
-        /// To every process of the container.
-        #[arg(long, short)]
-        all: bool,
-        id: String,
-        #[arg(default_value = "SIGTERM")]
-        signal: String,
-    },
-    /// Removes what a container holds.
-    Delete {
-        /// Kill it where it runs; and it need not be there.
-        #[arg(long, short)]
-        force: bool,
-        id: String,
-    },
-    /// Runs a further process in a container.
-    Exec(Exec),
-    /// Lists the containers.
-    List {
-        #[arg(long, short, value_enum, default_value = "table")]
-        format: Format,
-        /// Only their ids.
-        #[arg(long, short)]
-        quiet: bool,
-    },
-    /// Lists the processes in a container.
-    Ps {
-        #[arg(long, short, value_enum, default_value = "table")]
-        format: Format,
-        id: String,
-        /// For ps.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        options: Vec<String>,
-    },
-    /// Halts all processes of a container.
-    Pause { id: String },
-    /// Lets them go on.
-    Resume { id: String },
-    /// Changes the limits of a container.
-    Update(Update),
-    /// Prints what this runtime can do.
-    Features,
-    /// Writes a specification to begin with into a bundle.
-    Spec {
-        #[arg(long, short)]
-        bundle: Option<PathBuf>,
-    },
-    /// Not there: this runtime does not drive criu.
-    Checkpoint {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        rest: Vec<OsString>,
-    },
-    /// Not there, for the same reason.
-    Restore {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        rest: Vec<OsString>,
-    },
-    #[command(name = hooks::COMMAND, hide = true)]
-    RunHooks,
-}
-
-#[derive(Args)]
-struct Create {
-    /// The directory with config.json.
-    #[arg(long, short, default_value = ".")]
-    bundle: PathBuf,
-    /// A Unix socket on which the master of the terminal is sent.
-    #[arg(long)]
-    console_socket: Option<PathBuf>,
-    /// A file for the number of the first process.
-    #[arg(long)]
-    pid_file: Option<PathBuf>,
-    /// So many descriptors behind the standard streams are the container's too.
-    #[arg(long, default_value_t = 0)]
-    preserve_fds: i32,
-    /// For roots that cannot be pivoted, such as a ramdisk.
-    #[arg(long)]
-    no_pivot: bool,
-    /// Accepted: no session keyring is made.
-    #[arg(long)]
-    no_new_keyring: bool,
-    id: String,
-}
-
-#[derive(Args)]
-struct Run {
-    #[command(flatten)]
-    create: Create,
-    /// Do not wait for its end.
-    #[arg(long, short)]
-    detach: bool,
-    /// Keep what it holds when it has ended.
-    #[arg(long)]
-    keep: bool,
-    /// Accepted: nothing is reaped but the container.
-    #[arg(long)]
-    no_subreaper: bool,
-}
-
-#[derive(Args)]
-struct Exec {
-    #[arg(long)]
-    console_socket: Option<PathBuf>,
-    #[arg(long)]
-    pid_file: Option<PathBuf>,
-    #[arg(long, default_value_t = 0)]
-    preserve_fds: i32,
-    /// A file with the process, as the specification has it.
-    #[arg(long, short)]
-    process: Option<PathBuf>,
-    /// Do not wait for its end.
-    #[arg(long, short)]
-    detach: bool,
-    #[arg(long, short)]
-    tty: bool,
-    #[arg(long)]
-    cwd: Option<String>,
-    #[arg(long, short)]
-    env: Vec<String>,
-    /// UID[:GID]
-    #[arg(long, short)]
-    user: Option<String>,
-    #[arg(long, short = 'g')]
-    additional_gids: Vec<u32>,
-    #[arg(long, short)]
-    cap: Vec<String>,
-    #[arg(long)]
-    no_new_privs: bool,
-    #[arg(long)]
-    ignore_paused: bool,
-    id: String,
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<String>,
-}
-
-#[derive(Args)]
-struct Update {
-    /// A file with the specification's resources; - is the standard input. It takes the place of the other flags.
-    #[arg(long, short)]
-    resources: Option<PathBuf>,
-    #[arg(long, default_value_t = 0)]
-    cpu_period: i64,
-    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
-    cpu_quota: i64,
-    #[arg(long, default_value_t = 0)]
-    cpu_share: i64,
-    #[arg(long, default_value = "")]
-    cpuset_cpus: String,
-    #[arg(long, default_value = "")]
-    cpuset_mems: String,
-    /// Bytes.
-    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
-    memory: i64,
-    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
-    memory_swap: i64,
-    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
-    pids_limit: i64,
-    id: String,
-}
 
 pub(super) fn main(words: &[OsString]) -> ExitCode {
     let line = match Line::try_parse_from(words) {
@@ -278,7 +67,7 @@ fn run(line: &Line) -> Result<u8, OciError> {
     let containers = Containers::new(&global.root)?;
     let warn = |warnings: Vec<String>| warnings.iter().for_each(|warning| tell(global, "warning", warning));
     match &line.command {
-        Command::Create(create) => create::create(&containers, &create.id, &creation(create, create.console_socket.clone()))?,
+        Command::Create(create) => create::create(&containers, &create.id, &creation(create, create.handed.console_socket.clone()))?,
         Command::Start { id } => warn(lifecycle::start(&containers, id)?),
         Command::Run(run) => return run_container(&containers, run, warn),
         Command::State { id } => print(&state(&containers.load(id)?))?,
@@ -300,23 +89,21 @@ fn run(line: &Line) -> Result<u8, OciError> {
     Ok(0)
 }
 
+/// For a process that is elsewhere while it is made.
 fn creation(create: &Create, console_socket: Option<PathBuf>) -> Creation {
-    Creation {
-        bundle: create.bundle.clone(),
-        console_socket: console_socket.map(|path| std::path::absolute(&path).unwrap_or(path)),
-        pid_file: create.pid_file.clone().map(|path| std::path::absolute(&path).unwrap_or(path)),
-        preserve_fds: create.preserve_fds,
-        no_pivot: create.no_pivot,
-    }
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    let given = create.handed.clone();
+    let handed = Handed { console_socket: console_socket.map(absolute), pid_file: given.pid_file.map(absolute), ..given };
+    Creation { bundle: create.bundle.clone(), handed, no_pivot: create.no_pivot }
 }
 
 fn run_container(containers: &Containers, run: &Run, warn: impl Fn(Vec<String>)) -> Result<u8, OciError> {
     let id = &run.create.id;
-    let console = match (wants_terminal(&run.create.bundle), &run.create.console_socket) {
+    let console = match (wants_terminal(&run.create.bundle), &run.create.handed.console_socket) {
         (true, None) if !run.detach => Some(Console::listen()?),
         _ => None,
     };
-    let socket = console.as_ref().map(|console| console.path.clone()).or_else(|| run.create.console_socket.clone());
+    let socket = console.as_ref().map(|console| console.path.clone()).or_else(|| run.create.handed.console_socket.clone());
     create::create(containers, id, &creation(&run.create, socket))?;
     let finish = || {
         let terminal = console.map(Console::accept).transpose()?;
@@ -342,7 +129,11 @@ fn wants_terminal(bundle: &Path) -> bool {
 fn exec_process(containers: &Containers, exec: &Exec) -> Result<u8, OciError> {
     let from_file = |path: &PathBuf| serde_json::from_slice::<Value>(&fs::read(path).ok()?).ok();
     let tty = exec.process.as_ref().map_or(exec.tty, |path| from_file(path).is_some_and(|process| process["terminal"] == true));
-    let console = if tty && exec.console_socket.is_none() && !exec.detach { Some(Console::listen()?) } else { None };
+    let console = if tty && exec.handed.console_socket.is_none() && !exec.detach { Some(Console::listen()?) } else { None };
+    let mut handed = exec.handed.clone();
+    if let Some(console) = &console {
+        handed.console_socket = Some(console.path.clone());
+    }
     let execution = Execution {
         process: exec.process.clone(),
         args: exec.args.clone(),
@@ -354,9 +145,7 @@ fn exec_process(containers: &Containers, exec: &Exec) -> Result<u8, OciError> {
         capabilities: exec.cap.clone(),
         no_new_privs: exec.no_new_privs,
         ignore_paused: exec.ignore_paused,
-        console_socket: console.as_ref().map(|console| console.path.clone()).or_else(|| exec.console_socket.clone()),
-        pid_file: exec.pid_file.clone(),
-        preserve_fds: exec.preserve_fds,
+        handed,
     };
     let pid = exec::exec(containers, &exec.id, &execution)?;
     if exec.detach {
@@ -383,7 +172,7 @@ fn state(record: &Record) -> Value {
     let status = record.status();
     let mut state = record.state(status);
     state["pid"] = if status == Status::Stopped { 0 } else { record.pid }.into();
-    state["rootfs"] = json!(record.rootfs);
+    state["rootfs"] = json!(record.given.rootfs);
     state["created"] = json!(record.created);
     state["owner"] = json!("root");
     state
@@ -404,7 +193,7 @@ fn list(records: &[Record], format: Format, quiet: bool) -> Result<(), OciError>
         text += "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER\n";
         for record in records {
             let state = state(record);
-            let bundle = record.bundle.display();
+            let bundle = record.given.directory.display();
             text += &format!("{}\t{}\t{}\t{bundle}\t{}\troot\n", record.id, state["pid"], record.status().name(), record.created);
         }
     }
@@ -466,27 +255,6 @@ fn write_specification(bundle: &Path) -> Result<(), OciError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_words_are_consistent_and_those_of_runcs_callers_are_understood() {
-        Line::command().debug_assert();
-        for line in [
-            // conmon
-            "fram-oci --log-format=json --log /l create --bundle /b --pid-file /p --preserve-fds 1 --no-pivot --no-new-keyring a",
-            // go-runc
-            "fram-oci --root /r --log /l --log-format json exec --process /p --console-socket /c --detach --pid-file /p a",
-            "fram-oci --root /r kill --all a 9",
-            "fram-oci kill a KILL",
-            "fram-oci delete --force a",
-            "fram-oci ps --format json a",
-            "fram-oci update --resources - a",
-            "fram-oci exec -u 1:2 -e A=b --cwd /x -t a sh -c true",
-            "fram-oci update --cpu-quota -1 a",
-        ] {
-            assert!(Line::try_parse_from(line.split(' ')).is_ok(), "{line}");
-        }
-    }
 
     #[test]
     fn signals_are_named_as_people_do() {

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::bundle::{self, Bundle};
 use super::executor::OciExecutor;
 use super::record::{Containers, Record, Status, start_time};
+use super::words::Handed;
 use super::{OciError, at, chain, lifecycle, system};
 use crate::shim::rootfs::make_directory_in_root;
 use crate::shim::{clock, mount};
@@ -28,9 +29,7 @@ const LINE: &str = "failure";
 #[derive(Clone, Debug, Default)]
 pub(super) struct Creation {
     pub(super) bundle: PathBuf,
-    pub(super) console_socket: Option<PathBuf>,
-    pub(super) pid_file: Option<PathBuf>,
-    pub(super) preserve_fds: i32,
+    pub(super) handed: Handed,
     pub(super) no_pivot: bool,
 }
 
@@ -46,16 +45,16 @@ pub(super) fn line(directory: &Path) -> PathBuf {
 /// When it fails nothing is left. As with runc the cgroup may be there, but not with processes of others, who would be killed with it.
 pub(super) fn create(containers: &Containers, id: &str, creation: &Creation) -> Result<(), OciError> {
     let bundle = bundle::read(&creation.bundle, id)?;
-    check_terminal(&bundle.process, creation.console_socket.as_deref())?;
+    check_terminal(&bundle.given.process, creation.handed.console_socket.as_deref())?;
     // Of an id that is taken the better message is `claim`'s.
-    if matches!(containers.load(id), Err(OciError::NotFound)) && lifecycle::cgroups()?.is_occupied(&bundle.cgroup) {
-        return Err(OciError::State(format!("container's cgroup is not empty: {}", bundle.cgroup)));
+    if matches!(containers.load(id), Err(OciError::NotFound)) && lifecycle::cgroups()?.is_occupied(&bundle.given.cgroup) {
+        return Err(OciError::State(format!("container's cgroup is not empty: {}", bundle.given.cgroup)));
     }
     let directory = containers.claim(id)?;
     let _lock = containers.lock(id)?;
     let made = make(containers, id, &directory, &bundle, creation);
     if made.is_err() {
-        lifecycle::clean_up(&bundle.cgroup, &directory);
+        lifecycle::clean_up(&bundle.given.cgroup, &directory);
     }
     made
 }
@@ -69,21 +68,8 @@ pub(super) fn check_terminal(process: &Value, socket: Option<&Path>) -> Result<(
 }
 
 fn make(containers: &Containers, id: &str, directory: &Path, bundle: &Bundle, creation: &Creation) -> Result<(), OciError> {
-    let mut record = Record {
-        id: id.to_owned(),
-        oci_version: bundle.version.clone(),
-        bundle: bundle.directory.clone(),
-        rootfs: bundle.rootfs.clone(),
-        annotations: bundle.annotations.clone(),
-        created: clock::rfc3339_nano(clock::now()),
-        cgroup: bundle.cgroup.clone(),
-        own_pids: bundle.own_pids,
-        own_users: bundle.own_users,
-        hooks: bundle.hooks.clone(),
-        process: bundle.process.clone(),
-        confinement: bundle.confinement.clone(),
-        ..Record::default()
-    };
+    let given = bundle.given.clone();
+    let mut record = Record { id: id.to_owned(), created: clock::rfc3339_nano(clock::now()), given, ..Record::default() };
     containers.save(&record)?;
     make_working_directory(bundle)?;
     let place = directory.join(BUNDLE);
@@ -91,20 +77,21 @@ fn make(containers: &Containers, id: &str, directory: &Path, bundle: &Bundle, cr
     let config = place.join("config.json");
     fs::write(&config, bundle.specification.to_string()).map_err(at("write", &config))?;
     let line = failure_line(directory)?;
-    let start_hooks = record.hooks.as_ref().and_then(|hooks| hooks.start_container().clone()).unwrap_or_default();
+    let start_hooks = record.given.hooks.as_ref().and_then(|hooks| hooks.start_container().clone()).unwrap_or_default();
     let executor = OciExecutor {
-        confinement: record.confinement.clone(),
+        confinement: record.given.confinement.clone(),
         failure: line.as_raw_fd(),
         start_hooks,
         state: record.state(Status::Created),
+        joins: None,
     };
     // Hooks, and what the bundle names from where it is, expect that.
-    std::env::set_current_dir(&bundle.directory).map_err(at("enter", &bundle.directory))?;
+    std::env::set_current_dir(&bundle.given.directory).map_err(at("enter", &bundle.given.directory))?;
     let container = ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_root_path(directory.join(KEPT))
         .map_err(|error| chain(&error))?
-        .with_console_socket(creation.console_socket.clone())
-        .with_preserved_fds(creation.preserve_fds)
+        .with_console_socket(creation.handed.console_socket.clone())
+        .with_preserved_fds(creation.handed.preserve_fds)
         .with_executor(executor)
         .as_init(place)
         .with_systemd(false)
@@ -114,12 +101,12 @@ fn make(containers: &Containers, id: &str, directory: &Path, bundle: &Bundle, cr
     record.pid = container.pid().map_or(0, |pid| pid.as_raw());
     record.start_time = start_time(record.pid).unwrap_or_default();
     containers.save(&record)?;
-    creation.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, record.pid))
+    creation.handed.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, record.pid))
 }
 
 /// As runc does; where something is mounted it is not known before.
 fn make_working_directory(bundle: &Bundle) -> Result<(), OciError> {
-    let Some(cwd) = bundle.process["cwd"].as_str().map(Path::new).filter(|cwd| cwd.is_absolute()) else {
+    let Some(cwd) = bundle.given.process["cwd"].as_str().map(Path::new).filter(|cwd| cwd.is_absolute()) else {
         return Err(OciError::Spec("process.cwd must be an absolute path".into()));
     };
     let mounts = bundle.specification["mounts"].as_array();
@@ -128,8 +115,8 @@ fn make_working_directory(bundle: &Bundle) -> Result<(), OciError> {
         return Ok(());
     }
     // A root that cannot be written to may have it.
-    let made = make_directory_in_root(&bundle.rootfs, cwd);
-    made.or_else(|error| if bundle.rootfs.join(cwd.strip_prefix("/").unwrap_or(cwd)).is_dir() { Ok(()) } else { Err(chain(&error)) })
+    let made = make_directory_in_root(&bundle.given.rootfs, cwd);
+    made.or_else(|error| if bundle.given.rootfs.join(cwd.strip_prefix("/").unwrap_or(cwd)).is_dir() { Ok(()) } else { Err(chain(&error)) })
 }
 
 /// Open for writing too, so that it is open for as long as somebody may write.

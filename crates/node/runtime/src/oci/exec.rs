@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
@@ -17,7 +18,9 @@ use super::bundle::{self, Confinement};
 use super::create::{check_terminal, kept, write_pid};
 use super::executor::OciExecutor;
 use super::record::{Containers, Record, Status};
+use super::words::Handed;
 use super::{OciError, at, chain, system};
+use crate::shim::Join;
 use crate::spec::capability_bits;
 
 #[derive(Clone, Debug, Default)]
@@ -34,9 +37,7 @@ pub(super) struct Execution {
     pub(super) capabilities: Vec<String>,
     pub(super) no_new_privs: bool,
     pub(super) ignore_paused: bool,
-    pub(super) console_socket: Option<PathBuf>,
-    pub(super) pid_file: Option<PathBuf>,
-    pub(super) preserve_fds: i32,
+    pub(super) handed: Handed,
 }
 
 /// Gives the pid, of a child of the calling process.
@@ -49,12 +50,8 @@ pub(super) fn exec(containers: &Containers, id: &str, execution: &Execution) -> 
         Status::Stopped => return Err(OciError::State("cannot exec in a stopped container".into())),
         _ => return Err(OciError::NotRunning),
     }
-    if record.own_users {
-        // libcontainer would not join it: the process would be the machine's root.
-        return Err(OciError::Unsupported("cannot exec in a container with a user namespace"));
-    }
     let process = process(&record, execution)?;
-    check_terminal(&process, execution.console_socket.as_deref())?;
+    check_terminal(&process, execution.handed.console_socket.as_deref())?;
     let directory = containers.directory(id)?;
     // libcontainer leaves a socket behind for each process, under the directory where it looks for the container's state: so it gets a
     // directory of its own, with a link to the state.
@@ -63,7 +60,7 @@ pub(super) fn exec(containers: &Containers, id: &str, execution: &Execution) -> 
     // What is left of it goes with the container at the latest.
     let _ = fs::remove_dir_all(&scratch);
     let pid = joined?;
-    if let Err(error) = execution.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, pid)) {
+    if let Err(error) = execution.handed.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, pid)) {
         abandon(pid);
         return Err(error);
     }
@@ -80,6 +77,7 @@ pub(super) fn abandon(pid: i32) {
 fn join(record: &Record, mut process: Value, directory: &Path, scratch: &Path, execution: &Execution) -> Result<i32, OciError> {
     let confinement = confinement(record, &process)?;
     bundle::strip(&mut process);
+    let joins = if record.given.own_users { Some(joined(&mut process, record.pid, confinement.capabilities.is_some())?) } else { None };
     let state = scratch.join(&record.id);
     fs::create_dir_all(&state).map_err(at("create", &state))?;
     let original = kept(directory, &record.id).join("state.json");
@@ -87,12 +85,12 @@ fn join(record: &Record, mut process: Value, directory: &Path, scratch: &Path, e
     let path = scratch.join("process.json");
     fs::write(&path, process.to_string()).map_err(at("write", &path))?;
     let (reading, writing) = pipe2(OFlag::O_CLOEXEC).map_err(system("open a pipe"))?;
-    let executor = OciExecutor { confinement, failure: writing.as_raw_fd(), start_hooks: Vec::new(), state: Value::Null };
+    let executor = OciExecutor { confinement, failure: writing.as_raw_fd(), start_hooks: Vec::new(), state: Value::Null, joins };
     let built = ContainerBuilder::new(record.id.clone(), SyscallType::default())
         .with_root_path(scratch)
         .map_err(|error| chain(&error))?
-        .with_console_socket(execution.console_socket.clone())
-        .with_preserved_fds(execution.preserve_fds)
+        .with_console_socket(execution.handed.console_socket.clone())
+        .with_preserved_fds(execution.handed.preserve_fds)
         .with_executor(executor)
         .as_tenant()
         .with_detach(true)
@@ -109,10 +107,32 @@ fn join(record: &Record, mut process: Value, directory: &Path, scratch: &Path, e
     }
 }
 
+/// A process that joins a user namespace comes as the machine's root, and becomes who it is to be inside.
+fn joined(process: &mut Value, init: i32, keeps: bool) -> Result<Arc<Join>, OciError> {
+    let path = PathBuf::from(format!("/proc/{init}/ns/user"));
+    let namespace = fs::File::open(&path).map_err(at("open", &path))?;
+    let path = PathBuf::from(format!("/proc/{init}/uid_map"));
+    let map = fs::read_to_string(&path).map_err(at("read", &path))?;
+    let user = std::mem::replace(&mut process["user"], json!({ "uid": 0, "gid": 0 }));
+    let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
+    let groups = user["additionalGids"].as_array().into_iter().flatten().filter_map(number).collect();
+    let (uid, gid) = (number(&user["uid"]).unwrap_or(0), number(&user["gid"]).unwrap_or(0));
+    Ok(Arc::new(Join { namespace, owner: outside(&map, uid), uid, gid, groups, keeps }))
+}
+
+/// Whom a user of a namespace is outside of it, by its uid_map(5).
+fn outside(map: &str, uid: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        let (first, base, length) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+        uid.checked_sub(first).filter(|offset| *offset < length).and_then(|offset| base.checked_add(offset))
+    })
+}
+
 /// The filter is the container's; rights are the process' own.
 fn confinement(record: &Record, process: &Value) -> Result<Confinement, OciError> {
     let own = bundle::confinement(process)?;
-    let Confinement { filter, filter_flags, .. } = record.confinement.clone();
+    let Confinement { filter, filter_flags, .. } = record.given.confinement.clone();
     Ok(Confinement { filter, filter_flags, ..own })
 }
 
@@ -122,7 +142,7 @@ fn process(record: &Record, execution: &Execution) -> Result<Value, OciError> {
         let json = fs::read(path).map_err(at("read", path))?;
         return serde_json::from_slice(&json).map_err(|source| OciError::Malformed { path: path.clone(), source });
     }
-    changed(record.process.clone(), execution)
+    changed(record.given.process.clone(), execution)
 }
 
 /// That of the container with what the command line says. Pure.
@@ -171,6 +191,14 @@ fn parse_user(text: &str) -> Result<Value, OciError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_of_a_namespace_are_others_outside_of_it() {
+        let map = "         0     100000       1000\n      2000         50          1\n";
+        for (uid, expect) in [(0, Some(100_000)), (999, Some(100_999)), (1000, None), (2000, Some(50)), (2001, None)] {
+            assert_eq!(outside(map, uid), expect, "{uid}");
+        }
+    }
 
     #[test]
     fn a_further_process_is_like_the_first_but_for_what_is_said() {

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::fmt::Display;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libcontainer::oci_spec::runtime::{Hook, Spec};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
@@ -15,7 +16,7 @@ use serde_json::Value;
 
 use super::bundle::Confinement;
 use super::hooks;
-use crate::shim::privileges;
+use crate::shim::{Join, privileges};
 
 #[derive(Clone)]
 pub(super) struct OciExecutor {
@@ -25,6 +26,8 @@ pub(super) struct OciExecutor {
     pub(super) start_hooks: Vec<Hook>,
     /// What these are told.
     pub(super) state: Value,
+    /// The user namespace to enter: libcontainer enters all the others of a container that a process joins.
+    pub(super) joins: Option<Arc<Join>>,
 }
 
 impl OciExecutor {
@@ -64,6 +67,8 @@ impl Executor for OciExecutor {
         let args = args.map_err(|_| self.fail("an argument holds a zero byte"))?;
         let program = args.first().ok_or_else(|| self.fail("process.args must not be empty"))?;
         self.run_hooks().map_err(|error| self.fail(error))?;
+        let entered = self.joins.as_ref().map_or(Ok(()), |joins| joins.enter());
+        entered.map_err(|error| self.fail(format_args!("enter the user namespace: {error}")))?;
         self.confinement.apply().map_err(|error: privileges::PrivilegeError| self.fail(error))?;
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         // SAFETY: the default disposition runs no code of this program.

@@ -51,7 +51,7 @@ pub(super) fn start(containers: &Containers, id: &str) -> Result<Warnings, OciEr
     record.started = true;
     containers.save(&record)?;
     // As the specification has it: a failure is told, and everything goes on.
-    let given = record.hooks.as_ref().and_then(|hooks| hooks.poststart().clone()).unwrap_or_default();
+    let given = record.given.hooks.as_ref().and_then(|hooks| hooks.poststart().clone()).unwrap_or_default();
     Ok(run_all("poststart", &given, &record, Status::Running))
 }
 
@@ -59,7 +59,7 @@ pub(super) fn start(containers: &Containers, id: &str) -> Result<Warnings, OciEr
 fn run_all(stage: &str, given: &[oci_spec::runtime::Hook], record: &Record, status: Status) -> Warnings {
     let state = record.state(status);
     // The bundle may be gone already.
-    let place = Some(record.bundle.as_path()).filter(|bundle| bundle.is_dir());
+    let place = Some(record.given.directory.as_path()).filter(|bundle| bundle.is_dir());
     let run = |hook: &oci_spec::runtime::Hook| hooks::run(stage, std::slice::from_ref(hook), &state, place, &Default::default());
     given.iter().filter_map(|hook| run(hook).err()).map(|error| error.to_string()).collect()
 }
@@ -67,7 +67,7 @@ fn run_all(stage: &str, given: &[oci_spec::runtime::Hook], record: &Record, stat
 /// The record of a container that has got as far as having a cgroup: the name of none is that of the root of each hierarchy.
 fn load_placed(containers: &Containers, id: &str) -> Result<Record, OciError> {
     let record = containers.load(id)?;
-    if record.cgroup.is_empty() { Err(OciError::NotRunning) } else { Ok(record) }
+    if record.given.cgroup.is_empty() { Err(OciError::NotRunning) } else { Ok(record) }
 }
 
 pub(super) fn signal(containers: &Containers, id: &str, signal: i32, all: bool) -> Result<(), OciError> {
@@ -78,8 +78,8 @@ pub(super) fn signal(containers: &Containers, id: &str, signal: i32, all: bool) 
         return Err(OciError::NotRunning);
     }
     // Who shares the pids of others leaves its children behind when it is killed.
-    if all || (signal == libc::SIGKILL && !record.own_pids) {
-        cgroups()?.signal(&record.cgroup, signal);
+    if all || (signal == libc::SIGKILL && !record.given.own_pids) {
+        cgroups()?.signal(&record.given.cgroup, signal);
     } else if let Err(error) = send(record.pid, signal) {
         return Err(if error.raw_os_error() == Some(libc::ESRCH) { OciError::NotRunning } else { system("kill the process")(error) });
     }
@@ -121,7 +121,7 @@ pub(super) fn update(containers: &Containers, id: &str, resources: &LinuxContain
     if record.status() == Status::Stopped {
         return Err(OciError::NotRunning);
     }
-    cgroups()?.update(&record.cgroup, resources).map_err(system("change the limits"))
+    cgroups()?.update(&record.given.cgroup, resources).map_err(system("change the limits"))
 }
 
 /// The runtime specification's resources as far as limits of a container that runs can be changed.
@@ -164,8 +164,8 @@ pub(super) fn delete(containers: &Containers, id: &str, force: bool) -> Result<W
         container.map_err(|error| chain(&error))?;
     }
     end(&record)?;
-    let given = record.hooks.as_ref().and_then(|hooks| hooks.poststop().clone()).unwrap_or_default();
-    remove(&record.cgroup, &directory)?;
+    let given = record.given.hooks.as_ref().and_then(|hooks| hooks.poststop().clone()).unwrap_or_default();
+    remove(&record.given.cgroup, &directory)?;
     Ok(run_all("poststop", &given, &record, Status::Stopped))
 }
 
@@ -178,8 +178,8 @@ fn end(record: &Record) -> Result<(), OciError> {
         // Gone meanwhile is what was wanted.
         let _ = kill(Pid::from_raw(record.pid), Signal::SIGKILL);
     }
-    if !record.cgroup.is_empty() {
-        cgroups.kill(&record.cgroup);
+    if !record.given.cgroup.is_empty() {
+        cgroups.kill(&record.given.cgroup);
     }
     match process {
         Some(process) if !hooks::ended_within(&process, END).map_err(system("wait for the process"))? => {
@@ -222,7 +222,7 @@ pub(super) fn clean_up(cgroup: &str, directory: &Path) {
 /// Of the processes in a container, as the machine numbers them.
 pub(super) fn processes(containers: &Containers, id: &str) -> Result<Vec<i32>, OciError> {
     let record = load_placed(containers, id)?;
-    Ok(cgroups()?.processes(&record.cgroup))
+    Ok(cgroups()?.processes(&record.given.cgroup))
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What one call leaves for the next: a directory for each container, with its record. Which state a container is in is told by the
 //! record and by the kernel together.
 
-use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -9,11 +8,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::bundle::Confinement;
+use super::bundle::Given;
 use super::{OciError, at};
 use crate::durable::{self, Sync};
 
@@ -24,10 +22,6 @@ const LOCK: &str = "lock";
 #[serde(default)]
 pub(super) struct Record {
     pub(super) id: String,
-    pub(super) oci_version: String,
-    pub(super) bundle: PathBuf,
-    pub(super) rootfs: PathBuf,
-    pub(super) annotations: BTreeMap<String, String>,
     /// RFC 3339.
     pub(super) created: String,
     /// 0 until it is there.
@@ -36,16 +30,8 @@ pub(super) struct Record {
     pub(super) start_time: u64,
     pub(super) started: bool,
     pub(super) paused: bool,
-    /// Below each hierarchy.
-    pub(super) cgroup: String,
-    /// Has a pid namespace of its own, whose processes end with the first; not one that it shares.
-    pub(super) own_pids: bool,
-    /// Is in a user namespace, new or joined.
-    pub(super) own_users: bool,
-    pub(super) hooks: Option<Hooks>,
-    /// As the bundle has it: what processes that come later are like.
-    pub(super) process: Value,
-    pub(super) confinement: Confinement,
+    #[serde(flatten)]
+    pub(super) given: Given,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,11 +83,11 @@ impl Record {
     /// The state as the runtime specification has it, which hooks are told. A container that has stopped has no process.
     pub(super) fn state(&self, status: Status) -> Value {
         let mut state = serde_json::json!({
-            "ociVersion": self.oci_version,
+            "ociVersion": self.given.version,
             "id": self.id,
             "status": status.name(),
-            "bundle": self.bundle,
-            "annotations": self.annotations,
+            "bundle": self.given.directory,
+            "annotations": self.given.annotations,
         });
         if status != Status::Creating || self.pid != 0 {
             state["pid"] = if status == Status::Stopped { 0 } else { self.pid }.into();

@@ -230,7 +230,7 @@ fn joined(process: &mut Value, ids: IdRange, dir: &Path) -> Result<Arc<Join>, Cr
     let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
     let groups = user["additionalGids"].as_array().into_iter().flatten().filter_map(number).collect();
     let (uid, gid) = (number(&user["uid"]).unwrap_or(0), number(&user["gid"]).unwrap_or(0));
-    Ok(Arc::new(Join { namespace, ids, uid, gid, groups }))
+    Ok(Arc::new(Join { namespace, owner: ids.uid.checked_add(uid), uid, gid, groups, keeps: true }))
 }
 
 fn builder(id: &str, state: &Path, stdio: Stdio, console: Option<&Console>) -> Result<ContainerBuilder, CreateError> {

@@ -15,7 +15,6 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::unistd::{Gid, Uid, execvp, setgroups, setresgid, setresuid, write};
 
 use super::privileges;
-use crate::protocol::IdRange;
 use crate::seccomp::Instruction;
 use crate::spec::Privileges;
 
@@ -30,29 +29,32 @@ pub(super) struct ContainerExecutor {
 }
 
 /// A user namespace, and who a process is in it and on the node.
-pub(super) struct Join {
-    pub(super) namespace: File,
-    pub(super) ids: IdRange,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) groups: Vec<u32>,
+pub(crate) struct Join {
+    pub(crate) namespace: File,
+    /// Who the user is on the node.
+    pub(crate) owner: Option<u32>,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+    /// Whether a user who is not root keeps root's capabilities, which are then limited to what was asked for.
+    pub(crate) keeps: bool,
 }
 
 impl Join {
-    fn enter(&self) -> io::Result<()> {
+    pub(crate) fn enter(&self) -> io::Result<()> {
         // Whoever opens /dev/stdout anew, or the terminal, has to be its owner; /dev/null stays whose it is.
         for fd in 0..3 {
             // SAFETY: the standard streams are open for as long as the process is.
             let stream = unsafe { BorrowedFd::borrow_raw(fd) };
-            let owner = self.ids.uid.checked_add(self.uid).map(Uid::from_raw);
-            let _ = super::is_own_stream(stream).then(|| nix::unistd::fchown(stream, owner, None));
+            let _ = super::is_own_stream(stream).then(|| nix::unistd::fchown(stream, self.owner.map(Uid::from_raw), None));
         }
         setns(self.namespace.as_fd(), CloneFlags::CLONE_NEWUSER)?;
         let groups: Vec<Gid> = self.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         setgroups(&groups)?;
         setresgid(gid, gid, gid)?;
-        privileges::keeping(|| Ok(setresuid(uid, uid, uid)?))
+        let change = || Ok(setresuid(uid, uid, uid)?);
+        if self.keeps { privileges::keeping(change) } else { change() }
     }
 }
 
