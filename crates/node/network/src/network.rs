@@ -228,11 +228,15 @@ impl NetworkConfig {
     }
 }
 
+/// What a veth can have; see the kernel's IP_MAX_MTU.
+const MOST_MTU: u32 = 65_535;
+
 /// The MTU of the link that leads out, if there is one.
 fn world_mtu(route: &mut route::Handle) -> Option<u32> {
     let anywhere = IpAddr::from([192, 0, 2, 1]);
     let link = route.link_towards(anywhere).ok()??.link?;
-    route.links().ok()?.into_iter().find(|l| l.index == link).map(|l| l.mtu)
+    // Loopback, which leads out where the node has that address itself, takes one byte more than a veth.
+    route.links().ok()?.into_iter().find(|l| l.index == link).map(|l| l.mtu.min(MOST_MTU))
 }
 
 impl State {
