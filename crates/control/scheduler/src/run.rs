@@ -4,6 +4,8 @@ mod cycle;
 mod group;
 mod observe;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

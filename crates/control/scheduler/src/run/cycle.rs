@@ -6,7 +6,7 @@ use std::time::Duration;
 use fram_machinery::{Reason, Status, Value, meta, object};
 use tokio::task::{Id, JoinError};
 
-use super::report::{evict, report_unschedulable};
+use super::report::{SCHEDULER_ERROR, UNSCHEDULABLE, evict, report};
 use super::{Binding, Scheduler};
 use crate::bind::{bind, bind_claims, reserve};
 use crate::cache::Cache;
@@ -66,33 +66,46 @@ impl Scheduler {
 
     /// The best node for a pod, as the cache is now.
     pub(super) async fn find(&mut self, number: usize, pod: &Arc<Pod>) -> Found {
-        match self.profiles[number].framework.filter(pod, &mut self.cache) {
-            Filtered::Feasible(mut attempt, mut slots) => {
-                // What asks extenders is large, and most clusters have none.
-                if !self.extenders.is_empty()
-                    && let Err(error) = Box::pin(self.ask_extenders(&mut attempt, &mut slots)).await
-                {
+        let mut filtered = self.profiles[number].framework.filter(pod, &mut self.cache);
+        loop {
+            let (mut attempt, mut slots) = match filtered {
+                Filtered::Feasible(attempt, slots) => (attempt, slots),
+                Filtered::None(attempt, outcome) => return Found::None(attempt, outcome),
+            };
+            // What asks extenders is large, and most clusters have none.
+            if !self.extenders.is_empty() {
+                let asked = Box::pin(self.ask_extenders(&mut attempt, &mut slots)).await;
+                if attempt.nominated && (asked.is_err() || slots.is_empty()) {
+                    // See upstream's evaluateNominatedNode: it is one node among others then.
+                    filtered = self.profiles[number].framework.filter_all(attempt, &mut self.cache);
+                    continue;
+                }
+                if let Err(error) = asked {
                     self.profiles[number].framework.end(attempt);
                     return Found::Failed(error);
                 }
-                if slots.is_empty() {
-                    let outcome = self.profiles[number].framework.unschedulable(&attempt, &self.cache);
-                    return Found::None(attempt, outcome);
-                }
-                let framework = &mut self.profiles[number].framework;
-                let mut totals = vec![0];
-                if slots.len() > 1 {
-                    totals = framework.score(&mut attempt, &self.cache, &slots);
-                    if !self.extenders.is_empty() {
-                        Box::pin(add_priorities(&self.extenders, pod, &self.cache, &slots, &mut totals)).await;
-                    }
-                }
-                framework.end(attempt);
-                let chosen = best(&slots, &totals, self.turn).unwrap_or(slots[0]);
-                Found::Node(self.cache.at(chosen).name().to_string())
             }
-            Filtered::None(attempt, outcome) => Found::None(attempt, outcome),
+            if slots.is_empty() {
+                let outcome = self.profiles[number].framework.unschedulable(&attempt, &self.cache);
+                return Found::None(attempt, outcome);
+            }
+            return Found::Node(self.choose(number, attempt, &slots).await);
         }
+    }
+
+    /// The name of the best of these nodes.
+    async fn choose(&mut self, number: usize, mut attempt: Attempt, slots: &[usize]) -> String {
+        let framework = &mut self.profiles[number].framework;
+        let mut totals = vec![0];
+        if slots.len() > 1 {
+            totals = framework.score(&mut attempt, &self.cache, slots);
+            if !self.extenders.is_empty() {
+                Box::pin(add_priorities(&self.extenders, &attempt.pod, &self.cache, slots, &mut totals)).await;
+            }
+        }
+        framework.end(attempt);
+        let chosen = best(slots, &totals, self.turn).unwrap_or(slots[0]);
+        self.cache.at(chosen).name().to_string()
     }
 
     /// Lets extenders refuse nodes, one after the other.
@@ -126,7 +139,7 @@ impl Scheduler {
         self.metrics.attempted(&self.profiles[number].name, metrics::Outcome::Error, now - begun);
         tracing::warn!(pod = pod.key, error, "an attempt failed");
         self.queue.failed(pod, now);
-        self.config.events.event(&pod.object, true, "FailedScheduling", error);
+        self.conclude(pod.clone(), SCHEDULER_ERROR, error.to_string(), Nomination::Cleared);
     }
 
     /// Preempts for a pod that no node takes, where that helps, and says why it waits.
@@ -136,7 +149,7 @@ impl Scheduler {
         self.metrics.decided(self.now() - begun);
         self.count_unschedulable(number, &pod, &plugins, begun);
         let (nomination, message) = self.room(number, attempt, message, &clearable).await;
-        self.conclude(pod, message, nomination);
+        self.conclude(pod, UNSCHEDULABLE, message, nomination);
     }
 
     /// The pod has to wait until something happens that these plugins care for.
@@ -177,7 +190,7 @@ impl Scheduler {
     }
 
     /// Makes the room that was found, and says why the pod waits.
-    pub(super) fn conclude(&mut self, pod: Arc<Pod>, message: String, nomination: Nomination) {
+    pub(super) fn conclude(&mut self, pod: Arc<Pod>, reason: &'static str, message: String, nomination: Nomination) {
         match &nomination {
             Nomination::To(found) => {
                 if !found.victims.is_empty() {
@@ -195,7 +208,7 @@ impl Scheduler {
         let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
         self.reports.spawn(async move {
             let _permit = permits.acquire().await;
-            report_unschedulable(&config, &followed.pods, &pod, &message, &nomination).await;
+            report(&config, &followed.pods, &pod, (reason, &message), &nomination).await;
             match nomination {
                 Nomination::To(found) if !evict(&config, &pod, &found).await => Some(pod),
                 _ => None,
@@ -305,6 +318,8 @@ impl Scheduler {
         } else {
             tracing::warn!(pod = pod.key, status = %why, "binding failed");
             self.queue.failed(&pod, now);
+            // Room is no longer made for it anywhere; see upstream's handleBindingCycleError.
+            self.conclude(pod, SCHEDULER_ERROR, why.to_string(), Nomination::Cleared);
         }
         self.happened(Happening::Left(slot));
     }

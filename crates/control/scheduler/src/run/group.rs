@@ -10,6 +10,7 @@ use fram_machinery::{Reason, Value, meta};
 
 use super::Scheduler;
 use super::cycle::{Found, Held, Nomination, told};
+use super::report::UNSCHEDULABLE;
 use crate::gang::{PLUGIN, Tried, Verdict};
 use crate::pod::Pod;
 use crate::preemption::{self, Preemption};
@@ -172,11 +173,11 @@ impl Scheduler {
                     Verdict::Preempt => Nomination::To(room.unwrap_or(Preemption { node: held.node, victims: Vec::new() })),
                     _ => Nomination::Cleared,
                 };
-                self.conclude(pod, verdict.of_waiting(), nomination);
+                self.conclude(pod, UNSCHEDULABLE, verdict.of_waiting(), nomination);
             }
             Turn::Refused { pod, message, nomination, plugins, .. } => {
                 self.count_unschedulable(number, &pod, &plugins, begun);
-                self.conclude(pod, message, nomination);
+                self.conclude(pod, UNSCHEDULABLE, message, nomination);
             }
         }
     }

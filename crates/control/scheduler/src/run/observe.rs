@@ -100,8 +100,12 @@ impl Scheduler {
             if self.cache.holds(&pod.uid) {
                 return;
             }
+            let before = delta.old.as_deref().map_or("", |old| old.str_at(&["status", "nominatedNodeName"]));
             if !nominated.is_empty() {
                 self.cache.nominate(pod.clone(), &nominated);
+            } else if !before.is_empty() && self.cache.nominated_node(&pod.uid) == Some(before) {
+                self.cache.forget_nomination(&pod.uid);
+                self.happened(Happening::Left(None));
             }
             self.group_joined(&pod);
             if self.groups.holds_back(&pod) {
