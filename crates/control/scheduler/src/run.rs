@@ -29,7 +29,7 @@ use crate::extender::Extender;
 use crate::framework::Framework;
 use crate::gang::Groups;
 use crate::metrics::Metrics;
-use crate::pod::Pod;
+use crate::pod::{Pod, Shapes};
 use crate::preemption::Limits;
 use crate::queue::Queue;
 use crate::storage::Step;
@@ -76,6 +76,7 @@ struct Profile {
     framework: Framework,
     preemption: Option<Limits>,
     bind_timeout: Duration,
+    device_patience: Duration,
 }
 
 /// A pod that is being bound, and the steps that its claims take.
@@ -110,6 +111,7 @@ pub struct Scheduler {
     /// Keys of pods that gates hold back, or that wait for others of their group.
     gated: HashSet<String>,
     groups: Groups,
+    shapes: Shapes,
     metrics: Metrics,
 }
 
@@ -145,6 +147,7 @@ impl Scheduler {
             framework: Framework::new(spec.slots, spec.percentage),
             preemption: spec.preemption,
             bind_timeout: spec.bind_timeout,
+            device_patience: spec.device_patience,
         };
         Self {
             followed: Arc::new(followed),
@@ -161,6 +164,7 @@ impl Scheduler {
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             gated: HashSet::new(),
             groups: Groups::default(),
+            shapes: Shapes::default(),
             metrics: Metrics::default(),
         }
     }

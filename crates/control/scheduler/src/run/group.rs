@@ -125,16 +125,16 @@ impl Scheduler {
             let expected = self.cache.nominated_node(&pod.uid).map(str::to_string);
             let turn = match self.find(number, pod).await {
                 Found::Node(node) => {
-                    let held = self.hold(pod, node);
+                    let held = self.hold(number, pod, node);
                     Turn::Held { pod: pod.clone(), held, expected, room: None, plugins: vec![PLUGIN] }
                 }
                 Found::None(attempt, outcome) => {
                     let (message, clearable, plugins) = told(outcome);
-                    let (nomination, message) = self.room(number, attempt, message, &clearable).await;
+                    let (nomination, message) = self.room(number, attempt, message, (&clearable, None)).await;
                     match nomination {
                         Nomination::To(room) => {
                             room.victims.iter().for_each(|victim| drop(self.cache.take(&victim.uid)));
-                            let held = self.hold(pod, room.node.clone());
+                            let held = self.hold(number, pod, room.node.clone());
                             Turn::Held { pod: pod.clone(), held, expected, room: Some(room), plugins }
                         }
                         nomination => {

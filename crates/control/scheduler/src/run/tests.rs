@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::cycle::Found;
 use super::*;
+use crate::bind::devices::prepare_devices;
 use crate::configuration::ExtenderSpec;
 use crate::extender::tests::answer;
 use crate::plugins::testing::{node, pod};
@@ -30,11 +31,18 @@ impl Transport for Model {
                 Ok(Reply::Page(Page { resource_version: "1".into(), items, ..Page::default() }))
             }
             Verb::Patch { patch, .. } => {
-                self.patches.lock().push((call.resource, call.name, patch.body.clone()));
-                Ok(Reply::Object(Arc::new(patch.body)))
+                let mut object = patch.body.clone();
+                object.set(&["metadata", "name"], call.name.as_str());
+                self.patches.lock().push((call.resource, call.name, patch.body));
+                Ok(Reply::Object(Arc::new(object)))
             }
             Verb::Create { .. } if call.subresource == "binding" => Err(Status::new(Reason::Conflict, "no")),
-            Verb::Create { object, .. } => Ok(Reply::Object(Arc::new(object))),
+            Verb::Create { mut object, .. } => {
+                if call.resource == RESOURCE_CLAIMS {
+                    object.set(&["metadata", "name"], "made");
+                }
+                Ok(Reply::Object(Arc::new(object)))
+            }
             _ => Err(Status::internal("the model does not know this call")),
         }
     }
@@ -83,7 +91,7 @@ fn named(name: &str) -> Arc<Pod> {
 async fn a_pod_whose_binding_fails_says_so_and_no_room_is_kept_for_it() {
     let mut object = (*named("p").object).clone();
     object.set(&["status", "nominatedNodeName"], "a");
-    let p = Arc::new(Pod::new(Arc::new(object)));
+    let p = Arc::new(Pod::alone(object));
     let mut world = world(vec![p.object.clone()], &["a"]).await;
     let scheduler = &mut world.scheduler;
     scheduler.cache.nominate(p.clone(), "a");
@@ -128,4 +136,27 @@ async fn where_an_extender_refuses_the_nominated_node_the_others_are_looked_at()
         () = answers => unreachable!("it answers for ever"),
     };
     assert!(matches!(found, Found::Node(name) if name == "b"));
+}
+
+#[tokio::test]
+async fn a_claim_is_made_for_extended_resources_and_its_devices_are_waited_for() {
+    let world = world(Vec::new(), &["a"]).await;
+    let claim = object!({ "metadata": { "name": "<extended-resources>-p", "namespace": "ns" } });
+    let result = object!({ "device": "x", "bindingConditions": ["Attached"] });
+    let allocation = Allocation {
+        claim: Arc::new(claim),
+        devices: Some(object!({ "devices": { "results": [result] } })),
+        mappings: vec![object!({ "containerName": "c", "requestName": "r" })],
+    };
+    let (config, claims) = (&world.scheduler.config, &world.scheduler.followed.device_claims);
+    let patience = Duration::ZERO;
+    let prepared = prepare_devices(config, claims, (&named("p"), "a"), &[allocation], patience).await;
+    // The model never says that they are ready.
+    assert_eq!(prepared.unwrap_err().reason, Reason::Timeout);
+    let patches = world.model.patches.lock().clone();
+    let said = |resource: &Resource| patches.iter().find(|(r, ..)| r == resource).map(|(_, name, patch)| (name.clone(), patch.clone()));
+    let (name, reserved) = said(&RESOURCE_CLAIMS).unwrap();
+    assert_eq!((name.as_str(), reserved.str_at(&["status", "allocation", "allocationTimestamp"])), ("made", "now"));
+    let (_, status) = said(&PODS).unwrap();
+    assert_eq!(status.str_at(&["status", "extendedResourceClaimStatus", "resourceClaimName"]), "made");
 }
