@@ -21,6 +21,13 @@ pub const OWNER_INDEX: &str = "owner";
 /// need not look through all the others.
 pub const FREE_INDEX: &str = "free";
 
+/// Pods are found by the name of their node under this index.
+pub const NODE_INDEX: &str = "node";
+
+fn node(pod: &Value) -> Vec<String> {
+    Some(pod.str_at(&["spec", "nodeName"])).filter(|name| !name.is_empty()).map(String::from).into_iter().collect()
+}
+
 fn free(object: &Value) -> Vec<String> {
     meta::controller_of(object).is_none().then(|| meta::namespace(object).to_string()).into_iter().collect()
 }
@@ -123,6 +130,9 @@ impl SharedInformers {
                 without_insides(pod);
                 parts.lock().share_pod(pod);
             }));
+        }
+        if *resource == PODS {
+            options = options.index(NODE_INDEX, node);
         }
         if *resource == PODS || *resource == CONTROLLER_REVISIONS {
             options = options.index(FREE_INDEX, free);
