@@ -177,7 +177,9 @@ impl Reconciler {
                 None => return Ok(Action::Done),
             }
         }
-        if !plan::is_allocated(&current) && meta::has_finalizer(&current, CLAIM_FINALIZER) {
+        // A scheduler puts it there before it says which devices the claim has.
+        let was_held = plan::is_allocated(&claim) || meta::is_terminating(&claim);
+        if was_held && !plan::is_allocated(&current) && meta::has_finalizer(&current, CLAIM_FINALIZER) {
             let mut free = (*current).clone();
             meta::remove_finalizer(&mut free, CLAIM_FINALIZER);
             unless_it_changed(claims.update(free).await)?;

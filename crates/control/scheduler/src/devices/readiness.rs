@@ -71,8 +71,11 @@ mod tests {
 
     use super::*;
 
+    /// What a device's status says: types of conditions, and whether they hold.
+    type Said<'a> = Option<&'a [(&'a str, &'a str)]>;
+
     /// A claim of a device with one condition and one of failure, whose status says these.
-    fn claim(conditions: Option<&[(&str, &str)]>) -> Value {
+    fn claim(conditions: Said) -> Value {
         let device = || object!({ "driver": "d", "pool": "p", "device": "x" });
         let mut result = device();
         result.set(&["bindingConditions"], object!(["Attached"]));
@@ -92,7 +95,7 @@ mod tests {
     #[test]
     fn a_claim_is_ready_when_all_conditions_of_its_devices_hold_and_lost_when_one_of_failure_does() {
         let failed = || Readiness::Failed("device binding failed: claim=c, reason=R, message=\"m\"".into());
-        let table: [(Option<&[(&str, &str)]>, Readiness); 6] = [
+        let table: [(Said, Readiness); 6] = [
             (None, Readiness::Waiting),
             (Some(&[]), Readiness::Waiting),
             (Some(&[("Attached", "False")]), Readiness::Waiting),
