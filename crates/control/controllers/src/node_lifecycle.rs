@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{LEASES, NODES, PODS};
-use fram_client::{Action, Client, Controller, EventRecorder, Informer, PatchKind};
+use fram_client::{Action, Client, Controller, EventRecorder, Informer, NODE_INDEX, PatchKind};
 use fram_machinery::normalize::format_time;
 use fram_machinery::{Status, Value, meta, object};
 use jiff::Timestamp;
@@ -152,8 +152,7 @@ impl Reconciler {
 
     /// Nobody else says that the pods of a silent node do not serve.
     async fn mark_pods(&self, node: &str, now: Timestamp) -> Result<(), Status> {
-        let on_node = |p: &&Arc<Value>| p.str_at(&["spec", "nodeName"]) == node && pods::is_ready(p);
-        for pod in self.pods.list().iter().filter(on_node) {
+        for pod in self.pods.by_index(NODE_INDEX, node).iter().filter(|pod| pods::is_ready(pod)) {
             let ready = object!({ "type": "Ready", "status": "False", "lastTransitionTime": (format_time(now, 0)) });
             let patch = object!({ "metadata": { "uid": (meta::uid(pod)) }, "status": { "conditions": [ready] } });
             let pods = self.client.within(&PODS, meta::namespace(pod));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{NODES, PODS};
-use fram_client::{Action, Client, Controller, DeleteOptions, Informer, Preconditions};
+use fram_client::{Action, Client, Controller, DeleteOptions, Informer, NODE_INDEX, Preconditions};
 use fram_machinery::{Status, Value, meta};
 use jiff::Timestamp;
 
@@ -50,7 +50,7 @@ pub(crate) fn start(context: &Context) {
             return Vec::new();
         }
         let name = meta::name(delta.object());
-        let keys: Vec<String> = on_node.list().iter().filter(|p| p.str_at(&["spec", "nodeName"]) == name).map(|p| meta::key(p)).collect();
+        let keys: Vec<String> = on_node.by_index(NODE_INDEX, name).iter().map(|p| meta::key(p)).collect();
         if out {
             return keys;
         }

@@ -62,7 +62,10 @@ pub(crate) fn start(context: &Context) {
             let ended = |p: &Value| plan::is_done(p);
             let over = delta.new.as_deref().is_none_or(ended) && delta.old.as_deref().is_none_or(|old| delta.new.is_none() || !ended(old));
             let pod = delta.object();
-            let names = claims_of_pod(pod).filter_map(|(_, name)| name).filter(|_| over);
+            // That of its extended resources was made by the scheduler.
+            let extended =
+                Some(pod.str_at(&["status", "extendedResourceClaimStatus", "resourceClaimName"])).filter(|name| !name.is_empty());
+            let names = claims_of_pod(pod).filter_map(|(_, name)| name).chain(extended).filter(|_| over);
             names.map(|name| format!("{}/{name}", meta::namespace(pod))).collect()
         });
     context.run(for_pods, reconciler.clone(), |r, key| async move { r.pod(&key).await });
@@ -174,7 +177,9 @@ impl Reconciler {
                 None => return Ok(Action::Done),
             }
         }
-        if !plan::is_allocated(&current) && meta::has_finalizer(&current, CLAIM_FINALIZER) {
+        // A scheduler puts it there before it says which devices the claim has.
+        let was_held = plan::is_allocated(&claim) || meta::is_terminating(&claim);
+        if was_held && !plan::is_allocated(&current) && meta::has_finalizer(&current, CLAIM_FINALIZER) {
             let mut free = (*current).clone();
             meta::remove_finalizer(&mut free, CLAIM_FINALIZER);
             unless_it_changed(claims.update(free).await)?;

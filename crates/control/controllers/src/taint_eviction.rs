@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use fram_client::resources::{NODES, PODS};
-use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, PatchKind, Preconditions};
+use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, NODE_INDEX, PatchKind, Preconditions};
 use fram_machinery::normalize::format_time;
 use fram_machinery::{Status, Value, meta, object};
 use jiff::Timestamp;
@@ -26,19 +26,21 @@ pub(crate) fn start(context: &Context) {
         events: context.recorder("node-controller", "taint-eviction-controller"),
         now: context.now.clone(),
     };
-    let on_node = all.clone();
+    let (on_node, known) = (all.clone(), nodes.clone());
     let controller = Controller::new("taint-eviction", 8)
-        .watches_deltas(&all, |delta| {
-            // A pod matters when it comes to a node, or changes what it tolerates.
+        .watches_deltas(&all, move |delta| {
+            // A pod matters when it comes to a node that evicts, or changes what it tolerates there.
+            let node = delta.new.as_deref().and_then(|pod| known.get(pod.str_at(&["spec", "nodeName"])));
+            if !node.is_some_and(|node| evicting(&node).next().is_some()) {
+                return Vec::new();
+            }
             let part = |p: &Value| (p.at(&["spec", "nodeName"]).cloned(), p.at(&["spec", "tolerations"]).cloned());
             let same = matches!((&delta.old, &delta.new), (Some(old), Some(new)) if part(old) == part(new));
             if same || delta.new.is_none() { Vec::new() } else { vec![delta.key()] }
         })
         .watches_deltas(&nodes, move |delta| {
-            let evicting = |n: &Value| {
-                n.list_at(&["spec", "taints"]).iter().filter(|t| t.str_at(&["effect"]) == "NoExecute").cloned().collect::<Vec<_>>()
-            };
-            let sides = (delta.old.as_deref().map(evicting).unwrap_or_default(), delta.new.as_deref().map(evicting).unwrap_or_default());
+            let of = |n: &Value| evicting(n).cloned().collect::<Vec<_>>();
+            let sides = (delta.old.as_deref().map(of).unwrap_or_default(), delta.new.as_deref().map(of).unwrap_or_default());
             if sides.0 == sides.1 {
                 return Vec::new();
             }
@@ -47,9 +49,14 @@ pub(crate) fn start(context: &Context) {
             if sides.1.is_empty() {
                 first_seen.lock().remove(name);
             }
-            on_node.list().iter().filter(|p| p.str_at(&["spec", "nodeName"]) == name).map(|p| meta::key(p)).collect()
+            on_node.by_index(NODE_INDEX, name).iter().map(|p| meta::key(p)).collect()
         });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
+}
+
+/// The taints of a node that evict pods.
+fn evicting(node: &Value) -> impl Iterator<Item = &Value> {
+    node.list_at(&["spec", "taints"]).iter().filter(|t| t.str_at(&["effect"]) == "NoExecute")
 }
 
 struct Reconciler {
@@ -68,7 +75,7 @@ impl Reconciler {
         let name = pod.str_at(&["spec", "nodeName"]);
         let Some(node) = self.nodes.get(name) else { return Ok(Action::Done) };
         let (taints, now) = (node.list_at(&["spec", "taints"]), (self.now)());
-        if !taints.iter().any(|t| t.str_at(&["effect"]) == "NoExecute") {
+        if evicting(&node).next().is_none() {
             return Ok(Action::Done);
         }
         let first_seen = *self.first_seen.lock().entry(name.to_string()).or_insert(now);

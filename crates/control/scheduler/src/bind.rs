@@ -1,37 +1,17 @@
 //! Binds a pod to its node: its claims first, then the pod itself. See upstream's VolumeBinding.PreBind.
 
+pub(crate) mod devices;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
-use fram_api::devices::CLAIM_FINALIZER;
 use fram_api::storage::{self, BOUND_BY_CONTROLLER, SELECTED_NODE};
-use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, RESOURCE_CLAIMS};
+use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS};
 use fram_client::{Client, Informer, PatchKind};
 use fram_machinery::{Reason, Status, Value, meta, object};
 
-use crate::devices::{Allocation, reservation};
 use crate::pod::Pod;
 use crate::storage::Step;
-
-/// Writes into the pod's claims what devices they have and that the pod uses them.
-pub(crate) async fn reserve(client: &Client, pod: &Pod, allocations: &[Allocation]) -> Result<(), Status> {
-    for Allocation { claim, devices } in allocations {
-        let used = claim.list_at(&["status", "reservedFor"]).iter().any(|user| user.str_at(&["uid"]) == &*pod.uid);
-        if devices.is_none() && used {
-            continue;
-        }
-        let claims = client.within(&RESOURCE_CLAIMS, meta::namespace(claim));
-        let mut current = claim.clone();
-        if devices.is_some() && !meta::has_finalizer(claim, CLAIM_FINALIZER) {
-            // Without it devices could be forgotten that are in use.
-            let patch = object!({ "metadata": { "uid": (meta::uid(claim)), "finalizers": [CLAIM_FINALIZER] } });
-            current = claims.patch(meta::name(claim), "", PatchKind::Strategic, patch).await?;
-        }
-        let patch = reservation(pod, &current, devices.as_ref());
-        claims.patch(meta::name(claim), "status", PatchKind::Strategic, patch).await?;
-    }
-    Ok(())
-}
 
 /// Posts the Binding.
 pub(crate) async fn bind(client: &Client, pod: &Pod, node: &str) -> Result<(), Status> {

@@ -46,6 +46,8 @@ pub(crate) struct ProfileSpec {
     pub(crate) preemption: Option<Limits>,
     /// How long a pod waits for its volumes before its place is given up.
     pub(crate) bind_timeout: Duration,
+    /// So long pods wait for devices to be made ready.
+    pub(crate) device_patience: Duration,
     /// How many of a hundred nodes are looked for; 0 for what suits the size of the cluster.
     pub(crate) percentage: usize,
 }
@@ -71,7 +73,14 @@ const BIND_TIMEOUT: Duration = Duration::from_secs(600);
 impl Default for Configuration {
     fn default() -> Self {
         let (slots, preemption) = (standard(&Arguments::default()), Some(Limits::default()));
-        let profile = ProfileSpec { name: DEFAULT_SCHEDULER.into(), slots, preemption, bind_timeout: BIND_TIMEOUT, percentage: 0 };
+        let profile = ProfileSpec {
+            name: DEFAULT_SCHEDULER.into(),
+            slots,
+            preemption,
+            bind_timeout: BIND_TIMEOUT,
+            device_patience: crate::devices::readiness::PATIENCE,
+            percentage: 0,
+        };
         Self { profiles: vec![profile], extenders: Vec::new(), backoff: Backoff::default() }
     }
 }

@@ -3,20 +3,26 @@
 
 mod allocate;
 mod capacity;
+pub(crate) mod extended;
+pub(crate) mod readiness;
 mod selectors;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fram_api::devices::{awaits_claims, claims_of_pod};
 use fram_machinery::{Value, meta, object};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::node::Node;
 use crate::pod::Pod;
 use capacity::Amounts;
+use extended::{Extended, Wanted};
+use readiness::is_lost;
 use selectors::Selectors;
 
 pub(crate) use allocate::{NONE, STEPS};
@@ -43,6 +49,12 @@ impl Pool {
         self.slices.values().filter(move |s| s.int_at(&["spec", "pool", "generation"]).unwrap_or(0) == newest)
     }
 
+    /// Some of its devices have to be waited for.
+    fn has_binding_conditions(&self) -> bool {
+        let devices = self.slices.values().flat_map(|s| s.list_at(&["spec", "devices"]));
+        devices.into_iter().any(|device| !device.list_at(&["bindingConditions"]).is_empty())
+    }
+
     /// All of its slices are there.
     fn is_complete(&self) -> bool {
         let expected = self.current().next().and_then(|s| s.int_at(&["spec", "pool", "resourceSliceCount"])).unwrap_or(0);
@@ -56,14 +68,36 @@ pub(crate) struct Allocation {
     pub(crate) claim: Arc<Value>,
     /// None where it has devices already.
     pub(crate) devices: Option<Value>,
+    /// For which of the pod's extended resources its requests are, where it was made for them.
+    pub(crate) mappings: Vec<Value>,
 }
 
-/// A pod and its claims: why it cannot run yet, or what there is to find.
-#[derive(Debug)]
-pub(crate) enum Claims {
-    /// None of them wants a device that it does not have.
-    Settled(Vec<Arc<Value>>),
-    Wanting(Vec<Arc<Value>>),
+/// The claims of a pod, and what there is to find for them.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    all: Vec<Arc<Value>>,
+    /// Some of them want devices that they do not have.
+    wanting: bool,
+    /// The devices of some of them did not become ready: no node has these claims.
+    lost: bool,
+    /// What of the pod's resources may have to be found as devices too.
+    extended: Option<Extended>,
+}
+
+impl Claims {
+    /// Devices may have to be found.
+    pub(crate) fn are_wanting(&self) -> bool {
+        self.wanting || self.extended.is_some()
+    }
+}
+
+/// What is to be undone so that a pod finds its devices.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Release {
+    /// A claim that was made for extended resources at an attempt that failed.
+    Delete(Arc<Value>),
+    /// A claim whose devices nobody else uses.
+    Deallocate(Arc<Value>),
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +116,10 @@ pub(crate) struct Devices {
     taken: HashSet<DeviceId>,
     /// Devices that several may have: how many do, and how much of them.
     shares: HashMap<DeviceId, (usize, Amounts)>,
+    /// Claims that were made for extended resources, by the UIDs of their pods.
+    made: HashMap<String, String>,
+    /// The time as it was handed in last.
+    now: Timestamp,
     selectors: Mutex<Selectors>,
 }
 
@@ -110,6 +148,11 @@ fn allocation_of(claim: &Value) -> Option<&Value> {
 }
 
 impl Devices {
+    /// Hands in the time, by which devices become too late.
+    pub(crate) fn set_now(&mut self, now: Timestamp) {
+        self.now = now;
+    }
+
     pub(crate) fn set_slice(&mut self, name: &str, slice: Option<Arc<Value>>) {
         let before: Vec<PoolId> = self.pools.iter().filter(|(_, pool)| pool.slices.contains_key(name)).map(|(id, _)| id.clone()).collect();
         for id in &before {
@@ -155,8 +198,20 @@ impl Devices {
     }
 
     pub(crate) fn set_claim(&mut self, key: &str, claim: Option<Arc<Value>>) {
+        if let Some(uid) = self.claims.get(key).and_then(|known| extended::pod_of(known)) {
+            self.made.remove(uid);
+        }
         match claim {
             Some(claim) => {
+                if let Some(uid) = extended::pod_of(&claim) {
+                    self.made.insert(uid.into(), key.into());
+                    if allocation_of(&claim).is_some() {
+                        // What was assumed for it before it had its name is said by itself now.
+                        let unmade = extended::key_of_unmade(meta::namespace(&claim), uid);
+                        self.assumed.remove(&unmade);
+                        self.hold(&unmade);
+                    }
+                }
                 if allocation_of(&claim).is_some() || self.assumed.get(key).is_some_and(|(uid, _)| *uid != meta::uid(&claim)) {
                     self.assumed.remove(key);
                 }
@@ -205,7 +260,7 @@ impl Devices {
 
     /// Counts what was decided for claims from now on.
     pub(crate) fn assume(&mut self, allocations: &[Allocation]) {
-        for Allocation { claim, devices } in allocations {
+        for Allocation { claim, devices, .. } in allocations {
             if let Some(devices) = devices {
                 let key = meta::key(claim);
                 self.assumed.insert(key.clone(), (meta::uid(claim).into(), devices.clone()));
@@ -223,9 +278,9 @@ impl Devices {
         }
     }
 
-    /// The pod's claims, or why it cannot run anywhere yet.
-    pub(crate) fn claims(&self, pod: &Pod) -> Result<Claims, String> {
-        let (mut claims, mut wanting) = (Vec::new(), false);
+    /// The pod's claims, or why it cannot run anywhere yet; nobody waits longer than this for devices to become ready.
+    pub(crate) fn claims(&self, pod: &Pod, patience: Duration) -> Result<Claims, String> {
+        let mut claims = Claims::default();
         let namespace = pod.namespace();
         for (name, object) in claims_of_pod(&pod.object) {
             let Some(object) = object else {
@@ -249,11 +304,34 @@ impl Devices {
                     return Err(format!("resource claim {namespace}/{object} is in the process of being allocated"));
                 }
                 self.classes_of(claim)?;
-                wanting = true;
+                claims.wanting = true;
             }
-            claims.push(claim.clone());
+            claims.lost |= is_lost(claim, self.now, patience);
+            claims.all.push(claim.clone());
         }
-        Ok(if wanting { Claims::Wanting(claims) } else { Claims::Settled(claims) })
+        claims.extended = self.extended(pod);
+        if claims.extended.is_some() && self.made_for(pod).is_some() {
+            return Err("cannot schedule extended resource claim".into());
+        }
+        Ok(claims)
+    }
+
+    /// Whether a pod has anything to do with devices.
+    pub(crate) fn concern(&self, pod: &Pod) -> bool {
+        !pod.object.list_at(&["spec", "resourceClaims"]).is_empty() || self.extended(pod).is_some()
+    }
+
+    /// What may be undone for a pod that no node takes, where devices have to do with that. Of its claims it is one that may be
+    /// elsewhere, or whose devices did not become ready, and that nobody else uses; see upstream's DynamicResources.PostFilter.
+    pub(crate) fn release(&self, pod: &Pod, patience: Duration) -> Option<Release> {
+        let elsewhere = claims_of_pod(&pod.object).find_map(|(_, name)| {
+            let claim = self.claims.get(&format!("{}/{}", pod.namespace(), name?))?;
+            let bound = allocation_of(claim)?.get("nodeSelector").is_some_and(|s| !s.is_null());
+            let users = claim.list_at(&["status", "reservedFor"]);
+            let alone = users.iter().all(|user| user.str_at(&["uid"]) == &*pod.uid) && users.len() <= 1;
+            (alone && (bound || is_lost(claim, self.now, patience))).then(|| Release::Deallocate(claim.clone()))
+        });
+        elsewhere.or_else(|| Some(Release::Delete(self.made_for(pod).filter(|claim| !meta::is_terminating(claim))?.clone())))
     }
 
     fn classes_of(&self, claim: &Value) -> Result<(), String> {
@@ -270,28 +348,30 @@ impl Devices {
     }
 
     /// What the claims take on a node, or why they cannot be had there.
-    pub(crate) fn allocate(&self, claims: &[Arc<Value>], node: &Node) -> Result<Vec<Allocation>, String> {
+    pub(crate) fn allocate(&self, claims: &Claims, node: &Node) -> Result<Vec<Allocation>, String> {
         self.allocate_within(claims, node, &mut { STEPS })
     }
 
     /// The same in so many steps, which are counted down.
-    pub(crate) fn allocate_within(&self, claims: &[Arc<Value>], node: &Node, steps: &mut usize) -> Result<Vec<Allocation>, String> {
-        let mut wanting = Vec::new();
-        for claim in claims {
-            match allocation_of(claim) {
-                Some(allocation) if !reaches(allocation.get("nodeSelector"), node) => {
-                    return Err("resourceclaim not available on the node".into());
-                }
-                Some(_) => {}
-                None => wanting.push(claim.clone()),
-            }
+    pub(crate) fn allocate_within(&self, claims: &Claims, node: &Node, steps: &mut usize) -> Result<Vec<Allocation>, String> {
+        let away = |claim: &Arc<Value>| allocation_of(claim).is_some_and(|a| !reaches(a.get("nodeSelector"), node));
+        if claims.lost || claims.all.iter().any(away) {
+            return Err("resourceclaim not available on the node".into());
         }
+        let extended = claims.extended.as_ref().and_then(|extended| extended.wanted_on(node));
+        let mut wanting: Vec<Arc<Value>> = claims.all.iter().filter(|claim| allocation_of(claim).is_none()).cloned().collect();
+        wanting.extend(extended.iter().map(|wanted| wanted.claim.clone()));
         let mut found = allocate::allocate(self, &wanting, node, steps)?.into_iter();
         let of = |claim: &Arc<Value>| Allocation {
             claim: claim.clone(),
             devices: if allocation_of(claim).is_some() { None } else { found.next() },
+            mappings: Vec::new(),
         };
-        Ok(claims.iter().map(of).collect())
+        let mut out: Vec<Allocation> = claims.all.iter().map(of).collect();
+        if let Some(Wanted { claim, mappings }) = extended {
+            out.push(Allocation { claim, devices: found.next(), mappings });
+        }
+        Ok(out)
     }
 }
 
@@ -305,13 +385,14 @@ fn reaches(selector: Option<&Value>, node: &Node) -> bool {
 }
 
 /// The patch of a claim's status by which the pod may use it, and by which it has its devices.
-pub(crate) fn reservation(pod: &Pod, claim: &Value, devices: Option<&Value>) -> Value {
+pub(crate) fn reservation(pod: &Pod, claim: &Value, devices: Option<&Value>, now: &str) -> Value {
     let user = object!({ "resource": "pods", "name": (meta::name(&pod.object)), "uid": (&*pod.uid) });
     let mut patch = object!({ "metadata": { "uid": (meta::uid(claim)) }, "status": { "reservedFor": [user] } });
     if let Some(devices) = devices {
         // Who else has written meanwhile may have given it other devices.
         patch.set(&["metadata", "resourceVersion"], meta::resource_version(claim));
         patch.set(&["status", "allocation"], devices.clone());
+        patch.set(&["status", "allocation", "allocationTimestamp"], now);
     }
     patch
 }

@@ -239,6 +239,14 @@ pub(crate) struct Attempt {
     verdicts: Verdicts,
     /// Nodes that are refused beside them: for pods that are expected there, or by an extender.
     pub(crate) refused: BTreeMap<usize, Refusal>,
+    /// Only the node where room was made for the pod has been looked at.
+    pub(crate) nominated: bool,
+}
+
+impl Attempt {
+    fn new(pod: Arc<Pod>, views: Vec<(usize, Option<String>, Kept)>) -> Self {
+        Self { pod, views, verdicts: Verdicts::default(), refused: BTreeMap::new(), nominated: false }
+    }
 }
 
 impl Framework {
@@ -263,7 +271,7 @@ impl Framework {
             kept.used = self.clock;
             views.push((number, key, kept));
         }
-        Attempt { pod: pod.clone(), views, verdicts: Verdicts::default(), refused: BTreeMap::new() }
+        Attempt::new(pod.clone(), views)
     }
 
     /// Keeps what the attempt knows for the next of its sort.
@@ -285,15 +293,22 @@ impl Framework {
         let early = self.plugins.iter().filter(|s| s.filters).find_map(|s| Some((s, s.plugin.pre_filter(pod, cache).err()?)));
         if let Some((slot, reason)) = early {
             let outcome = Outcome::Premature { nodes: cache.count(), reason, plugin: slot.plugin.name() };
-            let attempt = Attempt { pod: pod.clone(), views: Vec::new(), verdicts: Verdicts::default(), refused: BTreeMap::new() };
-            return Filtered::None(attempt, outcome);
+            return Filtered::None(Attempt::new(pod.clone(), Vec::new()), outcome);
         }
         let mut attempt = self.attempt(pod, cache);
         if let Some(slot) = cache.nominated_node(&pod.uid).and_then(|name| cache.slot(name))
             && self.fits(&mut attempt, cache, slot).is_ok()
         {
+            attempt.nominated = true;
             return Filtered::Feasible(attempt, vec![slot]);
         }
+        self.filter_all(attempt, cache)
+    }
+
+    /// Which of all nodes take a pod, wherever room was made for it.
+    pub(crate) fn filter_all(&mut self, mut attempt: Attempt, cache: &mut Cache) -> Filtered {
+        attempt.nominated = false;
+        attempt.refused.clear();
         attempt.verdicts = Verdicts::new(cache);
         let narrow = attempt.views.iter().find_map(|(.., kept)| kept.view.only(cache));
         let mut feasible = narrow.map(|slots| self.look_at(&mut attempt, cache, slots.into_iter())).unwrap_or_default();

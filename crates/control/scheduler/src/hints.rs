@@ -44,9 +44,12 @@ const BY_DEVICES: [&str; 1] = ["DynamicResources"];
 const BY_ROOM: [&str; 2] = ["NodeResourcesFit", "NodePorts"];
 
 /// Whether the node could take the pod by what it has, if there is as much as the second says.
-fn has_room(pod: &Pod, node: &Node, beside_others: bool) -> bool {
+fn has_room(pod: &Pod, node: &Node, cache: &Cache, beside_others: bool) -> bool {
     let taken = |name: &str| if beside_others { node.requested.get(name) } else { 0 };
-    pod.requests.iter().all(|(name, wanted)| wanted == 0 || taken(name) + wanted <= node.allocatable.get(name))
+    pod.asks.requests.iter().all(|(name, wanted)| {
+        let has = node.allocatable.get(name);
+        wanted == 0 || taken(name) + wanted <= has || has == 0 && cache.devices.class_behind(name).is_some()
+    })
 }
 
 /// Whether a pod that these plugins refused is worth another attempt.
@@ -55,16 +58,17 @@ pub(crate) fn helps(happening: Happening, cache: &Cache, pod: &Pod, refused_by: 
     match happening {
         // Where domains come or go, other nodes may be open.
         Happening::Node(_) if by(&BY_PODS) || by(&BY_STORAGE) || by(&BY_DEVICES) => true,
-        Happening::Node(slot) => admits(pod, cache.at(slot)) && has_room(pod, cache.at(slot), false),
+        Happening::Node(slot) => admits(pod, cache.at(slot)) && has_room(pod, cache.at(slot), cache, false),
         // The fewest pods of a domain may be more now, or nobody may be left whom to be near.
         Happening::NodeGone => by(&BY_PODS),
         Happening::Left(_) if by(&BY_PODS) || by(&["VolumeRestrictions", "NodeVolumeLimits"]) => true,
         Happening::Left(None) => by(&BY_ROOM),
-        Happening::Left(Some(slot)) => by(&BY_ROOM) && admits(pod, cache.at(slot)) && has_room(pod, cache.at(slot), true),
+        Happening::Left(Some(slot)) => by(&BY_ROOM) && admits(pod, cache.at(slot)) && has_room(pod, cache.at(slot), cache, true),
         // The first of those that want to be near, or one more in the domain that has the fewest.
         Happening::Placed => by(&BY_PODS),
         Happening::Storage => by(&BY_STORAGE),
-        Happening::Devices => by(&BY_DEVICES),
+        // A class may stand behind a resource now.
+        Happening::Devices => by(&BY_DEVICES) || by(&BY_ROOM) && cache.devices.concern(pod),
         Happening::Namespaces => by(&["InterPodAffinity"]),
     }
 }

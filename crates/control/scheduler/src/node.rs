@@ -57,8 +57,8 @@ impl Node {
     }
 
     pub(crate) fn add_pod(&mut self, pod: Arc<Pod>) {
-        self.requested.add(&pod.requests);
-        self.scored.add(&pod.scored);
+        self.requested.add(&pod.asks.requests);
+        self.scored.add(&pod.asks.scored);
         self.ports.extend(pod.ports.iter().cloned());
         if pod.affinity.is_some() {
             self.with_affinity.insert(pod.uid.clone());
@@ -69,8 +69,8 @@ impl Node {
     pub(crate) fn remove_pod(&mut self, uid: &str) -> Option<Arc<Pod>> {
         let pod = self.pods.remove(uid)?;
         self.with_affinity.remove(uid);
-        self.requested.subtract(&pod.requests);
-        self.scored.subtract(&pod.scored);
+        self.requested.subtract(&pod.asks.requests);
+        self.scored.subtract(&pod.asks.scored);
         for port in &pod.ports {
             if let Some(i) = self.ports.iter().position(|p| p == port) {
                 self.ports.swap_remove(i);

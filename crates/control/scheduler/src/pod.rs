@@ -1,8 +1,9 @@
 //! What the scheduler needs to know of a pod, read once.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use fram_machinery::{Key, Value, meta};
+use fram_machinery::{Key, List, Value, meta};
 
 use crate::amounts::{Amounts, CPU, MEMORY};
 use crate::plugins::Terms;
@@ -16,13 +17,78 @@ pub(crate) struct Pod {
     pub(crate) key: String,
     pub(crate) uid: Arc<str>,
     pub(crate) priority: i64,
-    pub(crate) requests: Amounts,
-    /// cpu and memory as scores count them: containers that ask for nothing count a little.
-    pub(crate) scored: Amounts,
+    pub(crate) asks: Arc<Asks>,
     pub(crate) ports: Vec<HostPort>,
     pub(crate) affinity: Option<Arc<Terms>>,
     /// The UID of the controller that it belongs to.
     pub(crate) owner: Option<Arc<str>>,
+}
+
+/// What a pod asks of a node.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Asks {
+    pub(crate) requests: Amounts,
+    /// cpu and memory as scores count them: containers that ask for nothing count a little.
+    pub(crate) scored: Amounts,
+    /// Both as text, which pods share that ask for the same.
+    pub(crate) text: String,
+}
+
+impl Asks {
+    fn of(pod: &Value) -> Self {
+        let mut missing = Amounts::default();
+        *missing.entry(&Key::Static(CPU)) = DEFAULT_MILLI_CPU;
+        *missing.entry(&Key::Static(MEMORY)) = DEFAULT_MEMORY;
+        let (requests, scored) = (requests(pod, &Amounts::default()), requests(pod, &missing));
+        let text = format!("{requests:?}{scored:?}");
+        Self { requests, scored, text }
+    }
+}
+
+/// So many lists of containers are remembered.
+const SHAPES: usize = 1024;
+
+/// What pods ask for, by their containers: those that are made from one template have the very same lists in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Shapes(HashMap<(usize, usize), Shape>);
+
+#[derive(Debug)]
+struct Shape {
+    /// Held, so that no other list takes their places.
+    _containers: List,
+    _init_containers: Option<List>,
+    asks: Arc<Asks>,
+}
+
+impl Shapes {
+    fn asks(&mut self, pod: &Value) -> Arc<Asks> {
+        let list = |name: &str| pod.at(&["spec", name]).and_then(Value::as_list).cloned();
+        let (Some(containers), init_containers) = (list("containers"), list("initContainers")) else { return Arc::new(Asks::of(pod)) };
+        let place = |list: &List| Arc::as_ptr(list) as usize;
+        let key = (place(&containers), init_containers.as_ref().map_or(0, place));
+        let known = self.0.get(&key).map(|shape| shape.asks.clone());
+        // What counts beside the containers.
+        let others =
+            [&["spec", "overhead"][..], &["spec", "resources"], &["status", "containerStatuses"], &["status", "initContainerStatuses"]];
+        let plain = others.iter().all(|path| pod.at(path).is_none_or(Value::is_empty));
+        match known {
+            Some(asks) if plain => asks,
+            known => {
+                let asks = Asks::of(pod);
+                if let Some(known) = known.filter(|known| **known == asks) {
+                    return known;
+                }
+                let asks = Arc::new(asks);
+                if plain {
+                    if self.0.len() >= SHAPES {
+                        self.0.clear();
+                    }
+                    self.0.insert(key, Shape { _containers: containers, _init_containers: init_containers, asks: asks.clone() });
+                }
+                asks
+            }
+        }
+    }
 }
 
 /// What a container without requests counts in scores; see schedutil.DefaultMilliCPURequest and DefaultMemoryRequest.
@@ -85,21 +151,27 @@ fn host_ports(pod: &Value) -> Vec<HostPort> {
 }
 
 impl Pod {
-    pub(crate) fn new(object: Arc<Value>) -> Self {
-        let mut missing = Amounts::default();
-        *missing.entry(&Key::Static(CPU)) = DEFAULT_MILLI_CPU;
-        *missing.entry(&Key::Static(MEMORY)) = DEFAULT_MEMORY;
+    pub(crate) fn new(object: Arc<Value>, shapes: &mut Shapes) -> Self {
+        let uid = match object.at(&["metadata", "uid"]) {
+            Some(Value::String(uid)) => uid.clone(),
+            _ => "".into(),
+        };
         Self {
             key: meta::key(&object),
-            uid: meta::uid(&object).into(),
+            uid,
             priority: object.int_at(&["spec", "priority"]).unwrap_or(0),
-            requests: requests(&object, &Amounts::default()),
-            scored: requests(&object, &missing),
+            asks: shapes.asks(&object),
             ports: host_ports(&object),
             affinity: Terms::of(&object).map(Arc::new),
             owner: meta::controller_of(&object).map(|o| o.str_at(&["uid"]).into()),
             object,
         }
+    }
+
+    /// A pod by itself.
+    #[cfg(test)]
+    pub(crate) fn alone(object: Value) -> Self {
+        Self::new(Arc::new(object), &mut Shapes::default())
     }
 
     pub(crate) fn node(&self) -> &str {
@@ -121,7 +193,7 @@ impl Pod {
 
     /// Whether it counts on its node as the other, an earlier or later state of the same pod.
     pub(crate) fn counts_as(&self, other: &Pod) -> bool {
-        self.requests == other.requests
+        self.asks == other.asks
             && self.ports == other.ports
             && self.priority == other.priority
             && self.labels() == other.labels()
@@ -165,7 +237,32 @@ mod tests {
 
     #[test]
     fn a_container_that_asks_for_nothing_counts_a_little_in_scores() {
-        let pod = Pod::new(Arc::new(object!({ "spec": { "containers": [{ "resources": { "requests": { "cpu": "1" } } }, {}] } })));
-        assert_eq!((pod.scored.get(CPU), pod.scored.get(MEMORY)), (1100, 2 * DEFAULT_MEMORY));
+        let pod = Pod::alone(object!({ "spec": { "containers": [{ "resources": { "requests": { "cpu": "1" } } }, {}] } }));
+        assert_eq!((pod.asks.scored.get(CPU), pod.asks.scored.get(MEMORY)), (1100, 2 * DEFAULT_MEMORY));
+    }
+
+    #[test]
+    fn pods_with_the_same_containers_share_what_they_ask_for_unless_they_have_more() {
+        let mut shapes = Shapes::default();
+        let first = object!({ "spec": { "containers": [{ "name": "c", "resources": { "requests": { "cpu": "1" } } }] } });
+        let with = |path: &[&str], value: Value| {
+            let mut pod = first.clone();
+            pod.set(path, value);
+            pod
+        };
+        let runs = |cpu: &str| with(&["status", "containerStatuses"], object!([{ "name": "c", "allocatedResources": { "cpu": cpu } }]));
+        let table = [
+            (first.clone(), true, 1000),
+            (runs("1"), true, 1000),
+            (runs("2"), false, 2000),
+            (with(&["spec", "overhead", "cpu"], "1".into()), false, 2000),
+            (object!({ "spec": { "containers": [{ "name": "d", "resources": { "requests": { "cpu": "3" } } }] } }), false, 3000),
+        ];
+        let asks = Pod::new(Arc::new(first.clone()), &mut shapes).asks;
+        for (object, shared, cpu) in table {
+            let text = format!("{object:?}");
+            let pod = Pod::new(Arc::new(object), &mut shapes);
+            assert_eq!((Arc::ptr_eq(&pod.asks, &asks), pod.asks.requests.get(CPU)), (shared, cpu), "{text}");
+        }
     }
 }

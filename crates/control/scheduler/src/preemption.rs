@@ -249,7 +249,7 @@ mod tests {
         let mut cache = cache(vec![node("a", "2"), node("b", "2")]);
         cache.place(pod("1", spec("2", 1)), "a");
         let other = object!({ "metadata": { "name": "2", "namespace": "other", "uid": "2" }, "spec": (spec("2", 5)) });
-        cache.place(Arc::new(Pod::new(Arc::new(other))), "b");
+        cache.place(Arc::new(Pod::alone(other)), "b");
         let budget = object!({ "metadata": { "namespace": "ns" }, "spec": { "selector": { "matchLabels": { "app": "x" } } },
             "status": { "disruptionsAllowed": 0 } });
         assert_eq!(check(&mut cache, spec("1", 10), &[Arc::new(budget)]), "b: 2");
@@ -283,7 +283,7 @@ mod tests {
             if leaves {
                 object.set(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z");
             }
-            Arc::new(Pod::new(Arc::new(object)))
+            Arc::new(Pod::alone(object))
         };
         let preempted = "PreemptionByScheduler";
         let mut polite = spec("1", 10);

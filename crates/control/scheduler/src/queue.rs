@@ -281,7 +281,7 @@ mod tests {
 
     fn pod(name: &str, priority: i64) -> Arc<Pod> {
         let object = object!({ "metadata": { "name": name, "uid": name }, "spec": { "priority": priority } });
-        Arc::new(Pod::new(Arc::new(object)))
+        Arc::new(Pod::alone(object))
     }
 
     fn names(queue: &mut Queue) -> Vec<String> {
@@ -367,7 +367,7 @@ mod tests {
     fn what_became_of_a_pod_is_not_said_of_the_next_of_its_name() {
         let next = || {
             let object = object!({ "metadata": { "name": "a", "uid": "next" }, "spec": {} });
-            Arc::new(Pod::new(Arc::new(object)))
+            Arc::new(Pod::alone(object))
         };
         let mut queue = Queue::default();
         queue.add(pod("a", 0), Duration::ZERO);

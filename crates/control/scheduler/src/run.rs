@@ -4,6 +4,8 @@ mod cycle;
 mod group;
 mod observe;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -27,7 +29,7 @@ use crate::extender::Extender;
 use crate::framework::Framework;
 use crate::gang::Groups;
 use crate::metrics::Metrics;
-use crate::pod::Pod;
+use crate::pod::{Pod, Shapes};
 use crate::preemption::Limits;
 use crate::queue::Queue;
 use crate::storage::Step;
@@ -74,6 +76,7 @@ struct Profile {
     framework: Framework,
     preemption: Option<Limits>,
     bind_timeout: Duration,
+    device_patience: Duration,
 }
 
 /// A pod that is being bound, and the steps that its claims take.
@@ -108,6 +111,7 @@ pub struct Scheduler {
     /// Keys of pods that gates hold back, or that wait for others of their group.
     gated: HashSet<String>,
     groups: Groups,
+    shapes: Shapes,
     metrics: Metrics,
 }
 
@@ -143,6 +147,7 @@ impl Scheduler {
             framework: Framework::new(spec.slots, spec.percentage),
             preemption: spec.preemption,
             bind_timeout: spec.bind_timeout,
+            device_patience: spec.device_patience,
         };
         Self {
             followed: Arc::new(followed),
@@ -159,6 +164,7 @@ impl Scheduler {
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             gated: HashSet::new(),
             groups: Groups::default(),
+            shapes: Shapes::default(),
             metrics: Metrics::default(),
         }
     }

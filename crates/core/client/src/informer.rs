@@ -170,7 +170,7 @@ impl Informer {
         // The cache stays locked meanwhile, so that no change falls between the snapshot and the registration.
         let cache = self.shared.cache.read();
         let subscriber = Arc::new(Subscriber::default());
-        let all: Vec<_> = cache.iter().map(|(key, object)| (key.to_string(), None, Some(object.clone()))).collect();
+        let all: Vec<_> = cache.iter().map(|(key, object)| (key.clone(), None, Some(object.clone()))).collect();
         subscriber.note(&all);
         let mut subscribers = self.shared.subscribers.lock();
         subscribers.prune();
@@ -184,7 +184,7 @@ impl Informer {
 
 impl Shared {
     /// Applies changes to the cache and tells the subscribers, each once for all of them.
-    fn apply(&self, changes: Vec<(String, Option<Arc<Value>>)>) {
+    fn apply(&self, changes: Vec<(Arc<str>, Option<Arc<Value>>)>) {
         let mut cache = self.cache.write();
         let mut subscribers = self.subscribers.lock();
         subscribers.prune();

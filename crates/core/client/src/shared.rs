@@ -21,6 +21,13 @@ pub const OWNER_INDEX: &str = "owner";
 /// need not look through all the others.
 pub const FREE_INDEX: &str = "free";
 
+/// Pods are found by the name of their node under this index.
+pub const NODE_INDEX: &str = "node";
+
+fn node(pod: &Value) -> Vec<String> {
+    Some(pod.str_at(&["spec", "nodeName"])).filter(|name| !name.is_empty()).map(String::from).into_iter().collect()
+}
+
 fn free(object: &Value) -> Vec<String> {
     meta::controller_of(object).is_none().then(|| meta::namespace(object).to_string()).into_iter().collect()
 }
@@ -43,7 +50,16 @@ const INSIDES: [&str; 13] = [
     "workingDir",
 ];
 
+/// What of a pod nobody asks for outside of its node is taken out.
 fn without_insides(pod: &mut Value) {
+    let is_asked_for = |volume: &Value| volume.get("projected").is_none() || names_secret(volume);
+    if !pod.list_at(&["spec", "volumes"]).iter().all(is_asked_for) {
+        // Those that admission adds have names of their own, by which no two pods would be alike.
+        pod.place(&["spec", "volumes"]).make_list().retain(is_asked_for);
+        if pod.list_at(&["spec", "volumes"]).is_empty() {
+            pod.remove(&["spec", "volumes"]);
+        }
+    }
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         if pod.list_at(&["spec", list]).is_empty() {
             continue;
@@ -53,6 +69,10 @@ fn without_insides(pod: &mut Value) {
             keep_named_secrets(container);
         }
     }
+}
+
+fn names_secret(projected: &Value) -> bool {
+    projected.list_at(&["projected", "sources"]).iter().any(|source| source.get("secret").is_some())
 }
 
 /// Of a container's environment only what names Secrets is kept: who clears unused Secrets away has to see it.
@@ -111,6 +131,9 @@ impl SharedInformers {
                 parts.lock().share_pod(pod);
             }));
         }
+        if *resource == PODS {
+            options = options.index(NODE_INDEX, node);
+        }
         if *resource == PODS || *resource == CONTROLLER_REVISIONS {
             options = options.index(FREE_INDEX, free);
         }
@@ -145,6 +168,20 @@ mod tests {
         let expect = object!({ "metadata": { "name": "p" }, "spec": { "nodeName": "n",
             "containers": [{ "name": "c", "image": "i", "ports": [{ "containerPort": 1 }] }] } });
         assert_eq!(pod, expect);
+    }
+
+    #[test]
+    fn projected_volumes_are_kept_where_they_name_secrets() {
+        let volume = |name: &str, source: Value| object!({ "name": name, "projected": { "sources": [source] } });
+        let token = || volume("kube-api-access-x", object!({ "serviceAccountToken": { "path": "token" } }));
+        let secret = || volume("v", object!({ "secret": { "name": "s" } }));
+        let pod = |volumes: Value| object!({ "spec": { "nodeName": "n", "volumes": volumes } });
+        let mut both = pod(object!([(token()), (secret())]));
+        without_insides(&mut both);
+        assert_eq!(both, pod(object!([(secret())])));
+        let mut one = pod(object!([(token())]));
+        without_insides(&mut one);
+        assert_eq!(one, object!({ "spec": { "nodeName": "n" } }));
     }
 
     #[test]

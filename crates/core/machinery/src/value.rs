@@ -249,6 +249,18 @@ impl Map {
         }
     }
 
+    /// Whether both are the same entries in memory, not only equal ones.
+    pub fn shares(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.entries, &other.entries)
+    }
+
+    /// Gives back what it holds beyond its entries, where nobody shares them.
+    pub fn trim(&mut self) {
+        if let Some(entries) = Arc::get_mut(&mut self.entries) {
+            entries.shrink_to_fit();
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.entries().len()
     }
@@ -351,6 +363,16 @@ impl Value {
         match self {
             Value::Map(m) => Some(m),
             _ => None,
+        }
+    }
+
+    /// How many values share this text, list or map; none share the others.
+    pub fn sharers(&self) -> usize {
+        match self {
+            Value::String(s) => Arc::strong_count(s),
+            Value::List(l) => Arc::strong_count(l),
+            Value::Map(m) => Arc::strong_count(&m.entries),
+            _ => 0,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fram_machinery::Value;
+use fram_machinery::normalize::parse_duration;
 
 use super::types::{
     BalancedArgs, DynamicResourcesArgs, FitArgs, InterPodArgs, NodeAffinityArgs, Plugin, PluginSet, PreemptionArgs, Profile,
@@ -79,6 +80,7 @@ pub(super) fn read(said: &Profile, ignored: &[String]) -> Result<ProfileSpec, Ve
         slots: slots.collect(),
         preemption: takes_part(&plugins.post_filter, PREEMPT).then_some(told.limits),
         bind_timeout: told.bind_timeout,
+        device_patience: told.arguments.device_patience,
         percentage: said.percentage_of_nodes_to_score.map_or(0, |n| n.unsigned_abs() as usize),
     })
 }
@@ -125,7 +127,7 @@ fn arguments(said: &Profile, faults: &mut Vec<String>) -> Told {
                 }
                 None => Ok(()),
             }),
-            "DynamicResources" => config.read::<DynamicResourcesArgs>().map(drop),
+            "DynamicResources" => config.read().and_then(|args| devices(&args, &mut told)),
             other => Err(format!("no arguments are known of plugin {other:?}")),
         };
         if let Err(fault) = read {
@@ -176,6 +178,18 @@ fn ranking(strategy: &ScoringStrategy) -> Result<Ranking, String> {
         other => Err(format!(
             "scoringStrategy.type: Unsupported value: {other:?}: supported values: LeastAllocated, MostAllocated, RequestedToCapacityRatio"
         )),
+    }
+}
+
+fn devices(args: &DynamicResourcesArgs, told: &mut Told) -> Result<(), String> {
+    let Some(text) = &args.binding_timeout else { return Ok(()) };
+    let nanos = parse_duration(text).and_then(|n| u64::try_from(n).ok());
+    match nanos.map(Duration::from_nanos).filter(|timeout| *timeout >= Duration::from_secs(1)) {
+        Some(timeout) => {
+            told.arguments.device_patience = timeout;
+            Ok(())
+        }
+        None => Err(format!("bindingTimeout: Invalid value: {text:?}: must be at least 1 second")),
     }
 }
 

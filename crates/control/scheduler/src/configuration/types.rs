@@ -211,6 +211,7 @@ pub(super) struct VolumeBindingArgs {
 pub(super) struct DynamicResourcesArgs {
     #[serde(rename = "filterTimeout")]
     _filter_timeout: Option<String>,
+    pub(super) binding_timeout: Option<String>,
 }
 
 /// See kubescheduler.config.k8s.io/v1 Extender.

@@ -106,8 +106,11 @@ fn candidates<'a>(devices: &'a Devices, node: &Node) -> Vec<Candidate<'a>> {
     let mut ids: Vec<&PoolId> = own.chain(&devices.general).collect();
     ids.sort();
     ids.dedup();
+    let mut pools: Vec<(&PoolId, &Pool)> = ids.into_iter().filter_map(|id| Some((id, devices.pools.get(id)?))).collect();
+    // What need not be waited for comes first.
+    pools.sort_by_cached_key(|(_, pool)| pool.has_binding_conditions());
     let mut out = Vec::new();
-    for (id, pool) in ids.into_iter().filter_map(|id| Some((id, devices.pools.get(id)?))) {
+    for (id, pool) in pools {
         let complete = pool.is_complete();
         for slice in pool.current() {
             let spec = slice.get("spec").unwrap_or(&Value::Null);
@@ -362,6 +365,12 @@ impl<'a> Search<'a> {
         if !chosen.tolerations.is_empty() {
             result.set(&["tolerations"], Value::from(chosen.tolerations.clone()));
         }
+        for conditions in ["bindingConditions", "bindingFailureConditions"] {
+            let said = self.candidates[chosen.candidate].device.list_at(&[conditions]);
+            if !said.is_empty() {
+                result.set(&[conditions], said.to_vec());
+            }
+        }
         if let Some(share) = &chosen.share {
             result.set(&["shareID"], share_id(meta::uid(&self.claims[chosen.claim]), at));
             for (name, amount) in share {
@@ -392,7 +401,8 @@ impl<'a> Search<'a> {
             let candidate = &self.candidates[chosen.candidate];
             let spec = candidate.slice.get("spec").unwrap_or(&Value::Null);
             let part = if spec.bool_at(&["perDeviceNodeSelection"]) == Some(true) { candidate.device } else { spec };
-            if !part.str_at(&["nodeName"]).is_empty() {
+            let binds = candidate.device.bool_at(&["bindsToNode"]) == Some(true);
+            if binds || !part.str_at(&["nodeName"]).is_empty() {
                 let this = object!({ "key": "metadata.name", "operator": "In", "values": [(node.name())] });
                 return Some(object!({ "nodeSelectorTerms": [{ "matchFields": [this] }] }));
             }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cache::Cache;
-use crate::plugins::testing::{cache, node};
+use crate::plugins::testing::{cache, check, node, pod};
 
 fn device(name: &str, model: &str) -> Value {
     object!({ "name": name, "attributes": { "model": { "string": model } } })
@@ -36,9 +36,17 @@ fn nodes() -> Cache {
     cache(vec![node("a", "1"), node("b", "1")])
 }
 
+fn all(claims: &[Arc<Value>]) -> Claims {
+    Claims { all: claims.to_vec(), ..Claims::default() }
+}
+
+fn one(claim: &Arc<Value>) -> Claims {
+    all(std::slice::from_ref(claim))
+}
+
 /// The devices that claims get on a node, or why none.
 fn found(devices: &Devices, claims: &[Arc<Value>], slot: usize) -> String {
-    match devices.allocate(claims, nodes().at(slot)) {
+    match devices.allocate(&all(claims), nodes().at(slot)) {
         Err(why) => why,
         Ok(allocations) => {
             let names = |a: &Allocation| {
@@ -58,7 +66,7 @@ fn a_device_is_given_once_and_only_on_its_node() {
         (found(&devices, std::slice::from_ref(&c), 0), found(&devices, std::slice::from_ref(&c), 1)),
         ("r=0".to_string(), NONE.to_string())
     );
-    let allocations = devices.allocate(std::slice::from_ref(&c), nodes().at(0)).unwrap();
+    let allocations = devices.allocate(&one(&c), nodes().at(0)).unwrap();
     let selector = allocations[0].devices.as_ref().unwrap().get("nodeSelector").unwrap().clone();
     assert!(reaches(Some(&selector), nodes().at(0)) && !reaches(Some(&selector), nodes().at(1)));
     devices.set_claim("ns/c", Some(c));
@@ -108,7 +116,7 @@ fn admins_reach_what_is_taken_and_take_nothing() {
     let mut devices = devices(vec![slice("pa", "a", vec![device("0", "x")])]);
     let (c, admin) = (claim("c", exactly(object!({}))), claim("admin", exactly(object!({ "adminAccess": true }))));
     for claim in [&admin, &c] {
-        let allocations = devices.allocate(std::slice::from_ref(claim), nodes().at(0)).unwrap();
+        let allocations = devices.allocate(&one(claim), nodes().at(0)).unwrap();
         devices.set_claim(&meta::key(claim), Some(claim.clone()));
         devices.assume(&allocations);
     }
@@ -125,7 +133,7 @@ fn parts_of_a_device_share_its_counters() {
     assert_eq!(found(&devices, &[claim("c", exactly(object!({ "count": 2 })))], 0), "r=half,r=other");
     let half = object!([{ "cel": { "expression": "true" } }]);
     let c = claim("c", exactly(object!({ "count": 1, "selectors": half })));
-    let allocations = devices.allocate(std::slice::from_ref(&c), nodes().at(0)).unwrap();
+    let allocations = devices.allocate(&one(&c), nodes().at(0)).unwrap();
     devices.set_claim("ns/c", Some(c));
     devices.assume(&allocations);
     assert_eq!(found(&devices, &[claim("n", exactly(object!({})))], 0), NONE);
@@ -162,7 +170,7 @@ fn a_device_with_capacity_is_shared_until_nothing_is_left_of_it() {
     let mut devices = devices(vec![slice("pa", "a", vec![shared])]);
     let of = |name: &str, memory: &str| claim(name, exactly(object!({ "capacity": { "requests": { "memory": memory } } })));
     let first = of("first", "6Gi");
-    let allocations = devices.allocate(std::slice::from_ref(&first), nodes().at(0)).unwrap();
+    let allocations = devices.allocate(&one(&first), nodes().at(0)).unwrap();
     let result = allocations[0].devices.as_ref().unwrap().list_at(&["devices", "results"])[0].clone();
     assert_eq!((result.str_at(&["consumedCapacity", "memory"]), result.str_at(&["shareID"]).len()), ("6Gi", 36));
     assert_eq!(found(&devices, &[first.clone(), of("second", "4Gi")], 0), "r=0;r=0");
@@ -180,4 +188,101 @@ fn a_device_with_capacity_is_shared_until_nothing_is_left_of_it() {
     devices.give_back(&allocations);
     assert_eq!(found(&devices, &[of("second", "10Gi")], 0), "r=0");
     assert!(devices.shares.is_empty());
+}
+
+#[test]
+fn devices_that_have_to_be_made_ready_say_so_in_the_allocation_and_come_after_others() {
+    let mut late = device("0", "x");
+    late.set(&["bindingConditions"], object!(["Attached"]));
+    late.set(&["bindingFailureConditions"], object!(["Broken"]));
+    late.set(&["bindsToNode"], true);
+    let mut fabric = (*slice("pa", "", vec![late])).clone();
+    fabric.set(&["spec", "allNodes"], true);
+    let mut known = devices(vec![Arc::new(fabric), slice("pb", "a", vec![device("1", "x")])]);
+    let c = claim("c", exactly(object!({})));
+    assert_eq!(found(&known, std::slice::from_ref(&c), 0), "r=1");
+    let allocations = known.allocate(&one(&c), nodes().at(1)).unwrap();
+    let allocation = allocations[0].devices.as_ref().unwrap();
+    let result = &allocation.list_at(&["devices", "results"])[0];
+    assert_eq!((result.list_at(&["bindingConditions"]).len(), result.list_at(&["bindingFailureConditions"]).len()), (1, 1));
+    assert!(reaches(allocation.get("nodeSelector"), nodes().at(1)) && !reaches(allocation.get("nodeSelector"), nodes().at(0)));
+    // One that failed is nowhere to be had.
+    let mut lost = (*c).clone();
+    lost.set(&["status", "allocation"], allocation.clone());
+    let conditions = object!([{ "type": "Broken", "status": "True" }]);
+    lost.set(&["status", "devices"], object!([{ "driver": "d.io", "pool": "pa", "device": "0", "conditions": conditions }]));
+    known.set_claim("ns/c", Some(Arc::new(lost)));
+    let pod = Pod::alone(object!({ "metadata": { "name": "p", "namespace": "ns", "uid": "p" },
+        "spec": { "resourceClaims": [{ "name": "r", "resourceClaimName": "c" }] } }));
+    let claims = known.claims(&pod, readiness::PATIENCE).unwrap();
+    assert_eq!(known.allocate(&claims, nodes().at(1)).unwrap_err(), "resourceclaim not available on the node");
+}
+
+#[test]
+fn only_claims_that_nobody_else_uses_are_given_back_for_a_pod() {
+    let pod = Pod::alone(object!({ "metadata": { "name": "p", "namespace": "ns", "uid": "p" },
+        "spec": { "resourceClaims": [{ "name": "r", "resourceClaimName": "c" }] } }));
+    let released = |selector: Value, users: &[&str]| {
+        let users: Vec<Value> = users.iter().map(|uid| object!({ "resource": "pods", "uid": (*uid) })).collect();
+        let mut c = (*claim("c", exactly(object!({})))).clone();
+        c.set(&["status"], object!({ "allocation": { "devices": {}, "nodeSelector": selector }, "reservedFor": users }));
+        let mut known = devices(Vec::new());
+        known.set_claim("ns/c", Some(Arc::new(c)));
+        known.release(&pod, readiness::PATIENCE).is_some()
+    };
+    let selector = || object!({ "nodeSelectorTerms": [] });
+    let table: [(Value, &[&str], bool); 5] = [
+        (selector(), &[], true),
+        (selector(), &["p"], true),
+        (selector(), &["other"], false),
+        (selector(), &["p", "other"], false),
+        (Value::Null, &[], false),
+    ];
+    for (selector, users, expect) in table {
+        assert_eq!(released(selector.clone(), users), expect, "{selector:?} {users:?}");
+    }
+}
+
+/// A cluster of `a`, which has a device, `b`, which has none, and `c`, which has the resource itself; and a pod that asks for it.
+fn with_extended() -> (Cache, Value) {
+    let mut own = node("c", "1");
+    own.set(&["status", "allocatable", "d.io/gpu"], "1");
+    let mut cache = cache(vec![node("a", "1"), node("b", "1"), own]);
+    cache.devices = devices(vec![slice("pa", "a", vec![device("0", "x")])]);
+    let mut class = (**cache.devices.classes.get("any").unwrap()).clone();
+    class.set(&["metadata", "name"], "any");
+    class.set(&["spec", "extendedResourceName"], "d.io/gpu");
+    cache.devices.set_class("any", Some(Arc::new(class)));
+    (cache, object!({ "containers": [{ "name": "x", "resources": { "requests": { "d.io/gpu": "1" } } }] }))
+}
+
+#[test]
+fn an_extended_resource_is_had_from_the_node_or_as_a_device_of_its_class() {
+    let (mut cache, spec) = with_extended();
+    let first = pod("1", spec.clone());
+    let slot = cache.slot("a").unwrap();
+    let claims = cache.devices.claims(&first, readiness::PATIENCE).unwrap();
+    let allocations = cache.devices.allocate(&claims, cache.at(slot)).unwrap();
+    assert_eq!((allocations.len(), allocations[0].mappings.len()), (1, 1));
+    assert!(cache.devices.allocate(&claims, cache.at(cache.slot("b").unwrap())).is_err());
+    assert!(cache.devices.allocate(&claims, cache.at(cache.slot("c").unwrap())).unwrap().is_empty());
+    // Both places are taken: a second pod has the other, a third none.
+    cache.devices.assume(&allocations);
+    cache.place(first, "a");
+    check(&mut cache, spec.clone(), "c");
+    cache.place(pod("2", spec.clone()), "c");
+    let none = "0/3 nodes are available: 1 Insufficient d.io/gpu, 2 cannot allocate all claims.";
+    check(&mut cache, spec.clone(), none);
+    // The claim has its name now, and nothing is taken twice or free meanwhile.
+    let mut made = (*allocations[0].claim).clone();
+    made.set(&["metadata", "name"], "made");
+    cache.devices.set_claim("ns/made", Some(Arc::new(made.clone())));
+    check(&mut cache, spec.clone(), none);
+    made.set(&["status", "allocation"], allocations[0].devices.clone().unwrap());
+    cache.devices.set_claim("ns/made", Some(Arc::new(made)));
+    check(&mut cache, spec.clone(), none);
+    let first = cache.pod("1").unwrap().clone();
+    assert!(matches!(cache.devices.release(&first, readiness::PATIENCE), Some(Release::Delete(claim)) if meta::name(&claim) == "made"));
+    cache.devices.set_claim("ns/made", None);
+    check(&mut cache, spec, "a");
 }

@@ -8,8 +8,8 @@ use super::*;
 use crate::plugins::testing::{node, pod};
 use crate::preemption::Preemption;
 
-/// Answers one request with this, and gives what was asked: the first line and the body.
-async fn once(listener: TcpListener, answer: &str) -> (String, Value) {
+/// Answers one request, and gives what was asked: the first line and the body.
+pub(crate) async fn answer(listener: &TcpListener, answer: impl FnOnce(&Value) -> String) -> (String, Value) {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut asked = Vec::new();
     let (head, body) = loop {
@@ -20,12 +20,18 @@ async fn once(listener: TcpListener, answer: &str) -> (String, Value) {
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
         let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")).unwrap().parse::<usize>().unwrap();
         if body.len() == length {
-            break (head.to_string(), body.to_string());
+            break (head.to_string(), json::from_slice(body.as_bytes()).unwrap());
         }
     };
-    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+    let said = answer(&body);
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{said}", said.len());
     stream.write_all(answer.as_bytes()).await.unwrap();
-    (head.lines().next().unwrap().to_string(), json::from_slice(body.as_bytes()).unwrap())
+    (head.lines().next().unwrap().to_string(), body)
+}
+
+/// Answers one request with this.
+async fn once(listener: TcpListener, said: &str) -> (String, Value) {
+    answer(&listener, |_| said.into()).await
 }
 
 async fn extender(knows_nodes: bool) -> (Extender, TcpListener) {

@@ -1,8 +1,7 @@
 //! DynamicResources: a pod runs where the devices that its claims want can be had, or were given.
 
 use std::sync::Arc;
-
-use fram_machinery::Value;
+use std::time::Duration;
 
 use crate::cache::{Cache, Change};
 use crate::devices::{Claims, NONE, STEPS};
@@ -16,7 +15,10 @@ const ENOUGH: usize = 32;
 /// no other pod finds its node.
 const ALL_STEPS: usize = 4 * STEPS;
 
-pub(super) struct DynamicResources;
+pub(super) struct DynamicResources {
+    /// So long pods wait for devices to be made ready.
+    pub(super) patience: Duration,
+}
 
 impl Plugin for DynamicResources {
     fn name(&self) -> &'static str {
@@ -24,29 +26,23 @@ impl Plugin for DynamicResources {
     }
 
     fn pre_filter(&self, pod: &Pod, cache: &Cache) -> Result<(), String> {
-        cache.devices.claims(pod).map(drop)
+        cache.devices.claims(pod, self.patience).map(drop)
     }
 
-    fn sharing(&self, pod: &Pod, _: &Cache) -> Sharing {
-        if pod.object.list_at(&["spec", "resourceClaims"]).is_empty() { Sharing::Nothing } else { Sharing::Alone }
+    fn sharing(&self, pod: &Pod, cache: &Cache) -> Sharing {
+        if cache.devices.concern(pod) { Sharing::Alone } else { Sharing::Nothing }
     }
 
     fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
-        let (claims, wanting) = match cache.devices.claims(pod) {
-            Ok(Claims::Settled(claims)) => (claims, false),
-            Ok(Claims::Wanting(claims)) => (claims, true),
-            Err(_) => (Vec::new(), false),
-        };
+        let claims = cache.devices.claims(pod, self.patience).unwrap_or_default();
         // Not the same nodes each time are looked at first.
         let start = pod.uid.bytes().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
-        Box::new(Claimed { claims, wanting, start })
+        Box::new(Claimed { claims, start })
     }
 }
 
 struct Claimed {
-    claims: Vec<Arc<Value>>,
-    /// Devices have to be found.
-    wanting: bool,
+    claims: Claims,
     start: usize,
 }
 
@@ -73,7 +69,7 @@ impl View for Claimed {
         open.rotate_left(middle);
         let (mut found, mut steps) = (0, ALL_STEPS);
         for slot in open {
-            if self.wanting && found == ENOUGH {
+            if self.claims.are_wanting() && found == ENOUGH {
                 verdicts.set_aside(slot);
                 continue;
             }

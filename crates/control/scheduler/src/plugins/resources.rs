@@ -73,7 +73,7 @@ fn between(shape: &[(i64, i64)], at: i64) -> i64 {
 
 /// The requests as text: pods that ask for the same share.
 fn requests_of(pod: &Pod) -> Sharing {
-    Sharing::With(format!("{:?}{:?}", pod.requests, pod.scored))
+    Sharing::With(pod.asks.text.clone())
 }
 
 pub(super) struct NodeResourcesFit {
@@ -85,22 +85,38 @@ impl Plugin for NodeResourcesFit {
         "NodeResourcesFit"
     }
 
-    fn sharing(&self, pod: &Pod, _: &Cache) -> Sharing {
-        requests_of(pod)
+    fn sharing(&self, pod: &Pod, cache: &Cache) -> Sharing {
+        match cache.devices.extended(pod) {
+            None => requests_of(pod),
+            Some(extended) => Sharing::With(format!("{}{:?}", pod.asks.text, extended.resources().collect::<Vec<_>>())),
+        }
     }
 
     fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
+        let extended = cache.devices.extended(pod);
+        let elsewhere = extended.iter().flat_map(|e| e.resources()).map(String::from).collect();
         let mut wanted = Amounts::default();
-        let counted = pod.requests.iter().filter(|(name, n)| *n > 0 && !self.arguments.ignores(name));
+        let counted = pod.asks.requests.iter().filter(|(name, n)| *n > 0 && !self.arguments.ignores(name));
         counted.for_each(|(name, n)| *wanted.entry(name) = n);
-        PerNode::boxed(Fitting { pod: pod.clone(), wanted, arguments: self.arguments.clone() }, cache)
+        PerNode::boxed(Fitting { pod: pod.clone(), wanted, elsewhere, arguments: self.arguments.clone() }, cache)
     }
 }
 
 struct Fitting {
     pod: Arc<Pod>,
     wanted: Amounts,
+    /// Resources that are had as devices on nodes that do not have them themselves.
+    elsewhere: Vec<String>,
     arguments: Fit,
+}
+
+impl Fitting {
+    /// Whether there is less of a resource than is wanted.
+    fn is_short(&self, node: &Node, name: &str, wanted: i128) -> bool {
+        let has = node.allocatable.get(name);
+        let delegated = has == 0 && self.elsewhere.iter().any(|n| n == name);
+        !delegated && node.requested.get(name) + wanted > has
+    }
 }
 
 const LASTING: u32 = 1 << 23;
@@ -117,10 +133,9 @@ impl Judge for Fitting {
             detail |= TOO_MANY;
         }
         for (i, (name, wanted)) in self.wanted.iter().enumerate() {
-            let has = node.allocatable.get(name);
-            if node.requested.get(name) + wanted > has {
+            if self.is_short(node, name, wanted) {
                 detail |= 1 << i.min(LAST);
-                detail |= if wanted > has { LASTING } else { 0 };
+                detail |= if wanted > node.allocatable.get(name) { LASTING } else { 0 };
             }
         }
         detail
@@ -131,7 +146,7 @@ impl Judge for Fitting {
         if detail & TOO_MANY != 0 {
             reasons.push("Too many pods".into());
         }
-        let short = |(name, wanted): &(&fram_machinery::Key, i128)| node.requested.get(name) + wanted > node.allocatable.get(name);
+        let short = |(name, wanted): &(&fram_machinery::Key, i128)| self.is_short(node, name, *wanted);
         reasons.extend(self.wanted.iter().filter(short).map(|(name, _)| format!("Insufficient {name}")));
         Some(Refusal { reasons, lasting: detail & LASTING != 0 })
     }
@@ -141,10 +156,10 @@ impl Judge for Fitting {
         for (name, weight) in &self.arguments.resources {
             let has = node.allocatable.get(name);
             let used = match name.as_str() {
-                CPU | MEMORY => node.scored.get(name) + self.pod.scored.get(name),
+                CPU | MEMORY => node.scored.get(name) + self.pod.asks.scored.get(name),
                 // What the pod does not ask for says nothing about where it should be.
-                _ if self.pod.requests.get(name) == 0 => continue,
-                _ => node.requested.get(name) + self.pod.requests.get(name),
+                _ if self.pod.asks.requests.get(name) == 0 => continue,
+                _ => node.requested.get(name) + self.pod.asks.requests.get(name),
             };
             if has == 0 {
                 continue;
@@ -174,7 +189,7 @@ impl Plugin for BalancedAllocation {
 
     /// A pod that asks for nothing has no opinion.
     fn sharing(&self, pod: &Pod, _: &Cache) -> Sharing {
-        match self.resources.iter().all(|name| pod.requests.get(name) == 0) {
+        match self.resources.iter().all(|name| pod.asks.requests.get(name) == 0) {
             true => Sharing::Nothing,
             false => requests_of(pod),
         }
@@ -194,7 +209,7 @@ impl Balancing {
     /// From 50 to 100: the closer the shares of the resources, the better.
     fn balance(&self, node: &Node, with_pod: bool) -> i64 {
         let share = |name: &String| {
-            let (has, pod) = (node.allocatable.get(name), self.pod.requests.get(name));
+            let (has, pod) = (node.allocatable.get(name), self.pod.asks.requests.get(name));
             let used = node.requested.get(name) + if with_pod { pod } else { 0 };
             let counts = has > 0 && (pod > 0 || matches!(name.as_str(), CPU | MEMORY));
             counts.then(|| (used as f64 / has as f64).min(1.0))

@@ -312,12 +312,12 @@ mod tests {
             let mut constraint = object.list_at(&["spec", "topologySpreadConstraints"])[0].clone();
             constraint.set(&["matchLabelKeys"], object!(["hash"]));
             object.set(&["spec", "topologySpreadConstraints"], object!([constraint]));
-            Arc::new(Pod::new(Arc::new(object)))
+            Arc::new(Pod::alone(object))
         };
         cache.place(with("old"), "a");
         let mut next = (*with("new").object).clone();
         next.set(&["metadata", "uid"], "2");
-        let outcome = schedule(&mut framework(), &Arc::new(Pod::new(Arc::new(next))), &mut cache);
+        let outcome = schedule(&mut framework(), &Arc::new(Pod::alone(next)), &mut cache);
         assert_eq!(outcome, "a");
     }
 
@@ -327,7 +327,7 @@ mod tests {
             let mut object = (*pod(uid, object!({})).object).clone();
             object.set(&["metadata", "labels"], object!({ "apps.kubernetes.io/pod-index": uid }));
             object.set(&["metadata", "ownerReferences"], object!([{ "uid": "owner", "controller": true }]));
-            Arc::new(Pod::new(Arc::new(object)))
+            Arc::new(Pod::alone(object))
         };
         let mut cache = cache(vec![node("a", "8"), node("b", "4")]);
         cache.place(owned("1"), "a");

@@ -6,11 +6,12 @@ use std::time::Duration;
 use fram_machinery::{Reason, Status, Value, meta, object};
 use tokio::task::{Id, JoinError};
 
-use super::report::{evict, report_unschedulable};
-use super::{Binding, Scheduler};
-use crate::bind::{bind, bind_claims, reserve};
+use super::report::{SCHEDULER_ERROR, UNSCHEDULABLE, evict, report};
+use super::{Binding, Profile, Scheduler};
+use crate::bind::devices::{carry_out_release, prepare_devices, unreserve};
+use crate::bind::{bind, bind_claims};
 use crate::cache::Cache;
-use crate::devices::{Allocation, Claims};
+use crate::devices::{Allocation, Release};
 use crate::extender::{Extender, ExtenderError};
 use crate::framework::{Attempt, Filtered, Outcome, Refusal, best};
 use crate::gang::group_of;
@@ -56,7 +57,7 @@ impl Scheduler {
         match self.find(number, &pod).await {
             Found::Node(node) => {
                 self.metrics.decided(self.now() - begun);
-                let held = self.hold(&pod, node);
+                let held = self.hold(number, &pod, node);
                 self.bind_beside(number, pod, held, begun);
             }
             Found::None(attempt, outcome) => Box::pin(self.make_room(number, attempt, outcome, begun)).await,
@@ -66,33 +67,51 @@ impl Scheduler {
 
     /// The best node for a pod, as the cache is now.
     pub(super) async fn find(&mut self, number: usize, pod: &Arc<Pod>) -> Found {
-        match self.profiles[number].framework.filter(pod, &mut self.cache) {
-            Filtered::Feasible(mut attempt, mut slots) => {
-                // What asks extenders is large, and most clusters have none.
-                if !self.extenders.is_empty()
-                    && let Err(error) = Box::pin(self.ask_extenders(&mut attempt, &mut slots)).await
-                {
+        if self.cache.devices.concern(pod)
+            && let Ok(now) = (self.config.now)().parse()
+        {
+            self.cache.devices.set_now(now);
+        }
+        let mut filtered = self.profiles[number].framework.filter(pod, &mut self.cache);
+        loop {
+            let (mut attempt, mut slots) = match filtered {
+                Filtered::Feasible(attempt, slots) => (attempt, slots),
+                Filtered::None(attempt, outcome) => return Found::None(attempt, outcome),
+            };
+            // What asks extenders is large, and most clusters have none.
+            if !self.extenders.is_empty() {
+                let asked = Box::pin(self.ask_extenders(&mut attempt, &mut slots)).await;
+                if attempt.nominated && (asked.is_err() || slots.is_empty()) {
+                    // See upstream's evaluateNominatedNode: it is one node among others then.
+                    filtered = self.profiles[number].framework.filter_all(attempt, &mut self.cache);
+                    continue;
+                }
+                if let Err(error) = asked {
                     self.profiles[number].framework.end(attempt);
                     return Found::Failed(error);
                 }
-                if slots.is_empty() {
-                    let outcome = self.profiles[number].framework.unschedulable(&attempt, &self.cache);
-                    return Found::None(attempt, outcome);
-                }
-                let framework = &mut self.profiles[number].framework;
-                let mut totals = vec![0];
-                if slots.len() > 1 {
-                    totals = framework.score(&mut attempt, &self.cache, &slots);
-                    if !self.extenders.is_empty() {
-                        Box::pin(add_priorities(&self.extenders, pod, &self.cache, &slots, &mut totals)).await;
-                    }
-                }
-                framework.end(attempt);
-                let chosen = best(&slots, &totals, self.turn).unwrap_or(slots[0]);
-                Found::Node(self.cache.at(chosen).name().to_string())
             }
-            Filtered::None(attempt, outcome) => Found::None(attempt, outcome),
+            if slots.is_empty() {
+                let outcome = self.profiles[number].framework.unschedulable(&attempt, &self.cache);
+                return Found::None(attempt, outcome);
+            }
+            return Found::Node(self.choose(number, attempt, &slots).await);
         }
+    }
+
+    /// The name of the best of these nodes.
+    async fn choose(&mut self, number: usize, mut attempt: Attempt, slots: &[usize]) -> String {
+        let framework = &mut self.profiles[number].framework;
+        let mut totals = vec![0];
+        if slots.len() > 1 {
+            totals = framework.score(&mut attempt, &self.cache, slots);
+            if !self.extenders.is_empty() {
+                Box::pin(add_priorities(&self.extenders, &attempt.pod, &self.cache, slots, &mut totals)).await;
+            }
+        }
+        framework.end(attempt);
+        let chosen = best(slots, &totals, self.turn).unwrap_or(slots[0]);
+        self.cache.at(chosen).name().to_string()
     }
 
     /// Lets extenders refuse nodes, one after the other.
@@ -126,7 +145,7 @@ impl Scheduler {
         self.metrics.attempted(&self.profiles[number].name, metrics::Outcome::Error, now - begun);
         tracing::warn!(pod = pod.key, error, "an attempt failed");
         self.queue.failed(pod, now);
-        self.config.events.event(&pod.object, true, "FailedScheduling", error);
+        self.conclude(pod.clone(), SCHEDULER_ERROR, error.to_string(), Nomination::Cleared);
     }
 
     /// Preempts for a pod that no node takes, where that helps, and says why it waits.
@@ -135,8 +154,12 @@ impl Scheduler {
         let pod = attempt.pod.clone();
         self.metrics.decided(self.now() - begun);
         self.count_unschedulable(number, &pod, &plugins, begun);
-        let (nomination, message) = self.room(number, attempt, message, &clearable).await;
-        self.conclude(pod, message, nomination);
+        let release = self.release(number, &pod, &plugins);
+        let (nomination, message) = self.room(number, attempt, message, (&clearable, release.as_ref())).await;
+        self.conclude(pod, UNSCHEDULABLE, message, nomination);
+        if let Some(release) = release {
+            self.undo(release);
+        }
     }
 
     /// The pod has to wait until something happens that these plugins care for.
@@ -152,7 +175,7 @@ impl Scheduler {
         number: usize,
         mut attempt: Attempt,
         message: String,
-        clearable: &[String],
+        (clearable, release): (&[String], Option<&Release>),
     ) -> (Nomination, String) {
         let pod = attempt.pod.clone();
         let profile = &mut self.profiles[number];
@@ -164,7 +187,13 @@ impl Scheduler {
         });
         profile.framework.end(attempt);
         // Upstream's dynamic resources say their part first.
-        let in_vain = |why: String| format!("{message} no new claims to deallocate, preemption: {why}");
+        let devices = match release {
+            Some(Release::Deallocate(_)) => "deallocation of ResourceClaim completed",
+            Some(Release::Delete(_)) => "deletion of ResourceClaim completed",
+            None if self.cache.devices.concern(&pod) => "still not schedulable",
+            None => "no new claims to deallocate",
+        };
+        let in_vain = |why: String| format!("{message} {devices}, preemption: {why}");
         match found {
             None => (Nomination::Unchanged, message),
             Some(Err(why)) => (Nomination::Unchanged, in_vain(why)),
@@ -176,8 +205,24 @@ impl Scheduler {
         }
     }
 
+    /// What of claims is to be undone for a pod that these plugins refused.
+    pub(super) fn release(&self, number: usize, pod: &Pod, plugins: &[&'static str]) -> Option<Release> {
+        let refused = plugins.contains(&"DynamicResources");
+        self.cache.devices.release(pod, self.profiles[number].device_patience).filter(|_| refused)
+    }
+
+    /// Undoes a claim; the pod is tried again when the API says so.
+    pub(super) fn undo(&mut self, release: Release) {
+        let (config, permits) = (self.config.clone(), self.permits.clone());
+        self.reports.spawn(async move {
+            let _permit = permits.acquire().await;
+            carry_out_release(&config.client, &release).await;
+            None
+        });
+    }
+
     /// Makes the room that was found, and says why the pod waits.
-    pub(super) fn conclude(&mut self, pod: Arc<Pod>, message: String, nomination: Nomination) {
+    pub(super) fn conclude(&mut self, pod: Arc<Pod>, reason: &'static str, message: String, nomination: Nomination) {
         match &nomination {
             Nomination::To(found) => {
                 if !found.victims.is_empty() {
@@ -195,7 +240,7 @@ impl Scheduler {
         let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
         self.reports.spawn(async move {
             let _permit = permits.acquire().await;
-            report_unschedulable(&config, &followed.pods, &pod, &message, &nomination).await;
+            report(&config, &followed.pods, &pod, (reason, &message), &nomination).await;
             match nomination {
                 Nomination::To(found) if !evict(&config, &pod, &found).await => Some(pod),
                 _ => None,
@@ -204,17 +249,15 @@ impl Scheduler {
     }
 
     /// What the pod's claims take on the node.
-    fn allocations(&self, pod: &Pod, node: &str) -> Vec<Allocation> {
-        let Some(slot) = self.cache.slot(node).filter(|_| !pod.object.list_at(&["spec", "resourceClaims"]).is_empty()) else {
-            return Vec::new();
-        };
+    fn allocations(&self, number: usize, pod: &Pod, node: &str) -> Vec<Allocation> {
         let devices = &self.cache.devices;
-        let Ok(Claims::Settled(claims) | Claims::Wanting(claims)) = devices.claims(pod) else { return Vec::new() };
+        let Some(slot) = self.cache.slot(node).filter(|_| devices.concern(pod)) else { return Vec::new() };
+        let Ok(claims) = devices.claims(pod, self.profiles[number].device_patience) else { return Vec::new() };
         devices.allocate(&claims, self.cache.at(slot)).unwrap_or_default()
     }
 
     /// Counts the pod on the node from now on, with what its claims take there.
-    pub(super) fn hold(&mut self, pod: &Arc<Pod>, node: String) -> Held {
+    pub(super) fn hold(&mut self, number: usize, pod: &Arc<Pod>, node: String) -> Held {
         let steps = self.cache.slot(&node).map(|slot| self.cache.storage.steps(&pod.object, self.cache.at(slot)));
         let steps = steps.and_then(Result::ok).unwrap_or_default();
         for step in &steps {
@@ -228,7 +271,7 @@ impl Scheduler {
                 self.cache.storage.volumes.insert(meta::name(volume).into(), Arc::new(taken));
             }
         }
-        let allocations = self.allocations(pod, &node);
+        let allocations = self.allocations(number, pod, &node);
         self.cache.devices.assume(&allocations);
         self.cache.place(pod.clone(), &node);
         Held { node, steps, allocations }
@@ -255,12 +298,14 @@ impl Scheduler {
         let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
         let tried = self.queue.tried(&pod).unwrap_or((0, begun));
         let binding = Binding { pod: pod.clone(), steps: steps.clone(), allocations: allocations.clone(), profile: number, begun, tried };
-        let patience = self.profiles[number].bind_timeout;
+        let Profile { bind_timeout: patience, device_patience, .. } = self.profiles[number];
         let binder = self.extenders.iter().find(|e| !e.bind_verb.is_empty() && e.wants(&pod)).cloned();
         let task = self.bindings.spawn(async move {
-            // Who waits for volumes holds up nobody.
-            let _permit = if steps.is_empty() { permits.acquire().await.ok() } else { None };
-            reserve(&config.client, &pod, &allocations).await?;
+            // Who waits for volumes or devices holds up nobody.
+            let _permit = if steps.is_empty() && allocations.is_empty() { permits.acquire().await.ok() } else { None };
+            if !allocations.is_empty() {
+                Box::pin(prepare_devices(&config, &followed.device_claims, (&pod, &node), &allocations, device_patience)).await?;
+            }
             bind_claims(&config.client, &followed.claims, &node, &steps, patience).await?;
             match binder {
                 Some(extender) => extender.bind(&pod, &node).await.map_err(Status::internal)?,
@@ -299,14 +344,27 @@ impl Scheduler {
         self.let_go(&pod, &steps, &allocations);
         if !allocations.is_empty() {
             self.happened(Happening::Devices);
+            self.unreserve(&pod, allocations);
         }
         if why.is(Reason::NotFound) {
             self.queue.done(&pod);
         } else {
             tracing::warn!(pod = pod.key, status = %why, "binding failed");
             self.queue.failed(&pod, now);
+            // Room is no longer made for it anywhere; see upstream's handleBindingCycleError.
+            self.conclude(pod, SCHEDULER_ERROR, why.to_string(), Nomination::Cleared);
         }
         self.happened(Happening::Left(slot));
+    }
+
+    /// The pod uses its claims no more, and what was made for it goes.
+    fn unreserve(&mut self, pod: &Arc<Pod>, allocations: Vec<Allocation>) {
+        let (config, followed, permits, pod) = (self.config.clone(), self.followed.clone(), self.permits.clone(), pod.clone());
+        self.reports.spawn(async move {
+            let _permit = permits.acquire().await;
+            unreserve(&config.client, &followed.device_claims, &pod, &allocations).await;
+            None
+        });
     }
 
     /// A report is made. The pod is tried again where who should have left for it could not be sent away.

@@ -10,6 +10,7 @@ use fram_machinery::{Reason, Value, meta};
 
 use super::Scheduler;
 use super::cycle::{Found, Held, Nomination, told};
+use super::report::UNSCHEDULABLE;
 use crate::gang::{PLUGIN, Tried, Verdict};
 use crate::pod::Pod;
 use crate::preemption::{self, Preemption};
@@ -124,16 +125,16 @@ impl Scheduler {
             let expected = self.cache.nominated_node(&pod.uid).map(str::to_string);
             let turn = match self.find(number, pod).await {
                 Found::Node(node) => {
-                    let held = self.hold(pod, node);
+                    let held = self.hold(number, pod, node);
                     Turn::Held { pod: pod.clone(), held, expected, room: None, plugins: vec![PLUGIN] }
                 }
                 Found::None(attempt, outcome) => {
                     let (message, clearable, plugins) = told(outcome);
-                    let (nomination, message) = self.room(number, attempt, message, &clearable).await;
+                    let (nomination, message) = self.room(number, attempt, message, (&clearable, None)).await;
                     match nomination {
                         Nomination::To(room) => {
                             room.victims.iter().for_each(|victim| drop(self.cache.take(&victim.uid)));
-                            let held = self.hold(pod, room.node.clone());
+                            let held = self.hold(number, pod, room.node.clone());
                             Turn::Held { pod: pod.clone(), held, expected, room: Some(room), plugins }
                         }
                         nomination => {
@@ -172,11 +173,11 @@ impl Scheduler {
                     Verdict::Preempt => Nomination::To(room.unwrap_or(Preemption { node: held.node, victims: Vec::new() })),
                     _ => Nomination::Cleared,
                 };
-                self.conclude(pod, verdict.of_waiting(), nomination);
+                self.conclude(pod, UNSCHEDULABLE, verdict.of_waiting(), nomination);
             }
             Turn::Refused { pod, message, nomination, plugins, .. } => {
                 self.count_unschedulable(number, &pod, &plugins, begun);
-                self.conclude(pod, message, nomination);
+                self.conclude(pod, UNSCHEDULABLE, message, nomination);
             }
         }
     }

@@ -82,7 +82,7 @@ impl Scheduler {
         }
         self.gated.remove(&delta.key());
         let Some(object) = &delta.new else { return };
-        let pod = Arc::new(Pod::new(object.clone()));
+        let pod = Arc::new(Pod::new(object.clone(), &mut self.shapes));
         if pod.has_ended() {
             self.queue.remove(&pod.key);
             self.group_left(&pod.object);
@@ -100,8 +100,12 @@ impl Scheduler {
             if self.cache.holds(&pod.uid) {
                 return;
             }
+            let before = delta.old.as_deref().map_or("", |old| old.str_at(&["status", "nominatedNodeName"]));
             if !nominated.is_empty() {
                 self.cache.nominate(pod.clone(), &nominated);
+            } else if !before.is_empty() && self.cache.nominated_node(&pod.uid) == Some(before) {
+                self.cache.forget_nomination(&pod.uid);
+                self.happened(Happening::Left(None));
             }
             self.group_joined(&pod);
             if self.groups.holds_back(&pod) {
@@ -130,7 +134,7 @@ impl Scheduler {
         match before {
             None => self.happened(Happening::Placed),
             // A resize to less leaves room for others; so may labels that are others now.
-            Some(before) if pod.requests.falls_short_of(&before.requests) || before.labels() != pod.labels() => {
+            Some(before) if pod.asks.requests.falls_short_of(&before.asks.requests) || before.labels() != pod.labels() => {
                 self.happened(Happening::Left(slot));
                 self.happened(Happening::Placed);
             }

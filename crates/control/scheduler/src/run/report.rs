@@ -49,8 +49,13 @@ fn scheduler_of(pod: &Pod) -> &str {
     pod.object.str_at(&["spec", "schedulerName"])
 }
 
+/// No node takes the pod; see v1.PodReasonUnschedulable.
+pub(super) const UNSCHEDULABLE: &str = "Unschedulable";
+/// The attempt itself failed; see v1.PodReasonSchedulerError.
+pub(super) const SCHEDULER_ERROR: &str = "SchedulerError";
+
 /// What is to be written to a pod's status so that it says this; None where it says so already. Pure.
-fn status_patch(current: &Value, message: &str, nomination: &Nomination, now: impl FnOnce() -> String) -> Option<Value> {
+fn status_patch(current: &Value, (reason, message): (&str, &str), nomination: &Nomination, now: impl FnOnce() -> String) -> Option<Value> {
     let condition = meta::condition(current, "PodScheduled").filter(|c| c.str_at(&["status"]) == "False");
     let nominated = current.str_at(&["status", "nominatedNodeName"]);
     let node = match nomination {
@@ -58,13 +63,13 @@ fn status_patch(current: &Value, message: &str, nomination: &Nomination, now: im
         Nomination::Cleared => Some("").filter(|_| !nominated.is_empty()),
         Nomination::Unchanged => None,
     };
-    let known = condition.is_some_and(|c| c.str_at(&["message"]) == message && c.str_at(&["reason"]) == "Unschedulable");
+    let known = condition.is_some_and(|c| c.str_at(&["message"]) == message && c.str_at(&["reason"]) == reason);
     if known && node.is_none() {
         return None;
     }
     let mut patch = object!({ "metadata": { "uid": (meta::uid(current)) }, "status": {} });
     if !known {
-        let mut said = object!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message });
+        let mut said = object!({ "type": "PodScheduled", "status": "False", "reason": reason, "message": message });
         // What was False already has not changed.
         if condition.is_none() {
             said.set(&["lastTransitionTime"], now());
@@ -83,16 +88,16 @@ fn status_patch(current: &Value, message: &str, nomination: &Nomination, now: im
 }
 
 /// Says on the pod and in an event why it has no node yet, and on which node room is being made for it.
-pub(super) async fn report_unschedulable(config: &SchedulerConfig, pods: &Informer, pod: &Pod, message: &str, nomination: &Nomination) {
+pub(super) async fn report(config: &SchedulerConfig, pods: &Informer, pod: &Pod, why: (&str, &str), nomination: &Nomination) {
     let Some(current) = pods.get(&pod.key).filter(|current| meta::uid(current) == &*pod.uid) else { return };
-    if let Some(patch) = status_patch(&current, message, nomination, || (config.now)()) {
+    if let Some(patch) = status_patch(&current, why, nomination, || (config.now)()) {
         let pods = config.client.within(&PODS, pod.namespace());
         match pods.patch(meta::name(&pod.object), "status", PatchKind::Strategic, patch).await {
-            Err(status) if !status.is(Reason::NotFound) => tracing::warn!(pod = pod.key, %status, "cannot say that a pod is unschedulable"),
+            Err(status) if !status.is(Reason::NotFound) => tracing::warn!(pod = pod.key, %status, "cannot say why a pod waits"),
             _ => {}
         }
     }
-    config.events.event(&pod.object, true, "FailedScheduling", message);
+    config.events.event(&pod.object, true, "FailedScheduling", why.1);
 }
 
 #[cfg(test)]
@@ -103,7 +108,7 @@ mod tests {
     fn a_status_is_written_when_it_says_something_new() {
         let patch = |conditions: Value, nominated: &str, nomination: &Nomination| {
             let pod = object!({ "metadata": { "uid": "1" }, "status": { "conditions": conditions, "nominatedNodeName": nominated } });
-            status_patch(&pod, "full", nomination, || "now".into()).map(|p| p.get("status").cloned().unwrap_or_default())
+            status_patch(&pod, (UNSCHEDULABLE, "full"), nomination, || "now".into()).map(|p| p.get("status").cloned().unwrap_or_default())
         };
         let said = |message: &str| object!([{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message, "lastTransitionTime": "then" }]);
         let condition = || object!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "full" });

@@ -145,7 +145,7 @@ impl Reflector {
         let reached = meta::resource_version(&last.object).to_string();
         let changed = events.into_iter().filter(|event| event.kind != EventKind::Bookmark);
         let change = |event: WatchEvent| {
-            let key = meta::key(&event.object);
+            let key = meta::key(&event.object).into();
             (key, (event.kind != EventKind::Deleted).then(|| self.kept(event.object)))
         };
         self.shared.apply(changed.map(change).collect());

@@ -28,11 +28,11 @@ impl Delta {
 }
 
 /// The key of an object, what stood there and what stands there now.
-pub(super) type Change = (String, Option<Arc<Value>>, Option<Arc<Value>>);
+pub(super) type Change = (Arc<str>, Option<Arc<Value>>, Option<Arc<Value>>);
 
 #[derive(Default)]
 struct Pending {
-    deltas: BTreeMap<String, Delta>,
+    deltas: BTreeMap<Arc<str>, Delta>,
     closed: bool,
 }
 

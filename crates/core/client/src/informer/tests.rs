@@ -22,10 +22,10 @@ type Expected<'a> = &'a [(&'a str, Option<&'a str>)];
 fn check_relist(before: &[Arc<Value>], listed: &[Arc<Value>], expect: Expected) {
     let mut cache = Cache::new(Vec::new());
     for object in before {
-        cache.replace(&meta::key(object), Some(object.clone()));
+        cache.replace(&meta::key(object).into(), Some(object.clone()));
     }
     let plan = cache.plan_relist(listed.to_vec());
-    let told: Vec<(&str, Option<&str>)> = plan.iter().map(|(k, o)| (k.as_str(), o.as_deref().map(meta::resource_version))).collect();
+    let told: Vec<(&str, Option<&str>)> = plan.iter().map(|(k, o)| (&**k, o.as_deref().map(meta::resource_version))).collect();
     assert_eq!(told, expect);
 }
 
@@ -49,11 +49,11 @@ fn an_index_follows_its_objects() {
         p.set(&["spec", "nodeName"], node);
         Some(Arc::new(p))
     };
-    cache.replace("ns/a", on("x"));
+    cache.replace(&"ns/a".into(), on("x"));
     assert_eq!(cache.by_index("node", "x").len(), 1);
-    cache.replace("ns/a", on("y"));
+    cache.replace(&"ns/a".into(), on("y"));
     assert_eq!((cache.by_index("node", "x").len(), cache.by_index("node", "y").len()), (0, 1));
-    cache.replace("ns/a", None);
+    cache.replace(&"ns/a".into(), None);
     assert!(cache.by_index("node", "y").is_empty() && cache.by_namespace("ns").is_empty());
 }
 

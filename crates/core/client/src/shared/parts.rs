@@ -4,47 +4,114 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
-use fram_machinery::{Map, Value};
+use fram_machinery::{Key, Map, Value};
 
-/// So many different parts are remembered. Beyond that the memory begins anew; what is shared already stays so.
-const MOST: usize = 4096;
+/// So many different parts are remembered without a look at who has them.
+const FEW: usize = 4096;
+/// And so many at all: where objects have nothing in common, to remember their parts would only cost.
+const MOST: usize = 1 << 16;
 
-/// The parts of a pod that it has from its template, and those that follow from where it belongs.
-const OF_PODS: [&[&str]; 11] = [
-    &["metadata", "annotations"],
-    &["metadata", "labels"],
-    &["metadata", "ownerReferences"],
-    &["spec", "affinity"],
-    &["spec", "containers"],
-    &["spec", "initContainers"],
-    &["spec", "nodeSelector"],
-    &["spec", "resourceClaims"],
-    &["spec", "securityContext"],
-    &["spec", "tolerations"],
-    &["spec", "topologySpreadConstraints"],
+/// The parts of a pod's spec that it has from its template. The whole spec is shared by the pods of a template on one node, these
+/// by all of them.
+const OF_SPECS: [&str; 8] = [
+    "affinity",
+    "containers",
+    "initContainers",
+    "nodeSelector",
+    "resourceClaims",
+    "securityContext",
+    "tolerations",
+    "topologySpreadConstraints",
 ];
 
-/// The parts that were seen last.
-#[derive(Default)]
+/// What pods that run on a node have in common.
+const OF_STATUSES: [&str; 4] = ["hostIP", "hostIPs", "phase", "qosClass"];
+
+/// The parts that objects have.
 pub(super) struct Parts {
     known: HashMap<u64, Value>,
     hasher: RandomState,
+    /// At so many, those that nobody has any more are forgotten.
+    limit: usize,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self { known: HashMap::new(), hasher: RandomState::new(), limit: FEW }
+    }
 }
 
 impl Parts {
     /// Has a pod share with others what it has in common with them.
     pub(super) fn share_pod(&mut self, pod: &mut Value) {
-        for path in OF_PODS {
-            if let Some(part) = pod.at(path).filter(|part| !part.is_empty()) {
-                let known = self.known(part);
-                pod.set(path, known);
+        let Value::Map(pod) = pod else { return };
+        for key in ["apiVersion", "kind"] {
+            self.share_at(pod, key);
+        }
+        if let Some(Value::Map(metadata)) = pod.get_mut("metadata") {
+            for key in ["annotations", "creationTimestamp", "generateName", "labels", "namespace", "ownerReferences"] {
+                self.share_at(metadata, key);
+            }
+            metadata.trim();
+        }
+        if let Some(spec) = pod.get_mut("spec") {
+            self.share_with(spec, Self::share_spec);
+        }
+        if let Some(status) = pod.get_mut("status") {
+            // Pods of which nothing runs are alike.
+            match status {
+                Value::Map(map) if map.contains("podIP") => {
+                    OF_STATUSES.iter().for_each(|key| self.share_at(map, key));
+                    map.trim();
+                }
+                _ => self.share_with(status, Self::share_entries),
             }
         }
-        let volumes = pod.list_at(&["spec", "volumes"]);
-        if !volumes.is_empty() {
-            let volumes: Vec<Value> = volumes.iter().map(|volume| self.volume(volume)).collect();
-            pod.set(&["spec", "volumes"], volumes);
+        pod.trim();
+    }
+
+    fn share_at(&mut self, map: &mut Map, key: &str) {
+        if let Some(part) = map.get_mut(key).filter(|part| can_be_shared(part)) {
+            let known = self.known(part);
+            *part = known;
         }
+    }
+
+    /// Has the value be the equal one that came before it; a new one is made of shared parts first.
+    fn share_with(&mut self, value: &mut Value, share: impl FnOnce(&mut Self, &mut Value)) {
+        let hash = self.hash(value);
+        match self.find(hash, value) {
+            Some(known) => *value = known,
+            None => {
+                share(self, value);
+                self.remember(hash, value.clone());
+            }
+        }
+    }
+
+    fn share_spec(&mut self, spec: &mut Value) {
+        let Value::Map(map) = spec else { return };
+        OF_SPECS.iter().for_each(|key| self.share_at(map, key));
+        let volumes = map.get("volumes").and_then(Value::as_list).cloned();
+        if let Some(volumes) = volumes.filter(|volumes| !volumes.is_empty()) {
+            let volumes: Vec<Value> = volumes.iter().map(|volume| self.volume(volume)).collect();
+            map.insert("volumes", volumes);
+        }
+        self.share_texts(map);
+        map.trim();
+    }
+
+    /// Every entry of a map, of itself.
+    fn share_entries(&mut self, value: &mut Value) {
+        let Value::Map(map) = value else { return };
+        let keys: Vec<Key> = map.iter().filter(|(_, part)| can_be_shared(part)).map(|(key, _)| key.clone()).collect();
+        keys.iter().for_each(|key| self.share_at(map, key));
+        map.trim();
+    }
+
+    fn share_texts(&mut self, map: &mut Map) {
+        let texts: Vec<Key> = map.iter().filter(|(_, part)| part.as_str().is_some()).map(|(key, _)| key.clone()).collect();
+        texts.iter().for_each(|key| self.share_at(map, key));
     }
 
     /// A volume that is made for one pod has a name of its own.
@@ -56,18 +123,42 @@ impl Parts {
 
     /// The part itself, or the equal one that came before it.
     fn known(&mut self, part: &Value) -> Value {
-        let mut hasher = self.hasher.build_hasher();
-        digest(part, &mut hasher);
-        let hash = hasher.finish();
-        if let Some(known) = self.known.get(&hash).filter(|known| *known == part) {
-            return known.clone();
+        let hash = self.hash(part);
+        if let Some(known) = self.find(hash, part) {
+            return known;
         }
-        if self.known.len() >= MOST {
-            self.known.clear();
-        }
-        self.known.insert(hash, part.clone());
+        self.remember(hash, part.clone());
         part.clone()
     }
+
+    fn hash(&self, part: &Value) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        digest(part, &mut hasher);
+        hasher.finish()
+    }
+
+    fn find(&self, hash: u64, part: &Value) -> Option<Value> {
+        self.known.get(&hash).filter(|known| *known == part).cloned()
+    }
+
+    fn remember(&mut self, hash: u64, part: Value) {
+        if self.known.len() >= self.limit {
+            self.known.retain(|_, part| part.sharers() > 1);
+            if self.known.len() > MOST / 2 {
+                self.known.retain(|_, part| part.sharers() > 2);
+            }
+            if self.known.len() > MOST / 2 {
+                self.known.clear();
+            }
+            self.limit = (2 * self.known.len()).max(FEW);
+        }
+        self.known.insert(hash, part);
+    }
+}
+
+/// Numbers are no larger than what would share them.
+fn can_be_shared(part: &Value) -> bool {
+    part.sharers() > 0 && !part.is_empty()
 }
 
 fn digest(value: &Value, hasher: &mut impl Hasher) {
@@ -119,9 +210,42 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_so_many_parts_are_remembered() {
+    fn pods_of_one_node_share_all_of_their_spec_and_pods_of_others_what_they_have_from_their_template() {
+        let pod = |name: &str, node: &str| {
+            object!({ "metadata": { "name": name }, "spec": { "containers": [{ "name": "c" }], "nodeName": node, "dnsPolicy": "ClusterFirst" },
+                "status": { "phase": "Pending", "conditions": [{ "type": "PodScheduled", "lastTransitionTime": "then" }] } })
+        };
         let mut parts = Parts::default();
-        (0..2 * MOST as i64 + 1).for_each(|n| drop(parts.known(&object!([n]))));
-        assert!(parts.known.len() <= MOST);
+        let mut shared = |name: &str, node: &str| {
+            let mut object = pod(name, node);
+            parts.share_pod(&mut object);
+            assert_eq!(object, pod(name, node));
+            object
+        };
+        let (a, b, c) = (shared("a", "x"), shared("b", "x"), shared("c", "y"));
+        let same = |one: &Value, other: &Value, path: &[&str]| match (one.at(path).unwrap(), other.at(path).unwrap()) {
+            (Value::String(one), Value::String(other)) => std::sync::Arc::ptr_eq(one, other),
+            (Value::List(one), Value::List(other)) => std::sync::Arc::ptr_eq(one, other),
+            (Value::Map(one), Value::Map(other)) => one.shares(other),
+            _ => panic!("no such part"),
+        };
+        assert!(same(&a, &b, &["spec"]) && same(&a, &c, &["status"]));
+        assert!(!same(&a, &c, &["spec"]) && same(&a, &c, &["spec", "containers"]) && same(&a, &c, &["spec", "dnsPolicy"]));
+    }
+
+    #[test]
+    fn parts_that_nobody_has_are_forgotten_and_the_others_are_not() {
+        let mut parts = Parts::default();
+        let held: Vec<Value> = (0..FEW as i64).map(|n| parts.known(&object!([n]))).collect();
+        (0..10 * FEW as i64).for_each(|n| drop(parts.known(&object!(["passing", n]))));
+        assert!(parts.known.len() <= 2 * FEW);
+        assert!(held.iter().all(|part| parts.find(parts.hash(part), part).is_some()));
+    }
+
+    #[test]
+    fn where_nothing_is_alike_only_so_many_parts_are_remembered() {
+        let mut parts = Parts::default();
+        let all: Vec<Value> = (0..2 * MOST as i64).map(|n| parts.known(&object!([n]))).collect();
+        assert!(parts.known.len() <= MOST, "{} of {}", parts.known.len(), all.len());
     }
 }
