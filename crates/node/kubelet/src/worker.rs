@@ -328,6 +328,8 @@ impl Worker {
             now: self.ctx.clock.now(),
         });
         if self.status.as_deref() != Some(&status) {
+            let before = self.status.as_deref().or(self.pod.get("status"));
+            self.ctx.metrics.count_terminations(before.unwrap_or(&Value::Null), &status);
             let status = Arc::new(status);
             self.ctx.writer.set(&self.id, status.clone());
             self.status = Some(status);

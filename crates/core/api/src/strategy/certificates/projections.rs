@@ -19,7 +19,7 @@ pub(in crate::strategy) fn trust_bundle(source: &Value, at: &str, errors: &mut V
             // What stands before the last colon names the signer.
             let signer = name.rsplit_once(':').map(|(signer, _)| signer.replace(':', "/")).unwrap_or_default();
             if let Some(why) = bundle_name_problem(name, &signer) {
-                errors.push(FieldError::invalid(format!("{at}.name"), name, &format!("not a valid clustertrustbundlename: {why}")));
+                errors.push(FieldError::invalid(format!("{at}.name"), name, format!("not a valid clustertrustbundlename: {why}")));
             }
             if let Some(selector) = selector {
                 let why = "labelSelector must be unset if name is specified";
@@ -54,7 +54,7 @@ pub(in crate::strategy) fn pod_certificate(source: &Value, at: &str, errors: &mu
             errors.push(FieldError::invalid(
                 format!("{at}.maxExpirationSeconds"),
                 seconds,
-                &format!("if provided, maxExpirationSeconds must be {sign} {limit}"),
+                format!("if provided, maxExpirationSeconds must be {sign} {limit}"),
             ))
         };
         if seconds < least {
