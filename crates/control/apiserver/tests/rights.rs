@@ -15,7 +15,7 @@ use fram_client::resources::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, NAMESPACES, NODES, POD_DISRUPTION_BUDGETS, PODS, ROLE_BINDINGS, ROLES, SECRETS,
     SERVICE_ACCOUNTS,
 };
-use fram_client::{Client, ListOptions, PatchKind, Resource};
+use fram_client::{Client, DeleteOptions, ListOptions, PatchKind, Resource};
 use fram_machinery::{Reason, Value, meta, object};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -182,6 +182,12 @@ async fn a_node_sees_and_changes_its_own_pods_alone() {
     assert_eq!(node("n1").all(&PODS).list(of("n1")).await.unwrap().items.len(), 1);
     assert!(node("n1").all(&PODS).list(of("n2")).await.unwrap_err().is(Reason::Forbidden));
     assert!(node("n1").all(&PODS).watch(ListOptions::default()).await.err().unwrap().is(Reason::Forbidden));
+    // Its slices of devices likewise, which it removes when a driver is gone.
+    let slices = |name: &str| node(name).all(&fram_client::resources::RESOURCE_SLICES);
+    assert!(slices("n1").list(of("n1")).await.is_ok());
+    assert!(slices("n1").delete_collection(DeleteOptions::default(), of("n1")).await.is_ok());
+    assert!(slices("n1").list(of("n2")).await.unwrap_err().is(Reason::Forbidden));
+    assert!(slices("n1").delete_collection(DeleteOptions::default(), of("n2")).await.unwrap_err().is(Reason::Forbidden));
     let labelled = object!({ "metadata": { "labels": { "role": "admin" } }, "status": { "phase": "Running" } });
     assert!(node("n1").within(&PODS, "default").patch("p", "status", PatchKind::Merge, labelled).await.unwrap_err().is(Reason::Forbidden));
     let eviction = object!({ "metadata": { "name": "p" } });

@@ -81,6 +81,9 @@ resources! {
     IP_ADDRESSES = "networking.k8s.io" "v1" "ipaddresses";
     POD_DISRUPTION_BUDGETS = "policy" "v1" "poddisruptionbudgets";
     POD_GROUPS = "scheduling.k8s.io" "v1alpha2" "podgroups";
+    CLUSTER_TRUST_BUNDLES = "certificates.k8s.io" "v1beta1" "clustertrustbundles";
+    CLUSTER_TRUST_BUNDLES_ALPHA = "certificates.k8s.io" "v1alpha1" "clustertrustbundles";
+    POD_CERTIFICATE_REQUESTS = "certificates.k8s.io" "v1beta1" "podcertificaterequests";
     ROLES = "rbac.authorization.k8s.io" "v1" "roles";
     ROLE_BINDINGS = "rbac.authorization.k8s.io" "v1" "rolebindings";
     CLUSTER_ROLES = "rbac.authorization.k8s.io" "v1" "clusterroles";

@@ -16,6 +16,7 @@ mod shop;
 mod store_check;
 mod two_nodes;
 mod two_servers;
+mod volumes;
 
 use cluster::Cluster;
 

@@ -123,6 +123,10 @@ pub trait RuntimeService: Send + Sync {
     async fn update_container_resources(&self, container_id: &str, resources: &LinuxContainerResources) -> CriResult<()>;
     /// The kubelet has renamed the log file: continue in a new one at the same path.
     async fn reopen_container_log(&self, container_id: &str) -> CriResult<()>;
+    /// Writes the state of a running container into an archive at `location`; a timeout of zero is the runtime's own. Who cannot, says so.
+    async fn checkpoint_container(&self, _container_id: &str, _location: &str, _timeout: Duration) -> CriResult<()> {
+        Err(crate::CriError::Unimplemented("checkpoints need CRIU, which this runtime does not drive".into()))
+    }
 
     /// Runs a command to its end. `None` waits for ever; after the timeout the command is killed and the answer is
     /// `CriError::DeadlineExceeded`.

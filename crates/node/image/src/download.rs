@@ -166,7 +166,7 @@ impl Downloader {
             }
         }
         if offset < descriptor.size {
-            return Err(stream.cut("it ended early"));
+            return Err(stream.cut(&format!("it ended after {offset} of {} bytes", descriptor.size)));
         }
         Ok(())
     }

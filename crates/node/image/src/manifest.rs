@@ -157,6 +157,10 @@ impl Document {
         if probe.manifests.is_some() && probe.config.is_some() {
             return Err(ManifestError::Json { what: "manifest", reason: "both an index and a manifest".into() });
         }
+        let index = matches!(probe.media_type.as_str(), OCI_INDEX | DOCKER_LIST);
+        if index && probe.config.is_some() {
+            return Err(ManifestError::Json { what: "manifest", reason: "called an index, with the contents of a manifest".into() });
+        }
         match probe.media_type.as_str() {
             OCI_INDEX | DOCKER_LIST => Ok(Self::Index(serde_json::from_slice(bytes).map_err(json)?)),
             OCI_MANIFEST | DOCKER_MANIFEST => Ok(Self::Manifest(serde_json::from_slice(bytes).map_err(json)?)),

@@ -31,6 +31,15 @@ const SAFE_SYSCTLS: [&str; 12] = [
 /// What a pod asks for that this node does not give, which it must not run without.
 pub(crate) fn forbid(pod: &Value, allowed_sysctls: &[String], has_apparmor: bool) -> Result<(), Rejection> {
     let reject = |reason: &str, message: String| Err((reason.to_string(), format!("Pod was rejected: {message}")));
+    // See rejectPodAdmissionBasedOnOSSelector and rejectPodAdmissionBasedOnOSField; the messages are upstream's, as they are.
+    let other = |os: &str| !os.is_empty() && os != std::env::consts::OS;
+    if other(pod.at(&["spec", "nodeSelector"]).map_or("", |s| s.str_at(&["kubernetes.io/os"]))) {
+        let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+        return reject("PodOSSelectorNodeLabelDoesNotMatch", message.into());
+    }
+    if other(pod.str_at(&["spec", "os", "name"])) {
+        return reject("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS".into());
+    }
     let context = pod.at(&["spec", "securityContext"]).map(|c| c.list_at(&["sysctls"])).unwrap_or_default();
     for name in context.iter().map(|s| s.str_at(&["name"]).replace('/', ".")) {
         let allowed = allowed_sysctls.iter().any(|a| a.strip_suffix('*').map_or(*a == name, |prefix| name.starts_with(prefix)));
@@ -217,6 +226,10 @@ mod tests {
         assert_eq!((with(apparmor("Localhost")), with(apparmor("Unconfined"))), (Err("AppArmor".into()), Ok(())));
         let block = object!({ "containers": [{ "name": "c", "volumeDevices": [{ "name": "v", "devicePath": "/d" }] }] });
         assert_eq!(with(block), Err("UnsupportedPodSpec".into()));
+        let os = |name: &str| object!({ "os": { "name": name } });
+        assert_eq!((with(os("linux")), with(os("windows"))), (Ok(()), Err("PodOSNotSupported".into())));
+        let selected = object!({ "nodeSelector": { "kubernetes.io/os": "windows" } });
+        assert_eq!(with(selected), Err("PodOSSelectorNodeLabelDoesNotMatch".into()));
     }
 
     #[test]

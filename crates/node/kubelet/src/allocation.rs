@@ -8,6 +8,7 @@ use std::sync::Arc;
 use fram_machinery::{Value, json, meta};
 use parking_lot::Mutex;
 
+use crate::durable::{self, Flush};
 use crate::resize::{IN_PROGRESS, PENDING, condition, resources_of, with_resources};
 
 const FILE: &str = "allocation.json";
@@ -66,13 +67,8 @@ impl Allocations {
         let mut resources = resources_of(pod);
         resources.set(&["generation"], generation);
         let file = self.file(uid);
-        let write = || {
-            std::fs::create_dir_all(self.pods.join(uid))?;
-            std::fs::write(file.with_extension("new"), json::to_vec(&resources))?;
-            std::fs::rename(file.with_extension("new"), &file)
-        };
-        if let Err(error) = write() {
-            tracing::warn!(?file, %error, "a pod's allocated resources could not be written");
+        if let Err(error) = durable::replace(&file, &json::to_vec(&resources), Flush::No) {
+            tracing::warn!(%error, "a pod's allocated resources could not be written");
         }
         self.entries.lock().insert(uid.to_string(), Entry { resources, generation, pending: None, judged: true, error: None });
     }

@@ -30,7 +30,9 @@ use crate::static_pods::{StaticPods, mirror};
 use crate::stats::Rates;
 use crate::status::writer::StatusWriter;
 use crate::user_namespaces::UserNamespaces;
+use crate::volumes::certificate::PodCertificates;
 use crate::volumes::token::Tokens;
+use crate::volumes::trust::TrustBundles;
 
 pub(crate) struct Context {
     pub(crate) config: KubeletConfig,
@@ -39,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) images: Images,
     pub(crate) objects: Objects,
     pub(crate) tokens: Tokens,
+    pub(crate) trust: TrustBundles,
+    pub(crate) certificates: PodCertificates,
     pub(crate) recorder: EventRecorder,
     pub(crate) writer: StatusWriter,
     /// What the API server has for this node, mirrors of static pods among them.

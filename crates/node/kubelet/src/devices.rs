@@ -8,7 +8,6 @@ pub(crate) mod registration;
 pub(crate) mod table;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::durable::{self, DurableError, Flush};
 use crate::pod;
 use crate::resource::Affinities;
 use crate::resource::cpuset::CpuSet;
@@ -42,8 +42,8 @@ const MAX_MESSAGE: usize = 16 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeviceError {
-    #[error("{operation} {path:?}: {source}")]
-    Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Durable(#[from] DurableError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
@@ -155,16 +155,8 @@ impl DeviceManager {
     }
 
     fn write(&self, state: &State) -> Result<(), DeviceError> {
-        let (file, new) = (self.dir.join(CHECKPOINT), self.dir.join(format!("{CHECKPOINT}.new")));
-        let failed = |operation, path: &Path| {
-            let path = path.to_path_buf();
-            move |source| DeviceError::Io { operation, path, source }
-        };
-        std::fs::create_dir_all(&self.dir).map_err(failed("create", &self.dir))?;
-        let mut out = std::fs::File::create(&new).map_err(failed("create", &new))?;
-        out.write_all(&json::to_vec(&table::document(&state.table, &state.prepared))).map_err(failed("write", &new))?;
-        out.sync_all().map_err(failed("flush", &new))?;
-        std::fs::rename(&new, &file).map_err(failed("rename", &new))
+        let document = table::document(&state.table, &state.prepared);
+        Ok(durable::replace(&self.dir.join(CHECKPOINT), &json::to_vec(&document), Flush::Yes)?)
     }
 
     /// Has the plugins prepare what a container has, and lays their answers over its configuration.

@@ -5,7 +5,6 @@ pub(crate) mod claims;
 mod messages;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use fram_machinery::{Status, Value, json, meta};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::durable::{self, DurableError, Flush};
 use crate::kubelet::Kubelet;
 use claims::{ClaimError, Claims, Device};
 use messages::{Claim, PrepareResponse, UnprepareResponse};
@@ -38,8 +38,8 @@ const SLICES: Resource = Resource::new("resource.k8s.io", "v1", "resourceslices"
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DraError {
-    #[error("{operation} {path:?}: {source}")]
-    Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Durable(#[from] DurableError),
     #[error("fetch ResourceClaim {0}: {1}")]
     Fetch(String, Status),
     #[error(transparent)]
@@ -253,15 +253,7 @@ impl DraManager {
     }
 
     fn write(&self, claims: &Claims) -> Result<(), DraError> {
-        let new = self.file.with_extension("new");
-        let failed = |operation, path: &Path| {
-            let path = path.to_path_buf();
-            move |source| DraError::Io { operation, path, source }
-        };
-        let mut out = std::fs::File::create(&new).map_err(failed("create", &new))?;
-        out.write_all(&json::to_vec(&claims::document(claims))).map_err(failed("write", &new))?;
-        out.sync_all().map_err(failed("flush", &new))?;
-        std::fs::rename(&new, &self.file).map_err(failed("rename", &new))
+        Ok(durable::replace(&self.file, &json::to_vec(&claims::document(claims)), Flush::Yes)?)
     }
 }
 

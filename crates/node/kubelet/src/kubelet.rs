@@ -35,7 +35,9 @@ use crate::static_pods::{self, mirror};
 use crate::status::writer::StatusWriter;
 use crate::user_namespaces::UserNamespaces;
 use crate::volumes;
+use crate::volumes::certificate::PodCertificates;
 use crate::volumes::token::Tokens;
+use crate::volumes::trust::TrustBundles;
 use crate::worker::{Failure, Letter, Mailbox, Worker};
 
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +96,8 @@ impl Kubelet {
             images: Images::new(images, clock.clone(), config.credential_providers.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             tokens: Tokens::new(client.clone()),
+            trust: TrustBundles::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
+            certificates: PodCertificates::new(client.clone(), &config.node_name, waker(&mailboxes), tasks.clone(), stop.clone()),
             recorder: EventRecorder::start(client.clone(), "kubelet", &config.node_name, Arc::new(move || now.now()), &tasks, stop.clone()),
             writer,
             pods: informer(PODS, InformerOptions::fields(format!("spec.nodeName={}", config.node_name))),
@@ -209,7 +213,7 @@ impl Kubelet {
     }
 }
 
-/// Wakes the worker of a pod whose ConfigMaps or Secrets changed.
+/// Wakes the worker of a pod of whose volumes' sources one has changed.
 fn waker(mailboxes: &Mailboxes) -> crate::objects::Wake {
     let mailboxes = mailboxes.clone();
     Arc::new(move |uid| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use fram_machinery::Value;
 use parking_lot::Mutex;
 
 use crate::pod::PodId;
@@ -47,6 +48,8 @@ impl Started {
 pub(crate) struct Metrics {
     /// By labels as they are written; those without any have one entry.
     started: Mutex<BTreeMap<(Started, String), u64>>,
+    /// Containers that have ended, by labels as they are written.
+    terminated: Mutex<BTreeMap<String, u64>>,
     evictions: Mutex<BTreeMap<&'static str, u64>>,
     probes: Mutex<BTreeMap<Probed, u64>>,
 }
@@ -90,6 +93,29 @@ impl Metrics {
         *self.started.lock().entry(key).or_default() += 1;
     }
 
+    /// Counts the containers that have ended by a status and had not by the one before it; see upstream's checkAndRecordTerminations.
+    pub(crate) fn count_terminations(&self, before: &Value, now: &Value) {
+        let lists = [
+            ("initContainerStatuses", "init_container"),
+            ("containerStatuses", "container"),
+            ("ephemeralContainerStatuses", "ephemeral_container"),
+        ];
+        for (list, kind) in lists {
+            let had_ended = |name: &str| {
+                let known = before.list_at(&[list]).iter().find(|s| s.str_at(&["name"]) == name);
+                known.is_some_and(|s| s.at(&["state", "terminated"]).is_some_and(|t| !t.is_null()))
+            };
+            for status in now.list_at(&[list]) {
+                let Some(end) = status.at(&["state", "terminated"]).filter(|t| !t.is_null()) else { continue };
+                if !had_ended(status.str_at(&["name"])) {
+                    let (code, reason) = (end.int_at(&["exitCode"]).unwrap_or_default(), end.str_at(&["reason"]));
+                    let labels = format!("{{container_type={kind:?},exit_code=\"{code}\",reason={reason:?}}}");
+                    *self.terminated.lock().entry(labels).or_default() += 1;
+                }
+            }
+        }
+    }
+
     pub(crate) fn count_probe(&self, probed: Probed) {
         *self.probes.lock().entry(probed).or_default() += 1;
     }
@@ -123,6 +149,11 @@ impl Metrics {
         for (signal, count) in &*self.evictions.lock() {
             out.push_str(&format!("kubelet_evictions{{eviction_signal={signal:?}}} {count}\n"));
         }
+        out.push_str("# HELP kubelet_terminated_containers_total [ALPHA] Cumulative number of container terminations.\n");
+        out.push_str("# TYPE kubelet_terminated_containers_total counter\n");
+        for (labels, count) in &*self.terminated.lock() {
+            out.push_str(&format!("kubelet_terminated_containers_total{labels} {count}\n"));
+        }
         let started = self.started.lock();
         for counter in Started::ALL {
             let (name, help) = counter.name();
@@ -140,6 +171,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use fram_machinery::object;
+
     use super::*;
 
     #[test]
@@ -162,6 +195,19 @@ mod tests {
             assert!(shown.lines().any(|l| l == line), "{line}: {shown}");
         }
         assert!(Metrics::default().exposition().contains("\nkubelet_started_user_namespaced_pods_total 0\n"));
+    }
+
+    #[test]
+    fn a_container_that_ends_is_counted_once() {
+        let metrics = Metrics::default();
+        let status = |state: Value| object!({ "containerStatuses": [{ "name": "c", "state": state }] });
+        let (running, ended) = (object!({ "running": {} }), object!({ "terminated": { "exitCode": 139, "reason": "Error" } }));
+        metrics.count_terminations(&status(running.clone()), &status(ended.clone()));
+        metrics.count_terminations(&status(ended.clone()), &status(ended.clone()));
+        let line = "kubelet_terminated_containers_total{container_type=\"container\",exit_code=\"139\",reason=\"Error\"} 1";
+        assert!(metrics.exposition().lines().any(|l| l == line), "{}", metrics.exposition());
+        metrics.count_terminations(&status(running), &status(ended));
+        assert!(metrics.exposition().contains("reason=\"Error\"} 2"));
     }
 
     #[test]

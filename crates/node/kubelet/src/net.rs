@@ -107,11 +107,9 @@ pub(crate) async fn tcp(host: &str, port: u16) -> Result<TcpStream, NetError> {
 pub(crate) struct HttpAnswer {
     pub status: u16,
     pub body: String,
-    /// It was sent to another host, and not followed.
-    pub redirected_away: bool,
 }
 
-/// A GET that follows redirects to the same host.
+/// A GET that follows redirects to the same host; one to another host is the answer.
 pub(crate) async fn http_get(target: &HttpTarget, agent: &str) -> Result<HttpAnswer, NetError> {
     let mut target = target.clone();
     for _ in 0..MOST_REDIRECTS {
@@ -119,7 +117,7 @@ pub(crate) async fn http_get(target: &HttpTarget, agent: &str) -> Result<HttpAns
         let Some(location) = location.filter(|_| (300..400).contains(&answer.status)) else { return Ok(answer) };
         let uri: Uri = location.parse().map_err(failed)?;
         if uri.host().is_some_and(|h| h.trim_matches(['[', ']']) != target.host) {
-            return Ok(HttpAnswer { redirected_away: true, ..answer });
+            return Ok(answer);
         }
         if let Some(scheme) = uri.scheme_str() {
             target.https = scheme == "https";
@@ -171,7 +169,7 @@ where
     // A body that is too long or breaks off does not change the verdict.
     let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
     let body = String::from_utf8_lossy(&body).into_owned();
-    Ok((HttpAnswer { status, body, redirected_away: false }, location))
+    Ok((HttpAnswer { status, body }, location))
 }
 
 /// Asks grpc.health.v1.Health/Check; Ok(true) is SERVING. The two messages are small enough to be written by hand.

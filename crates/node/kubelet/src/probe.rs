@@ -23,7 +23,7 @@ use crate::observed::Observed;
 use crate::pod::{self, PodId};
 use crate::worker::actions::{Verdict, Verdicts};
 use crate::worker::{Letter, Mailbox};
-use attempt::attempt;
+use attempt::{Answer, attempt};
 use count::{Count, Thresholds};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -212,12 +212,17 @@ impl Probe {
             tokio::time::sleep_until(next).await;
             next += period;
             let timeout = self.seconds("timeoutSeconds", 1).max(Duration::from_secs(1));
-            let (success, said) = attempt(&self.ctx, &probe, &self.spec, &self.id, self.pod_ip.as_deref(), timeout).await;
-            let container = pod::container_name(&self.spec).to_string();
-            self.ctx.metrics.count_probe(Probed { pod: PodId::of(&self.pod), container, kind: self.kind.word(), success });
-            if !success {
-                let name = pod::container_name(&self.spec);
-                self.ctx.container_event(&self.pod, name, true, "Unhealthy", format!("{} probe failed: {said}", self.kind.word()));
+            let answer = attempt(&self.ctx, &probe, &self.spec, &self.id, self.pod_ip.as_deref(), timeout).await;
+            let (name, kind, success) = (pod::container_name(&self.spec), self.kind.word(), answer.is_good());
+            self.ctx.metrics.count_probe(Probed { pod: PodId::of(&self.pod), container: name.to_string(), kind, success });
+            match answer {
+                Answer::Success => {}
+                Answer::Warning(said) => {
+                    self.ctx.container_event(&self.pod, name, true, "ProbeWarning", format!("{kind} probe warning: {said}"));
+                }
+                Answer::Failure(said) => {
+                    self.ctx.container_event(&self.pod, name, true, "Unhealthy", format!("{kind} probe failed: {said}"));
+                }
             }
             let Some(verdict) = count.add(success) else { continue };
             if self.tell(verdict) {

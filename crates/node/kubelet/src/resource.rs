@@ -10,7 +10,6 @@ pub(crate) mod qos;
 pub(crate) mod topology;
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use fram_machinery::{Map, Value, json, meta, object};
@@ -18,6 +17,7 @@ use parking_lot::Mutex;
 
 use crate::config::{KubeletConfig, Managers};
 use crate::context::NodeFacts;
+use crate::durable::{self, DurableError, Flush};
 use crate::pod::{self, resources};
 use cpu::Options;
 use cpuset::CpuSet;
@@ -33,6 +33,8 @@ pub enum ManagerError {
     Invalid(String),
     #[error("{operation} {path:?}: {source}")]
     Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Durable(#[from] DurableError),
 }
 
 /// What one container has for itself.
@@ -336,15 +338,7 @@ impl ResourceManagers {
 
     /// Replaces the file as a whole: whoever is killed meanwhile finds the old one or the new one.
     fn write(&self, state: &Assignments) -> Result<(), ManagerError> {
-        let new = self.file.with_extension("new");
-        let failed = |operation, path: &Path| {
-            let path = path.to_path_buf();
-            move |source| ManagerError::Io { operation, path, source }
-        };
-        let mut out = std::fs::File::create(&new).map_err(failed("create", &new))?;
-        out.write_all(&json::to_vec(&state_document(state, &self.config))).map_err(failed("write", &new))?;
-        out.sync_all().map_err(failed("flush", &new))?;
-        std::fs::rename(&new, &self.file).map_err(failed("rename", &new))
+        Ok(durable::replace(&self.file, &json::to_vec(&state_document(state, &self.config)), Flush::Yes)?)
     }
 }
 

@@ -2,6 +2,7 @@
 //! sure who is at its other end. See upstream's pkg/kubelet/server.
 
 mod access;
+mod checkpoint;
 mod forward;
 #[cfg(test)]
 mod fuzz;
@@ -75,12 +76,7 @@ impl Kubelet {
             (&Method::GET, ["containerLogs", namespace, name, container]) => {
                 logs::serve(self, &format!("{namespace}/{name}"), container, &query, request).await
             }
-            // What upstream asks of its runtime; Fram's has no CRIU.
-            (&Method::POST, ["checkpoint", namespace, name, container]) => {
-                self.pod_with(&format!("{namespace}/{name}"), Some(container)).and_then(|_| {
-                    Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, "checkpointing is not supported by this node: there is no CRIU"))
-                })
-            }
+            (&Method::POST, ["checkpoint", namespace, name, container]) => checkpoint::make(self, namespace, name, container, &query).await,
             (&Method::GET | &Method::POST, ["exec", namespace, name, container]) => {
                 remote::exec(self, &format!("{namespace}/{name}"), container, &query, request).await
             }

@@ -10,6 +10,7 @@ use fram_machinery::{Value, json, meta, object};
 use parking_lot::Mutex;
 
 use crate::config::KubeletConfig;
+use crate::durable::{self, DurableError, Flush};
 
 /// What is kept in the pod's directory; upstream's mappingsFile.
 const FILE: &str = "userns";
@@ -22,8 +23,8 @@ const OWNER: &str = "kubelet";
 pub(crate) enum UserNamespaceError {
     #[error("no range of user ids is left: all {0} are in use")]
     Exhausted(u32),
-    #[error("{operation} {path:?}: {source}")]
-    Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Durable(#[from] DurableError),
 }
 
 /// The ids of a pod. Those that are here may be of another length than those that are given now.
@@ -121,14 +122,7 @@ impl UserNamespaces {
         let path = self.pods.join(uid).join(FILE);
         let range = || object!([{ "hostId": (i64::from(first)), "containerId": 0, "length": (i64::from(length)) }]);
         let document = object!({ "uidMappings": (range()), "gidMappings": (range()) });
-        let new = path.with_extension("new");
-        let failed = |operation| {
-            let path = path.clone();
-            move |source| UserNamespaceError::Io { operation, path, source }
-        };
-        std::fs::write(&new, json::to_vec(&document)).map_err(failed("write"))?;
-        std::fs::File::open(&new).and_then(|file| file.sync_all()).map_err(failed("flush"))?;
-        std::fs::rename(&new, &path).map_err(failed("rename"))
+        Ok(durable::replace(&path, &json::to_vec(&document), Flush::Yes)?)
     }
 }
 

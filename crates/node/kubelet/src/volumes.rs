@@ -2,20 +2,23 @@
 //! See upstream's pkg/volume; of its plugins those that need no storage system are here.
 
 mod atomic;
+pub(crate) mod certificate;
 mod mounts;
 pub(crate) mod payload;
 pub(crate) mod persistent;
 mod subpath;
 pub(crate) use subpath::beneath;
+pub(crate) mod projected;
 pub(crate) mod token;
+pub(crate) mod trust;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use fram_machinery::Value;
+use fram_client::{Client, ListOptions, Resource};
+use fram_machinery::{Reason, Status, Value};
 use nix::mount::{MsFlags, mount};
 
 use crate::pod::resources;
@@ -237,14 +240,28 @@ pub(crate) fn used(pod: &Value) -> Vec<&Value> {
     pod.list_at(&["spec", "volumes"]).iter().filter(|v| mounted(v.str_at(&["name"]))).collect()
 }
 
-/// Names of the tokens that a volume projects, by the path of their file.
-pub(crate) fn token_sources(volume: &Value) -> BTreeMap<String, &Value> {
-    let sources = volume.at(&["projected"]).map(|p| p.list_at(&["sources"])).unwrap_or_default();
-    sources.iter().filter_map(|s| s.get("serviceAccountToken")).map(|t| (t.str_at(&["path"]).to_string(), t)).collect()
+/// One block of PEM.
+fn pem_text(block: &pem::Pem) -> String {
+    pem::encode_config(block, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF))
+}
+
+/// Certificates as PEM, without headers and with nothing between them.
+fn certificates_pem(certificates: impl IntoIterator<Item = Vec<u8>>) -> String {
+    certificates.into_iter().map(|der| pem_text(&pem::Pem::new("CERTIFICATE", der))).collect()
+}
+
+/// Whether the API server serves a resource at all; `fields` is what this node may list of it.
+async fn served(client: &Client, resource: &Resource, fields: &str) -> Result<bool, Status> {
+    let options = ListOptions { field_selector: fields.into(), limit: 1, ..ListOptions::default() };
+    match client.all(resource).list(options).await {
+        Ok(_) => Ok(true),
+        Err(status) if status.is(Reason::NotFound) => Ok(false),
+        Err(status) => Err(status),
+    }
 }
 
 /// Shown in events: which pod and volume it is about.
-pub(crate) fn failure_message(volume: &Value, error: &VolumeError) -> String {
+pub(crate) fn failure_message(volume: &Value, error: &dyn std::fmt::Display) -> String {
     format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.str_at(&["name"]))
 }
 

@@ -35,7 +35,7 @@ pub(crate) use phase::Failure;
 use phase::{Command, Event, Phase, State};
 
 /// After a failure that nothing announces the end of, the pod is looked at again after this time.
-const RETRY: Duration = Duration::from_secs(10);
+pub(crate) const RETRY: Duration = Duration::from_secs(10);
 
 /// For so long a container may be missing between two instances before that is told.
 const REPLACEMENT: Duration = Duration::from_secs(1);
@@ -86,6 +86,8 @@ pub(crate) struct Worker {
     waiting: Waiting,
     holds: HashMap<String, Instant>,
     hold_pod: Option<Instant>,
+    /// Something that may have kept the pod waiting changed while work was under way.
+    stirred: bool,
     backoff: Backoff,
     /// Last messages of containers that have ended, by their ids.
     messages: HashMap<String, String>,
@@ -121,6 +123,7 @@ impl Worker {
             waiting: Waiting::new(),
             holds: HashMap::new(),
             hold_pod: None,
+            stirred: false,
             backoff: Backoff::up_to(ctx.config.max_container_restart_period),
             messages: HashMap::new(),
             volumes_ready: false,
@@ -231,6 +234,7 @@ impl Worker {
         self.holds.clear();
         self.hold_pod = None;
         self.hold_resize = None;
+        self.stirred = true;
         if pod_shows_metadata(&self.pod) {
             self.volumes_ready = false;
         }
@@ -324,6 +328,8 @@ impl Worker {
             now: self.ctx.clock.now(),
         });
         if self.status.as_deref() != Some(&status) {
+            let before = self.status.as_deref().or(self.pod.get("status"));
+            self.ctx.metrics.count_terminations(before.unwrap_or(&Value::Null), &status);
             let status = Arc::new(status);
             self.ctx.writer.set(&self.id, status.clone());
             self.status = Some(status);
@@ -344,6 +350,7 @@ impl Worker {
     }
 
     fn next_work(&mut self) -> Option<Work> {
+        self.stirred = false;
         if let Some(command) = (!self.todo.is_empty()).then(|| self.todo.remove(0)) {
             return self.obey(command);
         }
@@ -418,7 +425,8 @@ impl Worker {
             };
         }
         self.holds.extend(outcome.holds.into_iter().map(|(name, delay)| (name, now + delay)));
-        self.hold_pod = outcome.hold_pod.map(|delay| now + delay);
+        // What failed may have failed before the change.
+        self.hold_pod = outcome.hold_pod.filter(|_| !self.stirred).map(|delay| now + delay);
         self.hold_resize = outcome.hold_resize.map(|delay| now + delay);
         if outcome.cgroup.is_some() {
             self.cgroup = outcome.cgroup;

@@ -8,6 +8,7 @@
 
 mod lifecycle {
     pub(crate) mod api;
+    mod projected;
     pub(crate) mod rig;
     pub(crate) mod runtime;
     mod streams;

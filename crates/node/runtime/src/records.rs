@@ -1,6 +1,7 @@
 //! What the runtime keeps on disk, and where. A sandbox is `sandboxes/<id>`; its containers are inside it, so that
 //! removing the directory removes all of it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -131,9 +132,36 @@ pub(crate) fn sysctl_is_namespaced(name: &str, host_network: bool, host_ipc: boo
     plain && !name.contains("..") && (name.starts_with("net.") && !host_network || (ipc || name == "kernel.sem") && !host_ipc)
 }
 
+/// The sysctls of a sandbox: those asked for, and the defaults of containerd 2: every user may listen on low ports of a network that is the
+/// pod's own and, where its users are the node's, may ping.
+pub(crate) fn sysctls(asked: &BTreeMap<String, String>, host_network: bool, own_users: bool) -> Vec<(String, String)> {
+    let mut out = asked.clone();
+    let defaults = [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+    let count = if host_network { 0 } else { 2 - usize::from(own_users) };
+    for (name, value) in defaults.into_iter().take(count) {
+        if !asked.keys().any(|k| k.replace('/', ".") == name) {
+            out.insert(name.into(), value.into());
+        }
+    }
+    out.into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_user_may_use_low_ports_and_ping_where_the_network_is_the_pods_own() {
+        let asked = BTreeMap::from([("net/ipv4/ip_unprivileged_port_start".to_owned(), "7".to_owned())]);
+        let names = |asked: &BTreeMap<String, String>, host_network, own_users| {
+            sysctls(asked, host_network, own_users).into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        };
+        let (ports, ping) = ("net.ipv4.ip_unprivileged_port_start=0", "net.ipv4.ping_group_range=0 2147483647");
+        assert_eq!(names(&BTreeMap::new(), false, false), [ports, ping]);
+        assert_eq!(names(&BTreeMap::new(), false, true), [ports]);
+        assert!(names(&BTreeMap::new(), true, false).is_empty());
+        assert_eq!(names(&asked, false, false), [ping, "net/ipv4/ip_unprivileged_port_start=7"]);
+    }
 
     #[test]
     fn a_resolv_conf_has_only_the_lines_that_are_given() {

@@ -59,6 +59,10 @@ pub(super) fn decide(registry: &Registry, node: &str, a: &Attributes, rules: &[R
         ("", "events", _) => no(""),
         ("", "pods", "") if matches!(a.verb.as_str(), "create" | "delete") => Decision::Allow,
         ("", "pods", _) => no(""),
+        // What is left of drivers that are gone.
+        ("resource.k8s.io", "resourceslices", "") if matches!(a.verb.as_str(), "get" | "list" | "watch" | "deletecollection") => {
+            reads_own(registry, node, a, ("resource.k8s.io", "v1"))
+        }
         // What is created is held against the node's pods on admission.
         ("certificates.k8s.io", "podcertificaterequests", "") if matches!(a.verb.as_str(), "get" | "list" | "watch") => {
             reads_own(registry, node, a, ("certificates.k8s.io", "v1beta1"))

@@ -1,5 +1,7 @@
 //! CertificateSigningRequests: what is asked, and what approval and signing may write.
 
+pub(super) mod projections;
+
 use base64::Engine;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, meta, names};
@@ -67,7 +69,7 @@ impl Strategy for CertificateSigningRequest {
         for (i, usage) in usages.iter().enumerate().filter(|(i, usage)| usages[..*i].contains(usage)) {
             errors.push(FieldError::duplicate(format!("spec.usages[{i}]"), usage.clone()));
         }
-        signer_errors(object.str_at(&["spec", "signerName"]), &mut errors);
+        signer_errors(object.str_at(&["spec", "signerName"]), "spec.signerName", &mut errors);
         if let Some(seconds) = object.int_at(&["spec", "expirationSeconds"]).filter(|s| *s < 600) {
             errors.push(FieldError::invalid(
                 "spec.expirationSeconds",
@@ -127,10 +129,9 @@ fn holds(encoded: &str, kind: &str) -> bool {
 }
 
 /// A domain and a path below it, such as `example.com/my.signer`.
-fn signer_errors(name: &str, errors: &mut Vec<FieldError>) {
-    const AT: &str = "spec.signerName";
+fn signer_errors(name: &str, at: &str, errors: &mut Vec<FieldError>) {
     if name.is_empty() {
-        return errors.push(FieldError::required(AT, "signerName must be provided"));
+        return errors.push(FieldError::required(at, "signerName must be provided"));
     }
     let valid = match name.split_once('/') {
         Some((domain, path)) => {
@@ -142,10 +143,39 @@ fn signer_errors(name: &str, errors: &mut Vec<FieldError>) {
         None => false,
     };
     if !valid {
-        errors.push(FieldError::invalid(AT, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'"));
+        errors.push(FieldError::invalid(at, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'"));
     } else if name == "kubernetes.io/legacy-unknown" {
-        errors.push(FieldError::invalid(AT, name, "the legacy signerName is not allowed via this API version"));
+        errors.push(FieldError::invalid(at, name, "the legacy signerName is not allowed via this API version"));
     }
+}
+
+/// What is wrong with the name of a bundle of that signer, or of none.
+fn bundle_name_problem(name: &str, signer: &str) -> Option<String> {
+    let own = match signer {
+        "" if name.contains(':') => Err("ClusterTrustBundle without signer name must not have \":\" in its name".to_string()),
+        "" => Ok(name),
+        _ => {
+            let prefix = format!("{}:", signer.replace('/', ":"));
+            let why = format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}");
+            name.strip_prefix(&prefix).ok_or(why)
+        }
+    };
+    own.and_then(|own| names::dns_subdomain(own).map_err(Into::into)).err()
+}
+
+/// What a pod's user tells its signer stands under keys of domains.
+fn annotation_errors(annotations: Option<&Value>, at: &str, errors: &mut Vec<FieldError>) {
+    for key in annotations.and_then(Value::as_map).iter().flat_map(|map| map.keys()) {
+        if !key.contains('/') || names::qualified_name(&key.to_lowercase()).is_err() {
+            let why = "must be a domain-prefixed key (such as \"acme.io/foo\")";
+            errors.push(FieldError::invalid(at, key.as_str(), why));
+        }
+    }
+}
+
+fn is_of_kubernetes(signer: &str) -> bool {
+    let domain = signer.split('/').next().unwrap_or_default();
+    domain == "kubernetes.io" || domain.ends_with(".kubernetes.io")
 }
 
 /// See MaxTrustBundleSize.
@@ -162,20 +192,11 @@ impl Strategy for ClusterTrustBundle {
     fn validate(&self, bundle: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let (name, signer) = (meta::name(bundle), bundle.str_at(&["spec", "signerName"]));
-        let own = match signer {
-            "" if name.contains(':') => Err("ClusterTrustBundle without signer name must not have \":\" in its name".to_string()),
-            "" => Ok(name),
-            _ => {
-                let prefix = format!("{}:", signer.replace('/', ":"));
-                let why = format!("ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}");
-                name.strip_prefix(&prefix).ok_or(why)
-            }
-        };
-        if let Err(why) = own.and_then(|own| names::dns_subdomain(own).map_err(Into::into)) {
+        if let Some(why) = bundle_name_problem(name, signer) {
             errors.push(FieldError::invalid("metadata.name", name, &why));
         }
         if !signer.is_empty() {
-            signer_errors(signer, &mut errors);
+            signer_errors(signer, "spec.signerName", &mut errors);
         }
         if bundle.str_at(&["spec", "trustBundle"]).len() > LARGEST_BUNDLE {
             errors.push(FieldError::too_long("spec.trustBundle", LARGEST_BUNDLE));
@@ -200,7 +221,7 @@ impl Strategy for PodCertificateRequest {
     fn validate_create(&self, request: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let signer = request.str_at(&["spec", "signerName"]);
-        signer_errors(signer, &mut errors);
+        signer_errors(signer, "spec.signerName", &mut errors);
         for field in ["podUID", "serviceAccountUID", "nodeUID"] {
             let uid = request.str_at(&["spec", field]);
             if uid.is_empty() {
@@ -209,16 +230,8 @@ impl Strategy for PodCertificateRequest {
                 errors.push(FieldError::too_long(format!("spec.{field}"), 128));
             }
         }
-        let annotations = request.at(&["spec", "unverifiedUserAnnotations"]).and_then(Value::as_map);
-        for key in annotations.iter().flat_map(|map| map.keys()) {
-            if !key.contains('/') || names::qualified_name(&key.to_lowercase()).is_err() {
-                let why = "must be a domain-prefixed key (such as \"acme.io/foo\")";
-                errors.push(FieldError::invalid("spec.unverifiedUserAnnotations", key.as_str(), why));
-            }
-        }
-        let domain = signer.split('/').next().unwrap_or_default();
-        let own = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
-        let most = LIFETIMES[if own { 2 } else { 1 }];
+        annotation_errors(request.at(&["spec", "unverifiedUserAnnotations"]), "spec.unverifiedUserAnnotations", &mut errors);
+        let most = LIFETIMES[if is_of_kubernetes(signer) { 2 } else { 1 }];
         let asked = request.int_at(&["spec", "maxExpirationSeconds"]).unwrap_or_default();
         if !(LIFETIMES[0]..=most).contains(&asked) {
             let why = format!("must be in the range [{}, {most}]", LIFETIMES[0]);

@@ -269,6 +269,11 @@ impl RuntimeService for RemoteRuntime {
         self.of_container::<Nothing>("ReopenContainerLog", &Id { id: id.to_owned() }, id).await.map(drop)
     }
 
+    async fn checkpoint_container(&self, id: &str, location: &str, timeout: Duration) -> CriResult<()> {
+        let request = CheckpointContainerRequest { id: id.to_owned(), location: location.to_owned(), timeout: seconds(timeout) };
+        self.takes::<Nothing>("CheckpointContainer", &request, id, Some(timeout)).await.map(drop)
+    }
+
     async fn exec_sync(&self, id: &str, cmd: &[String], timeout: Option<Duration>) -> CriResult<ExecSyncResponse> {
         let request = ExecSyncRequest { id: id.to_owned(), cmd: cmd.to_vec(), timeout: timeout.map_or(0, seconds) };
         self.takes("ExecSync", &request, id, timeout).await

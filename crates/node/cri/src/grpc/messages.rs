@@ -36,6 +36,8 @@ messages! {
     pub(super) ContainerStatusResponse { status: ContainerStatus = 1, info: BTreeMap<String, String> = 2 }
     pub(super) UpdateContainerResourcesRequest { id: String = 1, linux: LinuxContainerResources = 2 }
 
+    pub(super) CheckpointContainerRequest { id: String = 1, location: String = 2, timeout: i64 = 3 }
+
     pub(super) ExecSyncRequest { id: String = 1, cmd: Vec<String> = 2, timeout: i64 = 3 }
     pub(super) ExecRequest {
         id: String = 1, cmd: Vec<String> = 2, tty: bool = 3, stdin: bool = 4, stdout: bool = 5, stderr: bool = 6,

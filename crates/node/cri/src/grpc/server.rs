@@ -220,6 +220,11 @@ impl CriServer {
                 done(runtime.update_container_resources(&self.container(request.id).await?, &request.linux).await)
             }
             "ReopenContainerLog" => done(runtime.reopen_container_log(&self.container(call.message::<Id>().await?.id).await?).await),
+            "CheckpointContainer" => {
+                let request: CheckpointContainerRequest = call.message().await?;
+                let id = self.container(request.id).await?;
+                done(runtime.checkpoint_container(&id, &request.location, seconds(request.timeout)).await)
+            }
             name => Err(Status::unknown_method(name)),
         }
     }

@@ -123,6 +123,87 @@ async fn a_manifest_with_another_digest_than_asked_for_is_refused() {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
 }
 
+/// The image with its layer's descriptor changed, and the manifest made anew.
+fn redescribed(field: &str, value: serde_json::Value) -> BuiltImage {
+    let mut image = image();
+    let digest = text(&image.manifest["digest"]);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&image.blobs[&digest]).unwrap();
+    manifest["layers"][0][field] = value;
+    let media_type = text(&image.manifest["mediaType"]);
+    image.manifest = image.add(serde_json::to_vec(&manifest).unwrap(), &media_type);
+    image
+}
+
+#[tokio::test]
+async fn a_manifest_that_lies_about_a_layer_is_told_by_what_is_wrong_and_leaves_nothing() {
+    let size = image().layers[0]["size"].as_u64().unwrap();
+    let digest = text(&ImageSource::new(&[&[("other", b"o")]]).build().layers[0]["digest"]);
+    for (field, lie, kind, why) in [
+        ("size", json!(size - 1), ErrorKind::Corrupt, "more than the".to_owned()),
+        // A server that has less than that may have more later.
+        ("size", json!(size + 1), ErrorKind::Network, format!("after {size} of {} bytes", size + 1)),
+        ("digest", json!(digest), ErrorKind::NotFound, digest.clone()),
+    ] {
+        let rig = Rig::new();
+        let (_server, name) = serve(&redescribed(field, lie.clone()), honest);
+        let error = rig.store.pull(&name, None, None).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{field} {lie}: {error}");
+        assert!(error.to_string().contains(&why), "{field} {lie}: {error}");
+        assert_eq!((rig.count("layers"), rig.store.list().len()), (0, 0), "{field} {lie}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_layer_is_called_does_not_count_but_what_it_is() {
+    for media_type in ["application/vnd.oci.image.layer.v1.tar+zstd", "application/vnd.oci.image.layer.v1.tar"] {
+        let rig = Rig::new();
+        let (_server, name) = serve(&redescribed("mediaType", json!(media_type)), honest);
+        rig.store.pull(&name, None, None).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_says_to_be_an_index_is_refused_and_what_the_transport_calls_it_does_not_count() {
+    let (image, rig) = (image(), Rig::new());
+    let mut manifest: serde_json::Value = serde_json::from_slice(&image.blobs[&text(&image.manifest["digest"])]).unwrap();
+    manifest["mediaType"] = json!("application/vnd.oci.image.index.v1+json");
+    let lie = serde_json::to_vec(&manifest).unwrap();
+    let (_server, name) = serve(&image, move |image, request| match request.path.ends_with("/manifests/1") {
+        true => Reply::ok(&lie),
+        false => honest(image, request),
+    });
+    let error = rig.store.pull(&name, None, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("called an index"), "{error}");
+    let (_server, name) = serve(&image, |image, request| match honest(image, request) {
+        Reply::Raw(_) if request.path.contains("/manifests/") => {
+            let digest = text(&image.manifest["digest"]);
+            Reply::Raw(response("200 OK", &[("Content-Type", "text/html")], image.blobs[&digest].len(), &image.blobs[&digest]))
+        }
+        reply => reply,
+    });
+    rig.store.pull(&name, None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn redirects_in_a_circle_end_with_an_error_that_says_so() {
+    let (image, rig, asked) = (image(), Rig::new(), Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    let (_server, name) = serve(&image, move |image, request| {
+        if !request.path.contains("/blobs/") {
+            return honest(image, request);
+        }
+        count.fetch_add(1, Ordering::SeqCst);
+        let (here, there) = (&request.path, if request.path.contains('?') { "" } else { "?again" });
+        let location = format!("{}{there}", here.trim_end_matches("?again"));
+        Reply::status("307 Temporary Redirect", &[("Location", &location)], b"")
+    });
+    let error = rig.store.pull(&name, None, None).await.unwrap_err();
+    assert!(error.to_string().contains("redirects"), "{error}");
+    assert!(asked.load(Ordering::SeqCst) < 100, "the circle is not gone around for ever");
+    assert_eq!((rig.count("layers"), rig.store.list().len()), (0, 0));
+}
+
 #[tokio::test]
 async fn manifests_without_sense_give_clear_errors() {
     for (body, kind) in [

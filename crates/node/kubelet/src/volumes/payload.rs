@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use fram_machinery::{Value, meta};
 
+use super::projected::{self, Fetched};
 use crate::pod;
 use crate::pod::environment::{FieldError, Fields, Reference, Sources, field, resource_field, value_of};
 
@@ -18,9 +19,6 @@ pub(crate) struct File {
 /// Files by their path below the volume.
 pub(crate) type Payload = BTreeMap<String, File>;
 
-/// Tokens by the path of their file.
-pub(crate) type Tokens = BTreeMap<String, String>;
-
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(crate) enum PayloadError {
     #[error("configmap {0:?} not found")]
@@ -33,8 +31,8 @@ pub(crate) enum PayloadError {
     NoSecretKey(String),
     #[error("invalid path {0:?}: it must be relative and must not contain '..'")]
     Path(String),
-    #[error("no token for {0:?}")]
-    NoToken(String),
+    #[error("what is shown at {0:?} was not fetched")]
+    NotFetched(String),
     #[error("projected source {0} is not supported by this node")]
     Unsupported(String),
     #[error(transparent)]
@@ -63,7 +61,13 @@ pub(crate) fn references(pod: &Value) -> Vec<Reference> {
 }
 
 /// The files of one volume.
-pub(crate) fn payload(pod: &Value, volume: &Value, sources: &Sources, fields: &Fields, tokens: &Tokens) -> Result<Payload, PayloadError> {
+pub(crate) fn payload(
+    pod: &Value,
+    volume: &Value,
+    sources: &Sources,
+    fields: &Fields,
+    fetched: &projected::Sources,
+) -> Result<Payload, PayloadError> {
     let mut out = Payload::new();
     let mode = |v: &Value| v.int_at(&["defaultMode"]).and_then(|m| u32::try_from(m).ok()).unwrap_or(DEFAULT_MODE);
     if let Some(source) = volume.get("configMap") {
@@ -74,8 +78,8 @@ pub(crate) fn payload(pod: &Value, volume: &Value, sources: &Sources, fields: &F
         downward(pod, source, mode(source), fields, &mut out)?;
     } else if let Some(projected) = volume.get("projected") {
         let mode = mode(projected);
-        for source in projected.list_at(&["sources"]) {
-            project(pod, source, mode, (sources, fields, tokens), &mut out)?;
+        for (index, source) in projected.list_at(&["sources"]).iter().enumerate() {
+            project(pod, source, mode, (sources, fields, fetched.get(&index)), &mut out)?;
         }
     }
     Ok(out)
@@ -85,7 +89,7 @@ fn project(
     pod: &Value,
     source: &Value,
     mode: u32,
-    (sources, fields, tokens): (&Sources, &Fields, &Tokens),
+    (sources, fields, fetched): (&Sources, &Fields, Option<&Fetched>),
     out: &mut Payload,
 ) -> Result<(), PayloadError> {
     if let Some(map) = source.get("configMap") {
@@ -97,18 +101,37 @@ fn project(
     if let Some(downward_api) = source.get("downwardAPI") {
         return downward(pod, downward_api, mode, fields, out);
     }
-    if let Some(token) = source.get("serviceAccountToken") {
-        let path = checked(token.str_at(&["path"]))?;
-        let text = tokens.get(&path).ok_or_else(|| PayloadError::NoToken(path.clone()))?;
-        let user = sole_user(pod);
-        let has_group = pod.at(&["spec", "securityContext"]).and_then(|c| c.int_at(&["fsGroup"])).is_some();
-        // A token is for its pod only where the pod says who that is.
-        let mode = if user.is_some() || has_group { 0o600 } else { mode };
-        out.insert(path, File { data: text.as_bytes().to_vec(), mode, user });
-        return Ok(());
+    for kind in ["serviceAccountToken", "clusterTrustBundle", "podCertificate"] {
+        if let Some(source) = source.get(kind) {
+            return show(pod, source, mode, fetched, out);
+        }
     }
     let kind = source.as_map().and_then(|m| m.keys().next()).map(ToString::to_string).unwrap_or_default();
     Err(PayloadError::Unsupported(kind))
+}
+
+/// Shows what was fetched for one source.
+fn show(pod: &Value, source: &Value, mode: u32, fetched: Option<&Fetched>, out: &mut Payload) -> Result<(), PayloadError> {
+    let user = sole_user(pod);
+    let has_group = pod.at(&["spec", "securityContext"]).and_then(|c| c.int_at(&["fsGroup"])).is_some();
+    // These are for their pod only where the pod says who that is.
+    let mode = if user.is_some() || has_group { 0o600 } else { mode };
+    let both;
+    let files: &[(&str, &str)] = match fetched {
+        Some(Fetched::Token(text) | Fetched::Anchors(text)) => &[("path", text)],
+        Some(Fetched::Credentials(own)) => {
+            both = format!("{}{}", own.key, own.chain);
+            &[("credentialBundlePath", &both), ("keyPath", &own.key), ("certificateChainPath", &own.chain)]
+        }
+        None => return Err(PayloadError::NotFetched(source.str_at(&["path"]).into())),
+    };
+    for (field, text) in files {
+        // Of a certificate's paths those count that are given; all others have to be.
+        if !source.str_at(&[*field]).is_empty() || *field == "path" {
+            out.insert(checked(source.str_at(&[*field]))?, File { data: text.as_bytes().to_vec(), mode, user });
+        }
+    }
+    Ok(())
 }
 
 /// The user that every container of the pod runs as, if that is one; see securitycontext's DetermineEffectiveRunAsUser.
@@ -186,6 +209,7 @@ pub(crate) fn shows_metadata(pod: &Value) -> bool {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::certificate::Credentials;
     use super::*;
     use fram_machinery::object;
 
@@ -197,8 +221,9 @@ mod tests {
 
     fn made(spec: Value, volume: Value) -> Result<Vec<String>, PayloadError> {
         let pod = object!({ "metadata": { "name": "p", "namespace": "ns", "labels": { "x": "y" } }, "spec": spec });
-        let tokens = Tokens::from([("token".into(), "jwt".into())]);
-        let files = payload(&pod, &volume, &sources(), &Fields::default(), &tokens)?;
+        let own = Credentials { key: "key ".into(), chain: "chain".into() };
+        let fetched = [(3, Fetched::Token("jwt".into())), (4, Fetched::Anchors("ca".into())), (5, Fetched::Credentials(own))];
+        let files = payload(&pod, &volume, &sources(), &Fields::default(), &fetched.into())?;
         let word = |(path, file): (&String, &File)| {
             let user = file.user.map(|u| format!(" {u}")).unwrap_or_default();
             format!("{path}={} {:o}{user}", String::from_utf8_lossy(&file.data).escape_debug(), file.mode)
@@ -226,15 +251,30 @@ mod tests {
     }
 
     #[test]
-    fn a_projection_joins_its_sources_and_keeps_a_token_to_the_pods_user() {
+    fn a_projection_joins_its_sources_and_keeps_what_is_the_pods_to_its_user() {
         let field = object!({ "items": [{ "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } }] });
         let list = object!([
             { "configMap": { "name": "m", "items": [{ "key": "a", "path": "a" }] } }, { "secret": { "name": "s" } },
-            { "downwardAPI": field }, { "serviceAccountToken": { "path": "token" } }
+            { "downwardAPI": field }, { "serviceAccountToken": { "path": "token" } }, { "clusterTrustBundle": { "path": "ca.pem" } },
+            { "podCertificate": { "credentialBundlePath": "all.pem", "keyPath": "key.pem", "certificateChainPath": "chain.pem" } }
         ]);
         let volume = object!({ "projected": { "sources": list } });
-        assert_eq!(made(object!({}), volume.clone()).unwrap(), ["a=1 644", "labels=x=\\\"y\\\" 644", "s=x 644", "token=jwt 644"]);
+        assert_eq!(
+            made(object!({}), volume.clone()).unwrap(),
+            [
+                "a=1 644",
+                "all.pem=key chain 644",
+                "ca.pem=ca 644",
+                "chain.pem=chain 644",
+                "key.pem=key  644",
+                "labels=x=\\\"y\\\" 644",
+                "s=x 644",
+                "token=jwt 644"
+            ]
+        );
         let spec = object!({ "securityContext": { "runAsUser": 7 }, "containers": [{ "name": "c" }] });
-        assert_eq!(made(spec, volume).unwrap()[3], "token=jwt 600 7");
+        let own = made(spec, volume).unwrap();
+        let of_others = ["a=1 644", "labels=x=\\\"y\\\" 644", "s=x 644"];
+        assert!(own.iter().all(|f| f.ends_with(" 600 7") != of_others.contains(&f.as_str())), "{own:?}");
     }
 }

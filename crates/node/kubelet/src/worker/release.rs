@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::observed::Observed;
 use crate::pod::environment::{Sources, references};
 use crate::pod::{self, PodId, resources};
-use crate::volumes::{self, payload, persistent};
+use crate::volumes::{self, payload, persistent, projected};
 
 /// Makes the pod's directories, cgroup and volumes; what exists already is brought up to date. Returns when the volumes
 /// are to be renewed; None where `end` came first.
@@ -52,12 +52,19 @@ pub(super) async fn set_up(
     };
     wanted.extend(pod::all_containers(pod).flat_map(|(_, c)| references(c)));
     ctx.objects.hold(&id.uid, &id.namespace, &wanted, &sources);
-    let mut renewals = Vec::new();
+    let (mut renewals, mut again) = (Vec::new(), None::<Duration>);
     for volume in volumes::used(pod) {
         if end.is_cancelled() {
             return Ok(None);
         }
-        renewals.extend(set_up_volume(ctx, pod, observed, volume, &sources).await?);
+        // What is wrong with one volume does not keep the others from being renewed.
+        match set_up_volume(ctx, pod, observed, volume, &sources).await {
+            Ok(renewal) => renewals.extend(renewal),
+            Err(delay) => again = again.into_iter().chain([delay]).min(),
+        }
+    }
+    if let Some(again) = again {
+        return Err(again);
     }
     let now = ctx.clock.now();
     Ok(Some(renewals.into_iter().min().map(|at| clock::since(at, now))))
@@ -74,29 +81,17 @@ async fn set_up_volume(
         ctx.event(pod, true, "FailedMount", volumes::failure_message(volume, &error));
         RETRY
     };
-    let mut tokens = payload::Tokens::new();
-    let mut renewal = None;
-    for (path, source) in volumes::token_sources(volume) {
-        match ctx.tokens.get(pod, source, ctx.clock.now()).await {
-            Ok((token, at)) => {
-                tokens.insert(path, token);
-                renewal = renewal.into_iter().chain([at]).min();
-            }
-            Err(status) => {
-                let name = volume.str_at(&["name"]);
-                let text = format!("MountVolume.SetUp failed for volume {name:?} : failed to fetch token: {status}");
-                ctx.event(pod, true, "FailedMount", text);
-                return Err(RETRY);
-            }
-        }
-    }
+    let (fetched, renewal) = projected::fetch(ctx, pod, volume).await.map_err(|not_yet| {
+        ctx.event(pod, true, "FailedMount", volumes::failure_message(volume, &not_yet.message));
+        not_yet.again
+    })?;
     if let Some(name) = persistent::claim_of(pod, volume) {
         return mount_claim(ctx, pod, volume, &name).await.map(|()| None).map_err(fail);
     }
     let payload = match volumes::is_written(volume) {
         true => {
             let ips = observed.ready_sandbox().map(|s| s.network.ips().map(|ip| ip.to_string()).collect()).unwrap_or_default();
-            Some(payload::payload(pod, volume, sources, &ctx.fields(ips), &tokens).map_err(|e| fail(e.into()))?)
+            Some(payload::payload(pod, volume, sources, &ctx.fields(ips), &fetched).map_err(|e| fail(e.into()))?)
         }
         false => None,
     };
@@ -133,6 +128,8 @@ pub(super) fn everything(ctx: Arc<Context>, pod: Arc<Value>) -> Work {
         }
         ctx.objects.release(&uid);
         ctx.tokens.forget(&uid);
+        ctx.trust.forget(&uid);
+        ctx.certificates.forget(&uid);
         ctx.images.forget(&uid);
         ctx.devices.release(&uid);
         ctx.user_namespaces.release(&uid);

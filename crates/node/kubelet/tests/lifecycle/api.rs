@@ -43,6 +43,11 @@ impl Api {
         self.state.lock().objects.get(&(plural.to_string(), key.to_string())).cloned()
     }
 
+    /// Every object of a resource.
+    pub(crate) fn all(&self, plural: &str) -> Vec<Arc<Value>> {
+        self.state.lock().objects.iter().filter(|((p, _), _)| p == plural).map(|(_, o)| o.clone()).collect()
+    }
+
     /// Creates or replaces an object as a user would.
     pub(crate) fn put(&self, plural: &str, object: Value) -> Arc<Value> {
         let at = (plural.to_string(), meta::key(&object));
@@ -151,6 +156,12 @@ impl Transport for Api {
             Verb::Create { object: _, .. } if call.subresource == "token" => {
                 let status = object!({ "token": "jwt", "expirationTimestamp": "2100-01-01T00:00:00Z" });
                 Ok(Reply::Object(Arc::new(object!({ "status": status, "spec": { "expirationSeconds": 3600 } }))))
+            }
+            Verb::Create { object, .. } if meta::name(object).is_empty() => {
+                let (mut object, number) = (object.clone(), self.state.lock().history.len());
+                let name = format!("{}{number}", object.str_at(&["metadata", "generateName"]));
+                object.set(&["metadata", "name"], name);
+                Ok(Reply::Object(self.put(&plural, object)))
             }
             Verb::Create { object, .. } => {
                 if self.get(&plural, &meta::key(object)).is_some() {

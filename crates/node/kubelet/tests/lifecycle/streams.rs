@@ -29,10 +29,14 @@ impl Connection {
         Self { stream: Some(ours), _server: server }
     }
 
-    async fn get(mut self, path: &str) -> (u16, String) {
+    async fn get(self, path: &str) -> (u16, String) {
+        self.ask("GET", path).await
+    }
+
+    async fn ask(mut self, method: &str, path: &str) -> (u16, String) {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(self.stream.take().unwrap())).await.unwrap();
         self._server.spawn(async move { drop(connection.await) });
-        let request = Request::get(path).header("Host", "kubelet").body(Empty::<Bytes>::new()).unwrap();
+        let request = Request::builder().method(method).uri(path).header("Host", "kubelet").body(Empty::<Bytes>::new()).unwrap();
         let response = sender.send_request(request).await.unwrap();
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -142,6 +146,17 @@ async fn input_reaches_the_command_until_the_client_closes_it() {
     socket.send(Message::binary(vec![255, 0])).await.unwrap();
     let told = channels(&mut socket).await;
     assert_eq!(told[0], (1, b"one two".to_vec()));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_left_to_the_runtime_and_its_refusal_is_told() {
+    let rig = running().await;
+    let make = async |path: &str| Connection::open(&rig).ask("POST", path).await;
+    let why = "checkpointing of ns/p/a failed (checkpoints need CRIU, which this runtime does not drive)";
+    assert_eq!(make("/checkpoint/ns/p/a").await, (500, format!("{why}\n")));
+    assert_eq!(make("/checkpoint/ns/p/none").await.0, 404);
+    assert_eq!(make("/checkpoint/ns/p/a?timeout=soon").await, (404, "cannot parse value of timeout parameter\n".into()));
     rig.stop().await;
 }
 

@@ -118,7 +118,7 @@ fn write_files(dir: &Path, record: &SandboxRecord, config: &crate::RuntimeConfig
         host_network: record.host_network(),
         host_ipc: options.ipc == NamespaceMode::Node,
         shared_pid: options.pid == NamespaceMode::Pod,
-        sysctls: linux.sysctls.clone().into_iter().collect(),
+        sysctls: records::sysctls(&linux.sysctls, record.host_network(), record.ids().is_some()),
         shm_size: config.shm_size,
         cgroup: config.shim_cgroup.clone(),
         cgroup_mount: config.cgroup_mount.clone(),

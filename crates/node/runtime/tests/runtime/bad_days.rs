@@ -56,6 +56,32 @@ async fn processes_run_out_in_the_container_that_made_them_and_in_no_other() {
 }
 
 #[tokio::test]
+async fn files_run_out_in_the_process_that_opened_them_and_in_no_other() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let neighbour = start(&runtime, &sandbox, &shell("neighbour", "exec sleep 1000")).await;
+    // awk keeps open what it reads from, and each of these names is another one to it.
+    let open = "BEGIN { p = \"/\"; while ((getline x < (p \"dev/null\")) >= 0) { p = p \"/\"; n++ } print \"full\", (n > 900); fflush(); system(\"sleep 1000\") }";
+    let script = format!("ulimit -n 1000; for i in $(seq 20); do awk '{open}' & done; wait");
+    let hog = start(&runtime, &sandbox, &shell("hog", &script)).await;
+    log_holds(&node, "web", "hog.log", "full 1").await;
+    for id in [&hog, &neighbour] {
+        assert!(answers(&runtime, id).await, "a process of one's own still finds room");
+    }
+    let other = node.sandbox(&runtime, "other").await;
+    let other_container = start(&runtime, &other, &shell("main", "echo here; exec sleep 1000")).await;
+    log_holds(&node, "other", "main.log", "here").await;
+    assert!(answers(&runtime, &other_container).await);
+    runtime.stop_container(&hog, std::time::Duration::ZERO).await.unwrap();
+    assert_eq!(runtime.container_status(&hog).await.unwrap().exit_code, 137);
+    for sandbox in [&sandbox, &other] {
+        runtime.remove_pod_sandbox(sandbox).await.unwrap();
+    }
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
 async fn a_sidecar_that_runs_out_of_memory_takes_nobody_along() {
     let node = Node::new();
     let runtime = node.open().await;
@@ -166,5 +192,106 @@ async fn a_full_disk_fails_what_is_new_and_neither_what_runs_nor_what_comes_late
     assert_eq!(fs::read_dir(disk.path.join("sandboxes")).unwrap().count(), 0);
     drop(disk);
     fs::create_dir_all(node.dir.path().join("state/sandboxes")).unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn a_file_system_that_turns_read_only_fails_what_is_new_with_that_word_and_neither_what_runs_nor_what_comes_later() {
+    let node = Node::new();
+    let disk = SmallDisk::on(node.dir.path().join("state"));
+    // Over itself: a file system of which something is open for writing is not turned by its administrator, only by its own errors.
+    let bind = |flags| mount(Some(&disk.path), &disk.path, None::<&str>, MsFlags::MS_BIND | flags, None::<&str>);
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let running = start(&runtime, &sandbox, &shell("running", "exec sleep 1000")).await;
+    let doomed = start(&runtime, &sandbox, &shell("doomed", "trap 'exit 3' TERM; echo up; while :; do sleep 0.1; done")).await;
+    log_holds(&node, "web", "doomed.log", "up").await;
+    bind(MsFlags::empty()).unwrap();
+    bind(MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY).unwrap();
+    let refused = runtime.create_container(&sandbox, &shell("new", "true"), &PodSandboxConfig::default()).await.unwrap_err();
+    assert!(refused.to_string().contains("Read-only file system"), "{refused}");
+    let refused = runtime.run_pod_sandbox(&node.sandbox_config("other"), "").await.unwrap_err();
+    assert!(refused.to_string().contains("Read-only file system"), "{refused}");
+    // What runs is still there, ends as it does, and is heard of.
+    assert_eq!(runtime.container_status(&running).await.unwrap().state, ContainerState::Running);
+    runtime.stop_container(&doomed, LONG).await.unwrap();
+    assert_eq!(runtime.container_status(&doomed).await.unwrap().exit_code, 3);
+    umount2(&disk.path, MntFlags::MNT_DETACH).unwrap();
+    assert!(answers(&runtime, &running).await);
+    let later = start(&runtime, &sandbox, &shell("later", "exit 4")).await;
+    assert_eq!(ended(&runtime, &later).await.exit_code, 4);
+    let other = node.sandbox(&runtime, "other").await;
+    for sandbox in [&sandbox, &other] {
+        runtime.remove_pod_sandbox(sandbox).await.unwrap();
+    }
+    runtime.close().await;
+    assert_eq!(fs::read_dir(disk.path.join("sandboxes")).unwrap().count(), 0);
+    drop(disk);
+    fs::create_dir_all(node.dir.path().join("state/sandboxes")).unwrap();
+    node.assert_nothing_is_left();
+}
+
+/// Brings a container to a step of its life; returns its id, where it has one.
+async fn bring_to(step: &str, runtime: &Runtime, sandbox: &str) -> Option<String> {
+    let script = if step == "ended" { "exit 3" } else { "trap '' TERM; while :; do sleep 0.1; done" };
+    let config = shell("main", script);
+    match step {
+        "no container" => None,
+        "created" => Some(runtime.create_container(sandbox, &config, &PodSandboxConfig::default()).await.unwrap()),
+        _ => {
+            let id = start(runtime, sandbox, &config).await;
+            if step == "ended" {
+                assert_eq!(ended(runtime, &id).await.exit_code, 3);
+            }
+            Some(id)
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_shim_that_is_killed_at_any_step_costs_its_pod_and_leaves_nothing() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let neighbour = node.sandbox(&runtime, "neighbour").await;
+    let unhurt = start(&runtime, &neighbour, &shell("main", "exec sleep 1000")).await;
+    let others = shims(node.dir.path());
+    let kill_shim = || {
+        for pid in shims(node.dir.path()).into_iter().filter(|pid| !others.contains(pid)) {
+            kill(Pid::from_raw(pid), Kill::SIGKILL).unwrap();
+        }
+    };
+    for step in ["no container", "created", "running", "in an exec", "in its stop", "ended"] {
+        let mut events = runtime.events().await.unwrap();
+        let sandbox = node.sandbox(&runtime, "web").await;
+        let id = bring_to(step, &runtime, &sandbox).await;
+        match (step, &id) {
+            ("in an exec", Some(id)) => {
+                let command = ["sleep".to_owned(), "1000".to_owned()];
+                let (answer, ()) = tokio::join!(runtime.exec_sync(id, &command, Some(LONG)), async { kill_shim() });
+                assert!(answer.is_err(), "the end of the shim is the end of what it was asked for");
+            }
+            ("in its stop", Some(id)) => {
+                // Whether the stop has come about or failed, the container has ended.
+                let (_, ()) = tokio::join!(runtime.stop_container(id, LONG), async { kill_shim() });
+            }
+            _ => kill_shim(),
+        }
+        let gone = async {
+            while runtime.pod_sandbox_status(&sandbox).await.unwrap().state == PodSandboxState::Ready {
+                events.recv().await.unwrap();
+            }
+        };
+        tokio::time::timeout(LONG, gone).await.unwrap_or_else(|_| panic!("{step}: the pod is never said to be lost"));
+        if let Some(id) = &id {
+            let status = runtime.container_status(id).await.unwrap();
+            let code = if step == "ended" { 3 } else { 255 };
+            assert!(step == "created" || status.state == ContainerState::Exited, "{step}: {:?}", status.state);
+            assert!(step == "created" || step == "in its stop" || status.exit_code == code, "{step}: {}", status.exit_code);
+        }
+        runtime.remove_pod_sandbox(&sandbox).await.unwrap_or_else(|error| panic!("{step}: {error}"));
+        assert_eq!(shims(node.dir.path()), others, "{step}");
+        assert!(answers(&runtime, &unhurt).await, "{step}");
+    }
+    runtime.remove_pod_sandbox(&neighbour).await.unwrap();
     node.assert_nothing_is_left();
 }

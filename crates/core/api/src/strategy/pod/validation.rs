@@ -252,12 +252,18 @@ fn system(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         }
         _ => {}
     }
-    if !spec.str_at(&["hostnameOverride"]).is_empty() {
+    if let Some(name) = spec.get("hostnameOverride").and_then(Value::as_str) {
         if spec.bool_at(&["setHostnameAsFQDN"]) == Some(true) {
             errors.push(FieldError::forbidden(format!("{path}.hostnameOverride"), "may not be specified when setHostnameAsFQDN is true"));
         }
         if spec.bool_at(&["hostNetwork"]) == Some(true) {
             errors.push(FieldError::forbidden(format!("{path}.hostnameOverride"), "may not be specified when hostNetwork is true"));
+        }
+        if name.len() > 64 {
+            errors.push(FieldError::too_long(format!("{path}.hostnameOverride"), 64));
+        }
+        if let Err(why) = names::dns_subdomain(name) {
+            errors.push(FieldError::invalid(format!("{path}.hostnameOverride"), name, why));
         }
     }
 }

@@ -4,6 +4,7 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
+use crate::strategy::certificates::projections;
 use crate::strategy::claims::claim_spec_errors;
 
 /// Checks the volumes of a pod spec; returns those that are as they should be, which containers can mount.
@@ -277,7 +278,18 @@ fn projected(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
                     }
                     local_path_errors(source.str_at(&["path"]), &format!("{at}.path"), errors);
                 }
-                _ => take(source.str_at(&["path"]), errors),
+                "clusterTrustBundle" => {
+                    projections::trust_bundle(source, &inner, errors);
+                    local_path_errors(source.str_at(&["path"]), &format!("{inner}.path"), errors);
+                    take(source.str_at(&["path"]), errors);
+                }
+                _ => {
+                    projections::pod_certificate(source, &inner, errors);
+                    for path in projections::PATHS {
+                        local_path_errors(source.str_at(&[path]), &format!("{inner}.{path}"), errors);
+                        take(source.str_at(&[path]), errors);
+                    }
+                }
             }
         }
     }
