@@ -158,7 +158,7 @@ impl Pod {
         };
         Self {
             key: meta::key(&object),
-            uid,
+            uid: uid.into(),
             priority: object.int_at(&["spec", "priority"]).unwrap_or(0),
             asks: shapes.asks(&object),
             ports: host_ports(&object),

@@ -251,12 +251,15 @@ impl Map {
 
     /// Whether both are the same entries in memory, not only equal ones.
     pub fn shares(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.entries, &other.entries)
+        match (&self.entries, &other.entries) {
+            (Some(own), Some(theirs)) => Arc::ptr_eq(own, theirs),
+            _ => self.entries.is_none() && other.entries.is_none(),
+        }
     }
 
     /// Gives back what it holds beyond its entries, where nobody shares them.
     pub fn trim(&mut self) {
-        if let Some(entries) = Arc::get_mut(&mut self.entries) {
+        if let Some(entries) = self.entries.as_mut().and_then(Arc::get_mut) {
             entries.shrink_to_fit();
         }
     }
@@ -366,12 +369,11 @@ impl Value {
         }
     }
 
-    /// How many values share this text, list or map; none share the others.
+    /// How many values share this list or map; none share what stands in its place, and who shares a long text is not known.
     pub fn sharers(&self) -> usize {
         match self {
-            Value::String(s) => Arc::strong_count(s),
             Value::List(l) => Arc::strong_count(l),
-            Value::Map(m) => Arc::strong_count(&m.entries),
+            Value::Map(m) => m.entries.as_ref().map_or(0, Arc::strong_count),
             _ => 0,
         }
     }

@@ -24,9 +24,6 @@ const OF_SPECS: [&str; 8] = [
     "topologySpreadConstraints",
 ];
 
-/// What pods that run on a node have in common.
-const OF_STATUSES: [&str; 4] = ["hostIP", "hostIPs", "phase", "qosClass"];
-
 /// The parts that objects have.
 pub(super) struct Parts {
     known: HashMap<u64, Value>,
@@ -45,11 +42,8 @@ impl Parts {
     /// Has a pod share with others what it has in common with them.
     pub(super) fn share_pod(&mut self, pod: &mut Value) {
         let Value::Map(pod) = pod else { return };
-        for key in ["apiVersion", "kind"] {
-            self.share_at(pod, key);
-        }
         if let Some(Value::Map(metadata)) = pod.get_mut("metadata") {
-            for key in ["annotations", "creationTimestamp", "generateName", "labels", "namespace", "ownerReferences"] {
+            for key in ["annotations", "labels", "ownerReferences"] {
                 self.share_at(metadata, key);
             }
             metadata.trim();
@@ -61,7 +55,7 @@ impl Parts {
             // Pods of which nothing runs are alike.
             match status {
                 Value::Map(map) if map.contains("podIP") => {
-                    OF_STATUSES.iter().for_each(|key| self.share_at(map, key));
+                    self.share_at(map, "hostIPs");
                     map.trim();
                 }
                 _ => self.share_with(status, Self::share_entries),
@@ -97,7 +91,6 @@ impl Parts {
             let volumes: Vec<Value> = volumes.iter().map(|volume| self.volume(volume)).collect();
             map.insert("volumes", volumes);
         }
-        self.share_texts(map);
         map.trim();
     }
 
@@ -107,11 +100,6 @@ impl Parts {
         let keys: Vec<Key> = map.iter().filter(|(_, part)| can_be_shared(part)).map(|(key, _)| key.clone()).collect();
         keys.iter().for_each(|key| self.share_at(map, key));
         map.trim();
-    }
-
-    fn share_texts(&mut self, map: &mut Map) {
-        let texts: Vec<Key> = map.iter().filter(|(_, part)| part.as_str().is_some()).map(|(key, _)| key.clone()).collect();
-        texts.iter().for_each(|key| self.share_at(map, key));
     }
 
     /// A volume that is made for one pod has a name of its own.
@@ -156,7 +144,7 @@ impl Parts {
     }
 }
 
-/// Numbers are no larger than what would share them.
+/// Numbers and short texts are no larger than what would share them.
 fn can_be_shared(part: &Value) -> bool {
     part.sharers() > 0 && !part.is_empty()
 }
@@ -224,13 +212,12 @@ mod tests {
         };
         let (a, b, c) = (shared("a", "x"), shared("b", "x"), shared("c", "y"));
         let same = |one: &Value, other: &Value, path: &[&str]| match (one.at(path).unwrap(), other.at(path).unwrap()) {
-            (Value::String(one), Value::String(other)) => std::sync::Arc::ptr_eq(one, other),
             (Value::List(one), Value::List(other)) => std::sync::Arc::ptr_eq(one, other),
             (Value::Map(one), Value::Map(other)) => one.shares(other),
             _ => panic!("no such part"),
         };
         assert!(same(&a, &b, &["spec"]) && same(&a, &c, &["status"]));
-        assert!(!same(&a, &c, &["spec"]) && same(&a, &c, &["spec", "containers"]) && same(&a, &c, &["spec", "dnsPolicy"]));
+        assert!(!same(&a, &c, &["spec"]) && same(&a, &c, &["spec", "containers"]));
     }
 
     #[test]
