@@ -31,7 +31,7 @@ pub(crate) fn start(context: &Context) {
         .watches_deltas(&all, move |delta| {
             // A pod matters when it comes to a node that evicts, or changes what it tolerates there.
             let node = delta.new.as_deref().and_then(|pod| known.get(pod.str_at(&["spec", "nodeName"])));
-            if !node.is_some_and(|node| evicting(&node).next().is_some()) {
+            if node.is_none_or(|node| evicting(&node).next().is_none()) {
                 return Vec::new();
             }
             let part = |p: &Value| (p.at(&["spec", "nodeName"]).cloned(), p.at(&["spec", "tolerations"]).cloned());
