@@ -174,19 +174,29 @@ fn create(request: &StartContainer, cgroups: &Cgroups, pid_path: Option<PathBuf>
 }
 
 fn join(request: &Exec, dir: &Path, stdio: Stdio) -> Result<Made, CreateError> {
-    // libcontainer leaves a socket behind for each process that it starts in a container, under the directory where it
-    // looks for the container's state: so it gets a directory of its own, with a link to the state.
-    let scratch = dir.join(format!("exec-{}", std::process::id()));
-    let result = join_from(request, dir, &scratch, stdio);
-    // What is left of it goes with the container at the latest.
+    let (process, joins) = joining(request, dir)?;
+    let name = format!("exec-{}", std::process::id());
+    let mut scratch = dir.join(&name);
+    let mut prepared = prepare(request, dir, &scratch, &process);
+    // Where the disk is full or read-only, probes and whoever looks for the reason still get their process.
+    if let Err(CreateError::Io { source, .. }) = &prepared
+        && matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::QuotaExceeded)
+    {
+        let _ = fs::remove_dir_all(&scratch);
+        scratch = Path::new(IN_MEMORY).join(format!("fram-{name}"));
+        prepared = prepare(request, dir, &scratch, &process);
+    }
+    let result = prepared.and_then(|()| join_from(request, dir, &scratch, joins, stdio));
+    // What is left of it goes with the container at the latest, or with the machine's next start.
     let _ = fs::remove_dir_all(&scratch);
     result
 }
 
-fn join_from(request: &Exec, dir: &Path, scratch: &Path, stdio: Stdio) -> Result<Made, CreateError> {
-    let id = &request.container_id;
-    let state = scratch.join(id);
-    fs::create_dir_all(&state).map_err(io_at("create", &state))?;
+/// A file system of the machine that no disk is behind, and that is root's; see the File System Hierarchy Standard.
+const IN_MEMORY: &str = "/run";
+
+/// The process of a request as a specification has it, and the user namespace that it joins.
+fn joining(request: &Exec, dir: &Path) -> Result<(Value, Option<Arc<Join>>), CreateError> {
     let mut process = read_specification(dir)?["process"].take();
     process["args"] = json!(request.args);
     process["terminal"] = json!(request.tty);
@@ -197,16 +207,30 @@ fn join_from(request: &Exec, dir: &Path, scratch: &Path, stdio: Stdio) -> Result
         environment.push("TERM=xterm".into());
     }
     let joins = request.ids.map(|ids| joined(&mut process, ids, dir)).transpose()?;
-    let process_path = scratch.join("process.json");
+    Ok((process, joins))
+}
+
+/// libcontainer leaves a socket behind for each process that it starts in a container, under the directory where it
+/// looks for the container's state: so it gets a directory of its own, with a link to the state.
+fn prepare(request: &Exec, dir: &Path, scratch: &Path, process: &Value) -> Result<(), CreateError> {
+    let state = scratch.join(&request.container_id);
+    fs::create_dir_all(&state).map_err(io_at("create", &state))?;
+    let process_path = scratch.join(PROCESS);
     fs::write(&process_path, process.to_string()).map_err(io_at("write", &process_path))?;
+    let original = dir.join("oci").join(&request.container_id).join("state.json");
+    std::os::unix::fs::symlink(original, state.join("state.json")).map_err(io_at("link the state in", &state))
+}
+
+const PROCESS: &str = "process.json";
+
+fn join_from(request: &Exec, dir: &Path, scratch: &Path, joins: Option<Arc<Join>>, stdio: Stdio) -> Result<Made, CreateError> {
+    let (id, process_path) = (&request.container_id, scratch.join(PROCESS));
     let console = request.tty.then(|| Console::listen(scratch)).transpose()?;
     if let Some(program) = &request.runtime {
         let pid = Other { program, container_id: id, dir }.exec(&process_path, scratch, stdio, console.as_ref())?;
         let terminal = console.map(Console::accept).transpose()?;
         return Ok((Report::Running { pid, user: ContainerUser::default(), warnings: Vec::new() }, terminal));
     }
-    let original = dir.join("oci").join(id).join("state.json");
-    std::os::unix::fs::symlink(original, state.join("state.json")).map_err(io_at("link the state in", &state))?;
     let mut line = FailureLine::new()?;
     let built = builder(id, scratch, stdio, console.as_ref())?
         .with_executor(ContainerExecutor { joins, ..line.executor(request.privileges, &request.seccomp) })

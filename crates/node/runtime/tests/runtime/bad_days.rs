@@ -176,7 +176,8 @@ async fn a_full_disk_fails_what_is_new_and_neither_what_runs_nor_what_comes_late
             Err(error) => Some(error),
         };
         assert!(refused.is_some(), "{way}: nothing can be made");
-        // What runs is still there, ends as it does, and is heard of.
+        // What runs is still there, can be looked into, ends as it does, and is heard of.
+        assert!(answers(&runtime, &running).await);
         assert_eq!(runtime.container_status(&running).await.unwrap().state, ContainerState::Running, "{way}");
         runtime.stop_container(&doomed, LONG).await.unwrap();
         assert_eq!(runtime.container_status(&doomed).await.unwrap().exit_code, 3, "{way}");
@@ -212,7 +213,8 @@ async fn a_file_system_that_turns_read_only_fails_what_is_new_with_that_word_and
     assert!(refused.to_string().contains("Read-only file system"), "{refused}");
     let refused = runtime.run_pod_sandbox(&node.sandbox_config("other"), "").await.unwrap_err();
     assert!(refused.to_string().contains("Read-only file system"), "{refused}");
-    // What runs is still there, ends as it does, and is heard of.
+    // What runs is still there, can be looked into, ends as it does, and is heard of.
+    assert!(answers(&runtime, &running).await);
     assert_eq!(runtime.container_status(&running).await.unwrap().state, ContainerState::Running);
     runtime.stop_container(&doomed, LONG).await.unwrap();
     assert_eq!(runtime.container_status(&doomed).await.unwrap().exit_code, 3);
