@@ -90,6 +90,7 @@ pub(super) fn slices(service: &Value, pods: &[Arc<Value>], existing: &[Arc<Value
     }
     let mut plan = Plan::default();
     let mut left: Vec<&Arc<Value>> = existing.iter().filter(|s| !meta::is_terminating(s)).collect();
+    let mut homeless = Vec::new();
     for (ports, mut endpoints) in groups.into_values() {
         endpoints.sort_by(|a, b| a.str_at(&["targetRef", "name"]).cmp(b.str_at(&["targetRef", "name"])));
         let mut chunks: Vec<Vec<Value>> = endpoints.chunks(MOST_ENDPOINTS).map(<[Value]>::to_vec).collect();
@@ -98,14 +99,17 @@ pub(super) fn slices(service: &Value, pods: &[Arc<Value>], existing: &[Arc<Value
         }
         for chunk in chunks {
             let wanted = slice(service, &ports, chunk);
-            let same_ports = |s: &&Arc<Value>| s.list_at(&["ports"]) == ports.as_slice();
-            match left.iter().position(same_ports).or(if left.is_empty() { None } else { Some(0) }) {
-                Some(i) => {
-                    let current = left.remove(i);
-                    plan.update.extend(changed(current, &wanted));
-                }
-                None => plan.create.push(wanted),
+            match left.iter().position(|s| s.list_at(&["ports"]) == ports.as_slice()) {
+                Some(i) => plan.update.extend(changed(left.remove(i), &wanted)),
+                None => homeless.push(wanted),
             }
+        }
+    }
+    // Only a slice whose ports nobody has any more becomes another's: the endpoints of the others stay where they are.
+    for wanted in homeless {
+        match left.pop() {
+            Some(current) => plan.update.extend(changed(current, &wanted)),
+            None => plan.create.push(wanted),
         }
     }
     plan.delete = left.into_iter().map(|s| meta::name(s).to_string()).collect();
@@ -218,6 +222,16 @@ mod tests {
         Arc::new(object!({ "metadata": { "name": name, "namespace": "ns", "uid": name },
             "spec": { "nodeName": "n", "containers": [{ "ports": [{ "name": "web", "protocol": "TCP", "containerPort": port }] }] },
             "status": { "phase": "Running", "podIP": (format!("10.1.0.{}", name.len())), "conditions": [{ "type": "Ready", "status": status }] } }))
+    }
+
+    #[test]
+    fn a_slice_that_goes_moves_no_endpoint_of_another() {
+        let pods = [pod("a", 8080, true), pod("bb", 9090, true)];
+        let mut made = slices(&service(), &pods, &[]).create;
+        let second = Arc::new(made.remove(1));
+        let plan = slices(&service(), &pods, &[second]);
+        assert_eq!((plan.create.len(), plan.update.len(), plan.delete.len()), (1, 0, 0));
+        assert_eq!(plan.create[0].list_at(&["ports"])[0].int_at(&["port"]), Some(8080));
     }
 
     #[test]
