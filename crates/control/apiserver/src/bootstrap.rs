@@ -228,7 +228,6 @@ impl Server {
     }
 }
 
-/// Creates an object unless it is there.
 /// Makes an object, or adds to a default role or binding that is there already what it lacks.
 async fn ensure_whole(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
     ensure(registry, object.clone()).await?;
@@ -245,6 +244,7 @@ async fn ensure_whole(registry: &Arc<Registry>, object: Value) -> Result<(), Boo
     definitions::settled(written.map(drop)).map_err(fail)
 }
 
+/// Creates an object unless it is there.
 pub(crate) async fn ensure(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
     let place = place_of(registry, &object).map_err(|status| refused(&object, status))?;
     if registry.get(&place).await.is_ok() {

@@ -3,7 +3,6 @@
 //! be anybody else's. What is asked for beyond that waits for a human, as upstream. Signing is not done here.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use fram_client::resources::{NODES, SERVICE_CIDRS, SERVICES};
 use fram_client::{Action, Call, Controller, Resource, Verb};
@@ -16,6 +15,8 @@ const REQUESTS: Resource = Resource::new("certificates.k8s.io", "v1", "certifica
 const ENDPOINTS: Resource = Resource::new("", "v1", "endpoints");
 const SERVING: &str = "kubernetes.io/kubelet-serving";
 const USER: &str = "system:node:";
+/// Has the addresses of the API servers.
+const SERVERS: &str = "default/kubernetes";
 
 pub(crate) fn start(context: &Context) {
     let requests = context.informers.get(&REQUESTS);
@@ -23,19 +24,24 @@ pub(crate) fn start(context: &Context) {
     let client = context.client("kubelet-serving-approver");
     let now = context.now.clone();
     // A node that asks before it has said its addresses is looked at again when it has.
-    let waiting = requests.clone();
+    let (waiting, open) = (requests.clone(), requests.clone());
     let of_node = move |node: &Value| {
         let user = format!("{USER}{}", meta::name(node));
         let own = waiting.list().into_iter().filter(|request| request.str_at(&["spec", "username"]) == user);
         own.map(|request| meta::name(&request).to_owned()).collect()
     };
+    // The API servers' addresses may be there later than the first node.
+    let of_servers = move |endpoints: &Value| {
+        let all = if meta::key(endpoints) == SERVERS { open.list() } else { Vec::new() };
+        all.iter().filter(|request| is_open(request)).map(|request| meta::name(request).to_owned()).collect()
+    };
     // What is not known yet would look as if nobody had it.
     let known = others[1..].iter().fold(Controller::new("kubeletservingapprover", 1), Controller::needs);
-    let controller = known.owns(&requests).watches(&others[0], of_node);
+    let controller = known.owns(&requests).watches(&others[0], of_node).watches(&others[2], of_servers);
     context.run(controller, (client, requests, others, now), |context, name| async move {
         let (client, requests, [nodes, services, endpoints, ranges], now) = &*context;
         let Some(request) = requests.get(&name).filter(|request| is_open(request)) else { return Ok(Action::Done) };
-        let Some(servers) = endpoints.get_in("default", "kubernetes") else { return Ok(Action::After(SERVERS)) };
+        let Some(servers) = endpoints.get(SERVERS) else { return Ok(Action::Done) };
         let (nodes, services, ranges) = (nodes.list(), services.list(), ranges.list());
         let taken = Taken {
             services: services.iter().map(AsRef::as_ref).collect(),
@@ -54,9 +60,6 @@ pub(crate) fn start(context: &Context) {
         Ok(Action::Done)
     });
 }
-
-/// How soon it is looked again where the API servers' addresses are not there yet.
-const SERVERS: Duration = Duration::from_secs(5);
 
 /// A request of this signer that nobody has answered.
 fn is_open(request: &Value) -> bool {

@@ -175,15 +175,7 @@ impl Walk<'_> {
             };
         }
         let item = self.value(&field.ty, item)?;
-        let zero = match &item {
-            Value::Bool(b) => !b,
-            Value::Int(i) => *i == 0,
-            Value::Float(f) => *f == 0.0,
-            Value::String(s) => s.is_empty(),
-            Value::List(l) => l.is_empty(),
-            Value::Map(m) => m.is_empty() && (matches!(field.ty, Type::Map(_)) || field.omit_zero),
-            Value::Null => true,
-        };
+        let zero = is_zero(field, &item);
         if self.stored && zero && field.filled && matches!(field.ty, Type::List(_) | Type::Map(_)) {
             return Ok(Some(Value::Null));
         }
@@ -299,6 +291,19 @@ impl Walk<'_> {
     fn duration(&self, text: &str) -> Result<Value, TypeError> {
         let nanos = parse_duration(text).ok_or_else(|| TypeError(format!("time: invalid duration {text:?}")))?;
         Ok(format_duration(nanos).into())
+    }
+}
+
+/// Whether a field's value is the one that Go takes for none.
+fn is_zero(field: &Field, item: &Value) -> bool {
+    match item {
+        Value::Bool(b) => !b,
+        Value::Int(i) => *i == 0,
+        Value::Float(f) => *f == 0.0,
+        Value::String(s) => s.is_empty(),
+        Value::List(l) => l.is_empty(),
+        Value::Map(m) => m.is_empty() && (matches!(field.ty, Type::Map(_)) || field.omit_zero),
+        Value::Null => true,
     }
 }
 

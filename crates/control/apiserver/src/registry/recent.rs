@@ -1,5 +1,6 @@
 //! What was made of the latest writes and is wanted again at once: the trees that their writers had, and their encodings for watchers.
 //! Components of the same process follow all writes, and many clients watch the same collections; this spares each of them the work.
+//! What admission looks up for one request after the other is kept the same way, apart from the writes, which would drive it out.
 //! It is known by the very bytes that were committed: an engine that reads its values anew finds nothing here, and decodes.
 
 use std::collections::VecDeque;

@@ -1,6 +1,6 @@
 //! Whether an object has the form already that decoding would give it: most objects that are written have, and are left as they are.
 
-use super::{format_duration, format_time, parse_duration};
+use super::{format_duration, format_time, is_zero, parse_duration};
 use crate::quantity::Quantity;
 use crate::schema::{Field, Schema, Type, TypeId};
 use crate::value::{Value, order};
@@ -46,15 +46,7 @@ impl Look<'_> {
         if item.is_null() && !any {
             return field.filled && !field.pointer && is_null_when_zero(&field.ty);
         }
-        let zero = match item {
-            Value::Bool(b) => !b,
-            Value::Int(i) => *i == 0,
-            Value::Float(f) => *f == 0.0,
-            Value::String(s) => s.is_empty(),
-            Value::List(l) => l.is_empty(),
-            Value::Map(m) => m.is_empty() && (matches!(field.ty, Type::Map(_)) || field.omit_zero),
-            Value::Null => true,
-        };
+        let zero = is_zero(field, item);
         let becomes_null = self.stored && zero && field.filled && matches!(field.ty, Type::List(_) | Type::Map(_));
         let dropped = zero && !field.filled && (!field.pointer || item.is_null());
         !becomes_null && !dropped && self.value(&field.ty, item)
