@@ -6,11 +6,14 @@ pub(crate) mod clock;
 mod connection;
 mod container;
 mod creator;
-mod executor;
+mod devices;
+mod first;
+mod join;
 mod log;
 pub(crate) mod mount;
 mod overlay;
 pub(crate) mod privileges;
+mod process;
 pub(crate) mod rootfs;
 mod sandbox;
 mod server;
@@ -34,7 +37,7 @@ use crate::protocol::SandboxSetup;
 
 pub(crate) use container::STATE_FILE;
 pub(crate) use creator::causes;
-pub(crate) use executor::Join;
+pub(crate) use process::Join;
 pub(crate) use sandbox::{NETNS, SHM, USERNS};
 pub(crate) use server::set_nonblocking;
 
@@ -128,8 +131,7 @@ fn execute_sealed() -> ShimError {
 fn prepare(setup: &SandboxSetup, dir: &Path) -> Result<server::Server, ShimError> {
     let cgroups = Cgroups::detect(&setup.cgroup_mount).map_err(system("find the cgroups"))?;
     if !setup.cgroup.is_empty() {
-        // A pid fits an int.
-        cgroups.enter(&setup.cgroup, std::process::id() as i32).map_err(system("enter the shim's cgroup"))?;
+        cgroups.enter(&setup.cgroup).map_err(system("enter the shim's cgroup"))?;
     }
     // Orphans of containers without a pid namespace of their own come here, to be reaped.
     // SAFETY: takes numbers only.
