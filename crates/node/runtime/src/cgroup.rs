@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub(crate) use create::Entrances;
+pub(crate) use create::{Entrances, Forked};
 
 /// The hierarchies of a machine, found once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,24 +87,6 @@ impl Cgroups {
         Some(mount.join(cgroup.trim_start_matches('/')))
     }
 
-    /// Makes the cgroup and moves the calling process, which has one thread, into it; in those hierarchies too that only sort
-    /// processes: a service manager must not take it for a part of the service that started it.
-    pub(crate) fn enter(&self, cgroup: &str) -> io::Result<()> {
-        for (path, (_, controllers)) in self.paths(cgroup).zip(&self.hierarchies) {
-            fs::create_dir_all(&path)?;
-            if controllers.iter().any(|name| name == "cpuset") {
-                inherit_cpuset(&path)?;
-            }
-        }
-        self.entrances(cgroup)?.enter()?;
-        for mount in &self.others {
-            let path = mount.join(cgroup.trim_start_matches('/'));
-            fs::create_dir_all(&path)?;
-            fs::write(path.join("cgroup.procs"), "0")?;
-        }
-        Ok(())
-    }
-
     pub(crate) fn processes(&self, cgroup: &str) -> Vec<i32> {
         let path = self.path("pids", cgroup).or_else(|| self.path("memory", cgroup));
         let Some(text) = path.and_then(|path| fs::read_to_string(path.join("cgroup.procs")).ok()) else {
@@ -150,7 +132,7 @@ impl Cgroups {
         self.paths(cgroup).try_for_each(|path| remove_tree(&path))
     }
 
-    /// The same where `enter` has made it.
+    /// The same where `own` has made it.
     pub(crate) fn remove_everywhere(&self, cgroup: &str) -> io::Result<()> {
         self.remove(cgroup)?;
         let inside = cgroup.trim_start_matches('/');

@@ -1,13 +1,19 @@
-//! Making a container's cgroup with its limits, and joining it.
+//! Making a container's cgroup with its limits, and processes that are in it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use fram_cri::{HugepageLimit, LinuxContainerResources};
+use nix::errno::Errno;
+use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
 use super::{Cgroups, inherit_cpuset};
+
+/// More than the int that libc has it in holds.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// What every container may do with devices, as with runc: make nodes of any, and use those that it finds in its /dev, terminals among
 /// them, and network tunnels.
@@ -26,8 +32,21 @@ const ALLOWED: [&str; 12] = [
     "c 10:200 rwm",
 ];
 
-/// Files by which a process enters a cgroup. They are opened where the hierarchies can be seen and by who may, and used later.
-pub(crate) struct Entrances(Vec<File>);
+/// What a process enters a cgroup by, opened where the hierarchies can be seen and by who may. Nothing of it has the kernel stop every
+/// fork and exit of the machine, and wait for those under way, as to write into `cgroup.procs` does.
+#[derive(Default)]
+pub(crate) struct Entrances {
+    /// `tasks` of each hierarchy of version 1, which a process of one thread writes itself.
+    tasks: Vec<File>,
+    /// The directory in the hierarchy of version 2, where a process begins.
+    unified: Option<File>,
+}
+
+/// What fork(2) gives.
+pub(crate) enum Forked {
+    Parent(Pid),
+    Child,
+}
 
 impl Cgroups {
     pub(crate) fn create(&self, cgroup: &str, resources: &LinuxResources) -> io::Result<()> {
@@ -69,20 +88,59 @@ impl Cgroups {
     }
 
     pub(crate) fn entrances(&self, cgroup: &str) -> io::Result<Entrances> {
-        // Version 1 moves a process by this file without stopping every fork and exit of the machine for it.
-        let file = if self.v2 { "cgroup.procs" } else { "tasks" };
-        let open = |path: &Path| {
-            let opened = OpenOptions::new().write(true).open(path);
-            opened.map_err(|error| io::Error::new(error.kind(), format!("open {}: {error}", path.display())))
-        };
-        self.paths(cgroup).map(|path| open(&path.join(file))).collect::<io::Result<_>>().map(Entrances)
+        let mut entrances = Entrances::default();
+        self.paths(cgroup).try_for_each(|path| entrances.add(&path))?;
+        Ok(entrances)
+    }
+
+    /// Makes the cgroup, in those hierarchies too that only sort processes: a service manager must not take who is there for a part of
+    /// the service that started it.
+    pub(crate) fn own(&self, cgroup: &str) -> io::Result<Entrances> {
+        let mut entrances = Entrances::default();
+        let others = self.others.iter().map(|mount| mount.join(cgroup.trim_start_matches('/')));
+        for path in self.paths(cgroup).chain(others) {
+            fs::create_dir_all(&path)?;
+            if path.join("cpuset.cpus").exists() && !self.v2 {
+                inherit_cpuset(&path)?;
+            }
+            entrances.add(&path)?;
+        }
+        Ok(entrances)
     }
 }
 
 impl Entrances {
-    /// Moves the calling process, which has one thread.
+    fn add(&mut self, dir: &Path) -> io::Result<()> {
+        let failed = |error: io::Error| io::Error::new(error.kind(), format!("open {}: {error}", dir.display()));
+        match OpenOptions::new().write(true).open(dir.join("tasks")) {
+            Ok(file) => self.tasks.push(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.unified = Some(File::open(dir).map_err(failed)?),
+            Err(error) => return Err(failed(error)),
+        }
+        Ok(())
+    }
+
+    /// Moves the calling process, which has one thread, as far as that is done by moving.
     pub(crate) fn enter(&self) -> io::Result<()> {
-        self.0.iter().try_for_each(|mut file| file.write_all(b"0"))
+        self.tasks.iter().try_for_each(|mut file| file.write_all(b"0"))
+    }
+
+    /// Forks a process that has one thread. The child is in the cgroup as far as it is not to `enter` it; as a sibling it is the parent's
+    /// parent's, outlives the caller, and its end is that one's to hear of.
+    pub(crate) fn fork(&self, sibling: bool) -> nix::Result<Forked> {
+        // clone3(2) takes no signal for the child of another.
+        let (mut flags, exit_signal) = if sibling { (libc::CLONE_PARENT as u64, 0) } else { (0, libc::SIGCHLD as u64) };
+        let cgroup = self.unified.as_ref().map_or(0, |dir| dir.as_raw_fd() as u64);
+        if self.unified.is_some() {
+            flags |= CLONE_INTO_CGROUP;
+        }
+        // SAFETY: numbers only, of which zero is none.
+        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+        (arguments.flags, arguments.exit_signal, arguments.cgroup) = (flags, exit_signal, cgroup);
+        // SAFETY: like fork, in a process of one thread; the structure is the kernel's and its size is given.
+        let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+        // A pid fits an int.
+        Errno::result(pid).map(|pid| if pid == 0 { Forked::Child } else { Forked::Parent(Pid::from_raw(pid as i32)) })
     }
 }
 
@@ -143,12 +201,12 @@ mod tests {
         let cgroups = hierarchies(root.path(), &["cpu", "memory", "pids"]);
         let wanted = resources(json!({ "cpu": { "shares": 512, "quota": 5000 }, "memory": { "limit": 4096 }, "pids": { "limit": 7 } }));
         cgroups.create("/pod/c", &wanted).unwrap();
-        let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
-        assert_eq!((read("cpu/pod/c/cpu.shares"), read("cpu/pod/c/cpu.cfs_quota_us")), ("512".to_owned(), "5000".to_owned()));
-        assert_eq!((read("memory/pod/c/memory.limit_in_bytes"), read("pids/pod/c/pids.max")), ("4096".to_owned(), "7".to_owned()));
         for hierarchy in ["cpu", "memory", "pids"] {
             File::create(root.path().join(hierarchy).join("pod/c/tasks")).unwrap();
         }
+        let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
+        assert_eq!((read("cpu/pod/c/cpu.shares"), read("cpu/pod/c/cpu.cfs_quota_us")), ("512".to_owned(), "5000".to_owned()));
+        assert_eq!((read("memory/pod/c/memory.limit_in_bytes"), read("pids/pod/c/pids.max")), ("4096".to_owned(), "7".to_owned()));
         cgroups.entrances("/pod/c").unwrap().enter().unwrap();
         for hierarchy in ["cpu", "memory", "pids"] {
             assert_eq!(read(&format!("{hierarchy}/pod/c/tasks")), "0");

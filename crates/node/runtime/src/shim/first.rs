@@ -14,8 +14,8 @@ use nix::unistd::{ForkResult, Gid, Pid, Uid, chdir, fchdir, fork, pivot_root, se
 use super::creator::Stdio;
 use super::join::hide;
 use super::mount::{self as sys, Context};
-use super::process::{Command, Line, ProcessError, Sibling, end, fork_sibling, step, step_at, take_streams, take_terminal};
-use crate::cgroup::Entrances;
+use super::process::{Command, Line, ProcessError, end, step, step_at, take_streams, take_terminal};
+use crate::cgroup::{Entrances, Forked};
 
 /// Which pid namespace it is in.
 pub(super) enum Pids {
@@ -88,9 +88,9 @@ impl First {
             Pids::Joined(namespace) => setns(namespace.as_fd(), CloneFlags::CLONE_NEWPID).map_err(step("join the pid namespace"))?,
             Pids::Inherited => {}
         }
-        match fork_sibling().map_err(step("fork"))? {
-            Sibling::Parent(pid) => Ok(pid),
-            Sibling::Child => {
+        match self.cgroup.fork(true).map_err(step("fork"))? {
+            Forked::Parent(pid) => Ok(pid),
+            Forked::Child => {
                 let error = self.become_it(stdio, hooks, line).err().unwrap_or_else(|| self.command.execute());
                 end(line, &error)
             }

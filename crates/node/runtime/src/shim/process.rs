@@ -276,20 +276,6 @@ impl Listener {
     }
 }
 
-/// A child of the caller's parent.
-pub(super) enum Sibling {
-    Parent(Pid),
-    Child,
-}
-
-/// Clones the calling process as its parent's child: it outlives the caller, and its end is the parent's to hear of.
-pub(super) fn fork_sibling() -> nix::Result<Sibling> {
-    // SAFETY: like fork, in a process of one thread.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0) };
-    // A pid fits an int.
-    Errno::result(pid).map(|pid| if pid == 0 { Sibling::Child } else { Sibling::Parent(Pid::from_raw(pid as i32)) })
-}
-
 /// Ends a child of the creator whose work came to an error. Destructors belong to the parent.
 pub(super) fn end(line: &Line, error: &ProcessError) -> ! {
     line.fail(error);
