@@ -333,6 +333,11 @@ async fn an_image_knows_the_size_of_a_layer_that_the_pull_of_another_has_just_un
     assert!(size > 100_000, "{size}");
 }
 
+#[expect(clippy::disallowed_methods, reason = "the server looks at the store's files from outside, where nothing else tells")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(10));
+}
+
 #[tokio::test]
 async fn a_layer_that_comes_late_holds_up_no_other_but_is_in_its_place_first() {
     let image = ImageSource::new(&[&[("a/lower", b"1")], &[("a/upper", b"2")]]).build();
@@ -347,7 +352,7 @@ async fn a_layer_that_comes_late_holds_up_no_other_but_is_in_its_place_first() {
                 assert!(!seen().iter().any(|folder| !folder.file_name().unwrap().to_string_lossy().starts_with('.')));
                 return honest(image, request);
             }
-            std::thread::sleep(Duration::from_millis(10));
+            pause();
         }
         if is_layer(image, request) { Reply::status("404 Not Found", &[], b"") } else { honest(image, request) }
     });
@@ -366,7 +371,7 @@ async fn where_one_layer_fails_nothing_of_those_unpacked_before_stays() {
             return honest(image, request);
         }
         let is_unpacked = || std::fs::read_dir(&layers).unwrap().any(|entry| entry.unwrap().path().join("a/upper").exists());
-        (0..500).take_while(|_| !is_unpacked()).for_each(|_| std::thread::sleep(Duration::from_millis(10)));
+        (0..500).take_while(|_| !is_unpacked()).for_each(|_| pause());
         Reply::status("404 Not Found", &[], b"")
     });
     assert_eq!(rig.store.pull(&name, None, None).await.unwrap_err().kind(), ErrorKind::NotFound);

@@ -104,9 +104,7 @@ pub(super) fn validate_new(pod: &Value) -> Vec<FieldError> {
     let list = pod.list_at(&["spec", "initContainers"]).iter().enumerate();
     let refused = list.filter(|(_, c)| restarts_on_resize(c)).flat_map(|(i, c)| restarting(c).map(move |j| (i, j)));
     let why = "must not be set to 'RestartContainer' for non-sidecar initContainers";
-    let error = |(i, j)| {
-        FieldError::invalid(format!("spec.initContainers[{i}].resizePolicy[{j}].restartPolicy"), "RestartContainer", why)
-    };
+    let error = |(i, j)| FieldError::invalid(format!("spec.initContainers[{i}].resizePolicy[{j}].restartPolicy"), "RestartContainer", why);
     refused.map(error).collect()
 }
 
