@@ -14,8 +14,8 @@ pub(crate) const PACKAGES: [(&str, &str); 1] = [("qemu-system-x86", "/usr/bin/qe
 /// A package that depends on the newest kernel for virtual machines.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
-/// Which tests are run: what a container may use, how it ends, and that nothing stays behind.
-const TESTS: [&str; 3] = ["containers::", "lifecycle::", "isolation::"];
+/// Which tests are run: what a container may use, how it ends, what joins it, and that nothing stays behind.
+const TESTS: [&str; 4] = ["containers::", "lifecycle::", "isolation::", "exec::"];
 
 /// How many seconds the guest may take; emulated, it needs about a minute.
 const PATIENCE: &str = "600";

@@ -210,6 +210,7 @@ impl Chain {
                 Arc::new(pod_groups::PodGroupProtection),
                 Arc::new(storage::PersistentVolumeClaimResize),
                 Arc::new(pods::RuntimeClass),
+                Arc::new(nodes::NodeDeclaredFeatureValidator),
             ],
             webhooks: None,
             policies: Arc::default(),

@@ -89,9 +89,15 @@ impl Machine {
     }
 
     pub(crate) fn start(&mut self, verb: &str, more: &[&str]) {
+        self.start_with(verb, more, |_| {});
+    }
+
+    /// The same where the process begins elsewhere.
+    pub(crate) fn start_with(&mut self, verb: &str, more: &[&str], place: impl FnOnce(&mut Command)) {
         let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = self.fram(verb);
         command.args(["--node-ip", self.ip, "--node-name", self.data.file_name().unwrap().to_str().unwrap()]).args(more);
+        place(&mut command);
         self.fram = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
 

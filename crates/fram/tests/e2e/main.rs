@@ -7,6 +7,7 @@ mod cluster;
 mod demo;
 mod image;
 mod machine;
+mod memory;
 mod refused;
 mod registry;
 mod runtime_rig;

@@ -48,7 +48,8 @@ fn unpack(blob: &[u8]) {
     let Ok(store) = LayerStore::open(folder.path(), limits) else { panic!("the store does not open") };
     let digest = Digest::of(blob);
     let names = |at: &Path| std::fs::read_dir(at).map(|all| all.flatten().map(|e| e.file_name()).collect::<Vec<_>>()).unwrap_or_default();
-    let result = store.unpack(blob, &LayerSource { blob: &digest, diff_id: &digest, chain_id: &digest, parents: &[] });
+    let source = LayerSource { blob: &digest, diff_id: &digest, chain_id: &digest };
+    let result = store.unpack(blob, &source).and_then(|unpacked| store.place(unpacked, &source, &[]));
     assert_eq!(names(folder.path()), ["layers"]);
     let inside = names(&folder.path().join("layers"));
     assert_eq!(inside.len(), usize::from(result.is_ok()), "{inside:?} after {result:?}");

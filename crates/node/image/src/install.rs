@@ -1,11 +1,11 @@
-//! From a manifest to an image on disk: downloads layers side by side, unpacks them from the base up while later ones still
-//! download, then records the image. Pull and import both end here.
+//! From a manifest to an image on disk: downloads layers side by side, unpacks each when it is there, puts them in their places from
+//! the base up, then records the image. Pull and import both end here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::content::Lease;
@@ -14,7 +14,7 @@ use crate::download::{Downloader, Tracker, blocking};
 use crate::error::ImageError;
 use crate::import::ArchiveError;
 use crate::index::Record;
-use crate::layer::{LayerSource, LayerUsage};
+use crate::layer::{LayerSource, LayerUsage, Unpacked};
 use crate::manifest::{Descriptor, Document, ImageConfig, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError};
 use crate::registry::Repository;
 use crate::store::{ImageStore, Inner, now};
@@ -46,17 +46,29 @@ pub(crate) struct Names {
 }
 
 type Downloads = JoinSet<Result<usize, ImageError>>;
-type Unpacking = tokio::task::JoinHandle<Result<LayerUsage, ImageError>>;
+/// Each gives its position and, if it was it that unpacked the layer, what that takes.
+type Unpackings = JoinSet<Result<(usize, Option<LayerUsage>), ImageError>>;
+
+/// Layers of one image that are unpacked at once, at most: more threads than processors would only take turns, and the disk has one
+/// queue.
+const MOST_UNPACKINGS: usize = 4;
 
 /// The layers of one image on their way to disk.
 struct Layers {
     descriptors: Vec<Descriptor>,
     diff_ids: Vec<Digest>,
     chain: Vec<Digest>,
-    ready: Vec<bool>,
+    /// Those that are in their places.
+    placed: Vec<bool>,
     usage: BTreeMap<Digest, LayerUsage>,
-    /// The lowest that is not unpacked.
-    next: usize,
+}
+
+/// What the unpacking of one image's layers shares.
+struct Unpacking {
+    permits: Arc<Semaphore>,
+    /// How many layers from the base up are in their places. Closed when the pull has failed.
+    height: watch::Sender<usize>,
+    leases: Arc<Vec<Lease>>,
 }
 
 impl ImageStore {
@@ -154,29 +166,24 @@ impl ImageStore {
         tracker: Arc<Tracker>,
         leases: &Arc<Vec<Lease>>,
     ) -> Result<BTreeMap<Digest, LayerUsage>, ImageError> {
+        let mut unpackings = JoinSet::new();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_UNPACKINGS);
+        let unpacking = Unpacking { permits: Arc::new(Semaphore::new(threads)), height: watch::Sender::new(0), leases: leases.clone() };
         let mut downloads = self.start_downloads(&mut layers, downloader, &tracker);
-        let mut unpacking = None;
         let result = loop {
-            if unpacking.is_none() {
-                unpacking = self.start_unpacking(&mut layers, leases).await;
-            }
+            unpacking.height.send_replace(layers.height());
             tokio::select! {
                 Some(downloaded) = downloads.join_next() => match flatten(downloaded) {
-                    Ok(position) => layers.ready[position] = true,
+                    Ok(position) => self.start_unpacking(&layers, position, &unpacking, &mut unpackings),
                     Err(error) => break Err(error),
                 },
-                unpacked = async { flatten(unpacking.as_mut()?.await).into() }, if unpacking.is_some() => match unpacked {
-                    None => {}
-                    Some(Ok(usage)) => {
-                        unpacking = None;
-                        layers.usage.insert(layers.chain[layers.next].clone(), usage);
-                        layers.next += 1;
+                Some(unpacked) = unpackings.join_next() => match flatten(unpacked) {
+                    Ok((position, usage)) => {
+                        layers.placed[position] = true;
+                        layers.usage.extend(usage.map(|usage| (layers.chain[position].clone(), usage)));
                         tracker.unpacked();
                     }
-                    Some(Err(error)) => {
-                        unpacking = None;
-                        break Err(error);
-                    }
+                    Err(error) => break Err(error),
                 },
                 else => break Ok(layers.usage),
             }
@@ -184,9 +191,8 @@ impl ImageStore {
         // What still runs after a failure is given up, but a thread in the kernel cannot be: it is waited for, so that nothing
         // of a failed pull goes on behind the caller's back.
         downloads.shutdown().await;
-        if let Some(thread) = unpacking {
-            let _ = thread.await;
-        }
+        drop(unpacking);
+        while unpackings.join_next().await.is_some() {}
         result
     }
 
@@ -196,16 +202,13 @@ impl ImageStore {
         let mut downloads = JoinSet::new();
         for (position, descriptor) in layers.descriptors.iter().enumerate() {
             if self.inner.layers.contains(&layers.chain[position]) {
-                layers.ready[position] = true;
+                layers.placed[position] = true;
                 continue;
             }
             tracker.expect(descriptor.size, 1);
-            let Some(downloader) = downloader.clone() else {
-                layers.ready[position] = true;
-                continue;
-            };
-            let (descriptor, permits) = (descriptor.clone(), permits.clone());
+            let (descriptor, permits, downloader) = (descriptor.clone(), permits.clone(), downloader.clone());
             downloads.spawn(async move {
+                let Some(downloader) = downloader else { return Ok(position) };
                 let _permit = permits.acquire().await.map_err(|e| ImageError::Worker(e.to_string()))?;
                 downloader.fetch(&descriptor).await.map(|()| position)
             });
@@ -213,24 +216,38 @@ impl ImageStore {
         downloads
     }
 
-    /// Starts the next layer from the base up, if it has arrived.
-    async fn start_unpacking(&self, layers: &mut Layers, leases: &Arc<Vec<Lease>>) -> Option<Unpacking> {
-        while self.inner.layers.contains(layers.chain.get(layers.next)?) {
-            layers.next += 1;
-        }
-        let position = layers.next;
-        if !layers.ready[position] {
-            return None;
-        }
+    /// Starts unpacking a layer that has arrived. It waits for those below it only with its place.
+    fn start_unpacking(&self, layers: &Layers, position: usize, shared: &Unpacking, unpackings: &mut Unpackings) {
         let parents: Vec<PathBuf> = layers.chain[..position].iter().rev().map(|c| self.inner.layers.path(c)).collect();
         let (blob, diff_id) = (layers.descriptors[position].digest.clone(), layers.diff_ids[position].clone());
-        let (chain_id, inner, leases) = (layers.chain[position].clone(), self.inner.clone(), leases.clone());
-        let guard = inner.content.writer_lock(&chain_id).lock_owned().await;
-        Some(tokio::task::spawn_blocking(move || {
-            // Lock and leases stay with the thread, which a dropped pull cannot stop.
-            let _held = (guard, leases);
-            inner.unpack(&LayerSource { blob: &blob, diff_id: &diff_id, chain_id: &chain_id, parents: &parents })
-        }))
+        let (chain_id, inner, leases) = (layers.chain[position].clone(), self.inner.clone(), shared.leases.clone());
+        let (permits, mut height) = (shared.permits.clone(), shared.height.subscribe());
+        unpackings.spawn(async move {
+            // Who wants the same layer for another image waits while it is unpacked, and no longer: what is below it may come late.
+            let guard = inner.content.writer_lock(&chain_id).lock_owned().await;
+            let permit = permits.acquire_owned().await.map_err(|e| ImageError::Worker(e.to_string()))?;
+            if height.has_changed().is_err() {
+                // Another layer has failed, which is what the pull fails with.
+                return Ok((position, None));
+            }
+            let (store, wanted) = (inner.clone(), (blob.clone(), diff_id.clone(), chain_id.clone()));
+            let unpacked = blocking(move || {
+                // Lock and leases stay with the threads, which a dropped pull cannot stop.
+                let _held = (guard, permit);
+                let source = LayerSource { blob: &wanted.0, diff_id: &wanted.1, chain_id: &wanted.2 };
+                Ok((store.unpack(&source)?, leases))
+            });
+            let (unpacked, leases) = unpacked.await?;
+            let Some(unpacked) = unpacked else { return Ok((position, inner.usage(&chain_id))) };
+            let below = height.wait_for(|height| *height >= position).await.is_ok();
+            blocking(move || {
+                let _leases = leases;
+                let source = LayerSource { blob: &blob, diff_id: &diff_id, chain_id: &chain_id };
+                let placed = below.then(|| inner.layers.place(unpacked, &source, &parents));
+                Ok((position, placed.transpose()?))
+            })
+            .await
+        });
     }
 }
 
@@ -241,25 +258,33 @@ fn flatten<T>(joined: Result<Result<T, ImageError>, tokio::task::JoinError>) -> 
 impl Layers {
     fn new(manifest: &Manifest, config: &ImageConfig, chain: Vec<Digest>) -> Self {
         Self {
-            ready: vec![false; chain.len()],
+            placed: vec![false; chain.len()],
             descriptors: manifest.layers.clone(),
             diff_ids: config.rootfs.diff_ids.clone(),
             chain,
             usage: BTreeMap::new(),
-            next: 0,
         }
+    }
+
+    /// How many from the base up are in their places.
+    fn height(&self) -> usize {
+        self.placed.iter().take_while(|placed| **placed).count()
     }
 }
 
 impl Inner {
     /// Unpacks a layer unless another image's install was faster.
-    fn unpack(&self, source: &LayerSource<'_>) -> Result<LayerUsage, ImageError> {
+    fn unpack(&self, source: &LayerSource<'_>) -> Result<Option<Unpacked>, ImageError> {
         if self.layers.contains(source.chain_id) {
-            let known = self.index().layers.get(source.chain_id).copied();
-            return Ok(known.or_else(|| self.layers.usage(source.chain_id)).unwrap_or_default());
+            return Ok(None);
         }
         let blob = self.content.open_blob(source.blob)?;
-        Ok(self.layers.unpack(blob, source)?)
+        Ok(Some(self.layers.unpack(blob, source)?))
+    }
+
+    /// What a layer takes that is in its place.
+    fn usage(&self, chain_id: &Digest) -> Option<LayerUsage> {
+        self.index().layers.get(chain_id).copied().or_else(|| self.layers.usage(chain_id))
     }
 
     /// Makes an image known, after all that it consists of is on disk.

@@ -6,7 +6,7 @@ mod decompress;
 mod ration;
 mod unpack;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -74,8 +74,23 @@ pub(crate) struct LayerSource<'a> {
     pub(crate) blob: &'a Digest,
     pub(crate) diff_id: &'a Digest,
     pub(crate) chain_id: &'a Digest,
-    /// Folders of the layers below, top first: directories that a layer does not mention take their owner and mode there.
-    pub(crate) parents: &'a [PathBuf],
+}
+
+/// A layer on disk that is not in its place yet. Removed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Unpacked {
+    /// Empty when it is in its place.
+    folder: PathBuf,
+    usage: LayerUsage,
+    /// Folders that the layer does not describe: owner and mode are those in the layers below.
+    undescribed: BTreeSet<PathBuf>,
+}
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        // What stays behind is removed when the store is opened again.
+        let _ = (!self.folder.as_os_str().is_empty()).then(|| fs::remove_dir_all(&self.folder));
+    }
 }
 
 pub(crate) struct LayerStore {
@@ -109,38 +124,38 @@ impl LayerStore {
         self.usages.lock().get(chain_id).copied()
     }
 
-    /// Unpacks a blob; gives what its files take. Blocks; call it from a blocking thread.
-    pub(crate) fn unpack(&self, blob: impl Read, source: &LayerSource<'_>) -> Result<LayerUsage, LayerError> {
-        let target = self.path(source.chain_id);
-        let folder = self.temporary("unpack")?;
-        let result = self.unpack_into(blob, source, &folder).and_then(|usage| {
-            // Before the layer can be seen: who sees it must find its size.
-            self.usages.lock().insert(source.chain_id.clone(), usage);
-            match fs::rename(&folder, &target) {
-                // Another image with the same chain was faster; its folder is as good as this one.
-                Err(_) if target.is_dir() => Ok(usage),
-                renamed => Ok(renamed.at("rename layer to", &target).map(|()| usage)?),
-            }
-        });
-        if folder.exists() {
-            fs::remove_dir_all(&folder).at("remove", &folder)?;
-        }
-        result
-    }
-
-    fn unpack_into(&self, blob: impl Read, source: &LayerSource<'_>, folder: &Path) -> Result<LayerUsage, LayerError> {
+    /// Unpacks a blob where nobody looks for it, which needs nothing of the layers below. Blocks; call it from a blocking thread.
+    pub(crate) fn unpack(&self, blob: impl Read, source: &LayerSource<'_>) -> Result<Unpacked, LayerError> {
+        // What comes to an error is removed with this.
+        let mut unpacked = Unpacked { folder: self.temporary("unpack")?, usage: LayerUsage::default(), undescribed: BTreeSet::new() };
         let layer = source.blob.to_string();
         let corrupt = |e: io::Error| decompress::classify(&layer, e);
         let plain = Decompressed::new(blob).map_err(corrupt)?;
         let mut stream = Metered { inner: plain, hasher: Hasher::new(source.diff_id.algorithm()), left: self.limits.max_bytes };
-        let usage = unpack::Unpacker::new(&layer, folder, source.parents, &self.limits)?.run(&mut stream)?;
+        (unpacked.usage, unpacked.undescribed) = unpack::Unpacker::new(&layer, &unpacked.folder, &self.limits)?.run(&mut stream)?;
         // tar stops at its end marker; the diff ID covers the padding behind it too.
         io::copy(&mut stream, &mut io::sink()).map_err(corrupt)?;
         let found = stream.hasher.finish();
         if found != *source.diff_id {
             return Err(LayerError::WrongDiffId { layer, found, wanted: source.diff_id.clone() });
         }
-        Ok(usage)
+        Ok(unpacked)
+    }
+
+    /// Puts an unpacked layer in its place on the layers below, which are in theirs; gives what its files take. `parents` are their
+    /// folders, top first. Blocks likewise.
+    pub(crate) fn place(&self, mut unpacked: Unpacked, source: &LayerSource<'_>, parents: &[PathBuf]) -> Result<LayerUsage, LayerError> {
+        let target = self.path(source.chain_id);
+        unpack::inherit(&source.blob.to_string(), &unpacked.folder, &unpacked.undescribed, parents)?;
+        // Before the layer can be seen: who sees it must find its size.
+        self.usages.lock().insert(source.chain_id.clone(), unpacked.usage);
+        match fs::rename(&unpacked.folder, &target) {
+            Ok(()) => unpacked.folder.clear(),
+            // Another image with the same chain was faster; its folder is as good as this one.
+            Err(_) if target.is_dir() => {}
+            Err(error) => return Err(Err(error).at("rename layer to", &target)?),
+        }
+        Ok(unpacked.usage)
     }
 
     fn temporary(&self, purpose: &str) -> Result<PathBuf, IoError> {

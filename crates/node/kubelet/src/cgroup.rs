@@ -175,9 +175,19 @@ fn amount(text: &str) -> i64 {
     text.split_whitespace().next().and_then(|n| n.parse().ok()).filter(|n| *n >= 0).unwrap_or(i64::MAX)
 }
 
-/// cgroup v2's weight for version 1's shares; see libcontainer's ConvertCPUSharesToCgroupV2Value.
+/// cgroup v2's weight for version 1's shares; see opencontainers/cgroups' ConvertCPUSharesToCgroupV2Value. Least, default and most of
+/// one are those of the other.
 fn weight(shares: i64) -> i64 {
-    if shares == 0 { 0 } else { 1 + ((shares.max(2) - 2) * 9999) / 262_142 }
+    match shares {
+        0 => 0,
+        ..=2 => 1,
+        262_144.. => 10_000,
+        // Between these the number is small.
+        shares => {
+            let log = (shares as f64).log2();
+            10_f64.powf((log * log + 125.0 * log) / 612.0 - 7.0 / 34.0).ceil() as i64
+        }
+    }
 }
 
 fn delegate(dir: &Path) {
@@ -227,7 +237,7 @@ mod tests {
 
     #[test]
     fn shares_become_weights_over_their_whole_range() {
-        assert_eq!((weight(0), weight(2), weight(1024), weight(262_144)), (0, 1, 39, 10_000));
+        assert_eq!((weight(0), weight(2), weight(1024), weight(262_144)), (0, 1, 100, 10_000));
     }
 
     #[test]

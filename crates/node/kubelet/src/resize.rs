@@ -75,9 +75,9 @@ fn needs_restart(pod: &Value, container: &Value, status: &ContainerStatus) -> bo
     })
 }
 
-/// Containers whose resources can change: main ones and sidecars.
-pub(crate) fn resizable(pod: &Value) -> impl Iterator<Item = &Value> {
-    pod::all_containers(pod).filter(|(role, c)| *role == Role::Main || (*role == Role::Init && pod::is_sidecar(c))).map(|(_, c)| c)
+/// Containers whose resources can change.
+fn resizable(pod: &Value) -> impl Iterator<Item = &Value> {
+    pod::all_containers(pod).filter(|(role, _)| matches!(role, Role::Main | Role::Init)).map(|(_, c)| c)
 }
 
 /// Whether containers run with other resources than are allocated to them.

@@ -282,6 +282,31 @@ async fn a_pod_is_resized_in_place_or_by_a_restart_as_its_policy_says() {
 }
 
 #[tokio::test]
+async fn an_init_container_is_resized_while_it_runs() {
+    let rig = Rig::start().await;
+    let with_init = |cpu: &str, generation: i64| {
+        let mut pod = sized("100m", "NotRequired", generation);
+        let mut init = container("i");
+        init.set(&["resources"], object!({ "requests": { "cpu": cpu } }));
+        pod.set(&["spec", "initContainers"], object!([init]));
+        pod
+    };
+    let shown = |pod: &Value, cpu: &str| {
+        let status = pod.list_at(&["status", "initContainerStatuses"]).first().cloned().unwrap_or_default();
+        let running = status.at(&["state", "running"]).is_some();
+        running && status.str_at(&["resources", "requests", "cpu"]) == cpu && meta::condition(pod, "PodResizeInProgress").is_none()
+    };
+    rig.api.put("pods", with_init("100m", 1));
+    let mut changed = Value::clone(&*rig.pod("p", |p| shown(p, "100m")).await);
+    changed.set(&["spec"], with_init("200m", 2).get("spec").cloned());
+    changed.set(&["metadata", "generation"], 2);
+    rig.api.put("pods", changed);
+    let resized = rig.pod("p", |p| shown(p, "200m")).await;
+    assert_eq!(resized.list_at(&["status", "initContainerStatuses"])[0].int_at(&["restartCount"]), Some(0));
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_resize_that_the_node_cannot_give_leaves_the_pod_as_it_is_over_a_restart_of_the_kubelet() {
     let mut rig = Rig::start().await;
     rig.api.put("pods", sized("100m", "NotRequired", 1));

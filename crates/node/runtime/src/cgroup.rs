@@ -1,12 +1,15 @@
-//! Control groups of versions 1 and 2 as far as running containers needs them beyond libcontainer: where they are, who
-//! is in them, killing, removing, and what the kernel counted.
+//! Control groups of versions 1 and 2 as far as containers need them: where they are, making them with their limits, who is in
+//! them, killing, removing, and what the kernel counted.
 
+mod create;
 mod limits;
 mod stats;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+pub(crate) use create::{Entrances, Forked};
 
 /// The hierarchies of a machine, found once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub(crate) struct Cgroups {
 
 impl Cgroups {
     /// Reads /proc/self/mountinfo. A version 2 hierarchy beside version 1 (the hybrid layout) holds no controllers;
-    /// containers are not sorted into it, as with runc and libcontainer.
+    /// containers are not sorted into it, as with runc.
     pub(crate) fn detect(mount: &Path) -> io::Result<Cgroups> {
         Ok(Self::parse(mount, &fs::read_to_string("/proc/self/mountinfo")?))
     }
@@ -84,24 +87,6 @@ impl Cgroups {
         Some(mount.join(cgroup.trim_start_matches('/')))
     }
 
-    /// Makes the cgroup and moves a process into it, in those hierarchies too that only sort processes: a service
-    /// manager must not take it for a part of the service that started it.
-    pub(crate) fn enter(&self, cgroup: &str, pid: i32) -> io::Result<()> {
-        for (path, (_, controllers)) in self.paths(cgroup).zip(&self.hierarchies) {
-            fs::create_dir_all(&path)?;
-            if controllers.iter().any(|name| name == "cpuset") {
-                inherit_cpuset(&path)?;
-            }
-            fs::write(path.join("cgroup.procs"), pid.to_string())?;
-        }
-        for mount in &self.others {
-            let path = mount.join(cgroup.trim_start_matches('/'));
-            fs::create_dir_all(&path)?;
-            fs::write(path.join("cgroup.procs"), pid.to_string())?;
-        }
-        Ok(())
-    }
-
     pub(crate) fn processes(&self, cgroup: &str) -> Vec<i32> {
         let path = self.path("pids", cgroup).or_else(|| self.path("memory", cgroup));
         let Some(text) = path.and_then(|path| fs::read_to_string(path.join("cgroup.procs")).ok()) else {
@@ -147,7 +132,7 @@ impl Cgroups {
         self.paths(cgroup).try_for_each(|path| remove_tree(&path))
     }
 
-    /// The same where `enter` has made it.
+    /// The same where `own` has made it.
     pub(crate) fn remove_everywhere(&self, cgroup: &str) -> io::Result<()> {
         self.remove(cgroup)?;
         let inside = cgroup.trim_start_matches('/');

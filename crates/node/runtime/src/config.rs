@@ -20,7 +20,7 @@ pub struct RuntimeConfig {
     pub resolv_conf: PathBuf,
     /// Size of each pod's /dev/shm, bytes.
     pub shm_size: u64,
-    /// OCI runtimes by the handlers that RuntimeClasses name; containers of other handlers are made by libcontainer.
+    /// OCI runtimes by the handlers that RuntimeClasses name; containers of other handlers are made by the shim itself.
     pub handlers: BTreeMap<String, PathBuf>,
     /// Where files say what CDI devices need; later ones come first.
     pub cdi_dirs: Vec<PathBuf>,

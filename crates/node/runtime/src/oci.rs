@@ -20,6 +20,8 @@ use std::process::ExitCode;
 
 use thiserror::Error;
 
+pub(crate) use hooks::run as run_hooks;
+
 use crate::durable::DurableError;
 use crate::seccomp::SeccompError;
 
@@ -33,7 +35,7 @@ pub fn main(words: &[OsString]) -> ExitCode {
 
 /// Texts that others look for, such as containerd, are runc's.
 #[derive(Debug, Error)]
-enum OciError {
+pub(crate) enum OciError {
     #[error("container does not exist")]
     NotFound,
     #[error("container with given ID already exists")]

@@ -199,7 +199,7 @@ pub(crate) struct StartContainer {
     pub oom_score_adj: Option<i32>,
     /// Of the pod's own user namespace.
     pub ids: Option<IdRange>,
-    /// The OCI runtime that makes the container, where it is not libcontainer; then privileges and filter stand in `config.json`.
+    /// The OCI runtime that makes the container, where the shim does not; then privileges and filter stand in `config.json`.
     pub runtime: Option<PathBuf>,
 }
 
@@ -224,9 +224,8 @@ pub(crate) struct OverlayMount {
     pub target: PathBuf,
 }
 
-/// A mount that is made on the container's root before libcontainer takes it over, in a mount namespace where nothing
-/// else is: some system calls each, a tenth of what libcontainer spends, and the only moment when the propagation of a
-/// bind mount can be chosen.
+/// A mount that is made on the container's root before its first process is there, in a mount namespace where nothing else is: the
+/// only moment when the propagation of a bind mount can be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RootMount {
     /// Absolute, in the container. It is made if it is missing.

@@ -6,11 +6,14 @@ pub(crate) mod clock;
 mod connection;
 mod container;
 mod creator;
-mod executor;
+mod devices;
+mod first;
+mod join;
 mod log;
 pub(crate) mod mount;
 mod overlay;
 pub(crate) mod privileges;
+mod process;
 pub(crate) mod rootfs;
 mod sandbox;
 mod server;
@@ -25,16 +28,16 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
-use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use thiserror::Error;
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Entrances, Forked};
 use crate::durable::{self, DurableError};
 use crate::protocol::SandboxSetup;
 
 pub(crate) use container::STATE_FILE;
 pub(crate) use creator::causes;
-pub(crate) use executor::Join;
+pub(crate) use process::Join;
 pub(crate) use sandbox::{NETNS, SHM, USERNS};
 pub(crate) use server::set_nonblocking;
 
@@ -93,11 +96,15 @@ fn shim(args: &[OsString]) -> Result<(), ShimError> {
     std::mem::forget(lock);
     // A session and a parent of its own: no signal for Fram's terminal or process group reaches the shim.
     setsid().map_err(system("setsid"))?;
-    // SAFETY: this process has one thread.
-    if let ForkResult::Parent { .. } = unsafe { fork() }.map_err(system("fork"))? {
+    let cgroups = Cgroups::detect(&setup.cgroup_mount).map_err(system("find the cgroups"))?;
+    let own = if setup.cgroup.is_empty() { Ok(Entrances::default()) } else { cgroups.own(&setup.cgroup) };
+    let own = own.map_err(system("make the shim's cgroup"))?;
+    if let Forked::Parent(_) = own.fork(false).map_err(system("fork"))? {
         return Ok(());
     }
-    let server = prepare(&setup, &dir)?;
+    own.enter().map_err(system("enter the shim's cgroup"))?;
+    drop(own);
+    let server = prepare(&setup, &dir, cgroups)?;
     let mut stdout = io::stdout();
     stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush()).map_err(system("say ready"))?;
     let null = creator::null().map_err(system("open /dev/null"))?;
@@ -125,12 +132,7 @@ fn execute_sealed() -> ShimError {
     }
 }
 
-fn prepare(setup: &SandboxSetup, dir: &Path) -> Result<server::Server, ShimError> {
-    let cgroups = Cgroups::detect(&setup.cgroup_mount).map_err(system("find the cgroups"))?;
-    if !setup.cgroup.is_empty() {
-        // A pid fits an int.
-        cgroups.enter(&setup.cgroup, std::process::id() as i32).map_err(system("enter the shim's cgroup"))?;
-    }
+fn prepare(setup: &SandboxSetup, dir: &Path, cgroups: Cgroups) -> Result<server::Server, ShimError> {
     // Orphans of containers without a pid namespace of their own come here, to be reaped.
     // SAFETY: takes numbers only.
     if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } == -1 {

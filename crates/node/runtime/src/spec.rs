@@ -19,7 +19,7 @@ use crate::protocol::{IdRange, PidNamespace, RootMount};
 use crate::seccomp::Profile;
 
 pub(crate) use capabilities::{CAPABILITIES, capability_bits, capability_names};
-pub(crate) use user::{UserError, resolve_user};
+pub(crate) use user::{UserError, home, resolve_user};
 
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SpecError {

@@ -112,8 +112,9 @@ impl Rig {
     }
 
     fn unpack_blob(&self, blob: &[u8], diff_id: &Digest, parents: &[PathBuf]) -> Result<PathBuf, LayerError> {
-        let source = LayerSource { blob: diff_id, diff_id, chain_id: diff_id, parents };
-        self.store.unpack(blob, &source)?;
+        let source = LayerSource { blob: diff_id, diff_id, chain_id: diff_id };
+        let unpacked = self.store.unpack(blob, &source)?;
+        self.store.place(unpacked, &source, parents)?;
         Ok(self.store.path(diff_id))
     }
 

@@ -1,7 +1,7 @@
 //! Turns one layer's tar entries into a folder in overlayfs form: `.wh.x` becomes a character device 0/0, an opaque marker
 //! the xattr trusted.overlay.opaque. Owners, modes, times, xattrs, links and devices are kept.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
@@ -27,7 +27,6 @@ const ENTRY_COST: u64 = 512;
 pub(super) struct Unpacker<'a> {
     layer: &'a str,
     root: OwnedFd,
-    parents: &'a [PathBuf],
     limits: &'a LayerLimits,
     written: u64,
     entries: u64,
@@ -37,6 +36,8 @@ pub(super) struct Unpacker<'a> {
     whiteouts: HashSet<PathBuf>,
     /// Folder times are set last, since filling a folder changes them.
     folder_times: Vec<(PathBuf, Timespec)>,
+    /// Folders without an entry so far, the root among them.
+    undescribed: BTreeSet<PathBuf>,
 }
 
 /// What one entry says about itself, apart from its content.
@@ -57,26 +58,23 @@ fn step<T, E: Into<io::Error>>(operation: &'static str, result: Result<T, E>) ->
 }
 
 impl<'a> Unpacker<'a> {
-    pub(super) fn new(layer: &'a str, folder: &Path, parents: &'a [PathBuf], limits: &'a LayerLimits) -> Result<Self, LayerError> {
+    pub(super) fn new(layer: &'a str, folder: &Path, limits: &'a LayerLimits) -> Result<Self, LayerError> {
         let root = File::open(folder).map(OwnedFd::from).map_err(|source| entry_error(layer, "open", folder, source))?;
-        let mut unpacker = Self {
+        Ok(Self {
             layer,
             root,
-            parents,
             limits,
             written: 0,
             entries: 0,
             current: None,
             whiteouts: HashSet::new(),
             folder_times: Vec::new(),
-        };
-        // The root folder's own mode comes from the layers below until an entry for it says otherwise.
-        unpacker.inherit(Path::new(""), None).map_err(|(operation, e)| entry_error(layer, operation, folder, e))?;
-        Ok(unpacker)
+            undescribed: BTreeSet::from([PathBuf::new()]),
+        })
     }
 
-    /// Unpacks all entries; gives what they take.
-    pub(super) fn run(mut self, stream: impl Read) -> Result<LayerUsage, LayerError> {
+    /// Unpacks all entries; gives what they take, and the folders that none of them describes.
+    pub(super) fn run(mut self, stream: impl Read) -> Result<(LayerUsage, BTreeSet<PathBuf>), LayerError> {
         let (stream, ration) = Rationed::new(stream);
         let mut archive = Archive::new(stream);
         let entries = archive.entries().map_err(|e| decompress::classify(self.layer, e))?;
@@ -94,7 +92,7 @@ impl<'a> Unpacker<'a> {
                 step("set time of", rustix::fs::futimens(&folder, &times(mtime))).map_err(|(o, e)| entry_error(self.layer, o, &path, e))?;
             }
         }
-        Ok(LayerUsage { bytes: self.written, inodes: self.entries })
+        Ok((LayerUsage { bytes: self.written, inodes: self.entries }, self.undescribed))
     }
 
     fn entry(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), LayerError> {
@@ -188,6 +186,7 @@ impl<'a> Unpacker<'a> {
         }
         let root = step("open", self.root.try_clone())?;
         self.finish_open(&root, meta)?;
+        self.undescribed.remove(Path::new(""));
         self.folder_times.push((PathBuf::new(), meta.mtime));
         Ok(())
     }
@@ -225,7 +224,9 @@ impl<'a> Unpacker<'a> {
             step("replace", beneath::remove_all(&folder, name))?;
             // The cached folder may have been below what was just removed.
             self.current = None;
+            self.undescribed.retain(|folder| !folder.starts_with(path));
         }
+        self.undescribed.remove(path);
         let was_hidden = self.whiteouts.remove(path);
         match meta.kind {
             EntryType::Directory => {
@@ -330,24 +331,29 @@ impl<'a> Unpacker<'a> {
         if self.whiteouts.remove(path) {
             step("mark opaque", rustix::fs::fsetxattr(&inner, OPAQUE_XATTR, b"y", XattrFlags::empty()))?;
         } else {
-            self.inherit(path, Some(&inner))?;
+            self.undescribed.insert(path.to_path_buf());
         }
         Ok(inner)
     }
+}
 
-    /// Gives a folder that no entry describes the owner and mode it has in the layers below: overlayfs shows the topmost.
-    fn inherit(&mut self, path: &Path, folder: Option<&OwnedFd>) -> Step<()> {
-        let target = folder.unwrap_or(&self.root);
-        for parent in self.parents {
-            let Ok(root) = File::open(parent) else { continue };
-            let Ok(below) = beneath::open_folder(&root, path) else { continue };
-            let stat = step("inspect", rustix::fs::fstat(&below))?;
-            let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-            step("set owner of", rustix::fs::fchown(target, Some(uid), Some(gid)))?;
-            return step("set mode of", rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777)));
-        }
-        step("set mode of", rustix::fs::fchmod(target, Mode::from_raw_mode(0o755)))
-    }
+/// Gives folders that no entry describes the owner and mode they have in the layers below, top first: overlayfs shows the topmost.
+pub(super) fn inherit(layer: &str, folder: &Path, undescribed: &BTreeSet<PathBuf>, parents: &[PathBuf]) -> Result<(), LayerError> {
+    let open = |path: &Path| File::open(path).map(OwnedFd::from);
+    let root = open(folder).map_err(|source| entry_error(layer, "open", folder, source))?;
+    let below: Vec<OwnedFd> = parents.iter().filter_map(|parent| open(parent).ok()).collect();
+    undescribed.iter().try_for_each(|path| inherit_one(&root, path, &below).map_err(|(o, e)| entry_error(layer, o, path, e)))
+}
+
+fn inherit_one(root: &OwnedFd, path: &Path, below: &[OwnedFd]) -> Step<()> {
+    let target = step("open", beneath::open_folder(root, path))?;
+    let Some(found) = below.iter().find_map(|root| beneath::open_folder(root, path).ok()) else {
+        return step("set mode of", rustix::fs::fchmod(&target, Mode::from_raw_mode(0o755)));
+    };
+    let stat = step("inspect", rustix::fs::fstat(&found))?;
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    step("set owner of", rustix::fs::fchown(&target, Some(uid), Some(gid)))?;
+    step("set mode of", rustix::fs::fchmod(&target, Mode::from_raw_mode(stat.st_mode & 0o7777)))
 }
 
 /// Owner, xattrs and time of what cannot be opened for writing: symlinks and devices.

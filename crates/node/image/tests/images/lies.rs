@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use fram_image::{Credentials, ErrorKind};
 use serde_json::json;
 
-use crate::support::{BuiltImage, ImageSource, Reply, Request, Rig, Server, response, text};
+use crate::support::{BuiltImage, ImageSource, Reply, Request, Rig, Server, quick, response, text};
 
 fn image() -> BuiltImage {
     // Hard to compress, so that the layer is large enough to be cut several times.
@@ -330,6 +331,51 @@ async fn an_image_knows_the_size_of_a_layer_that_the_pull_of_another_has_just_un
     }
     let size = rig.store.status(&names[1]).unwrap().unwrap().size;
     assert!(size > 100_000, "{size}");
+}
+
+#[expect(clippy::disallowed_methods, reason = "the server looks at the store's files from outside, where nothing else tells")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(10));
+}
+
+#[tokio::test]
+async fn a_layer_that_comes_late_holds_up_no_other_but_is_in_its_place_first() {
+    let image = ImageSource::new(&[&[("a/lower", b"1")], &[("a/upper", b"2")]]).build();
+    let rig = Rig::with(fram_image::RegistryConfig { read_timeout: Duration::from_secs(20), ..quick() });
+    let layers = rig.folder.path().join("images/layers");
+    let entries = move || std::fs::read_dir(&layers).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let seen = entries.clone();
+    let (_server, name) = serve(&image, move |image, request| {
+        // The lower one comes when the upper one is unpacked.
+        for _ in (0..500).take_while(|_| is_layer(image, request)) {
+            if seen().iter().any(|folder| folder.join("a/upper").exists()) {
+                assert!(!seen().iter().any(|folder| !folder.file_name().unwrap().to_string_lossy().starts_with('.')));
+                return honest(image, request);
+            }
+            pause();
+        }
+        if is_layer(image, request) { Reply::status("404 Not Found", &[], b"") } else { honest(image, request) }
+    });
+    rig.store.pull(&name, None, None).await.unwrap();
+    assert_eq!(entries().iter().filter(|folder| folder.join("a").is_dir()).count(), 2);
+    assert_eq!(rig.count("layers"), 2);
+}
+
+#[tokio::test]
+async fn where_one_layer_fails_nothing_of_those_unpacked_before_stays() {
+    let image = ImageSource::new(&[&[("a/lower", b"1")], &[("a/upper", b"2")]]).build();
+    let rig = Rig::with(fram_image::RegistryConfig { read_timeout: Duration::from_secs(20), ..quick() });
+    let layers = rig.folder.path().join("images/layers");
+    let (_server, name) = serve(&image, move |image, request| {
+        if !is_layer(image, request) {
+            return honest(image, request);
+        }
+        let is_unpacked = || std::fs::read_dir(&layers).unwrap().any(|entry| entry.unwrap().path().join("a/upper").exists());
+        (0..500).take_while(|_| !is_unpacked()).for_each(|_| pause());
+        Reply::status("404 Not Found", &[], b"")
+    });
+    assert_eq!(rig.store.pull(&name, None, None).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(rig.count("layers"), 0);
 }
 
 #[tokio::test]

@@ -16,8 +16,12 @@ use crate::eviction::NodeCondition;
 
 const MOST_NAMES: usize = 5;
 /// What pods may need of a node and not every node of a cluster has (KEP-5328), sorted; see component-helpers/nodedeclaredfeatures.
-const DECLARED: [&str; 3] =
-    ["ExtendWebSocketsToKubelet", "InPlacePodLevelResourcesVerticalScaling", "RestartAllContainersOnContainerExits"];
+const DECLARED: [&str; 4] = [
+    "ExtendWebSocketsToKubelet",
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "RestartAllContainersOnContainerExits",
+];
 
 pub(super) struct Facts<'a> {
     pub(super) ctx: &'a Context,

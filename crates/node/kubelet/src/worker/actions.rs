@@ -245,8 +245,11 @@ fn plan_init(pod: &Value, observed: &Observed, verdicts: &Verdicts, actions: &mu
         if past || reached.is_some_and(|r| i < r) {
             continue;
         }
+        if let Some(status) = status.filter(|s| s.state == ContainerState::Running) {
+            plan_update(pod, container, status, actions);
+            return false;
+        }
         match status.map(|s| (s.state, s.exit_code)) {
-            Some((ContainerState::Running, _)) => return false,
             Some((ContainerState::Exited, 0)) => {}
             Some((ContainerState::Exited, code)) if !restarts_after_exit(pod, container, i64::from(code)) => {
                 *actions = Actions { kill_pod: true, ..Actions::default() };

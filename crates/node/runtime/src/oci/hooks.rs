@@ -56,7 +56,7 @@ pub(super) fn run_planned() -> Result<(), OciError> {
 }
 
 /// Runs hooks one after the other; the first that fails ends it.
-pub(super) fn run(
+pub(crate) fn run(
     stage: &str,
     hooks: &[Hook],
     state: &Value,

@@ -1,34 +1,31 @@
-//! Making a container, or a process inside one, by libcontainer: in a child of the shim that lives a few milliseconds.
-//! libcontainer changes the process that calls it (mount namespace, oom_score_adj, dumpable, working directory), and
-//! what it allocates would stay with the shim for the pod's life. The container itself becomes a child of the shim.
+//! Making a container, or a process inside one: in a child of the shim that lives a few milliseconds, since that changes the process
+//! that does it (mount namespace, oom_score_adj, dumpable, working directory), and what it allocates would stay with the shim for the
+//! pod's life. The container's process itself becomes a child of the shim.
 
+mod native;
 mod other;
 
 use std::error::Error;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use fram_cri::ContainerUser;
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use nix::unistd::{ForkResult, Pid, fork};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::executor::{ContainerExecutor, Join};
+use super::process::ProcessError;
 use super::rootfs::{self, RootfsError};
 use crate::cgroup::Cgroups;
-use crate::protocol::{Exec, IdRange, StartContainer};
-use crate::seccomp::Instruction;
-use crate::spec::{Privileges, UserError, resolve_user};
+use crate::protocol::{Exec, StartContainer};
+use crate::spec::{UserError, home, resolve_user};
 use crate::wire;
 use other::Other;
 
@@ -57,14 +54,13 @@ enum CreateError {
     Io { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("specification {path:?} is not understood: {source}")]
     Spec { path: PathBuf, source: serde_json::Error },
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     #[error("{0}")]
     Container(String),
-    /// execve failed.
-    #[error("{0}")]
-    Exec(String),
 }
 
-/// An error with its causes; libcontainer says what matters in the last one.
+/// An error with its causes.
 pub(crate) fn causes(error: &dyn Error) -> String {
     let mut message = error.to_string();
     let mut cause = error.source();
@@ -74,10 +70,6 @@ pub(crate) fn causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     message
-}
-
-fn chain(error: &dyn Error) -> CreateError {
-    CreateError::Container(causes(error))
 }
 
 fn io_at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CreateError {
@@ -97,11 +89,24 @@ pub(super) fn start(request: &StartContainer, cgroups: &Cgroups, pid_path: Optio
 }
 
 /// The same for a process inside a container, whose first process is `init`.
-pub(super) fn exec(request: &Exec, dir: &Path, init: i32, stdio: Stdio) -> io::Result<Creator> {
+pub(super) fn exec(request: &Exec, container: &Joinable<'_>, stdio: Stdio) -> io::Result<Creator> {
     in_child(|| {
-        inherit_oom_score(init);
-        join(request, dir, stdio)
+        inherit_oom_score(container.init);
+        match &request.runtime {
+            Some(program) => join_by(program, request, container.dir, stdio),
+            None => native::join(request, container, stdio),
+        }
     })
+}
+
+/// A running container.
+pub(super) struct Joinable<'a> {
+    pub(super) dir: &'a Path,
+    /// Its first process, by a descriptor that stands for no other, and by its number.
+    pub(super) first: OwnedFd,
+    pub(super) init: i32,
+    pub(super) cgroup: &'a str,
+    pub(super) cgroups: &'a Cgroups,
 }
 
 type Made = (Report, Option<OwnedFd>);
@@ -140,8 +145,12 @@ fn default_signals() -> Result<(), CreateError> {
 }
 
 fn create(request: &StartContainer, cgroups: &Cgroups, pid_path: Option<PathBuf>, stdio: Stdio) -> Result<Made, CreateError> {
+    let mut spec = read_specification(&request.dir)?;
+    if request.runtime.is_none() {
+        native::make_cgroup(&mut spec, request, cgroups)?;
+    }
     rootfs::prepare(request, cgroups)?;
-    let user = finish_specification(request, pid_path)?;
+    let user = finish_specification(&mut spec, request, pid_path.as_deref())?;
     if let Some(ids) = request.ids {
         // Whoever opens /dev/stdout anew has to be its owner.
         let owner = ids.uid.checked_add(user.uid).map(nix::unistd::Uid::from_raw);
@@ -150,43 +159,38 @@ fn create(request: &StartContainer, cgroups: &Cgroups, pid_path: Option<PathBuf>
         }
     }
     let warnings = request.oom_score_adj.and_then(adjust_oom_score).into_iter().collect();
-    if let Some(program) = &request.runtime {
-        let console = request.tty.then(|| Console::listen(&request.dir)).transpose()?;
-        let pid = Other { program, container_id: &request.container_id, dir: &request.dir }.create(stdio, console.as_ref())?;
-        return Ok((Report::Running { pid, user, warnings }, console.map(Console::accept).transpose()?));
-    }
-    let mut line = FailureLine::new()?;
-    let state = request.dir.join("oci");
-    let console = request.tty.then(|| Console::listen(&request.dir)).transpose()?;
-    let builder = builder(&request.container_id, &state, stdio, console.as_ref())?;
-    let mut container = builder
-        .with_executor(line.executor(request.privileges, &request.seccomp))
-        .as_init(&request.dir)
-        .with_systemd(false)
-        .as_sibling(true)
-        .build()
-        .map_err(|error| chain(&error))?;
-    let terminal = console.map(Console::accept).transpose()?;
-    container.start().map_err(|error| chain(&error))?;
-    line.wait()?;
-    let pid = container.pid().map_or(0, |pid| pid.as_raw());
+    let (pid, terminal) = match &request.runtime {
+        Some(program) => {
+            let console = request.tty.then(|| Console::listen(&request.dir)).transpose()?;
+            let pid = Other { program, container_id: &request.container_id, dir: &request.dir }.create(stdio, console.as_ref())?;
+            (pid, console.map(Console::accept).transpose()?)
+        }
+        None => native::create(spec, request, cgroups, pid_path.as_deref(), stdio)?,
+    };
     Ok((Report::Running { pid, user, warnings }, terminal))
 }
 
-fn join(request: &Exec, dir: &Path, stdio: Stdio) -> Result<Made, CreateError> {
-    let (process, joins) = joining(request, dir)?;
+/// A process by another runtime, which reads from files what it is to make.
+fn join_by(program: &Path, request: &Exec, dir: &Path, stdio: Stdio) -> Result<Made, CreateError> {
+    let process = joining(request, dir)?;
     let name = format!("exec-{}", std::process::id());
     let mut scratch = dir.join(&name);
-    let mut prepared = prepare(request, dir, &scratch, &process);
+    let mut prepared = prepare(&scratch, &process);
     // Where the disk is full or read-only, probes and whoever looks for the reason still get their process.
     if let Err(CreateError::Io { source, .. }) = &prepared
         && matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::QuotaExceeded)
     {
         let _ = fs::remove_dir_all(&scratch);
         scratch = Path::new(IN_MEMORY).join(format!("fram-{name}"));
-        prepared = prepare(request, dir, &scratch, &process);
+        prepared = prepare(&scratch, &process);
     }
-    let result = prepared.and_then(|()| join_from(request, dir, &scratch, joins, stdio));
+    let result = prepared.and_then(|()| {
+        let console = request.tty.then(|| Console::listen(&scratch)).transpose()?;
+        let other = Other { program, container_id: &request.container_id, dir };
+        let pid = other.exec(&scratch.join(PROCESS), &scratch, stdio, console.as_ref())?;
+        let terminal = console.map(Console::accept).transpose()?;
+        Ok((Report::Running { pid, user: ContainerUser::default(), warnings: Vec::new() }, terminal))
+    });
     // What is left of it goes with the container at the latest, or with the machine's next start.
     let _ = fs::remove_dir_all(&scratch);
     result
@@ -195,8 +199,8 @@ fn join(request: &Exec, dir: &Path, stdio: Stdio) -> Result<Made, CreateError> {
 /// A file system of the machine that no disk is behind, and that is root's; see the File System Hierarchy Standard.
 const IN_MEMORY: &str = "/run";
 
-/// The process of a request as a specification has it, and the user namespace that it joins.
-fn joining(request: &Exec, dir: &Path) -> Result<(Value, Option<Arc<Join>>), CreateError> {
+/// The process of a request as a specification has it.
+fn joining(request: &Exec, dir: &Path) -> Result<Value, CreateError> {
     let mut process = read_specification(dir)?["process"].take();
     process["args"] = json!(request.args);
     process["terminal"] = json!(request.tty);
@@ -206,65 +210,16 @@ fn joining(request: &Exec, dir: &Path) -> Result<(Value, Option<Arc<Join>>), Cre
     {
         environment.push("TERM=xterm".into());
     }
-    let joins = request.ids.map(|ids| joined(&mut process, ids, dir)).transpose()?;
-    Ok((process, joins))
+    Ok(process)
 }
 
-/// libcontainer leaves a socket behind for each process that it starts in a container, under the directory where it
-/// looks for the container's state: so it gets a directory of its own, with a link to the state.
-fn prepare(request: &Exec, dir: &Path, scratch: &Path, process: &Value) -> Result<(), CreateError> {
-    let state = scratch.join(&request.container_id);
-    fs::create_dir_all(&state).map_err(io_at("create", &state))?;
-    let process_path = scratch.join(PROCESS);
-    fs::write(&process_path, process.to_string()).map_err(io_at("write", &process_path))?;
-    let original = dir.join("oci").join(&request.container_id).join("state.json");
-    std::os::unix::fs::symlink(original, state.join("state.json")).map_err(io_at("link the state in", &state))
+fn prepare(scratch: &Path, process: &Value) -> Result<(), CreateError> {
+    fs::create_dir_all(scratch).map_err(io_at("create", scratch))?;
+    let path = scratch.join(PROCESS);
+    fs::write(&path, process.to_string()).map_err(io_at("write", &path))
 }
 
 const PROCESS: &str = "process.json";
-
-fn join_from(request: &Exec, dir: &Path, scratch: &Path, joins: Option<Arc<Join>>, stdio: Stdio) -> Result<Made, CreateError> {
-    let (id, process_path) = (&request.container_id, scratch.join(PROCESS));
-    let console = request.tty.then(|| Console::listen(scratch)).transpose()?;
-    if let Some(program) = &request.runtime {
-        let pid = Other { program, container_id: id, dir }.exec(&process_path, scratch, stdio, console.as_ref())?;
-        let terminal = console.map(Console::accept).transpose()?;
-        return Ok((Report::Running { pid, user: ContainerUser::default(), warnings: Vec::new() }, terminal));
-    }
-    let mut line = FailureLine::new()?;
-    let built = builder(id, scratch, stdio, console.as_ref())?
-        .with_executor(ContainerExecutor { joins, ..line.executor(request.privileges, &request.seccomp) })
-        .as_tenant()
-        .with_detach(true)
-        .as_sibling(true)
-        .with_process(Some(process_path))
-        .build();
-    // libcontainer has its own message for a failed execve; the executor's is the better one.
-    line.wait()?;
-    let pid = built.map_err(|error| chain(&error))?.as_raw();
-    let terminal = console.map(Console::accept).transpose()?;
-    Ok((Report::Running { pid, user: ContainerUser::default(), warnings: Vec::new() }, terminal))
-}
-
-/// A process that joins a user namespace comes as the node's root, and becomes who it is to be inside.
-fn joined(process: &mut Value, ids: IdRange, dir: &Path) -> Result<Arc<Join>, CreateError> {
-    let path = dir.ancestors().nth(2).unwrap_or(dir).join(super::USERNS);
-    let namespace = fs::File::open(&path).map_err(io_at("open", &path))?;
-    let user = std::mem::replace(&mut process["user"], json!({ "uid": 0, "gid": 0 }));
-    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
-    let groups = user["additionalGids"].as_array().into_iter().flatten().filter_map(number).collect();
-    let (uid, gid) = (number(&user["uid"]).unwrap_or(0), number(&user["gid"]).unwrap_or(0));
-    Ok(Arc::new(Join { namespace, owner: ids.uid.checked_add(uid), uid, gid, groups, keeps: true }))
-}
-
-fn builder(id: &str, state: &Path, stdio: Stdio, console: Option<&Console>) -> Result<ContainerBuilder, CreateError> {
-    let mut builder = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_root_path(state)
-        .map_err(|error| chain(&error))?
-        .with_console_socket(console.map(|console| console.path.clone()));
-    (builder.stdin, builder.stdout, builder.stderr) = (stdio.stdin, stdio.stdout, stdio.stderr);
-    Ok(builder)
-}
 
 fn read_specification(dir: &Path) -> Result<Value, CreateError> {
     let path = dir.join("config.json");
@@ -273,13 +228,17 @@ fn read_specification(dir: &Path) -> Result<Value, CreateError> {
 }
 
 /// Writes into the specification what only the mounted root and the running sandbox can tell.
-fn finish_specification(request: &StartContainer, pid_path: Option<PathBuf>) -> Result<ContainerUser, CreateError> {
+fn finish_specification(spec: &mut Value, request: &StartContainer, pid_path: Option<&Path>) -> Result<ContainerUser, CreateError> {
     let root = &request.rootfs.target;
     let passwd = rootfs::read_in_root(root, "etc/passwd")?;
     let group = rootfs::read_in_root(root, "etc/group")?;
     let user = resolve_user(&request.user, &passwd, &group)?;
-    let mut spec = read_specification(&request.dir)?;
     spec["process"]["user"] = json!({ "uid": user.uid, "gid": user.gid, "additionalGids": user.supplemental_groups });
+    if let Some(environment) = spec["process"]["env"].as_array_mut()
+        && !environment.iter().any(|variable| variable.as_str().is_some_and(|text| text.starts_with("HOME=")))
+    {
+        environment.push(format!("HOME={}", home(&passwd, user.uid)).into());
+    }
     if let Some(path) = pid_path
         && let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut()
     {
@@ -314,34 +273,7 @@ fn adjust_oom_score(wanted: i32) -> Option<String> {
     Some(format!("oom_score_adj {wanted} cannot be set ({error}): it stays at {}", kept.trim()))
 }
 
-/// A pipe into the container's process that execve closes; what comes out of it is why execve failed.
-struct FailureLine {
-    reading: OwnedFd,
-    writing: Option<OwnedFd>,
-}
-
-impl FailureLine {
-    fn new() -> Result<FailureLine, CreateError> {
-        let (reading, writing) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| chain(&error))?;
-        Ok(FailureLine { reading, writing: Some(writing) })
-    }
-
-    fn executor(&self, privileges: Privileges, filter: &[Instruction]) -> ContainerExecutor {
-        let failure = self.writing.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        ContainerExecutor { privileges, filter: filter.to_vec(), failure, joins: None }
-    }
-
-    /// Returns when the process has become the container's command, or with the reason why it has not.
-    fn wait(&mut self) -> Result<(), CreateError> {
-        self.writing = None;
-        let mut message = String::new();
-        let copy = self.reading.try_clone().map_err(|error| chain(&error))?;
-        fs::File::from(copy).read_to_string(&mut message).map_err(|error| chain(&error))?;
-        if message.is_empty() { Ok(()) } else { Err(CreateError::Exec(message)) }
-    }
-}
-
-/// The socket on which libcontainer hands over the master of a terminal.
+/// The socket on which another runtime hands over the master of a terminal.
 struct Console {
     path: PathBuf,
     listener: UnixListener,

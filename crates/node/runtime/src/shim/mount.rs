@@ -22,6 +22,7 @@ const MOUNT_ATTR_NODEV: u64 = 4;
 const MOUNT_ATTR_NOEXEC: u64 = 8;
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+const RESOLVE_NO_SYMLINKS: u64 = 0x04;
 const RESOLVE_IN_ROOT: u64 = 0x10;
 
 #[repr(C)]
@@ -174,6 +175,15 @@ pub(super) fn attach_on(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Re
 
 /// Opens a path as if `root` were the root directory: no link or `..` leads out of it (openat2(2)).
 pub(super) fn open_in_root(root: BorrowedFd<'_>, inside: &Path, flags: i32) -> io::Result<OwnedFd> {
+    open_by(root, inside, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+}
+
+/// A directory that is reached without any link.
+pub(super) fn open_ordinary(root: BorrowedFd<'_>, inside: &Path) -> io::Result<OwnedFd> {
+    open_by(root, inside, libc::O_PATH | libc::O_DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
+}
+
+fn open_by(root: BorrowedFd<'_>, inside: &Path, flags: i32, resolve: u64) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct OpenHow {
         flags: u64,
@@ -182,7 +192,7 @@ pub(super) fn open_in_root(root: BorrowedFd<'_>, inside: &Path, flags: i32) -> i
     }
     let inside = path(inside)?;
     // Flags are a small positive number.
-    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: 0, resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS };
+    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: 0, resolve };
     let size = size_of::<OpenHow>();
     // SAFETY: the structure is the kernel's and its size is given.
     descriptor(unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), inside.as_ptr(), &how, size) })

@@ -1,6 +1,5 @@
 //! The last steps of a process before it becomes the container's: seccomp filter and capabilities, in the one order that
-//! works. libcontainer is given no capabilities to drop, because without `no_new_privs` a filter can only be installed
-//! by who still has CAP_SYS_ADMIN (seccomp(2)), and its own seccomp support needs a C library.
+//! works: without `no_new_privs` a filter can only be installed by who still has CAP_SYS_ADMIN (seccomp(2)).
 
 use std::io;
 

@@ -248,7 +248,7 @@ pub(crate) fn make_directory_in_root(rootfs: &Path, inside: &Path) -> Result<(),
 }
 
 /// Opens a directory in the root, making what is missing of it. Links are followed inside the root only.
-fn make_directories(root: BorrowedFd<'_>, inside: &Path) -> io::Result<OwnedFd> {
+pub(super) fn make_directories(root: BorrowedFd<'_>, inside: &Path) -> io::Result<OwnedFd> {
     let open = |path: &Path| sys::open_in_root(root, path, libc::O_PATH | libc::O_DIRECTORY);
     match open(inside) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -270,7 +270,7 @@ fn make_directories(root: BorrowedFd<'_>, inside: &Path) -> io::Result<OwnedFd> 
 }
 
 /// Opens a file in the root, making it and the directories above it if they are missing.
-fn make_file(root: BorrowedFd<'_>, inside: &Path) -> io::Result<OwnedFd> {
+pub(super) fn make_file(root: BorrowedFd<'_>, inside: &Path) -> io::Result<OwnedFd> {
     let open = || sys::open_in_root(root, inside, libc::O_PATH);
     match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -147,6 +147,14 @@ fn users_come_from_the_pod_or_the_image_and_groups_from_the_files() {
 }
 
 #[test]
+fn a_user_is_at_home_where_passwd_says() {
+    let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/srv:/bin/sh\nnone:x:5:5:::\nshort:x:6";
+    for (uid, expect) in [(0, "/root"), (1000, "/srv"), (5, "/"), (6, "/"), (7, "/")] {
+        assert_eq!(home(passwd, uid), expect, "{uid}");
+    }
+}
+
+#[test]
 fn mounts_come_parents_first_and_replace_the_sandbox_files() {
     let mut case = Case::new();
     case.container.security_context.readonly_rootfs = true;
@@ -182,7 +190,7 @@ fn mounts_come_parents_first_and_replace_the_sandbox_files() {
 }
 
 #[test]
-fn only_mounts_that_show_a_namespace_are_left_to_libcontainer() {
+fn only_mounts_that_show_a_namespace_are_left_to_the_first_process() {
     let mut case = Case::new();
     for (cgroup_v2, expect) in [(false, &["/proc"][..]), (true, &["/proc", "/sys/fs/cgroup"])] {
         case.cgroup_v2 = cgroup_v2;

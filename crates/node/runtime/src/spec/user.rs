@@ -81,6 +81,16 @@ fn id(value: i64) -> Result<u32, UserError> {
     u32::try_from(value).map_err(|_| UserError::Id(value))
 }
 
+/// Where a user is at home, the root directory where nothing is known of him.
+pub(crate) fn home(passwd: &str, uid: u32) -> &str {
+    let home = passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let is_him = fields.get(2).and_then(|field| field.parse().ok()) == Some(uid);
+        fields.get(5).copied().filter(|home| is_him && !home.is_empty())
+    });
+    home.unwrap_or("/")
+}
+
 /// A name comes before a number, as in runc: a user may be called `1000`.
 fn find_user<'a>(passwd: &'a str, user: &str) -> Option<Passwd<'a>> {
     let entries = || {

@@ -33,6 +33,23 @@ async fn a_process_gets_the_user_groups_and_directory_that_were_asked_for() {
 }
 
 #[tokio::test]
+async fn a_user_who_is_not_root_can_open_its_streams_anew() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let mut config = shell("main", "echo out > /dev/stdout; echo err > /dev/stderr; sleep 1000");
+    config.security_context.run_as_user = Some(1000);
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let id = start(&runtime, &sandbox, &config).await;
+    let command = ["sh", "-c", "echo joined > /dev/stdout"].map(str::to_owned);
+    let answer = runtime.exec_sync(&id, &command, Some(LONG)).await.unwrap();
+    assert_eq!((answer.exit_code, answer.stdout.as_slice()), (0, &b"joined\n"[..]), "{}", String::from_utf8_lossy(&answer.stderr));
+    runtime.stop_container(&id, std::time::Duration::ZERO).await.unwrap();
+    let mut log = node.log("web", "main.log");
+    log.sort();
+    assert_eq!(log, ["stderr F err", "stdout F out"]);
+}
+
+#[tokio::test]
 async fn exceeding_the_memory_limit_is_oom_killed() {
     let node = Node::new();
     let runtime = node.open().await;

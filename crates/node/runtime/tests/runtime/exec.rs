@@ -41,6 +41,15 @@ async fn a_command_gives_its_output_and_exit_code() {
     // The privileges are those of the container.
     let status = runtime.exec_sync(&id, &words("grep -E CapEff|Seccomp: /proc/self/status"), Some(LONG)).await.unwrap();
     assert_eq!(String::from_utf8(status.stdout).unwrap(), "CapEff:\t00000000a80425fb\nSeccomp:\t2\n");
+    // So are the cgroups, the environment and the directory.
+    let same = runtime.exec_sync(&id, &words("cmp /proc/1/cgroup /proc/self/cgroup"), Some(LONG)).await.unwrap();
+    assert_eq!(same.exit_code, 0, "{}", String::from_utf8_lossy(&same.stdout));
+    let environment = String::from_utf8(runtime.exec_sync(&id, &["env".into()], Some(LONG)).await.unwrap().stdout).unwrap();
+    let mut names: Vec<&str> = environment.lines().collect();
+    names.sort_unstable();
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    assert_eq!(names, ["HOME=/root", "HOSTNAME=web", path]);
+    assert_eq!(runtime.exec_sync(&id, &words("pwd"), Some(LONG)).await.unwrap().stdout, b"/\n");
     runtime.stop_container(&id, Duration::ZERO).await.unwrap();
     assert!(matches!(runtime.exec_sync(&id, &script, None).await, Err(CriError::FailedPrecondition(_))));
     runtime.remove_pod_sandbox(&sandbox).await.unwrap();

@@ -186,6 +186,55 @@ async fn a_privileged_container_has_the_host_s_devices() {
 }
 
 #[tokio::test]
+async fn a_dev_that_the_pod_brings_along_is_left_as_it_is() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let own = node.dir.path().join("dev");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("own"), "").unwrap();
+    let mut config = shell("main", "ls /dev/own /dev/null /dev/stdin /dev/core /dev/ptmx 2>&-; true");
+    config.mounts = vec![Mount { container_path: "/dev".into(), host_path: own.display().to_string(), ..Mount::default() }];
+    let (_, log) = run(&node, &runtime, &config).await;
+    assert_eq!(log, ["stdout F /dev/own"]);
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn no_working_directory_leads_out_of_the_container() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    for fd in 3..20 {
+        let mut config = shell(&format!("c{fd}"), "cd ..; pwd; ls -d bin");
+        // What the shim has open, as CVE-2024-21626 had it.
+        config.working_dir = format!("/proc/self/fd/{fd}");
+        let id = runtime.create_container(&sandbox, &config, &PodSandboxConfig::default()).await.unwrap();
+        if runtime.start_container(&id).await.is_ok() {
+            ended(&runtime, &id).await;
+            let log = node.log("web", &format!("c{fd}.log"));
+            assert!(log == ["stdout F /", "stdout F bin"], "{fd}: {log:?}");
+        }
+    }
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn an_image_cannot_have_proc_mounted_elsewhere() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let layer = node.dir.path().join("layer");
+    fs::remove_dir(layer.join("proc")).unwrap();
+    std::os::unix::fs::symlink("tmp", layer.join("proc")).unwrap();
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let id = runtime.create_container(&sandbox, &shell("main", "true"), &PodSandboxConfig::default()).await.unwrap();
+    let error = runtime.start_container(&id).await.unwrap_err().to_string();
+    assert!(error.contains("/proc"), "{error}");
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
 async fn sysctls_are_set_in_the_pod_and_nowhere_else() {
     let node = Node::new();
     let runtime = node.open().await;
@@ -224,7 +273,12 @@ async fn a_pod_with_a_user_namespace_is_root_of_its_own_and_of_nothing_else() {
     let mut config = node.sandbox_config("web");
     config.linux.security_context.namespace_options.userns_options = own();
     config.linux.sysctls = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())].into();
-    let sandbox = runtime.run_pod_sandbox(&config, "").await.unwrap();
+    let made = runtime.run_pod_sandbox(&config, "").await;
+    if !fram_runtime::kernel::is_at_least(&fram_runtime::kernel::release(), (6, 3)) {
+        assert!(matches!(made, Err(CriError::Unimplemented(why)) if why.contains("need Linux 6.3")));
+        return node.assert_nothing_is_left();
+    }
+    let sandbox = made.unwrap();
     let volume = node.dir.path().join("volume");
     fs::create_dir(&volume).unwrap();
     fs::write(volume.join("given"), "").unwrap();

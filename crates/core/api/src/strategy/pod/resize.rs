@@ -74,21 +74,38 @@ pub(super) fn validate(pod: &Value, old: &Value) -> Vec<FieldError> {
 
 fn check_container(list: &str, i: usize, container: &Value, before: &Value, errors: &mut Vec<FieldError>) {
     let at = format!("spec.{list}[{i}]");
-    if list == "initContainers" && before.str_at(&["restartPolicy"]) != "Always" {
-        if container != before {
-            errors.push(FieldError::forbidden("spec", "resources for non-sidecar init containers are immutable"));
-        }
-        return;
-    }
     for side in SIDES.into_iter().filter(|side| removed(container, before, &["resources", side])) {
         errors.push(FieldError::forbidden(format!("{at}.resources.{side}"), &format!("resource {side} cannot be removed")));
     }
     if without_mutable(container, "resources") != without_mutable(before, "resources") {
         errors.push(match list {
             "containers" => FieldError::forbidden("spec", "only cpu and memory resources are mutable"),
-            _ => FieldError::forbidden(at, "only cpu and memory resources for init or sidecar containers are mutable"),
+            _ => FieldError::forbidden(&at, "only cpu and memory resources for init or sidecar containers are mutable"),
         });
     }
+    // Pods of before this was refused at their creation may have such a policy.
+    if list == "initContainers" && container != before && restarts_on_resize(container) {
+        errors.push(FieldError::forbidden(at, "non-sidecar init containers with a resize policy of RestartContainer cannot be resized"));
+    }
+}
+
+/// Whether an init container that is no sidecar asks to be restarted to be resized, which would do its work twice.
+fn restarts_on_resize(container: &Value) -> bool {
+    container.str_at(&["restartPolicy"]) != "Always" && restarting(container).next().is_some()
+}
+
+fn restarting(container: &Value) -> impl Iterator<Item = usize> {
+    let policies = container.list_at(&["resizePolicy"]).iter().enumerate();
+    policies.filter(|(_, policy)| policy.str_at(&["restartPolicy"]) == "RestartContainer").map(|(i, _)| i)
+}
+
+/// What a pod may not be created with.
+pub(super) fn validate_new(pod: &Value) -> Vec<FieldError> {
+    let list = pod.list_at(&["spec", "initContainers"]).iter().enumerate();
+    let refused = list.filter(|(_, c)| restarts_on_resize(c)).flat_map(|(i, c)| restarting(c).map(move |j| (i, j)));
+    let why = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+    let error = |(i, j)| FieldError::invalid(format!("spec.initContainers[{i}].resizePolicy[{j}].restartPolicy"), "RestartContainer", why);
+    refused.map(error).collect()
 }
 
 /// Resources of the pod as a whole (KEP-5419).
@@ -173,6 +190,33 @@ mod tests {
         assert_eq!(told, ["spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed"]);
         let told = check(&one(object!({ "cpu": "1", "ephemeral-storage": "1" })), &old);
         assert_eq!(told, ["spec: Forbidden: only cpu and memory resources are mutable"]);
+    }
+
+    #[test]
+    fn init_containers_are_resized_unless_they_would_be_restarted_for_it() {
+        let pod = |init: Value| {
+            let mut pod = one(object!({ "cpu": "1" }));
+            pod.set(&["spec", "initContainers"], object!([init]));
+            pod
+        };
+        let init = |cpu: &str, policy: &str| {
+            let policies = object!([{ "resourceName": "cpu", "restartPolicy": policy }]);
+            pod(object!({ "name": "i", "image": "i", "resources": { "requests": { "cpu": cpu } }, "resizePolicy": policies }))
+        };
+        assert_eq!(check(&init("2", "NotRequired"), &init("1", "NotRequired")), [""; 0]);
+        let told = check(&init("2", "RestartContainer"), &init("1", "RestartContainer"));
+        let why = "non-sidecar init containers with a resize policy of RestartContainer cannot be resized";
+        assert_eq!(told, [format!("spec.initContainers[0]: Forbidden: {why}")]);
+        assert_eq!(check(&init("1", "RestartContainer"), &init("1", "RestartContainer")), [""; 0]);
+
+        let created = |pod: &Value| validate_new(pod).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let why = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+        let field = "spec.initContainers[0].resizePolicy[0].restartPolicy";
+        assert_eq!(created(&init("1", "RestartContainer")), [format!("{field}: Invalid value: \"RestartContainer\": {why}")]);
+        assert_eq!(created(&init("1", "NotRequired")), [""; 0]);
+        let mut sidecar = init("1", "RestartContainer");
+        sidecar.place(&["spec", "initContainers"]).make_list()[0].set(&["restartPolicy"], "Always");
+        assert_eq!(created(&sidecar), [""; 0]);
     }
 
     #[test]

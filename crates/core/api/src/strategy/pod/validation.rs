@@ -17,10 +17,11 @@ pub(super) fn validate(pod: &Value) -> Vec<FieldError> {
 
 /// A pod is not created with what is added to it later.
 pub(super) fn validate_new(pod: &Value) -> Vec<FieldError> {
-    if pod.list_at(&["spec", "ephemeralContainers"]).is_empty() {
-        return Vec::new();
+    let mut errors = super::resize::validate_new(pod);
+    if !pod.list_at(&["spec", "ephemeralContainers"]).is_empty() {
+        errors.push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
     }
-    vec![FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create")]
+    errors
 }
 
 /// The rules of a pod spec below `path`; templates obey the same ones.

@@ -21,6 +21,23 @@ fn a_rule_can_have_all_containers_begin_anew_and_who_asked_for_it_goes_last() {
     assert!(plan(&["i:0", "a:1", "b:running"]).reset.is_empty());
 }
 
+#[test]
+fn a_running_init_container_gets_other_resources_and_the_pod_waits_for_it() {
+    let mut pod = pod("Never", &["i", "a"]);
+    let mut observed = running(&["i:running"]);
+    let mut plan = |cpu: &str| {
+        pod.place(&["spec", "initContainers"]).make_list()[0].set(&["resources"], object!({ "requests": { "cpu": cpu } }));
+        let init = pod.list_at(&["spec", "initContainers"])[0].clone();
+        let before = observed.containers[0].resources.cpu_shares;
+        if before == 0 {
+            observed.containers[0].resources = crate::pod::resources::container_resources(&pod, &init, 1);
+        }
+        compute(&pod, &observed, &Verdicts::new())
+    };
+    assert_eq!(plan("1"), Actions::default());
+    assert_eq!(plan("2"), Actions { update: vec!["i".into()], ..Actions::default() });
+}
+
 /// A pod whose containers are named by their role: `i…` init, `s…` sidecar, everything else main.
 fn pod(policy: &str, names: &[&str]) -> Value {
     let of = |keep: &dyn Fn(&str) -> bool| -> Vec<Value> {

@@ -1,6 +1,6 @@
 //! Making a container, or a process inside one, by another OCI runtime: runc, crun, or what else has their command line. What it
 //! makes is orphaned when it ends, and comes to the shim, which is the subreaper. The container's root and what is mounted on it are
-//! made before, as for libcontainer.
+//! made before, as for the shim's own.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -14,7 +14,8 @@ use super::{Creation, Purpose, Server, kill, set_nonblocking};
 use crate::protocol::{self, ErrorKind, Exec, OLDEST, PidNamespace, Request, Response, StartContainer, VERSION};
 use crate::shim::connection::Role;
 use crate::shim::container::Pipes;
-use crate::shim::creator::{self, Creator, Stdio};
+use crate::shim::creator::{self, Creator, Joinable, Stdio};
+use crate::shim::join;
 use crate::shim::log::LogFile;
 
 /// Why a request is refused.
@@ -182,7 +183,9 @@ impl Server {
         let container = self.containers.get(&request.container_id);
         let container = container.filter(|container| container.run.exit.is_none());
         let container = container.ok_or_else(|| unknown(&request.container_id))?;
-        let (dir, init) = (container.dir.clone(), container.run.pid);
+        let (dir, init, cgroup) = (container.dir.clone(), container.run.pid, container.cgroup.clone());
+        // It was not reaped yet, so its number is its own.
+        let first = join::open_process(init).map_err(internal)?;
         let connection = self.connections.get_mut(&id).ok_or_else(|| internal("the client has gone"))?;
         connection.role = Role::Exec(None);
         let mut stdio = Stdio::default();
@@ -192,7 +195,8 @@ impl Server {
             stdio.stdout = Some(given(request.stdout).map_err(internal)?);
             stdio.stderr = Some(given(request.stderr).map_err(internal)?);
         }
-        let creator = creator::exec(request, &dir, init, stdio).map_err(internal)?;
+        let joinable = Joinable { dir: &dir, first, init, cgroup: &cgroup, cgroups: &self.cgroups };
+        let creator = creator::exec(request, &joinable, stdio).map_err(internal)?;
         self.begin(creator, id, Purpose::Exec { container_id: request.container_id.clone() });
         Ok(())
     }
