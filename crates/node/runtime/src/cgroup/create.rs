@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
+use super::devices::{self, Rule};
 use super::{Cgroups, inherit_cpuset};
 
 /// More than the int that libc has it in holds.
@@ -60,10 +61,11 @@ impl Cgroups {
             self.enable_controllers(cgroup)?;
         }
         self.limit(cgroup, &limits(resources))?;
+        let rules = resources.devices().as_deref().unwrap_or_default();
         match self.path("devices", cgroup) {
-            // Version 2 has no files for devices.
-            Some(path) if !self.v2 => limit_devices(&path, resources.devices().as_deref().unwrap_or_default()),
-            _ => Ok(()),
+            Some(path) if self.v2 => limit_devices_by_program(&path, rules),
+            Some(path) => limit_devices(&path, rules),
+            None => Ok(()),
         }
     }
 
@@ -153,6 +155,15 @@ fn limit_devices(dir: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()> {
         if rule.allow() { allow.write_all(text.as_bytes()) } else { open("devices.deny")?.write_all(text.as_bytes()) }?;
     }
     ALLOWED.iter().try_for_each(|rule| allow.write_all(rule.as_bytes()))
+}
+
+fn limit_devices_by_program(dir: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()> {
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let given = rules.iter().map(|rule| Rule::parse(&rule.to_string(), rule.allow()));
+    let rules: Vec<Rule> = given.chain(ALLOWED.iter().map(|text| Rule::parse(text, true))).collect::<io::Result<_>>()?;
+    devices::attach(dir, &rules)
 }
 
 /// Limits of the OCI specification as the CRI has them, from which they were made.
