@@ -63,10 +63,17 @@ impl Cgroups {
         self.limit(cgroup, &limits(resources))?;
         let rules = resources.devices().as_deref().unwrap_or_default();
         match self.path("devices", cgroup) {
-            Some(path) if self.v2 => limit_devices_by_program(&path, rules),
-            Some(path) => limit_devices(&path, rules),
-            None => Ok(()),
+            Some(path) if !self.v2 => limit_devices(&path, rules),
+            _ => self.limit_devices_by_program(cgroup, rules),
         }
+    }
+
+    /// Where cgroups are of version 2, and rules are given.
+    pub(crate) fn limit_devices_by_program(&self, cgroup: &str, rules: &[LinuxDeviceCgroup]) -> io::Result<()> {
+        let Some(dir) = self.path("", cgroup).filter(|_| self.v2 && !rules.is_empty()) else { return Ok(()) };
+        let given = rules.iter().map(|rule| Rule::parse(&rule.to_string(), rule.allow()));
+        let rules: Vec<Rule> = given.chain(ALLOWED.iter().map(|text| Rule::parse(text, true))).collect::<io::Result<_>>()?;
+        devices::attach(&dir, &rules)
     }
 
     /// A cgroup of version 2 has the controllers that all above it give on.
@@ -155,15 +162,6 @@ fn limit_devices(dir: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()> {
         if rule.allow() { allow.write_all(text.as_bytes()) } else { open("devices.deny")?.write_all(text.as_bytes()) }?;
     }
     ALLOWED.iter().try_for_each(|rule| allow.write_all(rule.as_bytes()))
-}
-
-fn limit_devices_by_program(dir: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()> {
-    if rules.is_empty() {
-        return Ok(());
-    }
-    let given = rules.iter().map(|rule| Rule::parse(&rule.to_string(), rule.allow()));
-    let rules: Vec<Rule> = given.chain(ALLOWED.iter().map(|text| Rule::parse(text, true))).collect::<io::Result<_>>()?;
-    devices::attach(dir, &rules)
 }
 
 /// Limits of the OCI specification as the CRI has them, from which they were made.
