@@ -2,6 +2,7 @@
 //! them, killing, removing, and what the kernel counted.
 
 mod create;
+mod devices;
 mod limits;
 mod stats;
 

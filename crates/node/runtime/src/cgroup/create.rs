@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
+use super::devices::{self, Rule};
 use super::{Cgroups, inherit_cpuset};
 
 /// More than the int that libc has it in holds.
@@ -60,11 +61,19 @@ impl Cgroups {
             self.enable_controllers(cgroup)?;
         }
         self.limit(cgroup, &limits(resources))?;
+        let rules = resources.devices().as_deref().unwrap_or_default();
         match self.path("devices", cgroup) {
-            // Version 2 has no files for devices.
-            Some(path) if !self.v2 => limit_devices(&path, resources.devices().as_deref().unwrap_or_default()),
-            _ => Ok(()),
+            Some(path) if !self.v2 => limit_devices(&path, rules),
+            _ => self.limit_devices_by_program(cgroup, rules),
         }
+    }
+
+    /// Where cgroups are of version 2, and rules are given.
+    pub(crate) fn limit_devices_by_program(&self, cgroup: &str, rules: &[LinuxDeviceCgroup]) -> io::Result<()> {
+        let Some(dir) = self.path("", cgroup).filter(|_| self.v2 && !rules.is_empty()) else { return Ok(()) };
+        let given = rules.iter().map(|rule| Rule::parse(&rule.to_string(), rule.allow()));
+        let rules: Vec<Rule> = given.chain(ALLOWED.iter().map(|text| Rule::parse(text, true))).collect::<io::Result<_>>()?;
+        devices::attach(&dir, &rules)
     }
 
     /// A cgroup of version 2 has the controllers that all above it give on.

@@ -11,6 +11,8 @@ use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::mkfifo;
+use oci_spec::runtime::LinuxDeviceCgroup;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::bundle::{self, Bundle};
@@ -101,7 +103,16 @@ fn make(containers: &Containers, id: &str, directory: &Path, bundle: &Bundle, cr
     record.pid = container.pid().map_or(0, |pid| pid.as_raw());
     record.start_time = start_time(record.pid).unwrap_or_default();
     containers.save(&record)?;
+    limit_devices(bundle)?;
     creation.handed.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, record.pid))
+}
+
+/// What libcontainer leaves out where cgroups are of version 2. The process waits to be started.
+fn limit_devices(bundle: &Bundle) -> Result<(), OciError> {
+    let given = &bundle.specification["linux"]["resources"]["devices"];
+    let rules = Option::deserialize(given).map_err(|error| OciError::Spec(format!("linux.resources.devices: {error}")))?;
+    let rules: Vec<LinuxDeviceCgroup> = rules.unwrap_or_default();
+    lifecycle::cgroups()?.limit_devices_by_program(&bundle.given.cgroup, &rules).map_err(system("limit the devices"))
 }
 
 /// As runc does; where something is mounted it is not known before.
