@@ -232,7 +232,9 @@ fn downward(source: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
                 errors.push(FieldError::invalid(at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"))
             }
             (Some(reference), None) => field_errors(reference, &FILE_FIELDS, format_args!("{at}.fieldRef"), errors),
-            (None, Some(reference)) => resource_field_errors(reference, &FILE_RESOURCES, true, format_args!("{at}.resourceFieldRef"), errors),
+            (None, Some(reference)) => {
+                resource_field_errors(reference, &FILE_RESOURCES, true, format_args!("{at}.resourceFieldRef"), errors)
+            }
             (None, None) => errors.push(FieldError::required(at, "one of fieldRef and resourceFieldRef is required")),
         }
         if let Some(mode) = item.int_at(&["mode"]).filter(|m| !(0..=0o777).contains(m)) {
