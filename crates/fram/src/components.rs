@@ -80,6 +80,9 @@ pub(crate) fn start_components(
     running.extend([("kube-controller-manager", controllers), ("kube-scheduler", scheduling), ("kube-aggregator", aggregating)]);
     // Whoever waits for all tasks waits for these.
     for (name, component) in running {
+        if let Some(known) = name.strip_prefix("kube-").filter(|name| matches!(*name, "scheduler" | "controller-manager")) {
+            control_plane.server.show_component(known, component.clone());
+        }
         desk.started(name, &component);
         tasks.spawn(ended(component, stop.clone()));
     }

@@ -12,6 +12,7 @@ mod objects;
 mod options;
 mod proxy;
 mod rewrite;
+mod slis;
 mod tunnel;
 mod unsent;
 mod watch;
@@ -42,8 +43,10 @@ use info::Info;
 use unsent::Unsent;
 
 pub(crate) use compress::Whole;
+pub(crate) use health::store as store_health;
 pub use listen::{Listener, converse, serve};
 pub(crate) use objects::delete_options;
+pub(crate) use slis::Slis;
 
 /// Who is at the other end of a connection.
 #[derive(Clone)]
@@ -98,7 +101,11 @@ async fn answer(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) ->
     let most = server.limits.request;
     let limit = if long { Ok(None) } else { limits::time_of(info.query.get("timeout"), most).map(Some) };
     // What lasts is counted until its body has been sent, what does not until it has been made.
-    let (busy, lasting) = if long { (None, Some(server.long.token())) } else { (Some(server.busy.token()), None) };
+    let series = info.resource.as_ref().map(|_| server.requests.series(&info.attributes, server.is_known(&info.attributes)));
+    let (busy, lasting) = match long {
+        true => (None, Some((server.long.token(), series.as_ref().map(|series| series.begin())))),
+        false => (Some((server.busy.token(), server.requests.enter(&info.attributes))), None),
+    };
     let result = match limit {
         Err(why) => Err(Status::bad_request(why)),
         Ok(limit) => {
@@ -123,6 +130,9 @@ async fn answer(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) ->
         peer.upgraded.store(true, Ordering::Relaxed);
     }
     let code = response.status().as_u16();
+    if let (Some(series), Some(size)) = (series, response.extensions().get::<Whole>()) {
+        series.sized(size.0);
+    }
     // The body of a watch outlives this function, and with it the request.
     let response = match (lasting, trail.clone()) {
         (None, _) => peer.unsent.hold(response, begun + most, ticket.held),
@@ -229,6 +239,7 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
             None => Err(Status::no_such_path()),
         },
         ["metrics"] => Ok(respond::bytes(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", server.requests.text())),
+        ["metrics", "slis"] => Ok(respond::bytes(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", server.slis.text())),
         ["version"] => show(Some(discovery::version()), accept),
         [".well-known", "openid-configuration"] => show(Some(server.tokens.discovery()), accept),
         ["openid", "v1", "jwks"] => show(Some(server.tokens.jwks()), accept),

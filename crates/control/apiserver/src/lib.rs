@@ -11,6 +11,7 @@ pub mod authorize;
 pub mod bootstrap;
 pub mod bootstrap_token;
 pub mod certificates;
+mod components;
 mod definitions;
 mod discovery;
 mod endpoints;

@@ -241,6 +241,10 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
         Answer::List { place, listing } => list(registry, &place, listing, accept, include),
         Answer::Objects { place, objects } => {
             let kind = place.kind();
+            if accept.shape == Shape::Table {
+                let out = table::table(kind, &objects, include, registry.environment.now());
+                return Ok(object(&registry.api(), 200, accept, &out));
+            }
             let objects = elements(kind, objects);
             let value = object!({ "kind": (&kind.list_kind), "apiVersion": (kind.api_version()), "metadata": {}, "items": objects });
             Ok(object(&registry.api(), 200, accept.plain(), &value))

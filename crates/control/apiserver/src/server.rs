@@ -31,6 +31,9 @@ pub struct Server {
     pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) documents: crate::openapi::Documents,
     pub(crate) requests: crate::requests::Requests,
+    pub(crate) slis: crate::http_api::Slis,
+    /// What else works in this process, by upstream's names.
+    pub(crate) components: parking_lot::Mutex<Vec<(&'static str, tokio_util::task::TaskTracker)>>,
     /// None without a policy; then nothing is recorded.
     pub(crate) audit: Option<Arc<Audit>>,
     /// What keeps requests from overwhelming the server.
@@ -105,6 +108,8 @@ impl Server {
             aggregator: Default::default(),
             metrics: Default::default(),
             requests: Default::default(),
+            slis: Default::default(),
+            components: Default::default(),
             audit: None,
             flow: Flow::default(),
             limits: Limits::default(),
@@ -195,8 +200,9 @@ impl Server {
         if let Some(trail) = &trail {
             audit::asked(trail, &call);
         }
+        let begun = tokio::time::Instant::now();
         let result = self.carry_out(user, &attributes, call, duplicates).await;
-        self.requests.count(&attributes, known, &result);
+        self.requests.count(&attributes, known, &result, Some(begun.elapsed()));
         if let Some(trail) = &trail {
             audit::answered(trail, &self.registry, &result);
         }

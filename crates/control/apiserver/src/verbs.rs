@@ -27,6 +27,9 @@ pub(crate) async fn execute(
     if place.kind().group == crate::metrics::GROUP {
         return crate::metrics::execute(server, place, verb).await;
     }
+    if place.kind().is("", "ComponentStatus") {
+        return crate::components::execute(server, place, verb).await;
+    }
     if !subresource.is_empty() || place.kind().verbs == ["create"] {
         return subresources::execute(server, user, place, &subresource, verb, duplicates).await;
     }

@@ -41,15 +41,23 @@ pub struct Api {
     custom_kinds: OrdMap<Key, Key>,
 }
 
+/// Each request asks these several times: the texts it has are enough to find a kind, without one made of them.
 #[derive(Debug, Default)]
 struct Builtin {
     kinds: Vec<Arc<Kind>>,
-    /// By `group/version/plural`.
-    by_resource: HashMap<String, usize>,
-    /// By `group/version/kind`.
-    by_kind: HashMap<String, usize>,
-    /// The stored kinds by `group/kind`.
-    stored: HashMap<String, Arc<Kind>>,
+    /// By their plurals: those of different groups and versions beside each other.
+    by_resource: HashMap<String, Vec<usize>>,
+    /// By their kinds, likewise.
+    by_kind: HashMap<String, Vec<usize>>,
+    /// The stored kinds, by their kinds.
+    stored: HashMap<String, Vec<Arc<Kind>>>,
+}
+
+impl Builtin {
+    fn find(&self, among: Option<&Vec<usize>>, group: &str, version: &str) -> Option<&Arc<Kind>> {
+        let mut kinds = among.into_iter().flatten().map(|&i| &self.kinds[i]);
+        kinds.find(|kind| kind.group == group && kind.version == version)
+    }
 }
 
 macro_rules! descriptions {
@@ -132,16 +140,16 @@ impl Api {
         for kind in kinds.into_iter().map(|kind| Arc::new(Kind { features, ..kind })) {
             // What is stored may be of a version that is not served.
             if !kind.plural.is_empty() && kind.storage {
-                builtin.stored.insert(format!("{}/{}", kind.group, kind.kind), kind.clone());
+                builtin.stored.entry(kind.kind.to_string()).or_default().push(kind.clone());
             }
             if !is_served(&kind) {
                 continue;
             }
             let i = builtin.kinds.len();
             if !kind.plural.is_empty() {
-                builtin.by_resource.insert(format!("{}/{}/{}", kind.group, kind.version, kind.plural), i);
+                builtin.by_resource.entry(kind.plural.to_string()).or_default().push(i);
             }
-            builtin.by_kind.insert(format!("{}/{}/{}", kind.group, kind.version, kind.kind), i);
+            builtin.by_kind.entry(kind.kind.to_string()).or_default().push(i);
             builtin.kinds.push(kind);
         }
         Self { schema, builtin: Arc::new(builtin), custom: OrdMap::new(), custom_kinds: OrdMap::new() }
@@ -154,15 +162,18 @@ impl Api {
 
     /// The kind served at a group, version and resource name.
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
-        if let Some(&i) = self.builtin.by_resource.get(&format!("{group}/{version}/{plural}")) {
-            return Some(&self.builtin.kinds[i]);
+        if let Some(kind) = self.builtin.find(self.builtin.by_resource.get(plural), group, version) {
+            return Some(kind);
+        }
+        if self.custom.is_empty() {
+            return None;
         }
         self.custom.get(format!("{group}/{plural}").as_str())?.version(version)
     }
 
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Kind>> {
-        if let Some(&i) = self.builtin.by_kind.get(&format!("{group}/{version}/{kind}")) {
-            return Some(&self.builtin.kinds[i]);
+        if let Some(kind) = self.builtin.find(self.builtin.by_kind.get(kind), group, version) {
+            return Some(kind);
         }
         let resource = self.custom_kinds.get(format!("{group}/{kind}").as_str())?;
         self.custom.get(resource)?.version(version)
@@ -174,8 +185,11 @@ impl Api {
             let custom = self.custom.get(format!("{}/{}", kind.group, kind.plural).as_str());
             return custom.map_or(kind, |c| &c.stored).clone();
         }
+        if kind.storage {
+            return kind.clone();
+        }
         let group = if kind.group == "events.k8s.io" { "" } else { &*kind.group };
-        let stored = self.builtin.stored.get(&format!("{group}/{}", kind.kind));
+        let stored = self.builtin.stored.get(&*kind.kind).into_iter().flatten().find(|k| k.group == group);
         stored.unwrap_or(kind).clone()
     }
 

@@ -153,6 +153,7 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
         ("", "Namespace") => &core::Namespace,
         ("", "Node") => &nodes::Node,
         ("", "ConfigMap") => &core::ConfigMap,
+        ("", "ComponentStatus") => &core::ComponentStatus,
         ("", "Secret") => &core::Secret,
         ("", "ServiceAccount") => &core::ServiceAccount,
         ("", "Endpoints") => &endpoints::Endpoints,

@@ -333,23 +333,32 @@ fn go_name(ty: &Type) -> &'static str {
 
 /// RFC 3339 in UTC with a fixed number of digits behind the second.
 pub fn format_time(time: jiff::Timestamp, digits: u8) -> String {
-    let civil = time.to_zoned(jiff::tz::TimeZone::UTC).datetime();
-    let base = format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
-        civil.year(),
-        civil.month(),
-        civil.day(),
-        civil.hour(),
-        civil.minute(),
-        civil.second()
-    );
-    match digits {
-        0 => base + "Z",
-        n => {
-            let fraction = format!("{:09}", civil.subsec_nanosecond());
-            format!("{base}.{}Z", &fraction[..usize::from(n)])
-        }
+    let civil = jiff::tz::Offset::UTC.to_datetime(time);
+    let mut out = String::with_capacity(20 + usize::from(digits));
+    push_number(&mut out, i64::from(civil.year().max(0)), 4);
+    for (sign, part) in [('-', civil.month()), ('-', civil.day()), ('T', civil.hour()), (':', civil.minute()), (':', civil.second())] {
+        out.push(sign);
+        push_number(&mut out, i64::from(part), 2);
     }
+    if digits > 0 {
+        out.push('.');
+        let cut = 10_i64.pow(9 - u32::from(digits.min(9)));
+        push_number(&mut out, i64::from(civil.subsec_nanosecond()) / cut, digits.min(9));
+    }
+    out.push('Z');
+    out
+}
+
+/// A number with zeros before it, where it has fewer digits.
+fn push_number(out: &mut String, number: i64, digits: u8) {
+    let mut rest = number;
+    let mut text = [b'0'; 20];
+    for place in text.iter_mut().rev() {
+        *place = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    let first = text.iter().position(|d| *d != b'0').unwrap_or(text.len()).min(text.len() - usize::from(digits));
+    out.extend(text[first..].iter().map(|d| char::from(*d)));
 }
 
 /// Reads Go's duration text into nanoseconds; None where it is malformed.

@@ -313,37 +313,37 @@ pub enum Problem {
 }
 
 impl FieldError {
-    pub fn required(field: impl Into<String>, why: &str) -> Self {
-        Self { field: field.into(), problem: Problem::Required(why.into()) }
+    pub fn required(field: impl ToString, why: &str) -> Self {
+        Self { field: field.to_string(), problem: Problem::Required(why.into()) }
     }
 
-    pub fn invalid(field: impl Into<String>, value: impl Into<Value>, why: impl Into<String>) -> Self {
-        Self { field: field.into(), problem: Problem::Invalid { value: value.into(), why: why.into() } }
+    pub fn invalid(field: impl ToString, value: impl Into<Value>, why: impl Into<String>) -> Self {
+        Self { field: field.to_string(), problem: Problem::Invalid { value: value.into(), why: why.into() } }
     }
 
-    pub fn not_supported(field: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Self {
+    pub fn not_supported(field: impl ToString, value: impl Into<Value>, supported: &[&str]) -> Self {
         let supported = supported.iter().map(ToString::to_string).collect();
-        Self { field: field.into(), problem: Problem::NotSupported { value: value.into(), supported } }
+        Self { field: field.to_string(), problem: Problem::NotSupported { value: value.into(), supported } }
     }
 
-    pub fn duplicate(field: impl Into<String>, value: impl Into<Value>) -> Self {
-        Self { field: field.into(), problem: Problem::Duplicate(value.into()) }
+    pub fn duplicate(field: impl ToString, value: impl Into<Value>) -> Self {
+        Self { field: field.to_string(), problem: Problem::Duplicate(value.into()) }
     }
 
-    pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {
-        Self { field: field.into(), problem: Problem::NotFound(value.into()) }
+    pub fn not_found(field: impl ToString, value: impl Into<Value>) -> Self {
+        Self { field: field.to_string(), problem: Problem::NotFound(value.into()) }
     }
 
-    pub fn forbidden(field: impl Into<String>, why: &str) -> Self {
-        Self { field: field.into(), problem: Problem::Forbidden(why.into()) }
+    pub fn forbidden(field: impl ToString, why: &str) -> Self {
+        Self { field: field.to_string(), problem: Problem::Forbidden(why.into()) }
     }
 
-    pub fn too_long(field: impl Into<String>, limit: usize) -> Self {
-        Self { field: field.into(), problem: Problem::TooLong { limit } }
+    pub fn too_long(field: impl ToString, limit: usize) -> Self {
+        Self { field: field.to_string(), problem: Problem::TooLong { limit } }
     }
 
-    pub fn too_many(field: impl Into<String>, actual: usize, limit: usize) -> Self {
-        Self { field: field.into(), problem: Problem::TooMany { actual, limit } }
+    pub fn too_many(field: impl ToString, actual: usize, limit: usize) -> Self {
+        Self { field: field.to_string(), problem: Problem::TooMany { actual, limit } }
     }
 
     pub fn is_required(&self) -> bool {

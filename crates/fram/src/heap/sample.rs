@@ -2,15 +2,17 @@
 //! end of one; what it allocates itself is not noted.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// How far back a way is followed.
 const FRAMES: usize = 48;
 /// Blocks in the sample by some bits of their address: most that are given back are in none of these classes, and nothing is
 /// looked up for them.
-const CLASSES: usize = 1 << 16;
+const CLASSES: usize = 1 << 12;
 
+/// How many distances were drawn: each is another one.
+static DRAWN: AtomicU64 = AtomicU64::new(0);
 static KNOWN: [AtomicU8; CLASSES] = [const { AtomicU8::new(0) }; CLASSES];
 /// A lock of the standard library's: to wait for it allocates nothing.
 static SAMPLES: LazyLock<Mutex<HashMap<usize, Sample>>> = LazyLock::new(Mutex::default);
@@ -25,12 +27,13 @@ fn samples() -> MutexGuard<'static, HashMap<usize, Sample>> {
 }
 
 fn class(block: usize) -> &'static AtomicU8 {
-    &KNOWN[(block >> 4 ^ block >> 20) % CLASSES]
+    &KNOWN[(block >> 12 ^ block >> 24) % CLASSES]
 }
 
-/// Bytes until the next sample: exponentially distributed, so that no pattern of sizes is favoured. An address is random enough.
+/// Bytes until the next sample: exponentially distributed, so that no pattern of sizes is favoured.
 pub(super) fn distance(seed: usize, period: usize) -> usize {
-    let mut bits = seed as u64 ^ std::ptr::from_ref(&seed) as u64;
+    let drawn = DRAWN.fetch_add(1, Ordering::Relaxed);
+    let mut bits = (seed as u64) << 32 ^ drawn;
     // splitmix64.
     bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -36,8 +36,11 @@ pub(super) async fn answer(server: &Server, endpoint: &str, path: &str, query: &
         checks.push(("shutdown".into(), if leaving { Err("process is shutting down".into()) } else { Ok(()) }));
         checks.push(("informer-sync".into(), if ready { Ok(()) } else { Err("not finished".into()) }));
     }
+    checks.retain(|(name, _)| one.is_empty() || name == one);
+    for (name, outcome) in checks.iter().filter(|(name, _)| !excluded.contains(&name.as_str())) {
+        server.slis.observe(name, endpoint, outcome.is_ok());
+    }
     if !one.is_empty() {
-        checks.retain(|(name, _)| name == one);
         if checks.is_empty() {
             return respond::bytes(404, "text/plain; charset=utf-8", "404 page not found\n");
         }
@@ -47,7 +50,7 @@ pub(super) async fn answer(server: &Server, endpoint: &str, path: &str, query: &
 }
 
 /// Whether the store answers.
-async fn store(server: &Server) -> Result<(), String> {
+pub(crate) async fn store(server: &Server) -> Result<(), String> {
     match tokio::time::timeout(PATIENCE, server.registry.store.revision()).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),

@@ -56,7 +56,7 @@ pub(super) async fn handle(
     let bookmarks = request.bookmarks;
     let place = Place { served, namespace: path.namespace, name: String::new() };
     let watching = server.registry.watch(&place, request).await;
-    server.requests.count(&attributes, true, &watching);
+    server.requests.count(&attributes, true, &watching, None);
     let content_type = accept.encoding.stream_type().unwrap_or("application/json");
     let frames = Frames { registry: server.registry.clone(), place, accept, include, first: true };
     let watching = match watching {

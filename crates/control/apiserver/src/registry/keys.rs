@@ -43,17 +43,24 @@ impl Place {
 impl Registry {
     /// What the keys of a collection start with.
     pub fn collection_prefix(&self, kind: &Kind, namespace: &str) -> String {
-        let group = if kind.group.is_empty() { CORE } else { &*kind.group };
-        let mut key = format!("{}{group}/{}/", self.prefix, kind.plural);
-        if kind.is_namespaced() && !namespace.is_empty() {
-            key.push_str(namespace);
-            key.push('/');
-        }
-        key
+        self.key(kind, namespace, "")
     }
 
     pub fn object_key(&self, kind: &Kind, namespace: &str, name: &str) -> String {
-        self.collection_prefix(kind, namespace) + name
+        self.key(kind, namespace, name)
+    }
+
+    fn key(&self, kind: &Kind, namespace: &str, name: &str) -> String {
+        let group = if kind.group.is_empty() { CORE } else { &*kind.group };
+        let within = if kind.is_namespaced() { namespace } else { "" };
+        let mut key = String::with_capacity(self.prefix.len() + group.len() + kind.plural.len() + within.len() + name.len() + 3);
+        key.push_str(&self.prefix);
+        for part in [group, &kind.plural, within].into_iter().filter(|part| !part.is_empty()) {
+            key.push_str(part);
+            key.push('/');
+        }
+        key.push_str(name);
+        key
     }
 
     pub(crate) fn key_of(&self, place: &Place) -> String {

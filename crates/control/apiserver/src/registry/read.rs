@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine;
 use fram_api::Kind;
 use fram_machinery::labels::{FieldSelector, Selector};
-use fram_machinery::{Status, Value, json, object};
+use fram_machinery::{Status, Value, json, meta, object};
 use fram_store::{Entry, Facet, Revision, Snapshot};
 
 use super::record::field_text;
@@ -78,6 +78,11 @@ impl Selection {
         }
         let Ok(object) = record.to_object(0) else { return false };
         self.matches_object(&served.kind, &fram_api::convert(object, &served.stored, &served.kind))
+    }
+
+    /// Whether an object of a kind that is not stored is chosen.
+    pub(crate) fn chooses(&self, kind: &Kind, object: &Value) -> bool {
+        self.labels.matches(meta::labels(object)) && self.matches_object(kind, object)
     }
 
     /// Whether the fields of an object match, which is of this kind already.

@@ -5,5 +5,6 @@
 mod audit;
 mod bad_input;
 mod fairness;
+mod health;
 mod limits;
 mod site;

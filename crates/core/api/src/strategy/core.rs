@@ -122,6 +122,24 @@ impl Strategy for ConfigMap {
     }
 }
 
+pub(super) struct ComponentStatus;
+impl Strategy for ComponentStatus {
+    fn cell(&self, object: &Value, column: &str) -> Value {
+        let conditions = object.list_at(&["conditions"]);
+        let Some(healthy) = conditions.iter().find(|c| c.str_at(&["type"]) == "Healthy") else { return "".into() };
+        let text = match column {
+            "Status" => match healthy.str_at(&["status"]) {
+                "True" => "Healthy",
+                "False" => "Unhealthy",
+                _ => "Unknown",
+            },
+            "Message" => healthy.str_at(&["message"]),
+            _ => healthy.str_at(&["error"]),
+        };
+        text.into()
+    }
+}
+
 pub(super) struct Secret;
 impl Strategy for Secret {
     fn default(&self, object: &mut Value) {

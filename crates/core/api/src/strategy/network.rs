@@ -73,7 +73,7 @@ impl Strategy for NetworkPolicy {
 fn policy_port(port: &Value, at: &str, errors: &mut Vec<FieldError>) {
     let number = port.get("port").filter(|p| !p.is_null());
     if number.is_some() {
-        port_or_name(number, &format!("{at}.port"), errors);
+        port_or_name(number, format_args!("{at}.port"), errors);
     }
     let Some(end) = port.int_at(&["endPort"]) else { return };
     let at = format!("{at}.endPort");

@@ -17,6 +17,9 @@ pub(crate) use validation::validate_spec;
 
 use super::{NameRule, Strategy};
 
+/// Where in an object something stands. It becomes a text only where something is wrong.
+pub(crate) type At<'a> = std::fmt::Arguments<'a>;
+
 pub(super) struct Pod;
 
 impl Strategy for Pod {

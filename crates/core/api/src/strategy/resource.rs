@@ -418,6 +418,6 @@ fn allocation_result(claim: &Value, allocation: &Value, at: &str, errors: &mut V
         parameters(config.at(&["opaque", "parameters"]), &format!("{at}.opaque.parameters"), errors);
     }
     if let Some(selector) = allocation.get("nodeSelector").filter(|s| !s.is_null()) {
-        node_selector(selector, &format!("{at}.nodeSelector"), errors);
+        node_selector(selector, format_args!("{at}.nodeSelector"), errors);
     }
 }

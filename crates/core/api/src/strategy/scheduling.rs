@@ -72,7 +72,7 @@ impl Strategy for RuntimeClass {
         let selector = object.at(&["scheduling", "nodeSelector"]).and_then(Value::as_map).cloned().unwrap_or_default();
         super::label_map_errors(&selector, "scheduling.nodeSelector", &mut errors);
         let tolerations = object.list_at(&["scheduling", "tolerations"]);
-        super::pod::placement::tolerations(tolerations, "scheduling.tolerations", &mut errors);
+        super::pod::placement::tolerations(tolerations, format_args!("scheduling.tolerations"), &mut errors);
         for (i, toleration) in tolerations.iter().enumerate().filter(|(i, toleration)| tolerations[..*i].contains(toleration)) {
             errors.push(FieldError::duplicate(format!("scheduling.tolerations[{i}]"), toleration.clone()));
         }

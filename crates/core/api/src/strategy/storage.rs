@@ -129,7 +129,7 @@ impl Strategy for CsiNode {
         let mut errors = Vec::new();
         for (i, driver) in object.list_at(&["spec", "drivers"]).iter().enumerate() {
             let at = format!("spec.drivers[{i}]");
-            super::pod::volumes::driver_name(driver.str_at(&["name"]), &format!("{at}.name"), &mut errors);
+            super::pod::volumes::driver_name(driver.str_at(&["name"]), format_args!("{at}.name"), &mut errors);
             let drivers = object.list_at(&["spec", "drivers"]);
             if drivers[..i].iter().any(|d| d.str_at(&["name"]) == driver.str_at(&["name"])) {
                 errors.push(FieldError::duplicate(format!("{at}.name"), driver.str_at(&["name"])));
@@ -193,7 +193,7 @@ pub(super) struct VolumeAttachment;
 impl Strategy for VolumeAttachment {
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        super::pod::volumes::driver_name(object.str_at(&["spec", "attacher"]), "spec.attacher", &mut errors);
+        super::pod::volumes::driver_name(object.str_at(&["spec", "attacher"]), format_args!("spec.attacher"), &mut errors);
         let node = object.str_at(&["spec", "nodeName"]);
         if let Err(why) = names::dns_subdomain(node) {
             errors.push(FieldError::invalid("spec.nodeName", node, why));

@@ -215,7 +215,7 @@ fn volume_errors(spec: &Value) -> Vec<FieldError> {
     }
     errors.extend(found.map(|(kind, _)| FieldError::forbidden(format!("spec.{kind}"), "may not specify more than 1 volume type")));
     match spec.get("nodeAffinity").filter(|a| !a.is_null()).map(|a| a.get("required").filter(|r| !r.is_null())) {
-        Some(Some(required)) => super::pod::placement::node_selector(required, "spec.nodeAffinity.required", &mut errors),
+        Some(Some(required)) => super::pod::placement::node_selector(required, format_args!("spec.nodeAffinity.required"), &mut errors),
         Some(None) => errors.push(FieldError::required("spec.nodeAffinity.required", "must specify required node constraints")),
         None => {}
     }
@@ -240,28 +240,28 @@ fn volume_errors(spec: &Value) -> Vec<FieldError> {
 
 fn volume_source_errors(kind: &str, source: &Value, spec: &Value, errors: &mut Vec<FieldError>) {
     use super::pod::volumes;
-    let at = format!("spec.{kind}");
+    let at = format_args!("spec.{kind}");
     let path = source.str_at(&["path"]);
     match kind {
         "hostPath" => {
-            volumes::backsteps(path, &format!("{at}.path"), errors);
+            volumes::backsteps(path, format_args!("{at}.path"), errors);
             if path == "/" && spec.str_at(&["persistentVolumeReclaimPolicy"]) == "Recycle" {
                 let why = "may not be 'recycle' for a hostPath mount of '/'";
                 errors.push(FieldError::forbidden("spec.persistentVolumeReclaimPolicy", why));
             }
         }
         "local" => {
-            volumes::backsteps(path, &format!("{at}.path"), errors);
+            volumes::backsteps(path, format_args!("{at}.path"), errors);
             if spec.get("nodeAffinity").is_none() {
                 errors.push(FieldError::required("spec.nodeAffinity", "Local volume requires node affinity"));
             }
         }
-        "nfs" => volumes::absolute(path, &format!("{at}.path"), errors),
-        "iscsi" => volumes::iscsi(source, &at, errors),
-        "fc" => volumes::fibre_channel(source, &at, errors),
-        "azureDisk" => volumes::azure_disk(source, &at, errors),
+        "nfs" => volumes::absolute(path, format_args!("{at}.path"), errors),
+        "iscsi" => volumes::iscsi(source, at, errors),
+        "fc" => volumes::fibre_channel(source, at, errors),
+        "azureDisk" => volumes::azure_disk(source, at, errors),
         "csi" => {
-            volumes::driver_name(source.str_at(&["driver"]), &format!("{at}.driver"), errors);
+            volumes::driver_name(source.str_at(&["driver"]), format_args!("{at}.driver"), errors);
             for field in ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"] {
                 let Some(secret) = source.get(field) else { continue };
                 for (part, rule) in [("name", names::dns_subdomain as super::NameRule), ("namespace", names::dns_label)] {

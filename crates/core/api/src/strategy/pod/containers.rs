@@ -7,6 +7,7 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::status::{FieldError, Problem};
 use fram_machinery::{Value, names};
 
+use super::At;
 use super::volumes::{field_errors, local_path_errors, resource_field_errors};
 
 /// What containers have to know of their pod.
@@ -27,7 +28,7 @@ pub(super) enum Role {
     Ephemeral,
 }
 
-pub(super) fn validate(container: &Value, role: Role, at: &str, pod: &Pod<'_>, errors: &mut Vec<FieldError>) {
+pub(super) fn validate(container: &Value, role: Role, at: At<'_>, pod: &Pod<'_>, errors: &mut Vec<FieldError>) {
     let name = container.str_at(&["name"]);
     if name.is_empty() {
         errors.push(FieldError::required(format!("{at}.name"), ""));
@@ -46,10 +47,10 @@ pub(super) fn validate(container: &Value, role: Role, at: &str, pod: &Pod<'_>, e
     environment(container, at, errors);
     mounts(container, at, pod, errors);
     devices(container, at, pod, errors);
-    resources(container.get("resources").unwrap_or(&Value::Null), &format!("{at}.resources"), &pod.claims, errors);
+    resources(container.get("resources").unwrap_or(&Value::Null), format_args!("{at}.resources"), &pod.claims, errors);
     resize_policies(container, at, pod.restart_policy, errors);
     if let Some(context) = container.get("securityContext") {
-        super::security::container(context, &format!("{at}.securityContext"), pod.host_users, errors);
+        super::security::container(context, format_args!("{at}.securityContext"), pod.host_users, errors);
     }
     restarts(container, role, at, errors);
     let watched = match role {
@@ -78,7 +79,7 @@ pub(super) fn validate(container: &Value, role: Role, at: &str, pod: &Pod<'_>, e
 }
 
 /// A text that has to be one of these.
-pub(super) fn enumerated(value: &Value, path: &str, field: &str, allowed: &[&str], errors: &mut Vec<FieldError>) {
+pub(super) fn enumerated(value: &Value, path: At<'_>, field: &str, allowed: &[&str], errors: &mut Vec<FieldError>) {
     match value.str_at(&[field]) {
         "" => errors.push(FieldError::required(format!("{path}.{field}"), "")),
         text if allowed.contains(&text) => {}
@@ -87,7 +88,7 @@ pub(super) fn enumerated(value: &Value, path: &str, field: &str, allowed: &[&str
 }
 
 /// Containers other than the init containers that stay may not say when they restart, unless the policies allow it.
-fn restarts(container: &Value, role: Role, at: &str, errors: &mut Vec<FieldError>) {
+fn restarts(container: &Value, role: Role, at: At<'_>, errors: &mut Vec<FieldError>) {
     let Some(policy) = container.get("restartPolicy").and_then(Value::as_str) else {
         if !container.list_at(&["restartPolicyRules"]).is_empty() {
             errors.push(FieldError::required(format!("{at}.restartPolicy"), "must specify restartPolicy when restart rules are used"));
@@ -101,10 +102,10 @@ fn restarts(container: &Value, role: Role, at: &str, errors: &mut Vec<FieldError
     }
 }
 
-fn ports(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn ports(container: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     let mut seen: HashSet<&str> = HashSet::new();
     for (i, port) in container.list_at(&["ports"]).iter().enumerate() {
-        let at = format!("{at}.ports[{i}]");
+        let at = format_args!("{at}.ports[{i}]");
         let name = port.str_at(&["name"]);
         if !name.is_empty() {
             if let Err(why) = names::port_name(name) {
@@ -124,12 +125,12 @@ fn ports(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
         {
             errors.push(FieldError::invalid(format!("{at}.hostPort"), host, why));
         }
-        enumerated(port, &at, "protocol", &["TCP", "UDP", "SCTP"], errors);
+        enumerated(port, at, "protocol", &["TCP", "UDP", "SCTP"], errors);
     }
 }
 
 /// Two ports of containers that run beside each other cannot be the same port of the host.
-pub(super) fn host_port_conflicts(containers: &[Value], path: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn host_port_conflicts(containers: &[Value], path: At<'_>, errors: &mut Vec<FieldError>) {
     let mut taken: HashSet<(i64, &str, &str)> = HashSet::new();
     for (c, container) in containers.iter().enumerate() {
         for (p, port) in container.list_at(&["ports"]).iter().enumerate() {
@@ -143,10 +144,10 @@ pub(super) fn host_port_conflicts(containers: &[Value], path: &str, errors: &mut
     }
 }
 
-fn environment(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn environment(container: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     for (i, env) in container.list_at(&["env"]).iter().enumerate() {
         let name = env.str_at(&["name"]);
-        let at = format!("{at}.env[{i}]");
+        let at = format_args!("{at}.env[{i}]");
         if name.is_empty() {
             errors.push(FieldError::required(format!("{at}.name"), ""));
         } else if name.contains('=') || !name.bytes().all(|c| (0x20..0x7f).contains(&c)) {
@@ -154,11 +155,11 @@ fn environment(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::invalid(format!("{at}.name"), name, why));
         }
         if let Some(source) = env.get("valueFrom") {
-            env_source(env, source, &format!("{at}.valueFrom"), errors);
+            env_source(env, source, format_args!("{at}.valueFrom"), errors);
         }
     }
     for (i, from) in container.list_at(&["envFrom"]).iter().enumerate() {
-        let at = format!("{at}.envFrom");
+        let at = format_args!("{at}.envFrom");
         let prefix = from.str_at(&["prefix"]);
         if prefix.contains('=') {
             errors.push(FieldError::invalid(format!("{at}[{i}].prefix"), prefix, "must not contain '='"));
@@ -166,11 +167,11 @@ fn environment(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
         let sources = ["configMapRef", "secretRef"].into_iter().filter_map(|f| Some((f, from.get(f)?)));
         let sources: Vec<(&str, &Value)> = sources.collect();
         if sources.len() != 1 {
-            errors.push(FieldError::invalid(&at, "", "must specify one of: `configMapRef` or `secretRef`"));
+            errors.push(FieldError::invalid(at, "", "must specify one of: `configMapRef` or `secretRef`"));
         }
         for (field, source) in sources {
             let name = source.str_at(&["name"]);
-            let at = format!("{at}[{i}].{field}.name");
+            let at = format_args!("{at}[{i}].{field}.name");
             if name.is_empty() {
                 errors.push(FieldError::required(at, ""));
             } else if let Err(why) = names::dns_subdomain(name) {
@@ -196,7 +197,7 @@ const ENV_FIELDS: [&str; 9] = [
 const ENV_RESOURCES: [&str; 6] =
     ["limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu", "requests.ephemeral-storage", "requests.memory"];
 
-fn env_source(env: &Value, source: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn env_source(env: &Value, source: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     let sources = source.as_map().map_or(0, |m| m.len());
     if sources == 0 {
         errors.push(FieldError::invalid(
@@ -210,10 +211,10 @@ fn env_source(env: &Value, source: &Value, at: &str, errors: &mut Vec<FieldError
         errors.push(FieldError::invalid(at, "", "may not have more than one field specified at a time"));
     }
     if let Some(reference) = source.get("fieldRef") {
-        field_errors(reference, &ENV_FIELDS, &format!("{at}.fieldRef"), errors);
+        field_errors(reference, &ENV_FIELDS, format_args!("{at}.fieldRef"), errors);
     }
     if let Some(reference) = source.get("resourceFieldRef") {
-        resource_field_errors(reference, &ENV_RESOURCES, false, &format!("{at}.resourceFieldRef"), errors);
+        resource_field_errors(reference, &ENV_RESOURCES, false, format_args!("{at}.resourceFieldRef"), errors);
     }
     for field in ["configMapKeyRef", "secretKeyRef"] {
         let Some(reference) = source.get(field) else { continue };
@@ -230,13 +231,13 @@ fn env_source(env: &Value, source: &Value, at: &str, errors: &mut Vec<FieldError
     }
 }
 
-fn mounts(container: &Value, at: &str, pod: &Pod<'_>, errors: &mut Vec<FieldError>) {
-    let list = format!("{at}.volumeMounts");
+fn mounts(container: &Value, at: At<'_>, pod: &Pod<'_>, errors: &mut Vec<FieldError>) {
+    let list = format_args!("{at}.volumeMounts");
     let of_devices = |field| container.list_at(&["volumeDevices"]).iter().map(|d| d.str_at(&[field])).collect::<HashSet<_>>();
     let (device_names, device_paths) = (of_devices("name"), of_devices("devicePath"));
     let mut paths: HashSet<&str> = HashSet::new();
     for (i, mount) in container.list_at(&["volumeMounts"]).iter().enumerate() {
-        let at = format!("{list}[{i}]");
+        let at = format_args!("{list}[{i}]");
         let (name, path) = (mount.str_at(&["name"]), mount.str_at(&["mountPath"]));
         if name.is_empty() {
             errors.push(FieldError::required(format!("{at}.name"), ""));
@@ -259,18 +260,18 @@ fn mounts(container: &Value, at: &str, pod: &Pod<'_>, errors: &mut Vec<FieldErro
         }
         // Upstream names these fields without the number of the mount.
         for field in ["subPath", "subPathExpr"] {
-            local_path_errors(mount.str_at(&[field]), &format!("{list}.{field}"), errors);
+            local_path_errors(mount.str_at(&[field]), format_args!("{list}.{field}"), errors);
         }
         let both = !mount.str_at(&["subPath"]).is_empty() && !mount.str_at(&["subPathExpr"]).is_empty();
         if both {
             let why = "subPathExpr and subPath are mutually exclusive";
             errors.push(FieldError::invalid(format!("{at}.subPathExpr"), mount.str_at(&["subPathExpr"]), why));
         }
-        propagation(container, mount, &list, errors);
+        propagation(container, mount, list, errors);
     }
 }
 
-fn propagation(container: &Value, mount: &Value, list: &str, errors: &mut Vec<FieldError>) {
+fn propagation(container: &Value, mount: &Value, list: At<'_>, errors: &mut Vec<FieldError>) {
     const KINDS: [&str; 3] = ["Bidirectional", "HostToContainer", "None"];
     let privileged = container.bool_at(&["securityContext", "privileged"]) == Some(true);
     let propagation = mount.get("mountPropagation").and_then(Value::as_str);
@@ -282,26 +283,26 @@ fn propagation(container: &Value, mount: &Value, list: &str, errors: &mut Vec<Fi
         Some(text) if !KINDS.contains(&text) => errors.push(FieldError::not_supported(format!("{list}.mountPropagation"), text, &KINDS)),
         _ => {}
     }
-    let at = format!("{list}.recursiveReadOnly");
+    let at = format_args!("{list}.recursiveReadOnly");
     match mount.get("recursiveReadOnly").and_then(Value::as_str) {
         None | Some("Disabled") => {}
         Some("Enabled" | "IfPossible") => {
             if mount.bool_at(&["readOnly"]) != Some(true) {
-                errors.push(FieldError::forbidden(&at, "may only be specified when readOnly is true"));
+                errors.push(FieldError::forbidden(at, "may only be specified when readOnly is true"));
             }
             if propagation.is_some_and(|p| p != "None") {
-                errors.push(FieldError::forbidden(&at, "may only be specified when mountPropagation is None or not specified"));
+                errors.push(FieldError::forbidden(at, "may only be specified when mountPropagation is None or not specified"));
             }
         }
         Some(text) => errors.push(FieldError::not_supported(at, text, &["Disabled", "Enabled", "IfPossible"])),
     }
 }
 
-fn devices(container: &Value, at: &str, pod: &Pod<'_>, errors: &mut Vec<FieldError>) {
+fn devices(container: &Value, at: At<'_>, pod: &Pod<'_>, errors: &mut Vec<FieldError>) {
     let mounted: HashSet<&str> = container.list_at(&["volumeMounts"]).iter().map(|m| m.str_at(&["name"])).collect();
     let (mut names, mut paths): (HashSet<&str>, HashSet<&str>) = Default::default();
     for (i, device) in container.list_at(&["volumeDevices"]).iter().enumerate() {
-        let at = format!("{at}.volumeDevices[{i}]");
+        let at = format_args!("{at}.volumeDevices[{i}]");
         let (name, path) = (device.str_at(&["name"]), device.str_at(&["devicePath"]));
         if name.is_empty() {
             errors.push(FieldError::required(format!("{at}.name"), ""));
@@ -333,7 +334,7 @@ fn devices(container: &Value, at: &str, pod: &Pod<'_>, errors: &mut Vec<FieldErr
 }
 
 /// Requests and limits; also those of a whole pod and of claims in it.
-pub(super) fn resources(resources: &Value, at: &str, claims: &[&str], errors: &mut Vec<FieldError>) {
+pub(super) fn resources(resources: &Value, at: At<'_>, claims: &[&str], errors: &mut Vec<FieldError>) {
     let map = |kind: &str| resources.get(kind).and_then(Value::as_map).cloned().unwrap_or_default();
     let (limits, requests) = (map("limits"), map("requests"));
     let amount = |v: Option<&Value>| v.and_then(Value::as_str)?.parse::<Quantity>().ok();
@@ -395,9 +396,9 @@ fn resource_name(name: &str, field: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn resize_policies(container: &Value, at: &str, restart_policy: &str, errors: &mut Vec<FieldError>) {
+fn resize_policies(container: &Value, at: At<'_>, restart_policy: &str, errors: &mut Vec<FieldError>) {
     // Upstream names the list, not the element.
-    let list = format!("{at}.resizePolicy");
+    let list = format_args!("{at}.resizePolicy");
     let mut seen = HashSet::new();
     for (i, policy) in container.list_at(&["resizePolicy"]).iter().enumerate() {
         let resource = policy.str_at(&["resourceName"]);
@@ -420,19 +421,19 @@ fn resize_policies(container: &Value, at: &str, restart_policy: &str, errors: &m
     }
 }
 
-fn lifecycle(container: &Value, at: &str, grace: i64, errors: &mut Vec<FieldError>) {
+fn lifecycle(container: &Value, at: At<'_>, grace: i64, errors: &mut Vec<FieldError>) {
     for field in ["postStart", "preStop"] {
         if let Some(found) = container.at(&["lifecycle", field]) {
-            handler(found, &format!("{at}.lifecycle.{field}"), grace, errors);
+            handler(found, format_args!("{at}.lifecycle.{field}"), grace, errors);
         }
     }
 }
 
-fn probes(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn probes(container: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     for field in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(probe) = container.get(field) else { continue };
-        let at = format!("{at}.{field}");
-        handler(probe, &at, 0, errors);
+        let at = format_args!("{at}.{field}");
+        handler(probe, at, 0, errors);
         if field == "readinessProbe" {
             if let Some(grace) = probe.int_at(&["terminationGracePeriodSeconds"]) {
                 let why = "must not be set for readinessProbes";
@@ -445,19 +446,19 @@ fn probes(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// One way to reach into the container, and no more than one.
-fn handler(handler: &Value, at: &str, grace: i64, errors: &mut Vec<FieldError>) {
+fn handler(handler: &Value, at: At<'_>, grace: i64, errors: &mut Vec<FieldError>) {
     let mut found = 0;
     for field in ["exec", "httpGet", "tcpSocket", "grpc", "sleep"] {
         let Some(action) = handler.get(field) else { continue };
         found += 1;
-        let at = format!("{at}.{field}");
+        let at = format_args!("{at}.{field}");
         if found > 1 {
             errors.push(FieldError::forbidden(at, "may not specify more than 1 handler type"));
             continue;
         }
         match field {
             "httpGet" => {
-                port_or_name(action.get("port"), &format!("{at}.port"), errors);
+                port_or_name(action.get("port"), format_args!("{at}.port"), errors);
                 for header in action.list_at(&["httpHeaders"]) {
                     let name = header.str_at(&["name"]);
                     if name.is_empty() || !name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_')) {
@@ -466,7 +467,7 @@ fn handler(handler: &Value, at: &str, grace: i64, errors: &mut Vec<FieldError>) 
                     }
                 }
             }
-            "tcpSocket" | "grpc" => port_or_name(action.get("port"), &format!("{at}.port"), errors),
+            "tcpSocket" | "grpc" => port_or_name(action.get("port"), format_args!("{at}.port"), errors),
             "sleep" => {
                 let seconds = action.int_at(&["seconds"]).unwrap_or(0);
                 if seconds < 0 || seconds > grace {
@@ -483,7 +484,7 @@ fn handler(handler: &Value, at: &str, grace: i64, errors: &mut Vec<FieldError>) 
 }
 
 /// A number of a port, or the name of one.
-pub(crate) fn port_or_name(port: Option<&Value>, at: &str, errors: &mut Vec<FieldError>) {
+pub(crate) fn port_or_name(port: Option<&Value>, at: At<'_>, errors: &mut Vec<FieldError>) {
     let why = match port {
         Some(Value::String(name)) => names::port_name(name).err(),
         Some(Value::Int(number)) => names::port_number(*number).err(),

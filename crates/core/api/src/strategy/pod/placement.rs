@@ -3,44 +3,46 @@
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
-pub(super) fn validate(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    node_affinity(spec, &format!("{path}.affinity.nodeAffinity"), errors);
+use super::At;
+
+pub(super) fn validate(spec: &Value, path: At<'_>, errors: &mut Vec<FieldError>) {
+    node_affinity(spec, format_args!("{path}.affinity.nodeAffinity"), errors);
     for kind in ["podAffinity", "podAntiAffinity"] {
         let Some(affinity) = spec.at(&["affinity", kind]) else { continue };
-        let at = format!("{path}.affinity.{kind}");
+        let at = format_args!("{path}.affinity.{kind}");
         for (i, term) in affinity.list_at(&["requiredDuringSchedulingIgnoredDuringExecution"]).iter().enumerate() {
-            pod_term(term, &format!("{at}.requiredDuringSchedulingIgnoredDuringExecution[{i}]"), errors);
+            pod_term(term, format_args!("{at}.requiredDuringSchedulingIgnoredDuringExecution[{i}]"), errors);
         }
         for (i, weighted) in affinity.list_at(&["preferredDuringSchedulingIgnoredDuringExecution"]).iter().enumerate() {
-            let at = format!("{at}.preferredDuringSchedulingIgnoredDuringExecution[{i}].podAffinityTerm");
-            pod_term(weighted.get("podAffinityTerm").unwrap_or(&Value::Null), &at, errors);
+            let at = format_args!("{at}.preferredDuringSchedulingIgnoredDuringExecution[{i}].podAffinityTerm");
+            pod_term(weighted.get("podAffinityTerm").unwrap_or(&Value::Null), at, errors);
         }
     }
-    tolerations(spec.list_at(&["tolerations"]), &format!("{path}.tolerations"), errors);
-    spreading(spec, &format!("{path}.topologySpreadConstraints"), errors);
+    tolerations(spec.list_at(&["tolerations"]), format_args!("{path}.tolerations"), errors);
+    spreading(spec, format_args!("{path}.topologySpreadConstraints"), errors);
 }
 
-fn node_affinity(spec: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn node_affinity(spec: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     let Some(affinity) = spec.at(&["affinity", "nodeAffinity"]) else { return };
     if let Some(required) = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") {
-        node_selector(required, &format!("{at}.requiredDuringSchedulingIgnoredDuringExecution"), errors);
+        node_selector(required, format_args!("{at}.requiredDuringSchedulingIgnoredDuringExecution"), errors);
     }
     for (i, preferred) in affinity.list_at(&["preferredDuringSchedulingIgnoredDuringExecution"]).iter().enumerate() {
-        let at = format!("{at}.preferredDuringSchedulingIgnoredDuringExecution[{i}].preference");
-        node_term(preferred.get("preference").unwrap_or(&Value::Null), &at, errors);
+        let at = format_args!("{at}.preferredDuringSchedulingIgnoredDuringExecution[{i}].preference");
+        node_term(preferred.get("preference").unwrap_or(&Value::Null), at, errors);
     }
 }
 
 /// The terms of a node selector; that there are some is in the description.
-pub(crate) fn node_selector(selector: &Value, at: &str, errors: &mut Vec<FieldError>) {
+pub(crate) fn node_selector(selector: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     for (i, term) in selector.list_at(&["nodeSelectorTerms"]).iter().enumerate() {
-        node_term(term, &format!("{at}.nodeSelectorTerms[{i}]"), errors);
+        node_term(term, format_args!("{at}.nodeSelectorTerms[{i}]"), errors);
     }
 }
 
-fn node_term(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn node_term(term: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     for (i, requirement) in term.list_at(&["matchExpressions"]).iter().enumerate() {
-        let at = format!("{at}.matchExpressions[{i}]");
+        let at = format_args!("{at}.matchExpressions[{i}]");
         let values = requirement.list_at(&["values"]);
         match requirement.str_at(&["operator"]) {
             "In" | "NotIn" if values.is_empty() => {
@@ -58,10 +60,10 @@ fn node_term(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
             "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
             text => errors.push(FieldError::invalid(format!("{at}.operator"), text, "not a valid selector operator")),
         }
-        crate::strategy::requirement_errors(requirement, &at, errors);
+        crate::strategy::requirement_errors(requirement, &at.to_string(), errors);
     }
     for (i, requirement) in term.list_at(&["matchFields"]).iter().enumerate() {
-        let at = format!("{at}.matchFields[{i}]");
+        let at = format_args!("{at}.matchFields[{i}]");
         let (key, values) = (requirement.str_at(&["key"]), requirement.list_at(&["values"]));
         match requirement.str_at(&["operator"]) {
             "In" | "NotIn" if values.len() != 1 => {
@@ -85,7 +87,7 @@ fn node_term(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn pod_term(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn pod_term(term: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     for namespace in term.list_at(&["namespaces"]) {
         let text = namespace.as_str().unwrap_or_default();
         if let Err(why) = names::dns_label(text) {
@@ -93,8 +95,8 @@ fn pod_term(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
         }
     }
     let (matching, differing) = (term.list_at(&["matchLabelKeys"]), term.list_at(&["mismatchLabelKeys"]));
-    label_keys(matching, term.get("labelSelector"), &format!("{at}.matchLabelKeys"), errors);
-    label_keys(differing, term.get("labelSelector"), &format!("{at}.mismatchLabelKeys"), errors);
+    label_keys(matching, term.get("labelSelector"), format_args!("{at}.matchLabelKeys"), errors);
+    label_keys(differing, term.get("labelSelector"), format_args!("{at}.mismatchLabelKeys"), errors);
     for (i, key) in matching.iter().enumerate() {
         if differing.contains(key) {
             errors.push(FieldError::invalid(
@@ -107,7 +109,7 @@ fn pod_term(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
     topology_key(term, at, errors);
 }
 
-fn topology_key(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn topology_key(term: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     let key = term.str_at(&["topologyKey"]);
     if let Err(why) = names::qualified_name(key) {
         errors.push(FieldError::invalid(format!("{at}.topologyKey"), key, why));
@@ -115,7 +117,7 @@ fn topology_key(term: &Value, at: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// Keys of labels whose values are taken from the pod; they need a selector that they go into.
-fn label_keys(keys: &[Value], selector: Option<&Value>, at: &str, errors: &mut Vec<FieldError>) {
+fn label_keys(keys: &[Value], selector: Option<&Value>, at: At<'_>, errors: &mut Vec<FieldError>) {
     if !keys.is_empty() && selector.is_none() {
         errors.push(FieldError::forbidden(at, "must not be specified when labelSelector is not set"));
     }
@@ -127,9 +129,9 @@ fn label_keys(keys: &[Value], selector: Option<&Value>, at: &str, errors: &mut V
     }
 }
 
-pub(crate) fn tolerations(list: &[Value], path: &str, errors: &mut Vec<FieldError>) {
+pub(crate) fn tolerations(list: &[Value], path: At<'_>, errors: &mut Vec<FieldError>) {
     for (i, toleration) in list.iter().enumerate() {
-        let at = format!("{path}[{i}]");
+        let at = format_args!("{path}[{i}]");
         let text = |field: &str| toleration.str_at(&[field]);
         if !text("key").is_empty()
             && let Err(why) = names::qualified_name(text("key"))
@@ -159,10 +161,10 @@ pub(crate) fn tolerations(list: &[Value], path: &str, errors: &mut Vec<FieldErro
     }
 }
 
-fn spreading(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn spreading(spec: &Value, path: At<'_>, errors: &mut Vec<FieldError>) {
     let list = spec.list_at(&["topologySpreadConstraints"]);
     for (i, constraint) in list.iter().enumerate() {
-        let at = format!("{path}[{i}]");
+        let at = format_args!("{path}[{i}]");
         let pair = (constraint.str_at(&["topologyKey"]), constraint.str_at(&["whenUnsatisfiable"]));
         let again = |c: &Value| (c.str_at(&["topologyKey"]), c.str_at(&["whenUnsatisfiable"])) == pair;
         if list[i + 1..].iter().any(again) {
@@ -178,7 +180,7 @@ fn spreading(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         }
         let selector = constraint.get("labelSelector");
         let keys = constraint.list_at(&["matchLabelKeys"]);
-        label_keys(keys, selector, &format!("{at}.matchLabelKeys"), errors);
+        label_keys(keys, selector, format_args!("{at}.matchLabelKeys"), errors);
         let selected: Vec<&str> = selector
             .and_then(|s| s.get("matchLabels"))
             .and_then(Value::as_map)

@@ -3,12 +3,13 @@
 use fram_machinery::Value;
 use fram_machinery::status::FieldError;
 
+use super::At;
 use super::volumes::local_path_errors;
 
 /// The greatest number that a user or group has.
 const MAX_ID: i64 = 2_147_483_647;
 
-pub(super) fn container(context: &Value, at: &str, host_users: bool, errors: &mut Vec<FieldError>) {
+pub(super) fn container(context: &Value, at: At<'_>, host_users: bool, errors: &mut Vec<FieldError>) {
     ids(context, &["runAsUser", "runAsGroup"], at, errors);
     match context.get("procMount").and_then(Value::as_str) {
         None | Some("Default") => {}
@@ -31,7 +32,7 @@ pub(super) fn container(context: &Value, at: &str, host_users: bool, errors: &mu
     }
 }
 
-pub(super) fn ids(context: &Value, fields: &[&str], at: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn ids(context: &Value, fields: &[&str], at: At<'_>, errors: &mut Vec<FieldError>) {
     for field in fields {
         if let Some(id) = context.int_at(&[field]).filter(|n| !(0..=MAX_ID).contains(n)) {
             errors.push(FieldError::invalid(format!("{at}.{field}"), id, "must be between 0 and 2147483647, inclusive"));
@@ -40,20 +41,20 @@ pub(super) fn ids(context: &Value, fields: &[&str], at: &str, errors: &mut Vec<F
 }
 
 /// Profiles of seccomp and AppArmor: a profile is named where it is a file of the node, and only there.
-pub(super) fn profiles(context: &Value, at: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn profiles(context: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     for field in ["seccompProfile", "appArmorProfile"] {
         let Some(profile) = context.get(field) else { continue };
-        let at = format!("{at}.{field}");
+        let at = format_args!("{at}.{field}");
         let named = profile.get("localhostProfile").and_then(Value::as_str);
         let ty = profile.str_at(&["type"]);
         if ty.is_empty() {
             errors.push(FieldError::required(format!("{at}.type"), "type is required"));
         }
-        let at = format!("{at}.localhostProfile");
+        let at = format_args!("{at}.localhostProfile");
         match named {
             None if ty == "Localhost" => errors.push(FieldError::required(at, "must be set when type is Localhost")),
             Some(name) if ty == "Localhost" && field == "appArmorProfile" => app_armor_name(name, at, errors),
-            Some(name) if ty == "Localhost" => local_path_errors(name, &at, errors),
+            Some(name) if ty == "Localhost" => local_path_errors(name, at, errors),
             Some(name) if field == "seccompProfile" || matches!(ty, "RuntimeDefault" | "Unconfined") => {
                 errors.push(FieldError::invalid(at, name, "can only be set when type is Localhost"));
             }
@@ -62,7 +63,7 @@ pub(super) fn profiles(context: &Value, at: &str, errors: &mut Vec<FieldError>) 
     }
 }
 
-fn app_armor_name(name: &str, at: String, errors: &mut Vec<FieldError>) {
+fn app_armor_name(name: &str, at: At<'_>, errors: &mut Vec<FieldError>) {
     if name.trim().is_empty() {
         errors.push(FieldError::required(at, "must be set when AppArmor type is Localhost"));
     } else if name.trim() != name {

@@ -5,7 +5,7 @@ use fram_machinery::status::{FieldError, Problem};
 use fram_machinery::{Value, names};
 
 use super::containers::{self, Role, enumerated, is_ip};
-use super::{placement, security, volumes};
+use super::{At, placement, security, volumes};
 
 pub(super) fn validate(pod: &Value) -> Vec<FieldError> {
     let mut errors = validate_spec(pod.get("spec").unwrap_or(&Value::Null), "spec");
@@ -26,6 +26,7 @@ pub(super) fn validate_new(pod: &Value) -> Vec<FieldError> {
 
 /// The rules of a pod spec below `path`; templates obey the same ones.
 pub(crate) fn validate_spec(spec: &Value, path: &str) -> Vec<FieldError> {
+    let path = format_args!("{path}");
     let mut errors = Vec::new();
     let volumes = volumes::validate(spec, path, &mut errors);
     let claims = spec.list_at(&["resourceClaims"]).iter().map(|c| c.str_at(&["name"])).collect();
@@ -61,13 +62,13 @@ pub(crate) fn validate_spec(spec: &Value, path: &str) -> Vec<FieldError> {
     errors
 }
 
-fn every_container(spec: &Value, path: &str, pod: &containers::Pod<'_>, errors: &mut Vec<FieldError>) {
+fn every_container(spec: &Value, path: At<'_>, pod: &containers::Pod<'_>, errors: &mut Vec<FieldError>) {
     let mut seen = Vec::new();
     for (list, role) in [("containers", Role::Main), ("initContainers", Role::Init), ("ephemeralContainers", Role::Ephemeral)] {
         let others = seen.clone();
         for (i, container) in spec.list_at(&[list]).iter().enumerate() {
-            let at = format!("{path}.{list}[{i}]");
-            containers::validate(container, role, &at, pod, errors);
+            let at = format_args!("{path}.{list}[{i}]");
+            containers::validate(container, role, at, pod, errors);
             let name = container.str_at(&["name"]);
             if seen.contains(&name) && !name.is_empty() {
                 errors.push(FieldError::duplicate(format!("{at}.name"), name));
@@ -82,10 +83,10 @@ fn every_container(spec: &Value, path: &str, pod: &containers::Pod<'_>, errors: 
     if spec.list_at(&["containers"]).is_empty() {
         errors.push(FieldError::required(format!("{path}.containers"), ""));
     }
-    containers::host_port_conflicts(spec.list_at(&["containers"]), &format!("{path}.containers"), errors);
+    containers::host_port_conflicts(spec.list_at(&["containers"]), format_args!("{path}.containers"), errors);
 }
 
-fn numbers(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn numbers(spec: &Value, path: At<'_>, errors: &mut Vec<FieldError>) {
     if let Some(deadline) = spec.int_at(&["activeDeadlineSeconds"])
         && !(1..=i64::from(i32::MAX)).contains(&deadline)
     {
@@ -93,7 +94,7 @@ fn numbers(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn texts(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn texts(spec: &Value, path: At<'_>, errors: &mut Vec<FieldError>) {
     for (field, rule) in [
         ("hostname", names::dns_label as super::NameRule),
         ("subdomain", names::dns_label),
@@ -131,7 +132,7 @@ fn texts(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// What shares the namespaces of the node.
-fn host(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn host(spec: &Value, path: At<'_>, errors: &mut Vec<FieldError>) {
     let is = |field: &str| spec.bool_at(&[field]) == Some(true);
     if is("hostPID") && is("shareProcessNamespace") {
         // Upstream's name of the field is one of its internal form.
@@ -153,7 +154,7 @@ fn host(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
             for (p, port) in container.list_at(&["ports"]).iter().enumerate() {
                 let (host, own) = (port.int_at(&["hostPort"]).unwrap_or(0), port.int_at(&["containerPort"]).unwrap_or(0));
                 if host != 0 && host != own {
-                    let at = format!("{path}.{list}[{c}].ports[{p}].hostPort");
+                    let at = format_args!("{path}.{list}[{c}].ports[{p}].hostPort");
                     errors.push(FieldError::invalid(at, host, "must match `containerPort` when `hostNetwork` is true"));
                 }
             }
@@ -161,12 +162,12 @@ fn host(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn dns(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    let at = format!("{path}.dnsConfig");
+fn dns(spec: &Value, path: At<'_>, errors: &mut Vec<FieldError>) {
+    let at = format_args!("{path}.dnsConfig");
     let servers = spec.list_at(&["dnsConfig", "nameservers"]);
     if spec.str_at(&["dnsPolicy"]) == "None" {
         if spec.get("dnsConfig").is_none() {
-            errors.push(FieldError::required(&at, "must provide `dnsConfig` when `dnsPolicy` is None"));
+            errors.push(FieldError::required(at, "must provide `dnsConfig` when `dnsPolicy` is None"));
         } else if servers.is_empty() {
             let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
             errors.push(FieldError::required(format!("{at}.nameservers"), why));
@@ -200,18 +201,18 @@ fn dns(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// Security of the pod, and what does not go with its operating system.
-fn system(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    let at = format!("{path}.securityContext");
+fn system(spec: &Value, path: At<'_>, errors: &mut Vec<FieldError>) {
+    let at = format_args!("{path}.securityContext");
     let null = Value::Null;
     let context = spec.get("securityContext").unwrap_or(&null);
-    security::ids(context, &["runAsUser", "runAsGroup", "fsGroup"], &at, errors);
+    security::ids(context, &["runAsUser", "runAsGroup", "fsGroup"], at, errors);
     for (i, id) in context.list_at(&["supplementalGroups"]).iter().enumerate() {
         if id.as_int().is_some_and(|n| !(0..=i64::from(i32::MAX)).contains(&n)) {
             let why = "must be between 0 and 2147483647, inclusive";
             errors.push(FieldError::invalid(format!("{at}.supplementalGroups[{i}]"), id.clone(), why));
         }
     }
-    security::profiles(context, &at, errors);
+    security::profiles(context, at, errors);
     validate_sysctls(spec, path, errors);
     if spec.str_at(&["os", "name"]) == "linux" && context.get("windowsOptions").is_some() {
         errors.push(FieldError::forbidden(format!("{at}.windowsOptions"), "windows options cannot be set for a linux pod"));
@@ -270,10 +271,10 @@ fn system(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// The claims of a pod for devices: each from one source.
-fn claim_errors(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn claim_errors(spec: &Value, path: At<'_>, errors: &mut Vec<FieldError>) {
     let claims = spec.list_at(&["resourceClaims"]);
     for (i, claim) in claims.iter().enumerate() {
-        let at = format!("{path}.resourceClaims[{i}]");
+        let at = format_args!("{path}.resourceClaims[{i}]");
         let name = claim.str_at(&["name"]);
         if name.is_empty() {
             errors.push(FieldError::required(format!("{at}.name"), ""));
@@ -286,7 +287,7 @@ fn claim_errors(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
             ["resourceClaimName", "resourceClaimTemplateName"].into_iter().filter(|f| claim.get(f).is_some_and(|v| !v.is_null())).collect();
         if sources.len() != 1 {
             let why = "must specify exactly one of: `resourceClaimName`, `resourceClaimTemplateName`";
-            errors.push(FieldError::invalid(&at, claim.clone(), why));
+            errors.push(FieldError::invalid(at, claim.clone(), why));
         }
         for field in sources {
             if let Err(why) = names::dns_subdomain(claim.str_at(&[field])) {
@@ -297,9 +298,9 @@ fn claim_errors(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// Requests and limits of the pod as a whole know fewer resources.
-fn pod_resources(resources: &Value, claims: &[&str], path: &str, errors: &mut Vec<FieldError>) {
-    let at = format!("{path}.resources");
-    containers::resources(resources, &at, claims, errors);
+fn pod_resources(resources: &Value, claims: &[&str], path: At<'_>, errors: &mut Vec<FieldError>) {
+    let at = format_args!("{path}.resources");
+    containers::resources(resources, at, claims, errors);
     for kind in ["limits", "requests"] {
         for name in resources.get(kind).and_then(Value::as_map).iter().flat_map(|m| m.keys()) {
             if !matches!(name.as_str(), "cpu" | "memory") && !name.starts_with("hugepages-") {
@@ -336,8 +337,8 @@ pub(super) fn validate_status(pod: &Value, old: &Value) -> Vec<FieldError> {
     if status("qosClass") != before && !before.is_empty() {
         errors.push(FieldError::invalid("status.qosClass", status("qosClass"), "field is immutable"));
     }
-    address_errors(pod.list_at(&["status", "podIPs"]), "", "status.podIPs", &mut errors);
-    address_errors(pod.list_at(&["status", "hostIPs"]), ".ip", "status.hostIPs", &mut errors);
+    address_errors(pod.list_at(&["status", "podIPs"]), "", format_args!("status.podIPs"), &mut errors);
+    address_errors(pod.list_at(&["status", "hostIPs"]), ".ip", format_args!("status.hostIPs"), &mut errors);
     let (first, host) = (pod.list_at(&["status", "hostIPs"]).first().map(|h| h.str_at(&["ip"])), status("hostIP"));
     if first.is_some_and(|first| first != host) {
         errors.push(FieldError::invalid("status.hostIPs[0].ip", first.unwrap_or_default(), "must be equal to `hostIP`"));
@@ -346,7 +347,7 @@ pub(super) fn validate_status(pod: &Value, old: &Value) -> Vec<FieldError> {
 }
 
 /// At most one address of each family; `suffix` is how upstream goes on from the element to the address.
-fn address_errors(list: &[Value], suffix: &str, at: &str, errors: &mut Vec<FieldError>) {
+fn address_errors(list: &[Value], suffix: &str, at: At<'_>, errors: &mut Vec<FieldError>) {
     let parsed: Vec<Option<std::net::IpAddr>> = list.iter().map(|e| e.str_at(&["ip"]).parse().ok()).collect();
     for (i, (entry, _)) in list.iter().zip(&parsed).enumerate().filter(|(_, (_, ip))| ip.is_none()) {
         let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
@@ -362,24 +363,24 @@ fn address_errors(list: &[Value], suffix: &str, at: &str, errors: &mut Vec<Field
 }
 
 /// Names of kernel parameters: segments of letters, digits, `-`, `_`, joined by dots or slashes.
-fn validate_sysctls(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn validate_sysctls(spec: &Value, path: At<'_>, errors: &mut Vec<FieldError>) {
     const WHY: &str =
         "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
     let mut seen = Vec::new();
     for (i, sysctl) in spec.list_at(&["securityContext", "sysctls"]).iter().enumerate() {
         let name = sysctl.str_at(&["name"]);
-        let at = format!("{path}.securityContext.sysctls[{i}].name");
+        let at = format_args!("{path}.securityContext.sysctls[{i}].name");
         let word = |s: &str| {
             let b = s.as_bytes();
             let edge = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
             b.first().is_some_and(edge) && b.last().is_some_and(edge) && b.iter().all(|c| edge(c) || matches!(c, b'-' | b'_'))
         };
         if name.is_empty() {
-            errors.push(FieldError::required(&at, ""));
+            errors.push(FieldError::required(at, ""));
         } else if name.len() > 253 || !name.split(['.', '/']).all(word) {
-            errors.push(FieldError::invalid(&at, name, WHY));
+            errors.push(FieldError::invalid(at, name, WHY));
         } else if seen.contains(&name) {
-            errors.push(FieldError::duplicate(&at, name));
+            errors.push(FieldError::duplicate(at, name));
         }
         seen.push(name);
         let dotted = name.replace('/', ".");

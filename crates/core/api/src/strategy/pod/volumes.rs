@@ -6,15 +6,16 @@ use fram_machinery::{Value, names};
 
 use crate::strategy::certificates::projections;
 use crate::strategy::claims::claim_spec_errors;
+use crate::strategy::pod::At;
 
 /// Checks the volumes of a pod spec; returns those that are as they should be, which containers can mount.
-pub(super) fn validate(spec: &Value, path: &str, errors: &mut Vec<FieldError>) -> Vec<Value> {
+pub(super) fn validate(spec: &Value, path: At<'_>, errors: &mut Vec<FieldError>) -> Vec<Value> {
     let mut seen: Vec<&str> = Vec::new();
     let mut sound = Vec::new();
     for (i, volume) in spec.list_at(&["volumes"]).iter().enumerate() {
-        let at = format!("{path}.volumes[{i}]");
+        let at = format_args!("{path}.volumes[{i}]");
         let before = errors.len();
-        sources(volume, &at, errors);
+        sources(volume, at, errors);
         let name = volume.str_at(&["name"]);
         if name.is_empty() {
             errors.push(FieldError::required(format!("{at}.name"), ""));
@@ -56,12 +57,12 @@ const REQUIRED: [(&str, &[&str]); 20] = [
 ];
 
 /// One source and no more. What descriptions say about the fields of the sources is checked with all other fields.
-fn sources(volume: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn sources(volume: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     let present = volume.as_map().into_iter().flat_map(|m| m.iter()).filter(|(key, _)| key.as_str() != "name");
     let (mut count, whole) = (0, at);
     for (kind, source) in in_upstream_order(present.map(|(k, v)| (k.as_str(), v)).collect()) {
         count += 1;
-        let at = format!("{at}.{kind}");
+        let at = format_args!("{at}.{kind}");
         if count > 1 {
             errors.push(FieldError::forbidden(at, "may not specify more than 1 volume type"));
             continue;
@@ -78,27 +79,27 @@ fn sources(volume: &Value, at: &str, errors: &mut Vec<FieldError>) {
                     errors.push(FieldError::forbidden(format!("{at}.sizeLimit"), "SizeLimit field must be a valid resource quantity"));
                 }
             }
-            "hostPath" => backsteps(source.str_at(&["path"]), &format!("{at}.path"), errors),
-            "nfs" => absolute(source.str_at(&["path"]), &format!("{at}.path"), errors),
-            "gitRepo" => local_path_errors(source.str_at(&["directory"]), &format!("{at}.directory"), errors),
+            "hostPath" => backsteps(source.str_at(&["path"]), format_args!("{at}.path"), errors),
+            "nfs" => absolute(source.str_at(&["path"]), format_args!("{at}.path"), errors),
+            "gitRepo" => local_path_errors(source.str_at(&["directory"]), format_args!("{at}.directory"), errors),
             "gcePersistentDisk" => {
                 if let Some(n) = source.int_at(&["partition"]).filter(|n| !(0..=255).contains(n)) {
-                    let at = at.replace("gcePersistentDisk", "persistentDisk.partition");
+                    let at = at.to_string().replace("gcePersistentDisk", "persistentDisk.partition");
                     errors.push(FieldError::invalid(at, n, "must be between 0 and 255, inclusive"));
                 }
             }
-            "secret" | "configMap" => named(source, kind, &at, errors),
-            "downwardAPI" => downward(source, &at, errors),
-            "projected" => projected(source, &at, errors),
+            "secret" | "configMap" => named(source, kind, at, errors),
+            "downwardAPI" => downward(source, at, errors),
+            "projected" => projected(source, at, errors),
             "iscsi" => {
-                iscsi(source, &at, errors);
+                iscsi(source, at, errors);
                 iscsi_name(volume, source, whole, errors);
             }
-            "fc" => fibre_channel(source, &at, errors),
-            "csi" => csi(source, &at, errors),
-            "azureDisk" => azure_disk(source, &at, errors),
+            "fc" => fibre_channel(source, at, errors),
+            "csi" => csi(source, at, errors),
+            "azureDisk" => azure_disk(source, at, errors),
             "image" if source.str_at(&["reference"]).is_empty() => errors.push(FieldError::required(format!("{at}.reference"), "")),
-            "ephemeral" => ephemeral(source, &at, errors),
+            "ephemeral" => ephemeral(source, at, errors),
             _ => {}
         }
     }
@@ -114,22 +115,22 @@ fn in_upstream_order<'a>(mut present: Vec<(&'a str, &'a Value)>) -> Vec<(&'a str
     present
 }
 
-fn named(source: &Value, kind: &str, at: &str, errors: &mut Vec<FieldError>) {
+fn named(source: &Value, kind: &str, at: At<'_>, errors: &mut Vec<FieldError>) {
     if kind == "configMap" && source.str_at(&["name"]).is_empty() {
         errors.push(FieldError::required(format!("{at}.name"), ""));
     }
     for (i, item) in source.list_at(&["items"]).iter().enumerate() {
-        local_path_errors(item.str_at(&["path"]), &format!("{at}.items[{i}].path"), errors);
+        local_path_errors(item.str_at(&["path"]), format_args!("{at}.items[{i}].path"), errors);
     }
 }
 
-pub(crate) fn backsteps(path: &str, at: &str, errors: &mut Vec<FieldError>) {
+pub(crate) fn backsteps(path: &str, at: At<'_>, errors: &mut Vec<FieldError>) {
     if path.split('/').any(|s| s == "..") {
         errors.push(FieldError::invalid(at, path, "must not contain '..'"));
     }
 }
 
-pub(crate) fn absolute(path: &str, at: &str, errors: &mut Vec<FieldError>) {
+pub(crate) fn absolute(path: &str, at: At<'_>, errors: &mut Vec<FieldError>) {
     if path.is_empty() {
         errors.push(FieldError::required(at, ""));
     }
@@ -139,7 +140,7 @@ pub(crate) fn absolute(path: &str, at: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// A path below something: relative, and never upward.
-pub(super) fn local_path_errors(path: &str, at: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn local_path_errors(path: &str, at: At<'_>, errors: &mut Vec<FieldError>) {
     if path.starts_with('/') {
         errors.push(FieldError::invalid(at, path, "must be a relative path"));
     }
@@ -152,7 +153,7 @@ fn is_subscript(path: &str) -> Option<(&str, &str)> {
 }
 
 /// A reference to a field of the pod itself.
-pub(super) fn field_errors(reference: &Value, allowed: &[&str], at: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn field_errors(reference: &Value, allowed: &[&str], at: At<'_>, errors: &mut Vec<FieldError>) {
     let (version, path) = (reference.str_at(&["apiVersion"]), reference.str_at(&["fieldPath"]));
     let field = format!("{at}.fieldPath");
     if version.is_empty() {
@@ -194,7 +195,7 @@ pub(super) fn field_errors(reference: &Value, allowed: &[&str], at: &str, errors
 }
 
 /// A reference to a resource of a container; files have to say of which one.
-pub(super) fn resource_field_errors(reference: &Value, allowed: &[&str], in_file: bool, at: &str, errors: &mut Vec<FieldError>) {
+pub(super) fn resource_field_errors(reference: &Value, allowed: &[&str], in_file: bool, at: At<'_>, errors: &mut Vec<FieldError>) {
     let resource = reference.str_at(&["resource"]);
     if in_file && reference.str_at(&["containerName"]).is_empty() {
         errors.push(FieldError::required(format!("{at}.containerName"), ""));
@@ -219,19 +220,21 @@ const FILE_RESOURCES: [&str; 6] =
     ["limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu", "requests.ephemeral-storage", "requests.memory"];
 
 /// Upstream names what is below the list without the number of the item.
-fn downward(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn downward(source: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     for item in source.list_at(&["items"]) {
         let path = item.str_at(&["path"]);
         if path.is_empty() {
             errors.push(FieldError::required(format!("{at}.path"), ""));
         }
-        local_path_errors(path, &format!("{at}.path"), errors);
+        local_path_errors(path, format_args!("{at}.path"), errors);
         match (item.get("fieldRef"), item.get("resourceFieldRef")) {
             (Some(_), Some(_)) => {
                 errors.push(FieldError::invalid(at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"))
             }
-            (Some(reference), None) => field_errors(reference, &FILE_FIELDS, &format!("{at}.fieldRef"), errors),
-            (None, Some(reference)) => resource_field_errors(reference, &FILE_RESOURCES, true, &format!("{at}.resourceFieldRef"), errors),
+            (Some(reference), None) => field_errors(reference, &FILE_FIELDS, format_args!("{at}.fieldRef"), errors),
+            (None, Some(reference)) => {
+                resource_field_errors(reference, &FILE_RESOURCES, true, format_args!("{at}.resourceFieldRef"), errors)
+            }
             (None, None) => errors.push(FieldError::required(at, "one of fieldRef and resourceFieldRef is required")),
         }
         if let Some(mode) = item.int_at(&["mode"]).filter(|m| !(0..=0o777).contains(m)) {
@@ -240,7 +243,7 @@ fn downward(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn projected(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn projected(source: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     let mut paths: Vec<String> = Vec::new();
     let mut take = |path: &str, errors: &mut Vec<FieldError>| {
         if paths.iter().any(|p| p == path) && !path.is_empty() {
@@ -249,44 +252,44 @@ fn projected(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
         paths.push(path.to_string());
     };
     for (i, part) in source.list_at(&["sources"]).iter().enumerate() {
-        let place = format!("{at}.sources[{i}]");
+        let place = format_args!("{at}.sources[{i}]");
         let kinds = ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
         let found: Vec<(&str, &Value)> = kinds.into_iter().filter_map(|k| Some((k, part.get(k)?))).collect();
         if found.len() > 1 {
-            errors.push(FieldError::forbidden(&place, "may not specify more than 1 volume type"));
+            errors.push(FieldError::forbidden(place, "may not specify more than 1 volume type"));
         }
         for (kind, source) in found {
-            let inner = format!("{place}.{kind}");
+            let inner = format_args!("{place}.{kind}");
             match kind {
                 "secret" | "configMap" => {
                     if source.str_at(&["name"]).is_empty() {
                         errors.push(FieldError::required(format!("{inner}.name"), ""));
                     }
                     for (i, item) in source.list_at(&["items"]).iter().enumerate() {
-                        local_path_errors(item.str_at(&["path"]), &format!("{inner}.items[{i}].path"), errors);
+                        local_path_errors(item.str_at(&["path"]), format_args!("{inner}.items[{i}].path"), errors);
                         take(item.str_at(&["path"]), errors);
                     }
                 }
                 "downwardAPI" => {
-                    downward(source, &inner, errors);
+                    downward(source, inner, errors);
                     source.list_at(&["items"]).iter().for_each(|item| take(item.str_at(&["path"]), errors));
                 }
                 "serviceAccountToken" => {
-                    token_lifetime(source, &format!("{inner}.expirationSeconds"), errors);
+                    token_lifetime(source, format_args!("{inner}.expirationSeconds"), errors);
                     if source.str_at(&["path"]).is_empty() {
                         errors.push(FieldError::required(format!("{at}.path"), ""));
                     }
-                    local_path_errors(source.str_at(&["path"]), &format!("{at}.path"), errors);
+                    local_path_errors(source.str_at(&["path"]), format_args!("{at}.path"), errors);
                 }
                 "clusterTrustBundle" => {
-                    projections::trust_bundle(source, &inner, errors);
-                    local_path_errors(source.str_at(&["path"]), &format!("{inner}.path"), errors);
+                    projections::trust_bundle(source, &inner.to_string(), errors);
+                    local_path_errors(source.str_at(&["path"]), format_args!("{inner}.path"), errors);
                     take(source.str_at(&["path"]), errors);
                 }
                 _ => {
-                    projections::pod_certificate(source, &inner, errors);
+                    projections::pod_certificate(source, &inner.to_string(), errors);
                     for path in projections::PATHS {
-                        local_path_errors(source.str_at(&[path]), &format!("{inner}.{path}"), errors);
+                        local_path_errors(source.str_at(&[path]), format_args!("{inner}.{path}"), errors);
                         take(source.str_at(&[path]), errors);
                     }
                 }
@@ -295,7 +298,7 @@ fn projected(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn token_lifetime(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn token_lifetime(source: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     let Some(seconds) = source.int_at(&["expirationSeconds"]) else { return };
     if seconds < 600 {
         errors.push(FieldError::invalid(at, seconds, "may not specify a duration less than 10 minutes"));
@@ -317,7 +320,7 @@ fn is_qualified_iscsi(name: &str) -> bool {
     }
 }
 
-pub(crate) fn iscsi(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
+pub(crate) fn iscsi(source: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     let iqn = source.str_at(&["iqn"]);
     if iqn.is_empty() {
         errors.push(FieldError::required(format!("{at}.iqn"), ""));
@@ -336,7 +339,7 @@ pub(crate) fn iscsi(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
 }
 
 /// With an initiator the name of the volume and its portal make a name.
-fn iscsi_name(volume: &Value, source: &Value, at: &str, errors: &mut Vec<FieldError>) {
+fn iscsi_name(volume: &Value, source: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     const LONGEST: usize = 64;
     let name = volume.str_at(&["name"]);
     let named = source.get("initiatorName").is_some_and(|n| !n.is_null());
@@ -346,7 +349,7 @@ fn iscsi_name(volume: &Value, source: &Value, at: &str, errors: &mut Vec<FieldEr
     }
 }
 
-pub(crate) fn fibre_channel(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
+pub(crate) fn fibre_channel(source: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     let (names, ids) = (source.list_at(&["targetWWNs"]), source.list_at(&["wwids"]));
     if names.is_empty() && ids.is_empty() {
         errors.push(FieldError::required(format!("{at}.targetWWNs"), "must specify either targetWWNs or wwids, but not both"));
@@ -367,7 +370,7 @@ pub(crate) fn fibre_channel(source: &Value, at: &str, errors: &mut Vec<FieldErro
 }
 
 /// The name of a CSI driver: a domain name that may have capitals.
-pub(crate) fn driver_name(name: &str, at: &str, errors: &mut Vec<FieldError>) {
+pub(crate) fn driver_name(name: &str, at: At<'_>, errors: &mut Vec<FieldError>) {
     if name.is_empty() {
         return errors.push(FieldError::required(at, ""));
     }
@@ -379,8 +382,8 @@ pub(crate) fn driver_name(name: &str, at: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn csi(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
-    driver_name(source.str_at(&["driver"]), &format!("{at}.driver"), errors);
+fn csi(source: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
+    driver_name(source.str_at(&["driver"]), format_args!("{at}.driver"), errors);
     if let Some(secret) = source.get("nodePublishSecretRef") {
         let name = secret.str_at(&["name"]);
         if name.is_empty() {
@@ -391,7 +394,7 @@ fn csi(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-pub(crate) fn azure_disk(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
+pub(crate) fn azure_disk(source: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     let uri = source.str_at(&["diskURI"]);
     let known = match source.str_at(&["kind"]) {
         "Managed" => uri.starts_with("/subscriptions"),
@@ -406,8 +409,8 @@ pub(crate) fn azure_disk(source: &Value, at: &str, errors: &mut Vec<FieldError>)
     }
 }
 
-fn ephemeral(source: &Value, at: &str, errors: &mut Vec<FieldError>) {
-    let at = format!("{at}.volumeClaimTemplate");
+fn ephemeral(source: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
+    let at = format_args!("{at}.volumeClaimTemplate");
     let Some(template) = source.get("volumeClaimTemplate") else {
         return errors.push(FieldError::required(at, ""));
     };

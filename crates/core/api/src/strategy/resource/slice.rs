@@ -122,7 +122,7 @@ fn nodes(of: &Value, at: &str, ways: &[&str], empty: &str, errors: &mut Vec<Fiel
                     Value::String(text) => {
                         errors.extend(names::dns_subdomain(text).err().map(|why| FieldError::invalid(field, &**text, why)));
                     }
-                    Value::Map(_) => node_selector(value, &field, errors),
+                    Value::Map(_) => node_selector(value, format_args!("{field}"), errors),
                     _ => {}
                 }
             }

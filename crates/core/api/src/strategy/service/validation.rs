@@ -98,7 +98,7 @@ fn validate_ports(ports: &[Value], errors: &mut Vec<FieldError>) {
             errors.push(FieldError::required(format!("{at}.protocol"), ""));
         }
         if port.get("targetPort").is_some() {
-            port_or_name(port.get("targetPort"), &format!("{at}.targetPort"), errors);
+            port_or_name(port.get("targetPort"), format_args!("{at}.targetPort"), errors);
         }
         if let Some(protocol) = port.get("appProtocol").and_then(Value::as_str)
             && let Err(why) = names::qualified_name(protocol)
