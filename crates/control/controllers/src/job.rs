@@ -10,7 +10,7 @@ mod tests;
 use std::sync::Arc;
 
 use fram_client::resources::{JOBS, PODS};
-use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, PatchKind};
+use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, JOB_INDEX, PatchKind};
 use fram_machinery::{Reason, Status, Value, meta, object};
 
 use crate::objects::{Objects, settled};
@@ -133,11 +133,8 @@ impl Reconciler {
     /// Pods of a Job that is gone, or was replaced by another of its name, need no account.
     async fn let_orphans_go(&self, namespace: &str, name: &str, job: Option<&Value>) -> Result<(), Status> {
         let uid = job.map(meta::uid);
-        let orphaned = |p: &Arc<Value>| {
-            let owner = meta::controller_of(p).filter(|o| o.str_at(&["kind"]) == "Job" && o.str_at(&["name"]) == name);
-            meta::has_finalizer(p, pod::FINALIZER) && owner.is_some_and(|o| Some(o.str_at(&["uid"])) != uid)
-        };
-        let mut pods = self.cached_pods.by_namespace(namespace);
+        let orphaned = |p: &Arc<Value>| meta::controller_of(p).is_some_and(|o| Some(o.str_at(&["uid"])) != uid);
+        let mut pods = self.cached_pods.by_index(JOB_INDEX, &format!("{namespace}/{name}"));
         pods.retain(orphaned);
         if pods.is_empty() {
             return Ok(());
