@@ -37,20 +37,16 @@ pub(crate) fn start(context: &Context) {
         now: context.now.clone(),
     };
     let owners = jobs.clone();
-    let controller = Controller::new("job", 5).owns(&jobs).watches(&all, move |pod| owner_keys(pod, &owners));
+    let controller = Controller::new("job", 5)
+        .owns(&jobs)
+        .watches_deltas(&all, move |delta| pods::owners_concerned(delta, "Job", |pod| adopters(pod, &owners)));
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
 
-fn owner_keys(pod: &Value, jobs: &Informer) -> Vec<String> {
-    let namespace = meta::namespace(pod);
-    match meta::controller_of(pod) {
-        Some(owner) if owner.str_at(&["kind"]) == "Job" => vec![format!("{namespace}/{}", owner.str_at(&["name"]))],
-        Some(_) => Vec::new(),
-        None => {
-            let selects = |job: &Arc<Value>| pods::selector(job).is_some_and(|s| s.matches(meta::labels(pod)));
-            jobs.by_namespace(namespace).iter().filter(|job| selects(job)).map(|job| meta::key(job)).collect()
-        }
-    }
+/// The Jobs that may adopt a pod.
+fn adopters(pod: &Value, jobs: &Informer) -> Vec<String> {
+    let selects = |job: &Arc<Value>| pods::selector(job).is_some_and(|s| s.matches(meta::labels(pod)));
+    jobs.by_namespace(meta::namespace(pod)).iter().filter(|job| selects(job)).map(|job| meta::key(job)).collect()
 }
 
 struct Reconciler {
