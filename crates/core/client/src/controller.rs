@@ -174,7 +174,7 @@ impl Controller {
         })
     }
 
-    /// As `watches`, for keys that depend on what changed.
+    /// As `watches`, for keys that depend on what changed. The informer asks for them before it goes on; see `Informer::observe`.
     #[must_use]
     pub fn watches_deltas(mut self, informer: &Informer, keys: impl Fn(&Delta) -> Vec<String> + Send + Sync + 'static) -> Self {
         self.sources.push((informer.clone(), Box::new(keys)));
