@@ -115,6 +115,23 @@ fn owners(object: &Value) -> Vec<Text> {
     meta::owner_references(object).iter().map(|owner| text(owner, &["uid"]).unwrap_or_default()).collect()
 }
 
+/// How the objects of a resource are held and found.
+fn options(resource: &Resource, metadata_only: bool) -> InformerOptions {
+    let mut options = InformerOptions { metadata_only, ..InformerOptions::default() }.index(OWNER_INDEX, owners);
+    if *resource == PODS {
+        let parts = Mutex::new(Parts::default());
+        options.projection = Some(Arc::new(move |pod| {
+            without_insides(pod);
+            parts.lock().share_pod(pod);
+        }));
+        options = options.index(NODE_INDEX, node).index(JOB_INDEX, job);
+    }
+    if *resource == PODS || *resource == CONTROLLER_REVISIONS {
+        options = options.index(FREE_INDEX, free);
+    }
+    options
+}
+
 /// Informers over all namespaces, started when they are first asked for. Clones share them.
 #[derive(Clone)]
 pub struct SharedInformers {
@@ -146,20 +163,7 @@ impl SharedInformers {
 
     fn start(&self, resource: &Resource, metadata_only: bool) -> Informer {
         let inner = &self.inner;
-        let mut options = InformerOptions { metadata_only, ..InformerOptions::default() }.index(OWNER_INDEX, owners);
-        if *resource == PODS {
-            let parts = Mutex::new(Parts::default());
-            options.projection = Some(Arc::new(move |pod| {
-                without_insides(pod);
-                parts.lock().share_pod(pod);
-            }));
-        }
-        if *resource == PODS {
-            options = options.index(NODE_INDEX, node).index(JOB_INDEX, job);
-        }
-        if *resource == PODS || *resource == CONTROLLER_REVISIONS {
-            options = options.index(FREE_INDEX, free);
-        }
+        let options = options(resource, metadata_only);
         let start = || {
             let stop = inner.stop.child_token();
             (Informer::start(inner.client.clone(), resource.clone(), "", options.clone(), &inner.tasks, stop.clone()), stop)
@@ -228,5 +232,42 @@ mod tests {
         for other in [pod("other", "Job", true), pod(COUNTED, "ReplicaSet", true), pod(COUNTED, "Job", false)] {
             assert!(job(&other).is_empty(), "{other:?}");
         }
+    }
+
+    /// As it is stored, without who manages which field.
+    fn bound(number: usize) -> Value {
+        let name = format!("basic-{number}");
+        object!({ "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "creationTimestamp": "2026-11-22T10:00:00Z", "generation": 1, "labels": { "color": "green" }, "name": (name.as_str()),
+                "namespace": "bench", "resourceVersion": (number.to_string()), "uid": (format!("9db0fd61-cd2f-4a4c-b0f5-{number:012}")) },
+            "spec": {
+                "containers": [{ "image": "registry.k8s.io/pause:3.10.2", "imagePullPolicy": "IfNotPresent", "name": "pause",
+                    "ports": [{ "containerPort": 80, "protocol": "TCP" }], "resources": { "requests": { "cpu": "100m", "memory": "100Mi" } },
+                    "terminationMessagePath": "/dev/termination-log",
+                    "volumeMounts": [{ "mountPath": "/var/run/secrets", "name": (format!("kube-api-access-{number}")), "readOnly": true }] }],
+                "dnsPolicy": "ClusterFirst", "enableServiceLinks": true, "nodeName": (format!("node-{}", number % 500)),
+                "preemptionPolicy": "PreemptLowerPriority", "priority": 0, "restartPolicy": "Always", "schedulerName": "default-scheduler",
+                "securityContext": {}, "serviceAccount": "default", "serviceAccountName": "default", "terminationGracePeriodSeconds": 30,
+                "tolerations": [{ "effect": "NoExecute", "key": "node.kubernetes.io/not-ready", "operator": "Exists", "tolerationSeconds": 300 }],
+                "volumes": [{ "name": (format!("kube-api-access-{number}")), "projected": { "sources": [{ "serviceAccountToken": { "path": "token" } }] } }] },
+            "status": { "conditions": [{ "lastProbeTime": null, "lastTransitionTime": "2026-11-22T10:00:01Z", "observedGeneration": 1,
+                "status": "True", "type": "PodScheduled" }], "phase": "Pending", "qosClass": "Burstable" } })
+    }
+
+    #[test]
+    fn a_bound_pod_takes_as_much_as_what_it_alone_has() {
+        const COUNT: usize = 5000;
+        let options = options(&PODS, false);
+        let informer = Informer::by_hand(options.indices);
+        let project = options.projection.expect("that of pods");
+        let before = fram_fuzz::held();
+        for number in 0..COUNT {
+            let mut pod = bound(number);
+            project(&mut pod);
+            informer.put(Arc::new(pod));
+        }
+        let each = (fram_fuzz::held() - before) / COUNT;
+        println!("{each} bytes a pod, {} an entry", size_of::<(fram_machinery::Key, Value)>());
+        assert!(each <= 1000, "{each} bytes a pod");
     }
 }

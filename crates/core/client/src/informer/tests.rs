@@ -163,19 +163,14 @@ async fn an_informer_that_never_synced_lets_its_waiters_go() {
     assert_eq!(informer.subscribe().changed().await, None);
 }
 
-/// An informer whose changes the test makes.
-fn by_hand() -> Informer {
-    let shared = Shared {
-        resource: PODS,
-        cache: RwLock::new(Cache::new(Vec::new())),
-        synced: watch::Sender::new(true),
-        subscribers: Mutex::default(),
-    };
-    Informer { shared: Arc::new(shared) }
-}
-
 impl Informer {
-    fn put(&self, object: Arc<Value>) -> &Self {
+    /// An informer whose changes the test makes.
+    pub(crate) fn by_hand(indices: Vec<(&'static str, IndexFn)>) -> Self {
+        let (cache, synced) = (RwLock::new(Cache::new(indices)), watch::Sender::new(true));
+        Self { shared: Arc::new(Shared { resource: PODS, cache, synced, subscribers: Mutex::default() }) }
+    }
+
+    pub(crate) fn put(&self, object: Arc<Value>) -> &Self {
         self.shared.apply(vec![(meta::key(&object).into(), Some(object))]);
         self
     }
@@ -188,7 +183,7 @@ impl Informer {
 
 #[test]
 fn an_observer_is_told_of_what_is_there_and_of_each_change_in_order_until_it_is_dropped() {
-    let informer = by_hand();
+    let informer = Informer::by_hand(Vec::new());
     let told: Arc<Mutex<Vec<String>>> = Arc::default();
     let (heard, cache) = (told.clone(), informer.clone());
     let version = |side: &Option<Arc<Value>>| side.as_deref().map_or("-", meta::resource_version).to_string();
@@ -207,7 +202,7 @@ fn an_observer_is_told_of_what_is_there_and_of_each_change_in_order_until_it_is_
 
 #[test]
 fn an_observer_that_panics_misses_that_change_and_nobody_else_does() {
-    let informer = by_hand();
+    let informer = Informer::by_hand(Vec::new());
     let told: Arc<Mutex<Vec<String>>> = Arc::default();
     let (fragile, sound) = (told.clone(), told.clone());
     informer.put(pod("a", 1));
