@@ -38,7 +38,7 @@ pub(crate) fn start(context: &Context) {
     let (by_pod, by_node) = (sets.clone(), sets.clone());
     let controller = Controller::new("daemonset", 4)
         .owns(&sets)
-        .watches(&all, move |pod| owner_keys(pod, &by_pod))
+        .watches_deltas(&all, move |delta| pods::owners_concerned(delta, "DaemonSet", |pod| adopters(pod, &by_pod)))
         .watches_deltas(
             &nodes,
             move |delta| if fits_otherwise(delta) { by_node.list().iter().map(|s| meta::key(s)).collect() } else { Vec::new() },
@@ -52,10 +52,8 @@ fn own_controller(object: &Value) -> Vec<String> {
     owner.map(|o| format!("{}/{}", meta::namespace(object), o.str_at(&["name"]))).into_iter().collect()
 }
 
-fn owner_keys(pod: &Value, sets: &Informer) -> Vec<String> {
-    if meta::controller_of(pod).is_some() {
-        return own_controller(pod);
-    }
+/// The sets that may adopt a pod.
+fn adopters(pod: &Value, sets: &Informer) -> Vec<String> {
     let selects = |set: &Arc<Value>| pods::selector(set).is_some_and(|s| s.matches(meta::labels(pod)));
     sets.by_namespace(meta::namespace(pod)).iter().filter(|set| selects(set)).map(|set| meta::key(set)).collect()
 }

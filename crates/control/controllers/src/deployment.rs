@@ -29,7 +29,7 @@ pub(crate) fn start(context: &Context) {
         events: context.recorder("deployment-controller", "deployment-controller"),
         now: context.now.clone(),
     };
-    let (by_set, by_pod) = (deployments.clone(), sets.clone());
+    let (by_set, by_pod, known) = (deployments.clone(), sets.clone(), deployments.clone());
     let controller = Controller::new("deployment", 5)
         .owns(&deployments)
         .watches(&sets, move |set| owner_keys(set, &by_set))
@@ -37,7 +37,8 @@ pub(crate) fn start(context: &Context) {
             // Only the end of a pod matters, to roll-outs that recreate.
             let set = meta::controller_of(delta.object()).filter(|_| delta.new.is_none());
             let set = set.and_then(|o| by_pod.get_in(meta::namespace(delta.object()), o.str_at(&["name"])));
-            set.map(|s| own_controller(&s)).unwrap_or_default()
+            let recreates = |key: &String| known.get(key).is_some_and(|d| d.str_at(&["spec", "strategy", "type"]) == "Recreate");
+            set.map(|s| own_controller(&s)).unwrap_or_default().into_iter().filter(recreates).collect()
         });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fram_client::resources::{DEPLOYMENTS, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, STATEFUL_SETS};
-use fram_client::{Action, Controller, EventRecorder, Informer};
+use fram_client::{Action, Controller, Delta, EventRecorder, Informer};
 use fram_machinery::labels::Selector;
 use fram_machinery::{Reason, Status, Value, meta};
 
 use crate::Context;
 use crate::objects::Objects;
-use plan::plan;
+use plan::{counts_the_same, plan};
 
 pub(crate) fn start(context: &Context) {
     let (budgets, all) = (context.informers.get(&POD_DISRUPTION_BUDGETS), context.informers.get(&PODS));
@@ -31,10 +31,8 @@ pub(crate) fn start(context: &Context) {
         now: context.now.clone(),
     };
     let selecting = budgets.clone();
-    let mut controller = Controller::new("disruption", 4).owns(&budgets).watches(&all, move |pod| {
-        let here = selecting.by_namespace(meta::namespace(pod));
-        here.iter().filter(|b| selects(b, pod)).map(|b| meta::key(b)).collect()
-    });
+    let mut controller =
+        Controller::new("disruption", 4).owns(&budgets).watches_deltas(&all, move |delta| budgets_concerned(delta, &selecting));
     for (_, owner) in &owners {
         let here = budgets.clone();
         controller = controller.watches_deltas(owner, move |delta| {
@@ -46,6 +44,18 @@ pub(crate) fn start(context: &Context) {
         });
     }
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
+}
+
+/// The budgets that select a pod, as it is or as it was, where it counts otherwise than before.
+fn budgets_concerned(delta: &Delta, budgets: &Informer) -> Vec<String> {
+    let sides = [delta.old.as_deref(), delta.new.as_deref()];
+    if let [Some(old), Some(new)] = sides
+        && counts_the_same(old, new)
+    {
+        return Vec::new();
+    }
+    let here = budgets.by_namespace(meta::namespace(delta.object()));
+    here.iter().filter(|b| sides.into_iter().flatten().any(|pod| selects(b, pod))).map(|b| meta::key(b)).collect()
 }
 
 /// An empty selector selects every pod, none at all no pod; see policy/v1.

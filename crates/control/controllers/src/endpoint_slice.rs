@@ -5,7 +5,7 @@ mod plan;
 use std::sync::Arc;
 
 use fram_client::resources::{ENDPOINT_SLICES, ENDPOINTS, PODS, SERVICES};
-use fram_client::{Action, Client, Controller, DeleteOptions, Informer, ListOptions};
+use fram_client::{Action, Client, Controller, DeleteOptions, Delta, Informer, ListOptions};
 use fram_machinery::labels::Selector;
 use fram_machinery::{Reason, Status, Value, meta};
 
@@ -21,20 +21,25 @@ pub(crate) fn start(context: &Context) {
         pods: pods.clone(),
     };
     let selected = services.clone();
-    let controller = Controller::new("endpointslice", 5).owns(&services).watches(&pods, move |pod| services_of(pod, &selected)).watches(
-        &slices,
-        |slice| match (meta::label(slice, plan::MANAGED_BY), meta::label(slice, plan::SERVICE)) {
+    let controller = Controller::new("endpointslice", 5)
+        .owns(&services)
+        .watches_deltas(&pods, move |delta| services_concerned(delta, &selected))
+        .watches(&slices, |slice| match (meta::label(slice, plan::MANAGED_BY), meta::label(slice, plan::SERVICE)) {
             (Some(plan::MANAGER), Some(service)) => vec![format!("{}/{service}", meta::namespace(slice))],
             _ => Vec::new(),
-        },
-    );
+        });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
 
-/// The Services whose selector matches a pod.
-fn services_of(pod: &Value, services: &Informer) -> Vec<String> {
-    let all = services.by_namespace(meta::namespace(pod));
-    all.iter().filter(|s| selector(s).is_some_and(|sel| sel.matches(meta::labels(pod)))).map(|s| meta::key(s)).collect()
+/// The Services whose selector matches a pod, as it is or as it was, where what they tell of it has changed.
+fn services_concerned(delta: &Delta, services: &Informer) -> Vec<String> {
+    let sides = [delta.old.as_deref(), delta.new.as_deref()];
+    if plan::tells_the_same(sides[0], sides[1]) {
+        return Vec::new();
+    }
+    let selects = |service: &Value, pod: &Value| selector(service).is_some_and(|s| s.matches(meta::labels(pod)));
+    let all = services.by_namespace(meta::namespace(delta.object()));
+    all.iter().filter(|s| sides.into_iter().flatten().any(|pod| selects(s, pod))).map(|s| meta::key(s)).collect()
 }
 
 /// The selector of a Service; None for one whose endpoints others write.

@@ -16,7 +16,7 @@ use crate::Context;
 use crate::context::KindInfo;
 use crate::custom_kinds::{self, Follower};
 use crate::objects::settled;
-use plan::{Owner, Step, decide};
+use plan::{Owner, Step, decide, stands_the_same};
 
 pub(crate) const ORPHAN: &str = "orphan";
 pub(crate) const FOREGROUND: &str = "foregroundDeletion";
@@ -93,10 +93,18 @@ struct Graph {
 impl Graph {
     /// The keys to look at after a change of an object.
     fn concerned(&self, kind: &KindInfo, delta: &Delta) -> Vec<String> {
+        // Most changes are of statuses, and of Leases, which nodes own.
+        if let (Some(old), Some(new)) = (&delta.old, &delta.new)
+            && stands_the_same(old, new)
+        {
+            return Vec::new();
+        }
         let object = delta.object();
         let mut keys = Vec::new();
         if delta.new.is_some() {
-            let matters = !meta::owner_references(object).is_empty() || meta::is_terminating(object);
+            let owned = || meta::owner_references(object).iter().all(|reference| self.has_owner(object, reference));
+            let waited_for = || [ORPHAN, FOREGROUND].into_iter().any(|finalizer| meta::has_finalizer(object, finalizer));
+            let matters = if meta::is_terminating(object) { waited_for() } else { !owned() };
             keys.extend(matters.then(|| self.key(kind, object)));
             // A dependent with another owner has to let go of one that waits for it.
             let shared = |d: &Value| meta::owner_references(d).len() > 1;
@@ -106,11 +114,11 @@ impl Graph {
             // An owner that this object blocked may be free now.
             let before = delta.old.iter().flat_map(|old| meta::owner_references(old));
             let changed = before.filter(|r| !meta::owner_references(object).contains(r));
-            keys.extend(changed.filter_map(|r| self.owner_key(object, r)));
+            keys.extend(changed.filter_map(|r| self.waiting_owner(object, r)));
         } else {
             keys.extend(self.dependents(meta::uid(object)).into_iter().map(|(k, o)| self.key(&k, &o)));
             // The owner may wait in the foreground for just this one.
-            keys.extend(meta::owner_references(object).iter().filter_map(|r| self.owner_key(object, r)));
+            keys.extend(meta::owner_references(object).iter().filter_map(|r| self.waiting_owner(object, r)));
         }
         keys
     }
@@ -134,6 +142,24 @@ impl Graph {
             found.into_iter().map(|o| (kind.clone(), o)).collect::<Vec<_>>()
         };
         self.kinds.read().iter().flat_map(of_kind).collect()
+    }
+
+    /// An owner that the cache knows, and its key. What is not there yet, or does not wait yet, is looked at when it comes or begins to:
+    /// of two changes at the same time one sees the other, since each is in its cache before it is looked at.
+    fn owner(&self, dependent: &Value, reference: &Value) -> Option<(String, Arc<Value>)> {
+        let key = self.owner_key(dependent, reference)?;
+        let (_, owner) = self.find(&key)?;
+        (meta::uid(&owner) == reference.str_at(&["uid"])).then_some((key, owner))
+    }
+
+    /// Whether an owner is there and does not wait for its dependents to go.
+    fn has_owner(&self, dependent: &Value, reference: &Value) -> bool {
+        self.owner(dependent, reference).is_some_and(|(_, owner)| !waits(&owner))
+    }
+
+    /// The key of an owner that waits for its dependents to go.
+    fn waiting_owner(&self, dependent: &Value, reference: &Value) -> Option<String> {
+        self.owner(dependent, reference).filter(|(_, owner)| waits(owner)).map(|(key, _)| key)
     }
 
     /// The kind that an owner reference speaks of, in whatever version.
@@ -186,7 +212,6 @@ struct Collector {
 impl Collector {
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some((kind, object)) = self.graph.find(key) else { return Ok(Action::Done) };
-        let dependents = self.graph.dependents(meta::uid(&object));
         let mut owners = Vec::new();
         for reference in meta::owner_references(&object) {
             let owner = self.owner(&object, reference).await?;
@@ -195,6 +220,8 @@ impl Collector {
             }
             owners.push(owner);
         }
+        let asked = meta::is_terminating(&object) || owners.contains(&Owner::Waiting);
+        let dependents = if asked { self.graph.dependents(meta::uid(&object)) } else { Vec::new() };
         let found: Vec<Arc<Value>> = dependents.iter().map(|(_, o)| o.clone()).collect();
         let circular = waits(&object) && self.graph.waits_for_itself(&object);
         for step in decide(&object, &owners, &found, circular) {

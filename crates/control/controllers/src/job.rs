@@ -10,7 +10,7 @@ mod tests;
 use std::sync::Arc;
 
 use fram_client::resources::{JOBS, PODS};
-use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, PatchKind};
+use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, JOB_INDEX, PatchKind};
 use fram_machinery::{Reason, Status, Value, meta, object};
 
 use crate::objects::{Objects, settled};
@@ -37,20 +37,16 @@ pub(crate) fn start(context: &Context) {
         now: context.now.clone(),
     };
     let owners = jobs.clone();
-    let controller = Controller::new("job", 5).owns(&jobs).watches(&all, move |pod| owner_keys(pod, &owners));
+    let controller = Controller::new("job", 5)
+        .owns(&jobs)
+        .watches_deltas(&all, move |delta| pods::owners_concerned(delta, "Job", |pod| adopters(pod, &owners)));
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
 
-fn owner_keys(pod: &Value, jobs: &Informer) -> Vec<String> {
-    let namespace = meta::namespace(pod);
-    match meta::controller_of(pod) {
-        Some(owner) if owner.str_at(&["kind"]) == "Job" => vec![format!("{namespace}/{}", owner.str_at(&["name"]))],
-        Some(_) => Vec::new(),
-        None => {
-            let selects = |job: &Arc<Value>| pods::selector(job).is_some_and(|s| s.matches(meta::labels(pod)));
-            jobs.by_namespace(namespace).iter().filter(|job| selects(job)).map(|job| meta::key(job)).collect()
-        }
-    }
+/// The Jobs that may adopt a pod.
+fn adopters(pod: &Value, jobs: &Informer) -> Vec<String> {
+    let selects = |job: &Arc<Value>| pods::selector(job).is_some_and(|s| s.matches(meta::labels(pod)));
+    jobs.by_namespace(meta::namespace(pod)).iter().filter(|job| selects(job)).map(|job| meta::key(job)).collect()
 }
 
 struct Reconciler {
@@ -133,11 +129,8 @@ impl Reconciler {
     /// Pods of a Job that is gone, or was replaced by another of its name, need no account.
     async fn let_orphans_go(&self, namespace: &str, name: &str, job: Option<&Value>) -> Result<(), Status> {
         let uid = job.map(meta::uid);
-        let orphaned = |p: &Arc<Value>| {
-            let owner = meta::controller_of(p).filter(|o| o.str_at(&["kind"]) == "Job" && o.str_at(&["name"]) == name);
-            meta::has_finalizer(p, pod::FINALIZER) && owner.is_some_and(|o| Some(o.str_at(&["uid"])) != uid)
-        };
-        let mut pods = self.cached_pods.by_namespace(namespace);
+        let orphaned = |p: &Arc<Value>| meta::controller_of(p).is_some_and(|o| Some(o.str_at(&["uid"])) != uid);
+        let mut pods = self.cached_pods.by_index(JOB_INDEX, &format!("{namespace}/{name}"));
         pods.retain(orphaned);
         if pods.is_empty() {
             return Ok(());

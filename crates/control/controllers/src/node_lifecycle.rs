@@ -32,13 +32,14 @@ pub(crate) fn start(context: &Context) {
         nodes: nodes.clone(),
         leases: leases.clone(),
         pods: pods.clone(),
-        heard: Mutex::default(),
+        heard: Arc::default(),
         rates: context.eviction_rates,
         zones: Arc::default(),
         limiter: Mutex::default(),
         events: context.recorder("node-controller", "node-controller"),
         now: context.now.clone(),
     };
+    let heard = reconciler.heard.clone();
     let (all, zones, rates) = (nodes.clone(), reconciler.zones.clone(), context.eviction_rates);
     let controller = Controller::new("node-lifecycle", 4)
         .watches_deltas(&nodes, move |delta| {
@@ -50,8 +51,43 @@ pub(crate) fn start(context: &Context) {
             keys
         })
         .needs(&pods)
-        .watches(&leases, |lease| if meta::namespace(lease) == LEASE_NAMESPACE { vec![meta::name(lease).to_string()] } else { Vec::new() });
+        .watches_deltas(&leases, move |delta| {
+            let lease = delta.object();
+            if meta::namespace(lease) != LEASE_NAMESPACE {
+                return Vec::new();
+            }
+            // A Lease that is renewed only puts off the time at which the node would be looked at.
+            let known = delta.new.is_some() && heard.lock().get_mut(meta::name(lease)).is_some_and(|heard| heard.note_lease(lease));
+            if known { Vec::new() } else { vec![meta::name(lease).to_string()] }
+        });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
+}
+
+/// What was last heard of a node, and when.
+struct Heard {
+    renewed: String,
+    beat: String,
+    at: Instant,
+}
+
+impl Heard {
+    /// Whether the Lease says something new.
+    fn note_lease(&mut self, lease: &Value) -> bool {
+        let renewed = lease.str_at(&["spec", "renewTime"]);
+        if self.renewed == renewed {
+            return false;
+        }
+        self.renewed = renewed.to_string();
+        self.at = Instant::now();
+        true
+    }
+
+    fn note_beat(&mut self, beat: &str) {
+        if self.beat != beat {
+            self.beat = beat.to_string();
+            self.at = Instant::now();
+        }
+    }
 }
 
 struct Reconciler {
@@ -59,8 +95,8 @@ struct Reconciler {
     nodes: Informer,
     leases: Informer,
     pods: Informer,
-    /// What was last heard of a node, and when: clocks of nodes are not trusted, and this machine's may be set.
-    heard: Mutex<HashMap<String, (String, Instant)>>,
+    /// By node. Clocks of nodes are not trusted, and this machine's may be set.
+    heard: Arc<Mutex<HashMap<String, Heard>>>,
     rates: EvictionRates,
     zones: Arc<Mutex<Zones>>,
     limiter: Mutex<Limiter>,
@@ -97,18 +133,18 @@ impl Reconciler {
     /// When the node's lease or status last changed.
     fn heard(&self, node: &Value) -> Instant {
         let name = meta::name(node);
-        let renewed = self.leases.get_in(LEASE_NAMESPACE, name).map(|l| l.str_at(&["spec", "renewTime"]).to_string()).unwrap_or_default();
         let beat = meta::condition(node, "Ready").map(|c| c.str_at(&["lastHeartbeatTime"])).unwrap_or_default();
-        let (said, now) = (format!("{renewed} {beat}"), Instant::now());
+        let lease = self.leases.get_in(LEASE_NAMESPACE, name);
         let mut heard = self.heard.lock();
         let entry = heard.entry(name.to_string()).or_insert_with(|| {
             self.events.event(node, false, "RegisteredNode", format!("Registered Node {name} in Controller"));
-            (said.clone(), now)
+            Heard { renewed: String::new(), beat: beat.to_string(), at: Instant::now() }
         });
-        if entry.0 != said {
-            *entry = (said, now);
+        entry.note_beat(beat);
+        if let Some(lease) = lease {
+            entry.note_lease(&lease);
         }
-        entry.1
+        entry.at
     }
 
     /// Whether a node may be emptied now, and the turn that this takes; else when to ask again, where that is known.

@@ -2,6 +2,7 @@
 //! ended ones beyond a number.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fram_client::resources::{NODES, PODS};
@@ -28,18 +29,27 @@ pub(crate) fn start(context: &Context) {
     let (on_node, known) = (all.clone(), nodes.clone());
     let mut controller = Controller::new("pod-garbage-collector", 4);
     let later = controller.enqueuer();
+    let ended = AtomicUsize::new(0);
     controller = controller.watches_deltas(&all, move |delta| {
-        let Some(pod) = &delta.new else { return Vec::new() };
-        let node = pod.str_at(&["spec", "nodeName"]);
-        let ended_now = pods::has_ended(pod) && delta.old.as_ref().is_none_or(|old| !pods::has_ended(old));
-        let suspect = if node.is_empty() { meta::is_terminating(pod) } else { known.get(node).is_none() };
-        if suspect && !node.is_empty() {
-            later.add_after(delta.key(), QUARANTINE);
-            return if ended_now { vec![ENDED.to_string()] } else { Vec::new() };
-        }
+        let has_ended = |side: &Option<Arc<Value>>| side.as_deref().is_some_and(pods::has_ended);
+        let (before, now) = (has_ended(&delta.old), has_ended(&delta.new));
         let mut keys = Vec::new();
-        keys.extend((suspect || meta::is_terminating(pod)).then(|| delta.key()));
-        keys.extend(ended_now.then(|| ENDED.to_string()));
+        match (before, now) {
+            (false, true) => {
+                let too_many = ended.fetch_add(1, Ordering::Relaxed) >= MOST_ENDED;
+                keys.extend(too_many.then(|| ENDED.to_string()));
+            }
+            (true, false) => {
+                ended.fetch_sub(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        let Some(pod) = &delta.new else { return keys };
+        match judge(pod, known.get(pod.str_at(&["spec", "nodeName"])).as_deref()) {
+            Verdict::Keep => {}
+            Verdict::Orphaned => later.add_after(delta.key(), QUARANTINE),
+            Verdict::Unscheduled | Verdict::OutOfService => keys.push(delta.key()),
+        }
         keys
     });
     let later = controller.enqueuer();

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fram_client::Delta;
 use fram_machinery::labels::Selector;
 use fram_machinery::{Value, meta, object};
 use jiff::Timestamp;
@@ -49,6 +50,40 @@ pub(crate) fn is_available(pod: &Value, minimum: i64, now: Timestamp) -> bool {
 pub(crate) fn available_in(pod: &Value, minimum: i64, now: Timestamp) -> Option<Duration> {
     let left = ready_since(pod)?.as_second() + minimum - now.as_second();
     u64::try_from(left).ok().filter(|s| *s > 0).map(Duration::from_secs)
+}
+
+/// The owners that a change of a dependent concerns: its controllers of this kind, as it is and as it was. Of one that has no
+/// controller, those that may adopt it, where what they look at has changed; see updatePod of upstream's controllers.
+pub(crate) fn owners_concerned(delta: &Delta, kind: &str, adopters: impl Fn(&Value) -> Vec<String>) -> Vec<String> {
+    let own = |object: &Value| {
+        let owner = meta::controller_of(object).filter(|owner| owner.str_at(&["kind"]) == kind)?;
+        Some(format!("{}/{}", meta::namespace(object), owner.str_at(&["name"])))
+    };
+    let (before, after) = (delta.old.as_deref(), delta.new.as_deref());
+    let is_same = |(old, new): (&Value, &Value)| meta::owner_references(old) == meta::owner_references(new);
+    let mut keys = Vec::new();
+    keys.extend(after.and_then(own));
+    if !before.zip(after).is_some_and(is_same) {
+        keys.extend(before.and_then(own));
+    }
+    if let Some(orphan) = after.filter(|new| meta::controller_of(new).is_none()) {
+        let looked_at = |o: &Value| (meta::uid(o).to_string(), meta::is_terminating(o), meta::controller_of(o).is_none());
+        let same = |old: &Value| looked_at(old) == looked_at(orphan) && meta::labels(old) == meta::labels(orphan);
+        if !before.is_some_and(same) {
+            keys.extend(adopters(orphan));
+        }
+    }
+    keys
+}
+
+/// Whether a pod counts for those who keep a number of pods as it did before a change of it: where it is placed and what its containers
+/// do is nothing to them.
+pub(crate) fn counts_the_same(delta: &Delta) -> bool {
+    let (Some(old), Some(new)) = (&delta.old, &delta.new) else { return false };
+    let same = |field: &str| old.at(&["metadata", field]) == new.at(&["metadata", field]);
+    ["uid", "labels", "ownerReferences", "deletionTimestamp"].into_iter().all(same)
+        && phase(old) == phase(new)
+        && meta::condition(old, "Ready") == meta::condition(new, "Ready")
 }
 
 /// The selector of a workload; None where it selects nothing. ReplicationControllers have a plain map.
@@ -165,4 +200,69 @@ pub(crate) fn set_condition(status: &mut Value, ty: &str, is: &str, reason: &str
         None => list.push(condition),
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(owner: Option<&str>) -> Value {
+        let mut pod = object!({ "metadata": { "name": "p", "namespace": "ns", "uid": "p", "labels": { "app": "x" } } });
+        if let Some((kind, name)) = owner.and_then(|owner| owner.split_once('/')) {
+            pod.set(&["metadata", "ownerReferences"], object!([{ "kind": kind, "name": name, "uid": name, "controller": true }]));
+        }
+        pod
+    }
+
+    #[test]
+    fn a_change_concerns_the_owners_before_and_after_it_and_those_who_may_adopt_what_has_none() {
+        let with = |mut pod: Value, path: &[&str], value: &str| {
+            pod.set(path, value);
+            Some(pod)
+        };
+        let of = |owner: &str| Some(pod(Some(owner)));
+        let alone = || Some(pod(None));
+        let status = &["status", "phase"];
+        let table: [(Option<Value>, Option<Value>, &[&str]); 13] = [
+            (None, of("Job/a"), &["ns/a"]),
+            (of("Job/a"), with(pod(Some("Job/a")), status, "Failed"), &["ns/a"]),
+            (of("Job/a"), of("Job/b"), &["ns/b", "ns/a"]),
+            (of("Job/a"), None, &["ns/a"]),
+            (None, of("ReplicaSet/a"), &[]),
+            (of("ReplicaSet/a"), with(pod(Some("ReplicaSet/a")), &["metadata", "labels", "app"], "y"), &[]),
+            (None, alone(), &["adopter"]),
+            (alone(), with(pod(None), status, "Failed"), &[]),
+            (alone(), with(pod(None), &["metadata", "labels", "app"], "y"), &["adopter"]),
+            (alone(), with(pod(None), &["metadata", "uid"], "another"), &["adopter"]),
+            (of("Job/a"), alone(), &["ns/a", "adopter"]),
+            (of("ReplicaSet/a"), alone(), &["adopter"]),
+            (alone(), None, &[]),
+        ];
+        for (old, new, expect) in table {
+            let delta = Delta { old: old.map(Arc::new), new: new.map(Arc::new) };
+            assert_eq!(owners_concerned(&delta, "Job", |_| vec!["adopter".into()]), expect, "{delta:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_counts_otherwise_when_it_is_another_s_begins_or_ends_or_is_ready() {
+        let before = pod(Some("ReplicaSet/a"));
+        let table: [(&[&str], Value, bool); 8] = [
+            (&["spec", "nodeName"], "n".into(), true),
+            (&["status", "containerStatuses"], object!([{ "name": "c" }]), true),
+            (&["metadata", "annotations", "a"], "b".into(), true),
+            (&["metadata", "uid"], "another".into(), false),
+            (&["metadata", "labels", "app"], "y".into(), false),
+            (&["metadata", "deletionTimestamp"], "now".into(), false),
+            (&["status", "phase"], "Running".into(), false),
+            (&["status", "conditions"], object!([{ "type": "Ready", "status": "True" }]), false),
+        ];
+        for (path, value, expect) in table {
+            let mut after = before.clone();
+            after.set(path, value);
+            let delta = Delta { old: Some(Arc::new(before.clone())), new: Some(Arc::new(after)) };
+            assert_eq!(counts_the_same(&delta), expect, "{path:?}");
+            assert!(!counts_the_same(&Delta { old: None, ..delta }));
+        }
+    }
 }

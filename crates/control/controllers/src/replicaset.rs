@@ -35,21 +35,17 @@ fn run(context: &Context, name: &'static str, kind: &'static str, resource: Reso
         now: context.now.clone(),
     };
     let owners = sets.clone();
-    let controller = Controller::new(name, 8).owns(&sets).watches(&all, move |pod| owner_keys(pod, kind, &owners));
+    let controller = Controller::new(name, 8).owns(&sets).watches_deltas(&all, move |delta| match pods::counts_the_same(delta) {
+        true => Vec::new(),
+        false => pods::owners_concerned(delta, kind, |pod| adopters(pod, &owners)),
+    });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
 
-/// The set that controls a pod; for an orphan, the sets that may adopt it.
-fn owner_keys(pod: &Value, kind: &str, sets: &Informer) -> Vec<String> {
-    let namespace = meta::namespace(pod);
-    match meta::controller_of(pod) {
-        Some(owner) if owner.str_at(&["kind"]) == kind => vec![format!("{namespace}/{}", owner.str_at(&["name"]))],
-        Some(_) => Vec::new(),
-        None => {
-            let selects = |set: &Arc<Value>| pods::selector(set).is_some_and(|s| s.matches(meta::labels(pod)));
-            sets.by_namespace(namespace).iter().filter(|set| selects(set)).map(|set| meta::key(set)).collect()
-        }
-    }
+/// The sets that may adopt a pod.
+fn adopters(pod: &Value, sets: &Informer) -> Vec<String> {
+    let selects = |set: &Arc<Value>| pods::selector(set).is_some_and(|s| s.matches(meta::labels(pod)));
+    sets.by_namespace(meta::namespace(pod)).iter().filter(|set| selects(set)).map(|set| meta::key(set)).collect()
 }
 
 struct Reconciler {

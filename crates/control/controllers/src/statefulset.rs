@@ -33,8 +33,10 @@ pub(crate) fn start(context: &Context) {
         now: context.now.clone(),
     };
     let owners = sets.clone();
-    let controller =
-        Controller::new("statefulset", 5).owns(&sets).watches(&all, move |pod| owner_keys(pod, &owners)).watches(&history, own_controller);
+    let controller = Controller::new("statefulset", 5)
+        .owns(&sets)
+        .watches_deltas(&all, move |delta| pods::owners_concerned(delta, "StatefulSet", |pod| adopters(pod, &owners)))
+        .watches(&history, own_controller);
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
 
@@ -47,10 +49,8 @@ fn may_adopt(set: &Value, pod: &Value) -> bool {
     identity::ordinal(set, meta::name(pod)).is_some() && pods::selector(set).is_some_and(|s| s.matches(meta::labels(pod)))
 }
 
-fn owner_keys(pod: &Value, sets: &Informer) -> Vec<String> {
-    if meta::controller_of(pod).is_some() {
-        return own_controller(pod);
-    }
+/// The sets that may adopt a pod.
+fn adopters(pod: &Value, sets: &Informer) -> Vec<String> {
     sets.by_namespace(meta::namespace(pod)).iter().filter(|set| may_adopt(set, pod)).map(|set| meta::key(set)).collect()
 }
 

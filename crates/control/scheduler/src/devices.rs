@@ -4,6 +4,7 @@
 mod allocate;
 mod capacity;
 pub(crate) mod extended;
+pub(crate) mod preference;
 pub(crate) mod readiness;
 mod selectors;
 #[cfg(test)]

@@ -92,7 +92,7 @@ pub(crate) fn standard(arguments: &Arguments) -> Vec<Slot> {
             2,
             true,
         ),
-        slot(Arc::new(devices::DynamicResources { patience: arguments.device_patience }), 0, true),
+        slot(Arc::new(devices::DynamicResources { patience: arguments.device_patience }), 2, true),
         slot(Arc::new(resources::BalancedAllocation { resources: arguments.balanced.clone() }), 1, false),
         slot(Arc::new(images::ImageLocality), 1, false),
         slot(Arc::new(features::NodeDeclaredFeatures), 0, true),

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::informer::{Delta, Informer, Subscription};
+use crate::informer::{Delta, Informer};
 use queue::Queue;
 
 /// What a successful reconciliation asks for next.
@@ -174,7 +174,7 @@ impl Controller {
         })
     }
 
-    /// As `watches`, for keys that depend on what changed.
+    /// As `watches`, for keys that depend on what changed. The informer asks for them before it goes on; see `Informer::observe`.
     #[must_use]
     pub fn watches_deltas(mut self, informer: &Informer, keys: impl Fn(&Delta) -> Vec<String> + Send + Sync + 'static) -> Self {
         self.sources.push((informer.clone(), Box::new(keys)));
@@ -207,27 +207,18 @@ impl Controller {
         E: Display + Send + 'static,
     {
         let Self { name, workers, sources, needs, enqueuer } = self;
-        let mut feeders = JoinSet::new();
         for informer in needs.iter().chain(sources.iter().map(|(informer, _)| informer)) {
             if stop.run_until_cancelled(informer.synced()).await.is_none() {
                 return;
             }
         }
-        for (informer, keys) in sources {
-            feeders.spawn(feed(informer.subscribe(), keys, enqueuer.clone()));
-        }
-        let mut loop_ = Loop { name, workers, inner: enqueuer.inner, running: JoinSet::new(), keys: Default::default() };
+        let observe = |(informer, keys): (Informer, Mapper)| {
+            let enqueuer = enqueuer.clone();
+            informer.observe(move |delta| keys(delta).into_iter().for_each(|key| enqueuer.add(key)))
+        };
+        let _observations: Vec<_> = sources.into_iter().map(observe).collect();
+        let mut loop_ = Loop { name, workers, inner: enqueuer.inner.clone(), running: JoinSet::new(), keys: Default::default() };
         stop.run_until_cancelled(loop_.turn(reconcile)).await;
-    }
-}
-
-async fn feed(mut changes: Subscription, keys: Mapper, enqueuer: Enqueuer) {
-    while let Some(deltas) = changes.changed().await {
-        for delta in &deltas {
-            for key in keys(delta) {
-                enqueuer.add(key);
-            }
-        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The event recorder: what components tell people about objects. Recording never waits; equal events become one with a
-//! count, similar ones are summed up, and a source that tells too much is cut short. See client-go's tools/record.
+//! count, similar ones are summed up, and a source that tells too much is cut short. See client-go's tools/record, which decides that
+//! behind its queue; here it is decided before, so that what becomes one with others takes no room among what waits to be sent.
 
+mod backlog;
 mod correlate;
 
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fram_machinery::{Reason, Value, meta, object};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,10 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::client::Client;
 use crate::options::PatchKind;
 use crate::resources::EVENTS;
-use correlate::{Correlator, Verdict};
-
-/// Events that wait to be sent; beyond that new ones are dropped.
-const BACKLOG: usize = 1000;
+use backlog::{Backlog, LONGEST, Waiting};
 
 /// The wall clock, handed in.
 pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -34,32 +34,25 @@ pub struct Event {
     pub at: Timestamp,
 }
 
-/// A cheap handle; clones share one queue.
+/// A cheap handle; clones share one backlog.
 #[derive(Clone)]
 pub struct EventRecorder {
-    sender: mpsc::Sender<Event>,
-    /// How many were dropped of which nobody has been told yet.
-    dropped: Arc<AtomicU64>,
+    backlog: Arc<Mutex<Backlog>>,
+    /// Something waits to be sent. When the last recorder is gone, so is the task that sends, once it has sent all.
+    wake: mpsc::Sender<()>,
     now: Now,
 }
 
 impl EventRecorder {
     /// Starts the task that sends; it belongs to `tasks` and ends with `stop`. `host` may be empty.
     pub fn start(client: Client, component: &str, host: &str, now: Now, tasks: &TaskTracker, stop: CancellationToken) -> Self {
-        let (sender, receiver) = mpsc::channel(BACKLOG);
-        let dropped: Arc<AtomicU64> = Arc::default();
-        let sink = Sink {
-            client,
-            component: component.into(),
-            host: host.into(),
-            correlator: Correlator::default(),
-            serial: AtomicU64::new(0),
-            dropped: dropped.clone(),
-        };
+        let (wake, woken) = mpsc::channel(1);
+        let backlog: Arc<Mutex<Backlog>> = Arc::default();
+        let sink = Sink { client, component: component.into(), host: host.into(), backlog: backlog.clone(), serial: AtomicU64::new(0) };
         tasks.spawn(async move {
-            stop.run_until_cancelled(sink.run(receiver)).await;
+            stop.run_until_cancelled(sink.run(woken)).await;
         });
-        Self { sender, dropped, now }
+        Self { backlog, wake, now }
     }
 
     /// Tells of something that happened to an object.
@@ -70,9 +63,9 @@ impl EventRecorder {
     /// As `event`, for an object reference that is made already.
     pub fn event_at(&self, object: Value, warning: bool, reason: &str, message: impl Into<String>) {
         let event = Event { object, warning, reason: reason.into(), message: message.into(), at: (self.now)() };
-        if self.sender.try_send(event).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.backlog.lock().add(event);
+        // Where this fails, the sink is about to look, or has ended.
+        let _ = self.wake.try_send(());
     }
 }
 
@@ -96,26 +89,24 @@ struct Sink {
     client: Client,
     component: String,
     host: String,
-    correlator: Correlator,
+    backlog: Arc<Mutex<Backlog>>,
     serial: AtomicU64,
-    dropped: Arc<AtomicU64>,
 }
 
 impl Sink {
-    async fn run(mut self, mut receiver: mpsc::Receiver<Event>) {
-        while let Some(event) = receiver.recv().await {
-            match self.correlator.judge(&event) {
-                Verdict::Drop => {}
-                Verdict::Create { key, message } => {
-                    let name = self.name_of(&event);
-                    self.create(&event, &key, &message, name).await;
+    async fn run(self, mut woken: mpsc::Receiver<()>) {
+        while woken.recv().await.is_some() {
+            loop {
+                let Some(waiting) = self.backlog.lock().take() else { break };
+                match &waiting.written {
+                    None => self.create(&waiting).await,
+                    Some((name, count)) => self.count(&waiting, name, *count).await,
                 }
-                Verdict::Count { key, message, name, count } => self.count(&event, &key, &message, &name, count).await,
             }
             // Told once for a whole rush, when it is over.
-            let dropped = if receiver.is_empty() { self.dropped.swap(0, Ordering::Relaxed) } else { 0 };
+            let dropped = self.backlog.lock().take_dropped();
             if dropped > 0 {
-                tracing::warn!(component = self.component, dropped, "events were dropped, as {BACKLOG} waited to be sent");
+                tracing::warn!(component = self.component, dropped, "events were dropped, as {LONGEST} waited to be sent");
             }
         }
     }
@@ -126,48 +117,51 @@ impl Sink {
         format!("{}.{:x}", event.object.str_at(&["name"]), (nanos & !0xfff) | serial)
     }
 
-    async fn create(&mut self, event: &Event, key: &str, message: &str, name: String) {
-        // Events about objects of cluster scope live in `default`.
-        let namespace = match event.object.str_at(&["namespace"]) {
-            "" => "default",
-            namespace => namespace,
-        };
-        let at = event.at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    async fn create(&self, waiting: &Waiting) {
+        let Waiting { key, event, message, first, count, .. } = waiting;
+        let (name, namespace) = (self.name_of(event), namespace(event));
         let mut source = object!({ "component": (self.component.as_str()) });
         if !self.host.is_empty() {
             source.set(&["host"], self.host.as_str());
         }
         let body = object!({
             "apiVersion": "v1", "kind": "Event", "metadata": { "namespace": namespace, "name": (name.as_str()) },
-            "involvedObject": (event.object.clone()), "reason": (event.reason.as_str()), "message": message,
-            "type": (if event.warning { "Warning" } else { "Normal" }), "count": 1, "source": source,
-            "firstTimestamp": (at.as_str()), "lastTimestamp": at,
+            "involvedObject": (event.object.clone()), "reason": (event.reason.as_str()), "message": (message.as_str()),
+            "type": (if event.warning { "Warning" } else { "Normal" }), "count": (*count), "source": source,
+            "firstTimestamp": (text(*first)), "lastTimestamp": (text(event.at)),
             "reportingComponent": (self.component.as_str()), "reportingInstance": (self.host.as_str())
         });
         match self.client.within(&EVENTS, namespace).create(body).await {
-            Ok(_) => self.correlator.created(key, name),
+            Ok(_) => self.backlog.lock().created(key, name, *count),
             // A namespace that is going away takes no events.
             Err(status) if matches!(status.reason, Reason::NotFound | Reason::Forbidden) => {}
             Err(error) => tracing::info!(reason = event.reason, %error, "an event could not be written"),
         }
     }
 
-    async fn count(&mut self, event: &Event, key: &str, message: &str, name: &str, count: u32) {
-        let namespace = match event.object.str_at(&["namespace"]) {
-            "" => "default",
-            namespace => namespace,
-        };
-        let at = event.at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let patch = object!({ "count": count, "lastTimestamp": at, "message": message });
-        match self.client.within(&EVENTS, namespace).patch(name, "", PatchKind::Merge, patch).await {
+    async fn count(&self, waiting: &Waiting, name: &str, count: u32) {
+        let Waiting { key, event, message, .. } = waiting;
+        let patch = object!({ "count": count, "lastTimestamp": (text(event.at)), "message": (message.as_str()) });
+        match self.client.within(&EVENTS, namespace(event)).patch(name, "", PatchKind::Merge, patch).await {
             Ok(_) => {}
             // It has expired meanwhile.
             Err(status) if status.is(Reason::NotFound) => {
-                self.correlator.forget(key);
-                let name = self.name_of(event);
-                self.create(event, key, message, name).await;
+                self.backlog.lock().forget(key);
+                self.create(waiting).await;
             }
             Err(error) => tracing::info!(reason = event.reason, %error, "an event could not be counted"),
         }
     }
+}
+
+/// Events about objects of cluster scope live in `default`.
+fn namespace(event: &Event) -> &str {
+    match event.object.str_at(&["namespace"]) {
+        "" => "default",
+        namespace => namespace,
+    }
+}
+
+fn text(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

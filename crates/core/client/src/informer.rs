@@ -2,6 +2,7 @@
 //! reader has not seen yet. It does not decide what to do about changes; that is the reconcilers' part.
 
 mod cache;
+mod observer;
 mod reflector;
 mod subscription;
 #[cfg(test)]
@@ -9,7 +10,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use fram_machinery::Value;
+use fram_machinery::{Text, Value};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,11 +19,13 @@ use tokio_util::task::TaskTracker;
 use crate::client::Client;
 use crate::resources::Resource;
 use cache::Cache;
+pub use observer::Observation;
+use observer::Observer;
 use subscription::Subscriber;
 pub use subscription::{Delta, Subscription};
 
 /// Gives the values under which an object is found in an index.
-pub type IndexFn = Arc<dyn Fn(&Value) -> Vec<String> + Send + Sync>;
+pub type IndexFn = Arc<dyn Fn(&Value) -> Vec<Text> + Send + Sync>;
 
 /// Changes an object before it is held.
 pub type Projection = Arc<dyn Fn(&mut Value) + Send + Sync>;
@@ -52,7 +55,7 @@ impl InformerOptions {
     }
 
     #[must_use]
-    pub fn index(mut self, name: &'static str, values: impl Fn(&Value) -> Vec<String> + Send + Sync + 'static) -> Self {
+    pub fn index(mut self, name: &'static str, values: impl Fn(&Value) -> Vec<Text> + Send + Sync + 'static) -> Self {
         self.indices.push((name, Arc::new(values)));
         self
     }
@@ -68,14 +71,18 @@ struct Shared {
 #[derive(Default)]
 struct Subscribers {
     all: Vec<Arc<Subscriber>>,
+    observers: Arc<[Arc<Observer>]>,
     /// The informer has ended.
     closed: bool,
 }
 
 impl Subscribers {
-    /// Forgets those whose subscription was dropped.
+    /// Forgets those whose subscription or observation was dropped.
     fn prune(&mut self) {
         self.all.retain(|s| Arc::strong_count(s) > 1);
+        if self.observers.iter().any(|observer| observer.has_ended()) {
+            self.observers = self.observers.iter().filter(|observer| !observer.has_ended()).cloned().collect();
+        }
     }
 }
 
@@ -170,7 +177,7 @@ impl Informer {
         // The cache stays locked meanwhile, so that no change falls between the snapshot and the registration.
         let cache = self.shared.cache.read();
         let subscriber = Arc::new(Subscriber::default());
-        let all: Vec<_> = cache.iter().map(|(key, object)| (key.clone(), None, Some(object.clone()))).collect();
+        let all: Vec<_> = cache.iter().map(|(key, object)| (key.clone(), Delta { old: None, new: Some(object.clone()) })).collect();
         subscriber.note(&all);
         let mut subscribers = self.shared.subscribers.lock();
         subscribers.prune();
@@ -180,24 +187,51 @@ impl Informer {
         subscribers.all.push(subscriber.clone());
         Subscription::new(subscriber)
     }
+
+    /// Has `tell` be called for every change from now on, as it is taken in, beginning with everything that is in the cache as new,
+    /// until the observation is dropped. It holds the informer up: it is for readers that see at once whether a change concerns them,
+    /// of which there are many, and to whom most changes are nothing. A slow reader subscribes.
+    pub fn observe(&self, tell: impl FnMut(&Delta) + Send + 'static) -> Observation {
+        let observer = Arc::new(Observer::new(self.shared.resource.clone(), tell));
+        // Changes that come from here on wait until those before them are told.
+        let mut telling = observer.begin();
+        let known = {
+            let cache = self.shared.cache.read();
+            let mut subscribers = self.shared.subscribers.lock();
+            subscribers.prune();
+            subscribers.observers = subscribers.observers.iter().chain([&observer]).cloned().collect();
+            cache.list()
+        };
+        for object in known {
+            telling.tell(&Delta { old: None, new: Some(object) });
+        }
+        drop(telling);
+        Observation::new(observer)
+    }
 }
 
 impl Shared {
-    /// Applies changes to the cache and tells the subscribers, each once for all of them.
+    /// Applies changes to the cache and tells the subscribers, each once for all of them, and then the observers. They may look into
+    /// the cache, which is therefore let go first; only the reflector calls this, so that they hear of changes in their order.
     fn apply(&self, changes: Vec<(Arc<str>, Option<Arc<Value>>)>) {
-        let mut cache = self.cache.write();
-        let mut subscribers = self.subscribers.lock();
-        subscribers.prune();
         let mut told = Vec::with_capacity(changes.len());
-        for (key, new) in changes {
-            let old = cache.replace(&key, new.clone());
-            if old.is_some() || new.is_some() {
-                told.push((key, old, new));
+        let observers = {
+            let mut cache = self.cache.write();
+            let mut subscribers = self.subscribers.lock();
+            subscribers.prune();
+            for (key, new) in changes {
+                let old = cache.replace(&key, new.clone());
+                if old.is_some() || new.is_some() {
+                    told.push((key, Delta { old, new }));
+                }
             }
-        }
-        if !told.is_empty() {
+            if told.is_empty() {
+                return;
+            }
             subscribers.all.iter().for_each(|subscriber| subscriber.note(&told));
-        }
+            subscribers.observers.clone()
+        };
+        observers.iter().for_each(|observer| observer.tell(told.iter().map(|(_, delta)| delta)));
     }
 
     fn set_synced(&self) {

@@ -5,7 +5,7 @@ mod parts;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fram_machinery::{Value, meta};
+use fram_machinery::{Text, Value, meta};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,12 +24,35 @@ pub const FREE_INDEX: &str = "free";
 /// Pods are found by the name of their node under this index.
 pub const NODE_INDEX: &str = "node";
 
-fn node(pod: &Value) -> Vec<String> {
-    Some(pod.str_at(&["spec", "nodeName"])).filter(|name| !name.is_empty()).map(String::from).into_iter().collect()
+/// Pods that a Job still counts are found by the key of the Job that they name under this index, also where it is gone.
+pub const JOB_INDEX: &str = "job";
+
+/// What keeps a pod until its Job has counted it; see batch/v1's JobTrackingFinalizer.
+const COUNTED: &str = "batch.kubernetes.io/job-tracking";
+
+/// The text below a path, which its object shares, unless it is empty.
+fn text(object: &Value, path: &[&str]) -> Option<Text> {
+    match object.at(path) {
+        Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+        _ => None,
+    }
 }
 
-fn free(object: &Value) -> Vec<String> {
-    meta::controller_of(object).is_none().then(|| meta::namespace(object).to_string()).into_iter().collect()
+fn node(pod: &Value) -> Vec<Text> {
+    text(pod, &["spec", "nodeName"]).into_iter().collect()
+}
+
+fn free(object: &Value) -> Vec<Text> {
+    let namespace = || text(object, &["metadata", "namespace"]).unwrap_or_default();
+    meta::controller_of(object).is_none().then(namespace).into_iter().collect()
+}
+
+fn job(pod: &Value) -> Vec<Text> {
+    if !meta::has_finalizer(pod, COUNTED) {
+        return Vec::new();
+    }
+    let job = meta::controller_of(pod).filter(|owner| owner.str_at(&["kind"]) == "Job");
+    job.map(|job| format!("{}/{}", meta::namespace(pod), job.str_at(&["name"])).into()).into_iter().collect()
 }
 
 /// What a container does inside is its kubelet's business, which has an informer of its own. The pods of a cluster are many, and
@@ -88,8 +111,25 @@ fn keep_named_secrets(container: &mut Value) {
     }
 }
 
-fn owners(object: &Value) -> Vec<String> {
-    meta::owner_references(object).iter().map(|r| r.str_at(&["uid"]).to_string()).collect()
+fn owners(object: &Value) -> Vec<Text> {
+    meta::owner_references(object).iter().map(|owner| text(owner, &["uid"]).unwrap_or_default()).collect()
+}
+
+/// How the objects of a resource are held and found.
+fn options(resource: &Resource, metadata_only: bool) -> InformerOptions {
+    let mut options = InformerOptions { metadata_only, ..InformerOptions::default() }.index(OWNER_INDEX, owners);
+    if *resource == PODS {
+        let parts = Mutex::new(Parts::default());
+        options.projection = Some(Arc::new(move |pod| {
+            without_insides(pod);
+            parts.lock().share_pod(pod);
+        }));
+        options = options.index(NODE_INDEX, node).index(JOB_INDEX, job);
+    }
+    if *resource == PODS || *resource == CONTROLLER_REVISIONS {
+        options = options.index(FREE_INDEX, free);
+    }
+    options
 }
 
 /// Informers over all namespaces, started when they are first asked for. Clones share them.
@@ -123,20 +163,7 @@ impl SharedInformers {
 
     fn start(&self, resource: &Resource, metadata_only: bool) -> Informer {
         let inner = &self.inner;
-        let mut options = InformerOptions { metadata_only, ..InformerOptions::default() }.index(OWNER_INDEX, owners);
-        if *resource == PODS {
-            let parts = Mutex::new(Parts::default());
-            options.projection = Some(Arc::new(move |pod| {
-                without_insides(pod);
-                parts.lock().share_pod(pod);
-            }));
-        }
-        if *resource == PODS {
-            options = options.index(NODE_INDEX, node);
-        }
-        if *resource == PODS || *resource == CONTROLLER_REVISIONS {
-            options = options.index(FREE_INDEX, free);
-        }
+        let options = options(resource, metadata_only);
         let start = || {
             let stop = inner.stop.child_token();
             (Informer::start(inner.client.clone(), resource.clone(), "", options.clone(), &inner.tasks, stop.clone()), stop)
@@ -193,5 +220,54 @@ mod tests {
         let expect =
             object!({ "spec": { "containers": [{ "name": "c", "env": [(secret)], "envFrom": [{ "secretRef": { "name": "t" } }] }] } });
         assert_eq!(pod, expect);
+    }
+
+    #[test]
+    fn a_pod_is_found_by_its_job_until_that_has_counted_it() {
+        let pod = |finalizer: &str, kind: &str, controller: bool| {
+            object!({ "metadata": { "namespace": "ns", "finalizers": [finalizer],
+                "ownerReferences": [{ "kind": kind, "name": "j", "uid": "u", "controller": controller }] } })
+        };
+        assert_eq!(job(&pod(COUNTED, "Job", true)), ["ns/j"]);
+        for other in [pod("other", "Job", true), pod(COUNTED, "ReplicaSet", true), pod(COUNTED, "Job", false)] {
+            assert!(job(&other).is_empty(), "{other:?}");
+        }
+    }
+
+    /// As it is stored, without who manages which field.
+    fn bound(number: usize) -> Value {
+        let name = format!("basic-{number}");
+        object!({ "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "creationTimestamp": "2026-11-22T10:00:00Z", "generation": 1, "labels": { "color": "green" }, "name": (name.as_str()),
+                "namespace": "bench", "resourceVersion": (number.to_string()), "uid": (format!("9db0fd61-cd2f-4a4c-b0f5-{number:012}")) },
+            "spec": {
+                "containers": [{ "image": "registry.k8s.io/pause:3.10.2", "imagePullPolicy": "IfNotPresent", "name": "pause",
+                    "ports": [{ "containerPort": 80, "protocol": "TCP" }], "resources": { "requests": { "cpu": "100m", "memory": "100Mi" } },
+                    "terminationMessagePath": "/dev/termination-log",
+                    "volumeMounts": [{ "mountPath": "/var/run/secrets", "name": (format!("kube-api-access-{number}")), "readOnly": true }] }],
+                "dnsPolicy": "ClusterFirst", "enableServiceLinks": true, "nodeName": (format!("node-{}", number % 500)),
+                "preemptionPolicy": "PreemptLowerPriority", "priority": 0, "restartPolicy": "Always", "schedulerName": "default-scheduler",
+                "securityContext": {}, "serviceAccount": "default", "serviceAccountName": "default", "terminationGracePeriodSeconds": 30,
+                "tolerations": [{ "effect": "NoExecute", "key": "node.kubernetes.io/not-ready", "operator": "Exists", "tolerationSeconds": 300 }],
+                "volumes": [{ "name": (format!("kube-api-access-{number}")), "projected": { "sources": [{ "serviceAccountToken": { "path": "token" } }] } }] },
+            "status": { "conditions": [{ "lastProbeTime": null, "lastTransitionTime": "2026-11-22T10:00:01Z", "observedGeneration": 1,
+                "status": "True", "type": "PodScheduled" }], "phase": "Pending", "qosClass": "Burstable" } })
+    }
+
+    #[test]
+    fn a_bound_pod_takes_as_much_as_what_it_alone_has() {
+        const COUNT: usize = 5000;
+        let options = options(&PODS, false);
+        let informer = Informer::by_hand(options.indices);
+        let project = options.projection.expect("that of pods");
+        let before = fram_fuzz::held();
+        for number in 0..COUNT {
+            let mut pod = bound(number);
+            project(&mut pod);
+            informer.put(Arc::new(pod));
+        }
+        let each = (fram_fuzz::held() - before) / COUNT;
+        println!("{each} bytes a pod, {} an entry", size_of::<(fram_machinery::Key, Value)>());
+        assert!(each <= 1000, "{each} bytes a pod");
     }
 }

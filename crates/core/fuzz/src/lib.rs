@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use coverage::Coverage;
 use input::Inputs;
 pub use input::Pieces;
+pub use memory::held;
 use mutate::Mutator;
 
 /// Something that takes bytes of anybody.

@@ -57,6 +57,11 @@ pub(crate) fn reset() -> usize {
     held
 }
 
+/// What this thread holds now.
+pub fn held() -> usize {
+    HELD.get()
+}
+
 pub(crate) fn peak() -> usize {
     PEAK.get()
 }

@@ -117,7 +117,7 @@ pub(crate) fn fits(pod: &Value, allocatable: &BTreeMap<String, Quantity>, others
 }
 
 /// Whether a resource is none of Kubernetes' own.
-fn is_extended(name: &str) -> bool {
+pub(crate) fn is_extended(name: &str) -> bool {
     name.split_once('/').is_some_and(|(domain, _)| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
 }
 

@@ -53,6 +53,13 @@ pub(super) fn plan(budget: &Value, pods: &[Arc<Value>], scale: Option<i64>, now:
     Plan { status, requeue }
 }
 
+/// Whether a pod counts for budgets as it did before a change of it.
+pub(super) fn counts_the_same(old: &Value, new: &Value) -> bool {
+    let looks = |pod: &Value| [pods::has_ended(pod), pods::is_ready(pod), meta::is_terminating(pod)];
+    let same = |field: &str| old.at(&["metadata", field]) == new.at(&["metadata", field]);
+    looks(old) == looks(new) && ["uid", "labels", "ownerReferences"].into_iter().all(same)
+}
+
 /// Evictions that were allowed and whose pods do not end yet, and when the first of them is forgotten.
 fn disrupted(budget: &Value, pods: &[Arc<Value>], now: Timestamp) -> (BTreeMap<String, Value>, Option<Duration>) {
     let (mut out, mut requeue) = (BTreeMap::new(), None::<Duration>);
@@ -102,5 +109,28 @@ mod tests {
         assert_eq!(early.status.at(&["disruptedPods", "gone"]), None);
         let late = plan(&budget, &[pod("a", true)], None, Timestamp::from_second(121).unwrap());
         assert_eq!(late.status.int_at(&["currentHealthy"]), Some(1));
+    }
+
+    #[test]
+    fn a_pod_counts_otherwise_when_it_is_ready_ends_or_is_another_s() {
+        let before = pod("a", true);
+        let with = |path: &[&str], value: Value| {
+            let mut pod = (*before).clone();
+            pod.set(path, value);
+            pod
+        };
+        let table = [
+            (with(&["status", "podIP"], "10.0.0.1".into()), true),
+            (with(&["metadata", "annotations", "a"], "b".into()), true),
+            (with(&["metadata", "labels", "a"], "b".into()), false),
+            (with(&["metadata", "uid"], "another".into()), false),
+            (with(&["metadata", "deletionTimestamp"], "now".into()), false),
+            (with(&["metadata", "ownerReferences"], object!([{ "uid": "u" }])), false),
+            (with(&["status", "phase"], "Failed".into()), false),
+            ((*pod("a", false)).clone(), false),
+        ];
+        for (after, expect) in table {
+            assert_eq!(counts_the_same(&before, &after), expect, "{after:?}");
+        }
     }
 }

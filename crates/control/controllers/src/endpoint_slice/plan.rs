@@ -27,6 +27,18 @@ fn has_ended(pod: &Value) -> bool {
     matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed")
 }
 
+/// Whether a pod has the same endpoints before and after a change of it, if any; see upstream's podEndpointsChanged.
+pub(super) fn tells_the_same(old: Option<&Value>, new: Option<&Value>) -> bool {
+    let has_endpoint = |pod: &&Value| !pod.str_at(&["status", "podIP"]).is_empty() && !has_ended(pod);
+    let (Some(old), Some(new)) = (old.filter(has_endpoint), new.filter(has_endpoint)) else {
+        return !old.iter().chain(&new).any(has_endpoint);
+    };
+    let looks = |pod: &Value| [meta::is_terminating(pod), meta::condition_is_true(pod, "Ready")];
+    let same = |path: &[&str]| old.at(path) == new.at(path);
+    let paths = [&["metadata", "uid"][..], &["metadata", "labels"], &["spec"], &["status", "podIP"], &["status", "podIPs"]];
+    looks(old) == looks(new) && paths.into_iter().all(same)
+}
+
 /// The number of a Service's target port in a pod: its own, or that of the container port with its name.
 fn target_port(pod: &Value, port: &Value) -> Option<i64> {
     match port.get("targetPort") {
@@ -160,13 +172,15 @@ fn changed(current: &Value, wanted: &Value) -> Option<Value> {
 pub(super) fn endpoints(service: &Value, pods: &[Arc<Value>]) -> Value {
     type Addresses = (Vec<Value>, Vec<Value>);
     let mut subsets: BTreeMap<String, (Vec<Value>, Addresses)> = BTreeMap::new();
-    let mut sorted: Vec<&Arc<Value>> = pods.iter().collect();
-    sorted.sort_by(|a, b| a.str_at(&["status", "podIP"]).cmp(b.str_at(&["status", "podIP"])));
-    for pod in sorted.into_iter().take(MOST_ADDRESSES) {
-        let Some(endpoint) = endpoint(service, pod) else { continue };
-        if meta::is_terminating(pod) && service.bool_at(&["spec", "publishNotReadyAddresses"]) != Some(true) {
-            continue;
-        }
+    let publish = service.bool_at(&["spec", "publishNotReadyAddresses"]) == Some(true);
+    let told = pods.iter().filter(|pod| publish || !meta::is_terminating(pod));
+    let mut told: Vec<_> = told.filter_map(|pod| Some((pod, endpoint(service, pod)?))).collect();
+    let is_ready = |endpoint: &Value| endpoint.bool_at(&["conditions", "ready"]) == Some(true);
+    // Where there are too many, those that are not ready are left out first.
+    told.sort_by_key(|(_, endpoint)| !is_ready(endpoint));
+    told.truncate(MOST_ADDRESSES);
+    told.sort_by(|(a, _), (b, _)| a.str_at(&["status", "podIP"]).cmp(b.str_at(&["status", "podIP"])));
+    for (pod, endpoint) in told {
         let ports = slice_ports(service, pod);
         let ports: Vec<Value> = ports.into_iter().map(without_empty_name).collect();
         let mut address =
@@ -178,8 +192,7 @@ pub(super) fn endpoints(service: &Value, pods: &[Arc<Value>]) -> Value {
         }
         let key = fram_machinery::json::to_string(&Value::from(ports.clone()));
         let (_, (ready, not_ready)) = subsets.entry(key).or_insert_with(|| (ports, Default::default()));
-        let is_ready = endpoint.bool_at(&["conditions", "ready"]) == Some(true);
-        if is_ready { ready.push(address) } else { not_ready.push(address) }
+        if is_ready(&endpoint) { ready.push(address) } else { not_ready.push(address) }
     }
     let subset = |(ports, (ready, not_ready)): (Vec<Value>, Addresses)| {
         let mut out = Map::new();
@@ -269,5 +282,61 @@ mod tests {
         let out = endpoints(&service(), &[pod("a", 8080, true), pod("bb", 8080, false)]);
         let subset = &out.list_at(&["subsets"])[0];
         assert_eq!((subset.list_at(&["addresses"]).len(), subset.list_at(&["notReadyAddresses"]).len()), (1, 1));
+    }
+
+    #[test]
+    fn of_too_many_addresses_the_ready_ones_are_told_and_pods_without_an_address_take_no_place() {
+        let with_ip = |n: usize, ready: bool| {
+            let mut pod = (*pod(&format!("p{n}"), 8080, ready)).clone();
+            pod.set(&["status", "podIP"], format!("10.1.{}.{}", n / 250, n % 250));
+            Arc::new(pod)
+        };
+        let mut pods: Vec<Arc<Value>> = (0..MOST_ADDRESSES).map(|n| with_ip(n, false)).collect();
+        pods.extend((0..3).map(|n| with_ip(MOST_ADDRESSES + n, true)));
+        let waiting = |n: usize| {
+            let mut pod = (*pods[n]).clone();
+            pod.set(&["status"], object!({ "phase": "Pending" }));
+            Arc::new(pod)
+        };
+        let waiting: Vec<_> = (0..MOST_ADDRESSES).map(waiting).collect();
+        let told = |pods: &[Arc<Value>]| {
+            let subset = endpoints(&service(), pods).list_at(&["subsets"])[0].clone();
+            (subset.list_at(&["addresses"]).len(), subset.list_at(&["notReadyAddresses"]).len())
+        };
+        assert_eq!(told(&pods), (3, MOST_ADDRESSES - 3));
+        assert_eq!(told(&[waiting, pods[MOST_ADDRESSES..].to_vec()].concat()), (3, 0));
+    }
+
+    #[test]
+    fn a_change_of_a_pod_matters_where_it_has_an_endpoint_that_tells_something_else() {
+        let serving = pod("a", 8080, true);
+        let with = |path: &[&str], value: Value| {
+            let mut pod = (*serving).clone();
+            pod.set(path, value);
+            pod
+        };
+        let waiting = with(&["status", "podIP"], Value::Null);
+        let ended = with(&["status", "phase"], "Succeeded".into());
+        let before = Some(&*serving);
+        let table = [
+            (None, Some(&waiting), true),
+            (Some(&waiting), None, true),
+            (Some(&waiting), before, false),
+            (None, before, false),
+            (before, None, false),
+            (before, Some(&ended), false),
+            (Some(&ended), Some(&waiting), true),
+            (before, Some(&with(&["status", "startTime"], "now".into())), true),
+            (before, Some(&with(&["metadata", "annotations", "a"], "b".into())), true),
+            (before, Some(&with(&["metadata", "labels", "a"], "b".into())), false),
+            (before, Some(&with(&["metadata", "uid"], "another".into())), false),
+            (before, Some(&with(&["metadata", "deletionTimestamp"], "now".into())), false),
+            (before, Some(&with(&["status", "podIP"], "10.1.1.1".into())), false),
+            (before, Some(&*pod("a", 8080, false)), false),
+            (before, Some(&*pod("a", 9090, true)), false),
+        ];
+        for (old, new, expect) in table {
+            assert_eq!(tells_the_same(old, new), expect, "{old:?} {new:?}");
+        }
     }
 }

@@ -82,6 +82,12 @@ fn foreground(object: &Value, dependents: &[Arc<Value>]) -> Vec<Step> {
     dependents.iter().enumerate().filter(|(_, d)| !meta::is_terminating(d) && !others(d)).map(|(i, _)| Step::DeleteDependent(i)).collect()
 }
 
+/// Whether nothing has changed by which an object goes or stays; what failed before is tried again by itself.
+pub(super) fn stands_the_same(old: &Value, new: &Value) -> bool {
+    let same = |field: &str| old.at(&["metadata", field]) == new.at(&["metadata", field]);
+    ["uid", "ownerReferences", "deletionTimestamp", "finalizers"].into_iter().all(same)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +133,24 @@ mod tests {
     #[test]
     fn an_owner_that_orphans_lets_its_dependents_go_first() {
         assert_eq!(decide(&ending(ORPHAN), &[], &[], false), [Step::OrphanDependents, Step::RemoveFinalizer(ORPHAN)]);
+    }
+
+    #[test]
+    fn only_what_owns_an_object_and_what_keeps_it_matters() {
+        let before = object!({ "metadata": { "uid": "u", "resourceVersion": "1", "ownerReferences": [{ "uid": "o" }] }, "spec": {} });
+        let table: [(&[&str], Value, bool); 7] = [
+            (&["metadata", "resourceVersion"], "2".into(), true),
+            (&["spec", "renewTime"], "now".into(), true),
+            (&["metadata", "labels"], object!({ "a": "b" }), true),
+            (&["metadata", "uid"], "another".into(), false),
+            (&["metadata", "ownerReferences"], object!([{ "uid": "o", "blockOwnerDeletion": true }]), false),
+            (&["metadata", "finalizers"], object!([ORPHAN]), false),
+            (&["metadata", "deletionTimestamp"], "now".into(), false),
+        ];
+        for (path, value, expect) in table {
+            let mut after = before.clone();
+            after.set(path, value);
+            assert_eq!(stands_the_same(&before, &after), expect, "{path:?}");
+        }
     }
 }

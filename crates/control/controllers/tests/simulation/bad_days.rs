@@ -25,7 +25,7 @@ pub(crate) struct Day {
 }
 
 impl Day {
-    async fn new(nodes: usize) -> Self {
+    pub(crate) async fn new(nodes: usize) -> Self {
         Self::in_world(World::new(1).await, nodes).await
     }
 
@@ -51,6 +51,12 @@ impl Day {
         counts.iter().filter_map(since).sum()
     }
 
+    /// How often controllers were asked for a turn, and how many turns they took; those that were not at all are left out.
+    pub(crate) fn turns(&self) -> BTreeMap<&'static str, (u64, u64)> {
+        let counts = self.world.queues.counts().into_iter();
+        counts.map(|(name, counts)| (name, (counts.adds, counts.reconciles))).filter(|(_, turns)| *turns != (0, 0)).collect()
+    }
+
     pub(crate) async fn list(&self, resource: &Resource) -> Vec<std::sync::Arc<Value>> {
         self.client.within(resource, NAMESPACE).list(Default::default()).await.unwrap().items
     }
@@ -71,7 +77,7 @@ pub(crate) fn run(day: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(day);
 }
 
-fn deployment(replicas: i64) -> Value {
+pub(crate) fn deployment(replicas: i64) -> Value {
     let labels = object!({ "app": "web" });
     object!({ "spec": { "replicas": replicas, "selector": { "matchLabels": (labels.clone()) }, "template": (template(labels, "serve")) } })
 }

@@ -84,8 +84,10 @@ impl Node {
         let amounts = || object!({ "cpu": "64", "memory": "256Gi", "pods": "500" });
         let node = object!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": (self.name.as_str()), "labels": { "kubernetes.io/hostname": (self.name.as_str()) } },
             "status": { "capacity": (amounts()), "allocatable": (amounts()), "conditions": (self.conditions()) } });
-        self.client.all(&NODES).create(node).await.unwrap();
-        let lease = object!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": (self.name.as_str()) },
+        let node = self.client.all(&NODES).create(node).await.unwrap();
+        let owner = object!({ "apiVersion": "v1", "kind": "Node", "name": (self.name.as_str()), "uid": (meta::uid(&node)) });
+        let lease = object!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": { "name": (self.name.as_str()), "ownerReferences": [owner] },
             "spec": { "holderIdentity": (self.name.as_str()), "leaseDurationSeconds": 40, "renewTime": (format_time(self.clock.timestamp(), 6)) } });
         self.client.within(&LEASES, "kube-node-lease").create(lease).await.unwrap();
     }

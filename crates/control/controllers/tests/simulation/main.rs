@@ -15,6 +15,7 @@ mod kubelets;
 mod oracle;
 mod random;
 mod run;
+mod turns;
 mod users;
 mod world;
 

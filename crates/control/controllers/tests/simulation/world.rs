@@ -13,6 +13,7 @@ use fram_apiserver::nodes::NoNodes;
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{Environment, InProcess, Server, User};
+use fram_client::controller::Queues;
 use fram_client::resources::POD_GROUPS;
 use fram_client::{Client, EventRecorder, SharedInformers};
 use fram_controllers::Context;
@@ -124,6 +125,8 @@ pub(crate) struct World {
     pub(crate) clock: Arc<SimulatedClock>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) chance: Chance,
+    /// Those of the controllers, in this life of theirs.
+    pub(crate) queues: Queues,
     components: Option<Components>,
 }
 
@@ -159,7 +162,7 @@ impl World {
         };
         server.bootstrap(&cluster).await.unwrap();
         let faults = Faults::new(chance.branch("faults"));
-        Self { server, store, clock, faults, chance, components: None }
+        Self { server, store, clock, faults, chance, queues: Queues::default(), components: None }
     }
 
     /// A client whose calls arrive, and whose answers do.
@@ -170,6 +173,7 @@ impl World {
     /// Starts controllers and scheduler with empty caches.
     pub(crate) fn start(&mut self) {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        self.queues = Queues::default();
         let (server, faults) = (self.server.clone(), self.faults.clone());
         let client = move |user: &str, groups: &[&str], name: &str| {
             let inner = InProcess::new(server.clone(), User::authenticated(user, groups));
@@ -186,7 +190,7 @@ impl World {
             clients: Arc::new(move |name| client(&format!("system:serviceaccount:kube-system:{name}"), &groups, name)),
             manager,
             informers: informers.clone(),
-            queues: Default::default(),
+            queues: self.queues.clone(),
             now: now.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),

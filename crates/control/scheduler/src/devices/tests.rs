@@ -98,6 +98,23 @@ fn the_first_of_alternatives_that_can_be_had_is_taken() {
 }
 
 #[test]
+fn a_node_that_has_what_is_asked_for_first_is_chosen_before_one_that_is_otherwise_better() {
+    let request = |class: &str| object!({ "name": class, "deviceClassName": class });
+    let subs = object!([(request("large")), (request("any"))]);
+    let spec = object!({ "resourceClaims": [{ "name": "c", "resourceClaimName": "c" }] });
+    // Whichever node has it; the other one is larger.
+    for (wanted, other) in [("a", "b"), ("b", "a")] {
+        let mut cache = cache(vec![node(wanted, "2"), node(other, "4")]);
+        cache.devices = devices(vec![slice("pw", wanted, vec![device("0", "large")]), slice("po", other, vec![device("1", "small")])]);
+        let selector = object!([{ "cel": { "expression": "device.attributes['d.io'].model == 'large'" } }]);
+        cache.devices.set_class("large", Some(Arc::new(object!({ "spec": { "selectors": selector } }))));
+        let wants = claim("c", object!({ "requests": [{ "name": "r", "firstAvailable": (subs.clone()) }] }));
+        cache.devices.set_claim("ns/c", Some(wants));
+        check(&mut cache, spec.clone(), wanted);
+    }
+}
+
+#[test]
 fn constraints_hold_devices_together_or_apart() {
     let devices = devices(vec![slice("pa", "a", vec![device("0", "x"), device("1", "y"), device("2", "y")])]);
     let with = |constraint: &str| {

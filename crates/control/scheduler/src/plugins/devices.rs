@@ -1,11 +1,13 @@
 //! DynamicResources: a pod runs where the devices that its claims want can be had, or were given.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::{Cache, Change};
+use crate::devices::preference::points;
 use crate::devices::{Claims, NONE, STEPS};
-use crate::framework::{Plugin, Refusal, Sharing, Verdicts, View};
+use crate::framework::{Plugin, Refusal, Sharing, Verdicts, View, normalize};
 use crate::pod::Pod;
 
 /// Where so many nodes have the devices, no others are looked at: each is a search of its own.
@@ -37,13 +39,15 @@ impl Plugin for DynamicResources {
         let claims = cache.devices.claims(pod, self.patience).unwrap_or_default();
         // Not the same nodes each time are looked at first.
         let start = pod.uid.bytes().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
-        Box::new(Claimed { claims, start })
+        Box::new(Claimed { claims, start, points: HashMap::new() })
     }
 }
 
 struct Claimed {
     claims: Claims,
     start: usize,
+    /// By slot, what the devices that were found there are worth beside others, where their claims have alternatives.
+    points: HashMap<usize, i64>,
 }
 
 const NOT_FOUND: u32 = 1;
@@ -68,6 +72,7 @@ impl View for Claimed {
         let middle = self.start % open.len().max(1);
         open.rotate_left(middle);
         let (mut found, mut steps) = (0, ALL_STEPS);
+        let ranked = self.claims.have_alternatives();
         for slot in open {
             if self.claims.are_wanting() && found == ENOUGH {
                 verdicts.set_aside(slot);
@@ -78,10 +83,20 @@ impl View for Claimed {
             let allocated = cache.devices.allocate_within(&self.claims, cache.at(slot), &mut left);
             steps -= before - left;
             match allocated {
-                Ok(_) => found += 1,
+                Ok(allocations) => {
+                    found += 1;
+                    if ranked {
+                        self.points.insert(slot, points(&allocations));
+                    }
+                }
                 Err(why) => verdicts.refuse(slot, detail(&why)),
             }
         }
+    }
+
+    fn score(&mut self, _: &Cache, slots: &[usize]) -> Option<Vec<i64>> {
+        let of = |slot: &usize| self.points.get(slot).copied().unwrap_or(0);
+        (!self.points.is_empty()).then(|| normalize(slots.iter().map(of).collect(), false))
     }
 
     fn refusal(&self, cache: &Cache, slot: usize) -> Option<Refusal> {

@@ -1,6 +1,6 @@
-//! Which events are new, which are counted, summed up or dropped. Pure; see client-go's EventCorrelator.
+//! Which events are one, which are summed up and which are cut short. Pure; see client-go's EventCorrelator.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,14 +13,41 @@ const REFILL: Duration = Duration::from_secs(300);
 /// More different messages than this, within the window, are summed up.
 const SIMILAR: usize = 10;
 const WINDOW: Duration = Duration::from_secs(600);
-/// Keys that are remembered; beyond that the memory begins anew.
+/// So much of each sort is remembered at least, and twice as much at most.
 const REMEMBERED: usize = 4096;
 
-#[derive(Debug, PartialEq)]
-pub(super) enum Verdict {
-    Drop,
-    Create { key: String, message: String },
-    Count { key: String, message: String, name: String, count: u32 },
+/// What became of the keys that were asked for last: those that were not for long are forgotten.
+struct Memory<T> {
+    young: HashMap<String, T>,
+    old: HashMap<String, T>,
+}
+
+impl<T> Default for Memory<T> {
+    fn default() -> Self {
+        Self { young: HashMap::new(), old: HashMap::new() }
+    }
+}
+
+impl<T> Memory<T> {
+    fn get(&mut self, key: &str) -> Option<&mut T> {
+        if let Some(value) = self.old.remove(key) {
+            self.insert(key, value);
+        }
+        self.young.get_mut(key)
+    }
+
+    fn insert(&mut self, key: &str, value: T) {
+        self.old.remove(key);
+        if self.young.len() >= REMEMBERED && !self.young.contains_key(key) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key.to_string(), value);
+    }
+
+    fn remove(&mut self, key: &str) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
 }
 
 struct Bucket {
@@ -29,48 +56,65 @@ struct Bucket {
 }
 
 struct Group {
-    messages: HashSet<String>,
+    messages: Vec<String>,
     last: Timestamp,
+}
+
+/// Under which key an event is told, and in which words: its own, or those of its group.
+#[derive(Debug, PartialEq)]
+pub(super) struct Told {
+    pub(super) key: String,
+    pub(super) message: String,
 }
 
 #[derive(Default)]
 pub(super) struct Correlator {
-    buckets: HashMap<String, Bucket>,
-    groups: HashMap<String, Group>,
+    buckets: Memory<Bucket>,
+    groups: Memory<Group>,
     /// Name and count of the event that was written for a key.
-    written: HashMap<String, (String, u32)>,
+    written: Memory<(String, u32)>,
 }
 
 fn elapsed(now: Timestamp, then: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
 }
 
+/// The object that an event is about; not which part of it, nor in which version.
+fn subject(event: &Event) -> String {
+    let fields = ["apiVersion", "kind", "namespace", "name", "uid"].map(|field| event.object.str_at(&[field]));
+    fields.join("\n")
+}
+
 impl Correlator {
-    pub(super) fn judge(&mut self, event: &Event) -> Verdict {
-        if self.buckets.len() + self.groups.len() + self.written.len() > REMEMBERED {
-            *self = Self::default();
+    /// Takes note of an event.
+    pub(super) fn tell(&mut self, event: &Event) -> Told {
+        let kind = if event.warning { "Warning" } else { "Normal" };
+        let group = format!("{}\n{kind}\n{}", subject(event), event.reason);
+        if self.groups.get(&group).is_none() {
+            self.groups.insert(&group, Group { messages: Vec::new(), last: event.at });
         }
-        let object = fram_machinery::json::to_string(&{
-            let mut object = event.object.clone();
-            object.remove(&["resourceVersion"]);
-            object
-        });
-        if !self.spend(&object, event.at) {
-            return Verdict::Drop;
+        let own =
+            || Told { key: format!("{group}\n{}\n{}", event.object.str_at(&["fieldPath"]), event.message), message: event.message.clone() };
+        let Some(known) = self.groups.get(&group) else { return own() };
+        if elapsed(event.at, known.last) > WINDOW {
+            known.messages.clear();
         }
-        let group = format!("{object}{}{}", event.warning, event.reason);
-        let (key, message) = self.group(&group, event);
-        match self.written.get_mut(&key) {
-            Some((name, count)) => {
-                *count += 1;
-                Verdict::Count { name: name.clone(), count: *count, key, message }
-            }
-            None => Verdict::Create { key, message },
+        known.last = event.at;
+        let is_new = !known.messages.contains(&event.message);
+        if known.messages.len() + usize::from(is_new) < SIMILAR {
+            known.messages.extend(is_new.then(|| event.message.clone()));
+            return own();
         }
+        Told { key: group, message: format!("(combined from similar events): {}", event.message) }
     }
 
-    fn spend(&mut self, object: &str, now: Timestamp) -> bool {
-        let bucket = self.buckets.entry(object.to_string()).or_insert(Bucket { tokens: BURST, at: now });
+    /// Whether one more may be sent about the object now.
+    pub(super) fn may_be_sent(&mut self, event: &Event) -> bool {
+        let (subject, now) = (subject(event), event.at);
+        let Some(bucket) = self.buckets.get(&subject) else {
+            self.buckets.insert(&subject, Bucket { tokens: BURST - 1.0, at: now });
+            return true;
+        };
         bucket.tokens = (bucket.tokens + elapsed(now, bucket.at).as_secs_f64() / REFILL.as_secs_f64()).min(BURST);
         bucket.at = now;
         if bucket.tokens < 1.0 {
@@ -80,22 +124,20 @@ impl Correlator {
         true
     }
 
-    /// The key and message under which an event is told: its own, or those of its group.
-    fn group(&mut self, group: &str, event: &Event) -> (String, String) {
-        let known = self.groups.entry(group.to_string()).or_insert_with(|| Group { messages: HashSet::new(), last: event.at });
-        if elapsed(event.at, known.last) > WINDOW {
-            known.messages.clear();
-        }
-        known.last = event.at;
-        known.messages.insert(event.message.clone());
-        if known.messages.len() < SIMILAR {
-            return (format!("{group}{}", event.message), event.message.clone());
-        }
-        (group.to_string(), format!("(combined from similar events): {}", event.message))
+    /// So many more are about to be sent under a key; the name and count of what was written for it.
+    pub(super) fn count(&mut self, key: &str, more: u32) -> Option<(String, u32)> {
+        let (name, count) = self.written.get(key)?;
+        *count += more;
+        Some((name.clone(), *count))
     }
 
-    pub(super) fn created(&mut self, key: &str, name: String) {
-        self.written.insert(key.to_string(), (name, 1));
+    /// One more happened that is not sent: the next tells of it.
+    pub(super) fn count_unsent(&mut self, key: &str) {
+        self.count(key, 1);
+    }
+
+    pub(super) fn created(&mut self, key: &str, name: String, count: u32) {
+        self.written.insert(key, (name, count));
     }
 
     pub(super) fn forget(&mut self, key: &str) {
@@ -118,39 +160,35 @@ mod tests {
         }
     }
 
-    fn word(correlator: &mut Correlator, event: &Event) -> String {
-        match correlator.judge(event) {
-            Verdict::Drop => "drop".into(),
-            Verdict::Create { key, message } => {
-                correlator.created(&key, "e".into());
-                format!("create {message}")
-            }
-            Verdict::Count { count, message, .. } => format!("count {count} {message}"),
+    #[test]
+    fn many_different_messages_are_summed_up_until_there_are_none_for_a_while() {
+        let mut correlator = Correlator::default();
+        let mut tell = |n: i64, at: i64| correlator.tell(&event("p", &n.to_string(), at));
+        let told: Vec<Told> = (0..12).map(|n| tell(n, 1)).collect();
+        assert_eq!(told[8].message, "8");
+        assert_eq!(told[9].message, "(combined from similar events): 9");
+        assert_eq!((&told[11].key, told[8].key != told[9].key), (&told[9].key, true));
+        assert_eq!(tell(12, 602).message, "12");
+    }
+
+    #[test]
+    fn the_same_words_about_another_part_of_an_object_are_another_event() {
+        let mut correlator = Correlator::default();
+        let whole = event("p", "m", 1);
+        let mut part = whole.clone();
+        part.object.set(&["fieldPath"], "spec.containers{c}");
+        assert_ne!(correlator.tell(&whole), correlator.tell(&part));
+    }
+
+    #[test]
+    fn what_was_asked_for_last_is_remembered_and_there_is_an_end_to_it() {
+        let mut memory = Memory::default();
+        for n in 0..10 * REMEMBERED {
+            memory.insert(&n.to_string(), n);
+            assert_eq!(memory.get("0"), Some(&mut 0));
         }
-    }
-
-    #[test]
-    fn an_event_that_comes_again_is_counted() {
-        let mut correlator = Correlator::default();
-        let told: Vec<_> = ["a", "a", "b", "a"].iter().map(|m| word(&mut correlator, &event("p", m, 1))).collect();
-        assert_eq!(told, ["create a", "count 2 a", "create b", "count 3 a"]);
-    }
-
-    #[test]
-    fn many_different_messages_are_summed_up() {
-        let mut correlator = Correlator::default();
-        let told: Vec<_> = (0..12).map(|n| word(&mut correlator, &event("p", &n.to_string(), 1))).collect();
-        assert_eq!(told[8], "create 8");
-        assert_eq!(told[9], "create (combined from similar events): 9");
-        assert_eq!(told[11], "count 3 (combined from similar events): 11");
-    }
-
-    #[test]
-    fn an_object_that_is_told_of_too_often_is_cut_short_and_others_are_not() {
-        let mut correlator = Correlator::default();
-        let told: Vec<_> = (0..30).map(|_| word(&mut correlator, &event("p", "a", 1))).collect();
-        assert_eq!(told.iter().filter(|t| *t == "drop").count(), 5);
-        assert_eq!(word(&mut correlator, &event("q", "a", 1)), "create a");
-        assert_eq!(word(&mut correlator, &event("p", "a", 302)), "count 26 a");
+        assert!(memory.young.len() + memory.old.len() <= 2 * REMEMBERED);
+        let last = 9 * REMEMBERED + 2..10 * REMEMBERED;
+        assert!(last.into_iter().all(|n| memory.get(&n.to_string()) == Some(&mut { n })));
     }
 }

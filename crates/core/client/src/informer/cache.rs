@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use fram_machinery::{Value, meta};
+use fram_machinery::{Text, Value, meta};
 
 use super::IndexFn;
 
 struct Index {
     name: &'static str,
     values: IndexFn,
-    keys: HashMap<String, BTreeSet<Arc<str>>>,
+    keys: HashMap<Text, BTreeSet<Arc<str>>>,
 }
 
 impl Index {

@@ -27,8 +27,8 @@ impl Delta {
     }
 }
 
-/// The key of an object, what stood there and what stands there now.
-pub(super) type Change = (Arc<str>, Option<Arc<Value>>, Option<Arc<Value>>);
+/// The key of an object, and what became of what stood there.
+pub(super) type Change = (Arc<str>, Delta);
 
 #[derive(Default)]
 struct Pending {
@@ -46,16 +46,16 @@ impl Subscriber {
     /// Notes changes by their keys; changes that were not read yet become one with them.
     pub(super) fn note(&self, changes: &[Change]) {
         let mut pending = self.pending.lock();
-        for (key, old, new) in changes {
+        for (key, change) in changes {
             match pending.deltas.get_mut(key) {
                 Some(delta) => {
-                    delta.new.clone_from(new);
+                    delta.new.clone_from(&change.new);
                     if delta.old.is_none() && delta.new.is_none() {
                         // It came and went unseen.
                         pending.deltas.remove(key);
                     }
                 }
-                None => drop(pending.deltas.insert(key.clone(), Delta { old: old.clone(), new: new.clone() })),
+                None => drop(pending.deltas.insert(key.clone(), change.clone())),
             }
         }
         drop(pending);

@@ -42,7 +42,7 @@ fn a_relist_means_only_what_differs_from_the_cache() {
 
 #[test]
 fn an_index_follows_its_objects() {
-    let values: IndexFn = Arc::new(|o| vec![o.str_at(&["spec", "nodeName"]).to_string()]);
+    let values: IndexFn = Arc::new(|o| vec![o.str_at(&["spec", "nodeName"]).into()]);
     let mut cache = Cache::new(vec![("node", values)]);
     let on = |node: &str| {
         let mut p = (*pod("a", 1)).clone();
@@ -144,10 +144,11 @@ async fn a_closed_watch_continues_from_the_last_version() {
 async fn a_slow_reader_gets_one_change_for_each_key() {
     let subscriber = Arc::new(Subscriber::default());
     let mut reader = Subscription::new(subscriber.clone());
-    subscriber.note(&[("ns/a".into(), None, Some(pod("a", 1)))]);
-    subscriber.note(&[("ns/b".into(), Some(pod("b", 1)), Some(pod("b", 2)))]);
-    subscriber.note(&[("ns/b".into(), Some(pod("b", 2)), Some(pod("b", 3)))]);
-    subscriber.note(&[("ns/a".into(), Some(pod("a", 1)), None)]);
+    let note = |key: &str, old, new| subscriber.note(&[(key.into(), Delta { old, new })]);
+    note("ns/a", None, Some(pod("a", 1)));
+    note("ns/b", Some(pod("b", 1)), Some(pod("b", 2)));
+    note("ns/b", Some(pod("b", 2)), Some(pod("b", 3)));
+    note("ns/a", Some(pod("a", 1)), None);
     assert_eq!(reader.changed().await, Some(vec![Delta { old: Some(pod("b", 1)), new: Some(pod("b", 3)) }]));
     subscriber.close();
     assert_eq!(reader.changed().await, None);
@@ -160,4 +161,56 @@ async fn an_informer_that_never_synced_lets_its_waiters_go() {
     stop.cancel();
     assert!(!informer.synced().await);
     assert_eq!(informer.subscribe().changed().await, None);
+}
+
+impl Informer {
+    /// An informer whose changes the test makes.
+    pub(crate) fn by_hand(indices: Vec<(&'static str, IndexFn)>) -> Self {
+        let (cache, synced) = (RwLock::new(Cache::new(indices)), watch::Sender::new(true));
+        Self { shared: Arc::new(Shared { resource: PODS, cache, synced, subscribers: Mutex::default() }) }
+    }
+
+    pub(crate) fn put(&self, object: Arc<Value>) -> &Self {
+        self.shared.apply(vec![(meta::key(&object).into(), Some(object))]);
+        self
+    }
+
+    fn take(&self, key: &str) -> &Self {
+        self.shared.apply(vec![(key.into(), None)]);
+        self
+    }
+}
+
+#[test]
+fn an_observer_is_told_of_what_is_there_and_of_each_change_in_order_until_it_is_dropped() {
+    let informer = Informer::by_hand(Vec::new());
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (heard, cache) = (told.clone(), informer.clone());
+    let version = |side: &Option<Arc<Value>>| side.as_deref().map_or("-", meta::resource_version).to_string();
+    informer.put(pod("a", 1)).put(pod("b", 2));
+    let observation = informer.observe(move |delta| {
+        // The cache is not locked meanwhile, and is as new as the change.
+        assert_eq!(cache.get(&delta.key()), delta.new);
+        heard.lock().push(format!("{} {} {}", delta.key(), version(&delta.old), version(&delta.new)));
+    });
+    informer.put(pod("a", 6)).put(pod("a", 7)).take("ns/b").take("ns/b").put(pod("c", 8));
+    drop(observation);
+    informer.put(pod("c", 9));
+    assert_eq!(*told.lock(), ["ns/a - 1", "ns/b - 2", "ns/a 1 6", "ns/a 6 7", "ns/b 2 -", "ns/c - 8"]);
+    assert!(informer.shared.subscribers.lock().observers.is_empty());
+}
+
+#[test]
+fn an_observer_that_panics_misses_that_change_and_nobody_else_does() {
+    let informer = Informer::by_hand(Vec::new());
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (fragile, sound) = (told.clone(), told.clone());
+    informer.put(pod("a", 1));
+    let _fragile = informer.observe(move |delta| {
+        assert_ne!(delta.key(), "ns/a", "a defect");
+        fragile.lock().push(format!("fragile {}", delta.key()));
+    });
+    let _sound = informer.observe(move |delta| sound.lock().push(delta.key()));
+    informer.put(pod("a", 2)).put(pod("b", 3));
+    assert_eq!(*told.lock(), ["ns/a", "ns/a", "fragile ns/b", "ns/b"]);
 }

@@ -9,6 +9,7 @@ use fram_machinery::{Map, Value, object};
 use jiff::Timestamp;
 
 use super::machine;
+use crate::admit::is_extended;
 use crate::clock;
 use crate::config::KubeletConfig;
 use crate::context::Context;
@@ -68,6 +69,7 @@ pub(super) fn status(facts: &Facts) -> Value {
         capacity.insert(resource.as_str(), all.to_string());
         allocatable.insert(resource.as_str(), healthy.to_string());
     }
+    keep_given(facts.old, &mut capacity, &mut allocatable);
     let mut out = object!({
         "addresses": addresses, "capacity": capacity, "allocatable": allocatable,
         "conditions": (conditions(facts)), "nodeInfo": info, "images": (images(&facts.images, usize::try_from(config.status_max_images).unwrap_or(usize::MAX)))
@@ -87,6 +89,27 @@ pub(super) fn status(facts: &Facts) -> Value {
     }
     out.set(&["declaredFeatures"], DECLARED.iter().map(|name| Value::from(*name)).collect::<Vec<_>>());
     out
+}
+
+/// Extended resources that others have given the node, as its capacity, can be had by pods as long as they are there; see upstream's
+/// MachineInfo and "Advertise Extended Resources for a Node".
+fn keep_given(old: &Value, capacity: &mut Map, allocatable: &mut Map) {
+    let extended = |field: &str| {
+        let all = old.get(field).and_then(Value::as_map).cloned().unwrap_or_default();
+        all.into_entries().into_iter().filter(|(name, _)| is_extended(name))
+    };
+    for (name, amount) in extended("capacity").filter(|(_, amount)| !amount.is_null()) {
+        if !capacity.contains(&name) {
+            capacity.insert(name.clone(), amount.clone());
+            allocatable.insert(name, amount);
+        }
+    }
+    for (name, _) in extended("allocatable") {
+        if !capacity.contains(&name) {
+            // The status is a merge patch, in which this takes it away.
+            allocatable.insert(name, Value::Null);
+        }
+    }
 }
 
 /// As many as `most`, the largest first.
@@ -179,4 +202,34 @@ pub(super) fn without_heartbeats(status: &Value) -> Value {
         condition.remove(&["lastHeartbeatTime"]);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_have_given_a_node_can_be_had_until_they_take_it_away() {
+        let own = || object!({ "cpu": "2", "example.com/device": "3" });
+        let table = [
+            (object!({}), own(), own()),
+            (
+                object!({ "capacity": { "cpu": "4", "example.com/given": "1k", "example.com/device": "9" }, "allocatable": { "cpu": "4" } }),
+                object!({ "cpu": "2", "example.com/device": "3", "example.com/given": "1k" }),
+                object!({ "cpu": "2", "example.com/device": "3", "example.com/given": "1k" }),
+            ),
+            (
+                object!({ "capacity": { "cpu": "2" }, "allocatable": { "example.com/given": "1k", "example.com/device": "9" } }),
+                own(),
+                object!({ "cpu": "2", "example.com/device": "3", "example.com/given": null }),
+            ),
+            (object!({ "capacity": { "kubernetes.io/own": "1", "hugepages-2Mi": "0" } }), own(), own()),
+        ];
+        for (old, capacity, allocatable) in table {
+            let map = || own().as_map().cloned().unwrap_or_default();
+            let (mut has, mut gives) = (map(), map());
+            keep_given(&old, &mut has, &mut gives);
+            assert_eq!((Value::Map(has), Value::Map(gives)), (capacity, allocatable), "{old:?}");
+        }
+    }
 }
