@@ -409,14 +409,14 @@ fn resize_policies(container: &Value, at: At<'_>, restart_policy: &str, errors: 
         let restart = policy.str_at(&["restartPolicy"]);
         for (text, known) in [(resource, ["cpu", "memory"]), (restart, ["NotRequired", "RestartContainer"])] {
             match text {
-                "" => errors.push(FieldError::required(&list, "")),
-                text if !known.contains(&text) => errors.push(FieldError::not_supported(&list, text, &known)),
+                "" => errors.push(FieldError::required(list, "")),
+                text if !known.contains(&text) => errors.push(FieldError::not_supported(list, text, &known)),
                 _ => {}
             }
         }
         if restart_policy == "Never" && restart != "NotRequired" {
             let why = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
-            errors.push(FieldError::invalid(&list, restart, why));
+            errors.push(FieldError::invalid(list, restart, why));
         }
     }
 }
