@@ -40,10 +40,8 @@ pub(super) async fn answer(server: &Server, endpoint: &str, path: &str, query: &
     for (name, outcome) in checks.iter().filter(|(name, _)| !excluded.contains(&name.as_str())) {
         server.slis.observe(name, endpoint, outcome.is_ok());
     }
-    if !one.is_empty() {
-        if checks.is_empty() {
-            return respond::bytes(404, "text/plain; charset=utf-8", "404 page not found\n");
-        }
+    if checks.is_empty() {
+        return respond::bytes(404, "text/plain; charset=utf-8", "404 page not found\n");
     }
     let (healthy, text) = text(endpoint, &checks, &excluded, query.has("verbose"));
     respond::bytes(if healthy { 200 } else { 500 }, "text/plain; charset=utf-8", text)
