@@ -1,7 +1,7 @@
 //! What the server was asked, counted under upstream's names and shown at /metrics. Requests of components in the same process
 //! count like any other.
 
-mod process;
+pub(crate) mod process;
 
 use std::collections::HashMap;
 use std::fmt;

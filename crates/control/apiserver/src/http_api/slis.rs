@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::requests::encoded;
+use crate::requests::{encoded, process};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Check {
@@ -36,6 +36,7 @@ impl Default for Slis {
         registry.register("kubernetes_healthcheck", "This metric records the result of a single healthcheck.", Family::clone(&last));
         // The encoder adds `_total`.
         registry.register("kubernetes_healthchecks", "This metric records the results of all healthcheck.", Family::clone(&total));
+        registry.register_collector(Box::new(process::Started));
         Self { registry: Arc::new(registry), last, total }
     }
 }

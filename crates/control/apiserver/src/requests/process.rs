@@ -51,6 +51,22 @@ fn look() -> Option<Looked> {
     parse(&read("/proc/self/stat")?, &read("/proc/self/status")?, &read("/proc/stat")?)
 }
 
+/// When the process began, alone: upstream shows it wherever it shows anything.
+#[derive(Debug)]
+pub(crate) struct Started;
+
+impl Collector for Started {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        look().map_or(Ok(()), |looked| started(&mut encoder, &looked))
+    }
+}
+
+fn started(encoder: &mut DescriptorEncoder<'_>, looked: &Looked) -> fmt::Result {
+    let about = "Start time of the process since unix epoch in seconds.";
+    let started = encoder.encode_descriptor("process_start_time_seconds", about, None, MetricType::Gauge)?;
+    ConstGauge::new(looked.started).encode(started)
+}
+
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let version = discovery::version();
@@ -77,9 +93,7 @@ impl Collector for Process {
             let open = i64::try_from(open.count()).unwrap_or(i64::MAX) - 1;
             ConstGauge::new(open).encode(encoder.encode_descriptor("process_open_fds", about, None, MetricType::Gauge)?)?;
         }
-        let about = "Start time of the process since unix epoch in seconds.";
-        let started = encoder.encode_descriptor("process_start_time_seconds", about, None, MetricType::Gauge)?;
-        ConstGauge::new(looked.started).encode(started)
+        started(&mut encoder, &looked)
     }
 }
 

@@ -14,6 +14,7 @@ async fn text(site: &Site, path: &str) -> String {
 #[tokio::test]
 async fn health_checks_are_counted_by_what_they_found() {
     let site = Site::start(|server| server).await;
+    assert!(text(&site, "/metrics/slis").await.contains("\nprocess_start_time_seconds "), "before the first check too");
     text(&site, "/livez").await;
     text(&site, "/livez").await;
     text(&site, "/livez/etcd").await;
