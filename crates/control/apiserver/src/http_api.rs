@@ -101,7 +101,9 @@ async fn answer(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) ->
     let most = server.limits.request;
     let limit = if long { Ok(None) } else { limits::time_of(info.query.get("timeout"), most).map(Some) };
     // What lasts is counted until its body has been sent, what does not until it has been made.
-    let series = info.resource.as_ref().map(|_| server.requests.series(&info.attributes, server.is_known(&info.attributes)));
+    // Of what is written neither sizes nor an end is told.
+    let told = info.resource.is_some() && (long || matches!(info.attributes.verb.as_str(), "get" | "list"));
+    let series = told.then(|| server.requests.series(&info.attributes, server.is_known(&info.attributes)));
     let (busy, lasting) = match long {
         true => (None, Some((server.long.token(), series.as_ref().map(|series| series.begin())))),
         false => (Some((server.busy.token(), server.requests.enter(&info.attributes))), None),

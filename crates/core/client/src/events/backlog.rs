@@ -80,19 +80,8 @@ impl Backlog {
 
 #[cfg(test)]
 mod tests {
-    use fram_machinery::object;
-
+    use super::super::correlate::tests::event;
     use super::*;
-
-    fn event(name: &str, message: &str, at: i64) -> Event {
-        Event {
-            object: object!({ "kind": "Pod", "name": name }),
-            warning: false,
-            reason: "R".into(),
-            message: message.into(),
-            at: Timestamp::from_second(at).unwrap(),
-        }
-    }
 
     /// Sends all that waits: the message, and the count, with `new` in front where the event is created.
     fn send(backlog: &mut Backlog) -> Vec<String> {

@@ -146,11 +146,11 @@ impl Correlator {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use fram_machinery::object;
 
-    fn event(name: &str, message: &str, at: i64) -> Event {
+    pub(in super::super) fn event(name: &str, message: &str, at: i64) -> Event {
         Event {
             object: object!({ "kind": "Pod", "name": name }),
             warning: false,
