@@ -141,12 +141,16 @@ impl Follower {
         if !meta::condition_is_true(&planned, "NamesAccepted") {
             self.refused.insert(name.clone(), definition.clone());
         }
-        // It is served before anyone can read that it is.
-        if meta::condition_is_true(&planned, "Established") {
-            self.serve(&planned);
-        }
-        if definition.get("status") != Some(&wanted) {
-            self.write_status(&name, &definition, wanted).await?;
+        {
+            // It is served before anyone can read that it is, and found by discovery when that can be read.
+            let registry = Arc::clone(&self.registry);
+            let _settling = registry.settle().await;
+            if meta::condition_is_true(&planned, "Established") {
+                self.serve(&planned);
+            }
+            if definition.get("status") != Some(&wanted) {
+                self.write_status(&name, &definition, wanted).await?;
+            }
         }
         if meta::is_terminating(&definition) && meta::has_finalizer(&definition, CLEANUP) && !self.cleaning.contains(&name) {
             self.cleaning.push(name.clone());

@@ -211,7 +211,7 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return Err(Status::no_such_path());
     }
-    let api = &server.registry.api();
+    let api = &server.registry.settled_api().await;
     let show = |value: Option<fram_machinery::Value>, accept: Accept| {
         value.map(|v| respond::document(api, accept, &v)).ok_or_else(Status::no_such_path)
     };

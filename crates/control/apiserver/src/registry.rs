@@ -13,12 +13,13 @@ mod watch;
 mod write;
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fram_api::{Api, Kind};
 use fram_machinery::{Status, Value};
 use fram_store::{Entry, Store, StoreError};
-use tokio::sync::watch as signal;
+use tokio::sync::{RwLock, RwLockWriteGuard, watch as signal};
 
 use crate::admission::Chain;
 use crate::allocate::Allocators;
@@ -50,8 +51,13 @@ pub struct Registry {
     /// What admission looks up again and again: namespaces, service accounts, classes.
     consulted: recent::Recent<(), Value>,
     sealed: recent::Recent<Sealed, Bytes>,
+    /// Held by who serves another kind until its definition says so.
+    settling: RwLock<()>,
     me: Weak<Registry>,
 }
+
+/// How long a question for the kinds that are served waits for one that is being taken up.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Who writes, and how.
 #[derive(Debug, Clone, Default)]
@@ -96,7 +102,7 @@ impl Registry {
         allocators: Allocators,
     ) -> Arc<Self> {
         let (api, prefix) = (signal::Sender::new(api), prefix.into());
-        let (turns, trees, consulted, sealed) = Default::default();
+        let (turns, trees, consulted, sealed, settling) = Default::default();
         Arc::new_cyclic(|me| Self {
             api,
             store,
@@ -108,6 +114,7 @@ impl Registry {
             trees,
             consulted,
             sealed,
+            settling,
             me: me.clone(),
         })
     }
@@ -129,6 +136,19 @@ impl Registry {
     /// Serves other kinds from now on.
     pub(crate) fn serve(&self, change: impl FnOnce(&Api) -> Api) {
         self.api.send_modify(|api| *api = Arc::new(change(api)));
+    }
+
+    /// Begins to serve another kind: as long as this is held, discovery waits.
+    pub(crate) async fn settle(&self) -> RwLockWriteGuard<'_, ()> {
+        self.settling.write().await
+    }
+
+    /// The kinds that are served now, each of which says so in its definition: who finds a kind may go on with its definition, and
+    /// who reads there that it is served finds it.
+    pub(crate) async fn settled_api(&self) -> Arc<Api> {
+        // What takes longer than it should keeps nobody from the other kinds.
+        let _ = tokio::time::timeout(SETTLED_WITHIN, self.settling.read()).await;
+        self.api()
     }
 
     /// Tells of the kinds whenever others are served.

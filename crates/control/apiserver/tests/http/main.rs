@@ -4,6 +4,7 @@
 
 mod audit;
 mod bad_input;
+mod discovery;
 mod fairness;
 mod health;
 mod limits;

@@ -1,6 +1,7 @@
 //! A server on loopback, and clients of it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -39,9 +40,14 @@ pub(crate) struct Site {
 impl Site {
     /// Starts a server as `make` wants it.
     pub(crate) async fn start(make: impl FnOnce(Server) -> Server) -> Self {
+        Self::start_on(|_| Options::in_memory(), make).await
+    }
+
+    /// Starts a server whose store is as `options` wants it, given a folder.
+    pub(crate) async fn start_on(options: impl FnOnce(&Path) -> Options, make: impl FnOnce(Server) -> Server) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(&folder.path().join("pki")).unwrap();
-        let store = Arc::new(Embedded::open(Options::in_memory()).unwrap());
+        let store = Arc::new(Embedded::open(options(&folder.path().join("store"))).unwrap());
         let api = Arc::new(Api::builtin().unwrap());
         let registry = Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default());
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key).unwrap();
