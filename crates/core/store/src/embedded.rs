@@ -62,6 +62,8 @@ pub struct Options {
     pub group_bytes: usize,
     /// How far the logs grow, at least, before a checkpoint replaces them.
     pub checkpoint_bytes: u64,
+    /// By how many bytes a log is extended at once, in which what is committed next finds its place.
+    pub log_room: usize,
     /// How many commits may wait for the disk; further ones wait for their turn to wait.
     pub waiting_commits: usize,
     /// How values look on disk; as they are, where it is None.
@@ -84,6 +86,7 @@ impl Options {
             transaction_bytes: 3 << 19,
             group_bytes: 4 << 20,
             checkpoint_bytes: 16 << 20,
+            log_room: 256 << 10,
             waiting_commits: 4_096,
             cipher: None,
         }

@@ -11,7 +11,7 @@ use crate::types::{Key, Revision};
 
 use super::Options;
 use super::directory::{Directory, FIRST_LOG};
-use super::frame::{FRAME_HEADER, FileHeader, FileKind, FrameHeader, checksum, holds_later_frame};
+use super::frame::{FRAME_HEADER, FileHeader, FileKind, FrameHeader, checksum, holds_later_frame, is_room};
 use super::payload::{self, Place, Reading};
 use super::{flip, flip::Flip};
 
@@ -142,7 +142,7 @@ impl Check<'_> {
         let next = if is_last { None } else { self.base_of(number + 1) };
         let mut frames = Frames::of(bytes, header.salt, is_last);
         // Behind the revision from which the next log starts stands what was refused when it was written.
-        while frames.offset < frames.bytes.len() && next.is_none_or(|next| self.reading.state.revision < next) {
+        while !is_room(&frames.bytes[frames.offset..]) && next.is_none_or(|next| self.reading.state.revision < next) {
             match self.frame(&path, &mut frames, payload::in_log) {
                 Next::Frame(payload) => {
                     let (start, outcome) = (frames.offset - payload.len(), self.reading.group(&payload));

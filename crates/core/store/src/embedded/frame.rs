@@ -112,6 +112,11 @@ pub(crate) fn read_frame(bytes: &[u8], salt: u32, sequence: u64) -> Option<&[u8]
     header.fits(payload, salt).then_some(payload)
 }
 
+/// Whether this is what a log has behind its last frame: zeros, or nothing.
+pub(crate) fn is_room(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
 /// Whether the header of a frame later than `sequence` stands anywhere in `bytes`.
 ///
 /// A frame is written only after its predecessor is durable, so a damaged frame with a successor is damage to what was

@@ -1,6 +1,7 @@
-//! The write-ahead log: one file that frames are appended to, each durable before the next. It knows how far it can be
-//! trusted after a failed write; what the frames mean is not its business.
+//! The write-ahead log: one file that frames are appended to, each durable before the next, with room for more behind them. It knows
+//! how far it can be trusted after a failed write; what the frames mean is not its business.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use crate::types::Revision;
 
 use super::directory::Directory;
 use super::frame::{FileHeader, FileKind, seal_frame};
+use super::{Options, salt_of};
 
 /// What is known of the bytes at the end of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,11 @@ pub(crate) struct Log {
     header: FileHeader,
     /// How much of the file is good.
     length: u64,
+    /// The bytes in the file; those behind the good ones are zeros.
+    room: u64,
+    /// So many zeros are written behind a frame for which there was no room. A flush of what is written over them has neither a new
+    /// length nor new blocks to make durable beside it, which is half of the work and most of the time.
+    ahead: usize,
     /// The number of the next frame.
     sequence: u64,
     tail: Tail,
@@ -42,7 +49,9 @@ pub(crate) struct Found {
     pub(crate) header: FileHeader,
     /// The part of the file that is whole.
     pub(crate) good: Vec<u8>,
-    /// Whether there is something else behind that part.
+    /// The bytes in the file.
+    pub(crate) room: u64,
+    /// Whether there is something else than zeros behind that part.
     pub(crate) torn: bool,
     /// How many frames there are.
     pub(crate) sequence: u64,
@@ -52,10 +61,10 @@ pub(crate) struct Found {
 
 impl Log {
     /// Creates the log with this number. After an error there is none.
-    pub(crate) fn create(directory: &Arc<Directory>, number: u64, revision: Revision, salt: u32) -> Result<Self, StoreError> {
+    pub(crate) fn create(directory: &Arc<Directory>, number: u64, revision: Revision, options: &Options) -> Result<Self, StoreError> {
         let path = directory.log_path(number);
         let unfinished = Directory::unfinished(&path);
-        let header = FileHeader { kind: FileKind::Log, salt, number, revision };
+        let header = FileHeader { kind: FileKind::Log, salt: salt_of(options, number), number, revision };
         let bytes = header.to_bytes();
         let mut file = directory.disk.create(&unfinished).map_err(|source| StoreError::io(&path, "create", source))?;
         file.append(&bytes).map_err(|source| StoreError::io(&path, "write", source))?;
@@ -64,16 +73,17 @@ impl Log {
         // From here the file exists, and its base revision tells recovery where its predecessor ends: it must be used
         // even if its name is not durable yet.
         let unnamed = directory.sync().is_err().then(|| Arc::clone(directory));
-        Ok(Self { path, file, header, length: bytes.len() as u64, sequence: 0, tail: Tail::Clean, unnamed })
+        let length = bytes.len() as u64;
+        Ok(Self { path, file, header, length, room: length, ahead: options.log_room, sequence: 0, tail: Tail::Clean, unnamed })
     }
 
     /// Goes on with a log that was recovered.
-    pub(crate) fn resume(directory: &Directory, found: Found) -> Result<Self, StoreError> {
-        let Found { header, good, torn, sequence, last_frame } = found;
+    pub(crate) fn resume(directory: &Directory, found: Found, options: &Options) -> Result<Self, StoreError> {
+        let Found { header, good, room, torn, sequence, last_frame } = found;
         let path = directory.log_path(header.number);
         let file = directory.disk.append_to(&path).map_err(|source| StoreError::io(&path, "open", source))?;
         let tail = if torn { Tail::Dirty } else { Tail::Clean };
-        let mut log = Self { path, file, header, length: good.len() as u64, sequence, tail, unnamed: None };
+        let mut log = Self { path, file, header, length: good.len() as u64, room, ahead: options.log_room, sequence, tail, unnamed: None };
         if torn {
             log.cut()?;
         }
@@ -90,7 +100,7 @@ impl Log {
         self.header.number
     }
 
-    /// The bytes in the file.
+    /// The bytes in the file, without the room behind them.
     pub(crate) fn length(&self) -> u64 {
         self.length
     }
@@ -107,7 +117,7 @@ impl Log {
             self.cut()?;
         }
         seal_frame(frame, self.header.salt, self.sequence);
-        if let Err(source) = self.file.append(frame) {
+        if let Err(source) = self.write(frame) {
             self.tail = Tail::Dirty;
             // Room is given back at once when that is possible; otherwise before the next frame.
             let _ = self.cut();
@@ -116,6 +126,25 @@ impl Log {
         self.flush()?;
         self.length += frame.len() as u64;
         self.sequence += 1;
+        Ok(())
+    }
+
+    /// Writes behind what is good, and room for more where that does not suffice.
+    fn write(&mut self, frame: &[u8]) -> io::Result<()> {
+        let (within, beyond) = frame.split_at(frame.len().min((self.room - self.length) as usize));
+        if !within.is_empty() {
+            self.file.overwrite(self.length, within)?;
+        }
+        if beyond.is_empty() {
+            return Ok(());
+        }
+        self.file.append(beyond)?;
+        self.room += beyond.len() as u64;
+        match self.file.append(&vec![0; self.ahead]) {
+            Ok(()) => self.room += self.ahead as u64,
+            // The frame is written, and it alone is wanted: a disk may have no room but for it.
+            Err(_) => self.tail = Tail::Dirty,
+        }
         Ok(())
     }
 
@@ -130,6 +159,7 @@ impl Log {
 
     fn cut(&mut self) -> Result<(), StoreError> {
         self.file.truncate(self.length).map_err(|source| StoreError::io(&self.path, "truncate", source))?;
+        self.room = self.length;
         self.tail = Tail::Clean;
         Ok(())
     }

@@ -12,11 +12,11 @@ use crate::state::{Change, State};
 use crate::timeline::Timeline;
 use crate::types::{Event, EventKind, Key, Revision};
 
+use super::Options;
 use super::codec::Decoder;
 use super::directory::{Directory, FIRST_LOG};
-use super::frame::{FRAME_HEADER, FileHeader, FileKind, holds_later_frame, read_frame};
+use super::frame::{FRAME_HEADER, FileHeader, FileKind, holds_later_frame, is_room, read_frame};
 use super::log::{Found, Log};
-use super::{Options, salt_of};
 
 /// A store as it was when it was last written to.
 pub(crate) struct Recovered {
@@ -49,7 +49,7 @@ impl Opener {
 /// Reads the directory and makes it ready to be written to.
 pub(crate) fn recover(directory: &Arc<Directory>, options: &Options) -> Result<Recovered, StoreError> {
     if !directory.check_format()? {
-        Log::create(directory, FIRST_LOG, Revision::EMPTY, salt_of(options, FIRST_LOG))?;
+        Log::create(directory, FIRST_LOG, Revision::EMPTY, options)?;
         // The log's name is durable before the format file's: a formatted directory without a log has lost it.
         directory.sync()?;
         directory.format()?;
@@ -72,7 +72,7 @@ pub(crate) fn recover(directory: &Arc<Directory>, options: &Options) -> Result<R
     let logs: Vec<u64> = contents.logs.into_iter().filter(|number| *number >= first).collect();
     check_row(directory, first, &logs)?;
     let timeline = Timeline::new(state.revision, state.root.clone(), options.history_limits(), options.watch_limits());
-    let replay = Replay { directory, state, timeline, opener };
+    let replay = Replay { directory, options, state, timeline, opener };
     replay.run(&logs, checkpoint_bytes)
 }
 
@@ -86,6 +86,7 @@ fn check_row(directory: &Directory, first: u64, logs: &[u64]) -> Result<(), Stor
 
 struct Replay<'a> {
     directory: &'a Arc<Directory>,
+    options: &'a Options,
     state: State,
     timeline: Timeline,
     opener: Opener,
@@ -117,7 +118,7 @@ impl Replay<'_> {
             let path = self.directory.log_path(found.header.number);
             tracing::warn!(path = %path.display(), offset = found.good.len(), "cutting off an unfinished write");
         }
-        let log = Log::resume(self.directory, found)?;
+        let log = Log::resume(self.directory, found, self.options)?;
         Ok(Recovered { state: self.state, timeline: Arc::new(self.timeline), log, log_bytes, checkpoint_bytes, stale: self.opener.stale })
     }
 
@@ -172,9 +173,10 @@ impl Replay<'_> {
         if let Some(until) = until.filter(|until| *until != self.state.revision) {
             return Err(corrupt(offset, format!("log ends at revision {}, {until} was expected", self.state.revision)));
         }
-        let torn = good.len() > offset;
+        let room = good.len() as u64;
+        let torn = !is_room(&good[offset..]);
         good.truncate(offset);
-        Ok(Found { header, good, torn, sequence, last_frame })
+        Ok(Found { header, good, room, torn, sequence, last_frame })
     }
 }
 

@@ -192,7 +192,7 @@ impl Writer {
     /// Goes on in a new log that starts from the published state.
     fn rotate(&mut self) -> Result<(), StoreError> {
         let number = self.log.number() + 1;
-        self.log = Log::create(&self.directory, number, self.state.revision, salt_of(&self.options, number))?;
+        self.log = Log::create(&self.directory, number, self.state.revision, &self.options)?;
         self.log_bytes += self.log.length();
         Ok(())
     }

@@ -3,10 +3,7 @@
 use fram_store::embedded::check::{Finding, check};
 use fram_store::{Operation, Revision, Store, StoreError, Transaction};
 
-use crate::rig::{Rig, put};
-
-const HEADER: usize = 32;
-const FRAME_HEADER: usize = 24;
+use crate::rig::{FRAME_HEADER, HEADER, Rig, put};
 
 async fn filled(rig: &Rig) {
     let store = rig.open();
@@ -41,7 +38,7 @@ async fn each_bit_of_a_log_is_named_when_it_is_flipped() {
     let rig = Rig::new();
     filled(&rig).await;
     let log = rig.file("log-");
-    let length = rig.disk.content(&log).unwrap().len();
+    let length = rig.records(&log).len();
     let record = (length - HEADER) / 4;
     for byte in 0..length {
         let findings = flipped(&rig, &log, byte);
@@ -84,7 +81,7 @@ async fn several_damages_are_all_named() {
     let rig = Rig::new();
     filled(&rig).await;
     let log = rig.file("log-");
-    let mut bytes = rig.disk.content(&log).unwrap();
+    let mut bytes = rig.records(&log);
     let record = (bytes.len() - HEADER) / 4;
     bytes[HEADER + 5] ^= 0xff;
     let second = HEADER + record + FRAME_HEADER + 20;
@@ -101,7 +98,7 @@ async fn an_unfinished_write_is_no_damage() {
     let rig = Rig::new();
     filled(&rig).await;
     let log = rig.file("log-");
-    let whole = rig.disk.content(&log).unwrap();
+    let whole = rig.records(&log);
     for length in HEADER..whole.len() {
         rig.disk.overwrite(&log, whole[..length].to_vec());
         let report = check(&rig.options()).unwrap();

@@ -1,11 +1,9 @@
 //! Damaged files: a write that was cut short is forgotten, damage to what was acknowledged is named.
 
+use fram_store::embedded::check::check;
 use fram_store::{Embedded, Operation, Store, StoreError, Transaction};
 
-use crate::rig::{Rig, dump, put};
-
-/// The length of a file header.
-const HEADER: usize = 32;
+use crate::rig::{HEADER, Rig, dump, put};
 
 async fn filled(rig: &Rig, count: usize) {
     let store = rig.open();
@@ -23,7 +21,7 @@ async fn a_log_that_is_cut_anywhere_loses_the_cut_record_and_those_after_it() {
     let rig = Rig::new();
     filled(&rig, 4).await;
     let log = rig.file("log-");
-    let whole = rig.disk.content(&log).unwrap();
+    let whole = rig.records(&log);
     let record = (whole.len() - HEADER) / 4;
     for length in HEADER..whole.len() {
         rig.disk.overwrite(&log, whole[..length].to_vec());
@@ -42,7 +40,7 @@ async fn a_log_cut_within_its_header_is_corrupt() {
     let rig = Rig::new();
     filled(&rig, 1).await;
     let log = rig.file("log-");
-    let whole = rig.disk.content(&log).unwrap();
+    let whole = rig.records(&log);
     for length in 0..HEADER {
         rig.disk.overwrite(&log, whole[..length].to_vec());
         assert!(matches!(rig.try_open(), Err(StoreError::Corrupt { path, offset: 0, .. }) if path == log), "cut at {length}");
@@ -54,7 +52,7 @@ async fn a_flipped_bit_is_corruption_except_in_the_last_record() {
     let rig = Rig::new();
     filled(&rig, 4).await;
     let log = rig.file("log-");
-    let whole = rig.disk.content(&log).unwrap();
+    let whole = rig.records(&log);
     let record = (whole.len() - HEADER) / 4;
     for at in 0..whole.len() {
         let mut damaged = whole.clone();
@@ -82,14 +80,14 @@ async fn a_value_that_looks_like_a_record_of_another_log_is_just_a_value() {
         put(&store, &format!("forged-{number}"), "value").await.unwrap();
     }
     drop(store);
-    let forged = other.disk.content(&other.file("log-")).unwrap();
+    let forged = other.records(&other.file("log-"));
     let rig = Rig::new();
     let store = rig.open();
     put(&store, "a", "1").await.unwrap();
     store.commit(Transaction::new(vec![Operation::put("b", forged)])).await.unwrap();
     drop(store);
     let log = rig.file("log-");
-    let mut torn = rig.disk.content(&log).unwrap();
+    let mut torn = rig.records(&log);
     torn.pop();
     rig.disk.overwrite(&log, torn);
     assert_eq!(count(&rig.open()).await, 1);
@@ -117,5 +115,24 @@ async fn a_flipped_bit_in_a_checkpoint_is_corruption() {
     for length in 0..whole.len() {
         rig.disk.overwrite(&checkpoint, whole[..length].to_vec());
         assert!(matches!(rig.try_open(), Err(StoreError::Corrupt { path, .. }) if path == checkpoint), "cut at {length}");
+    }
+}
+
+#[tokio::test]
+async fn room_behind_the_records_is_written_over_and_no_damage() {
+    let rig = Rig::new();
+    filled(&rig, 2).await;
+    let log = rig.file("log-");
+    let room = rig.disk.content(&log).unwrap();
+    let records = rig.records(&log);
+    let mut torn = room.clone();
+    torn[records.len() + 700] = 7;
+    // What a loss of power may leave: part of the room, all of it, and with something in it that never became a record.
+    for (left, unfinished) in [(room[..records.len() + 1000].to_vec(), false), (room, false), (torn, true)] {
+        rig.disk.overwrite(&log, left);
+        let report = check(&rig.options()).unwrap();
+        assert_eq!((report.findings, report.notes.is_empty()), (vec![], !unfinished));
+        filled(&rig, 4).await;
+        assert_eq!(count(&rig.open()).await, 4);
     }
 }

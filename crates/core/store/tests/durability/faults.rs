@@ -74,8 +74,8 @@ async fn a_checkpoint_that_fails_does_not_fail_commits() {
     let store = rig.open();
     let mut failures = 0;
     for number in 0..300 {
-        // Between two commits the next operations are the append and the flush; what comes after is the checkpoint's.
-        rig.disk.fail_at(rig.disk.operations() + 2, Fault::Full);
+        // Of a commit are at most the write in two parts, that of room behind it, and the flush; what comes after is the checkpoint's.
+        rig.disk.fail_at(rig.disk.operations() + 4, Fault::Full);
         failures += usize::from(put(&store, &format!("key-{}", number % 10), "value").await.is_err());
         rig.disk.heal();
     }

@@ -1,6 +1,6 @@
 //! A store on a modelled disk that can be closed and opened again, and the helpers of these tests.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fram_store::disk::ModelDisk;
@@ -29,6 +29,7 @@ impl Rig {
             disk: Arc::new(self.disk.clone()),
             clock: self.clock.clone(),
             checkpoint_bytes: self.checkpoint_bytes,
+            log_room: 4_096,
             seed: 7,
             ..Options::new(DIRECTORY)
         }
@@ -52,6 +53,26 @@ impl Rig {
     pub(crate) fn files(&self, prefix: &str) -> Vec<PathBuf> {
         let is_wanted = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(prefix);
         self.disk.paths().into_iter().filter(is_wanted).collect()
+    }
+}
+
+/// The length of a file's header, and of a record's.
+pub(crate) const HEADER: usize = 32;
+pub(crate) const FRAME_HEADER: usize = 24;
+
+impl Rig {
+    /// A log without the room behind its records, also as its content from now on.
+    pub(crate) fn records(&self, log: &Path) -> Vec<u8> {
+        let mut bytes = self.disk.content(log).unwrap();
+        let length = |at: usize| bytes.get(at + 4..at + 8).map_or(0, |length| u32::from_le_bytes(length.try_into().unwrap()));
+        let mut end = HEADER;
+        while length(end) > 0 {
+            end += FRAME_HEADER + length(end) as usize;
+        }
+        assert!(bytes.len() > end, "a log has room behind its records");
+        bytes.truncate(end);
+        self.disk.overwrite(log, bytes.clone());
+        bytes
     }
 }
 
