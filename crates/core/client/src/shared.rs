@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::resources::{CONTROLLER_REVISIONS, PODS};
+use crate::resources::{CONTROLLER_REVISIONS, NODES, PODS};
 use crate::{Client, Informer, InformerOptions, Resource};
 use parts::Parts;
 
@@ -125,6 +125,10 @@ fn options(resource: &Resource, metadata_only: bool) -> InformerOptions {
             parts.lock().share_pod(pod);
         }));
         options = options.index(NODE_INDEX, node).index(JOB_INDEX, job);
+    }
+    if *resource == NODES {
+        let parts = Mutex::new(Parts::default());
+        options.projection = Some(Arc::new(move |node| parts.lock().share_node(node)));
     }
     if *resource == PODS || *resource == CONTROLLER_REVISIONS {
         options = options.index(FREE_INDEX, free);
@@ -252,6 +256,40 @@ mod tests {
                 "volumes": [{ "name": (format!("kube-api-access-{number}")), "projected": { "sources": [{ "serviceAccountToken": { "path": "token" } }] } }] },
             "status": { "conditions": [{ "lastProbeTime": null, "lastTransitionTime": "2026-11-22T10:00:01Z", "observedGeneration": 1,
                 "status": "True", "type": "PodScheduled" }], "phase": "Pending", "qosClass": "Burstable" } })
+    }
+
+    /// With two dozen images of a hundred that there are.
+    fn machine(number: usize) -> Value {
+        let name = format!("node-{number}");
+        let images = (0..25).map(|n| {
+            object!({ "names": [(format!("registry.example.com/some/image@sha256:{:064}", (number + 4 * n) % 100))],
+            "sizeBytes": 12345678 })
+        });
+        let condition = |ty: &str| {
+            object!({ "type": ty, "status": "False", "reason": "KubeletHasNoPressure", "message": "there is enough of everything",
+            "lastHeartbeatTime": (format!("2026-11-22T10:{:02}:{:02}Z", number / 60 % 60, number % 60)), "lastTransitionTime": "2026-11-22T10:00:01Z" })
+        };
+        let all = || object!({ "cpu": "4", "ephemeral-storage": "100Gi", "memory": "32Gi", "pods": "110" });
+        object!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": (name.as_str()), "labels": { "kubernetes.io/hostname": name } },
+            "status": { "allocatable": (all()), "capacity": (all()), "images": (images.collect::<Vec<_>>()),
+                "conditions": [(condition("Ready")), (condition("MemoryPressure")), (condition("DiskPressure")), (condition("PIDPressure"))] } })
+    }
+
+    #[test]
+    fn a_node_takes_as_much_as_what_it_alone_has() {
+        const COUNT: usize = 1000;
+        let options = options(&NODES, false);
+        let informer = Informer::by_hand(options.indices);
+        let project = options.projection.expect("that of nodes");
+        let before = fram_fuzz::held();
+        for number in 0..COUNT {
+            let mut node = machine(number);
+            project(&mut node);
+            informer.put(Arc::new(node));
+        }
+        let each = (fram_fuzz::held() - before) / COUNT;
+        println!("{each} bytes a node");
+        assert!(each <= 4000, "{each} bytes a node");
     }
 
     #[test]
