@@ -10,14 +10,14 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::resources::{CONTROLLER_REVISIONS, NODES, PODS};
+use crate::resources::{CONTROLLER_REVISIONS, NODES, PODS, REPLICA_SETS};
 use crate::{Client, Informer, InformerOptions, Resource};
 use parts::Parts;
 
 /// Every shared informer finds the objects that refer to an owner by the owner's UID under this index.
 pub const OWNER_INDEX: &str = "owner";
 
-/// Pods and ControllerRevisions without a controller are found by their namespace under this index: whoever wants to adopt some
+/// Pods, ReplicaSets and ControllerRevisions without a controller are found by their namespace under this index: whoever wants to adopt some
 /// need not look through all the others.
 pub const FREE_INDEX: &str = "free";
 
@@ -130,7 +130,7 @@ fn options(resource: &Resource, metadata_only: bool) -> InformerOptions {
         let parts = Mutex::new(Parts::default());
         options.projection = Some(Arc::new(move |node| parts.lock().share_node(node)));
     }
-    if *resource == PODS || *resource == CONTROLLER_REVISIONS {
+    if [PODS, REPLICA_SETS, CONTROLLER_REVISIONS].contains(resource) {
         options = options.index(FREE_INDEX, free);
     }
     options

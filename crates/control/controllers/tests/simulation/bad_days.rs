@@ -40,12 +40,12 @@ impl Day {
     }
 
     /// Counts from here.
-    fn count(&mut self) {
+    pub(crate) fn count(&mut self) {
         self.before = self.world.faults.counts.lock().clone();
     }
 
     /// How often somebody asked for something since then, by parts of who and what.
-    fn asked(&self, what: &str) -> u64 {
+    pub(crate) fn asked(&self, what: &str) -> u64 {
         let counts = self.world.faults.counts.lock();
         let since = |(name, count): (&String, &u64)| name.contains(what).then(|| count - self.before.get(name).copied().unwrap_or(0));
         counts.iter().filter_map(since).sum()
