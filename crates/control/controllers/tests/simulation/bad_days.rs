@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fram_client::resources::{DEPLOYMENTS, JOBS, NODES, PODS, REPLICA_SETS, RESOURCE_QUOTAS};
+use fram_client::resources::{CONFIG_MAPS, DEPLOYMENTS, EVENTS, JOBS, NODES, PODS, REPLICA_SETS, RESOURCE_QUOTAS};
 use fram_client::{Client, Informer, InformerOptions, PatchKind, Resource};
 use fram_machinery::{Value, meta, object};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,8 @@ use crate::bad_input::{make, template};
 use crate::kubelets::Kubelets;
 use crate::users::NAMESPACE;
 use crate::world::World;
+
+const PRIORITY_CLASSES: Resource = Resource::new("scheduling.k8s.io", "v1", "priorityclasses");
 
 /// A cluster without faults, and its own tasks.
 pub(crate) struct Day {
@@ -190,6 +192,43 @@ fn a_node_that_flaps_every_second_costs_a_few_requests_each_time() {
         assert!(asked <= FLAPS * (4 + 2 * on_node), "{asked} requests for {FLAPS} flaps of a node with {on_node} pods");
         let evicted = day.asked("delete pods");
         assert_eq!(evicted, 0, "nobody is evicted for a flap");
+        day.end().await;
+    });
+}
+
+#[test]
+fn an_owner_in_another_namespace_is_none_and_an_object_without_a_namespace_is_never_collected_for_one() {
+    run(async {
+        let day = Day::new(1).await;
+        let elsewhere = object!({ "metadata": { "name": "owner" } });
+        let owner = day.client.within(&CONFIG_MAPS, "kube-system").create(elsewhere).await.unwrap();
+        let owned = |uid: &str| {
+            let reference = object!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid });
+            object!({ "metadata": { "ownerReferences": [reference] } })
+        };
+        make(&day.client, &CONFIG_MAPS, "astray", owned(meta::uid(&owner))).await;
+        for (name, uid) in [("of-one-that-is", meta::uid(&owner)), ("of-none", "0d9a1f5e-0000-4000-8000-000000000000")] {
+            let mut class = owned(uid);
+            class.set(&["metadata", "name"], name);
+            class.set(&["value"], 7);
+            day.client.all(&PRIORITY_CLASSES).create(class).await.unwrap();
+        }
+        wait(60).await;
+        assert!(day.client.within(&CONFIG_MAPS, NAMESPACE).find("astray").await.unwrap().is_none());
+        let mut told = Vec::new();
+        for namespace in [NAMESPACE, "default"] {
+            for event in day.client.within(&EVENTS, namespace).list(Default::default()).await.unwrap().items {
+                if event.str_at(&["reason"]) == "OwnerRefInvalidNamespace" {
+                    told.push(event.str_at(&["involvedObject", "name"]).to_string());
+                }
+            }
+        }
+        told.sort_unstable();
+        told.dedup();
+        assert_eq!(told, ["astray", "of-none", "of-one-that-is"]);
+        for name in ["of-one-that-is", "of-none"] {
+            assert!(day.client.all(&PRIORITY_CLASSES).find(name).await.unwrap().is_some(), "{name} is gone");
+        }
         day.end().await;
     });
 }
