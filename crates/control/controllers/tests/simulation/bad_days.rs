@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fram_client::resources::{CONFIG_MAPS, DEPLOYMENTS, EVENTS, JOBS, NODES, PODS, REPLICA_SETS, RESOURCE_QUOTAS};
+use fram_client::resources::{
+    CONFIG_MAPS, DEPLOYMENTS, EVENTS, HORIZONTAL_POD_AUTOSCALERS, JOBS, NODES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, RESOURCE_QUOTAS,
+};
 use fram_client::{Client, Informer, InformerOptions, PatchKind, Resource};
 use fram_machinery::{Value, meta, object};
 use tokio_util::sync::CancellationToken;
@@ -229,6 +231,73 @@ fn an_owner_in_another_namespace_is_none_and_an_object_without_a_namespace_is_ne
         for name in ["of-one-that-is", "of-none"] {
             assert!(day.client.all(&PRIORITY_CLASSES).find(name).await.unwrap().is_some(), "{name} is gone");
         }
+        day.end().await;
+    });
+}
+
+#[test]
+fn a_budget_that_is_a_part_of_what_nobody_can_say_allows_nothing_and_says_why() {
+    run(async {
+        let day = Day::new(2).await;
+        let budget = |app: &str, spec: Value| {
+            let mut budget = object!({ "spec": spec });
+            budget.set(&["spec", "selector"], object!({ "matchLabels": { "app": app } }));
+            budget
+        };
+        make(&day.client, &PODS, "alone", template(object!({ "app": "alone" }), "serve")).await;
+        let mut job = object!({ "spec": { "template": (template(object!({ "app": "job" }), "serve")) } });
+        job.set(&["spec", "template", "spec", "restartPolicy"], "Never");
+        make(&day.client, &JOBS, "job", job).await;
+        make(&day.client, &DEPLOYMENTS, "web", deployment(3)).await;
+        for (name, app, spec) in [
+            ("alone-part", "alone", object!({ "maxUnavailable": 1 })),
+            ("alone-number", "alone", object!({ "minAvailable": 0 })),
+            ("job-part", "job", object!({ "minAvailable": "0%" })),
+            ("web-part", "web", object!({ "maxUnavailable": "34%" })),
+        ] {
+            make(&day.client, &POD_DISRUPTION_BUDGETS, name, budget(app, spec)).await;
+        }
+        wait(60).await;
+        let mut found = Vec::new();
+        for budget in day.list(&POD_DISRUPTION_BUDGETS).await {
+            let reason = meta::condition(&budget, "DisruptionAllowed").map(|c| c.str_at(&["reason"]).to_string()).unwrap_or_default();
+            found.push(format!("{} {} {reason}", meta::name(&budget), budget.int_at(&["status", "disruptionsAllowed"]).unwrap_or(-1)));
+        }
+        let expect =
+            ["alone-number 1 SufficientPods", "alone-part 0 InsufficientPods", "job-part 0 SyncFailed", "web-part 2 SufficientPods"];
+        assert_eq!(found, expect);
+        let events = day.list(&EVENTS).await;
+        for (reason, name) in [("UnmanagedPods", "alone-part"), ("CalculateExpectedPodCountFailed", "job-part")] {
+            let told = |e: &&std::sync::Arc<Value>| e.str_at(&["reason"]) == reason;
+            assert!(events.iter().filter(told).all(|e| e.str_at(&["involvedObject", "name"]) == name));
+            assert!(events.iter().any(|e| told(&e)), "{reason}");
+        }
+        day.end().await;
+    });
+}
+
+#[test]
+fn autoscalers_that_share_their_pods_leave_them_alone_until_one_of_them_is_gone() {
+    run(async {
+        let day = Day::new(2).await;
+        make(&day.client, &DEPLOYMENTS, "web", deployment(2)).await;
+        let metric =
+            object!({ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 50 } } });
+        let target = object!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "web" });
+        let scaler = object!({ "spec": { "maxReplicas": 5, "scaleTargetRef": target, "metrics": [metric] } });
+        for name in ["one", "two"] {
+            make(&day.client, &HORIZONTAL_POD_AUTOSCALERS, name, scaler.clone()).await;
+        }
+        wait(60).await;
+        let reasons = async || {
+            let all = day.list(&HORIZONTAL_POD_AUTOSCALERS).await;
+            let reason = |s: &std::sync::Arc<Value>| meta::condition(s, "ScalingActive").map(|c| c.str_at(&["reason"]).to_string());
+            all.iter().map(|s| reason(s).unwrap_or_default()).collect::<Vec<_>>()
+        };
+        assert_eq!(reasons().await, ["AmbiguousSelector", "AmbiguousSelector"]);
+        day.client.within(&HORIZONTAL_POD_AUTOSCALERS, NAMESPACE).delete("two", Default::default()).await.unwrap();
+        wait(60).await;
+        assert_eq!(reasons().await, ["FailedGetResourceMetric"]);
         day.end().await;
     });
 }
