@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fram_client::resources::{
-    CONFIG_MAPS, DEPLOYMENTS, EVENTS, HORIZONTAL_POD_AUTOSCALERS, JOBS, NODES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, RESOURCE_QUOTAS,
+    CONFIG_MAPS, CRON_JOBS, DEPLOYMENTS, EVENTS, HORIZONTAL_POD_AUTOSCALERS, JOBS, NODES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
+    RESOURCE_QUOTAS,
 };
 use fram_client::{Client, Informer, InformerOptions, PatchKind, Resource};
 use fram_machinery::{Value, meta, object};
@@ -298,6 +299,46 @@ fn autoscalers_that_share_their_pods_leave_them_alone_until_one_of_them_is_gone(
         day.client.within(&HORIZONTAL_POD_AUTOSCALERS, NAMESPACE).delete("two", Default::default()).await.unwrap();
         wait(60).await;
         assert_eq!(reasons().await, ["FailedGetResourceMetric"]);
+        day.end().await;
+    });
+}
+
+#[test]
+fn a_clock_that_jumps_starts_one_job_of_those_that_were_missed_and_disturbs_nobody() {
+    const DAY: i64 = 24 * 3600;
+    run(async {
+        let mut day = Day::new(3).await;
+        let mut web = deployment(6);
+        web.set(&["spec", "minReadySeconds"], 10);
+        make(&day.client, &DEPLOYMENTS, "web", web).await;
+        let mut hourly = template(object!({ "app": "hourly" }), "end:0");
+        hourly.set(&["spec", "restartPolicy"], "Never");
+        let job = object!({ "spec": { "template": hourly } });
+        make(&day.client, &CRON_JOBS, "hourly", object!({ "spec": { "schedule": "30 * * * *", "jobTemplate": job } })).await;
+        wait(120).await;
+        let uids = async |day: &Day| {
+            let pods = day.list(&PODS).await;
+            let of_web = pods.iter().filter(|p| meta::label(p, "app") == Some("web"));
+            of_web.map(|p| meta::uid(p).to_string()).collect::<std::collections::BTreeSet<_>>()
+        };
+        let (before, mut told) = (uids(&day).await, Vec::new());
+        for jump in [DAY, -2 * DAY, DAY, 3 * DAY] {
+            day.count();
+            day.world.clock.jump(jump);
+            wait(700).await;
+            let asked = day.asked("");
+            let jobs = day.asked("cronjob-controller create jobs");
+            told.push((jump / DAY, asked, jobs));
+            assert_eq!(uids(&day).await, before, "pods of a Deployment after a jump of {jump} s");
+            let nodes = day.client.all(&NODES).list(Default::default()).await.unwrap().items;
+            assert!(nodes.iter().all(|node| node.list_at(&["spec", "taints"]).is_empty()), "a node is tainted after a jump of {jump} s");
+        }
+        println!("days, requests, Jobs: {told:?}");
+        assert!(told.iter().all(|(_, asked, _)| *asked <= 60), "{told:?}");
+        // While the last start is in the future none is due.
+        assert_eq!(told.iter().map(|(_, _, jobs)| *jobs).collect::<Vec<_>>(), [1, 0, 0, 1], "{told:?}");
+        let events = day.list(&EVENTS).await;
+        assert!(events.iter().any(|e| e.str_at(&["reason"]) == "SuccessfulCreate" && e.str_at(&["involvedObject", "name"]) == "hourly"));
         day.end().await;
     });
 }
