@@ -80,7 +80,7 @@ fn of_too_many_addresses_the_ready_ones_are_told_and_pods_without_an_address_tak
     let waiting: Vec<_> = (0..MOST_ADDRESSES).map(waiting).collect();
     let told = |pods: &[Arc<Value>]| {
         let truncated = meta::annotation(&endpoints(&service(), pods), OVER_CAPACITY) == Some("truncated");
-        assert_eq!(truncated, pods.len() == MOST_ADDRESSES + 3 && pods[0].str_at(&["status", "podIP"]) != "");
+        assert_eq!(truncated, pods.len() == MOST_ADDRESSES + 3 && !pods[0].str_at(&["status", "podIP"]).is_empty());
         let subset = endpoints(&service(), pods).list_at(&["subsets"])[0].clone();
         (subset.list_at(&["addresses"]).len(), subset.list_at(&["notReadyAddresses"]).len())
     };
