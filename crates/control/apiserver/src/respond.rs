@@ -331,8 +331,8 @@ fn list(registry: &Registry, place: &Place, listing: Listing, accept: Accept, in
         );
         // Custom resources keep what they say of themselves.
         let own = kind.custom.is_none().then(|| TypeMeta::of(kind));
-        // Nearly: a stored object is its JSON and a little more.
-        let size = listing.items.iter().map(|entry| entry.value.len()).sum();
+        // Nearly: the joints are not counted.
+        let size = listing.items.iter().filter_map(|entry| Some(Record::parse(&entry.value).ok()?.json_len())).sum();
         let pieces = pieces(head.into_bytes(), listing.items, own).map(|piece| piece.map(http_body::Frame::data));
         let body = BodyExt::boxed_unsync(StreamBody::new(futures_util::stream::iter(pieces)));
         return Ok(whole(respond(200, accept.encoding.media_type(), body), size));

@@ -10,20 +10,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{DEPLOYMENTS, PODS, REPLICA_SETS};
-use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, PatchKind};
+use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, OWNER_INDEX};
 use fram_machinery::labels::Selector;
 use fram_machinery::status::NAMESPACE_TERMINATING;
-use fram_machinery::{Reason, Status, Value, meta, object};
+use fram_machinery::{Reason, Status, Value, meta};
 
-use crate::Context;
-use crate::objects::unless_it_changed;
+use crate::objects::{Objects, unless_it_changed};
+use crate::{Context, claim};
 use plan::{Step, plan};
 
 pub(crate) fn start(context: &Context) {
     let (deployments, sets) = (context.informers.get(&DEPLOYMENTS), context.informers.get(&REPLICA_SETS));
     let pods = context.informers.get(&PODS);
+    let client = context.client("deployment-controller");
     let reconciler = Reconciler {
-        client: context.client("deployment-controller"),
+        sets: Objects::new(&client, &sets),
+        client,
         deployments: deployments.clone(),
         pods: pods.clone(),
         events: context.recorder("deployment-controller", "deployment-controller"),
@@ -61,8 +63,39 @@ fn selects(deployment: &Value, set: &Value) -> bool {
     selector.is_some_and(|s| !s.is_everything() && s.matches(meta::labels(set)))
 }
 
+/// The sets of a Deployment; see upstream's ControllerRefManager.
+#[derive(Default)]
+struct Claims {
+    own: Vec<Arc<Value>>,
+    /// Nobody's, and selected.
+    orphans: Vec<Arc<Value>>,
+    /// Its own, and no longer selected.
+    strays: Vec<Arc<Value>>,
+}
+
+impl Claims {
+    fn of(deployment: &Value, sets: &[Arc<Value>]) -> Self {
+        let mut claims = Self::default();
+        for set in sets {
+            match (meta::controller_of(set), selects(deployment, set)) {
+                (Some(owner), selected) if owner.str_at(&["uid"]) == meta::uid(deployment) => {
+                    if selected {
+                        claims.own.push(set.clone())
+                    } else {
+                        claims.strays.push(set.clone())
+                    }
+                }
+                (None, true) if !meta::is_terminating(set) => claims.orphans.push(set.clone()),
+                _ => {}
+            }
+        }
+        claims
+    }
+}
+
 struct Reconciler {
     client: Client,
+    sets: Objects,
     deployments: Informer,
     pods: Informer,
     events: EventRecorder,
@@ -72,47 +105,48 @@ struct Reconciler {
 impl Reconciler {
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(deployment) = self.deployments.get(key) else { return Ok(Action::Done) };
-        let namespace = meta::namespace(&deployment).to_string();
-        // Its own last writes may not be in the cache yet: the sets are asked of the server.
-        let all = self.client.within(&REPLICA_SETS, &namespace).list(Default::default()).await?.items;
-        let mut sets = Vec::new();
-        for set in all.into_iter().filter(|s| selects(&deployment, s)) {
-            match meta::controller_of(&set) {
-                Some(owner) if owner.str_at(&["uid"]) == meta::uid(&deployment) => sets.push(set),
-                Some(_) => {}
-                None if meta::is_terminating(&deployment) => {}
-                None => {
-                    let patch = object!({ "metadata": { "uid": (meta::uid(&set)), "ownerReferences": [(meta::controller_reference(&deployment))] } });
-                    sets.push(
-                        self.client.within(&REPLICA_SETS, &namespace).patch(meta::name(&set), "", PatchKind::Strategic, patch).await?,
-                    );
+        let found = || self.sets.of(&deployment, |set| selects(&deployment, set));
+        let mut seen = found().await?;
+        if !meta::is_terminating(&deployment) {
+            let claims = Claims::of(&deployment, &seen.objects);
+            claim::release(&self.sets, &deployment, &claims.strays).await?;
+            if !claims.orphans.is_empty() {
+                claim::adopt(&self.sets, &self.client, &DEPLOYMENTS, &deployment, &claims.orphans).await?;
+                seen = found().await?;
+                if !Claims::of(&deployment, &seen.objects).orphans.is_empty() {
+                    return Err(Status::new(Reason::Conflict, "a replica set could not be adopted"));
                 }
             }
         }
-        let running_old = self.has_pods_of(&namespace, &sets, &deployment);
+        let sets = Claims::of(&deployment, &seen.objects).own;
+        let running_old = self.has_pods_of(&sets, &deployment);
         let plan = plan(&deployment, &sets, running_old, (self.now)());
         for step in plan.steps {
-            self.execute(&deployment, step).await?;
+            self.execute(&deployment, &sets, step).await?;
         }
         self.write_status(&deployment, plan.status).await?;
-        Ok(plan.requeue.map_or(Action::Done, |seconds| Action::After(Duration::from_secs(seconds))))
+        Ok(seen.again(plan.requeue.map(Duration::from_secs)).map_or(Action::Done, Action::After))
     }
 
     /// Whether pods of sets other than the current one still run; only roll-outs that recreate ask.
-    fn has_pods_of(&self, namespace: &str, sets: &[Arc<Value>], deployment: &Value) -> bool {
+    fn has_pods_of(&self, sets: &[Arc<Value>], deployment: &Value) -> bool {
+        if deployment.str_at(&["spec", "strategy", "type"]) != "Recreate" {
+            return false;
+        }
         let current = plan::current_set(deployment, sets).map(|s| meta::uid(&s).to_string());
-        let old: Vec<&str> = sets.iter().map(|s| meta::uid(s)).filter(|uid| Some(*uid) != current.as_deref()).collect();
-        let ended = |p: &Value| matches!(p.str_at(&["status", "phase"]), "Succeeded" | "Failed");
-        let of_old = |p: &Value| meta::controller_of(p).is_some_and(|o| old.contains(&o.str_at(&["uid"])));
-        self.pods.by_namespace(namespace).iter().any(|p| of_old(p) && !ended(p))
+        let old = sets.iter().map(|s| meta::uid(s)).filter(|uid| Some(*uid) != current.as_deref());
+        let runs = |set: &str, pod: &Value| {
+            let ended = matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed");
+            !ended && meta::controller_of(pod).is_some_and(|owner| owner.str_at(&["uid"]) == set)
+        };
+        old.into_iter().any(|set| self.pods.by_index(OWNER_INDEX, set).iter().any(|pod| runs(set, pod)))
     }
 
-    async fn execute(&self, deployment: &Value, step: Step) -> Result<(), Status> {
+    async fn execute(&self, deployment: &Value, sets: &[Arc<Value>], step: Step) -> Result<(), Status> {
         let namespace = meta::namespace(deployment);
-        let sets = self.client.within(&REPLICA_SETS, namespace);
         match step {
             Step::Create(set) => self.create(deployment, set).await,
-            Step::Update(set, former) => match sets.update(set).await {
+            Step::Update(set, former) => match self.sets.update(set).await {
                 // Whoever changed it causes another round.
                 Err(status) if status.is(Reason::NotFound) || status.is(Reason::Conflict) => Ok(()),
                 Err(status) => Err(status),
@@ -121,9 +155,9 @@ impl Reconciler {
                     Ok(())
                 }
             },
-            Step::Delete(name) => match sets.delete(&name, DeleteOptions::default()).await {
-                Err(status) if !status.is(Reason::NotFound) => Err(status),
-                _ => Ok(()),
+            Step::Delete(name) => match sets.iter().find(|set| meta::name(set) == name) {
+                Some(set) => self.sets.delete(set, DeleteOptions::default()).await,
+                None => Ok(()),
             },
             Step::SetRevision(revision) => {
                 let mut changed = deployment.clone();
@@ -137,7 +171,7 @@ impl Reconciler {
     async fn create(&self, deployment: &Value, set: Value) -> Result<(), Status> {
         let namespace = meta::namespace(deployment);
         let name = meta::name(&set).to_string();
-        match self.client.within(&REPLICA_SETS, namespace).create(set.clone()).await {
+        match self.sets.create(namespace, set).await {
             Err(status) if status.is(Reason::AlreadyExists) => {
                 let other = self.client.within(&REPLICA_SETS, namespace).get(&name).await?;
                 let same = plan::same_template(&other, deployment);

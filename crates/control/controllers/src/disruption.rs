@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fram_client::resources::{DEPLOYMENTS, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, STATEFUL_SETS};
-use fram_client::{Action, Controller, Delta, EventRecorder, Informer};
+use fram_client::{Action, Call, Client, Controller, Delta, EventRecorder, Informer, Reply, Verb};
 use fram_machinery::labels::Selector;
 use fram_machinery::{Reason, Status, Value, meta};
+use tokio::sync::watch;
 
 use crate::Context;
+use crate::context::KindInfo;
 use crate::objects::Objects;
-use plan::{counts_the_same, plan};
+use plan::{Expected, counts_the_same, plan, wants_scale};
 
 pub(crate) fn start(context: &Context) {
     let (budgets, all) = (context.informers.get(&POD_DISRUPTION_BUDGETS), context.informers.get(&PODS));
@@ -27,8 +29,11 @@ pub(crate) fn start(context: &Context) {
         budgets: Objects::new(&client, &budgets),
         pods: all.clone(),
         owners: owners.clone(),
+        kinds: context.kinds.clone(),
+        custom_kinds: context.custom_kinds.clone(),
         events: context.recorder("disruption-controller", "controllermanager"),
         now: context.now.clone(),
+        client,
     };
     let selecting = budgets.clone();
     let mut controller =
@@ -65,9 +70,12 @@ fn selects(budget: &Value, pod: &Value) -> bool {
 }
 
 struct Reconciler {
+    client: Client,
     budgets: Objects,
     pods: Informer,
     owners: [(&'static str, Informer); 4],
+    kinds: Arc<[KindInfo]>,
+    custom_kinds: watch::Receiver<Arc<[KindInfo]>>,
     events: EventRecorder,
     now: crate::Clock,
 }
@@ -81,7 +89,18 @@ impl Reconciler {
         if pods.is_empty() {
             self.events.event(&budget, false, "NoPods", "No matching pods found");
         }
-        let plan = plan(&budget, &pods, self.scale(&pods), (self.now)());
+        let expected = if wants_scale(&budget) { self.scale(&pods).await? } else { Expected::default() };
+        if let Err(why) = &expected.scale {
+            self.events.event(
+                &budget,
+                true,
+                "CalculateExpectedPodCountFailed",
+                format!("Failed to calculate the number of expected pods: {why}"),
+            );
+        } else if expected.unmanaged {
+            self.events.event(&budget, true, "UnmanagedPods", plan::unmanaged(&budget));
+        }
+        let plan = plan(&budget, &pods, &expected.scale, (self.now)());
         match self.budgets.write_status(&budget, plan.status).await {
             // The eviction of a pod writes the same status: its change brings the key back.
             Err(status) if !matches!(status.reason, Reason::NotFound) => Err(status),
@@ -89,14 +108,29 @@ impl Reconciler {
         }
     }
 
-    /// What the controllers of these pods want together; None where one of them is not known.
-    fn scale(&self, pods: &[Arc<Value>]) -> Option<i64> {
-        let mut sizes: BTreeMap<String, i64> = BTreeMap::new();
+    /// What the controllers of these pods want together, without pods that have none; the reason where one of them cannot say.
+    async fn scale(&self, pods: &[Arc<Value>]) -> Result<Expected, Status> {
+        let (mut sizes, mut asked, mut unmanaged): (BTreeMap<String, i64>, BTreeMap<&str, String>, bool) = Default::default();
         for pod in pods {
-            let (uid, size) = self.owner(pod)?;
-            sizes.insert(uid, size);
+            let Some(reference) = meta::controller_of(pod) else {
+                unmanaged = true;
+                continue;
+            };
+            let uid = reference.str_at(&["uid"]);
+            if asked.contains_key(uid) {
+                continue;
+            }
+            let found = match self.owner(pod) {
+                Some(found) => Some(found),
+                None => self.ask_for_scale(pod, reference).await?,
+            };
+            let Some((owner, size)) = found else {
+                return Ok(Expected { scale: Err(format!("found no controllers for pod {:?}", meta::name(pod))), unmanaged });
+            };
+            sizes.insert(owner.clone(), size);
+            asked.insert(uid, owner);
         }
-        Some(sizes.values().sum())
+        Ok(Expected { scale: Ok(sizes.values().sum()), unmanaged })
     }
 
     fn owner(&self, pod: &Value) -> Option<(String, i64)> {
@@ -112,5 +146,29 @@ impl Reconciler {
         let (_, informer) = self.owners.iter().find(|(kind, _)| *kind == reference.str_at(&["kind"]))?;
         let owner = informer.get_in(meta::namespace(object), reference.str_at(&["name"]))?;
         (meta::uid(&owner) == reference.str_at(&["uid"])).then_some(owner)
+    }
+
+    /// The size of a controller of another kind, by its scale subresource; None where it has none, or is gone.
+    async fn ask_for_scale(&self, pod: &Value, reference: &Value) -> Result<Option<(String, i64)>, Status> {
+        let group = reference.str_at(&["apiVersion"]).rsplit_once('/').map_or("", |(group, _)| group);
+        let is_meant = |k: &&KindInfo| k.kind == reference.str_at(&["kind"]) && k.resource.group == group;
+        let kind = self.kinds.iter().find(is_meant).cloned().or_else(|| self.custom_kinds.borrow().iter().find(is_meant).cloned());
+        let Some(kind) = kind.filter(|kind| kind.namespaced) else { return Ok(None) };
+        let call = Call {
+            resource: kind.resource,
+            namespace: meta::namespace(pod).into(),
+            name: reference.str_at(&["name"]).into(),
+            subresource: "scale".into(),
+            verb: Verb::Get,
+        };
+        match self.client.call(call).await {
+            Ok(Reply::Object(scale)) if meta::uid(&scale) == reference.str_at(&["uid"]) => {
+                Ok(Some((meta::uid(&scale).to_string(), scale.int_at(&["spec", "replicas"]).unwrap_or(0))))
+            }
+            Ok(_) => Ok(None),
+            // Kinds without the subresource answer so too.
+            Err(status) if matches!(status.reason, Reason::NotFound | Reason::MethodNotAllowed) => Ok(None),
+            Err(status) => Err(status),
+        }
     }
 }

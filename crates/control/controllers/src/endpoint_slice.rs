@@ -1,32 +1,48 @@
 //! EndpointSlices (and the Endpoints of old): the addresses of the pods behind each Service.
 
+mod packing;
 mod plan;
 
 use std::sync::Arc;
 
-use fram_client::resources::{ENDPOINT_SLICES, ENDPOINTS, PODS, SERVICES};
-use fram_client::{Action, Client, Controller, DeleteOptions, Delta, Informer, ListOptions};
+use fram_client::resources::{ENDPOINT_SLICES, ENDPOINTS, NODES, PODS, SERVICES};
+use fram_client::{Action, Controller, DeleteOptions, Delta, Informer, NODE_INDEX};
 use fram_machinery::labels::Selector;
 use fram_machinery::{Reason, Status, Value, meta};
 
 use crate::Context;
+use crate::objects::{Objects, Seen, settled};
 
 pub(crate) fn start(context: &Context) {
     let (services, pods) = (context.informers.get(&SERVICES), context.informers.get(&PODS));
-    let slices = context.informers.get(&ENDPOINT_SLICES);
+    let (slices, nodes) = (context.informers.get(&ENDPOINT_SLICES), context.informers.get(&NODES));
+    let endpoints = context.informers.get(&ENDPOINTS);
     let reconciler = Reconciler {
-        slices_client: context.client("endpointslice-controller"),
-        endpoints_client: context.client("endpoint-controller"),
+        slices: Objects::new(&context.client("endpointslice-controller"), &slices),
+        endpoints: Objects::new(&context.client("endpoint-controller"), &endpoints),
         services: services.clone(),
         pods: pods.clone(),
+        nodes: nodes.clone(),
     };
-    let selected = services.clone();
+    let (selected, by_node, on_nodes) = (services.clone(), services.clone(), pods.clone());
     let controller = Controller::new("endpointslice", 5)
         .owns(&services)
         .watches_deltas(&pods, move |delta| services_concerned(delta, &selected))
         .watches(&slices, |slice| match (meta::label(slice, plan::MANAGED_BY), meta::label(slice, plan::SERVICE)) {
             (Some(plan::MANAGER), Some(service)) => vec![format!("{}/{service}", meta::namespace(slice))],
             _ => Vec::new(),
+        })
+        // Those that somebody else makes are no business of this one, and those that it changes are left as upstream leaves them.
+        .watches_deltas(&endpoints, |delta| delta.new.is_none().then(|| delta.key()).into_iter().collect())
+        .watches_deltas(&nodes, move |delta| {
+            // Most changes of nodes are heartbeats.
+            let zone = |node: &Option<Arc<Value>>| node.as_deref().and_then(plan::zone_of).map(String::from);
+            if zone(&delta.old) == zone(&delta.new) {
+                return Vec::new();
+            }
+            let here = on_nodes.by_index(NODE_INDEX, meta::name(delta.object()));
+            let told = |pod: &Arc<Value>| services_concerned(&Delta { old: None, new: Some(pod.clone()) }, &by_node);
+            here.iter().flat_map(told).collect()
         });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
@@ -49,77 +65,68 @@ fn selector(service: &Value) -> Option<Selector> {
 }
 
 struct Reconciler {
-    slices_client: Client,
-    endpoints_client: Client,
+    slices: Objects,
+    endpoints: Objects,
     services: Informer,
     pods: Informer,
+    nodes: Informer,
 }
 
 impl Reconciler {
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let (namespace, name) = key.split_once('/').unwrap_or(("", key));
-        let slices = self.slices_client.within(&ENDPOINT_SLICES, namespace);
-        let labels = format!("{}={name},{}={}", plan::SERVICE, plan::MANAGED_BY, plan::MANAGER);
-        let existing = slices.list(ListOptions { label_selector: labels, ..Default::default() }).await?.items;
+        let own = |s: &Arc<Value>| meta::label(s, plan::SERVICE) == Some(name) && meta::label(s, plan::MANAGED_BY) == Some(plan::MANAGER);
+        let mut seen = self.slices.within(namespace).await?;
+        seen.objects.retain(own);
         let service = self.services.get(key);
-        if service.is_none() {
-            let endpoints = self.endpoints_client.within(&ENDPOINTS, namespace);
-            ignore_missing(endpoints.delete(name, DeleteOptions::default()).await)?;
+        if service.is_none()
+            && let Some(endpoints) = self.endpoints.get(namespace, name)
+        {
+            self.endpoints.delete(&endpoints, DeleteOptions::default()).await?;
         }
         let Some((service, selector)) = service.and_then(|s| selector(&s).map(|sel| (s, sel))) else {
-            for slice in &existing {
-                ignore_missing(slices.delete(meta::name(slice), DeleteOptions::default()).await)?;
+            for slice in &seen.objects {
+                self.slices.delete(slice, DeleteOptions::default()).await?;
             }
-            return Ok(Action::Done);
+            return Ok(again(&seen));
         };
         let mut pods = self.pods.by_namespace(namespace);
         pods.retain(|p| selector.matches(meta::labels(p)));
-        let plan = plan::slices(&service, &pods, &existing);
+        let zone = |node: &str| self.nodes.get(node).as_deref().and_then(plan::zone_of).map(String::from);
+        let plan = plan::slices(&service, &pods, &seen.objects, &zone);
         for slice in plan.create {
-            match slices.create(slice).await {
+            match self.slices.create(namespace, slice).await {
                 // The namespace ends: so will the Service.
                 Err(status) if status.is(Reason::Forbidden) || status.is(Reason::NotFound) => return Ok(Action::Done),
                 other => drop(other?),
             }
         }
         for slice in plan.update {
-            slices.update(slice).await?;
+            self.slices.update(slice).await?;
         }
-        for name in plan.delete {
-            ignore_missing(slices.delete(&name, DeleteOptions::default()).await)?;
+        for slice in seen.objects.iter().filter(|slice| plan.delete.iter().any(|name| name == meta::name(slice))) {
+            self.slices.delete(slice, DeleteOptions::default()).await?;
         }
         self.write_endpoints(&service, &pods).await?;
-        Ok(Action::Done)
+        Ok(again(&seen))
     }
 
     async fn write_endpoints(&self, service: &Value, pods: &[Arc<Value>]) -> Result<(), Status> {
-        let endpoints = self.endpoints_client.within(&ENDPOINTS, meta::namespace(service));
         let wanted = plan::endpoints(service, pods);
-        let written = match endpoints.find(meta::name(service)).await? {
-            None => endpoints.create(wanted).await,
-            Some(current)
-                if current.get("subsets").unwrap_or(&Value::Null) == wanted.get("subsets").unwrap_or(&Value::Null)
-                    && meta::labels(&current) == meta::labels(&wanted) =>
-            {
-                return Ok(());
-            }
-            Some(current) => {
-                let mut next = (*current).clone();
-                next.set(&["subsets"], wanted.get("subsets").cloned());
-                next.set(&["metadata", "labels"], meta::labels(&wanted).clone());
-                endpoints.update(next).await
-            }
+        let written = match self.endpoints.get(meta::namespace(service), meta::name(service)) {
+            None => self.endpoints.create(meta::namespace(service), wanted).await,
+            Some(current) => match plan::changed_endpoints(&current, &wanted) {
+                None => return Ok(()),
+                Some(next) => self.endpoints.update(next).await,
+            },
         };
         match written {
-            Err(status) if !matches!(status.reason, Reason::Forbidden | Reason::NotFound | Reason::AlreadyExists) => Err(status),
-            _ => Ok(()),
+            Err(status) if status.is(Reason::Forbidden) => Ok(()),
+            written => settled(written),
         }
     }
 }
 
-fn ignore_missing(result: Result<Arc<Value>, Status>) -> Result<(), Status> {
-    match result {
-        Err(status) if !status.is(Reason::NotFound) => Err(status),
-        _ => Ok(()),
-    }
+fn again(seen: &Seen) -> Action {
+    seen.again(None).map_or(Action::Done, Action::After)
 }

@@ -6,8 +6,10 @@ mod plan;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use fram_client::resources::NAMESPACES;
 use fram_client::{
-    Action, Client, Controller, DeleteOptions, Delta, Enqueuer, Informer, PatchKind, Preconditions, Propagation, Resource, SharedInformers,
+    Action, Client, Controller, DeleteOptions, Delta, Enqueuer, EventRecorder, Informer, PatchKind, Preconditions, Propagation, Resource,
+    SharedInformers,
 };
 use fram_machinery::{Status, Value, meta, object};
 use parking_lot::{Mutex, RwLock};
@@ -25,7 +27,11 @@ pub(crate) fn start(context: &Context) {
     let kinds: Vec<Source> =
         context.kinds.iter().filter(|k| k.collected).map(|k| (k.clone(), informer(&context.informers, &k.resource))).collect();
     let graph = Arc::new(Graph { kinds: RwLock::new(kinds.clone()), unknown: Mutex::default() });
-    let collector = Collector { client: context.client("generic-garbage-collector"), graph: graph.clone() };
+    let collector = Collector {
+        client: context.client("generic-garbage-collector"),
+        graph: graph.clone(),
+        events: context.recorder("generic-garbage-collector", "garbage-collector-controller"),
+    };
     let mut controller = Controller::new("garbage-collector", 20);
     for (kind, informer) in kinds {
         let graph = graph.clone();
@@ -187,6 +193,13 @@ impl Graph {
         false
     }
 
+    /// Whether some namespace has the object, as far as the caches know.
+    fn is_elsewhere(&self, informer: &Informer, name: &str, uid: &str) -> bool {
+        let namespaces = self.kinds.read().iter().find(|(kind, _)| kind.resource == NAMESPACES).map(|(_, informer)| informer.list());
+        let has = |namespace: &Arc<Value>| informer.get_in(meta::name(namespace), name).is_some_and(|o| meta::uid(&o) == uid);
+        namespaces.iter().flatten().any(has)
+    }
+
     fn owner_key(&self, dependent: &Value, reference: &Value) -> Option<String> {
         let (kind, _) = self.owner_kind(reference)?;
         let name = reference.str_at(&["name"]);
@@ -207,6 +220,7 @@ impl Graph {
 struct Collector {
     client: Client,
     graph: Arc<Graph>,
+    events: EventRecorder,
 }
 
 impl Collector {
@@ -248,6 +262,10 @@ impl Collector {
             return Ok(Owner::Unknown);
         }
         let namespace = if kind.namespaced { meta::namespace(dependent) } else { "" };
+        if kind.namespaced && namespace.is_empty() {
+            self.tell_invalid(dependent, reference);
+            return Ok(Owner::Unreachable);
+        }
         let (name, uid) = (reference.str_at(&["name"]), reference.str_at(&["uid"]));
         let cached = if kind.namespaced { informer.get_in(namespace, name) } else { informer.get(name) };
         let owner = match cached.filter(|o| meta::uid(o) == uid) {
@@ -255,10 +273,24 @@ impl Collector {
             None => self.client.within(&kind.resource, namespace).find(name).await?.filter(|o| meta::uid(o) == uid),
         };
         Ok(match owner {
-            None => Owner::Absent,
+            None => {
+                if kind.namespaced && self.graph.is_elsewhere(&informer, name, uid) {
+                    self.tell_invalid(dependent, reference);
+                }
+                Owner::Absent
+            }
             Some(o) if waits(&o) => Owner::Waiting,
             Some(_) => Owner::Solid,
         })
+    }
+
+    /// An owner has to be of the dependent's namespace, or of none: what somebody gets wrong, and sees by this alone.
+    fn tell_invalid(&self, dependent: &Value, reference: &Value) {
+        let (namespace, text) = (meta::namespace(dependent), |field: &str| reference.str_at(&[field]));
+        let owner =
+            format!("[{}/{}, namespace: {namespace}, name: {}, uid: {}]", text("apiVersion"), text("kind"), text("name"), text("uid"));
+        let message = format!("ownerRef {owner} does not exist in namespace {namespace:?}");
+        self.events.event(dependent, true, "OwnerRefInvalidNamespace", message);
     }
 
     async fn delete(&self, resource: &Resource, object: &Value, propagation: Propagation) -> Result<(), Status> {

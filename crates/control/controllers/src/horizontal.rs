@@ -7,7 +7,7 @@ mod custom;
 mod replicas;
 mod status;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ pub(crate) fn start(context: &Context) {
         kinds: context.kinds.clone(),
         custom_kinds: context.custom_kinds.clone(),
         histories: Mutex::default(),
+        selectors: Mutex::default(),
         now: context.now.clone(),
         events: context.recorder("horizontal-pod-autoscaler", "horizontal-pod-autoscaler"),
         client,
@@ -64,6 +65,8 @@ struct Scaler {
     custom_kinds: watch::Receiver<Arc<[KindInfo]>>,
     /// What was recommended and done of late, by key and UID.
     histories: Mutex<HashMap<String, (String, History)>>,
+    /// By key, whose pods each looks at.
+    selectors: Mutex<BTreeMap<String, Selector>>,
     now: Clock,
     events: EventRecorder,
 }
@@ -86,6 +89,7 @@ impl Scaler {
         let (namespace, name) = key.split_once('/').unwrap_or(("", key));
         let Some(scaler) = self.scalers.get(namespace, name).filter(|s| !meta::is_terminating(s)) else {
             self.histories.lock().remove(key);
+            self.selectors.lock().remove(key);
             return Ok(Action::Done);
         };
         let mut report = Report::new(&scaler, (self.now)());
@@ -176,6 +180,14 @@ impl Scaler {
         Ok((verdict.replicas, why))
     }
 
+    /// The keys of the autoscalers of a namespace that look at any of these pods.
+    fn selecting(&self, namespace: &str, pods: &[Arc<Value>]) -> Vec<String> {
+        let selectors = self.selectors.lock();
+        let here = selectors.iter().filter(|(key, _)| key.split_once('/').is_some_and(|(ns, _)| ns == namespace));
+        let looks = |selector: &Selector| pods.iter().any(|pod| selector.matches(meta::labels(pod)));
+        here.filter(|(_, selector)| looks(selector)).map(|(key, _)| key.clone()).collect()
+    }
+
     /// The largest of what the metrics ask for. Where some cannot be had, the others may only make it grow.
     async fn recommend(
         &self,
@@ -196,6 +208,12 @@ impl Scaler {
         };
         let namespace = meta::namespace(scaler);
         let pods: Vec<Arc<Value>> = self.pods.by_namespace(namespace).into_iter().filter(|p| selector.matches(meta::labels(p))).collect();
+        self.selectors.lock().insert(meta::key(scaler), selector);
+        let others = self.selecting(namespace, &pods);
+        if others.len() > 1 {
+            let message = format!("pods by selector {text} are controlled by multiple HPAs: [{}]", others.join(" "));
+            return Err(Trouble::scaling("AmbiguousSelector", message));
+        }
         let options = ListOptions { label_selector: text.into(), ..Default::default() };
         let specs = spec.list_at(&["metrics"]);
         // Nobody is asked for what nobody wants to know.

@@ -56,7 +56,7 @@ impl Objects {
     }
 
     /// The objects that name `owner` as an owner, and those of its namespace without a controller that `adoptable` wants: these
-    /// of pods and ControllerRevisions, which alone are adopted.
+    /// of pods, ReplicaSets and ControllerRevisions, which alone are adopted.
     pub(crate) async fn of(&self, owner: &Value, adoptable: impl Fn(&Value) -> bool) -> Result<Seen, Status> {
         let (namespace, uid) = (meta::namespace(owner), meta::uid(owner));
         let owned = |o: &Value| meta::owner_references(o).iter().any(|r| r.str_at(&["uid"]) == uid);

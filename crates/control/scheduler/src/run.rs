@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{
-    CSI_NODES, DEVICE_CLASSES, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, POD_GROUPS, PODS,
-    RESOURCE_CLAIMS, RESOURCE_SLICES, STORAGE_CLASSES,
+    CSI_DRIVERS, CSI_NODES, CSI_STORAGE_CAPACITIES, DEVICE_CLASSES, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES,
+    POD_DISRUPTION_BUDGETS, POD_GROUPS, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES, STORAGE_CLASSES,
 };
 use fram_client::{Client, Delta, EventRecorder, Informer, Resource, SharedInformers, Subscription};
 use fram_machinery::Status;
@@ -63,6 +63,8 @@ struct Followed {
     namespaces: Informer,
     budgets: Informer,
     csi_nodes: Informer,
+    drivers: Informer,
+    capacities: Informer,
     device_claims: Informer,
     device_slices: Informer,
     device_classes: Informer,
@@ -137,6 +139,8 @@ impl Scheduler {
             namespaces: get(&NAMESPACES),
             budgets: get(&POD_DISRUPTION_BUDGETS),
             csi_nodes: get(&CSI_NODES),
+            drivers: get(&CSI_DRIVERS),
+            capacities: get(&CSI_STORAGE_CAPACITIES),
             device_claims: get(&RESOURCE_CLAIMS),
             device_slices: get(&RESOURCE_SLICES),
             device_classes: get(&DEVICE_CLASSES),
@@ -191,6 +195,8 @@ impl Scheduler {
             namespaces,
             budgets,
             csi_nodes,
+            drivers,
+            capacities,
             device_claims,
             device_slices,
             device_classes,
@@ -198,14 +204,14 @@ impl Scheduler {
         } = &*followed;
         // A decision before all pods are known would count too little on the nodes, one before all budgets break them.
         let all = [pods, nodes, claims, volumes, classes, namespaces, budgets, csi_nodes, device_claims, device_slices, device_classes];
-        for informer in all.into_iter().chain(groups) {
+        for informer in all.into_iter().chain([drivers, capacities]).chain(groups) {
             if !informer.synced().await {
                 return;
             }
         }
         let (mut pods, mut nodes, mut claims) = (pods.subscribe(), nodes.subscribe(), claims.subscribe());
         let (mut volumes, mut classes, mut namespaces) = (volumes.subscribe(), classes.subscribe(), namespaces.subscribe());
-        let mut csi_nodes = csi_nodes.subscribe();
+        let (mut csi_nodes, mut drivers, mut capacities) = (csi_nodes.subscribe(), drivers.subscribe(), capacities.subscribe());
         let (mut device_claims, mut device_slices) = (device_claims.subscribe(), device_slices.subscribe());
         let mut device_classes = device_classes.subscribe();
         let mut groups = groups.as_ref().map(Informer::subscribe);
@@ -245,6 +251,8 @@ impl Scheduler {
                 Some(deltas) = volumes.changed() => self.storage_changed(&deltas, |storage| &mut storage.volumes),
                 Some(deltas) = classes.changed() => self.storage_changed(&deltas, |storage| &mut storage.classes),
                 Some(deltas) = csi_nodes.changed() => self.storage_changed(&deltas, |storage| &mut storage.csi_nodes),
+                Some(deltas) = drivers.changed() => self.storage_changed(&deltas, |storage| &mut storage.drivers),
+                Some(deltas) = capacities.changed() => self.storage_changed(&deltas, |storage| &mut storage.capacities),
                 Some(deltas) = device_claims.changed() => self.devices_changed(&deltas, Devices::set_claim),
                 Some(deltas) = device_slices.changed() => self.devices_changed(&deltas, Devices::set_slice),
                 Some(deltas) = device_classes.changed() => self.devices_changed(&deltas, Devices::set_class),

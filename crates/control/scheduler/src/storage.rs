@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use fram_api::storage::{self, SELECTED_NODE};
+use fram_machinery::labels::Selector;
+use fram_machinery::quantity::Quantity;
 use fram_machinery::{Value, meta};
 
 use crate::node::Node;
 use crate::plugins::term_matches;
 
-/// By their keys: `namespace/name` of claims, names of volumes and classes.
+/// By their keys: `namespace/name` of claims and capacities, names of all others.
 #[derive(Debug, Default)]
 pub(crate) struct Storage {
     pub(crate) claims: HashMap<String, Arc<Value>>,
@@ -18,6 +20,9 @@ pub(crate) struct Storage {
     pub(crate) classes: HashMap<String, Arc<Value>>,
     /// What drivers say about each node, by its name.
     pub(crate) csi_nodes: HashMap<String, Arc<Value>>,
+    /// The drivers themselves, and where they have how much room.
+    pub(crate) drivers: HashMap<String, Arc<Value>>,
+    pub(crate) capacities: HashMap<String, Arc<Value>>,
 }
 
 /// What has to be written before a pod is bound.
@@ -31,6 +36,7 @@ pub(crate) enum Step {
 
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 const CONFLICT: &str = "node(s) didn't find available persistent volumes to bind";
+const NO_ROOM: &str = "node(s) did not have enough free storage";
 
 impl Storage {
     fn claims_of<'a>(&'a self, pod: &'a Value) -> impl Iterator<Item = (String, Option<&'a Arc<Value>>)> {
@@ -111,9 +117,31 @@ impl Storage {
         match class.str_at(&["provisioner"]) {
             "" | NO_PROVISIONER => Err(CONFLICT.into()),
             _ if !allowed => Err(CONFLICT.into()),
+            _ if !self.has_room(claim, class, node) => Err(NO_ROOM.into()),
             _ => Ok(Step::Provision { claim: claim.clone() }),
         }
     }
+
+    /// Whether a driver that says where it has room has enough for the claim where the node reaches it; see KEP-1472.
+    fn has_room(&self, claim: &Value, class: &Value, node: &Node) -> bool {
+        let tells = |driver: &&Arc<Value>| driver.bool_at(&["spec", "storageCapacity"]) == Some(true);
+        let wanted = claim.at(&["spec", "resources", "requests", "storage"]).and_then(Value::as_str);
+        let wanted = wanted.and_then(|text| text.parse::<Quantity>().ok()).map(|q| q.value());
+        let (Some(_), Some(wanted)) = (self.drivers.get(class.str_at(&["provisioner"])).filter(tells), wanted) else { return true };
+        let reached = |capacity: &Value| {
+            let topology = capacity.get("nodeTopology").filter(|t| !t.is_null());
+            let selector = topology.and_then(|topology| Selector::from_object(Some(topology)).ok().flatten());
+            selector.is_some_and(|selector| selector.matches(node.labels()))
+        };
+        let mut of_class = self.capacities.values().filter(|c| c.str_at(&["storageClassName"]) == meta::name(class));
+        of_class.any(|capacity| limit(capacity).is_some_and(|most| most >= wanted) && reached(capacity))
+    }
+}
+
+/// How much a driver can make in one volume.
+fn limit(capacity: &Value) -> Option<i64> {
+    let amount = |field: &str| capacity.get(field).and_then(Value::as_str)?.parse::<Quantity>().ok().map(|q| q.value());
+    amount("maximumVolumeSize").or_else(|| amount("capacity"))
 }
 
 /// Whether a node reaches a volume.
@@ -185,6 +213,36 @@ mod tests {
         assert_eq!(check(&storage(claim("none"), Some("none")), "b"), CONFLICT);
         assert_eq!(check(&storage(claim("now"), None), "a"), "pod has unbound immediate PersistentVolumeClaims");
         assert_eq!(check(&Storage::default(), "a"), "persistentvolumeclaim \"c\" not found");
+    }
+
+    #[test]
+    fn a_volume_is_made_where_its_driver_has_room_as_far_as_it_says() {
+        let claim = || object!({ "spec": { "storageClassName": "late", "resources": { "requests": { "storage": "2Gi" } } } });
+        let with = |tells: bool, capacities: &[(&str, Value)]| {
+            let mut storage = storage(claim(), None);
+            let driver = object!({ "metadata": { "name": "x" }, "spec": { "storageCapacity": tells } });
+            storage.drivers.insert("x".into(), Arc::new(driver));
+            for (number, (class, room)) in capacities.iter().enumerate() {
+                let mut capacity = room.clone();
+                capacity.set(&["storageClassName"], *class);
+                storage.capacities.insert(format!("ns/{number}"), Arc::new(capacity));
+            }
+            check(&storage, "a")
+        };
+        let room = |host: &str, most: &str, size: &str| {
+            let labels = object!({ "kubernetes.io/hostname": host });
+            let mut capacity = object!({ "nodeTopology": { "matchLabels": labels }, "capacity": size });
+            if !most.is_empty() {
+                capacity.set(&["maximumVolumeSize"], most);
+            }
+            capacity
+        };
+        assert_eq!(with(false, &[]), "provision");
+        assert_eq!(with(true, &[]), NO_ROOM);
+        assert_eq!(with(true, &[("late", room("a", "", "1Gi")), ("late", room("a", "", "2Gi"))]), "provision");
+        assert_eq!(with(true, &[("late", room("a", "1Gi", "9Gi"))]), NO_ROOM);
+        assert_eq!(with(true, &[("late", room("b", "", "9Gi")), ("none", room("a", "", "9Gi"))]), NO_ROOM);
+        assert_eq!(with(true, &[("late", object!({ "capacity": "9Gi" }))]), NO_ROOM);
     }
 
     #[test]

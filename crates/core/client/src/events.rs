@@ -132,7 +132,7 @@ impl Sink {
             "reportingComponent": (self.component.as_str()), "reportingInstance": (self.host.as_str())
         });
         match self.client.within(&EVENTS, namespace).create(body).await {
-            Ok(_) => self.backlog.lock().created(key, name, *count),
+            Ok(_) => self.backlog.lock().created(*key, name, *count),
             // A namespace that is going away takes no events.
             Err(status) if matches!(status.reason, Reason::NotFound | Reason::Forbidden) => {}
             Err(error) => tracing::info!(reason = event.reason, %error, "an event could not be written"),
@@ -146,7 +146,7 @@ impl Sink {
             Ok(_) => {}
             // It has expired meanwhile.
             Err(status) if status.is(Reason::NotFound) => {
-                self.backlog.lock().forget(key);
+                self.backlog.lock().forget(*key);
                 self.create(waiting).await;
             }
             Err(error) => tracing::info!(reason = event.reason, %error, "an event could not be counted"),

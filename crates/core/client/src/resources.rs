@@ -71,7 +71,9 @@ resources! {
     LEASES = "coordination.k8s.io" "v1" "leases";
     PRIORITY_CLASSES = "scheduling.k8s.io" "v1" "priorityclasses";
     RUNTIME_CLASSES = "node.k8s.io" "v1" "runtimeclasses";
+    CSI_DRIVERS = "storage.k8s.io" "v1" "csidrivers";
     CSI_NODES = "storage.k8s.io" "v1" "csinodes";
+    CSI_STORAGE_CAPACITIES = "storage.k8s.io" "v1" "csistoragecapacities";
     STORAGE_CLASSES = "storage.k8s.io" "v1" "storageclasses";
     DEVICE_CLASSES = "resource.k8s.io" "v1" "deviceclasses";
     RESOURCE_CLAIMS = "resource.k8s.io" "v1" "resourceclaims";

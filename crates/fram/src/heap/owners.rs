@@ -87,7 +87,7 @@ pub(crate) fn main() -> std::io::Result<()> {
 fn look_up(address: usize) -> Option<&'static str> {
     let mut owner = None;
     // The address is where a call returns to, which may be the next function already.
-    backtrace::resolve((address - 1) as *mut std::ffi::c_void, |symbol| {
+    backtrace::resolve(address.wrapping_sub(1) as *mut std::ffi::c_void, |symbol| {
         owner = owner.or_else(|| symbol.name().and_then(|name| owner_of(&name.to_string())));
     });
     owner
@@ -103,5 +103,10 @@ mod tests {
         assert_eq!(owner_of(poll), Some("cluster-dns"));
         assert_eq!(owner_of("core::ptr::drop_in_place<fram_scheduler::queue::Queue>"), Some("kube-scheduler"));
         assert_eq!(owner_of("fram_machinery::json::parse"), None);
+    }
+
+    #[test]
+    fn an_address_that_a_broken_way_ends_with_has_no_owner() {
+        assert_eq!(look_up(0), None);
     }
 }

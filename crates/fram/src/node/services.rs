@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fram_client::load_balancer::HOLDER;
 use fram_client::resources::{ENDPOINT_SLICES, NODES, SERVICES};
-use fram_client::{Informer, SharedInformers};
+use fram_client::{Informer, Observation, SharedInformers};
 use fram_datapath::address::Cidr;
 use fram_dns::{Zone, ZoneConfig};
 use fram_machinery::{Value, meta};
@@ -39,12 +39,17 @@ impl Followers {
             return;
         }
         let mut health = HealthServer::new(self.proxy.clone());
+        let (mut in_zone, _observation) = self.follow_own_zone();
         let (mut told, mut pause, mut holding) = (Vec::new(), AGAIN, None);
         let (mut changed_services, mut changed_slices) = (services.subscribe(), slices.subscribe());
         loop {
             let (all, endpoints) = (services.list(), slices.list());
             self.zone.send_replace(Arc::new(zone(&self.zone_config, &all, &endpoints)));
-            let (served, slices_of): (Vec<_>, Vec<_>) = (proxied(&all), endpoints.iter().filter_map(|s| proxied_slice(s)).collect());
+            let (served, slices_of): (Vec<_>, Vec<_>) = (proxied(&all), {
+                let zone = in_zone.borrow_and_update();
+                let here = Here { node: &self.node_name, zone: &zone };
+                endpoints.iter().filter_map(|s| proxied_slice(s, &here)).collect()
+            });
             let applied = self.proxy.apply(served.clone(), slices_of.clone()).await;
             let healthy = applied.is_ok();
             let mut failures: Vec<String> =
@@ -70,9 +75,30 @@ impl Followers {
                 () = stop.cancelled() => return,
                 changed = changed_services.changed() => if changed.is_none() { return },
                 changed = changed_slices.changed() => if changed.is_none() { return },
+                changed = in_zone.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(pause), if !told.is_empty() => pause = (pause * 2).min(LONGEST),
             }
         }
+    }
+
+    /// The zone of this node as it changes; empty where it has none. As long as the observation is kept.
+    fn follow_own_zone(&self) -> (watch::Receiver<String>, Observation) {
+        let (told, zone) = watch::channel(String::new());
+        let own = self.node_name.clone();
+        let observation = self.informers.get(&NODES).observe(move |delta| {
+            if meta::name(delta.object()) != own {
+                return;
+            }
+            let now = delta.new.as_deref().and_then(|node| meta::label(node, ZONE)).unwrap_or_default();
+            told.send_if_modified(|zone| {
+                let changed = zone != now;
+                if changed {
+                    *zone = now.to_string();
+                }
+                changed
+            });
+        });
+        (zone, observation)
     }
 
     /// Keeps the routes to other nodes' pods.
@@ -212,16 +238,28 @@ fn held(services: &[Arc<Value>], node: &str) -> BTreeSet<IpAddr> {
     here.flat_map(|s| own_addresses(s)).collect()
 }
 
+/// Where this is, for endpoints that say whom they are meant for.
+struct Here<'a> {
+    node: &'a str,
+    /// Empty where it is not known.
+    zone: &'a str,
+}
+
+const ZONE: &str = "topology.kubernetes.io/zone";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 fn condition(endpoint: &Value, name: &str, unset: bool) -> bool {
     endpoint.bool_at(&["conditions", name]).unwrap_or(unset)
 }
 
-fn proxied_slice(slice: &Value) -> Option<fram_proxy::EndpointSlice> {
+fn proxied_slice(slice: &Value, here: &Here<'_>) -> Option<fram_proxy::EndpointSlice> {
     if is_left_alone(slice) {
         return None;
     }
+    let meant_for = |e: &Value, list: &str, own: &str| {
+        let hints = e.list_at(&["hints", list]);
+        (!hints.is_empty()).then(|| hints.iter().any(|hint| hint.str_at(&["name"]) == own))
+    };
     let endpoint = |e: &Value| {
         let ready = condition(e, "ready", true);
         fram_proxy::Endpoint {
@@ -230,6 +268,8 @@ fn proxied_slice(slice: &Value) -> Option<fram_proxy::EndpointSlice> {
             serving: condition(e, "serving", ready),
             terminating: condition(e, "terminating", false),
             node_name: Some(e.str_at(&["nodeName"])).filter(|n| !n.is_empty()).map(String::from),
+            for_node: meant_for(e, "forNodes", here.node),
+            for_zone: meant_for(e, "forZones", here.zone),
         }
     };
     let ports = slice.list_at(&["ports"]).iter().map(|p| fram_proxy::EndpointPort {
@@ -292,12 +332,27 @@ mod tests {
     use super::*;
     use fram_machinery::object;
 
+    const HERE: Here<'_> = Here { node: "n", zone: "z" };
+
+    #[test]
+    fn an_endpoint_is_meant_for_those_whom_its_hints_name() {
+        let read = |hints: Value| {
+            let slice = object!({ "metadata": { "name": "x", "namespace": "ns", "labels": { "kubernetes.io/service-name": "s" } },
+                "endpoints": [{ "addresses": ["10.1.0.1"], "hints": hints }] });
+            let endpoint = proxied_slice(&slice, &HERE).unwrap().endpoints[0].clone();
+            (endpoint.for_node, endpoint.for_zone)
+        };
+        assert_eq!(read(Value::Null), (None, None));
+        assert_eq!(read(object!({ "forZones": [{ "name": "y" }, { "name": "z" }] })), (None, Some(true)));
+        assert_eq!(read(object!({ "forZones": [{ "name": "y" }], "forNodes": [{ "name": "n" }] })), (Some(true), Some(false)));
+    }
+
     #[test]
     fn slices_that_say_that_they_are_headless_are_not_proxied() {
         let mut slice = object!({ "metadata": { "namespace": "ns", "name": "s-1", "labels": { "kubernetes.io/service-name": "s" } } });
-        assert!(proxied_slice(&slice).is_some());
+        assert!(proxied_slice(&slice, &HERE).is_some());
         meta::set_label(&mut slice, "service.kubernetes.io/headless", "");
-        assert!(proxied_slice(&slice).is_none());
+        assert!(proxied_slice(&slice, &HERE).is_none());
     }
 
     #[test]
@@ -335,7 +390,7 @@ mod tests {
     fn an_endpoint_without_conditions_is_ready() {
         let slice = object!({ "metadata": { "name": "x", "namespace": "ns", "labels": { "kubernetes.io/service-name": "s" } },
             "ports": [{ "name": "http", "port": 80, "protocol": "TCP" }], "endpoints": [{ "addresses": ["10.1.0.1"], "nodeName": "n" }] });
-        let read = proxied_slice(&slice).unwrap();
+        let read = proxied_slice(&slice, &HERE).unwrap();
         assert_eq!(
             read.endpoints[0],
             fram_proxy::Endpoint { addresses: vec!["10.1.0.1".parse().unwrap()], node_name: Some("n".into()), ..Default::default() }

@@ -1,5 +1,5 @@
 //! Which endpoints a Service's port may use, in the cluster and on this node (upstream: CategorizeEndpoints in
-//! pkg/proxy/topology.go). Topology hints are not looked at.
+//! pkg/proxy/topology.go).
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -26,13 +26,14 @@ impl<'a> Slices<'a> {
         Self(by_service)
     }
 
-    /// Ready endpoints; if there is none, those that still serve while they terminate, so that a rollout's last ones are not
-    /// cut off (KEP-1669). The same for this node's alone.
+    /// Ready endpoints, of these those that are meant for this node or its zone; if none is ready, those that still serve while they
+    /// terminate, so that a rollout's last ones are not cut off (KEP-1669). This node's alone, whomever they are meant for.
     pub(crate) fn select(&self, namespace: &str, service: &str, port: &ServicePort, node: &str) -> Selected {
         let slices = self.0.get(&(namespace, service)).map(Vec::as_slice).unwrap_or_default();
         let all: Vec<(&Endpoint, Target)> = slices.iter().flat_map(|slice| targets(slice, &port.name, port.protocol)).collect();
         let is_local = |endpoint: &Endpoint| endpoint.node_name.as_deref() == Some(node);
-        Selected { cluster: usable(&all, |_| true), local: usable(&all, is_local) }
+        let hint = followed(&all);
+        Selected { cluster: usable(&all, |e| !e.ready || hint.is_none_or(|hint| hint(e) == Some(true))), local: usable(&all, is_local) }
     }
 
     /// Every address of this node's endpoints, for traffic that comes back to where it started.
@@ -47,6 +48,16 @@ fn targets<'a>(slice: &'a EndpointSlice, name: &str, protocol: Protocol) -> impl
     // The addresses of one endpoint are fungible; upstream takes the first.
     let first = |e: &'a Endpoint| Some((e, *e.addresses.first()?));
     slice.endpoints.iter().filter_map(first).filter_map(move |(e, ip)| Some((e, Target { ip, port: port? })))
+}
+
+type Hint = fn(&Endpoint) -> Option<bool>;
+
+/// The hints that count: those of nodes before those of zones, where every ready endpoint has one and some are for here; see
+/// topologyModeFromHints.
+fn followed(all: &[(&Endpoint, Target)]) -> Option<Hint> {
+    let hints: [Hint; 2] = [|e| e.for_node, |e| e.for_zone];
+    let ready = || all.iter().map(|(e, _)| *e).filter(|e| e.ready);
+    hints.into_iter().find(|hint| ready().all(|e| hint(e).is_some()) && ready().any(|e| hint(e) == Some(true)))
 }
 
 fn usable(all: &[(&Endpoint, Target)], wanted: impl Fn(&Endpoint) -> bool) -> BTreeSet<Target> {
@@ -69,7 +80,38 @@ mod tests {
             serving: state == "ready" || state == "draining",
             terminating: state == "draining" || state == "dead",
             node_name: Some(node.to_owned()),
+            ..Default::default()
         }
+    }
+
+    #[test]
+    fn hints_are_followed_where_all_ready_endpoints_have_them_and_some_are_for_here() {
+        // Address, state, whether it is meant for this node and for its zone.
+        type Row<'a> = (&'a str, &'a str, Option<bool>, Option<bool>);
+        let (yes, no) = (Some(true), Some(false));
+        let check = |rows: &[Row<'_>], expect: &[&str]| {
+            let one = |(ip, state, for_node, for_zone): &Row<'_>| Endpoint {
+                for_node: *for_node,
+                for_zone: *for_zone,
+                ..endpoint(ip, state, "x")
+            };
+            let slice = EndpointSlice {
+                namespace: "ns".into(),
+                service: "s".into(),
+                ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: Some(80) }],
+                endpoints: rows.iter().map(one).collect(),
+            };
+            let port = ServicePort { name: "http".into(), ..Default::default() };
+            let found = Slices::new(&[slice]).select("ns", "s", &port, "here").cluster;
+            assert_eq!(found.iter().map(|t| t.ip.to_string()).collect::<Vec<_>>(), expect, "{rows:?}");
+        };
+        check(&[("10.0.0.1", "ready", None, yes), ("10.0.0.2", "ready", None, no)], &["10.0.0.1"]);
+        check(&[("10.0.0.1", "ready", yes, yes), ("10.0.0.2", "ready", no, yes)], &["10.0.0.1"]);
+        check(&[("10.0.0.1", "ready", no, yes), ("10.0.0.2", "ready", no, yes), ("10.0.0.3", "ready", no, no)], &["10.0.0.1", "10.0.0.2"]);
+        check(&[("10.0.0.1", "ready", None, yes), ("10.0.0.2", "ready", None, None)], &["10.0.0.1", "10.0.0.2"]);
+        check(&[("10.0.0.1", "ready", None, no), ("10.0.0.2", "ready", None, no)], &["10.0.0.1", "10.0.0.2"]);
+        check(&[("10.0.0.1", "ready", None, yes), ("10.0.0.2", "unready", None, None)], &["10.0.0.1"]);
+        check(&[("10.0.0.1", "draining", None, None), ("10.0.0.2", "draining", None, no)], &["10.0.0.1", "10.0.0.2"]);
     }
 
     fn select(endpoints: &[(&str, &str, &str)]) -> (Vec<String>, Vec<String>) {

@@ -85,11 +85,14 @@ pub struct Endpoint {
     pub serving: bool,
     pub terminating: bool,
     pub node_name: Option<String>,
+    /// Whom it is meant for, as far as that is said: this node, and this node's zone.
+    pub for_node: Option<bool>,
+    pub for_zone: Option<bool>,
 }
 
 impl Default for Endpoint {
     /// Ready, as an endpoint without conditions is.
     fn default() -> Self {
-        Self { addresses: Vec::new(), ready: true, serving: true, terminating: false, node_name: None }
+        Self { addresses: Vec::new(), ready: true, serving: true, terminating: false, node_name: None, for_node: None, for_zone: None }
     }
 }

@@ -3,14 +3,18 @@
 //!
 //! Layout, little endian: version u8, then five u32: the place in the JSON right behind `"metadata":{`, and the lengths of
 //! labels, fields, managedFields and JSON; then these four. Labels are pairs, fields single texts in the order of the
-//! kind's selectable fields, each with a u16 length in front.
+//! kind's selectable fields, each with a u16 length in front. managedFields are as `owners` has them; in records of the first version
+//! they were JSON.
+
+mod owners;
 
 use bytes::{BufMut, Bytes};
 use fram_api::{Kind, names, strategy};
 use fram_machinery::labels::{FieldSelector, Selector};
 use fram_machinery::{Key, Value, json, meta};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const FIRST_VERSION: u8 = 1;
 const HEADER: usize = 1 + 5 * 4;
 
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +23,8 @@ pub enum RecordError {
     Sealed,
     #[error("stored object has the unknown format {0}")]
     Version(u8),
+    #[error("what is stored of the managers of the object has an unknown format")]
+    Owners,
     #[error("stored object is cut short")]
     Short,
     #[error("stored object is not JSON: {0}")]
@@ -118,7 +124,7 @@ impl Record<'_> {
         for path in &kind.selectable {
             push_text(&mut fields, &field_text(kind, &object, path));
         }
-        let managed = managed.map(|m| json::to_vec(&m)).unwrap_or_default();
+        let managed = managed.map(|m| owners::encode(&m)).unwrap_or_default();
         let (body, splice) = encode_json(&object);
         let mut out = Vec::with_capacity(HEADER + labels.len() + fields.len() + managed.len() + body.len());
         out.push(VERSION);
@@ -135,7 +141,7 @@ impl Record<'_> {
 impl<'a> Record<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
         match bytes.first() {
-            Some(&VERSION) => {}
+            Some(&(FIRST_VERSION..=VERSION)) => {}
             // As the store leaves a value that its cipher cannot open.
             Some(_) if bytes.starts_with(b"k8s:enc:") => return Err(RecordError::Sealed),
             Some(&other) => return Err(RecordError::Version(other)),
@@ -156,7 +162,11 @@ impl<'a> Record<'a> {
         if managed + json > bytes.len() || number(0) > json {
             return Err(RecordError::Short);
         }
-        Ok(Self { bytes: &bytes[..managed + json], ends: [labels, fields, managed], splice: number(0) })
+        let record = Self { bytes: &bytes[..managed + json], ends: [labels, fields, managed], splice: number(0) };
+        if !owners::is_known(record.managed()) {
+            return Err(RecordError::Owners);
+        }
+        Ok(record)
     }
 
     fn labels(&self) -> &[u8] {
@@ -188,7 +198,7 @@ impl<'a> Record<'a> {
         out.put_u8(b'"');
         if !self.managed().is_empty() {
             out.put_slice(b",\"managedFields\":");
-            out.put_slice(self.managed());
+            owners::write_json(self.managed(), out);
         }
         if rest.first() != Some(&b'}') {
             out.put_u8(b',');
@@ -196,9 +206,14 @@ impl<'a> Record<'a> {
         out.put_slice(rest);
     }
 
+    /// How long the JSON is, without the revision.
+    pub fn json_len(&self) -> usize {
+        self.document().len() + owners::json_len(self.managed())
+    }
+
     /// The JSON of the object at a revision.
     pub fn json(&self, revision: u64) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.bytes.len() + 64);
+        let mut out = Vec::with_capacity(self.json_len() + 64);
         self.write_json(revision, None, &mut out);
         out
     }
@@ -207,7 +222,7 @@ impl<'a> Record<'a> {
     pub fn to_object(&self, revision: u64) -> Result<Value, RecordError> {
         let mut object = self.to_unmanaged(revision)?;
         if !self.managed().is_empty() {
-            object.set(&["metadata", "managedFields"], json::from_slice_named(self.managed(), names())?);
+            object.set(&["metadata", "managedFields"], owners::to_value(self.managed())?);
         }
         Ok(object)
     }
@@ -328,6 +343,19 @@ mod tests {
         let about = object!({ "metadata": { "name": "x" }, "action": "a,{", "involvedObject": { "apiVersion": "v1", "kind": "Event" }, "message": "m" });
         let expect = format!(r#"{{"action":"a,{{","involvedObject":{{"apiVersion":"v1","kind":"Event"}},"message":"m",{meta}}}"#);
         assert_eq!(element("Event", about), expect);
+    }
+
+    #[test]
+    fn a_record_of_the_first_version_is_read() {
+        let managed = object!([{ "fieldsV1": { "f:data": {} }, "manager": "m" }]);
+        let (managers, (body, splice)) = (json::to_vec(&managed), encode_json(&object!({ "metadata": { "name": "x" } })));
+        let mut bytes = vec![FIRST_VERSION];
+        [splice, 0, 0, managers.len(), body.len()].into_iter().for_each(|n| bytes.extend_from_slice(&(n as u32).to_le_bytes()));
+        bytes.extend([managers, body].concat());
+        let record = Record::parse(&bytes).unwrap();
+        let expect = object!({ "metadata": { "managedFields": managed, "name": "x", "resourceVersion": "7" } });
+        assert_eq!(record.to_object(7).unwrap(), expect);
+        assert_eq!(json::from_slice(&record.json(7)).unwrap(), expect);
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::pods::{created, time};
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// A little late is better than a little early; see nextScheduleTimeDuration.
 const SLACK: Duration = Duration::from_millis(100);
+/// Nobody tells that the clock was set, as it is when a machine without a battery hears of the time: the next start is not waited for
+/// longer than this without a look at the clock.
+const LOOK: Duration = Duration::from_secs(600);
 /// More missed starts than these are worth a warning.
 const MANY: usize = 100;
 
@@ -53,7 +56,7 @@ pub(super) fn plan(cron: &Value, jobs: &[Arc<Value>], now: Timestamp) -> Plan {
         Ok(schedule) => {
             start(&mut plan, cron, jobs, &schedule, &zone, now);
             let next = schedule.next(now, &zone).map(|t| Duration::try_from(t.duration_since(now)).unwrap_or_default() + SLACK);
-            plan.requeue = next;
+            plan.requeue = next.map(|next| next.min(LOOK));
         }
         Err(error) => plan.events.push((true, "UnparseableSchedule", format!("unparseable schedule: {text:?} : {error}"))),
     }

@@ -1,6 +1,6 @@
 //! On which nodes a DaemonSet's pods are made and deleted, how they are replaced, and what the status says. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,17 +39,18 @@ pub(super) struct View<'a> {
     pub(super) wait: &'a dyn Fn(&str) -> Option<Duration>,
 }
 
-/// Whether a node is to have a pod, and whether one that it has may stay; see NodeShouldRunDaemonPod.
-pub(super) fn fits(set: &Value, node: &Value) -> (bool, bool) {
-    let spec = set.at(&["spec", "template", "spec"]).cloned().unwrap_or_default();
+/// Whether a node is to have a pod of this template, which stands these taints, and whether one that it has may stay; see
+/// NodeShouldRunDaemonPod.
+fn fits(spec: &Value, tolerations: &[Value], node: &Value) -> (bool, bool) {
     let name = spec.str_at(&["nodeName"]);
-    if !name.is_empty() && name != meta::name(node) || !nodes::selects(&spec, node) {
+    if !name.is_empty() && name != meta::name(node) || !nodes::selects(spec, node) {
         return (false, false);
     }
-    let tolerations = tolerations(&spec);
-    let mut effects = nodes::untolerated(node.list_at(&["spec", "taints"]), &tolerations).map(|t| t.str_at(&["effect"]).to_string());
-    let all: Vec<String> = effects.by_ref().filter(|e| e != "PreferNoSchedule").collect();
-    (all.is_empty(), !all.iter().any(|e| e == "NoExecute"))
+    let refused = || {
+        let taints = nodes::untolerated(node.list_at(&["spec", "taints"]), tolerations);
+        taints.map(|taint| taint.str_at(&["effect"])).filter(|effect| *effect != "PreferNoSchedule")
+    };
+    (refused().next().is_none(), !refused().any(|effect| effect == "NoExecute"))
 }
 
 /// The template's tolerations and those of every daemon; see AddOrUpdateDaemonPodTolerations.
@@ -94,8 +95,10 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
     }
     let minimum = view.set.int_at(&["spec", "minReadySeconds"]).unwrap_or(0);
     let mut state = State { view, by_node, minimum, plan: Plan::default() };
+    let spec = view.set.at(&["spec", "template", "spec"]).unwrap_or(&Value::Null);
+    let tolerations = tolerations(spec);
     let fitting: Vec<(Arc<Value>, bool, bool)> =
-        view.nodes.iter().map(|n| (n.clone(), fits(view.set, n))).map(|(n, (r, c))| (n, r, c)).collect();
+        view.nodes.iter().map(|n| (n.clone(), fits(spec, &tolerations, n))).map(|(n, (r, c))| (n, r, c)).collect();
     if !meta::is_terminating(view.set) {
         state.manage(&fitting);
         let rolls = view.set.str_at(&["spec", "updateStrategy", "type"]) != "OnDelete";
@@ -140,9 +143,9 @@ impl State<'_> {
             }
         }
         // What waits for a node that is gone never runs; what ran there is the pod collector's.
-        let known: Vec<&str> = fitting.iter().map(|(n, _, _)| meta::name(n)).collect();
+        let known: HashSet<&str> = fitting.iter().map(|(n, _, _)| meta::name(n)).collect();
         for (name, here) in &self.by_node {
-            if !known.contains(name) {
+            if !known.contains(*name) {
                 let waits = |p: &&Arc<Value>| p.str_at(&["spec", "nodeName"]).is_empty() && !meta::is_terminating(p);
                 self.plan.delete.extend(here.iter().filter(waits).cloned());
             }

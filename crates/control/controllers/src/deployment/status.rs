@@ -82,7 +82,8 @@ fn progress(deployment: &Value, sets: &[Set], counts: &Counts, bounds: Bounds, c
     let new = sets.iter().find(|s| s.is_new);
     let name = new.map_or(meta::name(deployment), |s| meta::name(&s.object));
     if deployment.bool_at(&["spec", "paused"]) == Some(true) {
-        if reason != "DeploymentPaused" {
+        // That a roll-out made no progress is still worth knowing.
+        if !matches!(reason.as_str(), "DeploymentPaused" | "ProgressDeadlineExceeded") {
             set_condition(conditions, "Progressing", "Unknown", "DeploymentPaused", "Deployment is paused", now, true);
         }
         return None;
@@ -105,13 +106,21 @@ fn progress(deployment: &Value, sets: &[Set], counts: &Counts, bounds: Bounds, c
         }
         return None;
     }
+    if reason == "NewReplicaSetAvailable" && counts.replicas == counts.updated {
+        // No roll-out is under way: pods that come and go later, or another size, are not measured by the deadline.
+        return None;
+    }
     let restarted = reason == "NewReplicaSetAvailable" && counts.updated != bounds.desired;
-    if progressing || reason.is_empty() || reason == "DeploymentPaused" || restarted {
-        let (reason, message) = match new.is_some_and(|s| meta::uid(&s.object).is_empty()) {
-            true => ("NewReplicaSetCreated", format!("Created new replica set {name:?}")),
-            false => ("ReplicaSetUpdated", format!("ReplicaSet {name:?} is progressing.")),
-        };
-        set_condition(conditions, "Progressing", "True", reason, &message, now, true);
+    let made = new.is_some_and(|s| meta::uid(&s.object).is_empty());
+    let told = match reason.as_str() {
+        _ if made => Some(("True", "NewReplicaSetCreated", format!("Created new replica set {name:?}"))),
+        _ if progressing || restarted => Some(("True", "ReplicaSetUpdated", format!("ReplicaSet {name:?} is progressing."))),
+        "" => Some(("True", "FoundNewReplicaSet", format!("Found new replica set {name:?}"))),
+        "DeploymentPaused" => Some(("Unknown", "DeploymentResumed", "Deployment is resumed".to_string())),
+        _ => None,
+    };
+    if let Some((status, reason, message)) = told {
+        set_condition(conditions, "Progressing", status, reason, &message, now, true);
         return u64::try_from(deadline).ok();
     }
     if reason == "ProgressDeadlineExceeded" || reason == "NewReplicaSetAvailable" {

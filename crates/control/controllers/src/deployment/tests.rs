@@ -104,3 +104,44 @@ fn a_finished_roll_out_says_so_and_old_sets_beyond_the_limit_go() {
     let progress = plan.status.list_at(&["conditions"]).iter().find(|c| c.str_at(&["type"]) == "Progressing").cloned().unwrap();
     assert_eq!(progress.str_at(&["reason"]), "NewReplicaSetAvailable");
 }
+
+#[test]
+fn the_progress_of_a_roll_out_is_told_and_what_happens_after_it_is_not_measured() {
+    // What was told before, how many pods were and are available, whether it is paused, whether an old set has pods still.
+    let check = |before: &str, available: (i64, i64), paused: bool, old: i64, expect: (&str, &str)| {
+        let mut deployment = deployment(4, "b");
+        deployment.set(&["spec", "paused"], paused);
+        deployment.set(
+            &["status"],
+            object!({ "replicas": (4 + old), "updatedReplicas": 4, "readyReplicas": (available.0), "availableReplicas": (available.0) }),
+        );
+        if !before.is_empty() {
+            let condition =
+                object!({ "type": "Progressing", "status": "True", "reason": before, "lastUpdateTime": "2026-01-01T00:00:00Z" });
+            deployment.set(&["status", "conditions"], object!([condition]));
+        }
+        let mut new = (*set("b", 4, "2026-01-02T00:00:00Z")).clone();
+        new.set(&["status", "readyReplicas"], available.1 - old);
+        new.set(&["status", "availableReplicas"], available.1 - old);
+        let mut sets = vec![Arc::new(new)];
+        if old > 0 {
+            sets.push(set("a", old, "2026-01-01T00:00:00Z"));
+        }
+        let late = "2026-01-01T01:00:00Z".parse().unwrap();
+        let status = plan(&deployment, &sets, false, late).status;
+        let condition = status.list_at(&["conditions"]).iter().find(|c| c.str_at(&["type"]) == "Progressing").unwrap();
+        assert_eq!((condition.str_at(&["reason"]), condition.str_at(&["status"])), expect, "{before} {available:?} {paused} {old}");
+    };
+    check("ReplicaSetUpdated", (3, 4), false, 0, ("NewReplicaSetAvailable", "True"));
+    check("ReplicaSetUpdated", (2, 3), false, 0, ("ReplicaSetUpdated", "True"));
+    check("ReplicaSetUpdated", (3, 3), false, 0, ("ProgressDeadlineExceeded", "False"));
+    check("NewReplicaSetAvailable", (3, 3), false, 0, ("NewReplicaSetAvailable", "True"));
+    check("NewReplicaSetAvailable", (1, 2), false, 0, ("NewReplicaSetAvailable", "True"));
+    check("ReplicaSetUpdated", (3, 3), true, 0, ("DeploymentPaused", "Unknown"));
+    check("ProgressDeadlineExceeded", (3, 3), true, 0, ("ProgressDeadlineExceeded", "True"));
+    check("DeploymentPaused", (3, 3), false, 0, ("DeploymentResumed", "Unknown"));
+    check("DeploymentPaused", (3, 4), false, 0, ("NewReplicaSetAvailable", "True"));
+    check("DeploymentResumed", (3, 3), false, 0, ("ProgressDeadlineExceeded", "False"));
+    check("", (3, 3), false, 0, ("FoundNewReplicaSet", "True"));
+    check("ReplicaSetUpdated", (4, 5), false, 1, ("ReplicaSetUpdated", "True"));
+}

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use fram_machinery::{Map, Value, meta, object};
 
+use super::packing::{self, Packed};
+
 pub(super) const SERVICE: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub(super) const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
-/// A slice holds at most so many endpoints; see --max-endpoints-per-slice.
-const MOST_ENDPOINTS: usize = 100;
+/// Says that some are left out.
+pub(super) const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 /// Endpoints holds at most so many addresses; more are left out and the object says so.
 const MOST_ADDRESSES: usize = 1000;
 
@@ -66,7 +68,26 @@ fn slice_ports(service: &Value, pod: &Value) -> Vec<Value> {
     service.list_at(&["spec", "ports"]).iter().filter_map(one).collect()
 }
 
-fn endpoint(service: &Value, pod: &Value) -> Option<Value> {
+/// The zone that a node is in.
+pub(super) fn zone_of(node: &Value) -> Option<&str> {
+    meta::label(node, "topology.kubernetes.io/zone").filter(|zone| !zone.is_empty())
+}
+
+/// Who should use an endpoint, where the Service prefers those nearby; see KEP-4444 and KEP-3015.
+fn hints(service: &Value, endpoint: &Value) -> Option<Value> {
+    let preferred = service.str_at(&["spec", "trafficDistribution"]);
+    if !matches!(preferred, "PreferClose" | "PreferSameZone" | "PreferSameNode") || endpoint.bool_at(&["conditions", "ready"]) != Some(true)
+    {
+        return None;
+    }
+    let one = |field: &str| endpoint.get(field).filter(|name| !name.is_empty()).map(|name| object!([{ "name": (name.clone()) }]));
+    let lists = [("forZones", one("zone")), ("forNodes", one("nodeName").filter(|_| preferred == "PreferSameNode"))];
+    let map: Map = lists.into_iter().filter_map(|(list, names)| Some((list, names?))).collect();
+    (!map.is_empty()).then_some(Value::Map(map))
+}
+
+/// With the zone, where the pod's node has one.
+fn endpoint(service: &Value, pod: &Value, zone: Option<&str>) -> Option<Value> {
     let ip = pod.str_at(&["status", "podIP"]);
     if ip.is_empty() || has_ended(pod) {
         return None;
@@ -84,47 +105,62 @@ fn endpoint(service: &Value, pod: &Value) -> Option<Value> {
     if !hostname.is_empty() && pod.str_at(&["spec", "subdomain"]) == meta::name(service) {
         out.set(&["hostname"], hostname);
     }
+    if let Some(zone) = zone {
+        out.set(&["zone"], zone);
+    }
+    if let Some(hints) = hints(service, &out) {
+        out.set(&["hints"], hints);
+    }
     Some(out)
 }
 
+/// The zone of a node, by its name.
+type ZoneOf<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Endpoints that share their ports share slices.
-pub(super) fn slices(service: &Value, pods: &[Arc<Value>], existing: &[Arc<Value>]) -> Plan {
+pub(super) fn slices(service: &Value, pods: &[Arc<Value>], existing: &[Arc<Value>], zone_of: ZoneOf) -> Plan {
     let mut groups: BTreeMap<String, (Vec<Value>, Vec<Value>)> = BTreeMap::new();
     for pod in pods {
-        let Some(endpoint) = endpoint(service, pod) else { continue };
+        let zone = zone_of(pod.str_at(&["spec", "nodeName"]));
+        let Some(endpoint) = endpoint(service, pod, zone.as_deref()) else { continue };
         let ports = slice_ports(service, pod);
         let key = fram_machinery::json::to_string(&Value::from(ports.clone()));
         groups.entry(key).or_insert_with(|| (ports, Vec::new())).1.push(endpoint);
     }
-    if groups.is_empty() {
-        // A Service without endpoints has one empty slice, so that readers know it was looked at.
-        groups.insert(String::new(), (Vec::new(), Vec::new()));
-    }
-    let mut plan = Plan::default();
-    let mut left: Vec<&Arc<Value>> = existing.iter().filter(|s| !meta::is_terminating(s)).collect();
-    let mut homeless = Vec::new();
+    let mut left = packing::in_order(existing.iter().filter(|s| !meta::is_terminating(s)).cloned().collect());
+    let mut packed: Vec<(Vec<Value>, Packed)> = Vec::new();
     for (ports, mut endpoints) in groups.into_values() {
         endpoints.sort_by(|a, b| a.str_at(&["targetRef", "name"]).cmp(b.str_at(&["targetRef", "name"])));
-        let mut chunks: Vec<Vec<Value>> = endpoints.chunks(MOST_ENDPOINTS).map(<[Value]>::to_vec).collect();
-        if chunks.is_empty() {
-            chunks.push(Vec::new());
-        }
-        for chunk in chunks {
-            let wanted = slice(service, &ports, chunk);
-            match left.iter().position(|s| s.list_at(&["ports"]) == ports.as_slice()) {
-                Some(i) => plan.update.extend(changed(left.remove(i), &wanted)),
-                None => homeless.push(wanted),
-            }
+        let own = left.extract_if(.., |s| s.list_at(&["ports"]) == ports.as_slice()).collect();
+        packed.extend(packing::pack(endpoints, own).into_iter().map(|slice| (ports.clone(), slice)));
+    }
+    let (packed, empty): (Vec<_>, Vec<_>) = packed.into_iter().partition(|(_, slice)| !slice.endpoints.is_empty());
+    left.extend(empty.into_iter().filter_map(|(_, slice)| slice.slice));
+    let (mut plan, mut homeless) = (Plan::default(), Vec::new());
+    if packed.is_empty() {
+        // A Service without endpoints has one empty slice, so that readers know it was looked at.
+        let at = left.iter().position(|s| s.list_at(&["ports"]).is_empty());
+        let wanted = slice(service, &[], Vec::new());
+        match at {
+            Some(at) => plan.update.extend(changed(&left.remove(at), &wanted)),
+            None => homeless.push(wanted),
         }
     }
-    // Only a slice whose ports nobody has any more becomes another's: the endpoints of the others stay where they are.
+    for (ports, packed) in packed {
+        let wanted = slice(service, &ports, packed.endpoints);
+        match packed.slice {
+            Some(current) => plan.update.extend(changed(&current, &wanted)),
+            None => homeless.push(wanted),
+        }
+    }
+    // Only a slice that has nothing left, or whose ports nobody has any more, becomes another's.
     for wanted in homeless {
         match left.pop() {
-            Some(current) => plan.update.extend(changed(current, &wanted)),
+            Some(current) => plan.update.extend(changed(&current, &wanted)),
             None => plan.create.push(wanted),
         }
     }
-    plan.delete = left.into_iter().map(|s| meta::name(s).to_string()).collect();
+    plan.delete = left.iter().map(|s| meta::name(s).to_string()).collect();
     plan
 }
 
@@ -174,10 +210,11 @@ pub(super) fn endpoints(service: &Value, pods: &[Arc<Value>]) -> Value {
     let mut subsets: BTreeMap<String, (Vec<Value>, Addresses)> = BTreeMap::new();
     let publish = service.bool_at(&["spec", "publishNotReadyAddresses"]) == Some(true);
     let told = pods.iter().filter(|pod| publish || !meta::is_terminating(pod));
-    let mut told: Vec<_> = told.filter_map(|pod| Some((pod, endpoint(service, pod)?))).collect();
+    let mut told: Vec<_> = told.filter_map(|pod| Some((pod, endpoint(service, pod, None)?))).collect();
     let is_ready = |endpoint: &Value| endpoint.bool_at(&["conditions", "ready"]) == Some(true);
     // Where there are too many, those that are not ready are left out first.
     told.sort_by_key(|(_, endpoint)| !is_ready(endpoint));
+    let truncated = told.len() > MOST_ADDRESSES;
     told.truncate(MOST_ADDRESSES);
     told.sort_by(|(a, _), (b, _)| a.str_at(&["status", "podIP"]).cmp(b.str_at(&["status", "podIP"])));
     for (pod, endpoint) in told {
@@ -208,10 +245,28 @@ pub(super) fn endpoints(service: &Value, pods: &[Arc<Value>]) -> Value {
     labels.insert("endpoints.kubernetes.io/managed-by", "endpoint-controller");
     let mut out = object!({ "apiVersion": "v1", "kind": "Endpoints",
         "metadata": { "name": (meta::name(service)), "namespace": (meta::namespace(service)), "labels": labels } });
+    if truncated {
+        meta::set_annotation(&mut out, OVER_CAPACITY, "truncated");
+    }
     if !subsets.is_empty() {
         out.set(&["subsets"], subsets);
     }
     out
+}
+
+/// The current Endpoints with what they should tell; None where they tell it already.
+pub(super) fn changed_endpoints(current: &Value, wanted: &Value) -> Option<Value> {
+    let mut next = current.clone();
+    next.set(&["metadata", "labels"], meta::labels(wanted).clone());
+    match meta::annotation(wanted, OVER_CAPACITY) {
+        Some(text) => meta::set_annotation(&mut next, OVER_CAPACITY, text),
+        None => drop(next.remove(&["metadata", "annotations", OVER_CAPACITY])),
+    }
+    match wanted.get("subsets") {
+        Some(subsets) => next.set(&["subsets"], subsets.clone()),
+        None => drop(next.remove(&["subsets"])),
+    }
+    (next != *current).then_some(next)
 }
 
 fn without_empty_name(mut port: Value) -> Value {
@@ -222,121 +277,4 @@ fn without_empty_name(mut port: Value) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn service() -> Value {
-        object!({ "metadata": { "name": "s", "namespace": "ns", "uid": "u", "labels": { "x": "y" } },
-            "spec": { "clusterIP": "10.0.0.1", "ports": [{ "name": "http", "protocol": "TCP", "port": 80, "targetPort": "web" }] } })
-    }
-
-    fn pod(name: &str, port: i64, ready: bool) -> Arc<Value> {
-        let status = if ready { "True" } else { "False" };
-        Arc::new(object!({ "metadata": { "name": name, "namespace": "ns", "uid": name },
-            "spec": { "nodeName": "n", "containers": [{ "ports": [{ "name": "web", "protocol": "TCP", "containerPort": port }] }] },
-            "status": { "phase": "Running", "podIP": (format!("10.1.0.{}", name.len())), "conditions": [{ "type": "Ready", "status": status }] } }))
-    }
-
-    #[test]
-    fn a_slice_that_goes_moves_no_endpoint_of_another() {
-        let pods = [pod("a", 8080, true), pod("bb", 9090, true)];
-        let mut made = slices(&service(), &pods, &[]).create;
-        let second = Arc::new(made.remove(1));
-        let plan = slices(&service(), &pods, &[second]);
-        assert_eq!((plan.create.len(), plan.update.len(), plan.delete.len()), (1, 0, 0));
-        assert_eq!(plan.create[0].list_at(&["ports"])[0].int_at(&["port"]), Some(8080));
-    }
-
-    #[test]
-    fn pods_with_the_same_ports_share_a_slice() {
-        let plan = slices(&service(), &[pod("a", 8080, true), pod("bb", 8080, false), pod("ccc", 9090, true)], &[]);
-        assert_eq!(plan.create.len(), 2);
-        let first = &plan.create[0];
-        assert_eq!(first.list_at(&["endpoints"]).len(), 2);
-        assert_eq!(first.list_at(&["endpoints"])[1].bool_at(&["conditions", "ready"]), Some(false));
-        assert_eq!(first.list_at(&["ports"])[0].int_at(&["port"]), Some(8080));
-    }
-
-    #[test]
-    fn a_slice_that_is_right_is_left_alone() {
-        let pods = [pod("a", 8080, true)];
-        let mut current = slices(&service(), &pods, &[]).create.remove(0);
-        current.set(&["metadata", "name"], "s-1");
-        let current = Arc::new(current);
-        let plan = slices(&service(), &pods, std::slice::from_ref(&current));
-        assert!(plan.create.is_empty() && plan.update.is_empty() && plan.delete.is_empty());
-        let plan = slices(&service(), &[], &[current]);
-        assert_eq!((plan.update.len(), plan.delete.len()), (1, 0));
-    }
-
-    #[test]
-    fn more_than_a_hundred_endpoints_take_several_slices() {
-        let pods: Vec<Arc<Value>> = (1..=101).map(|i| pod(&"x".repeat(i), 80, true)).collect();
-        let plan = slices(&service(), &pods, &[]);
-        let sizes: Vec<usize> = plan.create.iter().map(|s| s.list_at(&["endpoints"]).len()).collect();
-        assert_eq!(sizes, [100, 1]);
-    }
-
-    #[test]
-    fn endpoints_tell_ready_addresses_from_others() {
-        let out = endpoints(&service(), &[pod("a", 8080, true), pod("bb", 8080, false)]);
-        let subset = &out.list_at(&["subsets"])[0];
-        assert_eq!((subset.list_at(&["addresses"]).len(), subset.list_at(&["notReadyAddresses"]).len()), (1, 1));
-    }
-
-    #[test]
-    fn of_too_many_addresses_the_ready_ones_are_told_and_pods_without_an_address_take_no_place() {
-        let with_ip = |n: usize, ready: bool| {
-            let mut pod = (*pod(&format!("p{n}"), 8080, ready)).clone();
-            pod.set(&["status", "podIP"], format!("10.1.{}.{}", n / 250, n % 250));
-            Arc::new(pod)
-        };
-        let mut pods: Vec<Arc<Value>> = (0..MOST_ADDRESSES).map(|n| with_ip(n, false)).collect();
-        pods.extend((0..3).map(|n| with_ip(MOST_ADDRESSES + n, true)));
-        let waiting = |n: usize| {
-            let mut pod = (*pods[n]).clone();
-            pod.set(&["status"], object!({ "phase": "Pending" }));
-            Arc::new(pod)
-        };
-        let waiting: Vec<_> = (0..MOST_ADDRESSES).map(waiting).collect();
-        let told = |pods: &[Arc<Value>]| {
-            let subset = endpoints(&service(), pods).list_at(&["subsets"])[0].clone();
-            (subset.list_at(&["addresses"]).len(), subset.list_at(&["notReadyAddresses"]).len())
-        };
-        assert_eq!(told(&pods), (3, MOST_ADDRESSES - 3));
-        assert_eq!(told(&[waiting, pods[MOST_ADDRESSES..].to_vec()].concat()), (3, 0));
-    }
-
-    #[test]
-    fn a_change_of_a_pod_matters_where_it_has_an_endpoint_that_tells_something_else() {
-        let serving = pod("a", 8080, true);
-        let with = |path: &[&str], value: Value| {
-            let mut pod = (*serving).clone();
-            pod.set(path, value);
-            pod
-        };
-        let waiting = with(&["status", "podIP"], Value::Null);
-        let ended = with(&["status", "phase"], "Succeeded".into());
-        let before = Some(&*serving);
-        let table = [
-            (None, Some(&waiting), true),
-            (Some(&waiting), None, true),
-            (Some(&waiting), before, false),
-            (None, before, false),
-            (before, None, false),
-            (before, Some(&ended), false),
-            (Some(&ended), Some(&waiting), true),
-            (before, Some(&with(&["status", "startTime"], "now".into())), true),
-            (before, Some(&with(&["metadata", "annotations", "a"], "b".into())), true),
-            (before, Some(&with(&["metadata", "labels", "a"], "b".into())), false),
-            (before, Some(&with(&["metadata", "uid"], "another".into())), false),
-            (before, Some(&with(&["metadata", "deletionTimestamp"], "now".into())), false),
-            (before, Some(&with(&["status", "podIP"], "10.1.1.1".into())), false),
-            (before, Some(&*pod("a", 8080, false)), false),
-            (before, Some(&*pod("a", 9090, true)), false),
-        ];
-        for (old, new, expect) in table {
-            assert_eq!(tells_the_same(old, new), expect, "{old:?} {new:?}");
-        }
-    }
-}
+mod tests;

@@ -16,6 +16,8 @@ pub(super) enum Owner {
     Absent,
     /// Of a kind that nobody here knows: nothing is concluded from it.
     Unknown,
+    /// In some namespace, which an object without one cannot say: nothing is ever concluded from it.
+    Unreachable,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub(super) fn decide(object: &Value, owners: &[Owner], dependents: &[Arc<Value>]
         return steps;
     }
     let references = meta::owner_references(object);
-    if references.is_empty() || owners.contains(&Owner::Unknown) {
+    if references.is_empty() || owners.iter().any(|owner| matches!(owner, Owner::Unknown | Owner::Unreachable)) {
         return steps;
     }
     let gone: Vec<String> = references

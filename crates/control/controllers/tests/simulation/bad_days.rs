@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fram_client::resources::{DEPLOYMENTS, JOBS, NODES, PODS, REPLICA_SETS, RESOURCE_QUOTAS};
+use fram_client::resources::{
+    CONFIG_MAPS, CRON_JOBS, DEPLOYMENTS, EVENTS, HORIZONTAL_POD_AUTOSCALERS, JOBS, NODES, POD_DISRUPTION_BUDGETS, PODS, REPLICA_SETS,
+    RESOURCE_QUOTAS,
+};
 use fram_client::{Client, Informer, InformerOptions, PatchKind, Resource};
 use fram_machinery::{Value, meta, object};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +17,8 @@ use crate::bad_input::{make, template};
 use crate::kubelets::Kubelets;
 use crate::users::NAMESPACE;
 use crate::world::World;
+
+const PRIORITY_CLASSES: Resource = Resource::new("scheduling.k8s.io", "v1", "priorityclasses");
 
 /// A cluster without faults, and its own tasks.
 pub(crate) struct Day {
@@ -40,12 +45,12 @@ impl Day {
     }
 
     /// Counts from here.
-    fn count(&mut self) {
+    pub(crate) fn count(&mut self) {
         self.before = self.world.faults.counts.lock().clone();
     }
 
     /// How often somebody asked for something since then, by parts of who and what.
-    fn asked(&self, what: &str) -> u64 {
+    pub(crate) fn asked(&self, what: &str) -> u64 {
         let counts = self.world.faults.counts.lock();
         let since = |(name, count): (&String, &u64)| name.contains(what).then(|| count - self.before.get(name).copied().unwrap_or(0));
         counts.iter().filter_map(since).sum()
@@ -190,6 +195,150 @@ fn a_node_that_flaps_every_second_costs_a_few_requests_each_time() {
         assert!(asked <= FLAPS * (4 + 2 * on_node), "{asked} requests for {FLAPS} flaps of a node with {on_node} pods");
         let evicted = day.asked("delete pods");
         assert_eq!(evicted, 0, "nobody is evicted for a flap");
+        day.end().await;
+    });
+}
+
+#[test]
+fn an_owner_in_another_namespace_is_none_and_an_object_without_a_namespace_is_never_collected_for_one() {
+    run(async {
+        let day = Day::new(1).await;
+        let elsewhere = object!({ "metadata": { "name": "owner" } });
+        let owner = day.client.within(&CONFIG_MAPS, "kube-system").create(elsewhere).await.unwrap();
+        let owned = |uid: &str| {
+            let reference = object!({ "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid });
+            object!({ "metadata": { "ownerReferences": [reference] } })
+        };
+        make(&day.client, &CONFIG_MAPS, "astray", owned(meta::uid(&owner))).await;
+        for (name, uid) in [("of-one-that-is", meta::uid(&owner)), ("of-none", "0d9a1f5e-0000-4000-8000-000000000000")] {
+            let mut class = owned(uid);
+            class.set(&["metadata", "name"], name);
+            class.set(&["value"], 7);
+            day.client.all(&PRIORITY_CLASSES).create(class).await.unwrap();
+        }
+        wait(60).await;
+        assert!(day.client.within(&CONFIG_MAPS, NAMESPACE).find("astray").await.unwrap().is_none());
+        let mut told = Vec::new();
+        for namespace in [NAMESPACE, "default"] {
+            for event in day.client.within(&EVENTS, namespace).list(Default::default()).await.unwrap().items {
+                if event.str_at(&["reason"]) == "OwnerRefInvalidNamespace" {
+                    told.push(event.str_at(&["involvedObject", "name"]).to_string());
+                }
+            }
+        }
+        told.sort_unstable();
+        told.dedup();
+        assert_eq!(told, ["astray", "of-none", "of-one-that-is"]);
+        for name in ["of-one-that-is", "of-none"] {
+            assert!(day.client.all(&PRIORITY_CLASSES).find(name).await.unwrap().is_some(), "{name} is gone");
+        }
+        day.end().await;
+    });
+}
+
+#[test]
+fn a_budget_that_is_a_part_of_what_nobody_can_say_allows_nothing_and_says_why() {
+    run(async {
+        let day = Day::new(2).await;
+        let budget = |app: &str, spec: Value| {
+            let mut budget = object!({ "spec": spec });
+            budget.set(&["spec", "selector"], object!({ "matchLabels": { "app": app } }));
+            budget
+        };
+        make(&day.client, &PODS, "alone", template(object!({ "app": "alone" }), "serve")).await;
+        let mut job = object!({ "spec": { "template": (template(object!({ "app": "job" }), "serve")) } });
+        job.set(&["spec", "template", "spec", "restartPolicy"], "Never");
+        make(&day.client, &JOBS, "job", job).await;
+        make(&day.client, &DEPLOYMENTS, "web", deployment(3)).await;
+        for (name, app, spec) in [
+            ("alone-part", "alone", object!({ "maxUnavailable": 1 })),
+            ("alone-number", "alone", object!({ "minAvailable": 0 })),
+            ("job-part", "job", object!({ "minAvailable": "0%" })),
+            ("web-part", "web", object!({ "maxUnavailable": "34%" })),
+        ] {
+            make(&day.client, &POD_DISRUPTION_BUDGETS, name, budget(app, spec)).await;
+        }
+        wait(60).await;
+        let mut found = Vec::new();
+        for budget in day.list(&POD_DISRUPTION_BUDGETS).await {
+            let reason = meta::condition(&budget, "DisruptionAllowed").map(|c| c.str_at(&["reason"]).to_string()).unwrap_or_default();
+            found.push(format!("{} {} {reason}", meta::name(&budget), budget.int_at(&["status", "disruptionsAllowed"]).unwrap_or(-1)));
+        }
+        let expect =
+            ["alone-number 1 SufficientPods", "alone-part 0 InsufficientPods", "job-part 0 SyncFailed", "web-part 2 SufficientPods"];
+        assert_eq!(found, expect);
+        let events = day.list(&EVENTS).await;
+        for (reason, name) in [("UnmanagedPods", "alone-part"), ("CalculateExpectedPodCountFailed", "job-part")] {
+            let told = |e: &&std::sync::Arc<Value>| e.str_at(&["reason"]) == reason;
+            assert!(events.iter().filter(told).all(|e| e.str_at(&["involvedObject", "name"]) == name));
+            assert!(events.iter().any(|e| told(&e)), "{reason}");
+        }
+        day.end().await;
+    });
+}
+
+#[test]
+fn autoscalers_that_share_their_pods_leave_them_alone_until_one_of_them_is_gone() {
+    run(async {
+        let day = Day::new(2).await;
+        make(&day.client, &DEPLOYMENTS, "web", deployment(2)).await;
+        let metric =
+            object!({ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 50 } } });
+        let target = object!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "web" });
+        let scaler = object!({ "spec": { "maxReplicas": 5, "scaleTargetRef": target, "metrics": [metric] } });
+        for name in ["one", "two"] {
+            make(&day.client, &HORIZONTAL_POD_AUTOSCALERS, name, scaler.clone()).await;
+        }
+        wait(60).await;
+        let reasons = async || {
+            let all = day.list(&HORIZONTAL_POD_AUTOSCALERS).await;
+            let reason = |s: &std::sync::Arc<Value>| meta::condition(s, "ScalingActive").map(|c| c.str_at(&["reason"]).to_string());
+            all.iter().map(|s| reason(s).unwrap_or_default()).collect::<Vec<_>>()
+        };
+        assert_eq!(reasons().await, ["AmbiguousSelector", "AmbiguousSelector"]);
+        day.client.within(&HORIZONTAL_POD_AUTOSCALERS, NAMESPACE).delete("two", Default::default()).await.unwrap();
+        wait(60).await;
+        assert_eq!(reasons().await, ["FailedGetResourceMetric"]);
+        day.end().await;
+    });
+}
+
+#[test]
+fn a_clock_that_jumps_starts_one_job_of_those_that_were_missed_and_disturbs_nobody() {
+    const DAY: i64 = 24 * 3600;
+    run(async {
+        let mut day = Day::new(3).await;
+        let mut web = deployment(6);
+        web.set(&["spec", "minReadySeconds"], 10);
+        make(&day.client, &DEPLOYMENTS, "web", web).await;
+        let mut hourly = template(object!({ "app": "hourly" }), "end:0");
+        hourly.set(&["spec", "restartPolicy"], "Never");
+        let job = object!({ "spec": { "template": hourly } });
+        make(&day.client, &CRON_JOBS, "hourly", object!({ "spec": { "schedule": "30 * * * *", "jobTemplate": job } })).await;
+        wait(120).await;
+        let uids = async |day: &Day| {
+            let pods = day.list(&PODS).await;
+            let of_web = pods.iter().filter(|p| meta::label(p, "app") == Some("web"));
+            of_web.map(|p| meta::uid(p).to_string()).collect::<std::collections::BTreeSet<_>>()
+        };
+        let (before, mut told) = (uids(&day).await, Vec::new());
+        for jump in [DAY, -2 * DAY, DAY, 3 * DAY] {
+            day.count();
+            day.world.clock.jump(jump);
+            wait(700).await;
+            let asked = day.asked("");
+            let jobs = day.asked("cronjob-controller create jobs");
+            told.push((jump / DAY, asked, jobs));
+            assert_eq!(uids(&day).await, before, "pods of a Deployment after a jump of {jump} s");
+            let nodes = day.client.all(&NODES).list(Default::default()).await.unwrap().items;
+            assert!(nodes.iter().all(|node| node.list_at(&["spec", "taints"]).is_empty()), "a node is tainted after a jump of {jump} s");
+        }
+        println!("days, requests, Jobs: {told:?}");
+        assert!(told.iter().all(|(_, asked, _)| *asked <= 60), "{told:?}");
+        // While the last start is in the future none is due.
+        assert_eq!(told.iter().map(|(_, _, jobs)| *jobs).collect::<Vec<_>>(), [1, 0, 0, 1], "{told:?}");
+        let events = day.list(&EVENTS).await;
+        assert!(events.iter().any(|e| e.str_at(&["reason"]) == "SuccessfulCreate" && e.str_at(&["involvedObject", "name"]) == "hourly"));
         day.end().await;
     });
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use fram_client::PatchKind;
-use fram_client::resources::{DEPLOYMENTS, PODS};
-use fram_machinery::object;
+use fram_client::resources::{DEPLOYMENTS, ENDPOINT_SLICES, PODS, SERVICES};
+use fram_machinery::{meta, object};
 
 use crate::bad_days::{Day, deployment, run, wait};
 use crate::bad_input::{make, template};
@@ -69,6 +69,30 @@ fn the_life_of_a_pod_asks_for_few_turns() {
         let owned = since(&day, &before);
         println!("{PODS_OF_EACH} pods of a Deployment, the same: {} times: {owned:?}", asked(&owned));
         assert!(asked(&owned) <= 14 * PODS_OF_EACH, "{owned:?}");
+        day.end().await;
+    });
+}
+
+#[test]
+fn roll_outs_and_endpoints_ask_the_server_for_nothing_that_the_caches_know() {
+    run(async {
+        let mut day = Day::new(4).await;
+        make(&day.client, &SERVICES, "web", object!({ "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] } })).await;
+        day.count();
+        make(&day.client, &DEPLOYMENTS, "web", deployment(20)).await;
+        wait(60).await;
+        let again = object!({ "spec": { "template": { "metadata": { "annotations": { "again": "yes" } } } } });
+        day.client.within(&DEPLOYMENTS, NAMESPACE).patch("web", "", PatchKind::Merge, again).await.unwrap();
+        wait(60).await;
+        let mut slices = day.list(&ENDPOINT_SLICES).await;
+        slices.retain(|s| meta::label(s, "kubernetes.io/service-name") == Some("web"));
+        let endpoints: usize = slices.iter().map(|s| s.list_at(&["endpoints"]).len()).sum();
+        assert_eq!((slices.len(), endpoints), (1, 20));
+        for who in ["deployment-controller", "endpointslice-controller", "endpoint-controller"] {
+            let (lists, gets) = (day.asked(&format!("{who} list")), day.asked(&format!("{who} get")));
+            assert_eq!((lists, gets), (0, 0), "{who}");
+            assert!(day.asked(who) > 0, "{who} did nothing");
+        }
         day.end().await;
     });
 }

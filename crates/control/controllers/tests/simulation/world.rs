@@ -2,7 +2,7 @@
 //! crash and start again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use fram_api::Api;
@@ -34,9 +34,16 @@ const EPOCH: u64 = 1_767_225_600_000;
 pub(crate) struct SimulatedClock {
     start: tokio::time::Instant,
     millis: AtomicU64,
+    /// What it was set ahead by, or back.
+    ahead: AtomicI64,
 }
 
 impl SimulatedClock {
+    /// Somebody sets it, by so many seconds.
+    pub(crate) fn jump(&self, seconds: i64) {
+        self.ahead.fetch_add(seconds * 1000, Ordering::Relaxed);
+    }
+
     pub(crate) fn timestamp(&self) -> jiff::Timestamp {
         jiff::Timestamp::from_millisecond(self.now().0 as i64).unwrap()
     }
@@ -45,7 +52,8 @@ impl SimulatedClock {
 impl Clock for SimulatedClock {
     fn now(&self) -> UnixMillis {
         if tokio::runtime::Handle::try_current().is_ok() {
-            self.millis.store(EPOCH + self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+            let time = EPOCH + self.start.elapsed().as_millis() as u64;
+            self.millis.store(time.saturating_add_signed(self.ahead.load(Ordering::Relaxed)), Ordering::Relaxed);
         }
         UnixMillis(self.millis.load(Ordering::Relaxed))
     }
@@ -144,7 +152,8 @@ impl World {
     /// A world in which these kinds are served.
     pub(crate) async fn serving(seed: u64, api: Api) -> Self {
         let chance = Chance::new(seed);
-        let clock = Arc::new(SimulatedClock { start: tokio::time::Instant::now(), millis: AtomicU64::new(EPOCH) });
+        let clock =
+            Arc::new(SimulatedClock { start: tokio::time::Instant::now(), millis: AtomicU64::new(EPOCH), ahead: AtomicI64::new(0) });
         let options = Options { clock: clock.clone(), seed, ..Options::in_memory() };
         let store: Arc<dyn Store> = Arc::new(Instantaneous(Embedded::open(options).unwrap()));
         let environment = Environment { clock: clock.clone(), random: Arc::new(chance.branch("environment")) };

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 
 use super::Event;
-use super::correlate::{Correlator, Told};
+use super::correlate::{Correlator, Hash, Told};
 
 /// So many different events wait to be sent; beyond that new ones are dropped.
 pub(super) const LONGEST: usize = 4096;
@@ -13,7 +13,7 @@ pub(super) const LONGEST: usize = 4096;
 /// Something to be sent.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Waiting {
-    pub(super) key: String,
+    pub(super) key: Hash,
     /// The last of those that became one.
     pub(super) event: Event,
     pub(super) message: String,
@@ -28,8 +28,8 @@ pub(super) struct Waiting {
 pub(super) struct Backlog {
     correlator: Correlator,
     /// Keys in the order in which they are sent.
-    order: VecDeque<String>,
-    waiting: HashMap<String, Waiting>,
+    order: VecDeque<Hash>,
+    waiting: HashMap<Hash, Waiting>,
     dropped: u64,
 }
 
@@ -43,7 +43,7 @@ impl Backlog {
             return;
         }
         if !self.correlator.may_be_sent(&event) {
-            self.correlator.count_unsent(&key);
+            self.correlator.count_unsent(key);
             return;
         }
         if self.waiting.len() >= LONGEST {
@@ -51,24 +51,24 @@ impl Backlog {
             return;
         }
         let first = event.at;
-        self.order.push_back(key.clone());
-        self.waiting.insert(key.clone(), Waiting { key, event, message, first, count: 1, written: None });
+        self.order.push_back(key);
+        self.waiting.insert(key, Waiting { key, event, message, first, count: 1, written: None });
     }
 
     /// What is to be sent next.
     pub(super) fn take(&mut self) -> Option<Waiting> {
         let mut next = self.waiting.remove(&self.order.pop_front()?)?;
-        next.written = self.correlator.count(&next.key, next.count);
+        next.written = self.correlator.count(next.key, next.count);
         Some(next)
     }
 
     /// An event was written for a key.
-    pub(super) fn created(&mut self, key: &str, name: String, count: u32) {
+    pub(super) fn created(&mut self, key: Hash, name: String, count: u32) {
         self.correlator.created(key, name, count);
     }
 
     /// The event that was written for a key is gone.
-    pub(super) fn forget(&mut self, key: &str) {
+    pub(super) fn forget(&mut self, key: Hash) {
         self.correlator.forget(key);
     }
 
@@ -90,7 +90,7 @@ mod tests {
             sent.push(match waiting.written {
                 Some((_, count)) => format!("{} {count}", waiting.message),
                 None => {
-                    backlog.created(&waiting.key, "e".into(), waiting.count);
+                    backlog.created(waiting.key, "e".into(), waiting.count);
                     format!("new {} {}", waiting.message, waiting.count)
                 }
             });
@@ -114,6 +114,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_told_of_many_objects_takes_little() {
+        let mut backlog = Backlog::default();
+        let before = fram_fuzz::held();
+        for n in 0..LONGEST {
+            let name = format!("a-deployment-of-somebody-5d4f8c7b9-{n}");
+            let mut about = event(&name, &format!("Successfully assigned a-namespace/{name} to a-node-of-many-{n}"), 1);
+            about.object.set(&["uid"], format!("9db0fd61-cd2f-4a4c-b0f5-{n:012}"));
+            backlog.add(about);
+            let sent = backlog.take().unwrap();
+            backlog.created(sent.key, format!("{name}.17f5a2b3c4d5e6f7"), 1);
+        }
+        let each = (fram_fuzz::held() - before) / LONGEST;
+        assert!(each <= 400, "{each} bytes an object");
+    }
+
+    #[test]
     fn an_event_that_comes_again_is_counted_in_the_order_of_first_times() {
         let mut backlog = Backlog::default();
         ["a", "a", "b", "a"].into_iter().for_each(|message| backlog.add(event("p", message, 1)));
@@ -128,7 +144,7 @@ mod tests {
         backlog.add(event("p", "a", 1));
         let sent = backlog.take().unwrap();
         backlog.add(event("p", "a", 2));
-        backlog.created(&sent.key, "e".into(), sent.count);
+        backlog.created(sent.key, "e".into(), sent.count);
         assert_eq!(send(&mut backlog), ["a 2"]);
     }
 
@@ -155,7 +171,7 @@ mod tests {
         backlog.add(event("p", "a", 2));
         let waiting = backlog.take().unwrap();
         assert_eq!(waiting.written, Some(("e".into(), 2)));
-        backlog.forget(&waiting.key);
+        backlog.forget(waiting.key);
         backlog.add(event("p", "a", 3));
         assert_eq!(send(&mut backlog), ["new a 1"]);
     }

@@ -1,6 +1,10 @@
 //! Which events are one, which are summed up and which are cut short. Pure; see client-go's EventCorrelator.
+//!
+//! What is remembered is known by hashes, with a seed that nobody else knows: in a large cluster thousands of objects are told of, and
+//! their names would be most of what is held.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,10 +20,13 @@ const WINDOW: Duration = Duration::from_secs(600);
 /// So much of each sort is remembered at least, and twice as much at most.
 const REMEMBERED: usize = 4096;
 
+/// Stands for an object, for what is told of it, or for the words in which it is.
+pub(super) type Hash = u64;
+
 /// What became of the keys that were asked for last: those that were not for long are forgotten.
 struct Memory<T> {
-    young: HashMap<String, T>,
-    old: HashMap<String, T>,
+    young: HashMap<Hash, T>,
+    old: HashMap<Hash, T>,
 }
 
 impl<T> Default for Memory<T> {
@@ -29,24 +36,24 @@ impl<T> Default for Memory<T> {
 }
 
 impl<T> Memory<T> {
-    fn get(&mut self, key: &str) -> Option<&mut T> {
-        if let Some(value) = self.old.remove(key) {
+    fn get(&mut self, key: Hash) -> Option<&mut T> {
+        if let Some(value) = self.old.remove(&key) {
             self.insert(key, value);
         }
-        self.young.get_mut(key)
+        self.young.get_mut(&key)
     }
 
-    fn insert(&mut self, key: &str, value: T) {
-        self.old.remove(key);
-        if self.young.len() >= REMEMBERED && !self.young.contains_key(key) {
+    fn insert(&mut self, key: Hash, value: T) {
+        self.old.remove(&key);
+        if self.young.len() >= REMEMBERED && !self.young.contains_key(&key) {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(key.to_string(), value);
+        self.young.insert(key, value);
     }
 
-    fn remove(&mut self, key: &str) {
-        self.young.remove(key);
-        self.old.remove(key);
+    fn remove(&mut self, key: Hash) {
+        self.young.remove(&key);
+        self.old.remove(&key);
     }
 }
 
@@ -56,19 +63,20 @@ struct Bucket {
 }
 
 struct Group {
-    messages: Vec<String>,
+    messages: Vec<Hash>,
     last: Timestamp,
 }
 
 /// Under which key an event is told, and in which words: its own, or those of its group.
 #[derive(Debug, PartialEq)]
 pub(super) struct Told {
-    pub(super) key: String,
+    pub(super) key: Hash,
     pub(super) message: String,
 }
 
 #[derive(Default)]
 pub(super) struct Correlator {
+    hasher: RandomState,
     buckets: Memory<Bucket>,
     groups: Memory<Group>,
     /// Name and count of the event that was written for a key.
@@ -79,30 +87,33 @@ fn elapsed(now: Timestamp, then: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
 }
 
-/// The object that an event is about; not which part of it, nor in which version.
-fn subject(event: &Event) -> String {
-    let fields = ["apiVersion", "kind", "namespace", "name", "uid"].map(|field| event.object.str_at(&[field]));
-    fields.join("\n")
-}
-
 impl Correlator {
+    /// The object that an event is about; not which part of it, nor in which version.
+    fn subject(&self, event: &Event) -> Hash {
+        self.hasher.hash_one(["apiVersion", "kind", "namespace", "name", "uid"].map(|field| event.object.str_at(&[field])))
+    }
+
     /// Takes note of an event.
     pub(super) fn tell(&mut self, event: &Event) -> Told {
-        let kind = if event.warning { "Warning" } else { "Normal" };
-        let group = format!("{}\n{kind}\n{}", subject(event), event.reason);
-        if self.groups.get(&group).is_none() {
-            self.groups.insert(&group, Group { messages: Vec::new(), last: event.at });
+        let group = self.hasher.hash_one((self.subject(event), event.warning, &event.reason));
+        let words = self.hasher.hash_one(&event.message);
+        if self.groups.get(group).is_none() {
+            self.groups.insert(group, Group { messages: Vec::new(), last: event.at });
         }
-        let own =
-            || Told { key: format!("{group}\n{}\n{}", event.object.str_at(&["fieldPath"]), event.message), message: event.message.clone() };
-        let Some(known) = self.groups.get(&group) else { return own() };
+        let key = self.hasher.hash_one((group, event.object.str_at(&["fieldPath"]), words));
+        let own = || Told { key, message: event.message.clone() };
+        let Some(known) = self.groups.get(group) else { return own() };
         if elapsed(event.at, known.last) > WINDOW {
             known.messages.clear();
         }
         known.last = event.at;
-        let is_new = !known.messages.contains(&event.message);
+        let is_new = !known.messages.contains(&words);
         if known.messages.len() + usize::from(is_new) < SIMILAR {
-            known.messages.extend(is_new.then(|| event.message.clone()));
+            if is_new {
+                // Most objects are told of in one way.
+                known.messages.reserve_exact(1);
+                known.messages.push(words);
+            }
             return own();
         }
         Told { key: group, message: format!("(combined from similar events): {}", event.message) }
@@ -110,9 +121,9 @@ impl Correlator {
 
     /// Whether one more may be sent about the object now.
     pub(super) fn may_be_sent(&mut self, event: &Event) -> bool {
-        let (subject, now) = (subject(event), event.at);
-        let Some(bucket) = self.buckets.get(&subject) else {
-            self.buckets.insert(&subject, Bucket { tokens: BURST - 1.0, at: now });
+        let (subject, now) = (self.subject(event), event.at);
+        let Some(bucket) = self.buckets.get(subject) else {
+            self.buckets.insert(subject, Bucket { tokens: BURST - 1.0, at: now });
             return true;
         };
         bucket.tokens = (bucket.tokens + elapsed(now, bucket.at).as_secs_f64() / REFILL.as_secs_f64()).min(BURST);
@@ -125,22 +136,22 @@ impl Correlator {
     }
 
     /// So many more are about to be sent under a key; the name and count of what was written for it.
-    pub(super) fn count(&mut self, key: &str, more: u32) -> Option<(String, u32)> {
+    pub(super) fn count(&mut self, key: Hash, more: u32) -> Option<(String, u32)> {
         let (name, count) = self.written.get(key)?;
         *count += more;
         Some((name.clone(), *count))
     }
 
     /// One more happened that is not sent: the next tells of it.
-    pub(super) fn count_unsent(&mut self, key: &str) {
+    pub(super) fn count_unsent(&mut self, key: Hash) {
         self.count(key, 1);
     }
 
-    pub(super) fn created(&mut self, key: &str, name: String, count: u32) {
+    pub(super) fn created(&mut self, key: Hash, name: String, count: u32) {
         self.written.insert(key, (name, count));
     }
 
-    pub(super) fn forget(&mut self, key: &str) {
+    pub(super) fn forget(&mut self, key: Hash) {
         self.written.remove(key);
     }
 }
@@ -167,7 +178,7 @@ pub(super) mod tests {
         let told: Vec<Told> = (0..12).map(|n| tell(n, 1)).collect();
         assert_eq!(told[8].message, "8");
         assert_eq!(told[9].message, "(combined from similar events): 9");
-        assert_eq!((&told[11].key, told[8].key != told[9].key), (&told[9].key, true));
+        assert_eq!((told[11].key, told[8].key != told[9].key), (told[9].key, true));
         assert_eq!(tell(12, 602).message, "12");
     }
 
@@ -183,12 +194,12 @@ pub(super) mod tests {
     #[test]
     fn what_was_asked_for_last_is_remembered_and_there_is_an_end_to_it() {
         let mut memory = Memory::default();
-        for n in 0..10 * REMEMBERED {
-            memory.insert(&n.to_string(), n);
-            assert_eq!(memory.get("0"), Some(&mut 0));
+        for n in 0..10 * REMEMBERED as u64 {
+            memory.insert(n, n);
+            assert_eq!(memory.get(0), Some(&mut 0));
         }
         assert!(memory.young.len() + memory.old.len() <= 2 * REMEMBERED);
-        let last = 9 * REMEMBERED + 2..10 * REMEMBERED;
-        assert!(last.into_iter().all(|n| memory.get(&n.to_string()) == Some(&mut { n })));
+        let mut last = 9 * REMEMBERED as u64 + 2..10 * REMEMBERED as u64;
+        assert!(last.all(|n| memory.get(n) == Some(&mut { n })));
     }
 }

@@ -1,5 +1,5 @@
 //! Equal parts of many objects, kept once: the pods of a workload differ in little more than their names, and clusters have tens of
-//! thousands of them.
+//! thousands of them; machines of one sort have the same to give, and many of the same images.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -62,6 +62,24 @@ impl Parts {
             }
         }
         pod.trim();
+    }
+
+    /// Has a node share with others what it has in common with them.
+    pub(super) fn share_node(&mut self, node: &mut Value) {
+        let Value::Map(node) = node else { return };
+        if let Some(Value::Map(metadata)) = node.get_mut("metadata") {
+            self.share_at(metadata, "annotations");
+            metadata.trim();
+        }
+        if let Some(status) = node.get_mut("status") {
+            for list in ["conditions", "images"] {
+                if !status.list_at(&[list]).is_empty() {
+                    status.place(&[list]).make_list().iter_mut().for_each(|one| *one = self.known(one));
+                }
+            }
+            self.share_entries(status);
+        }
+        node.trim();
     }
 
     fn share_at(&mut self, map: &mut Map, key: &str) {
@@ -218,6 +236,28 @@ mod tests {
         };
         assert!(same(&a, &b, &["spec"]) && same(&a, &c, &["status"]));
         assert!(!same(&a, &c, &["spec"]) && same(&a, &c, &["spec", "containers"]));
+    }
+
+    #[test]
+    fn nodes_share_what_they_can_give_and_the_images_that_they_have() {
+        let node = |name: &str, images: &[&str]| {
+            let images: Vec<Value> = images.iter().map(|image| object!({ "names": [(*image)], "sizeBytes": 1 })).collect();
+            object!({ "metadata": { "name": name, "labels": { "host": name } }, "status": { "allocatable": { "cpu": "4" }, "images": images,
+                "addresses": [{ "type": "Hostname", "address": name }],
+                "conditions": [{ "type": "Ready", "status": "True", "lastHeartbeatTime": name }, { "type": "DiskPressure", "status": "False" }] } })
+        };
+        let mut parts = Parts::default();
+        let mut shared = |name: &str, images: &[&str]| {
+            let mut object = node(name, images);
+            parts.share_node(&mut object);
+            assert_eq!(object, node(name, images));
+            object
+        };
+        let (a, b) = (shared("a", &["x", "y"]), shared("b", &["y"]));
+        let map = |node: &Value, list: &str, i: usize| node.list_at(&["status", list])[i].as_map().cloned().unwrap();
+        assert!(map(&a, "images", 1).shares(&map(&b, "images", 0)) && map(&a, "conditions", 1).shares(&map(&b, "conditions", 1)));
+        let gives = |node: &Value| node.at(&["status", "allocatable"]).and_then(Value::as_map).cloned().unwrap();
+        assert!(gives(&a).shares(&gives(&b)));
     }
 
     #[test]
