@@ -15,10 +15,12 @@ mod references;
 mod rules;
 mod service_account;
 mod storage;
+mod times;
 mod trust;
 mod webhook;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use fram_api::Kind;
 use fram_machinery::{Status, Value};
@@ -29,6 +31,7 @@ use crate::registry::{Place, Registry, Write};
 use crate::user::User;
 
 pub use policy::Policies;
+use times::{Step, Times, Watch};
 pub use webhook::Webhooks;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +159,8 @@ pub trait Plugin: Send + Sync {
 /// The plugins in the order in which they run.
 #[derive(Clone, Default)]
 pub struct Chain {
-    plugins: Vec<Arc<dyn Plugin>>,
+    plugins: Vec<(Arc<dyn Plugin>, Arc<Times>)>,
+    pub(crate) times: Watch,
     /// After all others, as upstream orders them.
     pub(crate) webhooks: Option<Arc<Webhooks>>,
     /// Between the plugins and the webhooks, in both halves of the chain.
@@ -194,8 +198,8 @@ impl Round {
 impl Chain {
     /// Upstream's recommended order of the plugins there are.
     pub fn standard() -> Self {
-        Self {
-            plugins: vec![
+        let (plugins, times): (Vec<Arc<dyn Plugin>>, _) = (
+            vec![
                 Arc::new(namespace::NamespaceLifecycle),
                 Arc::new(limit_ranger::LimitRanger),
                 Arc::new(service_account::ServiceAccount),
@@ -212,10 +216,10 @@ impl Chain {
                 Arc::new(pods::RuntimeClass),
                 Arc::new(nodes::NodeDeclaredFeatureValidator),
             ],
-            webhooks: None,
-            policies: Arc::default(),
-            rbac: Arc::default(),
-        }
+            Watch::default(),
+        );
+        let plugins = plugins.into_iter().map(|plugin| (plugin.clone(), times.plugin(plugin.name()))).collect();
+        Self { plugins, times, webhooks: None, policies: Arc::default(), rbac: Arc::default() }
     }
 
     /// The same with webhooks behind.
@@ -224,10 +228,25 @@ impl Chain {
         Self { webhooks: Some(Arc::new(webhooks)), ..self }
     }
 
-    pub(crate) async fn admit(&self, request: &mut Request<'_>, mut object: Value, old: Option<&Value>) -> Result<Value, Status> {
-        for plugin in &self.plugins {
-            object = plugin.admit(request, object, old).await?;
+    pub(crate) async fn admit(&self, request: &mut Request<'_>, object: Value, old: Option<&Value>) -> Result<Value, Status> {
+        let mut begun = Instant::now();
+        let result = self.change(request, object, old).await;
+        self.times.steps.note(Step::Admit, request.operation, &result, &mut begun);
+        result
+    }
+
+    async fn ask_plugins(&self, request: &mut Request<'_>, mut object: Value, old: Option<&Value>) -> Result<Value, Status> {
+        let mut begun = Instant::now();
+        for (plugin, times) in &self.plugins {
+            let result = plugin.admit(request, object, old).await;
+            times.note(Step::Admit, request.operation, &result, &mut begun);
+            object = result?;
         }
+        Ok(object)
+    }
+
+    async fn change(&self, request: &mut Request<'_>, object: Value, old: Option<&Value>) -> Result<Value, Status> {
+        let object = self.ask_plugins(request, object, old).await?;
         let webhooks = self.webhooks.as_deref().filter(|w| w.mutates());
         if webhooks.is_none() && !self.policies.mutates() {
             return Ok(object);
@@ -238,9 +257,7 @@ impl Chain {
             return Ok(changed);
         }
         // What a policy or webhook changed may concern the plugins, policies and webhooks before it.
-        for plugin in &self.plugins {
-            changed = plugin.admit(request, changed, old).await?;
-        }
+        changed = self.ask_plugins(request, changed, old).await?;
         rounds.iter_mut().for_each(|round| round.again = true);
         self.mutate(webhooks, request, changed, old, &mut rounds).await
     }
@@ -254,26 +271,57 @@ impl Chain {
         old: Option<&Value>,
         [policies, hooks]: &mut [Round; 2],
     ) -> Result<Value, Status> {
-        let object = self.policies.mutate(request, object, old, policies).await?;
+        let (step, operation) = (Step::Admit, request.operation);
+        let changed = self.policies.mutate(request, object, old, policies);
+        let object = self.timed("MutatingAdmissionPolicy", step, operation, changed).await?;
         match webhooks {
-            Some(webhooks) => webhooks.mutate(request, object, old, hooks).await,
+            Some(webhooks) => {
+                let changed = webhooks.mutate(request, object, old, hooks);
+                self.timed("MutatingAdmissionWebhook", step, operation, changed).await
+            }
             None => Ok(object),
         }
     }
 
     pub(crate) async fn validate(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
-        for plugin in &self.plugins {
-            plugin.validate(request, object, old).await?;
+        let mut begun = Instant::now();
+        let result = self.check(request, object, old).await;
+        self.times.steps.note(Step::Validate, request.operation, &result, &mut begun);
+        result
+    }
+
+    async fn check(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
+        let mut begun = Instant::now();
+        for (plugin, times) in &self.plugins {
+            let result = plugin.validate(request, object, old).await;
+            times.note(Step::Validate, request.operation, &result, &mut begun);
+            result?;
         }
         if let Some(object) = object {
             escalation::check(&self.rbac, request, object, old).await?;
             trust::check(&self.rbac, request, object, old)?;
             references::check(&self.rbac, request, object, old).await?;
         }
-        self.policies.validate(request, object.unwrap_or(&Value::Null), old).await?;
+        let (step, operation) = (Step::Validate, request.operation);
+        let object = object.unwrap_or(&Value::Null);
+        self.timed("ValidatingAdmissionPolicy", step, operation, self.policies.validate(request, object, old)).await?;
         match &self.webhooks {
-            Some(webhooks) => webhooks.validate(request, object.unwrap_or(&Value::Null), old).await,
+            Some(webhooks) => self.timed("ValidatingAdmissionWebhook", step, operation, webhooks.validate(request, object, old)).await,
             None => Ok(()),
         }
+    }
+
+    /// Notes how long a part of the chain took that is not among its plugins.
+    async fn timed<T>(
+        &self,
+        name: &str,
+        step: Step,
+        operation: Operation,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let mut begun = Instant::now();
+        let result = work.await;
+        self.times.plugin(name).note(step, operation, &result, &mut begun);
+        result
     }
 }

@@ -8,9 +8,6 @@ use crate::http_api::store_health;
 use crate::registry::{Place, Selection};
 use crate::server::{Answer, Performed, Server};
 
-/// As upstream's server says to everybody who asks.
-const DEPRECATED: &str = "v1 ComponentStatus is deprecated in v1.19+";
-
 impl Server {
     /// Tells of a component that runs in this process, by its tasks.
     pub fn show_component(&self, name: &'static str, tasks: TaskTracker) {
@@ -32,7 +29,7 @@ pub(crate) async fn execute(server: &Server, place: Place, verb: Verb) -> Result
         }
         _ => return Err(Status::method_not_allowed("", &place.kind().plural, "")),
     };
-    Ok(Performed { answer, warnings: vec![DEPRECATED.into()] })
+    Ok(Performed { answer, warnings: Vec::new() })
 }
 
 async fn all(server: &Server) -> Vec<Value> {

@@ -240,7 +240,7 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
             Some(text) => Ok(respond::bytes(200, "text/plain; charset=utf-8", text)),
             None => Err(Status::no_such_path()),
         },
-        ["metrics"] => Ok(respond::bytes(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", server.requests.text())),
+        ["metrics"] => Ok(respond::bytes(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", server.metrics_text().await)),
         ["metrics", "slis"] => Ok(respond::bytes(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", server.slis.text())),
         ["version"] => show(Some(discovery::version()), accept),
         [".well-known", "openid-configuration"] => show(Some(server.tokens.discovery()), accept),

@@ -135,7 +135,7 @@ impl InProcess {
             bookmarks: options.allow_bookmarks,
         };
         let watching = self.server.registry.watch(&place, request).await;
-        self.server.requests.count(attributes, true, &watching, None);
+        self.server.requests.count(attributes, true, false, &watching, None);
         Ok((watching?, place))
     }
 }

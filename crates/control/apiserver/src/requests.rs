@@ -2,8 +2,9 @@
 //! count like any other.
 
 pub(crate) mod process;
+pub(crate) mod stored;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -39,16 +40,35 @@ struct Labels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, EncodeLabelSet)]
-struct Answered {
+struct Carried {
     #[prometheus(flatten)]
     asked: Labels,
+    /// `All`, or nothing.
+    dry_run: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, EncodeLabelSet)]
+struct Answered {
+    #[prometheus(flatten)]
+    carried: Carried,
     code: u16,
+}
+
+/// A version that is on its way out, and what of it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct Outdated {
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    removed_release: &'static str,
 }
 
 /// Requests of one kind.
 #[derive(Debug)]
 pub(crate) struct Series {
     labels: Labels,
+    dry_run: &'static str,
     /// How many were answered by each code. There are few.
     codes: Mutex<Vec<(u16, u64)>>,
     durations: Histogram,
@@ -58,6 +78,10 @@ pub(crate) struct Series {
 }
 
 impl Series {
+    fn carried(&self) -> Carried {
+        Carried { asked: self.labels.clone(), dry_run: self.dry_run }
+    }
+
     fn count(&self, code: u16) {
         let mut codes = self.codes.lock();
         match codes.iter_mut().find(|(of, _)| *of == code) {
@@ -104,6 +128,7 @@ struct Counts {
     series: RwLock<HashMap<u64, Vec<Arc<Series>>>>,
     hasher: RandomState,
     in_flight: [AtomicI64; 2],
+    outdated: Mutex<BTreeSet<Outdated>>,
 }
 
 impl Counts {
@@ -157,14 +182,20 @@ fn scope(asked: &Attributes) -> &'static str {
 impl Requests {
     /// Where requests like this one are counted. One that names nothing that is `known` is not counted by what it named.
     pub(crate) fn series(&self, asked: &Attributes, known: bool) -> Arc<Series> {
+        self.carried(asked, known, false)
+    }
+
+    fn carried(&self, asked: &Attributes, known: bool, dry_run: bool) -> Arc<Series> {
+        let dry_run = if dry_run { "All" } else { "" };
         let named = |text| if known { text } else { "" };
         let (verb, scope) = (verb(asked), scope(asked));
         let (group, version) = (named(asked.group.as_str()), named(asked.version.as_str()));
         let (resource, subresource) = (named(asked.resource.as_str()), named(asked.subresource.as_str()));
-        let hash = self.counts.hasher.hash_one((verb, group, version, resource, subresource, scope));
+        let hash = self.counts.hasher.hash_one((verb, group, version, resource, subresource, scope, dry_run));
         let is_it = |of: &&Arc<Series>| {
-            let of = &of.labels;
-            of.verb == verb
+            let (of, carried) = (&of.labels, of.dry_run == dry_run);
+            carried
+                && of.verb == verb
                 && of.group == group
                 && of.version == version
                 && of.scope == scope
@@ -182,6 +213,7 @@ impl Requests {
         let [verb, group, version, resource, subresource] = [verb, group, version, resource, subresource].map(String::from);
         let made = Arc::new(Series {
             labels: Labels { verb, group, version, resource, subresource, scope, component: "apiserver" },
+            dry_run,
             codes: Mutex::default(),
             durations: Histogram::new(DURATIONS),
             sizes: Histogram::new(exponential_buckets(1000.0, 10.0, 7)),
@@ -192,8 +224,8 @@ impl Requests {
     }
 
     /// Counts a request by what came of it, and how long that took unless it goes on.
-    pub(crate) fn count<T>(&self, asked: &Attributes, known: bool, result: &Result<T, Status>, took: Option<Duration>) {
-        let series = self.series(asked, known);
+    pub(crate) fn count<T>(&self, asked: &Attributes, known: bool, dry_run: bool, result: &Result<T, Status>, took: Option<Duration>) {
+        let series = self.carried(asked, known, dry_run);
         series.count(result.as_ref().err().map_or(200, |status| status.code));
         took.iter().for_each(|took| series.durations.observe(took.as_secs_f64()));
     }
@@ -203,6 +235,13 @@ impl Requests {
         let kind = usize::from(!matches!(asked.verb.as_str(), "get" | "list" | "watch"));
         self.counts.in_flight[kind].fetch_add(1, Ordering::Relaxed);
         InFlight(self.counts.clone(), kind)
+    }
+
+    /// Notes that a version is used that is on its way out.
+    pub(crate) fn outdated(&self, asked: &Attributes, removed_release: &'static str) {
+        let [group, version] = [&asked.group, &asked.version].map(String::clone);
+        let [resource, subresource] = [&asked.resource, &asked.subresource].map(String::clone);
+        self.counts.outdated.lock().insert(Outdated { group, version, resource, subresource, removed_release });
     }
 
     /// Shows others beside them.
@@ -238,7 +277,7 @@ impl Collector for Shown {
         let mut total = encoder.encode_descriptor("apiserver_request", about, None, MetricType::Counter)?;
         for series in &all {
             for (code, count) in series.codes.lock().clone() {
-                let labels = Answered { asked: series.labels.clone(), code };
+                let labels = Answered { carried: series.carried(), code };
                 ConstCounter::new(count).encode(total.encode_family(&labels)?)?;
             }
         }
@@ -246,7 +285,7 @@ impl Collector for Shown {
         let mut durations = encoder.encode_descriptor("apiserver_request_duration_seconds", about, None, MetricType::Histogram)?;
         // Those that have only lasted are told by their number.
         for series in all.iter().filter(|s| s.labels.verb != "WATCH") {
-            series.durations.encode(durations.encode_family(&series.labels)?)?;
+            series.durations.encode(durations.encode_family(&series.carried())?)?;
         }
         let about = "Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component";
         let mut sizes = encoder.encode_descriptor("apiserver_response_sizes", about, None, MetricType::Histogram)?;
@@ -266,6 +305,11 @@ impl Collector for Shown {
         for (kind, count) in KINDS.iter().zip(&self.0.in_flight) {
             ConstGauge::new(count.load(Ordering::Relaxed)).encode(in_flight.encode_family(&[("request_kind", *kind)])?)?;
         }
+        let about = "Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.";
+        let mut outdated = encoder.encode_descriptor("apiserver_requested_deprecated_apis", about, None, MetricType::Gauge)?;
+        for of in self.0.outdated.lock().iter() {
+            ConstGauge::new(1).encode(outdated.encode_family(of)?)?;
+        }
         Ok(())
     }
 }
@@ -279,20 +323,22 @@ mod tests {
         let requests = Requests::default();
         let asked =
             Attributes { verb: "get".into(), version: "v1".into(), resource: "pods".into(), name: "a".into(), ..Default::default() };
-        requests.count(&asked, true, &Ok(()), Some(Duration::from_millis(30)));
-        requests.count(&asked, true, &Ok(()), Some(Duration::from_millis(300)));
-        requests.count::<()>(&asked, true, &Err(Status::not_found("", "pods", "a")), None);
+        requests.count(&asked, true, false, &Ok(()), Some(Duration::from_millis(30)));
+        requests.count(&asked, true, false, &Ok(()), Some(Duration::from_millis(300)));
+        requests.count::<()>(&asked, true, false, &Err(Status::not_found("", "pods", "a")), None);
+        requests.count(&asked, true, true, &Ok(()), None);
         let unknown = Attributes { resource: "nonsense".into(), ..asked.clone() };
-        requests.count::<()>(&unknown, false, &Err(Status::forbidden("", "nonsense", "", "no")), None);
+        requests.count::<()>(&unknown, false, false, &Err(Status::forbidden("", "nonsense", "", "no")), None);
         let created = Attributes { verb: "create".into(), name: String::new(), ..asked.clone() };
         let begun = requests.enter(&created);
         requests.series(&asked, true).sized(5000);
         let text = requests.text();
         let labels = "verb=\"GET\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"resource\",component=\"apiserver\"";
-        assert!(text.contains(&format!("apiserver_request_total{{{labels},code=\"200\"}} 2\n")), "{text}");
-        assert!(text.contains(&format!("apiserver_request_total{{{labels},code=\"404\"}} 1\n")), "{text}");
-        assert!(text.contains(&format!("apiserver_request_duration_seconds_bucket{{le=\"0.05\",{labels}}} 1\n")), "{text}");
-        assert!(text.contains(&format!("apiserver_request_duration_seconds_count{{{labels}}} 2\n")), "{text}");
+        assert!(text.contains(&format!("apiserver_request_total{{{labels},dry_run=\"\",code=\"200\"}} 2\n")), "{text}");
+        assert!(text.contains(&format!("apiserver_request_total{{{labels},dry_run=\"\",code=\"404\"}} 1\n")), "{text}");
+        assert!(text.contains(&format!("apiserver_request_total{{{labels},dry_run=\"All\",code=\"200\"}} 1\n")), "{text}");
+        assert!(text.contains(&format!("apiserver_request_duration_seconds_bucket{{le=\"0.05\",{labels},dry_run=\"\"}} 1\n")), "{text}");
+        assert!(text.contains(&format!("apiserver_request_duration_seconds_count{{{labels},dry_run=\"\"}} 2\n")), "{text}");
         assert!(text.contains(&format!("apiserver_response_sizes_bucket{{le=\"10000.0\",{labels}}} 1\n")), "{text}");
         assert!(text.contains("apiserver_current_inflight_requests{request_kind=\"mutating\"} 1\n"), "{text}");
         assert!(!text.contains("nonsense"), "{text}");

@@ -180,13 +180,18 @@ pub(crate) fn performed(
     include: IncludeObject,
 ) -> Result<Response<Body>, Status> {
     let mut response = answer(registry, performed.answer, accept, include)?;
-    for text in shortened(performed.warnings) {
+    warn(&mut response, performed.warnings);
+    Ok(response)
+}
+
+/// Says what the client should know beside the answer.
+pub(crate) fn warn(response: &mut Response<Body>, warnings: Vec<String>) {
+    for text in shortened(warnings) {
         let text = text.replace('\n', " ").replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = format!("299 - \"{text}\"").parse() {
             response.headers_mut().append(header::WARNING, value);
         }
     }
-    Ok(response)
 }
 
 /// Bytes of all warnings together, and of each where they are more; see upstream's WithWarningRecorder.

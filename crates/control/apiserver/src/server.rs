@@ -2,11 +2,13 @@
 //! meet here in `perform`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use fram_api::Kind;
 use fram_audit::Audit;
 use fram_client::{Call, Resource, Verb};
 use fram_flowcontrol::{FlowControl, InFlight};
-use fram_machinery::{Status, Value};
+use fram_machinery::{Key, Status, Value};
 
 use crate::audit;
 use crate::authorize::{Attributes, Authorizer};
@@ -16,6 +18,7 @@ use crate::limits::Limits;
 use crate::nodes::Nodes;
 use crate::path::ResourcePath;
 use crate::registry::{FieldValidation, Listing, Place, Registry, Served, Stored, Write};
+use crate::requests::{Requests, stored::Stored as Counted};
 use crate::token::Tokens;
 use crate::user::User;
 
@@ -31,6 +34,8 @@ pub struct Server {
     pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) documents: crate::openapi::Documents,
     pub(crate) requests: crate::requests::Requests,
+    /// The size of the store's files, as it was last told.
+    pub(crate) stored_bytes: Arc<AtomicU64>,
     pub(crate) slis: crate::http_api::Slis,
     /// What else works in this process, by upstream's names.
     pub(crate) components: parking_lot::Mutex<Vec<(&'static str, tokio_util::task::TaskTracker)>>,
@@ -100,6 +105,11 @@ pub(crate) struct Performed {
 impl Server {
     pub fn new(registry: Arc<Registry>, tokens: Tokens, nodes: Arc<dyn Nodes>) -> Self {
         let authorizer = Authorizer::new(registry.clone());
+        let (requests, stored_bytes) = (Requests::default(), Arc::<AtomicU64>::default());
+        requests.register(|others| {
+            others.register_collector(Box::new(registry.admission.times.clone()));
+            others.register_collector(Box::new(Counted::of(&registry, stored_bytes.clone())));
+        });
         Self {
             registry,
             authorizer,
@@ -107,7 +117,8 @@ impl Server {
             nodes,
             aggregator: Default::default(),
             metrics: Default::default(),
-            requests: Default::default(),
+            requests,
+            stored_bytes,
             slis: Default::default(),
             components: Default::default(),
             audit: None,
@@ -156,6 +167,15 @@ impl Server {
         Self { limits, ..self }
     }
 
+    /// All metrics, in the text format of OpenMetrics.
+    pub(crate) async fn metrics_text(&self) -> String {
+        // A store that does not tell is left out; whether it is there at all is said by /readyz.
+        if let Ok(size) = self.registry.store.size().await {
+            self.stored_bytes.store(size, Ordering::Relaxed);
+        }
+        self.requests.text()
+    }
+
     /// How many requests are carried out now, but for those that last as long as their clients like.
     pub fn requests_in_flight(&self) -> usize {
         self.busy.len()
@@ -200,9 +220,9 @@ impl Server {
         if let Some(trail) = &trail {
             audit::asked(trail, &call);
         }
-        let begun = tokio::time::Instant::now();
+        let (begun, dry_run) = (tokio::time::Instant::now(), is_dry_run(&call.verb));
         let result = self.carry_out(user, &attributes, call, duplicates).await;
-        self.requests.count(&attributes, known, &result, Some(begun.elapsed()));
+        self.requests.count(&attributes, known, dry_run, &result, Some(begun.elapsed()));
         if let Some(trail) = &trail {
             audit::answered(trail, &self.registry, &result);
         }
@@ -221,6 +241,13 @@ impl Server {
         served.is_some_and(|s| asked.subresource.is_empty() || s.kind.subresource(&asked.subresource).is_some())
     }
 
+    /// What is to be said of the version that is asked for, which is noted: it is on its way out, and somebody uses it.
+    pub(crate) fn deprecation(&self, kind: &Kind, asked: &Attributes) -> Option<Key> {
+        let deprecation = kind.deprecation.as_ref()?;
+        self.requests.outdated(asked, deprecation.removed_release);
+        Some(deprecation.warning.clone())
+    }
+
     async fn carry_out(&self, user: &User, attributes: &Attributes, call: Call, duplicates: Vec<String>) -> Result<Performed, Status> {
         let place = self.place(&call)?;
         self.authorizer.check(user, attributes)?;
@@ -234,10 +261,18 @@ impl Server {
         if !supported {
             return Err(Status::method_not_allowed(&kind.group, &kind.plural, &attributes.verb));
         }
-        let deprecation = kind.custom.as_ref().and_then(|c| c.deprecation.clone());
+        let deprecation = self.deprecation(kind, attributes);
         let mut performed = crate::verbs::execute(self, user, place, call.subresource, call.verb, duplicates).await?;
         performed.warnings.extend(deprecation.map(|text| text.to_string()));
         Ok(performed)
+    }
+}
+
+fn is_dry_run(verb: &Verb) -> bool {
+    match verb {
+        Verb::Create { options, .. } | Verb::Update { options, .. } | Verb::Patch { options, .. } => options.dry_run,
+        Verb::Delete(options) | Verb::DeleteCollection { delete: options, .. } => options.dry_run,
+        Verb::Get | Verb::List(_) => false,
     }
 }
 

@@ -13,6 +13,7 @@ use fram_machinery::schema::SchemaError;
 use fram_machinery::structural::{self, Structural};
 use fram_machinery::{Key, Schema, Value, json, meta};
 
+use crate::deprecation::Deprecation;
 use crate::kind::{Age, Cell, Column, Custom, Generation, Kind, ScalePaths, Scope, Subresource};
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -91,7 +92,6 @@ fn read_version(base: &Arc<Schema>, definition: &Value, version: &Value) -> Resu
             .at(&["spec", "conversion", "webhook"])
             .filter(|w| !w.is_null() && definition.str_at(&["spec", "conversion", "strategy"]) == "Webhook")
             .cloned(),
-        deprecation: deprecation(version, &group, &version_name, &name("kind")),
     };
     let terminating = meta::condition_is_true(definition, "Terminating") || meta::is_terminating(definition);
     Ok(Kind {
@@ -120,6 +120,7 @@ fn read_version(base: &Arc<Schema>, definition: &Value, version: &Value) -> Resu
         status_on_create: false,
         storage: version.bool_at(&["storage"]) == Some(true),
         listless: false,
+        deprecation: deprecation(version, &group, &version_name, &name("kind")),
         features: crate::Features::default(),
         custom: Some(Arc::new(custom)),
         group,
@@ -133,11 +134,12 @@ fn openapi_name(group: &str, version: &str, kind: &str) -> String {
     format!("{}.{version}.{kind}", reversed.join("."))
 }
 
-fn deprecation(version: &Value, group: &str, name: &str, kind: &str) -> Option<Key> {
-    (version.bool_at(&["deprecated"]) == Some(true)).then(|| match version.str_at(&["deprecationWarning"]) {
+fn deprecation(version: &Value, group: &str, name: &str, kind: &str) -> Option<Deprecation> {
+    let warning = match version.str_at(&["deprecationWarning"]) {
         "" => format!("{group}/{name} {kind} is deprecated").into(),
         text => text.into(),
-    })
+    };
+    (version.bool_at(&["deprecated"]) == Some(true)).then_some(Deprecation { warning, removed_release: "" })
 }
 
 fn subresources(status: bool, scale: bool) -> Vec<Subresource> {

@@ -10,6 +10,7 @@ mod like;
 
 use like::Like;
 
+use crate::deprecation::Deprecation;
 use crate::features::Features;
 use crate::kind::{Age, Cell, Column, Generation, Kind, Scope, Subresource};
 
@@ -306,6 +307,7 @@ fn read_kind(names: &Names, schema: &Arc<Schema>, file: &File, block: &Block) ->
         status_on_create: false,
         storage: false,
         listless: false,
+        deprecation: Deprecation::of(file.group, file.version, kind_name),
         features: Features::default(),
         custom: None,
     };

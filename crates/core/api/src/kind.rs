@@ -7,6 +7,7 @@ use fram_machinery::structural::Structural;
 use fram_machinery::{Key, Schema, TypeId, Value};
 
 use crate::custom::rules::Rules;
+use crate::deprecation::Deprecation;
 use crate::features::Features;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +91,6 @@ pub struct Custom {
     pub rules: Option<Arc<Rules>>,
     /// The webhook that converts between versions, as the definition has it; without one only `apiVersion` changes.
     pub conversion: Option<Value>,
-    /// Sent along with each answer where the version is deprecated.
-    pub deprecation: Option<Key>,
 }
 
 /// A served kind, or the body of a subresource (then `plural` is empty).
@@ -135,6 +134,8 @@ pub struct Kind {
     /// The version in which objects of this kind are stored.
     pub storage: bool,
     pub listless: bool,
+    /// Where the version is deprecated.
+    pub deprecation: Option<Deprecation>,
     /// Which optional APIs are served beside it.
     pub features: Features,
     /// None for the built-in kinds.

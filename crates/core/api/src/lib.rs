@@ -3,6 +3,7 @@
 
 mod convert;
 mod custom;
+mod deprecation;
 mod description;
 pub mod devices;
 mod features;
@@ -16,6 +17,7 @@ pub mod strategy;
 
 pub use convert::convert;
 pub use custom::{CustomResource, DefinitionError, status as custom_status};
+pub use deprecation::Deprecation;
 pub use description::DescriptionError;
 pub use features::{Features, drop_unserved};
 pub use kind::{Age, Cell, Column, Custom, Generation, Kind, ScalePaths, Scope, Subresource};

@@ -17,7 +17,7 @@ mod writer;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -123,6 +123,8 @@ pub struct Embedded {
     writer: Mutex<Option<JoinHandle<()>>>,
     done: watch::Receiver<bool>,
     rewrite: Arc<AtomicBool>,
+    /// The bytes in its files.
+    size: Arc<AtomicU64>,
 }
 
 impl Embedded {
@@ -142,7 +144,8 @@ impl Embedded {
         let transaction_bytes = options.transaction_bytes;
         let path = options.directory.clone();
         let rewrite = Arc::new(AtomicBool::new(false));
-        let writer = Writer::new(options, directory, Arc::clone(&inbox), recovered, Arc::clone(&rewrite));
+        let size = Arc::new(AtomicU64::new(recovered.log_bytes + recovered.checkpoint_bytes));
+        let writer = Writer::new(options, directory, Arc::clone(&inbox), recovered, Arc::clone(&rewrite), Arc::clone(&size));
         let (ended, done) = watch::channel(false);
         let work = move || {
             writer.run();
@@ -150,7 +153,7 @@ impl Embedded {
         };
         let writer = std::thread::Builder::new().name("store-writer".into()).spawn(work);
         let writer = writer.map_err(|source| StoreError::io(path, "start the writer of", source))?;
-        Ok(Self { inbox, timeline, permits, transaction_bytes, writer: Mutex::new(Some(writer)), done, rewrite })
+        Ok(Self { inbox, timeline, permits, transaction_bytes, writer: Mutex::new(Some(writer)), done, rewrite, size })
     }
 
     /// Writes all values to disk anew, as the cipher has them now, beside what goes on. The store does the same by itself when it
@@ -194,6 +197,11 @@ impl Store for Embedded {
 
     async fn oldest(&self) -> Result<Revision, StoreError> {
         self.timeline.oldest()
+    }
+
+    async fn size(&self) -> Result<u64, StoreError> {
+        self.timeline.oldest()?;
+        Ok(self.size.load(Ordering::Relaxed))
     }
 
     async fn close(&self) -> Result<(), StoreError> {

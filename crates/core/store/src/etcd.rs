@@ -29,13 +29,13 @@ use crate::timeline::{HistoryLimits, Timeline};
 use crate::types::{Committed, Condition, Entry, Operation, Revision, Transaction};
 use crate::watch::{Facet, Watch, WatchLimits};
 
-use cluster::{Cluster, TXN};
+use cluster::{Cluster, STATUS, TXN, malformed};
 use contents::Opener;
 pub use endpoint::Tls;
 use feed::{Asks, Feed, Keys, Progress};
 use freshness::Freshness;
 use leases::Leases;
-use messages::{KeyValue, PutLease, Step, Txn, compare, delete, get, put, txn};
+use messages::{KeyValue, PutLease, Step, Txn, compare, delete, get, put, size_of, txn};
 
 /// How a store on etcd is opened.
 #[derive(Clone)]
@@ -330,6 +330,11 @@ impl Store for Etcd {
     async fn oldest(&self) -> Result<Revision, StoreError> {
         self.timeline.trim(self.clock.now());
         self.timeline.oldest()
+    }
+
+    async fn size(&self) -> Result<u64, StoreError> {
+        self.check_open()?;
+        size_of(&self.cluster.read(STATUS, &fram_grpc::wire::Writer::default()).await?).map_err(malformed)
     }
 
     async fn close(&self) -> Result<(), StoreError> {

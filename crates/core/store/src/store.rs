@@ -40,6 +40,9 @@ pub trait Store: Send + Sync {
     /// The oldest revision that can be read and watched after.
     async fn oldest(&self) -> Result<Revision, StoreError>;
 
+    /// How many bytes the database takes on its disk, with what was deleted and not yet cleared away.
+    async fn size(&self) -> Result<u64, StoreError>;
+
     /// Finishes what was begun, ends all watches and refuses everything from then on. Closing twice is no error.
     async fn close(&self) -> Result<(), StoreError>;
 }

@@ -6,7 +6,7 @@ pub(super) mod conditions;
 pub(super) mod review;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fram_audit::Level;
 use fram_machinery::{Status, Value, json, meta, object, patch};
@@ -14,6 +14,7 @@ use futures_util::future::join_all;
 use parking_lot::RwLock;
 
 use super::rules::{self, Matched, Selectors};
+use super::times::Step;
 use super::{Changes, Request, Round, authorizer, configurations};
 use crate::audit;
 use crate::nodes::Nodes;
@@ -94,7 +95,8 @@ impl Webhooks {
             let Some(matched) = self.matched(hook, request, &object, old).await? else { continue };
             let at = format!("round_{}_index_{index}", u8::from(round.is_again()));
             let open = format!("failed-open.mutation.webhook.admission.k8s.io/{at}");
-            let Some(answer) = self.ask(hook, request, &matched, &object, old, &open).await? else { continue };
+            let asked = self.timed(Step::Admit, hook, request, self.ask(hook, request, &matched, &object, old, &open));
+            let Some(answer) = asked.await? else { continue };
             let before = object.clone();
             if let Some(patch) = answer.patch.as_ref().filter(|_| review::is_changeable(request)) {
                 object = patched(hook, request, &matched, &object, patch).await?;
@@ -114,9 +116,23 @@ impl Webhooks {
         let ask = |(index, hook): (usize, Arc<Hook>)| async move {
             let Some(matched) = self.matched(&hook, request, object, old).await? else { return Ok(()) };
             let open = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
-            self.ask(&hook, request, &matched, object, old, &open).await.map(drop)
+            self.timed(Step::Validate, &hook, request, self.ask(&hook, request, &matched, object, old, &open)).await.map(drop)
         };
         join_all(hooks.iter().cloned().enumerate().map(ask)).await.into_iter().collect()
+    }
+
+    async fn timed<T>(
+        &self,
+        step: Step,
+        hook: &Hook,
+        request: &Request<'_>,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let mut begun = Instant::now();
+        let result = work.await;
+        let times = request.registry.admission.times.webhook(&hook.name);
+        times.note(step, request.operation, &result, &mut begun);
+        result
     }
 
     pub(super) fn mutates(&self) -> bool {

@@ -32,7 +32,7 @@ pub(super) async fn handle(
         return Err(Status::no_such_path());
     }
     let outcome = hand_on(&server, &user, &service, request.uri().path_and_query().map_or("/", |p| p.as_str()).to_string(), request).await;
-    server.requests.count(asked, is_offered(&server, &service, &asked.resource), &outcome, None);
+    server.requests.count(asked, is_offered(&server, &service, &asked.resource), false, &outcome, None);
     outcome
 }
 

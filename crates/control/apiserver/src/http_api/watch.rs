@@ -54,9 +54,10 @@ pub(super) async fn handle(
         bookmarks: options.allow_bookmarks,
     };
     let bookmarks = request.bookmarks;
+    let deprecation = server.deprecation(&served.kind, &attributes);
     let place = Place { served, namespace: path.namespace, name: String::new() };
     let watching = server.registry.watch(&place, request).await;
-    server.requests.count(&attributes, true, &watching, None);
+    server.requests.count(&attributes, true, false, &watching, None);
     let content_type = accept.encoding.stream_type().unwrap_or("application/json");
     let frames = Frames { registry: server.registry.clone(), place, accept, include, first: true };
     let watching = match watching {
@@ -74,7 +75,9 @@ pub(super) async fn handle(
     let least = server.limits.watch.as_secs().max(1);
     let seconds = seconds.unwrap_or_else(|| least + server.registry.environment.random.u64() % least);
     let counted = server.flow.watch(&attributes);
-    let response = respond::stream(content_type, stream(watching, frames, bookmarks, Duration::from_secs(seconds), server.ending.clone()));
+    let mut response =
+        respond::stream(content_type, stream(watching, frames, bookmarks, Duration::from_secs(seconds), server.ending.clone()));
+    respond::warn(&mut response, deprecation.iter().map(|text| text.to_string()).collect());
     Ok(match counted {
         Some(counted) => response.map(|body| respond::holding(body, counted)),
         None => response,

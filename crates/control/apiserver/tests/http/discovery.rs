@@ -1,7 +1,8 @@
-//! Discovery and definitions tell the same of custom resources at any moment.
+//! Discovery and definitions tell the same of custom resources at any moment; versions on their way out are told of.
 
 use fram_machinery::{Value, meta, object};
 use fram_store::Options;
+use http_body_util::BodyExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::site::{Site, object_of, request};
@@ -33,4 +34,20 @@ async fn who_finds_a_kind_finds_its_definition_established() {
         let found = object_of(found).await;
         assert!(meta::condition_is_true(&found, "Established"), "{found:?}");
     }
+}
+
+#[tokio::test]
+async fn who_uses_a_version_on_its_way_out_is_told_and_so_is_the_administrator() {
+    let site = Site::start(|server| server).await;
+    let admin = site.client("admin", &["system:masters"]);
+    for path in ["/api/v1/endpoints", "/api/v1/namespaces/default/endpoints?watch=true"] {
+        let answer = admin.request(request("GET", path, None)).await.unwrap();
+        let expect = "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"";
+        assert_eq!(answer.headers()["warning"], expect, "{path}");
+    }
+    assert!(!admin.request(request("GET", "/api/v1/pods", None)).await.unwrap().headers().contains_key("warning"));
+    let metrics = admin.request(request("GET", "/metrics", None)).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    let line =
+        "apiserver_requested_deprecated_apis{group=\"\",version=\"v1\",resource=\"endpoints\",subresource=\"\",removed_release=\"\"} 1\n";
+    assert!(String::from_utf8_lossy(&metrics).contains(line));
 }

@@ -36,11 +36,16 @@ async fn requests_and_the_process_are_among_the_metrics() {
     let labels =
         "verb=\"LIST\",group=\"\",version=\"v1\",resource=\"configmaps\",subresource=\"\",scope=\"namespace\",component=\"apiserver\"";
     for line in [
-        format!("apiserver_request_total{{{labels},code=\"200\"}} 1\n"),
-        format!("apiserver_request_duration_seconds_count{{{labels}}} 1\n"),
+        format!("apiserver_request_total{{{labels},dry_run=\"\",code=\"200\"}} 1\n"),
+        format!("apiserver_request_duration_seconds_count{{{labels},dry_run=\"\"}} 1\n"),
         format!("apiserver_response_sizes_count{{{labels}}} 1\n"),
         "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 1\n".to_string(),
         "process_resident_memory_bytes ".to_string(),
+        "apiserver_storage_objects{resource=\"namespaces\"} 4\n".to_string(),
+        "apiserver_storage_objects{resource=\"clusterroles.rbac.authorization.k8s.io\"} ".to_string(),
+        "apiserver_resource_objects{group=\"\",resource=\"namespaces\"} 4\n".to_string(),
+        "apiserver_storage_size_bytes{storage_cluster_id=\"etcd-0\"} ".to_string(),
+        "apiserver_admission_controller_admission_duration_seconds_count{name=\"NamespaceLifecycle\",type=\"admit\",operation=\"CREATE\",rejected=\"false\"} ".to_string(),
         "kubernetes_build_info{major=\"1\",minor=\"36\",".to_string(),
     ] {
         assert!(metrics.contains(&line), "{line} is not in {metrics}");

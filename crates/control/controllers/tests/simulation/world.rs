@@ -99,6 +99,10 @@ impl Store for Instantaneous {
         self.0.oldest().await
     }
 
+    async fn size(&self) -> Result<u64, StoreError> {
+        self.0.size().await
+    }
+
     async fn close(&self) -> Result<(), StoreError> {
         self.0.close().await
     }

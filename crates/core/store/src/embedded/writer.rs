@@ -2,7 +2,7 @@
 //! one flush, publishes it and answers. It owns the log and starts checkpoints.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crate::cipher::Opened;
@@ -44,6 +44,8 @@ pub(crate) struct Writer {
     needs_checkpoint: bool,
     /// A checkpoint is wanted, however short the log: values on disk are to be written as they would be now.
     rewrite: Arc<AtomicBool>,
+    /// The bytes in all files, for those who ask.
+    size: Arc<AtomicU64>,
     no_expiry_before: Option<UnixMillis>,
     buffer: Vec<u8>,
 }
@@ -65,6 +67,7 @@ impl Writer {
         inbox: Arc<Inbox>,
         recovered: Recovered,
         rewrite: Arc<AtomicBool>,
+        size: Arc<AtomicU64>,
     ) -> Self {
         rewrite.store(recovered.stale, Ordering::Relaxed);
         Self {
@@ -80,6 +83,7 @@ impl Writer {
             running: None,
             needs_checkpoint: false,
             rewrite,
+            size,
             no_expiry_before: None,
             buffer: Vec::new(),
         }
@@ -132,6 +136,7 @@ impl Writer {
                 drop(permit);
             }
             self.checkpoint_if_due();
+            self.size.store(self.log_bytes + self.checkpoint_bytes, Ordering::Relaxed);
             if waiting.peek().is_none() {
                 break;
             }

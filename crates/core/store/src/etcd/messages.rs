@@ -313,6 +313,17 @@ pub(crate) fn version_of(answer: &[u8]) -> Result<String, Malformed> {
     Ok(out)
 }
 
+/// The size of the database in bytes that a StatusResponse of the service Maintenance tells.
+pub(crate) fn size_of(answer: &[u8]) -> Result<u64, Malformed> {
+    let mut out = 0;
+    for field in fields(answer) {
+        if let (3, value) = field? {
+            out = value.number()?;
+        }
+    }
+    Ok(out)
+}
+
 /// Whether an answer to a progress request waits for all events before it: see etcd's issue 15220 and the versions of upstream's
 /// feature RequestWatchProgress.
 pub(crate) fn keeps_progress_in_order(version: &str) -> bool {

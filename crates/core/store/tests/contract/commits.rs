@@ -159,3 +159,14 @@ async fn what_was_acknowledged_before_closing_is_the_last() {
     closed(tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap().map(drop));
     assert_eq!(all(&before), ["a=1"]);
 }
+
+#[tokio::test]
+async fn what_is_stored_has_a_size_on_the_disk() {
+    let subject = subject().await;
+    let value = "x".repeat(1000);
+    for number in 0..100 {
+        subject.put(&format!("key-{number}"), &value).await;
+    }
+    // An engine may tell its files' size, which grows in steps.
+    assert!(subject.store.size().await.unwrap() >= 10_000);
+}
