@@ -322,13 +322,19 @@ impl Server {
     fn ended(&mut self, id: &str, code: i32) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let oom_killed = self.cgroups.oom_kills(&container.cgroup) > 0;
-        self.cgroups.kill(&container.cgroup);
+        // Where it can be removed nobody is in it, as where the container had a pid namespace of its own.
+        let removed = self.cgroups.remove(&container.cgroup);
+        if removed.is_err() {
+            self.cgroups.kill(&container.cgroup);
+        }
         container.drain();
         container.run.exit = Some(Exit { code, finished_at: clock::now(), oom_killed, ..Exit::default() });
         // A full disk must not hide the end from those who listen now.
         let _ = container.record(Sync::Yes);
-        // It fails while a killed process is still dying; whoever removes the container tries again.
-        let _ = self.cgroups.remove(&container.cgroup);
+        if removed.is_err() {
+            // It fails while a killed process is still dying; whoever removes the container tries again.
+            let _ = self.cgroups.remove(&container.cgroup);
+        }
         let run = container.run.clone();
         self.tell_watchers(&Response::ContainerExited { run });
         let attached = Role::Attached(id.to_owned());
