@@ -82,11 +82,13 @@ pub(crate) struct Layout {
     pub(crate) sandboxes: PathBuf,
     /// A layer, the lowest one of every container.
     pub(crate) mount_points: PathBuf,
+    /// Where every container's root is mounted while it is made, in a mount namespace of its own.
+    pub(crate) rootfs: PathBuf,
 }
 
 impl Layout {
     pub(crate) fn new(root: &Path) -> Layout {
-        Layout { sandboxes: root.join("sandboxes"), mount_points: root.join("mount-points") }
+        Layout { sandboxes: root.join("sandboxes"), mount_points: root.join("mount-points"), rootfs: root.join("rootfs") }
     }
 
     /// What something is mounted on in every container, so that a container whose image lacks it does not have to be given it, and

@@ -78,7 +78,8 @@ async fn make(inner: &Arc<Inner>, sandbox: &Sandbox, id: &str, config: Container
     let sandbox_record = sandbox.record.lock().clone();
     let (inner, dir, id) = (inner.clone(), sandbox.dir.clone(), id.to_owned());
     blocking(move || {
-        let paths = Paths::new(&dir, inner.layout.container(&sandbox_id_of(&dir), &id));
+        let (container, rootfs) = (inner.layout.container(&sandbox_id_of(&dir), &id), inner.layout.rootfs.clone());
+        let paths = Paths { sandbox: dir, container, rootfs };
         write(&inner, &paths, &id, &sandbox_record, config, image, &image_mounts)
     })
     .await
@@ -93,13 +94,6 @@ struct Paths {
     sandbox: PathBuf,
     container: PathBuf,
     rootfs: PathBuf,
-}
-
-impl Paths {
-    fn new(sandbox: &Path, container: PathBuf) -> Paths {
-        let rootfs = container.join("rootfs");
-        Paths { sandbox: sandbox.to_path_buf(), container, rootfs }
-    }
 }
 
 fn write(

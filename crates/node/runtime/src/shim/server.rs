@@ -98,9 +98,18 @@ impl Server {
                 && self.creations.is_empty()
                 && self.containers.values().all(|container| container.run.exit.is_some())
             {
+                self.end_first_process();
                 self.respond(connection, &Response::Ok);
                 return Ok(());
             }
+        }
+    }
+
+    /// It would end with the shim, but a moment later, when the sandbox is already said to be gone.
+    fn end_first_process(&self) {
+        if let Some(pid) = self.first_process {
+            kill(pid.as_raw(), libc::SIGKILL);
+            let _ = waitpid(pid, None);
         }
     }
 
@@ -311,6 +320,7 @@ impl Server {
             let container = self.containers.iter().find(|(_, container)| runs(container)).map(|(id, _)| id.clone());
             match container {
                 Some(id) => self.ended(&id, code),
+                None if self.first_process.is_some_and(|first| first.as_raw() == pid) => self.first_process = None,
                 None if !self.creations.is_empty() => drop(self.strays.insert(pid, code)),
                 None => {}
             }
