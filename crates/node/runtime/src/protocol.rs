@@ -2,7 +2,8 @@
 //!
 //! A connection carries frames of a 32-bit little-endian length and that many bytes of JSON. The first frame in each
 //! direction is a `Hello`. Then the client asks and the shim answers, in order; `Exec`, `Attach` and `Watch` turn the
-//! connection over to what they began. File descriptors travel with the first byte of the frame they belong to.
+//! connection over to what they began. What all versions know may be asked before the shim's `Hello` is there; one who is too
+//! old or too new for it is not answered. File descriptors travel with the first byte of the frame they belong to.
 //!
 //! A shim lives as long as its pod, so it is met by later versions of the runtime: fields are only ever added, with a
 //! default, and a runtime of version N drives shims of N, N-1 and N-2.
