@@ -5,6 +5,9 @@ mod guest;
 mod stage;
 mod tidy;
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use stage::Stages;
@@ -120,10 +123,13 @@ const FULL_PACKAGES: [(&str, &str); 1] = [("faketime", "/usr/bin/faketime")];
 
 fn test(stages: &mut Stages, full: bool) -> Result<()> {
     stages.run("packages", || install(&PACKAGES))?;
+    let tree = stage::Beside::start(shop_tree())?;
     verify(stages)?;
     if std::env::var_os("FRAM_GOLDEN").is_none() {
         println!("FRAM_GOLDEN is not set: the golden files are not read");
     }
+    stages.cargo("build of the tests", &["test", "--workspace", "--no-run"])?;
+    stages.run("the shop's Debian tree, begun with the lints", || tree.wait())?;
     stages.cargo("tests", &["test", "--workspace"])?;
     if full {
         stages.run("packages of the full run", || install(&[&FULL_PACKAGES[..], &guest::PACKAGES].concat()))?;
@@ -136,6 +142,16 @@ fn test(stages: &mut Stages, full: bool) -> Result<()> {
         stages.run("cgroups of version 2, in a guest", guest::run)?;
     }
     Ok(())
+}
+
+/// Makes what the images of examples/shop hold, where their test looks for it: most of it is waiting for a mirror of Debian's, which
+/// can be done while the tests are built.
+fn shop_tree() -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("."));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let mut build = Command::new(root.join("examples/shop/build"));
+    build.arg("none").arg(target.join("tmp/shop"));
+    build
 }
 
 /// Installs the packages that are missing.

@@ -1,6 +1,6 @@
 //! Stages: commands that are run one after another, with the time that each took.
 
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -31,6 +31,35 @@ impl Stages {
         for (name, time) in &self.done {
             println!("== {name}: {:.1} s", time.as_secs_f64());
         }
+    }
+}
+
+/// A program that runs beside the stages. Where one of them fails, what it has begun is still done: it is kept for the next time.
+pub(crate) struct Beside {
+    child: Child,
+    what: String,
+}
+
+impl Beside {
+    pub(crate) fn start(mut command: Command) -> Result<Beside> {
+        let what = format!("{command:?}");
+        let child = command.spawn().with_context(|| format!("cannot start {what}"))?;
+        Ok(Beside { child, what })
+    }
+
+    pub(crate) fn wait(mut self) -> Result<()> {
+        let status = self.child.wait().with_context(|| format!("cannot wait for {}", self.what))?;
+        if !status.success() {
+            bail!("{} ended with {status}", self.what);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // The stage's failure is the one that is told.
+        let _ = self.child.wait();
     }
 }
 

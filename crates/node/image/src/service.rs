@@ -50,8 +50,7 @@ impl ImageService for ImageStore {
 impl RootFilesystems for ImageStore {
     async fn root_filesystem(&self, spec: &ImageSpec, holder: &str) -> Result<RootFilesystem, CriError> {
         let fail = |e: ImageError| translate(&spec.image, &e);
-        let (info, layers) = self.hold(&spec.image, holder).await.map_err(fail)?;
-        let config = self.image_config(&info.id).await.map_err(fail)?;
+        let (info, layers, config) = self.hold_with_config(&spec.image, holder).await.map_err(fail)?;
         let image_ref = info.repo_digests.first().cloned().unwrap_or_else(|| info.id.to_string());
         Ok(RootFilesystem { layers, config: run_config(config.config), image_id: info.id.to_string(), image_ref })
     }

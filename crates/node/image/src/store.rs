@@ -196,8 +196,8 @@ impl ImageStore {
 
     /// The image's configuration.
     pub async fn image_config(&self, id: &Digest) -> Result<ImageConfig, ImageError> {
-        let (content, id) = (self.inner.content.clone(), id.clone());
-        blocking(move || Ok(ImageConfig::parse(&content.read(&id, MAX_CONFIG)?)?)).await
+        let (inner, id) = (self.inner.clone(), id.clone());
+        blocking(move || inner.image_config(&id)).await
     }
 
     /// Removes an image with all its names. Layers that others use or hold stay. An image that is not here is removed already.
@@ -231,21 +231,16 @@ impl ImageStore {
     /// The folders of an image's layers, base first, which stay until `holder` lets go, even across restarts.
     pub async fn hold(&self, image: &str, holder: &str) -> Result<(ImageInfo, Vec<PathBuf>), ImageError> {
         let (inner, image, holder) = (self.inner.clone(), image.to_owned(), holder.to_owned());
+        blocking(move || inner.hold(&image, holder)).await
+    }
+
+    /// The same, with what the image says of how it is run.
+    pub(crate) async fn hold_with_config(&self, image: &str, holder: &str) -> Result<(ImageInfo, Vec<PathBuf>, ImageConfig), ImageError> {
+        let (inner, image, holder) = (self.inner.clone(), image.to_owned(), holder.to_owned());
         blocking(move || {
-            let mut held = None;
-            inner.update(|index| {
-                let (id, record) = index.find(&image)?.ok_or_else(|| ImageError::NotPresent(image.clone()))?;
-                let (id, layers) = (id.clone(), record.layers.clone());
-                index.images.get_mut(&id).into_iter().for_each(|record| record.last_used = now());
-                let info = info(index, &id, &index.images[&id]);
-                let folders: Vec<_> = layers.iter().map(|l| inner.layers.path(l)).collect();
-                let by = Holder { image: id, layers };
-                inner.holders.write(&holder, &by)?;
-                index.holders.insert(holder, by);
-                held = Some((info, folders));
-                Ok(())
-            })?;
-            held.ok_or(ImageError::NotPresent(image))
+            let (info, layers) = inner.hold(&image, holder)?;
+            let config = inner.image_config(&info.id)?;
+            Ok((info, layers, config))
         })
         .await
     }
@@ -310,6 +305,27 @@ impl Inner {
             change(index)?;
             index.save(&self.config.root)
         })
+    }
+
+    fn image_config(&self, id: &Digest) -> Result<ImageConfig, ImageError> {
+        Ok(ImageConfig::parse(&self.content.read(id, MAX_CONFIG)?)?)
+    }
+
+    fn hold(&self, image: &str, holder: String) -> Result<(ImageInfo, Vec<PathBuf>), ImageError> {
+        let mut held = None;
+        self.update(|index| {
+            let (id, record) = index.find(image)?.ok_or_else(|| ImageError::NotPresent(image.to_owned()))?;
+            let (id, layers) = (id.clone(), record.layers.clone());
+            index.images.get_mut(&id).into_iter().for_each(|record| record.last_used = now());
+            let info = info(index, &id, &index.images[&id]);
+            let folders: Vec<_> = layers.iter().map(|l| self.layers.path(l)).collect();
+            let by = Holder { image: id, layers };
+            self.holders.write(&holder, &by)?;
+            index.holders.insert(holder, by);
+            held = Some((info, folders));
+            Ok(())
+        })?;
+        held.ok_or_else(|| ImageError::NotPresent(image.to_owned()))
     }
 
     /// The same for what the index's file need not know at once.

@@ -11,6 +11,8 @@ pub(crate) use subpath::beneath;
 pub(crate) mod projected;
 pub(crate) mod token;
 pub(crate) mod trust;
+mod variables;
+pub(crate) use variables::variable_files;
 
 use std::fs;
 use std::io;
@@ -39,8 +41,10 @@ pub(crate) enum VolumeError {
     Unknown(String),
     #[error(transparent)]
     Claim(#[from] persistent::ClaimError),
-    #[error("subPath {0:?} leads out of its volume")]
+    #[error("path {0:?} leads out of its volume")]
     Escapes(String),
+    #[error("{0:?} is not a file of variables")]
+    Variables(String),
 }
 
 pub(crate) fn io_error(operation: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> VolumeError {

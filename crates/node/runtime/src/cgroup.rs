@@ -152,14 +152,17 @@ impl Cgroups {
 /// A new cpuset of version 1 is empty and takes no process until it has processors and memory nodes.
 fn inherit_cpuset(path: &Path) -> io::Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if !fs::read_to_string(path.join(file))?.trim().is_empty() {
+        let of = |path: &Path| fs::read_to_string(path.join(file));
+        if !of(path)?.trim().is_empty() {
             continue;
         }
         let Some(parent) = path.parent() else { continue };
-        if fs::read_to_string(parent.join(file))?.trim().is_empty() {
+        let mut given = of(parent)?;
+        if given.trim().is_empty() {
             inherit_cpuset(parent)?;
+            given = of(parent)?;
         }
-        fs::write(path.join(file), fs::read_to_string(parent.join(file))?)?;
+        fs::write(path.join(file), given)?;
     }
     Ok(())
 }
@@ -180,6 +183,12 @@ fn holds_processes(path: &Path) -> bool {
 }
 
 fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // There may be others inside.
+        Err(_) => {}
+        Ok(()) => return Ok(()),
+    }
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -59,9 +59,14 @@ pub(crate) struct Client {
 impl Client {
     /// Connects to the shim of the sandbox in `dir`, and agrees on a version. `Connect` means that the shim is dead.
     pub(crate) async fn connect(dir: &Path) -> Result<Client, ClientError> {
+        Client::connect_and_send(dir, &[]).await
+    }
+
+    /// The same, with a question that need not wait for the version.
+    async fn connect_and_send(dir: &Path, frame: &[u8]) -> Result<Client, ClientError> {
         let deadline = tokio::time::Instant::now() + START_TIMEOUT;
         loop {
-            let error = match tokio::time::timeout_at(deadline, Client::try_connect(dir)).await {
+            let error = match tokio::time::timeout_at(deadline, Client::try_connect(dir, frame)).await {
                 Ok(Err(error @ ClientError::Connect { .. })) => error,
                 Ok(other) => return other,
                 Err(_) => return Err(ClientError::Io(io::ErrorKind::TimedOut.into())),
@@ -74,14 +79,15 @@ impl Client {
         }
     }
 
-    async fn try_connect(dir: &Path) -> Result<Client, ClientError> {
+    async fn try_connect(dir: &Path, frame: &[u8]) -> Result<Client, ClientError> {
         let failed = |source| ClientError::Connect { dir: dir.to_path_buf(), source };
         // A socket's path is limited to 107 bytes; through a descriptor of its directory any depth can be reached.
         let handle = std::fs::File::open(dir).map_err(failed)?;
         let path = format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd());
         let socket = UnixStream::connect(path).await.map_err(failed)?;
         let mut client = Client { socket, version: OLDEST, input: Vec::new(), fds: Vec::new() };
-        client.send(&Request::Hello { version: VERSION, oldest: OLDEST }, &[]).await?;
+        let hello = protocol::encode(&Request::Hello { version: VERSION, oldest: OLDEST })?;
+        client.send_bytes(&[&hello, frame].concat(), &[]).await?;
         match client.receive().await? {
             Response::Hello { version, oldest } => {
                 client.version = protocol::negotiate(version, oldest)?;
@@ -92,7 +98,10 @@ impl Client {
     }
 
     pub(crate) async fn send(&mut self, request: &Request, fds: &[OwnedFd]) -> Result<(), ClientError> {
-        let frame = protocol::encode(request)?;
+        self.send_bytes(&protocol::encode(request)?, fds).await
+    }
+
+    async fn send_bytes(&self, frame: &[u8], fds: &[OwnedFd]) -> Result<(), ClientError> {
         let mut raw: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let mut sent = 0;
         while sent < frame.len() {
@@ -192,7 +201,12 @@ pub(crate) fn wait_until_dead(dir: &Path) {
 
 /// One question on a connection of its own.
 pub(crate) async fn ask(dir: &Path, request: &Request) -> Result<Response, ClientError> {
-    Client::connect(dir).await?.ask(request, &[]).await
+    ask_in_frame(dir, &protocol::encode(request)?).await
+}
+
+/// The same, of a question that all versions know. It goes along with the greeting, and the shim is woken once.
+pub(crate) async fn ask_in_frame(dir: &Path, frame: &[u8]) -> Result<Response, ClientError> {
+    Client::connect_and_send(dir, frame).await?.receive().await
 }
 
 pub(crate) fn unexpected(response: &Response) -> ClientError {

@@ -2,8 +2,9 @@
 //! removing the directory removes all of it.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Read;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use fram_cri::{ContainerConfig, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxNetworkStatus, Signal, UserNamespace};
@@ -79,11 +80,31 @@ pub(crate) const START_FILE: &str = "start.json";
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) sandboxes: PathBuf,
+    /// A layer, the lowest one of every container.
+    pub(crate) mount_points: PathBuf,
+    /// Where every container's root is mounted while it is made, in a mount namespace of its own.
+    pub(crate) rootfs: PathBuf,
 }
 
 impl Layout {
     pub(crate) fn new(root: &Path) -> Layout {
-        Layout { sandboxes: root.join("sandboxes") }
+        Layout { sandboxes: root.join("sandboxes"), mount_points: root.join("mount-points"), rootfs: root.join("rootfs") }
+    }
+
+    /// What something is mounted on in every container, so that a container whose image lacks it does not have to be given it, and
+    /// nothing of that is to be removed with it.
+    pub(crate) fn make_mount_points(&self) -> io::Result<()> {
+        // Whoever runs in a container may look, whatever the mask of this process is.
+        let open_to_all = |mode, path: &Path| fs::set_permissions(path, Permissions::from_mode(mode));
+        for name in ["dev", "etc", "proc", "sys"] {
+            let path = self.mount_points.join(name);
+            fs::create_dir_all(&path).and_then(|()| open_to_all(0o755, &path))?;
+        }
+        for name in ["hostname", "hosts", "resolv.conf"] {
+            let path = self.mount_points.join("etc").join(name);
+            File::create(&path).and_then(|_| open_to_all(0o644, &path))?;
+        }
+        open_to_all(0o755, &self.mount_points)
     }
 
     pub(crate) fn sandbox(&self, id: &str) -> PathBuf {
@@ -102,7 +123,7 @@ impl Layout {
 /// 64 hexadecimal digits, as the ids of other runtimes.
 pub(crate) fn new_id() -> std::io::Result<String> {
     let mut bytes = [0; 32];
-    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

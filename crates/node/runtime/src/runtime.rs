@@ -3,6 +3,7 @@
 
 mod containers;
 mod exec;
+mod filters;
 mod recover;
 mod sandboxes;
 mod service;
@@ -53,6 +54,7 @@ pub(crate) struct Inner {
     config: RuntimeConfig,
     layout: Layout,
     cgroups: Cgroups,
+    filters: filters::Filters,
     images: Arc<dyn RootFilesystems>,
     network: Arc<dyn SandboxNetwork>,
     sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
@@ -128,6 +130,7 @@ impl Inner {
         // The records hold the environments of containers, and those hold secrets.
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(&layout.sandboxes, private).map_err(failed("protect", &layout.sandboxes))?;
+        layout.make_mount_points().map_err(failed("make", &layout.mount_points))?;
         let path = config.root.join("lock");
         let lock = File::create(&path).map_err(failed("create", &path))?;
         match lock.try_lock() {
@@ -140,6 +143,7 @@ impl Inner {
         Ok(Inner {
             layout,
             cgroups,
+            filters: filters::Filters::default(),
             images,
             network,
             sandboxes: Mutex::default(),

@@ -1,8 +1,10 @@
-//! Environment variables of containers: own ones, those taken from ConfigMaps, Secrets and fields, and those of Services.
+//! Environment variables of containers: own ones, those taken from ConfigMaps, Secrets, fields and files in volumes, and those of
+//! Services.
 //! Pure; see kubelet_pods.go's makeEnvironmentVariables.
 
 mod expand;
 mod fields;
+mod file;
 mod services;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -11,6 +13,8 @@ use std::sync::Arc;
 use fram_machinery::{Value, meta};
 
 pub(crate) use expand::expand;
+use file::FileError;
+
 pub(crate) use fields::{FieldError, Fields, field, resource_field};
 pub(crate) use services::variables as service_variables;
 
@@ -20,6 +24,9 @@ pub(crate) enum Reference {
     ConfigMap(String),
     Secret(String),
 }
+
+/// What files in volumes hold, by the volume and the path in it; what does not exist is not in it.
+pub(crate) type Files = BTreeMap<(String, String), String>;
 
 /// The objects that the references of a pod lead to; what does not exist is not in it.
 pub(crate) type Sources = HashMap<Reference, Arc<Value>>;
@@ -32,6 +39,10 @@ pub(crate) enum EnvironmentError {
     NoSecret(String),
     #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
     NoKey { kind: &'static str, namespace: String, name: String, key: String },
+    #[error("environment variable key {key:?} not found in file {path:?} of volume {volume:?}")]
+    NoFileKey { volume: String, path: String, key: String },
+    #[error("couldn't parse env file {path:?} of volume {volume:?}: {source}")]
+    File { volume: String, path: String, source: FileError },
     #[error(transparent)]
     Field(#[from] FieldError),
 }
@@ -77,6 +88,7 @@ pub(crate) fn variables(
     sources: &Sources,
     services: &BTreeMap<String, String>,
     fields: &Fields,
+    files: &Files,
 ) -> Result<Vec<(String, String)>, EnvironmentError> {
     let mut out: Vec<(String, String)> = Vec::new();
     let mut known: HashMap<String, String> = HashMap::new();
@@ -91,7 +103,10 @@ pub(crate) fn variables(
         let plain = variable.str_at(&["value"]);
         let value = match variable.get("valueFrom") {
             _ if !plain.is_empty() => Some(expand(plain, |name| known.get(name).or_else(|| services.get(name)).cloned())),
-            Some(from) => referred(pod, container, from, sources, fields)?,
+            Some(from) => match from.get("fileKeyRef") {
+                Some(reference) => in_file(reference, files)?,
+                None => referred(pod, container, from, sources, fields)?,
+            },
             None => Some(String::new()),
         };
         if let Some(value) = value {
@@ -129,6 +144,16 @@ fn taken(from: &Value, sources: &Sources) -> Result<Vec<(String, String)>, Envir
     };
     let keys = object.get("data").and_then(Value::as_map).into_iter().flat_map(|m| m.keys());
     Ok(keys.filter_map(|key| Some((format!("{prefix}{key}"), text_of(object, key, secret)?))).collect())
+}
+
+fn in_file(reference: &Value, files: &Files) -> Result<Option<String>, EnvironmentError> {
+    let [volume, path, key] = ["volumeName", "path", "key"].map(|field| reference.str_at(&[field]).to_owned());
+    let text = files.get(&(volume.clone(), path.clone()));
+    match text.map_or(Ok(None), |text| file::value_in(text, &key)) {
+        Ok(None) if reference.bool_at(&["optional"]) != Some(true) => Err(EnvironmentError::NoFileKey { volume, path, key }),
+        Ok(value) => Ok(value),
+        Err(source) => Err(EnvironmentError::File { volume, path, source }),
+    }
 }
 
 /// The value of one `valueFrom`; None where it is optional and absent.

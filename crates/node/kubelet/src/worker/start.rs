@@ -209,7 +209,18 @@ async fn environment_of(starting: &Starting<'_>, spec: &Value) -> Result<Vec<(St
     }
     let services = environment::service_variables(&ctx.services.list(), pod);
     let fields = ctx.fields(pod_ips(starting));
-    environment::variables(pod, spec, &sources, &services, &fields).map_err(|error| error.to_string())
+    let files = variable_files(starting, spec).await?;
+    environment::variables(pod, spec, &sources, &services, &fields, &files).map_err(|error| error.to_string())
+}
+
+async fn variable_files(starting: &Starting<'_>, spec: &Value) -> Result<environment::Files, String> {
+    let Starting { ctx, pod, .. } = starting;
+    if spec.list_at(&["env"]).iter().all(|variable| variable.at(&["valueFrom", "fileKeyRef"]).is_none()) {
+        return Ok(environment::Files::new());
+    }
+    let (dir, pod, spec) = (ctx.config.pod_dir(meta::uid(pod)), (*pod).clone(), spec.clone());
+    let files = tokio::task::spawn_blocking(move || volumes::variable_files(&pod, &spec, &dir)).await;
+    files.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
 async fn mounts(starting: &Starting<'_>, spec: &Value, environment: &[(String, String)], attempt: u32) -> Result<Vec<Mount>, String> {

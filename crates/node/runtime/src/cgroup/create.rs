@@ -7,11 +7,15 @@ use std::path::Path;
 
 use fram_cri::{HugepageLimit, LinuxContainerResources};
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, clone};
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
 use super::devices::{self, Rule};
 use super::{Cgroups, inherit_cpuset};
+
+/// What a process of a container needs at most until it is its command; nothing is taken of it but what is used.
+const STACK: usize = 1 << 20;
 
 /// More than the int that libc has it in holds.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -132,6 +136,28 @@ impl Entrances {
     /// Moves the calling process, which has one thread, as far as that is done by moving.
     pub(crate) fn enter(&self) -> io::Result<()> {
         self.tasks.iter().try_for_each(|mut file| file.write_all(b"0"))
+    }
+
+    /// Makes a sibling of the calling process, which has one thread, in the cgroup as `fork` does. What the child does ends in execve, or with a
+    /// code that it gives. Until then it uses the caller's memory, and the caller waits, as with vfork(2): to copy the memory, and to give up the
+    /// copy, takes longer than all that is done there. Where a process begins in its cgroup it is copied, as clone(2) cannot begin there.
+    pub(crate) fn spawn(&self, mut child: impl FnMut() -> i32) -> nix::Result<Pid> {
+        if self.unified.is_some() {
+            return self.spawn_copy(child);
+        }
+        let mut stack = vec![0; STACK];
+        let flags = CloneFlags::CLONE_PARENT | CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+        // SAFETY: the child has a stack of its own, and nobody but it touches the memory until it is another program or gone.
+        unsafe { clone(Box::new(|| child() as isize), &mut stack, flags, None) }
+    }
+
+    /// The same, for a caller who has something to do meanwhile.
+    pub(crate) fn spawn_copy(&self, mut child: impl FnMut() -> i32) -> nix::Result<Pid> {
+        match self.fork(true)? {
+            Forked::Parent(pid) => Ok(pid),
+            // SAFETY: ends the process. Destructors belong to the parent.
+            Forked::Child => unsafe { libc::_exit(child()) },
+        }
     }
 
     /// Forks a process that has one thread. The child is in the cgroup as far as it is not to `enter` it; as a sibling it is the parent's

@@ -2,6 +2,7 @@
 //! when it is started.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +18,7 @@ use crate::cgroup::Cgroups;
 use crate::client::{self, ClientError};
 use crate::devices;
 use crate::durable::{self, Sync};
-use crate::protocol::{OverlayMount, Request, Response, StartContainer};
+use crate::protocol::{self, OverlayMount, Request, Response, StartContainer};
 use crate::records::{CONTAINER_FILE, ContainerRecord, START_FILE, SandboxRecord, new_id};
 use crate::seccomp::{self, Instruction};
 use crate::shim::{SHM, USERNS, clock};
@@ -77,7 +78,8 @@ async fn make(inner: &Arc<Inner>, sandbox: &Sandbox, id: &str, config: Container
     let sandbox_record = sandbox.record.lock().clone();
     let (inner, dir, id) = (inner.clone(), sandbox.dir.clone(), id.to_owned());
     blocking(move || {
-        let paths = Paths::new(&dir, inner.layout.container(&sandbox_id_of(&dir), &id));
+        let (container, rootfs) = (inner.layout.container(&sandbox_id_of(&dir), &id), inner.layout.rootfs.clone());
+        let paths = Paths { sandbox: dir, container, rootfs };
         write(&inner, &paths, &id, &sandbox_record, config, image, &image_mounts)
     })
     .await
@@ -92,13 +94,6 @@ struct Paths {
     sandbox: PathBuf,
     container: PathBuf,
     rootfs: PathBuf,
-}
-
-impl Paths {
-    fn new(sandbox: &Path, container: PathBuf) -> Paths {
-        let rootfs = container.join("rootfs");
-        Paths { sandbox: sandbox.to_path_buf(), container, rootfs }
-    }
 }
 
 fn write(
@@ -140,14 +135,15 @@ fn write(
         "" => PathBuf::new(),
         path => Path::new(&sandbox.log_directory).join(path),
     };
-    let (profile, runtime) = (profile(&plan)?, other_runtime(inner, &sandbox_id_of(&paths.sandbox))?);
-    let filter = match (&profile, &runtime) {
-        (_, Some(_)) => {
-            spec::complete(&mut plan, profile.as_ref());
-            Vec::new()
-        }
-        (Some(profile), None) => seccomp::compile(profile).map_err(invalid_profile)?,
-        (None, None) => Vec::new(),
+    let runtime = other_runtime(inner, &sandbox_id_of(&paths.sandbox))?;
+    let filter = if runtime.is_some() {
+        let profile = profile(&plan)?;
+        spec::complete(&mut plan, profile.as_ref());
+        Vec::new()
+    } else if plan.seccomp == Seccomp::Default {
+        inner.filters.of(&plan.privileges).map_err(invalid_profile)?
+    } else {
+        profile(&plan)?.map_or(Ok(Vec::new()), |profile| seccomp::compile(&profile)).map_err(invalid_profile)?
     };
     let record = ContainerRecord {
         id: id.to_owned(),
@@ -161,12 +157,9 @@ fn write(
         exit_reported: false,
         config,
     };
+    let layers = [vec![inner.layout.mount_points.clone()], image.layers].concat();
     durable::write_json(&dir.join("config.json"), &plan.spec, Sync::No)?;
-    durable::write_json(
-        &dir.join(START_FILE),
-        &StartContainer { runtime, ids, ..start(paths, &record, plan, filter, image.layers) },
-        Sync::No,
-    )?;
+    durable::write_json(&dir.join(START_FILE), &StartContainer { runtime, ids, ..start(paths, &record, plan, filter, layers) }, Sync::No)?;
     // The last one: with it the container exists.
     durable::write_json(&dir.join(CONTAINER_FILE), &record, Sync::No)?;
     Ok(Container::new(dir.clone(), record, Default::default()))
@@ -235,9 +228,10 @@ pub(super) async fn begin(inner: Arc<Inner>, id: String) -> CriResult<()> {
     if !sandbox.is_ready() {
         return Err(CriError::FailedPrecondition(format!("pod sandbox {:?} is not ready", sandbox.id)));
     }
-    let request: StartContainer = durable::read_json(&container.dir.join(START_FILE))?
-        .ok_or_else(|| CriError::Internal(format!("container {id:?} has lost its {START_FILE}")))?;
-    match client::ask(&sandbox.dir, &Request::Start(Box::new(request))).await? {
+    let path = container.dir.join(START_FILE);
+    let request = fs::read(&path).map_err(|error| CriError::io("read", path, error))?;
+    let frame = protocol::encode_start(&request).map_err(ClientError::from)?;
+    match client::ask_in_frame(&sandbox.dir, &frame).await? {
         Response::Started { run, warnings } => {
             for warning in warnings {
                 tracing::warn!(container = id, warning, "a container runs with less than it asked for");
@@ -314,13 +308,15 @@ pub(super) async fn remove(inner: Arc<Inner>, id: String) -> CriResult<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    let (cgroups, cgroup, dir) = (inner.cgroups.clone(), container.record.lock().cgroup.clone(), container.dir.clone());
-    remove_cgroup(cgroups, cgroup).await?;
-    {
-        let _nobody_writes = container.record.lock();
-        container.removing.store(true, Ordering::SeqCst);
-    }
-    blocking(move || remove_directory(&dir)).await?;
+    let (cgroups, cgroup, of) = (inner.cgroups.clone(), container.record.lock().cgroup.clone(), container.clone());
+    let remove_files = move || {
+        {
+            let _nobody_writes = of.record.lock();
+            of.removing.store(true, Ordering::SeqCst);
+        }
+        remove_directory(&of.dir)
+    };
+    remove_cgroup_and(cgroups, cgroup, remove_files).await?;
     inner.images.release_root_filesystem(&id).await?;
     if inner.containers.lock().remove(&id).is_some() {
         inner.publish(&id, &container.sandbox_id, ContainerEventType::Deleted);
@@ -328,27 +324,45 @@ pub(super) async fn remove(inner: Arc<Inner>, id: String) -> CriResult<()> {
     Ok(())
 }
 
-/// A process that is still dying keeps its cgroup busy, and version 1 has no event for its last one's end.
 /// Nothing is done with an empty name: that would be the root of the hierarchies.
 pub(super) async fn remove_cgroup(cgroups: Cgroups, cgroup: String) -> CriResult<()> {
+    remove_cgroup_and(cgroups, cgroup, || Ok(())).await
+}
+
+/// Removes a cgroup, and does what has to come behind that on the same thread. A process that is still dying keeps its cgroup busy, and
+/// version 1 has no event for its last one's end.
+async fn remove_cgroup_and(
+    cgroups: Cgroups,
+    cgroup: String,
+    then: impl Fn() -> CriResult<()> + Send + std::marker::Sync + 'static,
+) -> CriResult<()> {
+    let (shared, mut tries) = (Arc::new((cgroups, cgroup, then)), 0);
+    loop {
+        let work = shared.clone();
+        let done = blocking(move || {
+            let (cgroups, cgroup, then) = &*work;
+            match try_to_remove(cgroups, cgroup) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < 200 => Ok(false),
+                removed => removed.map_err(|error| CriError::io("remove cgroup", cgroup, error)).and_then(|()| then()).map(|()| true),
+            }
+        });
+        if done.await? {
+            return Ok(());
+        }
+        tries += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn try_to_remove(cgroups: &Cgroups, cgroup: &str) -> io::Result<()> {
     if cgroup.trim_matches('/').is_empty() {
         return Ok(());
     }
-    let mut tries = 0;
-    loop {
-        let (cgroups, name) = (cgroups.clone(), cgroup.clone());
-        let removed = blocking(move || {
-            cgroups.kill(&name);
-            Ok(cgroups.remove_everywhere(&name))
-        });
-        match removed.await? {
-            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy && tries < 200 => {
-                tries += 1;
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            removed => return removed.map_err(|error| CriError::io("remove cgroup", &cgroup, error)),
-        }
-    }
+    // The shim has removed it in most cases.
+    cgroups.remove_everywhere(cgroup).or_else(|_| {
+        cgroups.kill(cgroup);
+        cgroups.remove_everywhere(cgroup)
+    })
 }
 
 pub(super) async fn update(inner: Arc<Inner>, id: String, resources: LinuxContainerResources) -> CriResult<()> {

@@ -8,7 +8,7 @@ mod other;
 use std::error::Error;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -149,8 +149,8 @@ fn create(request: &StartContainer, cgroups: &Cgroups, pid_path: Option<PathBuf>
     if request.runtime.is_none() {
         native::make_cgroup(&mut spec, request, cgroups)?;
     }
-    rootfs::prepare(request, cgroups)?;
-    let user = finish_specification(&mut spec, request, pid_path.as_deref())?;
+    let root = rootfs::prepare(request, cgroups)?;
+    let user = finish_specification(&mut spec, request, root.as_fd(), pid_path.as_deref())?;
     if let Some(ids) = request.ids {
         // Whoever opens /dev/stdout anew has to be its owner.
         let owner = ids.uid.checked_add(user.uid).map(nix::unistd::Uid::from_raw);
@@ -228,8 +228,12 @@ fn read_specification(dir: &Path) -> Result<Value, CreateError> {
 }
 
 /// Writes into the specification what only the mounted root and the running sandbox can tell.
-fn finish_specification(spec: &mut Value, request: &StartContainer, pid_path: Option<&Path>) -> Result<ContainerUser, CreateError> {
-    let root = &request.rootfs.target;
+fn finish_specification(
+    spec: &mut Value,
+    request: &StartContainer,
+    root: BorrowedFd<'_>,
+    pid_path: Option<&Path>,
+) -> Result<ContainerUser, CreateError> {
     let passwd = rootfs::read_in_root(root, "etc/passwd")?;
     let group = rootfs::read_in_root(root, "etc/group")?;
     let user = resolve_user(&request.user, &passwd, &group)?;
@@ -245,13 +249,15 @@ fn finish_specification(spec: &mut Value, request: &StartContainer, pid_path: Op
         namespaces.push(json!({ "type": "pid", "path": path }));
     }
     if let Some(cwd) = spec["process"]["cwd"].as_str() {
-        rootfs::make_directory_in_root(root, Path::new(cwd))?;
+        let cwd = Path::new(cwd);
+        rootfs::make_directories(root, cwd).map_err(io_at("make the working directory", cwd))?;
     }
     if request.ids.is_some() {
-        spec["root"]["path"] = json!(rootfs::show(root)?);
+        spec["root"]["path"] = json!(rootfs::show(&request.rootfs.target)?);
     }
     let path = request.dir.join("config.json");
-    fs::write(&path, spec.to_string()).map_err(io_at("write", &path))?;
+    // As a new file: what is written over another one, file systems send to the disk at once.
+    fs::remove_file(&path).and_then(|()| fs::write(&path, spec.to_string())).map_err(io_at("write", &path))?;
     Ok(user)
 }
 

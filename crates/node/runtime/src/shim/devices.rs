@@ -44,8 +44,7 @@ fn fill(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, given: &[LinuxDevice]) -> io:
         make(root, &node)?;
     }
     for (name, major, minor) in COMMON {
-        let path = Path::new("/dev").join(name);
-        make(root, &Node { path, kind: SFlag::S_IFCHR, numbers: (major, minor), mode: 0o666, owner: (0, 0) })?;
+        unless_there(mknodat(dev, name, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor)))?;
     }
     LINKS.iter().try_for_each(|(target, name)| unless_there(symlinkat(*target, dev, *name)))
 }

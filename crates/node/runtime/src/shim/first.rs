@@ -15,7 +15,7 @@ use super::creator::Stdio;
 use super::join::hide;
 use super::mount::{self as sys, Context};
 use super::process::{Command, Line, ProcessError, end, step, step_at, take_streams, take_terminal};
-use crate::cgroup::{Entrances, Forked};
+use crate::cgroup::Entrances;
 
 /// Which pid namespace it is in.
 pub(super) enum Pids {
@@ -88,13 +88,12 @@ impl First {
             Pids::Joined(namespace) => setns(namespace.as_fd(), CloneFlags::CLONE_NEWPID).map_err(step("join the pid namespace"))?,
             Pids::Inherited => {}
         }
-        match self.cgroup.fork(true).map_err(step("fork"))? {
-            Forked::Parent(pid) => Ok(pid),
-            Forked::Child => {
-                let error = self.become_it(stdio, hooks, line).err().unwrap_or_else(|| self.command.execute());
-                end(line, &error)
-            }
-        }
+        let child = || {
+            let error = self.become_it(stdio, hooks, line).err().unwrap_or_else(|| self.command.execute());
+            end(line, &error)
+        };
+        // While there are hooks the creator runs those that are to see the process.
+        if hooks.is_some() { self.cgroup.spawn_copy(child) } else { self.cgroup.spawn(child) }.map_err(step("fork"))
     }
 
     fn become_it(&self, stdio: &Stdio, hooks: Option<&Hooks<'_>>, line: &Line) -> Result<(), ProcessError> {

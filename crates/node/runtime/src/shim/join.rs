@@ -9,7 +9,7 @@ use nix::unistd::{Pid, setsid};
 
 use super::creator::Stdio;
 use super::process::{Command, Line, ProcessError, end, step, take_streams, take_terminal};
-use crate::cgroup::{Entrances, Forked};
+use crate::cgroup::Entrances;
 
 /// The container to join.
 pub(super) struct Target<'a> {
@@ -37,13 +37,11 @@ pub(super) fn join(target: &Target<'_>, command: &Command, stdio: Stdio, termina
     flags.set(CloneFlags::CLONE_NEWCGROUP, target.cgroup_namespace);
     // A pid namespace is that of children only, so the last fork comes behind it.
     setns(target.first, flags).map_err(step("join the container's namespaces"))?;
-    match target.cgroup.fork(true).map_err(step("fork"))? {
-        Forked::Parent(pid) => Ok(pid),
-        Forked::Child => {
-            let error = become_it(&stdio, terminal, &line).err().unwrap_or_else(|| command.execute());
-            end(&line, &error)
-        }
-    }
+    let child = || {
+        let error = become_it(&stdio, terminal, &line).err().unwrap_or_else(|| command.execute());
+        end(&line, &error)
+    };
+    target.cgroup.spawn(child).map_err(step("fork"))
 }
 
 fn become_it(stdio: &Stdio, terminal: bool, line: &Line) -> Result<(), ProcessError> {

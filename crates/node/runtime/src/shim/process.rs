@@ -276,9 +276,8 @@ impl Listener {
     }
 }
 
-/// Ends a child of the creator whose work came to an error. Destructors belong to the parent.
-pub(super) fn end(line: &Line, error: &ProcessError) -> ! {
+/// The exit code of a child of the creator whose work came to an error.
+pub(super) fn end(line: &Line, error: &ProcessError) -> i32 {
     line.fail(error);
-    // SAFETY: ends the process.
-    unsafe { libc::_exit(1) }
+    1
 }

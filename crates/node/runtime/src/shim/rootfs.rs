@@ -5,13 +5,13 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::chown;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use fram_cri::MountPropagation;
 use nix::fcntl::{OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::unistd::symlinkat;
 use thiserror::Error;
 
@@ -31,8 +31,8 @@ fn at<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> 
     move |source| RootfsError::Path { operation, path: path.to_path_buf(), source }
 }
 
-/// Leaves the node's mount namespace and mounts the container's root with all that is on it.
-pub(super) fn prepare(request: &StartContainer, cgroups: &Cgroups) -> Result<(), RootfsError> {
+/// Leaves the node's mount namespace and mounts the container's root with all that is on it; gives that root.
+pub(super) fn prepare(request: &StartContainer, cgroups: &Cgroups) -> Result<File, RootfsError> {
     let namespace = |operation| move |source| RootfsError::Namespace { operation, source };
     unshare(CloneFlags::CLONE_NEWNS).map_err(namespace("unshare the mount namespace"))?;
     // A bidirectional mount has to stay in the node's peer group, so it is copied before the tree becomes a slave; what
@@ -65,11 +65,11 @@ pub(super) fn prepare(request: &StartContainer, cgroups: &Cgroups) -> Result<(),
         }
         place(root.as_fd(), &mount.destination, &tree)?;
         if is_cgroup {
-            let filled = fill_cgroup(root.as_fd(), mount, &request.cgroup, cgroups);
+            let filled = fill_cgroup(tree.as_fd(), mount, &request.cgroup, cgroups);
             filled.and_then(|()| sys::restrict(tree.as_fd(), &mount.attributes)).map_err(failed("fill"))?;
         }
     }
-    Ok(())
+    Ok(root)
 }
 
 /// What is mounted from here on does not reach the node.
@@ -132,27 +132,28 @@ fn image_volume(layers: &[PathBuf], sub_path: &Path) -> io::Result<OwnedFd> {
 /// Attaches a tree on its destination in the container's root, which is made if it is missing.
 fn place(root: BorrowedFd<'_>, destination: &Path, tree: &OwnedFd) -> Result<(), RootfsError> {
     let failed = |operation| at(operation, destination);
-    let kind = tree.try_clone().and_then(|fd| File::from(fd).metadata()).map_err(failed("stat the source of"))?;
-    let point = if kind.is_dir() { make_directories(root, destination) } else { make_file(root, destination) };
+    let kind = fstat(tree).map_err(|errno| failed("stat the source of")(errno.into()))?.st_mode & libc::S_IFMT;
+    let point = if kind == libc::S_IFDIR { make_directories(root, destination) } else { make_file(root, destination) };
     let point = point.map_err(failed("make the mount point"))?;
     sys::attach_on(tree.as_fd(), point.as_fd()).map_err(failed("mount on"))
 }
 
 /// A directory for each hierarchy with the container's own cgroup; and a link for each controller of a hierarchy that
 /// holds several, as the host has them.
-fn fill_cgroup(root: BorrowedFd<'_>, mount: &RootMount, cgroup: &str, cgroups: &Cgroups) -> io::Result<()> {
+fn fill_cgroup(place: BorrowedFd<'_>, mount: &RootMount, cgroup: &str, cgroups: &Cgroups) -> io::Result<()> {
     for (path, name) in cgroups.paths(cgroup).zip(cgroups.names()) {
-        fs::create_dir_all(&path)?;
-        let tree = sys::clone_tree(&path)?;
+        let tree = match sys::clone_tree(&path) {
+            // Another runtime is about to make it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(&path).and_then(|()| sys::clone_tree(&path))?,
+            tree => tree?,
+        };
         sys::make_private(tree.as_fd())?;
         sys::restrict(tree.as_fd(), &mount.attributes)?;
-        let point = make_directories(root, &mount.destination.join(&name))?;
+        mkdirat(place, name.as_str(), Mode::from_bits_truncate(0o755))?;
+        let point = sys::open_in_root(place, Path::new(&name), libc::O_PATH | libc::O_DIRECTORY)?;
         sys::attach_on(tree.as_fd(), point.as_fd())?;
-        if name.contains(',') {
-            let parent = sys::open_in_root(root, &mount.destination, libc::O_PATH)?;
-            for controller in name.split(',') {
-                symlinkat(name.as_str(), parent.as_fd(), controller)?;
-            }
+        for controller in name.split(',').filter(|controller| *controller != name) {
+            symlinkat(name.as_str(), place, controller)?;
         }
     }
     Ok(())
@@ -208,18 +209,9 @@ fn overlay(rootfs: &OverlayMount, users: Option<&Users>) -> Result<(), RootfsErr
     if let Some(Users { ids, .. }) = users {
         chown(&rootfs.upper, Some(ids.uid), Some(ids.gid)).map_err(at("give away", &rootfs.upper))?;
     }
-    let mut layers = rootfs.layers.clone();
-    if layers.is_empty() {
-        // No layers is an empty image; an overlay needs one.
-        let empty = rootfs.work.with_extension("empty");
-        fs::create_dir_all(&empty).map_err(at("create", &empty))?;
-        layers.push(empty);
-    }
-    let seen = match users {
-        Some(users) => users.mapped(&layers, &rootfs.work.with_extension("layers"))?,
-        None => layers,
-    };
-    super::overlay::writable(&seen, &rootfs.upper, &rootfs.work, &rootfs.target).map_err(at("mount the overlay", &rootfs.target))?;
+    let mapped = users.map(|users| users.mapped(&rootfs.layers, &rootfs.work.with_extension("layers"))).transpose()?;
+    let seen = mapped.as_ref().unwrap_or(&rootfs.layers);
+    super::overlay::writable(seen, &rootfs.upper, &rootfs.work, &rootfs.target).map_err(at("mount the overlay", &rootfs.target))?;
     if users.is_some() {
         // The overlay has its own hold on them.
         seen.iter().try_for_each(|place| umount2(place, MntFlags::MNT_DETACH).map_err(|errno| at("unmount", place)(errno.into())))?;
@@ -228,11 +220,10 @@ fn overlay(rootfs: &OverlayMount, users: Option<&Users>) -> Result<(), RootfsErr
 }
 
 /// A file of the container's root; empty when it does not exist. Links are followed inside the root only.
-pub(super) fn read_in_root(rootfs: &Path, inside: &str) -> Result<String, RootfsError> {
-    let root = File::open(rootfs).map_err(at("open", rootfs))?;
+pub(super) fn read_in_root(root: BorrowedFd<'_>, inside: &str) -> Result<String, RootfsError> {
     let mut text = String::new();
     let path = Path::new(inside);
-    match sys::open_in_root(root.as_fd(), path, libc::O_RDONLY | libc::O_NONBLOCK) {
+    match sys::open_in_root(root, path, libc::O_RDONLY | libc::O_NONBLOCK) {
         // More than a passwd file ever is; an image must not exhaust the node's memory.
         Ok(fd) => File::from(fd).take(4 << 20).read_to_string(&mut text).map_err(at("read", path))?,
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => 0,
@@ -254,19 +245,12 @@ pub(super) fn make_directories(root: BorrowedFd<'_>, inside: &Path) -> io::Resul
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         opened => return opened,
     }
-    let mut so_far = PathBuf::from("/");
-    let mut parent = open(&so_far)?;
-    for component in inside.components().filter(|component| matches!(component, Component::Normal(_))) {
-        so_far.push(component);
-        parent = match open(&so_far) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                mkdirat(parent.as_fd(), Path::new(component.as_os_str()), Mode::from_bits_truncate(0o755))?;
-                open(&so_far)?
-            }
-            opened => opened?,
-        };
+    let Some(above) = inside.parent() else { return open(Path::new("/")) };
+    let above = make_directories(root, above)?;
+    if let Some(name) = inside.file_name() {
+        mkdirat(above.as_fd(), name, Mode::from_bits_truncate(0o755))?;
     }
-    Ok(parent)
+    open(inside)
 }
 
 /// Opens a file in the root, making it and the directories above it if they are missing.

@@ -98,9 +98,18 @@ impl Server {
                 && self.creations.is_empty()
                 && self.containers.values().all(|container| container.run.exit.is_some())
             {
+                self.end_first_process();
                 self.respond(connection, &Response::Ok);
                 return Ok(());
             }
+        }
+    }
+
+    /// It would end with the shim, but a moment later, when the sandbox is already said to be gone.
+    fn end_first_process(&self) {
+        if let Some(pid) = self.first_process {
+            kill(pid.as_raw(), libc::SIGKILL);
+            let _ = waitpid(pid, None);
         }
     }
 
@@ -311,6 +320,7 @@ impl Server {
             let container = self.containers.iter().find(|(_, container)| runs(container)).map(|(id, _)| id.clone());
             match container {
                 Some(id) => self.ended(&id, code),
+                None if self.first_process.is_some_and(|first| first.as_raw() == pid) => self.first_process = None,
                 None if !self.creations.is_empty() => drop(self.strays.insert(pid, code)),
                 None => {}
             }
@@ -322,13 +332,19 @@ impl Server {
     fn ended(&mut self, id: &str, code: i32) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let oom_killed = self.cgroups.oom_kills(&container.cgroup) > 0;
-        self.cgroups.kill(&container.cgroup);
+        // Where it can be removed nobody is in it, as where the container had a pid namespace of its own.
+        let removed = self.cgroups.remove(&container.cgroup);
+        if removed.is_err() {
+            self.cgroups.kill(&container.cgroup);
+        }
         container.drain();
         container.run.exit = Some(Exit { code, finished_at: clock::now(), oom_killed, ..Exit::default() });
         // A full disk must not hide the end from those who listen now.
         let _ = container.record(Sync::Yes);
-        // It fails while a killed process is still dying; whoever removes the container tries again.
-        let _ = self.cgroups.remove(&container.cgroup);
+        if removed.is_err() {
+            // It fails while a killed process is still dying; whoever removes the container tries again.
+            let _ = self.cgroups.remove(&container.cgroup);
+        }
         let run = container.run.clone();
         self.tell_watchers(&Response::ContainerExited { run });
         let attached = Role::Attached(id.to_owned());

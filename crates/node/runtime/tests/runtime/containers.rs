@@ -50,6 +50,22 @@ async fn a_user_who_is_not_root_can_open_its_streams_anew() {
 }
 
 #[tokio::test]
+async fn a_container_s_own_layer_holds_what_it_wrote_and_nothing_that_something_is_mounted_on() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let list = "echo mine > /own; for place in /dev /etc /proc /sys /etc/hosts; do busybox stat -c '%a %n' $place; done";
+    let config = ContainerConfig { image: ImageSpec::new("bare"), ..shell("main", list) };
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let id = start(&runtime, &sandbox, &config).await;
+    ended(&runtime, &id).await;
+    let upper = node.dir.path().join("state/sandboxes").join(&sandbox).join("containers").join(&id).join("upper");
+    let written: Vec<_> = fs::read_dir(upper).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(written, ["own"]);
+    let modes = ["755 /dev", "755 /etc", "555 /proc", "555 /sys", "644 /etc/hosts"].map(|line| format!("stdout F {line}"));
+    assert_eq!(node.log("web", "main.log"), modes);
+}
+
+#[tokio::test]
 async fn exceeding_the_memory_limit_is_oom_killed() {
     let node = Node::new();
     let runtime = node.open().await;

@@ -49,7 +49,9 @@ async fn a_shared_pid_namespace_outlives_its_containers() {
     let a = start(&runtime, &sandbox, &shared("a", "sleep 1234 & exit 0")).await;
     assert_eq!(ended(&runtime, &a).await.exit_code, 0);
     let b = start(&runtime, &sandbox, &shared("b", "echo $$; cat /proc/1/comm; sleep 1000")).await;
-    let ps = runtime.exec_sync(&b, &["ps".into(), "-o".into(), "args".into()], Some(LONG)).await.unwrap();
+    // The shell's own line has the word too.
+    let script = "until ps -o comm | grep -q sleep; do :; done; ps -o args".to_owned();
+    let ps = runtime.exec_sync(&b, &["sh".into(), "-c".into(), script], Some(LONG)).await.unwrap();
     let ps = String::from_utf8(ps.stdout).unwrap();
     assert!(!ps.contains("sleep 1234"), "what a left running was killed with it: {ps}");
     assert!(ps.contains("sleep 1000"), "{ps}");

@@ -1,5 +1,9 @@
 //! Pods outlive the runtime, and no exit is lost: neither when it is closed, nor when its process is killed.
 
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -186,6 +190,33 @@ async fn dropping_a_runtime_lets_the_next_one_open() {
     };
     let runtime = tokio::time::timeout(LONG, next).await.unwrap();
     assert_eq!(runtime.pod_sandbox_status(&sandbox).await.unwrap().state, PodSandboxState::Ready);
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+/// One frame of the shim's protocol.
+fn frame(json: &str) -> Vec<u8> {
+    let length = u32::try_from(json.len()).unwrap();
+    [&length.to_le_bytes(), json.as_bytes()].concat()
+}
+
+#[tokio::test]
+async fn what_a_runtime_asks_whose_version_the_shim_does_not_know_is_not_done() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let id = start(&runtime, &sandbox, &shell("main", "sleep 1000")).await;
+    let dir = fs::File::open(node.dir.path().join("state/sandboxes").join(&sandbox)).unwrap();
+    let mut shim = UnixStream::connect(format!("/proc/self/fd/{}/shim.sock", dir.as_raw_fd())).unwrap();
+    let kill = format!(r#"{{"Signal":{{"container_id":"{id}","signal":9,"all":true}}}}"#);
+    shim.set_read_timeout(Some(LONG)).unwrap();
+    shim.write_all(&[frame(r#"{"Hello":{"version":1000,"oldest":999}}"#), frame(&kill)].concat()).unwrap();
+    let mut answer = Vec::new();
+    shim.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("Hello") && answer.contains("Unsupported") && !answer.contains("Ok"), "{answer}");
+    let ran = runtime.exec_sync(&id, &["true".into()], Some(LONG)).await.unwrap();
+    assert_eq!(ran.exit_code, 0);
     runtime.remove_pod_sandbox(&sandbox).await.unwrap();
     node.assert_nothing_is_left();
 }

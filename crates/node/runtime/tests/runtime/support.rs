@@ -55,6 +55,14 @@ impl RootFilesystems for BusyboxImages {
         let mut layers = vec![self.layer.clone()];
         match image.image.as_str() {
             "busybox" => {}
+            // A shell, and nothing that anything could be mounted on.
+            "bare" => {
+                let layer = self.layer.with_file_name("layer-bare");
+                fs::create_dir_all(layer.join("bin")).unwrap();
+                fs::copy(self.layer.join("bin/busybox"), layer.join("bin/busybox")).unwrap();
+                symlink("busybox", layer.join("bin/sh")).unwrap();
+                layers = vec![layer];
+            }
             // 119 more layers: each has a file of its own and writes its number into a common one.
             "tall" => layers.extend((1..120).map(|number| {
                 let layer = self.layer.with_file_name(format!("layer-{number:03}"));

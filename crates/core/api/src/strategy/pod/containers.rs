@@ -8,7 +8,7 @@ use fram_machinery::status::{FieldError, Problem};
 use fram_machinery::{Value, names};
 
 use super::At;
-use super::volumes::{field_errors, local_path_errors, resource_field_errors};
+use super::volumes::{backsteps, field_errors, local_path_errors, resource_field_errors};
 
 /// What containers have to know of their pod.
 pub(super) struct Pod<'a> {
@@ -44,7 +44,7 @@ pub(super) fn validate(container: &Value, role: Role, at: At<'_>, pod: &Pod<'_>,
     enumerated(container, at, "imagePullPolicy", &["Always", "IfNotPresent", "Never"], errors);
     enumerated(container, at, "terminationMessagePolicy", &["File", "FallbackToLogsOnError"], errors);
     ports(container, at, errors);
-    environment(container, at, errors);
+    environment(container, at, pod, errors);
     mounts(container, at, pod, errors);
     devices(container, at, pod, errors);
     resources(container.get("resources").unwrap_or(&Value::Null), format_args!("{at}.resources"), &pod.claims, errors);
@@ -144,18 +144,47 @@ pub(super) fn host_port_conflicts(containers: &[Value], path: At<'_>, errors: &m
     }
 }
 
-fn environment(container: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
+const NOT_A_VARIABLE: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+
+fn is_variable(name: &str) -> bool {
+    name.bytes().all(|c| (0x20..0x7f).contains(&c) && c != b'=')
+}
+
+/// A key in a file that another container writes into a volume that is the pod's alone.
+fn file_key_errors(reference: &Value, at: At<'_>, pod: &Pod<'_>, errors: &mut Vec<FieldError>) {
+    let [key, volume, path] = ["key", "volumeName", "path"].map(|field| reference.str_at(&[field]));
+    for (field, value) in [("key", key), ("volumeName", volume), ("path", path)] {
+        if value.is_empty() {
+            errors.push(FieldError::required(format!("{at}.{field}"), ""));
+        }
+    }
+    if !is_variable(key) {
+        errors.push(FieldError::invalid(format!("{at}.key"), key, NOT_A_VARIABLE));
+    }
+    backsteps(path, format_args!("{at}.path"), errors);
+    match pod.volumes.get(volume) {
+        None => errors.push(FieldError { field: format!("{at}.volumeName"), problem: Problem::NotFound(volume.into()) }),
+        Some(of) if of.get("emptyDir").is_none() => {
+            errors.push(FieldError::invalid(format!("{at}.volumeName"), volume, "referenced volume must be of type emptyDir"));
+        }
+        Some(_) => {}
+    }
+}
+
+fn environment(container: &Value, at: At<'_>, pod: &Pod<'_>, errors: &mut Vec<FieldError>) {
     for (i, env) in container.list_at(&["env"]).iter().enumerate() {
         let name = env.str_at(&["name"]);
         let at = format_args!("{at}.env[{i}]");
         if name.is_empty() {
             errors.push(FieldError::required(format!("{at}.name"), ""));
-        } else if name.contains('=') || !name.bytes().all(|c| (0x20..0x7f).contains(&c)) {
-            let why = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-            errors.push(FieldError::invalid(format!("{at}.name"), name, why));
+        } else if !is_variable(name) {
+            errors.push(FieldError::invalid(format!("{at}.name"), name, NOT_A_VARIABLE));
         }
         if let Some(source) = env.get("valueFrom") {
             env_source(env, source, format_args!("{at}.valueFrom"), errors);
+            if let Some(reference) = source.get("fileKeyRef") {
+                file_key_errors(reference, format_args!("{at}.valueFrom.fileKeyRef"), pod, errors);
+            }
         }
     }
     for (i, from) in container.list_at(&["envFrom"]).iter().enumerate() {
@@ -496,4 +525,36 @@ pub(crate) fn port_or_name(port: Option<&Value>, at: At<'_>, errors: &mut Vec<Fi
 /// Whether a text is an address in the form that is stored everywhere.
 pub(super) fn is_ip(text: &str) -> bool {
     text.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_machinery::object;
+
+    use super::*;
+
+    #[test]
+    fn a_key_of_a_file_is_a_variable_s_name_in_a_volume_that_is_the_pod_s_alone() {
+        let (own, secret) = (object!({ "emptyDir": {} }), object!({ "secret": {} }));
+        let pod = Pod {
+            volumes: HashMap::from([("own", &own), ("secret", &secret)]),
+            claims: Vec::new(),
+            restart_policy: "Never",
+            grace: 30,
+            host_users: true,
+        };
+        for (volume, path, key, fields) in [
+            ("own", "a/b", "KEY", &[][..]),
+            ("secret", "a", "KEY", &["x.volumeName"]),
+            ("missing", "a", "KEY", &["x.volumeName"]),
+            ("own", "../a", "A=B", &["x.key", "x.path"]),
+            ("own", "", "", &["x.key", "x.path"]),
+        ] {
+            let mut errors = Vec::new();
+            let reference = object!({ "volumeName": volume, "path": path, "key": key });
+            file_key_errors(&reference, format_args!("x"), &pod, &mut errors);
+            let found: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+            assert_eq!(found, fields, "{volume} {path} {key}");
+        }
+    }
 }

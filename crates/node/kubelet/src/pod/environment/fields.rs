@@ -95,7 +95,11 @@ pub(crate) fn resource_field(pod: &Value, container: &Value, reference: &Value, 
     let own = resources::quantity(container.get("resources").unwrap_or(&none), kind, name);
     let amount = match own {
         Some(amount) => amount,
-        None if kind == "limits" => fields.allocatable.get(name).copied().unwrap_or(Quantity::zero()),
+        // What all containers have together, and the node after that.
+        None if kind == "limits" => match pod.at(&["spec", "resources"]).and_then(|whole| resources::quantity(whole, kind, name)) {
+            Some(amount) => amount,
+            None => fields.allocatable.get(name).copied().unwrap_or(Quantity::zero()),
+        },
         None => Quantity::zero(),
     };
     let divisor = reference.get("divisor").and_then(resources::parse).filter(|d| !d.is_zero());

@@ -15,11 +15,47 @@ fn sources() -> Sources {
     Sources::from([(Reference::ConfigMap("m".into()), Arc::new(map)), (Reference::Secret("s".into()), Arc::new(secret))])
 }
 
+fn files() -> Files {
+    Files::from([(("v".into(), "f".into()), "A='1'".into()), (("v".into(), "odd".into()), "A".into())])
+}
+
+#[test]
+fn a_key_of_a_file_is_a_value_and_has_to_be_there_unless_it_is_optional() {
+    let of = |file: &str, key: &str, optional: bool| {
+        let reference = object!({ "volumeName": "v", "path": file, "key": key, "optional": optional });
+        object!({ "env": [{ "name": "V", "valueFrom": { "fileKeyRef": reference } }] })
+    };
+    check(of("f", "A", false), &[("V", "1")]);
+    check(of("f", "B", true), &[]);
+    check(of("missing", "A", true), &[]);
+    let fails = |container: Value| {
+        variables(&pod(), &container, &sources(), &BTreeMap::new(), &Fields::default(), &files()).unwrap_err().to_string()
+    };
+    assert_eq!(fails(of("f", "B", false)), "environment variable key \"B\" not found in file \"f\" of volume \"v\"");
+    assert_eq!(fails(of("missing", "A", false)), "environment variable key \"A\" not found in file \"missing\" of volume \"v\"");
+    assert!(fails(of("odd", "A", true)).ends_with("line 1: missing '='"));
+}
+
+#[test]
+fn limits_that_a_container_lacks_are_those_of_its_pod_and_then_the_node_s() {
+    let mut pod = pod();
+    pod.set(&["spec", "resources", "limits", "memory"], "64Mi");
+    let fields = Fields {
+        allocatable: BTreeMap::from(
+            [("memory".into(), 1 << 30), ("cpu".into(), 4)]
+                .map(|(name, n): (String, i64)| (name, fram_machinery::quantity::Quantity::from_milli(n * 1000))),
+        ),
+        ..Fields::default()
+    };
+    let of = |resource: &str| resource_field(&pod, &object!({ "name": "c" }), &object!({ "resource": resource }), &fields).unwrap();
+    assert_eq!([of("limits.memory"), of("limits.cpu"), of("requests.memory")], ["67108864", "4", "0"]);
+}
+
 #[track_caller]
 fn check(container: Value, expect: &[(&str, &str)]) {
     let fields = Fields { host_ips: vec!["192.0.2.1".into()], pod_ips: vec!["10.0.0.1".into(), "fd00::1".into()], ..Default::default() };
     let services = BTreeMap::from([("SVC_SERVICE_HOST".to_string(), "10.96.0.1".to_string())]);
-    let made = variables(&pod(), &container, &sources(), &services, &fields).unwrap();
+    let made = variables(&pod(), &container, &sources(), &services, &fields, &files()).unwrap();
     let mut expect: Vec<(String, String)> = expect.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     if !expect.iter().any(|(k, _)| k == "SVC_SERVICE_HOST") {
         expect.push(("SVC_SERVICE_HOST".into(), "10.96.0.1".into()));
@@ -64,7 +100,9 @@ fn fields_and_resources_become_text() {
 
 #[test]
 fn what_is_missing_is_an_error_unless_it_is_optional() {
-    let fails = |container: Value| variables(&pod(), &container, &sources(), &BTreeMap::new(), &Fields::default()).unwrap_err().to_string();
+    let fails = |container: Value| {
+        variables(&pod(), &container, &sources(), &BTreeMap::new(), &Fields::default(), &files()).unwrap_err().to_string()
+    };
     let key = |name: &str, key: &str| object!({ "env": [{ "name": "V", "valueFrom": { "secretKeyRef": { "name": name, "key": key } } }] });
     assert_eq!(fails(key("x", "k")), "secret \"x\" not found");
     assert_eq!(fails(key("s", "k")), "couldn't find key k in Secret ns/s");

@@ -36,7 +36,9 @@ impl Server {
                 Ok(version) => Ok(Response::Hello { version, oldest: OLDEST }),
                 Err(error) => {
                     self.respond(id, &Response::Hello { version: VERSION, oldest: OLDEST });
-                    Err((ErrorKind::Unsupported, error.to_string()))
+                    self.refuse(id, ErrorKind::Unsupported, error.to_string());
+                    // What may have come along is not understood either.
+                    return self.close(id);
                 }
             },
             Request::State => Ok(self.state()),
