@@ -75,11 +75,15 @@ impl Times {
     }
 }
 
+/// By their names.
+type Named = Arc<RwLock<BTreeMap<String, Arc<Times>>>>;
+
 /// What all of admission took. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Watch {
     pub(crate) steps: Arc<Times>,
-    by_name: [Arc<RwLock<BTreeMap<String, Arc<Times>>>>; 2],
+    /// Of plugins and of webhooks.
+    by_name: [Named; 2],
 }
 
 impl Watch {

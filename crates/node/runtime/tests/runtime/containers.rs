@@ -63,6 +63,8 @@ async fn a_container_s_own_layer_holds_what_it_wrote_and_nothing_that_something_
     assert_eq!(written, ["own"]);
     let modes = ["755 /dev", "755 /etc", "555 /proc", "555 /sys", "644 /etc/hosts"].map(|line| format!("stdout F {line}"));
     assert_eq!(node.log("web", "main.log"), modes);
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
 }
 
 #[tokio::test]
