@@ -325,5 +325,11 @@ pub(crate) fn shims(below: &Path) -> Vec<i32> {
         let line = fs::read_to_string(entry.path().join("cmdline")).ok()?;
         (line.contains("fram-shim\0") && line.contains(&below.display().to_string())).then_some(pid)
     });
-    processes.collect()
+    let found: Vec<i32> = processes.collect();
+    // A process that a shim forks to make a container has its command line, and may end a moment after the container has started.
+    let parent = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse::<i32>().ok())
+    };
+    found.iter().copied().filter(|pid| parent(*pid).is_some_and(|parent| !found.contains(&parent))).collect()
 }
