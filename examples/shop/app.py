@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psycopg2
@@ -18,13 +19,20 @@ CACHE_SECONDS = int(os.environ.get("CACHE_SECONDS", "5"))
 
 
 def database():
-    return psycopg2.connect(
-        host=os.environ["DATABASE_HOST"],
-        dbname="shop",
-        user="postgres",
-        password=os.environ["DATABASE_PASSWORD"],
-        connect_timeout=3,
-    )
+    """A new connection. A name server that is just starting again refuses to answer, so that a failure is not taken for the last word."""
+    for pause in [0.1, 0.2, 0.4, 0.8, 1.6, None]:
+        try:
+            return psycopg2.connect(
+                host=os.environ["DATABASE_HOST"],
+                dbname="shop",
+                user="postgres",
+                password=os.environ["DATABASE_PASSWORD"],
+                connect_timeout=3,
+            )
+        except psycopg2.OperationalError:
+            if pause is None:
+                raise
+            time.sleep(pause)
 
 
 cache = redis.Redis(host=os.environ["REDIS_HOST"], socket_connect_timeout=2, socket_timeout=2)
