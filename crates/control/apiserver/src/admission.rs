@@ -31,7 +31,7 @@ use crate::registry::{Place, Registry, Write};
 use crate::user::User;
 
 pub use policy::Policies;
-use times::{Step, Times, Watch};
+use times::{AllTimes, Step, Times};
 pub use webhook::Webhooks;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,16 +157,37 @@ pub trait Plugin: Send + Sync {
 }
 
 /// The plugins in the order in which they run.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Chain {
     plugins: Vec<(Arc<dyn Plugin>, Arc<Times>)>,
-    pub(crate) times: Watch,
+    pub(crate) times: AllTimes,
+    beside: Beside,
     /// After all others, as upstream orders them.
     pub(crate) webhooks: Option<Arc<Webhooks>>,
     /// Between the plugins and the webhooks, in both halves of the chain.
     pub(crate) policies: Arc<Policies>,
     /// Who holds which rights: the authorizer's own index.
     pub(crate) rbac: Arc<Rbac>,
+}
+
+/// How long what stands beside the plugins takes, under the names that upstream's have.
+#[derive(Clone)]
+struct Beside {
+    mutating_policies: Arc<Times>,
+    mutating_webhooks: Arc<Times>,
+    validating_policies: Arc<Times>,
+    validating_webhooks: Arc<Times>,
+}
+
+impl Beside {
+    fn of(times: &AllTimes) -> Self {
+        Self {
+            mutating_policies: times.plugin("MutatingAdmissionPolicy"),
+            mutating_webhooks: times.plugin("MutatingAdmissionWebhook"),
+            validating_policies: times.plugin("ValidatingAdmissionPolicy"),
+            validating_webhooks: times.plugin("ValidatingAdmissionWebhook"),
+        }
+    }
 }
 
 /// Who has changed an object in one request, and how each left it: what changes it later may concern them again.
@@ -198,28 +219,27 @@ impl Round {
 impl Chain {
     /// Upstream's recommended order of the plugins there are.
     pub fn standard() -> Self {
-        let (plugins, times): (Vec<Arc<dyn Plugin>>, _) = (
-            vec![
-                Arc::new(namespace::NamespaceLifecycle),
-                Arc::new(limit_ranger::LimitRanger),
-                Arc::new(service_account::ServiceAccount),
-                Arc::new(node_restriction::NodeRestriction),
-                Arc::new(nodes::TaintNodesByCondition),
-                Arc::new(pod_security::PodSecurity),
-                Arc::new(pods::Priority),
-                Arc::new(pods::DefaultTolerationSeconds),
-                Arc::new(certificates::CertificateSubjectRestriction),
-                Arc::new(pod_groups::PodGroupWorkloadExists),
-                Arc::new(storage::DefaultStorageClass),
-                Arc::new(pod_groups::PodGroupProtection),
-                Arc::new(storage::PersistentVolumeClaimResize),
-                Arc::new(pods::RuntimeClass),
-                Arc::new(nodes::NodeDeclaredFeatureValidator),
-            ],
-            Watch::default(),
-        );
+        let plugins: Vec<Arc<dyn Plugin>> = vec![
+            Arc::new(namespace::NamespaceLifecycle),
+            Arc::new(limit_ranger::LimitRanger),
+            Arc::new(service_account::ServiceAccount),
+            Arc::new(node_restriction::NodeRestriction),
+            Arc::new(nodes::TaintNodesByCondition),
+            Arc::new(pod_security::PodSecurity),
+            Arc::new(pods::Priority),
+            Arc::new(pods::DefaultTolerationSeconds),
+            Arc::new(certificates::CertificateSubjectRestriction),
+            Arc::new(pod_groups::PodGroupWorkloadExists),
+            Arc::new(storage::DefaultStorageClass),
+            Arc::new(pod_groups::PodGroupProtection),
+            Arc::new(storage::PersistentVolumeClaimResize),
+            Arc::new(pods::RuntimeClass),
+            Arc::new(nodes::NodeDeclaredFeatureValidator),
+        ];
+        let times = AllTimes::default();
         let plugins = plugins.into_iter().map(|plugin| (plugin.clone(), times.plugin(plugin.name()))).collect();
-        Self { plugins, times, webhooks: None, policies: Arc::default(), rbac: Arc::default() }
+        let beside = Beside::of(&times);
+        Self { plugins, times, beside, webhooks: None, policies: Arc::default(), rbac: Arc::default() }
     }
 
     /// The same with webhooks behind.
@@ -229,10 +249,8 @@ impl Chain {
     }
 
     pub(crate) async fn admit(&self, request: &mut Request<'_>, object: Value, old: Option<&Value>) -> Result<Value, Status> {
-        let mut begun = Instant::now();
-        let result = self.change(request, object, old).await;
-        self.times.steps.note(Step::Admit, request.operation, &result, &mut begun);
-        result
+        let operation = request.operation;
+        self.times.steps.of(Step::Admit, operation, self.change(request, object, old)).await
     }
 
     async fn ask_plugins(&self, request: &mut Request<'_>, mut object: Value, old: Option<&Value>) -> Result<Value, Status> {
@@ -252,14 +270,15 @@ impl Chain {
             return Ok(object);
         }
         let mut rounds = [Round::default(), Round::default()];
-        let mut changed = self.mutate(webhooks, request, object.clone(), old, &mut rounds).await?;
+        // Boxed, since the future of a request that nobody changes should not be as large.
+        let mut changed = Box::pin(self.mutate(webhooks, request, object.clone(), old, &mut rounds)).await?;
         if changed == object || changed.is_null() {
             return Ok(changed);
         }
         // What a policy or webhook changed may concern the plugins, policies and webhooks before it.
         changed = self.ask_plugins(request, changed, old).await?;
         rounds.iter_mut().for_each(|round| round.again = true);
-        self.mutate(webhooks, request, changed, old, &mut rounds).await
+        Box::pin(self.mutate(webhooks, request, changed, old, &mut rounds)).await
     }
 
     /// Policies, then webhooks, as upstream orders them.
@@ -271,23 +290,20 @@ impl Chain {
         old: Option<&Value>,
         [policies, hooks]: &mut [Round; 2],
     ) -> Result<Value, Status> {
-        let (step, operation) = (Step::Admit, request.operation);
+        let operation = request.operation;
         let changed = self.policies.mutate(request, object, old, policies);
-        let object = self.timed("MutatingAdmissionPolicy", step, operation, changed).await?;
+        let object = self.beside.mutating_policies.of(Step::Admit, operation, changed).await?;
         match webhooks {
             Some(webhooks) => {
                 let changed = webhooks.mutate(request, object, old, hooks);
-                self.timed("MutatingAdmissionWebhook", step, operation, changed).await
+                self.beside.mutating_webhooks.of(Step::Admit, operation, changed).await
             }
             None => Ok(object),
         }
     }
 
     pub(crate) async fn validate(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
-        let mut begun = Instant::now();
-        let result = self.check(request, object, old).await;
-        self.times.steps.note(Step::Validate, request.operation, &result, &mut begun);
-        result
+        self.times.steps.of(Step::Validate, request.operation, self.check(request, object, old)).await
     }
 
     async fn check(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
@@ -302,26 +318,15 @@ impl Chain {
             trust::check(&self.rbac, request, object, old)?;
             references::check(&self.rbac, request, object, old).await?;
         }
-        let (step, operation) = (Step::Validate, request.operation);
-        let object = object.unwrap_or(&Value::Null);
-        self.timed("ValidatingAdmissionPolicy", step, operation, self.policies.validate(request, object, old)).await?;
+        let (operation, object) = (request.operation, object.unwrap_or(&Value::Null));
+        let checked = self.policies.validate(request, object, old);
+        self.beside.validating_policies.of(Step::Validate, operation, checked).await?;
         match &self.webhooks {
-            Some(webhooks) => self.timed("ValidatingAdmissionWebhook", step, operation, webhooks.validate(request, object, old)).await,
+            Some(webhooks) => {
+                let checked = webhooks.validate(request, object, old);
+                self.beside.validating_webhooks.of(Step::Validate, operation, checked).await
+            }
             None => Ok(()),
         }
-    }
-
-    /// Notes how long a part of the chain took that is not among its plugins.
-    async fn timed<T>(
-        &self,
-        name: &str,
-        step: Step,
-        operation: Operation,
-        work: impl Future<Output = Result<T, Status>>,
-    ) -> Result<T, Status> {
-        let mut begun = Instant::now();
-        let result = work.await;
-        self.times.plugin(name).note(step, operation, &result, &mut begun);
-        result
     }
 }

@@ -18,7 +18,8 @@ use crate::limits::Limits;
 use crate::nodes::Nodes;
 use crate::path::ResourcePath;
 use crate::registry::{FieldValidation, Listing, Place, Registry, Served, Stored, Write};
-use crate::requests::{Requests, stored::Stored as Counted};
+use crate::requests::Requests;
+use crate::requests::stored::StoredObjects;
 use crate::token::Tokens;
 use crate::user::User;
 
@@ -108,7 +109,7 @@ impl Server {
         let (requests, stored_bytes) = (Requests::default(), Arc::<AtomicU64>::default());
         requests.register(|others| {
             others.register_collector(Box::new(registry.admission.times.clone()));
-            others.register_collector(Box::new(Counted::of(&registry, stored_bytes.clone())));
+            others.register_collector(Box::new(StoredObjects::of(&registry, stored_bytes.clone())));
         });
         Self {
             registry,

@@ -84,7 +84,7 @@ impl Policies {
             let Some(matched) = bound.policy.matching.matched(request, object, old).await? else { continue };
             for binding in &bound.bindings {
                 if binding.matches(request, object, old).await? {
-                    validate(bound, binding, request, &matched, [Some(object), old], &mut denials).await?;
+                    Box::pin(validate(bound, binding, request, &matched, [Some(object), old], &mut denials)).await?;
                 }
             }
         }

@@ -65,6 +65,14 @@ impl Times {
         self.0[step as usize][operation as usize][usize::from(result.is_err())].note(took);
     }
 
+    /// Notes how long some work takes.
+    pub(crate) async fn of<T, E>(&self, step: Step, operation: Operation, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let mut begun = Instant::now();
+        let result = work.await;
+        self.note(step, operation, &result, &mut begun);
+        result
+    }
+
     /// What there is, with the values of the labels `type`, `operation` and `rejected`.
     fn all(&self) -> impl Iterator<Item = ([&'static str; 3], &Durations)> {
         let steps = STEPS.into_iter().zip(&self.0);
@@ -80,13 +88,14 @@ type Named = Arc<RwLock<BTreeMap<String, Arc<Times>>>>;
 
 /// What all of admission took. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Watch {
+pub(crate) struct AllTimes {
     pub(crate) steps: Arc<Times>,
     /// Of plugins and of webhooks.
     by_name: [Named; 2],
 }
 
-impl Watch {
+impl AllTimes {
+    /// Those of a plugin, or of what stands beside the plugins: to be kept, since looking them up takes a lock.
     pub(crate) fn plugin(&self, name: &str) -> Arc<Times> {
         Self::of(&self.by_name[0], name)
     }
@@ -103,7 +112,7 @@ impl Watch {
     }
 }
 
-impl Collector for Watch {
+impl Collector for AllTimes {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let about = "Admission sub-step latency histogram in seconds, broken out for each operation and API resource and step type (validate or admit).";
         let name = "apiserver_admission_step_admission_duration_seconds";
@@ -146,13 +155,13 @@ mod tests {
 
     #[test]
     fn each_is_told_by_its_name_step_operation_and_end() {
-        let (watch, mut registry) = (Watch::default(), prometheus_client::registry::Registry::default());
-        registry.register_collector(Box::new(watch.clone()));
+        let (times, mut registry) = (AllTimes::default(), prometheus_client::registry::Registry::default());
+        registry.register_collector(Box::new(times.clone()));
         let ago = |milliseconds| Instant::now().checked_sub(Duration::from_millis(milliseconds)).unwrap();
-        watch.plugin("LimitRanger").note::<_, ()>(Step::Validate, Operation::Create, &Ok(()), &mut ago(10));
-        watch.plugin("LimitRanger").note::<(), _>(Step::Validate, Operation::Create, &Err(()), &mut ago(0));
-        watch.webhook("a.example.com").note::<_, ()>(Step::Admit, Operation::Delete, &Ok(()), &mut ago(3000));
-        watch.steps.note::<_, ()>(Step::Admit, Operation::Update, &Ok(()), &mut ago(60_000));
+        times.plugin("LimitRanger").note::<_, ()>(Step::Validate, Operation::Create, &Ok(()), &mut ago(10));
+        times.plugin("LimitRanger").note::<(), _>(Step::Validate, Operation::Create, &Err(()), &mut ago(0));
+        times.webhook("a.example.com").note::<_, ()>(Step::Admit, Operation::Delete, &Ok(()), &mut ago(3000));
+        times.steps.note::<_, ()>(Step::Admit, Operation::Update, &Ok(()), &mut ago(60_000));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         let of_plugin = |rejected| format!("name=\"LimitRanger\",type=\"validate\",operation=\"CREATE\",rejected=\"{rejected}\"");

@@ -6,7 +6,7 @@ pub(super) mod conditions;
 pub(super) mod review;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fram_audit::Level;
 use fram_machinery::{Status, Value, json, meta, object, patch};
@@ -95,8 +95,9 @@ impl Webhooks {
             let Some(matched) = self.matched(hook, request, &object, old).await? else { continue };
             let at = format!("round_{}_index_{index}", u8::from(round.is_again()));
             let open = format!("failed-open.mutation.webhook.admission.k8s.io/{at}");
-            let asked = self.timed(Step::Admit, hook, request, self.ask(hook, request, &matched, &object, old, &open));
-            let Some(answer) = asked.await? else { continue };
+            let (times, asked) =
+                (request.registry.admission.times.webhook(&hook.name), self.ask(hook, request, &matched, &object, old, &open));
+            let Some(answer) = times.of(Step::Admit, request.operation, asked).await? else { continue };
             let before = object.clone();
             if let Some(patch) = answer.patch.as_ref().filter(|_| review::is_changeable(request)) {
                 object = patched(hook, request, &matched, &object, patch).await?;
@@ -116,23 +117,11 @@ impl Webhooks {
         let ask = |(index, hook): (usize, Arc<Hook>)| async move {
             let Some(matched) = self.matched(&hook, request, object, old).await? else { return Ok(()) };
             let open = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
-            self.timed(Step::Validate, &hook, request, self.ask(&hook, request, &matched, object, old, &open)).await.map(drop)
+            let (times, asked) =
+                (request.registry.admission.times.webhook(&hook.name), self.ask(&hook, request, &matched, object, old, &open));
+            times.of(Step::Validate, request.operation, asked).await.map(drop)
         };
         join_all(hooks.iter().cloned().enumerate().map(ask)).await.into_iter().collect()
-    }
-
-    async fn timed<T>(
-        &self,
-        step: Step,
-        hook: &Hook,
-        request: &Request<'_>,
-        work: impl Future<Output = Result<T, Status>>,
-    ) -> Result<T, Status> {
-        let mut begun = Instant::now();
-        let result = work.await;
-        let times = request.registry.admission.times.webhook(&hook.name);
-        times.note(step, request.operation, &result, &mut begun);
-        result
     }
 
     pub(super) fn mutates(&self) -> bool {

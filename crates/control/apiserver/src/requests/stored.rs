@@ -13,19 +13,19 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use crate::registry::{CORE, Registry};
 
 /// The store of a registry. What it has is counted when it is asked for.
-pub(crate) struct Stored {
+pub(crate) struct StoredObjects {
     registry: Weak<Registry>,
     /// The size of its files in bytes, as it was last told; 0 before.
     size: Arc<AtomicU64>,
 }
 
-impl fmt::Debug for Stored {
+impl fmt::Debug for StoredObjects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Stored")
+        f.write_str("StoredObjects")
     }
 }
 
-impl Stored {
+impl StoredObjects {
     pub(crate) fn of(registry: &Registry, size: Arc<AtomicU64>) -> Self {
         Self { registry: registry.weak(), size }
     }
@@ -52,7 +52,7 @@ fn counts(registry: &Registry) -> Vec<(String, String, i64)> {
     counts
 }
 
-impl Collector for Stored {
+impl Collector for StoredObjects {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Some(registry) = self.registry.upgrade() else { return Ok(()) };
         let all = counts(&registry);

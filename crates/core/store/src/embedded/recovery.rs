@@ -153,7 +153,7 @@ impl Replay<'_> {
         let corrupt = |offset: usize, reason: String| StoreError::corrupt(&path, offset as u64, reason);
         let mut offset = FileHeader::LENGTH;
         let (mut sequence, mut last_frame) = (0, offset);
-        while offset < good.len() && until.is_none_or(|until| self.state.revision < until) {
+        while !is_room(&good[offset..]) && until.is_none_or(|until| self.state.revision < until) {
             let rest = &good[offset..];
             let Some(payload) = read_frame(rest, header.salt, sequence) else {
                 if until.is_some() || holds_later_frame(rest, header.salt, sequence) {
