@@ -2,6 +2,7 @@
 
 mod authorizer;
 mod certificates;
+mod classes;
 mod escalation;
 mod limit_ranger;
 mod namespace;
@@ -78,6 +79,11 @@ impl<'a> Request<'a> {
         self.stored_kind().is(group, kind) && self.subresource.is_empty()
     }
 
+    /// Whether an object of this kind is to be made.
+    fn creates(&self, group: &str, kind: &str) -> bool {
+        self.operation == Operation::Create && self.is_about(group, kind)
+    }
+
     /// An object of another kind, or None where there is none.
     pub async fn find(&self, group: &str, version: &str, plural: &str, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
         let Some(served) = self.registry.served(group, version, plural) else { return Ok(None) };
@@ -144,8 +150,11 @@ impl Changes {
 /// One admission plugin. `object` is null for deletions.
 #[async_trait::async_trait]
 pub trait Plugin: Send + Sync {
-    /// The name that --enable-admission-plugins knows.
+    /// Its name, which is upstream's.
     fn name(&self) -> &'static str;
+
+    /// Whether it may have to do with a request: of others it is told nothing.
+    fn handles(&self, request: &Request<'_>) -> bool;
 
     async fn admit(&self, _request: &Request<'_>, object: Value, _old: Option<&Value>) -> Result<Value, Status> {
         Ok(object)
@@ -228,13 +237,16 @@ impl Chain {
             Arc::new(pod_security::PodSecurity),
             Arc::new(pods::Priority),
             Arc::new(pods::DefaultTolerationSeconds),
-            Arc::new(certificates::CertificateSubjectRestriction),
-            Arc::new(pod_groups::PodGroupWorkloadExists),
-            Arc::new(storage::DefaultStorageClass),
+            Arc::new(classes::DefaultStorageClass),
             Arc::new(pod_groups::PodGroupProtection),
             Arc::new(storage::PersistentVolumeClaimResize),
             Arc::new(pods::RuntimeClass),
+            Arc::new(certificates::CertificateSubjectRestriction),
+            Arc::new(classes::DefaultIngressClass),
+            Arc::new(nodes::PodTopologyLabels),
+            Arc::new(pod_groups::PodGroupWorkloadExists),
             Arc::new(nodes::NodeDeclaredFeatureValidator),
+            Arc::new(nodes::PodResizeValidator),
         ];
         let times = AllTimes::default();
         let plugins = plugins.into_iter().map(|plugin| (plugin.clone(), times.plugin(plugin.name()))).collect();
@@ -253,9 +265,13 @@ impl Chain {
         self.times.steps.of(Step::Admit, operation, self.change(request, object, old)).await
     }
 
+    fn concerned(&self, request: &Request<'_>) -> impl Iterator<Item = &(Arc<dyn Plugin>, Arc<Times>)> {
+        self.plugins.iter().filter(|(plugin, _)| plugin.handles(request))
+    }
+
     async fn ask_plugins(&self, request: &mut Request<'_>, mut object: Value, old: Option<&Value>) -> Result<Value, Status> {
         let mut begun = Instant::now();
-        for (plugin, times) in &self.plugins {
+        for (plugin, times) in self.concerned(request) {
             let result = plugin.admit(request, object, old).await;
             times.note(Step::Admit, request.operation, &result, &mut begun);
             object = result?;
@@ -308,7 +324,7 @@ impl Chain {
 
     async fn check(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
         let mut begun = Instant::now();
-        for (plugin, times) in &self.plugins {
+        for (plugin, times) in self.concerned(request) {
             let result = plugin.validate(request, object, old).await;
             times.note(Step::Validate, request.operation, &result, &mut begun);
             result?;

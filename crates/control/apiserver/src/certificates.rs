@@ -63,6 +63,11 @@ fn subject(request: &CertificateSigningRequestParams) -> Option<(String, Vec<Str
     Some((common, organisations))
 }
 
+/// The common name that a request asks for; None where it cannot be read, or its subject has more than that and organisations.
+pub(crate) fn common_name(csr: &Value) -> Option<String> {
+    Some(subject(&decoded(csr)?)?.0)
+}
+
 /// The user that a request of a node wants to be, or why it is none; see ValidateKubeletClientCSR and ValidateKubeletServingCSR,
 /// which have the words. What else a subject may say is refused too.
 fn node(csr: &Value, request: &CertificateSigningRequestParams, purpose: &str) -> Result<String, String> {

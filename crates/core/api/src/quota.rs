@@ -19,7 +19,7 @@ fn add(amounts: &mut Amounts, name: impl Into<String>, amount: Quantity) {
 }
 
 /// The amounts below `resources.requests` or `resources.limits`.
-fn read(resources: &Value, side: &str) -> Amounts {
+pub fn read(resources: &Value, side: &str) -> Amounts {
     let map = resources.at(&["resources", side]).and_then(Value::as_map);
     let parsed = |(k, v): (&fram_machinery::Key, &Value)| Some((k.to_string(), v.as_str()?.parse().ok()?));
     map.into_iter().flat_map(|m| m.iter().filter_map(parsed).collect::<Vec<_>>()).collect()
@@ -38,9 +38,9 @@ fn most(mut into: Amounts, other: &Amounts) -> Amounts {
     into
 }
 
-/// What a pod as a whole asks for: its containers together, or more where an init container needs it; then its overhead. What the
-/// pod says of itself goes before. See resourcehelper.PodRequests.
-fn of_pod(pod: &Value, side: &str) -> Amounts {
+/// What a pod's containers ask for (`requests`) or may have (`limits`) together, or more where an init container needs it. What the pod
+/// says of itself goes before.
+pub fn of_containers(pod: &Value, side: &str) -> Amounts {
     let mut running = Amounts::new();
     let mut init = Amounts::new();
     for container in pod.list_at(&["spec", "initContainers"]) {
@@ -57,6 +57,12 @@ fn of_pod(pod: &Value, side: &str) -> Amounts {
     }
     let mut all = most(running, &init);
     all.extend(read(pod.get("spec").unwrap_or(&Value::Null), side));
+    all
+}
+
+/// The same with the pod's overhead. See resourcehelper.PodRequests.
+fn of_pod(pod: &Value, side: &str) -> Amounts {
+    let mut all = of_containers(pod, side);
     let overhead = pod.at(&["spec", "overhead"]).and_then(Value::as_map).into_iter().flat_map(|m| m.iter().collect::<Vec<_>>());
     for (name, amount) in overhead {
         // A limit is only raised where there is one.

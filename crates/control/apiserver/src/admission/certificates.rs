@@ -15,10 +15,11 @@ impl Plugin for CertificateSubjectRestriction {
         "CertificateSubjectRestriction"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        request.is_about("certificates.k8s.io", "CertificateSigningRequest")
+    }
+
     async fn admit(&self, request: &Request<'_>, mut object: Value, old: Option<&Value>) -> Result<Value, Status> {
-        if !request.is_about("certificates.k8s.io", "CertificateSigningRequest") {
-            return Ok(object);
-        }
         if request.operation == Operation::Update {
             // What was asked for, and by whom, never changes.
             if let Some(old) = old {

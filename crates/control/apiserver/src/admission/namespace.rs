@@ -15,16 +15,19 @@ impl Plugin for NamespaceLifecycle {
         "NamespaceLifecycle"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        match request.operation {
+            Operation::Create => request.stored_kind().is_namespaced() && !request.place.kind().plural.starts_with("localsubject"),
+            Operation::Delete => request.is_about("", "Namespace"),
+            _ => false,
+        }
+    }
+
     async fn admit(&self, request: &Request<'_>, object: Value, _old: Option<&Value>) -> Result<Value, Status> {
         let place = request.place;
-        if request.operation == Operation::Delete && request.is_about("", "Namespace") && IMMORTAL.contains(&place.name.as_str()) {
-            return Err(place.forbidden("this namespace may not be deleted"));
-        }
-        if request.operation != Operation::Create
-            || !request.stored_kind().is_namespaced()
-            || place.kind().plural.starts_with("localsubject")
-        {
-            return Ok(object);
+        if request.operation == Operation::Delete {
+            let immortal = IMMORTAL.contains(&place.name.as_str());
+            return if immortal { Err(place.forbidden("this namespace may not be deleted")) } else { Ok(object) };
         }
         let Some(namespace) = request.find("", "v1", "namespaces", "", &place.namespace).await? else {
             return Err(Status::not_found("", "namespaces", &place.namespace));

@@ -1,9 +1,16 @@
 //! NodeRestriction: a kubelet changes its own node and the pods bound to it, and nothing else.
 
+mod tokens;
+
+use std::collections::BTreeSet;
+
 use fram_client::local_path;
 use fram_machinery::{Status, Value, meta};
 
-use super::{Operation, Plugin, Request};
+use super::{Operation, Plugin, Request, pods};
+use crate::certificates;
+
+const MIRROR: &str = "kubernetes.io/config.mirror";
 
 pub(super) struct NodeRestriction;
 
@@ -13,156 +20,294 @@ impl Plugin for NodeRestriction {
         "NodeRestriction"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        request.operation != Operation::Connect && request.user.node().is_some()
+    }
+
     async fn admit(&self, request: &Request<'_>, object: Value, old: Option<&Value>) -> Result<Value, Status> {
         let Some(node) = request.user.node() else { return Ok(object) };
-        let place = request.place;
-        let refuse = |why: String| Err(place.forbidden(&why));
-        match (request.stored_kind().group.as_str(), request.stored_kind().kind.as_str(), request.subresource) {
-            ("", "Pod", "") => pod(request, node, &object, old)?,
-            ("", "Pod", "status") => {
-                let bound = old.map_or("", |o| o.str_at(&["spec", "nodeName"]));
-                if bound != node {
-                    return refuse(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
-                }
-                if old.is_some_and(|old| meta::labels(old) != meta::labels(&object)) {
-                    return refuse(format!("node {node:?} cannot update labels through pod status"));
-                }
+        let asked = Asked { request, node, object: &object, old };
+        let kind = request.stored_kind();
+        match (kind.group.as_str(), kind.kind.as_str(), request.subresource) {
+            ("", "Pod", "") => asked.pod().await?,
+            ("", "Pod", "status") => asked.pod_status()?,
+            ("", "Pod", "eviction") => asked.eviction().await?,
+            ("", "Pod", part) => {
+                return asked.refuse(format!("unexpected pod subresource {part:?}, only 'status' and 'eviction' are allowed"));
             }
-            ("", "Pod", "eviction") => {
-                let pod = request.find("", "v1", "pods", &place.namespace, &place.name).await?;
-                if pod.is_some_and(|p| p.str_at(&["spec", "nodeName"]) != node) {
-                    return refuse(format!("node {node:?} can only evict pods with spec.nodeName set to itself"));
-                }
-            }
-            ("", "Pod", part) if !part.is_empty() => return refuse(format!("unexpected pod subresource {part:?}")),
-            ("", "Node", _) if place.name != node && !place.name.is_empty() => {
-                return refuse(format!("node {node:?} is not allowed to modify node {:?}", place.name));
-            }
-            ("", "PersistentVolume", _) => volume(request, node, &object, old)?,
-            ("", "Node", "") => node_labels(request, node, &object, old)?,
-            ("", "ServiceAccount", "token") => {
-                let pod = object.str_at(&["spec", "boundObjectRef", "name"]);
-                let bound = request.find("", "v1", "pods", &place.namespace, pod).await?;
-                if !bound.is_some_and(|p| {
-                    p.str_at(&["spec", "nodeName"]) == node && meta::uid(&p) == object.str_at(&["spec", "boundObjectRef", "uid"])
-                }) {
-                    return refuse(format!("node requested token bound to a pod scheduled on a different node, {node:?}"));
-                }
-            }
+            ("", "Node", _) => asked.node()?,
+            ("", "PersistentVolumeClaim", "status") => asked.claim_status()?,
+            ("", "PersistentVolumeClaim", _) => return asked.refuse("may only update PVC status".into()),
+            ("", "PersistentVolume", _) => asked.volume()?,
+            ("", "ServiceAccount", "token") => asked.token().await?,
             ("certificates.k8s.io", "PodCertificateRequest", "") if request.operation == Operation::Create => {
-                pod_certificate(request, node, &object).await?;
+                asked.pod_certificate().await?;
             }
             ("certificates.k8s.io", "PodCertificateRequest", _) => {
-                return refuse(format!("unexpected operation {:?} of node {node:?}", request.operation));
+                return asked.refuse(format!("unexpected operation {:?} of node {node:?}", request.operation));
             }
-            ("coordination.k8s.io", "Lease", _) if place.namespace == "kube-node-lease" && place.name != node => {
-                return refuse("can only access node lease with the same name as the requesting node".into());
+            ("certificates.k8s.io", "CertificateSigningRequest", "") => asked.certificate()?,
+            ("coordination.k8s.io", "Lease", _) if request.place.namespace != "kube-node-lease" => {
+                return asked.refuse("can only access leases in the \"kube-node-lease\" system namespace".into());
             }
+            ("coordination.k8s.io", "Lease", _) => asked.own_name("node lease")?,
+            ("storage.k8s.io", "CSINode", _) => asked.own_name("CSINode")?,
+            ("resource.k8s.io", "ResourceSlice", _) => asked.slice()?,
             _ => {}
         }
         Ok(object)
     }
 }
 
-fn pod(request: &Request<'_>, node: &str, object: &Value, old: Option<&Value>) -> Result<(), Status> {
-    match request.operation {
-        Operation::Create => {
-            if meta::annotation(object, "kubernetes.io/config.mirror").is_none() {
-                return Err(request
-                    .place
-                    .forbidden("pod does not have \"kubernetes.io/config.mirror\" annotation, node can only create mirror pods"));
-            }
-            if object.str_at(&["spec", "nodeName"]) != node {
-                return Err(request.place.forbidden(&format!("node {node:?} can only create pods with spec.nodeName set to itself")));
-            }
-            let refers = object
-                .list_at(&["spec", "volumes"])
-                .iter()
-                .any(|v| ["secret", "configMap", "persistentVolumeClaim"].iter().any(|f| v.get(f).is_some()));
-            if refers || !object.str_at(&["spec", "serviceAccountName"]).is_empty() {
-                return Err(request.place.forbidden(&format!("node {node:?} can not create pods that reference API objects")));
-            }
-            Ok(())
-        }
-        Operation::Delete => {
-            if old.map_or("", |o| o.str_at(&["spec", "nodeName"])) != node {
-                return Err(request.place.forbidden(&format!("node {node:?} can only delete pods with spec.nodeName set to itself")));
-            }
-            Ok(())
-        }
-        _ => Err(request
-            .place
-            .forbidden(&format!("unexpected operation {:?}, node {node:?} can only create and delete mirror pods", request.operation))),
-    }
+/// What a node asks for.
+struct Asked<'a> {
+    request: &'a Request<'a>,
+    node: &'a str,
+    object: &'a Value,
+    old: Option<&'a Value>,
 }
 
-/// A node asks for certificates of pods that run on it, as the service account that they run as; see admitPodCertificateRequest.
-async fn pod_certificate(request: &Request<'_>, node: &str, object: &Value) -> Result<(), Status> {
-    let said = |field: &str| object.str_at(&["spec", field]);
-    let namespace = &request.place.namespace;
-    let refuse = |why: String| Err(request.place.forbidden(&why));
-    if said("nodeName") != node {
-        return refuse(format!("PodCertificateRequest.Spec.NodeName={:?}, which is not the requesting node {node:?}", said("nodeName")));
+impl Asked<'_> {
+    fn refuse<T>(&self, why: String) -> Result<T, Status> {
+        Err(self.request.place.forbidden(&why))
     }
-    for (plural, within, name, uid) in [
-        ("nodes", "", said("nodeName"), said("nodeUID")),
-        ("pods", namespace, said("podName"), said("podUID")),
-        ("serviceaccounts", namespace, said("serviceAccountName"), said("serviceAccountUID")),
-    ] {
-        let Some(found) = request.find("", "v1", plural, within, name).await? else {
-            return refuse(format!("there is nothing of the name {name:?} among {plural}"));
+
+    async fn pod(&self) -> Result<(), Status> {
+        let node = self.node;
+        match self.request.operation {
+            Operation::Create => self.mirror_pod().await,
+            Operation::Delete if self.old.map_or("", |o| o.str_at(&["spec", "nodeName"])) == node => Ok(()),
+            Operation::Delete => self.refuse(format!("node {node:?} can only delete pods with spec.nodeName set to itself")),
+            other => self.refuse(format!("unexpected operation {other:?}, node {node:?} can only create and delete mirror pods")),
+        }
+    }
+
+    /// A mirror pod belongs to the node as its one owner, and refers to nothing in the API; see admitPodCreate.
+    async fn mirror_pod(&self) -> Result<(), Status> {
+        let (pod, node) = (self.object, self.node);
+        if meta::annotation(pod, MIRROR).is_none() {
+            return self.refuse(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
+        }
+        if pod.str_at(&["spec", "nodeName"]) != node {
+            return self.refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
+        }
+        let owner = match meta::owner_references(pod) {
+            [] => return self.refuse(format!("node {node:?} can only create pods with an owner reference set to itself")),
+            [owner] => owner,
+            _ => return self.refuse(format!("node {node:?} can only create pods with a single owner reference set to itself")),
         };
-        if meta::uid(&found) != uid {
-            return refuse(format!("{name:?} of {plural} has the UID {:?} and not {uid:?}", meta::uid(&found)));
+        if ["apiVersion", "kind", "name"].map(|field| owner.str_at(&[field])) != ["v1", "Node", node] {
+            return self.refuse(format!("node {node:?} can only create pods with an owner reference set to itself"));
         }
-        if plural != "pods" {
-            continue;
+        if owner.bool_at(&["controller"]) != Some(true) {
+            return self.refuse(format!("node {node:?} can only create pods with a controller owner reference set to itself"));
         }
-        if found.str_at(&["spec", "nodeName"]) != node {
-            return refuse(format!("pod {name:?} is not running on node {node:?}"));
+        if owner.bool_at(&["blockOwnerDeletion"]) == Some(true) {
+            return self.refuse(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
         }
-        if found.str_at(&["spec", "serviceAccountName"]) != said("serviceAccountName") {
-            return refuse(format!("pod {name:?} does not run as service account {:?}", said("serviceAccountName")));
+        let Some(found) = self.request.find("", "v1", "nodes", "", node).await? else {
+            return Err(Status::not_found("", "nodes", node));
+        };
+        if meta::uid(&found) != owner.str_at(&["uid"]) {
+            let why = format!("node {node} UID mismatch: expected {} got {}", owner.str_at(&["uid"]), meta::uid(&found));
+            return self.refuse(why);
         }
-        if meta::annotation(&found, "kubernetes.io/config.mirror").is_some() {
-            return refuse(format!("pod {name:?} is a mirror pod"));
+        match pods::reference(pod) {
+            Some(what) => self.refuse(format!("node {node:?} can not create pods that reference {what}")),
+            None => Ok(()),
         }
     }
-    Ok(())
+
+    fn pod_status(&self) -> Result<(), Status> {
+        let (node, old) = (self.node, self.old.unwrap_or(&Value::Null));
+        if old.str_at(&["spec", "nodeName"]) != node {
+            return self.refuse(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
+        }
+        let changes = |path: &[&str]| differ(old, self.object, path);
+        if changes(&["metadata", "labels"]) {
+            return self.refuse(format!("node {node:?} cannot update labels through pod status"));
+        }
+        if changes(&["status", "resourceClaimStatuses"]) {
+            return self.refuse(format!("node {node:?} cannot update resource claim statues"));
+        }
+        if changes(&["status", "extendedResourceClaimStatus"]) {
+            return self.refuse(format!("node {node:?} cannot update extended resource claim status"));
+        }
+        Ok(())
+    }
+
+    async fn eviction(&self) -> Result<(), Status> {
+        let (place, node) = (self.request.place, self.node);
+        let Some(pod) = self.request.find("", "v1", "pods", &place.namespace, &place.name).await? else {
+            return Err(place.not_found());
+        };
+        if pod.str_at(&["spec", "nodeName"]) != node {
+            return self.refuse(format!("node {node} can only evict pods with spec.nodeName set to itself"));
+        }
+        Ok(())
+    }
+
+    /// Labels and taints steer what runs where, and owners what is deleted with the node: these are not for the node to say.
+    fn node(&self) -> Result<(), Status> {
+        let (node, object) = (self.node, self.object);
+        if self.request.place.name != node {
+            return self.refuse(format!("node {node:?} is not allowed to modify node {:?}", self.request.place.name));
+        }
+        let forbidden = || restricted_changes(object, self.old).join(", ");
+        match (self.request.operation, self.old) {
+            (Operation::Create, _) if object.at(&["spec", "configSource"]).is_some_and(|source| !source.is_null()) => {
+                self.refuse(format!("node {node:?} is not allowed to create pods with a non-nil configSource"))
+            }
+            (Operation::Create, _) if !forbidden().is_empty() => {
+                self.refuse(format!("node {node:?} is not allowed to set the following labels: {}", forbidden()))
+            }
+            (Operation::Update, Some(old)) => {
+                let changes = |path: &[&str]| differ(old, object, path);
+                if object.at(&["spec", "configSource"]).is_some_and(|source| !source.is_null()) && changes(&["spec", "configSource"]) {
+                    return self.refuse(format!("node {node:?} is not allowed to update configSource to a new non-nil configSource"));
+                }
+                if changes(&["spec", "taints"]) {
+                    return self.refuse(format!("node {node:?} is not allowed to modify taints"));
+                }
+                if changes(&["metadata", "ownerReferences"]) {
+                    return self.refuse(format!("node {node:?} is not allowed to modify ownerReferences"));
+                }
+                match forbidden() {
+                    none if none.is_empty() => Ok(()),
+                    labels => self.refuse(format!("is not allowed to modify labels: {labels}")),
+                }
+            }
+            // Stricter than upstream, whose Node authorizer gives no right to delete.
+            (Operation::Delete, _) => self.refuse(format!("node {node:?} is not allowed to delete nodes")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Of a claim's status a node says how large the volume has become, and nothing else.
+    fn claim_status(&self) -> Result<(), Status> {
+        const SAID: [&str; 4] = ["capacity", "conditions", "allocatedResources", "allocatedResourceStatuses"];
+        let rest = |claim: &Value| {
+            let mut rest = claim.clone();
+            for field in SAID {
+                rest.remove(&["status", field]);
+            }
+            for field in ["resourceVersion", "managedFields"] {
+                rest.remove(&["metadata", field]);
+            }
+            if rest.get("status").is_some_and(Value::is_empty) {
+                rest.remove(&["status"]);
+            }
+            rest
+        };
+        if self.request.operation == Operation::Update && self.old.is_some_and(|old| rest(old) == rest(self.object)) {
+            return Ok(());
+        }
+        self.refuse(format!("node {:?} is not allowed to update fields other than status.quantity and status.conditions", self.node))
+    }
+
+    /// A node may take its finalizer off a volume of the embedded storage that it holds, and change nothing else of volumes.
+    fn volume(&self) -> Result<(), Status> {
+        let node = self.node;
+        let rest = |o: &Value| {
+            let mut rest = o.clone();
+            meta::remove_finalizer(&mut rest, local_path::PROVISIONER);
+            if meta::finalizers(&rest).next().is_none() {
+                rest.remove(&["metadata", "finalizers"]);
+            }
+            rest.remove(&["metadata", "managedFields"]);
+            rest
+        };
+        let holds = |old: &Value| meta::annotation(old, local_path::NODE) == Some(node) && meta::is_terminating(old);
+        match self.old {
+            Some(old) if self.request.operation == Operation::Update && holds(old) && rest(self.object) == rest(old) => Ok(()),
+            _ => self.refuse(format!("node {node:?} can only let go of terminating volumes that it holds itself")),
+        }
+    }
+
+    fn own_name(&self, what: &str) -> Result<(), Status> {
+        if self.request.place.name == self.node {
+            return Ok(());
+        }
+        self.refuse(format!("can only access {what} with the same name as the requesting node"))
+    }
+
+    fn slice(&self) -> Result<(), Status> {
+        let (verb, slice) = match self.request.operation {
+            Operation::Create => ("create", Some(self.object)),
+            Operation::Delete => ("delete", self.old),
+            _ => return Ok(()),
+        };
+        if slice.is_some_and(|slice| slice.str_at(&["spec", "nodeName"]) == self.node) {
+            return Ok(());
+        }
+        self.refuse(format!("can only {verb} ResourceSlice with the same NodeName as the requesting node"))
+    }
+
+    /// A kubelet asks for certificates in its own name.
+    fn certificate(&self) -> Result<(), Status> {
+        let signers = ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
+        if self.request.operation != Operation::Create || !signers.contains(&self.object.str_at(&["spec", "signerName"])) {
+            return Ok(());
+        }
+        let wanted = format!("system:node:{}", self.node);
+        match certificates::common_name(self.object) {
+            Some(name) if name == wanted => Ok(()),
+            _ => self.refuse(format!("can only create a node CSR with CN={wanted}")),
+        }
+    }
+
+    /// A node asks for certificates of pods that run on it, as the service account that they run as; see admitPodCertificateRequest.
+    async fn pod_certificate(&self) -> Result<(), Status> {
+        let (request, node) = (self.request, self.node);
+        let said = |field: &str| self.object.str_at(&["spec", field]);
+        let namespace = &request.place.namespace;
+        let refuse = |why: String| self.refuse(why);
+        if said("nodeName") != node {
+            return refuse(format!(
+                "PodCertificateRequest.Spec.NodeName={:?}, which is not the requesting node {node:?}",
+                said("nodeName")
+            ));
+        }
+        for (plural, within, name, uid) in [
+            ("nodes", "", said("nodeName"), said("nodeUID")),
+            ("pods", namespace, said("podName"), said("podUID")),
+            ("serviceaccounts", namespace, said("serviceAccountName"), said("serviceAccountUID")),
+        ] {
+            let Some(found) = request.find("", "v1", plural, within, name).await? else {
+                return refuse(format!("there is nothing of the name {name:?} among {plural}"));
+            };
+            if meta::uid(&found) != uid {
+                return refuse(format!("{name:?} of {plural} has the UID {:?} and not {uid:?}", meta::uid(&found)));
+            }
+            if plural != "pods" {
+                continue;
+            }
+            if found.str_at(&["spec", "nodeName"]) != node {
+                return refuse(format!("pod {name:?} is not running on node {node:?}"));
+            }
+            if found.str_at(&["spec", "serviceAccountName"]) != said("serviceAccountName") {
+                return refuse(format!("pod {name:?} does not run as service account {:?}", said("serviceAccountName")));
+            }
+            if meta::annotation(&found, "kubernetes.io/config.mirror").is_some() {
+                return refuse(format!("pod {name:?} is a mirror pod"));
+            }
+        }
+        Ok(())
+    }
 }
 
-/// A node may take its finalizer off a volume of the embedded storage that it holds, and change nothing else of volumes.
-fn volume(request: &Request<'_>, node: &str, object: &Value, old: Option<&Value>) -> Result<(), Status> {
-    let rest = |o: &Value| {
-        let mut rest = o.clone();
-        meta::remove_finalizer(&mut rest, local_path::PROVISIONER);
-        if meta::finalizers(&rest).next().is_none() {
-            rest.remove(&["metadata", "finalizers"]);
-        }
-        rest.remove(&["metadata", "managedFields"]);
-        rest
-    };
-    let holds = |old: &Value| meta::annotation(old, local_path::NODE) == Some(node) && meta::is_terminating(old);
-    match old {
-        Some(old) if request.operation == Operation::Update && holds(old) && rest(object) == rest(old) => Ok(()),
-        _ => Err(request.place.forbidden(&format!("node {node:?} can only let go of terminating volumes that it holds itself"))),
-    }
+/// Whether two objects say something else there; nothing is as good as empty.
+fn differ(a: &Value, b: &Value, path: &[&str]) -> bool {
+    let [a, b] = [a, b].map(|object| object.at(path).filter(|part| !part.is_empty()));
+    a != b
 }
 
-fn node_labels(request: &Request<'_>, node: &str, object: &Value, old: Option<&Value>) -> Result<(), Status> {
-    if request.operation == Operation::Delete {
-        return Err(request.place.forbidden(&format!("node {node:?} is not allowed to delete nodes")));
-    }
-    let before = old.map(meta::labels).and_then(Value::as_map).cloned().unwrap_or_default();
-    for (key, value) in meta::labels(object).as_map().into_iter().flat_map(|m| m.iter()) {
-        if before.get(key) != Some(value) && is_restricted(key) {
-            return Err(request.place.forbidden(&format!("is not allowed to modify labels: {key}")));
-        }
-    }
-    if old.is_some_and(|o| o.at(&["spec", "taints"]) != object.at(&["spec", "taints"])) {
-        return Err(request.place.forbidden(&format!("node {node:?} is not allowed to modify taints")));
-    }
-    Ok(())
+/// The labels that a node may not change and that are not as they were.
+fn restricted_changes(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let labels = |object: Option<&Value>| object.map(meta::labels).and_then(Value::as_map).cloned().unwrap_or_default();
+    let (now, before) = (labels(Some(object)), labels(old));
+    let keys: BTreeSet<&str> = now.iter().chain(before.iter()).map(|(key, _)| key.as_str()).collect();
+    keys.into_iter().filter(|key| now.get(key) != before.get(key) && is_restricted(key)).map(String::from).collect()
 }
 
 /// Labels of Kubernetes' own that a kubelet may not give its node; see NodeRestriction's modifiedLabels.

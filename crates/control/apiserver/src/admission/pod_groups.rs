@@ -3,14 +3,14 @@
 
 use fram_machinery::{Status, Value, meta};
 
-use super::{Operation, Plugin, Request};
+use super::{Plugin, Request};
 
 pub(super) struct PodGroupProtection;
 
 const FINALIZER: &str = "scheduling.k8s.io/podgroup-protection";
 
 fn is_creation(request: &Request<'_>) -> bool {
-    request.is_about("scheduling.k8s.io", "PodGroup") && request.operation == Operation::Create
+    request.creates("scheduling.k8s.io", "PodGroup")
 }
 
 #[async_trait::async_trait]
@@ -19,10 +19,12 @@ impl Plugin for PodGroupProtection {
         "PodGroupProtection"
     }
 
-    async fn admit(&self, request: &Request<'_>, mut object: Value, _old: Option<&Value>) -> Result<Value, Status> {
-        if is_creation(request) {
-            meta::add_finalizer(&mut object, FINALIZER);
-        }
+    fn handles(&self, request: &Request<'_>) -> bool {
+        is_creation(request)
+    }
+
+    async fn admit(&self, _request: &Request<'_>, mut object: Value, _old: Option<&Value>) -> Result<Value, Status> {
+        meta::add_finalizer(&mut object, FINALIZER);
         Ok(object)
     }
 }
@@ -35,8 +37,12 @@ impl Plugin for PodGroupWorkloadExists {
         "PodGroupWorkloadExists"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        is_creation(request)
+    }
+
     async fn validate(&self, request: &Request<'_>, object: Option<&Value>, _old: Option<&Value>) -> Result<(), Status> {
-        let Some(group) = object.filter(|_| is_creation(request)) else { return Ok(()) };
+        let Some(group) = object else { return Ok(()) };
         let reference = group.at(&["spec", "podGroupTemplateRef", "workload"]).filter(|w| !w.is_null());
         let Some(reference) = reference else { return Ok(()) };
         let (workload, template) = (reference.str_at(&["workloadName"]), reference.str_at(&["podGroupTemplateName"]));

@@ -56,6 +56,11 @@ fn asked(namespace: &Value, mode: &str, errors: &mut Vec<FieldError>) -> Asked {
     Asked { policy: Policy { level, minor }, version: version.to_string() }
 }
 
+/// Whether objects of a kind describe pods.
+fn may_have_pod(group: &str, kind: &str) -> bool {
+    matches!((group, kind), ("", "Pod" | "PodTemplate" | "ReplicationController") | ("apps" | "batch", _))
+}
+
 /// Where the pods of a kind are described.
 fn pod_of<'a>(kind: (&str, &str), object: &'a Value) -> Option<&'a Value> {
     match kind {
@@ -99,11 +104,15 @@ impl Plugin for PodSecurity {
         "PodSecurity"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        let kind = request.stored_kind();
+        matches!(request.operation, Operation::Create | Operation::Update)
+            && kind.custom.is_none()
+            && (request.is_about("", "Namespace") || may_have_pod(&kind.group, &kind.kind))
+    }
+
     async fn validate(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
         let (kind, Some(object)) = (request.stored_kind(), object) else { return Ok(()) };
-        if !matches!(request.operation, Operation::Create | Operation::Update) || kind.custom.is_some() {
-            return Ok(());
-        }
         if request.is_about("", "Namespace") {
             return namespace(request, object, old).await;
         }

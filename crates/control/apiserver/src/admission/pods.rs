@@ -14,27 +14,28 @@ impl Plugin for Priority {
         "Priority"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        let written = matches!(request.operation, Operation::Create | Operation::Update);
+        written && (request.is_about("", "Pod") || request.is_about("scheduling.k8s.io", "PriorityClass"))
+    }
+
     async fn admit(&self, request: &Request<'_>, mut object: Value, old: Option<&Value>) -> Result<Value, Status> {
         if !request.is_about("", "Pod") {
             return Ok(object);
         }
-        if let Some(old) = old.filter(|_| request.operation == Operation::Update) {
+        if request.operation == Operation::Update {
             for field in ["priority", "preemptionPolicy"] {
                 if object.at(&["spec", field]).is_none()
-                    && let Some(kept) = old.at(&["spec", field])
+                    && let Some(kept) = old.and_then(|old| old.at(&["spec", field]))
                 {
                     object.set(&["spec", field], kept.clone());
                 }
             }
-        }
-        if request.operation != Operation::Create {
             return Ok(object);
         }
         let name = object.str_at(&["spec", "priorityClassName"]).to_string();
         let class = if name.is_empty() {
-            let all = request.list("scheduling.k8s.io", "v1", "priorityclasses", "").await?;
-            let defaults = all.into_iter().filter(|c| c.bool_at(&["globalDefault"]) == Some(true));
-            defaults.min_by_key(|c| c.int_at(&["value"]).unwrap_or(0))
+            default_priority(request).await?
         } else {
             let class = request.find("scheduling.k8s.io", "v1", "priorityclasses", "", &name).await?;
             Some(class.ok_or_else(|| request.place.forbidden(&format!("no PriorityClass with name {name} was found")))?)
@@ -64,6 +65,27 @@ impl Plugin for Priority {
         object.set(&["spec", "preemptionPolicy"], policy);
         Ok(object)
     }
+
+    async fn validate(&self, request: &Request<'_>, object: Option<&Value>, _old: Option<&Value>) -> Result<(), Status> {
+        let Some(class) = object.filter(|_| request.is_about("scheduling.k8s.io", "PriorityClass")) else { return Ok(()) };
+        if class.bool_at(&["globalDefault"]) != Some(true) {
+            return Ok(());
+        }
+        match default_priority(request).await? {
+            Some(other) if meta::name(&other) != meta::name(class) => {
+                let why = format!("PriorityClass {} is already marked as default. Only one default can exist", meta::name(&other));
+                Err(request.place.forbidden(&why))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The class of pods that name none; of several the one with the lowest value.
+async fn default_priority(request: &Request<'_>) -> Result<Option<Value>, Status> {
+    let all = request.list("scheduling.k8s.io", "v1", "priorityclasses", "").await?;
+    let defaults = all.into_iter().filter(|class| class.bool_at(&["globalDefault"]) == Some(true));
+    Ok(defaults.min_by_key(|class| class.int_at(&["value"]).unwrap_or(0)))
 }
 
 /// DefaultTolerationSeconds: pods stay five minutes on a node that does not answer.
@@ -75,15 +97,15 @@ impl Plugin for DefaultTolerationSeconds {
         "DefaultTolerationSeconds"
     }
 
-    async fn admit(&self, request: &Request<'_>, mut object: Value, _old: Option<&Value>) -> Result<Value, Status> {
-        if !request.is_about("", "Pod") || request.operation == Operation::Delete {
-            return Ok(object);
-        }
+    fn handles(&self, request: &Request<'_>) -> bool {
+        matches!(request.operation, Operation::Create | Operation::Update) && request.is_about("", "Pod")
+    }
+
+    async fn admit(&self, _request: &Request<'_>, mut object: Value, _old: Option<&Value>) -> Result<Value, Status> {
         for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
             let covers = |t: &Value| {
                 let named = t.str_at(&["key"]);
-                (named == key || (named.is_empty() && t.str_at(&["operator"]) == "Exists"))
-                    && matches!(t.str_at(&["effect"]), "" | "NoExecute")
+                (named == key || named.is_empty()) && matches!(t.str_at(&["effect"]), "" | "NoExecute")
             };
             if !object.list_at(&["spec", "tolerations"]).iter().any(covers) {
                 let toleration = object!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300 });
@@ -103,31 +125,26 @@ impl Plugin for RuntimeClass {
         "RuntimeClass"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        request.creates("", "Pod")
+    }
+
     async fn admit(&self, request: &Request<'_>, mut object: Value, _old: Option<&Value>) -> Result<Value, Status> {
-        let name = object.str_at(&["spec", "runtimeClassName"]).to_string();
-        if !request.is_about("", "Pod") || request.operation != Operation::Create {
-            return Ok(object);
-        }
-        if name.is_empty() {
-            if object.at(&["spec", "overhead"]).is_some_and(|o| !o.is_empty()) {
-                return Err(request.place.forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"));
-            }
-            return Ok(object);
-        }
-        let class = request.find("node.k8s.io", "v1", "runtimeclasses", "", &name).await?;
-        let class = class.ok_or_else(|| request.place.forbidden(&format!("pod rejected: RuntimeClass {name:?} not found")))?;
-        let overhead = class.at(&["overhead", "podFixed"]).cloned().unwrap_or_default();
+        let Some(class) = runtime_class(request, &object).await? else { return Ok(object) };
+        let overhead = overhead(&class);
         if !overhead.is_empty() {
-            let given = object.at(&["spec", "overhead"]).cloned().unwrap_or_default();
-            if !given.is_empty() && !same_amounts(&given, &overhead) {
-                return Err(request.place.forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
+            let given = object.at(&["spec", "overhead"]).unwrap_or(&Value::Null);
+            if !given.is_empty() && !same_amounts(given, overhead) {
+                return Err(request.place.forbidden(OTHER_OVERHEAD));
             }
-            object.set(&["spec", "overhead"], overhead);
+            object.set(&["spec", "overhead"], overhead.clone());
         }
         for (key, value) in class.at(&["scheduling", "nodeSelector"]).and_then(Value::as_map).into_iter().flat_map(|m| m.iter()) {
             let selector = object.place(&["spec", "nodeSelector"]).make_map();
-            if selector.get(key).is_some_and(|v| v != value) {
-                let why = format!("pod rejected: conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value:?}");
+            if let Some(given) = selector.get(key).filter(|given| *given != value) {
+                let [given, value] = [given, value].map(|v| v.as_str().unwrap_or_default());
+                let why =
+                    format!("conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; pod.spec.nodeSelector[{key}] = {given}");
                 return Err(request.place.forbidden(&why));
             }
             selector.insert(key.clone(), value.clone());
@@ -140,10 +157,97 @@ impl Plugin for RuntimeClass {
         }
         Ok(object)
     }
+
+    async fn validate(&self, request: &Request<'_>, object: Option<&Value>, _old: Option<&Value>) -> Result<(), Status> {
+        let Some(pod) = object else { return Ok(()) };
+        let class = runtime_class(request, pod).await?;
+        let given = pod.at(&["spec", "overhead"]).unwrap_or(&Value::Null);
+        match class.as_ref().map_or(&Value::Null, overhead) {
+            none if none.is_empty() && !given.is_empty() => {
+                Err(request.place.forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"))
+            }
+            wanted if !wanted.is_empty() && !same_amounts(given, wanted) => Err(request.place.forbidden(OTHER_OVERHEAD)),
+            _ => Ok(()),
+        }
+    }
+}
+
+const OTHER_OVERHEAD: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
+
+/// The class that a pod names, which has to be there.
+async fn runtime_class(request: &Request<'_>, pod: &Value) -> Result<Option<Value>, Status> {
+    let name = pod.str_at(&["spec", "runtimeClassName"]);
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let class = request.find("node.k8s.io", "v1", "runtimeclasses", "", name).await?;
+    class.map(Some).ok_or_else(|| request.place.forbidden(&format!("pod rejected: RuntimeClass {name:?} not found")))
+}
+
+fn overhead(class: &Value) -> &Value {
+    class.at(&["overhead", "podFixed"]).unwrap_or(&Value::Null)
 }
 
 fn same_amounts(a: &Value, b: &Value) -> bool {
     let (Some(a), Some(b)) = (a.as_map(), b.as_map()) else { return false };
     let amount = |v: &Value| v.as_str().and_then(|s| s.parse::<Quantity>().ok());
     a.len() == b.len() && a.iter().all(|(k, v)| b.get(k).is_some_and(|w| amount(v) == amount(w)))
+}
+
+/// What of the API a pod refers to, as upstream's HasAPIObjectReference names it: who has to do without the API may refer to nothing.
+pub(super) fn reference(pod: &Value) -> Option<&'static str> {
+    if !pod.str_at(&["spec", "serviceAccountName"]).is_empty() {
+        return Some("serviceaccounts");
+    }
+    let lists = ["initContainers", "containers", "ephemeralContainers"];
+    let containers = || lists.into_iter().flat_map(|list| pod.list_at(&["spec", list]));
+    let names = |whole: &str, key: &str| {
+        containers().any(|c| {
+            let sources = c.list_at(&["envFrom"]).iter().map(|source| source.get(whole));
+            let keys = c.list_at(&["env"]).iter().map(|variable| variable.at(&["valueFrom", key]));
+            sources.chain(keys).flatten().any(|reference| !reference.is_null())
+        })
+    };
+    if !pod.list_at(&["spec", "imagePullSecrets"]).is_empty() || names("secretRef", "secretKeyRef") {
+        return Some("secrets");
+    }
+    if names("configMapRef", "configMapKeyRef") {
+        return Some("configmaps");
+    }
+    if !pod.list_at(&["spec", "resourceClaims"]).is_empty() {
+        return Some("resourceclaims");
+    }
+    pod.list_at(&["spec", "volumes"]).iter().find_map(|volume| {
+        let has = |(path, what): (&[&str], &'static str)| volume.at(path).is_some_and(|part| !part.is_null()).then_some(what);
+        OF_VOLUMES.into_iter().find_map(has).or_else(|| volume.list_at(&["projected", "sources"]).iter().find_map(of_projection))
+    })
+}
+
+/// What volumes refer to, and where they do.
+const OF_VOLUMES: [(&[&str], &str); 14] = [
+    (&["configMap"], "configmaps (via configmap volumes)"),
+    (&["secret"], "secrets (via secret volumes)"),
+    (&["csi"], "csidrivers (via CSI volumes)"),
+    (&["glusterfs"], "endpoints (via glusterFS volumes)"),
+    (&["persistentVolumeClaim"], "persistentvolumeclaims"),
+    (&["ephemeral"], "persistentvolumeclaims (via ephemeral volumes)"),
+    (&["azureFile"], "secrets (via azureFile volumes)"),
+    (&["cephfs", "secretRef"], "secrets"),
+    (&["cinder", "secretRef"], "secrets"),
+    (&["flexVolume", "secretRef"], "secrets"),
+    (&["iscsi", "secretRef"], "secrets"),
+    (&["rbd", "secretRef"], "secrets"),
+    (&["scaleIO", "secretRef"], "secrets"),
+    (&["storageos", "secretRef"], "secrets"),
+];
+
+fn of_projection(source: &Value) -> Option<&'static str> {
+    let of = [
+        ("configMap", "configmaps (via projected volumes)"),
+        ("secret", "secrets (via projected volumes)"),
+        ("serviceAccountToken", "serviceaccounts (via projected volumes)"),
+        ("clusterTrustBundle", "clustertrustbundles"),
+        ("podCertificate", "podcertificates"),
+    ];
+    of.into_iter().find_map(|(part, what)| source.get(part).is_some_and(|p| !p.is_null()).then_some(what))
 }

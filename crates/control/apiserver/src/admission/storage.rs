@@ -1,35 +1,12 @@
-//! DefaultStorageClass: a claim that names no class gets the default one. PersistentVolumeClaimResize: a claim grows only where its
-//! class allows that.
+//! PersistentVolumeClaimResize: a claim grows only where it is bound and its class allows that.
 
 use fram_machinery::quantity::Quantity;
 use fram_machinery::{Status, Value, meta};
 
 use super::{Operation, Plugin, Request};
 
-pub(super) struct DefaultStorageClass;
-
-const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
-
-#[async_trait::async_trait]
-impl Plugin for DefaultStorageClass {
-    fn name(&self) -> &'static str {
-        "DefaultStorageClass"
-    }
-
-    async fn admit(&self, request: &Request<'_>, mut object: Value, _old: Option<&Value>) -> Result<Value, Status> {
-        let named = object.at(&["spec", "storageClassName"]).is_some_and(|c| !c.is_null());
-        if !request.is_about("", "PersistentVolumeClaim") || request.operation != Operation::Create || named {
-            return Ok(object);
-        }
-        let classes = request.list("storage.k8s.io", "v1", "storageclasses", "").await?;
-        let defaults = classes.iter().filter(|c| meta::annotation(c, DEFAULT) == Some("true"));
-        // The newest default wins, as upstream's GetDefaultClass.
-        if let Some(class) = defaults.max_by_key(|c| c.str_at(&["metadata", "creationTimestamp"]).to_string()) {
-            object.set(&["spec", "storageClassName"], meta::name(class));
-        }
-        Ok(object)
-    }
-}
+/// Where claims named their class before they had a field for it.
+pub(super) const CLASS_OF_OLD: &str = "volume.beta.kubernetes.io/storage-class";
 
 pub(super) struct PersistentVolumeClaimResize;
 
@@ -39,20 +16,31 @@ impl Plugin for PersistentVolumeClaimResize {
         "PersistentVolumeClaimResize"
     }
 
+    fn handles(&self, request: &Request<'_>) -> bool {
+        request.operation == Operation::Update && request.is_about("", "PersistentVolumeClaim")
+    }
+
     async fn validate(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
         let (Some(claim), Some(old)) = (object, old) else { return Ok(()) };
-        if !request.is_about("", "PersistentVolumeClaim") || request.operation != Operation::Update {
-            return Ok(());
-        }
-        let size = |c: &Value| c.str_at(&["spec", "resources", "requests", "storage"]).parse::<Quantity>().ok();
+        let size = |c: &Value| c.str_at(&["spec", "resources", "requests", "storage"]).parse::<Quantity>().unwrap_or(Quantity::zero());
         if size(claim) <= size(old) {
             return Ok(());
         }
-        let class = request.find("storage.k8s.io", "v1", "storageclasses", "", claim.str_at(&["spec", "storageClassName"])).await?;
-        if class.is_some_and(|c| c.bool_at(&["allowVolumeExpansion"]) == Some(true)) {
-            return Ok(());
+        if old.str_at(&["status", "phase"]) != "Bound" {
+            return Err(request.place.forbidden("Only bound persistent volume claims can be expanded"));
+        }
+        let name = class(claim);
+        if !name.is_empty() && name == class(old) {
+            let found = request.find("storage.k8s.io", "v1", "storageclasses", "", name).await?;
+            if found.is_some_and(|c| c.bool_at(&["allowVolumeExpansion"]) == Some(true)) {
+                return Ok(());
+            }
         }
         let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
         Err(request.place.forbidden(why))
     }
+}
+
+fn class(claim: &Value) -> &str {
+    meta::annotation(claim, CLASS_OF_OLD).unwrap_or_else(|| claim.str_at(&["spec", "storageClassName"]))
 }

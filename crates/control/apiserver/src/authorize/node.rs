@@ -18,23 +18,14 @@ pub(super) fn decide(registry: &Registry, node: &str, a: &Attributes, rules: &[R
         return no("");
     }
     let read = matches!(a.verb.as_str(), "get" | "list" | "watch");
-    let refers: Option<fn(&Value, &str) -> bool> = match (a.group.as_str(), a.resource.as_str()) {
-        ("", "secrets") => Some(refers_to_secret),
-        ("", "configmaps") => Some(refers_to_config_map),
-        ("", "persistentvolumeclaims") => Some(refers_to_claim),
-        _ => None,
-    };
-    if let Some(refers) = refers {
-        if !read || !a.subresource.is_empty() {
-            return no(format!("can only read resources of this type: {}", a.resource));
-        }
-        if a.name.is_empty() {
-            return no(format!("No Object name found: node {node:?} may not list all {}", a.resource));
-        }
-        return match has_pod(registry, node, &a.namespace, |pod| refers(pod, &a.name)) {
-            Ok(true) => Decision::Allow,
-            Ok(false) => no(format!("no relationship found between node '{node}' and this object")),
-            Err(status) => no(status.message),
+    let written = matches!(a.verb.as_str(), "update" | "patch");
+    if let Some(refers) = refers(&a.group, &a.resource) {
+        let many = matches!(a.resource.as_str(), "secrets" | "configmaps");
+        return match a.subresource.as_str() {
+            "" if a.verb == "get" || many && read => related(registry, node, a, refers),
+            "status" if a.resource == "persistentvolumeclaims" && written => related(registry, node, a, refers),
+            "token" if a.resource == "serviceaccounts" && a.verb == "create" => related(registry, node, a, refers),
+            _ => no(format!("can only read what the pods on the node refer to of this type: {}", a.resource)),
         };
     }
     match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
@@ -43,26 +34,30 @@ pub(super) fn decide(registry: &Registry, node: &str, a: &Attributes, rules: &[R
         ("", "nodes", "") if a.name.is_empty() && (read || a.verb == "create") => Decision::Allow,
         ("", "nodes", _) => no(format!("node '{node}' cannot read '{}', only its own Node object", a.name)),
         ("", "pods", "") if read => reads_own(registry, node, a, ("", "v1")),
-        ("", "serviceaccounts", "token") if a.verb == "create" => {
-            match has_pod(registry, node, &a.namespace, |pod| pod.str_at(&["spec", "serviceAccountName"]) == a.name) {
-                Ok(true) => Decision::Allow,
-                Ok(false) => no(format!("no relationship found between node '{node}' and this object")),
-                Err(status) => no(status.message),
-            }
+        ("", "persistentvolumes", "") if a.verb == "get" => bound_volume(registry, node, a),
+        ("", "persistentvolumes", _) => no("can only get individual resources of this type"),
+        ("storage.k8s.io", "volumeattachments", "") if a.verb == "get" => names_node(registry, node, a, "v1"),
+        ("storage.k8s.io", "volumeattachments", _) => no("can only get individual resources of this type"),
+        ("coordination.k8s.io", "leases", _) if a.namespace != "kube-node-lease" => {
+            no("can only access leases in the \"kube-node-lease\" system namespace")
         }
-        ("coordination.k8s.io", "leases", "") if a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create") => {
-            Decision::Allow
-        }
-        ("", "pods", "status") if matches!(a.verb.as_str(), "update" | "patch") => Decision::Allow,
+        // What is created is looked at on admission.
+        ("coordination.k8s.io", "leases", "") | ("storage.k8s.io", "csinodes", "") => match a.verb.as_str() {
+            "create" => Decision::Allow,
+            "get" | "update" | "patch" | "delete" if a.name == node => Decision::Allow,
+            _ => no(format!("can only access {} with the same name as the requesting node", a.resource)),
+        },
+        ("coordination.k8s.io", "leases", _) | ("storage.k8s.io", "csinodes", _) => no(""),
+        ("", "pods", "status") if written => Decision::Allow,
         ("", "pods", "eviction") if a.verb == "create" => Decision::Allow,
         ("", "events", "") if matches!(a.verb.as_str(), "create" | "update" | "patch") => Decision::Allow,
         ("", "events", _) => no(""),
         ("", "pods", "") if matches!(a.verb.as_str(), "create" | "delete") => Decision::Allow,
         ("", "pods", _) => no(""),
-        // What is left of drivers that are gone.
-        ("resource.k8s.io", "resourceslices", "") if matches!(a.verb.as_str(), "get" | "list" | "watch" | "deletecollection") => {
-            reads_own(registry, node, a, ("resource.k8s.io", "v1"))
-        }
+        ("resource.k8s.io", "resourceslices", "") if a.verb == "create" => Decision::Allow,
+        // Also to clear away what is left of drivers that are gone.
+        ("resource.k8s.io", "resourceslices", "") => reads_own(registry, node, a, ("resource.k8s.io", "v1")),
+        ("resource.k8s.io", "resourceslices", _) => no("cannot authorize ResourceSlice subresources"),
         // What is created is held against the node's pods on admission.
         ("certificates.k8s.io", "podcertificaterequests", "") if matches!(a.verb.as_str(), "get" | "list" | "watch") => {
             reads_own(registry, node, a, ("certificates.k8s.io", "v1beta1"))
@@ -75,11 +70,67 @@ pub(super) fn decide(registry: &Registry, node: &str, a: &Attributes, rules: &[R
     }
 }
 
+/// Whether a pod refers to an object of a kind by its name.
+type Refers = fn(&Value, &str) -> bool;
+
+/// How pods refer to the objects of a kind, where a node has to do with those alone to which its pods refer.
+fn refers(group: &str, resource: &str) -> Option<Refers> {
+    match (group, resource) {
+        ("", "secrets") => Some(refers_to_secret),
+        ("", "configmaps") => Some(refers_to_config_map),
+        ("", "persistentvolumeclaims") => Some(refers_to_claim),
+        ("", "serviceaccounts") => Some(|pod, name| pod.str_at(&["spec", "serviceAccountName"]) == name),
+        ("resource.k8s.io", "resourceclaims") => Some(refers_to_resource_claim),
+        _ => None,
+    }
+}
+
+fn related(registry: &Registry, node: &str, a: &Attributes, refers: Refers) -> Decision {
+    if a.name.is_empty() {
+        return no(format!("No Object name found: node {node:?} may not list all {}", a.resource));
+    }
+    answer(node, has_pod(registry, node, &a.namespace, |pod| refers(pod, &a.name)))
+}
+
+fn answer(node: &str, related: Result<bool, Status>) -> Decision {
+    match related {
+        Ok(true) => Decision::Allow,
+        Ok(false) => no(format!("no relationship found between node '{node}' and this object")),
+        Err(status) => no(status.message),
+    }
+}
+
+/// A volume belongs to the node's pods by the claim that it is bound to.
+fn bound_volume(registry: &Registry, node: &str, a: &Attributes) -> Decision {
+    let Some(served) = registry.served("", "v1", &a.resource) else { return no("") };
+    let place = Place { served, namespace: String::new(), name: a.name.clone() };
+    let related = match seen(registry, &place) {
+        Ok(volume) => {
+            let [namespace, name] = ["namespace", "name"].map(|field| volume.str_at(&["spec", "claimRef", field]));
+            if name.is_empty() { Ok(false) } else { has_pod(registry, node, namespace, |pod| refers_to_claim(pod, name)) }
+        }
+        Err(status) if status.is(Reason::NotFound) => Ok(false),
+        Err(status) => Err(status),
+    };
+    answer(node, related)
+}
+
+/// An object that says which node it is about.
+fn names_node(registry: &Registry, node: &str, a: &Attributes, version: &str) -> Decision {
+    let Some(served) = registry.served(&a.group, version, &a.resource) else { return no("") };
+    let place = Place { served, namespace: a.namespace.clone(), name: a.name.clone() };
+    match seen(registry, &place) {
+        Err(status) if !status.is(Reason::NotFound) => answer(node, Err(status)),
+        found => answer(node, Ok(found.is_ok_and(|object| object.str_at(&["spec", "nodeName"]) == node))),
+    }
+}
+
 /// A node reads the pods that are bound to it and the requests that it made for them, and lists and watches them by `spec.nodeName`; see
 /// upstream's AuthorizeNodeWithSelectors.
 fn reads_own(registry: &Registry, node: &str, a: &Attributes, (group, version): (&str, &str)) -> Decision {
     let asked = |path: &str| FieldSelector::parse(&a.fields).ok().and_then(|s| s.exact(path).map(String::from));
-    if a.verb != "get" && asked("spec.nodeName").is_some_and(|name| name == node) {
+    let many = matches!(a.verb.as_str(), "list" | "watch" | "deletecollection");
+    if many && asked("spec.nodeName").is_some_and(|name| name == node) {
         return Decision::Allow;
     }
     if a.name.is_empty() {
@@ -160,4 +211,11 @@ fn refers_to_config_map(pod: &Value, name: &str) -> bool {
 fn refers_to_claim(pod: &Value, name: &str) -> bool {
     let ephemeral = |v: &Value| v.get("ephemeral").is_some() && format!("{}-{}", meta::name(pod), v.str_at(&["name"])) == name;
     pod.list_at(&["spec", "volumes"]).iter().any(|v| v.str_at(&["persistentVolumeClaim", "claimName"]) == name || ephemeral(v))
+}
+
+fn refers_to_resource_claim(pod: &Value, name: &str) -> bool {
+    let named = |list: &[&str]| pod.list_at(list).iter().any(|claim| claim.str_at(&["resourceClaimName"]) == name);
+    named(&["spec", "resourceClaims"])
+        || named(&["status", "resourceClaimStatuses"])
+        || pod.str_at(&["status", "extendedResourceClaimStatus", "resourceClaimName"]) == name
 }

@@ -239,10 +239,12 @@ impl Registry {
         let mut object = if own { asked } else { self.to_stored(place, asked).await? };
         keep_metadata(&mut object, &old);
         let mut request = Request::new(self, place, subresource, Verb::Update, write);
-        let before = own.then(|| object.clone());
-        object = self.admission.admit(&mut request, object, Some(&old)).await?;
-        let formed = before.is_some_and(|before| before == object);
-        keep_metadata(&mut object, &old);
+        // Of a binding admission has seen the Binding itself.
+        let is_admitted = subresource == "binding";
+        if !is_admitted {
+            object = self.admission.admit(&mut request, object, Some(&old)).await?;
+            keep_metadata(&mut object, &old);
+        }
         keep_other_parts(&stored, subresource, &mut object, &old);
         fram_api::drop_unserved(&stored, &mut object, Some(&old));
         match subresource {
@@ -250,13 +252,15 @@ impl Registry {
             part => strategy(&stored).prepare_subresource(part, &mut object, &old),
         }
         strategy(&stored).stamp(&mut object, Some(&old), &self.environment.now_text());
-        let mut object = if formed { object } else { self.normalized(&stored, object)? };
-        if subresource != "binding" {
+        let mut object = if own { object } else { self.normalized(&stored, object)? };
+        if !is_admitted {
             // A pod's generation counts what users change; see KEP-5067.
             bump_generation(&stored, &mut object, &old);
         }
         self.validate_change(place, subresource, &object, &old)?;
-        self.admission.validate(&request, Some(&object), Some(&old)).await?;
+        if !is_admitted {
+            self.admission.validate(&request, Some(&object), Some(&old)).await?;
+        }
         let charge = quota::charge(self, place, subresource, &object, Some(&old)).await?;
         let wanted = object.clone();
         let allocation = self.allocators.allocate(self, place, object, Some(&old)).await?;

@@ -28,7 +28,8 @@ pub(super) async fn execute(
         ("", Verb::Create { object, options }) => {
             let (object, warnings) = decode(&server.registry, &place, object, duplicates, &options)?;
             let object = if place.kind().kind == "Binding" {
-                bind(server, user, &pods(server, &place, meta::name(&object))?, &object, &options).await?
+                let place = pods(server, &place, meta::name(&object))?;
+                bind(server, user, &place, object, &options).await?
             } else {
                 super::reviews::review(server, user, &place, object).await?
             };
@@ -120,7 +121,7 @@ async fn create(
     let body = Body { value: object, duplicates };
     let (object, warnings) = server.registry.decode_body(&kind, body, field_validation(&options.field_validation)?)?;
     let object = match subresource {
-        "binding" => bind(server, user, &place, &object, &options).await?,
+        "binding" => bind(server, user, &place, object, &options).await?,
         "eviction" => evict(server, user, &place, object, &options).await?,
         "token" => {
             let named = meta::name(&object);
@@ -151,10 +152,13 @@ fn success(code: i64) -> Value {
 }
 
 /// Binds a pod to a node; see upstream's BindingREST.
-async fn bind(server: &Server, user: &User, place: &Place, binding: &Value, options: &WriteOptions) -> Result<Value, Status> {
-    if meta::name(binding) != place.name {
+async fn bind(server: &Server, user: &User, place: &Place, binding: Value, options: &WriteOptions) -> Result<Value, Status> {
+    if meta::name(&binding) != place.name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
+    let (admission, write) = (&server.registry.admission, write_of(user, options));
+    let mut request = Request::new(&server.registry, place, "binding", Operation::Create, &write);
+    let binding = admission.admit(&mut request, binding, None).await?;
     let node = binding.str_at(&["target", "name"]).to_string();
     let target = binding.str_at(&["target", "kind"]);
     // Upstream answers these without a reason, as what went wrong inside.
@@ -165,10 +169,11 @@ async fn bind(server: &Server, user: &User, place: &Place, binding: &Value, opti
     if node.is_empty() {
         return Err(Status::new(fram_machinery::Reason::Unknown, "target.name: Required value"));
     }
+    admission.validate(&request, Some(&binding), None).await?;
     let now = server.registry.environment.now_text();
     let assign = |current: &Value| {
         let mut pod = current.clone();
-        let uid = meta::uid(binding);
+        let uid = meta::uid(&binding);
         if !uid.is_empty() && uid != meta::uid(current) {
             return Err(
                 place.conflict(&format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(current)))
@@ -198,7 +203,7 @@ async fn bind(server: &Server, user: &User, place: &Place, binding: &Value, opti
         );
         Ok(pod)
     };
-    server.registry.update(place, "binding", &write_of(user, options), assign).await?;
+    server.registry.update(place, "binding", &write, assign).await?;
     Ok(success(201))
 }
 
