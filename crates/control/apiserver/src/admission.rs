@@ -51,13 +51,16 @@ pub struct Request<'a> {
     pub operation: Operation,
     pub user: &'a User,
     pub dry_run: bool,
+    /// Whether the object is yet to get its name: that of the place is what it will begin with.
+    pub(crate) is_unnamed: bool,
     /// What is to be said to the client though the request is admitted.
     warnings: Mutex<Vec<String>>,
 }
 
 impl<'a> Request<'a> {
     pub fn new(registry: &'a Registry, place: &'a Place, subresource: &'a str, operation: Operation, write: &'a Write) -> Self {
-        Self { registry, place, subresource, operation, user: &write.user, dry_run: write.dry_run, warnings: Mutex::default() }
+        let (user, dry_run) = (&write.user, write.dry_run);
+        Self { registry, place, subresource, operation, user, dry_run, is_unnamed: false, warnings: Mutex::default() }
     }
 
     /// Adds a warning for the client.

@@ -21,20 +21,9 @@ pub(super) fn check_new(object: &Value) -> Result<(), Status> {
 }
 
 /// Fills in the metadata of a new object; a name is made of `generateName` where none is given.
-pub(super) fn fill_metadata(environment: &Environment, place: &Place, object: &mut Value) -> Result<(), Status> {
-    let namespace = meta::namespace(object);
-    if place.kind().is_namespaced() && !namespace.is_empty() && namespace != place.namespace {
-        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
-    }
-    let base = object.str_at(&["metadata", "generateName"]);
-    if meta::name(object).is_empty() && !base.is_empty() {
-        let name = environment.generate_name(base);
-        object.set(&["metadata", "name"], name);
-    }
-    if meta::name(object).is_empty() && place.kind().is("", "LimitRange") {
-        object.set(&["metadata", "name"], environment.uid());
-    }
-    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields"] {
+pub(super) fn fill_metadata(place: &Place, object: &mut Value) -> Result<(), Status> {
+    check_namespace(place, object)?;
+    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "uid", "creationTimestamp"] {
         object.remove(&["metadata", field]);
     }
     if place.kind().is_namespaced() {
@@ -43,12 +32,35 @@ pub(super) fn fill_metadata(environment: &Environment, place: &Place, object: &m
         object.remove(&["metadata", "namespace"]);
     }
     drop_repeated_owners(object);
+    Ok(())
+}
+
+/// An object is of the namespace in which it is made.
+pub(super) fn check_namespace(place: &Place, object: &Value) -> Result<(), Status> {
+    let namespace = meta::namespace(object);
+    if place.kind().is_namespaced() && !namespace.is_empty() && namespace != place.namespace {
+        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+    }
+    Ok(())
+}
+
+/// Gives a new object what is the server's to say, whatever admission said.
+pub(super) fn identify(environment: &Environment, place: &Place, object: &mut Value) {
+    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        object.remove(&["metadata", field]);
+    }
+    if place.kind().is_namespaced() {
+        object.set(&["metadata", "namespace"], place.namespace.as_str());
+    }
+    drop_repeated_owners(object);
+    if meta::name(object).is_empty() && place.kind().is("", "LimitRange") {
+        object.set(&["metadata", "name"], environment.uid());
+    }
     object.set(&["metadata", "uid"], environment.uid());
     object.set(&["metadata", "creationTimestamp"], environment.now_text());
     if place.kind().generation != Generation::None && !place.kind().late_generation {
         object.set(&["metadata", "generation"], 1);
     }
-    Ok(())
 }
 
 /// Owners that stand twice are one; see upstream's dedupOwnerReferences.
@@ -83,25 +95,6 @@ pub(super) fn keep_metadata(object: &mut Value, old: &Value) {
             object.set(&["metadata", field], old.str_at(&["metadata", field]));
         }
     }
-}
-
-/// What admission may have done to a new object beyond what it may: the server's own fields are as they were before. A name that
-/// it changed is the object's name.
-pub(super) fn keep_own_metadata(place: &mut Place, object: &mut Value, before: &Value) -> Result<(), Status> {
-    for field in ["uid", "creationTimestamp", "generation"] {
-        match before.at(&["metadata", field]) {
-            Some(kept) => object.set(&["metadata", field], kept.clone()),
-            None => drop(object.remove(&["metadata", field])),
-        }
-    }
-    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
-        object.remove(&["metadata", field]);
-    }
-    if meta::namespace(object) != meta::namespace(before) {
-        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
-    }
-    place.name = meta::name(object).to_string();
-    Ok(())
 }
 
 /// The fields of an object but these.

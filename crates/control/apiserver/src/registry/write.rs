@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fram_api::{Kind, names, strategy};
-use fram_machinery::{Status, Value, json, managed, meta, normalize, object};
+use fram_machinery::{Reason, Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
-use super::prepare::{Change, bump_generation, check_new, fill_metadata, keep_metadata, keep_own_metadata, refuse};
+use super::prepare::{Change, bump_generation, check_namespace, check_new, fill_metadata, identify, keep_metadata, refuse};
 use super::{Place, Record, Registry, Write, store_status};
 use crate::admission::{Operation as Verb, Request};
 use crate::quota;
 
 /// How often an update is tried when others write the same object.
 const RETRIES: usize = 32;
+/// How many names are tried for an object that is to get one; upstream's maxNameGenerationCreateAttempts.
+const NAMES: usize = 8;
 
 /// How long Events live; see kube-apiserver's --event-ttl.
 const EVENT_TTL: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -106,33 +108,62 @@ impl Registry {
         strategy(kind).default(object);
     }
 
+    /// Makes an object. What it says is its manager's; what admission, the kind's own rules and allocators add belongs to nobody.
     pub async fn create(&self, place: &Place, object: Value, write: &Write) -> Result<Written, Status> {
-        let mut place = place.clone();
         let stored = place.served.stored.clone();
-        let mut object = self.to_stored(&place, object).await?;
+        let mut object = self.to_stored(place, object).await?;
         let applied = object.at(&["metadata", "managedFields"]).cloned().filter(|_| write.apply);
-        fill_metadata(&self.environment, &place, &mut object)?;
+        fill_metadata(place, &mut object)?;
         if let Some(applied) = applied {
             object.set(&["metadata", "managedFields"], applied);
         }
-        place.name = meta::name(&object).to_string();
-        // Of what admission may not change only the metadata: whoever holds the rest has all that changes copied.
-        let before = object!({ "metadata": (object.get("metadata").cloned()) });
-        let asked = place.clone();
+        let has_own_status = stored.subresource("status").is_some() && !stored.status_on_create;
+        if has_own_status {
+            object.remove(&["status"]);
+        }
+        let mut object = self.normalized(&stored, object)?;
+        self.track(place, &mut object, None, "", write)?;
+        // Refusals speak of what is yet to get a name by what that will begin with.
+        let base = Some(object.str_at(&["metadata", "generateName"])).filter(|base| !base.is_empty()).map(String::from);
+        let unnamed = meta::name(&object).is_empty();
+        let called = if unnamed { base.clone().unwrap_or_default() } else { meta::name(&object).to_string() };
+        let asked = Place { name: called, ..place.clone() };
         let mut request = Request::new(self, &asked, "", Verb::Create, write);
+        request.is_unnamed = unnamed;
         object = self.admission.admit(&mut request, object, None).await?;
-        keep_own_metadata(&mut place, &mut object, &before)?;
-        if stored.subresource("status").is_some() && !stored.status_on_create {
+        check_namespace(place, &object)?;
+        if has_own_status {
             object.remove(&["status"]);
         }
         fram_api::drop_unserved(&stored, &mut object, None);
+        let mut warnings = request.take_warnings();
+        let base = base.filter(|_| meta::name(&object).is_empty());
+        for _ in 1..NAMES {
+            let Some(base) = &base else { break };
+            object.set(&["metadata", "name"], self.environment.generate_name(base));
+            match self.create_named(place, object.clone(), write, &mut warnings).await {
+                Err(status) if status.is(Reason::AlreadyExists) => {}
+                done => return done,
+            }
+        }
+        if let Some(base) = &base {
+            object.set(&["metadata", "name"], self.environment.generate_name(base));
+        }
+        self.create_named(place, object, write, &mut warnings).await
+    }
+
+    /// Makes an object that has its name and has been through the changing half of admission.
+    async fn create_named(&self, place: &Place, mut object: Value, write: &Write, warnings: &mut Vec<String>) -> Result<Written, Status> {
+        let place = Place { name: meta::name(&object).to_string(), ..place.clone() };
+        let stored = place.served.stored.clone();
+        identify(&self.environment, &place, &mut object);
         strategy(&stored).prepare_create(&mut object);
         strategy(&stored).stamp(&mut object, None, &self.environment.now_text());
-        let object = self.normalized(&stored, object)?;
+        let mut object = self.normalized(&stored, object)?;
         self.validate(&place, &object, Change::Create)?;
+        let request = Request::new(self, &place, "", Verb::Create, write);
         self.admission.validate(&request, Some(&object), None).await?;
         check_new(&object)?;
-        let mut object = object;
         strategy(&stored).read_back(&mut object);
         let mut turn = None;
         for _ in 0..RETRIES {
@@ -144,7 +175,8 @@ impl Registry {
                 continue;
             };
             let object = self.convert(written, &stored, &place.served.kind).await?;
-            return Ok(Written { object, entry, created: true, warnings: request.take_warnings() });
+            warnings.extend(request.take_warnings());
+            return Ok(Written { object, entry, created: true, warnings: std::mem::take(warnings) });
         }
         Err(place.conflict("quotas and numbers of the object are taken by others all the time; please try again"))
     }
@@ -156,7 +188,6 @@ impl Registry {
         let asked = object.clone();
         let allocation = self.allocators.allocate(self, place, object, None).await?;
         let mut object = allocation.object;
-        self.track(place, &mut object, None, "", write)?;
         if write.dry_run {
             return Ok(Some((object, None)));
         }
@@ -242,6 +273,9 @@ impl Registry {
         // Of a binding admission has seen the Binding itself.
         let is_admitted = subresource == "binding";
         if !is_admitted {
+            keep_other_parts(&stored, subresource, &mut object, &old);
+            object = self.normalized(&stored, object)?;
+            self.track(place, &mut object, Some(&old), subresource, write)?;
             object = self.admission.admit(&mut request, object, Some(&old)).await?;
             keep_metadata(&mut object, &old);
         }
@@ -265,7 +299,6 @@ impl Registry {
         let wanted = object.clone();
         let allocation = self.allocators.allocate(self, place, object, Some(&old)).await?;
         let mut object = allocation.object;
-        self.track(place, &mut object, Some(&old), subresource, write)?;
         let answer = |object: Value, entry: Option<Stored>| async {
             let object = self.convert(object, &stored, &place.served.kind).await?;
             let entry = entry.filter(|_| place.served.verbatim());

@@ -158,6 +158,8 @@ async fn bind(server: &Server, user: &User, place: &Place, binding: Value, optio
     }
     let (admission, write) = (&server.registry.admission, write_of(user, options));
     let mut request = Request::new(&server.registry, place, "binding", Operation::Create, &write);
+    let mut binding = binding;
+    binding.set(&["metadata", "namespace"], place.namespace.as_str());
     let binding = admission.admit(&mut request, binding, None).await?;
     let node = binding.str_at(&["target", "name"]).to_string();
     let target = binding.str_at(&["target", "kind"]);

@@ -70,13 +70,19 @@ pub(in crate::admission) async fn sides(
 
 /// A changed object of the matched kind as it is stored: decoded and defaulted as if a client had sent it.
 pub(in crate::admission) async fn taken(request: &Request<'_>, matched: &Matched, changed: Value) -> Result<Result<Value, String>, Status> {
-    let kind: &Kind = &matched.kind;
+    let api = request.registry.api();
+    let body = matched.kind.subresource(request.subresource).and_then(|s| s.kind);
+    let body = body.and_then(|(group, version, kind)| api.kind(group, version, kind));
+    let kind: &Kind = body.unwrap_or(&matched.kind);
     let mut value = match normalize::decode(&kind.schema, kind.ty, changed) {
         Ok(decoded) => decoded.value,
         Err(error) => return Ok(Err(error.to_string())),
     };
     normalize::apply_defaults(&kind.schema, kind.ty, &mut value);
     fram_api::strategy(kind).default(&mut value);
+    if body.is_some() {
+        return Ok(Ok(value));
+    }
     request.registry.convert(value, kind, request.stored_kind()).await.map(Ok)
 }
 
@@ -84,17 +90,13 @@ pub(in crate::admission) async fn taken(request: &Request<'_>, matched: &Matched
 fn shown(request: &Request<'_>, kind: &Kind, object: Value) -> Value {
     match request.subresource {
         "scale" => crate::verbs::to_scale(kind, &object),
-        "binding" => object!({
-            "apiVersion": "v1", "kind": "Binding", "metadata": { "name": (meta::name(&object)), "namespace": (meta::namespace(&object)) },
-            "target": { "kind": "Node", "name": (object.str_at(&["spec", "nodeName"])) }
-        }),
         _ => object,
     }
 }
 
 /// Whether a patch of what is shown can be applied to the object.
 pub(in crate::admission) fn is_changeable(request: &Request<'_>) -> bool {
-    request.operation != Operation::Connect && !matches!(request.subresource, "scale" | "binding")
+    request.operation != Operation::Connect && request.subresource != "scale"
 }
 
 /// The review of a request; objects are of the matched kind.
@@ -115,6 +117,7 @@ pub(in crate::admission) fn question(uid: &str, request: &Request<'_>, matched: 
         _ => (gvk(&matched.kind), gvk(asked)),
     };
     let name = match request.place.name.as_str() {
+        _ if request.is_unnamed => String::new(),
         "" => new.as_ref().map_or("", meta::name).to_string(),
         name => name.to_string(),
     };
