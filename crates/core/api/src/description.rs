@@ -178,6 +178,7 @@ impl Names {
             required: false,
             topology: Topology::Atomic,
             atomic: false,
+            granular: false,
             patch: PatchStrategy::default(),
             default: None,
             allowed: Vec::new(),
@@ -236,7 +237,7 @@ fn set_attribute(field: &mut Field, attribute: &'static str) -> std::result::Res
             field.topology = Topology::Map(keys.split(',').map(Key::Static).collect());
         }
         ("map" | "struct", "atomic") => field.atomic = true,
-        ("map" | "struct", "granular") => {}
+        ("map" | "struct", "granular") => field.granular = true,
         ("patch", strategies) => {
             for strategy in strategies.split(',') {
                 match strategy {

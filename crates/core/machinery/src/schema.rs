@@ -167,6 +167,8 @@ pub struct Field {
     pub topology: Topology,
     /// A map or struct that is replaced as a whole.
     pub atomic: bool,
+    /// Applied field by field, though its type is replaced as a whole elsewhere.
+    pub granular: bool,
     pub patch: PatchStrategy,
     pub default: Option<Value>,
     /// The values that are allowed; empty where any is.
@@ -191,6 +193,7 @@ impl Field {
             required: false,
             topology: Topology::Atomic,
             atomic: false,
+            granular: false,
             patch: PatchStrategy::default(),
             default: None,
             allowed: Vec::new(),

@@ -202,8 +202,8 @@ impl<'a> Schemas<'a> {
             };
             schema.set(&["x-kubernetes-list-type"], topology);
         }
-        if field.atomic {
-            schema.set(&["x-kubernetes-map-type"], "atomic");
+        if field.atomic || field.granular {
+            schema.set(&["x-kubernetes-map-type"], if field.atomic { "atomic" } else { "granular" });
         }
         let patch = &field.patch;
         let strategies = [(patch.merge, "merge"), (patch.retain_keys, "retainKeys"), (patch.replace, "replace")];

@@ -121,7 +121,7 @@ impl Registry {
         if has_own_status {
             object.remove(&["status"]);
         }
-        let mut object = self.normalized(&stored, object)?;
+        let mut object = self.formed(&stored, object, true)?;
         self.track(place, &mut object, None, "", write)?;
         // Refusals speak of what is yet to get a name by what that will begin with.
         let base = Some(object.str_at(&["metadata", "generateName"])).filter(|base| !base.is_empty()).map(String::from);
@@ -215,6 +215,10 @@ impl Registry {
     fn normalized(&self, stored: &Kind, object: Value) -> Result<Value, Status> {
         // Upstream stores what extends the API as JSON, all else as protobuf, in which empty lists are nothing.
         let as_json = stored.custom.is_some() || matches!(&*stored.group, "apiextensions.k8s.io" | "apiregistration.k8s.io");
+        self.formed(stored, object, as_json)
+    }
+
+    fn formed(&self, stored: &Kind, object: Value, as_json: bool) -> Result<Value, Status> {
         if normalize::is_formed(&stored.schema, stored.ty, &object, !as_json) {
             return Ok(object);
         }
@@ -274,7 +278,7 @@ impl Registry {
         let is_admitted = subresource == "binding";
         if !is_admitted {
             keep_other_parts(&stored, subresource, &mut object, &old);
-            object = self.normalized(&stored, object)?;
+            object = self.formed(&stored, object, true)?;
             self.track(place, &mut object, Some(&old), subresource, write)?;
             object = self.admission.admit(&mut request, object, Some(&old)).await?;
             keep_metadata(&mut object, &old);
@@ -350,8 +354,9 @@ impl Registry {
         }
     }
 
-    /// Keeps `metadata.managedFields` true to who wrote which field. What an apply found is already there.
-    pub(super) fn track(
+    /// Keeps `metadata.managedFields` true to who wrote which field, as the version shows them in which it was written. What an apply
+    /// found is already there.
+    pub(crate) fn track(
         &self,
         place: &Place,
         object: &mut Value,
@@ -362,18 +367,35 @@ impl Registry {
         if write.apply {
             return Ok(());
         }
-        let stored = &place.served.stored;
+        let (kind, stored) = (place.kind(), &place.served.stored);
         let manager = managed::Manager {
             name: write.field_manager.clone(),
             operation: managed::Operation::Update,
-            api_version: place.kind().api_version(),
+            api_version: kind.api_version(),
             subresource: subresource.into(),
         };
-        let (schema, ty, now) = (&stored.schema, stored.ty, self.environment.now_text());
-        match old {
-            Some(old) => managed::track(schema, ty, old, object, &manager, &now),
-            None => managed::track_new(schema, ty, &self.empty_object(stored)?, object, &manager, &now),
+        // Versions of custom resources have the same fields, or another server knows which.
+        let written = if kind.custom.is_some() || place.served.verbatim() { stored } else { &place.served.kind };
+        let now = self.environment.now_text();
+        let track = |object: &mut Value, old: Option<&Value>| -> Result<(), Status> {
+            let mut before = match old {
+                Some(old) => old.clone(),
+                None => self.empty_object(written)?,
+            };
+            reset(written, subresource, &mut before, object, old.is_none());
+            match old {
+                Some(_) => managed::track(&written.schema, written.ty, &before, object, &manager, &now),
+                None => managed::track_new(&written.schema, written.ty, &before, object, &manager, &now),
+            }
+            Ok(())
+        };
+        if Arc::ptr_eq(written, stored) {
+            return track(object, old);
         }
+        let shown = |value: &Value| fram_api::convert(value.clone(), stored, written);
+        let mut changed = shown(object);
+        track(&mut changed, old.map(shown).as_ref())?;
+        object.set(&["metadata", "managedFields"], changed.at(&["metadata", "managedFields"]).cloned());
         Ok(())
     }
 
@@ -425,6 +447,20 @@ fn keep_all_metadata(object: &mut Value, old: &Value) {
     match managers {
         Some(managers) => object.set(&["metadata", "managedFields"], managers),
         None => drop(object.remove(&["metadata", "managedFields"])),
+    }
+}
+
+/// Makes what a write through a door cannot say appear as it was: it belongs to nobody. See the GetResetFields of upstream's strategies.
+fn reset(kind: &Kind, subresource: &str, before: &mut Value, object: &Value, is_new: bool) {
+    let of_request: &[&[&str]] = match subresource {
+        _ if !kind.is("certificates.k8s.io", "CertificateSigningRequest") => &[],
+        "status" => &[&["spec"], &["status", "conditions"]],
+        "approval" => &[&["spec"], &["status", "certificate"]],
+        _ => &[&["spec"]],
+    };
+    let status: &[&[&str]] = if is_new && kind.subresource("status").is_some() { &[&["status"]] } else { &[] };
+    for path in of_request.iter().chain(status) {
+        before.set(path, object.at(path).cloned());
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) async fn execute(
                 let place = pods(server, &place, meta::name(&object))?;
                 bind(server, user, &place, object, &options).await?
             } else {
+                let mut object = object;
+                server.registry.track(&place, &mut object, None, "", &write_of(user, &options))?;
                 super::reviews::review(server, user, &place, object).await?
             };
             Ok(Performed { answer: Answer::Other { object, created: true }, warnings })

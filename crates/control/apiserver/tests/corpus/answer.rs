@@ -21,6 +21,9 @@ pub(crate) struct Told {
     pub(crate) object: Difference,
 }
 
+/// Up to so many bytes a set of fields is kept as it is; of larger ones their digest.
+const WHOLE: usize = 48;
+
 /// Metadata that each server makes up.
 const OWN: [&str; 4] = ["uid", "resourceVersion", "creationTimestamp", "managedFields"];
 
@@ -38,6 +41,7 @@ pub(crate) fn told(code: u16, body: &Value, sent: &Value, unique: &str) -> Told 
         told.causes.dedup();
         return told;
     }
+    let owners = owners(body, unique);
     let mut body = body.clone();
     for field in OWN {
         body.remove(&["metadata", field]);
@@ -51,7 +55,46 @@ pub(crate) fn told(code: u16, body: &Value, sent: &Value, unique: &str) -> Told 
     compare(&sent, &body, "", &mut object);
     let replace = |text: &str| text.replace(unique, "NAME");
     told.object = object.into_iter().map(|(path, v)| (replace(&path), volatile(&path, &crate::script::substitute(&v, &replace)))).collect();
+    if !owners.is_empty() {
+        told.object.insert("metadata.managedFields".into(), owners.into());
+    }
     told
+}
+
+/// Who manages which fields: for each manager what it is, and the paths of what it owns.
+fn owners(body: &Value, unique: &str) -> Vec<Value> {
+    let entry = |entry: &Value| {
+        let mut fields = Vec::new();
+        paths(entry.get("fieldsV1").unwrap_or(&Value::Null), "", &mut fields);
+        fields.sort_unstable();
+        // The one server is asked through a proxy, which says who it is, the other directly.
+        let manager = if matches!(entry.str_at(&["manager"]), "kubectl" | "unknown") { "client" } else { entry.str_at(&["manager"]) };
+        let what = ["operation", "apiVersion", "subresource"].map(|field| entry.str_at(&[field]));
+        let fields = in_short(fields.join(" ").replace(unique, "NAME"));
+        Value::from(format!("{manager} {} {fields}", what.join(" ")))
+    };
+    body.list_at(&["metadata", "managedFields"]).iter().map(entry).collect()
+}
+
+/// A text, or so much of its digest that no other has the same where it is long. Both are shown where the environment asks for it.
+fn in_short(text: String) -> String {
+    if text.len() <= WHOLE {
+        return text;
+    }
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let name = digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    if std::env::var_os("FRAM_CORPUS_SHOW").is_some() {
+        println!("{name} {text}");
+    }
+    name
+}
+
+/// The paths of a set of fields.
+fn paths(fields: &Value, path: &str, out: &mut Vec<String>) {
+    match fields.as_map().filter(|map| !map.is_empty()) {
+        None => out.push(path.into()),
+        Some(map) => map.iter().for_each(|(key, below)| paths(below, &format!("{path}/{}", key.strip_prefix("f:").unwrap_or(key)), out)),
+    }
 }
 
 /// Place-holders for what servers choose.

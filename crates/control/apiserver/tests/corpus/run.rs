@@ -57,6 +57,9 @@ impl Run<'_> {
             if i > 0 && !matches!(step.action, Action::Put(..) if step.subresource == "status") && OWN_STATUS.contains(&&*self.kind.kind) {
                 result.object.retain(|path, _| !path.starts_with("status"));
             }
+            if OWN_STATUS.contains(&&*self.kind.kind) {
+                result.object.remove("metadata.managedFields");
+            }
             let uid = meta::uid(&answer.body).to_string();
             let replaced = |text: &str| match text.replace(self.namespace, "<namespace>") {
                 text if uid.is_empty() => text,

@@ -223,6 +223,9 @@ impl Strategy for DaemonSet {
                 }
             }
         }
+        if meta::annotation(object, TEMPLATE_GENERATION).is_none() {
+            object.set(&["metadata", "annotations", TEMPLATE_GENERATION], "0");
+        }
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {

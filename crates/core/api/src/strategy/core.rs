@@ -13,9 +13,16 @@ impl Strategy for Namespace {
         names::dns_label
     }
 
-    fn prepare_create(&self, object: &mut Value) {
+    fn default(&self, object: &mut Value) {
         let name = meta::name(object).to_string();
-        meta::set_label(object, "kubernetes.io/metadata.name", &name);
+        if !name.is_empty() {
+            meta::set_label(object, "kubernetes.io/metadata.name", &name);
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        // One whose name was made only now.
+        self.default(object);
         object.set(&["status", "phase"], "Active");
         let finalizers = object.place(&["spec", "finalizers"]).make_list();
         if !finalizers.iter().any(|f| f.as_str() == Some("kubernetes")) {

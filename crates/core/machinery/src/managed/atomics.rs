@@ -24,7 +24,7 @@ fn of_value(schema: &Schema, ty: &Type, field: Option<&Field>, value: &Value, pa
     let whole = field.is_some_and(|f| f.atomic);
     let atomic = match (ty, value) {
         (_, Value::Map(_)) if whole => true,
-        (Type::Struct(id), Value::Map(_)) => schema.get(*id).atomic || schema.get(*id).wrapper,
+        (Type::Struct(id), Value::Map(_)) => schema.get(*id).atomic && !field.is_some_and(|f| f.granular) || schema.get(*id).wrapper,
         (Type::RawExtension | Type::Json | Type::FieldsV1, Value::Map(_) | Value::List(_)) => true,
         (Type::List(_), Value::List(_)) => field.is_none_or(|f| f.topology == Topology::Atomic),
         (_, Value::List(_)) => true,

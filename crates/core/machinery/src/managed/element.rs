@@ -30,7 +30,7 @@ pub(super) fn shape<'a, 'v>(
         return Shape::Leaf;
     }
     match ty {
-        Type::Struct(id) if schema.get(*id).wrapper || schema.get(*id).atomic => Shape::Leaf,
+        Type::Struct(id) if schema.get(*id).wrapper || schema.get(*id).atomic && !field.is_some_and(|f| f.granular) => Shape::Leaf,
         Type::Struct(id) => Shape::Struct(*id),
         Type::Map(item) => Shape::Map(item),
         Type::Deduced if values.into_iter().flatten().all(|v| v.as_map().is_some()) => Shape::Map(ty),

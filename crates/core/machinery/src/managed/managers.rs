@@ -119,7 +119,7 @@ fn fold_ancient(entries: &mut Vec<Value>) {
 
 /// Notes the write that made an object: the manager owns all of it that is not in `nothing`, the type's empty object.
 pub fn track_new(schema: &Schema, ty: TypeId, nothing: &Value, new: &mut Value, manager: &Manager, now: &str) {
-    let fields = everything(schema, ty, &stripped(nothing), &stripped(new));
+    let fields = everything(schema, ty, &written(nothing), &written(new));
     let entries = if fields.is_empty() { Vec::new() } else { vec![entry(manager, now, fields)] };
     put(new, entries);
 }
@@ -156,6 +156,15 @@ pub(super) fn stripped(object: &Value) -> Value {
     out
 }
 
+/// The same for who writes whole objects: these have metadata, if it be empty.
+fn written(object: &Value) -> Value {
+    let mut out = stripped(object);
+    if out.get("metadata").is_none() {
+        out.set(&["metadata"], Map::new());
+    }
+    out
+}
+
 /// Takes the fields that a write through this door cannot change out of a set: the status of the object itself, and all
 /// but the status through the status subresource.
 pub(super) fn within_reach(mut set: FieldSet, subresource: &str, has_status: bool) -> FieldSet {
@@ -171,8 +180,12 @@ pub(super) fn within_reach(mut set: FieldSet, subresource: &str, has_status: boo
 /// Notes a write that was no apply: the manager owns what it added or changed, and nobody else does any more. Entries that the write
 /// does not touch are not even read.
 pub fn track(schema: &Schema, ty: TypeId, old: &Value, new: &mut Value, manager: &Manager, now: &str) {
-    let difference = compare(schema, ty, &stripped(old), &stripped(new));
     let mut entries: Vec<Value> = old.list_at(&["metadata", "managedFields"]).to_vec();
+    // Of an object of which nobody owns anything nobody is to, as long as it is not applied; see upstream's skipNonAppliedManager.
+    if entries.is_empty() {
+        return put(new, entries);
+    }
+    let difference = compare(schema, ty, &written(old), &written(new));
     if difference.is_empty() {
         return put(new, entries);
     }

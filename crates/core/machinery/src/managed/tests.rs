@@ -17,6 +17,7 @@ fn field(name: &'static str, ty: Type, topology: Topology) -> Field {
         required: false,
         topology,
         atomic: false,
+        granular: false,
         patch: PatchStrategy::default(),
         default: None,
         allowed: vec![],

@@ -265,6 +265,7 @@ mod tests {
             required: false,
             topology: Topology::Atomic,
             atomic: false,
+            granular: false,
             patch: PatchStrategy { merge, key: key.map(Key::Static), ..Default::default() },
             default: None,
             allowed: vec![],
