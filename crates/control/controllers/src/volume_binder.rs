@@ -108,7 +108,7 @@ impl Binder {
             }
             return self.claim_phase(claim, "Pending").await;
         }
-        if let Some(volume) = plan::find(claim, &all, |_| true) {
+        if let Some(volume) = plan::find(claim, &all) {
             return self.bind(claim, &volume).await;
         }
         match class {

@@ -103,21 +103,25 @@ pub fn mismatch(volume: &Value, claim: &Value) -> Option<&'static str> {
     }
 }
 
-/// The volume for a claim among those that are `allowed`: one that is set aside for it, else the smallest that is free and fits.
-pub fn find(claim: &Value, volumes: &[Arc<Value>], allowed: impl Fn(&Value) -> bool) -> Option<Arc<Value>> {
-    if let Some(own) = volumes.iter().find(|v| is_for(v, claim) && serves(v, claim) && allowed(v)) {
-        return Some(own.clone());
-    }
-    let selector = Selector::from_object(claim.at(&["spec", "selector"]).filter(|s| !s.is_null())).ok()?;
-    let free = |v: &&Arc<Value>| {
+/// The volumes that may become a claim's, the best first: those that are set aside for it, then those that are free and fit, the
+/// smallest first.
+pub fn candidates<'a>(claim: &Value, volumes: impl Iterator<Item = &'a Arc<Value>>) -> Vec<&'a Arc<Value>> {
+    let selector = Selector::from_object(claim.at(&["spec", "selector"]).filter(|s| !s.is_null()));
+    let free = |v: &Value| {
         claim_reference(v).is_none()
             && v.str_at(&["status", "phase"]) == "Available"
             && class(v) == class(claim)
-            && selector.as_ref().is_none_or(|s| s.matches(meta::labels(v)))
-            && serves(v, claim)
-            && allowed(v)
+            && selector.as_ref().is_ok_and(|s| s.as_ref().is_none_or(|s| s.matches(meta::labels(v))))
     };
-    volumes.iter().filter(free).min_by_key(|v| (capacity(v), meta::name(v).to_string())).cloned()
+    let of = |v: &Value| (free(v) || is_for(v, claim)) && serves(v, claim);
+    let mut found: Vec<&Arc<Value>> = volumes.filter(|v| of(v)).collect();
+    found.sort_by_cached_key(|v| (!is_for(v, claim), capacity(v), meta::name(v).to_string()));
+    found
+}
+
+/// The volume for a claim.
+pub fn find(claim: &Value, volumes: &[Arc<Value>]) -> Option<Arc<Value>> {
+    candidates(claim, volumes.iter()).first().copied().cloned()
 }
 
 #[cfg(test)]

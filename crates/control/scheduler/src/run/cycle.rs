@@ -258,7 +258,8 @@ impl Scheduler {
 
     /// Counts the pod on the node from now on, with what its claims take there.
     pub(super) fn hold(&mut self, number: usize, pod: &Arc<Pod>, node: String) -> Held {
-        let steps = self.cache.slot(&node).map(|slot| self.cache.storage.steps(&pod.object, self.cache.at(slot)));
+        let storage = &self.cache.storage;
+        let steps = self.cache.slot(&node).map(|slot| storage.steps(&storage.needs(&pod.object), self.cache.at(slot)));
         let steps = steps.and_then(Result::ok).unwrap_or_default();
         for step in &steps {
             if let Step::Take { claim, volume } = step {
