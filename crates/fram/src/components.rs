@@ -113,6 +113,8 @@ fn controllers_context(
 ) -> fram_controllers::Context {
     let (server, queues) = (control_plane.server.clone(), Queues::default());
     server.show_queues(queues.clone());
+    let metrics = fram_controllers::Metrics::default();
+    server.show_metrics(|registry| metrics.register(registry));
     let clients = move |name: &str| {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
         let user = User::authenticated(&format!("system:serviceaccount:kube-system:{name}"), &groups);
@@ -123,6 +125,7 @@ fn controllers_context(
         manager: control_plane.client(User::authenticated("system:kube-controller-manager", &[]), "kube-controller-manager"),
         informers: informers.clone(),
         queues,
+        metrics,
         now: now.clone(),
         tasks: tasks.clone(),
         stop: stop.clone(),

@@ -1,0 +1,179 @@
+//! What controllers count beside their queues, in upstream's words (the metrics of pkg/controller/job, cronjob and nodelifecycle).
+
+use std::time::Duration;
+
+use fram_machinery::{Value, meta};
+use jiff::Timestamp;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sync {
+    completion_mode: &'static str,
+    result: &'static str,
+    action: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PodsFinished {
+    completion_mode: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JobFinished {
+    completion_mode: &'static str,
+    result: &'static str,
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Zone {
+    zone: String,
+}
+
+/// What a turn of a Job did last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum JobAction {
+    Reconciling,
+    Tracking,
+    PodsCreated,
+    PodsDeleted,
+}
+
+impl JobAction {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Reconciling => "reconciling",
+            Self::Tracking => "tracking",
+            Self::PodsCreated => "pods_created",
+            Self::PodsDeleted => "pods_deleted",
+        }
+    }
+}
+
+/// The controllers' figures; clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    syncs: Family<Sync, Counter>,
+    sync_durations: Family<Sync, Histogram>,
+    jobs_finished: Family<JobFinished, Counter>,
+    pods_finished: Family<PodsFinished, Counter>,
+    cron_skew: Histogram,
+    evictions: Family<Zone, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            syncs: Family::default(),
+            sync_durations: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.004, 2.0, 15))),
+            jobs_finished: Family::default(),
+            pods_finished: Family::default(),
+            cron_skew: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
+            evictions: Family::default(),
+        }
+    }
+}
+
+fn mode(job: &Value) -> &'static str {
+    if job.str_at(&["spec", "completionMode"]) == "Indexed" { "Indexed" } else { "NonIndexed" }
+}
+
+impl Metrics {
+    /// Shows the figures among others. Counters get `_total` behind their names where they are shown.
+    pub fn register(&self, registry: &mut Registry) {
+        let jobs = registry.sub_registry_with_prefix("job_controller");
+        jobs.register("job_sync_duration_seconds", "The time it took to sync a job", self.sync_durations.clone());
+        jobs.register("job_syncs", "The number of job syncs", self.syncs.clone());
+        jobs.register("jobs_finished", "The number of finished jobs", self.jobs_finished.clone());
+        jobs.register("job_pods_finished", "The number of finished Pods that are fully tracked", self.pods_finished.clone());
+        let about = "Time between when a cronjob is scheduled to be run, and when the corresponding job is created";
+        let crons = registry.sub_registry_with_prefix("cronjob_controller");
+        crons.register("job_creation_skew_duration_seconds", about, self.cron_skew.clone());
+        let about = "Number of Node evictions that happened since current instance of NodeController started";
+        registry.sub_registry_with_prefix("node_collector").register("evictions", about, self.evictions.clone());
+    }
+
+    /// A Job had its turn.
+    pub(crate) fn job_synced(&self, job: &Value, action: JobAction, succeeded: bool, took: Duration) {
+        let result = if succeeded { "success" } else { "error" };
+        let labels = Sync { completion_mode: mode(job), result, action: action.name() };
+        self.syncs.get_or_create(&labels).inc();
+        self.sync_durations.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// A Job that had not finished has this status now: its pods that are counted there count here, and so does its end.
+    pub(crate) fn job_written(&self, job: &Value, status: &Value) {
+        let completion_mode = mode(job);
+        for result in ["succeeded", "failed"] {
+            let [before, now] = [job.get("status"), Some(status)].map(|s| s.and_then(|s| s.int_at(&[result])).unwrap_or(0));
+            let more = u64::try_from(now - before).unwrap_or(0);
+            if more > 0 {
+                self.pods_finished.get_or_create(&PodsFinished { completion_mode, result }).inc_by(more);
+            }
+        }
+        let is = |c: &&Value, ty: &str| c.str_at(&["type"]) == ty && c.str_at(&["status"]) == "True";
+        for (ty, result) in [("Complete", "succeeded"), ("Failed", "failed")] {
+            if let Some(condition) = status.list_at(&["conditions"]).iter().find(|c| is(c, ty)) {
+                let reason = condition.str_at(&["reason"]).to_string();
+                self.jobs_finished.get_or_create(&JobFinished { completion_mode, result, reason }).inc();
+            }
+        }
+    }
+
+    /// A CronJob has made a Job whose time this was.
+    pub(crate) fn job_made(&self, job: &Value, scheduled: Timestamp) {
+        if let Some(created) = crate::pods::created(job) {
+            self.cron_skew.observe(created.duration_since(scheduled).as_secs_f64());
+        }
+    }
+
+    /// A node is emptied. Regions and zones are joined as upstream joins them.
+    pub(crate) fn evicted(&self, node: &Value) {
+        let [region, zone] =
+            ["region", "zone"].map(|part| meta::label(node, &format!("topology.kubernetes.io/{part}")).unwrap_or_default());
+        let zone = if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}:\0:{zone}") };
+        self.evictions.get_or_create(&Zone { zone }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_machinery::object;
+
+    use super::*;
+
+    #[test]
+    fn figures_have_upstreams_names() {
+        let (metrics, mut registry) = (Metrics::default(), Registry::default());
+        metrics.register(&mut registry);
+        let job = object!({ "spec": { "completionMode": "Indexed" }, "status": { "succeeded": 2, "failed": 1 } });
+        metrics.job_synced(&job, JobAction::PodsCreated, true, Duration::from_millis(5));
+        metrics.job_written(&job, &object!({ "succeeded": 5, "failed": 1 }));
+        let complete = object!([{ "type": "SuccessCriteriaMet", "status": "True" }, { "type": "Complete", "status": "True", "reason": "CompletionsReached" }]);
+        metrics.job_written(&Value::default(), &object!({ "succeeded": 1, "failed": 4, "conditions": complete }));
+        let made = object!({ "metadata": { "creationTimestamp": "2026-01-01T00:00:03Z" } });
+        metrics.job_made(&made, "2026-01-01T00:00:00Z".parse().unwrap());
+        metrics.evicted(&object!({ "metadata": { "labels": {} } }));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "job_controller_job_syncs_total{completion_mode=\"Indexed\",result=\"success\",action=\"pods_created\"} 1",
+            "job_controller_job_sync_duration_seconds_bucket{le=\"0.008\",completion_mode=\"Indexed\",result=\"success\",action=\"pods_created\"} 1",
+            "job_controller_job_pods_finished_total{completion_mode=\"Indexed\",result=\"succeeded\"} 3",
+            "job_controller_job_pods_finished_total{completion_mode=\"NonIndexed\",result=\"succeeded\"} 1",
+            "job_controller_job_pods_finished_total{completion_mode=\"NonIndexed\",result=\"failed\"} 4",
+            "job_controller_jobs_finished_total{completion_mode=\"NonIndexed\",result=\"succeeded\",reason=\"CompletionsReached\"} 1",
+            "cronjob_controller_job_creation_skew_duration_seconds_bucket{le=\"4.0\"} 1",
+            "cronjob_controller_job_creation_skew_duration_seconds_sum 3.0",
+            "node_collector_evictions_total{zone=\"\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("completion_mode=\"Indexed\",result=\"failed\""));
+    }
+}
