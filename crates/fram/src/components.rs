@@ -7,7 +7,7 @@ use fram_api::Api;
 use fram_apiserver::{AggregatedKind, InProcess, Server, User};
 use fram_client::controller::Queues;
 use fram_client::leader::Timing;
-use fram_client::resources::POD_GROUPS;
+use fram_client::resources::{POD_GROUPS, PODS};
 use fram_client::{Client, EventRecorder, LeaderElection, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
@@ -54,6 +54,8 @@ pub(crate) fn start_components(
     };
     let (configuration, metrics) = (scheduler_flags.configuration(), fram_scheduler::Metrics::default());
     control_plane.server.show_metrics(|registry| metrics.register(registry));
+    let of_pods = fram_scheduler::PodResources::new(informers.get(&PODS));
+    control_plane.server.show_pod_resources(|registry| registry.register_collector(Box::new(of_pods)));
     let make_scheduler = move || Scheduler::configured(scheduler.clone(), configuration.clone()).counting(metrics.clone());
     let signer = signer(control_plane, &context);
     let mut running = Vec::new();
