@@ -132,7 +132,7 @@ fn endpoint(service: &Value, pod: &Value, family: &str, zone: Option<&str>) -> O
     let publish = service.bool_at(&["spec", "publishNotReadyAddresses"]) == Some(true);
     let mut out = object!({
         "addresses": addresses,
-        "conditions": { "ready": (publish || serving && !terminating), "serving": (serving || publish && !terminating), "terminating": terminating },
+        "conditions": { "ready": (publish || serving && !terminating), "serving": serving, "terminating": terminating },
         "nodeName": (pod.str_at(&["spec", "nodeName"])),
         "targetRef": { "kind": "Pod", "namespace": (meta::namespace(pod)), "name": (meta::name(pod)), "uid": (meta::uid(pod)) }
     });

@@ -58,6 +58,30 @@ fn more_than_a_hundred_endpoints_take_several_slices() {
 }
 
 #[test]
+fn an_endpoint_serves_where_its_pod_is_ready_and_is_ready_beside_that_where_the_service_publishes_all() {
+    // Whether the pod is ready, whether it goes, whether all are published: ready, serving, terminating.
+    let table = [
+        ((true, false, false), [true, true, false]),
+        ((false, false, false), [false, false, false]),
+        ((true, true, false), [false, true, true]),
+        ((false, true, false), [false, false, true]),
+        ((false, false, true), [true, false, false]),
+        ((true, true, true), [true, true, true]),
+        ((false, true, true), [true, false, true]),
+    ];
+    for ((ready, going, publish), expect) in table {
+        let (mut service, mut pod) = (service(), (*pod("a", 8080, ready)).clone());
+        service.set(&["spec", "publishNotReadyAddresses"], publish);
+        if going {
+            pod.set(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z");
+        }
+        let made = slices(&service, &[Arc::new(pod)], &[], NOWHERE).create.remove(0);
+        let told = ["ready", "serving", "terminating"].map(|c| made.list_at(&["endpoints"])[0].bool_at(&["conditions", c]) == Some(true));
+        assert_eq!(told, expect, "ready {ready}, going {going}, publish {publish}");
+    }
+}
+
+#[test]
 fn endpoints_tell_ready_addresses_from_others() {
     let out = endpoints(&service(), &[pod("a", 8080, true), pod("bb", 8080, false)]);
     let subset = &out.list_at(&["subsets"])[0];
