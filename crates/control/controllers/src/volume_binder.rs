@@ -110,7 +110,7 @@ impl Binder {
         let waits = class.as_ref().is_some_and(|c| fram_api::storage::waits_for_consumer(c));
         let chosen = meta::annotation(claim, plan::SELECTED_NODE).is_some();
         if waits && !chosen && !all.iter().any(|v| plan::is_for(v, claim)) {
-            if let Some(pods) = self.consumers.lock().to_be_told(&meta::key(claim)) {
+            if let Some(pods) = self.consumers.lock().take_news(&meta::key(claim)) {
                 self.events.event(claim, false, "WaitForPodScheduled", format!("waiting for {pods} to be scheduled"));
             } else if claim.str_at(&["status", "phase"]).is_empty() {
                 self.events.event(claim, false, "WaitForFirstConsumer", "waiting for first consumer to be created before binding");

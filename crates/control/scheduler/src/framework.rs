@@ -231,6 +231,13 @@ pub(crate) enum Filtered {
     None(Attempt, Outcome),
 }
 
+impl Filtered {
+    /// No node was looked at.
+    pub(crate) fn unseen(pod: &Arc<Pod>, outcome: Outcome) -> Self {
+        Self::None(Attempt::new(pod.clone(), Vec::new()), outcome)
+    }
+}
+
 /// One pod's way through the plugins, by their numbers, with their views of it.
 pub(crate) struct Attempt {
     pub(crate) pod: Arc<Pod>,
@@ -289,11 +296,10 @@ impl Framework {
     }
 
     /// A pod's way, where any node could take it at all.
-    pub(crate) fn prepare(&mut self, pod: &Arc<Pod>, cache: &Cache) -> Result<Attempt, (Attempt, Outcome)> {
+    pub(crate) fn prepare(&mut self, pod: &Arc<Pod>, cache: &Cache) -> Result<Attempt, Outcome> {
         let early = self.plugins.iter().filter(|s| s.filters).find_map(|s| Some((s, s.plugin.pre_filter(pod, cache).err()?)));
         if let Some((slot, reason)) = early {
-            let outcome = Outcome::Premature { nodes: cache.count(), reason, plugin: slot.plugin.name() };
-            return Err((Attempt::new(pod.clone(), Vec::new()), outcome));
+            return Err(Outcome::Premature { nodes: cache.count(), reason, plugin: slot.plugin.name() });
         }
         Ok(self.attempt(pod, cache))
     }

@@ -168,7 +168,7 @@ pub(crate) mod testing {
     pub(crate) fn filter(framework: &mut Framework, pod: &Arc<Pod>, cache: &mut Cache) -> Filtered {
         match framework.prepare(pod, cache) {
             Ok(attempt) => framework.filter(attempt, cache),
-            Err((attempt, outcome)) => Filtered::None(attempt, outcome),
+            Err(outcome) => Filtered::unseen(pod, outcome),
         }
     }
 

@@ -155,9 +155,33 @@ mod tests {
     #[test]
     fn a_volume_of_other_attributes_is_not_found_even_where_it_is_set_aside() {
         let mut aside = volume("2Gi", "a", "silver");
-        assert!(find(&claim("a", "gold"), &[Arc::new(aside.clone())], |_| true).is_none());
+        assert!(find(&claim("a", "gold"), &[Arc::new(aside.clone())]).is_none());
         aside.set(&["spec", "claimRef"], object!({ "name": "c", "namespace": "ns" }));
-        assert!(find(&claim("a", "gold"), &[Arc::new(aside.clone())], |_| true).is_none());
-        assert!(find(&claim("a", "silver"), &[Arc::new(aside)], |_| true).is_some());
+        assert!(find(&claim("a", "gold"), &[Arc::new(aside.clone())]).is_none());
+        assert!(find(&claim("a", "silver"), &[Arc::new(aside)]).is_some());
+    }
+
+    #[test]
+    fn the_best_volume_is_the_one_that_is_set_aside_and_then_the_smallest_that_is_free() {
+        let named = |name: &str, size: &str, class: &str, held_by: &str| {
+            let mut volume = volume(size, class, "gold");
+            volume.set(&["metadata", "name"], name);
+            if !held_by.is_empty() {
+                volume.set(&["spec", "claimRef"], object!({ "namespace": "ns", "name": held_by }));
+            }
+            Arc::new(volume)
+        };
+        let volumes = [
+            named("large", "9Gi", "a", ""),
+            named("twin", "3Gi", "a", ""),
+            named("fits", "3Gi", "a", ""),
+            named("small", "1Gi", "a", ""),
+            named("other", "3Gi", "b", ""),
+            named("held", "3Gi", "a", "d"),
+            named("aside", "5Gi", "b", "c"),
+        ];
+        let names = |found: Vec<&Arc<Value>>| found.into_iter().map(|v| meta::name(v).to_string()).collect::<Vec<_>>();
+        assert_eq!(names(candidates(&claim("a", "gold"), volumes.iter())), ["aside", "fits", "twin", "large"]);
+        assert_eq!(names(candidates(&claim("c", "gold"), volumes[..6].iter())), [""; 0]);
     }
 }

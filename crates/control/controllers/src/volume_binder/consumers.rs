@@ -46,7 +46,7 @@ impl Consumers {
     }
 
     /// The pods that wait with a claim, unless that was told already.
-    pub(super) fn to_be_told(&mut self, claim: &str) -> Option<String> {
+    pub(super) fn take_news(&mut self, claim: &str) -> Option<String> {
         let waiting = self.claims.get_mut(claim).filter(|waiting| !waiting.told)?;
         waiting.told = true;
         let names: Vec<&str> = waiting.pods.iter().map(String::as_str).collect();
@@ -67,14 +67,14 @@ mod tests {
             object!({ "metadata": { "name": name, "namespace": "ns" }, "spec": { "nodeName": node, "volumes": volumes } })
         };
         let mut consumers = Consumers::default();
-        assert_eq!(consumers.to_be_told("ns/c"), None);
+        assert_eq!(consumers.take_news("ns/c"), None);
         assert_eq!(consumers.note(None, Some(&pod("b", ""))), ["ns/c"]);
-        assert_eq!(consumers.to_be_told("ns/c").as_deref(), Some("pod b"));
-        assert_eq!(consumers.to_be_told("ns/c"), None);
+        assert_eq!(consumers.take_news("ns/c").as_deref(), Some("pod b"));
+        assert_eq!(consumers.take_news("ns/c"), None);
         assert!(consumers.note(Some(&pod("b", "")), Some(&pod("b", ""))).is_empty());
-        assert_eq!(consumers.to_be_told("ns/c"), None);
+        assert_eq!(consumers.take_news("ns/c"), None);
         assert_eq!(consumers.note(None, Some(&pod("a", ""))), ["ns/c"]);
-        assert_eq!(consumers.to_be_told("ns/c").as_deref(), Some("pods a,b"));
+        assert_eq!(consumers.take_news("ns/c").as_deref(), Some("pods a,b"));
         assert!(consumers.note(None, Some(&pod("c", "n"))).is_empty());
         assert!(consumers.note(Some(&pod("a", "")), Some(&pod("a", "n"))).is_empty());
         assert!(consumers.note(Some(&pod("b", "")), None).is_empty());

@@ -107,7 +107,7 @@ impl Scheduler {
         self.passed(number, "PreFilter", if prepared.is_ok() { Said::Success } else { Said::Unschedulable }, begun);
         let attempt = match prepared {
             Ok(attempt) => attempt,
-            Err((attempt, outcome)) => return Filtered::None(attempt, outcome),
+            Err(outcome) => return Filtered::unseen(pod, outcome),
         };
         let begun = self.now();
         let filtered = self.profiles[number].framework.filter(attempt, &mut self.cache);
