@@ -7,6 +7,7 @@ mod custom;
 mod replicas;
 mod status;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,11 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::{Reason, Status, Value, meta};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::Context;
 use crate::context::{Clock, KindInfo};
+use crate::metrics::Metrics;
 use crate::objects::Objects;
 use behavior::History;
 use replicas::{Metric, Proposal, Target, Tolerance};
@@ -46,6 +49,7 @@ pub(crate) fn start(context: &Context) {
         selectors: Mutex::default(),
         now: context.now.clone(),
         events: context.recorder("horizontal-pod-autoscaler", "horizontal-pod-autoscaler"),
+        metrics: context.metrics.clone(),
         client,
     };
     // Its own statuses are no news: what is to be done again is done in its time.
@@ -69,6 +73,7 @@ struct Scaler {
     selectors: Mutex<BTreeMap<String, Selector>>,
     now: Clock,
     events: EventRecorder,
+    metrics: Metrics,
 }
 
 /// What keeps an autoscaler from its work: the condition and reason under which that is told.
@@ -78,11 +83,22 @@ struct Trouble {
     message: String,
     /// Why there is no number of replicas, where that was asked for.
     no_number: Option<String>,
+    /// It is the autoscaler's own fault.
+    of_spec: bool,
 }
 
 impl Trouble {
     fn scaling(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { condition: "ScalingActive", reason: reason.into(), message: message.into(), no_number: None }
+        Self { condition: "ScalingActive", reason: reason.into(), message: message.into(), no_number: None, of_spec: false }
+    }
+
+    fn unknown(message: impl Into<String>) -> Self {
+        Self { of_spec: true, ..Self::scaling("InvalidMetricSourceType", message) }
+    }
+
+    /// As metrics call it.
+    fn sort(&self) -> &'static str {
+        if self.of_spec { "spec" } else { "internal" }
     }
 }
 
@@ -95,7 +111,10 @@ impl Scaler {
             return Ok(Action::Done);
         };
         let mut report = Report::new(&scaler, (self.now)());
-        if let Err(trouble) = self.scale(&scaler, &mut report).await {
+        let begun = Instant::now();
+        let scaled = self.scale(&scaler, &mut report).await;
+        self.metrics.scaled(scaled.as_ref().copied().map_err(Trouble::sort), begun.elapsed());
+        if let Err(trouble) = scaled {
             self.events.event(&scaler, true, &trouble.reason, trouble.message.clone());
             if let Some(why) = trouble.no_number {
                 self.events.event(&scaler, true, "FailedComputeMetricsReplicas", why);
@@ -125,8 +144,15 @@ impl Scaler {
         }
     }
 
-    async fn scale(&self, scaler: &Arc<Value>, report: &mut Report) -> Result<(), Trouble> {
-        let no_scale = |message: String| Trouble { condition: "AbleToScale", reason: "FailedGetScale".into(), message, no_number: None };
+    /// Gives which way the target was scaled.
+    async fn scale(&self, scaler: &Arc<Value>, report: &mut Report) -> Result<Ordering, Trouble> {
+        let no_scale = |message: String| Trouble {
+            condition: "AbleToScale",
+            reason: "FailedGetScale".into(),
+            message,
+            no_number: None,
+            of_spec: false,
+        };
         let unable = |why: String| no_scale(format!("the HPA controller was unable to get the target's current scale: {why}"));
         let target = scaler.at(&["spec", "scaleTargetRef"]).unwrap_or(&Value::Null);
         let resource = self.kind(target).map_err(unable)?.resource;
@@ -140,7 +166,7 @@ impl Scaler {
         let (desired, why) = if current == 0 && minimum != 0 {
             let message = "scaling is disabled since the replica count of the target is zero";
             report.condition("ScalingActive", false, "ScalingDisabled", message);
-            return Ok(());
+            return Ok(Ordering::Equal);
         } else if current > maximum {
             (maximum, "Current number of replicas above Spec.MaxReplicas".to_string())
         } else if current < minimum {
@@ -152,7 +178,7 @@ impl Scaler {
         if desired != current {
             self.rescale(scaler, &resource, &scale, desired, &why, report).await?;
         }
-        Ok(())
+        Ok(desired.cmp(&current))
     }
 
     /// What the metrics ask for, within what the behaviour allows, and why.
@@ -237,10 +263,13 @@ impl Scaler {
         };
         let (mut best, mut troubles, mut found): (Option<(i64, String)>, Vec<Trouble>, Vec<Value>) = Default::default();
         for metric in specs {
+            let begun = Instant::now();
             let proposed = match custom::field(metric) {
                 Some(_) => self.propose_custom(namespace, metric, text, &now).await,
                 None => self.propose(spec, metric, current, &pods, &metrics).map(|(p, name)| (status::metric(metric, &p), p, name)),
             };
+            let way = proposed.as_ref().map(|(_, proposal, _)| proposal.replicas.cmp(&current)).map_err(Trouble::sort);
+            self.metrics.computed(metric.str_at(&["type"]), way, begun.elapsed());
             match proposed {
                 Ok((entry, proposal, name)) => {
                     found.push(entry);
@@ -323,7 +352,7 @@ impl Scaler {
         let (field, reason) = match metric.str_at(&["type"]) {
             "Resource" => ("resource", "FailedGetResourceMetric"),
             "ContainerResource" => ("containerResource", "FailedGetContainerResourceMetric"),
-            other => return Err(Trouble::scaling("InvalidMetricSourceType", format!("unknown metric source type {other:?}"))),
+            other => return Err(Trouble::unknown(format!("unknown metric source type {other:?}"))),
         };
         let source = metric.get(field).unwrap_or(&Value::Null);
         let name = source.str_at(&["name"]);
@@ -377,7 +406,7 @@ impl Scaler {
         if let Err(status) = self.on_scale(scaler, resource, update).await {
             let message = format!("the HPA controller was unable to update the target scale: {status}");
             self.events.event(scaler, true, "FailedRescale", format!("New size: {desired}; reason: {why}; error: {status}"));
-            return Err(Trouble { condition: "AbleToScale", reason: "FailedUpdateScale".into(), message, no_number: None });
+            return Err(Trouble { condition: "AbleToScale", reason: "FailedUpdateScale".into(), message, no_number: None, of_spec: false });
         }
         let message = format!("the HPA controller was able to update the target scale to {desired}");
         report.condition("AbleToScale", true, "SucceededRescale", &message);
@@ -403,7 +432,7 @@ fn verdict(best: Option<(i64, String)>, troubles: Vec<Trouble>, metrics: usize, 
             let why = format!("invalid metrics ({count} invalid out of {metrics}), first error is: {}", first.message);
             Err(Trouble { no_number: Some(why), ..first })
         }
-        (None, None) => Err(Trouble::scaling("InvalidMetricSourceType", "the HPA has no metrics")),
+        (None, None) => Err(Trouble::unknown("the HPA has no metrics")),
     }
 }
 

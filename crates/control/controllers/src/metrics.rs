@@ -1,5 +1,6 @@
 //! What controllers count beside their queues, in upstream's words (the metrics of pkg/controller/job, cronjob and nodelifecycle).
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use fram_machinery::{Value, meta};
@@ -31,8 +32,32 @@ struct JobFinished {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Scaled {
+    action: &'static str,
+    error: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Computed {
+    #[prometheus(flatten)]
+    scaled: Scaled,
+    metric_type: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Zone {
     zone: String,
+}
+
+impl Scaled {
+    fn of(way: Result<Ordering, &'static str>) -> Self {
+        let action = match way {
+            Ok(Ordering::Greater) => "scale_up",
+            Ok(Ordering::Less) => "scale_down",
+            _ => "none",
+        };
+        Self { action, error: way.err().unwrap_or("none") }
+    }
 }
 
 /// What a turn of a Job did last.
@@ -63,17 +88,26 @@ pub struct Metrics {
     jobs_finished: Family<JobFinished, Counter>,
     pods_finished: Family<PodsFinished, Counter>,
     cron_skew: Histogram,
+    scaled: Family<Scaled, Counter>,
+    scaled_durations: Family<Scaled, Histogram>,
+    computed: Family<Computed, Counter>,
+    computed_durations: Family<Computed, Histogram>,
     evictions: Family<Zone, Counter>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
+        let short = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
         Self {
             syncs: Family::default(),
             sync_durations: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.004, 2.0, 15))),
             jobs_finished: Family::default(),
             pods_finished: Family::default(),
             cron_skew: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
+            scaled: Family::default(),
+            scaled_durations: Family::new_with_constructor(short),
+            computed: Family::default(),
+            computed_durations: Family::new_with_constructor(short),
             evictions: Family::default(),
         }
     }
@@ -94,6 +128,16 @@ impl Metrics {
         let about = "Time between when a cronjob is scheduled to be run, and when the corresponding job is created";
         let crons = registry.sub_registry_with_prefix("cronjob_controller");
         crons.register("job_creation_skew_duration_seconds", about, self.cron_skew.clone());
+        let scalers = registry.sub_registry_with_prefix("horizontal_pod_autoscaler_controller");
+        let about = "Number of reconciliations of HPA controller. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. Note that if both spec and internal errors happen during a reconciliation, the first one to occur is reported in `error` label";
+        scalers.register("reconciliations", about, self.scaled.clone());
+        let about = "The time(seconds) that the HPA controller takes to reconcile once. The labels are those of reconciliations_total";
+        scalers.register("reconciliation_duration_seconds", about, self.scaled_durations.clone());
+        let about = "Number of metric computations. The labels 'action' and 'error' are those of reconciliations_total. The label 'metric_type' corresponds to HPA.spec.metrics[*].type";
+        scalers.register("metric_computation", about, self.computed.clone());
+        let about =
+            "The time(seconds) that the HPA controller takes to calculate one metric. The labels are those of metric_computation_total";
+        scalers.register("metric_computation_duration_seconds", about, self.computed_durations.clone());
         let about = "Number of Node evictions that happened since current instance of NodeController started";
         registry.sub_registry_with_prefix("node_collector").register("evictions", about, self.evictions.clone());
     }
@@ -132,6 +176,20 @@ impl Metrics {
         }
     }
 
+    /// An autoscaler had its turn: which way it scaled, or what kept it from that, `spec` or `internal`.
+    pub(crate) fn scaled(&self, way: Result<Ordering, &'static str>, took: Duration) {
+        let labels = Scaled::of(way);
+        self.scaled.get_or_create(&labels).inc();
+        self.scaled_durations.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// What one metric of an autoscaler asks for, in the same words.
+    pub(crate) fn computed(&self, metric_type: &str, way: Result<Ordering, &'static str>, took: Duration) {
+        let labels = Computed { scaled: Scaled::of(way), metric_type: metric_type.into() };
+        self.computed.get_or_create(&labels).inc();
+        self.computed_durations.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
     /// A node is emptied. Regions and zones are joined as upstream joins them.
     pub(crate) fn evicted(&self, node: &Value) {
         let [region, zone] =
@@ -158,6 +216,9 @@ mod tests {
         metrics.job_written(&Value::default(), &object!({ "succeeded": 1, "failed": 4, "conditions": complete }));
         let made = object!({ "metadata": { "creationTimestamp": "2026-01-01T00:00:03Z" } });
         metrics.job_made(&made, "2026-01-01T00:00:00Z".parse().unwrap());
+        metrics.scaled(Ok(Ordering::Less), Duration::from_millis(3));
+        metrics.scaled(Err("internal"), Duration::from_millis(3));
+        metrics.computed("Resource", Ok(Ordering::Equal), Duration::from_millis(3));
         metrics.evicted(&object!({ "metadata": { "labels": {} } }));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -170,6 +231,10 @@ mod tests {
             "job_controller_jobs_finished_total{completion_mode=\"NonIndexed\",result=\"succeeded\",reason=\"CompletionsReached\"} 1",
             "cronjob_controller_job_creation_skew_duration_seconds_bucket{le=\"4.0\"} 1",
             "cronjob_controller_job_creation_skew_duration_seconds_sum 3.0",
+            "horizontal_pod_autoscaler_controller_reconciliations_total{action=\"scale_down\",error=\"none\"} 1",
+            "horizontal_pod_autoscaler_controller_reconciliation_duration_seconds_bucket{le=\"0.004\",action=\"none\",error=\"internal\"} 1",
+            "horizontal_pod_autoscaler_controller_metric_computation_total{action=\"none\",error=\"none\",metric_type=\"Resource\"} 1",
+            "horizontal_pod_autoscaler_controller_metric_computation_duration_seconds_count{action=\"none\",error=\"none\",metric_type=\"Resource\"} 1",
             "node_collector_evictions_total{zone=\"\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
