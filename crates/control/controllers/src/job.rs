@@ -122,6 +122,7 @@ impl Reconciler {
         }
         let idle = strip.is_empty() && delete.is_empty() && create.is_empty() && claims.adopt.is_empty();
         self.strip(&strip).await?;
+        strip.iter().filter_map(|pod| policy::action(job, pod)).for_each(|action| self.metrics.failure_handled(action));
         for pod in &delete {
             self.pods.delete(pod, DeleteOptions::default()).await.inspect_err(|error| {
                 self.events.event(job, true, "FailedDelete", format!("Error deleting: {}", error.message));

@@ -32,6 +32,11 @@ struct JobFinished {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Action {
+    action: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Scaled {
     action: &'static str,
     error: &'static str,
@@ -87,6 +92,7 @@ pub struct Metrics {
     sync_durations: Family<Sync, Histogram>,
     jobs_finished: Family<JobFinished, Counter>,
     pods_finished: Family<PodsFinished, Counter>,
+    failures_handled: Family<Action, Counter>,
     cron_skew: Histogram,
     scaled: Family<Scaled, Counter>,
     scaled_durations: Family<Scaled, Histogram>,
@@ -103,6 +109,7 @@ impl Default for Metrics {
             sync_durations: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.004, 2.0, 15))),
             jobs_finished: Family::default(),
             pods_finished: Family::default(),
+            failures_handled: Family::default(),
             cron_skew: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             scaled: Family::default(),
             scaled_durations: Family::new_with_constructor(short),
@@ -125,6 +132,8 @@ impl Metrics {
         jobs.register("job_syncs", "The number of job syncs", self.syncs.clone());
         jobs.register("jobs_finished", "The number of finished jobs", self.jobs_finished.clone());
         jobs.register("job_pods_finished", "The number of finished Pods that are fully tracked", self.pods_finished.clone());
+        let about = "The number of failed Pods handled by failure policy with respect to the failure policy action applied based on the matched rule";
+        jobs.register("pod_failures_handled_by_failure_policy", about, self.failures_handled.clone());
         let about = "Time between when a cronjob is scheduled to be run, and when the corresponding job is created";
         let crons = registry.sub_registry_with_prefix("cronjob_controller");
         crons.register("job_creation_skew_duration_seconds", about, self.cron_skew.clone());
@@ -167,6 +176,11 @@ impl Metrics {
                 self.jobs_finished.get_or_create(&JobFinished { completion_mode, result, reason }).inc();
             }
         }
+    }
+
+    /// A failed pod was let go as a rule of its Job's policy says.
+    pub(crate) fn failure_handled(&self, action: &str) {
+        self.failures_handled.get_or_create(&Action { action: action.into() }).inc();
     }
 
     /// A CronJob has made a Job whose time this was.
@@ -216,6 +230,7 @@ mod tests {
         metrics.job_written(&Value::default(), &object!({ "succeeded": 1, "failed": 4, "conditions": complete }));
         let made = object!({ "metadata": { "creationTimestamp": "2026-01-01T00:00:03Z" } });
         metrics.job_made(&made, "2026-01-01T00:00:00Z".parse().unwrap());
+        metrics.failure_handled("Ignore");
         metrics.scaled(Ok(Ordering::Less), Duration::from_millis(3));
         metrics.scaled(Err("internal"), Duration::from_millis(3));
         metrics.computed("Resource", Ok(Ordering::Equal), Duration::from_millis(3));
@@ -231,6 +246,7 @@ mod tests {
             "job_controller_jobs_finished_total{completion_mode=\"NonIndexed\",result=\"succeeded\",reason=\"CompletionsReached\"} 1",
             "cronjob_controller_job_creation_skew_duration_seconds_bucket{le=\"4.0\"} 1",
             "cronjob_controller_job_creation_skew_duration_seconds_sum 3.0",
+            "job_controller_pod_failures_handled_by_failure_policy_total{action=\"Ignore\"} 1",
             "horizontal_pod_autoscaler_controller_reconciliations_total{action=\"scale_down\",error=\"none\"} 1",
             "horizontal_pod_autoscaler_controller_reconciliation_duration_seconds_bucket{le=\"0.004\",action=\"none\",error=\"internal\"} 1",
             "horizontal_pod_autoscaler_controller_metric_computation_total{action=\"none\",error=\"none\",metric_type=\"Resource\"} 1",
