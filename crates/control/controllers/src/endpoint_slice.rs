@@ -1,5 +1,6 @@
 //! EndpointSlices (and the Endpoints of old): the addresses of the pods behind each Service.
 
+pub(crate) mod figures;
 mod packing;
 mod plan;
 mod topology;
@@ -16,8 +17,9 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::Context;
+use crate::metrics::Metrics;
 use crate::objects::{Objects, Seen, settled};
-use plan::Around;
+use plan::{Around, Sizes};
 use topology::{Spreads, Zones};
 use trigger::Triggers;
 
@@ -26,6 +28,7 @@ pub(crate) fn start(context: &Context) {
     let (slices, nodes) = (context.informers.get(&ENDPOINT_SLICES), context.informers.get(&NODES));
     let endpoints = context.informers.get(&ENDPOINTS);
     let state: Arc<Mutex<State>> = Arc::default();
+    context.metrics.slices.begin();
     let reconciler = Reconciler {
         slices: Objects::new(&context.client("endpointslice-controller"), &slices),
         endpoints: Objects::new(&context.client("endpoint-controller"), &endpoints),
@@ -34,6 +37,7 @@ pub(crate) fn start(context: &Context) {
         nodes: nodes.clone(),
         state: state.clone(),
         events: context.recorder("endpointslice-controller", "endpoint-slice-controller"),
+        metrics: context.metrics.clone(),
     };
     let (selected, by_node, on_nodes) = (services.clone(), services.clone(), pods.clone());
     let controller = Controller::new("endpointslice", 5)
@@ -83,6 +87,14 @@ struct State {
     /// Of Services that ask for their traffic to be spread over zones.
     spreads: HashMap<String, Spreads>,
     triggers: HashMap<String, Triggers>,
+    counted: HashMap<String, Counted>,
+}
+
+/// What metrics say of a Service: how much there is of it, and how its traffic is distributed.
+#[derive(Default)]
+struct Counted {
+    sizes: Sizes,
+    distribution: String,
 }
 
 impl State {
@@ -105,6 +117,7 @@ struct Reconciler {
     nodes: Informer,
     state: Arc<Mutex<State>>,
     events: EventRecorder,
+    metrics: Metrics,
 }
 
 impl Reconciler {
@@ -125,6 +138,10 @@ impl Reconciler {
             }
             let mut state = self.state.lock();
             (_, _) = (state.spreads.remove(key), state.triggers.remove(key));
+            if let Some(gone) = state.counted.remove(key) {
+                self.metrics.slices.hold(&gone.sizes, &Sizes::default());
+                self.metrics.slices.distribute(&gone.distribution, "");
+            }
             return Ok(again(&seen));
         };
         let mut pods = self.pods.by_namespace(namespace);
@@ -149,9 +166,20 @@ impl Reconciler {
             self.slices.delete(slice, DeleteOptions::default()).await?;
         }
         self.write_endpoints(&service, &pods, changed_at).await?;
+        self.count(key, &service, plan.sizes);
         self.state.lock().triggers.insert(key.into(), triggers);
         self.tell(key, &service, plan.spreads);
         Ok(again(&seen))
+    }
+
+    fn count(&self, key: &str, service: &Value, sizes: Sizes) {
+        let mut state = self.state.lock();
+        let counted = state.counted.entry(key.into()).or_default();
+        let distribution = if topology::is_wanted(service) { "" } else { service.str_at(&["spec", "trafficDistribution"]) };
+        self.metrics.slices.synced(&sizes);
+        self.metrics.slices.hold(&counted.sizes, &sizes);
+        self.metrics.slices.distribute(&counted.distribution, distribution);
+        *counted = Counted { sizes, distribution: distribution.into() };
     }
 
     /// Remembers how a Service's traffic is spread, and tells of what is new.

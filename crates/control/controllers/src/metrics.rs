@@ -11,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::endpoint_slice::figures::Figures;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Sync {
     completion_mode: &'static str,
@@ -99,6 +101,7 @@ pub struct Metrics {
     computed: Family<Computed, Counter>,
     computed_durations: Family<Computed, Histogram>,
     evictions: Family<Zone, Counter>,
+    pub(crate) slices: Figures,
 }
 
 impl Default for Metrics {
@@ -116,6 +119,7 @@ impl Default for Metrics {
             computed: Family::default(),
             computed_durations: Family::new_with_constructor(short),
             evictions: Family::default(),
+            slices: Figures::default(),
         }
     }
 }
@@ -137,6 +141,7 @@ impl Metrics {
         let about = "Time between when a cronjob is scheduled to be run, and when the corresponding job is created";
         let crons = registry.sub_registry_with_prefix("cronjob_controller");
         crons.register("job_creation_skew_duration_seconds", about, self.cron_skew.clone());
+        self.slices.register(registry);
         let scalers = registry.sub_registry_with_prefix("horizontal_pod_autoscaler_controller");
         let about = "Number of reconciliations of HPA controller. The label 'action' should be either 'scale_down', 'scale_up', or 'none'. Also, the label 'error' should be either 'spec', 'internal', or 'none'. Note that if both spec and internal errors happen during a reconciliation, the first one to occur is reported in `error` label";
         scalers.register("reconciliations", about, self.scaled.clone());

@@ -1,6 +1,6 @@
 //! Which endpoints a Service has and how they are spread over slices. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
@@ -30,6 +30,18 @@ pub(super) struct Plan {
     pub(super) delete: Vec<String>,
     /// How endpoints are spread over zones, where the Service asks for it.
     pub(super) spreads: Spreads,
+    pub(super) sizes: Sizes,
+}
+
+/// How much there is of a Service, and what of it is new or gone.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Sizes {
+    pub(super) endpoints: usize,
+    pub(super) slices: usize,
+    /// With as few slices as could be.
+    pub(super) wanted_slices: usize,
+    pub(super) added: usize,
+    pub(super) removed: usize,
 }
 
 /// What endpoints depend on besides the Service and its pods.
@@ -150,11 +162,14 @@ fn endpoint(service: &Value, pod: &Value, family: &str, zone: Option<&str>) -> O
 pub(super) fn slices(service: &Value, pods: &[Arc<Value>], existing: &[Arc<Value>], around: Around) -> Plan {
     let mut left = packing::in_order(existing.iter().filter(|s| !meta::is_terminating(s)).cloned().collect());
     let mut plan = Plan::default();
+    let slices = left.len();
     for family in families(service) {
         let own = left.extract_if(.., |slice| slice.str_at(&["addressType"]) == family).collect();
         slices_of(service, pods, own, family, around, &mut plan);
     }
     plan.delete.extend(left.iter().map(|slice| meta::name(slice).to_string()));
+    plan.sizes.removed += left.iter().map(|slice| slice.list_at(&["endpoints"]).len()).sum::<usize>();
+    plan.sizes.slices = slices + plan.create.len() - plan.delete.len();
     for slice in plan.create.iter_mut().chain(&mut plan.update) {
         trigger::mark(slice, around.changed_at);
     }
@@ -163,7 +178,16 @@ pub(super) fn slices(service: &Value, pods: &[Arc<Value>], existing: &[Arc<Value
 
 /// Endpoints that share their ports share slices.
 fn slices_of(service: &Value, pods: &[Arc<Value>], mut left: Vec<Arc<Value>>, family: &'static str, around: Around, plan: &mut Plan) {
+    let before = left.clone();
     let mut packed = packed(service, pods, &mut left, family, around);
+    let known = pods_of(before.iter().flat_map(|slice| slice.list_at(&["endpoints"])));
+    let now = pods_of(packed.iter().flat_map(|(_, slice)| &slice.endpoints));
+    let sizes = &mut plan.sizes;
+    sizes.endpoints += now.len();
+    sizes.added += now.difference(&known).count();
+    sizes.removed += known.difference(&now).count();
+    let of_ports = packed.chunk_by(|(a, _), (b, _)| a == b).map(|all| all.iter().map(|(_, slice)| slice.endpoints.len()).sum::<usize>());
+    sizes.wanted_slices += of_ports.map(|endpoints| endpoints.div_ceil(packing::MOST)).sum::<usize>().max(1);
     if topology::is_wanted(service) {
         let all = packed.iter_mut().map(|(_, slice)| (slice.is_as_it_was(), &mut slice.endpoints)).collect();
         plan.spreads.insert(family, topology::spread(around.ratios, all));
@@ -193,6 +217,10 @@ fn slices_of(service: &Value, pods: &[Arc<Value>], mut left: Vec<Arc<Value>>, fa
         }
     }
     plan.delete.extend(left.iter().map(|s| meta::name(s).to_string()));
+}
+
+fn pods_of<'a>(endpoints: impl Iterator<Item = &'a Value>) -> HashSet<&'a str> {
+    endpoints.map(|endpoint| endpoint.str_at(&["targetRef", "uid"])).collect()
 }
 
 /// The endpoints of a family with their ports, in the slices that they stay in or in new ones. Slices that nothing is left in are left.

@@ -280,6 +280,25 @@ fn hints_over_zones_are_of_all_slices_together_and_change_as_few_of_them_as_can_
 }
 
 #[test]
+fn a_plan_says_how_much_there_is_and_what_of_it_is_new() {
+    let sizes = |endpoints, slices, wanted_slices, added, removed| Sizes { endpoints, slices, wanted_slices, added, removed };
+    let pods: Vec<Arc<Value>> = (1..=101).map(|i| pod(&"x".repeat(i), 8080, true)).chain([pod("other", 9090, true)]).collect();
+    let plan = slices(&service(), &pods, &[], NOWHERE);
+    assert_eq!(plan.sizes, sizes(102, 3, 3, 102, 0));
+    let named = |(i, mut slice): (usize, Value)| {
+        slice.set(&["metadata", "name"], format!("s-{i}"));
+        Arc::new(slice)
+    };
+    let existing: Vec<Arc<Value>> = plan.create.into_iter().enumerate().map(named).collect();
+    assert_eq!(slices(&service(), &pods, &existing, NOWHERE).sizes, sizes(102, 3, 3, 0, 0));
+    assert_eq!(slices(&service(), &pods[2..100], &existing, NOWHERE).sizes, sizes(98, 1, 1, 0, 4));
+    assert_eq!(slices(&service(), &[], &existing, NOWHERE).sizes, sizes(0, 1, 1, 0, 102));
+    let mut other = service();
+    other.set(&["spec", "ipFamilies"], object!(["IPv6"]));
+    assert_eq!(slices(&other, &pods, &existing, NOWHERE).sizes, sizes(0, 1, 1, 0, 102));
+}
+
+#[test]
 fn what_is_written_tells_when_it_happened_and_is_not_written_to_tell_that() {
     let pods = [pod("a", 8080, true)];
     let at = |minute: u32| Around { changed_at: format!("2026-01-01T00:{minute:02}:00Z").parse().ok(), ..NOWHERE };
