@@ -8,6 +8,7 @@ mod trigger;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fram_client::resources::{ENDPOINT_SLICES, ENDPOINTS, NODES, PODS, SERVICES};
 use fram_client::{Action, Controller, DeleteOptions, Delta, EventRecorder, Informer, NODE_INDEX};
@@ -168,8 +169,11 @@ impl Reconciler {
         self.write_endpoints(&service, &pods, changed_at).await?;
         self.count(key, &service, plan.sizes);
         self.state.lock().triggers.insert(key.into(), triggers);
+        let is_asked_for = !plan.spreads.is_empty();
         self.tell(key, &service, plan.spreads);
-        Ok(again(&seen))
+        // A node that changed meanwhile did not know of this Service.
+        let is_old = is_asked_for && self.state.lock().zones.ratios() != ratios;
+        Ok(if is_old { Action::After(Duration::from_millis(1)) } else { again(&seen) })
     }
 
     fn count(&self, key: &str, service: &Value, sizes: Sizes) {
