@@ -7,7 +7,7 @@ use fram_api::Api;
 use fram_apiserver::{AggregatedKind, InProcess, Server, User};
 use fram_client::controller::Queues;
 use fram_client::leader::Timing;
-use fram_client::resources::POD_GROUPS;
+use fram_client::resources::{POD_GROUPS, PODS};
 use fram_client::{Client, EventRecorder, LeaderElection, SharedInformers};
 use fram_controllers::KindInfo;
 use fram_scheduler::{Scheduler, SchedulerConfig};
@@ -54,6 +54,8 @@ pub(crate) fn start_components(
     };
     let (configuration, metrics) = (scheduler_flags.configuration(), fram_scheduler::Metrics::default());
     control_plane.server.show_metrics(|registry| metrics.register(registry));
+    let of_pods = fram_scheduler::PodResources::new(informers.get(&PODS));
+    control_plane.server.show_pod_resources(|registry| registry.register_collector(Box::new(of_pods)));
     let make_scheduler = move || Scheduler::configured(scheduler.clone(), configuration.clone()).counting(metrics.clone());
     let signer = signer(control_plane, &context);
     let mut running = Vec::new();
@@ -113,6 +115,8 @@ fn controllers_context(
 ) -> fram_controllers::Context {
     let (server, queues) = (control_plane.server.clone(), Queues::default());
     server.show_queues(queues.clone());
+    let metrics = fram_controllers::Metrics::default();
+    server.show_metrics(|registry| metrics.register(registry));
     let clients = move |name: &str| {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
         let user = User::authenticated(&format!("system:serviceaccount:kube-system:{name}"), &groups);
@@ -123,6 +127,7 @@ fn controllers_context(
         manager: control_plane.client(User::authenticated("system:kube-controller-manager", &[]), "kube-controller-manager"),
         informers: informers.clone(),
         queues,
+        metrics,
         now: now.clone(),
         tasks: tasks.clone(),
         stop: stop.clone(),

@@ -35,6 +35,7 @@ use crate::discovery::{self, Known};
 use crate::flow::{self, Held};
 use crate::limits;
 use crate::path::Query;
+use crate::requests::encoded;
 use crate::respond::{self, Body};
 use crate::server::Server;
 use crate::user::User;
@@ -47,6 +48,9 @@ pub(crate) use health::store as store_health;
 pub use listen::{Listener, converse, serve};
 pub(crate) use objects::delete_options;
 pub(crate) use slis::Slis;
+
+/// What metrics are sent as.
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Who is at the other end of a connection.
 #[derive(Clone)]
@@ -240,8 +244,9 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
             Some(text) => Ok(respond::bytes(200, "text/plain; charset=utf-8", text)),
             None => Err(Status::no_such_path()),
         },
-        ["metrics"] => Ok(respond::bytes(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", server.metrics_text().await)),
-        ["metrics", "slis"] => Ok(respond::bytes(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", server.slis.text())),
+        ["metrics"] => Ok(respond::bytes(200, METRICS, server.metrics_text().await)),
+        ["metrics", "slis"] => Ok(respond::bytes(200, METRICS, server.slis.text())),
+        ["metrics", "resources"] => Ok(respond::bytes(200, METRICS, encoded(&server.pod_resources.lock()))),
         ["version"] => show(Some(discovery::version()), accept),
         [".well-known", "openid-configuration"] => show(Some(server.tokens.discovery()), accept),
         ["openid", "v1", "jwks"] => show(Some(server.tokens.jwks()), accept),

@@ -19,6 +19,11 @@ impl Server {
         self.show_metrics(|registry| registry.register_collector(Box::new(Collected(queues))));
     }
 
+    /// Shows what a component says of each pod at /metrics/resources.
+    pub fn show_pod_resources(&self, register: impl FnOnce(&mut Registry)) {
+        register(&mut self.pod_resources.lock());
+    }
+
     /// Shows what another component counts among the metrics.
     pub fn show_metrics(&self, register: impl FnOnce(&mut Registry)) {
         self.requests.register(register);

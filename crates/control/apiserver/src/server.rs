@@ -38,6 +38,8 @@ pub struct Server {
     /// The size of the store's files, as it was last told.
     pub(crate) stored_bytes: Arc<AtomicU64>,
     pub(crate) slis: crate::http_api::Slis,
+    /// What is told of each pod, which is too much to be among the other metrics.
+    pub(crate) pod_resources: parking_lot::Mutex<prometheus_client::registry::Registry>,
     /// What else works in this process, by upstream's names.
     pub(crate) components: parking_lot::Mutex<Vec<(&'static str, tokio_util::task::TaskTracker)>>,
     /// None without a policy; then nothing is recorded.
@@ -121,6 +123,7 @@ impl Server {
             requests,
             stored_bytes,
             slis: Default::default(),
+            pod_resources: Default::default(),
             components: Default::default(),
             audit: None,
             flow: Flow::default(),

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{AddressPool, Directories, EvictionRates, PodNetwork};
+use crate::{AddressPool, Directories, EvictionRates, Metrics, PodNetwork};
 
 /// The time of day, handed in so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -54,6 +54,8 @@ pub struct Context {
     pub informers: SharedInformers,
     /// Where the controllers' queues are counted.
     pub queues: Queues,
+    /// What else they count.
+    pub metrics: Metrics,
     pub now: Clock,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,

@@ -8,6 +8,7 @@ use fram_client::{Action, Controller, DeleteOptions, EventRecorder, Propagation}
 use fram_machinery::{Reason, Status, Value, meta, object};
 
 use crate::Context;
+use crate::metrics::Metrics;
 use crate::objects::{Objects, settled};
 use plan::plan;
 
@@ -18,6 +19,7 @@ pub(crate) fn start(context: &Context) {
         crons: Objects::new(&client, &crons),
         jobs: Objects::new(&client, &jobs),
         events: context.recorder("cronjob-controller", "cronjob-controller"),
+        metrics: context.metrics.clone(),
         now: context.now.clone(),
     };
     let controller = Controller::new("cronjob", 5).owns(&crons).watches(&jobs, |job| {
@@ -31,6 +33,7 @@ struct Reconciler {
     crons: Objects,
     jobs: Objects,
     events: EventRecorder,
+    metrics: Metrics,
     now: crate::Clock,
 }
 
@@ -54,6 +57,9 @@ impl Reconciler {
         let mut status = plan.status;
         if let Some(job) = plan.create {
             let made = self.create(&cron, job).await?;
+            if let Some(scheduled) = plan::scheduled(&made) {
+                self.metrics.job_made(&made, scheduled);
+            }
             let reference = object!({ "apiVersion": "batch/v1", "kind": "Job", "name": (meta::name(&made)), "namespace": namespace,
                 "uid": (meta::uid(&made)), "resourceVersion": (meta::resource_version(&made)) });
             status.place(&["active"]).make_list().push(reference);

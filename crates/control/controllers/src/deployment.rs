@@ -119,6 +119,14 @@ impl Reconciler {
             }
         }
         let sets = Claims::of(&deployment, &seen.objects).own;
+        let moves = !meta::is_terminating(&deployment) && deployment.bool_at(&["spec", "paused"]) != Some(true);
+        if let Some((changed, (warning, reason, message))) = moves.then(|| history::roll_back(&deployment, &sets)).flatten() {
+            // The change causes another round.
+            if unless_it_changed(self.client.within(&DEPLOYMENTS, meta::namespace(&deployment)).update(changed).await)?.is_some() {
+                self.events.event(&deployment, warning, reason, message);
+            }
+            return Ok(Action::Done);
+        }
         let running_old = self.has_pods_of(&sets, &deployment);
         let plan = plan(&deployment, &sets, running_old, (self.now)());
         for step in plan.steps {

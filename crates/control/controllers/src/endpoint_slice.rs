@@ -1,28 +1,44 @@
 //! EndpointSlices (and the Endpoints of old): the addresses of the pods behind each Service.
 
+pub(crate) mod figures;
 mod packing;
 mod plan;
+mod topology;
+mod trigger;
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fram_client::resources::{ENDPOINT_SLICES, ENDPOINTS, NODES, PODS, SERVICES};
-use fram_client::{Action, Controller, DeleteOptions, Delta, Informer, NODE_INDEX};
+use fram_client::{Action, Controller, DeleteOptions, Delta, EventRecorder, Informer, NODE_INDEX};
 use fram_machinery::labels::Selector;
 use fram_machinery::{Reason, Status, Value, meta};
+use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::Context;
+use crate::metrics::Metrics;
 use crate::objects::{Objects, Seen, settled};
+use plan::{Around, Sizes};
+use topology::{Spreads, Zones};
+use trigger::Triggers;
 
 pub(crate) fn start(context: &Context) {
     let (services, pods) = (context.informers.get(&SERVICES), context.informers.get(&PODS));
     let (slices, nodes) = (context.informers.get(&ENDPOINT_SLICES), context.informers.get(&NODES));
     let endpoints = context.informers.get(&ENDPOINTS);
+    let state: Arc<Mutex<State>> = Arc::default();
+    context.metrics.slices.begin();
     let reconciler = Reconciler {
         slices: Objects::new(&context.client("endpointslice-controller"), &slices),
         endpoints: Objects::new(&context.client("endpoint-controller"), &endpoints),
         services: services.clone(),
         pods: pods.clone(),
         nodes: nodes.clone(),
+        state: state.clone(),
+        events: context.recorder("endpointslice-controller", "endpoint-slice-controller"),
+        metrics: context.metrics.clone(),
     };
     let (selected, by_node, on_nodes) = (services.clone(), services.clone(), pods.clone());
     let controller = Controller::new("endpointslice", 5)
@@ -35,14 +51,15 @@ pub(crate) fn start(context: &Context) {
         // Those that somebody else makes are no business of this one, and those that it changes are left as upstream leaves them.
         .watches_deltas(&endpoints, |delta| delta.new.is_none().then(|| delta.key()).into_iter().collect())
         .watches_deltas(&nodes, move |delta| {
+            let mut concerned = state.lock().note_node(delta);
             // Most changes of nodes are heartbeats.
             let zone = |node: &Option<Arc<Value>>| node.as_deref().and_then(plan::zone_of).map(String::from);
-            if zone(&delta.old) == zone(&delta.new) {
-                return Vec::new();
+            if zone(&delta.old) != zone(&delta.new) {
+                let here = on_nodes.by_index(NODE_INDEX, meta::name(delta.object()));
+                let told = |pod: &Arc<Value>| services_concerned(&Delta { old: None, new: Some(pod.clone()) }, &by_node);
+                concerned.extend(here.iter().flat_map(told));
             }
-            let here = on_nodes.by_index(NODE_INDEX, meta::name(delta.object()));
-            let told = |pod: &Arc<Value>| services_concerned(&Delta { old: None, new: Some(pod.clone()) }, &by_node);
-            here.iter().flat_map(told).collect()
+            concerned
         });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
@@ -64,12 +81,44 @@ fn selector(service: &Value) -> Option<Selector> {
     (service.str_at(&["spec", "type"]) != "ExternalName").then(|| Selector::from_map(map))
 }
 
+/// What is remembered of Services and nodes.
+#[derive(Default)]
+struct State {
+    zones: Zones,
+    /// Of Services that ask for their traffic to be spread over zones.
+    spreads: HashMap<String, Spreads>,
+    triggers: HashMap<String, Triggers>,
+    counted: HashMap<String, Counted>,
+}
+
+/// What metrics say of a Service: how much there is of it, and how its traffic is distributed.
+#[derive(Default)]
+struct Counted {
+    sizes: Sizes,
+    distribution: String,
+}
+
+impl State {
+    /// Takes in a change of a node; gives the Services whose traffic is to be spread otherwise.
+    fn note_node(&mut self, delta: &Delta) -> Vec<String> {
+        if !self.zones.note(&delta.key(), delta.new.as_deref()) || self.spreads.is_empty() {
+            return Vec::new();
+        }
+        let ratios = self.zones.ratios();
+        let concerned = self.spreads.iter().filter(|(_, spreads)| topology::is_to_be_spread_again(spreads, &ratios));
+        concerned.map(|(key, _)| key.clone()).collect()
+    }
+}
+
 struct Reconciler {
     slices: Objects,
     endpoints: Objects,
     services: Informer,
     pods: Informer,
     nodes: Informer,
+    state: Arc<Mutex<State>>,
+    events: EventRecorder,
+    metrics: Metrics,
 }
 
 impl Reconciler {
@@ -88,12 +137,22 @@ impl Reconciler {
             for slice in &seen.objects {
                 self.slices.delete(slice, DeleteOptions::default()).await?;
             }
+            let mut state = self.state.lock();
+            (_, _) = (state.spreads.remove(key), state.triggers.remove(key));
+            if let Some(gone) = state.counted.remove(key) {
+                self.metrics.slices.hold(&gone.sizes, &Sizes::default());
+                self.metrics.slices.distribute(&gone.distribution, "");
+            }
             return Ok(again(&seen));
         };
         let mut pods = self.pods.by_namespace(namespace);
         pods.retain(|p| selector.matches(meta::labels(p)));
         let zone = |node: &str| self.nodes.get(node).as_deref().and_then(plan::zone_of).map(String::from);
-        let plan = plan::slices(&service, &pods, &seen.objects, &zone);
+        let (ratios, (triggers, changed_at)) = {
+            let state = self.state.lock();
+            (state.zones.ratios(), trigger::since(state.triggers.get(key), &service, &pods))
+        };
+        let plan = plan::slices(&service, &pods, &seen.objects, Around { zone_of: &zone, ratios: &ratios, changed_at });
         for slice in plan.create {
             match self.slices.create(namespace, slice).await {
                 // The namespace ends: so will the Service.
@@ -107,15 +166,46 @@ impl Reconciler {
         for slice in seen.objects.iter().filter(|slice| plan.delete.iter().any(|name| name == meta::name(slice))) {
             self.slices.delete(slice, DeleteOptions::default()).await?;
         }
-        self.write_endpoints(&service, &pods).await?;
-        Ok(again(&seen))
+        self.write_endpoints(&service, &pods, changed_at).await?;
+        self.count(key, &service, plan.sizes);
+        self.state.lock().triggers.insert(key.into(), triggers);
+        let is_asked_for = !plan.spreads.is_empty();
+        self.tell(key, &service, plan.spreads);
+        // A node that changed meanwhile did not know of this Service.
+        let is_old = is_asked_for && self.state.lock().zones.ratios() != ratios;
+        Ok(if is_old { Action::After(Duration::from_millis(1)) } else { again(&seen) })
     }
 
-    async fn write_endpoints(&self, service: &Value, pods: &[Arc<Value>]) -> Result<(), Status> {
-        let wanted = plan::endpoints(service, pods);
+    fn count(&self, key: &str, service: &Value, sizes: Sizes) {
+        let mut state = self.state.lock();
+        let counted = state.counted.entry(key.into()).or_default();
+        let distribution = if topology::is_wanted(service) { "" } else { service.str_at(&["spec", "trafficDistribution"]) };
+        self.metrics.slices.synced(&sizes);
+        self.metrics.slices.hold(&counted.sizes, &sizes);
+        self.metrics.slices.distribute(&counted.distribution, distribution);
+        *counted = Counted { sizes, distribution: distribution.into() };
+    }
+
+    /// Remembers how a Service's traffic is spread, and tells of what is new.
+    fn tell(&self, key: &str, service: &Value, spreads: Spreads) {
+        let mut state = self.state.lock();
+        let before = state.spreads.remove(key).unwrap_or_default();
+        for (warning, reason, message) in topology::news(&before, &spreads) {
+            self.events.event(service, warning, reason, message);
+        }
+        if !spreads.is_empty() {
+            state.spreads.insert(key.into(), spreads);
+        }
+    }
+
+    async fn write_endpoints(&self, service: &Value, pods: &[Arc<Value>], changed_at: Option<Timestamp>) -> Result<(), Status> {
+        let mut wanted = plan::endpoints(service, pods);
         let written = match self.endpoints.get(meta::namespace(service), meta::name(service)) {
-            None => self.endpoints.create(meta::namespace(service), wanted).await,
-            Some(current) => match plan::changed_endpoints(&current, &wanted) {
+            None => {
+                trigger::mark(&mut wanted, changed_at);
+                self.endpoints.create(meta::namespace(service), wanted).await
+            }
+            Some(current) => match plan::changed_endpoints(&current, &wanted, changed_at) {
                 None => return Ok(()),
                 Some(next) => self.endpoints.update(next).await,
             },

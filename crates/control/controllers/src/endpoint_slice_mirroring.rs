@@ -3,7 +3,7 @@
 mod plan;
 
 use fram_client::resources::{ENDPOINT_SLICES, ENDPOINTS, SERVICES};
-use fram_client::{Action, Client, Controller, DeleteOptions, Informer};
+use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer};
 use fram_machinery::{Reason, Status, meta};
 
 use crate::Context;
@@ -13,7 +13,13 @@ pub(crate) fn start(context: &Context) {
     let (endpoints, services) = (context.informers.get(&ENDPOINTS), context.informers.get(&SERVICES));
     let slices = context.informers.get(&ENDPOINT_SLICES);
     let client = context.client("endpointslicemirroring-controller");
-    let mirror = Mirror { slices: Objects::new(&client, &slices), client, endpoints: endpoints.clone(), services: services.clone() };
+    let mirror = Mirror {
+        slices: Objects::new(&client, &slices),
+        client,
+        endpoints: endpoints.clone(),
+        services: services.clone(),
+        events: context.recorder("endpointslicemirroring-controller", "endpoint-slice-mirroring-controller"),
+    };
     let controller = Controller::new("endpointslicemirroring", 5).owns(&endpoints).owns(&services).watches(&slices, |slice| {
         match (meta::label(slice, plan::MANAGED_BY), meta::label(slice, plan::SERVICE)) {
             (Some(plan::MANAGER), Some(service)) => vec![format!("{}/{service}", meta::namespace(slice))],
@@ -28,6 +34,7 @@ struct Mirror {
     endpoints: Informer,
     services: Informer,
     slices: Objects,
+    events: EventRecorder,
 }
 
 impl Mirror {
@@ -42,6 +49,9 @@ impl Mirror {
             }
             return Ok(seen.again(None).map_or(Action::Done, Action::After));
         };
+        for (reason, message) in plan::left_out(&endpoints) {
+            self.events.event(&endpoints, true, reason, message);
+        }
         let plan = plan::plan(&endpoints, &seen.objects);
         for slice in plan.create {
             match self.slices.create(namespace, slice).await {

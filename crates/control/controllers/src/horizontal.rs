@@ -7,6 +7,7 @@ mod custom;
 mod replicas;
 mod status;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,11 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::{Reason, Status, Value, meta};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::Context;
 use crate::context::{Clock, KindInfo};
+use crate::metrics::Metrics;
 use crate::objects::Objects;
 use behavior::History;
 use replicas::{Metric, Proposal, Target, Tolerance};
@@ -46,6 +49,7 @@ pub(crate) fn start(context: &Context) {
         selectors: Mutex::default(),
         now: context.now.clone(),
         events: context.recorder("horizontal-pod-autoscaler", "horizontal-pod-autoscaler"),
+        metrics: context.metrics.clone(),
         client,
     };
     // Its own statuses are no news: what is to be done again is done in its time.
@@ -69,6 +73,7 @@ struct Scaler {
     selectors: Mutex<BTreeMap<String, Selector>>,
     now: Clock,
     events: EventRecorder,
+    metrics: Metrics,
 }
 
 /// What keeps an autoscaler from its work: the condition and reason under which that is told.
@@ -76,11 +81,24 @@ struct Trouble {
     condition: &'static str,
     reason: String,
     message: String,
+    /// Why there is no number of replicas, where that was asked for.
+    no_number: Option<String>,
+    /// It is the autoscaler's own fault.
+    of_spec: bool,
 }
 
 impl Trouble {
     fn scaling(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { condition: "ScalingActive", reason: reason.into(), message: message.into() }
+        Self { condition: "ScalingActive", reason: reason.into(), message: message.into(), no_number: None, of_spec: false }
+    }
+
+    fn unknown(message: impl Into<String>) -> Self {
+        Self { of_spec: true, ..Self::scaling("InvalidMetricSourceType", message) }
+    }
+
+    /// As metrics call it.
+    fn sort(&self) -> &'static str {
+        if self.of_spec { "spec" } else { "internal" }
     }
 }
 
@@ -93,8 +111,14 @@ impl Scaler {
             return Ok(Action::Done);
         };
         let mut report = Report::new(&scaler, (self.now)());
-        if let Err(trouble) = self.scale(&scaler, &mut report).await {
+        let begun = Instant::now();
+        let scaled = self.scale(&scaler, &mut report).await;
+        self.metrics.scaled(scaled.as_ref().copied().map_err(Trouble::sort), begun.elapsed());
+        if let Err(trouble) = scaled {
             self.events.event(&scaler, true, &trouble.reason, trouble.message.clone());
+            if let Some(why) = trouble.no_number {
+                self.events.event(&scaler, true, "FailedComputeMetricsReplicas", why);
+            }
             report.condition(trouble.condition, false, &trouble.reason, &trouble.message);
         }
         self.scalers.write_status(&scaler, report.status()).await?;
@@ -120,8 +144,15 @@ impl Scaler {
         }
     }
 
-    async fn scale(&self, scaler: &Arc<Value>, report: &mut Report) -> Result<(), Trouble> {
-        let no_scale = |message: String| Trouble { condition: "AbleToScale", reason: "FailedGetScale".into(), message };
+    /// Gives which way the target was scaled.
+    async fn scale(&self, scaler: &Arc<Value>, report: &mut Report) -> Result<Ordering, Trouble> {
+        let no_scale = |message: String| Trouble {
+            condition: "AbleToScale",
+            reason: "FailedGetScale".into(),
+            message,
+            no_number: None,
+            of_spec: false,
+        };
         let unable = |why: String| no_scale(format!("the HPA controller was unable to get the target's current scale: {why}"));
         let target = scaler.at(&["spec", "scaleTargetRef"]).unwrap_or(&Value::Null);
         let resource = self.kind(target).map_err(unable)?.resource;
@@ -135,7 +166,7 @@ impl Scaler {
         let (desired, why) = if current == 0 && minimum != 0 {
             let message = "scaling is disabled since the replica count of the target is zero";
             report.condition("ScalingActive", false, "ScalingDisabled", message);
-            return Ok(());
+            return Ok(Ordering::Equal);
         } else if current > maximum {
             (maximum, "Current number of replicas above Spec.MaxReplicas".to_string())
         } else if current < minimum {
@@ -147,7 +178,7 @@ impl Scaler {
         if desired != current {
             self.rescale(scaler, &resource, &scale, desired, &why, report).await?;
         }
-        Ok(())
+        Ok(desired.cmp(&current))
     }
 
     /// What the metrics ask for, within what the behaviour allows, and why.
@@ -159,7 +190,9 @@ impl Scaler {
         current: i64,
         report: &mut Report,
     ) -> Result<(i64, String), Trouble> {
-        let (recommended, metric) = self.recommend(scaler, spec, scale, current, report).await?;
+        let recommended = self.recommend(scaler, spec, scale, current, report).await;
+        let (recommended, metric) =
+            recommended.map_err(|trouble| Trouble { no_number: trouble.no_number.or(Some(trouble.message.clone())), ..trouble })?;
         report.condition(
             "ScalingActive",
             true,
@@ -228,12 +261,15 @@ impl Scaler {
             tolerance: tolerance(spec),
             at: (self.now)(),
         };
-        let (mut best, mut trouble, mut found): (Option<(i64, String)>, Option<Trouble>, Vec<Value>) = (None, None, Vec::new());
+        let (mut best, mut troubles, mut found): (Option<(i64, String)>, Vec<Trouble>, Vec<Value>) = Default::default();
         for metric in specs {
+            let begun = Instant::now();
             let proposed = match custom::field(metric) {
                 Some(_) => self.propose_custom(namespace, metric, text, &now).await,
                 None => self.propose(spec, metric, current, &pods, &metrics).map(|(p, name)| (status::metric(metric, &p), p, name)),
             };
+            let way = proposed.as_ref().map(|(_, proposal, _)| proposal.replicas.cmp(&current)).map_err(Trouble::sort);
+            self.metrics.computed(metric.str_at(&["type"]), way, begun.elapsed());
             match proposed {
                 Ok((entry, proposal, name)) => {
                     found.push(entry);
@@ -241,16 +277,15 @@ impl Scaler {
                         best = Some((proposal.replicas, name));
                     }
                 }
-                Err(why) => trouble = trouble.or(Some(why)),
+                Err(why) => troubles.push(why),
             }
         }
         report.metrics(found);
-        match (best, trouble) {
-            (Some((replicas, _)), Some(trouble)) if replicas < current => Err(trouble),
-            (Some(best), _) => Ok(best),
-            (None, Some(trouble)) => Err(trouble),
-            (None, None) => Err(Trouble::scaling("InvalidMetricSourceType", "the HPA has no metrics")),
+        // The first is told where nothing can be done for it.
+        for other in troubles.iter().skip(usize::from(!may_act(best.as_ref(), troubles.len(), current))) {
+            self.events.event(scaler, true, &other.reason, other.message.clone());
         }
+        verdict(best, troubles, specs.len(), current)
     }
 
     /// A metric that an adapter serves: the entry of the status, what it asks for, and how it is told of.
@@ -317,7 +352,7 @@ impl Scaler {
         let (field, reason) = match metric.str_at(&["type"]) {
             "Resource" => ("resource", "FailedGetResourceMetric"),
             "ContainerResource" => ("containerResource", "FailedGetContainerResourceMetric"),
-            other => return Err(Trouble::scaling("InvalidMetricSourceType", format!("unknown metric source type {other:?}"))),
+            other => return Err(Trouble::unknown(format!("unknown metric source type {other:?}"))),
         };
         let source = metric.get(field).unwrap_or(&Value::Null);
         let name = source.str_at(&["name"]);
@@ -371,7 +406,7 @@ impl Scaler {
         if let Err(status) = self.on_scale(scaler, resource, update).await {
             let message = format!("the HPA controller was unable to update the target scale: {status}");
             self.events.event(scaler, true, "FailedRescale", format!("New size: {desired}; reason: {why}; error: {status}"));
-            return Err(Trouble { condition: "AbleToScale", reason: "FailedUpdateScale".into(), message });
+            return Err(Trouble { condition: "AbleToScale", reason: "FailedUpdateScale".into(), message, no_number: None, of_spec: false });
         }
         let message = format!("the HPA controller was able to update the target scale to {desired}");
         report.condition("AbleToScale", true, "SucceededRescale", &message);
@@ -380,6 +415,24 @@ impl Scaler {
         report.scaled(now);
         history_of(&mut self.histories.lock(), scaler).scaled(current, desired, now);
         Ok(())
+    }
+}
+
+/// Whether the metrics that could be had are enough: where some could not, they may only make the target grow.
+fn may_act(best: Option<&(i64, String)>, troubles: usize, current: i64) -> bool {
+    best.is_some_and(|(replicas, _)| troubles == 0 || *replicas >= current)
+}
+
+/// What all metrics together ask for.
+fn verdict(best: Option<(i64, String)>, troubles: Vec<Trouble>, metrics: usize, current: i64) -> Result<(i64, String), Trouble> {
+    let (is_enough, count) = (may_act(best.as_ref(), troubles.len(), current), troubles.len());
+    match (best.filter(|_| is_enough), troubles.into_iter().next()) {
+        (Some(best), _) => Ok(best),
+        (None, Some(first)) => {
+            let why = format!("invalid metrics ({count} invalid out of {metrics}), first error is: {}", first.message);
+            Err(Trouble { no_number: Some(why), ..first })
+        }
+        (None, None) => Err(Trouble::unknown("the HPA has no metrics")),
     }
 }
 
@@ -398,4 +451,24 @@ fn tolerance(spec: &Value) -> Tolerance {
         own.and_then(|t| t.parse::<Quantity>().ok()).map_or(TOLERANCE, |q| q.milli_value() as f64 / 1000.0)
     };
     Tolerance { up: of("scaleUp"), down: of("scaleDown") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_that_cannot_be_had_keep_a_target_from_shrinking_and_are_told_together() {
+        let trouble = |name: &str| Trouble::scaling("FailedGetResourceMetric", name);
+        let of = |best: Option<i64>, troubles: &[&str]| {
+            let troubles = troubles.iter().map(|name| trouble(name)).collect();
+            verdict(best.map(|n| (n, "cpu".into())), troubles, 3, 5).map_err(|t| t.no_number.unwrap_or_default()).map(|(n, _)| n)
+        };
+        assert_eq!(of(Some(3), &[]), Ok(3));
+        assert_eq!(of(Some(7), &["a"]), Ok(7));
+        assert_eq!(of(Some(5), &["a"]), Ok(5));
+        assert_eq!(of(Some(3), &["a"]), Err("invalid metrics (1 invalid out of 3), first error is: a".into()));
+        assert_eq!(of(None, &["b", "a", "c"]), Err("invalid metrics (3 invalid out of 3), first error is: b".into()));
+        assert_eq!(of(None, &[]), Err(String::new()));
+    }
 }

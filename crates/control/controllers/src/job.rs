@@ -12,7 +12,9 @@ use std::sync::Arc;
 use fram_client::resources::{JOBS, PODS};
 use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, JOB_INDEX, PatchKind};
 use fram_machinery::{Reason, Status, Value, meta, object};
+use tokio::time::Instant;
 
+use crate::metrics::{JobAction, Metrics};
 use crate::objects::{Objects, settled};
 use crate::replicaset::again;
 use crate::{Context, claim, pods};
@@ -24,6 +26,7 @@ pub(crate) use plan::is_finished;
 const MANAGER: &str = "kubernetes.io/job-controller";
 /// A reconciliation plans again after each step; what is left then waits for its turn.
 const MOST_ROUNDS: usize = 6;
+const SOON: Action = Action::After(std::time::Duration::from_millis(1));
 
 pub(crate) fn start(context: &Context) {
     let (jobs, all) = (context.informers.get(&JOBS), context.informers.get(&PODS));
@@ -34,6 +37,7 @@ pub(crate) fn start(context: &Context) {
         cached_pods: all.clone(),
         events: context.recorder("job-controller", "job-controller"),
         client,
+        metrics: context.metrics.clone(),
         now: context.now.clone(),
     };
     let owners = jobs.clone();
@@ -55,6 +59,7 @@ struct Reconciler {
     pods: Objects,
     cached_pods: Informer,
     events: EventRecorder,
+    metrics: Metrics,
     now: crate::Clock,
 }
 
@@ -62,21 +67,29 @@ impl Reconciler {
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let (namespace, name) = key.split_once('/').unwrap_or(("", key));
         self.let_orphans_go(namespace, name, self.jobs.get(namespace, name).as_deref()).await?;
-        for _ in 0..MOST_ROUNDS {
+        let (begun, mut did) = (Instant::now(), JobAction::Reconciling);
+        for round in 0..MOST_ROUNDS {
             let Some(job) = self.jobs.get(namespace, name) else { return Ok(Action::Done) };
             let manager = job.str_at(&["spec", "managedBy"]);
             if !manager.is_empty() && manager != MANAGER {
                 return Ok(Action::Done);
             }
-            if let Some(action) = self.round(&job).await? {
+            // Nothing is left to be done for one that had ended before.
+            let counts = round > 0 || !is_finished(&job);
+            let result = self.round(&job, &mut did).await;
+            let ended = if round + 1 == MOST_ROUNDS { result.map(|action| action.or(Some(SOON))) } else { result };
+            if counts && !matches!(ended, Ok(None)) {
+                self.metrics.job_synced(&job, did, ended.is_ok(), begun.elapsed());
+            }
+            if let Some(action) = ended? {
                 return Ok(action);
             }
         }
-        Ok(Action::After(std::time::Duration::from_millis(1)))
+        Ok(SOON)
     }
 
     /// One step; None where there may be another at once.
-    async fn round(&self, job: &Value) -> Result<Option<Action>, Status> {
+    async fn round(&self, job: &Value, did: &mut JobAction) -> Result<Option<Action>, Status> {
         let selector = pods::selector(job);
         let seen = self.pods.of(job, |p| selector.as_ref().is_some_and(|s| s.matches(meta::labels(p)))).await?;
         let claims = pods::claims(job, &seen.objects);
@@ -89,20 +102,27 @@ impl Reconciler {
         self.strip(&claims.release).await?;
         claim::release(&self.pods, job, &claims.release).await?;
         let Plan { status, strip, delete, create, events, requeue } = plan(job, &claims.mine, (self.now)());
+        match (delete.is_empty(), create.is_empty()) {
+            (false, _) => *did = JobAction::PodsDeleted,
+            (true, false) => *did = JobAction::PodsCreated,
+            (true, true) if *did == JobAction::Reconciling => *did = JobAction::Tracking,
+            (true, true) => {}
+        }
         if strip.is_empty() && delete.is_empty() && !create.is_empty() {
             // One write of the status after the pods tells of both.
             if let Err(error) = self.create(job, create).await {
-                settled(self.jobs.write_status(job, status).await)?;
+                self.write_status(job, status).await?;
                 return Err(error);
             }
             return Ok(None);
         }
-        settled(self.jobs.write_status(job, status).await)?;
+        self.write_status(job, status).await?;
         for (warning, reason, message) in events {
             self.events.event(job, warning, reason, message);
         }
         let idle = strip.is_empty() && delete.is_empty() && create.is_empty() && claims.adopt.is_empty();
         self.strip(&strip).await?;
+        strip.iter().filter_map(|pod| policy::action(job, pod)).for_each(|action| self.metrics.failure_handled(action));
         for pod in &delete {
             self.pods.delete(pod, DeleteOptions::default()).await.inspect_err(|error| {
                 self.events.event(job, true, "FailedDelete", format!("Error deleting: {}", error.message));
@@ -111,6 +131,12 @@ impl Reconciler {
         }
         self.create(job, create).await?;
         Ok(idle.then(|| again(&seen, requeue)))
+    }
+
+    async fn write_status(&self, job: &Value, status: Value) -> Result<(), Status> {
+        settled(self.jobs.write_status(job, status.clone()).await)?;
+        self.metrics.job_written(job, &status);
+        Ok(())
     }
 
     async fn create(&self, job: &Value, create: Vec<Value>) -> Result<(), Status> {

@@ -26,6 +26,7 @@ mod leader_election;
 mod legacy_token_cleaner;
 mod load_balancer;
 mod local_path;
+mod metrics;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -54,6 +55,7 @@ mod volume_protection;
 pub use context::{Clock, Context, KindInfo, stored_kinds};
 pub use host_path::Directories;
 pub use load_balancer::{AddressPool, PoolError};
+pub use metrics::Metrics;
 pub use node_ipam::PodNetwork;
 pub use node_lifecycle::EvictionRates;
 

@@ -37,6 +37,7 @@ pub(crate) fn start(context: &Context) {
         zones: Arc::default(),
         limiter: Mutex::default(),
         events: context.recorder("node-controller", "node-controller"),
+        metrics: context.metrics.clone(),
         now: context.now.clone(),
     };
     let heard = reconciler.heard.clone();
@@ -101,6 +102,7 @@ struct Reconciler {
     zones: Arc<Mutex<Zones>>,
     limiter: Mutex<Limiter>,
     events: EventRecorder,
+    metrics: crate::Metrics,
     now: crate::Clock,
 }
 
@@ -180,7 +182,11 @@ impl Reconciler {
             false => changed.set(&["spec", "taints"], taints),
         }
         let written = unless_it_changed(self.client.all(&NODES).update(changed).await);
-        if !matches!(written, Ok(Some(_))) {
+        if let Ok(Some(written)) = &written {
+            if plan::is_evicted(written) && !plan::is_evicted(node) {
+                self.metrics.evicted(node);
+            }
+        } else {
             self.limiter.lock().give_back(&zone_of(node), spent);
         }
         written.map(|_| turn)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{CONTROLLER_REVISIONS, PERSISTENT_VOLUME_CLAIMS, PODS, STATEFUL_SETS};
-use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer};
+use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, PatchKind};
 use fram_machinery::{Reason, Status, Value, meta, object};
 
 use crate::objects::{Objects, Seen, settled};
@@ -117,6 +117,11 @@ impl Reconciler {
             for owned in &plan.claim_owners {
                 self.own_claim(set, owned).await?;
             }
+            for (pod, patch) in plan.repair {
+                let result = self.pods.patch(&pod, "", PatchKind::Strategic, patch).await;
+                self.tell(set, "update", "Pod", meta::name(&pod), &result);
+                settled(result)?;
+            }
             for pod in &plan.delete {
                 let result = self.pods.delete(pod, DeleteOptions::default()).await;
                 self.tell(set, "delete", "Pod", meta::name(pod), &result);
@@ -139,7 +144,11 @@ impl Reconciler {
     /// As upstream words it: `create Pod web-0 in StatefulSet web successful`.
     fn tell<T>(&self, set: &Value, verb: &str, kind: &str, name: &str, result: &Result<T, Status>) {
         let what = format!("{verb} {kind} {name} in StatefulSet {}", meta::name(set));
-        let capital = if verb == "create" { "Create" } else { "Delete" };
+        let capital = match verb {
+            "create" => "Create",
+            "update" => "Update",
+            _ => "Delete",
+        };
         match result {
             Ok(_) => self.events.event(set, false, &format!("Successful{capital}"), format!("{what} successful")),
             Err(error) => self.events.event(set, true, &format!("Failed{capital}"), format!("{what} failed error: {}", error.message)),

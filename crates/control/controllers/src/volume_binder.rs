@@ -1,28 +1,33 @@
 //! Binds PersistentVolumeClaims to PersistentVolumes that exist, and asks external provisioners for those that do not. Claims
 //! whose class waits for their first consumer wait for the scheduler's choice of a node.
 
+mod consumers;
 mod plan;
 
 use std::sync::Arc;
 
-use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES};
+use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, STORAGE_CLASSES};
 use fram_client::{Action, Controller, EventRecorder, Informer};
 use fram_machinery::{Status, Value, meta, object};
+use parking_lot::Mutex;
 
 use crate::Context;
 use crate::objects::{Objects, settled};
+use consumers::Consumers;
 
 const PROVISIONERS: [&str; 2] = ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 
 pub(crate) fn start(context: &Context) {
     let (claims, volumes) = (context.informers.get(&PERSISTENT_VOLUME_CLAIMS), context.informers.get(&PERSISTENT_VOLUMES));
-    let classes = context.informers.get(&STORAGE_CLASSES);
+    let (classes, pods) = (context.informers.get(&STORAGE_CLASSES), context.informers.get(&PODS));
+    let consumers: Arc<Mutex<Consumers>> = Arc::default();
     let client = context.client("persistent-volume-binder");
     let binder = Binder {
         claims: Objects::new(&client, &claims),
         volumes: Objects::new(&client, &volumes),
         cached_volumes: volumes.clone(),
         classes: classes.clone(),
+        consumers: consumers.clone(),
         events: context.recorder("persistent-volume-binder", "persistentvolume-controller"),
     };
     let (of_volume, of_class) = (claims.clone(), claims.clone());
@@ -38,7 +43,8 @@ pub(crate) fn start(context: &Context) {
                 false => vec![reference.join("/")],
             }
         })
-        .watches(&classes, move |class| waiting(&of_class, meta::name(class)));
+        .watches(&classes, move |class| waiting(&of_class, meta::name(class)))
+        .watches_deltas(&pods, move |delta| consumers.lock().note(delta.old.as_deref(), delta.new.as_deref()));
     context.run(controller, binder, |b, key| async move {
         match key.split_once('/') {
             Some((namespace, name)) => b.claim(namespace, name).await,
@@ -58,6 +64,7 @@ struct Binder {
     volumes: Objects,
     cached_volumes: Informer,
     classes: Informer,
+    consumers: Arc<Mutex<Consumers>>,
     events: EventRecorder,
 }
 
@@ -103,12 +110,14 @@ impl Binder {
         let waits = class.as_ref().is_some_and(|c| fram_api::storage::waits_for_consumer(c));
         let chosen = meta::annotation(claim, plan::SELECTED_NODE).is_some();
         if waits && !chosen && !all.iter().any(|v| plan::is_for(v, claim)) {
-            if claim.str_at(&["status", "phase"]).is_empty() {
+            if let Some(pods) = self.consumers.lock().take_news(&meta::key(claim)) {
+                self.events.event(claim, false, "WaitForPodScheduled", format!("waiting for {pods} to be scheduled"));
+            } else if claim.str_at(&["status", "phase"]).is_empty() {
                 self.events.event(claim, false, "WaitForFirstConsumer", "waiting for first consumer to be created before binding");
             }
             return self.claim_phase(claim, "Pending").await;
         }
-        if let Some(volume) = plan::find(claim, &all, |_| true) {
+        if let Some(volume) = plan::find(claim, &all) {
             return self.bind(claim, &volume).await;
         }
         match class {

@@ -66,15 +66,17 @@ pub(crate) struct Cache {
 
 impl Cache {
     fn note(&mut self, change: Change) {
-        if matches!(change, Change::Node(_)) {
-            self.columns.get_mut().clear();
-            *self.order.get_mut() = None;
-        }
         if self.log.len() == LOG {
             self.log.pop_front();
         }
         self.log.push_back(change);
         self.position += 1;
+    }
+
+    /// There are other nodes, or they have other labels.
+    fn relabelled(&mut self) {
+        self.columns.get_mut().clear();
+        *self.order.get_mut() = None;
     }
 
     /// How many changes there have been.
@@ -130,6 +132,9 @@ impl Cache {
             return false;
         }
         self.count += usize::from(before.is_none());
+        if before.is_none_or(|before| meta::labels(&before) != meta::labels(&object)) {
+            self.relabelled();
+        }
         self.slots[slot].set_object(object);
         self.note(Change::Node(slot));
         true
@@ -139,6 +144,7 @@ impl Cache {
         let Some(slot) = self.names.get(name).copied() else { return };
         if self.slots[slot].object.take().is_some() {
             self.count -= 1;
+            self.relabelled();
             self.note(Change::Node(slot));
         }
         self.free_if_empty(name);
@@ -362,6 +368,22 @@ mod tests {
         assert_eq!(*cache.order(), [0, 3, 1, 4, 2]);
         cache.remove_node("a");
         assert_eq!(*cache.order(), [1, 3, 2, 4]);
+    }
+
+    #[test]
+    fn a_node_that_stays_where_it_is_changes_neither_the_order_nor_what_is_known_of_labels() {
+        let mut cache = cache(vec![node("a", "4"), node("b", "4")]);
+        let (order, column) = (cache.order(), cache.column("kubernetes.io/hostname"));
+        let mut tainted = node("a", "4");
+        tainted.set(&["spec", "taints"], object!([{ "key": "k", "effect": "NoExecute" }]));
+        assert!(cache.set_node("a", Arc::new(tainted.clone())));
+        assert!(Arc::ptr_eq(&order, &cache.order()) && Arc::ptr_eq(&column, &cache.column("kubernetes.io/hostname")));
+        meta::set_label(&mut tainted, ZONE, "z");
+        assert!(cache.set_node("a", Arc::new(tainted)));
+        assert!(!Arc::ptr_eq(&order, &cache.order()) && !Arc::ptr_eq(&column, &cache.column("kubernetes.io/hostname")));
+        assert_eq!(*cache.order(), [0, 1]);
+        cache.remove_node("a");
+        assert_eq!(*cache.order(), [1]);
     }
 
     #[test]

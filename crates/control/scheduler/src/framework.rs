@@ -231,6 +231,13 @@ pub(crate) enum Filtered {
     None(Attempt, Outcome),
 }
 
+impl Filtered {
+    /// No node was looked at.
+    pub(crate) fn unseen(pod: &Arc<Pod>, outcome: Outcome) -> Self {
+        Self::None(Attempt::new(pod.clone(), Vec::new()), outcome)
+    }
+}
+
 /// One pod's way through the plugins, by their numbers, with their views of it.
 pub(crate) struct Attempt {
     pub(crate) pod: Arc<Pod>,
@@ -288,15 +295,18 @@ impl Framework {
         }
     }
 
-    /// Which nodes take a pod. Where room was made for it, that node alone, if it does.
-    pub(crate) fn filter(&mut self, pod: &Arc<Pod>, cache: &mut Cache) -> Filtered {
+    /// A pod's way, where any node could take it at all.
+    pub(crate) fn prepare(&mut self, pod: &Arc<Pod>, cache: &Cache) -> Result<Attempt, Outcome> {
         let early = self.plugins.iter().filter(|s| s.filters).find_map(|s| Some((s, s.plugin.pre_filter(pod, cache).err()?)));
         if let Some((slot, reason)) = early {
-            let outcome = Outcome::Premature { nodes: cache.count(), reason, plugin: slot.plugin.name() };
-            return Filtered::None(Attempt::new(pod.clone(), Vec::new()), outcome);
+            return Err(Outcome::Premature { nodes: cache.count(), reason, plugin: slot.plugin.name() });
         }
-        let mut attempt = self.attempt(pod, cache);
-        if let Some(slot) = cache.nominated_node(&pod.uid).and_then(|name| cache.slot(name))
+        Ok(self.attempt(pod, cache))
+    }
+
+    /// Which nodes take a pod. Where room was made for it, that node alone, if it does.
+    pub(crate) fn filter(&mut self, mut attempt: Attempt, cache: &mut Cache) -> Filtered {
+        if let Some(slot) = cache.nominated_node(&attempt.pod.uid).and_then(|name| cache.slot(name))
             && self.fits(&mut attempt, cache, slot).is_ok()
         {
             attempt.nominated = true;
@@ -492,7 +502,9 @@ mod tests {
         let mut framework = Framework::new(standard(&Arguments::default()), 25);
         let mut looks = Vec::new();
         for n in 0..2 {
-            let Filtered::Feasible(attempt, slots) = framework.filter(&two_cpus(&n.to_string()), &mut cache) else { panic!("no node") };
+            let Filtered::Feasible(attempt, slots) = filter(&mut framework, &two_cpus(&n.to_string()), &mut cache) else {
+                panic!("no node")
+            };
             framework.end(attempt);
             assert!((200..=250).contains(&slots.len()) && slots.iter().all(|slot| slot % 2 == 1), "{}", slots.len());
             looks.push(slots);

@@ -16,10 +16,12 @@ mod plugins;
 mod pod;
 mod preemption;
 mod queue;
+mod resources;
 mod run;
 mod storage;
 
 pub use configuration::{Configuration, ConfigurationError};
 pub use extender::ExtenderError;
 pub use metrics::Metrics;
+pub use resources::PodResources;
 pub use run::{Scheduler, SchedulerConfig};

@@ -38,6 +38,21 @@ struct ByType {
     r#type: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPoint {
+    extension_point: &'static str,
+    status: &'static str,
+    profile: String,
+}
+
+/// What the plugins of one extension point said of a pod together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Said {
+    Success,
+    Unschedulable,
+    Error,
+}
+
 /// What became of an attempt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Outcome {
@@ -59,6 +74,23 @@ pub struct Metrics {
     preemptions: Counter,
     victims: Histogram,
     cache: Family<ByType, Gauge>,
+    pub(crate) points: Points,
+}
+
+/// How long extension points take.
+#[derive(Debug, Clone)]
+pub(crate) struct Points(Family<ByPoint, Histogram>);
+
+impl Points {
+    /// The plugins of an extension point have had their say.
+    pub(crate) fn passed(&self, profile: &str, extension_point: &'static str, said: Said, took: Duration) {
+        let status = match said {
+            Said::Success => "Success",
+            Said::Unschedulable => "Unschedulable",
+            Said::Error => "Error",
+        };
+        self.0.get_or_create(&ByPoint { extension_point, status, profile: profile.into() }).observe(took.as_secs_f64());
+    }
 }
 
 impl Default for Metrics {
@@ -76,6 +108,7 @@ impl Default for Metrics {
             preemptions: Counter::default(),
             victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
             cache: Family::default(),
+            points: Points(Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0001, 2.0, 12)))),
         }
     }
 }
@@ -105,6 +138,8 @@ impl Metrics {
         );
         registry.register("preemption_attempts", "Total preemption attempts in the cluster till now", self.preemptions.clone());
         registry.register("preemption_victims", "Number of selected preemption victims", self.victims.clone());
+        let about = "Latency for running all plugins of a specific extension point";
+        registry.register("framework_extension_point_duration_seconds", about, self.points.0.clone());
         registry.register(
             "scheduler_cache_size",
             "Number of nodes, pods, and assumed (bound) pods in the scheduler cache",
@@ -170,6 +205,7 @@ mod tests {
         metrics.scheduled(1, Duration::from_millis(3));
         metrics.waiting(Lengths { active: 2, ..Lengths::default() }, 1);
         metrics.incoming("PodAdd", "active", 3);
+        metrics.points.passed("default-scheduler", "Filter", Said::Unschedulable, Duration::from_micros(150));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
@@ -180,6 +216,7 @@ mod tests {
             "scheduler_pending_pods{queue=\"gated\"} 1",
             "scheduler_queue_incoming_pods_total{event=\"PodAdd\",queue=\"active\"} 3",
             "scheduler_preemption_attempts_total 0",
+            "scheduler_framework_extension_point_duration_seconds_bucket{le=\"0.0002\",extension_point=\"Filter\",status=\"Unschedulable\",profile=\"default-scheduler\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -164,9 +164,17 @@ pub(crate) mod testing {
         Framework::new(standard(&Arguments::default()), 0)
     }
 
+    /// The nodes that take a pod, or why none does.
+    pub(crate) fn filter(framework: &mut Framework, pod: &Arc<Pod>, cache: &mut Cache) -> Filtered {
+        match framework.prepare(pod, cache) {
+            Ok(attempt) => framework.filter(attempt, cache),
+            Err(outcome) => Filtered::unseen(pod, outcome),
+        }
+    }
+
     /// The node that is chosen for a pod, or why none is.
     pub(crate) fn schedule(framework: &mut Framework, pod: &Arc<Pod>, cache: &mut Cache) -> String {
-        match framework.filter(pod, cache) {
+        match filter(framework, pod, cache) {
             Filtered::Feasible(mut attempt, slots) => {
                 let totals = framework.score(&mut attempt, cache, &slots);
                 framework.end(attempt);

@@ -210,7 +210,7 @@ mod tests {
 
     fn check(cache: &mut Cache, new: Value, budgets: &[Arc<Value>]) -> String {
         let (mut framework, pod) = (framework(), pod("new", new));
-        let Filtered::None(mut attempt, Outcome::Unschedulable { clearable, .. }) = framework.filter(&pod, cache) else {
+        let Filtered::None(mut attempt, Outcome::Unschedulable { clearable, .. }) = filter(&mut framework, &pod, cache) else {
             return "fits".into();
         };
         let before = cache.position();

@@ -34,6 +34,62 @@ pub(crate) enum Step {
     Provision { claim: Arc<Value> },
 }
 
+/// What the claims of a pod need: found once for all nodes.
+pub(crate) struct Needs(Vec<Need>);
+
+enum Need {
+    /// The claim's own volume, if that is there.
+    Its(Option<Arc<Value>>),
+    /// One of some, or one that is made.
+    One { claim: Arc<Value>, choice: Choice },
+}
+
+/// The volumes that a claim may take, the best first. Those that only nodes with some label reach, as volumes that are a part of one node
+/// are, are looked at for no others: there may be as many as nodes.
+struct Choice {
+    volumes: Vec<Arc<Value>>,
+    /// By label and its value, the volumes whose nodes all have it.
+    by_label: HashMap<String, HashMap<String, Vec<usize>>>,
+    /// All others.
+    anywhere: Vec<usize>,
+}
+
+impl Choice {
+    fn new(volumes: Vec<&Arc<Value>>) -> Self {
+        let mut choice = Self { volumes: volumes.into_iter().cloned().collect(), by_label: HashMap::new(), anywhere: Vec::new() };
+        for (at, volume) in choice.volumes.iter().enumerate() {
+            let Some(labels) = labels_of(volume) else {
+                choice.anywhere.push(at);
+                continue;
+            };
+            for (label, value) in labels {
+                choice.by_label.entry(label.into()).or_default().entry(value.into()).or_default().push(at);
+            }
+        }
+        choice
+    }
+
+    /// The best that a node reaches and that is allowed.
+    fn best(&self, node: &Node, allowed: impl Fn(&Value) -> bool) -> Option<&Arc<Value>> {
+        let here = self.by_label.iter().filter_map(|(label, values)| values.get(node.labels().get(label)?.as_str()?));
+        let fits = |at: &&usize| allowed(&self.volumes[**at]) && reaches(&self.volumes[**at], node);
+        let best = here.chain([&self.anywhere]).filter_map(|all| all.iter().find(fits)).min();
+        best.map(|at| &self.volumes[*at])
+    }
+}
+
+/// Labels and values of which each node that reaches a volume has one; None where nothing is known of them.
+fn labels_of(volume: &Value) -> Option<Vec<(&str, &str)>> {
+    let terms = volume.list_at(&["spec", "nodeAffinity", "required", "nodeSelectorTerms"]);
+    let mut labels = Vec::new();
+    for term in terms {
+        let one_of = term.list_at(&["matchExpressions"]).iter().find(|e| e.str_at(&["operator"]) == "In")?;
+        let values = one_of.list_at(&["values"]).iter().filter_map(Value::as_str);
+        labels.extend(values.map(|value| (one_of.str_at(&["key"]), value)));
+    }
+    (!terms.is_empty()).then_some(labels)
+}
+
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 const CONFLICT: &str = "node(s) didn't find available persistent volumes to bind";
 const NO_ROOM: &str = "node(s) did not have enough free storage";
@@ -82,34 +138,39 @@ impl Storage {
         if immediate { Err("pod has unbound immediate PersistentVolumeClaims".into()) } else { Ok(()) }
     }
 
-    /// What the pod's claims need before it can run on a node, or why it cannot.
-    pub(crate) fn steps(&self, pod: &Value, node: &Node) -> Result<Vec<Step>, String> {
+    /// What the pod's claims need, wherever it runs.
+    pub(crate) fn needs(&self, pod: &Value) -> Needs {
+        let need = |claim: &Arc<Value>| match storage::is_bound(claim) {
+            true => Need::Its(self.volumes.get(claim.str_at(&["spec", "volumeName"])).cloned()),
+            false => Need::One { claim: claim.clone(), choice: Choice::new(storage::candidates(claim, self.volumes.values())) },
+        };
+        Needs(self.claims_of(pod).filter_map(|(_, claim)| claim.map(need)).collect())
+    }
+
+    /// What is to be done before a pod with these needs can run on a node, or why it cannot.
+    pub(crate) fn steps(&self, needs: &Needs, node: &Node) -> Result<Vec<Step>, String> {
         let mut steps: Vec<Step> = Vec::new();
-        for claim in self.claims_of(pod).filter_map(|(_, claim)| claim) {
-            if storage::is_bound(claim) {
-                let Some(volume) = self.volumes.get(claim.str_at(&["spec", "volumeName"])) else {
-                    return Err("node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)".into());
-                };
-                if !reaches(volume, node) {
+        for need in &needs.0 {
+            match need {
+                Need::Its(None) => return Err("node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)".into()),
+                Need::Its(Some(volume)) if !reaches(volume, node) => {
                     return Err("node(s) didn't match PersistentVolume's node affinity".into());
                 }
-                continue;
+                Need::Its(Some(_)) => {}
+                Need::One { claim, choice } => steps.push(self.step(claim, choice, node, &steps)?),
             }
-            let step = self.step(claim, node, &steps)?;
-            steps.push(step);
         }
         Ok(steps)
     }
 
-    fn step(&self, claim: &Arc<Value>, node: &Node, before: &[Step]) -> Result<Step, String> {
+    fn step(&self, claim: &Arc<Value>, choice: &Choice, node: &Node, before: &[Step]) -> Result<Step, String> {
         let selected = meta::annotation(claim, SELECTED_NODE);
         if selected.is_some_and(|selected| selected != node.name()) {
             return Err(CONFLICT.into());
         }
         let taken = |v: &Value| before.iter().any(|s| matches!(s, Step::Take { volume, .. } if meta::name(volume) == meta::name(v)));
-        let all: Vec<Arc<Value>> = self.volumes.values().cloned().collect();
-        if let Some(volume) = storage::find(claim, &all, |v| reaches(v, node) && !taken(v)) {
-            return Ok(Step::Take { claim: claim.clone(), volume });
+        if let Some(volume) = choice.best(node, |v| !taken(v)) {
+            return Ok(Step::Take { claim: claim.clone(), volume: volume.clone() });
         }
         let class = self.classes.get(storage::class(claim)).ok_or(CONFLICT)?;
         let topologies = class.list_at(&["allowedTopologies"]);
@@ -194,7 +255,7 @@ mod tests {
 
     fn check(storage: &Storage, on: &str) -> String {
         let pod = object!({ "metadata": { "namespace": "ns" }, "spec": { "volumes": [{ "name": "d", "persistentVolumeClaim": { "claimName": "c" } }] } });
-        match storage.premature(&pod).and_then(|()| storage.steps(&pod, &node(on))) {
+        match storage.premature(&pod).and_then(|()| storage.steps(&storage.needs(&pod), &node(on))) {
             Ok(steps) => match steps.as_slice() {
                 [] => "nothing".into(),
                 [Step::Take { volume, .. }] => format!("take {}", meta::name(volume)),
@@ -213,6 +274,53 @@ mod tests {
         assert_eq!(check(&storage(claim("none"), Some("none")), "b"), CONFLICT);
         assert_eq!(check(&storage(claim("now"), None), "a"), "pod has unbound immediate PersistentVolumeClaims");
         assert_eq!(check(&Storage::default(), "a"), "persistentvolumeclaim \"c\" not found");
+    }
+
+    #[test]
+    fn of_many_volumes_a_node_gets_the_smallest_that_it_reaches() {
+        let mut storage = storage(object!({ "spec": { "storageClassName": "none" } }), None);
+        let mut add = |name: &str, size: &str, terms: Value| {
+            let required = if terms.is_null() { Value::Null } else { object!({ "nodeSelectorTerms": terms }) };
+            let spec = object!({ "storageClassName": "none", "accessModes": ["ReadWriteOnce"], "capacity": { "storage": size },
+                "nodeAffinity": { "required": required } });
+            let volume = object!({ "metadata": { "name": name }, "spec": spec, "status": { "phase": "Available" } });
+            storage.volumes.insert(name.into(), Arc::new(volume));
+        };
+        let on = |hosts: &[&str]| {
+            let values: Vec<Value> = hosts.iter().map(|host| Value::from(*host)).collect();
+            object!({ "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": "In", "values": values }] })
+        };
+        let labelled = object!({ "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": "Exists" }] });
+        add("a2", "2Gi", object!([(on(&["a"]))]));
+        add("ab3", "3Gi", object!([(on(&["b", "a"]))]));
+        add("b1", "1Gi", object!([(on(&["b"]))]));
+        add("cd1", "1Gi", object!([(on(&["c"])), (on(&["d"]))]));
+        add("labelled5", "5Gi", object!([labelled, (on(&["a"]))]));
+        add("never", "1Gi", object!([]));
+        for (node, volume) in [("a", "a2"), ("b", "b1"), ("c", "cd1"), ("d", "cd1"), ("e", "labelled5")] {
+            assert_eq!(check(&storage, node), format!("take {volume}"), "{node}");
+        }
+        let every = |node: &str| {
+            let pod = object!({ "metadata": { "namespace": "ns" }, "spec": { "volumes": [
+                { "name": "d", "persistentVolumeClaim": { "claimName": "c" } }, { "name": "e", "persistentVolumeClaim": { "claimName": "c2" } }] } });
+            let mut storage = Storage {
+                claims: storage.claims.clone(),
+                volumes: storage.volumes.clone(),
+                classes: storage.classes.clone(),
+                ..Storage::default()
+            };
+            let mut second = (*storage.claims["ns/c"]).clone();
+            second.set(&["metadata", "name"], "c2");
+            storage.claims.insert("ns/c2".into(), Arc::new(second));
+            let steps = storage.steps(&storage.needs(&pod), &self::node(node)).unwrap();
+            let name = |step: &Step| match step {
+                Step::Take { volume, .. } => meta::name(volume).to_string(),
+                Step::Provision { .. } => "new".into(),
+            };
+            steps.iter().map(name).collect::<Vec<_>>()
+        };
+        assert_eq!(every("a"), ["a2", "ab3"]);
+        assert_eq!(every("c"), ["cd1", "labelled5"]);
     }
 
     #[test]

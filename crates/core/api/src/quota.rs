@@ -80,6 +80,11 @@ pub fn requests(pod: &Value) -> Amounts {
     of_pod(pod, "requests")
 }
 
+/// What a pod as a whole uses at most, of what it has limits for.
+pub fn limits(pod: &Value) -> Amounts {
+    of_pod(pod, "limits")
+}
+
 /// What a pod that has not ended uses.
 pub fn pod(pod: &Value) -> Amounts {
     let mut out = Amounts::from([("pods".to_string(), one())]);

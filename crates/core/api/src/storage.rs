@@ -103,21 +103,25 @@ pub fn mismatch(volume: &Value, claim: &Value) -> Option<&'static str> {
     }
 }
 
-/// The volume for a claim among those that are `allowed`: one that is set aside for it, else the smallest that is free and fits.
-pub fn find(claim: &Value, volumes: &[Arc<Value>], allowed: impl Fn(&Value) -> bool) -> Option<Arc<Value>> {
-    if let Some(own) = volumes.iter().find(|v| is_for(v, claim) && serves(v, claim) && allowed(v)) {
-        return Some(own.clone());
-    }
-    let selector = Selector::from_object(claim.at(&["spec", "selector"]).filter(|s| !s.is_null())).ok()?;
-    let free = |v: &&Arc<Value>| {
+/// The volumes that may become a claim's, the best first: those that are set aside for it, then those that are free and fit, the
+/// smallest first.
+pub fn candidates<'a>(claim: &Value, volumes: impl Iterator<Item = &'a Arc<Value>>) -> Vec<&'a Arc<Value>> {
+    let selector = Selector::from_object(claim.at(&["spec", "selector"]).filter(|s| !s.is_null()));
+    let free = |v: &Value| {
         claim_reference(v).is_none()
             && v.str_at(&["status", "phase"]) == "Available"
             && class(v) == class(claim)
-            && selector.as_ref().is_none_or(|s| s.matches(meta::labels(v)))
-            && serves(v, claim)
-            && allowed(v)
+            && selector.as_ref().is_ok_and(|s| s.as_ref().is_none_or(|s| s.matches(meta::labels(v))))
     };
-    volumes.iter().filter(free).min_by_key(|v| (capacity(v), meta::name(v).to_string())).cloned()
+    let of = |v: &Value| (free(v) || is_for(v, claim)) && serves(v, claim);
+    let mut found: Vec<&Arc<Value>> = volumes.filter(|v| of(v)).collect();
+    found.sort_by_cached_key(|v| (!is_for(v, claim), capacity(v), meta::name(v).to_string()));
+    found
+}
+
+/// The volume for a claim.
+pub fn find(claim: &Value, volumes: &[Arc<Value>]) -> Option<Arc<Value>> {
+    candidates(claim, volumes.iter()).first().copied().cloned()
 }
 
 #[cfg(test)]
@@ -151,9 +155,33 @@ mod tests {
     #[test]
     fn a_volume_of_other_attributes_is_not_found_even_where_it_is_set_aside() {
         let mut aside = volume("2Gi", "a", "silver");
-        assert!(find(&claim("a", "gold"), &[Arc::new(aside.clone())], |_| true).is_none());
+        assert!(find(&claim("a", "gold"), &[Arc::new(aside.clone())]).is_none());
         aside.set(&["spec", "claimRef"], object!({ "name": "c", "namespace": "ns" }));
-        assert!(find(&claim("a", "gold"), &[Arc::new(aside.clone())], |_| true).is_none());
-        assert!(find(&claim("a", "silver"), &[Arc::new(aside)], |_| true).is_some());
+        assert!(find(&claim("a", "gold"), &[Arc::new(aside.clone())]).is_none());
+        assert!(find(&claim("a", "silver"), &[Arc::new(aside)]).is_some());
+    }
+
+    #[test]
+    fn the_best_volume_is_the_one_that_is_set_aside_and_then_the_smallest_that_is_free() {
+        let named = |name: &str, size: &str, class: &str, held_by: &str| {
+            let mut volume = volume(size, class, "gold");
+            volume.set(&["metadata", "name"], name);
+            if !held_by.is_empty() {
+                volume.set(&["spec", "claimRef"], object!({ "namespace": "ns", "name": held_by }));
+            }
+            Arc::new(volume)
+        };
+        let volumes = [
+            named("large", "9Gi", "a", ""),
+            named("twin", "3Gi", "a", ""),
+            named("fits", "3Gi", "a", ""),
+            named("small", "1Gi", "a", ""),
+            named("other", "3Gi", "b", ""),
+            named("held", "3Gi", "a", "d"),
+            named("aside", "5Gi", "b", "c"),
+        ];
+        let names = |found: Vec<&Arc<Value>>| found.into_iter().map(|v| meta::name(v).to_string()).collect::<Vec<_>>();
+        assert_eq!(names(candidates(&claim("a", "gold"), volumes.iter())), ["aside", "fits", "twin", "large"]);
+        assert_eq!(names(candidates(&claim("c", "gold"), volumes[..6].iter())), [""; 0]);
     }
 }

@@ -1,5 +1,6 @@
 //! `fram status`: how the cluster fares, as far as the API says it and the fram of this machine does.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use fram_client::{ListOptions, resources};
@@ -124,28 +125,44 @@ async fn of_api(access: &Access, here: Option<&Value>, lines: &mut Vec<Line>, no
     lines.push(line(API_SERVER, if code == 200 { "Ready" } else { "NotReady" }, since, &memory, details));
     let pods = access.resource_type(&resources::PODS.plural).await?;
     let pods = access.objects_in(pods, "").list(ListOptions::default()).await?.items;
+    let pods = by_node(pods.iter().map(|pod| &**pod));
     let nodes = access.resource_type(&resources::NODES.plural).await?;
     let mut healthy = code == 200;
     for node in access.objects(nodes).list(ListOptions::default()).await?.items {
-        let on_it = pods.iter().filter(|p| p.str_at(&["spec", "nodeName"]) == meta::name(&node));
-        let (line, ready) = of_node(&node, on_it.map(|p| p.str_at(&["status", "phase"])), now);
+        let (line, ready) = of_node(&node, pods.get(meta::name(&node)).copied().unwrap_or_default(), now);
         healthy &= ready;
         lines.push(line);
     }
-    let waiting = pods.iter().filter(|p| p.str_at(&["spec", "nodeName"]).is_empty()).count();
-    if waiting > 0 {
-        lines.push(line("pods without a node", "Pending", String::new(), "", format!("{waiting}: see `fram get pods -A`")));
+    if let Some(waiting) = pods.get("") {
+        lines.push(line("pods without a node", "Pending", String::new(), "", format!("{}: see `fram get pods -A`", waiting.all)));
     }
     Ok(healthy)
 }
 
-fn of_node<'a>(node: &Value, phases: impl Iterator<Item = &'a str>, now: Timestamp) -> (Line, bool) {
+/// How many pods there are, and how many of them run.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Pods {
+    running: usize,
+    all: usize,
+}
+
+/// The pods of each node; those without one under no name.
+fn by_node<'a>(pods: impl Iterator<Item = &'a Value>) -> HashMap<&'a str, Pods> {
+    let mut out: HashMap<&str, Pods> = HashMap::new();
+    for pod in pods {
+        let here = out.entry(pod.str_at(&["spec", "nodeName"])).or_default();
+        here.all += 1;
+        here.running += usize::from(pod.str_at(&["status", "phase"]) == "Running");
+    }
+    out
+}
+
+fn of_node(node: &Value, pods: Pods, now: Timestamp) -> (Line, bool) {
     let ready = meta::condition(node, "Ready");
     let is_ready = meta::condition_is_true(node, "Ready");
-    let (running, all) = phases.fold((0, 0), |(running, all), phase| (running + usize::from(phase == "Running"), all + 1));
     let pressures =
         node.list_at(&["status", "conditions"]).iter().filter(|c| c.str_at(&["type"]) != "Ready" && c.str_at(&["status"]) == "True");
-    let mut details = vec![format!("{running} of {all} pods running")];
+    let mut details = vec![format!("{} of {} pods running", pods.running, pods.all)];
     details.extend(pressures.map(|c| c.str_at(&["type"]).to_string()));
     if !is_ready {
         details.push(ready.map(|c| c.str_at(&["message"]).to_string()).unwrap_or_default());
@@ -171,13 +188,21 @@ mod tests {
             object!({ "metadata": { "name": "n" }, "spec": {}, "status": { "conditions": [
                 { "type": "Ready", "status": ready, "message": "gone", "lastTransitionTime": "2026-01-01T00:00:00Z" }, { "type": "DiskPressure", "status": "True" }] } })
         };
-        let (line, ready) = of_node(&node("True"), ["Running", "Pending"].into_iter(), now);
+        let (line, ready) = of_node(&node("True"), Pods { running: 1, all: 2 }, now);
         assert_eq!(
             (line, ready),
             (vec!["node n".into(), "Ready".into(), "60s".into(), "-".into(), "1 of 2 pods running, DiskPressure".into()], true)
         );
-        let (line, ready) = of_node(&node("Unknown"), [].into_iter(), now);
+        let (line, ready) = of_node(&node("Unknown"), Pods::default(), now);
         assert!(!ready && line[4].ends_with("gone") && line[1] == "NotReady");
+    }
+
+    #[test]
+    fn each_pod_counts_once_at_its_node_or_at_none() {
+        let pod = |node: &str, phase: &str| object!({ "spec": { "nodeName": node }, "status": { "phase": phase } });
+        let pods = [pod("a", "Running"), pod("b", "Pending"), pod("a", "Failed"), object!({ "spec": {} })];
+        let expect = [("a", Pods { running: 1, all: 2 }), ("b", Pods { running: 0, all: 1 }), ("", Pods { running: 0, all: 1 })];
+        assert_eq!(by_node(pods.iter()), HashMap::from(expect));
     }
 
     #[test]

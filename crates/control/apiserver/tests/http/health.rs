@@ -29,6 +29,19 @@ async fn health_checks_are_counted_by_what_they_found() {
 }
 
 #[tokio::test]
+async fn what_is_told_of_each_pod_is_not_among_the_other_metrics() {
+    let site = Site::start(|server| {
+        let amount = prometheus_client::metrics::gauge::Gauge::<i64>::default();
+        amount.set(3);
+        server.show_pod_resources(|registry| registry.register("kube_pod_resource_request", "what pods ask for", amount));
+        server
+    })
+    .await;
+    assert!(text(&site, "/metrics/resources").await.contains("\nkube_pod_resource_request 3\n"));
+    assert!(!text(&site, "/metrics").await.contains("kube_pod_resource_request"));
+}
+
+#[tokio::test]
 async fn requests_and_the_process_are_among_the_metrics() {
     let site = Site::start(|server| server).await;
     text(&site, "/api/v1/namespaces/default/configmaps").await;

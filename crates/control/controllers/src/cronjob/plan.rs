@@ -34,6 +34,11 @@ pub(super) struct Plan {
     pub(super) requeue: Option<Duration>,
 }
 
+/// The time whose Job this is.
+pub(super) fn scheduled(job: &Value) -> Option<Timestamp> {
+    time(job, &["metadata", "annotations", SCHEDULED])
+}
+
 pub(super) fn plan(cron: &Value, jobs: &[Arc<Value>], now: Timestamp) -> Plan {
     let mut plan = Plan { status: cron.get("status").filter(|s| !s.is_null()).cloned().unwrap_or(object!({})), ..Default::default() };
     plan.delete = surplus(cron, jobs);

@@ -18,6 +18,11 @@ pub(super) struct Packed {
 }
 
 impl Packed {
+    /// Whether the slice holds this already.
+    pub(super) fn is_as_it_was(&self) -> bool {
+        self.slice.as_ref().is_some_and(|slice| slice.list_at(&["endpoints"]) == self.endpoints)
+    }
+
     fn room(&self) -> usize {
         MOST.saturating_sub(self.endpoints.len())
     }

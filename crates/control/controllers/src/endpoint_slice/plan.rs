@@ -1,11 +1,16 @@
 //! Which endpoints a Service has and how they are spread over slices. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use fram_machinery::{Map, Value, meta, object};
 
+use jiff::Timestamp;
+
 use super::packing::{self, Packed};
+use super::topology::{self, Ratios, Spreads};
+use super::trigger;
 
 pub(super) const SERVICE: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -23,6 +28,30 @@ pub(super) struct Plan {
     pub(super) create: Vec<Value>,
     pub(super) update: Vec<Value>,
     pub(super) delete: Vec<String>,
+    /// How endpoints are spread over zones, where the Service asks for it.
+    pub(super) spreads: Spreads,
+    pub(super) sizes: Sizes,
+}
+
+/// How much there is of a Service, and what of it is new or gone.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Sizes {
+    pub(super) endpoints: usize,
+    pub(super) slices: usize,
+    /// With as few slices as could be.
+    pub(super) wanted_slices: usize,
+    pub(super) added: usize,
+    pub(super) removed: usize,
+}
+
+/// What endpoints depend on besides the Service and its pods.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    /// The zone of a node, by its name.
+    pub(super) zone_of: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) ratios: &'a Ratios,
+    /// When what is written happened.
+    pub(super) changed_at: Option<Timestamp>,
 }
 
 fn has_ended(pod: &Value) -> bool {
@@ -86,18 +115,36 @@ fn hints(service: &Value, endpoint: &Value) -> Option<Value> {
     (!map.is_empty()).then_some(Value::Map(map))
 }
 
+/// The address families that a Service has endpoints of, its own first.
+fn families(service: &Value) -> Vec<&'static str> {
+    let own = service.list_at(&["spec", "ipFamilies"]).iter().map(|family| if family.as_str() == Some("IPv6") { "IPv6" } else { "IPv4" });
+    let own: Vec<_> = own.collect();
+    if own.is_empty() { vec![family_of(service.str_at(&["spec", "clusterIP"]))] } else { own }
+}
+
+fn family_of(address: &str) -> &'static str {
+    if address.parse::<Ipv6Addr>().is_ok() { "IPv6" } else { "IPv4" }
+}
+
+/// The addresses of a pod that are of a family.
+fn addresses(pod: &Value, family: &str) -> Vec<Value> {
+    let all = pod.list_at(&["status", "podIPs"]).iter().map(|entry| entry.str_at(&["ip"]));
+    let first = Some(pod.str_at(&["status", "podIP"])).filter(|_| pod.list_at(&["status", "podIPs"]).is_empty());
+    all.chain(first).filter(|ip| !ip.is_empty() && family_of(ip) == family).map(Value::from).collect()
+}
+
 /// With the zone, where the pod's node has one.
-fn endpoint(service: &Value, pod: &Value, zone: Option<&str>) -> Option<Value> {
-    let ip = pod.str_at(&["status", "podIP"]);
-    if ip.is_empty() || has_ended(pod) {
+fn endpoint(service: &Value, pod: &Value, family: &str, zone: Option<&str>) -> Option<Value> {
+    let addresses = addresses(pod, family);
+    if addresses.is_empty() || has_ended(pod) {
         return None;
     }
     let terminating = meta::is_terminating(pod);
     let serving = meta::condition_is_true(pod, "Ready");
     let publish = service.bool_at(&["spec", "publishNotReadyAddresses"]) == Some(true);
     let mut out = object!({
-        "addresses": [ip],
-        "conditions": { "ready": (publish || serving && !terminating), "serving": (serving || publish && !terminating), "terminating": terminating },
+        "addresses": addresses,
+        "conditions": { "ready": (publish || serving && !terminating), "serving": serving, "terminating": terminating },
         "nodeName": (pod.str_at(&["spec", "nodeName"])),
         "targetRef": { "kind": "Pod", "namespace": (meta::namespace(pod)), "name": (meta::name(pod)), "uid": (meta::uid(pod)) }
     });
@@ -108,46 +155,55 @@ fn endpoint(service: &Value, pod: &Value, zone: Option<&str>) -> Option<Value> {
     if let Some(zone) = zone {
         out.set(&["zone"], zone);
     }
-    if let Some(hints) = hints(service, &out) {
-        out.set(&["hints"], hints);
-    }
     Some(out)
 }
 
-/// The zone of a node, by its name.
-type ZoneOf<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// Each address family has slices of its own.
+pub(super) fn slices(service: &Value, pods: &[Arc<Value>], existing: &[Arc<Value>], around: Around) -> Plan {
+    let mut left = packing::in_order(existing.iter().filter(|s| !meta::is_terminating(s)).cloned().collect());
+    let mut plan = Plan::default();
+    let slices = left.len();
+    for family in families(service) {
+        let own = left.extract_if(.., |slice| slice.str_at(&["addressType"]) == family).collect();
+        slices_of(service, pods, own, family, around, &mut plan);
+    }
+    plan.delete.extend(left.iter().map(|slice| meta::name(slice).to_string()));
+    plan.sizes.removed += left.iter().map(|slice| slice.list_at(&["endpoints"]).len()).sum::<usize>();
+    plan.sizes.slices = slices + plan.create.len() - plan.delete.len();
+    for slice in plan.create.iter_mut().chain(&mut plan.update) {
+        trigger::mark(slice, around.changed_at);
+    }
+    plan
+}
 
 /// Endpoints that share their ports share slices.
-pub(super) fn slices(service: &Value, pods: &[Arc<Value>], existing: &[Arc<Value>], zone_of: ZoneOf) -> Plan {
-    let mut groups: BTreeMap<String, (Vec<Value>, Vec<Value>)> = BTreeMap::new();
-    for pod in pods {
-        let zone = zone_of(pod.str_at(&["spec", "nodeName"]));
-        let Some(endpoint) = endpoint(service, pod, zone.as_deref()) else { continue };
-        let ports = slice_ports(service, pod);
-        let key = fram_machinery::json::to_string(&Value::from(ports.clone()));
-        groups.entry(key).or_insert_with(|| (ports, Vec::new())).1.push(endpoint);
+fn slices_of(service: &Value, pods: &[Arc<Value>], mut left: Vec<Arc<Value>>, family: &'static str, around: Around, plan: &mut Plan) {
+    let before = left.clone();
+    let mut packed = packed(service, pods, &mut left, family, around);
+    let known = pods_of(before.iter().flat_map(|slice| slice.list_at(&["endpoints"])));
+    let now = pods_of(packed.iter().flat_map(|(_, slice)| &slice.endpoints));
+    let sizes = &mut plan.sizes;
+    sizes.endpoints += now.len();
+    sizes.added += now.difference(&known).count();
+    sizes.removed += known.difference(&now).count();
+    let of_ports = packed.chunk_by(|(a, _), (b, _)| a == b).map(|all| all.iter().map(|(_, slice)| slice.endpoints.len()).sum::<usize>());
+    sizes.wanted_slices += of_ports.map(|endpoints| endpoints.div_ceil(packing::MOST)).sum::<usize>().max(1);
+    if topology::is_wanted(service) {
+        let all = packed.iter_mut().map(|(_, slice)| (slice.is_as_it_was(), &mut slice.endpoints)).collect();
+        plan.spreads.insert(family, topology::spread(around.ratios, all));
     }
-    let mut left = packing::in_order(existing.iter().filter(|s| !meta::is_terminating(s)).cloned().collect());
-    let mut packed: Vec<(Vec<Value>, Packed)> = Vec::new();
-    for (ports, mut endpoints) in groups.into_values() {
-        endpoints.sort_by(|a, b| a.str_at(&["targetRef", "name"]).cmp(b.str_at(&["targetRef", "name"])));
-        let own = left.extract_if(.., |s| s.list_at(&["ports"]) == ports.as_slice()).collect();
-        packed.extend(packing::pack(endpoints, own).into_iter().map(|slice| (ports.clone(), slice)));
-    }
-    let (packed, empty): (Vec<_>, Vec<_>) = packed.into_iter().partition(|(_, slice)| !slice.endpoints.is_empty());
-    left.extend(empty.into_iter().filter_map(|(_, slice)| slice.slice));
-    let (mut plan, mut homeless) = (Plan::default(), Vec::new());
+    let mut homeless = Vec::new();
     if packed.is_empty() {
         // A Service without endpoints has one empty slice, so that readers know it was looked at.
         let at = left.iter().position(|s| s.list_at(&["ports"]).is_empty());
-        let wanted = slice(service, &[], Vec::new());
+        let wanted = slice(service, family, &[], Vec::new());
         match at {
             Some(at) => plan.update.extend(changed(&left.remove(at), &wanted)),
             None => homeless.push(wanted),
         }
     }
     for (ports, packed) in packed {
-        let wanted = slice(service, &ports, packed.endpoints);
+        let wanted = slice(service, family, &ports, packed.endpoints);
         match packed.slice {
             Some(current) => plan.update.extend(changed(&current, &wanted)),
             None => homeless.push(wanted),
@@ -160,8 +216,40 @@ pub(super) fn slices(service: &Value, pods: &[Arc<Value>], existing: &[Arc<Value
             None => plan.create.push(wanted),
         }
     }
-    plan.delete = left.iter().map(|s| meta::name(s).to_string()).collect();
-    plan
+    plan.delete.extend(left.iter().map(|s| meta::name(s).to_string()));
+}
+
+fn pods_of<'a>(endpoints: impl Iterator<Item = &'a Value>) -> HashSet<&'a str> {
+    endpoints.map(|endpoint| endpoint.str_at(&["targetRef", "uid"])).collect()
+}
+
+/// The endpoints of a family with their ports, in the slices that they stay in or in new ones. Slices that nothing is left in are left.
+fn packed(service: &Value, pods: &[Arc<Value>], left: &mut Vec<Arc<Value>>, family: &str, around: Around) -> Vec<(Vec<Value>, Packed)> {
+    // A slice that is as it was keeps its hints, so it takes part with them.
+    let spread = topology::is_wanted(service);
+    let known = left.iter().flat_map(|slice| slice.list_at(&["endpoints"])).filter(|_| spread);
+    let known: HashMap<&str, &Value> = known.filter_map(|e| Some((e.str_at(&["targetRef", "uid"]), e.get("hints")?))).collect();
+    let mut groups: BTreeMap<String, (Vec<Value>, Vec<Value>)> = BTreeMap::new();
+    for pod in pods {
+        let zone = (around.zone_of)(pod.str_at(&["spec", "nodeName"]));
+        let Some(mut endpoint) = endpoint(service, pod, family, zone.as_deref()) else { continue };
+        let hints = if spread { known.get(meta::uid(pod)).copied().cloned() } else { hints(service, &endpoint) };
+        if let Some(hints) = hints {
+            endpoint.set(&["hints"], hints);
+        }
+        let ports = slice_ports(service, pod);
+        let key = fram_machinery::json::to_string(&Value::from(ports.clone()));
+        groups.entry(key).or_insert_with(|| (ports, Vec::new())).1.push(endpoint);
+    }
+    let mut all: Vec<(Vec<Value>, Packed)> = Vec::new();
+    for (ports, mut endpoints) in groups.into_values() {
+        endpoints.sort_by(|a, b| a.str_at(&["targetRef", "name"]).cmp(b.str_at(&["targetRef", "name"])));
+        let own = left.extract_if(.., |s| s.list_at(&["ports"]) == ports.as_slice()).collect();
+        all.extend(packing::pack(endpoints, own).into_iter().map(|slice| (ports.clone(), slice)));
+    }
+    let (packed, empty): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, slice)| !slice.endpoints.is_empty());
+    left.extend(empty.into_iter().filter_map(|(_, slice)| slice.slice));
+    packed
 }
 
 fn labels(service: &Value) -> Map {
@@ -173,12 +261,12 @@ fn labels(service: &Value) -> Map {
     labels
 }
 
-fn slice(service: &Value, ports: &[Value], endpoints: Vec<Value>) -> Value {
+fn slice(service: &Value, family: &str, ports: &[Value], endpoints: Vec<Value>) -> Value {
     let mut labels = labels(service);
     labels.insert(SERVICE, meta::name(service));
     labels.insert(MANAGED_BY, MANAGER);
     object!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
         "metadata": { "generateName": (format!("{}-", meta::name(service))), "namespace": (meta::namespace(service)), "labels": labels,
             "ownerReferences": [(meta::controller_reference(service))] },
         "endpoints": endpoints, "ports": (ports.to_vec())
@@ -204,24 +292,25 @@ fn changed(current: &Value, wanted: &Value) -> Option<Value> {
     (!unchanged).then_some(next)
 }
 
-/// The Endpoints object of a Service: subsets of addresses that share their ports.
+/// The Endpoints object of a Service: subsets of addresses of its own family that share their ports.
 pub(super) fn endpoints(service: &Value, pods: &[Arc<Value>]) -> Value {
     type Addresses = (Vec<Value>, Vec<Value>);
+    let family = families(service)[0];
     let mut subsets: BTreeMap<String, (Vec<Value>, Addresses)> = BTreeMap::new();
     let publish = service.bool_at(&["spec", "publishNotReadyAddresses"]) == Some(true);
     let told = pods.iter().filter(|pod| publish || !meta::is_terminating(pod));
-    let mut told: Vec<_> = told.filter_map(|pod| Some((pod, endpoint(service, pod, None)?))).collect();
+    let mut told: Vec<_> = told.filter_map(|pod| Some((pod, endpoint(service, pod, family, None)?))).collect();
     let is_ready = |endpoint: &Value| endpoint.bool_at(&["conditions", "ready"]) == Some(true);
     // Where there are too many, those that are not ready are left out first.
     told.sort_by_key(|(_, endpoint)| !is_ready(endpoint));
     let truncated = told.len() > MOST_ADDRESSES;
     told.truncate(MOST_ADDRESSES);
-    told.sort_by(|(a, _), (b, _)| a.str_at(&["status", "podIP"]).cmp(b.str_at(&["status", "podIP"])));
+    let address = |endpoint: &Value| endpoint.list_at(&["addresses"]).first().cloned();
+    told.sort_by_cached_key(|(_, endpoint)| address(endpoint).as_ref().and_then(Value::as_str).map(String::from));
     for (pod, endpoint) in told {
         let ports = slice_ports(service, pod);
         let ports: Vec<Value> = ports.into_iter().map(without_empty_name).collect();
-        let mut address =
-            object!({ "ip": (endpoint.list_at(&["addresses"]).first().cloned()), "targetRef": (endpoint.get("targetRef").cloned()) });
+        let mut address = object!({ "ip": (address(&endpoint)), "targetRef": (endpoint.get("targetRef").cloned()) });
         for field in ["nodeName", "hostname"] {
             if let Some(value) = endpoint.get(field) {
                 address.set(&[field], value.clone());
@@ -254,8 +343,8 @@ pub(super) fn endpoints(service: &Value, pods: &[Arc<Value>]) -> Value {
     out
 }
 
-/// The current Endpoints with what they should tell; None where they tell it already.
-pub(super) fn changed_endpoints(current: &Value, wanted: &Value) -> Option<Value> {
+/// The current Endpoints with what they should tell, from when on; None where they tell it already.
+pub(super) fn changed_endpoints(current: &Value, wanted: &Value, changed_at: Option<Timestamp>) -> Option<Value> {
     let mut next = current.clone();
     next.set(&["metadata", "labels"], meta::labels(wanted).clone());
     match meta::annotation(wanted, OVER_CAPACITY) {
@@ -266,7 +355,11 @@ pub(super) fn changed_endpoints(current: &Value, wanted: &Value) -> Option<Value
         Some(subsets) => next.set(&["subsets"], subsets.clone()),
         None => drop(next.remove(&["subsets"])),
     }
-    (next != *current).then_some(next)
+    if next == *current {
+        return None;
+    }
+    trigger::mark(&mut next, changed_at);
+    Some(next)
 }
 
 fn without_empty_name(mut port: Value) -> Value {

@@ -1,6 +1,6 @@
 //! The slices that custom Endpoints are mirrored to. Pure.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use fram_machinery::{Value, meta, object};
@@ -51,15 +51,40 @@ pub(super) fn plan(endpoints: &Value, existing: &[Arc<Value>]) -> Plan {
     plan
 }
 
+/// The addresses of a subset that are mirrored, with whether they are ready: those that are addresses, as many as there may be.
+fn mirrored(subset: &Value) -> impl Iterator<Item = (&Value, bool)> {
+    let ready = subset.list_at(&["addresses"]).iter().map(|a| (a, true));
+    let all = ready.chain(subset.list_at(&["notReadyAddresses"]).iter().map(|a| (a, false)));
+    all.filter(|(address, _)| is_valid(address)).take(MOST_ADDRESSES)
+}
+
+fn is_valid(address: &Value) -> bool {
+    address.str_at(&["ip"]).parse::<IpAddr>().is_ok()
+}
+
+/// What people are told of addresses that are left out: the reason, and the message.
+pub(super) fn left_out(endpoints: &Value) -> Vec<(&'static str, String)> {
+    let subsets = endpoints.list_at(&["subsets"]).iter();
+    let lists = subsets.clone().flat_map(|s| s.list_at(&["addresses"]).iter().chain(s.list_at(&["notReadyAddresses"])));
+    let (all, invalid) = lists.fold((0, 0), |(all, invalid), address| (all + 1, invalid + usize::from(!is_valid(address))));
+    let skipped = all - subsets.flat_map(mirrored).count();
+    let mut told = Vec::new();
+    if invalid > 0 {
+        told.push(("InvalidIPAddress", format!("Skipped {invalid} invalid IP addresses when mirroring to EndpointSlices")));
+    }
+    if skipped > invalid {
+        let most = format!("A max of {MOST_ADDRESSES} addresses can be mirrored to EndpointSlices per Endpoints subset.");
+        told.push(("TooManyAddressesToMirror", format!("{most} {skipped} addresses were skipped")));
+    }
+    told
+}
+
 fn slices(endpoints: &Value) -> Vec<Value> {
     let mut out = Vec::new();
     for subset in endpoints.list_at(&["subsets"]) {
-        let ready = subset.list_at(&["addresses"]).iter().map(|a| (a, true));
-        let all: Vec<(&Value, bool)> =
-            ready.chain(subset.list_at(&["notReadyAddresses"]).iter().map(|a| (a, false))).take(MOST_ADDRESSES).collect();
         for family in ["IPv4", "IPv6"] {
             let is_of = |a: &Value| a.str_at(&["ip"]).parse::<Ipv6Addr>().is_ok() == (family == "IPv6");
-            let found: Vec<Value> = all.iter().filter(|(a, _)| is_of(a)).map(|(a, ready)| endpoint(a, *ready)).collect();
+            let found: Vec<Value> = mirrored(subset).filter(|(a, _)| is_of(a)).map(|(a, ready)| endpoint(a, ready)).collect();
             if !found.is_empty() {
                 out.push(slice(endpoints, subset, family, found));
             }
@@ -134,5 +159,22 @@ mod tests {
         let mut skipped = endpoints(&[]);
         meta::set_label(&mut skipped, SKIP, "true");
         assert!(!is_mirrored(&skipped, &own));
+    }
+
+    #[test]
+    fn people_are_told_of_addresses_that_are_not_mirrored() {
+        let told =
+            |ips: &[&str]| left_out(&endpoints(ips)).into_iter().map(|(reason, about)| format!("{reason}: {about}")).collect::<Vec<_>>();
+        assert!(told(&["10.0.0.1", "fd00::1"]).is_empty());
+        let invalid = "InvalidIPAddress: Skipped 1 invalid IP addresses when mirroring to EndpointSlices";
+        assert_eq!(told(&["10.0.0.1", "nowhere"]), [invalid]);
+        assert_eq!(plan(&endpoints(&["10.0.0.1", "nowhere"]), &[]).create[0].list_at(&["endpoints"]).len(), 1);
+        let ips: Vec<String> = (0..MOST_ADDRESSES + 2).map(|n| format!("10.0.{}.{}", n / 250, n % 250)).collect();
+        let mut ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+        let many = "A max of 1000 addresses can be mirrored to EndpointSlices per Endpoints subset.";
+        assert_eq!(told(&ips), [format!("TooManyAddressesToMirror: {many} 2 addresses were skipped")]);
+        ips[0] = "nowhere";
+        assert_eq!(told(&ips), [invalid.to_string(), format!("TooManyAddressesToMirror: {many} 2 addresses were skipped")]);
+        assert_eq!(plan(&endpoints(&ips), &[]).create[0].list_at(&["endpoints"]).len(), MOST_ADDRESSES);
     }
 }

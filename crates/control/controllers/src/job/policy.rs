@@ -3,6 +3,7 @@
 use fram_machinery::{Value, meta};
 
 use super::indexes::{self, Indexes};
+use crate::pods;
 
 /// What a failed pod means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +15,8 @@ pub(super) enum Verdict {
     FailJob(String),
 }
 
-pub(super) fn judge(job: &Value, pod: &Value) -> Verdict {
+/// The action of the first rule that speaks of a pod, and why it does.
+fn matching<'a>(job: &'a Value, pod: &Value) -> Option<(&'a str, String)> {
     for (i, rule) in job.list_at(&["spec", "podFailurePolicy", "rules"]).iter().enumerate() {
         let action = rule.str_at(&["action"]);
         let at = format!("{}/{}", meta::namespace(pod), meta::name(pod));
@@ -26,15 +28,25 @@ pub(super) fn judge(job: &Value, pod: &Value) -> Verdict {
             let patterns = rule.list_at(&["onPodConditions"]);
             condition(pod, patterns).map(|ty| format!("Pod {at} has condition {ty} matching {action} rule at index {i}"))
         };
-        match (action, message) {
-            (_, None) => {}
-            ("Ignore", _) => return Verdict::Ignore,
-            ("FailIndex", _) => return Verdict::FailIndex,
-            ("FailJob", Some(message)) => return Verdict::FailJob(message),
-            _ => return Verdict::Count,
+        if let Some(message) = message {
+            return Some((action, message));
         }
     }
-    Verdict::Count
+    None
+}
+
+pub(super) fn judge(job: &Value, pod: &Value) -> Verdict {
+    match matching(job, pod) {
+        Some(("Ignore", _)) => Verdict::Ignore,
+        Some(("FailIndex", _)) => Verdict::FailIndex,
+        Some(("FailJob", message)) => Verdict::FailJob(message),
+        _ => Verdict::Count,
+    }
+}
+
+/// What is done about a pod that has failed, where a rule says it.
+pub(super) fn action<'a>(job: &'a Value, pod: &Value) -> Option<&'a str> {
+    matching(job, pod).map(|(action, _)| action).filter(|_| pods::phase(pod) == "Failed")
 }
 
 /// The first container whose exit code a rule speaks of; zero is never one.
@@ -111,6 +123,16 @@ mod tests {
         let pod = object!({ "status": { "conditions": [{ "type": "DisruptionTarget", "status": "True" }] } });
         let rule = object!({ "action": "Ignore", "onPodConditions": [{ "type": "DisruptionTarget", "status": "True" }] });
         assert_eq!(judge(&job(rule), &pod), Verdict::Ignore);
+    }
+
+    #[test]
+    fn the_rule_that_speaks_of_a_failed_pod_says_what_was_done() {
+        let mut pod = object!({ "status": { "phase": "Failed", "conditions": [{ "type": "DisruptionTarget", "status": "True" }] } });
+        let rule = |action: &str| job(object!({ "action": action, "onPodConditions": [{ "type": "DisruptionTarget", "status": "True" }] }));
+        assert_eq!(["Ignore", "Count", "FailJob"].map(|name| action(&rule(name), &pod) == Some(name)), [true; 3]);
+        pod.set(&["status", "phase"], "Succeeded");
+        assert_eq!(action(&rule("Ignore"), &pod), None);
+        assert_eq!(action(&job(object!({ "action": "Ignore" })), &object!({ "status": { "phase": "Failed" } })), None);
     }
 
     #[test]

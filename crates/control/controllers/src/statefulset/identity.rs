@@ -5,6 +5,16 @@ use fram_machinery::{Map, Value, meta, object};
 use crate::pods;
 use crate::revisions::HASH;
 
+const NAME: &str = "statefulset.kubernetes.io/pod-name";
+const INDEX: &str = "apps.kubernetes.io/pod-index";
+
+/// What a pod that is not labelled with its identity has to be patched with; one that was adopted never was.
+pub(super) fn repair(pod: &Value, ordinal: i64) -> Option<Value> {
+    let name = meta::name(pod);
+    let labels = || Map::from_iter([(NAME, Value::from(name)), (INDEX, ordinal.to_string().into())]);
+    (meta::label(pod, NAME) != Some(name)).then(|| object!({ "metadata": { "labels": (labels()) } }))
+}
+
 /// The ordinal that a pod's name says, if it is one of the set's names.
 pub(super) fn ordinal(set: &Value, pod: &str) -> Option<i64> {
     let digits = pod.strip_prefix(meta::name(set))?.strip_prefix('-')?;
@@ -39,8 +49,8 @@ pub(super) fn pod(set: &Value, template: Option<&Value>, ordinal: i64, revision:
     let name = format!("{}-{ordinal}", meta::name(set));
     pod.remove(&["metadata", "generateName"]);
     pod.set(&["metadata", "name"], name.as_str());
-    meta::set_label(&mut pod, "statefulset.kubernetes.io/pod-name", &name);
-    meta::set_label(&mut pod, "apps.kubernetes.io/pod-index", &ordinal.to_string());
+    meta::set_label(&mut pod, NAME, &name);
+    meta::set_label(&mut pod, INDEX, &ordinal.to_string());
     meta::set_label(&mut pod, HASH, revision);
     pod.set(&["spec", "hostname"], name.as_str());
     pod.set(&["spec", "subdomain"], set.str_at(&["spec", "serviceName"]));

@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub(super) claims: Vec<Value>,
     pub(super) claim_owners: Vec<Owned>,
     pub(super) create: Vec<Value>,
+    /// Pods that stay, and what they are patched with.
+    pub(super) repair: Vec<(Arc<Value>, Value)>,
     pub(super) delete: Vec<Arc<Value>>,
     pub(super) status: Value,
     pub(super) events: Vec<Event>,
@@ -106,6 +108,8 @@ impl State<'_> {
                     }
                 }
                 Some(pod) => {
+                    let labels = identity::repair(&pod, i).filter(|_| !meta::is_terminating(&pod));
+                    self.plan.repair.extend(labels.map(|labels| (pod.clone(), labels)));
                     // A claim that was deleted is made again, so that its pod can start.
                     if pods::phase(&pod) == "Pending" {
                         self.plan.claims.extend(identity::claims(self.view.set, i));

@@ -125,3 +125,14 @@ fn claims_end_with_the_set_or_with_their_pod_as_the_policy_says() {
     assert_eq!(owners("Delete", "Retain"), ["web", "web"]);
     assert_eq!(owners("Delete", "Delete"), ["web", "web-1"]);
 }
+
+#[test]
+fn a_pod_that_is_not_labelled_with_its_identity_is_and_one_that_goes_is_left_alone() {
+    let (mut named, mut going) = ((*pod(0, "new", true)).clone(), (*pod(2, "new", true)).clone());
+    meta::set_label(&mut named, "statefulset.kubernetes.io/pod-name", "web-0");
+    going.set(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z");
+    let plan = plan_of(&set(object!({ "podManagementPolicy": "Parallel" })), &[Arc::new(named), pod(1, "new", true), Arc::new(going)]);
+    let told: Vec<_> = plan.repair.iter().map(|(pod, patch)| (meta::name(pod), meta::labels(patch).clone())).collect();
+    let labels = object!({ "statefulset.kubernetes.io/pod-name": "web-1", "apps.kubernetes.io/pod-index": "1" });
+    assert_eq!(told, [("web-1", labels)]);
+}

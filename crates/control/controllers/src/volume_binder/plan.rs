@@ -86,7 +86,7 @@ mod tests {
     }
 
     fn found(claim: &Value, volumes: &[Arc<Value>]) -> String {
-        find(claim, volumes, |_| true).map(|v| meta::name(&v).to_string()).unwrap_or_default()
+        find(claim, volumes).map(|v| meta::name(&v).to_string()).unwrap_or_default()
     }
 
     #[test]

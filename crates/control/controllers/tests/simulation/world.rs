@@ -204,6 +204,7 @@ impl World {
             manager,
             informers: informers.clone(),
             queues: self.queues.clone(),
+            metrics: Default::default(),
             now: now.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::cache::{Cache, Change};
 use crate::framework::{Plugin, Refusal, Sharing, Verdicts, View};
 use crate::pod::Pod;
+use crate::storage::Needs;
 
 pub(super) struct VolumeBinding;
 
@@ -22,13 +23,13 @@ impl Plugin for VolumeBinding {
         if cache.storage.has_claims(&pod.object) { Sharing::Alone } else { Sharing::Nothing }
     }
 
-    fn view(&self, pod: &Arc<Pod>, _: &Cache) -> Box<dyn View> {
-        Box::new(Claims { pod: pod.clone(), reasons: BTreeMap::new() })
+    fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
+        Box::new(Claims { needs: cache.storage.needs(&pod.object), reasons: BTreeMap::new() })
     }
 }
 
 struct Claims {
-    pod: Arc<Pod>,
+    needs: Needs,
     /// Details by reason.
     reasons: BTreeMap<String, u32>,
 }
@@ -40,7 +41,7 @@ impl View for Claims {
 
     fn filter(&mut self, cache: &Cache, verdicts: &mut Verdicts) {
         for slot in verdicts.open().collect::<Vec<_>>() {
-            if let Err(reason) = cache.storage.steps(&self.pod.object, cache.at(slot)) {
+            if let Err(reason) = cache.storage.steps(&self.needs, cache.at(slot)) {
                 let next = self.reasons.len() as u32 + 1;
                 verdicts.refuse(slot, *self.reasons.entry(reason).or_insert(next));
             }
@@ -48,6 +49,6 @@ impl View for Claims {
     }
 
     fn refusal(&self, cache: &Cache, slot: usize) -> Option<Refusal> {
-        cache.storage.steps(&self.pod.object, cache.at(slot)).err().map(Refusal::lasting)
+        cache.storage.steps(&self.needs, cache.at(slot)).err().map(Refusal::lasting)
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fram_machinery::{Reason, Status, Value, meta, object};
 use tokio::task::{Id, JoinError};
+use tokio::time::Instant;
 
 use super::report::{SCHEDULER_ERROR, UNSCHEDULABLE, evict, report};
 use super::{Binding, Profile, Scheduler};
@@ -16,7 +17,7 @@ use crate::extender::{Extender, ExtenderError};
 use crate::framework::{Attempt, Filtered, Outcome, Refusal, best};
 use crate::gang::group_of;
 use crate::hints::Happening;
-use crate::metrics;
+use crate::metrics::{self, Said};
 use crate::pod::Pod;
 use crate::preemption::{self, Candidate, Preemption};
 use crate::storage::Step;
@@ -72,7 +73,7 @@ impl Scheduler {
         {
             self.cache.devices.set_now(now);
         }
-        let mut filtered = self.profiles[number].framework.filter(pod, &mut self.cache);
+        let mut filtered = self.filter(number, pod);
         loop {
             let (mut attempt, mut slots) = match filtered {
                 Filtered::Feasible(attempt, slots) => (attempt, slots),
@@ -99,17 +100,38 @@ impl Scheduler {
         }
     }
 
+    /// Which nodes take a pod, as far as its profile's plugins say.
+    fn filter(&mut self, number: usize, pod: &Arc<Pod>) -> Filtered {
+        let begun = self.now();
+        let prepared = self.profiles[number].framework.prepare(pod, &self.cache);
+        self.passed(number, "PreFilter", if prepared.is_ok() { Said::Success } else { Said::Unschedulable }, begun);
+        let attempt = match prepared {
+            Ok(attempt) => attempt,
+            Err(outcome) => return Filtered::unseen(pod, outcome),
+        };
+        let begun = self.now();
+        let filtered = self.profiles[number].framework.filter(attempt, &mut self.cache);
+        let said = if matches!(filtered, Filtered::Feasible(..)) { Said::Success } else { Said::Unschedulable };
+        self.passed(number, "Filter", said, begun);
+        filtered
+    }
+
+    fn passed(&self, number: usize, extension_point: &'static str, said: Said, begun: Duration) {
+        self.metrics.points.passed(&self.profiles[number].name, extension_point, said, self.now() - begun);
+    }
+
     /// The name of the best of these nodes.
     async fn choose(&mut self, number: usize, mut attempt: Attempt, slots: &[usize]) -> String {
-        let framework = &mut self.profiles[number].framework;
         let mut totals = vec![0];
         if slots.len() > 1 {
-            totals = framework.score(&mut attempt, &self.cache, slots);
+            let begun = self.now();
+            totals = self.profiles[number].framework.score(&mut attempt, &self.cache, slots);
+            self.passed(number, "Score", Said::Success, begun);
             if !self.extenders.is_empty() {
                 Box::pin(add_priorities(&self.extenders, &attempt.pod, &self.cache, slots, &mut totals)).await;
             }
         }
-        framework.end(attempt);
+        self.profiles[number].framework.end(attempt);
         let chosen = best(slots, &totals, self.turn).unwrap_or(slots[0]);
         self.cache.at(chosen).name().to_string()
     }
@@ -258,7 +280,8 @@ impl Scheduler {
 
     /// Counts the pod on the node from now on, with what its claims take there.
     pub(super) fn hold(&mut self, number: usize, pod: &Arc<Pod>, node: String) -> Held {
-        let steps = self.cache.slot(&node).map(|slot| self.cache.storage.steps(&pod.object, self.cache.at(slot)));
+        let storage = &self.cache.storage;
+        let steps = self.cache.slot(&node).map(|slot| storage.steps(&storage.needs(&pod.object), self.cache.at(slot)));
         let steps = steps.and_then(Result::ok).unwrap_or_default();
         for step in &steps {
             if let Step::Take { claim, volume } = step {
@@ -300,17 +323,29 @@ impl Scheduler {
         let binding = Binding { pod: pod.clone(), steps: steps.clone(), allocations: allocations.clone(), profile: number, begun, tried };
         let Profile { bind_timeout: patience, device_patience, .. } = self.profiles[number];
         let binder = self.extenders.iter().find(|e| !e.bind_verb.is_empty() && e.wants(&pod)).cloned();
+        let (points, profile) = (self.metrics.points.clone(), self.profiles[number].name.clone());
         let task = self.bindings.spawn(async move {
             // Who waits for volumes or devices holds up nobody.
             let _permit = if steps.is_empty() && allocations.is_empty() { permits.acquire().await.ok() } else { None };
-            if !allocations.is_empty() {
-                Box::pin(prepare_devices(&config, &followed.device_claims, (&pod, &node), &allocations, device_patience)).await?;
-            }
-            bind_claims(&config.client, &followed.claims, &node, &steps, patience).await?;
-            match binder {
-                Some(extender) => extender.bind(&pod, &node).await.map_err(Status::internal)?,
-                None => bind(&config.client, &pod, &node).await?,
-            }
+            let ended = |extension_point, begun: Instant, result: Result<(), Status>| {
+                let said = if result.is_ok() { Said::Success } else { Said::Error };
+                points.passed(&profile, extension_point, said, begun.elapsed());
+                result
+            };
+            let begun = Instant::now();
+            let prepared = async {
+                if !allocations.is_empty() {
+                    Box::pin(prepare_devices(&config, &followed.device_claims, (&pod, &node), &allocations, device_patience)).await?;
+                }
+                bind_claims(&config.client, &followed.claims, &node, &steps, patience).await
+            };
+            ended("PreBind", begun, prepared.await)?;
+            let begun = Instant::now();
+            let bound = match binder {
+                Some(extender) => extender.bind(&pod, &node).await.map_err(Status::internal),
+                None => bind(&config.client, &pod, &node).await,
+            };
+            ended("Bind", begun, bound)?;
             let message = format!("Successfully assigned {} to {node}", pod.key);
             config.events.event(&pod.object, false, "Scheduled", message);
             Ok(())
