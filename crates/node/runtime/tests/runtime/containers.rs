@@ -139,6 +139,50 @@ async fn limits_are_those_of_the_cgroup_and_can_be_changed() {
 }
 
 #[tokio::test]
+async fn what_the_kernel_counts_is_told_by_the_names_that_are_described() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let mut config = shell("main", "exec 3</dev/null; sleep 1000");
+    config.resources = LinuxContainerResources {
+        memory_limit_in_bytes: 64 << 20,
+        cpu_shares: 1024,
+        cpu_quota: 50_000,
+        pids_limit: 30,
+        ..Default::default()
+    };
+    let id = start(&runtime, &sandbox, &config).await;
+    let described = runtime.list_metric_descriptors().await.unwrap();
+    let pods = runtime.list_pod_sandbox_metrics().await.unwrap();
+    assert_eq!((pods.len(), pods[0].pod_sandbox_id.as_str(), pods[0].container_metrics[0].container_id.as_str()), (1, &*sandbox, &*id));
+    let told: Vec<&Metric> = pods[0].metrics.iter().chain(&pods[0].container_metrics[0].metrics).collect();
+    for metric in &told {
+        let keys = &described.iter().find(|of| of.name == metric.name).unwrap().label_keys;
+        assert_eq!(keys.len(), metric.label_values.len(), "{metric:?}");
+    }
+    // What needs a controller, an interface, a disk that was read, or a kernel that counts pressure by cgroup.
+    let may_lack = ["hugetlb", "pressure", "network", "blkio", "fs_reads", "fs_writes"];
+    let lacks: Vec<&str> = described.iter().map(|of| of.name.as_str()).filter(|name| told.iter().all(|it| it.name != *name)).collect();
+    assert!(lacks.iter().all(|name| may_lack.iter().any(|part| name.contains(part))), "{lacks:?}");
+    let value = |name: &str| pods[0].container_metrics[0].metrics.iter().find(|it| it.name == name).unwrap().value;
+    for (name, expect) in [
+        ("container_spec_memory_limit_bytes", f64::from(64 << 20)),
+        ("container_spec_cpu_shares", 1024.0),
+        ("container_spec_cpu_quota", 50_000.0),
+        ("container_spec_cpu_period", 100_000.0),
+        ("container_threads_max", 30.0),
+        ("container_processes", 1.0),
+        ("container_oom_events_total", 0.0),
+    ] {
+        assert_eq!(value(name), expect, "{name}");
+    }
+    assert!(value("container_file_descriptors") >= 4.0 && value("container_last_seen") >= value("container_start_time_seconds"));
+    assert!(value("container_fs_limit_bytes") > value("container_fs_usage_bytes"));
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
 async fn mounts_are_read_only_private_or_propagated_as_asked() {
     let node = Node::new();
     let runtime = node.open().await;
