@@ -9,6 +9,7 @@ use std::time::Duration;
 use fram_machinery::Value;
 
 use crate::eviction::thresholds::EvictionSettings;
+use crate::images::access::Verification;
 use crate::images::gc::ImageGcPolicy;
 use crate::images::provider::CredentialProviders;
 use crate::resource::cpuset::CpuSet;
@@ -70,6 +71,7 @@ pub struct KubeletConfig {
     pub container_log_max_files: u32,
     pub eviction: EvictionSettings,
     pub image_gc: ImageGcPolicy,
+    pub image_verification: Verification,
     /// Limits of local ephemeral storage are enforced.
     pub local_storage_capacity_isolation: bool,
     pub managers: Managers,
@@ -188,6 +190,7 @@ impl KubeletConfig {
             container_log_max_files: 5,
             eviction: EvictionSettings::default(),
             image_gc: ImageGcPolicy::default(),
+            image_verification: Verification::default(),
             local_storage_capacity_isolation: true,
             managers: Managers::default(),
             credential_providers: Arc::default(),

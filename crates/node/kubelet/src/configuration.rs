@@ -13,6 +13,7 @@ use fram_machinery::{Map, Value, object, patch, yaml};
 
 use crate::config::{KubeletConfig, MemoryReservation, ShutdownGrace, SwapBehavior};
 use crate::eviction::thresholds::default_hard;
+use crate::images::access::{Verification, pattern_fault};
 use crate::resource::cpuset::CpuSet;
 use crate::resource::topology::{Policy, Scope};
 use crate::user_namespaces::RANGE;
@@ -61,6 +62,7 @@ impl Configuration {
         }
         let mut reading = Reading { document: &self.document, faults: Vec::new() };
         reading.node(config);
+        reading.image_verification(config);
         reading.resources(config);
         reading.eviction(config);
         reading.managers(config);
@@ -164,6 +166,31 @@ impl Reading<'_> {
                 let words: Vec<&str> = known.iter().map(|(word, _)| *word).collect();
                 self.faults.push(format!("{name} {text:?} must be one of: {words:?}"));
             }
+        }
+    }
+
+    fn image_verification(&mut self, config: &mut KubeletConfig) {
+        let allowlist = self.texts("preloadedImagesVerificationAllowlist").unwrap_or_default();
+        for pattern in &allowlist {
+            if let Some(why) = pattern_fault(pattern) {
+                self.faults.push(format!("preloadedImagesVerificationAllowlist {pattern:?}: {why}"));
+            }
+        }
+        let policy = self.text("imagePullCredentialsVerificationPolicy").unwrap_or("NeverVerifyPreloadedImages").to_string();
+        if !allowlist.is_empty() && policy != "NeverVerifyAllowlistedImages" {
+            let why = "can only be set when imagePullCredentialsVerificationPolicy is NeverVerifyAllowlistedImages";
+            self.faults.push(format!("preloadedImagesVerificationAllowlist {why}"));
+        }
+        let all = [
+            Verification::NeverVerify,
+            Verification::NeverVerifyPreloadedImages,
+            Verification::NeverVerifyAllowlistedImages(allowlist),
+            Verification::AlwaysVerify,
+        ];
+        let words: Vec<&str> = all.iter().map(Verification::word).collect();
+        match all.iter().find(|one| one.word() == policy) {
+            Some(one) => config.image_verification = one.clone(),
+            None => self.faults.push(format!("imagePullCredentialsVerificationPolicy {policy:?} must be one of: {words:?}")),
         }
     }
 
@@ -434,6 +461,10 @@ pub(crate) fn in_force(config: &KubeletConfig) -> Value {
         "topologyManagerPolicyOptions": (texts(&managers.topology_options)),
         "reservedSystemCPUs": (managers.reserved_cpus.as_ref().map(CpuSet::to_string).unwrap_or_default())
     });
+    out.set(&["imagePullCredentialsVerificationPolicy"], config.image_verification.word());
+    if let Verification::NeverVerifyAllowlistedImages(patterns) = &config.image_verification {
+        out.set(&["preloadedImagesVerificationAllowlist"], patterns.iter().map(|p| p.as_str().into()).collect::<Vec<Value>>());
+    }
     if let Some(path) = &config.static_pod_path {
         out.set(&["staticPodPath"], path.display().to_string());
     }

@@ -93,7 +93,7 @@ impl Kubelet {
             devices: Arc::new(DeviceManager::open(&config.root_dir)),
             dra: Arc::new(DraManager::open(client.clone(), &config.node_name, &config.root_dir)),
             user_namespaces: UserNamespaces::open(&config),
-            images: Images::new(images, clock.clone(), config.credential_providers.clone()),
+            images: Images::new(images, clock.clone(), &config),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             tokens: Tokens::new(client.clone()),
             trust: TrustBundles::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
@@ -125,6 +125,7 @@ impl Kubelet {
     /// Runs the node's pods until `stop`. Containers go on without it, and the next kubelet takes them over.
     pub async fn run(&self, stop: CancellationToken) -> Result<(), KubeletError> {
         let _end = self.stop.clone().drop_guard();
+        self.ctx.images.recover().await;
         self.tasks.spawn(node::keep(self.ctx.clone(), self.client.clone(), self.node.clone(), self.stop.clone()));
         if self.ctx.config.volumes_dir.is_some() {
             self.tasks.spawn(crate::local_path::keep(self.ctx.clone(), self.client.clone(), self.tasks.clone(), self.stop.clone()));

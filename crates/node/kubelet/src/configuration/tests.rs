@@ -34,6 +34,13 @@ fn fields_replace_defaults_and_others_stay() {
 }
 
 #[test]
+fn images_are_verified_as_the_policy_says() {
+    assert_eq!(read("").unwrap().image_verification, Verification::NeverVerifyPreloadedImages);
+    let allow = "imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages\npreloadedImagesVerificationAllowlist: [reg/*]\n";
+    assert_eq!(read(allow).unwrap().image_verification, Verification::NeverVerifyAllowlistedImages(vec!["reg/*".into()]));
+}
+
+#[test]
 fn hard_thresholds_replace_the_defaults_unless_they_are_to_be_merged() {
     let merged = read("mergeDefaultEvictionSettings: true\nevictionHard: {memory.available: 1Gi}\n").unwrap();
     assert_eq!((merged.eviction.hard.len(), merged.eviction.hard["memory.available"].as_str()), (default_hard().len(), "1Gi"));
@@ -43,6 +50,8 @@ fn hard_thresholds_replace_the_defaults_unless_they_are_to_be_merged() {
 fn what_makes_no_sense_is_refused_with_its_field() {
     for (text, fault) in [
         ("maxPod: 7\n", "strict decoding error: unknown field \"maxPod\""),
+        ("imagePullCredentialsVerificationPolicy: Never\n", "imagePullCredentialsVerificationPolicy \"Never\" must be one of"),
+        ("preloadedImagesVerificationAllowlist: [a]\n", "can only be set when imagePullCredentialsVerificationPolicy is"),
         ("maxPods: -7\n", "maxPods -7 must be between 1 and 4294967295, inclusive"),
         ("imageGCHighThresholdPercent: 101\n", "imageGCHighThresholdPercent 101 must be between 0 and 100, inclusive"),
         ("imageGCHighThresholdPercent: 70\n", "imageGCLowThresholdPercent 80 must be less than imageGCHighThresholdPercent 70"),
