@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +73,8 @@ pub struct KubeletConfig {
     pub eviction: EvictionSettings,
     pub image_gc: ImageGcPolicy,
     pub image_verification: Verification,
+    /// How many images are pulled at once; None for as many as are asked for.
+    pub parallel_image_pulls: Option<NonZeroUsize>,
     /// Limits of local ephemeral storage are enforced.
     pub local_storage_capacity_isolation: bool,
     pub managers: Managers,
@@ -191,6 +194,7 @@ impl KubeletConfig {
             eviction: EvictionSettings::default(),
             image_gc: ImageGcPolicy::default(),
             image_verification: Verification::default(),
+            parallel_image_pulls: None,
             local_storage_capacity_isolation: true,
             managers: Managers::default(),
             credential_providers: Arc::default(),

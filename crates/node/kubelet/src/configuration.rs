@@ -4,6 +4,7 @@
 mod fields;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,6 +64,7 @@ impl Configuration {
         let mut reading = Reading { document: &self.document, faults: Vec::new() };
         reading.node(config);
         reading.image_verification(config);
+        reading.image_pulls(config);
         reading.resources(config);
         reading.eviction(config);
         reading.managers(config);
@@ -166,6 +168,25 @@ impl Reading<'_> {
                 let words: Vec<&str> = known.iter().map(|(word, _)| *word).collect();
                 self.faults.push(format!("{name} {text:?} must be one of: {words:?}"));
             }
+        }
+    }
+
+    /// Unlike upstream, pulls are not serialized where nothing is said.
+    fn image_pulls(&mut self, config: &mut KubeletConfig) {
+        let serialized = self.document.bool_at(&["serializeImagePulls"]);
+        let limit = self.document.int_at(&["maxParallelImagePulls"]);
+        let at_once = limit.map(|limit| usize::try_from(limit).ok().and_then(NonZeroUsize::new));
+        match (serialized, at_once) {
+            (_, Some(None)) => self.faults.push(format!("maxParallelImagePulls {} must be a positive number", limit.unwrap_or_default())),
+            (Some(true), Some(Some(limit))) if limit > NonZeroUsize::MIN => {
+                self.faults.push(
+                    "maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) set to false"
+                        .into(),
+                );
+            }
+            (Some(true), _) => config.parallel_image_pulls = Some(NonZeroUsize::MIN),
+            (_, Some(limit)) => config.parallel_image_pulls = limit,
+            (_, None) => {}
         }
     }
 
@@ -461,6 +482,10 @@ pub(crate) fn in_force(config: &KubeletConfig) -> Value {
         "topologyManagerPolicyOptions": (texts(&managers.topology_options)),
         "reservedSystemCPUs": (managers.reserved_cpus.as_ref().map(CpuSet::to_string).unwrap_or_default())
     });
+    out.set(&["serializeImagePulls"], config.parallel_image_pulls == Some(NonZeroUsize::MIN));
+    if let Some(limit) = config.parallel_image_pulls {
+        out.set(&["maxParallelImagePulls"], i64::try_from(limit.get()).unwrap_or(i64::MAX));
+    }
     out.set(&["imagePullCredentialsVerificationPolicy"], config.image_verification.word());
     if let Verification::NeverVerifyAllowlistedImages(patterns) = &config.image_verification {
         out.set(&["preloadedImagesVerificationAllowlist"], patterns.iter().map(|p| p.as_str().into()).collect::<Vec<Value>>());

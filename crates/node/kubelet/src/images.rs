@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use fram_cri::{AuthConfig, Image, ImageError, ImageService, ImageSpec, PodSandboxConfig};
 use fram_machinery::Value;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -43,6 +44,8 @@ pub(crate) struct Images {
     clock: Arc<dyn Clock>,
     providers: Arc<CredentialProviders>,
     records: Records,
+    /// As many pulls as may be under way at once; None where nothing limits them.
+    turns: Option<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -56,7 +59,8 @@ struct State {
 impl Images {
     pub(crate) fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>, config: &KubeletConfig) -> Self {
         let records = Records::new(&config.root_dir, config.image_verification.clone());
-        Self { service, clock, providers: config.credential_providers.clone(), records, state: Mutex::default() }
+        let turns = config.parallel_image_pulls.map(|limit| Semaphore::new(limit.get()));
+        Self { service, clock, providers: config.credential_providers.clone(), records, turns, state: Mutex::default() }
     }
 
     /// To be called once before anything is pulled.
@@ -133,6 +137,12 @@ impl Images {
             return Err(waiting);
         }
         telling.event(false, "Pulling", format!("Pulling image {image:?}"));
+        let asked = Instant::now();
+        let _turn = match &self.turns {
+            // It is never closed.
+            Some(turns) => turns.acquire().await.ok(),
+            None => None,
+        };
         let begun = Instant::now();
         let progress = Progress::default();
         let pulling = self.pull_and_record(spec, keyring, sandbox, &progress);
@@ -142,9 +152,9 @@ impl Images {
                 state.backoff.reset(&key);
                 state.failures.remove(&key);
                 drop(state);
-                let took = go_duration(begun.elapsed());
+                let (took, all) = (go_duration(begun.elapsed()), go_duration(asked.elapsed()));
                 let message =
-                    format!("Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {} bytes.", pulled.size);
+                    format!("Successfully pulled image {image:?} in {took} ({all} including waiting). Image size: {} bytes.", pulled.size);
                 telling.event(false, "Pulled", message);
                 Ok(pulled)
             }

@@ -124,8 +124,8 @@ const FIELDS: &[Field] = &[
     ("contentType", Text, Moot),
     ("kubeAPIQPS", Number, Moot),
     ("kubeAPIBurst", Number, Moot),
-    ("serializeImagePulls", Flag, Missing),
-    ("maxParallelImagePulls", Number, Missing),
+    ("serializeImagePulls", Flag, Honoured),
+    ("maxParallelImagePulls", Number, Honoured),
     ("evictionHard", TextMap, Honoured),
     ("evictionSoft", TextMap, Honoured),
     ("evictionSoftGracePeriod", TextMap, Honoured),
@@ -261,7 +261,7 @@ mod tests {
         });
         assert_eq!(faults(&fine), Vec::<String>::new());
         assert_eq!(moot(&fine), ["logging"]);
-        assert_eq!(missing(&object!({ "serializeImagePulls": true, "logging": {} })), ["serializeImagePulls"]);
+        assert_eq!(missing(&object!({ "eventRecordQPS": 5, "logging": {} })), ["eventRecordQPS"]);
         for (document, fault) in [
             (object!({ "maxPod": 3 }), "unknown field \"maxPod\""),
             (object!({ "memorySwap": { "behavior": "" } }), "unknown field \"memorySwap.behavior\""),

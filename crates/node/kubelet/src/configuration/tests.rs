@@ -34,6 +34,19 @@ fn fields_replace_defaults_and_others_stay() {
 }
 
 #[test]
+fn pulls_are_one_by_one_or_as_many_as_are_said() {
+    for (text, limit) in [
+        ("", None),
+        ("serializeImagePulls: true\n", Some(1)),
+        ("serializeImagePulls: false\n", None),
+        ("serializeImagePulls: false\nmaxParallelImagePulls: 3\n", Some(3)),
+        ("maxParallelImagePulls: 1\n", Some(1)),
+    ] {
+        assert_eq!(read(text).unwrap().parallel_image_pulls.map(NonZeroUsize::get), limit, "{text}");
+    }
+}
+
+#[test]
 fn images_are_verified_as_the_policy_says() {
     assert_eq!(read("").unwrap().image_verification, Verification::NeverVerifyPreloadedImages);
     let allow = "imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages\npreloadedImagesVerificationAllowlist: [reg/*]\n";
@@ -52,6 +65,8 @@ fn what_makes_no_sense_is_refused_with_its_field() {
         ("maxPod: 7\n", "strict decoding error: unknown field \"maxPod\""),
         ("imagePullCredentialsVerificationPolicy: Never\n", "imagePullCredentialsVerificationPolicy \"Never\" must be one of"),
         ("preloadedImagesVerificationAllowlist: [a]\n", "can only be set when imagePullCredentialsVerificationPolicy is"),
+        ("serializeImagePulls: true\nmaxParallelImagePulls: 2\n", "maxParallelImagePulls cannot be larger than 1 unless"),
+        ("maxParallelImagePulls: 0\n", "maxParallelImagePulls 0 must be a positive number"),
         ("maxPods: -7\n", "maxPods -7 must be between 1 and 4294967295, inclusive"),
         ("imageGCHighThresholdPercent: 101\n", "imageGCHighThresholdPercent 101 must be between 0 and 100, inclusive"),
         ("imageGCHighThresholdPercent: 70\n", "imageGCLowThresholdPercent 80 must be less than imageGCHighThresholdPercent 70"),
