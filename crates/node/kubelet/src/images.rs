@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::config::KubeletConfig;
+use crate::metrics::{Families, Took, size_range};
 use access::Used;
 use keyring::Keyring;
 use progress::Progress;
@@ -46,6 +47,7 @@ pub(crate) struct Images {
     records: Records,
     /// As many pulls as may be under way at once; None where nothing limits them.
     turns: Option<Semaphore>,
+    families: Arc<Families>,
     state: Mutex<State>,
 }
 
@@ -57,10 +59,10 @@ struct State {
 }
 
 impl Images {
-    pub(crate) fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>, config: &KubeletConfig) -> Self {
+    pub(crate) fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>, config: &KubeletConfig, families: Arc<Families>) -> Self {
         let records = Records::new(&config.root_dir, config.image_verification.clone());
         let turns = config.parallel_image_pulls.map(|limit| Semaphore::new(limit.get()));
-        Self { service, clock, providers: config.credential_providers.clone(), records, turns, state: Mutex::default() }
+        Self { service, clock, providers: config.credential_providers.clone(), records, turns, families, state: Mutex::default() }
     }
 
     /// To be called once before anything is pulled.
@@ -152,6 +154,7 @@ impl Images {
                 state.backoff.reset(&key);
                 state.failures.remove(&key);
                 drop(state);
+                self.families.took(Took::ImagePull, &[size_range(pulled.size)], begun.elapsed());
                 let (took, all) = (go_duration(begun.elapsed()), go_duration(asked.elapsed()));
                 let message =
                     format!("Successfully pulled image {image:?} in {took} ({all} including waiting). Image size: {} bytes.", pulled.size);
