@@ -120,7 +120,8 @@ impl Images {
                 telling.event(true, "ErrImageNeverPull", message.clone());
                 Err(NoImage { reason: "ErrImageNeverPull", message, retry_after: None })
             }
-            _ => self.pull(pod_uid, &spec, keyring, sandbox, telling).await,
+            // What is rare is on the heap, not in each pod's future.
+            _ => Box::pin(self.pull(pod_uid, &spec, keyring, sandbox, telling)).await,
         }
     }
 
