@@ -75,6 +75,8 @@ pub struct KubeletConfig {
     pub image_verification: Verification,
     /// How many images are pulled at once; None for as many as are asked for.
     pub parallel_image_pulls: Option<NonZeroUsize>,
+    /// Whether the kernel ends only one process of a container that is out of memory; None for what the version of cgroups does by default.
+    pub single_process_oom_kill: Option<bool>,
     /// Limits of local ephemeral storage are enforced.
     pub local_storage_capacity_isolation: bool,
     pub managers: Managers,
@@ -195,6 +197,7 @@ impl KubeletConfig {
             image_gc: ImageGcPolicy::default(),
             image_verification: Verification::default(),
             parallel_image_pulls: None,
+            single_process_oom_kill: None,
             local_storage_capacity_isolation: true,
             managers: Managers::default(),
             credential_providers: Arc::default(),
@@ -224,6 +227,12 @@ impl KubeletConfig {
     }
 
     /// Directory of a pod's container logs; see kuberuntime.BuildPodLogsDirectory.
+    /// Whether all processes of a container end when it is out of memory. Only cgroups of version 2 can do that, and do it unless told
+    /// otherwise.
+    pub(crate) fn kills_together(&self, cgroup_version: u64) -> bool {
+        cgroup_version == 2 && !self.single_process_oom_kill.unwrap_or(false)
+    }
+
     pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.log_dir.join(format!("{namespace}_{name}_{uid}"))
     }

@@ -34,6 +34,20 @@ fn fields_replace_defaults_and_others_stay() {
 }
 
 #[test]
+fn a_container_out_of_memory_ends_whole_where_the_kernel_can_end_it_so() {
+    let with = |single| KubeletConfig { single_process_oom_kill: single, ..config() };
+    for (single, version, whole) in
+        [(None, 1, false), (None, 2, true), (Some(true), 2, false), (Some(false), 2, true), (Some(true), 1, false)]
+    {
+        assert_eq!(with(single).kills_together(version), whole, "{single:?} {version}");
+    }
+    let mut one = KubeletConfig { cgroup_mount: "/nowhere".into(), ..config() };
+    let document = parse(&format!("{HEAD}singleProcessOOMKill: false\n")).unwrap();
+    let refused = Configuration { document }.apply(&mut one).unwrap_err().to_string();
+    assert!(refused.contains("singleProcessOOMKill must not be explicitly set to false when using cgroup v1"), "{refused}");
+}
+
+#[test]
 fn pulls_are_one_by_one_or_as_many_as_are_said() {
     for (text, limit) in [
         ("", None),
@@ -67,6 +81,7 @@ fn what_makes_no_sense_is_refused_with_its_field() {
         ("preloadedImagesVerificationAllowlist: [a]\n", "can only be set when imagePullCredentialsVerificationPolicy is"),
         ("serializeImagePulls: true\nmaxParallelImagePulls: 2\n", "maxParallelImagePulls cannot be larger than 1 unless"),
         ("maxParallelImagePulls: 0\n", "maxParallelImagePulls 0 must be a positive number"),
+        ("podLogsDir: ../logs\n", "podLogsDir \"../logs\" must be a normalized absolute path"),
         ("maxPods: -7\n", "maxPods -7 must be between 1 and 4294967295, inclusive"),
         ("imageGCHighThresholdPercent: 101\n", "imageGCHighThresholdPercent 101 must be between 0 and 100, inclusive"),
         ("imageGCHighThresholdPercent: 70\n", "imageGCLowThresholdPercent 80 must be less than imageGCHighThresholdPercent 70"),
