@@ -78,6 +78,22 @@ async fn exceeding_the_memory_limit_is_oom_killed() {
     node.assert_nothing_is_left();
 }
 
+#[tokio::test]
+async fn with_a_process_that_is_oom_killed_the_others_end_where_the_kernel_can_do_that() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let mut config = shell("main", "(x=a; while :; do x=$x$x; done); echo alone; exit 5");
+    config.resources.memory_limit_in_bytes = 16 << 20;
+    config.resources.unified = [("memory.oom.group".to_owned(), "1".to_owned())].into();
+    let (status, log) = run(&node, &runtime, &config).await;
+    let told = log.iter().any(|line| line.ends_with("alone"));
+    assert_eq!((status.exit_code, told), if is_v2() { (137, false) } else { (5, true) });
+    if is_v2() {
+        assert_eq!(status.reason, Some(ContainerReason::OomKilled));
+    }
+    node.assert_nothing_is_left();
+}
+
 /// Whether the machine has cgroups of version 2 and no others.
 fn is_v2() -> bool {
     std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
