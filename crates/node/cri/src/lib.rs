@@ -10,6 +10,7 @@ pub mod error;
 pub mod event;
 pub mod grpc;
 pub mod image;
+pub mod metrics;
 pub mod network;
 pub mod resources;
 pub mod runtime;
@@ -29,6 +30,7 @@ pub use image::{
     AuthConfig, FilesystemUsage, Image, ImageConfig, ImageError, ImageFsInfo, ImageService, ImageSpec, ProgressFn, PullProgress,
     RootFilesystem, RootFilesystems,
 };
+pub use metrics::{ContainerMetrics, Metric, MetricDescriptor, MetricType, PodSandboxMetrics};
 pub use network::{NetworkAttachment, NetworkError, SandboxNetwork, SandboxNetworkConfig};
 pub use resources::{HugepageLimit, LinuxContainerResources};
 pub use runtime::{

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::container::{Container, ContainerConfig, ContainerFilter, ContainerStatus};
 use crate::error::CriResult;
 use crate::event::ContainerEvents;
+use crate::metrics::{MetricDescriptor, PodSandboxMetrics};
 use crate::resources::LinuxContainerResources;
 use crate::sandbox::{PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus};
 use crate::stats::{ContainerStats, ContainerStatsFilter, PodSandboxStats, PodSandboxStatsFilter};
@@ -141,6 +142,14 @@ pub trait RuntimeService: Send + Sync {
     async fn list_container_stats(&self, filter: &ContainerStatsFilter) -> CriResult<Vec<ContainerStats>>;
     async fn pod_sandbox_stats(&self, pod_sandbox_id: &str) -> CriResult<PodSandboxStats>;
     async fn list_pod_sandbox_stats(&self, filter: &PodSandboxStatsFilter) -> CriResult<Vec<PodSandboxStats>>;
+
+    /// What `list_pod_sandbox_metrics` tells. Who counts nothing beyond the stats, says so.
+    async fn list_metric_descriptors(&self) -> CriResult<Vec<MetricDescriptor>> {
+        Err(crate::CriError::Unimplemented("this runtime has no metrics".into()))
+    }
+    async fn list_pod_sandbox_metrics(&self) -> CriResult<Vec<PodSandboxMetrics>> {
+        Err(crate::CriError::Unimplemented("this runtime has no metrics".into()))
+    }
 
     /// A subscription to everything from now on. The first one after a start also gets a `Stopped` event for each exit
     /// that happened while nobody could be told, once. Subscribe first and list afterwards: then nothing is missed.

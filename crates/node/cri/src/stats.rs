@@ -46,6 +46,22 @@ pub struct PsiStats {
     pub some: PsiData,
 }
 
+impl PsiStats {
+    /// Lines of `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, totals in microseconds (kernel accounting/psi). Processors of a whole
+    /// machine have no `full`.
+    pub fn parse(text: &str) -> Option<PsiStats> {
+        let line = |kind: &str| {
+            let line = text.lines().find(|line| line.starts_with(kind))?;
+            let value = |name: &str| line.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+            let average = |name: &str| value(name).and_then(|text| text.parse().ok()).unwrap_or(0.0);
+            let total = value("total")?.parse::<u64>().ok()? * 1000;
+            Some(PsiData { total, avg10: average("avg10"), avg60: average("avg60"), avg300: average("avg300") })
+        };
+        let some = line("some")?;
+        Some(PsiStats { some, full: line("full").unwrap_or_default() })
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CpuUsage {
@@ -153,5 +169,20 @@ pub struct PodSandboxStatsFilter {
 impl PodSandboxStatsFilter {
     pub fn matches(&self, id: &str, labels: &BTreeMap<String, String>) -> bool {
         self.id.as_deref().is_none_or(|wanted| wanted == id) && labels_match(&self.label_selector, labels)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_read_with_and_without_a_full_line() {
+        let some = "some avg10=1.50 avg60=0.25 avg300=0.00 total=7\n";
+        let psi = PsiStats::parse(some).unwrap();
+        assert_eq!((psi.some.avg10, psi.some.total, psi.full.total), (1.5, 7000, 0));
+        let both = format!("{some}full avg10=0.00 avg60=0.00 avg300=0.00 total=3\n");
+        assert_eq!(PsiStats::parse(&both).unwrap().full.total, 3000);
+        assert_eq!(PsiStats::parse(""), None);
     }
 }

@@ -33,6 +33,11 @@ impl Cgroups {
         Self { mount: mount.to_path_buf(), unified }
     }
 
+    /// The version of cgroups on the machine.
+    pub(crate) fn version(&self) -> u64 {
+        if self.unified { 2 } else { 1 }
+    }
+
     /// Whether the kernel limits the swap of cgroups below this one by itself: version 2 does, unless it is built without.
     pub(crate) fn limits_swap(&self, path: &str) -> bool {
         self.unified && Self::dir(&self.mount, path).join("memory.swap.max").exists()

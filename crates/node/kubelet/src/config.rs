@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use fram_machinery::Value;
 
 use crate::eviction::thresholds::EvictionSettings;
+use crate::images::access::Verification;
 use crate::images::gc::ImageGcPolicy;
 use crate::images::provider::CredentialProviders;
 use crate::resource::cpuset::CpuSet;
@@ -70,6 +72,11 @@ pub struct KubeletConfig {
     pub container_log_max_files: u32,
     pub eviction: EvictionSettings,
     pub image_gc: ImageGcPolicy,
+    pub image_verification: Verification,
+    /// How many images are pulled at once; None for as many as are asked for.
+    pub parallel_image_pulls: Option<NonZeroUsize>,
+    /// Whether the kernel ends only one process of a container that is out of memory; None for what the version of cgroups does by default.
+    pub single_process_oom_kill: Option<bool>,
     /// Limits of local ephemeral storage are enforced.
     pub local_storage_capacity_isolation: bool,
     pub managers: Managers,
@@ -188,6 +195,9 @@ impl KubeletConfig {
             container_log_max_files: 5,
             eviction: EvictionSettings::default(),
             image_gc: ImageGcPolicy::default(),
+            image_verification: Verification::default(),
+            parallel_image_pulls: None,
+            single_process_oom_kill: None,
             local_storage_capacity_isolation: true,
             managers: Managers::default(),
             credential_providers: Arc::default(),
@@ -217,6 +227,12 @@ impl KubeletConfig {
     }
 
     /// Directory of a pod's container logs; see kuberuntime.BuildPodLogsDirectory.
+    /// Whether all processes of a container end when it is out of memory. Only cgroups of version 2 can do that, and do it unless told
+    /// otherwise.
+    pub(crate) fn kills_together(&self, cgroup_version: u64) -> bool {
+        cgroup_version == 2 && !self.single_process_oom_kill.unwrap_or(false)
+    }
+
     pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.log_dir.join(format!("{namespace}_{name}_{uid}"))
     }

@@ -2,8 +2,10 @@
 //! told otherwise. Unknown fields are errors. See upstream's cmd/kubelet/app and pkg/kubelet/apis/config/validation.
 
 mod fields;
+mod images;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,8 +13,10 @@ use fram_machinery::normalize::{format_duration, parse_duration};
 use fram_machinery::quantity::Quantity;
 use fram_machinery::{Map, Value, object, patch, yaml};
 
+use crate::cgroup::Cgroups;
 use crate::config::{KubeletConfig, MemoryReservation, ShutdownGrace, SwapBehavior};
 use crate::eviction::thresholds::default_hard;
+use crate::images::access::Verification;
 use crate::resource::cpuset::CpuSet;
 use crate::resource::topology::{Policy, Scope};
 use crate::user_namespaces::RANGE;
@@ -61,6 +65,8 @@ impl Configuration {
         }
         let mut reading = Reading { document: &self.document, faults: Vec::new() };
         reading.node(config);
+        reading.image_verification(config);
+        reading.image_pulls(config);
         reading.resources(config);
         reading.eviction(config);
         reading.managers(config);
@@ -183,6 +189,16 @@ impl Reading<'_> {
         }
         if let Some(path) = self.text("staticPodPath") {
             config.static_pod_path = Some(path.into());
+        }
+        if let Some(path) = self.text("podLogsDir").map(String::from) {
+            match path.starts_with('/') && !path.split('/').any(|part| part == "..") {
+                true => config.log_dir = path.into(),
+                false => self.faults.push(format!("podLogsDir {path:?} must be a normalized absolute path")),
+            }
+        }
+        config.single_process_oom_kill = self.document.bool_at(&["singleProcessOOMKill"]);
+        if config.single_process_oom_kill == Some(false) && Cgroups::detect(&config.cgroup_mount).version() == 1 {
+            self.faults.push("singleProcessOOMKill must not be explicitly set to false when using cgroup v1".into());
         }
         if let Some(cidr) = self.text("podCIDR") {
             config.pod_cidr = Some(cidr.to_string());
@@ -434,6 +450,17 @@ pub(crate) fn in_force(config: &KubeletConfig) -> Value {
         "topologyManagerPolicyOptions": (texts(&managers.topology_options)),
         "reservedSystemCPUs": (managers.reserved_cpus.as_ref().map(CpuSet::to_string).unwrap_or_default())
     });
+    let cgroups = Cgroups::detect(&config.cgroup_mount);
+    out.set(&["singleProcessOOMKill"], !config.kills_together(cgroups.version()));
+    out.set(&["podLogsDir"], config.log_dir.display().to_string());
+    out.set(&["serializeImagePulls"], config.parallel_image_pulls == Some(NonZeroUsize::MIN));
+    if let Some(limit) = config.parallel_image_pulls {
+        out.set(&["maxParallelImagePulls"], i64::try_from(limit.get()).unwrap_or(i64::MAX));
+    }
+    out.set(&["imagePullCredentialsVerificationPolicy"], config.image_verification.word());
+    if let Verification::NeverVerifyAllowlistedImages(patterns) = &config.image_verification {
+        out.set(&["preloadedImagesVerificationAllowlist"], patterns.iter().map(|p| p.as_str().into()).collect::<Vec<Value>>());
+    }
     if let Some(path) = &config.static_pod_path {
         out.set(&["staticPodPath"], path.display().to_string());
     }

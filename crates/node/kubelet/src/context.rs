@@ -116,6 +116,9 @@ impl Context {
             let sizes = machine::huge_pages(Path::new("/sys/kernel/mm/hugepages")).into_iter().map(|(size, _)| size);
             limits.hugepage_limits = resources::huge_page_limits(pod, container, sizes);
         }
+        if self.config.kills_together(self.cgroups.version()) {
+            limits.unified.insert("memory.oom.group".into(), "1".into());
+        }
         resource::lay_over(&self.managers, meta::uid(pod), pod::container_name(container), &mut limits);
         let kubepods = format!("{}/kubepods", self.config.cgroup_root.trim_end_matches('/'));
         let limited = self.config.swap_behavior == SwapBehavior::LimitedSwap;

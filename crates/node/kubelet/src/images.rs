@@ -1,10 +1,12 @@
 //! Images for containers: whether to pull by the container's policy, with which credentials, and how long to wait after a
 //! failure. See upstream's pkg/kubelet/images.
 
+pub(crate) mod access;
 pub(crate) mod gc;
 pub(crate) mod keyring;
 mod progress;
 pub(crate) mod provider;
+mod records;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,12 +14,17 @@ use std::time::{Duration, Instant};
 use fram_cri::{AuthConfig, Image, ImageError, ImageService, ImageSpec, PodSandboxConfig};
 use fram_machinery::Value;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::backoff::Backoff;
 use crate::clock::Clock;
+use crate::config::KubeletConfig;
+use crate::metrics::{Families, Took, size_range};
+use access::Used;
 use keyring::Keyring;
 use progress::Progress;
 use provider::CredentialProviders;
+use records::Records;
 
 /// Why there is no image: the reason and message of the waiting container, and when a further try makes sense.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -37,6 +44,10 @@ pub(crate) struct Images {
     service: Arc<dyn ImageService>,
     clock: Arc<dyn Clock>,
     providers: Arc<CredentialProviders>,
+    records: Records,
+    /// As many pulls as may be under way at once; None where nothing limits them.
+    turns: Option<Semaphore>,
+    families: Arc<Families>,
     state: Mutex<State>,
 }
 
@@ -48,8 +59,23 @@ struct State {
 }
 
 impl Images {
-    pub(crate) fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>, providers: Arc<CredentialProviders>) -> Self {
-        Self { service, clock, providers, state: Mutex::default() }
+    pub(crate) fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>, config: &KubeletConfig, families: Arc<Families>) -> Self {
+        let records = Records::new(&config.root_dir, config.image_verification.clone());
+        let turns = config.parallel_image_pulls.map(|limit| Semaphore::new(limit.get()));
+        Self { service, clock, providers: config.credential_providers.clone(), records, turns, families, state: Mutex::default() }
+    }
+
+    /// To be called once before anything is pulled.
+    pub(crate) async fn recover(&self) {
+        match self.list().await {
+            Ok(images) => self.records.recover(&images, &self.now()),
+            // What was begun before stays so, and passes for pulled by the kubelet all the same.
+            Err(error) => tracing::warn!(%error, "the images of the node could not be listed"),
+        }
+    }
+
+    fn now(&self) -> String {
+        crate::clock::time(self.clock.now())
     }
 
     /// The image of a container, pulled if its policy says so.
@@ -76,7 +102,11 @@ impl Images {
                 return Err(NoImage { reason: "ImageInspectError", message, retry_after: Some(crate::backoff::FIRST) });
             }
         };
-        match (container.str_at(&["imagePullPolicy"]), present) {
+        let policy = container.str_at(&["imagePullPolicy"]);
+        // Somebody who may not have the image is not told that it is here.
+        let present = present
+            .filter(|present| policy == "Always" || !self.records.must_ask(image, &present.id, &keyring.secrets(&spec.image), &self.now()));
+        match (policy, present) {
             ("IfNotPresent" | "Never" | "", Some(present)) => {
                 telling.event(
                     false,
@@ -90,7 +120,8 @@ impl Images {
                 telling.event(true, "ErrImageNeverPull", message.clone());
                 Err(NoImage { reason: "ErrImageNeverPull", message, retry_after: None })
             }
-            _ => self.pull(pod_uid, &spec, keyring, sandbox, telling).await,
+            // What is rare is on the heap, not in each pod's future.
+            _ => Box::pin(self.pull(pod_uid, &spec, keyring, sandbox, telling)).await,
         }
     }
 
@@ -109,18 +140,25 @@ impl Images {
             return Err(waiting);
         }
         telling.event(false, "Pulling", format!("Pulling image {image:?}"));
+        let asked = Instant::now();
+        let _turn = match &self.turns {
+            // It is never closed.
+            Some(turns) => turns.acquire().await.ok(),
+            None => None,
+        };
         let begun = Instant::now();
         let progress = Progress::default();
-        let pulling = self.try_credentials(spec, keyring, sandbox, &progress);
+        let pulling = self.pull_and_record(spec, keyring, sandbox, &progress);
         match progress.follow(image, telling, pulling).await {
             Ok(pulled) => {
                 let mut state = self.state.lock();
                 state.backoff.reset(&key);
                 state.failures.remove(&key);
                 drop(state);
-                let took = go_duration(begun.elapsed());
+                self.families.took(Took::ImagePull, &[size_range(pulled.size)], begun.elapsed());
+                let (took, all) = (go_duration(begun.elapsed()), go_duration(asked.elapsed()));
                 let message =
-                    format!("Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {} bytes.", pulled.size);
+                    format!("Successfully pulled image {image:?} in {took} ({all} including waiting). Image size: {} bytes.", pulled.size);
                 telling.event(false, "Pulled", message);
                 Ok(pulled)
             }
@@ -156,24 +194,44 @@ impl Images {
         NoImage { reason, message, retry_after: Some(Duration::ZERO) }
     }
 
-    async fn try_credentials(
+    async fn pull_and_record(
         &self,
         spec: &ImageSpec,
         keyring: &Keyring,
         sandbox: &PodSandboxConfig,
         progress: &Progress,
     ) -> Result<Image, ImageError> {
+        let image = &spec.user_specified_image;
+        self.records.begin(image).map_err(|error| ImageError::Internal(error.to_string()))?;
+        // Where the pod is given up meanwhile, the intent ends as if the pull had failed: what comes of it is another's.
+        let mut pull = Pull { records: &self.records, image, outcome: None, now: self.now() };
+        let (pulled, used) = self.try_credentials(spec, keyring, sandbox, progress).await?;
+        pull.outcome = Some((pulled.id.clone(), used));
+        Ok(pulled)
+    }
+
+    /// The image, and which credentials opened it.
+    async fn try_credentials(
+        &self,
+        spec: &ImageSpec,
+        keyring: &Keyring,
+        sandbox: &PodSandboxConfig,
+        progress: &Progress,
+    ) -> Result<(Image, Used), ImageError> {
         // The pod's own credentials first, then those of the node.
         let mut found = keyring.lookup(&spec.image);
         found.extend(self.providers.credentials(&spec.image).await);
-        let tries: Vec<Option<AuthConfig>> = if found.is_empty() { vec![None] } else { found.into_iter().map(Some).collect() };
+        let with = |(auth, used)| (Some(auth), used);
+        let tries: Vec<(Option<AuthConfig>, Used)> =
+            if found.is_empty() { vec![(None, Used::Node)] } else { found.into_iter().map(with).collect() };
         let mut last = ImageError::Internal("no credentials to try".into());
-        for auth in tries {
+        for (auth, used) in tries {
             match self.service.pull_image(spec, auth.as_ref(), Some(sandbox), Some(progress.listener())).await {
                 Ok(id) => {
                     let pulled = ImageSpec { image: id.clone(), ..spec.clone() };
                     let status = self.service.image_status(&pulled).await?;
-                    return status.ok_or_else(|| ImageError::Internal(format!("image {id} is gone after it was pulled")));
+                    let image = status.ok_or_else(|| ImageError::Internal(format!("image {id} is gone after it was pulled")))?;
+                    return Ok((image, used));
                 }
                 Err(error) => last = error,
             }
@@ -193,7 +251,16 @@ impl Images {
     }
 
     pub(crate) async fn remove(&self, image: &ImageSpec) -> Result<(), ImageError> {
-        self.service.remove_image(image).await
+        self.service.remove_image(image).await?;
+        self.records.forget(&image.image);
+        Ok(())
+    }
+
+    /// Forgets how images came that are on the node no more.
+    pub(crate) async fn prune_records(&self) -> Result<(), ImageError> {
+        let ended = self.records.ended();
+        self.records.prune(&self.list().await?, ended);
+        Ok(())
     }
 
     /// Forgets the failures of a pod that is gone.
@@ -202,6 +269,20 @@ impl Images {
         let prefix = format!("{pod_uid}_");
         state.backoff.retain(|key| !key.starts_with(&prefix));
         state.failures.retain(|key, _| !key.starts_with(&prefix));
+    }
+}
+
+/// A pull under way, recorded as it has ended when this goes.
+struct Pull<'a> {
+    records: &'a Records,
+    image: &'a str,
+    outcome: Option<(String, Used)>,
+    now: String,
+}
+
+impl Drop for Pull<'_> {
+    fn drop(&mut self) {
+        self.records.end(self.image, self.outcome.as_ref().map(|(id, used)| (id.as_str(), used)), &self.now);
     }
 }
 

@@ -25,6 +25,8 @@ use crate::context::Context;
 use crate::devices::{self, DeviceManager};
 use crate::dra::{self, DraManager};
 use crate::images::Images;
+use crate::measured::Measured;
+use crate::metrics::{Metrics, Took};
 use crate::node::{self, machine};
 use crate::objects::Objects;
 use crate::observed::{ANNOTATION_POD_GRACE, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID};
@@ -81,6 +83,9 @@ impl Kubelet {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let informer = |resource, options| Informer::start(client.clone(), resource, "", options, &tasks, stop.clone());
         let (writer, controller) = StatusWriter::new();
+        let metrics = Metrics::default();
+        let runtime = Arc::new(Measured { inner: runtime, families: metrics.families.clone() });
+        let images: Arc<dyn ImageService> = Arc::new(Measured { inner: images, families: metrics.families.clone() });
         let mailboxes = Mailboxes::default();
         let now = clock.clone();
         let node = node::machine::facts(&config);
@@ -93,7 +98,7 @@ impl Kubelet {
             devices: Arc::new(DeviceManager::open(&config.root_dir)),
             dra: Arc::new(DraManager::open(client.clone(), &config.node_name, &config.root_dir)),
             user_namespaces: UserNamespaces::open(&config),
-            images: Images::new(images, clock.clone(), config.credential_providers.clone()),
+            images: Images::new(images, clock.clone(), &config, metrics.families.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             tokens: Tokens::new(client.clone()),
             trust: TrustBundles::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
@@ -107,7 +112,7 @@ impl Kubelet {
             cgroups: Cgroups::detect(&config.cgroup_mount),
             allocations: Allocations::new(&config.root_dir),
             rates: Default::default(),
-            metrics: Default::default(),
+            metrics,
             collector: Default::default(),
             pressures: Default::default(),
             shutting_down: Default::default(),
@@ -125,6 +130,7 @@ impl Kubelet {
     /// Runs the node's pods until `stop`. Containers go on without it, and the next kubelet takes them over.
     pub async fn run(&self, stop: CancellationToken) -> Result<(), KubeletError> {
         let _end = self.stop.clone().drop_guard();
+        self.ctx.images.recover().await;
         self.tasks.spawn(node::keep(self.ctx.clone(), self.client.clone(), self.node.clone(), self.stop.clone()));
         if self.ctx.config.volumes_dir.is_some() {
             self.tasks.spawn(crate::local_path::keep(self.ctx.clone(), self.client.clone(), self.tasks.clone(), self.stop.clone()));
@@ -356,6 +362,7 @@ impl Pods<'_> {
         self.start(pod.clone());
         if let Err((reason, message)) = verdict {
             self.kubelet.ctx.event(&pod, true, &reason, message.clone());
+            self.kubelet.ctx.metrics.count_rejection(&reason);
             let failure = Failure { reason, message, disruption: false };
             self.kubelet.post(&uid, Letter::Failed { failure, grace: None });
         }
@@ -385,6 +392,8 @@ impl Pods<'_> {
         let uid = meta::uid(&pod).to_string();
         let mailbox = Arc::new(Mailbox::default());
         self.kubelet.mailboxes.lock().insert(uid.clone(), mailbox.clone());
+        let containers = pod.list_at(&["spec", "containers"]).len();
+        self.kubelet.ctx.metrics.families.note(Took::ContainersPerPod, &[], containers as f64);
         let worker = Worker::new(self.kubelet.ctx.clone(), pod, mailbox);
         let id = self.workers.spawn(worker.run(self.kubelet.stop.clone())).id();
         self.uids.insert(id, uid);

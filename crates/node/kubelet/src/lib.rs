@@ -19,6 +19,7 @@ mod hook;
 mod images;
 mod kubelet;
 mod local_path;
+mod measured;
 mod metrics;
 mod net;
 mod node;

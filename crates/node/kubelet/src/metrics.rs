@@ -1,11 +1,16 @@
 //! What the kubelet counts of its own work, by upstream's names; see pkg/kubelet/metrics.
 
+mod families;
+pub(crate) mod gauges;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fram_machinery::Value;
 use parking_lot::Mutex;
 
 use crate::pod::PodId;
+pub(crate) use families::{Count, Families, Took, size_range};
 
 /// What is started, and what of it fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +51,7 @@ impl Started {
 
 #[derive(Default)]
 pub(crate) struct Metrics {
+    pub(crate) families: Arc<Families>,
     /// By labels as they are written; those without any have one entry.
     started: Mutex<BTreeMap<(Started, String), u64>>,
     /// Containers that have ended, by labels as they are written.
@@ -116,6 +122,30 @@ impl Metrics {
         }
     }
 
+    /// A pod was refused; of the many reasons there may be only known ones are told by their names, as upstream.
+    pub(crate) fn count_rejection(&self, reason: &str) {
+        const KNOWN: [&str; 12] = [
+            "AppArmor",
+            "PodOSSelectorNodeLabelDoesNotMatch",
+            "PodOSNotSupported",
+            "UnexpectedAdmissionError",
+            "OutOfcpu",
+            "OutOfmemory",
+            "OutOfephemeral-storage",
+            "OutOfpods",
+            "Evicted",
+            "SysctlForbidden",
+            "TopologyAffinityError",
+            "NodeShutdown",
+        ];
+        let told = match KNOWN.iter().find(|known| **known == reason) {
+            Some(known) => known,
+            None if reason.starts_with("OutOf") => "OutOfExtendedResources",
+            None => "Other",
+        };
+        self.families.count(Count::AdmissionRejections, &[told], 1);
+    }
+
     pub(crate) fn count_probe(&self, probed: Probed) {
         *self.probes.lock().entry(probed).or_default() += 1;
     }
@@ -165,6 +195,7 @@ impl Metrics {
                 out.push_str(&format!("kubelet_{name}_total 0\n"));
             }
         }
+        self.families.exposition(&mut out);
         out
     }
 }
@@ -195,6 +226,19 @@ mod tests {
             assert!(shown.lines().any(|l| l == line), "{line}: {shown}");
         }
         assert!(Metrics::default().exposition().contains("\nkubelet_started_user_namespaced_pods_total 0\n"));
+    }
+
+    #[test]
+    fn refusals_are_told_by_reasons_that_are_known() {
+        let metrics = Metrics::default();
+        for reason in ["OutOfcpu", "OutOfexample.com/gpu", "OutOfexample.com/x", "NodePorts"] {
+            metrics.count_rejection(reason);
+        }
+        let shown = metrics.exposition();
+        for (reason, count) in [("OutOfcpu", 1), ("OutOfExtendedResources", 2), ("Other", 1)] {
+            let line = format!("kubelet_admission_rejections_total{{reason=\"{reason}\"}} {count}");
+            assert!(shown.lines().any(|l| l == line), "{line}: {shown}");
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::configuration::configz;
 use crate::kubelet::Kubelet;
+use crate::metrics::gauges;
 use crate::pod;
 use crate::stats;
 pub(crate) use log_file::tail_messages as log_tail;
@@ -65,7 +66,10 @@ impl Kubelet {
                 Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
             },
             (&Method::GET, ["metrics", "probes"]) => Ok(text(&self.ctx.metrics.probes())),
-            (&Method::GET, ["metrics"]) => Ok(text(&self.ctx.metrics.exposition())),
+            (&Method::GET, ["metrics"]) => match gauges::exposition(self).await {
+                Ok(now) => Ok(text(&(now + &self.ctx.metrics.exposition()))),
+                Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
+            },
             (&Method::GET, ["configz"]) => Ok(json(&configz(&self.ctx.config))),
             (&Method::GET, ["logs", rest @ ..]) => node_logs::serve(rest).await,
             (&Method::GET, ["pods"]) => Ok(json(&self.pod_list())),

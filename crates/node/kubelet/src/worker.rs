@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::context::Context;
+use crate::metrics::Took;
 use crate::observed::Observed;
 use crate::pod::{self, PodId};
 use crate::probe::Probes;
@@ -107,6 +108,7 @@ pub(crate) struct Worker {
     status: Option<Arc<Value>>,
     removed: bool,
     forgotten: bool,
+    seen: Instant,
 }
 
 impl Worker {
@@ -138,6 +140,7 @@ impl Worker {
             status: None,
             removed: false,
             forgotten: false,
+            seen: Instant::now(),
             ctx,
         }
     }
@@ -329,10 +332,22 @@ impl Worker {
         });
         if self.status.as_deref() != Some(&status) {
             let before = self.status.as_deref().or(self.pod.get("status"));
-            self.ctx.metrics.count_terminations(before.unwrap_or(&Value::Null), &status);
+            let before = before.unwrap_or(&Value::Null);
+            self.ctx.metrics.count_terminations(before, &status);
+            if before.str_at(&["phase"]) != "Running" && status.str_at(&["phase"]) == "Running" {
+                self.count_start();
+            }
             let status = Arc::new(status);
             self.ctx.writer.set(&self.id, status.clone());
             self.status = Some(status);
+        }
+    }
+
+    fn count_start(&self) {
+        let families = &self.ctx.metrics.families;
+        families.took(Took::PodStart, &[], self.seen.elapsed());
+        if let Some(created) = clock::parse(self.pod.str_at(&["metadata", "creationTimestamp"])) {
+            families.took(Took::PodStartTotal, &[], clock::since(self.ctx.clock.now(), created));
         }
     }
 

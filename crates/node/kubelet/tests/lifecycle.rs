@@ -214,6 +214,45 @@ async fn an_image_that_cannot_be_pulled_is_told_and_backs_off() {
 }
 
 #[tokio::test]
+async fn an_image_that_a_secret_has_opened_is_refused_to_pods_without_it() {
+    let mut rig = Rig::start().await;
+    let config = r#"{"auths":{"private.example":{"username":"known","password":"p"}}}"#;
+    let secret = |name: &str| {
+        object!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": "ns", "name": name, "uid": name }, 
+            "data": { ".dockerconfigjson": (base64::Engine::encode(&base64::engine::general_purpose::STANDARD, config)) } })
+    };
+    rig.api.put("secrets", secret("s"));
+    rig.api.put("secrets", secret("copy"));
+    let with = |name: &str, policy: &str, secret: Option<&str>| {
+        let mut container = container("c");
+        container.set(&["image"], "private.example/app:1");
+        container.set(&["imagePullPolicy"], policy);
+        let secrets: Vec<Value> = secret.into_iter().map(|name| object!({ "name": name })).collect();
+        pod(name, object!({ "containers": [container], "imagePullSecrets": secrets }))
+    };
+    let waits = |pod: &Value| container_status(pod, 0).str_at(&["state", "waiting", "reason"]).to_string();
+    rig.api.put("pods", with("first", "IfNotPresent", Some("s")));
+    rig.pod("first", |p| meta::condition_is_true(p, "Ready")).await;
+    for again in [false, true] {
+        // Another kubelet knows it too.
+        if again {
+            rig.halt().await;
+            rig.resume().await;
+        }
+        let name = |of: &str| format!("{of}-{again}");
+        rig.api.put("pods", with(&name("stranger"), "IfNotPresent", None));
+        rig.pod(&name("stranger"), |p| waits(p) == "ImagePullBackOff").await;
+        rig.api.put("pods", with(&name("never"), "Never", None));
+        rig.pod(&name("never"), |p| waits(p) == "ErrImageNeverPull").await;
+        rig.api.put("pods", with(&name("same"), "Never", Some("s")));
+        rig.pod(&name("same"), |p| meta::condition_is_true(p, "Ready")).await;
+        rig.api.put("pods", with(&name("copy"), "Never", Some("copy")));
+        rig.pod(&name("copy"), |p| meta::condition_is_true(p, "Ready")).await;
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_deadline_counts_while_an_image_is_pulled() {
     let rig = Rig::start().await;
     let mut stalled = container("a");

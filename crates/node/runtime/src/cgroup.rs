@@ -1,6 +1,7 @@
 //! Control groups of versions 1 and 2 as far as containers need them: where they are, making them with their limits, who is in
 //! them, killing, removing, and what the kernel counted.
 
+mod counters;
 mod create;
 mod devices;
 mod limits;
@@ -10,6 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub(crate) use counters::device_name;
 pub(crate) use create::{Entrances, Forked};
 
 /// The hierarchies of a machine, found once.

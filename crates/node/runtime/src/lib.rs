@@ -8,6 +8,7 @@ mod config;
 mod devices;
 mod durable;
 pub mod kernel;
+mod metrics;
 pub mod oci;
 mod protocol;
 mod records;

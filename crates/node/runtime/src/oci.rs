@@ -3,6 +3,7 @@
 
 mod bundle;
 mod command;
+mod copy_up;
 mod create;
 mod exec;
 mod executor;

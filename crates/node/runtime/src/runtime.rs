@@ -4,6 +4,7 @@
 mod containers;
 mod exec;
 mod filters;
+mod metrics;
 mod recover;
 mod sandboxes;
 mod service;

@@ -259,6 +259,30 @@ fn further_processes_run_in_the_container_with_their_own_exit_codes() {
 }
 
 #[test]
+fn a_new_mount_has_what_the_image_has_there_where_that_is_asked_for() {
+    let rig =
+        Rig::new("copy", "cat /data/folder/file; test -L /data/out; test -u /data/folder/file; echo x > /data/new; cat /outside/file");
+    let (data, outside) = (rig.path().join("rootfs/data"), rig.path().join("rootfs/outside"));
+    fs::create_dir_all(data.join("folder")).unwrap();
+    fs::create_dir_all(&outside).unwrap();
+    fs::write(data.join("folder/file"), "of the image\n").unwrap();
+    fs::set_permissions(data.join("folder/file"), fs::Permissions::from_mode(0o4755)).unwrap();
+    fs::write(outside.join("file"), "inside\n").unwrap();
+    std::os::unix::fs::symlink("/outside", data.join("out")).unwrap();
+    rig.change(|spec| {
+        let tmpfs = |place: &str| json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "tmpcopyup"] });
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        mounts.extend([tmpfs("/data"), tmpfs("/nothing/there")]);
+    });
+    rig.create();
+    rig.run(&["start", &rig.id]);
+    rig.wait_until_stopped();
+    assert_eq!(rig.output(), "of the image\ninside\n");
+    assert!(!data.join("new").exists());
+    rig.run(&["delete", &rig.id]);
+}
+
+#[test]
 fn an_id_that_is_only_claimed_has_no_processes_and_no_limits() {
     let rig = Rig::new("claimed", "");
     fs::create_dir_all(rig.path().join("state").join(&rig.id)).unwrap();
@@ -392,6 +416,9 @@ fn podman_runs_containers_on_it() {
     let once = run(&["--rm"], &["sh", "-c", "echo here; exit 3"]);
     assert_eq!((once.status.code(), text(&once.stdout)), (Some(3), "here\n".into()), "{}", text(&once.stderr));
     assert_eq!(run(&["--rm"], &["absent"]).status.code(), Some(127));
+    let scratch =
+        run(&["--rm", "--read-only", "--tmpfs", "/scratch"], &["sh", "-c", "echo x > /scratch/a && echo x > /b || cat /scratch/a"]);
+    assert_eq!(text(&scratch.stdout), "x\n", "{}", text(&scratch.stderr));
     let long = run(&["--detach", "--name", "long"], &["sleep", "600"]);
     assert!(long.status.success(), "{}", text(&long.stderr));
     let inside = podman(&["exec", "long", "cat", "/proc/1/comm"]);

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::messages::*;
+use super::metrics::{MetricDescriptors, PodSandboxesMetrics};
 use super::status::{self, CallError};
 use super::{IMAGES, RUNTIME};
 use crate::*;
@@ -325,6 +326,15 @@ impl RuntimeService for RemoteRuntime {
         let request = ListPodSandboxStatsRequest { filter: filter.clone() };
         let answer: PodSandboxesStats = self.of_sandbox("ListPodSandboxStats", &request, "").await?;
         Ok(answer.stats.into_iter().map(of_running).collect())
+    }
+
+    async fn list_metric_descriptors(&self) -> CriResult<Vec<MetricDescriptor>> {
+        Ok(self.of_sandbox::<MetricDescriptors>("ListMetricDescriptors", &Nothing::default(), "").await?.descriptors)
+    }
+
+    async fn list_pod_sandbox_metrics(&self) -> CriResult<Vec<PodSandboxMetrics>> {
+        let answer: PodSandboxesMetrics = self.of_sandbox("ListPodSandboxMetrics", &Nothing::default(), "").await?;
+        Ok(answer.pod_metrics.into_iter().map(PodSandboxMetrics::from).collect())
     }
 
     /// Those of the runtime, or where it has none what changes between one list and the next. Upstream's kubelets do the

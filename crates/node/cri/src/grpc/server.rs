@@ -8,7 +8,7 @@ use fram_grpc::message::Message;
 use fram_grpc::server::{Call, Reply, Service, Status};
 
 use super::messages::*;
-use super::metrics::{self, MetricDescriptors, PodSandboxesMetrics};
+use super::metrics::{MetricDescriptors, OfPod, PodSandboxesMetrics};
 use super::{IMAGES, RUNTIME, status};
 use crate::*;
 
@@ -295,10 +295,12 @@ impl CriServer {
                 let stats = runtime.list_pod_sandbox_stats(&filter).await.map_err(status::of_runtime)?;
                 listed(name, stats, |stats| PodSandboxesStats { stats })
             }
-            "ListMetricDescriptors" => reply(&MetricDescriptors { descriptors: metrics::descriptors() }),
+            "ListMetricDescriptors" => {
+                reply(&MetricDescriptors { descriptors: runtime.list_metric_descriptors().await.map_err(status::of_runtime)? })
+            }
             "ListPodSandboxMetrics" | "StreamPodSandboxMetrics" => {
-                let stats = runtime.list_pod_sandbox_stats(&PodSandboxStatsFilter::default()).await.map_err(status::of_runtime)?;
-                let pods = stats.into_iter().map(metrics::of_sandbox).collect();
+                let told = runtime.list_pod_sandbox_metrics().await.map_err(status::of_runtime)?;
+                let pods = told.into_iter().map(OfPod::from).collect();
                 listed(name, pods, |pod_metrics| PodSandboxesMetrics { pod_metrics })
             }
             name => Err(Status::unknown_method(name)),

@@ -56,7 +56,7 @@ const FIELDS: &[Field] = &[
     ("kind", Text, Honoured),
     ("enableServer", Flag, Moot),
     ("staticPodPath", Text, Honoured),
-    ("podLogsDir", Text, Missing),
+    ("podLogsDir", Text, Honoured),
     ("syncFrequency", Duration, Moot),
     ("fileCheckFrequency", Duration, Moot),
     ("httpCheckFrequency", Duration, Moot),
@@ -76,8 +76,8 @@ const FIELDS: &[Field] = &[
     ("authorization", Struct(AUTHORIZATION), Moot),
     ("registryPullQPS", Number, Missing),
     ("registryBurst", Number, Missing),
-    ("imagePullCredentialsVerificationPolicy", Text, Missing),
-    ("preloadedImagesVerificationAllowlist", Texts, Moot),
+    ("imagePullCredentialsVerificationPolicy", Text, Honoured),
+    ("preloadedImagesVerificationAllowlist", Texts, Honoured),
     ("eventRecordQPS", Number, Missing),
     ("eventBurst", Number, Missing),
     ("enableDebuggingHandlers", Flag, Honoured),
@@ -102,7 +102,7 @@ const FIELDS: &[Field] = &[
     ("cgroupsPerQOS", Flag, Moot),
     ("cgroupDriver", Text, Moot),
     ("cpuManagerPolicy", Text, Honoured),
-    ("singleProcessOOMKill", Flag, Missing),
+    ("singleProcessOOMKill", Flag, Honoured),
     ("cpuManagerPolicyOptions", TextMap, Honoured),
     ("cpuManagerReconcilePeriod", Duration, Moot),
     ("memoryManagerPolicy", Text, Honoured),
@@ -124,8 +124,8 @@ const FIELDS: &[Field] = &[
     ("contentType", Text, Moot),
     ("kubeAPIQPS", Number, Moot),
     ("kubeAPIBurst", Number, Moot),
-    ("serializeImagePulls", Flag, Missing),
-    ("maxParallelImagePulls", Number, Missing),
+    ("serializeImagePulls", Flag, Honoured),
+    ("maxParallelImagePulls", Number, Honoured),
     ("evictionHard", TextMap, Honoured),
     ("evictionSoft", TextMap, Honoured),
     ("evictionSoftGracePeriod", TextMap, Honoured),
@@ -261,7 +261,7 @@ mod tests {
         });
         assert_eq!(faults(&fine), Vec::<String>::new());
         assert_eq!(moot(&fine), ["logging"]);
-        assert_eq!(missing(&object!({ "serializeImagePulls": true, "logging": {} })), ["serializeImagePulls"]);
+        assert_eq!(missing(&object!({ "eventRecordQPS": 5, "logging": {} })), ["eventRecordQPS"]);
         for (document, fault) in [
             (object!({ "maxPod": 3 }), "unknown field \"maxPod\""),
             (object!({ "memorySwap": { "behavior": "" } }), "unknown field \"memorySwap.behavior\""),

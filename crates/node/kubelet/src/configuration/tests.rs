@@ -34,6 +34,40 @@ fn fields_replace_defaults_and_others_stay() {
 }
 
 #[test]
+fn a_container_out_of_memory_ends_whole_where_the_kernel_can_end_it_so() {
+    let with = |single| KubeletConfig { single_process_oom_kill: single, ..config() };
+    for (single, version, whole) in
+        [(None, 1, false), (None, 2, true), (Some(true), 2, false), (Some(false), 2, true), (Some(true), 1, false)]
+    {
+        assert_eq!(with(single).kills_together(version), whole, "{single:?} {version}");
+    }
+    let mut one = KubeletConfig { cgroup_mount: "/nowhere".into(), ..config() };
+    let document = parse(&format!("{HEAD}singleProcessOOMKill: false\n")).unwrap();
+    let refused = Configuration { document }.apply(&mut one).unwrap_err().to_string();
+    assert!(refused.contains("singleProcessOOMKill must not be explicitly set to false when using cgroup v1"), "{refused}");
+}
+
+#[test]
+fn pulls_are_one_by_one_or_as_many_as_are_said() {
+    for (text, limit) in [
+        ("", None),
+        ("serializeImagePulls: true\n", Some(1)),
+        ("serializeImagePulls: false\n", None),
+        ("serializeImagePulls: false\nmaxParallelImagePulls: 3\n", Some(3)),
+        ("maxParallelImagePulls: 1\n", Some(1)),
+    ] {
+        assert_eq!(read(text).unwrap().parallel_image_pulls.map(NonZeroUsize::get), limit, "{text}");
+    }
+}
+
+#[test]
+fn images_are_verified_as_the_policy_says() {
+    assert_eq!(read("").unwrap().image_verification, Verification::NeverVerifyPreloadedImages);
+    let allow = "imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages\npreloadedImagesVerificationAllowlist: [reg/*]\n";
+    assert_eq!(read(allow).unwrap().image_verification, Verification::NeverVerifyAllowlistedImages(vec!["reg/*".into()]));
+}
+
+#[test]
 fn hard_thresholds_replace_the_defaults_unless_they_are_to_be_merged() {
     let merged = read("mergeDefaultEvictionSettings: true\nevictionHard: {memory.available: 1Gi}\n").unwrap();
     assert_eq!((merged.eviction.hard.len(), merged.eviction.hard["memory.available"].as_str()), (default_hard().len(), "1Gi"));
@@ -43,6 +77,11 @@ fn hard_thresholds_replace_the_defaults_unless_they_are_to_be_merged() {
 fn what_makes_no_sense_is_refused_with_its_field() {
     for (text, fault) in [
         ("maxPod: 7\n", "strict decoding error: unknown field \"maxPod\""),
+        ("imagePullCredentialsVerificationPolicy: Never\n", "imagePullCredentialsVerificationPolicy \"Never\" must be one of"),
+        ("preloadedImagesVerificationAllowlist: [a]\n", "can only be set when imagePullCredentialsVerificationPolicy is"),
+        ("serializeImagePulls: true\nmaxParallelImagePulls: 2\n", "maxParallelImagePulls cannot be larger than 1 unless"),
+        ("maxParallelImagePulls: 0\n", "maxParallelImagePulls 0 must be a positive number"),
+        ("podLogsDir: ../logs\n", "podLogsDir \"../logs\" must be a normalized absolute path"),
         ("maxPods: -7\n", "maxPods -7 must be between 1 and 4294967295, inclusive"),
         ("imageGCHighThresholdPercent: 101\n", "imageGCHighThresholdPercent 101 must be between 0 and 100, inclusive"),
         ("imageGCHighThresholdPercent: 70\n", "imageGCLowThresholdPercent 80 must be less than imageGCHighThresholdPercent 70"),

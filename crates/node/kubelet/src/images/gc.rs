@@ -203,6 +203,9 @@ pub(crate) async fn keep(kubelet: Kubelet, stop: CancellationToken) {
                 failed_before = true;
             }
         }
+        if let Err(error) = ctx.images.prune_records().await {
+            tracing::warn!(%error, "the images of the node could not be listed");
+        }
         remove_orphans(&kubelet).await;
         if stop.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_none() {
             return;

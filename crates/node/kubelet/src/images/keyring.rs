@@ -4,12 +4,20 @@ use base64::Engine;
 use fram_cri::AuthConfig;
 use fram_machinery::{Value, json};
 
+use super::access::{PullSecret, Used};
 use crate::pod::environment::value_of;
 
 /// Credentials by the registry, or part of a registry, that they are for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Keyring {
-    entries: Vec<(String, AuthConfig)>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    place: String,
+    auth: AuthConfig,
+    used: Used,
 }
 
 impl Keyring {
@@ -18,23 +26,42 @@ impl Keyring {
         let read = |key: &str| value_of(secret, key, true).and_then(|bytes| json::from_slice(&bytes).ok());
         let modern = read(".dockerconfigjson").and_then(|config| config.get("auths").cloned());
         if let Some(auths) = modern.or_else(|| read(".dockercfg")) {
-            self.add_auths(&auths);
+            let text = |path: &[&str]| secret.str_at(path).to_string();
+            let (uid, namespace, name) = (text(&["metadata", "uid"]), text(&["metadata", "namespace"]), text(&["metadata", "name"]));
+            self.add(&auths, |auth| {
+                let (uid, namespace, name) = (uid.clone(), namespace.clone(), name.clone());
+                Used::Secret(PullSecret { uid, namespace, name, hash: hash(auth) })
+            });
         }
     }
 
-    /// Adds credentials by the places that they are for.
+    /// Adds the node's own credentials by the places that they are for.
     pub(crate) fn add_auths(&mut self, auths: &Value) {
+        self.add(auths, |_| Used::Node);
+    }
+
+    fn add(&mut self, auths: &Value, of: impl Fn(&AuthConfig) -> Used) {
         for (place, entry) in auths.as_map().into_iter().flat_map(|m| m.iter()) {
-            self.entries.push((bare(place), auth(place, entry)));
+            let auth = auth(place, entry);
+            self.entries.push(Entry { place: bare(place), used: of(&auth), auth });
         }
         // The longest, most special place comes first.
-        self.entries.sort_by_key(|e| std::cmp::Reverse(e.0.len()));
+        self.entries.sort_by_key(|entry| std::cmp::Reverse(entry.place.len()));
     }
 
     /// What may open the image's repository, the most special first.
-    pub(crate) fn lookup(&self, image: &str) -> Vec<AuthConfig> {
+    pub(crate) fn lookup(&self, image: &str) -> Vec<(AuthConfig, Used)> {
         let repository = repository(image);
-        self.entries.iter().filter(|(place, _)| fits(place, &repository)).map(|(_, auth)| auth.clone()).collect()
+        self.entries.iter().filter(|entry| fits(&entry.place, &repository)).map(|entry| (entry.auth.clone(), entry.used.clone())).collect()
+    }
+
+    /// The secrets among what may open the image's repository.
+    pub(super) fn secrets(&self, image: &str) -> Vec<PullSecret> {
+        let secret = |(_, used)| match used {
+            Used::Secret(secret) => Some(secret),
+            Used::Node => None,
+        };
+        self.lookup(image).into_iter().filter_map(secret).collect()
     }
 }
 
@@ -46,6 +73,19 @@ pub(crate) fn matches_image(place: &str, image: &str) -> bool {
 /// The host and port of an image's registry.
 pub(crate) fn registry_of(image: &str) -> String {
     repository(image).split('/').next().unwrap_or_default().to_string()
+}
+
+/// Of what a registry is shown: the same for the same credentials, wherever they are kept.
+fn hash(auth: &AuthConfig) -> String {
+    let AuthConfig { username, password, auth, identity_token, registry_token, .. } = auth;
+    sha256(&json::to_vec(&Value::from(
+        [username, password, auth, identity_token, registry_token].map(|text| text.as_str().into()).to_vec(),
+    )))
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn auth(place: &str, entry: &Value) -> AuthConfig {
@@ -122,7 +162,7 @@ mod tests {
         let data = base64::engine::general_purpose::STANDARD.encode(config);
         let mut keyring = Keyring::default();
         keyring.add_secret(&object!({ "data": { ".dockerconfigjson": data } }));
-        let users = |image: &str| keyring.lookup(image).into_iter().map(|a| a.username).collect::<Vec<_>>();
+        let users = |image: &str| keyring.lookup(image).into_iter().map(|(a, _)| a.username).collect::<Vec<_>>();
         assert_eq!(users("busybox"), ["u"]);
         assert_eq!(users("docker.io/library/busybox:1"), ["u"]);
         assert_eq!(users("reg.example:5000/team/app@sha256:0"), ["t"]);

@@ -12,6 +12,7 @@ use fram_machinery::{Value, json, object, yaml};
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 
+use super::access::Used;
 use super::keyring::{Keyring, matches_image, registry_of};
 
 const CONFIG: (&str, &str) = ("kubelet.config.k8s.io/v1", "CredentialProviderConfig");
@@ -80,7 +81,7 @@ impl CredentialProviders {
     }
 
     /// What the providers that know the image's registry give for it. One that fails gives nothing; the pull may succeed without it.
-    pub(crate) async fn credentials(&self, image: &str) -> Vec<AuthConfig> {
+    pub(crate) async fn credentials(&self, image: &str) -> Vec<(AuthConfig, Used)> {
         let mut keyring = Keyring::default();
         for provider in self.providers.iter().filter(|p| p.match_images.iter().any(|m| matches_image(m, image))) {
             match self.ask(provider, image).await {

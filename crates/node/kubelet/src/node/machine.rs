@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use fram_cri::PsiStats;
 use fram_machinery::Value;
 use fram_machinery::object;
 use fram_machinery::quantity::{Format, Quantity};
@@ -75,6 +76,18 @@ pub(crate) fn cpu_nano_seconds() -> Option<u64> {
     // user nice system idle iowait irq softirq steal, in hundredths of a second (proc(5)); guests count as user already.
     let busy: u64 = numbers.iter().take(8).enumerate().filter(|(i, _)| !matches!(i, 3 | 4)).map(|(_, n)| n).sum();
     Some(busy * 10_000_000)
+}
+
+/// When the machine was started, in nanoseconds since the epoch.
+pub(crate) fn booted() -> Option<i64> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let seconds: i64 = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    seconds.checked_mul(1_000_000_000)
+}
+
+/// How long tasks of the whole machine have waited for `cpu`, `memory` or `io`; None where the kernel does not count it.
+pub(crate) fn pressure(of: &str) -> Option<PsiStats> {
+    PsiStats::parse(&fs::read_to_string(format!("/proc/pressure/{of}")).ok()?)
 }
 
 fn read(path: &str) -> String {

@@ -1,5 +1,9 @@
-//! The summary as the metrics that cAdvisor is known for: what Prometheus' rules and dashboards ask for. Pure.
+//! The metrics that cAdvisor is known for: what Prometheus' rules and dashboards ask for. Of pods they are the runtime's own, or where it
+//! has none what the summary says. Pure.
 
+use std::collections::BTreeMap;
+
+use fram_cri::{Metric, MetricDescriptor, MetricType, PodSandboxMetrics};
 use fram_machinery::Value;
 
 type Read = fn(&Value) -> Option<f64>;
@@ -75,6 +79,42 @@ pub(super) fn exposition(summary: &Value) -> String {
     out
 }
 
+/// What a runtime tells of pods, and the summary of the node.
+pub(super) fn exposition_of(descriptors: &[MetricDescriptor], pods: &[PodSandboxMetrics], node: &Value) -> String {
+    let mut by_name: BTreeMap<&str, Vec<&Metric>> = BTreeMap::new();
+    for pod in pods {
+        for metric in pod.metrics.iter().chain(pod.container_metrics.iter().flat_map(|container| &container.metrics)) {
+            by_name.entry(&metric.name).or_default().push(metric);
+        }
+    }
+    let mut out = String::new();
+    for MetricDescriptor { name, help, label_keys } in descriptors {
+        let of_pods = by_name.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let of_node = OF_CONTAINERS.iter().find(|known| known.0 == name).and_then(|known| Some((known.1, known.3(node)?)));
+        let of_pod = of_pods.first().map(|metric| if metric.metric_type == MetricType::Counter { "counter" } else { "gauge" });
+        let Some(kind) = of_pod.or(of_node.map(|(kind, _)| kind)) else { continue };
+        out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        if let Some((_, amount)) = of_node {
+            let labels = label_keys.iter().map(|key| (key.as_str(), if key == "id" { "/" } else { "" }));
+            push_line(&mut out, name, labels, amount);
+        }
+        for metric in of_pods {
+            let labels = label_keys.iter().map(String::as_str).zip(metric.label_values.iter().map(String::as_str));
+            push_line(&mut out, name, labels, metric.value);
+        }
+    }
+    out
+}
+
+fn push_line<'a>(out: &mut String, name: &str, labels: impl Iterator<Item = (&'a str, &'a str)>, amount: f64) {
+    out.push_str(name);
+    for (place, (key, value)) in labels.enumerate() {
+        out.push_str(if place == 0 { "{" } else { "," });
+        out.push_str(&format!("{key}={value:?}"));
+    }
+    out.push_str(&format!("}} {amount}\n"));
+}
+
 fn reference(pod: &Value) -> (&str, &str, &str) {
     (pod.str_at(&["podRef", "namespace"]), pod.str_at(&["podRef", "name"]), pod.str_at(&["podRef", "uid"]))
 }
@@ -99,5 +139,34 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in {text}");
         }
+    }
+    #[test]
+    fn what_a_runtime_tells_stands_beside_the_node_and_what_nobody_knows_is_left_out() {
+        let keys = |more: &[&str]| ["container", "id"].iter().chain(more).map(|key| (*key).to_owned()).collect();
+        let described = |name: &str, more: &[&str]| MetricDescriptor { name: name.into(), help: "Words.".into(), label_keys: keys(more) };
+        let descriptors = [
+            described("container_memory_rss", &[]),
+            described("container_fs_limit_bytes", &["device"]),
+            described("container_hugetlb_usage_bytes", &["pagesize"]),
+        ];
+        let metric = |name: &str, labels: &[&str], value| Metric {
+            name: name.into(),
+            metric_type: MetricType::Gauge,
+            label_values: labels.iter().map(|label| (*label).to_owned()).collect(),
+            value,
+        };
+        let of_container = vec![metric("container_fs_limit_bytes", &["c", "/kubepods/podu/c", "/dev/vda"], 9.5)];
+        let pod = PodSandboxMetrics {
+            metrics: vec![metric("container_memory_rss", &["", "/kubepods/podu"], 7.0)],
+            container_metrics: vec![fram_cri::ContainerMetrics { metrics: of_container, ..Default::default() }],
+            ..Default::default()
+        };
+        let node = object!({ "memory": { "rssBytes": 100 } });
+        let expect = "# HELP container_memory_rss Words.\n# TYPE container_memory_rss gauge\n\
+                      container_memory_rss{container=\"\",id=\"/\"} 100\n\
+                      container_memory_rss{container=\"\",id=\"/kubepods/podu\"} 7\n\
+                      # HELP container_fs_limit_bytes Words.\n# TYPE container_fs_limit_bytes gauge\n\
+                      container_fs_limit_bytes{container=\"c\",id=\"/kubepods/podu/c\",device=\"/dev/vda\"} 9.5\n";
+        assert_eq!(exposition_of(&descriptors, &[pod], &node), expect);
     }
 }

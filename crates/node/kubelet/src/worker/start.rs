@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fram_cri::{ContainerState, Mount, PodSandboxConfig, PodSandboxStatus};
+use fram_cri::{ContainerConfig, ContainerState, CriError, Mount, PodSandboxConfig, PodSandboxStatus};
 use fram_machinery::{Value, meta, object};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use crate::dra;
 use crate::hook;
 use crate::images::keyring::Keyring;
 use crate::images::{NoImage, Telling};
+use crate::metrics::Count;
 use crate::observed::{Observed, restart_count};
 use crate::pod::environment::{self, Reference};
 use crate::pod::{self, Role};
@@ -141,7 +142,9 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
         // Others leave its processors before it comes.
         pool::level(ctx).await;
     }
-    let id = ctx.runtime.create_container(&starting.sandbox.id, &config, starting.config).await.map_err(|why| {
+    let created = ctx.runtime.create_container(&starting.sandbox.id, &config, starting.config).await;
+    count_image_volumes(ctx, &config, created.as_ref().err());
+    let id = created.map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));
         failure("CreateContainerError", why)
     })?;
@@ -156,6 +159,15 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
     }
     teller.event(false, "Started", "Container started".into());
     post_start(starting, spec, &id, &teller).await
+}
+
+/// Only what went wrong with an image is a volume's fault.
+fn count_image_volumes(ctx: &Context, config: &ContainerConfig, failed: Option<&CriError>) {
+    let families = &ctx.metrics.families;
+    let volumes = config.mounts.iter().filter(|mount| mount.image.is_some()).count() as u64;
+    families.count(Count::ImageVolumesRequested, &[], volumes);
+    let outcome = if matches!(failed, Some(CriError::Image(_))) { Count::ImageVolumeErrors } else { Count::ImageVolumesMounted };
+    families.count(outcome, &[], volumes);
 }
 
 /// The images that the container mounts as volumes (KEP-4639) are pulled as its own is.

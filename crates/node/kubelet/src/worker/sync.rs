@@ -17,6 +17,7 @@ use super::{Outcome, RETRY, Work, Worker, resizing, stop};
 use crate::clock;
 use crate::context::Context;
 use crate::dra;
+use crate::metrics::Took;
 use crate::observed::Observed;
 use crate::pod::{self, PodId, RESTART_ALL};
 use crate::sandbox;
@@ -138,9 +139,12 @@ pub(super) async fn unless_ended<T>(end: &CancellationToken, work: impl Future<O
 async fn sync(sync: Sync) -> Outcome {
     let mut outcome = Outcome::default();
     let volumes = sync.volumes;
+    let (ctx, begun) = (sync.ctx.clone(), Instant::now());
+    let operation = if sync.actions.create_sandbox == Some(0) { "create" } else { "sync" };
     if let Err(delay) = carry_out(sync, &mut outcome).await {
         outcome.hold_pod = Some(delay);
     }
+    ctx.metrics.families.took(Took::PodSync, &[operation], begun.elapsed());
     outcome.volumes_failed = volumes && outcome.volumes.is_none();
     outcome
 }

@@ -119,6 +119,19 @@ fn weight(shares: i64) -> i64 {
     }
 }
 
+/// The shares that a weight stands for: the other way round.
+pub(super) fn shares(weight: u64) -> u64 {
+    match weight {
+        ..=1 => 2,
+        10_000.. => 262_144,
+        // Between these the number is small.
+        weight => {
+            let root = (125.0 * 125.0 + 4.0 * 612.0 * ((weight as f64).log10() + 7.0 / 34.0)).sqrt();
+            ((root - 125.0) / 2.0).exp2().round() as u64
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +157,8 @@ mod tests {
     fn shares_become_weights_of_the_same_standing() {
         let expect = [(0, 1), (2, 1), (512, 59), (1024, 100), (262_144, 10_000), (1 << 40, 10_000)];
         assert_eq!(expect.map(|(shares, _)| (shares, weight(shares))), expect);
+        assert_eq!([1, 100, 10_000].map(shares), [2, 1024, 262_144]);
+        assert!((1..=10_000).all(|of| weight(i64::try_from(shares(of)).unwrap()).abs_diff(i64::try_from(of).unwrap()) <= 1));
     }
 
     #[test]

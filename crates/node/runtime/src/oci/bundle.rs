@@ -9,7 +9,7 @@ use oci_spec::runtime::{Hooks, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{OciError, at, hooks};
+use super::{OciError, at, copy_up, hooks};
 use crate::seccomp::{self, Instruction};
 use crate::shim::privileges::{self, CapabilitySets, PrivilegeError};
 use crate::spec::capability_bits;
@@ -60,6 +60,8 @@ pub(super) struct Given {
 
 pub(super) struct Bundle {
     pub(super) given: Given,
+    /// See [`copy_up`].
+    pub(super) copied_up: Vec<PathBuf>,
     /// What libcontainer is given.
     pub(super) specification: Value,
 }
@@ -110,6 +112,7 @@ fn split(mut specification: Value, directory: &Path, id: &str) -> Result<Bundle,
     for mount in specification["mounts"].as_array_mut().into_iter().flatten() {
         be_absolute(mount, directory);
     }
+    let copied_up = copy_up::take(&mut specification["mounts"]);
     let cgroup = specification["linux"]["cgroupsPath"].as_str().filter(|path| !path.is_empty()).map(str::to_owned);
     // One in systemd's form is a path like any other, as with runc: containerd 1.6 names one so whose parent ends in `.slice`, and does not
     // say --systemd-cgroup.
@@ -123,7 +126,7 @@ fn split(mut specification: Value, directory: &Path, id: &str) -> Result<Bundle,
     let annotations = take(&mut specification.clone(), "annotations")?.unwrap_or_default();
     let directory = directory.to_path_buf();
     let given = Given { directory, rootfs, version, annotations, cgroup, own_pids, own_users, hooks, process, confinement };
-    Ok(Bundle { given, specification })
+    Ok(Bundle { given, copied_up, specification })
 }
 
 /// What is in a container's cgroup is killed with it, so that it must be one of its own.

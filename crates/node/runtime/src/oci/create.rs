@@ -19,7 +19,7 @@ use super::bundle::{self, Bundle};
 use super::executor::OciExecutor;
 use super::record::{Containers, Record, Status, start_time};
 use super::words::Handed;
-use super::{OciError, at, chain, lifecycle, system};
+use super::{OciError, at, chain, copy_up, lifecycle, system};
 use crate::shim::rootfs::make_directory_in_root;
 use crate::shim::{clock, mount};
 
@@ -103,6 +103,7 @@ fn make(containers: &Containers, id: &str, directory: &Path, bundle: &Bundle, cr
     record.pid = container.pid().map_or(0, |pid| pid.as_raw());
     record.start_time = start_time(record.pid).unwrap_or_default();
     containers.save(&record)?;
+    copy_up::fill(&bundle.given.rootfs, record.pid, &bundle.copied_up)?;
     limit_devices(bundle)?;
     creation.handed.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, record.pid))
 }

@@ -6,15 +6,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fram_cri::{
     Container, ContainerConfig, ContainerFilter, ContainerState, ContainerStats, ContainerStatsFilter, ContainerStatus, ContainerStream,
-    CriError, CriResult, Duplex, ExecOptions, ExecSyncResponse, LinuxContainerResources, PodSandbox, PodSandboxConfig, PodSandboxFilter,
-    PodSandboxStats, PodSandboxStatsFilter, PodSandboxStatus, RuntimeCondition, RuntimeConfig, RuntimeFeatures, RuntimeHandler,
-    RuntimeHandlerFeatures, RuntimeService, RuntimeStatus, VersionResponse,
+    CriError, CriResult, Duplex, ExecOptions, ExecSyncResponse, LinuxContainerResources, MetricDescriptor, PodSandbox, PodSandboxConfig,
+    PodSandboxFilter, PodSandboxMetrics, PodSandboxStats, PodSandboxStatsFilter, PodSandboxStatus, RuntimeCondition, RuntimeConfig,
+    RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeService, RuntimeStatus, VersionResponse,
 };
 
 use super::sandboxes::HANDLER;
-use super::{Runtime, blocking, containers, exec, sandboxes, stats};
+use super::{Runtime, blocking, containers, exec, metrics, sandboxes, stats};
 use crate::client;
 use crate::kernel;
+use crate::metrics::descriptors;
 use crate::protocol::Request;
 
 #[async_trait]
@@ -179,6 +180,17 @@ impl RuntimeService for Runtime {
             Ok(ready.map(|sandbox| stats::of_sandbox(&inner, sandbox)).collect())
         })
         .await
+    }
+
+    async fn list_metric_descriptors(&self) -> CriResult<Vec<MetricDescriptor>> {
+        Ok(descriptors())
+    }
+
+    async fn list_pod_sandbox_metrics(&self) -> CriResult<Vec<PodSandboxMetrics>> {
+        let all: Vec<_> = self.inner.sandboxes.lock().values().cloned().collect();
+        let inner = self.inner.clone();
+        let told = move || Ok(all.iter().filter(|it| it.is_ready()).map(|it| metrics::of_sandbox(&inner, it)).collect());
+        blocking(told).await
     }
 
     async fn events(&self) -> CriResult<fram_cri::ContainerEvents> {

@@ -6,12 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use fram_cri::{
-    ContainerAttributes, ContainerState, ContainerStats, CriResult, FilesystemUsage, IoUsage, NetworkInterfaceUsage, NetworkUsage,
-    PodSandboxStats,
-};
+use fram_cri::{ContainerAttributes, ContainerState, ContainerStats, CriResult, FilesystemUsage, NetworkUsage, PodSandboxStats};
 
+use super::metrics::interfaces;
 use super::{Inner, blocking};
+use crate::records::SandboxRecord;
 use crate::shim::clock;
 use crate::state::{Container, Sandbox};
 
@@ -42,8 +41,16 @@ pub(super) fn of_container(inner: &Inner, container: &Container) -> ContainerSta
         cpu: inner.cgroups.cpu_usage(cgroup, now),
         memory: inner.cgroups.memory_usage(cgroup, now),
         swap: inner.cgroups.swap_usage(cgroup, now),
-        io: IoUsage { timestamp: now, psi: None },
+        io: inner.cgroups.io_usage(cgroup, now),
         writable_layer: Some(writable_layer(&container.dir.join("upper"), now)),
+    }
+}
+
+/// That of the whole pod.
+pub(super) fn cgroup_of(inner: &Inner, record: &SandboxRecord) -> String {
+    match record.config.linux.cgroup_parent.as_str() {
+        "" => format!("{}/{}", inner.config.cgroup_root, record.config.metadata.uid),
+        parent => parent.to_owned(),
     }
 }
 
@@ -51,16 +58,13 @@ pub(super) fn of_sandbox(inner: &Inner, sandbox: &Sandbox) -> PodSandboxStats {
     let now = clock::now();
     let record = sandbox.record.lock().clone();
     let running = inner.containers_of(&sandbox.id).into_iter().filter(|it| it.state() == ContainerState::Running);
-    let cgroup = match record.config.linux.cgroup_parent.as_str() {
-        "" => format!("{}/{}", inner.config.cgroup_root, record.config.metadata.uid),
-        parent => parent.to_owned(),
-    };
+    let cgroup = cgroup_of(inner, &record);
     let shim = sandbox.shim_pid.load(Ordering::SeqCst);
     let own_network = !record.host_network() && sandbox.is_ready();
     PodSandboxStats {
         cpu: inner.cgroups.cpu_usage(&cgroup, now),
         memory: inner.cgroups.memory_usage(&cgroup, now),
-        io: IoUsage { timestamp: now, psi: None },
+        io: inner.cgroups.io_usage(&cgroup, now),
         process: inner.cgroups.process_usage(&cgroup, now),
         // The shim is in the pod's network namespace, so its view is the pod's.
         network: own_network
@@ -75,25 +79,13 @@ pub(super) fn of_sandbox(inner: &Inner, sandbox: &Sandbox) -> PodSandboxStats {
     }
 }
 
-/// Two header lines, then `name: bytes packets errs drop fifo frame compressed multicast` twice (proc_net_dev(5)).
 fn network_usage(text: &str, now: i64) -> NetworkUsage {
-    let interfaces = text.lines().skip(2).filter_map(|line| {
-        let (name, numbers) = line.split_once(':')?;
-        let numbers: Vec<u64> = numbers.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect();
-        Some(NetworkInterfaceUsage {
-            name: name.trim().to_owned(),
-            rx_bytes: numbers.first().copied(),
-            rx_errors: numbers.get(2).copied(),
-            tx_bytes: numbers.get(8).copied(),
-            tx_errors: numbers.get(10).copied(),
-        })
-    });
-    let (default, interfaces): (Vec<_>, Vec<_>) =
-        interfaces.filter(|interface| interface.name != "lo").partition(|interface| interface.name == "eth0");
+    let usages = interfaces(text).map(|interface| interface.usage());
+    let (default, interfaces): (Vec<_>, Vec<_>) = usages.partition(|usage| usage.name == "eth0");
     NetworkUsage { timestamp: now, default_interface: default.into_iter().next(), interfaces }
 }
 
-fn writable_layer(upper: &Path, now: i64) -> FilesystemUsage {
+pub(super) fn writable_layer(upper: &Path, now: i64) -> FilesystemUsage {
     let (mut bytes, mut inodes) = (0, 0);
     add_usage(upper, &mut bytes, &mut inodes);
     FilesystemUsage { timestamp: now, mountpoint: upper.display().to_string(), used_bytes: Some(bytes), inodes_used: Some(inodes) }
@@ -108,20 +100,5 @@ fn add_usage(path: &Path, bytes: &mut u64, inodes: &mut u64) {
         for entry in fs::read_dir(path).into_iter().flatten().flatten() {
             add_usage(&entry.path(), bytes, inodes);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn interfaces_are_read_without_the_loopback() {
-        let text = "Inter-|   Receive\n face |bytes\n    lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n  \
-                    eth0: 100 2 3 4 5 6 7 8 900 10 11 12 13 14 15 16\n";
-        let usage = network_usage(text, 7);
-        let eth0 = usage.default_interface.unwrap();
-        assert_eq!((eth0.rx_bytes, eth0.rx_errors, eth0.tx_bytes, eth0.tx_errors), (Some(100), Some(3), Some(900), Some(11)));
-        assert!(usage.interfaces.is_empty());
     }
 }

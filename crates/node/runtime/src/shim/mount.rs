@@ -174,7 +174,7 @@ pub(super) fn attach_on(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Re
 }
 
 /// Opens a path as if `root` were the root directory: no link or `..` leads out of it (openat2(2)).
-pub(super) fn open_in_root(root: BorrowedFd<'_>, inside: &Path, flags: i32) -> io::Result<OwnedFd> {
+pub(crate) fn open_in_root(root: BorrowedFd<'_>, inside: &Path, flags: i32) -> io::Result<OwnedFd> {
     open_by(root, inside, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 }
 

@@ -78,6 +78,22 @@ async fn exceeding_the_memory_limit_is_oom_killed() {
     node.assert_nothing_is_left();
 }
 
+#[tokio::test]
+async fn with_a_process_that_is_oom_killed_the_others_end_where_the_kernel_can_do_that() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let mut config = shell("main", "(x=a; while :; do x=$x$x; done); echo alone; exit 5");
+    config.resources.memory_limit_in_bytes = 16 << 20;
+    config.resources.unified = [("memory.oom.group".to_owned(), "1".to_owned())].into();
+    let (status, log) = run(&node, &runtime, &config).await;
+    let told = log.iter().any(|line| line.ends_with("alone"));
+    assert_eq!((status.exit_code, told), if is_v2() { (137, false) } else { (5, true) });
+    if is_v2() {
+        assert_eq!(status.reason, Some(ContainerReason::OomKilled));
+    }
+    node.assert_nothing_is_left();
+}
+
 /// Whether the machine has cgroups of version 2 and no others.
 fn is_v2() -> bool {
     std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
@@ -134,6 +150,50 @@ async fn limits_are_those_of_the_cgroup_and_can_be_changed() {
     assert_eq!(pods.len(), 1);
     assert_eq!(pods[0].containers[0].attributes.id, id);
     assert!(pods[0].process.process_count.unwrap() >= 1);
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
+
+#[tokio::test]
+async fn what_the_kernel_counts_is_told_by_the_names_that_are_described() {
+    let node = Node::new();
+    let runtime = node.open().await;
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let mut config = shell("main", "exec 3</dev/null; sleep 1000");
+    config.resources = LinuxContainerResources {
+        memory_limit_in_bytes: 64 << 20,
+        cpu_shares: 1024,
+        cpu_quota: 50_000,
+        pids_limit: 30,
+        ..Default::default()
+    };
+    let id = start(&runtime, &sandbox, &config).await;
+    let described = runtime.list_metric_descriptors().await.unwrap();
+    let pods = runtime.list_pod_sandbox_metrics().await.unwrap();
+    assert_eq!((pods.len(), pods[0].pod_sandbox_id.as_str(), pods[0].container_metrics[0].container_id.as_str()), (1, &*sandbox, &*id));
+    let told: Vec<&Metric> = pods[0].metrics.iter().chain(&pods[0].container_metrics[0].metrics).collect();
+    for metric in &told {
+        let keys = &described.iter().find(|of| of.name == metric.name).unwrap().label_keys;
+        assert_eq!(keys.len(), metric.label_values.len(), "{metric:?}");
+    }
+    // What needs a controller, an interface, a disk that was read, or a kernel that counts pressure by cgroup.
+    let may_lack = ["hugetlb", "pressure", "network", "blkio", "fs_reads", "fs_writes"];
+    let lacks: Vec<&str> = described.iter().map(|of| of.name.as_str()).filter(|name| told.iter().all(|it| it.name != *name)).collect();
+    assert!(lacks.iter().all(|name| may_lack.iter().any(|part| name.contains(part))), "{lacks:?}");
+    let value = |name: &str| pods[0].container_metrics[0].metrics.iter().find(|it| it.name == name).unwrap().value;
+    for (name, expect) in [
+        ("container_spec_memory_limit_bytes", f64::from(64 << 20)),
+        ("container_spec_cpu_shares", 1024.0),
+        ("container_spec_cpu_quota", 50_000.0),
+        ("container_spec_cpu_period", 100_000.0),
+        ("container_threads_max", 30.0),
+        ("container_processes", 1.0),
+        ("container_oom_events_total", 0.0),
+    ] {
+        assert_eq!(value(name), expect, "{name}");
+    }
+    assert!(value("container_file_descriptors") >= 4.0 && value("container_last_seen") >= value("container_start_time_seconds"));
+    assert!(value("container_fs_limit_bytes") > value("container_fs_usage_bytes"));
     runtime.remove_pod_sandbox(&sandbox).await.unwrap();
     node.assert_nothing_is_left();
 }

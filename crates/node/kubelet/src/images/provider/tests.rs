@@ -52,7 +52,7 @@ async fn a_program_is_asked_for_images_that_match_and_its_answer_is_kept_as_it_s
     let providers = providers(dir.path(), &script);
     let ask = |image: &'static str| {
         let providers = &providers;
-        async move { providers.credentials(image).await.into_iter().map(|a| a.password).collect::<Vec<_>>() }
+        async move { providers.credentials(image).await.into_iter().map(|(a, _)| a.password).collect::<Vec<_>>() }
     };
     assert_eq!(ask("other.org/x:1").await, Vec::<String>::new());
     assert_eq!(calls(dir.path()), 0);
