@@ -82,6 +82,11 @@ impl<'a> Request<'a> {
         self.stored_kind().is(group, kind) && self.subresource.is_empty()
     }
 
+    /// The name of the object, as far as it has one yet.
+    pub fn name(&self) -> &str {
+        if self.is_unnamed { "" } else { &self.place.name }
+    }
+
     /// Whether an object of this kind is to be made.
     fn creates(&self, group: &str, kind: &str) -> bool {
         self.operation == Operation::Create && self.is_about(group, kind)
@@ -96,6 +101,14 @@ impl<'a> Request<'a> {
             Err(status) if status.is(fram_machinery::Reason::NotFound) => Ok(None),
             Err(status) => Err(status),
         }
+    }
+
+    /// What changes from now on among the objects of another kind in a namespace.
+    pub(crate) async fn changes(&self, group: &str, version: &str, plural: &str, namespace: &str) -> Result<fram_store::Watch, Status> {
+        let served = self.registry.served(group, version, plural).ok_or_else(Status::no_such_path)?;
+        let revision = self.registry.store.revision().await.map_err(Status::internal)?;
+        let prefix = self.registry.collection_prefix(&served.stored, namespace);
+        self.registry.store.watch(&prefix, revision).await.map_err(Status::internal)
     }
 
     /// All objects of another kind in a namespace.

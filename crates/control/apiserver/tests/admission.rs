@@ -7,10 +7,12 @@ mod common {
 }
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::server::{client_as, in_memory, server};
-use fram_apiserver::{Server, User};
+use common::server::{client_as, in_memory, server, server_in};
+use fram_apiserver::environment::Random;
+use fram_apiserver::{Environment, Server, User};
 use fram_client::resources::{
     CSI_NODES, LEASES, LIMIT_RANGES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, PRIORITY_CLASSES, RESOURCE_CLAIMS,
     RESOURCE_SLICES, SERVICE_ACCOUNTS, STORAGE_CLASSES,
@@ -50,13 +52,13 @@ async fn with_node(client: &Client) {
     client.within(&PODS, "default").create_subresource("p", "binding", binding).await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_pod_waits_for_the_default_account_of_a_new_namespace() {
     let server = server(in_memory()).await;
     let client = root(&server);
     let pods = client.within(&PODS, "default");
     let accounted = async {
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         with_account(&client).await;
     };
     let (made, ()) = tokio::join!(pods.create(pod("p", object!({}))), accounted);
@@ -66,6 +68,28 @@ async fn a_pod_waits_for_the_default_account_of_a_new_namespace() {
     assert!(other.is(Reason::Forbidden) && other.message.contains("serviceaccount \"other\" not found"), "{other:?}");
     client.within(&SERVICE_ACCOUNTS, "default").delete("default", DeleteOptions::default()).await.unwrap();
     assert!(client.within(&PODS, "default").create(pod("q", object!({}))).await.unwrap_err().is(Reason::Forbidden));
+}
+
+/// Says the same many times before it says something else.
+struct Slow(AtomicU64);
+
+impl Random for Slow {
+    fn u64(&self) -> u64 {
+        (self.0.fetch_add(1, Ordering::Relaxed) / 30) << 33
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_made_anew() {
+    let environment = Environment { random: Arc::new(Slow(AtomicU64::default())), ..Environment::system() };
+    let server = server_in(in_memory(), environment).await;
+    let maps = root(&server).within(&fram_client::resources::CONFIG_MAPS, "default");
+    let mut names = std::collections::BTreeSet::new();
+    for _ in 0..5 {
+        let made = maps.create(object!({ "metadata": { "generateName": "many-" } })).await.unwrap();
+        names.insert(meta::name(&made).to_string());
+    }
+    assert!(names.len() == 5 && names.iter().all(|name| name.starts_with("many-")), "{names:?}");
 }
 
 #[tokio::test]
@@ -140,7 +164,8 @@ async fn a_claim_grows_once_it_is_bound() {
         claims.patch("c", "", PatchKind::Merge, object!({ "spec": { "resources": { "requests": { "storage": size } } } })).await
     };
     let early = grow("2Gi").await.unwrap_err();
-    assert!(early.is(Reason::Forbidden) || early.is(Reason::Invalid), "{early:?}");
+    // Validation says so before admission is asked.
+    assert!(early.is(Reason::Invalid), "{early:?}");
     claims.patch("c", "status", PatchKind::Merge, object!({ "status": { "phase": "Bound" } })).await.unwrap();
     let large = grow("3Gi").await.unwrap_err();
     assert!(large.is(Reason::Forbidden) && large.message.contains("maximum storage usage"), "{large:?}");
@@ -222,6 +247,15 @@ async fn a_node_writes_what_is_its_own_and_nothing_else() {
     refused("CSINode", kubelet.all(&CSI_NODES).create(csi("n2")).await, "with the same name");
     assert!(kubelet.all(&CSI_NODES).create(csi("n1")).await.is_ok());
     assert!(kubelet.all(&CSI_NODES).get("n2").await.unwrap_err().is(Reason::Forbidden));
+    // What is yet to get its name has none that could be the node's.
+    for (resource, namespace) in [(&NODES, ""), (&CSI_NODES, ""), (&LEASES, "kube-node-lease")] {
+        let unnamed = object!({ "metadata": { "generateName": "n1" }, "spec": {} });
+        let made = match namespace {
+            "" => kubelet.all(resource).create(unnamed).await,
+            within => kubelet.within(resource, within).create(unnamed).await,
+        };
+        refused("unnamed", made, "forbidden");
+    }
     let slice = |name: &str, node: &str| {
         let pool = object!({ "name": node, "generation": 1, "resourceSliceCount": 1 });
         object!({ "metadata": { "name": name }, "spec": { "driver": "d.example.com", "nodeName": node, "pool": (pool) } })
@@ -233,7 +267,7 @@ async fn a_node_writes_what_is_its_own_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_node_reads_what_its_pods_refer_to_and_nothing_else() {
+async fn a_node_reads_the_claims_and_accounts_to_which_its_pods_refer() {
     let server = server(in_memory()).await;
     let (client, kubelet) = (root(&server), node(&server, "n1"));
     with_node(&client).await;

@@ -10,7 +10,8 @@ pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+/// Where volumes and claims named their class before they had a field for it.
+pub const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 
 /// The names of a pod's claims, those of its ephemeral volumes too.
 pub fn claims_of(pod: &Value) -> impl Iterator<Item = String> {

@@ -226,13 +226,13 @@ impl KubeletConfig {
         self.root_dir.join("pods").join(uid)
     }
 
-    /// Directory of a pod's container logs; see kuberuntime.BuildPodLogsDirectory.
     /// Whether all processes of a container end when it is out of memory. Only cgroups of version 2 can do that, and do it unless told
     /// otherwise.
     pub(crate) fn kills_together(&self, cgroup_version: u64) -> bool {
         cgroup_version == 2 && !self.single_process_oom_kill.unwrap_or(false)
     }
 
+    /// Directory of a pod's container logs; see kuberuntime.BuildPodLogsDirectory.
     pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.log_dir.join(format!("{namespace}_{name}_{uid}"))
     }

@@ -191,7 +191,8 @@ impl Reading<'_> {
             config.static_pod_path = Some(path.into());
         }
         if let Some(path) = self.text("podLogsDir").map(String::from) {
-            match path.starts_with('/') && !path.split('/').any(|part| part == "..") {
+            let is_clean = path.is_ascii() && path.len() > 1 && path[1..].split('/').all(|part| !matches!(part, "" | "." | ".."));
+            match path.starts_with('/') && is_clean {
                 true => config.log_dir = path.into(),
                 false => self.faults.push(format!("podLogsDir {path:?} must be a normalized absolute path")),
             }

@@ -47,7 +47,7 @@ pub(super) fn variables(request: &Request<'_>) -> [(&'static str, Cel); 2] {
         resource: place.served.kind.plural.to_string(),
         subresource: request.subresource.into(),
         namespace: place.namespace.to_string(),
-        name: place.name.to_string(),
+        name: request.name().to_string(),
         ..Default::default()
     };
     [

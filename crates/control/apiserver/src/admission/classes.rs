@@ -28,7 +28,7 @@ impl Plugin for DefaultStorageClass {
 
     async fn admit(&self, request: &Request<'_>, mut object: Value, _old: Option<&Value>) -> Result<Value, Status> {
         let named = object.at(&["spec", "storageClassName"]).is_some_and(|class| !class.is_null());
-        if named || meta::annotation(&object, super::storage::CLASS_OF_OLD).is_some() {
+        if named || meta::annotation(&object, fram_api::storage::CLASS).is_some() {
             return Ok(object);
         }
         let classes = request.list("storage.k8s.io", "v1", "storageclasses", "").await?;

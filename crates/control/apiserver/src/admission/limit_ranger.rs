@@ -41,7 +41,8 @@ impl Plugin for LimitRanger {
         let Some(object) = object.filter(|_| !old.is_some_and(meta::is_terminating)) else { return Ok(()) };
         for range in request.list("", "v1", "limitranges", &request.place.namespace).await? {
             let mut errors = broken(&range, object, &request.stored_kind().kind);
-            errors.dedup();
+            let mut told = std::collections::BTreeSet::new();
+            errors.retain(|error| told.insert(error.clone()));
             match errors.as_slice() {
                 [] => {}
                 [one] => return Err(request.place.forbidden(one)),

@@ -10,8 +10,6 @@ use fram_machinery::{Status, Value, meta};
 use super::{Operation, Plugin, Request, pods};
 use crate::certificates;
 
-const MIRROR: &str = "kubernetes.io/config.mirror";
-
 pub(super) struct NodeRestriction;
 
 #[async_trait::async_trait]
@@ -85,8 +83,9 @@ impl Asked<'_> {
     /// A mirror pod belongs to the node as its one owner, and refers to nothing in the API; see admitPodCreate.
     async fn mirror_pod(&self) -> Result<(), Status> {
         let (pod, node) = (self.object, self.node);
-        if meta::annotation(pod, MIRROR).is_none() {
-            return self.refuse(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
+        if !pods::is_mirror(pod) {
+            let mirror = pods::MIRROR;
+            return self.refuse(format!("pod does not have {mirror:?} annotation, node {node:?} can only create mirror pods"));
         }
         if pod.str_at(&["spec", "nodeName"]) != node {
             return self.refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
@@ -112,7 +111,7 @@ impl Asked<'_> {
             let why = format!("node {node} UID mismatch: expected {} got {}", owner.str_at(&["uid"]), meta::uid(&found));
             return self.refuse(why);
         }
-        match pods::reference(pod) {
+        match pods::references(pod).first() {
             Some(what) => self.refuse(format!("node {node:?} can not create pods that reference {what}")),
             None => Ok(()),
         }
@@ -150,8 +149,8 @@ impl Asked<'_> {
     /// Labels and taints steer what runs where, and owners what is deleted with the node: these are not for the node to say.
     fn node(&self) -> Result<(), Status> {
         let (node, object) = (self.node, self.object);
-        if self.request.place.name != node {
-            return self.refuse(format!("node {node:?} is not allowed to modify node {:?}", self.request.place.name));
+        if self.request.name() != node {
+            return self.refuse(format!("node {node:?} is not allowed to modify node {:?}", self.request.name()));
         }
         let forbidden = || restricted_changes(object, self.old).join(", ");
         match (self.request.operation, self.old) {
@@ -225,7 +224,7 @@ impl Asked<'_> {
     }
 
     fn own_name(&self, what: &str) -> Result<(), Status> {
-        if self.request.place.name == self.node {
+        if self.request.name() == self.node {
             return Ok(());
         }
         self.refuse(format!("can only access {what} with the same name as the requesting node"))
@@ -288,7 +287,7 @@ impl Asked<'_> {
             if found.str_at(&["spec", "serviceAccountName"]) != said("serviceAccountName") {
                 return refuse(format!("pod {name:?} does not run as service account {:?}", said("serviceAccountName")));
             }
-            if meta::annotation(&found, "kubernetes.io/config.mirror").is_some() {
+            if pods::is_mirror(&found) {
                 return refuse(format!("pod {name:?} is a mirror pod"));
             }
         }

@@ -194,11 +194,16 @@ fn same_amounts(a: &Value, b: &Value) -> bool {
     a.len() == b.len() && a.iter().all(|(k, v)| b.get(k).is_some_and(|w| amount(v) == amount(w)))
 }
 
-/// What of the API a pod refers to, as upstream's HasAPIObjectReference names it: who has to do without the API may refer to nothing.
-pub(super) fn reference(pod: &Value) -> Option<&'static str> {
-    if !pod.str_at(&["spec", "serviceAccountName"]).is_empty() {
-        return Some("serviceaccounts");
-    }
+/// Marks a pod that shows what a kubelet runs by itself.
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
+
+pub(super) fn is_mirror(pod: &Value) -> bool {
+    meta::annotation(pod, MIRROR).is_some()
+}
+
+/// What of the API a pod refers to, in the order and the words of upstream's HasAPIObjectReference: who has to do without the API may
+/// refer to nothing.
+pub(super) fn references(pod: &Value) -> Vec<&'static str> {
     let lists = ["initContainers", "containers", "ephemeralContainers"];
     let containers = || lists.into_iter().flat_map(|list| pod.list_at(&["spec", list]));
     let names = |whole: &str, key: &str| {
@@ -208,19 +213,19 @@ pub(super) fn reference(pod: &Value) -> Option<&'static str> {
             sources.chain(keys).flatten().any(|reference| !reference.is_null())
         })
     };
-    if !pod.list_at(&["spec", "imagePullSecrets"]).is_empty() || names("secretRef", "secretKeyRef") {
-        return Some("secrets");
-    }
-    if names("configMapRef", "configMapKeyRef") {
-        return Some("configmaps");
-    }
-    if !pod.list_at(&["spec", "resourceClaims"]).is_empty() {
-        return Some("resourceclaims");
-    }
-    pod.list_at(&["spec", "volumes"]).iter().find_map(|volume| {
+    let of_pod = [
+        ("serviceaccounts", !pod.str_at(&["spec", "serviceAccountName"]).is_empty()),
+        ("secrets", !pod.list_at(&["spec", "imagePullSecrets"]).is_empty() || names("secretRef", "secretKeyRef")),
+        ("configmaps", names("configMapRef", "configMapKeyRef")),
+        ("resourceclaims", !pod.list_at(&["spec", "resourceClaims"]).is_empty()),
+    ];
+    let mut found: Vec<&str> = of_pod.into_iter().filter_map(|(what, is_there)| is_there.then_some(what)).collect();
+    for volume in pod.list_at(&["spec", "volumes"]) {
         let has = |(path, what): (&[&str], &'static str)| volume.at(path).is_some_and(|part| !part.is_null()).then_some(what);
-        OF_VOLUMES.into_iter().find_map(has).or_else(|| volume.list_at(&["projected", "sources"]).iter().find_map(of_projection))
-    })
+        found.extend(OF_VOLUMES.into_iter().filter_map(has));
+        found.extend(volume.list_at(&["projected", "sources"]).iter().filter_map(of_projection));
+    }
+    found
 }
 
 /// What volumes refer to, and where they do.

@@ -89,7 +89,7 @@ pub(super) fn matched(equivalent: bool, rules: &[Rule], request: &Request<'_>, a
     let operation = operation_name(request);
     // A namespace counts as an object within itself, as upstream's attributes have it.
     let namespaced = asked.is_namespaced() || asked.is("", "Namespace");
-    let named = |rule: &&Rule| rule.names.is_empty() || rule.names.contains(&request.place.name);
+    let named = |rule: &&Rule| rule.names.is_empty() || rule.names.iter().any(|name| name == request.name());
     let meant = |kind: &Kind| rules.iter().filter(named).any(|r| r.matches(operation, kind, &kind.plural, request.subresource, namespaced));
     if meant(asked) {
         return Some(Matched { kind: asked.clone() });

@@ -13,9 +13,8 @@ const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: i64 = 3607;
 const VOLUME: &str = "kube-api-access-";
 const DEFAULT: &str = "default";
-/// Who creates a namespace and at once a pod in it is before the controller that makes the default account.
-const ATTEMPTS: usize = 10;
-const WAIT: Duration = Duration::from_millis(150);
+/// Who creates a namespace and at once a pod in it is before the controller that makes the default account. Upstream asks ten times.
+const WAIT: Duration = Duration::from_millis(1500);
 
 #[async_trait::async_trait]
 impl Plugin for ServiceAccount {
@@ -29,7 +28,7 @@ impl Plugin for ServiceAccount {
     }
 
     async fn admit(&self, request: &Request<'_>, mut object: Value, _old: Option<&Value>) -> Result<Value, Status> {
-        if request.operation != Operation::Create || is_mirror(&object) {
+        if request.operation != Operation::Create || pods::is_mirror(&object) {
             return Ok(object);
         }
         if object.str_at(&["spec", "serviceAccountName"]).is_empty() {
@@ -51,14 +50,14 @@ impl Plugin for ServiceAccount {
         let Some(pod) = object else { return Ok(()) };
         let refuse = |why: &str| Err(request.place.forbidden(why));
         let created = request.operation == Operation::Create;
-        if created && is_mirror(pod) {
-            return match pods::reference(pod) {
-                Some("serviceaccounts") => refuse("a mirror pod may not reference service accounts"),
-                Some("serviceaccounts (via projected volumes)") => {
-                    refuse("a mirror pod may not use ServiceAccountToken volume projections")
-                }
-                Some(what) if what.starts_with("secrets") => refuse("a mirror pod may not reference secrets"),
-                _ => Ok(()),
+        if created && pods::is_mirror(pod) {
+            let references = pods::references(pod);
+            let refers = |to: &str| references.iter().any(|reference| reference.split(' ').next() == Some(to));
+            return match () {
+                () if references.contains(&"serviceaccounts") => refuse("a mirror pod may not reference service accounts"),
+                () if refers("secrets") => refuse("a mirror pod may not reference secrets"),
+                () if refers("serviceaccounts") => refuse("a mirror pod may not use ServiceAccountToken volume projections"),
+                () => Ok(()),
             };
         }
         let name = pod.str_at(&["spec", "serviceAccountName"]);
@@ -81,24 +80,29 @@ impl Plugin for ServiceAccount {
     }
 }
 
-fn is_mirror(pod: &Value) -> bool {
-    meta::annotation(pod, "kubernetes.io/config.mirror").is_some()
-}
-
 /// The account that a pod names. The default one is waited for: it is made when its namespace is.
 async fn account_of(request: &Request<'_>, pod: &Value) -> Result<Value, Status> {
     let (namespace, name) = (&request.place.namespace, pod.str_at(&["spec", "serviceAccountName"]));
-    let attempts = if name == DEFAULT { ATTEMPTS } else { 1 };
-    for attempt in 0..attempts {
-        if attempt > 0 {
-            tokio::time::sleep(WAIT).await;
-        }
-        if let Some(account) = request.find("", "v1", "serviceaccounts", namespace, name).await? {
-            return Ok(account);
+    let find = || request.find("", "v1", "serviceaccounts", namespace, name);
+    let mut found = find().await?;
+    if found.is_none() && name == DEFAULT {
+        let mut changes = request.changes("", "v1", "serviceaccounts", namespace).await?;
+        let deadline = tokio::time::Instant::now() + WAIT;
+        loop {
+            found = find().await?;
+            if found.is_some() {
+                break;
+            }
+            match tokio::time::timeout_at(deadline, changes.next()).await {
+                Ok(changed) => drop(changed.map_err(Status::internal)?),
+                Err(_) => break,
+            }
         }
     }
-    let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
-    Err(request.place.forbidden(&why))
+    found.ok_or_else(|| {
+        let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
+        request.place.forbidden(&why)
+    })
 }
 
 /// Whether pods of an account may use only the secrets that the account lists.

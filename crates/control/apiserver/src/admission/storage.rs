@@ -1,12 +1,10 @@
 //! PersistentVolumeClaimResize: a claim grows only where it is bound and its class allows that.
 
+use fram_api::storage::class;
 use fram_machinery::quantity::Quantity;
-use fram_machinery::{Status, Value, meta};
+use fram_machinery::{Status, Value};
 
 use super::{Operation, Plugin, Request};
-
-/// Where claims named their class before they had a field for it.
-pub(super) const CLASS_OF_OLD: &str = "volume.beta.kubernetes.io/storage-class";
 
 pub(super) struct PersistentVolumeClaimResize;
 
@@ -39,8 +37,4 @@ impl Plugin for PersistentVolumeClaimResize {
         let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
         Err(request.place.forbidden(why))
     }
-}
-
-fn class(claim: &Value) -> &str {
-    meta::annotation(claim, CLASS_OF_OLD).unwrap_or_else(|| claim.str_at(&["spec", "storageClassName"]))
 }

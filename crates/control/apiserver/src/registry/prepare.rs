@@ -51,6 +51,8 @@ pub(super) fn identify(environment: &Environment, place: &Place, object: &mut Va
     }
     if place.kind().is_namespaced() {
         object.set(&["metadata", "namespace"], place.namespace.as_str());
+    } else {
+        object.remove(&["metadata", "namespace"]);
     }
     drop_repeated_owners(object);
     if meta::name(object).is_empty() && place.kind().is("", "LimitRange") {

@@ -124,32 +124,33 @@ impl Registry {
         let mut object = self.formed(&stored, object, true)?;
         self.track(place, &mut object, None, "", write)?;
         // Refusals speak of what is yet to get a name by what that will begin with.
-        let base = Some(object.str_at(&["metadata", "generateName"])).filter(|base| !base.is_empty()).map(String::from);
-        let unnamed = meta::name(&object).is_empty();
-        let called = if unnamed { base.clone().unwrap_or_default() } else { meta::name(&object).to_string() };
-        let asked = Place { name: called, ..place.clone() };
+        let is_unnamed = meta::name(&object).is_empty();
+        let called = if is_unnamed { object.str_at(&["metadata", "generateName"]) } else { meta::name(&object) };
+        let asked = Place { name: called.to_string(), ..place.clone() };
         let mut request = Request::new(self, &asked, "", Verb::Create, write);
-        request.is_unnamed = unnamed;
+        request.is_unnamed = is_unnamed;
+        let owners = object.at(&MANAGED_FIELDS).cloned();
         object = self.admission.admit(&mut request, object, None).await?;
+        keep_owners(&mut object, owners);
         check_namespace(place, &object)?;
         if has_own_status {
             object.remove(&["status"]);
         }
         fram_api::drop_unserved(&stored, &mut object, None);
         let mut warnings = request.take_warnings();
-        let base = base.filter(|_| meta::name(&object).is_empty());
-        for _ in 1..NAMES {
-            let Some(base) = &base else { break };
-            object.set(&["metadata", "name"], self.environment.generate_name(base));
+        let base = object.str_at(&["metadata", "generateName"]).to_string();
+        if base.is_empty() || !meta::name(&object).is_empty() {
+            return self.create_named(place, object, write, &mut warnings).await;
+        }
+        let mut names = NAMES;
+        loop {
+            names -= 1;
+            object.set(&["metadata", "name"], self.environment.generate_name(&base));
             match self.create_named(place, object.clone(), write, &mut warnings).await {
-                Err(status) if status.is(Reason::AlreadyExists) => {}
+                Err(status) if status.is(Reason::AlreadyExists) && names > 0 => {}
                 done => return done,
             }
         }
-        if let Some(base) = &base {
-            object.set(&["metadata", "name"], self.environment.generate_name(base));
-        }
-        self.create_named(place, object, write, &mut warnings).await
     }
 
     /// Makes an object that has its name and has been through the changing half of admission.
@@ -280,7 +281,9 @@ impl Registry {
             keep_other_parts(&stored, subresource, &mut object, &old);
             object = self.formed(&stored, object, true)?;
             self.track(place, &mut object, Some(&old), subresource, write)?;
+            let owners = object.at(&MANAGED_FIELDS).cloned();
             object = self.admission.admit(&mut request, object, Some(&old)).await?;
+            keep_owners(&mut object, owners);
             keep_metadata(&mut object, &old);
         }
         keep_other_parts(&stored, subresource, &mut object, &old);
@@ -395,8 +398,26 @@ impl Registry {
         let shown = |value: &Value| fram_api::convert(value.clone(), stored, written);
         let mut changed = shown(object);
         track(&mut changed, old.map(shown).as_ref())?;
-        object.set(&["metadata", "managedFields"], changed.at(&["metadata", "managedFields"]).cloned());
+        keep_owners(object, changed.at(&MANAGED_FIELDS).cloned());
         Ok(())
+    }
+
+    /// An object as who applies to it finds it: of one of which nobody owns anything, all that is there is owned by `before-first-apply`. See
+    /// upstream's skipNonAppliedManager.
+    pub(crate) fn owned_before_apply(&self, kind: &Kind, live: &Value) -> Result<Value, Status> {
+        let mut live = live.clone();
+        if !meta::uid(&live).is_empty() && live.list_at(&MANAGED_FIELDS).is_empty() {
+            let mut nothing = self.empty_object(kind)?;
+            reset(kind, "", &mut nothing, &live, true);
+            let manager = managed::Manager {
+                name: "before-first-apply".into(),
+                operation: managed::Operation::Update,
+                api_version: kind.api_version(),
+                subresource: String::new(),
+            };
+            managed::track_new(&kind.schema, kind.ty, &nothing, &mut live, &manager, &self.environment.now_text());
+        }
+        Ok(live)
     }
 
     /// An object of a kind before anyone has written to it.
@@ -447,6 +468,16 @@ fn keep_all_metadata(object: &mut Value, old: &Value) {
     match managers {
         Some(managers) => object.set(&["metadata", "managedFields"], managers),
         None => drop(object.remove(&["metadata", "managedFields"])),
+    }
+}
+
+const MANAGED_FIELDS: [&str; 2] = ["metadata", "managedFields"];
+
+/// Who owns what is worked out from what was written: admission has no say in it.
+fn keep_owners(object: &mut Value, owners: Option<Value>) {
+    match owners {
+        Some(owners) => object.set(&MANAGED_FIELDS, owners),
+        None => drop(object.remove(&MANAGED_FIELDS)),
     }
 }
 

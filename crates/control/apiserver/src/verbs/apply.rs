@@ -46,6 +46,7 @@ pub(super) async fn apply(
     // A built-in status that is no subresource does not exist; a custom one is a field like any other.
     let has_status = kind.custom.is_none() && kind.schema.get(kind.ty).field("status").is_some() || kind.subresource("status").is_some();
     let merge = |live: &Value| {
+        let live = &registry.owned_before_apply(kind, live)?;
         let merged = managed::apply(&kind.schema, kind.ty, live, &config, &manager, options.force, has_status, &now);
         let mut merged = merged.map_err(|e| failed(place, e))?;
         if !meta::resource_version(live).is_empty() {

@@ -18,8 +18,12 @@ pub(crate) fn in_memory() -> Arc<dyn Store> {
 }
 
 pub(crate) async fn server(store: Arc<dyn Store>) -> Arc<Server> {
+    server_in(store, Environment::system()).await
+}
+
+pub(crate) async fn server_in(store: Arc<dyn Store>, environment: Environment) -> Arc<Server> {
     let api = Arc::new(Api::builtin().unwrap());
-    let registry = Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default());
+    let registry = Registry::new(api, store, "/registry/", environment, Chain::standard(), Allocators::default());
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
     let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));

@@ -7,7 +7,7 @@ use fram_machinery::{Value, meta, names};
 
 use super::{Strategy, joined};
 
-const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+use crate::storage::CLASS as CLASS_ANNOTATION;
 
 /// Access modes as kubectl abbreviates them.
 pub(super) fn access_modes(list: &[Value]) -> Value {

@@ -68,19 +68,21 @@ impl Records {
     pub(super) fn end(&self, image: &str, outcome: Option<(&str, &Used)>, now: &str) {
         let mut pulls = self.pulls.lock();
         pulls.ended += 1;
+        let left = pulls.under_way.get(image).map_or(0, |count| count.saturating_sub(1));
+        if left > 0 {
+            pulls.under_way.insert(image.to_owned(), left);
+        } else {
+            pulls.under_way.remove(image);
+        }
         if let Some((id, used)) = outcome
             && let Err(error) = self.note(image, id, Some(used), now)
         {
             tracing::error!(image, %error, "that an image was pulled could not be recorded");
             return;
         }
-        let left = pulls.under_way.get(image).map_or(0, |count| count.saturating_sub(1));
-        if left > 0 {
-            pulls.under_way.insert(image.to_owned(), left);
-            return;
+        if left == 0 {
+            remove(&file(&self.intents(), image));
         }
-        pulls.under_way.remove(image);
-        remove(&file(&self.intents(), image));
     }
 
     fn note(&self, image: &str, id: &str, used: Option<&Used>, now: &str) -> Result<(), DurableError> {

@@ -166,8 +166,11 @@ fn count_image_volumes(ctx: &Context, config: &ContainerConfig, failed: Option<&
     let families = &ctx.metrics.families;
     let volumes = config.mounts.iter().filter(|mount| mount.image.is_some()).count() as u64;
     families.count(Count::ImageVolumesRequested, &[], volumes);
-    let outcome = if matches!(failed, Some(CriError::Image(_))) { Count::ImageVolumeErrors } else { Count::ImageVolumesMounted };
-    families.count(outcome, &[], volumes);
+    match failed {
+        None => families.count(Count::ImageVolumesMounted, &[], volumes),
+        Some(CriError::Image(_)) => families.count(Count::ImageVolumeErrors, &[], volumes),
+        Some(_) => {}
+    }
 }
 
 /// The images that the container mounts as volumes (KEP-4639) are pulled as its own is.

@@ -116,7 +116,7 @@ pub(in crate::admission) fn question(uid: &str, request: &Request<'_>, matched: 
         }
         _ => (gvk(&matched.kind), gvk(asked)),
     };
-    let name = match request.place.name.as_str() {
+    let name = match request.name() {
         _ if request.is_unnamed => String::new(),
         "" => new.as_ref().map_or("", meta::name).to_string(),
         name => name.to_string(),
@@ -130,9 +130,9 @@ pub(in crate::admission) fn question(uid: &str, request: &Request<'_>, matched: 
         out.set(&["subResource"], request.subresource);
         out.set(&["requestSubResource"], request.subresource);
     }
-    let namespace = if asked.is("", "Namespace") { &request.place.name } else { &request.place.namespace };
+    let namespace = if asked.is("", "Namespace") { request.name() } else { &request.place.namespace };
     if !namespace.is_empty() {
-        out.set(&["namespace"], namespace.as_str());
+        out.set(&["namespace"], namespace);
     }
     object!({ "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": out })
 }
