@@ -138,7 +138,8 @@ impl Reconciler {
                 self.slices.delete(slice, DeleteOptions::default()).await?;
             }
             let mut state = self.state.lock();
-            (_, _) = (state.spreads.remove(key), state.triggers.remove(key));
+            state.spreads.remove(key);
+            state.triggers.remove(key);
             if let Some(gone) = state.counted.remove(key) {
                 self.metrics.slices.hold(&gone.sizes, &Sizes::default());
                 self.metrics.slices.distribute(&gone.distribution, "");
@@ -148,10 +149,11 @@ impl Reconciler {
         let mut pods = self.pods.by_namespace(namespace);
         pods.retain(|p| selector.matches(meta::labels(p)));
         let zone = |node: &str| self.nodes.get(node).as_deref().and_then(plan::zone_of).map(String::from);
-        let (ratios, (triggers, changed_at)) = {
+        let (ratios, told) = {
             let state = self.state.lock();
-            (state.zones.ratios(), trigger::since(state.triggers.get(key), &service, &pods))
+            (state.zones.ratios(), state.triggers.get(key).cloned())
         };
+        let (triggers, changed_at) = trigger::since(told.as_ref(), &service, &pods);
         let plan = plan::slices(&service, &pods, &seen.objects, Around { zone_of: &zone, ratios: &ratios, changed_at });
         for slice in plan.create {
             match self.slices.create(namespace, slice).await {

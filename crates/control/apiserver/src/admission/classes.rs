@@ -14,51 +14,59 @@ fn default_class<'a>(classes: &'a [Value], mark: &str) -> Option<&'a str> {
     newest.map(meta::name)
 }
 
-pub(super) struct DefaultStorageClass;
-
-#[async_trait::async_trait]
-impl Plugin for DefaultStorageClass {
-    fn name(&self) -> &'static str {
-        "DefaultStorageClass"
-    }
-
-    fn handles(&self, request: &Request<'_>) -> bool {
-        request.creates("", "PersistentVolumeClaim")
-    }
-
-    async fn admit(&self, request: &Request<'_>, mut object: Value, _old: Option<&Value>) -> Result<Value, Status> {
-        let named = object.at(&["spec", "storageClassName"]).is_some_and(|class| !class.is_null());
-        if named || meta::annotation(&object, fram_api::storage::CLASS).is_some() {
-            return Ok(object);
-        }
-        let classes = request.list("storage.k8s.io", "v1", "storageclasses", "").await?;
-        if let Some(class) = default_class(&classes, "storageclass.kubernetes.io/is-default-class") {
-            object.set(&["spec", "storageClassName"], class);
-        }
-        Ok(object)
-    }
+/// A kind whose objects name a class, and the kind of these classes.
+pub(super) struct DefaultClass {
+    name: &'static str,
+    group: &'static str,
+    kind: &'static str,
+    field: &'static str,
+    /// Where objects named their class before there was a field for it.
+    annotation: &'static str,
+    /// Group and plural of the classes.
+    classes: (&'static str, &'static str),
+    /// The annotation of the default one.
+    mark: &'static str,
 }
 
-pub(super) struct DefaultIngressClass;
+pub(super) const STORAGE: DefaultClass = DefaultClass {
+    name: "DefaultStorageClass",
+    group: "",
+    kind: "PersistentVolumeClaim",
+    field: "storageClassName",
+    annotation: fram_api::storage::CLASS,
+    classes: ("storage.k8s.io", "storageclasses"),
+    mark: "storageclass.kubernetes.io/is-default-class",
+};
+
+pub(super) const INGRESS: DefaultClass = DefaultClass {
+    name: "DefaultIngressClass",
+    group: "networking.k8s.io",
+    kind: "Ingress",
+    field: "ingressClassName",
+    annotation: "kubernetes.io/ingress.class",
+    classes: ("networking.k8s.io", "ingressclasses"),
+    mark: "ingressclass.kubernetes.io/is-default-class",
+};
 
 #[async_trait::async_trait]
-impl Plugin for DefaultIngressClass {
+impl Plugin for DefaultClass {
     fn name(&self) -> &'static str {
-        "DefaultIngressClass"
+        self.name
     }
 
     fn handles(&self, request: &Request<'_>) -> bool {
-        request.creates("networking.k8s.io", "Ingress")
+        request.creates(self.group, self.kind)
     }
 
     async fn admit(&self, request: &Request<'_>, mut object: Value, _old: Option<&Value>) -> Result<Value, Status> {
-        let named = object.at(&["spec", "ingressClassName"]).is_some_and(|class| !class.is_null());
-        if named || meta::annotation(&object, "kubernetes.io/ingress.class").is_some() {
+        let named = object.at(&["spec", self.field]).is_some_and(|class| !class.is_null());
+        if named || meta::annotation(&object, self.annotation).is_some() {
             return Ok(object);
         }
-        let classes = request.list("networking.k8s.io", "v1", "ingressclasses", "").await?;
-        if let Some(class) = default_class(&classes, "ingressclass.kubernetes.io/is-default-class") {
-            object.set(&["spec", "ingressClassName"], class);
+        let (group, plural) = self.classes;
+        let classes = request.list(group, "v1", plural, "").await?;
+        if let Some(class) = default_class(&classes, self.mark) {
+            object.set(&["spec", self.field], class);
         }
         Ok(object)
     }

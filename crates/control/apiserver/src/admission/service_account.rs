@@ -53,12 +53,12 @@ impl Plugin for ServiceAccount {
         if created && pods::is_mirror(pod) {
             let references = pods::references(pod);
             let refers = |to: &str| references.iter().any(|reference| reference.split(' ').next() == Some(to));
-            return match () {
-                () if references.contains(&"serviceaccounts") => refuse("a mirror pod may not reference service accounts"),
-                () if refers("secrets") => refuse("a mirror pod may not reference secrets"),
-                () if refers("serviceaccounts") => refuse("a mirror pod may not use ServiceAccountToken volume projections"),
-                () => Ok(()),
-            };
+            let refusals = [
+                (references.contains(&"serviceaccounts"), "a mirror pod may not reference service accounts"),
+                (refers("secrets"), "a mirror pod may not reference secrets"),
+                (refers("serviceaccounts"), "a mirror pod may not use ServiceAccountToken volume projections"),
+            ];
+            return refusals.into_iter().find(|(is_broken, _)| *is_broken).map_or(Ok(()), |(_, why)| refuse(why));
         }
         let name = pod.str_at(&["spec", "serviceAccountName"]);
         if name.is_empty() {
@@ -143,17 +143,17 @@ fn unmountable_environment(account: &Value, pod: &Value, of: &[(&str, &str)]) ->
     };
     for (list, word) in of {
         for container in pod.list_at(&["spec", list]) {
-            let who = format!("{word} {}", meta_name(container));
+            let who = format!("{word} {}", named(container));
             for variable in container.list_at(&["env"]) {
                 let Some(key) = variable.at(&["valueFrom", "secretKeyRef"]).filter(|key| !key.is_null()) else { continue };
-                if !lists(account, "secrets", meta_name(key)) {
-                    return Some(why(format!("{who} with envVar {}", meta_name(variable)), meta_name(key)));
+                if !lists(account, "secrets", named(key)) {
+                    return Some(why(format!("{who} with envVar {}", named(variable)), named(key)));
                 }
             }
             for source in container.list_at(&["envFrom"]) {
                 let Some(whole) = source.get("secretRef").filter(|whole| !whole.is_null()) else { continue };
-                if !lists(account, "secrets", meta_name(whole)) {
-                    return Some(why(format!("{who} with envFrom"), meta_name(whole)));
+                if !lists(account, "secrets", named(whole)) {
+                    return Some(why(format!("{who} with envFrom"), named(whole)));
                 }
             }
         }
@@ -161,7 +161,7 @@ fn unmountable_environment(account: &Value, pod: &Value, of: &[(&str, &str)]) ->
     None
 }
 
-fn meta_name(of: &Value) -> &str {
+fn named(of: &Value) -> &str {
     of.str_at(&["name"])
 }
 
@@ -172,7 +172,7 @@ fn mount_token(request: &Request<'_>, pod: &mut Value) {
         return;
     }
     // A pod that was made of another's description may bring the volume along.
-    let there = pod.list_at(&["spec", "volumes"]).iter().map(meta_name).find(|name| name.starts_with(VOLUME)).map(String::from);
+    let there = pod.list_at(&["spec", "volumes"]).iter().map(named).find(|name| name.starts_with(VOLUME)).map(String::from);
     let name = there.clone().unwrap_or_else(|| request.registry.environment.generate_name(VOLUME));
     for list in lists.iter().filter(|l| !pod.list_at(&["spec", l]).is_empty()).collect::<Vec<_>>() {
         for container in pod.place(&["spec", list]).make_list().iter_mut().filter(|c| !mounted(c)) {

@@ -95,8 +95,8 @@ impl Webhooks {
             let Some(matched) = self.matched(hook, request, &object, old).await? else { continue };
             let at = format!("round_{}_index_{index}", u8::from(round.is_again()));
             let open = format!("failed-open.mutation.webhook.admission.k8s.io/{at}");
-            let (times, asked) =
-                (request.registry.admission.times.webhook(&hook.name), self.ask(hook, request, &matched, &object, old, &open));
+            let times = request.registry.admission.times.webhook(&hook.name);
+            let asked = self.ask(hook, request, &matched, &object, old, &open);
             let Some(answer) = times.of(Step::Admit, request.operation, asked).await? else { continue };
             let before = object.clone();
             if let Some(patch) = answer.patch.as_ref().filter(|_| review::is_changeable(request)) {
@@ -117,8 +117,8 @@ impl Webhooks {
         let ask = |(index, hook): (usize, Arc<Hook>)| async move {
             let Some(matched) = self.matched(&hook, request, object, old).await? else { return Ok(()) };
             let open = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
-            let (times, asked) =
-                (request.registry.admission.times.webhook(&hook.name), self.ask(&hook, request, &matched, object, old, &open));
+            let times = request.registry.admission.times.webhook(&hook.name);
+            let asked = self.ask(&hook, request, &matched, object, old, &open);
             times.of(Step::Validate, request.operation, asked).await.map(drop)
         };
         join_all(hooks.iter().cloned().enumerate().map(ask)).await.into_iter().collect()

@@ -20,10 +20,19 @@ pub(super) fn check_new(object: &Value) -> Result<(), Status> {
     }
 }
 
-/// Fills in the metadata of a new object; a name is made of `generateName` where none is given.
+/// What a client says in the metadata of a new object is cleared of what is not for it to say.
 pub(super) fn fill_metadata(place: &Place, object: &mut Value) -> Result<(), Status> {
     check_namespace(place, object)?;
-    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "uid", "creationTimestamp"] {
+    for field in ["managedFields", "uid", "creationTimestamp"] {
+        object.remove(&["metadata", field]);
+    }
+    settle(place, object);
+    Ok(())
+}
+
+/// A new object is of its place, has each owner once, and does not end.
+fn settle(place: &Place, object: &mut Value) {
+    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         object.remove(&["metadata", field]);
     }
     if place.kind().is_namespaced() {
@@ -32,7 +41,6 @@ pub(super) fn fill_metadata(place: &Place, object: &mut Value) -> Result<(), Sta
         object.remove(&["metadata", "namespace"]);
     }
     drop_repeated_owners(object);
-    Ok(())
 }
 
 /// An object is of the namespace in which it is made.
@@ -46,15 +54,7 @@ pub(super) fn check_namespace(place: &Place, object: &Value) -> Result<(), Statu
 
 /// Gives a new object what is the server's to say, whatever admission said.
 pub(super) fn identify(environment: &Environment, place: &Place, object: &mut Value) {
-    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
-        object.remove(&["metadata", field]);
-    }
-    if place.kind().is_namespaced() {
-        object.set(&["metadata", "namespace"], place.namespace.as_str());
-    } else {
-        object.remove(&["metadata", "namespace"]);
-    }
-    drop_repeated_owners(object);
+    settle(place, object);
     if meta::name(object).is_empty() && place.kind().is("", "LimitRange") {
         object.set(&["metadata", "name"], environment.uid());
     }

@@ -148,7 +148,7 @@ impl Registry {
             object.set(&["metadata", "name"], self.environment.generate_name(&base));
             match self.create_named(place, object.clone(), write, &mut warnings).await {
                 Err(status) if status.is(Reason::AlreadyExists) && names > 0 => {}
-                done => return done,
+                done => return done.map_err(unnamed),
             }
         }
     }
@@ -469,6 +469,15 @@ fn keep_all_metadata(object: &mut Value, old: &Value) {
         Some(managers) => object.set(&["metadata", "managedFields"], managers),
         None => drop(object.remove(&["metadata", "managedFields"])),
     }
+}
+
+/// Why an object got no name, where all that were tried are taken; see upstream's NewGenerateNameConflict.
+fn unnamed(mut status: Status) -> Status {
+    if status.is(Reason::AlreadyExists) {
+        status.message.push_str(", the server was not able to generate a unique name for the object");
+        status.retry_after_seconds = 1;
+    }
+    status
 }
 
 const MANAGED_FIELDS: [&str; 2] = ["metadata", "managedFields"];

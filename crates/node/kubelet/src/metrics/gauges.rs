@@ -91,13 +91,15 @@ fn process(out: &mut String) {
     let fields: Vec<u64> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
     let field = |number: usize| fields.get(number - 3).copied();
     let booted = crate::node::machine::booted().map(|nanos| nanos as f64 / 1e9);
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     let descriptors = fs::read_dir("/proc/self/fd").map(|all| all.count() as f64).ok();
     let told = [
         ("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.", {
             field(14).zip(field(15)).map(|(user, system)| (user + system) as f64 / 100.0)
         }),
         ("process_open_fds", "gauge", "Number of open file descriptors.", descriptors),
-        ("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", field(24).map(|pages| (pages * 4096) as f64)),
+        ("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", resident.map(|kilobytes| (kilobytes * 1024) as f64)),
         ("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", {
             booted.zip(field(22)).map(|(booted, ticks)| booted + ticks as f64 / 100.0)
         }),
