@@ -187,14 +187,16 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
 
 /// What the API server does beside answering calls, and its socket.
 fn server_parts(control_plane: &ControlPlane, listener: Listener, stop: &CancellationToken) -> Parts {
-    let (mut parts, server) = (Parts::default(), &control_plane.server);
+    let (mut parts, server, cluster) = (Parts::default(), &control_plane.server, &control_plane.cluster);
+    let host = crate::node::host_name().unwrap_or_else(|_| cluster.address.to_string());
     parts.spawn("the follower of roles", server.clone().follow_roles(stop.clone()));
     parts.spawn("the follower of definitions", server.clone().follow_definitions(stop.clone()));
     parts.spawn("the follower of webhooks", server.clone().follow_webhooks(stop.clone()));
     parts.spawn("the follower of policies", server.clone().follow_policies(stop.clone()));
     parts.spawn("flow control", server.clone().follow_flow_control(stop.clone()));
     parts.spawn("the API's socket", fram_apiserver::http_api::serve(listener, server.clone(), stop.clone()));
-    parts.spawn("the keeper of the API's Service", server.clone().keep_own_service(control_plane.cluster.clone(), stop.clone()));
+    parts.spawn("the keeper of the API's Service", server.clone().keep_own_service(cluster.clone(), stop.clone()));
+    parts.spawn("the keeper of the server's Lease", server.clone().keep_identity(host, cluster.clone(), stop.clone()));
     parts
 }
 

@@ -24,8 +24,9 @@ pub struct Attributes {
     pub subresource: String,
     pub namespace: String,
     pub name: String,
-    /// The field selector of lists and watches.
+    /// The selectors of lists and watches.
     pub fields: String,
+    pub labels: String,
     /// Of requests that are not about resources.
     pub path: String,
 }

@@ -78,6 +78,7 @@ impl Transport for InProcess {
             namespace: namespace.into(),
             name: crate::server::selected_name(&options.field_selector).unwrap_or_default(),
             fields: options.field_selector.clone(),
+            labels: options.label_selector.clone(),
             ..Default::default()
         };
         let trail = self.server.audit.as_ref().and_then(|a| audit::of_call(&self.server, a, &self.user, &attributes));

@@ -295,6 +295,10 @@ pub(crate) fn attributes_of(call: &Call) -> Attributes {
         Verb::List(options) if call.name.is_empty() => selected_name(&options.field_selector),
         _ => None,
     };
+    let options = match &call.verb {
+        Verb::List(options) | Verb::DeleteCollection { list: options, .. } => Some(options),
+        _ => None,
+    };
     Attributes {
         verb: verb.into(),
         group: call.resource.group.to_string(),
@@ -307,10 +311,8 @@ pub(crate) fn attributes_of(call: &Call) -> Attributes {
             call.namespace.clone()
         },
         name: selected.unwrap_or_else(|| call.name.clone()),
-        fields: match &call.verb {
-            Verb::List(options) | Verb::DeleteCollection { list: options, .. } => options.field_selector.clone(),
-            _ => String::new(),
-        },
+        fields: options.map(|options| options.field_selector.clone()).unwrap_or_default(),
+        labels: options.map(|options| options.label_selector.clone()).unwrap_or_default(),
         path: String::new(),
     }
 }

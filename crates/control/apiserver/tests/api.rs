@@ -6,10 +6,13 @@ mod common {
     pub(crate) mod server;
 }
 
-use common::server::{client_as, in_memory, server};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::server::{client_as, cluster, in_memory, server};
 use fram_apiserver::User;
 use fram_apiserver::registry::{ChangeKind, Place, Selection, WatchRequest};
-use fram_client::resources::{CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, NODES, PODS, SECRETS, SERVICE_ACCOUNTS, SERVICES};
+use fram_client::resources::{CONFIG_MAPS, DEPLOYMENTS, LEASES, NAMESPACES, NODES, PODS, SECRETS, SERVICE_ACCOUNTS, SERVICES};
 use fram_client::{Client, DeleteOptions, EventKind, ListOptions, PatchKind, Preconditions, Propagation, Resources};
 use fram_machinery::{Reason, Value, meta, object};
 use futures_util::StreamExt;
@@ -315,4 +318,37 @@ async fn the_systems_namespaces_stay() {
     namespaces.create(object!({ "metadata": { "name": "t" } })).await.unwrap();
     let ending = namespaces.delete("t", DeleteOptions::default()).await.unwrap();
     assert_eq!(ending.str_at(&["status", "phase"]), "Terminating");
+}
+
+#[tokio::test]
+async fn a_server_has_a_lease_and_takes_away_those_of_servers_that_are_gone() {
+    let server = server(in_memory()).await;
+    let leases = client_as(&server, User::authenticated("admin", &["system:masters"])).within(&LEASES, "kube-system");
+    let label = "apiserver.kubernetes.io/identity";
+    let lease = |name: &str, component: &str, renewed: &str| {
+        object!({ "metadata": { "name": name, "labels": { "apiserver.kubernetes.io/identity": component } }, "spec": { "holderIdentity": name,
+            "leaseDurationSeconds": 3600, "renewTime": renewed } })
+    };
+    let (past, future) = ("2020-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z");
+    for (name, component, renewed) in [("gone", "kube-apiserver", past), ("there", "kube-apiserver", future), ("other", "another", past)] {
+        leases.create(lease(name, component, renewed)).await.unwrap();
+    }
+    let stop = tokio_util::sync::CancellationToken::new();
+    let keeping = tokio::spawn(server.clone().keep_identity("host".into(), Arc::new(cluster()), stop.clone()));
+    let settled = async {
+        loop {
+            let all = leases.list(ListOptions::default()).await.unwrap().items;
+            if all.len() == 3 && all.iter().all(|l| meta::name(l) != "gone") {
+                return all;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let all = tokio::time::timeout(Duration::from_secs(10), settled).await.expect("the Leases did not become those that they should be");
+    let own = all.iter().find(|l| meta::name(l).starts_with("apiserver-")).unwrap();
+    assert_eq!((meta::label(own, label), meta::label(own, "kubernetes.io/hostname")), (Some("kube-apiserver"), Some("host")));
+    assert!(own.str_at(&["spec", "holderIdentity"]).starts_with(&format!("{}_", meta::name(own))), "{own:?}");
+    assert_eq!((meta::name(own).len(), own.int_at(&["spec", "leaseDurationSeconds"])), (36, Some(3600)));
+    stop.cancel();
+    keeping.await.unwrap();
 }

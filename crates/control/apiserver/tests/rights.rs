@@ -12,10 +12,10 @@ use std::sync::Arc;
 use common::server::{client_as, in_memory, server};
 use fram_apiserver::{Server, User};
 use fram_client::resources::{
-    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, NAMESPACES, NODES, POD_DISRUPTION_BUDGETS, PODS, ROLE_BINDINGS, ROLES, SECRETS,
-    SERVICE_ACCOUNTS,
+    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, NAMESPACES, NODES, PERSISTENT_VOLUMES, POD_DISRUPTION_BUDGETS, PODS, ROLE_BINDINGS,
+    ROLES, SECRETS, SERVICE_ACCOUNTS,
 };
-use fram_client::{Client, DeleteOptions, ListOptions, PatchKind, Resource};
+use fram_client::{Client, DeleteOptions, ListOptions, PatchKind, Resource, local_path};
 use fram_machinery::{Reason, Value, meta, object};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -193,6 +193,33 @@ async fn a_node_sees_and_changes_its_own_pods_alone() {
     let eviction = object!({ "metadata": { "name": "p" } });
     let evicted = node("n2").within(&PODS, "default").create_subresource("p", "eviction", eviction).await;
     assert!(evicted.unwrap_err().is(Reason::Forbidden));
+}
+
+#[tokio::test]
+async fn a_node_follows_and_lets_go_of_the_volumes_that_it_holds_and_no_others() {
+    let server = server(in_memory()).await;
+    let node = |name: &str| client_as(&server, User::authenticated(&format!("system:node:{name}"), &["system:nodes"]));
+    let volumes = |name: &str| node(name).all(&PERSISTENT_VOLUMES);
+    let volume = object!({ "metadata": { "name": "v", "labels": { "fram.dev/local-path-node": "n1" },
+            "annotations": { "fram.dev/local-path-node": "n1" }, "finalizers": ["fram.dev/local-path"] },
+        "spec": { "accessModes": ["ReadWriteOnce"], "capacity": { "storage": "1Gi" }, "local": { "path": "/v" },
+            "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [{ "key": "a", "operator": "Exists" }] }] } } } });
+    root(&server).all(&PERSISTENT_VOLUMES).create(volume).await.unwrap();
+    let of = |name: &str| ListOptions { label_selector: local_path::selector_of(name), ..Default::default() };
+    let seen = volumes("n1").list(of("n1")).await.unwrap().items;
+    assert_eq!(seen.len(), 1);
+    assert!(volumes("n2").list(of("n1")).await.unwrap_err().is(Reason::Forbidden));
+    assert!(volumes("n1").list(ListOptions::default()).await.unwrap_err().is(Reason::Forbidden));
+    assert!(volumes("n2").watch(of("n1")).await.err().unwrap().is(Reason::Forbidden));
+    root(&server).all(&PERSISTENT_VOLUMES).delete("v", DeleteOptions::default()).await.unwrap();
+    let doomed = volumes("n1").list(of("n1")).await.unwrap().items.remove(0);
+    let mut released = (*doomed).clone();
+    meta::remove_finalizer(&mut released, local_path::PROVISIONER);
+    assert!(volumes("n2").update(released.clone()).await.unwrap_err().is(Reason::Forbidden));
+    let finalizers = meta::finalizers(&doomed).map(String::from).collect::<Vec<_>>();
+    volumes("n1").update(released).await.unwrap();
+    let left = root(&server).all(&PERSISTENT_VOLUMES).find("v").await.unwrap();
+    assert!(left.is_none_or(|v| !meta::has_finalizer(&v, local_path::PROVISIONER)), "{finalizers:?}");
 }
 
 #[tokio::test]

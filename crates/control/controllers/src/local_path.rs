@@ -86,7 +86,13 @@ impl Provisioner {
 
     /// The object goes first; its finalizer holds it until the node has removed the directory.
     async fn volume(&self, name: &str) -> Result<Action, Status> {
-        let Some(volume) = self.volumes.get(name).filter(|v| plan::is_over(v)) else { return Ok(Action::Done) };
+        let Some(volume) = self.volumes.get(name) else { return Ok(Action::Done) };
+        if let Some(labelled) = plan::labelled(&volume) {
+            unless_it_changed(self.client.all(&PERSISTENT_VOLUMES).update(labelled).await)?;
+        }
+        if !plan::is_over(&volume) {
+            return Ok(Action::Done);
+        }
         let preconditions = Preconditions {
             uid: Some(meta::uid(&volume).to_string()),
             resource_version: Some(meta::resource_version(&volume).to_string()),

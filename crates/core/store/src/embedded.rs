@@ -33,7 +33,7 @@ use crate::snapshot::Snapshot;
 use crate::state::validate;
 use crate::store::Store;
 use crate::timeline::{HistoryLimits, Timeline};
-use crate::types::{Committed, Revision, Transaction};
+use crate::types::{Committed, Entry, Revision, Transaction};
 use crate::watch::{Facet, Watch, WatchLimits};
 
 use directory::Directory;
@@ -185,6 +185,10 @@ impl Store for Embedded {
 
     fn seen(&self) -> Result<Snapshot, StoreError> {
         self.timeline.snapshot(None)
+    }
+
+    fn seen_of(&self, collection: &str, prefix: &str, facet: &Facet) -> Result<(Snapshot, Vec<Arc<Entry>>), StoreError> {
+        self.timeline.select(collection, prefix, facet)
     }
 
     async fn watch_facet(&self, prefix: &str, facet: Option<Facet>, after: Revision) -> Result<Watch, StoreError> {

@@ -314,6 +314,11 @@ impl Store for Etcd {
         self.timeline.snapshot(None)
     }
 
+    fn seen_of(&self, collection: &str, prefix: &str, facet: &Facet) -> Result<(Snapshot, Vec<Arc<Entry>>), StoreError> {
+        self.check_open()?;
+        self.timeline.select(collection, prefix, facet)
+    }
+
     async fn watch_facet(&self, prefix: &str, facet: Option<Facet>, after: Revision) -> Result<Watch, StoreError> {
         self.check_open()?;
         self.known(after).await?;

@@ -6,6 +6,7 @@
 mod cipher;
 mod clock;
 mod error;
+mod index;
 mod snapshot;
 mod state;
 mod store;

@@ -1,10 +1,12 @@
 //! The trait behind which every engine stands. What it promises is written as code in `tests/contract`.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::error::StoreError;
 use crate::snapshot::Snapshot;
-use crate::types::{Committed, Revision, Transaction};
+use crate::types::{Committed, Entry, Revision, Transaction};
 use crate::watch::{Facet, Watch};
 
 /// A revisioned key-value store with watch.
@@ -23,6 +25,11 @@ pub trait Store: Send + Sync {
 
     /// All keys as this process has seen them: nobody is asked, and what others committed may be missing for a moment.
     fn seen(&self) -> Result<Snapshot, StoreError>;
+
+    /// What is seen, and the entries among it whose keys start with `prefix` and that concern the facet, in the order of their keys:
+    /// found without a look at the others. Some that do not concern it may be among them. `collection` is what the keys of all those
+    /// start with that have the facet's field.
+    fn seen_of(&self, collection: &str, prefix: &str, facet: &Facet) -> Result<(Snapshot, Vec<Arc<Entry>>), StoreError>;
 
     /// Every change to keys that start with `prefix` in transactions after `after`: each once, in the order of the
     /// revisions, the changes of one transaction in one batch.

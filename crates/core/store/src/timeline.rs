@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 
 use crate::clock::UnixMillis;
 use crate::error::StoreError;
+use crate::index::Index;
 use crate::snapshot::{Root, Snapshot};
-use crate::types::{Event, EventKind, Revision};
+use crate::types::{Entry, Event, EventKind, Revision};
 use crate::watch::{Facet, Hub, Queue, Watch, WatchLimits, WatchSource};
 
 /// What an event costs in history besides the value that it superseded.
@@ -42,13 +43,15 @@ struct Inner {
     root: Root,
     history: History,
     hub: Hub,
+    indexes: Vec<Index>,
     closed: bool,
 }
 
 impl Timeline {
     /// A timeline without history.
     pub(crate) fn new(revision: Revision, root: Root, history: HistoryLimits, watches: WatchLimits) -> Self {
-        let inner = Inner { revision, root, history: History::new(revision, history), hub: Hub::new(watches), closed: false };
+        let inner =
+            Inner { revision, root, history: History::new(revision, history), hub: Hub::new(watches), indexes: Vec::new(), closed: false };
         Self { published: Arc::new(AtomicU64::new(revision.0)), inner: Mutex::new(inner) }
     }
 
@@ -67,6 +70,7 @@ impl Timeline {
         // The old root is dropped after the lock is released: it may be the last to hold many nodes.
         let _old = std::mem::replace(&mut inner.root, root.clone());
         inner.hub.publish(&events);
+        inner.indexes.iter_mut().for_each(|index| events.iter().for_each(|event| index.note(event)));
         let _forgotten = inner.history.push(revision, root, events, now);
         self.published.store(revision.0, Ordering::Release);
         drop(inner);
@@ -79,6 +83,7 @@ impl Timeline {
         let _old = std::mem::replace(&mut inner.root, root);
         let limits = inner.history.limits;
         let _forgotten = std::mem::replace(&mut inner.history, History::new(revision, limits));
+        let _indexes = std::mem::take(&mut inner.indexes);
         inner.hub.end(&StoreError::Compacted { revision: former, oldest: revision });
         self.published.store(revision.0, Ordering::Release);
         drop(inner);
@@ -121,6 +126,28 @@ impl Timeline {
         Ok(Snapshot::new(at, undone(root, &undo, at)))
     }
 
+    /// The newest state, and its entries that start with `prefix` and concern the facet, in the order of their keys; others may be among
+    /// them. `collection` is what the keys of all entries start with that have the field.
+    pub(crate) fn select(&self, collection: &str, prefix: &str, facet: &Facet) -> Result<(Snapshot, Vec<Arc<Entry>>), StoreError> {
+        let mut made: Option<(Revision, Index)> = None;
+        loop {
+            let mut inner = self.inner.lock();
+            inner.check_open()?;
+            let snapshot = Snapshot::new(inner.revision, inner.root.clone());
+            if let Some(index) = inner.indexes.iter().find(|index| index.is_of(collection, facet)) {
+                let entries = index.entries(prefix, &facet.text, &inner.root);
+                return Ok((snapshot, entries));
+            }
+            if let Some((revision, index)) = made.take() {
+                inner.take_up(revision, index);
+                continue;
+            }
+            drop(inner);
+            // Others go on meanwhile; what they change is taken up afterwards.
+            made = Some((snapshot.revision(), Index::new(collection, facet, &snapshot)));
+        }
+    }
+
     pub(crate) fn watch(self: &Arc<Self>, prefix: &str, facet: Option<Facet>, after: Revision) -> Result<Watch, StoreError> {
         let queue = Arc::new(Queue::new(prefix, facet, Arc::clone(&self.published)));
         let mut inner = self.inner.lock();
@@ -151,6 +178,15 @@ impl WatchSource for Timeline {
 }
 
 impl Inner {
+    /// Goes on with an index of a revision, unless what changed since is forgotten.
+    fn take_up(&mut self, revision: Revision, mut index: Index) {
+        if self.check_readable(revision).is_ok() {
+            let since = self.history.since(revision);
+            since.iter().flat_map(|events| events.iter()).filter(|event| event.revision > revision).for_each(|event| index.note(event));
+            self.indexes.push(index);
+        }
+    }
+
     fn check_open(&self) -> Result<(), StoreError> {
         if self.closed { Err(StoreError::Closed) } else { Ok(()) }
     }

@@ -49,10 +49,11 @@ impl Facet {
 }
 
 /// The texts of one field before and after a change.
-struct Sides<'a>([Option<&'a str>; 2]);
+pub(crate) struct Sides<'a>(pub(crate) [Option<&'a str>; 2]);
 
 impl<'a> Sides<'a> {
-    fn of(event: &'a Event, read: fn(&[u8], usize) -> Option<&str>, field: usize) -> Option<Self> {
+    /// None where the text of one side cannot be told.
+    pub(crate) fn of(event: &'a Event, read: fn(&[u8], usize) -> Option<&str>, field: usize) -> Option<Self> {
         let mut texts = [None; 2];
         for (entry, text) in [&event.previous, &event.entry].into_iter().zip(&mut texts) {
             if let Some(entry) = entry {

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fram_client::local_path::{NODE, PROVISIONER};
+use fram_client::local_path::{NODE, PROVISIONER, selector_of};
 use fram_client::resources::PERSISTENT_VOLUMES;
 use fram_client::{Action, Client, Controller, Informer, InformerOptions};
 use fram_machinery::{Reason, Status, Value, meta};
@@ -15,7 +15,8 @@ use crate::context::Context;
 
 /// Follows the volumes until `stop`.
 pub(crate) async fn keep(ctx: Arc<Context>, client: Client, tasks: TaskTracker, stop: CancellationToken) {
-    let volumes = Informer::start(client.clone(), PERSISTENT_VOLUMES, "", InformerOptions::default(), &tasks, stop.clone());
+    let own = InformerOptions::labels(selector_of(&ctx.config.node_name));
+    let volumes = Informer::start(client.clone(), PERSISTENT_VOLUMES, "", own, &tasks, stop.clone());
     let controller = Controller::new("local-path", 1).owns(&volumes);
     let reconcile = move |name: String| {
         let (ctx, client, volumes) = (ctx.clone(), client.clone(), volumes.clone());

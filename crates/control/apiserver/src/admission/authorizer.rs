@@ -119,8 +119,7 @@ impl Opaque for Asked {
                     "namespace" => attributes.namespace = (*text).into(),
                     "name" => attributes.name = (*text).into(),
                     "fieldSelector" => attributes.fields = (*text).into(),
-                    // No authorizer here asks for labels.
-                    "labelSelector" => {}
+                    "labelSelector" => attributes.labels = (*text).into(),
                     _ => return Ok(None),
                 }
                 opaque(Self::Check(who.clone(), attributes))

@@ -1,12 +1,13 @@
 //! The Node authorizer: a kubelet reads what the pods bound to its node refer to, and writes its own node, lease and pods.
 //! See upstream's plugin/pkg/auth/authorizer/node.
 
+use fram_client::local_path;
 use fram_machinery::labels::FieldSelector;
 use fram_machinery::{Reason, Status, Value, meta};
 
 use super::rules::Rule;
 use super::{Attributes, Decision};
-use crate::registry::{Place, Record, Registry, Selection};
+use crate::registry::{Place, Registry, Selection};
 
 fn no(why: impl Into<String>) -> Decision {
     Decision::NoOpinion(why.into())
@@ -35,8 +36,13 @@ pub(super) fn decide(registry: &Registry, node: &str, a: &Attributes, rules: &[R
         ("", "nodes", _) => no(format!("node '{node}' cannot read '{}', only its own Node object", a.name)),
         ("", "pods", "") if read => reads_own(registry, node, a, ("", "v1")),
         ("", "persistentvolumes", "") if a.verb == "get" => bound_volume(registry, node, a),
+        // Of the embedded storage a node follows the volumes that it holds, and lets go of them, as NodeRestriction sees to.
+        ("", "persistentvolumes", "") if matches!(a.verb.as_str(), "list" | "watch") && a.labels == local_path::selector_of(node) => {
+            Decision::Allow
+        }
+        ("", "persistentvolumes", "") if a.verb == "update" => holds_volume(registry, node, a),
         ("", "persistentvolumes", _) => no("can only get individual resources of this type"),
-        ("storage.k8s.io", "volumeattachments", "") if a.verb == "get" => names_node(registry, node, a, "v1"),
+        ("storage.k8s.io", "volumeattachments", "") if a.verb == "get" => names_node(registry, node, a),
         ("storage.k8s.io", "volumeattachments", _) => no("can only get individual resources of this type"),
         ("coordination.k8s.io", "leases", _) if a.namespace != "kube-node-lease" => {
             no("can only access leases in the \"kube-node-lease\" system namespace")
@@ -102,27 +108,31 @@ fn answer(node: &str, related: Result<bool, Status>) -> Decision {
 
 /// A volume belongs to the node's pods by the claim that it is bound to.
 fn bound_volume(registry: &Registry, node: &str, a: &Attributes) -> Decision {
-    let Some(served) = registry.served("", "v1", &a.resource) else { return no("") };
-    let place = Place { served, namespace: String::new(), name: a.name.clone() };
-    let related = match seen(registry, &place) {
-        Ok(volume) => {
-            let [namespace, name] = ["namespace", "name"].map(|field| volume.str_at(&["spec", "claimRef", field]));
-            if name.is_empty() { Ok(false) } else { has_pod(registry, node, namespace, |pod| refers_to_claim(pod, name)) }
-        }
-        Err(status) if status.is(Reason::NotFound) => Ok(false),
-        Err(status) => Err(status),
-    };
-    answer(node, related)
+    if_seen(registry, node, a, |volume| {
+        let [namespace, name] = ["namespace", "name"].map(|field| volume.str_at(&["spec", "claimRef", field]));
+        if name.is_empty() { Ok(false) } else { has_pod(registry, node, namespace, |pod| refers_to_claim(pod, name)) }
+    })
+}
+
+/// A volume of the embedded storage is held by the node that it names.
+fn holds_volume(registry: &Registry, node: &str, a: &Attributes) -> Decision {
+    if_seen(registry, node, a, |volume| Ok(meta::annotation(volume, local_path::NODE) == Some(node)))
 }
 
 /// An object that says which node it is about.
-fn names_node(registry: &Registry, node: &str, a: &Attributes, version: &str) -> Decision {
-    let Some(served) = registry.served(&a.group, version, &a.resource) else { return no("") };
+fn names_node(registry: &Registry, node: &str, a: &Attributes) -> Decision {
+    if_seen(registry, node, a, |object| Ok(object.str_at(&["spec", "nodeName"]) == node))
+}
+
+/// Decides by the object that is asked for; one that is not there has nothing to do with the node.
+fn if_seen(registry: &Registry, node: &str, a: &Attributes, related: impl Fn(&Value) -> Result<bool, Status>) -> Decision {
+    let Some(served) = registry.served(&a.group, "v1", &a.resource) else { return no("") };
     let place = Place { served, namespace: a.namespace.clone(), name: a.name.clone() };
-    match seen(registry, &place) {
-        Err(status) if !status.is(Reason::NotFound) => answer(node, Err(status)),
-        found => answer(node, Ok(found.is_ok_and(|object| object.str_at(&["spec", "nodeName"]) == node))),
-    }
+    let related = match seen(registry, &place) {
+        Err(status) if status.is(Reason::NotFound) => Ok(false),
+        found => found.and_then(|object| related(&object)),
+    };
+    answer(node, related)
 }
 
 /// A node reads the pods that are bound to it and the requests that it made for them, and lists and watches them by `spec.nodeName`; see
@@ -159,10 +169,8 @@ fn seen(registry: &Registry, place: &Place) -> Result<Value, Status> {
 fn has_pod(registry: &Registry, node: &str, namespace: &str, is: impl Fn(&Value) -> bool) -> Result<bool, Status> {
     let served = registry.served("", "v1", "pods").ok_or_else(Status::no_such_path)?;
     let selection = Selection::parse(&served.kind, "", &format!("spec.nodeName={node}"))?;
-    let prefix = registry.collection_prefix(&served.stored, namespace);
-    for entry in registry.seen()?.prefix_after(&prefix, None) {
-        let record = Record::parse(&entry.value).map_err(Status::internal)?;
-        if selection.matches(&served, &record) && is(&registry.decode(&served, entry)?) {
+    for entry in registry.seen_of(&served, namespace, &selection)? {
+        if is(&registry.decode(&served, &entry)?) {
             return Ok(true);
         }
     }

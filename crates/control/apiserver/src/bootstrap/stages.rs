@@ -40,7 +40,12 @@ const STAGES: [(Stage, &[&str]); 7] = [
     (Stage::Rights, &["poststarthook/rbac/bootstrap-roles"]),
     (
         Stage::Published,
-        &["poststarthook/start-cluster-authentication-info-controller", "poststarthook/start-legacy-token-tracking-controller"],
+        &[
+            "poststarthook/start-cluster-authentication-info-controller",
+            "poststarthook/start-legacy-token-tracking-controller",
+            "poststarthook/start-kube-apiserver-identity-lease-controller",
+            "poststarthook/start-kube-apiserver-identity-lease-garbage-collector",
+        ],
     ),
     (
         Stage::Definitions,

@@ -64,7 +64,12 @@ fn attributes<B>(request: &Request<B>, resource: &ResourcePath, query: &Query) -
     let selects = matches!(verb, "list" | "watch") && resource.name.is_empty();
     let selected = if selects { crate::server::selected_name(query.get("fieldSelector")) } else { None };
     let asked = resource.attributes(verb);
-    Attributes { name: selected.unwrap_or_else(|| resource.name.clone()), fields: query.get("fieldSelector").into(), ..asked }
+    Attributes {
+        name: selected.unwrap_or_else(|| resource.name.clone()),
+        fields: query.get("fieldSelector").into(),
+        labels: query.get("labelSelector").into(),
+        ..asked
+    }
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ pub(super) async fn handle(
     let attributes = Attributes {
         name: crate::server::selected_name(&options.field_selector).unwrap_or_else(|| path.name.clone()),
         fields: options.field_selector.clone(),
+        labels: options.label_selector.clone(),
         ..path.attributes("watch")
     };
     let Place { served, .. } = server.place_of(&resource, &path.namespace, &path.name, true)?;

@@ -101,6 +101,14 @@ pub struct ListRequest {
     pub resource_version_match: String,
 }
 
+impl ListRequest {
+    /// Whether the newest state answers it, rather than that of one revision.
+    fn of_newest(&self) -> bool {
+        let exact = self.resource_version_match == "Exact" || self.resource_version_match.is_empty() && self.limit > 0;
+        self.continue_token.is_empty() && (matches!(self.resource_version.as_str(), "" | "0") || !exact)
+    }
+}
+
 /// A part of a collection at one revision.
 pub struct Listing {
     pub revision: u64,
@@ -166,6 +174,19 @@ impl Registry {
         self.store.seen().map_err(store_status)
     }
 
+    /// The objects of a collection that are chosen, as this process has seen them; those of one field's text are found without a look at
+    /// the others.
+    pub(crate) fn seen_of(&self, served: &Served, namespace: &str, selection: &Selection) -> Result<Vec<Arc<Entry>>, Status> {
+        let prefix = self.collection_prefix(&served.stored, namespace);
+        let entries = match selection.facet(&served.stored) {
+            Some(facet) => self.store.seen_of(&self.collection_prefix(&served.stored, ""), &prefix, &facet).map_err(store_status)?.1,
+            None => self.seen()?.prefix(&prefix).cloned().collect(),
+        };
+        let chosen = |entry: &Arc<Entry>| Record::parse(&entry.value).map(|record| selection.matches(served, &record));
+        let chosen = entries.into_iter().filter_map(|entry| chosen(&entry).map(|is| is.then_some(entry)).transpose());
+        chosen.collect::<Result<_, _>>().map_err(Status::internal)
+    }
+
     /// The stored object, or NotFound.
     pub async fn get(&self, place: &Place) -> Result<Arc<Entry>, Status> {
         let snapshot = self.snapshot().await?;
@@ -188,12 +209,29 @@ impl Registry {
         let snapshot = self.snapshot_for(request, from.as_ref(), &prefix).await?;
         let revision = snapshot.revision().0;
         let mut listing = Listing { revision, items: Vec::new(), continue_token: String::new(), remaining: None, objects: None };
-        let mut entries = snapshot.prefix_after(&prefix, from.as_ref().map(|f| f.after.as_str()));
+        if let Some(facet) = request.of_newest().then(|| request.selection.facet(stored)).flatten() {
+            let (snapshot, entries) = self.store.seen_of(&self.collection_prefix(stored, ""), &prefix, &facet).map_err(store_status)?;
+            listing.revision = snapshot.revision().0;
+            return self.page(place, request, listing, &prefix, entries.iter());
+        }
+        let entries = snapshot.prefix_after(&prefix, from.as_ref().map(|f| f.after.as_str()));
         if place.served.needs_webhook() {
             let labelled = |e: &&Arc<Entry>| Record::parse(&e.value).is_ok_and(|r| r.matches_labels(&request.selection.labels));
             let entries: Vec<Arc<Entry>> = entries.filter(labelled).cloned().collect();
             return self.list_converted(place, request, entries, listing, &prefix).await;
         }
+        self.page(place, request, listing, &prefix, entries)
+    }
+
+    /// Adds to a listing what is chosen among entries, as far as it has room.
+    fn page<'a>(
+        &self,
+        place: &Place,
+        request: &ListRequest,
+        mut listing: Listing,
+        prefix: &str,
+        mut entries: impl Iterator<Item = &'a Arc<Entry>>,
+    ) -> Result<Listing, Status> {
         for entry in entries.by_ref() {
             if !request.selection.is_everything() {
                 let record = Record::parse(&entry.value).map_err(Status::internal)?;
@@ -210,7 +248,7 @@ impl Registry {
             let remaining = entries.count();
             if remaining > 0 {
                 let after = listing.items.last().map(|e| e.key.as_str().to_string()).unwrap_or_default();
-                listing.continue_token = Continue { revision: Some(revision), after }.encode(&prefix);
+                listing.continue_token = Continue { revision: Some(listing.revision), after }.encode(prefix);
                 listing.remaining = request.selection.is_everything().then_some(remaining);
             }
         }

@@ -71,9 +71,9 @@ fn not_understood(review: &Value) -> String {
     out.join("; ")
 }
 
-/// The field selector that a review asks about, where it says for certain what is selected.
-fn fields_of(resource: &Value) -> String {
-    let selector = resource.get("fieldSelector").cloned().unwrap_or_default();
+/// The selector of fields or labels that a review asks about, where it says for certain what is selected.
+fn selector_of(resource: &Value, of: &str) -> String {
+    let selector = resource.get(of).cloned().unwrap_or_default();
     let exact = |r: &Value| match (r.str_at(&["operator"]), r.list_at(&["values"])) {
         ("In", [Value::String(one)]) => Some(format!("{}={one}", r.str_at(&["key"]))),
         _ => None,
@@ -94,7 +94,8 @@ async fn access(server: &Server, user: &User, review: &mut Value) {
             subresource: r.str_at(&["subresource"]).into(),
             namespace: r.str_at(&["namespace"]).into(),
             name: r.str_at(&["name"]).into(),
-            fields: fields_of(r),
+            fields: selector_of(r, "fieldSelector"),
+            labels: selector_of(r, "labelSelector"),
             path: String::new(),
         },
         (_, Some(n)) => Attributes { verb: n.str_at(&["verb"]).into(), path: n.str_at(&["path"]).into(), ..Default::default() },

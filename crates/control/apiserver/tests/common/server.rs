@@ -27,16 +27,19 @@ pub(crate) async fn server_in(store: Arc<dyn Store>, environment: Environment) -
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
     let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));
-    let cluster = Cluster {
+    server.bootstrap(&cluster()).await.unwrap();
+    server
+}
+
+pub(crate) fn cluster() -> Cluster {
+    Cluster {
         ca_pem: "ca".into(),
         front_proxy_ca_pem: "front".into(),
         address: [192, 0, 2, 1].into(),
         port: 6443,
         cluster_domain: "cluster.local".into(),
         shared: false,
-    };
-    server.bootstrap(&cluster).await.unwrap();
-    server
+    }
 }
 
 pub(crate) fn client_as(server: &Arc<Server>, user: User) -> Client {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fram_api::storage::{PROVISIONED_BY, SELECTED_NODE, class};
-use fram_client::local_path::{DIRECTORY, NODE, PROVISIONER};
+use fram_client::local_path::{DIRECTORY, NODE, PROVISIONER, label_of};
 use fram_machinery::{Value, meta, object};
 
 /// Whether a claim has to get a volume from here now: it names this provisioner, and its node is chosen.
@@ -21,6 +21,17 @@ pub(super) fn is_over(volume: &Value) -> bool {
         && volume.str_at(&["spec", "persistentVolumeReclaimPolicy"]) == "Delete"
         && volume.str_at(&["status", "phase"]) == "Released"
         && !meta::is_terminating(volume)
+}
+
+/// A volume from here by whose label its node does not find it, with that label.
+pub(super) fn labelled(volume: &Value) -> Option<Value> {
+    let label = label_of(meta::annotation(volume, NODE).filter(|_| meta::has_finalizer(volume, PROVISIONER))?);
+    if meta::label(volume, NODE) == Some(&label) {
+        return None;
+    }
+    let mut volume = volume.clone();
+    volume.set(&["metadata", "labels", NODE], label);
+    Some(volume)
 }
 
 /// The same name whenever it is tried, so that a claim never gets two volumes.
@@ -55,7 +66,7 @@ pub(super) fn volume(claim: &Value, of: &Value, node: &Value) -> Result<Value, &
     };
     let mut volume = object!({
         "apiVersion": "v1", "kind": "PersistentVolume",
-        "metadata": { "name": name, "annotations": {}, "finalizers": [PROVISIONER] },
+        "metadata": { "name": name, "annotations": {}, "labels": {}, "finalizers": [PROVISIONER] },
         "spec": {
             "accessModes": (claim.list_at(&["spec", "accessModes"]).to_vec()),
             "capacity": { "storage": (claim.str_at(&["spec", "resources", "requests", "storage"])) },
@@ -68,6 +79,7 @@ pub(super) fn volume(claim: &Value, of: &Value, node: &Value) -> Result<Value, &
     });
     meta::set_annotation(&mut volume, PROVISIONED_BY, PROVISIONER);
     meta::set_annotation(&mut volume, NODE, meta::name(node));
+    volume.set(&["metadata", "labels", NODE], label_of(meta::name(node)));
     Ok(volume)
 }
 
@@ -95,6 +107,16 @@ mod tests {
         assert_eq!(volume.str_at(&["spec", "local", "path"]), "/data/volumes/pvc-u_ns_data");
         assert_eq!(volume.str_at(&["spec", "persistentVolumeReclaimPolicy"]), "Retain");
         assert!(meta::has_finalizer(&volume, PROVISIONER) && meta::annotation(&volume, NODE) == Some("n"));
+    }
+
+    #[test]
+    fn a_node_finds_its_volumes_by_a_label_whatever_was_done_to_it() {
+        let made = volume(&claim(), &object!({}), &host()).unwrap();
+        assert_eq!((meta::label(&made, NODE), labelled(&made)), (Some("n"), None));
+        let mut other = made.clone();
+        other.set(&["metadata", "labels", NODE], "m");
+        assert_eq!(labelled(&other), Some(made));
+        assert_eq!(labelled(&object!({ "metadata": { "name": "another's" } })), None);
     }
 
     #[test]

@@ -142,6 +142,58 @@ async fn a_watch_of_a_facet_shows_what_begins_to_have_it_has_it_or_ends_to_have_
 }
 
 #[tokio::test]
+async fn what_has_a_text_is_found_as_it_comes_changes_and_goes() {
+    let subject = subject().await;
+    let found = |prefix: &str, text: &str| {
+        let facet = Facet { read: word, field: 0, text: text.into() };
+        let (snapshot, entries) = subject.store.seen_of("p/", prefix, &facet).unwrap();
+        assert!(entries.iter().all(|entry| snapshot.get(&entry.key) == Some(entry)));
+        entries.iter().map(|entry| entry.key.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    for (key, value) in [("p/a", "n1 x"), ("p/b/1", "n2 x"), ("p/b/2", "n1 y"), ("q", "n1 x"), ("o", "n1 x")] {
+        subject.put(key, value).await;
+    }
+    assert_eq!([found("p/", "n1"), found("p/b/", "n1"), found("p/", "n2"), found("p/", "n3")], ["p/a p/b/2", "p/b/2", "p/b/1", ""]);
+    subject.commit(vec![put("p/a", "n2 x"), put("p/b/1", "n1 x"), put("p/c", "n2 z")]).await;
+    subject.delete("p/b/2").await;
+    assert_eq!([found("p/", "n1"), found("p/", "n2")], ["p/b/1", "p/a p/c"]);
+    // Of which nothing can be told may have any text.
+    subject.put("p/b/0", "odd").await;
+    subject.put("p/c", "odd").await;
+    assert_eq!([found("p/", "n1"), found("p/", "n2"), found("p/b/", "n3")], ["p/b/0 p/b/1 p/c", "p/a p/b/0 p/c", "p/b/0"]);
+    subject.put("p/b/0", "n1 z").await;
+    subject.delete("p/c").await;
+    assert_eq!([found("p/", "n1"), found("p/", "n2"), found("p/", "n3")], ["p/b/0 p/b/1", "p/a", ""]);
+}
+
+#[tokio::test]
+async fn what_has_a_text_is_found_though_much_changes_when_it_is_first_asked_for() {
+    let subject = Arc::new(subject().await);
+    for number in 0..200 {
+        subject.put(&format!("k{number:03}"), "n0 x").await;
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    for worker in 0..4 {
+        let subject = subject.clone();
+        tasks.spawn(async move {
+            for number in (worker..200).step_by(4) {
+                subject.put(&format!("k{number:03}"), &format!("n{} x", number % 3)).await;
+            }
+        });
+    }
+    for field in 0..2 {
+        let facet = Facet { read: word, field, text: if field == 0 { "n0".into() } else { "x".into() } };
+        for _ in 0..50 {
+            let (snapshot, entries) = subject.store.seen_of("k", "k", &facet).unwrap();
+            let wanted = snapshot.prefix("k").filter(|entry| word(&entry.value, field) == Some(&facet.text));
+            assert!(wanted.eq(entries.iter()), "{field}: {}", snapshot.revision());
+            tokio::task::yield_now().await;
+        }
+    }
+    tasks.join_all().await;
+}
+
+#[tokio::test]
 async fn progress_comes_after_the_events_that_it_covers() {
     let subject = subject().await;
     let mut watch = subject.store.watch("a", Revision::EMPTY).await.unwrap();

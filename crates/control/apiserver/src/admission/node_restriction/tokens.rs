@@ -3,7 +3,7 @@
 use fram_machinery::{Status, Value, meta};
 
 use super::{Asked, Request};
-use crate::authorize::{Attributes, Decision};
+use crate::authorize::{Attributes, Authorizer, Decision};
 
 impl Asked<'_> {
     /// A token is for a pod on the node, and for an audience that the pod's volumes or a right of the node name.
@@ -45,7 +45,8 @@ impl Asked<'_> {
             name: place.name.clone(),
             ..Default::default()
         };
-        if self.request.registry.admission.rbac.decide(self.request.user, &asked) == Decision::Allow {
+        let registry = self.request.registry.weak().upgrade().ok_or_else(|| Status::internal("the server has ended"))?;
+        if Authorizer::new(registry).decide(self.request.user, &asked) == Decision::Allow {
             return Ok(());
         }
         let who = &self.request.user.name;
