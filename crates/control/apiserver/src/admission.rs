@@ -25,10 +25,11 @@ use std::time::Instant;
 
 use fram_api::Kind;
 use fram_machinery::{Status, Value};
+use fram_store::Entry;
 use parking_lot::Mutex;
 
 use crate::authorize::Rbac;
-use crate::registry::{Place, Registry, Write};
+use crate::registry::{Place, Record, Registry, Write};
 use crate::user::User;
 
 pub use policy::Policies;
@@ -96,8 +97,22 @@ impl<'a> Request<'a> {
     pub async fn find(&self, group: &str, version: &str, plural: &str, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
         let Some(served) = self.registry.served(group, version, plural) else { return Ok(None) };
         let place = Place { served, namespace: namespace.into(), name: name.into() };
-        match self.registry.get(&place).await {
-            Ok(entry) => self.registry.consult(&place.served, &entry).await.map(Some),
+        let Some(entry) = self.entry(&place).await? else { return Ok(None) };
+        self.registry.consult(&place.served, &entry).await.map(Some)
+    }
+
+    /// The labels of these keys that a node has, without a look at the rest of it; None where there is no such node.
+    async fn labels_of_node<'k>(&self, name: &str, keys: &[&'k str]) -> Result<Option<Vec<(&'k str, String)>>, Status> {
+        let Some(served) = self.registry.served("", "v1", "nodes") else { return Ok(None) };
+        let place = Place { served, namespace: String::new(), name: name.into() };
+        let Some(entry) = self.entry(&place).await? else { return Ok(None) };
+        let record = Record::parse(&entry.value).map_err(Status::internal)?;
+        Ok(Some(keys.iter().filter_map(|key| Some((*key, record.label(key)?.to_string()))).collect()))
+    }
+
+    async fn entry(&self, place: &Place) -> Result<Option<Arc<Entry>>, Status> {
+        match self.registry.get(place).await {
+            Ok(entry) => Ok(Some(entry)),
             Err(status) if status.is(fram_machinery::Reason::NotFound) => Ok(None),
             Err(status) => Err(status),
         }

@@ -56,11 +56,8 @@ impl Plugin for PodTopologyLabels {
             return Ok(object);
         }
         // Whether the node is there is not for this plugin to say.
-        let Some(node) = request.find("", "v1", "nodes", "", node).await? else { return Ok(object) };
-        for key in TOPOLOGY {
-            if let Some(value) = meta::label(&node, key) {
-                object.place(&["metadata", "labels"]).make_map().insert(key, value);
-            }
+        for (key, value) in request.labels_of_node(node, &TOPOLOGY).await?.unwrap_or_default() {
+            object.place(&["metadata", "labels"]).make_map().insert(key, value);
         }
         Ok(object)
     }

@@ -32,7 +32,7 @@ impl Registry {
         if !served.verbatim() {
             return self.object(served, entry).await;
         }
-        if let Some(object) = self.consulted.get(&entry.value, &()) {
+        if let Some(object) = self.consulted.get_again(&entry.value, &()) {
             return Ok(object);
         }
         // Bytes are committed once, at one revision: an equal object of another one has bytes of its own.

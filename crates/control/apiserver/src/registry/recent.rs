@@ -36,17 +36,45 @@ impl<K: PartialEq, V: Clone> Recent<K, V> {
         drop(oldest);
     }
 
+    /// What belongs to these very bytes, which stays for as long as it is wanted more often than others.
+    pub(super) fn get_again(&self, bytes: &Bytes, made: &K) -> Option<V> {
+        let mut known = self.0.lock();
+        let place = known.iter().rposition(|entry| is_of(entry, bytes, made))?;
+        if place < known.len() / 2
+            && let Some(entry) = known.remove(place)
+        {
+            known.push_back(entry);
+            return known.back().map(|(_, _, value)| value.clone());
+        }
+        known.get(place).map(|(_, _, value)| value.clone())
+    }
+
     /// What belongs to these very bytes.
     pub(super) fn get(&self, bytes: &Bytes, made: &K) -> Option<V> {
         let known = self.0.lock();
-        let same = |(own, how, _): &&(Bytes, K, V)| own.as_ptr() == bytes.as_ptr() && own.len() == bytes.len() && how == made;
-        known.iter().rev().find(same).map(|(_, _, value)| value.clone())
+        known.iter().rev().find(|entry| is_of(entry, bytes, made)).map(|(_, _, value)| value.clone())
     }
+}
+
+fn is_of<K: PartialEq, V>((own, how, _): &(Bytes, K, V), bytes: &Bytes, made: &K) -> bool {
+    own.as_ptr() == bytes.as_ptr() && own.len() == bytes.len() && how == made
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wanted_again_and_again_is_not_driven_out() {
+        let recent = Recent::default();
+        let often = Bytes::from(vec![1]);
+        recent.put(often.clone(), 1, "tree");
+        for n in 0..2 * MOST {
+            recent.put(Bytes::from(vec![n as u8]), 1, "");
+            assert_eq!(recent.get_again(&often, &1), Some("tree"), "{n}");
+        }
+        assert_eq!(recent.get_again(&often, &2), None);
+    }
 
     #[test]
     fn bytes_are_known_by_their_place_and_not_for_long() {

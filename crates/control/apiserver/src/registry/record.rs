@@ -238,7 +238,7 @@ impl<'a> Record<'a> {
         selector.is_everything() || selector.matches_with(|key| self.label(key))
     }
 
-    fn label(&self, key: &str) -> Option<&str> {
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
         let mut rest = self.labels();
         loop {
             let (k, v) = (take_text(&mut rest)?, take_text(&mut rest)?);
