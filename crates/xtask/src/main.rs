@@ -94,11 +94,32 @@ fn corpus(stages: &mut Stages, record: Option<String>) -> Result<()> {
 }
 
 fn verify(stages: &mut Stages) -> Result<()> {
-    stages.cargo("format", &["fmt", "--all", "--check"])?;
-    stages.run("tidy", tidy::check)?;
+    form(stages)?;
     stages.cargo("clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     // Tests that only a full run runs are not among the targets that are all.
     stages.cargo("clippy of the full run", &["clippy", "--package", "fram", "--test", "whole", "--", "--deny", "warnings"])
+}
+
+fn form(stages: &mut Stages) -> Result<()> {
+    stages.cargo("format", &["fmt", "--all", "--check"])?;
+    stages.run("tidy", tidy::check)
+}
+
+/// Cargo with a compiler for the workspace that also says what clippy says, each of which is an error: so that what is to be run is
+/// linted while it is built, and not looked through twice.
+fn linting(arguments: &[&str]) -> Result<()> {
+    linting_with(&[], arguments)
+}
+
+/// The same with more variables in its environment.
+fn linting_with(variables: &[&str], arguments: &[&str]) -> Result<()> {
+    let compiler = format!("RUSTC_WORKSPACE_WRAPPER={}", root().join("crates/xtask/clippy-rustc").display());
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    stage::command("env", &[variables, &[&*compiler, &*cargo], arguments].concat())
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("."))
 }
 
 /// The Debian packages that tests use, with a file by which each is known to be there.
@@ -124,20 +145,20 @@ const FULL_PACKAGES: [(&str, &str); 1] = [("faketime", "/usr/bin/faketime")];
 fn test(stages: &mut Stages, full: bool) -> Result<()> {
     stages.run("packages", || install(&PACKAGES))?;
     let tree = stage::Beside::start(shop_tree())?;
-    verify(stages)?;
+    form(stages)?;
     if std::env::var_os("FRAM_GOLDEN").is_none() {
         println!("FRAM_GOLDEN is not set: the golden files are not read");
     }
-    stages.cargo("build of the tests", &["test", "--workspace", "--no-run"])?;
+    stages.run("lints and build of the tests", || linting(&["test", "--workspace", "--all-targets", "--no-run"]))?;
+    // Tests that only a full run runs are not among the targets that are all.
+    stages.run("lints of the full run", || linting(&["test", "--workspace", "--test", "whole", "--no-run"]))?;
     stages.run("the shop's Debian tree, begun with the lints", || tree.wait())?;
-    stages.cargo("tests", &["test", "--workspace"])?;
+    stages.run("tests", || linting(&["test", "--workspace"]))?;
     if full {
         stages.run("packages of the full run", || install(&[&FULL_PACKAGES[..], &guest::PACKAGES].concat()))?;
-        stages.cargo("what takes long", &["test", "--package", "fram", "--test", "whole"])?;
+        stages.run("what takes long", || linting(&["test", "--workspace", "--test", "whole"]))?;
         stages.run("etcd's members, again and again", || {
-            let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-            let test = ["test", "--package", "fram-store", "--test", "etcd_members"];
-            stage::command("env", &[&["FRAM_STORE_FAULT_ROUNDS=10", &*cargo], &test[..]].concat())
+            linting_with(&["FRAM_STORE_FAULT_ROUNDS=10"], &["test", "--workspace", "--test", "etcd_members"])
         })?;
         stages.run("cgroups of version 2, in a guest", guest::run)?;
     }
@@ -147,9 +168,8 @@ fn test(stages: &mut Stages, full: bool) -> Result<()> {
 /// Makes what the images of examples/shop hold, where their test looks for it: most of it is waiting for a mirror of Debian's, which
 /// can be done while the tests are built.
 fn shop_tree() -> Command {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("."));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let mut build = Command::new(root.join("examples/shop/build"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let mut build = Command::new(root().join("examples/shop/build"));
     build.arg("none").arg(target.join("tmp/shop"));
     build
 }

@@ -27,7 +27,7 @@ enum Asked {
     Authorizer(Principal),
     Group(Principal, String),
     /// Of a path, or of a resource.
-    Check(Principal, Attributes),
+    Check(Principal, Box<Attributes>),
     Decision(Decision),
 }
 
@@ -52,7 +52,7 @@ pub(super) fn variables(request: &Request<'_>) -> [(&'static str, Cel); 2] {
     };
     [
         (fram_api::policy::AUTHORIZER, opaque(Asked::Authorizer(principal.clone()))),
-        (fram_api::policy::REQUEST_RESOURCE, opaque(Asked::Check(principal, attributes))),
+        (fram_api::policy::REQUEST_RESOURCE, opaque(Asked::Check(principal, Box::new(attributes)))),
     ]
 }
 
@@ -98,7 +98,8 @@ impl Opaque for Asked {
         Ok(Some(match (self, function, &texts[..]) {
             (Self::Authorizer(_), "path", [path]) if path.trim().is_empty() => return Err(wrong("path must not be empty")),
             (Self::Authorizer(who), "path", [path]) => {
-                opaque(Self::Check(who.clone(), Attributes { path: format!("/{}", path.trim_start_matches('/')), ..Default::default() }))
+                let attributes = Attributes { path: format!("/{}", path.trim_start_matches('/')), ..Default::default() };
+                opaque(Self::Check(who.clone(), attributes.into()))
             }
             (Self::Authorizer(who), "group", [group]) => opaque(Self::Group(who.clone(), (*group).into())),
             (Self::Authorizer(who), "serviceAccount", [namespace, name]) => opaque(Self::Authorizer(who.named(namespace, name)?)),
@@ -106,11 +107,11 @@ impl Opaque for Asked {
             (Self::Group(who, group), "resource", [resource]) => {
                 let attributes =
                     Attributes { group: group.clone(), version: "*".into(), resource: (*resource).into(), ..Default::default() };
-                opaque(Self::Check(who.clone(), attributes))
+                opaque(Self::Check(who.clone(), attributes.into()))
             }
             (Self::Check(who, attributes), "check", [verb]) => {
                 budget.take(CHECK)?;
-                opaque(Self::Decision(who.decide(&Attributes { verb: (*verb).into(), ..attributes.clone() })?))
+                opaque(Self::Decision(who.decide(&Attributes { verb: (*verb).into(), ..(**attributes).clone() })?))
             }
             (Self::Check(who, attributes), part, [text]) if attributes.is_resource() => {
                 let mut attributes = attributes.clone();
