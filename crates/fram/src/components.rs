@@ -51,6 +51,7 @@ pub(crate) fn start_components(
             Arc::new(move || environment.now_text())
         },
         pod_groups: context.kinds.iter().any(|kind| kind.resource == POD_GROUPS),
+        device_taint_rules: context.served("resource.k8s.io", "devicetaintrules"),
     };
     let (configuration, metrics) = (scheduler_flags.configuration(), fram_scheduler::Metrics::default());
     control_plane.server.show_metrics(|registry| metrics.register(registry));
