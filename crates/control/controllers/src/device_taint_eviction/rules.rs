@@ -74,10 +74,14 @@ impl Reconciler {
 
     /// The pods that have to leave because of a rule, or would have to if it evicted, and in how many namespaces they are.
     fn pending(&self, rule: &Arc<Value>) -> (usize, usize) {
-        let of = |claim: &Arc<Value>| plan::is_selected_of(claim, rule).then(|| self.seen.users(claim)).unwrap_or_default();
-        let keys: BTreeSet<String> = self.seen.claims.list().iter().flat_map(of).collect();
+        let mut evicting = (**rule).clone();
+        evicting.set(&["spec", "taint", "effect"], "NoExecute");
+        let evicting = Arc::new(evicting);
+        let claims = self.seen.claims.list();
+        let concerned = claims.iter().filter(|claim| plan::is_selected_of(claim, rule));
+        let keys: BTreeSet<String> = concerned.flat_map(|claim| self.seen.users(claim)).collect();
         let pods = keys.iter().filter_map(|key| self.seen.pods.get(key)).filter(|pod| {
-            let eviction = || self.seen.eviction(pod, std::slice::from_ref(rule));
+            let eviction = || self.seen.eviction(pod, std::slice::from_ref(&evicting));
             !meta::is_terminating(pod) && eviction().is_some_and(|e| e.rules.contains(meta::uid(rule)))
         });
         let pods: Vec<Arc<Value>> = pods.collect();
