@@ -51,7 +51,8 @@ fn watching(controller: Controller, seen: &Seen) -> Controller {
         .watches_deltas(&seen.pods, |delta| {
             let part = |p: &Value| (p.at(&["spec", "nodeName"]).cloned(), p.at(&["status", "resourceClaimStatuses"]).cloned());
             let same = matches!((&delta.old, &delta.new), (Some(old), Some(new)) if part(old) == part(new));
-            let has_claims = !delta.object().list_at(&["spec", "resourceClaims"]).is_empty();
+            let extended = delta.object().at(&["status", "extendedResourceClaimStatus"]).is_some_and(|s| !s.is_null());
+            let has_claims = extended || !delta.object().list_at(&["spec", "resourceClaims"]).is_empty();
             // One that is gone is forgotten.
             if has_claims && !same { vec![delta.key()] } else { Vec::new() }
         })
