@@ -9,6 +9,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::api_flags::ApiFlags;
 use crate::manager_flags::ManagerFlags;
+use crate::networks::Networks;
 use crate::scheduler_flags::SchedulerFlags;
 
 const BEGIN: &str = "\
@@ -100,6 +101,8 @@ pub(crate) struct Machine {
     /// Where images are asked for, if not at the runtime's endpoint.
     #[arg(long, value_name = "unix:///PATH", value_parser = unix_endpoint, requires = "container_runtime_endpoint")]
     pub(crate) image_service_endpoint: Option<String>,
+    #[command(flatten)]
+    pub(crate) networks: Networks,
 }
 
 #[derive(clap::Args, Debug, Clone)]

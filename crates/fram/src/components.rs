@@ -20,6 +20,7 @@ use crate::desk::Desk;
 use crate::manager_flags::ManagerFlags;
 use crate::scheduler_flags::SchedulerFlags;
 use crate::signer::{CERTIFICATE_SIGNING_REQUESTS, Signer};
+use fram_controllers::PodNetwork;
 
 type Now = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
 
@@ -27,6 +28,7 @@ type Now = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
 pub(crate) fn start_components(
     control_plane: &ControlPlane,
     flags: &ManagerFlags,
+    pod_network: PodNetwork,
     scheduler_flags: &SchedulerFlags,
     desk: &Desk,
     tasks: &TaskTracker,
@@ -40,7 +42,7 @@ pub(crate) fn start_components(
     let scheduling_client = control_plane.client(user("system:kube-scheduler"), "kube-scheduler");
     // Each component has tasks of its own, so that one that has ended is seen to have.
     let (controllers, scheduling, aggregating) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
-    let context = controllers_context(control_plane, flags, &informers, &now, tasks, stop);
+    let context = controllers_context(control_plane, flags, pod_network, &informers, &now, tasks, stop);
     let scheduler = SchedulerConfig {
         name: "default-scheduler".into(),
         client: scheduling_client.clone(),
@@ -51,6 +53,7 @@ pub(crate) fn start_components(
             Arc::new(move || environment.now_text())
         },
         pod_groups: context.kinds.iter().any(|kind| kind.resource == POD_GROUPS),
+        device_taint_rules: context.served("resource.k8s.io", "devicetaintrules"),
     };
     let (configuration, metrics) = (scheduler_flags.configuration(), fram_scheduler::Metrics::default());
     control_plane.server.show_metrics(|registry| metrics.register(registry));
@@ -108,6 +111,7 @@ fn identity(control_plane: &ControlPlane) -> String {
 fn controllers_context(
     control_plane: &ControlPlane,
     flags: &ManagerFlags,
+    pod_network: PodNetwork,
     informers: &SharedInformers,
     now: &Now,
     tasks: &TaskTracker,
@@ -134,7 +138,7 @@ fn controllers_context(
         root_ca: control_plane.pki.ca_pem.as_str().into(),
         kinds: fram_controllers::stored_kinds(&control_plane.server.registry.api()),
         custom_kinds: follow_custom_kinds(&control_plane.server, tasks, stop),
-        pod_network: Default::default(),
+        pod_network,
         load_balancer_pool: flags.pool(),
         eviction_rates: flags.eviction_rates(),
         host_path_directories: flags.host_path_directories(),

@@ -40,6 +40,7 @@ impl ControlPlane {
     pub(crate) async fn open(
         data: &Path,
         flags: &ApiFlags,
+        allocators: Allocators,
         socket: TcpListener,
         node_ip: IpAddr,
         nodes: Arc<dyn Nodes>,
@@ -56,7 +57,6 @@ impl ControlPlane {
             masters::agree_on_keys(&store, &prefix, &pki.fingerprint()).await?;
         }
         let api = Arc::new(flags.api()?);
-        let allocators = Allocators::default();
         let address = match listen.ip() {
             IpAddr::V4(ip) if !ip.is_unspecified() => ip,
             _ => Ipv4Addr::LOCALHOST,

@@ -11,6 +11,7 @@ mod etcd_flags;
 mod heap;
 mod manager_flags;
 mod mux;
+mod networks;
 mod node;
 mod own_defaults;
 mod parts;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fram_controllers::{AddressPool, Directories, EvictionRates};
+use fram_api::AddressRange;
+use fram_controllers::{AddressPool, Directories, EvictionRates, NodeMasks, PodNetwork, PodNetworkError};
 
 use crate::api_flags::duration;
 
@@ -39,11 +40,27 @@ pub(crate) struct ManagerFlags {
     /// clusters of one node and for tests.
     #[arg(long)]
     enable_hostpath_provisioner: bool,
+    /// How many bits of a node's part of the pods' range are the same for all of its pods: 24 of IPv4 and 64 of IPv6. For clusters of one
+    /// range.
+    #[arg(long, value_name = "BITS")]
+    node_cidr_mask_size: Option<u32>,
+    /// The same of its part of the range of IPv4.
+    #[arg(long, value_name = "BITS")]
+    node_cidr_mask_size_ipv4: Option<u32>,
+    /// The same of its part of the range of IPv6.
+    #[arg(long, value_name = "BITS")]
+    node_cidr_mask_size_ipv6: Option<u32>,
 }
 
 impl ManagerFlags {
     pub(crate) fn pool(&self) -> AddressPool {
         self.load_balancer_pool.clone()
+    }
+
+    /// Of which parts these ranges are made.
+    pub(crate) fn pod_network(&self, ranges: &[AddressRange]) -> Result<PodNetwork, PodNetworkError> {
+        let masks = NodeMasks { any: self.node_cidr_mask_size, v4: self.node_cidr_mask_size_ipv4, v6: self.node_cidr_mask_size_ipv6 };
+        PodNetwork::new(ranges, masks)
     }
 
     pub(crate) fn legacy_token_clean_up_period(&self) -> Duration {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use fram_api::AddressRange;
 use fram_apiserver::User;
 use fram_apiserver::http_api::Listener;
 use fram_cli::say;
@@ -26,7 +27,6 @@ use crate::parts::{Impatience, Parts, Signals};
 use crate::scheduler_flags::SchedulerFlags;
 use crate::tunnels::Tunnels;
 
-const CLUSTER_CIDR: &str = "10.244.0.0/16";
 /// Where pods find the API by its Service's address.
 const API_PORT: u16 = 443;
 
@@ -118,7 +118,8 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<()> {
 
 async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let data = &plan.machine.data_dir;
+    let (data, networks) = (&plan.machine.data_dir, &plan.machine.networks);
+    let pod_network = plan.manager.pod_network(networks.of_pods())?;
     // Before anything is written: a port in use leaves nothing behind.
     let socket = bind(plan.listen).await?;
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
@@ -126,7 +127,7 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     let _lock = if plan.node || plan.api.etcd.is_shared() { Some(NodeLock::take(data)?) } else { None };
     let ip = plan.machine.node_ip.map_or_else(primary_address, Ok)?;
     let nodes = Arc::new(Tunnels::default());
-    let (mut control_plane, listener) = ControlPlane::open(data, &plan.api, socket, ip, nodes.clone()).await?;
+    let (mut control_plane, listener) = ControlPlane::open(data, &plan.api, networks.allocators(), socket, ip, nodes.clone()).await?;
     let kubeconfig = data.join("admin.kubeconfig");
     control_plane.write_kubeconfig(&kubeconfig)?;
     control_plane.bootstrap().await?;
@@ -142,7 +143,7 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     if let Some(reloads) = plan.api.encryption_reloads(&control_plane.encryption)? {
         parts.spawn("the follower of the encryption configuration", reloads.run(stop.clone()));
     }
-    let informers = start_components(&control_plane, &plan.manager, &plan.scheduler, &desk, &tasks, &stop);
+    let informers = start_components(&control_plane, &plan.manager, pod_network, &plan.scheduler, &desk, &tasks, &stop);
     let ready = begun.elapsed().as_millis();
     say(&format!("fram: API ready at {} after {ready} ms; KUBECONFIG={}", control_plane.url(), kubeconfig.display()));
     if plan.shared {
@@ -158,7 +159,7 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
         parts.spawn_on(&node_threads, "the kubelet", async move { Ok(kubelet.run(kubelet_stop).await?) });
         desk.bears(NODE_PARTS);
         // The node answers the API's Service address itself, so that pods reach it without a public socket.
-        let within = control_plane.listen_also(SocketAddr::new(IpAddr::V4(api_service_ip()), API_PORT)).await?;
+        let within = control_plane.listen_also(SocketAddr::new(IpAddr::V4(networks.service_ip(1)), API_PORT)).await?;
         parts.spawn("the API's socket for pods", fram_apiserver::http_api::serve(within, control_plane.server.clone(), stop.clone()));
         say(&format!("fram: node {name} started after {} ms", begun.elapsed().as_millis()));
     }
@@ -219,7 +220,7 @@ async fn start_node(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<(String, Kubelet)> {
-    let config = node_config(&plan.machine, vec![api_service_ip()])?;
+    let config = node_config(&plan.machine, vec![plan.machine.networks.service_ip(1)])?;
     let name = config.name.clone();
     let client = control_plane.client(User::authenticated(&format!("system:node:{name}"), &["system:nodes"]), "kubelet");
     let identity = control_plane.pki.server(&format!("system:node:{name}"), &[name.clone(), config.ip.to_string()])?;
@@ -233,10 +234,6 @@ async fn start_node(
     Ok((name, kubelet))
 }
 
-fn api_service_ip() -> Ipv4Addr {
-    fram_apiserver::allocate::Allocators::default().service_ip(1)
-}
-
 fn credential_providers(machine: &Machine) -> anyhow::Result<Arc<CredentialProviders>> {
     match (&machine.image_credential_provider_config, &machine.image_credential_provider_bin_dir) {
         (Some(config), Some(dir)) => Ok(Arc::new(CredentialProviders::load(config, dir)?)),
@@ -246,14 +243,15 @@ fn credential_providers(machine: &Machine) -> anyhow::Result<Arc<CredentialProvi
 
 /// `local_ips` are Service addresses that the node answers itself.
 pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow::Result<NodeConfig> {
-    let allocators = fram_apiserver::allocate::Allocators::default();
+    let networks = &machine.networks;
+    let first = |ranges: &[AddressRange]| ranges.first().map(AddressRange::to_string).unwrap_or_default();
     Ok(NodeConfig {
         name: machine.node_name.clone().map_or_else(host_name, Ok)?,
         ip: machine.node_ip.map_or_else(primary_address, Ok)?,
         data: machine.data_dir.clone(),
-        cluster_cidr: CLUSTER_CIDR.parse().context("bad pod network")?,
-        service_cidr: allocators.service_cidr().parse().context("bad service network")?,
-        dns_ip: allocators.service_ip(10),
+        cluster_cidr: first(networks.of_pods()).parse().context("bad pod network")?,
+        service_cidr: first(&networks.allocators().service_ranges).parse().context("bad service network")?,
+        dns_ip: networks.service_ip(10),
         cluster_domain: "cluster.local".into(),
         local_ips,
         cgroup_root: machine.cgroup_root.clone(),

@@ -1,30 +1,42 @@
 //! Numbers that must be unique in the cluster: cluster IPs and node ports of Services. Each is a key of its own that is
 //! written in the same transaction as the Service, so that no number is given twice and none is lost.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use fram_api::strategy::needs_health_check;
+use fram_api::{AddressRange, RangeError, ServiceFamilies};
 use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value, meta, object};
 use fram_store::{Condition, Key, Operation, Snapshot};
 
 use crate::registry::{Place, Record, Registry};
 
+/// Of a range nobody counts further than this.
+const MOST_BITS: u32 = 63;
+
 const HEALTH_CHECK: [&str; 2] = ["spec", "healthCheckNodePort"];
 
 /// The ranges that numbers are taken from.
 #[derive(Debug, Clone)]
 pub struct Allocators {
-    /// The first address of the service range, and how many bits name the network.
-    pub service_network: Ipv4Addr,
-    pub service_prefix: u8,
+    /// Those of Services: one, or two of different families, of which Services have the first unasked. ServiceCIDRs add to them.
+    pub service_ranges: Vec<AddressRange>,
     pub node_ports: std::ops::RangeInclusive<u16>,
 }
 
 impl Default for Allocators {
     fn default() -> Self {
-        Self { service_network: Ipv4Addr::new(10, 96, 0, 0), service_prefix: 16, node_ports: 30000..=32767 }
+        Self { service_ranges: vec![AddressRange::v4(Ipv4Addr::new(10, 96, 0, 0), 16)], node_ports: 30000..=32767 }
     }
+}
+
+/// Why Services cannot have their addresses from some ranges.
+#[derive(Debug, thiserror::Error)]
+pub enum AllocatorsError {
+    #[error(transparent)]
+    Range(#[from] RangeError),
+    #[error("the range {0} is too small: the API and the DNS have the first and the tenth address")]
+    Small(String),
 }
 
 /// An object with its numbers, and what must be written beside it.
@@ -35,18 +47,34 @@ pub(crate) struct Allocation {
 }
 
 impl Allocators {
-    /// The service range in CIDR notation.
-    pub fn service_cidr(&self) -> String {
-        format!("{}/{}", self.service_network, self.service_prefix)
+    /// The service ranges in CIDR notation.
+    pub fn service_cidrs(&self) -> Vec<String> {
+        self.service_ranges.iter().map(AddressRange::to_string).collect()
     }
 
-    /// The address at this place in the range; the first one is the API server's own.
-    pub fn service_ip(&self, offset: u32) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.service_network) + offset)
+    /// The address at this place in the first range; the first one is the API server's own.
+    pub fn service_ip(&self, offset: u128) -> IpAddr {
+        self.service_ranges.first().map_or(Ipv4Addr::UNSPECIFIED.into(), |range| range.at(offset))
     }
 
-    fn size(&self) -> u32 {
-        1u32 << (32 - u32::from(self.service_prefix))
+    /// Those of other ranges for Services, one or two, separated by a comma.
+    pub fn within(ranges: &str) -> Result<Self, AllocatorsError> {
+        let service_ranges = AddressRange::parse_list(ranges)?;
+        match service_ranges.iter().find(|range| range.host_bits() < 4) {
+            Some(small) => Err(AllocatorsError::Small(small.to_string())),
+            None => Ok(Self { service_ranges, ..Self::default() }),
+        }
+    }
+
+    /// Which families Services can have.
+    pub fn families(&self) -> ServiceFamilies {
+        let is_ipv4 = |n: usize| self.service_ranges.get(n).map(|range| range.is_ipv4());
+        match (is_ipv4(0), is_ipv4(1)) {
+            (Some(false), None) => ServiceFamilies::V6,
+            (Some(true), Some(_)) => ServiceFamilies::V4V6,
+            (Some(false), Some(_)) => ServiceFamilies::V6V4,
+            (Some(true) | None, None) | (None, Some(_)) => ServiceFamilies::V4,
+        }
     }
 
     /// Gives a Service the numbers that it asks for or lacks, and frees those that it gave up.
@@ -60,21 +88,23 @@ impl Allocators {
         let mut allocation = Allocation { object, conditions: Vec::new(), operations: Vec::new() };
         if place.served.stored.group.is_empty() && place.served.stored.kind == "Service" {
             let snapshot = registry.snapshot().await?;
-            self.cluster_ip(registry, place, &snapshot, &mut allocation, old)?;
+            self.cluster_ips(registry, place, &snapshot, &mut allocation, old).await?;
             self.node_ports(registry, place, &snapshot, &mut allocation, old)?;
         }
         Ok(allocation)
     }
 
+    /// Addresses are named in one way, however they are written.
     fn ip_key(&self, registry: &Registry, ip: &str) -> Key {
-        Key::from(format!("{}networking.k8s.io/ipaddresses/{ip}", registry.prefix))
+        let name = ip.parse::<IpAddr>().map_or_else(|_| ip.to_string(), |ip| ip.to_string());
+        Key::from(format!("{}networking.k8s.io/ipaddresses/{name}", registry.prefix))
     }
 
     fn port_key(&self, registry: &Registry, port: i64) -> Key {
         Key::from(format!("{}allocations/nodeports/{port}", registry.prefix))
     }
 
-    fn cluster_ip(
+    async fn cluster_ips(
         &self,
         registry: &Registry,
         place: &Place,
@@ -82,75 +112,101 @@ impl Allocators {
         allocation: &mut Allocation,
         old: Option<&Value>,
     ) -> Result<(), Status> {
-        let real = |s: &Value| Some(s.str_at(&["spec", "clusterIP"]).to_string()).filter(|ip| !ip.is_empty() && ip != "None");
-        let held = old.and_then(real);
+        let held = old.map(addresses_of).unwrap_or_default();
         if allocation.object.str_at(&["spec", "type"]) == "ExternalName" {
-            if let Some(ip) = held {
-                allocation.operations.push(Operation::delete(self.ip_key(registry, &ip)));
-            }
+            allocation.operations.extend(held.iter().map(|ip| Operation::delete(self.ip_key(registry, ip))));
             return Ok(());
         }
         if allocation.object.str_at(&["spec", "clusterIP"]) == "None" {
             allocation.object.set(&["spec", "clusterIPs"], object!(["None"]));
             return Ok(());
         }
-        let asked = real(&allocation.object)
-            .or_else(|| allocation.object.list_at(&["spec", "clusterIPs"]).first().and_then(Value::as_str).map(String::from));
-        if held.is_some() && asked == held {
-            return Ok(());
-        }
-        let ip = match asked {
-            Some(ip) => {
-                self.check_ip(place, &ip)?;
-                ip
+        let mut ips = addresses_of(&allocation.object);
+        let families = allocation.object.list_at(&["spec", "ipFamilies"]).to_vec();
+        let wanted = families.len().max(1);
+        if ips.len() < wanted || ips.iter().any(|ip| !held.contains(ip)) {
+            let ranges = self.ranges(registry).await?;
+            for ip in ips.iter().filter(|ip| !held.contains(ip)) {
+                self.check_ip(place, ip, &ips, &ranges)?;
             }
-            None => self.free_ip(registry, snapshot)?,
-        };
-        allocation.object.set(&["spec", "clusterIP"], ip.as_str());
-        allocation.object.set(&["spec", "clusterIPs"], object!([(ip.as_str())]));
-        let key = self.ip_key(registry, &ip);
-        allocation.conditions.push(Condition::Absent(key.clone()));
-        allocation.operations.push(Operation::put(key, self.ip_record(registry, place, &allocation.object, &ip)));
+            for family in families.iter().skip(ips.len()) {
+                ips.push(self.free_ip(registry, snapshot, family.as_str() != Some("IPv6"), &ranges)?);
+            }
+            if ips.is_empty() {
+                ips.push(self.free_ip(registry, snapshot, self.families().names()[0] == "IPv4", &ranges)?);
+            }
+        }
+        let all: Vec<Value> = ips.iter().map(|ip| Value::from(ip.as_str())).collect();
+        allocation.object.set(&["spec", "clusterIP"], all[0].clone());
+        allocation.object.set(&["spec", "clusterIPs"], all);
+        for ip in ips.iter().filter(|ip| !held.contains(ip)) {
+            let key = self.ip_key(registry, ip);
+            allocation.conditions.push(Condition::Absent(key.clone()));
+            allocation.operations.push(Operation::put(key, self.ip_record(registry, place, &allocation.object, ip)));
+        }
+        let gone = held.iter().filter(|ip| !ips.contains(ip));
+        allocation.operations.extend(gone.map(|ip| Operation::delete(self.ip_key(registry, ip))));
         Ok(())
     }
 
-    fn check_ip(&self, place: &Place, ip: &str) -> Result<(), Status> {
-        let within = ip.parse::<Ipv4Addr>().is_ok_and(|ip| {
-            let offset = u32::from(ip).wrapping_sub(u32::from(self.service_network));
-            offset > 0 && offset < self.size() - 1
-        });
-        if within {
-            return Ok(());
+    /// All ranges that addresses are given from: the server's own, and those of ServiceCIDRs that are ready.
+    async fn ranges(&self, registry: &Registry) -> Result<Vec<AddressRange>, Status> {
+        let mut ranges = self.service_ranges.clone();
+        let Some(served) = registry.served("networking.k8s.io", "v1", "servicecidrs") else { return Ok(ranges) };
+        let place = Place { served, namespace: String::new(), name: String::new() };
+        for entry in registry.list(&place, &Default::default()).await?.items {
+            let object = registry.consult(&place.served, &entry).await?;
+            if meta::condition_is_true(&object, "Ready") && !meta::is_terminating(&object) {
+                // What is too small to be used is left out.
+                ranges.extend(object.list_at(&["spec", "cidrs"]).iter().filter_map(|cidr| cidr.as_str()?.parse::<AddressRange>().ok()));
+            }
         }
-        let why = format!(
-            "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
-            self.service_cidr()
-        );
-        let error = FieldError::invalid("spec.clusterIPs", object!([ip]), why);
-        Err(Status::invalid("", "Service", &place.name, vec![error]))
+        Ok(ranges)
     }
 
-    /// A free address: a random one of the upper part of the range, else any. See KEP-3070: the lower part is for
-    /// addresses that users choose.
-    fn free_ip(&self, registry: &Registry, snapshot: &Snapshot) -> Result<String, Status> {
-        let reserved = (self.size() / 16).clamp(16, 256).min(self.size() / 2);
-        let free = |offset: u32| {
-            let ip = self.service_ip(offset).to_string();
-            snapshot.get(self.ip_key(registry, &ip).as_str()).is_none().then_some(ip)
+    fn check_ip(&self, place: &Place, ip: &str, all: &[String], ranges: &[AddressRange]) -> Result<(), Status> {
+        let address = ip.parse::<IpAddr>().ok();
+        if address.is_some_and(|address| ranges.iter().any(|range| range.lends(address))) {
+            return Ok(());
+        }
+        let of_family = ranges.iter().find(|range| address.is_none_or(|address| address.is_ipv4() == range.is_ipv4()));
+        let valid = of_family.map(AddressRange::to_string).unwrap_or_default();
+        let why =
+            format!("failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {valid}");
+        let all: Vec<Value> = all.iter().map(|ip| Value::from(ip.as_str())).collect();
+        Err(Status::invalid("", "Service", &place.name, vec![FieldError::invalid("spec.clusterIPs", Value::from(all), why)]))
+    }
+
+    /// A free address: a random one of the upper part of the first range of its family that has one, else any. See KEP-3070: the lower
+    /// part is for addresses that users choose.
+    fn free_ip(&self, registry: &Registry, snapshot: &Snapshot, ipv4: bool, ranges: &[AddressRange]) -> Result<String, Status> {
+        let in_range = |range: &AddressRange| {
+            let free = |offset: u64| {
+                let ip = range.at(offset.into()).to_string();
+                snapshot.get(self.ip_key(registry, &ip).as_str()).is_none().then_some(ip)
+            };
+            let size = 1u64 << range.host_bits().min(MOST_BITS);
+            let (low, high) = ((size / 16).clamp(16, 256).min(size / 2), if range.is_ipv4() { size - 1 } else { size });
+            if low >= high {
+                return None;
+            }
+            let start = registry.environment.random.u64() % (high - low);
+            let upper = (0..high - low).map(|i| low + (start + i) % (high - low));
+            upper.chain(1..low).find_map(free)
         };
-        let (low, high) = (reserved, self.size() - 1);
-        let start = (registry.environment.random.u64() % u64::from(high - low)) as u32;
-        let upper = (0..high - low).map(|i| low + (start + i) % (high - low));
-        upper.chain(1..low).find_map(free).ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
+        let found = ranges.iter().filter(|range| range.is_ipv4() == ipv4).find_map(in_range);
+        found.ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
     }
 
     fn ip_record(&self, registry: &Registry, place: &Place, service: &Value, ip: &str) -> bytes::Bytes {
         let environment = &registry.environment;
+        let address = ip.parse::<IpAddr>().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
         let object = object!({
             "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
             "metadata": {
-                "name": ip, "uid": (environment.uid()), "creationTimestamp": (environment.now_text()), "generation": 1,
-                "labels": { "ipaddress.kubernetes.io/ip-family": "IPv4", "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io" }
+                "name": (address.to_string()), "uid": (environment.uid()), "creationTimestamp": (environment.now_text()), "generation": 1,
+                "labels": { "ipaddress.kubernetes.io/ip-family": family, "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io" }
             },
             "spec": { "parentRef": { "resource": "services", "namespace": (meta::namespace(service)), "name": (place.name.as_str()) } }
         });
@@ -228,11 +284,8 @@ impl Allocators {
         if !place.served.stored.group.is_empty() || place.served.stored.kind != "Service" {
             return Vec::new();
         }
-        let ip = object.str_at(&["spec", "clusterIP"]);
-        let mut operations = Vec::new();
-        if !ip.is_empty() && ip != "None" {
-            operations.push(Operation::delete(self.ip_key(registry, ip)));
-        }
+        let ips = addresses_of(object);
+        let mut operations: Vec<Operation> = ips.iter().map(|ip| Operation::delete(self.ip_key(registry, ip))).collect();
         let mut ports = ports_of(object);
         ports.sort_unstable();
         ports.dedup();
@@ -250,11 +303,22 @@ impl Allocators {
             let why = format!("failed to allocate IP {name}: provided IP is already allocated");
             FieldError::invalid("spec.clusterIPs", object!([name]), why)
         };
-        let ips = asked.list_at(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str).chain([asked.str_at(&["spec", "clusterIP"])]);
+        let canonical = |ip: String| ip.parse::<IpAddr>().map_or(ip, |ip| ip.to_string());
         let ports = ports_of(asked).into_iter().map(|n| n.to_string());
-        let wanted = ips.map(String::from).chain(ports).any(|number| number == name);
+        let wanted = addresses_of(asked).into_iter().map(canonical).chain(ports).any(|number| number == name);
         wanted.then(|| Status::invalid("", "Service", &place.name, vec![error]))
     }
+}
+
+/// The addresses that a Service has or asks for.
+fn addresses_of(service: &Value) -> Vec<String> {
+    let all = service.list_at(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str);
+    let mut all: Vec<String> = all.map(String::from).collect();
+    if all.is_empty() {
+        all.push(service.str_at(&["spec", "clusterIP"]).into());
+    }
+    all.retain(|ip| !ip.is_empty() && ip != "None");
+    all
 }
 
 /// The ports of nodes that a Service has, that of its health check among them.

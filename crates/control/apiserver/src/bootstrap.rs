@@ -228,20 +228,36 @@ impl Server {
     }
 }
 
-/// Makes an object, or adds to a default role or binding that is there already what it lacks.
+/// Makes an object, or adds to what is there already what it lacks.
 async fn ensure_whole(registry: &Arc<Registry>, object: Value) -> Result<(), BootstrapError> {
     ensure(registry, object.clone()).await?;
-    if !object.str_at(&["apiVersion"]).starts_with(policy::GROUP) {
-        return Ok(());
-    }
+    let completed: fn(&Value, &Value) -> Option<Value> = match object.str_at(&["kind"]) {
+        "ServiceCIDR" => with_second_family,
+        _ if object.str_at(&["apiVersion"]).starts_with(policy::GROUP) => policy::completed,
+        _ => return Ok(()),
+    };
     let fail = |status| refused(&object, status);
     let place = place_of(registry, &object).map_err(fail)?;
-    if policy::completed(&registry.get_object(&place).await.map_err(fail)?, &object).is_none() {
+    if completed(&registry.get_object(&place).await.map_err(fail)?, &object).is_none() {
         return Ok(());
     }
-    let decide = |current: &Value| Ok(policy::completed(current, &object).unwrap_or_else(|| current.clone()));
+    let decide = |current: &Value| Ok(completed(current, &object).unwrap_or_else(|| current.clone()));
     let written = registry.update(&place, "", &definitions::write(), decide).await;
     definitions::settled(written.map(drop)).map_err(fail)
+}
+
+/// The ServiceCIDR of the server's own ranges, in a cluster that had one and has two now. Other differences stay, and are told.
+fn with_second_family(current: &Value, wanted: &Value) -> Option<Value> {
+    let (had, has) = (current.list_at(&["spec", "cidrs"]), wanted.list_at(&["spec", "cidrs"]));
+    if had != has && !(had.len() == 1 && has.starts_with(had)) {
+        tracing::warn!(?had, ?has, "the default ServiceCIDR is not what the server is told by --service-cluster-ip-range");
+        return None;
+    }
+    (had != has).then(|| {
+        let mut grown = current.clone();
+        grown.set(&["spec", "cidrs"], has.to_vec());
+        grown
+    })
 }
 
 /// Creates an object unless it is there.
@@ -289,7 +305,7 @@ fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
         ),
         priority("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
         object!({ "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
-            "spec": { "cidrs": [(allocators.service_cidr())] } }),
+            "spec": { "cidrs": (Value::from(allocators.service_cidrs().into_iter().map(Value::from).collect::<Vec<_>>())) } }),
         object!({ "apiVersion": "v1", "kind": "Service",
             "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "component": "apiserver", "provider": "kubernetes" } },
             "spec": { "clusterIP": kubernetes_ip, "type": "ClusterIP", "sessionAffinity": "None",

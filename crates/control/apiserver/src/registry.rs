@@ -16,7 +16,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fram_api::{Api, Kind};
+use fram_api::{Api, Kind, ServiceFamilies};
 use fram_machinery::{Status, Value};
 use fram_store::{Entry, Store, StoreError};
 use tokio::sync::{RwLock, RwLockWriteGuard, watch as signal};
@@ -101,6 +101,10 @@ impl Registry {
         admission: Chain,
         allocators: Allocators,
     ) -> Arc<Self> {
+        let api = match allocators.families() {
+            ServiceFamilies::V4 => api,
+            families => Arc::new((*api).clone().with_service_families(families)),
+        };
         let (api, prefix) = (signal::Sender::new(api), prefix.into());
         let (turns, trees, consulted, sealed, settling) = Default::default();
         Arc::new_cyclic(|me| Self {

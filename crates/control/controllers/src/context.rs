@@ -83,7 +83,7 @@ impl Context {
     }
 
     /// A resource in the version in which it is stored; None where it is not served.
-    pub(crate) fn served(&self, group: &str, plural: &str) -> Option<Resource> {
+    pub fn served(&self, group: &str, plural: &str) -> Option<Resource> {
         let kind = self.kinds.iter().find(|kind| kind.resource.group == group && kind.resource.plural == plural)?;
         Some(kind.resource.clone())
     }

@@ -5,7 +5,7 @@ mod schedule;
 
 use fram_client::resources::{CRON_JOBS, JOBS};
 use fram_client::{Action, Controller, DeleteOptions, EventRecorder, Propagation};
-use fram_machinery::{Reason, Status, Value, meta, object};
+use fram_machinery::{Reason, Status, Value, meta};
 
 use crate::Context;
 use crate::metrics::Metrics;
@@ -60,9 +60,7 @@ impl Reconciler {
             if let Some(scheduled) = plan::scheduled(&made) {
                 self.metrics.job_made(&made, scheduled);
             }
-            let reference = object!({ "apiVersion": "batch/v1", "kind": "Job", "name": (meta::name(&made)), "namespace": namespace,
-                "uid": (meta::uid(&made)), "resourceVersion": (meta::resource_version(&made)) });
-            status.place(&["active"]).make_list().push(reference);
+            status.place(&["active"]).make_list().push(plan::reference(&made));
         }
         settled(self.crons.write_status(&cron, status).await)?;
         Ok(seen.again(plan.requeue).map_or(Action::Done, Action::After))

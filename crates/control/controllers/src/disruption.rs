@@ -1,6 +1,7 @@
 //! PodDisruptionBudgets: how many pods may be evicted now. The eviction itself, which uses the number up, is the API server's.
 
 mod plan;
+mod stale;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub(crate) fn start(context: &Context) {
         });
     }
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
+    stale::start(context);
 }
 
 /// The budgets that select a pod, as it is or as it was, where it counts otherwise than before.

@@ -6,13 +6,13 @@ use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PODS};
 use fram_client::{Action, Client, Controller, EventRecorder};
 use fram_machinery::{Reason, Status, Value, meta, object};
 
-use crate::Context;
+use crate::{Context, Metrics};
 
 pub(crate) fn start(context: &Context) {
     let (pods, claims) = (context.informers.get(&PODS), context.informers.get(&PERSISTENT_VOLUME_CLAIMS));
     let client = context.client("ephemeral-volume-controller");
     let events = context.recorder("ephemeral-volume-controller", "ephemeral_volume");
-    let known = pods.clone();
+    let (known, metrics) = (pods.clone(), context.metrics.clone());
     let controller = Controller::new("ephemeral-volume", 2)
         .watches_deltas(&pods, |delta| {
             let new = delta.new.as_deref().is_some_and(|p| ephemeral(p).next().is_some());
@@ -27,13 +27,13 @@ pub(crate) fn start(context: &Context) {
             let pod = pod.and_then(|o| known.get_in(meta::namespace(delta.object()), o.str_at(&["name"])));
             pod.map(|p| meta::key(&p)).into_iter().collect()
         });
-    context.run(controller, (client, pods, claims, events), |context, key| async move {
-        let (client, pods, claims, events) = &*context;
+    context.run(controller, (client, pods, claims, events, metrics), |context, key| async move {
+        let (client, pods, claims, events, metrics) = &*context;
         let Some(pod) = pods.get(&key).filter(|p| crate::pods::is_active(p)) else { return Ok(Action::Done) };
         for volume in ephemeral(&pod) {
             let claim = claim(&pod, volume);
             let existing = claims.get_in(meta::namespace(&pod), meta::name(&claim));
-            make(client, events, &pod, claim, existing).await?;
+            make((client, events, metrics), &pod, claim, existing).await?;
         }
         Ok(Action::Done)
     });
@@ -58,7 +58,12 @@ fn claim(pod: &Value, volume: &Value) -> Value {
     claim
 }
 
-async fn make(client: &Client, events: &EventRecorder, pod: &Value, claim: Value, existing: Option<Arc<Value>>) -> Result<(), Status> {
+async fn make(
+    (client, events, metrics): (&Client, &EventRecorder, &Metrics),
+    pod: &Value,
+    claim: Value,
+    existing: Option<Arc<Value>>,
+) -> Result<(), Status> {
     if let Some(existing) = existing {
         if meta::controller_of(&existing).is_some_and(|o| o.str_at(&["uid"]) == meta::uid(pod)) {
             return Ok(());
@@ -67,7 +72,9 @@ async fn make(client: &Client, events: &EventRecorder, pod: &Value, claim: Value
         events.event(pod, true, "ClaimNotOwned", about.clone());
         return Err(Status::new(Reason::Conflict, about));
     }
-    match client.within(&PERSISTENT_VOLUME_CLAIMS, meta::namespace(pod)).create(claim).await {
+    let made = client.within(&PERSISTENT_VOLUME_CLAIMS, meta::namespace(pod)).create(claim).await;
+    metrics.others.volume_claim(made.is_ok());
+    match made {
         Err(status) if !matches!(status.reason, Reason::AlreadyExists) => {
             events.event(pod, true, "FailedCreate", format!("ephemeral volume claim: {}", status.message));
             Err(status)

@@ -76,6 +76,9 @@ struct Scaler {
     metrics: Metrics,
 }
 
+/// So often a target is written that others write at the same time.
+const TRIES: u32 = 5;
+
 /// What keeps an autoscaler from its work: the condition and reason under which that is told.
 struct Trouble {
     condition: &'static str,
@@ -161,6 +164,7 @@ impl Scaler {
         report.condition("AbleToScale", true, "SucceededGetScale", "the HPA controller was able to get the target's current scale");
         let current = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
         report.replicas(scale.int_at(&["status", "replicas"]).unwrap_or(0), current);
+        history_of(&mut self.histories.lock(), scaler).begin(current, (self.now)());
         let spec = scaler.get("spec").unwrap_or(&Value::Null);
         let (minimum, maximum) = (spec.int_at(&["minReplicas"]).unwrap_or(1), spec.int_at(&["maxReplicas"]).unwrap_or(1));
         let (desired, why) = if current == 0 && minimum != 0 {
@@ -401,9 +405,21 @@ impl Scaler {
     ) -> Result<(), Trouble> {
         let current = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
         let mut object = scale.clone();
-        object.set(&["spec", "replicas"], desired);
-        let update = Verb::Update { object, options: WriteOptions::default() };
-        if let Err(status) = self.on_scale(scaler, resource, update).await {
+        let mut tries = TRIES;
+        let updated = loop {
+            tries -= 1;
+            object.set(&["spec", "replicas"], desired);
+            let update = Verb::Update { object: object.clone(), options: WriteOptions::default() };
+            match self.on_scale(scaler, resource, update).await {
+                // Somebody else has written the target meanwhile, such as who counts its replicas.
+                Err(status) if status.is(Reason::Conflict) && tries > 0 => match self.on_scale(scaler, resource, Verb::Get).await {
+                    Ok(latest) => object = (*latest).clone(),
+                    Err(_) => break Err(status),
+                },
+                answer => break answer,
+            }
+        };
+        if let Err(status) = updated {
             let message = format!("the HPA controller was unable to update the target scale: {status}");
             self.events.event(scaler, true, "FailedRescale", format!("New size: {desired}; reason: {why}; error: {status}"));
             return Err(Trouble { condition: "AbleToScale", reason: "FailedUpdateScale".into(), message, no_number: None, of_spec: false });

@@ -40,11 +40,26 @@ pub(crate) fn start(context: &Context) {
         metrics: context.metrics.clone(),
         now: context.now.clone(),
     };
-    let owners = jobs.clone();
+    let (owners, metrics, of_jobs) = (jobs.clone(), context.metrics.clone(), context.metrics.clone());
     let controller = Controller::new("job", 5)
-        .owns(&jobs)
-        .watches_deltas(&all, move |delta| pods::owners_concerned(delta, "Job", |pod| adopters(pod, &owners)));
+        .watches_deltas(&jobs, move |delta| {
+            if let Some(job) = delta.new.as_deref().filter(|job| delta.old.is_none() && is_anothers(job)) {
+                of_jobs.others.external_job(job.str_at(&["spec", "managedBy"]));
+            }
+            vec![delta.key()]
+        })
+        .watches_deltas(&all, move |delta| {
+            let uncounted =
+                |side: &Option<Arc<Value>>| side.as_deref().is_some_and(|p| pods::has_ended(p) && meta::has_finalizer(p, pod::FINALIZER));
+            metrics.others.uncounted(uncounted(&delta.old), uncounted(&delta.new));
+            pods::owners_concerned(delta, "Job", |pod| adopters(pod, &owners))
+        });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
+}
+
+/// Somebody else looks after a Job.
+fn is_anothers(job: &Value) -> bool {
+    !matches!(job.str_at(&["spec", "managedBy"]), "" | MANAGER)
 }
 
 /// The Jobs that may adopt a pod.
@@ -70,8 +85,7 @@ impl Reconciler {
         let (begun, mut did) = (Instant::now(), JobAction::Reconciling);
         for round in 0..MOST_ROUNDS {
             let Some(job) = self.jobs.get(namespace, name) else { return Ok(Action::Done) };
-            let manager = job.str_at(&["spec", "managedBy"]);
-            if !manager.is_empty() && manager != MANAGER {
+            if is_anothers(&job) {
                 return Ok(Action::Done);
             }
             // Nothing is left to be done for one that had ended before.
@@ -110,12 +124,13 @@ impl Reconciler {
         }
         if strip.is_empty() && delete.is_empty() && !create.is_empty() {
             // One write of the status after the pods tells of both.
-            if let Err(error) = self.create(job, create).await {
+            if let Err(error) = self.create(job, &status, create).await {
                 self.write_status(job, status).await?;
                 return Err(error);
             }
             return Ok(None);
         }
+        let counts = status.clone();
         self.write_status(job, status).await?;
         for (warning, reason, message) in events {
             self.events.event(job, warning, reason, message);
@@ -129,19 +144,29 @@ impl Reconciler {
             })?;
             self.events.event(job, false, "SuccessfulDelete", format!("Deleted pod: {}", meta::name(pod)));
         }
-        self.create(job, create).await?;
+        self.create(job, &counts, create).await?;
         Ok(idle.then(|| again(&seen, requeue)))
     }
 
     async fn write_status(&self, job: &Value, status: Value) -> Result<(), Status> {
         settled(self.jobs.write_status(job, status.clone()).await)?;
         self.metrics.job_written(job, &status);
+        if job.str_at(&["spec", "completionMode"]) == "Indexed" {
+            let completions = job.int_at(&["spec", "completions"]).unwrap_or(0);
+            for (succeeded, field) in [(true, "completedIndexes"), (false, "failedIndexes")] {
+                let count = |side: Option<&Value>| indexes::parse(side.map_or("", |s| s.str_at(&[field])), completions).len();
+                let more = count(Some(&status)).saturating_sub(count(job.get("status")));
+                self.metrics.others.indexes_ended(job, succeeded, more as u64);
+            }
+        }
         Ok(())
     }
 
-    async fn create(&self, job: &Value, create: Vec<Value>) -> Result<(), Status> {
+    async fn create(&self, job: &Value, status: &Value, create: Vec<Value>) -> Result<(), Status> {
         for pod in create {
-            match self.pods.create(meta::namespace(job), pod).await {
+            let made = self.pods.create(meta::namespace(job), pod).await;
+            self.metrics.others.job_pod(job, status, made.is_ok());
+            match made {
                 Ok(pod) => self.events.event(job, false, "SuccessfulCreate", format!("Created pod: {}", meta::name(&pod))),
                 Err(error) => {
                     self.events.event(job, true, "FailedCreate", format!("Error creating: {}", error.message));

@@ -43,6 +43,7 @@ mod revisions;
 mod root_ca;
 mod service_account;
 mod service_account_tokens;
+mod service_cidr;
 mod serving_approver;
 mod statefulset;
 mod storage_version_migrator;
@@ -56,7 +57,7 @@ pub use context::{Clock, Context, KindInfo, stored_kinds};
 pub use host_path::Directories;
 pub use load_balancer::{AddressPool, PoolError};
 pub use metrics::Metrics;
-pub use node_ipam::PodNetwork;
+pub use node_ipam::{NodeMasks, PodNetwork, PodNetworkError};
 pub use node_lifecycle::EvictionRates;
 
 /// Starts every controller; they belong to the context's tasks and end with its token.
@@ -95,6 +96,7 @@ pub fn start(context: &Context) {
     ttl_after_finished::start(context);
     cronjob::start(context);
     endpoint_slice::start(context);
+    service_cidr::start(context);
     // Of kinds that are served where somebody asks for them.
     cluster_trust_bundle::start(context);
     pod_certificate_request_cleaner::start(context);

@@ -1,5 +1,7 @@
 //! What controllers count beside their queues, in upstream's words (the metrics of pkg/controller/job, cronjob and nodelifecycle).
 
+mod others;
+
 use std::cmp::Ordering;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::endpoint_slice::figures::Figures;
+use others::Others;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Sync {
@@ -101,6 +104,7 @@ pub struct Metrics {
     computed: Family<Computed, Counter>,
     computed_durations: Family<Computed, Histogram>,
     evictions: Family<Zone, Counter>,
+    pub(crate) others: Others,
     pub(crate) slices: Figures,
 }
 
@@ -119,6 +123,7 @@ impl Default for Metrics {
             computed: Family::default(),
             computed_durations: Family::new_with_constructor(short),
             evictions: Family::default(),
+            others: Others::default(),
             slices: Figures::default(),
         }
     }
@@ -154,6 +159,7 @@ impl Metrics {
         scalers.register("metric_computation_duration_seconds", about, self.computed_durations.clone());
         let about = "Number of Node evictions that happened since current instance of NodeController started";
         registry.sub_registry_with_prefix("node_collector").register("evictions", about, self.evictions.clone());
+        self.others.register(registry);
     }
 
     /// A Job had its turn.

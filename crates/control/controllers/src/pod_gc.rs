@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use crate::objects::settled;
 use crate::taint_eviction::disrupt;
-use crate::{Context, pods};
+use crate::{Context, Metrics, pods};
 
 /// Ended pods that are kept; see --terminated-pod-gc-threshold.
 const MOST_ENDED: usize = 12_500;
@@ -24,8 +24,13 @@ const ENDED: &str = "";
 
 pub(crate) fn start(context: &Context) {
     let (all, nodes) = (context.informers.get(&PODS), context.informers.get(&NODES));
-    let collector =
-        Collector { client: context.client("pod-garbage-collector"), pods: all.clone(), nodes: nodes.clone(), now: context.now.clone() };
+    let collector = Collector {
+        client: context.client("pod-garbage-collector"),
+        pods: all.clone(),
+        nodes: nodes.clone(),
+        metrics: context.metrics.clone(),
+        now: context.now.clone(),
+    };
     let (on_node, known) = (all.clone(), nodes.clone());
     let mut controller = Controller::new("pod-garbage-collector", 4);
     let later = controller.enqueuer();
@@ -74,6 +79,7 @@ struct Collector {
     client: Client,
     pods: Informer,
     nodes: Informer,
+    metrics: Metrics,
     now: crate::Clock,
 }
 
@@ -88,12 +94,12 @@ impl Collector {
         let now = (self.now)();
         match judge(&pod, node.as_deref()) {
             Verdict::Keep => {}
-            Verdict::Unscheduled => self.delete(&pod, None, now).await?,
-            Verdict::OutOfService => self.delete(&pod, Some("PodGC: node has the out-of-service taint"), now).await?,
+            Verdict::Unscheduled => self.delete(&pod, ("unscheduled", None), now).await?,
+            Verdict::OutOfService => self.delete(&pod, ("out-of-service", Some("PodGC: node has the out-of-service taint")), now).await?,
             Verdict::Orphaned => {
                 // The cache's word that there is no node is checked with the server.
                 if self.client.all(&NODES).find(name).await?.is_none() {
-                    self.delete(&pod, Some("PodGC: node no longer exists"), now).await?;
+                    self.delete(&pod, ("orphaned", Some("PodGC: node no longer exists")), now).await?;
                 }
             }
         }
@@ -106,13 +112,20 @@ impl Collector {
         if surplus > 0 {
             ended.sort_by_cached_key(|p| (pods::created(p), meta::key(p)));
             for pod in ended.iter().take(surplus) {
-                self.delete(pod, None, (self.now)()).await?;
+                self.delete(pod, ("terminated", None), (self.now)()).await?;
             }
         }
         Ok(Action::Done)
     }
 
-    async fn delete(&self, pod: &Value, disrupted: Option<&str>, now: Timestamp) -> Result<(), Status> {
+    /// Deletes a pod for a reason as metrics name it, and says in its status what has disrupted it.
+    async fn delete(&self, pod: &Value, why: (&'static str, Option<&str>), now: Timestamp) -> Result<(), Status> {
+        let deleted = self.delete_disrupted(pod, why.1, now).await;
+        self.metrics.others.collected(pod, why.0, deleted.is_ok());
+        deleted
+    }
+
+    async fn delete_disrupted(&self, pod: &Value, disrupted: Option<&str>, now: Timestamp) -> Result<(), Status> {
         if let Some(message) = disrupted.filter(|_| !pods::has_ended(pod)) {
             disrupt(&self.client, pod, "DeletionByPodGC", message, Some("Failed"), now).await?;
         }

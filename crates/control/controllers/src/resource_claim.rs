@@ -11,8 +11,8 @@ use fram_client::resources::{PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS};
 use fram_client::{Action, Client, Controller, DeleteOptions, EventRecorder, Informer, PatchKind, Preconditions};
 use fram_machinery::{Reason, Status, Value, meta, object};
 
-use crate::Context;
 use crate::objects::unless_it_changed;
+use crate::{Context, Metrics};
 
 pub(crate) fn start(context: &Context) {
     let reconciler = Arc::new(Reconciler {
@@ -21,6 +21,7 @@ pub(crate) fn start(context: &Context) {
         claims: context.informers.get(&RESOURCE_CLAIMS),
         templates: context.informers.get(&RESOURCE_CLAIM_TEMPLATES),
         events: context.recorder("resource-claim-controller", "resource_claim"),
+        metrics: context.metrics.clone(),
     });
     let (pods, templates, known) = (reconciler.pods.clone(), reconciler.templates.clone(), reconciler.pods.clone());
     let for_pods = Controller::new("resource_claim_pods", 4)
@@ -78,6 +79,7 @@ struct Reconciler {
     claims: Informer,
     templates: Informer,
     events: EventRecorder,
+    metrics: Metrics,
 }
 
 impl Reconciler {
@@ -119,7 +121,10 @@ impl Reconciler {
             let message = format!("resource claim template {template:?}: resourceclaimtemplate.resource.k8s.io {template:?} not found");
             return Err(Status::new(Reason::NotFound, message));
         };
-        match self.client.within(&RESOURCE_CLAIMS, meta::namespace(pod)).create(plan::claim(pod, claim, &found)).await {
+        let wanted = plan::claim(pod, claim, &found);
+        let made = self.client.within(&RESOURCE_CLAIMS, meta::namespace(pod)).create(wanted.clone()).await;
+        self.metrics.others.device_claim(&wanted, made.is_ok());
+        match made {
             Err(status) if !status.is(Reason::AlreadyExists) => Err(status),
             _ => Ok(name),
         }

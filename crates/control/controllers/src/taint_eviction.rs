@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::objects::{settled, unless_it_changed};
-use crate::{Context, pods};
+use crate::{Context, Metrics, pods};
 
 pub(crate) fn start(context: &Context) {
     let (nodes, all) = (context.informers.get(&NODES), context.informers.get(&PODS));
@@ -24,6 +24,7 @@ pub(crate) fn start(context: &Context) {
         pods: all.clone(),
         first_seen: first_seen.clone(),
         events: context.recorder("node-controller", "taint-eviction-controller"),
+        metrics: context.metrics.clone(),
         now: context.now.clone(),
     };
     let (on_node, known) = (all.clone(), nodes.clone());
@@ -66,6 +67,7 @@ struct Reconciler {
     /// By node: since when its taints evict, where they do not say so.
     first_seen: Arc<Mutex<HashMap<String, Timestamp>>>,
     events: EventRecorder,
+    metrics: Metrics,
     now: crate::Clock,
 }
 
@@ -82,18 +84,22 @@ impl Reconciler {
         match plan::patience(&pod, taints, first_seen, now) {
             None => Ok(Action::Done),
             Some(left) if !left.is_zero() => Ok(Action::After(left)),
-            Some(_) => self.evict(&pod, now).await,
+            Some(_) => {
+                let due = plan::due(&pod, taints, first_seen, now).unwrap_or(now);
+                self.evict(&pod, now).await?;
+                self.metrics.others.left_node(due.duration_until((self.now)()).try_into().unwrap_or_default());
+                Ok(Action::Done)
+            }
         }
     }
 
-    async fn evict(&self, pod: &Value, now: Timestamp) -> Result<Action, Status> {
+    async fn evict(&self, pod: &Value, now: Timestamp) -> Result<(), Status> {
         let message = "Taint manager: deleting due to NoExecute taint";
         disrupt(&self.client, pod, "DeletionByTaintManager", message, None, now).await?;
         self.events.event(pod, false, "TaintManagerEviction", format!("Marking for deletion Pod {}", meta::key(pod)));
         let preconditions = Preconditions { uid: Some(meta::uid(pod).into()), resource_version: None };
         let options = DeleteOptions { preconditions, ..Default::default() };
-        settled(self.client.within(&PODS, meta::namespace(pod)).delete(meta::name(pod), options).await)?;
-        Ok(Action::Done)
+        settled(self.client.within(&PODS, meta::namespace(pod)).delete(meta::name(pod), options).await)
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_api::devices::{awaits_claims, claims_of_pod};
+use fram_api::devices::{awaits_claims, claims_of_pod, is_selected};
 use fram_machinery::{Value, meta, object};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -109,6 +109,8 @@ pub(crate) struct Devices {
     /// The pools that have others.
     general: BTreeSet<PoolId>,
     classes: HashMap<String, Arc<Value>>,
+    /// DeviceTaintRules, by name.
+    rules: BTreeMap<String, Arc<Value>>,
     claims: HashMap<String, Arc<Value>>,
     /// What was decided and is not yet said by the API, by the keys of claims: their UID and the allocation.
     assumed: HashMap<String, (String, Value)>,
@@ -196,6 +198,19 @@ impl Devices {
             Some(class) => drop(self.classes.insert(name.into(), class)),
             None => drop(self.classes.remove(name)),
         }
+    }
+
+    pub(crate) fn set_rule(&mut self, name: &str, rule: Option<Arc<Value>>) {
+        match rule {
+            Some(rule) => drop(self.rules.insert(name.into(), rule)),
+            None => drop(self.rules.remove(name)),
+        }
+    }
+
+    /// The taints of a device: those that its driver says, and those of rules that mean it.
+    fn taints_of<'a>(&'a self, (driver, pool, name): &'a DeviceId, device: &'a Value) -> impl Iterator<Item = &'a Value> {
+        let ruled = self.rules.values().filter(move |rule| is_selected(rule, driver, pool, name));
+        device.list_at(&["taints"]).iter().chain(ruled.filter_map(|rule| rule.at(&["spec", "taint"])))
     }
 
     pub(crate) fn set_claim(&mut self, key: &str, claim: Option<Arc<Value>>) {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cache::{Cache, Change};
 use crate::plugins::Slot;
@@ -111,6 +112,8 @@ pub(crate) struct Verdicts {
     of: Vec<u32>,
     /// The slots that are looked at now.
     part: Vec<usize>,
+    /// How many of them are refused, or left out.
+    closed: usize,
     plugin: u32,
     /// How many were left out, as there are enough others.
     aside: usize,
@@ -122,13 +125,14 @@ const DETAIL: u32 = (1 << 24) - 1;
 
 impl Verdicts {
     fn new(cache: &Cache) -> Self {
-        Self { of: vec![ASIDE; cache.slots()], part: Vec::new(), plugin: 0, aside: 0 }
+        Self { of: vec![ASIDE; cache.slots()], part: Vec::new(), closed: 0, plugin: 0, aside: 0 }
     }
 
     /// Goes on to other nodes, about which nothing is said yet.
     fn look_at(&mut self, part: impl Iterator<Item = usize>) {
         self.part.clear();
         self.part.extend(part);
+        self.closed = 0;
         self.part.iter().for_each(|slot| self.of[*slot] = 0);
     }
 
@@ -136,6 +140,7 @@ impl Verdicts {
     pub(crate) fn refuse(&mut self, slot: usize, detail: u32) {
         if self.of[slot] == 0 {
             self.of[slot] = (self.plugin + 1) << 24 | detail & DETAIL;
+            self.closed += 1;
         }
     }
 
@@ -144,6 +149,7 @@ impl Verdicts {
         if self.of[slot] == 0 {
             self.of[slot] = ASIDE;
             self.aside += 1;
+            self.closed += 1;
         }
     }
 
@@ -159,6 +165,7 @@ impl Verdicts {
             let detail = details.get(*slot).copied().unwrap_or(0);
             if detail != 0 && self.of[*slot] == 0 {
                 self.of[*slot] = plugin | detail & DETAIL;
+                self.closed += 1;
             }
         }
     }
@@ -199,9 +206,37 @@ impl Kept {
 /// some twenty megabytes.
 const SHELF: usize = 128;
 
+/// How often a plugin was asked since somebody looked: by pods, and by nodes for pods.
+#[derive(Default)]
+struct Asked([AtomicU64; 4]);
+
+/// Extension points at which plugins are counted one by one.
+#[derive(Clone, Copy)]
+enum Point {
+    PreFilter,
+    Filter,
+    PreScore,
+    Score,
+}
+
+impl Asked {
+    const POINTS: [(Point, &'static str); 4] =
+        [(Point::PreFilter, "PreFilter"), (Point::Filter, "Filter"), (Point::PreScore, "PreScore"), (Point::Score, "Score")];
+
+    fn note(&self, point: Point, times: usize) {
+        self.0[point as usize].fetch_add(times as u64, Ordering::Relaxed);
+    }
+}
+
+/// Plugins that say nothing of a pod before they see nodes, as upstream's of the name.
+const WITHOUT_PRE_FILTER: [&str; 5] =
+    ["NodeUnschedulable", "NodeName", "TaintToleration", "ImageLocality", "NodeResourcesBalancedAllocation"];
+const WITHOUT_PRE_SCORE: [&str; 2] = ["ImageLocality", "DynamicResources"];
+
 /// The plugins of a profile, and what they know of the nodes.
 pub(crate) struct Framework {
     pub(crate) plugins: Vec<Slot>,
+    asked: Vec<Asked>,
     shelves: Vec<HashMap<String, Kept>>,
     clock: u64,
     /// How many of a hundred nodes are looked for; 0 for what suits the size of the cluster.
@@ -258,7 +293,17 @@ impl Attempt {
 
 impl Framework {
     pub(crate) fn new(plugins: Vec<Slot>, percentage: usize) -> Self {
-        Self { shelves: plugins.iter().map(|_| HashMap::new()).collect(), plugins, clock: 0, percentage, start: 0 }
+        let (shelves, asked) = plugins.iter().map(|_| (HashMap::new(), Asked::default())).collect();
+        Self { shelves, asked, plugins, clock: 0, percentage, start: 0 }
+    }
+
+    /// How often each plugin was asked at each extension point since the last call; those that were not are left out.
+    pub(crate) fn take_asked(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        self.plugins.iter().zip(&self.asked).flat_map(|(slot, asked)| {
+            let taken =
+                |(point, name): (Point, &'static str)| (slot.plugin.name(), name, asked.0[point as usize].swap(0, Ordering::Relaxed));
+            Asked::POINTS.into_iter().map(taken).filter(|(.., times)| *times > 0)
+        })
     }
 
     /// The views of a pod, up to date.
@@ -276,6 +321,9 @@ impl Framework {
             let fresh = || Kept { view: slot.plugin.view(pod, cache), position: cache.position(), used: 0 };
             let mut kept = kept.unwrap_or_else(fresh);
             kept.used = self.clock;
+            if slot.filters && !WITHOUT_PRE_FILTER.contains(&slot.plugin.name()) {
+                self.asked[number].note(Point::PreFilter, 1);
+            }
             views.push((number, key, kept));
         }
         Attempt::new(pod.clone(), views)
@@ -355,6 +403,7 @@ impl Framework {
         verdicts.look_at(part);
         for (number, _, kept) in attempt.views.iter_mut().filter(|(number, ..)| self.plugins[*number].filters) {
             verdicts.plugin = *number as u32;
+            self.asked[*number].note(Point::Filter, verdicts.part.len() - verdicts.closed);
             kept.view.filter(cache, &mut verdicts);
         }
         let open: Vec<usize> = verdicts.open().collect();
@@ -447,7 +496,12 @@ impl Framework {
     pub(crate) fn score(&self, attempt: &mut Attempt, cache: &Cache, slots: &[usize]) -> Vec<i64> {
         let mut totals = vec![0i64; slots.len()];
         for (number, _, kept) in attempt.views.iter_mut().filter(|(number, ..)| self.plugins[*number].weight > 0) {
-            for (total, score) in totals.iter_mut().zip(kept.view.score(cache, slots).unwrap_or_default()) {
+            let Some(scores) = kept.view.score(cache, slots) else { continue };
+            self.asked[*number].note(Point::Score, slots.len());
+            if !WITHOUT_PRE_SCORE.contains(&self.plugins[*number].plugin.name()) {
+                self.asked[*number].note(Point::PreScore, 1);
+            }
+            for (total, score) in totals.iter_mut().zip(scores) {
                 *total += score * self.plugins[*number].weight;
             }
         }
@@ -510,6 +564,26 @@ mod tests {
             looks.push(slots);
         }
         assert!(looks[1].iter().all(|slot| !looks[0].contains(slot)), "the second look begins where the first ended");
+    }
+
+    #[test]
+    fn how_often_plugins_are_asked_is_counted() {
+        // Of four nodes two are cordoned, and one of the others is too small.
+        let mut nodes = vec![node("a", "4"), node("b", "1"), node("c", "4"), node("d", "4")];
+        nodes[2..].iter_mut().for_each(|node| node.set(&["spec", "unschedulable"], true));
+        let mut cache = cache(nodes);
+        let mut framework = Framework::new(standard(&Arguments::default()), 0);
+        let pod = two_cpus("p");
+        let Filtered::Feasible(mut attempt, slots) = filter(&mut framework, &pod, &mut cache) else { panic!("no node") };
+        framework.score(&mut attempt, &cache, &slots);
+        framework.end(attempt);
+        let asked: HashMap<(&str, &str), u64> = framework.take_asked().map(|(plugin, point, times)| ((plugin, point), times)).collect();
+        let times = |plugin: &'static str, point: &'static str| asked.get(&(plugin, point)).copied().unwrap_or(0);
+        assert_eq!((times("NodeUnschedulable", "PreFilter"), times("NodeUnschedulable", "Filter")), (0, 4));
+        assert_eq!((times("NodeResourcesFit", "PreFilter"), times("NodeResourcesFit", "Filter")), (1, 2));
+        assert_eq!((times("NodeResourcesFit", "PreScore"), times("NodeResourcesFit", "Score")), (1, 1));
+        assert_eq!(times("InterPodAffinity", "Filter"), 0, "it has no opinion on this pod");
+        assert_eq!(framework.take_asked().count(), 0);
     }
 
     #[test]

@@ -45,6 +45,29 @@ struct ByPoint {
     profile: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOperation {
+    operation: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPlugin {
+    plugin: &'static str,
+    profile: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Evaluation {
+    plugin: &'static str,
+    extension_point: &'static str,
+    profile: String,
+}
+
 /// What the plugins of one extension point said of a pod together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Said {
@@ -74,6 +97,11 @@ pub struct Metrics {
     preemptions: Counter,
     victims: Histogram,
     cache: Family<ByType, Gauge>,
+    tasks: Family<ByOperation, Gauge>,
+    evaluations: Family<Evaluation, Counter>,
+    refused: Family<ByPlugin, Gauge>,
+    /// No plugin lets pods wait at Permit: gangs are decided in one turn.
+    permits: Family<ByResult, Histogram>,
     pub(crate) points: Points,
 }
 
@@ -108,6 +136,10 @@ impl Default for Metrics {
             preemptions: Counter::default(),
             victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
             cache: Family::default(),
+            tasks: Family::default(),
+            evaluations: Family::default(),
+            refused: Family::default(),
+            permits: Family::new_with_constructor(short),
             points: Points(Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0001, 2.0, 12)))),
         }
     }
@@ -140,11 +172,17 @@ impl Metrics {
         registry.register("preemption_victims", "Number of selected preemption victims", self.victims.clone());
         let about = "Latency for running all plugins of a specific extension point";
         registry.register("framework_extension_point_duration_seconds", about, self.points.0.clone());
-        registry.register(
-            "scheduler_cache_size",
-            "Number of nodes, pods, and assumed (bound) pods in the scheduler cache",
-            self.cache.clone(),
-        );
+        let about = "Number of nodes, pods, and assumed (bound) pods in the scheduler cache";
+        registry.register("cache_size", about, self.cache.clone());
+        let about = "Number of running goroutines split by the work they do such as binding";
+        registry.register("goroutines", about, self.tasks.clone());
+        let about = "Number of attempts to schedule pods by each plugin and the extension point (available only in PreFilter, Filter, PreScore, and Score)";
+        registry.register("plugin_evaluation", about, self.evaluations.clone());
+        let about = "The number of unschedulable pods broken down by plugin name. A pod will increment the gauge for all plugins that caused it to not schedule and so this metric have meaning only when broken down by plugin";
+        registry.register("unschedulable_pods", about, self.refused.clone());
+        // It is shown from the beginning, with nothing in it.
+        drop(self.permits.get_or_create(&ByResult { result: "Success" }));
+        registry.register("permit_wait_duration_seconds", "Duration of waiting on permit", self.permits.clone());
     }
 
     pub(crate) fn attempted(&self, profile: &str, outcome: Outcome, took: Duration) {
@@ -190,6 +228,21 @@ impl Metrics {
         for (r#type, n) in [("nodes", nodes), ("pods", pods), ("assumed_pods", assumed)] {
             self.cache.get_or_create(&ByType { r#type }).set(i64::try_from(n).unwrap_or(i64::MAX));
         }
+        self.tasks.get_or_create(&ByOperation { operation: "binding" }).set(i64::try_from(assumed).unwrap_or(i64::MAX));
+    }
+
+    /// Plugins were asked so often.
+    pub(crate) fn evaluated(&self, profile: &str, asked: impl Iterator<Item = (&'static str, &'static str, u64)>) {
+        for (plugin, extension_point, times) in asked {
+            self.evaluations.get_or_create(&Evaluation { plugin, extension_point, profile: profile.into() }).inc_by(times);
+        }
+    }
+
+    /// So many of the pods that wait were refused by plugins.
+    pub(crate) fn refused<'a>(&self, pods: impl Iterator<Item = (&'static str, &'a str, i64)>) {
+        for (plugin, profile, pods) in pods {
+            self.refused.get_or_create(&ByPlugin { plugin, profile: profile.into() }).set(pods);
+        }
     }
 }
 
@@ -205,6 +258,9 @@ mod tests {
         metrics.scheduled(1, Duration::from_millis(3));
         metrics.waiting(Lengths { active: 2, ..Lengths::default() }, 1);
         metrics.incoming("PodAdd", "active", 3);
+        metrics.cached(5, 7, 2);
+        metrics.evaluated("default-scheduler", [("NodeName", "Filter", 9)].into_iter());
+        metrics.refused([("NodePorts", "default-scheduler", 4)].into_iter());
         metrics.points.passed("default-scheduler", "Filter", Said::Unschedulable, Duration::from_micros(150));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -216,6 +272,11 @@ mod tests {
             "scheduler_pending_pods{queue=\"gated\"} 1",
             "scheduler_queue_incoming_pods_total{event=\"PodAdd\",queue=\"active\"} 3",
             "scheduler_preemption_attempts_total 0",
+            "scheduler_cache_size{type=\"assumed_pods\"} 2",
+            "scheduler_goroutines{operation=\"binding\"} 2",
+            "scheduler_plugin_evaluation_total{plugin=\"NodeName\",extension_point=\"Filter\",profile=\"default-scheduler\"} 9",
+            "scheduler_unschedulable_pods{plugin=\"NodePorts\",profile=\"default-scheduler\"} 4",
+            "scheduler_permit_wait_duration_seconds_count{result=\"Success\"} 0",
             "scheduler_framework_extension_point_duration_seconds_bucket{le=\"0.0002\",extension_point=\"Filter\",status=\"Unschedulable\",profile=\"default-scheduler\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

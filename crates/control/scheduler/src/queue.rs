@@ -80,6 +80,8 @@ pub(crate) struct Queue {
     active: BTreeSet<(Reverse<i64>, u64, String)>,
     timers: BTreeSet<(Moment, String)>,
     unschedulable: BTreeSet<String>,
+    /// How many of the pods that wait each plugin has refused, by the schedulers that they name.
+    refused: BTreeMap<(&'static str, String), i64>,
     /// How many pods are in flight.
     in_flight: usize,
     /// How often something changed that may let pods in: who is in flight meanwhile is tried once more.
@@ -125,6 +127,7 @@ impl Queue {
     }
 
     pub(crate) fn remove(&mut self, key: &str) {
+        self.forget_refusal(key);
         self.leave(key);
         self.pods.remove(key);
     }
@@ -199,6 +202,9 @@ impl Queue {
         let changed = matches!(waiting.place, Place::InFlight { happened } if happened != self.happened);
         waiting.attempts += 1;
         waiting.refused_by = refused_by.to_vec();
+        for plugin in refused_by {
+            *self.refused.entry((plugin, scheduler_of(pod))).or_default() += 1;
+        }
         let place = match again || changed {
             true => Place::Backoff(now + self.backoff.after(waiting.attempts)),
             false => Place::Unschedulable { since: now, until: now + LONGEST_WAIT },
@@ -245,6 +251,9 @@ impl Queue {
     }
 
     fn put(&mut self, key: &str, place: Place) {
+        if matches!(place, Place::InFlight { .. }) {
+            self.forget_refusal(key);
+        }
         self.leave(key);
         let Some(waiting) = self.pods.get_mut(key) else { return };
         waiting.place = place;
@@ -256,6 +265,19 @@ impl Queue {
                 self.unschedulable.insert(key.to_string());
             }
             Place::InFlight { .. } => self.in_flight += 1,
+        }
+    }
+
+    /// How many of the pods that wait each plugin has refused, and which scheduler they are for.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (&'static str, &str, i64)> {
+        self.refused.iter().map(|((plugin, scheduler), pods)| (*plugin, scheduler.as_str(), *pods))
+    }
+
+    /// What was said of a pod at its last attempt counts no longer.
+    fn forget_refusal(&mut self, key: &str) {
+        let Some(waiting) = self.pods.get_mut(key) else { return };
+        for plugin in std::mem::take(&mut waiting.refused_by) {
+            *self.refused.entry((plugin, scheduler_of(&waiting.pod))).or_default() -= 1;
         }
     }
 
@@ -274,6 +296,10 @@ impl Queue {
     }
 }
 
+fn scheduler_of(pod: &Pod) -> String {
+    pod.object.str_at(&["spec", "schedulerName"]).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,6 +315,26 @@ mod tests {
     }
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn who_refused_the_pods_that_wait_is_counted() {
+        let mut queue = Queue::default();
+        let counts = |queue: &Queue| queue.refused().map(|(plugin, _, pods)| (plugin, pods)).filter(|(_, n)| *n != 0).collect::<Vec<_>>();
+        for name in ["a", "b"] {
+            queue.add(pod(name, 0), Duration::ZERO);
+            let taken = queue.pop().unwrap();
+            queue.unschedulable(&taken, &["NodeAffinity", "NodeResourcesFit"], SECOND);
+        }
+        assert_eq!(counts(&queue), [("NodeAffinity", 2), ("NodeResourcesFit", 2)]);
+        queue.tick(SECOND + LONGEST_WAIT);
+        let taken = queue.pop().unwrap();
+        assert_eq!(counts(&queue), [("NodeAffinity", 1), ("NodeResourcesFit", 1)]);
+        queue.unschedulable(&taken, &["NodePorts"], SECOND);
+        assert_eq!(counts(&queue), [("NodeAffinity", 1), ("NodePorts", 1), ("NodeResourcesFit", 1)]);
+        queue.remove("a");
+        queue.remove("b");
+        assert!(counts(&queue).is_empty());
+    }
 
     #[test]
     fn priority_comes_before_age() {

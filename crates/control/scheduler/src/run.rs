@@ -51,6 +51,8 @@ pub struct SchedulerConfig {
     pub now: Arc<dyn Fn() -> String + Send + Sync>,
     /// Whether PodGroups are served.
     pub pod_groups: bool,
+    /// DeviceTaintRules, where they are served.
+    pub device_taint_rules: Option<Resource>,
 }
 
 /// What the scheduler follows, of the whole cluster.
@@ -70,6 +72,7 @@ struct Followed {
     device_classes: Informer,
     /// None where they are not served.
     groups: Option<Informer>,
+    device_rules: Option<Informer>,
 }
 
 /// How the pods of one `schedulerName` are scheduled.
@@ -145,6 +148,7 @@ impl Scheduler {
             device_slices: get(&RESOURCE_SLICES),
             device_classes: get(&DEVICE_CLASSES),
             groups: config.pod_groups.then(|| get(&POD_GROUPS)),
+            device_rules: config.device_taint_rules.as_ref().map(get),
         };
         let profile = |spec: ProfileSpec| Profile {
             name: spec.name,
@@ -201,10 +205,11 @@ impl Scheduler {
             device_slices,
             device_classes,
             groups,
+            device_rules,
         } = &*followed;
         // A decision before all pods are known would count too little on the nodes, one before all budgets break them.
         let all = [pods, nodes, claims, volumes, classes, namespaces, budgets, csi_nodes, device_claims, device_slices, device_classes];
-        for informer in all.into_iter().chain([drivers, capacities]).chain(groups) {
+        for informer in all.into_iter().chain([drivers, capacities]).chain(groups).chain(device_rules) {
             if !informer.synced().await {
                 return;
             }
@@ -215,6 +220,7 @@ impl Scheduler {
         let (mut device_claims, mut device_slices) = (device_claims.subscribe(), device_slices.subscribe());
         let mut device_classes = device_classes.subscribe();
         let mut groups = groups.as_ref().map(Informer::subscribe);
+        let mut device_rules = device_rules.as_ref().map(Informer::subscribe);
         loop {
             self.settle();
             self.queue.tick(self.now());
@@ -227,6 +233,8 @@ impl Scheduler {
             }
             self.metrics.waiting(self.queue.lengths(), self.gated.len());
             self.metrics.cached(self.cache.count(), self.cache.pods(), self.binding.len());
+            self.metrics.refused(self.queue.refused());
+            self.profiles.iter().for_each(|profile| self.metrics.evaluated(&profile.name, profile.framework.take_asked()));
             let due = self.queue.tick(self.now());
             let ready = self.queue.has_active();
             if ready {
@@ -256,6 +264,7 @@ impl Scheduler {
                 Some(deltas) = device_claims.changed() => self.devices_changed(&deltas, Devices::set_claim),
                 Some(deltas) = device_slices.changed() => self.devices_changed(&deltas, Devices::set_slice),
                 Some(deltas) = device_classes.changed() => self.devices_changed(&deltas, Devices::set_class),
+                Some(deltas) = changed(&mut device_rules) => self.devices_changed(&deltas, Devices::set_rule),
                 Some(deltas) = changed(&mut groups) => self.groups_changed(&deltas),
                 Some(deltas) = namespaces.changed() => self.namespaces_changed(&deltas),
                 deltas = pods.changed() => match deltas {

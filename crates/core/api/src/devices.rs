@@ -136,6 +136,13 @@ pub fn tolerates(tolerations: &[Value], taint: &Value) -> bool {
     })
 }
 
+/// Whether a DeviceTaintRule is about a device: where it says which devices it means, by all that it says.
+pub fn is_selected(rule: &Value, driver: &str, pool: &str, device: &str) -> bool {
+    let Some(selector) = rule.at(&["spec", "deviceSelector"]).filter(|s| !s.is_null()) else { return false };
+    let said = |field: &str| selector.get(field).and_then(Value::as_str);
+    [("driver", driver), ("pool", pool), ("device", device)].into_iter().all(|(field, is)| said(field).is_none_or(|wanted| wanted == is))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,29 @@ use fram_machinery::Value;
 
 use crate::kind::Kind;
 
-/// Which of the optional APIs other kinds have fields for.
+/// The address families that Services can have; the first is the one that they have unasked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ServiceFamilies {
+    #[default]
+    V4,
+    V6,
+    V4V6,
+    V6V4,
+}
+
+impl ServiceFamilies {
+    /// As Services name them.
+    pub fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::V4 => &["IPv4"],
+            Self::V6 => &["IPv6"],
+            Self::V4V6 => &["IPv4", "IPv6"],
+            Self::V6V4 => &["IPv6", "IPv4"],
+        }
+    }
+}
+
+/// Which of the optional APIs other kinds have fields for, and what else of the cluster decides about fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Features {
     /// ClusterTrustBundles, which projected volumes show.
@@ -16,6 +38,7 @@ pub struct Features {
     pub pod_groups: bool,
     /// LeaseCandidates, among whom the holder of a Lease is chosen.
     pub lease_candidates: bool,
+    pub service_families: ServiceFamilies,
 }
 
 impl Features {

@@ -10,6 +10,7 @@ mod features;
 mod kind;
 pub mod policy;
 pub mod quota;
+mod range;
 pub mod rules;
 mod runtime_config;
 pub mod storage;
@@ -19,8 +20,9 @@ pub use convert::convert;
 pub use custom::{CustomResource, DefinitionError, status as custom_status};
 pub use deprecation::Deprecation;
 pub use description::DescriptionError;
-pub use features::{Features, drop_unserved};
+pub use features::{Features, ServiceFamilies, drop_unserved};
 pub use kind::{Age, Cell, Column, Custom, Generation, Kind, ScalePaths, Scope, Subresource};
+pub use range::{AddressRange, RangeError};
 pub use runtime_config::{RuntimeConfig, RuntimeConfigError};
 pub use strategy::{Strategy, is_link_local, strategy};
 
@@ -44,7 +46,7 @@ pub struct Api {
 }
 
 /// Each request asks these several times: the texts it has are enough to find a kind, without one made of them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Builtin {
     kinds: Vec<Arc<Kind>>,
     /// By their plurals: those of different groups and versions beside each other.
@@ -155,6 +157,20 @@ impl Api {
             builtin.kinds.push(kind);
         }
         Self { schema, builtin: Arc::new(builtin), custom: OrdMap::new(), custom_kinds: OrdMap::new() }
+    }
+
+    /// For a cluster whose Services have these families.
+    #[must_use]
+    pub fn with_service_families(mut self, service_families: ServiceFamilies) -> Self {
+        let builtin = Arc::make_mut(&mut self.builtin);
+        let Some(service) = builtin.kinds.iter().find(|kind| kind.is("", "Service")).cloned() else { return self };
+        let features = Features { service_families, ..service.features };
+        let changed = Arc::new(Kind { features, ..(*service).clone() });
+        let stored = builtin.stored.values_mut().flatten();
+        for kind in builtin.kinds.iter_mut().chain(stored).filter(|kind| Arc::ptr_eq(kind, &service)) {
+            *kind = changed.clone();
+        }
+        self
     }
 
     /// Every kind that is served: the built-in ones in the order of their descriptions, then those of custom resources.

@@ -149,7 +149,7 @@ pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
     }
     match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Pod") => &pod::Pod,
-        ("", "Service") => &service::Service,
+        ("", "Service") => service::Service::of(kind.features.service_families),
         ("", "Namespace") => &core::Namespace,
         ("", "Node") => &nodes::Node,
         ("", "ConfigMap") => &core::ConfigMap,

@@ -22,5 +22,5 @@ pub use informer::{Delta, Informer, InformerOptions, Observation, Subscription};
 pub use leader::LeaderElection;
 pub use options::{DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, WriteOptions};
 pub use resources::Resource;
-pub use shared::{FREE_INDEX, JOB_INDEX, NODE_INDEX, OWNER_INDEX, SharedInformers};
+pub use shared::{FREE_INDEX, JOB_INDEX, NODE_INDEX, OWNER_INDEX, POOL_INDEX, SharedInformers};
 pub use transport::{Call, EventKind, Page, Reply, Transport, Verb, WatchEvent, WatchStream};

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::resources::{CONTROLLER_REVISIONS, NODES, PODS, REPLICA_SETS};
+use crate::resources::{CONTROLLER_REVISIONS, NODES, PODS, REPLICA_SETS, RESOURCE_SLICES};
 use crate::{Client, Informer, InformerOptions, Resource};
 use parts::Parts;
 
@@ -26,6 +26,9 @@ pub const NODE_INDEX: &str = "node";
 
 /// Pods that a Job still counts are found by the key of the Job that they name under this index, also where it is gone.
 pub const JOB_INDEX: &str = "job";
+
+/// ResourceSlices are found by driver and pool, `driver/pool`, under this index.
+pub const POOL_INDEX: &str = "pool";
 
 /// What keeps a pod until its Job has counted it; see batch/v1's JobTrackingFinalizer.
 const COUNTED: &str = "batch.kubernetes.io/job-tracking";
@@ -53,6 +56,10 @@ fn job(pod: &Value) -> Vec<Text> {
     }
     let job = meta::controller_of(pod).filter(|owner| owner.str_at(&["kind"]) == "Job");
     job.map(|job| format!("{}/{}", meta::namespace(pod), job.str_at(&["name"])).into()).into_iter().collect()
+}
+
+fn pool(slice: &Value) -> Vec<Text> {
+    vec![format!("{}/{}", slice.str_at(&["spec", "driver"]), slice.str_at(&["spec", "pool", "name"])).into()]
 }
 
 /// What a container does inside is its kubelet's business, which has an informer of its own. The pods of a cluster are many, and
@@ -129,6 +136,9 @@ fn options(resource: &Resource, metadata_only: bool) -> InformerOptions {
     if *resource == NODES {
         let parts = Mutex::new(Parts::default());
         options.projection = Some(Arc::new(move |node| parts.lock().share_node(node)));
+    }
+    if *resource == RESOURCE_SLICES {
+        options = options.index(POOL_INDEX, pool);
     }
     if [PODS, REPLICA_SETS, CONTROLLER_REVISIONS].contains(resource) {
         options = options.index(FREE_INDEX, free);

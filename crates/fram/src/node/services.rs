@@ -143,8 +143,9 @@ fn addresses<'a>(items: impl Iterator<Item = &'a Value>) -> Vec<IpAddr> {
 fn peers(nodes: &Informer, own: &str) -> Vec<Peer> {
     let peer = |node: &Arc<Value>| {
         let internal = node.list_at(&["status", "addresses"]).iter().find(|a| a.str_at(&["type"]) == "InternalIP")?;
-        let pod_cidrs: Vec<Cidr> =
-            node.list_at(&["spec", "podCIDRs"]).iter().filter_map(Value::as_str).filter_map(|t| t.parse().ok()).collect();
+        let pod_cidrs = node.list_at(&["spec", "podCIDRs"]).iter().filter_map(Value::as_str).filter_map(|t| t.parse().ok());
+        // Nodes reach each other by IPv4.
+        let pod_cidrs: Vec<Cidr> = pod_cidrs.filter(|cidr: &Cidr| cidr.address().is_ipv4()).collect();
         Some(Peer { node_ip: internal.str_at(&["address"]).parse().ok()?, pod_cidrs })
     };
     let mut all: Vec<Peer> =

@@ -22,8 +22,12 @@ pub(crate) async fn server(store: Arc<dyn Store>) -> Arc<Server> {
 }
 
 pub(crate) async fn server_in(store: Arc<dyn Store>, environment: Environment) -> Arc<Server> {
+    server_with(store, environment, Allocators::default()).await
+}
+
+pub(crate) async fn server_with(store: Arc<dyn Store>, environment: Environment, allocators: Allocators) -> Arc<Server> {
     let api = Arc::new(Api::builtin().unwrap());
-    let registry = Registry::new(api, store, "/registry/", environment, Chain::standard(), Allocators::default());
+    let registry = Registry::new(api, store, "/registry/", environment, Chain::standard(), allocators);
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
     let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));

@@ -112,10 +112,14 @@ fn start(plan: &mut Plan, cron: &Value, jobs: &[Arc<Value>], schedule: &Schedule
         plan.events.push((true, "TooManyMissedTimes", about.into()));
     }
     let name = format!("{}-{}", meta::name(cron), at.as_second() / 60);
-    let started = |j: &&Arc<Value>| meta::name(j) == name;
-    if jobs.iter().any(|j| started(&j)) || time(cron, &["status", "lastScheduleTime"]) == Some(at) {
+    let started = jobs.iter().find(|j| meta::name(j) == name);
+    if started.is_some() || time(cron, &["status", "lastScheduleTime"]) == Some(at) {
         // Made already, though the status did not come to say so.
         plan.status.set(&["lastScheduleTime"], format_time(at, 0));
+        let listed = |job: &Value| plan.status.list_at(&["active"]).iter().any(|r| r.str_at(&["uid"]) == meta::uid(job));
+        if let Some(job) = started.filter(|job| !is_finished(job) && !listed(job)) {
+            plan.status.place(&["active"]).make_list().push(reference(job));
+        }
         return;
     }
     let running: Vec<&Arc<Value>> = jobs.iter().filter(|j| !is_finished(j)).collect();
@@ -133,6 +137,12 @@ fn start(plan: &mut Plan, cron: &Value, jobs: &[Arc<Value>], schedule: &Schedule
     }
     plan.create = Some(job(cron, &name, at, zone));
     plan.status.set(&["lastScheduleTime"], format_time(at, 0));
+}
+
+/// How the status names a Job that runs.
+pub(super) fn reference(job: &Value) -> Value {
+    object!({ "apiVersion": "batch/v1", "kind": "Job", "name": (meta::name(job)), "namespace": (meta::namespace(job)),
+        "uid": (meta::uid(job)), "resourceVersion": (meta::resource_version(job)) })
 }
 
 fn is_many(schedule: &Schedule, earliest: Timestamp, now: Timestamp, zone: &TimeZone) -> bool {
@@ -235,6 +245,10 @@ mod tests {
         let made = job_of("c-29453780", None, "2026-01-01T00:20:00Z");
         let plan = plan(&cron(object!({})), &[made], at("2026-01-01T00:25:00Z"));
         assert_eq!((plan.create.is_none(), plan.status.str_at(&["lastScheduleTime"])), (true, "2026-01-01T00:20:00Z"));
+        let active: Vec<&str> = plan.status.list_at(&["active"]).iter().map(|r| r.str_at(&["name"])).collect();
+        assert_eq!(active, ["c-29453780"], "and it is listed, so that its end is seen");
+        let ended = job_of("c-29453780", Some("Complete"), "2026-01-01T00:20:00Z");
+        assert!(super::plan(&cron(object!({})), &[ended], at("2026-01-01T00:25:00Z")).status.get("active").is_none());
     }
 
     #[test]

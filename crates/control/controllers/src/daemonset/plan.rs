@@ -133,7 +133,9 @@ impl State<'_> {
         for (node, run, stay) in fitting {
             let name = meta::name(node);
             let here = self.by_node.get(name).cloned().unwrap_or_default();
-            if *run && here.is_empty() {
+            // Whoever wants no gap does not wait for the old one's end.
+            let is_free = here.is_empty() || surges && here.iter().all(|p| meta::is_terminating(p));
+            if *run && is_free {
                 let pod = new_pod(self.view.set, name, self.view.hash);
                 self.plan.create.push(pod);
             } else if *stay {
@@ -227,7 +229,8 @@ impl State<'_> {
                 None => surging += 1,
                 Some((Some(old), None)) if self.is_available(&old) => candidates.push(*node),
                 Some((Some(_), None)) => free.push(*node),
-                Some((Some(old), Some(new))) if self.is_available(&new) => done.push(old),
+                // What serves no better than its successor need not be waited with.
+                Some((Some(old), Some(new))) if self.is_available(&new) || !is_ready(&old) => done.push(old),
                 Some((Some(_), Some(_))) => surging += 1,
                 Some((None, _)) => {}
             }
@@ -386,5 +389,12 @@ mod tests {
         assert_eq!(changes(&plan_of(&set, &nodes, &starting)), (vec![], vec![]));
         let ready = [old[0].clone(), old[1].clone(), pod("r", "a", "new", true)];
         assert_eq!(changes(&plan_of(&set, &nodes, &ready)), (vec!["b"], vec!["p"]));
+        let mut going = (*old[0]).clone();
+        going.set(&["metadata", "deletionTimestamp"], "2026-01-01T00:30:00Z");
+        let going = [Arc::new(going), pod("s", "b", "new", true)];
+        assert_eq!(changes(&plan_of(&set, &nodes, &going)), (vec!["a"], vec![]));
+        assert!(changes(&plan_of(&rolling("maxUnavailable", 1), &nodes, &going)).0.is_empty());
+        let neither = [pod("p", "a", "old", false), old[1].clone(), pod("r", "a", "new", false)];
+        assert_eq!(changes(&plan_of(&set, &nodes, &neither)), (vec!["b"], vec!["p"]));
     }
 }

@@ -23,6 +23,14 @@ pub(super) struct History {
 const LONGEST: i64 = 3600;
 
 impl History {
+    /// The first look at a target: what it has now was recommended, so that it shrinks no sooner after a restart than otherwise. See
+    /// recordInitialRecommendation.
+    pub(super) fn begin(&mut self, current: i64, at: Timestamp) {
+        if self.recommended.is_empty() {
+            self.recommended.push(Mark { at, replicas: current });
+        }
+    }
+
     /// Notes that the target was scaled.
     pub(super) fn scaled(&mut self, from: i64, to: i64, at: Timestamp) {
         let marks = if to > from { &mut self.added } else { &mut self.removed };
@@ -195,6 +203,16 @@ mod tests {
         check(&spec, &mut history, 10, 2, 100, 10, "ScaleDownStabilized");
         check(&spec, &mut history, 10, 2, 301, 2, "");
         check(&spec, &mut history, 5, 0, 1000, 1, "TooFewReplicas");
+    }
+
+    #[test]
+    fn nothing_shrinks_at_the_first_look() {
+        let (spec, mut history) = (spec(object!({})), History::default());
+        history.begin(10, at(0));
+        check(&spec, &mut history, 10, 2, 0, 10, "ScaleDownStabilized");
+        history.begin(50, at(100));
+        check(&spec, &mut history, 10, 2, 299, 10, "ScaleDownStabilized");
+        check(&spec, &mut history, 10, 2, 301, 2, "");
     }
 
     #[test]

@@ -94,7 +94,8 @@ fn is_settled(pod: &Value, sampled: Option<Timestamp>, window: i64, now: Timesta
     let Some(ready) = meta::condition(pod, "Ready") else { return false };
     let Some(started) = pods::time(pod, &["status", "startTime"]) else { return false };
     let changed = pods::time(ready, &["lastTransitionTime"]).unwrap_or(started);
-    let is_ready = ready.str_at(&["status"]) == "True";
+    // What nobody knows is not held against it.
+    let is_ready = ready.str_at(&["status"]) != "False";
     if started.as_second() + CPU_INITIALIZATION > now.as_second() {
         // The whole window has to lie in the time in which it was ready.
         return is_ready && sampled.is_some_and(|at| at.as_second() >= changed.as_second() + window);
@@ -151,8 +152,9 @@ pub(super) fn propose(
     if !growing_unready && missing.is_empty() {
         return done(if tolerance.covers(ratio) { current } else { (ratio * ready as f64).ceil() as i64 });
     }
-    // What is not known counts against the change: as much as asked for when shrinking, nothing when growing.
-    for name in missing {
+    // What is not known counts against the change: as much as asked for when shrinking, nothing when growing. Where there is none, it
+    // does not count.
+    for name in missing.into_iter().filter(|_| ratio != 1.0) {
         let full = match metric.target {
             Target::Utilization(target) => requests.get(&name).copied().unwrap_or(0) * target.max(100) / 100,
             Target::Average(target) => target,
@@ -240,6 +242,25 @@ mod tests {
         assert_eq!(check(half, 3, &ready(3), &each(&["1", "1"])), Ok(4));
         // Shrinking: it counts as busy.
         assert_eq!(check(half, 3, &ready(3), &each(&["100m", "100m"])), Ok(3));
+    }
+
+    #[test]
+    fn pods_of_which_nothing_is_known_change_nothing_where_the_others_are_on_target() {
+        assert_eq!(check(Target::Utilization(50), 4, &ready(4), &each(&["500m", "500m"])), Ok(4));
+        assert_eq!(check(Target::Average(500), 4, &ready(4), &each(&["500m", "500m"])), Ok(4));
+    }
+
+    #[test]
+    fn a_pod_that_is_young_counts_unless_it_is_said_not_to_be_ready() {
+        let young = |ready: &str| {
+            let mut pod = (*pod("p1", ready)).clone();
+            pod.set(&["status", "startTime"], "2026-01-01T00:58:00Z");
+            let at = object!({ "type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:58:10Z" });
+            pod.set(&["status", "conditions"], object!([at]));
+            Arc::new(pod)
+        };
+        let with = |ready: &str| check(Target::Utilization(50), 2, &[pod("p0", "True"), young(ready)], &each(&["500m", "1"]));
+        assert_eq!((with("True"), with("Unknown"), with("False")), (Ok(3), Ok(3), Ok(2)));
     }
 
     #[test]

@@ -192,22 +192,34 @@ impl State<'_> {
         let lowest = set.int_at(&["spec", "ordinals", "start"]).unwrap_or(0) + self.partition();
         let wanted = self.replicas.len() as i64;
         let path = ["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"];
-        let most = scaled(set.at(&path), wanted, true).unwrap_or(1).max(1);
-        let mut missing = 0;
+        if let Some(most) = scaled(set.at(&path), wanted, true) {
+            return self.roll_within(lowest, most.max(1));
+        }
+        // One after the other: each waits for those above it.
         for (i, pod) in self.replicas.clone().into_iter().rev() {
-            let Some(pod) = pod else {
-                missing += 1;
-                continue;
-            };
-            if i >= lowest && !self.is_updated(&pod) && !meta::is_terminating(&pod) && missing < most {
+            let Some(pod) = pod else { return };
+            if i >= lowest && !self.is_updated(&pod) && !meta::is_terminating(&pod) {
                 self.plan.delete.push(pod);
-                missing += 1;
-            } else if !self.is_available(&pod) {
-                missing += 1;
-            }
-            if missing >= most {
                 return;
             }
+            if !self.is_available(&pod) {
+                return;
+            }
+        }
+    }
+
+    /// The same where so many of all pods may be missing at once; see KEP-961. What does not serve anyway is no further loss.
+    fn roll_within(&mut self, lowest: i64, most: i64) {
+        let mut missing = self.replicas.values().filter(|pod| !pod.as_ref().is_some_and(|p| self.is_available(p))).count() as i64;
+        for (_, pod) in self.replicas.clone().into_iter().rev().filter(|(i, _)| *i >= lowest) {
+            let Some(pod) = pod.filter(|p| !self.is_updated(p) && !meta::is_terminating(p)) else { continue };
+            if self.is_available(&pod) {
+                if missing >= most {
+                    return;
+                }
+                missing += 1;
+            }
+            self.plan.delete.push(pod);
         }
     }
 

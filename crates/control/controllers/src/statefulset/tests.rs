@@ -99,6 +99,25 @@ fn a_roll_out_goes_down_to_the_partition_one_by_one() {
 fn more_pods_may_be_missing_at_once_where_the_set_says_so() {
     let strategy = object!({ "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 2 } });
     let set = set(object!({ "updateStrategy": strategy, "podManagementPolicy": "Parallel" }));
+    let deleted = |ready: [bool; 3]| {
+        let all = [0, 1, 2].map(|i| pod(i, "old", ready[i as usize]));
+        changes(&plan_of(&set, &all)).1.join(",")
+    };
+    assert_eq!(deleted([true, true, true]), "web-2,web-1");
+    // Whoever is missing counts, wherever he is; what does not serve is replaced beside that, when its turn comes.
+    assert_eq!(deleted([false, true, true]), "web-2");
+    assert_eq!(deleted([true, false, false]), "web-2,web-1");
+    assert_eq!(deleted([true, true, false]), "web-2,web-1");
+    let below = [pod(0, "new", false), pod(1, "old", true), pod(2, "old", true)];
+    assert_eq!(changes(&plan_of(&set, &below)).1, ["web-2"]);
+    let none = [pod(0, "new", false), pod(1, "new", false), pod(2, "old", true)];
+    assert!(changes(&plan_of(&set, &none)).1.is_empty());
+}
+
+#[test]
+fn a_share_of_pods_that_may_be_missing_is_rounded_up() {
+    let strategy = object!({ "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": "34%" } });
+    let set = set(object!({ "updateStrategy": strategy, "podManagementPolicy": "Parallel" }));
     let all = [pod(0, "old", true), pod(1, "old", true), pod(2, "old", true)];
     assert_eq!(changes(&plan_of(&set, &all)).1, ["web-2", "web-1"]);
 }

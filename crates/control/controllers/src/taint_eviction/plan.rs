@@ -3,33 +3,38 @@
 use std::time::Duration;
 
 use fram_machinery::Value;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::nodes::tolerates;
 use crate::pods;
 
-/// How long a pod may stay: None for ever, zero not at all. A time begins with the taint, or with the pod's coming where that
-/// was later. `first_seen` is for taints that do not say when they were added.
+/// How long a pod may stay: None for ever, zero not at all.
 pub(super) fn patience(pod: &Value, taints: &[Value], first_seen: Timestamp, now: Timestamp) -> Option<Duration> {
+    let left = due(pod, taints, first_seen, now)?.as_second() - now.as_second();
+    Some(Duration::from_secs(u64::try_from(left).unwrap_or(0)))
+}
+
+/// When a pod has to go; None where never. A time begins with the taint, or with the pod's coming where that was later. `first_seen` is
+/// for taints that do not say when they were added.
+pub(super) fn due(pod: &Value, taints: &[Value], first_seen: Timestamp, now: Timestamp) -> Option<Timestamp> {
     let evicting: Vec<&Value> = taints.iter().filter(|t| t.str_at(&["effect"]) == "NoExecute").collect();
     if evicting.is_empty() {
         return None;
     }
     let came = fram_machinery::meta::condition(pod, "PodScheduled").and_then(|c| pods::time(c, &["lastTransitionTime"]));
     let came = came.or_else(|| pods::created(pod)).unwrap_or(Timestamp::UNIX_EPOCH);
-    let mut shortest: Option<Duration> = None;
+    let mut earliest: Option<Timestamp> = None;
     for taint in evicting {
         let matching: Vec<&Value> = pod.list_at(&["spec", "tolerations"]).iter().filter(|t| tolerates(t, taint)).collect();
         if matching.is_empty() {
-            return Some(Duration::ZERO);
+            return Some(now);
         }
         let Some(seconds) = matching.iter().filter_map(|t| t.int_at(&["tolerationSeconds"])).min() else { continue };
         let begun = pods::time(taint, &["timeAdded"]).unwrap_or(first_seen).max(came);
-        let left = begun.as_second() + seconds.max(0) - now.as_second();
-        let left = Duration::from_secs(u64::try_from(left).unwrap_or(0));
-        shortest = Some(shortest.map_or(left, |s| s.min(left)));
+        let end = begun.saturating_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX);
+        earliest = Some(earliest.map_or(end, |e| e.min(end)));
     }
-    shortest
+    earliest
 }
 
 #[cfg(test)]

@@ -117,6 +117,25 @@ fn thousands_of_pods_of_one_job_that_fail_at_once_cost_what_each_of_them_costs()
 }
 
 #[test]
+fn a_pod_that_is_not_deleted_after_all_is_no_target_any_more() {
+    run(async {
+        let day = Day::new(1).await;
+        make(&day.client, &PODS, "spared", template(object!({}), "serve")).await;
+        wait(10).await;
+        let now = day.world.clock.timestamp().to_string();
+        let condition = object!({ "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "m", "lastTransitionTime": now });
+        let said = object!({ "status": { "conditions": [condition] } });
+        day.client.within(&PODS, NAMESPACE).patch("spared", "status", PatchKind::Strategic, said).await.unwrap();
+        wait(110).await;
+        let of = |pod: &Value| meta::condition(pod, "DisruptionTarget").map(|c| ["status", "reason"].map(|f| c.str_at(&[f]).to_string()));
+        assert_eq!(of(&day.list(&PODS).await[0]).unwrap()[0], "True");
+        wait(20).await;
+        assert_eq!(of(&day.list(&PODS).await[0]).unwrap(), ["False", ""]);
+        day.end().await;
+    });
+}
+
+#[test]
 fn a_quota_that_changes_under_load_is_kept_and_not_run_against() {
     run(async {
         let mut day = Day::new(2).await;

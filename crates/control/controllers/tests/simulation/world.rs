@@ -230,6 +230,7 @@ impl World {
             informers,
             now: Arc::new(move || environment.now_text()),
             pod_groups: context.kinds.iter().any(|kind| kind.resource == POD_GROUPS),
+            device_taint_rules: context.served("resource.k8s.io", "devicetaintrules"),
         };
         tasks.spawn(Scheduler::new(config).run(stop.clone()));
         self.components = Some(Components { tasks, stop });

@@ -229,7 +229,7 @@ impl<'a> Search<'a> {
         let in_use = self.devices.taken.contains(&candidate.id) || self.taken.contains(&number);
         let tolerations = way.spec.list_at(&["tolerations"]);
         let bars = |t: &Value| matches!(t.str_at(&["effect"]), "NoSchedule" | "NoExecute") && !tolerates(tolerations, t);
-        if of_claim >= MOST_DEVICES || !admin && in_use || candidate.device.list_at(&["taints"]).iter().any(bars) {
+        if of_claim >= MOST_DEVICES || !admin && in_use || self.devices.taints_of(&candidate.id, candidate.device).any(bars) {
             return false;
         }
         let shared = is_shared(candidate.device);

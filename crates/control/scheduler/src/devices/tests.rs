@@ -167,6 +167,33 @@ fn a_tainted_device_is_for_who_tolerates_it() {
 }
 
 #[test]
+fn a_device_that_a_rule_taints_is_for_who_tolerates_it() {
+    let rule = |selector: Value, effect: &str| {
+        let spec = object!({ "deviceSelector": selector, "taint": { "key": "k", "effect": effect } });
+        Some(Arc::new(object!({ "metadata": { "name": "r" }, "spec": spec })))
+    };
+    let mut devices = devices(vec![slice("pa", "a", vec![device("0", "x"), device("1", "x")])]);
+    let table = [
+        (object!({}), "NoSchedule", NONE),
+        (object!({}), "NoExecute", NONE),
+        (object!({}), "None", "r=0"),
+        (Value::Null, "NoSchedule", "r=0"),
+        (object!({ "driver": "d.io", "pool": "pa", "device": "0" }), "NoSchedule", "r=1"),
+        (object!({ "driver": "other.io" }), "NoSchedule", "r=0"),
+        (object!({ "pool": "pb" }), "NoSchedule", "r=0"),
+    ];
+    for (selector, effect, expect) in table {
+        devices.set_rule("r", rule(selector.clone(), effect));
+        assert_eq!(found(&devices, &[claim("c", exactly(object!({})))], 0), expect, "{selector:?} {effect}");
+    }
+    devices.set_rule("r", rule(object!({}), "NoSchedule"));
+    let tolerations = object!([{ "key": "k", "operator": "Exists" }]);
+    assert_eq!(found(&devices, &[claim("c", exactly(object!({ "tolerations": tolerations })))], 0), "r=0");
+    devices.set_rule("r", None);
+    assert_eq!(found(&devices, &[claim("c", exactly(object!({})))], 0), "r=0");
+}
+
+#[test]
 fn only_the_newest_and_complete_generation_of_a_pool_counts() {
     let generation = |name: &str, generation: i64, count: i64| {
         let mut slice = (*slice("pa", "a", vec![device(name, "x")])).clone();

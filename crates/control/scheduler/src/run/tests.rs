@@ -74,6 +74,7 @@ async fn world(pods: Vec<Arc<Value>>, nodes: &[&str]) -> World {
         client,
         now: Arc::new(|| "now".into()),
         pod_groups: false,
+        device_taint_rules: None,
     };
     let mut scheduler = Scheduler::new(config);
     scheduler.followed.pods.synced().await;

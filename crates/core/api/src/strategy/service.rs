@@ -8,8 +8,21 @@ use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names, object};
 
 use super::{NameRule, Strategy};
+use crate::ServiceFamilies;
 
-pub(super) struct Service;
+/// Services in a cluster that has these families for them.
+pub(super) struct Service(ServiceFamilies);
+
+impl Service {
+    pub(super) fn of(families: ServiceFamilies) -> &'static Self {
+        match families {
+            ServiceFamilies::V4 => &Self(ServiceFamilies::V4),
+            ServiceFamilies::V6 => &Self(ServiceFamilies::V6),
+            ServiceFamilies::V4V6 => &Self(ServiceFamilies::V4V6),
+            ServiceFamilies::V6V4 => &Self(ServiceFamilies::V6V4),
+        }
+    }
+}
 
 impl Strategy for Service {
     fn name_rule(&self) -> NameRule {
@@ -53,7 +66,7 @@ impl Strategy for Service {
     fn prepare_create(&self, object: &mut Value) {
         object.set(&["status"], object!({ "loadBalancer": {} }));
         families::agree(object, None);
-        families::infer(object, None);
+        families::infer(object, None, self.0);
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value) {
@@ -71,14 +84,14 @@ impl Strategy for Service {
         }
         if object.str_at(&["spec", "type"]) != "ExternalName" {
             families::agree(object, Some(old));
-            families::infer(object, Some(old));
+            families::infer(object, Some(old), self.0);
         }
         keep_or_clear_node_ports(object, old);
         drop_what_the_type_lost(object, old);
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {
-        validation::validate(object)
+        validation::validate(object, self.0)
     }
 
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {

@@ -6,6 +6,7 @@ use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
 use super::families;
+use crate::ServiceFamilies;
 use crate::strategy::network::special_address;
 use crate::strategy::pod::port_or_name;
 
@@ -15,10 +16,10 @@ fn is_given(spec: &Value, field: &str) -> bool {
     spec.get(field).is_some_and(|v| !v.is_null() && v.as_str() != Some("") && v.as_list().is_none_or(|l| !l.is_empty()))
 }
 
-pub(super) fn validate(object: &Value) -> Vec<FieldError> {
+pub(super) fn validate(object: &Value, cluster: ServiceFamilies) -> Vec<FieldError> {
     let mut errors = families::errors(object);
     if errors.is_empty() {
-        errors = families::lacking(object);
+        errors = families::lacking(object, cluster);
     }
     if !errors.is_empty() {
         return errors;
@@ -167,7 +168,7 @@ fn load_balancer(spec: &Value, ty: &str, errors: &mut Vec<FieldError>) {
 }
 
 pub(super) fn validate_update(object: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+    let mut errors = families::changes(object, old);
     let text = |service: &Value, field: &str| service.str_at(&["spec", field]).to_string();
     let external = text(old, "type") == "ExternalName" || text(object, "type") == "ExternalName";
     if !external && !text(old, "clusterIP").is_empty() && text(object, "clusterIP") != text(old, "clusterIP") {
