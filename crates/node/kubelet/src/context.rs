@@ -97,6 +97,11 @@ impl Context {
         self.statics.get(key).map(|p| self.with_status(&p)).or_else(|| self.pods.get(key))
     }
 
+    /// Pods come from a URL, and it has not yet said which.
+    pub(crate) fn awaits_url(&self) -> bool {
+        self.config.static_pod_url.is_some() && !self.statics.url_is_known()
+    }
+
     /// A static pod with the status that its mirror has.
     fn with_status(&self, pod: &Arc<Value>) -> Arc<Value> {
         let mirror = self.pods.get(&meta::key(pod)).filter(|m| mirror::hash(m) == Some(meta::uid(pod)));
@@ -129,7 +134,12 @@ impl Context {
             node_swap: self.node.swap_bytes,
         };
         swap.apply(pod, container, &mut limits);
+        resources::count_over(&mut limits, self.quota_period());
         limits
+    }
+
+    fn quota_period(&self) -> i64 {
+        i64::try_from(self.config.cpu_cfs_quota_period.as_micros()).unwrap_or(resources::QUOTA_PERIOD)
     }
 
     /// The limits of a pod's cgroup.
@@ -138,6 +148,7 @@ impl Context {
         if !self.config.cpu_cfs_quota || self.managers.is_exclusive(meta::uid(pod)) {
             limits.cpu_quota = 0;
         }
+        resources::count_over(&mut limits, self.quota_period());
         limits
     }
 
