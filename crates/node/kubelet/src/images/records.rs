@@ -113,19 +113,19 @@ impl Records {
         }
     }
 
-    /// After a start: what was being pulled when the kubelet ended and is there now is recorded as pulled by nobody knows whom.
-    pub(super) fn recover(&self, images: &[Image], now: &str) {
+    /// After a start: what was being pulled when the kubelet ended.
+    pub(super) fn interrupted(&self) -> Vec<String> {
         let _whole = self.pulls.lock();
-        for path in files(&self.intents()) {
-            let Some(intent) = read(&path) else { continue };
-            let name = intent.str_at(&["image"]);
-            let found = images.iter().find(|image| image.repo_tags.iter().chain(&image.repo_digests).any(|known| known == name));
-            if let Some(image) = found {
-                match self.note(name, &image.id, None, now) {
-                    Ok(()) => remove(&path),
-                    Err(error) => tracing::error!(image = name, %error, "that an image was pulled could not be recorded"),
-                }
-            }
+        let name = |path: PathBuf| read(&path).map(|intent| intent.str_at(&["image"]).to_string()).filter(|name| !name.is_empty());
+        files(&self.intents()).into_iter().filter_map(name).collect()
+    }
+
+    /// One of these is there: it is recorded as pulled by nobody knows whom.
+    pub(super) fn recover(&self, image: &str, id: &str, now: &str) {
+        let _whole = self.pulls.lock();
+        match self.note(image, id, None, now) {
+            Ok(()) => remove(&file(&self.intents(), image)),
+            Err(error) => tracing::error!(image, %error, "that an image was pulled could not be recorded"),
         }
     }
 
@@ -209,7 +209,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         Records::new(root.path(), Verification::default()).begin("reg/app:1").unwrap();
         let records = Records::new(root.path(), Verification::default());
-        records.recover(&[image("id", "reg/app:1")], "now");
+        assert_eq!(records.interrupted(), ["reg/app:1"]);
+        records.recover("reg/app:1", "id", "now");
         assert!(files(&records.intents()).is_empty());
         assert!(records.must_ask("reg/app:1", "id", &[secret("a")], "now"));
         records.forget("id");
