@@ -1,6 +1,6 @@
 //! What all pod workers of a kubelet share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -95,6 +95,17 @@ impl Context {
     /// The pod with a key.
     pub(crate) fn pod(&self, key: &str) -> Option<Arc<Value>> {
         self.statics.get(key).map(|p| self.with_status(&p)).or_else(|| self.pods.get(key))
+    }
+
+    /// How the devices of a pod's main containers are, of plugins and of drivers; nothing of those that have none.
+    pub(crate) fn device_health(&self, pod: &Value) -> HashMap<String, Vec<Value>> {
+        let of = |container: &Value| {
+            let name = pod::container_name(container);
+            let mut health = self.devices.health_of(meta::uid(pod), name);
+            health.extend(self.dra.health_of(pod, container));
+            (!health.is_empty()).then(|| (name.to_string(), health))
+        };
+        pod::containers(pod).iter().filter_map(of).collect()
     }
 
     /// Pods come from a URL, and it has not yet said which.

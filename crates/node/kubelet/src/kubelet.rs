@@ -202,6 +202,7 @@ impl Kubelet {
         let (devices, dra) = (self.ctx.devices.clone(), self.ctx.dra.clone());
         let registry = Arc::new(devices::registration::Registry { devices, dra, tasks: self.tasks.clone(), stop: stop.clone() });
         self.tasks.spawn(dra::keep(self.clone(), stop.clone()));
+        self.tasks.spawn(tell_health(self.clone(), stop.clone()));
         self.tasks.spawn(devices::registration::serve(registry.clone()));
         self.tasks.spawn(devices::registration::follow(registry, root.join("plugins_registry")));
         self.tasks.spawn(devices::pod_resources::serve(self.clone(), root.join("pod-resources/kubelet.sock"), stop));
@@ -244,6 +245,23 @@ impl Kubelet {
         if let Some(mailbox) = self.mailboxes.lock().get(uid) {
             mailbox.post(letter);
         }
+    }
+}
+
+/// Has the pods that hold devices tell of them again when these change, until `stop`.
+async fn tell_health(kubelet: Kubelet, stop: CancellationToken) {
+    let (mut devices, mut drivers) = (kubelet.ctx.devices.subscribe(), kubelet.ctx.dra.subscribe_health());
+    loop {
+        let changed = async {
+            tokio::select! {
+                changed = devices.changed() => changed.is_ok().then(|| kubelet.ctx.devices.holders()),
+                changed = drivers.changed() => {
+                    changed.is_ok().then(|| kubelet.ctx.dra.claims().into_values().flat_map(|claim| claim.pods).collect())
+                }
+            }
+        };
+        let Some(Some(holders)) = stop.run_until_cancelled(changed).await else { return };
+        holders.iter().for_each(|uid| kubelet.post(uid, Letter::Runtime));
     }
 }
 

@@ -323,6 +323,7 @@ impl Worker {
             observed: &self.observed,
             verdicts: &verdicts,
             waiting: &self.waiting,
+            health: &self.ctx.device_health(&pod),
             host_ips: &self.ctx.host_ips(),
             resize: &resize,
             failure: self.state.failure.as_ref(),
