@@ -294,7 +294,7 @@ impl DeviceManager {
         let channel = endpoint.channel().await?;
         let bytes = channel.unary(&format!("{SERVICE}/GetDevicePluginOptions"), &Empty {}.encode()).await?;
         let options = DevicePluginOptions::decode(&bytes).map_err(|_| DeviceError::Malformed(resource.to_string()))?;
-        let (_outgoing, mut incoming) = channel.stream(&format!("{SERVICE}/ListAndWatch"), &Empty {}.encode()).await?;
+        let mut incoming = channel.listen(&format!("{SERVICE}/ListAndWatch"), &Empty {}.encode()).await?;
         let plugin = Plugin { endpoint: endpoint.clone(), options, stop: stop.clone() };
         // The newest plugin of a resource counts.
         let before = {

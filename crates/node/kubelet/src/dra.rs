@@ -128,8 +128,7 @@ impl DraManager {
         const METHOD: &str = "NodeWatchResources";
         let failed = |source| DraError::Call { method: METHOD, source };
         let channel = endpoint.channel().await?;
-        let (_outgoing, mut incoming) =
-            channel.stream(&format!("/{HEALTH}/{METHOD}"), &messages::Nothing {}.encode()).await.map_err(failed)?;
+        let mut incoming = channel.listen(&format!("/{HEALTH}/{METHOD}"), &messages::Nothing {}.encode()).await.map_err(failed)?;
         loop {
             let now = Instant::now();
             let end = self.health.lock().next_end(driver, now);

@@ -22,10 +22,10 @@ use crate::clock::Clock;
 use crate::config::KubeletConfig;
 use crate::durable::DurableError;
 use crate::metrics::{Families, Took, size_range};
-use access::Used;
+use access::{PullAccount, Used};
 use keyring::Keyring;
 use progress::Progress;
-use provider::CredentialProviders;
+use provider::{Accounts, CredentialProviders, PodIdentity};
 use records::Records;
 
 /// Why there is no image: the reason and message of the waiting container, and when a further try makes sense.
@@ -46,6 +46,7 @@ pub(crate) struct Images {
     service: Arc<dyn ImageService>,
     clock: Arc<dyn Clock>,
     providers: Arc<CredentialProviders>,
+    accounts: Arc<dyn Accounts>,
     records: Arc<Records>,
     /// As many pulls as may be under way at once; None where nothing limits them.
     turns: Option<Semaphore>,
@@ -63,11 +64,18 @@ struct State {
 }
 
 impl Images {
-    pub(crate) fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>, config: &KubeletConfig, families: Arc<Families>) -> Self {
+    pub(crate) fn new(
+        service: Arc<dyn ImageService>,
+        accounts: Arc<dyn Accounts>,
+        clock: Arc<dyn Clock>,
+        config: &KubeletConfig,
+        families: Arc<Families>,
+    ) -> Self {
         let records = Arc::new(Records::new(&config.root_dir, config.image_verification.clone()));
         let turns = config.parallel_image_pulls.map(|limit| Semaphore::new(limit.get()));
         let rate = config.registry_pulls.map(|rate| Mutex::new(Bucket::new(rate, tokio::time::Instant::now())));
-        Self { service, clock, providers: config.credential_providers.clone(), records, turns, rate, families, state: Mutex::default() }
+        let providers = config.credential_providers.clone();
+        Self { service, clock, providers, accounts, records, turns, rate, families, state: Mutex::default() }
     }
 
     /// To be called once before anything is pulled: what a kill has cut off passes for pulled by nobody knows whom, where it is there.
@@ -152,7 +160,25 @@ impl Images {
     async fn must_ask(&self, spec: &ImageSpec, id: &str, keyring: &Keyring) -> bool {
         let (image, id, now) = (spec.user_specified_image.clone(), id.to_string(), self.now());
         let secrets = keyring.secrets(&spec.image);
-        self.on_disk(move |records| records.must_ask(&image, &id, &secrets, &now)).await
+        let account = self.account(&spec.image, &keyring.pod).await;
+        self.on_disk(move |records| records.must_ask(&image, &id, &secrets, account.as_ref(), &now)).await
+    }
+
+    /// The pod's service account, where providers are told of it.
+    async fn account(&self, image: &str, pod: &PodIdentity) -> Option<PullAccount> {
+        if pod.account.is_empty() || !self.providers.concern_accounts(image) {
+            return None;
+        }
+        match self.accounts.get(&pod.namespace, &pod.account).await {
+            Ok(account) => {
+                let uid = fram_machinery::meta::uid(&account).to_string();
+                Some(PullAccount { uid, namespace: pod.namespace.clone(), name: pod.account.clone() })
+            }
+            Err(error) => {
+                tracing::info!(image, account = pod.account, %error, "a service account cannot be read: the image is verified anew");
+                None
+            }
+        }
     }
 
     async fn pull(
@@ -251,7 +277,7 @@ impl Images {
     ) -> Result<(Image, Used), ImageError> {
         // The pod's own credentials first, then those of the node.
         let mut found = keyring.lookup(&spec.image);
-        found.extend(self.providers.credentials(&spec.image).await);
+        found.extend(self.providers.credentials(&spec.image, &keyring.pod, &*self.accounts).await);
         let with = |(auth, used)| (Some(auth), used);
         let tries: Vec<(Option<AuthConfig>, Used)> =
             if found.is_empty() { vec![(None, Used::Node)] } else { found.into_iter().map(with).collect() };

@@ -110,7 +110,7 @@ impl Kubelet {
             devices: Arc::new(DeviceManager::open(&config.root_dir)),
             dra: Arc::new(DraManager::open(client.clone(), &config.node_name, &config.root_dir)),
             user_namespaces: UserNamespaces::open(&config),
-            images: Images::new(images, clock.clone(), &config, metrics.families.clone()),
+            images: Images::new(images, Arc::new(client.clone()), clock.clone(), &config, metrics.families.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             tokens: Tokens::new(client.clone()),
             trust: TrustBundles::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),

@@ -10,7 +10,7 @@ use fram_cri::Image;
 use fram_machinery::{Value, json, object};
 use parking_lot::Mutex;
 
-use super::access::{PullSecret, Used, Verdict, Verification, noted, verdict};
+use super::access::{PullAccount, PullSecret, Used, Verdict, Verification, noted, verdict};
 use crate::durable::{self, DurableError, Flush};
 
 pub(super) struct Records {
@@ -94,14 +94,14 @@ impl Records {
     }
 
     /// Whether a pod with these secrets has to ask the registry for an image that is on the node.
-    pub(super) fn must_ask(&self, image: &str, id: &str, own: &[PullSecret], now: &str) -> bool {
+    pub(super) fn must_ask(&self, image: &str, id: &str, own: &[PullSecret], account: Option<&PullAccount>, now: &str) -> bool {
         let _whole = self.pulls.lock();
         let record = read(&file(&self.pulled(), id));
         let pulled_here = record.is_some() || file(&self.intents(), image).exists();
         if !self.policy.concerns(image, pulled_here) {
             return false;
         }
-        match record.map_or(Verdict::Ask, |record| verdict(&record, image, own)) {
+        match record.map_or(Verdict::Ask, |record| verdict(&record, image, own, account)) {
             Verdict::Allowed => false,
             Verdict::AllowedBy(secret) => {
                 if let Err(error) = self.note(image, id, Some(&Used::Secret(secret)), now) {
@@ -189,13 +189,15 @@ mod tests {
         let open = || Records::new(root.path(), Verification::default());
         let records = open();
         // What was there before the kubelet is everybody's.
-        assert!(!records.must_ask("reg/app:1", "id", &[], "now"));
+        assert!(!records.must_ask("reg/app:1", "id", &[], None, "now"));
         records.begin("reg/app:1").unwrap();
-        assert!(records.must_ask("reg/app:1", "id", &[], "now"));
+        assert!(records.must_ask("reg/app:1", "id", &[], None, "now"));
         records.end("reg/app:1", Some(("id", &Used::Secret(secret("a")))), "now");
         for records in [records, open()] {
-            assert!(records.must_ask("reg/app:1", "id", &[], "now") && records.must_ask("reg/app:1", "id", &[secret("b")], "now"));
-            assert!(!records.must_ask("reg/app:1", "id", &[secret("a")], "now"));
+            assert!(
+                records.must_ask("reg/app:1", "id", &[], None, "now") && records.must_ask("reg/app:1", "id", &[secret("b")], None, "now")
+            );
+            assert!(!records.must_ask("reg/app:1", "id", &[secret("a")], None, "now"));
         }
         let left = || files(&root.path().join("image_manager/pulled")).len();
         open().prune(&[image("other", "x")], 1);
@@ -212,14 +214,14 @@ mod tests {
         assert_eq!(records.interrupted(), ["reg/app:1"]);
         records.recover("reg/app:1", "id", "now");
         assert!(files(&records.intents()).is_empty());
-        assert!(records.must_ask("reg/app:1", "id", &[secret("a")], "now"));
+        assert!(records.must_ask("reg/app:1", "id", &[secret("a")], None, "now"));
         records.forget("id");
-        assert!(!records.must_ask("reg/app:1", "id", &[], "now"));
+        assert!(!records.must_ask("reg/app:1", "id", &[], None, "now"));
         records.begin("reg/b").unwrap();
         records.begin("reg/b").unwrap();
         records.end("reg/b", None, "now");
-        assert!(records.must_ask("reg/b", "b", &[], "now"));
+        assert!(records.must_ask("reg/b", "b", &[], None, "now"));
         records.end("reg/b", None, "now");
-        assert!(!records.must_ask("reg/b", "b", &[], "now"));
+        assert!(!records.must_ask("reg/b", "b", &[], None, "now"));
     }
 }
