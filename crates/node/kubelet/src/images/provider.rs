@@ -33,7 +33,7 @@ pub enum ProviderError {
     #[error("credential provider {name}: {why}")]
     Answer { name: String, why: String },
     #[error("credential provider {name}: the service account {account} cannot be told of: {status}")]
-    Account { name: String, account: String, status: Status },
+    Account { name: String, account: String, status: Box<Status> },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -121,7 +121,11 @@ impl CredentialProviders {
                 true if tokens.requires_account => return Ok(None),
                 true => {}
                 false => {
-                    let failed = |status| ProviderError::Account { name: provider.name.clone(), account: pod.account.clone(), status };
+                    let failed = |status| ProviderError::Account {
+                        name: provider.name.clone(),
+                        account: pod.account.clone(),
+                        status: Box::new(status),
+                    };
                     match tokens.tell(pod, accounts).await.map_err(failed)? {
                         Some(account) => told = Some(account),
                         None => return Ok(None),

@@ -65,7 +65,8 @@ mod tests {
     async fn health_is_told_and_nothing_else() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(free, stop.clone()));
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(free, stop.clone()));
         for (path, expect) in [("/healthz", "HTTP/1.1 200 OK"), ("/pods", "HTTP/1.1 404 Not Found")] {
             let mut stream = loop {
                 match tokio::net::TcpStream::connect(free).await {
@@ -79,6 +80,6 @@ mod tests {
             assert!(told.starts_with(expect), "{told}");
         }
         stop.cancel();
-        serving.await.unwrap();
+        serving.join_next().await.unwrap().unwrap();
     }
 }

@@ -186,14 +186,16 @@ mod tests {
         let drop_ins = dir.path().join("logind.conf.d");
         let (theirs, lock) = std::os::unix::net::UnixStream::pair().unwrap();
         let (ours, other) = UnixStream::pair().unwrap();
-        let logind = tokio::spawn(model(other, drop_ins.clone(), lock.into()));
+        let mut logind = tokio::task::JoinSet::new();
+        logind.spawn(model(other, drop_ins.clone(), lock.into()));
         let mut talk = Logind::over(Bus::over(ours).await.unwrap());
         talk.prepare(Duration::from_millis(29_500), &drop_ins).await.unwrap();
         assert!(std::fs::read_to_string(drop_ins.join(DROP_IN)).unwrap().contains("InhibitDelayMaxSec=30\n"));
         let lock = talk.lock().await.unwrap();
         assert!(talk.word().await.unwrap());
         drop(talk);
-        assert_eq!(logind.await.unwrap(), ["AUTH EXTERNAL", "Hello", "AddMatch", "Get", "KillUnit", "Get", "Inhibit"]);
+        let said = logind.join_next().await.unwrap().unwrap();
+        assert_eq!(said, ["AUTH EXTERNAL", "Hello", "AddMatch", "Get", "KillUnit", "Get", "Inhibit"]);
         // The model's own end went with it; the lock is what is left.
         theirs.set_nonblocking(true).unwrap();
         let state = || std::io::Read::read(&mut &theirs, &mut [0]).map_err(|e| e.kind());
