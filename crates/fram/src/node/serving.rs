@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::Serving;
 
 /// As often upstream looks whether the files have changed; see dynamiccertificates.FileRefreshDuration.
-const LOOK: Duration = Duration::from_secs(60);
+pub(super) const LOOK: Duration = Duration::from_secs(60);
 
 /// What a kubelet speaks over TLS: streams need the connection for themselves.
 pub(crate) fn serving_config(
@@ -84,11 +84,11 @@ impl ResolvesServerCert for Shown {
     }
 }
 
-/// The same with the certificate of these files, which have to be good at first.
+/// The same with the certificate of these two files, which have to be good at first, and are looked at again after each time.
 pub(super) fn of_files(
     mut base: Serving,
-    certificate: PathBuf,
-    key: PathBuf,
+    (certificate, key): (PathBuf, PathBuf),
+    look: Duration,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<Serving> {
@@ -114,7 +114,7 @@ pub(super) fn of_files(
                         Ok(()) => drop(sender.send_replace(with(&base.borrow_and_update()))),
                         Err(_) => base_lives = false,
                     },
-                    () = tokio::time::sleep(LOOK) => {
+                    () = tokio::time::sleep(look) => {
                         let now = files.changed();
                         if now != last {
                             match files.read() {
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(some.kx_groups.iter().map(|g| g.name()).collect::<Vec<_>>(), [NamedGroup::secp384r1, NamedGroup::X25519]);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_certificate_of_files_is_shown_and_read_again_when_it_changes() {
         let dir = tempfile::tempdir().unwrap();
         let (certificate, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
@@ -165,7 +165,8 @@ mod tests {
         let base = serving_config(&pki.ca_pem, &identity, dir.path(), &ServingTls { only_13: true, ..Default::default() }).unwrap();
         let (_kept, base) = watch::channel(base);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let files = || of_files(base.clone(), certificate.clone(), key.clone(), &tasks, &stop);
+        let look = Duration::from_millis(10);
+        let files = || of_files(base.clone(), (certificate.clone(), key.clone()), look, &tasks, &stop);
         assert!(files().unwrap_err().to_string().contains("tls.crt"));
         let first = write("one.example");
         let serving = files().unwrap();
@@ -183,8 +184,12 @@ mod tests {
         let second = write("two.example");
         let later = SystemTime::now() + Duration::from_secs(5);
         std::fs::File::open(&certificate).unwrap().set_modified(later).unwrap();
-        tokio::time::sleep(LOOK + Duration::from_secs(1)).await;
-        assert_eq!(shown().await, second);
+        let changed = async {
+            while shown().await != second {
+                tokio::time::sleep(look).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), changed).await.unwrap();
         stop.cancel();
         tasks.close();
         tasks.wait().await;
