@@ -2,7 +2,7 @@
 //! Pure but for the writer, which sends what changed.
 
 mod conditions;
-pub(crate) use conditions::is_owned;
+pub(crate) use conditions::joined;
 mod containers;
 #[cfg(test)]
 mod tests;
