@@ -29,7 +29,7 @@ async fn start(agent: Agent) -> anyhow::Result<()> {
     let _lock = NodeLock::take(data)?;
     // Pods ask the API at the server's own address: the Service's is no address of this node.
     let config = crate::up::node_config(&agent.machine, Vec::new())?;
-    let (name, ip) = (config.name.clone(), config.ip);
+    let (name, ip, serving_tls) = (config.name.clone(), config.ip, config.kubelet.serving_tls());
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mut signals = Signals::listen()?;
     let identity = tokio::select! {
@@ -51,7 +51,8 @@ async fn start(agent: Agent) -> anyhow::Result<()> {
     let keeper = identity::Keeper { directory: identity::directory(data), node: name.clone(), client, remote, current: current.clone() };
     tasks.spawn(keeper.run(stop.clone()));
     let (directory, ca) = (identity::directory(data), current.borrow().ca.clone());
-    let keeper = identity::ServingKeeper { directory, node: name.clone(), ip, client: kubelet_client, ca, tls: serving };
+    let keeper =
+        identity::ServingKeeper { directory, node: name.clone(), ip, client: kubelet_client, ca, serving: serving_tls, tls: serving };
     tasks.spawn(keeper.run(stop.clone()));
     let link = link::Link { kubelet: kubelet.clone(), identity: current.subscribe(), lanes: tasks.clone() };
     tasks.spawn(link.keep(stop.clone()));

@@ -4,6 +4,7 @@ mod address;
 mod local;
 mod lock;
 mod services;
+mod serving;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -31,6 +32,7 @@ use crate::desk::Desk;
 pub(crate) use address::primary_address;
 pub(crate) use local::LocalNode;
 pub(crate) use lock::NodeLock;
+pub(crate) use serving::serving_config;
 
 /// What a node is told.
 #[derive(Debug, Clone)]
@@ -114,8 +116,9 @@ impl Node {
                 (Arc::new(runtime), images.clone(), Some(images))
             }
             Some(endpoint) => {
-                let runtime = RemoteRuntime::connect(endpoint, Arc::new(StreamClient::new(sessions))).await?;
-                let images = RemoteImages::new(config.image_endpoint.as_ref().unwrap_or(endpoint))?;
+                let patience = config.kubelet.runtime_request_timeout();
+                let runtime = RemoteRuntime::connect(endpoint, Arc::new(StreamClient::new(sessions)), patience).await?;
+                let images = RemoteImages::new(config.image_endpoint.as_ref().unwrap_or(endpoint), patience)?;
                 (Arc::new(runtime), Arc::new(images), None)
             }
         };
@@ -191,12 +194,6 @@ const KUBELET_PORT: u16 = 10250;
 /// With what the kubelet shows who it is, and knows who comes.
 pub(crate) type Serving = watch::Receiver<Option<Arc<rustls::ServerConfig>>>;
 
-/// What a kubelet speaks over TLS: streams need the connection for themselves.
-pub(crate) fn serving_config(mut tls: rustls::ServerConfig) -> Option<Arc<rustls::ServerConfig>> {
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Some(Arc::new(tls))
-}
-
 /// Opens a node and prepares its kubelet, which runs the node's pods from `Kubelet::run` on.
 pub(crate) async fn start(
     config: NodeConfig,
@@ -207,19 +204,39 @@ pub(crate) async fn start(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<Kubelet> {
-    let node = Node::open(config, Sessions { tasks: tasks.clone(), stop: stop.clone() }).await?;
+    let node = Node::open(config, Sessions { tasks: tasks.clone(), stop: stop.clone(), idle: None }).await?;
     desk.set_node(&node.config.name, node.store.clone());
     let kernel = node.start(informers, tasks, stop);
     let mut config = kubelet_config(&kernel.config)?;
-    let socket = bind_port(&config).await;
+    impose_on_self(&config);
+    let socket = if config.serve { bind_port(&config).await } else { None };
     if socket.is_none() {
         config.port = 0;
     }
+    let kubelet_tls = config.serving_tls.clone();
     let kubelet = Kubelet::new(config, client, kernel.runtime, kernel.images, Arc::new(SystemClock))?;
     if let Some(socket) = socket {
+        let serving = match &kubelet_tls.files {
+            None => serving,
+            Some(files) => serving::of_files(serving, files.clone(), serving::LOOK, tasks, stop)?,
+        };
         tasks.spawn(kubelet.clone().serve_port(socket, serving, stop.clone()));
     }
     Ok(kubelet)
+}
+
+/// What a configuration says of this program itself. Where the machine does not let it, it goes on as it is.
+fn impose_on_self(config: &KubeletConfig) {
+    if let Some(score) = config.oom_score_adj
+        && let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
+    {
+        tracing::warn!(score, %error, "oomScoreAdj could not be set");
+    }
+    if let Some(files) = config.max_open_files
+        && let Err(error) = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, files, files)
+    {
+        tracing::warn!(files, %error, "maxOpenFiles could not be set");
+    }
 }
 
 /// The API server reaches the kubelet without its port: where another program has that, the node works all the same.

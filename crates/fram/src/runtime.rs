@@ -40,7 +40,7 @@ async fn start(args: RuntimeArgs) -> anyhow::Result<()> {
     };
     let (stop, tasks, mut parts) = (CancellationToken::new(), TaskTracker::new(), Parts::default());
     let runtime = Arc::new(runtime);
-    let sessions = Sessions { tasks: tasks.clone(), stop: stop.clone() };
+    let sessions = Sessions { tasks: tasks.clone(), stop: stop.clone(), idle: None };
     let address = (Ipv4Addr::LOCALHOST, 0).into();
     let (streams, listener) = StreamServer::bind(address, runtime.clone(), sessions).await.context("cannot serve streams")?;
     parts.spawn("the server of streams", streams.clone().run(listener));

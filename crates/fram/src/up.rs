@@ -224,7 +224,7 @@ async fn start_node(
     let name = config.name.clone();
     let client = control_plane.client(User::authenticated(&format!("system:node:{name}"), &["system:nodes"]), "kubelet");
     let identity = control_plane.pki.server(&format!("system:node:{name}"), &[name.clone(), config.ip.to_string()])?;
-    let tls = crate::node::serving_config(control_plane.pki.server_config(&identity)?);
+    let tls = crate::node::serving_config(&control_plane.pki.ca_pem, &identity, &plan.machine.data_dir, &config.kubelet.serving_tls())?;
     let (_kept, serving) = tokio::sync::watch::channel(tls);
     let (node_stop, node_tasks, desk) = (stop.clone(), tasks.clone(), desk.clone());
     let started =
@@ -245,6 +245,9 @@ fn credential_providers(machine: &Machine) -> anyhow::Result<Arc<CredentialProvi
 pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow::Result<NodeConfig> {
     let networks = &machine.networks;
     let first = |ranges: &[AddressRange]| ranges.first().map(AddressRange::to_string).unwrap_or_default();
+    let kubelet = Configuration::load(machine.config.as_deref(), machine.config_dir.as_deref())?;
+    // What the command line says counts more.
+    let (runtime, images) = kubelet.endpoints();
     Ok(NodeConfig {
         name: machine.node_name.clone().map_or_else(host_name, Ok)?,
         ip: machine.node_ip.map_or_else(primary_address, Ok)?,
@@ -256,9 +259,9 @@ pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow
         local_ips,
         cgroup_root: machine.cgroup_root.clone(),
         credential_providers: credential_providers(machine)?,
-        kubelet: Configuration::load(machine.config.as_deref(), machine.config_dir.as_deref())?,
+        kubelet,
         runtime_handlers: machine.runtime_handler.iter().cloned().collect(),
-        runtime_endpoint: machine.container_runtime_endpoint.clone(),
-        image_endpoint: machine.image_service_endpoint.clone(),
+        runtime_endpoint: machine.container_runtime_endpoint.clone().or(runtime),
+        image_endpoint: machine.image_service_endpoint.clone().or(images),
     })
 }

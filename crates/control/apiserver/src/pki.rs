@@ -220,11 +220,22 @@ impl Pki {
 
 /// TLS with this identity; client certificates of the CA are taken, and not asked for. `directory` is where both are from.
 pub fn server_config(ca_pem: &str, identity: &Identity, directory: &Path) -> Result<rustls::ServerConfig, PkiError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    server_config_with(ca_pem, identity, directory, provider, rustls::ALL_VERSIONS)
+}
+
+/// The same, of which only these versions and what the provider has are spoken.
+pub fn server_config_with(
+    ca_pem: &str,
+    identity: &Identity,
+    directory: &Path,
+    provider: Arc<rustls::crypto::CryptoProvider>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Result<rustls::ServerConfig, PkiError> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates(ca_pem, &directory.join("ca.crt"))? {
         roots.add(certificate)?;
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()
@@ -232,7 +243,7 @@ pub fn server_config(ca_pem: &str, identity: &Identity, directory: &Path) -> Res
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())
         .map_err(|e| PkiError::Pem { path: directory.into(), reason: e.to_string() })?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(versions)?
         .with_client_cert_verifier(verifier)
         .with_single_cert(certificates(&identity.certificate, &directory.join("server"))?, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

@@ -334,7 +334,8 @@ async fn a_server_has_a_lease_and_takes_away_those_of_servers_that_are_gone() {
         leases.create(lease(name, component, renewed)).await.unwrap();
     }
     let stop = tokio_util::sync::CancellationToken::new();
-    let keeping = tokio::spawn(server.clone().keep_identity("host".into(), Arc::new(cluster()), stop.clone()));
+    let mut keeping = tokio::task::JoinSet::new();
+    keeping.spawn(server.clone().keep_identity("host".into(), Arc::new(cluster()), stop.clone()));
     let settled = async {
         loop {
             let all = leases.list(ListOptions::default()).await.unwrap().items;
@@ -350,5 +351,5 @@ async fn a_server_has_a_lease_and_takes_away_those_of_servers_that_are_gone() {
     assert!(own.str_at(&["spec", "holderIdentity"]).starts_with(&format!("{}_", meta::name(own))), "{own:?}");
     assert_eq!((meta::name(own).len(), own.int_at(&["spec", "leaseDurationSeconds"])), (36, Some(3600)));
     stop.cancel();
-    keeping.await.unwrap();
+    keeping.join_all().await;
 }

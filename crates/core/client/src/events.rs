@@ -12,11 +12,13 @@ use fram_machinery::{Reason, Value, meta, object};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::client::Client;
 use crate::options::PatchKind;
+use crate::rate::{Bucket, Rate};
 use crate::resources::EVENTS;
 use backlog::{Backlog, LONGEST, Waiting};
 
@@ -46,9 +48,24 @@ pub struct EventRecorder {
 impl EventRecorder {
     /// Starts the task that sends; it belongs to `tasks` and ends with `stop`. `host` may be empty.
     pub fn start(client: Client, component: &str, host: &str, now: Now, tasks: &TaskTracker, stop: CancellationToken) -> Self {
+        Self::start_limited(client, component, host, None, now, tasks, stop)
+    }
+
+    /// As `start`, but nothing is sent more often than `rate` says. What waits meanwhile still becomes one with what is equal to it.
+    pub fn start_limited(
+        client: Client,
+        component: &str,
+        host: &str,
+        rate: Option<Rate>,
+        now: Now,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
         let (wake, woken) = mpsc::channel(1);
         let backlog: Arc<Mutex<Backlog>> = Arc::default();
-        let sink = Sink { client, component: component.into(), host: host.into(), backlog: backlog.clone(), serial: AtomicU64::new(0) };
+        let turns = rate.map(|rate| Bucket::new(rate, Instant::now()));
+        let sink =
+            Sink { client, component: component.into(), host: host.into(), backlog: backlog.clone(), turns, serial: AtomicU64::new(0) };
         tasks.spawn(async move {
             stop.run_until_cancelled(sink.run(woken)).await;
         });
@@ -90,13 +107,18 @@ struct Sink {
     component: String,
     host: String,
     backlog: Arc<Mutex<Backlog>>,
+    /// How often something may be sent; None for as often as there is something.
+    turns: Option<Bucket>,
     serial: AtomicU64,
 }
 
 impl Sink {
-    async fn run(self, mut woken: mpsc::Receiver<()>) {
+    async fn run(mut self, mut woken: mpsc::Receiver<()>) {
         while woken.recv().await.is_some() {
-            loop {
+            while !self.backlog.lock().is_empty() {
+                if let Some(turns) = &mut self.turns {
+                    tokio::time::sleep(turns.take(Instant::now())).await;
+                }
                 let Some(waiting) = self.backlog.lock().take() else { break };
                 match &waiting.written {
                     None => self.create(&waiting).await,
@@ -164,4 +186,44 @@ fn namespace(event: &Event) -> &str {
 
 fn text(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Call, ListOptions, Reply, Resource, Transport, WatchStream};
+    use fram_machinery::Status;
+
+    /// Takes note of when something was written.
+    #[derive(Default)]
+    struct Written(Mutex<Vec<Instant>>);
+
+    #[async_trait::async_trait]
+    impl Transport for Written {
+        async fn call(&self, _: Call) -> Result<Reply, Status> {
+            self.0.lock().push(Instant::now());
+            Ok(Reply::Object(Arc::default()))
+        }
+
+        async fn watch(&self, _: &Resource, _: &str, _: ListOptions) -> Result<WatchStream, Status> {
+            Err(Status::internal("nobody watches"))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_recorder_with_a_rate_sends_a_burst_and_then_no_more_than_that() {
+        let (written, tasks, begin) = (Arc::new(Written::default()), TaskTracker::new(), Instant::now());
+        let (client, rate) = (Client::new(written.clone(), "test"), Some(Rate { per_second: 2, burst: 3 }));
+        let now: Now = Arc::new(|| Timestamp::UNIX_EPOCH);
+        let recorder = EventRecorder::start_limited(client, "test", "", rate, now, &tasks, CancellationToken::new());
+        for name in ["a", "b", "c", "d", "e"] {
+            let pod = object!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "ns", "uid": name } });
+            recorder.event(&pod, false, "Started", "it did");
+        }
+        drop(recorder);
+        tasks.close();
+        tasks.wait().await;
+        let after: Vec<u128> = written.0.lock().iter().map(|at| at.duration_since(begin).as_millis()).collect();
+        assert_eq!(after, [0, 0, 0, 500, 1000]);
+    }
 }

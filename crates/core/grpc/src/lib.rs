@@ -127,18 +127,27 @@ impl Channel {
         Ok(message)
     }
 
+    /// Calls a method that answers with a stream. The request ends with its message: servers that expect one may wait for that before
+    /// they say anything, as grpc-go does.
+    pub async fn listen(&self, method: &str, message: &[u8]) -> Result<Incoming, GrpcError> {
+        self.answers(method, Body::once(framed(message)?)).await
+    }
+
     /// Opens a stream in both directions with its first message, which servers wait for before they say anything. It ends
     /// when either half is dropped.
     pub async fn stream(&self, method: &str, first: &[u8]) -> Result<(Outgoing, Incoming), GrpcError> {
         let (sender, receiver) = mpsc::unbounded_channel();
         // The receiver is still here.
         let _ = sender.send(framed(first)?);
-        let response = self.send(method, Body::open(receiver)).await?;
-        let (head, body) = response.into_parts();
+        Ok((Outgoing(sender), self.answers(method, Body::open(receiver)).await?))
+    }
+
+    async fn answers(&self, method: &str, body: Body) -> Result<Incoming, GrpcError> {
+        let (head, body) = self.send(method, body).await?.into_parts();
         if head.headers.contains_key("grpc-status") {
             incoming::check(&head.headers)?;
         }
-        Ok((Outgoing(sender), Incoming::answers(body, self.options.max_message)))
+        Ok(Incoming::answers(body, self.options.max_message))
     }
 
     async fn send(&self, method: &str, body: Body) -> Result<Response<hyper::body::Incoming>, GrpcError> {

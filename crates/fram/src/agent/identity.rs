@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use fram_apiserver::pki::{Identity, public_key_hash, server_config, write_private};
+use fram_apiserver::pki::{Identity, public_key_hash, write_private};
 use fram_client::Client;
 use fram_client::remote::{Kubeconfig, Remote};
+use fram_kubelet::ServingTls;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::sync::watch;
@@ -168,6 +169,7 @@ pub(super) struct ServingKeeper {
     pub(super) ip: IpAddr,
     pub(super) client: Client,
     pub(super) ca: String,
+    pub(super) serving: ServingTls,
     pub(super) tls: watch::Sender<Option<Arc<rustls::ServerConfig>>>,
 }
 
@@ -193,7 +195,7 @@ impl ServingKeeper {
         let known = read(&path)?.and_then(|pem| Some((Facts::of(&pem)?, pem)));
         if let Some((facts, pem)) = known.filter(|(facts, _)| facts.is_good_for(&self.node, now) && facts.is_for(&names)) {
             let identity = Identity { certificate: pem.clone(), key: pem };
-            self.tls.send_replace(crate::node::serving_config(server_config(&self.ca, &identity, &self.directory)?));
+            self.tls.send_replace(crate::node::serving_config(&self.ca, &identity, &self.directory, &self.serving)?);
             let left = u64::try_from(facts.renew_at() - now).unwrap_or(0);
             tokio::time::sleep(Duration::from_secs(left)).await;
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_cri::grpc::{RemoteImages, RemoteRuntime};
+use fram_cri::grpc::{PATIENCE as REQUEST_TIMEOUT, RemoteImages, RemoteRuntime};
 use fram_cri::*;
 use fram_streaming::{Sessions, StreamClient};
 use tokio_util::sync::CancellationToken;
@@ -52,10 +52,10 @@ impl Rig {
                 nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
                 let threads = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 threads.block_on(async {
-                    let sessions = Sessions { tasks: TaskTracker::new(), stop: CancellationToken::new() };
+                    let sessions = Sessions { tasks: TaskTracker::new(), stop: CancellationToken::new(), idle: None };
                     let endpoint = format!("unix://{}", self.socket.display());
-                    let runtime = RemoteRuntime::connect(&endpoint, Arc::new(StreamClient::new(sessions))).await.unwrap();
-                    let images = RemoteImages::new(&endpoint).unwrap();
+                    let runtime = RemoteRuntime::connect(&endpoint, Arc::new(StreamClient::new(sessions)), REQUEST_TIMEOUT).await.unwrap();
+                    let images = RemoteImages::new(&endpoint, REQUEST_TIMEOUT).unwrap();
                     client(runtime, images, self.image.clone()).await;
                 });
             });

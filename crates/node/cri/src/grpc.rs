@@ -9,7 +9,7 @@ mod server;
 mod status;
 mod tables;
 
-pub use client::{ClientError, RemoteImages, RemoteRuntime, Streams};
+pub use client::{ClientError, PATIENCE, RemoteImages, RemoteRuntime, Streams};
 pub use server::{CriServer, StreamUrls};
 
 /// Where upstream's services are in the space of methods.

@@ -65,6 +65,14 @@ impl Cgroups {
         root.join(path.trim_start_matches('/'))
     }
 
+    /// Whether there is a cgroup of this path wherever limits are set.
+    pub(crate) fn exists(&self, path: &str) -> bool {
+        match self.unified {
+            true => Self::dir(&self.mount, path).is_dir(),
+            false => ["cpu", "memory", "pids"].iter().all(|controller| Self::dir(&self.mount.join(controller), path).is_dir()),
+        }
+    }
+
     /// Makes a cgroup with its parents and sets what is given of its limits. One that is there already stays as it is.
     pub(crate) fn ensure(&self, path: &str, limits: &LinuxContainerResources) -> Result<(), CgroupError> {
         if self.unified {
@@ -136,6 +144,13 @@ impl Cgroups {
             false => Self::dir(&self.mount.join(controller), path),
         };
         let (cpu, memory) = (dir("cpu"), dir("memory"));
+        let mut limits = limits.clone();
+        if !self.unified
+            && let Ok(period) = fs::read_to_string(cpu.join("cpu.cfs_period_us"))
+        {
+            // It was set when the cgroup was made, perhaps by a kubelet that was told another one.
+            crate::pod::resources::count_over(&mut limits, amount(&period));
+        }
         let quota = limits.cpu_quota;
         let files = match self.unified {
             true => [

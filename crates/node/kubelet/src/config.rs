@@ -1,12 +1,13 @@
 //! What a kubelet is told about its node. Every directory and address is here; nothing is looked up in the environment.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fram_client::Rate;
 use fram_machinery::Value;
 
 use crate::eviction::thresholds::EvictionSettings;
@@ -57,6 +58,15 @@ pub struct KubeletConfig {
     pub port: u16,
     /// Where that is listened on; the primary address where nothing else is said.
     pub address: Option<IpAddr>,
+    /// The port is served at all; upstream's enableServer.
+    pub serve: bool,
+    /// What the port shows and speaks, where that is not the node's own certificate and what is good today.
+    pub serving_tls: ServingTls,
+    /// Where anybody on the machine may ask whether the kubelet is well; None for nowhere.
+    pub healthz: Option<SocketAddr>,
+    pub reviews: ReviewTimes,
+    /// Streams of exec, attach and port-forward on which nothing moves are ended after this time; zero for never.
+    pub streaming_idle: Duration,
     /// Logs, exec, attach and port-forward of pods are to be had; upstream's enableDebuggingHandlers.
     pub debugging_handlers: bool,
     /// The node's own logs are.
@@ -70,11 +80,17 @@ pub struct KubeletConfig {
     /// Log files are rotated beyond this size, and as many are kept.
     pub container_log_max_size: u64,
     pub container_log_max_files: u32,
+    /// As many are rotated at once.
+    pub container_log_max_workers: usize,
     pub eviction: EvictionSettings,
     pub image_gc: ImageGcPolicy,
     pub image_verification: Verification,
     /// How many images are pulled at once; None for as many as are asked for.
     pub parallel_image_pulls: Option<NonZeroUsize>,
+    /// How often a pull may begin; None for as often as somebody asks.
+    pub registry_pulls: Option<Rate>,
+    /// How often events are written; None for as often as there are any.
+    pub event_rate: Option<Rate>,
     /// Whether the kernel ends only one process of a container that is out of memory; None for what the version of cgroups does by default.
     pub single_process_oom_kill: Option<bool>,
     /// Limits of local ephemeral storage are enforced.
@@ -84,6 +100,8 @@ pub struct KubeletConfig {
     pub credential_providers: Arc<CredentialProviders>,
     /// Pods from files in this directory run without the API server's word.
     pub static_pod_path: Option<PathBuf>,
+    /// And pods from what is served there.
+    pub static_pod_url: Option<StaticPodUrl>,
     pub provider_id: Option<String>,
     /// The kubelet makes its node, with these taints.
     pub register_node: bool,
@@ -98,15 +116,70 @@ pub struct KubeletConfig {
     pub pods_per_core: u32,
     /// Limits of processors are enforced by quotas.
     pub cpu_cfs_quota: bool,
+    /// The time over which a quota counts.
+    pub cpu_cfs_quota_period: Duration,
+    /// How readily the kernel ends this program, and how many files it may have open; None where the machine says so.
+    pub oom_score_adj: Option<i64>,
+    pub max_open_files: Option<u64>,
+    /// The kernel's settings have to be as the kubelet wants them.
+    pub protect_kernel_defaults: bool,
     pub fail_swap_on: bool,
     pub swap_behavior: SwapBehavior,
     /// Pods together get no more than what is not reserved.
     pub enforce_node_allocatable: bool,
+    /// Cgroups of others that get no more than what is reserved for them.
+    pub reserved_cgroups: Vec<ReservedCgroup>,
     pub container_log_monitor_interval: Duration,
     /// The longest wait between restarts of a container that fails.
     pub max_container_restart_period: Duration,
     /// How long pods have when the machine goes down, by priority; empty where they are left to the machine.
     pub shutdown_grace: Vec<ShutdownGrace>,
+}
+
+/// What the kubelet's port shows and speaks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServingTls {
+    /// Files with the certificate and its key, read again when they change.
+    pub files: Option<(PathBuf, PathBuf)>,
+    pub cipher_suites: Vec<rustls::CipherSuite>,
+    pub curves: Vec<rustls::NamedGroup>,
+    /// Nothing older than version 1.3.
+    pub only_13: bool,
+}
+
+/// How long what the API server says of visitors of the port is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReviewTimes {
+    pub known: Duration,
+    pub allowed: Duration,
+    pub refused: Duration,
+}
+
+impl Default for ReviewTimes {
+    /// Upstream's.
+    fn default() -> Self {
+        Self { known: Duration::from_secs(120), allowed: Duration::from_secs(300), refused: Duration::from_secs(30) }
+    }
+}
+
+/// Where pods are asked for, how, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticPodUrl {
+    pub url: http::Uri,
+    pub headers: Vec<(String, String)>,
+    pub every: Duration,
+}
+
+/// A cgroup that the node's administrator has made for what is reserved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReservedCgroup {
+    /// `system-reserved` or `kube-reserved`.
+    pub of: &'static str,
+    pub path: String,
+    /// What is reserved for those in it.
+    pub amounts: BTreeMap<String, String>,
+    /// Only what can be taken back without harm is held to: processors.
+    pub compressible: bool,
 }
 
 /// Who gives out processors and memory, and how; see upstream's pkg/kubelet/cm.
@@ -187,21 +260,31 @@ impl KubeletConfig {
             port: 0,
             address: None,
             ids_per_pod: crate::user_namespaces::RANGE,
+            serve: true,
+            serving_tls: ServingTls::default(),
+            healthz: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10248)),
+            reviews: ReviewTimes::default(),
+            streaming_idle: Duration::from_secs(4 * 3600),
             debugging_handlers: true,
             system_log_handler: true,
             seccomp_default: true,
             allowed_unsafe_sysctls: Vec::new(),
             container_log_max_size: 10 << 20,
             container_log_max_files: 5,
+            container_log_max_workers: 1,
             eviction: EvictionSettings::default(),
             image_gc: ImageGcPolicy::default(),
             image_verification: Verification::default(),
             parallel_image_pulls: None,
+            // As pulls are not one by one unless somebody says so, they are not counted either.
+            registry_pulls: None,
+            event_rate: Some(Rate { per_second: 50, burst: 100 }),
             single_process_oom_kill: None,
             local_storage_capacity_isolation: true,
             managers: Managers::default(),
             credential_providers: Arc::default(),
             static_pod_path: None,
+            static_pod_url: None,
             provider_id: None,
             register_node: true,
             taints: Vec::new(),
@@ -211,10 +294,15 @@ impl KubeletConfig {
             status_max_images: 50,
             pods_per_core: 0,
             cpu_cfs_quota: true,
+            cpu_cfs_quota_period: Duration::from_millis(100),
+            oom_score_adj: None,
+            max_open_files: None,
+            protect_kernel_defaults: false,
             // Where there is swap, pods do not get it unless they are told to: there is no need to refuse the machine.
             fail_swap_on: false,
             swap_behavior: SwapBehavior::NoSwap,
             enforce_node_allocatable: true,
+            reserved_cgroups: Vec::new(),
             container_log_monitor_interval: Duration::from_secs(10),
             max_container_restart_period: Duration::from_secs(300),
             shutdown_grace: Vec::new(),

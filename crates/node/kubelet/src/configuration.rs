@@ -2,7 +2,11 @@
 //! told otherwise. Unknown fields are errors. See upstream's cmd/kubelet/app and pkg/kubelet/apis/config/validation.
 
 mod fields;
+mod gates;
 mod images;
+mod limits;
+mod only;
+mod server;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -53,24 +57,47 @@ impl Configuration {
         Ok(Self { document })
     }
 
+    /// Where a container runtime beside this program is asked to run pods, and another one for images; see containerRuntimeEndpoint.
+    pub fn endpoints(&self) -> (Option<String>, Option<String>) {
+        let text = |name: &str| Some(self.document.str_at(&[name])).filter(|t| !t.is_empty()).map(String::from);
+        (text("containerRuntimeEndpoint"), text("imageServiceEndpoint"))
+    }
+
+    /// What the kubelet's port shows and speaks.
+    pub fn serving_tls(&self) -> crate::config::ServingTls {
+        let mut config = KubeletConfig::new("", Vec::new(), PathBuf::new(), PathBuf::new());
+        // Faults are told by `apply`.
+        Reading { document: &self.document, faults: Vec::new() }.server(&mut config);
+        config.serving_tls
+    }
+
+    /// How long that runtime may take for an answer.
+    pub fn runtime_request_timeout(&self) -> Duration {
+        let mut patience = Duration::from_secs(120);
+        // What is no time is told by `apply`.
+        Reading { document: &self.document, faults: Vec::new() }.duration(&["runtimeRequestTimeout"], &mut patience);
+        patience
+    }
+
     /// Lays what is said over a node's configuration, which stands for the defaults.
     pub fn apply(&self, config: &mut KubeletConfig) -> Result<(), ConfigurationError> {
         let moot = fields::moot(&self.document);
         if !moot.is_empty() {
             tracing::warn!(fields = moot.join(", "), "fields of the kubelet's configuration that have no meaning here");
         }
-        let missing = fields::missing(&self.document);
-        if !missing.is_empty() {
-            tracing::warn!(fields = missing.join(", "), "fields of the kubelet's configuration that are not heeded yet");
-        }
-        let mut reading = Reading { document: &self.document, faults: Vec::new() };
+        let mut reading = Reading { document: &self.document, faults: only::faults(&self.document, &config.cgroup_root) };
         reading.node(config);
+        reading.server(config);
+        reading.static_pod_url(config);
+        reading.rates(config);
+        reading.kernel(config);
         reading.image_verification(config);
         reading.image_pulls(config);
         reading.resources(config);
         reading.eviction(config);
         reading.managers(config);
         reading.shutdown(config);
+        reading.duration(&["runtimeRequestTimeout"], &mut Duration::default());
         if let Err(error) = config.eviction.thresholds() {
             reading.faults.push(error.to_string());
         }
@@ -213,16 +240,7 @@ impl Reading<'_> {
                 _ => self.faults.push(format!("userNamespaces.idsPerPod {ids} must be a multiple of {RANGE}")),
             }
         }
-        self.number("port", 1, 65535, &mut config.port);
-        if let Some(address) = self.text("address").map(String::from) {
-            match address.parse() {
-                Ok(address) => config.address = Some(address),
-                Err(_) => self.faults.push(format!("address {address:?} must be an address")),
-            }
-        }
         self.flag("registerNode", &mut config.register_node);
-        self.flag("enableDebuggingHandlers", &mut config.debugging_handlers);
-        self.flag("enableSystemLogHandler", &mut config.system_log_handler);
         self.flag("seccompDefault", &mut config.seccomp_default);
         self.flag("failSwapOn", &mut config.fail_swap_on);
         if let Some(taints) = self.document.get("registerWithTaints").and_then(Value::as_list) {
@@ -272,6 +290,7 @@ impl Reading<'_> {
             }
         }
         self.number("containerLogMaxFiles", 2, i64::from(i32::MAX), &mut config.container_log_max_files);
+        self.number("containerLogMaxWorkers", 1, i64::from(i32::MAX), &mut config.container_log_max_workers);
         self.duration(&["containerLogMonitorInterval"], &mut config.container_log_monitor_interval);
         self.duration(&["crashLoopBackOff", "maxContainerRestartPeriod"], &mut config.max_container_restart_period);
         if !(1..=300).contains(&config.max_container_restart_period.as_secs()) {
@@ -289,13 +308,7 @@ impl Reading<'_> {
                 *into = map;
             }
         }
-        if let Some(what) = self.texts("enforceNodeAllocatable") {
-            if let Some(unknown) = what.iter().find(|w| !matches!(w.as_str(), "pods" | "none" | "")) {
-                self.faults
-                    .push(format!("option {unknown:?} specified for enforceNodeAllocatable. Valid options are \"pods\" or \"none\""));
-            }
-            config.enforce_node_allocatable = what.iter().any(|w| w == "pods");
-        }
+        self.enforcement(config);
     }
 
     fn eviction(&mut self, config: &mut KubeletConfig) {
@@ -430,14 +443,15 @@ pub(crate) fn in_force(config: &KubeletConfig) -> Value {
         "nodeLeaseDurationSeconds": (config.lease_duration_seconds), "nodeStatusMaxImages": (config.status_max_images),
         "maxPods": (i64::from(config.max_pods)), "podsPerCore": (i64::from(config.pods_per_core)),
         "podPidsLimit": (if config.pod_pids_limit == 0 { -1 } else { config.pod_pids_limit }), "cpuCFSQuota": (config.cpu_cfs_quota),
+        "cpuCFSQuotaPeriod": (time(config.cpu_cfs_quota_period)), "protectKernelDefaults": (config.protect_kernel_defaults),
         "cgroupRoot": (config.cgroup_root.as_str()), "cgroupsPerQOS": true, "cgroupDriver": "cgroupfs",
         "seccompDefault": (config.seccomp_default), "failSwapOn": (config.fail_swap_on),
         "memorySwap": { "swapBehavior": (config.swap_behavior.word()) },
         "containerLogMaxSize": (config.container_log_max_size.to_string()), "containerLogMaxFiles": (i64::from(config.container_log_max_files)),
+        "containerLogMaxWorkers": (i64::try_from(config.container_log_max_workers).unwrap_or(i64::MAX)),
         "containerLogMonitorInterval": (time(config.container_log_monitor_interval)),
         "crashLoopBackOff": { "maxContainerRestartPeriod": (time(config.max_container_restart_period)) },
         "systemReserved": (texts(&config.system_reserved)), "kubeReserved": (texts(&config.kube_reserved)),
-        "enforceNodeAllocatable": [(if config.enforce_node_allocatable { "pods" } else { "none" })],
         "allowedUnsafeSysctls": (config.allowed_unsafe_sysctls.iter().map(|s| s.as_str().into()).collect::<Vec<Value>>()),
         "localStorageCapacityIsolation": (config.local_storage_capacity_isolation),
         "evictionHard": (texts(&eviction.hard)), "evictionSoft": (texts(&eviction.soft)),
@@ -465,6 +479,8 @@ pub(crate) fn in_force(config: &KubeletConfig) -> Value {
     if let Some(path) = &config.static_pod_path {
         out.set(&["staticPodPath"], path.display().to_string());
     }
+    server::shown(config, &mut out);
+    limits::shown(config, &mut out);
     let grace = |g: &ShutdownGrace| object!({ "priority": (g.priority), "shutdownGracePeriodSeconds": (i64::try_from(g.period.as_secs()).unwrap_or(0)) });
     out.set(&["shutdownGracePeriodByPodPriority"], config.shutdown_grace.iter().map(grace).collect::<Vec<_>>());
     out

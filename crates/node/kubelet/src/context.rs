@@ -1,6 +1,6 @@
 //! What all pod workers of a kubelet share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -97,6 +97,22 @@ impl Context {
         self.statics.get(key).map(|p| self.with_status(&p)).or_else(|| self.pods.get(key))
     }
 
+    /// How the devices of a pod's main containers are, of plugins and of drivers; nothing of those that have none.
+    pub(crate) fn device_health(&self, pod: &Value) -> HashMap<String, Vec<Value>> {
+        let of = |container: &Value| {
+            let name = pod::container_name(container);
+            let mut health = self.devices.health_of(meta::uid(pod), name);
+            health.extend(self.dra.health_of(pod, container));
+            (!health.is_empty()).then(|| (name.to_string(), health))
+        };
+        pod::containers(pod).iter().filter_map(of).collect()
+    }
+
+    /// Pods come from a URL, and it has not yet said which.
+    pub(crate) fn awaits_url(&self) -> bool {
+        self.config.static_pod_url.is_some() && !self.statics.url_is_known()
+    }
+
     /// A static pod with the status that its mirror has.
     fn with_status(&self, pod: &Arc<Value>) -> Arc<Value> {
         let mirror = self.pods.get(&meta::key(pod)).filter(|m| mirror::hash(m) == Some(meta::uid(pod)));
@@ -129,7 +145,12 @@ impl Context {
             node_swap: self.node.swap_bytes,
         };
         swap.apply(pod, container, &mut limits);
+        resources::count_over(&mut limits, self.quota_period());
         limits
+    }
+
+    fn quota_period(&self) -> i64 {
+        i64::try_from(self.config.cpu_cfs_quota_period.as_micros()).unwrap_or(resources::QUOTA_PERIOD)
     }
 
     /// The limits of a pod's cgroup.
@@ -138,6 +159,7 @@ impl Context {
         if !self.config.cpu_cfs_quota || self.managers.is_exclusive(meta::uid(pod)) {
             limits.cpu_quota = 0;
         }
+        resources::count_over(&mut limits, self.quota_period());
         limits
     }
 

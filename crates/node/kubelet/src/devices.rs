@@ -34,6 +34,8 @@ use table::{Known, Place, Table};
 
 /// Upstream's kubelet_internal_checkpoint, beside the sockets of plugins.
 const CHECKPOINT: &str = "kubelet_internal_checkpoint";
+/// Why a pod cannot come in for which nobody can be blamed.
+pub(crate) const ADMISSION_ERROR: &str = "UnexpectedAdmissionError";
 const SERVICE: &str = "/v1beta1.DevicePlugin";
 /// So long the node keeps the capacity of a resource without plugin; upstream's endpointStopGracePeriod.
 const GONE: Duration = Duration::from_secs(300);
@@ -52,6 +54,13 @@ pub(crate) enum DeviceError {
     Malformed(String),
     #[error("no healthy devices present; cannot allocate unhealthy devices {0}")]
     NoPlugin(String),
+}
+
+impl DeviceError {
+    /// Whether a plugin has answered, and said no.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Call(GrpcError::Status { .. }))
+    }
 }
 
 /// A plugin that is connected.
@@ -109,6 +118,16 @@ impl DeviceManager {
         amounts
     }
 
+    /// How the devices of a container are, as its status tells it; see UpdateAllocatedResourcesStatus.
+    pub(crate) fn health_of(&self, uid: &str, container: &str) -> Vec<Value> {
+        self.state.lock().table.health_of(uid, container)
+    }
+
+    /// The pods that have devices.
+    pub(crate) fn holders(&self) -> BTreeSet<String> {
+        self.state.lock().table.held.keys().map(|(uid, ..)| uid.clone()).collect()
+    }
+
     pub(crate) fn table(&self) -> Table {
         self.state.lock().table.clone()
     }
@@ -119,9 +138,8 @@ impl DeviceManager {
 
     /// Reserves what a pod asks for, or says why it cannot be taken in. What it has already, it keeps.
     pub(crate) fn reserve(&self, pod: &Value, affinity: &Affinities) -> Result<(), crate::admit::Rejection> {
-        let unexpected = |why: String| {
-            ("UnexpectedAdmissionError".to_string(), format!("Pod was rejected: Allocate failed due to {why}, which is unexpected"))
-        };
+        let unexpected =
+            |why: String| (ADMISSION_ERROR.to_string(), format!("Pod was rejected: Allocate failed due to {why}, which is unexpected"));
         let mut state = self.state.lock();
         let uid = meta::uid(pod);
         if state.table.held.keys().any(|(of, _, _)| of == uid) {
@@ -170,43 +188,54 @@ impl DeviceManager {
         Ok(())
     }
 
+    /// Has the plugins give what a pod was reserved and they have not given yet. What a plugin refuses, the pod cannot run without.
+    pub(crate) async fn allocate(&self, uid: &str) -> Result<(), DeviceError> {
+        let places: Vec<Place> = {
+            let state = self.state.lock();
+            let own = state.table.held.keys().filter(|(of, ..)| of == uid);
+            // One without its plugin is told of when its container starts.
+            own.filter(|place| !state.prepared.contains_key(*place) && state.plugins.contains_key(&place.2)).cloned().collect()
+        };
+        for place in places {
+            self.answer(&place).await?;
+        }
+        Ok(())
+    }
+
     async fn prepare_one(&self, place: &Place) -> Result<ContainerAllocateResponse, DeviceError> {
-        let resource = &place.2;
+        let answer = self.answer(place).await?;
+        let plugin = self.state.lock().plugins.get(&place.2).map(|p| (p.endpoint.clone(), p.options.pre_start_required));
+        if let Some((endpoint, true)) = plugin {
+            let request = DeviceIds { ids: self.ids(place) };
+            endpoint.channel().await?.unary(&format!("{SERVICE}/PreStartContainer"), &request.encode()).await?;
+        }
+        Ok(answer)
+    }
+
+    /// What the plugin of a resource gives a container: what it gave before, or what it says now.
+    async fn answer(&self, place: &Place) -> Result<ContainerAllocateResponse, DeviceError> {
+        let malformed = || DeviceError::Malformed(place.2.clone());
         let (plugin, known) = {
             let state = self.state.lock();
-            (state.plugins.get(resource).map(|p| (p.endpoint.clone(), p.options.clone())), state.prepared.get(place).cloned())
+            (state.plugins.get(&place.2).map(|p| (p.endpoint.clone(), p.options.clone())), state.prepared.get(place).cloned())
         };
-        let Some((endpoint, options)) = plugin else {
-            // It was prepared before, and its plugin has nothing to do at each start as far as is known.
-            return match known {
-                Some(bytes) => ContainerAllocateResponse::decode(&bytes).map_err(|_| DeviceError::Malformed(resource.clone())),
-                None => Err(DeviceError::NoPlugin(resource.clone())),
-            };
-        };
+        if let Some(bytes) = known {
+            return ContainerAllocateResponse::decode(&bytes).map_err(|_| malformed());
+        }
+        let (endpoint, options) = plugin.ok_or_else(|| DeviceError::NoPlugin(place.2.clone()))?;
         let channel = endpoint.channel().await?;
-        let answer = match known {
-            Some(bytes) => ContainerAllocateResponse::decode(&bytes).map_err(|_| DeviceError::Malformed(resource.clone()))?,
-            None => {
-                if options.get_preferred_allocation_available {
-                    self.exchange_for_preferred(place, &channel).await;
-                }
-                let ids = self.ids(place);
-                let request = AllocateRequest { containers: vec![DeviceIds { ids }] };
-                let bytes = channel.unary(&format!("{SERVICE}/Allocate"), &request.encode()).await?;
-                let answer = AllocateResponse::decode(&bytes).map_err(|_| DeviceError::Malformed(resource.clone()))?;
-                let answer = answer.containers.into_iter().next().ok_or_else(|| DeviceError::Malformed(resource.clone()))?;
-                let mut state = self.state.lock();
-                // A pod that was given up meanwhile has nothing any more.
-                if state.table.held.contains_key(place) {
-                    state.prepared.insert(place.clone(), answer.encode());
-                    self.write(&state)?;
-                }
-                answer
-            }
-        };
-        if options.pre_start_required {
-            let request = DeviceIds { ids: self.ids(place) };
-            channel.unary(&format!("{SERVICE}/PreStartContainer"), &request.encode()).await?;
+        if options.get_preferred_allocation_available {
+            self.exchange_for_preferred(place, &channel).await;
+        }
+        let request = AllocateRequest { containers: vec![DeviceIds { ids: self.ids(place) }] };
+        let bytes = channel.unary(&format!("{SERVICE}/Allocate"), &request.encode()).await?;
+        let answer = AllocateResponse::decode(&bytes).map_err(|_| malformed())?;
+        let answer = answer.containers.into_iter().next().ok_or_else(malformed)?;
+        let mut state = self.state.lock();
+        // A pod that was given up meanwhile has nothing any more.
+        if state.table.held.contains_key(place) {
+            state.prepared.insert(place.clone(), answer.encode());
+            self.write(&state)?;
         }
         Ok(answer)
     }
@@ -265,7 +294,7 @@ impl DeviceManager {
         let channel = endpoint.channel().await?;
         let bytes = channel.unary(&format!("{SERVICE}/GetDevicePluginOptions"), &Empty {}.encode()).await?;
         let options = DevicePluginOptions::decode(&bytes).map_err(|_| DeviceError::Malformed(resource.to_string()))?;
-        let (_outgoing, mut incoming) = channel.stream(&format!("{SERVICE}/ListAndWatch"), &Empty {}.encode()).await?;
+        let mut incoming = channel.listen(&format!("{SERVICE}/ListAndWatch"), &Empty {}.encode()).await?;
         let plugin = Plugin { endpoint: endpoint.clone(), options, stop: stop.clone() };
         // The newest plugin of a resource counts.
         let before = {

@@ -2,6 +2,7 @@
 //! it back after its last. Who uses what is decided in `claims`. See upstream's pkg/kubelet/cm/dra.
 
 pub(crate) mod claims;
+mod health;
 mod messages;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -14,18 +15,25 @@ use fram_grpc::message::Message;
 use fram_grpc::{ConnectError, GrpcError, UnixEndpoint};
 use fram_machinery::{Status, Value, json, meta};
 use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::durable::{self, DurableError, Flush};
 use crate::kubelet::Kubelet;
 use claims::{ClaimError, Claims, Device};
-use messages::{Claim, PrepareResponse, UnprepareResponse};
+use health::Health;
+use messages::{Claim, HealthResponse, PrepareResponse, UnprepareResponse};
 
 /// Upstream's name, in the kubelet's directory.
 const CHECKPOINT: &str = "dra_manager_state";
 const SERVICE: &str = "/k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin";
 /// What a plugin has to support, by the name that it says at its registration.
 pub(crate) const VERSION: &str = "v1.DRAPlugin";
+/// What a plugin may support beside that: it tells how well its devices are.
+pub(crate) const HEALTH: &str = "v1alpha1.DRAResourceHealth";
+/// After which time a driver that no longer tells of its devices is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 const MAX_MESSAGE: usize = 16 << 20;
 /// How long a driver may take; upstream's defaultClientCallTimeout.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -67,6 +75,9 @@ pub(crate) struct DraManager {
     claims: Mutex<Claims>,
     /// The newest plugin of a driver counts.
     plugins: Mutex<HashMap<String, Arc<UnixEndpoint>>>,
+    health: Mutex<Health>,
+    /// Counts changes of it.
+    health_changes: watch::Sender<u64>,
 }
 
 impl DraManager {
@@ -78,7 +89,15 @@ impl DraManager {
             json::from_slice(&bytes).map_err(|error| tracing::error!(?file, %error, "what drivers have prepared cannot be read")).ok()
         });
         let claims = known.map(|d| claims::recall(&d)).unwrap_or_default();
-        Self { client, node: node.into(), file, claims: Mutex::new(claims), plugins: Mutex::default() }
+        Self {
+            client,
+            node: node.into(),
+            file,
+            claims: Mutex::new(claims),
+            plugins: Mutex::default(),
+            health: Mutex::default(),
+            health_changes: watch::Sender::new(0),
+        }
     }
 
     pub(crate) fn claims(&self) -> Claims {
@@ -92,6 +111,56 @@ impl DraManager {
         tracing::info!(driver, ?socket, "a DRA driver has registered");
         self.plugins.lock().insert(driver.to_string(), Arc::new(UnixEndpoint::new(socket, MAX_MESSAGE)));
         Ok(())
+    }
+
+    /// Listens to what a driver says of its devices, until it is told to stop.
+    pub(crate) async fn follow_health(&self, driver: &str, socket: &Path) {
+        let endpoint = UnixEndpoint::new(socket.to_path_buf(), MAX_MESSAGE);
+        loop {
+            if let Err(error) = self.hear_health(driver, &endpoint).await {
+                tracing::info!(driver, %error, "a driver does not tell how its devices are, it is asked again");
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    async fn hear_health(&self, driver: &str, endpoint: &UnixEndpoint) -> Result<(), DraError> {
+        const METHOD: &str = "NodeWatchResources";
+        let failed = |source| DraError::Call { method: METHOD, source };
+        let channel = endpoint.channel().await?;
+        let mut incoming = channel.listen(&format!("/{HEALTH}/{METHOD}"), &messages::Nothing {}.encode()).await.map_err(failed)?;
+        loop {
+            let now = Instant::now();
+            let end = self.health.lock().next_end(driver, now);
+            // What is no longer sure is news too.
+            let unsure = async {
+                match end {
+                    Some(end) => tokio::time::sleep_until(end).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                told = incoming.next() => match told.map_err(failed)? {
+                    Some(bytes) => {
+                        let told = HealthResponse::decode(&bytes).map_err(|_| DraError::Malformed(METHOD))?;
+                        self.health.lock().tell(driver, told.devices, Instant::now());
+                    }
+                    None => return Ok(()),
+                },
+                () = unsure => {}
+            }
+            self.health_changes.send_modify(|n| *n += 1);
+        }
+    }
+
+    pub(crate) fn subscribe_health(&self) -> watch::Receiver<u64> {
+        self.health_changes.subscribe()
+    }
+
+    /// How the devices of a container's claims are, as its status tells it; see UpdateAllocatedResourcesStatus.
+    pub(crate) fn health_of(&self, pod: &Value, container: &Value) -> Vec<Value> {
+        let (claims, health) = (self.claims.lock(), self.health.lock());
+        claims::health_of(&claims, pod, container, |driver, pool, device| health.of(driver, pool, device, Instant::now()))
     }
 
     /// Its socket is gone. Unless the driver comes back, what it had to offer goes too, so that nobody is sent here for it.

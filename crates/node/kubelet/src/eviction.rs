@@ -88,7 +88,7 @@ impl Manager {
         let resource = threshold.signal.resource();
         self.ctx().node_event(true, "EvictionThresholdMet", format!("Attempting to reclaim {resource}"));
         if matches!(resource, "ephemeral-storage" | "inodes") {
-            self.reclaim_disk(&pods).await;
+            self.reclaim_disk().await;
             let after = self.pressure.clone().look(&self.thresholds, &observe(&disks), transition, Instant::now().into_std());
             if after.reclaim.is_none() {
                 return false;
@@ -159,8 +159,8 @@ impl Manager {
     }
 
     /// Frees what no pod misses: containers that have ended, and images that none uses.
-    async fn reclaim_disk(&self, pods: &[Arc<Value>]) {
-        crate::images::gc::remove_dead_containers(self.ctx(), pods).await;
+    async fn reclaim_disk(&self) {
+        crate::images::gc::remove_dead_containers(&self.kubelet).await;
         if let Err(error) = self.ctx().collector.delete_unused(self.ctx()).await {
             tracing::warn!(%error, "images could not be removed");
         }

@@ -11,6 +11,7 @@ mod records;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fram_client::rate::Bucket;
 use fram_cri::{AuthConfig, Image, ImageError, ImageService, ImageSpec, PodSandboxConfig};
 use fram_machinery::Value;
 use parking_lot::Mutex;
@@ -19,11 +20,12 @@ use tokio::sync::Semaphore;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::config::KubeletConfig;
+use crate::durable::DurableError;
 use crate::metrics::{Families, Took, size_range};
-use access::Used;
+use access::{PullAccount, Used};
 use keyring::Keyring;
 use progress::Progress;
-use provider::CredentialProviders;
+use provider::{Accounts, CredentialProviders, PodIdentity};
 use records::Records;
 
 /// Why there is no image: the reason and message of the waiting container, and when a further try makes sense.
@@ -44,9 +46,12 @@ pub(crate) struct Images {
     service: Arc<dyn ImageService>,
     clock: Arc<dyn Clock>,
     providers: Arc<CredentialProviders>,
-    records: Records,
+    accounts: Arc<dyn Accounts>,
+    records: Arc<Records>,
     /// As many pulls as may be under way at once; None where nothing limits them.
     turns: Option<Semaphore>,
+    /// How often one may begin; None where that is not limited either.
+    rate: Option<Mutex<Bucket>>,
     families: Arc<Families>,
     state: Mutex<State>,
 }
@@ -59,18 +64,42 @@ struct State {
 }
 
 impl Images {
-    pub(crate) fn new(service: Arc<dyn ImageService>, clock: Arc<dyn Clock>, config: &KubeletConfig, families: Arc<Families>) -> Self {
-        let records = Records::new(&config.root_dir, config.image_verification.clone());
+    pub(crate) fn new(
+        service: Arc<dyn ImageService>,
+        accounts: Arc<dyn Accounts>,
+        clock: Arc<dyn Clock>,
+        config: &KubeletConfig,
+        families: Arc<Families>,
+    ) -> Self {
+        let records = Arc::new(Records::new(&config.root_dir, config.image_verification.clone()));
         let turns = config.parallel_image_pulls.map(|limit| Semaphore::new(limit.get()));
-        Self { service, clock, providers: config.credential_providers.clone(), records, turns, families, state: Mutex::default() }
+        let rate = config.registry_pulls.map(|rate| Mutex::new(Bucket::new(rate, tokio::time::Instant::now())));
+        let providers = config.credential_providers.clone();
+        Self { service, clock, providers, accounts, records, turns, rate, families, state: Mutex::default() }
     }
 
-    /// To be called once before anything is pulled.
+    /// To be called once before anything is pulled: what a kill has cut off passes for pulled by nobody knows whom, where it is there.
     pub(crate) async fn recover(&self) {
-        match self.list().await {
-            Ok(images) => self.records.recover(&images, &self.now()),
-            // What was begun before stays so, and passes for pulled by the kubelet all the same.
-            Err(error) => tracing::warn!(%error, "the images of the node could not be listed"),
+        for image in self.on_disk(|records| records.interrupted()).await {
+            // The service knows by which names an image goes that was asked for without a tag, or without a registry.
+            match self.service.image_status(&ImageSpec::new(image.as_str())).await {
+                Ok(Some(found)) => {
+                    let now = self.now();
+                    self.on_disk(move |records| records.recover(&image, &found.id, &now)).await;
+                }
+                // What was begun before stays so, and passes for pulled by the kubelet all the same.
+                Ok(None) => {}
+                Err(error) => tracing::warn!(image, %error, "whether an image was pulled that was begun is not known"),
+            }
+        }
+    }
+
+    /// Files are read and written where that holds nobody up.
+    async fn on_disk<T: Send + 'static>(&self, work: impl FnOnce(&Records) -> T + Send + 'static) -> T {
+        let records = self.records.clone();
+        match tokio::task::spawn_blocking(move || work(&records)).await {
+            Ok(done) => done,
+            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
         }
     }
 
@@ -104,8 +133,10 @@ impl Images {
         };
         let policy = container.str_at(&["imagePullPolicy"]);
         // Somebody who may not have the image is not told that it is here.
-        let present = present
-            .filter(|present| policy == "Always" || !self.records.must_ask(image, &present.id, &keyring.secrets(&spec.image), &self.now()));
+        let present = match present.filter(|_| policy != "Always") {
+            Some(present) if self.must_ask(&spec, &present.id, keyring).await => None,
+            present => present,
+        };
         match (policy, present) {
             ("IfNotPresent" | "Never" | "", Some(present)) => {
                 telling.event(
@@ -122,6 +153,31 @@ impl Images {
             }
             // What is rare is on the heap, not in each pod's future.
             _ => Box::pin(self.pull(pod_uid, &spec, keyring, sandbox, telling)).await,
+        }
+    }
+
+    /// Whether the registry has to be asked for an image that is here.
+    async fn must_ask(&self, spec: &ImageSpec, id: &str, keyring: &Keyring) -> bool {
+        let (image, id, now) = (spec.user_specified_image.clone(), id.to_string(), self.now());
+        let secrets = keyring.secrets(&spec.image);
+        let account = self.account(&spec.image, &keyring.pod).await;
+        self.on_disk(move |records| records.must_ask(&image, &id, &secrets, account.as_ref(), &now)).await
+    }
+
+    /// The pod's service account, where providers are told of it.
+    async fn account(&self, image: &str, pod: &PodIdentity) -> Option<PullAccount> {
+        if pod.account.is_empty() || !self.providers.concern_accounts(image) {
+            return None;
+        }
+        match self.accounts.get(&pod.namespace, &pod.account).await {
+            Ok(account) => {
+                let uid = fram_machinery::meta::uid(&account).to_string();
+                Some(PullAccount { uid, namespace: pod.namespace.clone(), name: pod.account.clone() })
+            }
+            Err(error) => {
+                tracing::info!(image, account = pod.account, %error, "a service account cannot be read: the image is verified anew");
+                None
+            }
         }
     }
 
@@ -201,13 +257,14 @@ impl Images {
         sandbox: &PodSandboxConfig,
         progress: &Progress,
     ) -> Result<Image, ImageError> {
-        let image = &spec.user_specified_image;
-        self.records.begin(image).map_err(|error| ImageError::Internal(error.to_string()))?;
+        let (records, image) = (self.records.clone(), spec.user_specified_image.clone());
         // Where the pod is given up meanwhile, the intent ends as if the pull had failed: what comes of it is another's.
-        let mut pull = Pull { records: &self.records, image, outcome: None, now: self.now() };
-        let (pulled, used) = self.try_credentials(spec, keyring, sandbox, progress).await?;
-        pull.outcome = Some((pulled.id.clone(), used));
-        Ok(pulled)
+        let pull = self.on_disk(move |_| Pull::begin(records, image)).await.map_err(|error| ImageError::Internal(error.to_string()))?;
+        let outcome = self.try_credentials(spec, keyring, sandbox, progress).await;
+        let ended = outcome.as_ref().ok().map(|(pulled, used)| (pulled.id.clone(), used.clone()));
+        let now = self.now();
+        self.on_disk(move |_| pull.end(ended, &now)).await;
+        outcome.map(|(pulled, _)| pulled)
     }
 
     /// The image, and which credentials opened it.
@@ -220,12 +277,16 @@ impl Images {
     ) -> Result<(Image, Used), ImageError> {
         // The pod's own credentials first, then those of the node.
         let mut found = keyring.lookup(&spec.image);
-        found.extend(self.providers.credentials(&spec.image).await);
+        found.extend(self.providers.credentials(&spec.image, &keyring.pod, &*self.accounts).await);
         let with = |(auth, used)| (Some(auth), used);
         let tries: Vec<(Option<AuthConfig>, Used)> =
             if found.is_empty() { vec![(None, Used::Node)] } else { found.into_iter().map(with).collect() };
         let mut last = ImageError::Internal("no credentials to try".into());
         for (auth, used) in tries {
+            // As upstream: who comes too soon is sent away, and comes back after the back-off.
+            if self.rate.as_ref().is_some_and(|rate| !rate.lock().try_take(tokio::time::Instant::now())) {
+                return Err(ImageError::Internal("pull QPS exceeded".into()));
+            }
             match self.service.pull_image(spec, auth.as_ref(), Some(sandbox), Some(progress.listener())).await {
                 Ok(id) => {
                     let pulled = ImageSpec { image: id.clone(), ..spec.clone() };
@@ -252,14 +313,16 @@ impl Images {
 
     pub(crate) async fn remove(&self, image: &ImageSpec) -> Result<(), ImageError> {
         self.service.remove_image(image).await?;
-        self.records.forget(&image.image);
+        let id = image.image.clone();
+        self.on_disk(move |records| records.forget(&id)).await;
         Ok(())
     }
 
     /// Forgets how images came that are on the node no more.
     pub(crate) async fn prune_records(&self) -> Result<(), ImageError> {
         let ended = self.records.ended();
-        self.records.prune(&self.list().await?, ended);
+        let images = self.list().await?;
+        self.on_disk(move |records| records.prune(&images, ended)).await;
         Ok(())
     }
 
@@ -272,17 +335,30 @@ impl Images {
     }
 }
 
-/// A pull under way, recorded as it has ended when this goes.
-struct Pull<'a> {
-    records: &'a Records,
-    image: &'a str,
-    outcome: Option<(String, Used)>,
-    now: String,
+/// A pull under way. Where it is dropped before it has ended, it has failed.
+struct Pull {
+    records: Arc<Records>,
+    image: String,
+    has_ended: bool,
 }
 
-impl Drop for Pull<'_> {
+impl Pull {
+    fn begin(records: Arc<Records>, image: String) -> Result<Self, DurableError> {
+        records.begin(&image)?;
+        Ok(Self { records, image, has_ended: false })
+    }
+
+    fn end(mut self, outcome: Option<(String, Used)>, now: &str) {
+        self.has_ended = true;
+        self.records.end(&self.image, outcome.as_ref().map(|(id, used)| (id.as_str(), used)), now);
+    }
+}
+
+impl Drop for Pull {
     fn drop(&mut self) {
-        self.records.end(self.image, self.outcome.as_ref().map(|(id, used)| (id.as_str(), used)), &self.now);
+        if !self.has_ended {
+            self.records.end(&self.image, None, "");
+        }
     }
 }
 

@@ -33,6 +33,7 @@ use crate::observed::{ANNOTATION_POD_GRACE, LABEL_POD_NAME, LABEL_POD_NAMESPACE,
 use crate::pod;
 use crate::pod::resources::cgroup_candidates;
 use crate::resource::{ManagerError, ResourceManagers, pool, qos};
+use crate::static_pods::manifest::SOURCE;
 use crate::static_pods::{self, mirror};
 use crate::status::writer::StatusWriter;
 use crate::user_namespaces::UserNamespaces;
@@ -50,6 +51,10 @@ pub enum KubeletError {
     Managers(#[from] ManagerError),
     #[error("running with swap on is not supported, please disable swap or set failSwapOn to false")]
     Swap,
+    #[error("{0}: set them, or protectKernelDefaults to false")]
+    KernelDefaults(String),
+    #[error(transparent)]
+    Reserved(#[from] qos::ReservedError),
     #[error("the runtime does not answer: {0}")]
     Runtime(#[from] CriError),
 }
@@ -92,18 +97,33 @@ impl Kubelet {
         if config.fail_swap_on && node.swap_bytes > 0 {
             return Err(KubeletError::Swap);
         }
+        if config.protect_kernel_defaults {
+            let faults = node::kernel::faults(Path::new("/proc/sys"));
+            if !faults.is_empty() {
+                return Err(KubeletError::KernelDefaults(faults.join("; ")));
+            }
+        }
+        qos::hold_reserved(&config, &Cgroups::detect(&config.cgroup_mount))?;
         let managers = ResourceManagers::open(&config, &node, Path::new("/sys"))?;
         let ctx = Context {
             managers,
             devices: Arc::new(DeviceManager::open(&config.root_dir)),
             dra: Arc::new(DraManager::open(client.clone(), &config.node_name, &config.root_dir)),
             user_namespaces: UserNamespaces::open(&config),
-            images: Images::new(images, clock.clone(), &config, metrics.families.clone()),
+            images: Images::new(images, Arc::new(client.clone()), clock.clone(), &config, metrics.families.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             tokens: Tokens::new(client.clone()),
             trust: TrustBundles::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             certificates: PodCertificates::new(client.clone(), &config.node_name, waker(&mailboxes), tasks.clone(), stop.clone()),
-            recorder: EventRecorder::start(client.clone(), "kubelet", &config.node_name, Arc::new(move || now.now()), &tasks, stop.clone()),
+            recorder: EventRecorder::start_limited(
+                client.clone(),
+                "kubelet",
+                &config.node_name,
+                config.event_rate,
+                Arc::new(move || now.now()),
+                &tasks,
+                stop.clone(),
+            ),
             writer,
             pods: informer(PODS, InformerOptions::fields(format!("spec.nodeName={}", config.node_name))),
             statics: Default::default(),
@@ -135,11 +155,19 @@ impl Kubelet {
         if self.ctx.config.volumes_dir.is_some() {
             self.tasks.spawn(crate::local_path::keep(self.ctx.clone(), self.client.clone(), self.tasks.clone(), self.stop.clone()));
         }
+        if let Some(address) = self.ctx.config.healthz {
+            self.tasks.spawn(crate::server::healthz::serve(address, self.stop.clone()));
+        }
         self.tasks.spawn(crate::rotate::keep(self.ctx.clone(), self.stop.clone()));
         self.serve_plugins();
         if let Some(dir) = self.ctx.config.static_pod_path.clone() {
             let known = static_pods::begin(&self.ctx, &dir);
             self.tasks.spawn(static_pods::keep(self.ctx.clone(), dir, known, self.stop.clone()));
+        }
+        if let Some(source) = self.ctx.config.static_pod_url.clone() {
+            self.tasks.spawn(static_pods::url::keep(self.ctx.clone(), source, self.stop.clone()));
+        }
+        if self.ctx.config.static_pod_path.is_some() || self.ctx.config.static_pod_url.is_some() {
             self.tasks.spawn(static_pods::mirror::keep(self.clone(), self.client.clone(), self.node.clone(), self.stop.clone()));
         }
         if !self.ctx.config.shutdown_grace.is_empty() {
@@ -174,6 +202,7 @@ impl Kubelet {
         let (devices, dra) = (self.ctx.devices.clone(), self.ctx.dra.clone());
         let registry = Arc::new(devices::registration::Registry { devices, dra, tasks: self.tasks.clone(), stop: stop.clone() });
         self.tasks.spawn(dra::keep(self.clone(), stop.clone()));
+        self.tasks.spawn(tell_health(self.clone(), stop.clone()));
         self.tasks.spawn(devices::registration::serve(registry.clone()));
         self.tasks.spawn(devices::registration::follow(registry, root.join("plugins_registry")));
         self.tasks.spawn(devices::pod_resources::serve(self.clone(), root.join("pod-resources/kubelet.sock"), stop));
@@ -219,6 +248,23 @@ impl Kubelet {
     }
 }
 
+/// Has the pods that hold devices tell of them again when these change, until `stop`.
+async fn tell_health(kubelet: Kubelet, stop: CancellationToken) {
+    let (mut devices, mut drivers) = (kubelet.ctx.devices.subscribe(), kubelet.ctx.dra.subscribe_health());
+    loop {
+        let changed = async {
+            tokio::select! {
+                changed = devices.changed() => changed.is_ok().then(|| kubelet.ctx.devices.holders()),
+                changed = drivers.changed() => {
+                    changed.is_ok().then(|| kubelet.ctx.dra.claims().into_values().flat_map(|claim| claim.pods).collect())
+                }
+            }
+        };
+        let Some(Some(holders)) = stop.run_until_cancelled(changed).await else { return };
+        holders.iter().for_each(|uid| kubelet.post(uid, Letter::Runtime));
+    }
+}
+
 /// Wakes the worker of a pod of whose volumes' sources one has changed.
 fn waker(mailboxes: &Mailboxes) -> crate::objects::Wake {
     let mailboxes = mailboxes.clone();
@@ -252,6 +298,7 @@ impl Pods<'_> {
         // They run whether the API server answers or not.
         self.follow_statics();
         ctx.pods.synced().await;
+        let mut unsure = ctx.awaits_url();
         self.clean_up().await?;
         let mut changes = ctx.pods.subscribe();
         loop {
@@ -265,7 +312,13 @@ impl Pods<'_> {
                     None => events = self.resubscribe().await?,
                 },
                 Some(ended) = self.workers.join_next_with_id() => self.ended(ended),
-                Ok(()) = statics.changed() => self.follow_statics(),
+                Ok(()) = statics.changed() => {
+                    self.follow_statics();
+                    if unsure && !ctx.awaits_url() {
+                        unsure = false;
+                        self.clean_up().await?;
+                    }
+                }
             }
         }
     }
@@ -428,8 +481,10 @@ impl Pods<'_> {
     async fn clean_up(&mut self) -> Result<(), KubeletError> {
         let ctx = self.kubelet.ctx.clone();
         let known: HashSet<String> = ctx.all_pods().iter().map(|p| meta::uid(p).to_string()).collect();
-        ctx.managers.keep(&known);
-        ctx.devices.keep(&known);
+        if !ctx.awaits_url() {
+            ctx.managers.keep(&known);
+            ctx.devices.keep(&known);
+        }
         pool::level(&ctx).await;
         let mut orphans: HashMap<String, Value> = HashMap::new();
         for sandbox in ctx.runtime.list_pod_sandbox(&PodSandboxFilter::default()).await? {
@@ -439,7 +494,11 @@ impl Pods<'_> {
             let Some(uid) = container.labels.get(LABEL_POD_UID) else { continue };
             orphans.entry(uid.clone()).or_insert_with(|| orphan(&container.labels, &container.annotations));
         }
-        orphans.retain(|uid, pod| !known.contains(uid) && !meta::uid(pod).is_empty());
+        let unsure = ctx.awaits_url();
+        // What a URL has given runs on until the URL says otherwise.
+        let kept = |pod: &Value| unsure && meta::annotation(pod, SOURCE) == Some("http");
+        let waiting: HashSet<String> = orphans.iter().filter(|(_, pod)| kept(pod)).map(|(uid, _)| uid.clone()).collect();
+        orphans.retain(|uid, pod| !known.contains(uid) && !waiting.contains(uid) && !meta::uid(pod).is_empty());
         let running: HashSet<String> = orphans.keys().cloned().collect();
         for (uid, pod) in orphans {
             tracing::info!(uid, "a pod that the API server no longer has is stopped");
@@ -449,7 +508,7 @@ impl Pods<'_> {
         let root = ctx.config.root_dir.join("pods");
         for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
             let uid = entry.file_name().to_string_lossy().into_owned();
-            if known.contains(&uid) || running.contains(&uid) {
+            if known.contains(&uid) || running.contains(&uid) || waiting.contains(&uid) {
                 continue;
             }
             match volumes::tear_down(&entry.path()) {
@@ -476,8 +535,12 @@ type Labels = std::collections::BTreeMap<String, String>;
 fn orphan(labels: &Labels, annotations: &Labels) -> Value {
     let text = |key: &str| labels.get(key).map(String::as_str).unwrap_or_default();
     let grace = annotations.get(ANNOTATION_POD_GRACE).and_then(|g| g.parse::<i64>().ok()).unwrap_or(30);
-    object!({
+    let mut pod = object!({
         "metadata": { "name": (text(LABEL_POD_NAME)), "namespace": (text(LABEL_POD_NAMESPACE)), "uid": (text(LABEL_POD_UID)) },
         "spec": { "terminationGracePeriodSeconds": grace }
-    })
+    });
+    if let Some(source) = annotations.get(SOURCE) {
+        pod.set(&["metadata", "annotations", SOURCE], source.as_str());
+    }
+    pod
 }

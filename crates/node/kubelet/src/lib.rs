@@ -41,7 +41,9 @@ mod volumes;
 mod worker;
 
 pub use clock::{Clock, SystemClock};
-pub use config::{KubeletConfig, Managers, MemoryReservation, ShutdownGrace, SwapBehavior};
+pub use config::{
+    KubeletConfig, Managers, MemoryReservation, ReservedCgroup, ReviewTimes, ServingTls, ShutdownGrace, StaticPodUrl, SwapBehavior,
+};
 pub use configuration::{Configuration, ConfigurationError};
 pub use durable::DurableError;
 pub use eviction::thresholds::{EvictionSettings, ThresholdError};
@@ -50,4 +52,5 @@ pub use images::provider::{CredentialProviders, ProviderError};
 pub use kubelet::{Kubelet, KubeletError};
 pub use resource::ManagerError;
 pub use resource::cpuset::CpuSet;
+pub use resource::qos::ReservedError;
 pub use resource::topology::{Policy, Scope};

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fram_machinery::Value;
 use http::header::{HOST, HeaderName, HeaderValue, USER_AGENT};
-use http::{Request, Uri};
+use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -139,7 +140,57 @@ async fn get_once(target: &HttpTarget, agent: &str) -> Result<(HttpAnswer, Optio
     exchange(target, agent, stream).await
 }
 
+/// What a GET gives, whole or not at all. Unlike a probe's, the server of an https URL has to be who it says it is, by the machine's
+/// own authorities.
+pub(crate) async fn fetch(target: &HttpTarget, largest: usize) -> Result<(http::StatusCode, Bytes), NetError> {
+    const AGENT: &str = "kubelet";
+    let stream = tcp(&target.host, target.port).await?;
+    let mut driver = JoinSet::new();
+    let response = if target.https {
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting()?));
+        let name = ServerName::try_from(target.host.clone()).map_err(failed)?;
+        let stream = connector.connect(name, stream).await.map_err(|e| failed(format!("Get {:?}: {e}", target.url())))?;
+        send(target, AGENT, stream, &mut driver).await?
+    } else {
+        send(target, AGENT, stream, &mut driver).await?
+    };
+    let status = response.status();
+    let body = Limited::new(response.into_body(), largest).collect().await.map_err(failed)?;
+    Ok((status, body.to_bytes()))
+}
+
+/// TLS to servers whose certificates the machine's own authorities have signed.
+fn trusting() -> Result<rustls::ClientConfig, NetError> {
+    let mut roots = rustls::RootCertStore::empty();
+    // One that cannot be read is not trusted, and that is all.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(failed)?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
 async fn exchange<S>(target: &HttpTarget, agent: &str, stream: S) -> Result<(HttpAnswer, Option<String>), NetError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    // Ends with this function: dropping the set drops the connection.
+    let mut driver = JoinSet::new();
+    let response = send(target, agent, stream, &mut driver).await?;
+    let status = response.status().as_u16();
+    let location = response.headers().get(http::header::LOCATION).and_then(|l| l.to_str().ok()).map(String::from);
+    // A body that is too long or breaks off does not change the verdict.
+    let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    let body = String::from_utf8_lossy(&body).into_owned();
+    Ok((HttpAnswer { status, body }, location))
+}
+
+/// Sends a GET; the connection lives in `driver`.
+async fn send<S>(
+    target: &HttpTarget,
+    agent: &str,
+    stream: S,
+    driver: &mut JoinSet<hyper::Result<()>>,
+) -> Result<Response<Incoming>, NetError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -160,16 +211,8 @@ where
         };
     }
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    // Ends with this function: dropping the set drops the connection.
-    let mut driver = JoinSet::new();
     driver.spawn(connection);
-    let response = sender.send_request(request).await.map_err(|e| failed(format!("Get {:?}: {e}", target.url())))?;
-    let status = response.status().as_u16();
-    let location = response.headers().get(http::header::LOCATION).and_then(|l| l.to_str().ok()).map(String::from);
-    // A body that is too long or breaks off does not change the verdict.
-    let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-    let body = String::from_utf8_lossy(&body).into_owned();
-    Ok((HttpAnswer { status, body }, location))
+    sender.send_request(request).await.map_err(|e| failed(format!("Get {:?}: {e}", target.url())))
 }
 
 /// Asks grpc.health.v1.Health/Check; Ok(true) is SERVING. The two messages are small enough to be written by hand.

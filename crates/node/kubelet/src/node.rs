@@ -1,6 +1,7 @@
 //! The node's own objects: its registration, its status and its lease. See upstream's pkg/kubelet/nodestatus and
 //! component-helpers' lease controller.
 
+pub(crate) mod kernel;
 pub(crate) mod machine;
 mod report;
 

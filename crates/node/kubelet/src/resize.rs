@@ -48,9 +48,16 @@ pub(crate) fn change(pod: &Value, container: &Value, status: &ContainerStatus) -
     if needs_restart(pod, container, status) {
         return Change::Restart;
     }
-    let wanted = resources::container_resources(pod, container, 1);
+    let wanted = wanted(pod, container, &status.resources);
     let same = !says(&status.resources) || limits(&wanted, &status.resources) == limits(&status.resources, &status.resources);
     if same { Change::None } else { Change::Update }
+}
+
+/// The limits of a container, counted over the periods over which those are counted that it has.
+fn wanted(pod: &Value, container: &Value, actual: &LinuxContainerResources) -> LinuxContainerResources {
+    let mut wanted = resources::container_resources(pod, container, 1);
+    resources::count_over(&mut wanted, actual.cpu_period);
+    wanted
 }
 
 /// A runtime need not tell what limits a container has.
@@ -93,7 +100,7 @@ pub(crate) fn shown(pod: &Value, container: &Value, status: &ContainerStatus) ->
     if status.state != ContainerState::Running || !says(actual) {
         return Some(shown);
     }
-    let wanted = resources::container_resources(pod, container, 1);
+    let wanted = wanted(pod, container, actual);
     let milli = |n: i64| Value::from(Quantity::from_milli(n).to_string());
     let mut replace = |path: [&str; 2], differs: bool, value: Value| {
         if differs && shown.at(&path[..1]).is_some_and(|m| !m.is_empty()) {

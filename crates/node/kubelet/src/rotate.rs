@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fram_cri::{ContainerFilter, ContainerState, CriResult};
+use futures_util::StreamExt;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -22,19 +23,23 @@ pub(crate) async fn keep(ctx: Arc<Context>, stop: CancellationToken) {
 
 async fn rotate_all(ctx: &Context) -> CriResult<()> {
     let running = ContainerFilter { state: Some(ContainerState::Running), ..ContainerFilter::default() };
-    for container in ctx.runtime.list_containers(&running).await? {
-        let Ok(status) = ctx.runtime.container_status(&container.id).await else { continue };
-        let path = PathBuf::from(&status.log_path);
-        let size = tokio::fs::metadata(&path).await.map_or(0, |m| m.len());
-        if size < ctx.config.container_log_max_size || !path.starts_with(&ctx.config.log_dir) {
-            continue;
-        }
-        match rotate(&path, ctx.config.container_log_max_files, ctx.clock.now()) {
-            Ok(renamed) => reopen(ctx, &container.id, &path, &renamed).await,
-            Err(error) => tracing::warn!(?path, %error, "a log could not be rotated"),
-        }
-    }
+    let containers = ctx.runtime.list_containers(&running).await?;
+    let each = futures_util::stream::iter(containers).map(|container| async move { rotate_one(ctx, &container.id).await });
+    each.buffer_unordered(ctx.config.container_log_max_workers.max(1)).collect::<()>().await;
     Ok(())
+}
+
+async fn rotate_one(ctx: &Context, id: &str) {
+    let Ok(status) = ctx.runtime.container_status(id).await else { return };
+    let path = PathBuf::from(&status.log_path);
+    let size = tokio::fs::metadata(&path).await.map_or(0, |m| m.len());
+    if size < ctx.config.container_log_max_size || !path.starts_with(&ctx.config.log_dir) {
+        return;
+    }
+    match rotate(&path, ctx.config.container_log_max_files, ctx.clock.now()) {
+        Ok(renamed) => reopen(ctx, id, &path, &renamed).await,
+        Err(error) => tracing::warn!(?path, %error, "a log could not be rotated"),
+    }
 }
 
 /// Has the runtime go on in a new file. Where it cannot, the log keeps its name, or nobody would find what is written to it.
@@ -50,14 +55,8 @@ async fn reopen(ctx: &Context, id: &str, path: &Path, renamed: &Path) {
 
 /// Renames a log and removes the oldest of those renamed before; `files` counts the current one. Returns its new name.
 fn rotate(path: &Path, files: u32, now: Timestamp) -> std::io::Result<PathBuf> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
-        return Err(std::io::ErrorKind::InvalidFilename.into());
-    };
-    let prefix = format!("{name}.");
-    let mut older: Vec<PathBuf> = std::fs::read_dir(dir)?.flatten().map(|e| e.path()).collect();
-    older.retain(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&prefix)));
-    // Their names end with their times.
-    older.sort();
+    let (dir, prefix) = place(path)?;
+    let older = rotated(path)?;
     let keep = usize::try_from(files.saturating_sub(2)).unwrap_or(0);
     for old in &older[..older.len().saturating_sub(keep)] {
         std::fs::remove_file(old)?;
@@ -65,6 +64,24 @@ fn rotate(path: &Path, files: u32, now: Timestamp) -> std::io::Result<PathBuf> {
     let renamed = dir.join(format!("{prefix}{}", now.strftime("%Y%m%d-%H%M%S")));
     std::fs::rename(path, &renamed)?;
     Ok(renamed)
+}
+
+/// Where a log lies, and how the names of those begin that it was rotated to.
+fn place(path: &Path) -> std::io::Result<(&Path, String)> {
+    match (path.parent(), path.file_name().and_then(|n| n.to_str())) {
+        (Some(dir), Some(name)) => Ok((dir, format!("{name}."))),
+        _ => Err(std::io::ErrorKind::InvalidFilename.into()),
+    }
+}
+
+/// The files that a log was rotated to, the oldest first.
+pub(crate) fn rotated(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let (dir, prefix) = place(path)?;
+    let mut all: Vec<PathBuf> = std::fs::read_dir(dir)?.flatten().map(|e| e.path()).collect();
+    all.retain(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&prefix)));
+    // Their names end with their times.
+    all.sort();
+    Ok(all)
 }
 
 #[cfg(test)]

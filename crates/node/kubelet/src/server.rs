@@ -6,6 +6,7 @@ mod checkpoint;
 mod forward;
 #[cfg(test)]
 mod fuzz;
+pub(crate) mod healthz;
 mod log_file;
 mod logs;
 mod node_logs;
@@ -107,7 +108,12 @@ impl Kubelet {
 
     /// The owner of exec, attach and port-forward: they end with the kubelet at the latest.
     fn sessions(&self) -> Sessions {
-        Sessions { tasks: self.tasks().clone(), stop: self.stopping().clone() }
+        Sessions { tasks: self.tasks().clone(), stop: self.stopping().clone(), idle: self.idle() }
+    }
+
+    /// After which time streams on which nothing moves are ended; None for never.
+    fn idle(&self) -> Option<std::time::Duration> {
+        Some(self.ctx.config.streaming_idle).filter(|idle| !idle.is_zero())
     }
 
     fn pod_list(&self) -> Value {

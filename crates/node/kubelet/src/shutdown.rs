@@ -1,6 +1,11 @@
 //! Graceful node shutdown (KEP-2000, KEP-2712): when the machine is about to go down, pods are ended by priority, each with its time.
-//! The machine says so by SIGPWR, as init systems tell of failing power; inhibitor locks of systemd are not taken.
+//! Where there is systemd, its logind says so and waits for the pods (`logind`); everywhere SIGPWR says so, as init systems tell of
+//! failing power. See upstream's pkg/kubelet/nodeshutdown.
 
+mod dbus;
+mod logind;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,21 +44,72 @@ fn plan(priorities: &[i64], steps: &[ShutdownGrace]) -> Vec<Group> {
     groups
 }
 
+/// Upstream's dbusReconnectPeriod, grown: a bus that does not answer is not asked every second for ever.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
 /// Waits for the machine's word, and ends the pods then.
 pub(crate) async fn keep(kubelet: Kubelet, stop: CancellationToken) {
-    let mut word = match signal(SignalKind::from_raw(nix::libc::SIGPWR)) {
-        Ok(word) => word,
-        Err(error) => {
-            tracing::error!(%error, "pods are not ended when the machine goes down: its signal cannot be heard");
-            return;
-        }
-    };
     stop.run_until_cancelled(async {
-        if word.recv().await.is_some() {
-            end_pods(&kubelet).await;
-        }
+        tokio::join!(hear_signal(&kubelet), hear_logind(&kubelet, Path::new(logind::BUS), Path::new(logind::DROP_INS)));
     })
     .await;
+}
+
+async fn hear_signal(kubelet: &Kubelet) {
+    match signal(SignalKind::from_raw(nix::libc::SIGPWR)) {
+        Ok(mut word) => {
+            if word.recv().await.is_some() {
+                end_pods(kubelet).await;
+            }
+        }
+        Err(error) => tracing::error!(%error, "failing power cannot be heard of: pods are not ended then"),
+    }
+}
+
+/// Where there is no bus there is no systemd, and nobody to wait for.
+async fn hear_logind(kubelet: &Kubelet, bus: &Path, drop_ins: &Path) {
+    if !bus.exists() {
+        return tracing::info!(?bus, "there is no system bus: of shutdowns only SIGPWR tells");
+    }
+    let mut pause = PAUSES.0;
+    loop {
+        match talk(kubelet, bus, drop_ins, &mut pause).await {
+            Ok(never) => match never {},
+            Err(error) => tracing::warn!(%error, "the machine's shutdown is not delayed for pods, it is asked for again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+async fn talk(
+    kubelet: &Kubelet,
+    bus: &Path,
+    drop_ins: &Path,
+    pause: &mut Duration,
+) -> Result<std::convert::Infallible, logind::LogindError> {
+    let mut talk = logind::Logind::connect(bus).await?;
+    let wanted = kubelet.ctx.config.shutdown_grace.iter().map(|step| step.period).sum();
+    talk.prepare(wanted, drop_ins).await?;
+    let mut lock = Some(talk.lock().await?);
+    *pause = PAUSES.0;
+    tracing::info!(?wanted, "the machine waits for pods when it is shut down");
+    loop {
+        match talk.word().await? {
+            true => {
+                end_pods(kubelet).await;
+                // The machine goes on.
+                lock = None;
+            }
+            // It was called off.
+            false => {
+                kubelet.ctx.shutting_down.send_replace(false);
+                if lock.is_none() {
+                    lock = Some(talk.lock().await?);
+                }
+            }
+        }
+    }
 }
 
 async fn end_pods(kubelet: &Kubelet) {

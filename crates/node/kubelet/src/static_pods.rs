@@ -1,8 +1,9 @@
 //! Pods from files: a directory is watched, and what stands in it runs whatever the API server
-//! says. See upstream's pkg/kubelet/config/file.go.
+//! says. See upstream's pkg/kubelet/config/file.go. What a URL gives runs likewise (`url`).
 
 pub(crate) mod manifest;
 pub(crate) mod mirror;
+pub(crate) mod url;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use fram_api::Api;
 use fram_machinery::{Value, meta};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -18,15 +20,20 @@ use crate::clock;
 use crate::context::Context;
 use manifest::{SEEN, read};
 
-/// The pods of the files, as they were read last. Clones share it.
+/// The pods of the files and of the URL, as they were read last. Clones share it.
 #[derive(Clone)]
 pub(crate) struct StaticPods {
     pods: watch::Sender<Vec<Arc<Value>>>,
+    of_files: Arc<Mutex<Pods>>,
+    /// None until the URL has given anything.
+    of_url: Arc<Mutex<Option<Pods>>>,
 }
+
+type Pods = Vec<Arc<Value>>;
 
 impl Default for StaticPods {
     fn default() -> Self {
-        Self { pods: watch::Sender::new(Vec::new()) }
+        Self { pods: watch::Sender::new(Vec::new()), of_files: Arc::default(), of_url: Arc::default() }
     }
 }
 
@@ -48,7 +55,33 @@ impl StaticPods {
         self.pods.send_modify(|_| {});
     }
 
-    fn set(&self, pods: Vec<Arc<Value>>) {
+    fn set_files(&self, pods: Pods) {
+        *self.of_files.lock() = pods;
+        self.join();
+    }
+
+    fn set_url(&self, pods: Pods) {
+        let first = self.of_url.lock().replace(pods).is_none();
+        self.join();
+        if first {
+            self.touch();
+        }
+    }
+
+    /// Whether it is known what the URL gives.
+    pub(crate) fn url_is_known(&self) -> bool {
+        self.of_url.lock().is_some()
+    }
+
+    /// Of two pods with one name the first one counts, and one of a file before one of the URL.
+    fn join(&self) {
+        let all: Pods = self.of_files.lock().iter().chain(self.of_url.lock().iter().flatten()).cloned().collect();
+        let mut pods = Pods::new();
+        for pod in all {
+            if !pods.iter().any(|p| meta::key(p) == meta::key(&pod)) {
+                pods.push(pod);
+            }
+        }
         self.pods.send_if_modified(|known| {
             let news = *known != pods;
             *known = pods;
@@ -129,12 +162,5 @@ fn load(ctx: &Context, dir: &Path, known: &mut Files) {
         });
         known.insert(path, Known { text, pod });
     }
-    let mut pods: Vec<Arc<Value>> = Vec::new();
-    for pod in known.values().filter_map(|k| k.pod.clone()) {
-        // Of two files with one name the first one counts.
-        if !pods.iter().any(|p| meta::key(p) == meta::key(&pod)) {
-            pods.push(pod);
-        }
-    }
-    ctx.statics.set(pods);
+    ctx.statics.set_files(known.values().filter_map(|k| k.pod.clone()).collect());
 }

@@ -2,7 +2,7 @@
 //! Pure but for the writer, which sends what changed.
 
 mod conditions;
-pub(crate) use conditions::is_owned;
+pub(crate) use conditions::joined;
 mod containers;
 #[cfg(test)]
 mod tests;
@@ -30,6 +30,8 @@ pub(crate) struct Inputs<'a> {
     pub observed: &'a Observed,
     pub verdicts: &'a Verdicts,
     pub waiting: &'a Waiting,
+    /// How the devices of main containers are, by their names.
+    pub health: &'a HashMap<String, Vec<Value>>,
     pub host_ips: &'a [String],
     /// The conditions that tell of a resize, without their times.
     pub resize: &'a [Value],

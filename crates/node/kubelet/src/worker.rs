@@ -297,13 +297,7 @@ impl Worker {
         let Some(status) = &self.status else { return self.pod.clone() };
         let mut pod = (*self.pod).clone();
         let mut merged = (**status).clone();
-        let theirs = pod.list_at(&["status", "conditions"]).iter();
-        let own = status.list_at(&["conditions"]).iter();
-        let conditions: Vec<Value> = theirs
-            .filter(|c| !crate::status::is_owned(c.str_at(&["type"])))
-            .chain(own.filter(|c| crate::status::is_owned(c.str_at(&["type"]))))
-            .cloned()
-            .collect();
+        let conditions = crate::status::joined(pod.list_at(&["status", "conditions"]), status.list_at(&["conditions"]));
         merged.set(&["conditions"], conditions);
         pod.set(&["status"], merged);
         Arc::new(pod)
@@ -323,6 +317,7 @@ impl Worker {
             observed: &self.observed,
             verdicts: &verdicts,
             waiting: &self.waiting,
+            health: &self.ctx.device_health(&pod),
             host_ips: &self.ctx.host_ips(),
             resize: &resize,
             failure: self.state.failure.as_ref(),

@@ -362,3 +362,20 @@ async fn a_resize_that_the_node_cannot_give_leaves_the_pod_as_it_is_over_a_resta
     rig.pod("p", |p| runs_with(p, "200m", 0)).await;
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn a_pull_that_was_cut_off_is_recorded_by_the_name_that_it_was_asked_for() {
+    let mut rig = Rig::start().await;
+    rig.api.put("pods", pod("p", object!({ "containers": [(container("c"))] })));
+    rig.pod("p", |p| meta::condition_is_true(p, "Ready")).await;
+    rig.halt().await;
+    // As a kubelet leaves it that is killed while it pulls; the runtime knows the image by this name, and lists it by none.
+    let (pulling, pulled) = (rig.root().join("image_manager/pulling"), rig.root().join("image_manager/pulled"));
+    let _ = std::fs::remove_dir_all(&pulled);
+    std::fs::create_dir_all(&pulling).unwrap();
+    let intent = r#"{"kind":"ImagePullIntent","apiVersion":"kubelet.config.k8s.io/v1beta1","image":"img:1"}"#;
+    std::fs::write(pulling.join("sha256-0"), intent).unwrap();
+    rig.resume().await;
+    rig.until(|_| std::fs::read_dir(&pulled).is_ok_and(|mut all| all.next().is_some())).await;
+    rig.stop().await;
+}

@@ -260,24 +260,30 @@ fn further_processes_run_in_the_container_with_their_own_exit_codes() {
 
 #[test]
 fn a_new_mount_has_what_the_image_has_there_where_that_is_asked_for() {
-    let rig =
-        Rig::new("copy", "cat /data/folder/file; test -L /data/out; test -u /data/folder/file; echo x > /data/new; cat /outside/file");
+    let rig = Rig::new(
+        "copy",
+        "cat /data/folder/file; test -L /data/out; test -u /data/folder/file; echo x > /data/new; cat /outside/file; cat /fixed/file; ! echo x > /fixed/file",
+    );
     let (data, outside) = (rig.path().join("rootfs/data"), rig.path().join("rootfs/outside"));
     fs::create_dir_all(data.join("folder")).unwrap();
     fs::create_dir_all(&outside).unwrap();
     fs::write(data.join("folder/file"), "of the image\n").unwrap();
     fs::set_permissions(data.join("folder/file"), fs::Permissions::from_mode(0o4755)).unwrap();
     fs::write(outside.join("file"), "inside\n").unwrap();
+    fs::create_dir_all(rig.path().join("rootfs/fixed")).unwrap();
+    fs::write(rig.path().join("rootfs/fixed/file"), "fixed\n").unwrap();
     std::os::unix::fs::symlink("/outside", data.join("out")).unwrap();
     rig.change(|spec| {
         let tmpfs = |place: &str| json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "tmpcopyup"] });
         let mounts = spec["mounts"].as_array_mut().unwrap();
         mounts.extend([tmpfs("/data"), tmpfs("/nothing/there")]);
+        // One that nobody may write to still has it.
+        mounts.push(json!({ "destination": "/fixed", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "tmpcopyup"] }));
     });
     rig.create();
     rig.run(&["start", &rig.id]);
     rig.wait_until_stopped();
-    assert_eq!(rig.output(), "of the image\ninside\n");
+    assert_eq!(rig.output(), "of the image\ninside\nfixed\n");
     assert!(!data.join("new").exists());
     rig.run(&["delete", &rig.id]);
 }

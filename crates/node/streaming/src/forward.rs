@@ -50,8 +50,9 @@ pub fn accept(
     }
     let protocol = if offered.iter().any(|o| o == PROTOCOL) { PROTOCOL } else { "" };
     let (response, upgraded) = websocket::upgrade(&mut request, protocol)?;
+    let idle = sessions.idle;
     sessions.spawn(async move {
-        match websocket::socket(upgraded).await {
+        match websocket::socket(upgraded, idle).await {
             Ok(socket) => {
                 let (input_sender, input) = mpsc::channel(DEPTH);
                 let (output, output_receiver) = mpsc::channel(DEPTH);

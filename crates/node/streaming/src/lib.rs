@@ -8,6 +8,7 @@ pub mod exec;
 pub mod forward;
 #[cfg(test)]
 mod fuzz;
+mod idle;
 pub mod query;
 mod server;
 mod spdy;
@@ -15,6 +16,8 @@ pub mod websocket;
 
 pub use client::StreamClient;
 pub use server::StreamServer;
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +26,8 @@ use tokio_util::task::TaskTracker;
 pub struct Sessions {
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
+    /// They end when nothing has moved for this time; None for never.
+    pub idle: Option<Duration>,
 }
 
 impl Sessions {

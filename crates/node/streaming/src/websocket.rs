@@ -1,6 +1,8 @@
 //! WebSockets as Kubernetes' streaming clients use them: one byte of each message names its channel. See upstream's
 //! httpstream/wsstream and the v5 protocol of KEP-4006.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -20,13 +22,14 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use crate::Sessions;
 use crate::answer::{Answer, Body, full, refuse};
 use crate::exec::{self, ERROR, Input, Open, STDERR, STDOUT, Session};
+use crate::idle::Idle;
 
 const LONGEST: usize = 1 << 20;
 
 /// A client closes one of its channels with this one (v5).
 const CLOSE: u8 = 255;
 
-pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub type Socket = WebSocketStream<Idle<TokioIo<Upgraded>>>;
 
 /// How messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,8 +88,9 @@ pub(crate) fn limits() -> Option<WebSocketConfig> {
     Some(WebSocketConfig::default().max_message_size(Some(LONGEST)).max_frame_size(Some(LONGEST)))
 }
 
-pub async fn socket(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
-    Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgrade.await?), Role::Server, limits()).await)
+pub async fn socket(upgrade: OnUpgrade, idle: Option<Duration>) -> Result<Socket, hyper::Error> {
+    let stream = Idle::new(TokioIo::new(upgrade.await?), idle);
+    Ok(WebSocketStream::from_raw_socket(stream, Role::Server, limits()).await)
 }
 
 /// Answers an exec or attach: the session goes on after the answer.
@@ -98,8 +102,9 @@ pub(crate) fn accept(sessions: &Sessions, mut request: Request<Incoming>, option
         return Err(refuse(StatusCode::FORBIDDEN, "no subprotocol of the client is known"));
     };
     let (response, upgraded) = upgrade(&mut request, protocol.name)?;
+    let idle = sessions.idle;
     sessions.spawn(async move {
-        match socket(upgraded).await {
+        match socket(upgraded, idle).await {
             Ok(socket) => session(socket, protocol, options, open, what).await,
             Err(error) => tracing::debug!(%error, "a stream was not upgraded"),
         }

@@ -55,6 +55,10 @@ impl Backlog {
         self.waiting.insert(key, Waiting { key, event, message, first, count: 1, written: None });
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// What is to be sent next.
     pub(super) fn take(&mut self) -> Option<Waiting> {
         let mut next = self.waiting.remove(&self.order.pop_front()?)?;

@@ -20,6 +20,13 @@ impl Service for Echo {
                 let messages: Vec<_> = each.chain([end]).collect();
                 Ok(Reply::Stream(Box::pin(futures_util::stream::iter(messages))))
             }
+            "/test.Echo/Last" => {
+                let mut last = Words::default();
+                while let Some(words) = call.next::<Words>().await? {
+                    last = words;
+                }
+                Ok(Reply::Stream(Box::pin(futures_util::stream::iter([Ok(last.encode())]))))
+            }
             other => Err(Status::unknown_method(other)),
         }
     }
@@ -68,6 +75,18 @@ async fn streams_go_both_ways_and_end_with_their_status() {
             assert_eq!(Words::decode(&answers.next().await.unwrap().unwrap()).unwrap().words, [expect]);
         }
         assert_eq!(answers.next().await.unwrap_err().to_string(), "rpc error: code = 11 desc = the end: 100 %");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_for_a_stream_ends_with_its_message() {
+    with_server(async |endpoint| {
+        let channel = endpoint.channel().await.unwrap();
+        let message = words("a");
+        let listening = channel.listen("/test.Echo/Last", &message);
+        let mut answers = tokio::time::timeout(Duration::from_secs(20), listening).await.unwrap().unwrap();
+        assert_eq!(Words::decode(&answers.next().await.unwrap().unwrap()).unwrap().words, ["a"]);
     })
     .await;
 }

@@ -51,36 +51,49 @@ fn socket(endpoint: &str) -> Result<PathBuf, ClientError> {
     if path.is_absolute() { Ok(path.to_path_buf()) } else { Err(ClientError::Endpoint(endpoint.to_owned())) }
 }
 
-/// How long a call may take; upstream's runtimeRequestTimeout. A runtime that hangs must not hold up what is not its own.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a call may take where nobody says otherwise; upstream's runtimeRequestTimeout. A runtime that hangs must not hold up what
+/// is not its own.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How much longer than others a method may take, beside the time that it is given itself; None for as long as it likes. See
 /// upstream's remote_runtime.go and remote_image.go.
-fn patience(method: &str, given: Option<Duration>) -> Option<Duration> {
+fn patience(method: &str, given: Option<Duration>, usual: Duration) -> Option<Duration> {
     match (method, given) {
         ("PullImage", _) | ("ExecSync", None) => None,
-        ("RunPodSandbox", _) => Some(PATIENCE * 2),
-        (_, given) => Some(PATIENCE.saturating_add(given.unwrap_or_default())),
+        ("RunPodSandbox", _) => Some(usual.saturating_mul(2)),
+        (_, given) => Some(usual.saturating_add(given.unwrap_or_default())),
     }
 }
 
-async fn call<Q: Message, A: Message>(server: &UnixEndpoint, service: &str, method: &str, request: &Q) -> Result<A, CallError> {
+/// A runtime's socket, and how long it may take for an answer.
+struct Server {
+    socket: UnixEndpoint,
+    patience: Duration,
+}
+
+impl Server {
+    fn new(endpoint: &str, patience: Duration) -> Result<Self, ClientError> {
+        Ok(Self { socket: UnixEndpoint::new(socket(endpoint)?, MAX_MESSAGE), patience })
+    }
+}
+
+async fn call<Q: Message, A: Message>(server: &Server, service: &str, method: &str, request: &Q) -> Result<A, CallError> {
     call_for(server, service, method, request, None).await
 }
 
 /// A call of what takes the time that it is given.
 async fn call_for<Q: Message, A: Message>(
-    server: &UnixEndpoint,
+    server: &Server,
     service: &str,
     method: &str,
     request: &Q,
     given: Option<Duration>,
 ) -> Result<A, CallError> {
     let answer = async {
-        let channel = server.channel().await?;
+        let channel = server.socket.channel().await?;
         Ok::<_, CallError>(channel.unary(&format!("{service}{method}"), &request.encode()).await?)
     };
-    let answer = match patience(method, given) {
+    let answer = match patience(method, given, server.patience) {
         None => answer.await?,
         Some(patience) => tokio::time::timeout(patience, answer).await.map_err(|_| CallError::Timeout { after: patience })??,
     };
@@ -90,7 +103,7 @@ async fn call_for<Q: Message, A: Message>(
 /// A runtime behind a socket. Clones share it; the tasks that follow its events end with the last of them.
 #[derive(Clone)]
 pub struct RemoteRuntime {
-    server: Arc<UnixEndpoint>,
+    server: Arc<Server>,
     streams: Arc<dyn Streams>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -99,12 +112,12 @@ pub struct RemoteRuntime {
 
 impl RemoteRuntime {
     /// Makes sure that a runtime answers at the endpoint, in the version that is spoken here.
-    pub async fn connect(endpoint: &str, streams: Arc<dyn Streams>) -> Result<Self, ClientError> {
-        let server = Arc::new(UnixEndpoint::new(socket(endpoint)?, MAX_MESSAGE));
+    pub async fn connect(endpoint: &str, streams: Arc<dyn Streams>, patience: Duration) -> Result<Self, ClientError> {
+        let server = Arc::new(Server::new(endpoint, patience)?);
         let stop = CancellationToken::new();
         let end = Arc::new(stop.clone().drop_guard());
         let runtime = Self { server, streams, tasks: TaskTracker::new(), stop, _end: end };
-        let path = runtime.server.path().to_path_buf();
+        let path = runtime.server.socket.path().to_path_buf();
         match runtime.version().await {
             Ok(version) if version.runtime_api_version == "v1" => Ok(runtime),
             Ok(version) => Err(ClientError::Version { path, version: version.runtime_api_version }),
@@ -362,12 +375,12 @@ fn gone(outcome: CriResult<Nothing>) -> CriResult<()> {
 
 /// The images of a runtime behind a socket.
 pub struct RemoteImages {
-    server: UnixEndpoint,
+    server: Server,
 }
 
 impl RemoteImages {
-    pub fn new(endpoint: &str) -> Result<Self, ClientError> {
-        Ok(Self { server: UnixEndpoint::new(socket(endpoint)?, MAX_MESSAGE) })
+    pub fn new(endpoint: &str, patience: Duration) -> Result<Self, ClientError> {
+        Ok(Self { server: Server::new(endpoint, patience)? })
     }
 
     async fn call<A: Message>(&self, method: &str, request: &impl Message, reference: &str) -> Result<A, ImageError> {
@@ -432,7 +445,7 @@ mod tests {
             ("ExecSync", None, None),
             ("PullImage", None, None),
         ] {
-            assert_eq!(patience(method, given), expect, "{method}");
+            assert_eq!(patience(method, given, PATIENCE), expect, "{method}");
         }
     }
 

@@ -15,6 +15,8 @@ enum Form {
     Numbers,
     TextMap,
     FlagMap,
+    /// A map of lists of texts.
+    Lists,
     Struct(&'static [Field]),
     Structs(&'static [Field]),
     /// What is in it, is not looked at.
@@ -26,68 +28,69 @@ enum Form {
 enum Use {
     /// Fram does as it says.
     Honoured,
-    /// What it says does not apply to Fram, whose parts stand in one process.
+    /// Only what is so anyway may be said; see `only`.
+    Checked,
+    /// What it says does not apply to Fram, whose parts stand in one process and wait for what happens instead of asking again.
     Moot,
-    /// What it says would apply, and nobody has built it.
-    Missing,
 }
 
 type Field = (&'static str, Form, Use);
 
-use Form::{Any, Duration, Flag, FlagMap, Fraction, Number, Numbers, Struct, Structs, Text, TextMap, Texts};
-use Use::{Honoured, Missing, Moot};
+use Form::{Any, Duration, Flag, FlagMap, Fraction, Lists, Number, Numbers, Struct, Structs, Text, TextMap, Texts};
+use Use::{Checked, Honoured, Moot};
 
 const TAINT: &[Field] = &[("key", Text, Honoured), ("value", Text, Honoured), ("effect", Text, Honoured), ("timeAdded", Text, Honoured)];
 const BY_PRIORITY: &[Field] = &[("priority", Number, Honoured), ("shutdownGracePeriodSeconds", Number, Honoured)];
 const RESERVATION: &[Field] = &[("numaNode", Number, Honoured), ("limits", TextMap, Honoured)];
-const X509: &[Field] = &[("clientCAFile", Text, Moot)];
-const WEBHOOK: &[Field] = &[("enabled", Flag, Moot), ("cacheTTL", Duration, Moot)];
-const ANONYMOUS: &[Field] = &[("enabled", Flag, Moot)];
+const X509: &[Field] = &[("clientCAFile", Text, Checked)];
+const WEBHOOK: &[Field] = &[("enabled", Flag, Checked), ("cacheTTL", Duration, Honoured)];
+const ANONYMOUS: &[Field] = &[("enabled", Flag, Checked)];
 const AUTHENTICATION: &[Field] =
-    &[("x509", Struct(X509), Moot), ("webhook", Struct(WEBHOOK), Moot), ("anonymous", Struct(ANONYMOUS), Moot)];
-const AUTHORIZATION_WEBHOOK: &[Field] = &[("cacheAuthorizedTTL", Duration, Moot), ("cacheUnauthorizedTTL", Duration, Moot)];
-const AUTHORIZATION: &[Field] = &[("mode", Text, Moot), ("webhook", Struct(AUTHORIZATION_WEBHOOK), Moot)];
+    &[("x509", Struct(X509), Checked), ("webhook", Struct(WEBHOOK), Honoured), ("anonymous", Struct(ANONYMOUS), Checked)];
+const AUTHORIZATION_WEBHOOK: &[Field] = &[("cacheAuthorizedTTL", Duration, Honoured), ("cacheUnauthorizedTTL", Duration, Honoured)];
+const AUTHORIZATION: &[Field] = &[("mode", Text, Checked), ("webhook", Struct(AUTHORIZATION_WEBHOOK), Honoured)];
 const SWAP: &[Field] = &[("swapBehavior", Text, Honoured)];
 const CRASH_LOOP: &[Field] = &[("maxContainerRestartPeriod", Duration, Honoured)];
+const TRACING: &[Field] = &[("endpoint", Text, Checked), ("samplingRatePerMillion", Number, Checked)];
 const USER_NAMESPACES: &[Field] = &[("idsPerPod", Number, Honoured)];
 
 const FIELDS: &[Field] = &[
     ("apiVersion", Text, Honoured),
     ("kind", Text, Honoured),
-    ("enableServer", Flag, Moot),
+    ("enableServer", Flag, Honoured),
     ("staticPodPath", Text, Honoured),
     ("podLogsDir", Text, Honoured),
     ("syncFrequency", Duration, Moot),
     ("fileCheckFrequency", Duration, Moot),
-    ("httpCheckFrequency", Duration, Moot),
-    ("staticPodURL", Text, Missing),
-    ("staticPodURLHeader", Any, Moot),
+    ("httpCheckFrequency", Duration, Honoured),
+    ("staticPodURL", Text, Honoured),
+    ("staticPodURLHeader", Lists, Honoured),
     ("address", Text, Honoured),
     ("port", Number, Honoured),
-    ("readOnlyPort", Number, Moot),
-    ("tlsCertFile", Text, Missing),
-    ("tlsPrivateKeyFile", Text, Missing),
-    ("tlsCipherSuites", Texts, Missing),
-    ("tlsCurvePreferences", Numbers, Moot),
-    ("tlsMinVersion", Text, Missing),
+    ("readOnlyPort", Number, Checked),
+    ("tlsCertFile", Text, Honoured),
+    ("tlsPrivateKeyFile", Text, Honoured),
+    ("tlsCipherSuites", Texts, Honoured),
+    ("tlsCurvePreferences", Numbers, Honoured),
+    ("tlsMinVersion", Text, Honoured),
     ("rotateCertificates", Flag, Moot),
     ("serverTLSBootstrap", Flag, Moot),
-    ("authentication", Struct(AUTHENTICATION), Moot),
-    ("authorization", Struct(AUTHORIZATION), Moot),
-    ("registryPullQPS", Number, Missing),
-    ("registryBurst", Number, Missing),
+    ("authentication", Struct(AUTHENTICATION), Honoured),
+    ("authorization", Struct(AUTHORIZATION), Honoured),
+    ("registryPullQPS", Number, Honoured),
+    ("registryBurst", Number, Honoured),
     ("imagePullCredentialsVerificationPolicy", Text, Honoured),
     ("preloadedImagesVerificationAllowlist", Texts, Honoured),
-    ("eventRecordQPS", Number, Missing),
-    ("eventBurst", Number, Missing),
+    ("eventRecordQPS", Number, Honoured),
+    ("eventBurst", Number, Honoured),
     ("enableDebuggingHandlers", Flag, Honoured),
-    ("enableContentionProfiling", Flag, Moot),
-    ("healthzPort", Number, Moot),
-    ("healthzBindAddress", Text, Moot),
-    ("oomScoreAdj", Number, Moot),
+    ("enableContentionProfiling", Flag, Checked),
+    ("healthzPort", Number, Honoured),
+    ("healthzBindAddress", Text, Honoured),
+    ("oomScoreAdj", Number, Honoured),
     ("clusterDomain", Text, Honoured),
     ("clusterDNS", Texts, Honoured),
-    ("streamingConnectionIdleTimeout", Duration, Missing),
+    ("streamingConnectionIdleTimeout", Duration, Honoured),
     ("nodeStatusUpdateFrequency", Duration, Honoured),
     ("nodeStatusReportFrequency", Duration, Honoured),
     ("nodeLeaseDurationSeconds", Number, Honoured),
@@ -96,10 +99,10 @@ const FIELDS: &[Field] = &[
     ("imageGCHighThresholdPercent", Number, Honoured),
     ("imageGCLowThresholdPercent", Number, Honoured),
     ("volumeStatsAggPeriod", Duration, Moot),
-    ("kubeletCgroups", Text, Moot),
-    ("systemCgroups", Text, Moot),
-    ("cgroupRoot", Text, Moot),
-    ("cgroupsPerQOS", Flag, Moot),
+    ("kubeletCgroups", Text, Checked),
+    ("systemCgroups", Text, Checked),
+    ("cgroupRoot", Text, Checked),
+    ("cgroupsPerQOS", Flag, Checked),
     ("cgroupDriver", Text, Moot),
     ("cpuManagerPolicy", Text, Honoured),
     ("singleProcessOOMKill", Flag, Honoured),
@@ -109,18 +112,18 @@ const FIELDS: &[Field] = &[
     ("topologyManagerPolicy", Text, Honoured),
     ("topologyManagerScope", Text, Honoured),
     ("topologyManagerPolicyOptions", TextMap, Honoured),
-    ("qosReserved", TextMap, Missing),
-    ("runtimeRequestTimeout", Duration, Missing),
-    ("hairpinMode", Text, Moot),
+    ("qosReserved", TextMap, Checked),
+    ("runtimeRequestTimeout", Duration, Honoured),
+    ("hairpinMode", Text, Checked),
     ("maxPods", Number, Honoured),
     ("podCIDR", Text, Honoured),
     ("podPidsLimit", Number, Honoured),
     ("resolvConf", Text, Honoured),
-    ("runOnce", Flag, Moot),
+    ("runOnce", Flag, Checked),
     ("cpuCFSQuota", Flag, Honoured),
-    ("cpuCFSQuotaPeriod", Duration, Missing),
+    ("cpuCFSQuotaPeriod", Duration, Honoured),
     ("nodeStatusMaxImages", Number, Honoured),
-    ("maxOpenFiles", Number, Moot),
+    ("maxOpenFiles", Number, Honoured),
     ("contentType", Text, Moot),
     ("kubeAPIQPS", Number, Moot),
     ("kubeAPIBurst", Number, Moot),
@@ -135,32 +138,32 @@ const FIELDS: &[Field] = &[
     ("mergeDefaultEvictionSettings", Flag, Honoured),
     ("podsPerCore", Number, Honoured),
     ("enableControllerAttachDetach", Flag, Moot),
-    ("protectKernelDefaults", Flag, Missing),
+    ("protectKernelDefaults", Flag, Honoured),
     ("makeIPTablesUtilChains", Flag, Moot),
     ("iptablesMasqueradeBit", Number, Moot),
     ("iptablesDropBit", Number, Moot),
-    ("featureGates", FlagMap, Moot),
+    ("featureGates", FlagMap, Checked),
     ("failSwapOn", Flag, Honoured),
     ("memorySwap", Struct(SWAP), Honoured),
     ("containerLogMaxSize", Text, Honoured),
     ("containerLogMaxFiles", Number, Honoured),
-    ("containerLogMaxWorkers", Number, Moot),
+    ("containerLogMaxWorkers", Number, Honoured),
     ("containerLogMonitorInterval", Duration, Honoured),
-    ("configMapAndSecretChangeDetectionStrategy", Text, Moot),
+    ("configMapAndSecretChangeDetectionStrategy", Text, Checked),
     ("systemReserved", TextMap, Honoured),
     ("kubeReserved", TextMap, Honoured),
     ("reservedSystemCPUs", Text, Honoured),
     ("showHiddenMetricsForVersion", Text, Moot),
-    ("systemReservedCgroup", Text, Moot),
-    ("kubeReservedCgroup", Text, Moot),
+    ("systemReservedCgroup", Text, Honoured),
+    ("kubeReservedCgroup", Text, Honoured),
     ("enforceNodeAllocatable", Texts, Honoured),
     ("allowedUnsafeSysctls", Texts, Honoured),
     ("volumePluginDir", Text, Moot),
     ("providerID", Text, Honoured),
-    ("kernelMemcgNotification", Flag, Moot),
-    ("logging", Any, Moot),
+    ("kernelMemcgNotification", Flag, Checked),
+    ("logging", Any, Checked),
     ("enableSystemLogHandler", Flag, Honoured),
-    ("enableSystemLogQuery", Flag, Moot),
+    ("enableSystemLogQuery", Flag, Checked),
     ("shutdownGracePeriod", Duration, Honoured),
     ("shutdownGracePeriodCriticalPods", Duration, Honoured),
     ("shutdownGracePeriodByPodPriority", Structs(BY_PRIORITY), Honoured),
@@ -170,14 +173,14 @@ const FIELDS: &[Field] = &[
     ("enableDebugFlagsHandler", Flag, Moot),
     ("seccompDefault", Flag, Honoured),
     ("memoryThrottlingFactor", Fraction, Moot),
-    ("memoryReservationPolicy", Text, Moot),
+    ("memoryReservationPolicy", Text, Checked),
     ("registerWithTaints", Structs(TAINT), Honoured),
     ("registerNode", Flag, Honoured),
-    ("tracing", Any, Moot),
+    ("tracing", Struct(TRACING), Checked),
     ("localStorageCapacityIsolation", Flag, Honoured),
-    ("containerRuntimeEndpoint", Text, Moot),
-    ("imageServiceEndpoint", Text, Moot),
-    ("failCgroupV1", Flag, Moot),
+    ("containerRuntimeEndpoint", Text, Honoured),
+    ("imageServiceEndpoint", Text, Honoured),
+    ("failCgroupV1", Flag, Honoured),
     ("userNamespaces", Struct(USER_NAMESPACES), Honoured),
 ];
 
@@ -190,17 +193,8 @@ pub(super) fn faults(document: &Value) -> Vec<String> {
 
 /// Fields that are set and mean nothing to Fram.
 pub(super) fn moot(document: &Value) -> Vec<&'static str> {
-    set(document, Moot)
-}
-
-/// Fields that are set and should mean something to Fram.
-pub(super) fn missing(document: &Value) -> Vec<&'static str> {
-    set(document, Missing)
-}
-
-fn set(document: &Value, of: Use) -> Vec<&'static str> {
     let set = |name: &str| document.get(name).is_some_and(|v| !v.is_null());
-    FIELDS.iter().filter(|(name, _, used)| *used == of && set(name)).map(|(name, ..)| *name).collect()
+    FIELDS.iter().filter(|(name, _, used)| *used == Moot && set(name)).map(|(name, ..)| *name).collect()
 }
 
 fn check_struct(value: &Value, fields: &[Field], at: &str, out: &mut Vec<String>) {
@@ -240,6 +234,7 @@ fn check(value: &Value, form: Form, at: &str, out: &mut Vec<String>) {
         Numbers => expect("a list of numbers", each(|v| v.as_int().is_some())),
         TextMap => expect("a map of texts", map(|v| v.as_str().is_some())),
         FlagMap => expect("a map of true and false", map(|v| v.as_bool().is_some())),
+        Lists => expect("a map of lists", map(|v| v.as_list().is_some_and(|l| l.iter().all(|one| one.as_str().is_some())))),
         Struct(fields) => check_struct(value, fields, at, out),
         Structs(fields) => match value.as_list() {
             Some(list) => list.iter().enumerate().for_each(|(i, v)| check_struct(v, fields, &format!("{at}[{i}]"), out)),
@@ -257,11 +252,10 @@ mod tests {
     fn unknown_fields_and_values_of_another_type_are_faults_at_any_depth() {
         let fine = object!({
             "maxPods": 3, "evictionHard": { "memory.available": "1" }, "memorySwap": { "swapBehavior": "NoSwap" }, "clusterDNS": ["1.2.3.4"],
-            "registerWithTaints": [{ "key": "k", "effect": "NoSchedule" }], "imageMinimumGCAge": "2m", "logging": { "x": 1 }, "staticPodPath": null
+            "registerWithTaints": [{ "key": "k", "effect": "NoSchedule" }], "imageMinimumGCAge": "2m", "contentType": "x", "staticPodPath": null
         });
         assert_eq!(faults(&fine), Vec::<String>::new());
-        assert_eq!(moot(&fine), ["logging"]);
-        assert_eq!(missing(&object!({ "eventRecordQPS": 5, "logging": {} })), ["eventRecordQPS"]);
+        assert_eq!(moot(&fine), ["contentType"]);
         for (document, fault) in [
             (object!({ "maxPod": 3 }), "unknown field \"maxPod\""),
             (object!({ "memorySwap": { "behavior": "" } }), "unknown field \"memorySwap.behavior\""),

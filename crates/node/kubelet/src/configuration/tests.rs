@@ -74,6 +74,60 @@ fn hard_thresholds_replace_the_defaults_unless_they_are_to_be_merged() {
 }
 
 #[test]
+fn the_port_speaks_and_shows_what_it_is_told_to() {
+    let read = |text: &str| read(text).unwrap();
+    let plain = read("");
+    assert!(plain.serve && plain.serving_tls == crate::config::ServingTls::default());
+    assert_eq!((plain.healthz.map(|a| a.to_string()), plain.streaming_idle.as_secs()), (Some("127.0.0.1:10248".into()), 4 * 3600));
+    let told = read(
+        "enableServer: false\nhealthzPort: 0\nstreamingConnectionIdleTimeout: 0s\ntlsCertFile: /a\ntlsPrivateKeyFile: /b\n\
+         tlsCipherSuites: [TLS_RSA_WITH_AES_128_CBC_SHA, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305]\ntlsCurvePreferences: [29]\n\
+         authentication: {webhook: {cacheTTL: 3s}}\nauthorization: {webhook: {cacheUnauthorizedTTL: 4s}}\n",
+    );
+    assert_eq!((told.serve, told.healthz, told.streaming_idle), (false, None, Duration::ZERO));
+    assert_eq!(told.serving_tls.files, Some(("/a".into(), "/b".into())));
+    assert_eq!(told.serving_tls.cipher_suites, [rustls::CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256]);
+    assert_eq!(told.serving_tls.curves, [rustls::NamedGroup::X25519]);
+    assert_eq!((told.reviews.known.as_secs(), told.reviews.allowed.as_secs(), told.reviews.refused.as_secs()), (3, 300, 4));
+    assert!(read("tlsMinVersion: VersionTLS13\n").serving_tls.only_13 && !read("tlsMinVersion: VersionTLS12\n").serving_tls.only_13);
+}
+
+#[test]
+fn rates_are_upstreams_where_half_of_them_is_said_and_none_where_they_are_zero() {
+    let read = |text: &str| read(text).unwrap();
+    let rate = |per_second, burst| Some(fram_client::Rate { per_second, burst });
+    for (text, pulls, events) in [
+        ("", None, rate(50, 100)),
+        ("registryPullQPS: 2\n", rate(2, 10), rate(50, 100)),
+        ("registryBurst: 3\neventBurst: 7\n", rate(5, 3), rate(50, 7)),
+        ("registryPullQPS: 0\neventRecordQPS: 0\n", None, None),
+    ] {
+        let told = read(text);
+        assert_eq!((told.registry_pulls, told.event_rate), (pulls, events), "{text}");
+    }
+}
+
+#[test]
+fn what_is_reserved_is_enforced_on_the_cgroups_that_are_named() {
+    let told = read(
+        "systemReserved: {cpu: 100m}\nsystemReservedCgroup: /system\nkubeReservedCgroup: /kube\n\
+         enforceNodeAllocatable: [system-reserved-compressible, kube-reserved]\n",
+    )
+    .unwrap();
+    let held: Vec<_> = told.reserved_cgroups.iter().map(|c| (c.of, c.path.as_str(), c.compressible, c.amounts.len())).collect();
+    assert_eq!(held, [("system-reserved", "/system", true, 1), ("kube-reserved", "/kube", false, 0)]);
+    assert!(!told.enforce_node_allocatable);
+}
+
+#[test]
+fn pods_of_a_url_are_asked_for_with_its_headers() {
+    let told = read("staticPodURL: https://a.example/pods\nstaticPodURLHeader: {X-A: [b, c]}\nhttpCheckFrequency: 3s\n").unwrap();
+    let source = told.static_pod_url.unwrap();
+    let headers: Vec<(&str, &str)> = source.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    assert_eq!((source.url.host(), headers, source.every.as_secs()), (Some("a.example"), vec![("X-A", "b"), ("X-A", "c")], 3));
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_with_its_field() {
     for (text, fault) in [
         ("maxPod: 7\n", "strict decoding error: unknown field \"maxPod\""),
@@ -81,6 +135,18 @@ fn what_makes_no_sense_is_refused_with_its_field() {
         ("preloadedImagesVerificationAllowlist: [a]\n", "can only be set when imagePullCredentialsVerificationPolicy is"),
         ("serializeImagePulls: true\nmaxParallelImagePulls: 2\n", "maxParallelImagePulls cannot be larger than 1 unless"),
         ("maxParallelImagePulls: 0\n", "maxParallelImagePulls 0 must be a positive number"),
+        ("readOnlyPort: 10255\n", "readOnlyPort 10255 cannot be had: a port at which nobody says who they are is not served"),
+        ("featureGates: {MemoryQoS: true}\n", "cannot set feature gate MemoryQoS to true"),
+        ("tlsCertFile: /a\n", "tlsCertFile and tlsPrivateKeyFile must be given together"),
+        ("tlsCipherSuites: [TLS_X]\n", "cipher suite TLS_X not supported or doesn't exist"),
+        ("tlsCipherSuites: [TLS_RSA_WITH_AES_128_GCM_SHA256]\n", "tlsCipherSuites: none of them is spoken in TLS 1.2"),
+        ("tlsCurvePreferences: [30]\n", "tlsCurvePreferences: curve 30 is not supported"),
+        ("eventRecordQPS: -1\n", "eventRecordQPS -1 must be between 0"),
+        ("cpuCFSQuotaPeriod: 2s\n", "cpuCFSQuotaPeriod 2s must be between 1ms and 1sec"),
+        ("enforceNodeAllocatable: [system-reserved]\n", "systemReservedCgroup must be specified when \"system-reserved\""),
+        ("enforceNodeAllocatable: [pods, none]\n", "may not contain additional enforcements"),
+        ("enforceNodeAllocatable: [all]\n", "option \"all\" specified for enforceNodeAllocatable"),
+        ("staticPodURL: /tmp/x\n", "staticPodURL \"/tmp/x\" must be an http or https URL"),
         ("podLogsDir: ../logs\n", "podLogsDir \"../logs\" must be a normalized absolute path"),
         ("maxPods: -7\n", "maxPods -7 must be between 1 and 4294967295, inclusive"),
         ("imageGCHighThresholdPercent: 101\n", "imageGCHighThresholdPercent 101 must be between 0 and 100, inclusive"),

@@ -148,8 +148,11 @@ async fn attend(registry: Arc<Registry>, path: PathBuf, gone: CancellationToken)
         match gone.run_until_cancelled(introduce(&registry, &path)).await {
             None => return,
             Some(Ok(None)) => return,
-            Some(Ok(Some((driver, socket)))) => {
-                gone.cancelled().await;
+            Some(Ok(Some(Driver { name: driver, socket, tells_health }))) => {
+                match tells_health {
+                    true => drop(gone.run_until_cancelled(registry.dra.follow_health(&driver, &socket)).await),
+                    false => gone.cancelled().await,
+                }
                 registry.stop.run_until_cancelled(registry.dra.deregister(&driver, &socket)).await;
                 return;
             }
@@ -162,8 +165,15 @@ async fn attend(registry: Arc<Registry>, path: PathBuf, gone: CancellationToken)
     }
 }
 
-/// Registers a plugin; gives name and socket of a driver of dynamic resources.
-async fn introduce(registry: &Registry, path: &Path) -> Result<Option<(String, PathBuf)>, DeviceError> {
+/// A driver of dynamic resources.
+struct Driver {
+    name: String,
+    socket: PathBuf,
+    tells_health: bool,
+}
+
+/// Registers a plugin, and says so where it is a driver.
+async fn introduce(registry: &Registry, path: &Path) -> Result<Option<Driver>, DeviceError> {
     let endpoint = UnixEndpoint::new(path.to_path_buf(), MAX_MESSAGE);
     let channel = endpoint.channel().await?;
     let bytes = channel.unary("/pluginregistration.Registration/GetInfo", &Empty {}.encode()).await?;
@@ -173,7 +183,8 @@ async fn introduce(registry: &Registry, path: &Path) -> Result<Option<(String, P
     let outcome = match info.kind.as_str() {
         "DevicePlugin" => registry.register(&info.name, &info.supported_versions, socket),
         "DRAPlugin" => {
-            driver = Some((info.name.clone(), socket.clone()));
+            let tells_health = info.supported_versions.iter().any(|v| v == crate::dra::HEALTH);
+            driver = Some(Driver { name: info.name.clone(), socket: socket.clone(), tells_health });
             registry.dra.register(&info.name, &info.supported_versions, socket)
         }
         other => Err(format!("plugins of type {other:?} are not supported by this node")),

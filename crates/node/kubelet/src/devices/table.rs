@@ -47,6 +47,18 @@ impl Table {
         ours.filter_map(|(name, amount)| Some((name.to_string(), count(amount)?))).collect()
     }
 
+    /// How the devices of a container are, by resource. One that its plugin has never told of passes for well, as upstream has it.
+    pub(crate) fn health_of(&self, uid: &str, container: &str) -> Vec<Value> {
+        let own = self.held.iter().filter(|((of, name, _), ids)| of == uid && name == container && !ids.is_empty());
+        let status = |((_, _, resource), ids): (&Place, &BTreeSet<String>)| {
+            let known = self.known.get(resource);
+            let is_well = |id: &String| known.and_then(|devices| devices.get(id)).is_none_or(|device| device.healthy);
+            let one = |id: &String| object!({ "resourceID": (id.as_str()), "health": (if is_well(id) { "Healthy" } else { "Unhealthy" }) });
+            object!({ "name": (resource.as_str()), "resources": (ids.iter().map(one).collect::<Vec<Value>>()) })
+        };
+        own.map(status).collect()
+    }
+
     /// Healthy devices that nobody has.
     pub(crate) fn free(&self, resource: &str) -> BTreeSet<String> {
         let held: BTreeSet<&String> = self.held.iter().filter(|((_, _, r), _)| r == resource).flat_map(|(_, ids)| ids).collect();

@@ -199,6 +199,44 @@ pub(crate) fn recall(document: &Value) -> Claims {
     document.list_at(&["claims"]).iter().map(one).collect()
 }
 
+/// How the devices of each claim of a container are. `health` tells it of a driver's device in a pool, with what is said of it.
+pub(crate) fn health_of<'a>(
+    claims: &Claims,
+    pod: &Value,
+    container: &Value,
+    health: impl Fn(&str, &str, &str) -> (&'static str, &'a str),
+) -> Vec<Value> {
+    let wanted = wanted(pod).unwrap_or_default();
+    let mut out = Vec::new();
+    for used in container.list_at(&["resources", "claims"]) {
+        let (entry, request) = (used.str_at(&["name"]), used.str_at(&["request"]));
+        let Some(one) = wanted.iter().find(|w| w.entry == entry) else { continue };
+        let Some(claim) = claims.get(&(meta::namespace(pod).to_string(), one.name.to_string())) else { continue };
+        let base = request.split('/').next().unwrap_or_default();
+        let mut resources: Vec<Value> = Vec::new();
+        for (driver, device) in claim.drivers.iter().flat_map(|(driver, devices)| devices.iter().map(move |d| (driver, d))) {
+            if !request.is_empty() && !device.requests.is_empty() && !device.requests.iter().any(|r| r == base) {
+                continue;
+            }
+            let id = device.cdi_ids.first().cloned().unwrap_or_else(|| format!("{driver}/{}/{}", device.pool, device.name));
+            if resources.iter().any(|r| r.str_at(&["resourceID"]) == id) {
+                continue;
+            }
+            let (word, message) = health(driver, &device.pool, &device.name);
+            let mut resource = object!({ "resourceID": id, "health": word });
+            if !message.is_empty() {
+                resource.set(&["message"], message);
+            }
+            resources.push(resource);
+        }
+        if !resources.is_empty() {
+            let name = if request.is_empty() { format!("claim:{entry}") } else { format!("claim:{entry}/{request}") };
+            out.push(object!({ "name": name, "resources": resources }));
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,5 +311,34 @@ mod tests {
         assert_eq!(names(object!({ "name": "own", "request": "two" })), ["b", "c"]);
         assert!(names(object!({ "name": "made" })).is_empty());
         assert_eq!(recall(&document(&claims)), claims);
+    }
+
+    #[test]
+    fn a_container_has_the_health_of_the_devices_of_its_own_requests() {
+        let device = |name: &str, request: &str, cdi: &str| Device {
+            pool: "p".into(),
+            name: name.into(),
+            requests: vec![request.into()],
+            cdi_ids: if cdi.is_empty() { Vec::new() } else { vec![cdi.into()] },
+            ..Device::default()
+        };
+        let claim = Claim {
+            drivers: BTreeMap::from([("d".to_string(), vec![device("a", "r", "x/y=a"), device("b", "s", ""), device("c", "s", "x/y=a")])]),
+            ..Claim::default()
+        };
+        let claims = Claims::from([(("ns".to_string(), "c1".to_string()), claim)]);
+        let pod =
+            object!({ "metadata": { "namespace": "ns" }, "spec": { "resourceClaims": [{ "name": "rc", "resourceClaimName": "c1" }] } });
+        let of = |used: Value| {
+            let container = object!({ "resources": { "claims": [used] } });
+            health_of(&claims, &pod, &container, |_, _, device| if device == "a" { ("Healthy", "") } else { ("Unhealthy", "hot") })
+        };
+        let one = object!({ "name": "claim:rc/s", "resources": [
+            { "resourceID": "d/p/b", "health": "Unhealthy", "message": "hot" }, { "resourceID": "x/y=a", "health": "Unhealthy", "message": "hot" }] });
+        assert_eq!(of(object!({ "name": "rc", "request": "s" })), [one]);
+        let all = of(object!({ "name": "rc" }));
+        let ids: Vec<&str> = all[0].list_at(&["resources"]).iter().map(|r| r.str_at(&["resourceID"])).collect();
+        assert_eq!((all[0].str_at(&["name"]), ids), ("claim:rc", vec!["x/y=a", "d/p/b"]));
+        assert_eq!(of(object!({ "name": "other" })), Vec::<Value>::new());
     }
 }

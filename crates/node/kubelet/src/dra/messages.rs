@@ -20,4 +20,15 @@ messages! {
     pub(crate) Unprepared { error: String = 1 }
     pub(crate) UnpreparedEntry { key: String = 1, value: Option<Unprepared> = 2 }
     pub(crate) UnprepareResponse { claims: Vec<UnpreparedEntry> = 1 }
+    pub(crate) DeviceIdentifier { pool_name: String = 1, device_name: String = 2 }
+    /// Of the service v1alpha1.DRAResourceHealth, after its own api.proto.
+    pub(crate) DeviceHealth {
+        device: Option<DeviceIdentifier> = 1,
+        health: i32 = 2,
+        last_updated_time: i64 = 3,
+        timeout_seconds: i64 = 4,
+        message: String = 5,
+    }
+    pub(crate) HealthResponse { devices: Vec<DeviceHealth> = 1 }
+    pub(crate) Nothing {}
 }

@@ -101,6 +101,22 @@ pub(crate) enum Used {
     /// Those of the node, or none: any pod of the node could do the same.
     Node,
     Secret(PullSecret),
+    /// Those that a provider gave to a service account.
+    Account(PullAccount),
+}
+
+/// The service account of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PullAccount {
+    pub(crate) uid: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl PullAccount {
+    fn document(&self) -> Value {
+        object!({ "uid": (self.uid.as_str()), "namespace": (self.namespace.as_str()), "name": (self.name.as_str()) })
+    }
 }
 
 /// What a record says of a pod with these secrets.
@@ -114,6 +130,7 @@ pub(super) enum Verdict {
 }
 
 const SECRETS: &str = "kubernetesSecrets";
+const ACCOUNTS: &str = "kubernetesServiceAccounts";
 /// How many secrets of one image are remembered for having been seen.
 const MANY: usize = 100;
 
@@ -122,9 +139,12 @@ fn credentials<'a>(record: &'a Value, image: &str) -> Option<&'a Value> {
 }
 
 /// `record` is an ImagePulledRecord.
-pub(super) fn verdict(record: &Value, image: &str, own: &[PullSecret]) -> Verdict {
+pub(super) fn verdict(record: &Value, image: &str, own: &[PullSecret], account: Option<&PullAccount>) -> Verdict {
     let Some(known) = credentials(record, image) else { return Verdict::Ask };
     if known.bool_at(&["nodePodsAccessible"]) == Some(true) {
+        return Verdict::Allowed;
+    }
+    if account.is_some_and(|account| known.list_at(&[ACCOUNTS]).contains(&account.document())) {
         return Verdict::Allowed;
     }
     let known: Vec<PullSecret> = known.list_at(&[SECRETS]).iter().map(PullSecret::read).collect();
@@ -161,6 +181,16 @@ pub(super) fn noted(record: Option<&Value>, image: &str, id: &str, used: Option<
             secrets.push(secret.document());
             let mut changed = if known.is_null() { object!({}) } else { known };
             changed.set(&[SECRETS], secrets);
+            new.set(&path, changed);
+        }
+        Some(Used::Account(account)) if !for_all => {
+            let mut accounts: Vec<Value> = known.list_at(&[ACCOUNTS]).to_vec();
+            if accounts.contains(&account.document()) {
+                return None;
+            }
+            accounts.push(account.document());
+            let mut changed = if known.is_null() { object!({}) } else { known };
+            changed.set(&[ACCOUNTS], accounts);
             new.set(&path, changed);
         }
         // That it was pulled here is something to note by itself.
@@ -206,7 +236,8 @@ mod tests {
     fn an_image_is_for_those_who_have_what_it_was_pulled_with() {
         let pulled = secret("1", "s", "h");
         let record = noted(None, "reg/app:1", "id", Some(&Used::Secret(pulled.clone())), "now").unwrap();
-        let check = |image: &str, own: &[PullSecret], expect: Verdict| assert_eq!(verdict(&record, image, own), expect, "{image} {own:?}");
+        let check =
+            |image: &str, own: &[PullSecret], expect: Verdict| assert_eq!(verdict(&record, image, own, None), expect, "{image} {own:?}");
         check("reg/app:2", std::slice::from_ref(&pulled), Verdict::Allowed);
         check("reg/app:1", &[], Verdict::Ask);
         check("reg/app:1", &[secret("2", "other", "other")], Verdict::Ask);
@@ -217,7 +248,7 @@ mod tests {
         check("reg/app:1", std::slice::from_ref(&changed), Verdict::AllowedBy(changed.clone()));
         // An empty hash is none.
         let unhashed = noted(None, "a", "id", Some(&Used::Secret(secret("1", "s", ""))), "now").unwrap();
-        assert_eq!(verdict(&unhashed, "a", &[secret("2", "t", "")]), Verdict::Ask);
+        assert_eq!(verdict(&unhashed, "a", &[secret("2", "t", "")], None), Verdict::Ask);
     }
 
     #[test]
@@ -228,10 +259,23 @@ mod tests {
         let second = noted(Some(&first), "a", "id", Some(&Used::Secret(secret("1", "s", "new"))), "2").unwrap();
         assert_eq!(second.list_at(&["credentialMapping", "a", SECRETS]).len(), 1);
         let all = noted(Some(&second), "a", "id", Some(&Used::Node), "3").unwrap();
-        assert_eq!(verdict(&all, "a", &[]), Verdict::Allowed);
+        assert_eq!(verdict(&all, "a", &[], None), Verdict::Allowed);
         assert_eq!((noted(Some(&all), "a", "id", Some(&pulled), "4"), noted(Some(&all), "a", "id", None, "4")), (None, None));
         // A pull of which nobody knows how it was done counts as the kubelet's, and opens nothing.
         let unknown = noted(None, "a", "id", None, "1").unwrap();
-        assert_eq!((verdict(&unknown, "a", &[secret("1", "s", "h")]), unknown.str_at(&["imageRef"])), (Verdict::Ask, "id"));
+        assert_eq!((verdict(&unknown, "a", &[secret("1", "s", "h")], None), unknown.str_at(&["imageRef"])), (Verdict::Ask, "id"));
+    }
+
+    #[test]
+    fn what_a_service_account_has_opened_is_for_its_pods() {
+        let account = |uid: &str| PullAccount { uid: uid.into(), namespace: "ns".into(), name: "builder".into() };
+        let first = noted(None, "reg/app:1", "id", Some(&Used::Account(account("1"))), "1").unwrap();
+        for (asking, expect) in [(Some(account("1")), Verdict::Allowed), (Some(account("2")), Verdict::Ask), (None, Verdict::Ask)] {
+            assert_eq!(verdict(&first, "reg/app:2", &[], asking.as_ref()), expect, "{asking:?}");
+        }
+        assert_eq!(noted(Some(&first), "reg/app:1", "id", Some(&Used::Account(account("1"))), "2"), None);
+        let both = noted(Some(&first), "reg/app:1", "id", Some(&Used::Secret(secret("1", "s", "h"))), "2").unwrap();
+        assert_eq!(verdict(&both, "reg/app:1", &[], Some(&account("1"))), Verdict::Allowed);
+        assert_eq!(verdict(&both, "reg/app:1", &[secret("1", "s", "h")], None), Verdict::Allowed);
     }
 }

@@ -2,11 +2,10 @@
 //! pure; see upstream's pkg/kubelet/images/image_gc_manager.go and kuberuntime_gc.go.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fram_cri::{ContainerFilter, ContainerState, Image, ImageSpec};
-use fram_machinery::{Value, meta};
+use fram_machinery::meta;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +14,7 @@ use crate::eviction::Disks;
 use crate::kubelet::Kubelet;
 use crate::node::machine;
 use crate::observed::LABEL_POD_UID;
+use crate::pod;
 use crate::volumes;
 
 /// Upstream's ImageGCPeriod.
@@ -226,23 +226,33 @@ async fn remove_orphans(kubelet: &Kubelet) {
     }
 }
 
-/// Removes the ended instances of containers that have a successor: their logs and layers are the node's to take back when its
-/// disk is short.
-pub(crate) async fn remove_dead_containers(ctx: &Context, pods: &[Arc<Value>]) {
+/// Removes what nobody misses when the node's disk is short: the ended instances of containers that have a successor, and those of pods
+/// that have ended, be the pods deleted or not. See DeleteAllUnusedContainers.
+pub(crate) async fn remove_dead_containers(kubelet: &Kubelet) {
+    let ctx = &kubelet.ctx;
     let all = ctx.runtime.list_containers(&ContainerFilter::default()).await.unwrap_or_default();
-    for pod in pods {
-        let of_pod = |c: &&fram_cri::Container| c.labels.get(LABEL_POD_UID).is_some_and(|uid| uid == meta::uid(pod));
-        let own: Vec<_> = all.iter().filter(of_pod).collect();
-        let replaced = |c: &&&fram_cri::Container| {
-            let newer = |o: &&fram_cri::Container| o.metadata.name == c.metadata.name && o.metadata.attempt > c.metadata.attempt;
-            c.state == ContainerState::Exited && own.iter().any(newer)
-        };
-        for container in own.iter().filter(replaced) {
-            if let Err(error) = ctx.runtime.remove_container(&container.id).await {
-                tracing::info!(container = container.id, %error, "an ended container could not be removed");
-            }
+    let ended: HashSet<String> = ctx.all_pods().iter().filter(|p| pod::is_terminal(p)).map(|p| meta::uid(p).to_string()).collect();
+    for container in dead(&all, &ended) {
+        if let Err(error) = ctx.runtime.remove_container(&container.id).await {
+            tracing::info!(container = container.id, %error, "an ended container could not be removed");
         }
     }
+    // Who belongs to nobody is known once it is known who there is.
+    if ctx.pods.has_synced() {
+        remove_orphans(kubelet).await;
+    }
+}
+
+/// Containers that nobody misses. `ended` are the pods that will run nothing any more.
+fn dead<'a>(all: &'a [fram_cri::Container], ended: &HashSet<String>) -> Vec<&'a fram_cri::Container> {
+    let uid = |c: &fram_cri::Container| c.labels.get(LABEL_POD_UID).cloned();
+    let replaced = |c: &fram_cri::Container| {
+        let newer = |o: &fram_cri::Container| o.metadata.name == c.metadata.name && o.metadata.attempt > c.metadata.attempt;
+        all.iter().any(|o| uid(o) == uid(c) && newer(o))
+    };
+    let is_dead =
+        |c: &&fram_cri::Container| c.state == ContainerState::Exited && uid(c).is_some_and(|uid| ended.contains(&uid) || replaced(c));
+    all.iter().filter(is_dead).collect()
 }
 
 #[cfg(test)]
@@ -276,5 +286,27 @@ mod tests {
             let ids: String = choose(images(), &policy, to_free, started, at(1000)).into_iter().map(|i| i.id).collect();
             assert_eq!(ids, chosen, "{max_age} {to_free}");
         }
+    }
+
+    #[test]
+    fn containers_of_ended_pods_and_those_with_a_successor_are_missed_by_nobody() {
+        let container = |id: &str, pod: &str, name: &str, attempt: u32, state: ContainerState| fram_cri::Container {
+            id: id.into(),
+            metadata: fram_cri::ContainerMetadata { name: name.into(), attempt },
+            labels: [(LABEL_POD_UID.to_string(), pod.to_string())].into(),
+            state,
+            ..Default::default()
+        };
+        use ContainerState::{Exited, Running};
+        let all = [
+            container("a", "runs", "c", 0, Exited),
+            container("b", "runs", "c", 1, Exited),
+            container("c", "runs", "c", 2, Running),
+            container("d", "runs", "other", 0, Exited),
+            container("e", "ended", "c", 0, Exited),
+            container("f", "ended", "d", 0, Running),
+        ];
+        let ids: String = dead(&all, &HashSet::from(["ended".to_string()])).into_iter().map(|c| c.id.as_str()).collect();
+        assert_eq!(ids, "abe");
     }
 }

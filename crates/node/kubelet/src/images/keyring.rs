@@ -5,12 +5,15 @@ use fram_cri::AuthConfig;
 use fram_machinery::{Value, json};
 
 use super::access::{PullSecret, Used};
+use super::provider::PodIdentity;
 use crate::pod::environment::value_of;
 
 /// Credentials by the registry, or part of a registry, that they are for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Keyring {
     entries: Vec<Entry>,
+    /// For whom images are pulled with it.
+    pub(super) pod: PodIdentity,
 }
 
 #[derive(Debug, Clone)]
@@ -21,6 +24,10 @@ struct Entry {
 }
 
 impl Keyring {
+    pub(crate) fn of(pod: PodIdentity) -> Self {
+        Self { entries: Vec::new(), pod }
+    }
+
     /// Adds the credentials of a Secret of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg.
     pub(crate) fn add_secret(&mut self, secret: &Value) {
         let read = |key: &str| value_of(secret, key, true).and_then(|bytes| json::from_slice(&bytes).ok());
@@ -35,9 +42,9 @@ impl Keyring {
         }
     }
 
-    /// Adds the node's own credentials by the places that they are for.
-    pub(crate) fn add_auths(&mut self, auths: &Value) {
-        self.add(auths, |_| Used::Node);
+    /// Adds credentials by the places that they are for, and whose they are.
+    pub(crate) fn add_auths(&mut self, auths: &Value, used: &Used) {
+        self.add(auths, |_| used.clone());
     }
 
     fn add(&mut self, auths: &Value, of: impl Fn(&AuthConfig) -> Used) {
@@ -59,7 +66,7 @@ impl Keyring {
     pub(super) fn secrets(&self, image: &str) -> Vec<PullSecret> {
         let secret = |(_, used)| match used {
             Used::Secret(secret) => Some(secret),
-            Used::Node => None,
+            Used::Node | Used::Account(_) => None,
         };
         self.lookup(image).into_iter().filter_map(secret).collect()
     }

@@ -1,6 +1,8 @@
 //! Credential provider plugins (KEP-2133): programs of the node that are asked for credentials of registries. Configuration and answers
 //! are read purely; running the programs is here. See upstream's pkg/credentialprovider/plugin.
 
+mod account;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use fram_cri::AuthConfig;
 use fram_machinery::normalize::parse_duration;
-use fram_machinery::{Value, json, object, yaml};
+use fram_machinery::{Map, Status, Value, json, object, yaml};
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 
 use super::access::Used;
 use super::keyring::{Keyring, matches_image, registry_of};
+pub(crate) use account::{Accounts, PodIdentity};
+use account::{TokenAttributes, Told};
 
 const CONFIG: (&str, &str) = ("kubelet.config.k8s.io/v1", "CredentialProviderConfig");
 const PROTOCOL: &str = "credentialprovider.kubelet.k8s.io/v1";
@@ -28,6 +32,8 @@ pub enum ProviderError {
     Config { path: PathBuf, why: String },
     #[error("credential provider {name}: {why}")]
     Answer { name: String, why: String },
+    #[error("credential provider {name}: the service account {account} cannot be told of: {status}")]
+    Account { name: String, account: String, status: Box<Status> },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +43,7 @@ struct Provider {
     default_cache: Duration,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    tokens: Option<TokenAttributes>,
 }
 
 /// What a program answered.
@@ -56,7 +63,8 @@ enum CacheKey {
     Global,
 }
 
-type Cached = HashMap<(String, String), (Instant, Value)>;
+/// By provider, what the answer is for, and whom.
+type Cached = HashMap<(String, String, String), (Instant, Value)>;
 
 /// The providers of a node. Without a configuration there are none.
 #[derive(Debug, Default)]
@@ -80,43 +88,90 @@ impl CredentialProviders {
         Ok(Self { bin_dir: bin_dir.into(), providers, cache: Mutex::default() })
     }
 
-    /// What the providers that know the image's registry give for it. One that fails gives nothing; the pull may succeed without it.
-    pub(crate) async fn credentials(&self, image: &str) -> Vec<(AuthConfig, Used)> {
+    /// What the providers that know the image's registry give for it to this pod. One that fails gives nothing; the pull may succeed
+    /// without it.
+    pub(crate) async fn credentials(&self, image: &str, pod: &PodIdentity, accounts: &dyn Accounts) -> Vec<(AuthConfig, Used)> {
         let mut keyring = Keyring::default();
         for provider in self.providers.iter().filter(|p| p.match_images.iter().any(|m| matches_image(m, image))) {
-            match self.ask(provider, image).await {
-                Ok(auths) => keyring.add_auths(&auths),
+            match self.ask(provider, image, pod, accounts).await {
+                Ok(Some((auths, used))) => keyring.add_auths(&auths, &used),
+                Ok(None) => {}
                 Err(error) => tracing::warn!(image, %error, "a credential provider failed"),
             }
         }
         keyring.lookup(image)
     }
 
-    async fn ask(&self, provider: &Provider, image: &str) -> Result<Value, ProviderError> {
-        let keys = [CacheKey::Image, CacheKey::Registry, CacheKey::Global].map(|kind| (provider.name.clone(), cache_key(kind, image)));
+    /// Whether one that knows the image's registry is told of accounts.
+    pub(crate) fn concern_accounts(&self, image: &str) -> bool {
+        self.providers.iter().any(|p| p.tokens.is_some() && p.match_images.iter().any(|m| matches_image(m, image)))
+    }
+
+    /// None where the provider has nothing to do with this pod.
+    async fn ask(
+        &self,
+        provider: &Provider,
+        image: &str,
+        pod: &PodIdentity,
+        accounts: &dyn Accounts,
+    ) -> Result<Option<(Value, Used)>, ProviderError> {
+        let mut told = None;
+        if let Some(tokens) = &provider.tokens {
+            match pod.account.is_empty() {
+                true if tokens.requires_account => return Ok(None),
+                true => {}
+                false => {
+                    let failed = |status| ProviderError::Account {
+                        name: provider.name.clone(),
+                        account: pod.account.clone(),
+                        status: Box::new(status),
+                    };
+                    match tokens.tell(pod, accounts).await.map_err(failed)? {
+                        Some(account) => told = Some(account),
+                        None => return Ok(None),
+                    }
+                }
+            }
+        }
+        let (whose, used) = match &told {
+            Some(told) => (told.cache_key(), Used::Account(told.account.clone())),
+            None => (String::new(), Used::Node),
+        };
+        let key = |kind| (provider.name.clone(), cache_key(kind, image), whose.clone());
         {
             let mut cache = self.cache.lock();
             cache.retain(|_, (until, _)| *until > Instant::now());
+            let keys = [CacheKey::Image, CacheKey::Registry, CacheKey::Global].map(key);
             if let Some((_, auths)) = keys.iter().find_map(|key| cache.get(key)) {
-                return Ok(auths.clone());
+                return Ok(Some((auths.clone(), used)));
             }
         }
-        let answer = self.run(provider, image).await?;
+        let answer = self.run(provider, image, told.as_ref()).await?;
+        if told.is_some_and(|told| told.is_echoed(&answer.auths)) {
+            let why = "it returned the service account token as the password, which is not allowed when cacheType is not Token".into();
+            return Err(ProviderError::Answer { name: provider.name.clone(), why });
+        }
         let time = answer.cache.unwrap_or(provider.default_cache);
         if !time.is_zero() {
-            let key = (provider.name.clone(), cache_key(answer.key, image));
-            self.cache.lock().insert(key, (Instant::now() + time, answer.auths.clone()));
+            self.cache.lock().insert(key(answer.key), (Instant::now() + time, answer.auths.clone()));
         }
-        Ok(answer.auths)
+        Ok(Some((answer.auths, used)))
     }
 
-    async fn run(&self, provider: &Provider, image: &str) -> Result<Answer, ProviderError> {
+    async fn run(&self, provider: &Provider, image: &str, told: Option<&Told>) -> Result<Answer, ProviderError> {
         let path = self.bin_dir.join(&provider.name);
         let failed = |operation| {
             let path = path.clone();
             move |source| ProviderError::Io { operation, path, source }
         };
-        let request = object!({ "apiVersion": PROTOCOL, "kind": "CredentialProviderRequest", "image": image });
+        let mut request = object!({ "apiVersion": PROTOCOL, "kind": "CredentialProviderRequest", "image": image });
+        if let Some(told) = told {
+            request.set(&["serviceAccountToken"], told.token.as_str());
+            if !told.annotations.is_empty() {
+                let annotations: Map = told.annotations.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+                request.set(&["serviceAccountAnnotations"], annotations);
+            }
+        }
         let mut command = tokio::process::Command::new(&path);
         command.args(&provider.args).envs(provider.env.iter().cloned());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -179,9 +234,7 @@ fn read_provider(one: &Value) -> Result<Provider, String> {
     if name.is_empty() || name.contains('/') || matches!(name.as_str(), "." | "..") {
         return Err(format!("provider name {name:?} must name a file"));
     }
-    if one.get("tokenAttributes").is_some_and(|t| !t.is_null()) {
-        return Err(format!("provider {name}: tokenAttributes are not supported by this node"));
-    }
+    let tokens = one.get("tokenAttributes").filter(|t| !t.is_null()).map(|t| TokenAttributes::read(&name, t)).transpose()?;
     let version = one.str_at(&["apiVersion"]);
     if version != PROTOCOL {
         return Err(format!("provider {name}: unsupported apiVersion {version:?}: {PROTOCOL} is supported"));
@@ -194,7 +247,7 @@ fn read_provider(one: &Value) -> Result<Provider, String> {
     let default_cache =
         duration(one, "defaultCacheDuration")?.ok_or_else(|| format!("provider {name}: defaultCacheDuration is required"))?;
     let env = one.list_at(&["env"]).iter().map(|e| (e.str_at(&["name"]).to_string(), e.str_at(&["value"]).to_string())).collect();
-    Ok(Provider { name, match_images, default_cache, args: texts("args"), env })
+    Ok(Provider { name, match_images, default_cache, args: texts("args"), env, tokens })
 }
 
 fn duration(of: &Value, key: &str) -> Result<Option<Duration>, String> {

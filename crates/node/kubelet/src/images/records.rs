@@ -10,7 +10,7 @@ use fram_cri::Image;
 use fram_machinery::{Value, json, object};
 use parking_lot::Mutex;
 
-use super::access::{PullSecret, Used, Verdict, Verification, noted, verdict};
+use super::access::{PullAccount, PullSecret, Used, Verdict, Verification, noted, verdict};
 use crate::durable::{self, DurableError, Flush};
 
 pub(super) struct Records {
@@ -94,14 +94,14 @@ impl Records {
     }
 
     /// Whether a pod with these secrets has to ask the registry for an image that is on the node.
-    pub(super) fn must_ask(&self, image: &str, id: &str, own: &[PullSecret], now: &str) -> bool {
+    pub(super) fn must_ask(&self, image: &str, id: &str, own: &[PullSecret], account: Option<&PullAccount>, now: &str) -> bool {
         let _whole = self.pulls.lock();
         let record = read(&file(&self.pulled(), id));
         let pulled_here = record.is_some() || file(&self.intents(), image).exists();
         if !self.policy.concerns(image, pulled_here) {
             return false;
         }
-        match record.map_or(Verdict::Ask, |record| verdict(&record, image, own)) {
+        match record.map_or(Verdict::Ask, |record| verdict(&record, image, own, account)) {
             Verdict::Allowed => false,
             Verdict::AllowedBy(secret) => {
                 if let Err(error) = self.note(image, id, Some(&Used::Secret(secret)), now) {
@@ -113,19 +113,19 @@ impl Records {
         }
     }
 
-    /// After a start: what was being pulled when the kubelet ended and is there now is recorded as pulled by nobody knows whom.
-    pub(super) fn recover(&self, images: &[Image], now: &str) {
+    /// After a start: what was being pulled when the kubelet ended.
+    pub(super) fn interrupted(&self) -> Vec<String> {
         let _whole = self.pulls.lock();
-        for path in files(&self.intents()) {
-            let Some(intent) = read(&path) else { continue };
-            let name = intent.str_at(&["image"]);
-            let found = images.iter().find(|image| image.repo_tags.iter().chain(&image.repo_digests).any(|known| known == name));
-            if let Some(image) = found {
-                match self.note(name, &image.id, None, now) {
-                    Ok(()) => remove(&path),
-                    Err(error) => tracing::error!(image = name, %error, "that an image was pulled could not be recorded"),
-                }
-            }
+        let name = |path: PathBuf| read(&path).map(|intent| intent.str_at(&["image"]).to_string()).filter(|name| !name.is_empty());
+        files(&self.intents()).into_iter().filter_map(name).collect()
+    }
+
+    /// One of these is there: it is recorded as pulled by nobody knows whom.
+    pub(super) fn recover(&self, image: &str, id: &str, now: &str) {
+        let _whole = self.pulls.lock();
+        match self.note(image, id, None, now) {
+            Ok(()) => remove(&file(&self.intents(), image)),
+            Err(error) => tracing::error!(image, %error, "that an image was pulled could not be recorded"),
         }
     }
 
@@ -189,13 +189,15 @@ mod tests {
         let open = || Records::new(root.path(), Verification::default());
         let records = open();
         // What was there before the kubelet is everybody's.
-        assert!(!records.must_ask("reg/app:1", "id", &[], "now"));
+        assert!(!records.must_ask("reg/app:1", "id", &[], None, "now"));
         records.begin("reg/app:1").unwrap();
-        assert!(records.must_ask("reg/app:1", "id", &[], "now"));
+        assert!(records.must_ask("reg/app:1", "id", &[], None, "now"));
         records.end("reg/app:1", Some(("id", &Used::Secret(secret("a")))), "now");
         for records in [records, open()] {
-            assert!(records.must_ask("reg/app:1", "id", &[], "now") && records.must_ask("reg/app:1", "id", &[secret("b")], "now"));
-            assert!(!records.must_ask("reg/app:1", "id", &[secret("a")], "now"));
+            assert!(
+                records.must_ask("reg/app:1", "id", &[], None, "now") && records.must_ask("reg/app:1", "id", &[secret("b")], None, "now")
+            );
+            assert!(!records.must_ask("reg/app:1", "id", &[secret("a")], None, "now"));
         }
         let left = || files(&root.path().join("image_manager/pulled")).len();
         open().prune(&[image("other", "x")], 1);
@@ -209,16 +211,17 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         Records::new(root.path(), Verification::default()).begin("reg/app:1").unwrap();
         let records = Records::new(root.path(), Verification::default());
-        records.recover(&[image("id", "reg/app:1")], "now");
+        assert_eq!(records.interrupted(), ["reg/app:1"]);
+        records.recover("reg/app:1", "id", "now");
         assert!(files(&records.intents()).is_empty());
-        assert!(records.must_ask("reg/app:1", "id", &[secret("a")], "now"));
+        assert!(records.must_ask("reg/app:1", "id", &[secret("a")], None, "now"));
         records.forget("id");
-        assert!(!records.must_ask("reg/app:1", "id", &[], "now"));
+        assert!(!records.must_ask("reg/app:1", "id", &[], None, "now"));
         records.begin("reg/b").unwrap();
         records.begin("reg/b").unwrap();
         records.end("reg/b", None, "now");
-        assert!(records.must_ask("reg/b", "b", &[], "now"));
+        assert!(records.must_ask("reg/b", "b", &[], None, "now"));
         records.end("reg/b", None, "now");
-        assert!(!records.must_ask("reg/b", "b", &[], "now"));
+        assert!(!records.must_ask("reg/b", "b", &[], None, "now"));
     }
 }

@@ -108,6 +108,16 @@ pub(crate) fn quota(milli_cpu: i64) -> i64 {
     if milli_cpu == 0 { 0 } else { (milli_cpu * QUOTA_PERIOD / 1000).max(MIN_QUOTA) }
 }
 
+/// The same share of processors, counted over periods of another length in microseconds.
+pub(crate) fn count_over(limits: &mut LinuxContainerResources, period: i64) {
+    if limits.cpu_period > 0 && period > 0 && limits.cpu_period != period {
+        if limits.cpu_quota > 0 {
+            limits.cpu_quota = (limits.cpu_quota * period / limits.cpu_period).max(MIN_QUOTA);
+        }
+        limits.cpu_period = period;
+    }
+}
+
 /// How readily the kernel kills a container; see qos.GetContainerOOMScoreAdjust.
 pub(crate) fn oom_score_adj(pod: &Value, container: &Value, node_memory: i64) -> i64 {
     if pod.str_at(&["spec", "priorityClassName"]) == "system-node-critical" {
@@ -279,6 +289,11 @@ mod tests {
     fn shares_and_quota_follow_milli_cpus_and_keep_to_the_kernels_least() {
         assert_eq!((shares(0), shares(1), shares(1000), shares(1_000_000)), (2, 2, 1024, 262_144));
         assert_eq!((quota(0), quota(1), quota(500)), (0, 1000, 50_000));
+        for (quota, period, expect) in [(50_000, 10_000, 5_000), (50_000, 1_000_000, 500_000), (1_000, 10_000, 1_000), (-1, 10_000, -1)] {
+            let mut limits = LinuxContainerResources { cpu_quota: quota, cpu_period: QUOTA_PERIOD, ..Default::default() };
+            count_over(&mut limits, period);
+            assert_eq!((limits.cpu_quota, limits.cpu_period), (expect, period));
+        }
     }
 
     #[test]

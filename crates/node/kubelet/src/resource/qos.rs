@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use fram_cri::LinuxContainerResources;
 use fram_machinery::Value;
+use fram_machinery::quantity::Quantity;
 
 use crate::cgroup::Cgroups;
+use crate::config::{KubeletConfig, ReservedCgroup};
 use crate::context::Context;
 use crate::node::machine;
 use crate::pod::resources::{pod_total, qos_class, shares};
@@ -33,6 +35,33 @@ pub(crate) fn found(ctx: &Context) {
     share(&ctx.cgroups, &config.cgroup_root, class_shares(&[]));
 }
 
+/// Holds the cgroups of what is reserved to that: they are there already, since whoever made them has put something into them. See
+/// enforceNodeAllocatableCgroups.
+pub(crate) fn hold_reserved(config: &KubeletConfig, cgroups: &Cgroups) -> Result<(), ReservedError> {
+    for cgroup in &config.reserved_cgroups {
+        let ReservedCgroup { of, path, amounts, compressible } = cgroup;
+        if !cgroups.exists(path) {
+            return Err(ReservedError::Absent { of, path: path.clone() });
+        }
+        let amount = |name: &str| amounts.get(name).and_then(|text| text.parse::<Quantity>().ok());
+        let mut limits = LinuxContainerResources { cpu_shares: amount("cpu").map_or(0, |q| shares(q.milli_value())), ..Default::default() };
+        if !compressible {
+            limits.memory_limit_in_bytes = amount("memory").map_or(0, |q| q.value());
+            limits.pids_limit = amount("pid").map_or(0, |q| q.value());
+        }
+        cgroups.impose(path, &limits).map_err(|error| ReservedError::Limits { of, path: path.clone(), why: error.to_string() })?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReservedError {
+    #[error("failed to enforce {of} limits on {path:?}: there is no such cgroup")]
+    Absent { of: &'static str, path: String },
+    #[error("failed to enforce {of} limits on {path:?}: {why}")]
+    Limits { of: &'static str, path: String, why: String },
+}
+
 pub(crate) type Shares = [(&'static str, i64); 2];
 
 /// Shares of the classes: what burstable pods ask for together, and the least for those that ask for nothing.
@@ -57,6 +86,36 @@ pub(crate) fn share(cgroups: &Cgroups, root: &str, shares: Shares) {
 mod tests {
     use super::*;
     use fram_machinery::object;
+
+    #[test]
+    fn what_is_reserved_holds_the_cgroups_that_are_there() {
+        let mount = tempfile::tempdir().unwrap();
+        for file in ["cpu/sys/cpu.shares", "memory/sys/memory.limit_in_bytes", "pids/sys/pids.max"] {
+            let path = mount.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "-").unwrap();
+        }
+        let amounts = [("cpu", "500m"), ("memory", "1Ki"), ("pid", "7")].map(|(k, v)| (k.to_string(), v.to_string())).into();
+        let cgroup = ReservedCgroup { of: "system-reserved", path: "/sys".into(), amounts, compressible: true };
+        let hold = |cgroup: &ReservedCgroup| {
+            let config = KubeletConfig {
+                reserved_cgroups: vec![cgroup.clone()],
+                ..KubeletConfig::new("n", Vec::new(), "/tmp".into(), "/tmp".into())
+            };
+            hold_reserved(&config, &Cgroups::detect(mount.path())).map_err(|error| error.to_string())
+        };
+        let read = || {
+            ["cpu/sys/cpu.shares", "memory/sys/memory.limit_in_bytes", "pids/sys/pids.max"]
+                .map(|f| std::fs::read_to_string(mount.path().join(f)).unwrap())
+        };
+        assert_eq!((hold(&cgroup), read()), (Ok(()), ["512", "-", "-"].map(String::from)));
+        assert_eq!(
+            (hold(&ReservedCgroup { compressible: false, ..cgroup.clone() }), read()),
+            (Ok(()), ["512", "1024", "7"].map(String::from))
+        );
+        let absent = hold(&ReservedCgroup { path: "/nowhere".into(), ..cgroup });
+        assert_eq!(absent, Err("failed to enforce system-reserved limits on \"/nowhere\": there is no such cgroup".into()));
+    }
 
     #[test]
     fn burstable_pods_share_what_they_ask_for_and_others_get_the_least() {

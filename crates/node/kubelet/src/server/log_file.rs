@@ -87,6 +87,8 @@ pub(super) struct LogReader {
     path: PathBuf,
     file: File,
     inode: u64,
+    /// The file in which the log goes on, once there is one. What was written to this one before that may not have been read yet.
+    following: Option<(File, u64)>,
     rest: Vec<u8>,
 }
 
@@ -99,7 +101,7 @@ impl LogReader {
             file.seek(SeekFrom::Start(start)).await?;
         }
         let inode = inode(&file).await?;
-        Ok(Self { path: path.to_path_buf(), file, inode, rest: Vec::new() })
+        Ok(Self { path: path.to_path_buf(), file, inode, following: None, rest: Vec::new() })
     }
 
     /// The next complete lines, joined by line feeds; None where there are none now.
@@ -108,10 +110,16 @@ impl LogReader {
             let mut chunk = vec![0; CHUNK];
             let read = self.file.read(&mut chunk).await?;
             if read == 0 {
-                if self.reopen().await? {
+                if let Some((file, inode)) = self.following.take() {
+                    (self.file, self.inode) = (file, inode);
                     continue;
                 }
-                return Ok(None);
+                self.following = self.successor().await?;
+                match self.following {
+                    // Nobody writes to this one any more: what is in it now is all.
+                    Some(_) => continue,
+                    None => return Ok(None),
+                }
             }
             self.rest.extend_from_slice(&chunk[..read]);
             if let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') {
@@ -123,20 +131,30 @@ impl LogReader {
         }
     }
 
-    /// Goes on in the file that has the name now, if that is another one.
-    async fn reopen(&mut self) -> io::Result<bool> {
-        let fresh = match File::open(&self.path).await {
-            Ok(fresh) => fresh,
+    /// The file after this one, where the log was rotated: who reads slowly may be more than one behind.
+    async fn successor(&self) -> io::Result<Option<(File, u64)>> {
+        let current = match File::open(&self.path).await {
+            Ok(current) => current,
             // Between the two steps of a rotation.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let inode = inode(&fresh).await?;
-        if inode == self.inode {
-            return Ok(false);
+        let of_current = inode(&current).await?;
+        if of_current == self.inode {
+            return Ok(None);
         }
-        (self.file, self.inode) = (fresh, inode);
-        Ok(true)
+        let mut rotated = Vec::new();
+        for path in crate::rotate::rotated(&self.path)? {
+            // The oldest may go meanwhile.
+            if let Ok(file) = File::open(&path).await {
+                rotated.push((inode(&file).await?, file));
+            }
+        }
+        let own = rotated.iter().position(|(inode, _)| *inode == self.inode);
+        Ok(match own.filter(|place| place + 1 < rotated.len()) {
+            Some(place) => rotated.into_iter().nth(place + 1).map(|(inode, file)| (file, inode)),
+            None => Some((current, of_current)),
+        })
     }
 }
 
@@ -227,5 +245,31 @@ mod tests {
         std::fs::write(&path, "d\ne").unwrap();
         assert_eq!(reader.next().await.unwrap(), Some(b"d".to_vec()));
         assert_eq!(reader.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_that_is_written_while_a_log_is_rotated_and_files_in_between_are_read_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let append = |path: &Path, text: &str| {
+            let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        };
+        append(&path, "a\n");
+        let mut reader = LogReader::open(&path, None).await.unwrap();
+        assert_eq!(reader.next().await.unwrap(), Some(b"a".to_vec()));
+        let first = dir.path().join("0.log.1");
+        std::fs::rename(&path, &first).unwrap();
+        append(&path, "c\n");
+        // The reader had come to the end of the first file, and it was not the end.
+        reader.following = reader.successor().await.unwrap();
+        append(&first, "b\n");
+        let mut next = async || reader.next().await.unwrap().map(|lines| String::from_utf8(lines).unwrap());
+        assert_eq!((next().await.as_deref(), next().await.as_deref(), next().await), (Some("b"), Some("c"), None));
+        std::fs::rename(&path, dir.path().join("0.log.2")).unwrap();
+        append(&path, "d\n");
+        std::fs::rename(&path, dir.path().join("0.log.3")).unwrap();
+        append(&path, "e\n");
+        assert_eq!((next().await.as_deref(), next().await.as_deref(), next().await), (Some("d"), Some("e"), None));
     }
 }

@@ -58,7 +58,7 @@ fn over_websocket(kubelet: &Kubelet, mut request: Request<Incoming>, mut log: Lo
     let protocol = PROTOCOLS.into_iter().find(|p| offered.iter().any(|o| o == p)).unwrap_or_default();
     let (response, upgraded) = websocket::upgrade(&mut request, protocol)?;
     kubelet.spawn(async move {
-        let mut socket = match websocket::socket(upgraded).await {
+        let mut socket = match websocket::socket(upgraded, None).await {
             Ok(socket) => socket,
             Err(error) => {
                 tracing::debug!(%error, "a stream was not upgraded");

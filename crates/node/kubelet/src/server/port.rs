@@ -27,7 +27,7 @@ impl Kubelet {
     /// Serves the port until `stop`. The certificate may change meanwhile; whoever comes then sees the new one. Until there is one,
     /// nobody is let in.
     pub async fn serve_port(self, socket: TcpListener, tls: watch::Receiver<Option<Arc<rustls::ServerConfig>>>, stop: CancellationToken) {
-        let reviews = Arc::new(Reviews::new(self.client().clone(), self.ctx.config.node_name.clone()));
+        let reviews = Arc::new(Reviews::new(self.client().clone(), self.ctx.config.node_name.clone(), self.ctx.config.reviews));
         let mut visits = tokio::task::JoinSet::new();
         loop {
             tokio::select! {

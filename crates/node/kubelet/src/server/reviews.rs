@@ -10,12 +10,10 @@ use fram_machinery::{Status, Value, object};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::config::ReviewTimes;
+
 const TOKEN_REVIEWS: Resource = Resource::new("authentication.k8s.io", "v1", "tokenreviews");
 const ACCESS_REVIEWS: Resource = Resource::new("authorization.k8s.io", "v1", "subjectaccessreviews");
-/// Upstream's defaults: authentication.webhook.cacheTTL, authorization.webhook's cacheAuthorizedTTL and cacheUnauthorizedTTL.
-const KNOWN: Duration = Duration::from_secs(120);
-const ALLOWED: Duration = Duration::from_secs(300);
-const REFUSED: Duration = Duration::from_secs(30);
 /// Answers that are remembered; who asks for more is asked about again.
 const MOST: usize = 1024;
 
@@ -88,6 +86,7 @@ const LONGEST: usize = 16 << 10;
 pub(super) struct Reviews {
     client: Client,
     node: String,
+    times: ReviewTimes,
     /// By the hash of their tokens.
     visitors: Remembered<Vec<u8>, Option<Visitor>>,
     strangers: Remembered<Vec<u8>, Option<Visitor>>,
@@ -95,8 +94,8 @@ pub(super) struct Reviews {
 }
 
 impl Reviews {
-    pub(super) fn new(client: Client, node: String) -> Self {
-        Self { client, node, visitors: Remembered::new(), strangers: Remembered::new(), rights: Remembered::new() }
+    pub(super) fn new(client: Client, node: String, times: ReviewTimes) -> Self {
+        Self { client, node, times, visitors: Remembered::new(), strangers: Remembered::new(), rights: Remembered::new() }
     }
 
     /// Who has this token; None where it is nobody's.
@@ -114,7 +113,7 @@ impl Reviews {
         let visitor = Visitor::of_review(&review);
         // Tokens of nobody push out nobody who is known.
         let kept = if visitor.is_some() { &self.visitors } else { &self.strangers };
-        kept.keep(key, visitor.clone(), KNOWN);
+        kept.keep(key, visitor.clone(), self.times.known);
         Ok(visitor)
     }
 
@@ -131,7 +130,7 @@ impl Reviews {
         let asked = object!({ "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec });
         let answer = self.client.all(&ACCESS_REVIEWS).create(asked).await?;
         let allowed = answer.bool_at(&["status", "allowed"]) == Some(true);
-        self.rights.keep(key, allowed, if allowed { ALLOWED } else { REFUSED });
+        self.rights.keep(key, allowed, if allowed { self.times.allowed } else { self.times.refused });
         Ok(allowed)
     }
 }

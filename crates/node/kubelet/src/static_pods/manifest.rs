@@ -1,4 +1,4 @@
-//! A pod from the text of a file. Pure; see applyDefaults in upstream's pkg/kubelet/config/common.go.
+//! Pods from the text of a file, or of what a URL gives. Pure; see applyDefaults in upstream's pkg/kubelet/config/common.go.
 
 use std::path::Path;
 
@@ -23,9 +23,56 @@ pub(crate) enum ManifestError {
     Invalid(Vec<String>),
 }
 
+/// Where a text is from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin<'a> {
+    File(&'a Path),
+    Url(&'a str),
+}
+
+impl Origin<'_> {
+    /// As the annotation names it; see kubetypes.FileSource and HTTPSource.
+    fn source(self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Url(_) => "http",
+        }
+    }
+
+    fn words(self) -> String {
+        match self {
+            Self::File(path) => format!("file:{}", path.display()),
+            Self::Url(url) => format!("url:{url}"),
+        }
+    }
+}
+
+/// Reads a pod, or a list of them.
+pub(crate) fn read_all(api: &Api, text: &str, origin: Origin<'_>, node: &str) -> Result<Vec<Value>, ManifestError> {
+    let value = yaml::from_str(text).map_err(|error| ManifestError::Text(error.to_string()))?;
+    if (value.str_at(&["apiVersion"]), value.str_at(&["kind"])) != ("v1", "PodList") {
+        return Ok(vec![read_value(api, value, origin, node)?]);
+    }
+    let of_list = |item: &Value| {
+        let mut item = item.clone();
+        // Items of a list need not say what they are.
+        for (key, text) in [("apiVersion", "v1"), ("kind", "Pod")] {
+            if item.str_at(&[key]).is_empty() {
+                item.set(&[key], text);
+            }
+        }
+        read_value(api, item, origin, node)
+    };
+    value.list_at(&["items"]).iter().map(of_list).collect()
+}
+
 /// Reads a pod. Its uid is made of what it says and where it stands, so that the same file is the same pod after a restart.
 pub(crate) fn read(api: &Api, text: &str, path: &Path, node: &str) -> Result<Value, ManifestError> {
     let value = yaml::from_str(text).map_err(|error| ManifestError::Text(error.to_string()))?;
+    read_value(api, value, Origin::File(path), node)
+}
+
+fn read_value(api: &Api, value: Value, origin: Origin<'_>, node: &str) -> Result<Value, ManifestError> {
     let (version, name) = (value.str_at(&["apiVersion"]).to_string(), value.str_at(&["kind"]).to_string());
     let kind = api.kind("", "v1", "Pod").filter(|_| version == "v1" && name == "Pod").ok_or(ManifestError::Kind(version, name))?;
     let decoded = normalize::decode(&kind.schema, kind.ty, value).map_err(|error| ManifestError::Text(error.to_string()))?;
@@ -42,14 +89,14 @@ pub(crate) fn read(api: &Api, text: &str, path: &Path, node: &str) -> Result<Val
         pod.set(&["metadata", "namespace"], "default");
     }
     // One of its own is only a part of what it says: a file that has changed is another pod.
-    let words = format!("{}\0host:{node}\0file:{}", fram_machinery::json::to_string(&pod), path.display());
+    let words = format!("{}\0host:{node}\0{}", fram_machinery::json::to_string(&pod), origin.words());
     pod.set(&["metadata", "uid"], format!("{:032x}", fnv128(words.as_bytes())));
     let named = format!("{}-{}", meta::name(&pod), node.to_lowercase());
     pod.set(&["metadata", "name"], named);
     pod.set(&["spec", "nodeName"], node);
     let uid = meta::uid(&pod).to_string();
     pod.set(&["metadata", "annotations", HASH], uid);
-    pod.set(&["metadata", "annotations", SOURCE], "file");
+    pod.set(&["metadata", "annotations", SOURCE], origin.source());
     let toleration = object!({ "operator": "Exists", "effect": "NoExecute" });
     let tolerations = pod.place(&["spec", "tolerations"]).make_list();
     if !tolerations.contains(&toleration) {
@@ -115,6 +162,19 @@ mod tests {
         let own = POD.replace("{name: p}", "{name: p, uid: u, resourceVersion: '7'}");
         assert_ne!(meta::uid(&of(&own).unwrap()), meta::uid(&of(&own.replace("latest", "1")).unwrap()));
         assert!(crate::pod::is_static(&of(&own).unwrap()));
+    }
+
+    #[test]
+    fn a_url_gives_a_pod_or_a_list_and_one_pod_that_cannot_be_read_spoils_it() {
+        let read = |text: &str| read_all(&Api::builtin().unwrap(), text, Origin::Url("http://a/b"), "node");
+        let one = read(POD).unwrap();
+        assert_eq!((one.len(), meta::annotation(&one[0], SOURCE)), (1, Some("http")));
+        assert_ne!(meta::uid(&one[0]), meta::uid(&of(POD).unwrap()));
+        let item = |name: &str| format!("- metadata: {{name: {name}}}\n  spec: {{containers: [{{name: c, image: i}}]}}\n");
+        let list = format!("apiVersion: v1\nkind: PodList\nitems:\n{}{}", item("a"), item("b"));
+        assert_eq!(read(&list).unwrap().iter().map(meta::name).collect::<Vec<_>>(), ["a-node", "b-node"]);
+        assert!(read(&list.replace("name: c", "name: C_")).is_err());
+        assert_eq!(read("apiVersion: v1\nkind: PodList\nitems: []\n"), Ok(Vec::new()));
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub(crate) async fn keep(kubelet: Kubelet, client: Client, node: Informer, stop:
         loop {
             let mut failed = false;
             if let Some(node) = node.get(&ctx.config.node_name) {
-                for step in plan(&ctx.statics.list(), &ctx.pods.list(), |uid| kubelet.has_worker(uid)) {
+                for step in plan(&ctx.statics.list(), &ctx.pods.list(), |uid| kubelet.has_worker(uid) || ctx.awaits_url()) {
                     failed |= carry_out(&client, &node, &step).await.is_err_and(|error| {
                         tracing::warn!(%error, "the mirror of a static pod could not be kept");
                         true

@@ -25,6 +25,19 @@ pub(crate) fn is_owned(ty: &str) -> bool {
     OWNED.contains(&ty)
 }
 
+const BY_KUBELET: &str = "TerminationByKubelet";
+
+/// The conditions of an object, in which those of others stay, with the kubelet's own of `status`. DisruptionTarget is everybody's: what the
+/// kubelet says of it takes the place of what others said; see PodConditionSharedByKubelet.
+pub(crate) fn joined(object: &[Value], status: &[Value]) -> Vec<Value> {
+    let is_target = |c: &Value| c.str_at(&["type"]) == DISRUPTION;
+    let is_own = |c: &&Value| is_owned(c.str_at(&["type"])) || is_target(c) && c.str_at(&["reason"]) == BY_KUBELET;
+    let ends = status.iter().any(|c| is_target(c) && is_own(&c));
+    let replaced = |c: &Value| is_owned(c.str_at(&["type"])) || ends && is_target(c);
+    let others = object.iter().filter(|c| !replaced(c));
+    others.chain(status.iter().filter(is_own)).cloned().collect()
+}
+
 /// A condition before it is compared with its predecessor.
 struct Condition {
     ty: &'static str,
@@ -48,7 +61,7 @@ pub(super) fn generate(inputs: &Inputs, statuses: &[Value], phase: &str, has_san
     let old = inputs.pod.list_at(&["status", "conditions"]);
     let mut out: Vec<Value> = old.iter().filter(|c| !is_owned(c.str_at(&["type"]))).cloned().collect();
     if let Some(failure) = inputs.failure.filter(|f| f.disruption) {
-        let target = Condition { ty: DISRUPTION, is_true: true, reason: "TerminationByKubelet", message: failure.message.clone() };
+        let target = Condition { ty: DISRUPTION, is_true: true, reason: BY_KUBELET, message: failure.message.clone() };
         out.retain(|c| c.str_at(&["type"]) != target.ty);
         out.push(finish(inputs, target));
     }

@@ -49,6 +49,9 @@ fn status(inputs: &Inputs, role: Role, container: &Value) -> Value {
     };
     wait(inputs, role, container, &mut status);
     readiness(inputs, role, container, &mut status);
+    if let Some(health) = inputs.health.get(name).filter(|health| role == Role::Main && !health.is_empty()) {
+        status.set(&["allocatedResourcesStatus"], health.clone());
+    }
     status.set(&["volumeMounts"], volume_mounts(container));
     if status.list_at(&["volumeMounts"]).is_empty() {
         status.remove(&["volumeMounts"]);

@@ -1,6 +1,6 @@
 //! Statuses of pods in each of their situations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use fram_cri::{ContainerMetadata, ContainerState, ContainerStatus, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus};
 
@@ -48,6 +48,7 @@ fn observed(mut containers: Vec<ContainerStatus>) -> Observed {
 struct Case {
     verdicts: Verdicts,
     waiting: Waiting,
+    health: HashMap<String, Vec<Value>>,
     failure: Option<Failure>,
     ending: bool,
     ended: bool,
@@ -61,6 +62,7 @@ impl Case {
             verdicts: &self.verdicts,
             resize: &[],
             waiting: &self.waiting,
+            health: &self.health,
             host_ips: &["192.0.2.1".to_string()],
             failure: self.failure.as_ref(),
             ending: self.ending,

@@ -10,7 +10,7 @@ use fram_machinery::{Map, Reason, Status, Value, meta, object};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::is_owned;
+use super::joined;
 use crate::pod::PodId;
 use crate::static_pods::mirror;
 
@@ -142,9 +142,7 @@ impl Writing {
 /// are taken from the object, and the patch holds only for this version of it.
 fn patch(pod: &Value, status: &Value) -> Option<Value> {
     let mut wanted = without_nulls(status);
-    let own = wanted.list_at(&["conditions"]).iter().filter(|c| is_owned(c.str_at(&["type"])));
-    let others = pod.list_at(&["status", "conditions"]).iter().filter(|c| !is_owned(c.str_at(&["type"])));
-    let conditions: Vec<Value> = others.chain(own).cloned().collect();
+    let conditions = joined(pod.list_at(&["status", "conditions"]), wanted.list_at(&["conditions"]));
     wanted.set(&["conditions"], conditions);
     let difference = difference(pod.get("status").unwrap_or(&Value::Null), &wanted)?;
     Some(object!({
@@ -199,5 +197,19 @@ mod tests {
         assert_eq!(patch(&pod, &status), Some(expect.clone()));
         let after = fram_machinery::patch::merge(&pod, &expect);
         assert_eq!(patch(&after, &status), None);
+    }
+
+    #[test]
+    fn that_the_kubelet_ends_a_pod_is_said_in_the_place_of_what_others_said_of_it() {
+        let target = |reason: &str| object!({ "type": "DisruptionTarget", "status": "True", "reason": reason });
+        let pod = |conditions: Value| object!({ "metadata": { "uid": "u" }, "status": { "conditions": conditions } });
+        let told = |conditions: Value| object!({ "conditions": conditions });
+        let conditions = |pod: &Value, status: &Value| patch(pod, status).map(|p| p.list_at(&["status", "conditions"]).to_vec());
+        let (theirs, own) = (target("EvictionByEvictionAPI"), target("TerminationByKubelet"));
+        assert_eq!(conditions(&pod(object!([])), &told(object!([(own.clone())]))), Some(vec![own.clone()]));
+        assert_eq!(conditions(&pod(object!([(theirs.clone())])), &told(object!([(own.clone())]))), Some(vec![own]));
+        // What others say is theirs to take back.
+        assert_eq!(conditions(&pod(object!([])), &told(object!([(theirs.clone())]))), None);
+        assert_eq!(conditions(&pod(object!([(theirs)])), &told(object!([]))), None);
     }
 }

@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::dra;
 use crate::hook;
 use crate::images::keyring::Keyring;
+use crate::images::provider::PodIdentity;
 use crate::images::{NoImage, Telling};
 use crate::metrics::Count;
 use crate::observed::{Observed, restart_count};
@@ -197,7 +198,15 @@ fn told_restarts(pod: &Value, name: &str) -> i64 {
 }
 
 async fn keyring(ctx: &Context, pod: &Value) -> Keyring {
-    let mut keyring = Keyring::default();
+    let text = |text: &str| text.to_string();
+    let identity = PodIdentity {
+        namespace: text(meta::namespace(pod)),
+        name: text(meta::name(pod)),
+        uid: text(meta::uid(pod)),
+        // Pods from files have none.
+        account: text(pod.str_at(&["spec", "serviceAccountName"])),
+    };
+    let mut keyring = Keyring::of(identity);
     let names = pod.list_at(&["spec", "imagePullSecrets"]).iter().map(|s| Reference::Secret(s.str_at(&["name"]).to_string()));
     // A secret that is missing or cannot be read leaves the pull to succeed or fail without it, as upstream.
     match ctx.objects.fetch(meta::namespace(pod), names).await {

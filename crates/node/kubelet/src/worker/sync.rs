@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fram_cri::ContainerState;
-use fram_machinery::Value;
+use fram_machinery::{Value, meta};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::actions::{Actions, compute, should_run};
-use super::phase::Event;
+use super::phase::{Event, Failure};
 use super::start::{Starting, start_container};
 use super::{Outcome, RETRY, Work, Worker, resizing, stop};
 use crate::clock;
 use crate::context::Context;
+use crate::devices::ADMISSION_ERROR;
 use crate::dra;
 use crate::metrics::Took;
 use crate::observed::Observed;
@@ -167,6 +168,9 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
     if !actions.reset.is_empty() || end.is_cancelled() {
         return Ok(());
     }
+    if actions.create_sandbox == Some(0) && !allocate_devices(&ctx, &pod, outcome, &end).await? {
+        return Ok(());
+    }
     if volumes {
         match super::release::set_up(&ctx, &pod, &observed, &end).await? {
             Some(renewal) => outcome.volumes = Some(renewal),
@@ -232,6 +236,26 @@ async fn carry_out(sync: Sync, outcome: &mut Outcome) -> Result<(), Duration> {
         }
     }
     Ok(())
+}
+
+/// Plugins decide whether a pod comes in at all: one that refuses what the pod was reserved ends it. False where it has to end.
+async fn allocate_devices(ctx: &Context, pod: &Value, outcome: &mut Outcome, end: &CancellationToken) -> Result<bool, Duration> {
+    match unless_ended(end, ctx.devices.allocate(meta::uid(pod))).await {
+        None => Ok(false),
+        Some(Ok(())) => Ok(true),
+        Some(Err(error)) if error.is_refusal() => {
+            let message = format!("Pod was rejected: Allocate failed due to {error}, which is unexpected");
+            ctx.event(pod, true, ADMISSION_ERROR, message.clone());
+            ctx.metrics.count_rejection(ADMISSION_ERROR);
+            let failure = Failure { reason: ADMISSION_ERROR.into(), message, disruption: false };
+            outcome.event = Some(Event::Failed { grace: 0, failure });
+            Ok(false)
+        }
+        Some(Err(error)) => {
+            tracing::warn!(pod = meta::name(pod), %error, "a device plugin did not answer, it is asked again");
+            Err(RETRY)
+        }
+    }
 }
 
 /// Before anything of the pod runs, what is allocated to it is prepared.

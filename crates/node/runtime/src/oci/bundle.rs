@@ -61,7 +61,7 @@ pub(super) struct Given {
 pub(super) struct Bundle {
     pub(super) given: Given,
     /// See [`copy_up`].
-    pub(super) copied_up: Vec<PathBuf>,
+    pub(super) copied_up: Vec<copy_up::CopyUp>,
     /// What libcontainer is given.
     pub(super) specification: Value,
 }

@@ -4,10 +4,11 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use serde_json::Value;
 
@@ -16,37 +17,61 @@ use crate::shim::mount;
 
 const OPTION: &str = "tmpcopyup";
 
-/// Where to copy. The option is taken out of the mounts, since the kernel does not know it.
-pub(super) fn take(mounts: &mut Value) -> Vec<PathBuf> {
+/// A mount into which something is copied.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct CopyUp {
+    place: PathBuf,
+    /// It is to be read-only once it has what it is to have.
+    read_only: bool,
+}
+
+/// Where to copy. The option is taken out of the mounts, since the kernel does not know it, and of these `ro`, which would come too early.
+pub(super) fn take(mounts: &mut Value) -> Vec<CopyUp> {
     let mut wanted = Vec::new();
     for mount in mounts.as_array_mut().into_iter().flatten() {
         let Some(options) = mount["options"].as_array_mut() else { continue };
-        let before = options.len();
-        options.retain(|option| option != OPTION);
-        if options.len() < before {
-            wanted.extend(mount["destination"].as_str().map(PathBuf::from));
+        if !options.iter().any(|option| option == OPTION) {
+            continue;
         }
+        let read_only = options.iter().any(|option| option == "ro");
+        options.retain(|option| option != OPTION && option != "ro");
+        wanted.extend(mount["destination"].as_str().map(|place| CopyUp { place: place.into(), read_only }));
     }
     wanted
 }
 
 /// `pid` is the container's first process, which waits to be started.
-pub(super) fn fill(rootfs: &Path, pid: i32, wanted: &[PathBuf]) -> Result<(), OciError> {
+pub(super) fn fill(rootfs: &Path, pid: i32, wanted: &[CopyUp]) -> Result<(), OciError> {
     let container = PathBuf::from(format!("/proc/{pid}/root"));
-    for place in wanted {
+    for CopyUp { place, read_only } in wanted {
         // No link of the root file system leads out of either.
         let open = |root: &Path| {
             let root = open_directory(root, libc::O_PATH)?;
             mount::open_in_root(root.as_fd(), place, libc::O_RDONLY | libc::O_DIRECTORY)
         };
-        let from = match open(rootfs) {
-            Ok(from) => from,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+        let to = open(&container).map_err(at("open", place))?;
+        match open(rootfs) {
+            Ok(from) => copy(from.as_fd(), to.as_fd()).map_err(at("copy what is below", place))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(at("open", place)(error)),
-        };
-        open(&container).and_then(|to| copy(from.as_fd(), to.as_fd())).map_err(at("copy what is below", place))?;
+        }
+        if *read_only {
+            make_read_only(to, pid).map_err(at("make read-only", place))?;
+        }
     }
     Ok(())
+}
+
+/// Mounts are changed by who is in their namespace. Only one thread goes there, and ends.
+fn make_read_only(mounted: OwnedFd, pid: i32) -> io::Result<()> {
+    let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
+    let work = move || {
+        // A thread that shares its root and working directory with others cannot change its mounts.
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNS)?;
+        mount::restrict(mounted.as_fd(), &["ro".to_owned()])
+    };
+    std::thread::spawn(work).join().map_err(|_| io::Error::other("the thread that does it has panicked"))?
 }
 
 fn open_directory(path: &Path, flags: i32) -> io::Result<File> {
@@ -93,10 +118,12 @@ mod tests {
     fn the_option_is_taken_out_of_the_mounts_that_have_it() {
         let mut mounts = json!([
             { "destination": "/tmp", "type": "tmpfs", "options": ["nosuid", "tmpcopyup"] },
-            { "destination": "/proc", "type": "proc" },
+            { "destination": "/proc", "type": "proc", "options": ["ro"] },
+            { "destination": "/var", "type": "tmpfs", "options": ["ro", "tmpcopyup"] },
         ]);
-        assert_eq!(take(&mut mounts), [PathBuf::from("/tmp")]);
-        assert_eq!(mounts[0]["options"], json!(["nosuid"]));
+        let wanted = |place: &str, read_only| CopyUp { place: place.into(), read_only };
+        assert_eq!(take(&mut mounts), [wanted("/tmp", false), wanted("/var", true)]);
+        assert_eq!((&mounts[0]["options"], &mounts[1]["options"], &mounts[2]["options"]), (&json!(["nosuid"]), &json!(["ro"]), &json!([])));
         assert!(take(&mut mounts).is_empty());
     }
 }

@@ -69,7 +69,7 @@ struct Rig {
 }
 
 async fn rig() -> Rig {
-    let sessions = Sessions { tasks: TaskTracker::new(), stop: CancellationToken::new() };
+    let sessions = Sessions { tasks: TaskTracker::new(), stop: CancellationToken::new(), idle: None };
     let (urls, listener) = StreamServer::bind((Ipv4Addr::LOCALHOST, 0).into(), Arc::new(Echo), sessions.clone()).await.unwrap();
     sessions.tasks.spawn(urls.clone().run(listener));
     Rig { urls, client: StreamClient::new(sessions.clone()), sessions }

@@ -13,6 +13,7 @@ use super::{DEPTH, Event, Send, carry, header_of, negotiate, unknown_protocol, u
 use crate::Sessions;
 use crate::answer::Answer;
 use crate::exec::{self, ERROR, Input, Open, RESIZE, STDERR, STDIN, STDOUT, Session};
+use crate::idle::Idle;
 
 /// The best first. Version 4 brought the status, version 3 the terminal's size.
 const PROTOCOLS: [&str; 5] = ["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
@@ -20,9 +21,10 @@ const PROTOCOLS: [&str; 5] = ["v5.channel.k8s.io", "v4.channel.k8s.io", "v3.chan
 pub(crate) fn accept(sessions: &Sessions, mut request: Request<Incoming>, options: ExecOptions, open: Open, what: &'static str) -> Answer {
     let protocol = negotiate(request.headers(), &PROTOCOLS).ok_or_else(unknown_protocol)?;
     let (response, upgraded) = upgrade(&mut request, protocol);
+    let idle = sessions.idle;
     sessions.spawn(async move {
         match upgraded.await {
-            Ok(upgraded) => session(TokioIo::new(upgraded), protocol, options, open, what).await,
+            Ok(upgraded) => session(Idle::new(TokioIo::new(upgraded), idle), protocol, options, open, what).await,
             Err(error) => tracing::debug!(%error, "a stream was not upgraded"),
         }
     });

@@ -19,6 +19,7 @@ use super::{DEPTH, Event, Send, carry, header_of, negotiate, unknown_protocol, u
 use crate::Sessions;
 use crate::answer::Answer;
 use crate::forward::pump;
+use crate::idle::Idle;
 use crate::websocket::{self, Socket};
 
 const PROTOCOL: &str = "portforward.k8s.io";
@@ -30,9 +31,10 @@ const PIPE: usize = 64 << 10;
 pub(crate) fn accept(sessions: &Sessions, runtime: Arc<dyn RuntimeService>, sandbox: String, mut request: Request<Incoming>) -> Answer {
     let protocol = negotiate(request.headers(), &[PROTOCOL]).ok_or_else(unknown_protocol)?;
     let (response, upgraded) = upgrade(&mut request, protocol);
+    let idle = sessions.idle;
     sessions.spawn(async move {
         match upgraded.await {
-            Ok(upgraded) => session(TokioIo::new(upgraded), runtime, sandbox).await,
+            Ok(upgraded) => session(Idle::new(TokioIo::new(upgraded), idle), runtime, sandbox).await,
             Err(error) => tracing::debug!(%error, "a stream was not upgraded"),
         }
     });
@@ -46,8 +48,9 @@ pub(crate) fn accept_tunnel(
     mut request: Request<Incoming>,
 ) -> Answer {
     let (response, upgraded) = websocket::upgrade(&mut request, TUNNEL)?;
+    let idle = sessions.idle;
     sessions.spawn(async move {
-        match websocket::socket(upgraded).await {
+        match websocket::socket(upgraded, idle).await {
             Ok(socket) => {
                 let (ours, theirs) = tokio::io::duplex(PIPE);
                 tokio::join!(tunnel(socket, ours), session(theirs, runtime, sandbox));

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fram_grpc::UnixEndpoint;
 use tokio::sync::mpsc;
 
 use super::super::RUNTIME;
 use super::super::messages::*;
 use super::super::status::CallError;
-use super::call;
+use super::{Server, call};
 use crate::*;
 
 /// What is known of a sandbox or container: the sandbox that it is or belongs to, and its state.
@@ -63,7 +62,7 @@ fn changes(old: &World, new: &World) -> Vec<Change> {
 
 /// Asks again and again until nobody listens. What is there at the beginning is no news, but what has ended already is: nobody may
 /// have been told.
-pub(super) async fn follow(server: Arc<UnixEndpoint>, events: mpsc::Sender<ContainerEvent>, every: Duration) {
+pub(super) async fn follow(server: Arc<Server>, events: mpsc::Sender<ContainerEvent>, every: Duration) {
     let mut known: Option<World> = None;
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -99,7 +98,7 @@ fn ended(world: &World) -> Vec<Change> {
     ended.map(|(id, known)| Change { id: id.clone(), sandbox: known.sandbox.clone(), kind: ContainerEventType::Stopped }).collect()
 }
 
-async fn list(server: &UnixEndpoint) -> Result<World, CallError> {
+async fn list(server: &Server) -> Result<World, CallError> {
     let sandboxes: PodSandboxes = call(server, RUNTIME, "ListPodSandbox", &ListPodSandboxRequest::default()).await?;
     let containers: Containers = call(server, RUNTIME, "ListContainers", &ListContainersRequest::default()).await?;
     let mut world: World = sandboxes.items.into_iter().map(of_sandbox).collect();
@@ -139,7 +138,7 @@ fn by_labels(id: String, labels: BTreeMap<String, String>) -> PodSandboxStatus {
 
 /// The event with the pod as it is now; of a sandbox that is gone or cannot be asked about, with what the lists said. Nobody hears
 /// of the change again, so that whose it was must not be lost.
-async fn event(server: &UnixEndpoint, change: Change) -> ContainerEvent {
+async fn event(server: &Server, change: Change) -> ContainerEvent {
     let id = change.sandbox.id.clone();
     let request = IdVerbose { id: id.clone(), verbose: false };
     let sandbox: Result<PodSandboxStatusResponse, _> = call(server, RUNTIME, "PodSandboxStatus", &request).await;
@@ -194,7 +193,7 @@ mod tests {
 
     #[tokio::test]
     async fn whose_container_has_ended_is_told_where_the_runtime_says_nothing_of_its_sandbox() {
-        let silent = UnixEndpoint::new("/proc/self/nobody.sock".into(), 1024);
+        let silent = Server::new("/proc/self/nobody.sock", super::super::PATIENCE).unwrap();
         let metadata = PodSandboxMetadata { name: "p".into(), uid: "u".into(), namespace: "ns".into(), attempt: 0 };
         let (_, listed) = of_sandbox(PodSandbox { id: "s".into(), metadata, ..Default::default() });
         let labels = [("io.kubernetes.pod.uid".to_string(), "u".to_string())].into();

@@ -19,6 +19,7 @@ const RESOURCE: &str = "example.com/gpu";
 #[derive(Default)]
 struct Plugin {
     said: Mutex<Vec<String>>,
+    refuses: Mutex<bool>,
 }
 
 impl Service for Plugin {
@@ -51,6 +52,7 @@ impl Service for Plugin {
                 let ids = asked.available.split_off(asked.available.len() - usize::try_from(asked.size).unwrap());
                 Reply::message(&PreferredAllocationResponse { containers: vec![DeviceIds { ids }] })
             }
+            "Allocate" if *self.refuses.lock() => return Err(Status::new(server::INVALID_ARGUMENT, "not today")),
             "Allocate" => {
                 let request: AllocateRequest = call.message().await?;
                 let ids = &request.containers[0].ids;
@@ -140,7 +142,18 @@ async fn a_plugin_registers_and_its_devices_reach_a_container_once() {
     }
     register(request(VERSION, "gpu.sock", RESOURCE)).await.unwrap();
     rig.until(3).await;
+    // What a plugin refuses, it is asked for again, and others have what it did not give.
+    *rig.plugin.refuses.lock() = true;
+    devices.reserve(&pod("0", 1), &BTreeMap::new()).unwrap();
+    let refused = devices.allocate("0").await.unwrap_err();
+    assert!(refused.is_refusal() && refused.to_string().contains("not today"), "{refused}");
+    devices.release("0");
+    *rig.plugin.refuses.lock() = false;
     devices.reserve(&pod("1", 2), &BTreeMap::new()).unwrap();
+    devices.allocate("1").await.unwrap();
+    let well = |id: &str| object!({ "resourceID": id, "health": "Healthy" });
+    assert_eq!(devices.health_of("1", "c"), [object!({ "name": RESOURCE, "resources": [(well("b")), (well("c"))] })]);
+    assert!(devices.health_of("1", "d").is_empty() && devices.holders().contains("1"));
     assert_eq!(devices.reserve(&pod("2", 2), &BTreeMap::new()).unwrap_err().0, "UnexpectedAdmissionError");
     for _ in 0..2 {
         let mut config = ContainerConfig::default();

@@ -1,0 +1,132 @@
+//! Feature gates by which a KubeletConfiguration may name them: those of Kubernetes 1.36, and how each is there when nobody says
+//! anything. What a gate switches is switched nowhere in Fram, so a gate can only say what is so already. Pure.
+//!
+//! The lists are facts of upstream's pkg/features, with the gates of component-base and client-go that kubelets know.
+
+use fram_machinery::Value;
+
+/// What a document says of gates that is not so.
+pub(super) fn faults(document: &Value) -> Vec<String> {
+    let gates = document.get("featureGates").and_then(Value::as_map);
+    let said = gates.into_iter().flat_map(|map| map.iter()).filter_map(|(name, value)| Some((name.as_str(), value.as_bool()?)));
+    said.filter_map(|(name, wanted)| fault(name, wanted)).collect()
+}
+
+fn fault(name: &str, wanted: bool) -> Option<String> {
+    if EITHER.contains(&name) {
+        return None;
+    }
+    let is = match (ON.contains(&name), OFF.contains(&name)) {
+        (false, false) => return Some(format!("featureGates: unrecognized feature gate: {name}")),
+        (is, _) => is,
+    };
+    (is != wanted).then(|| format!("featureGates: cannot set feature gate {name} to {wanted}: on this node it is {is}"))
+}
+
+/// Of some the API server decides by what it serves, and the node follows; what the others allow may always be asked for.
+const EITHER: &[&str] = &[
+    "ClusterTrustBundle",
+    "ClusterTrustBundleProjection",
+    "PodCertificateRequest",
+    "DRADeviceTaintRules",
+    "GenericWorkload",
+    "CPUManagerPolicyAlphaOptions",
+    "CPUManagerPolicyBetaOptions",
+    "TopologyManagerPolicyAlphaOptions",
+    "TopologyManagerPolicyBetaOptions",
+];
+
+#[rustfmt::skip]
+const ON: &[&str] = &[
+    "APIResponseCompression", "APIServerIdentity", "APIServerTracing", "AggregatedDiscoveryRemoveBetaType",
+    "AllowParsingUserUIDFromCertAuth", "AllowServiceExternalIPs", "AnonymousAuthConfigurableEndpoints", "AnyVolumeDataSource",
+    "AuthorizeNodeWithSelectors", "AuthorizePodWebsocketUpgradeCreatePermission", "AuthorizeWithSelectors", "BtreeWatchCache",
+    "CPUManagerPolicyBetaOptions", "CPUManagerPolicyOptions", "CRDObservedGenerationTracking", "CRDValidationRatcheting",
+    "CSIServiceAccountTokenSecrets", "ClearingNominatedNodeNameAfterBinding", "ComponentFlagz", "ComponentStatusz",
+    "ConsistentListFromCache", "ConstrainedImpersonation", "ContainerCheckpoint", "ContainerRestartRules", "ContextualLogging",
+    "CustomCPUCFSQuotaPeriod", "CustomResourceFieldSelectors", "DRAAdminAccess", "DRAConsumableCapacity",
+    "DRADeviceBindingConditions", "DRADeviceTaints", "DRAExtendedResource", "DRAPartitionableDevices", "DRAPrioritizedList",
+    "DRAResourceClaimDeviceStatus", "DRAResourceClaimGranularStatusAuthorization", "DRASchedulerFilterTimeout",
+    "DeclarativeValidation", "DeclarativeValidationBeta", "DeploymentReplicaSetTerminatingReplicas", "DetectCacheInconsistency",
+    "DisableAllocatorDualWrite", "DisableCPUQuotaWithExclusiveCPUs", "DisableNodeKubeProxyVersion", "DynamicResourceAllocation",
+    "EnvFiles", "ExecProbeTimeout", "ExtendWebSocketsToKubelet", "ExternalServiceAccountTokenSigner", "GracefulNodeShutdown",
+    "GracefulNodeShutdownBasedOnPodPriority", "HPAConfigurableTolerance", "HostnameOverride", "ImageMaximumGCAge", "ImageVolume",
+    "InOrderInformers", "InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers", "InformerResourceVersion", "JobBackoffLimitPerIndex", "JobManagedBy",
+    "JobPodReplacementPolicy", "JobSuccessPolicy", "KubeletCgroupDriverFromCRI", "KubeletCrashLoopBackOffMax",
+    "KubeletEnsureSecretPulledImages", "KubeletFineGrainedAuthz", "KubeletPSI", "KubeletPodResourcesDynamicResources",
+    "KubeletPodResourcesGet", "KubeletPodResourcesListUseActivePods", "KubeletSeparateDiskGC",
+    "KubeletServiceAccountTokenForCredentialProviders", "KubeletTracing", "ListFromCacheSnapshot", "LogarithmicScaleDown",
+    "LoggingBetaOptions", "MatchLabelKeysInPodAffinity", "MatchLabelKeysInPodTopologySpread",
+    "MatchLabelKeysInPodTopologySpreadSelectorMerge", "MultiCIDRServiceAllocator", "MutableCSINodeAllocatableCount",
+    "MutablePodResourcesForSuspendedJobs", "MutableSchedulingDirectivesForSuspendedJobs", "MutatingAdmissionPolicy",
+    "NFTablesProxyMode", "NodeDeclaredFeatures", "NodeInclusionPolicyInPodTopologySpread", "NodeLogQuery", "NodeSwap",
+    "NominatedNodeNameForExpectation", "OpenAPIEnums", "OpportunisticBatching", "OrderedNamespaceDeletion", "PLEGOnDemandRelist",
+    "PodDeletionCost", "PodLevelResources", "PodLifecycleSleepAction", "PodLifecycleSleepActionAllowZero",
+    "PodObservedGenerationTracking", "PodReadyToStartContainersCondition", "PodSchedulingReadiness", "PodTopologyLabelsAdmission",
+    "PortForwardWebsockets", "PreferSameTrafficDistribution", "PreventStaticPodAPIReferences", "ProcMountType",
+    "RecoverVolumeExpansionFailure", "RecursiveReadOnlyMounts", "RelaxedDNSSearchValidation",
+    "RelaxedEnvironmentVariableValidation", "RelaxedServiceNameValidation", "ReloadKubeletClientCAFile",
+    "ReloadKubeletServerCertificateFile", "RemoteRequestHeaderUID", "ResilientWatchCacheInitialization", "ResourceHealthStatus",
+    "ResourceHealthStatusMessage", "RestartAllContainersOnContainerExits", "RetryGenerateName", "RotateKubeletServerCertificate",
+    "SELinuxChangePolicy", "SELinuxMountReadWriteOncePod", "SchedulerAsyncPreemption", "SchedulerPopFromBackoffQ",
+    "SchedulerQueueingHints", "SeparateTaintEvictionController", "ServiceAccountNodeAudienceRestriction", "ServiceAccountTokenJTI",
+    "ServiceAccountTokenNodeBinding", "ServiceAccountTokenNodeBindingValidation", "ServiceAccountTokenPodNodeInfo",
+    "ServiceCIDRStatusFieldWiping", "SidecarContainers", "SizeBasedListCostEstimate", "StaleControllerConsistencyDaemonSet",
+    "StaleControllerConsistencyJob", "StaleControllerConsistencyReplicaSet", "StaleControllerConsistencyStatefulSet",
+    "StatefulSetSemanticRevisionComparison", "StorageNamespaceIndex", "StorageVersionHash", "StreamingCollectionEncodingToJSON",
+    "StreamingCollectionEncodingToProtobuf", "StrictIPCIDRValidation", "StructuredAuthenticationConfiguration",
+    "StructuredAuthenticationConfigurationEgressSelector", "StructuredAuthenticationConfigurationJWKSMetrics",
+    "SupplementalGroupsPolicy", "SystemdWatchdog", "TokenRequestServiceAccountUIDValidation", "TopologyManagerPolicyBetaOptions",
+    "TopologyManagerPolicyOptions", "TranslateStreamCloseWebsocketRequests", "UnauthenticatedHTTP2DOSMitigation",
+    "UnknownVersionInteroperabilityProxy", "UserNamespacesSupport", "VolumeAttributesClass",
+    "WatchCacheInitializationPostStartHook", "WatchList", "WatchListClient", "WinDSR", "WinOverlay", "WindowsGracefulNodeShutdown",
+];
+
+#[rustfmt::skip]
+const OFF: &[&str] = &[
+    "APIServingWithRoutine", "AllAlpha", "AllBeta", "AllowDNSOnlyNodeCSR", "AllowInsecureKubeletCertificateSigningRequests",
+    "AllowOverwriteTerminationGracePeriodSeconds", "AllowUnsafeMalformedObjectDeletion", "CBORServingAndStorage",
+    "CPUManagerPolicyAlphaOptions", "CRIListStreaming", "CSIVolumeHealth", "ChangeContainerStatusOnKubeletRestart",
+    "CloudControllerManagerWatchBasedRoutesReconciliation", "CloudControllerManagerWebhook", "ClusterTrustBundle",
+    "ClusterTrustBundleProjection", "ConcurrentWatchObjectDecode", "ContainerStopSignals", "CoordinatedLeaderElection",
+    "CrossNamespaceVolumeDataSource", "DRADeviceTaintRules", "DRAListTypeAttributes", "DRANodeAllocatableResources",
+    "DRAResourcePoolStatus", "DRAWorkloadResourceClaims", "DeclarativeValidationTakeover", "EventedPLEG", "GangScheduling",
+    "GenericWorkload", "GitRepoVolumeDriver", "HPAScaleToZero", "ImageVolumeWithDigest", "InPlacePodVerticalScalingExclusiveCPUs",
+    "InPlacePodVerticalScalingExclusiveMemory", "KMSv1", "KubeletInUserNamespace", "KubeletRegistrationGetOnExistsOnly",
+    "LocalStorageCapacityIsolationFSQuotaMonitoring", "LoggingAlphaOptions", "ManifestBasedAdmissionControlConfig",
+    "MaxUnavailableStatefulSet", "MemoryQoS", "MutablePVNodeAffinity", "PersistentVolumeClaimUnusedSinceTime",
+    "PodAndContainerStatsFromCRI", "PodCertificateRequest", "PodLevelResourceManagers", "PodLogsQuerySplitStreams", "PodsAPI",
+    "QOSReserved", "ReduceDefaultCrashLoopBackOffDecay", "RuntimeClassInImageCriApi", "SELinuxMount", "SchedulerAsyncAPICalls",
+    "SeparateCacheWatchRPC", "ShardedListAndWatch", "StorageCapacityScoring", "StorageVersionAPI", "StorageVersionMigrator",
+    "TaintTolerationComparisonOperators", "TopologyAwareWorkloadScheduling", "TopologyManagerPolicyAlphaOptions",
+    "UserNamespacesHostNetworkSupport", "VolumeLimitScaling", "WindowsCPUAndMemoryAffinity", "WindowsHostNetwork",
+    "WorkloadAwarePreemption", "WorkloadWithJob",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fram_machinery::object;
+
+    #[test]
+    fn a_gate_can_say_what_is_so_and_nothing_else() {
+        let of = |name: &'static str, wanted: bool| {
+            let mut document = object!({});
+            document.set(&["featureGates", name], wanted);
+            faults(&document)
+        };
+        for (name, wanted) in
+            [("SidecarContainers", true), ("MemoryQoS", false), ("ClusterTrustBundle", true), ("ClusterTrustBundle", false)]
+        {
+            assert!(of(name, wanted).is_empty(), "{name}");
+        }
+        assert_eq!(of("MemoryQoS", true), ["featureGates: cannot set feature gate MemoryQoS to true: on this node it is false"]);
+        assert_eq!(
+            of("SidecarContainers", false),
+            ["featureGates: cannot set feature gate SidecarContainers to false: on this node it is true"]
+        );
+        assert_eq!(of("Sidecars", true), ["featureGates: unrecognized feature gate: Sidecars"]);
+        assert!(ON.iter().all(|name| !OFF.contains(name)));
+    }
+}
