@@ -29,11 +29,12 @@ use crate::cipher::Cipher;
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, ModelDisk, OsDisk};
 use crate::error::StoreError;
+use crate::index::Selected;
 use crate::snapshot::Snapshot;
 use crate::state::validate;
 use crate::store::Store;
 use crate::timeline::{HistoryLimits, Timeline};
-use crate::types::{Committed, Entry, Revision, Transaction};
+use crate::types::{Committed, Revision, Transaction};
 use crate::watch::{Facet, Watch, WatchLimits};
 
 use directory::Directory;
@@ -187,8 +188,8 @@ impl Store for Embedded {
         self.timeline.snapshot(None)
     }
 
-    fn seen_of(&self, collection: &str, prefix: &str, facet: &Facet) -> Result<(Snapshot, Vec<Arc<Entry>>), StoreError> {
-        self.timeline.select(collection, prefix, facet)
+    fn seen_of(&self, collection: &str, facet: &Facet) -> Result<Selected, StoreError> {
+        self.timeline.select(collection, facet)
     }
 
     async fn watch_facet(&self, prefix: &str, facet: Option<Facet>, after: Revision) -> Result<Watch, StoreError> {

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::cipher::Cipher;
 use crate::clock::{Clock, SystemClock};
 use crate::error::StoreError;
+use crate::index::Selected;
 use crate::snapshot::Snapshot;
 use crate::state::validate;
 use crate::store::Store;
@@ -314,9 +315,9 @@ impl Store for Etcd {
         self.timeline.snapshot(None)
     }
 
-    fn seen_of(&self, collection: &str, prefix: &str, facet: &Facet) -> Result<(Snapshot, Vec<Arc<Entry>>), StoreError> {
+    fn seen_of(&self, collection: &str, facet: &Facet) -> Result<Selected, StoreError> {
         self.check_open()?;
-        self.timeline.select(collection, prefix, facet)
+        self.timeline.select(collection, facet)
     }
 
     async fn watch_facet(&self, prefix: &str, facet: Option<Facet>, after: Revision) -> Result<Watch, StoreError> {

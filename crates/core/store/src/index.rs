@@ -1,13 +1,18 @@
 //! Which entries have which text in a field: kept from when that is first asked for, so that who asks for few among many is not shown
 //! all of them. An index belongs to the newest state; older ones are read through.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::snapshot::{Root, Snapshot};
+use imbl::OrdSet;
+
+use crate::snapshot::Snapshot;
 use crate::types::{Entry, Event, Key};
 use crate::watch::{Facet, Sides};
+
+/// Of more than this part of the entries all are read through, which costs less than to look up each.
+const FEW: usize = 4;
 
 /// The entries of one collection by the texts of one of their fields.
 pub(crate) struct Index {
@@ -15,18 +20,20 @@ pub(crate) struct Index {
     collection: Box<str>,
     field: usize,
     read: fn(&[u8], usize) -> Option<&str>,
-    by_text: HashMap<Box<str>, BTreeSet<Key>>,
+    by_text: HashMap<Box<str>, OrdSet<Key>>,
     /// Those whose text cannot be told concern everybody.
-    untold: BTreeSet<Key>,
+    untold: OrdSet<Key>,
+    /// How many entries there are.
+    count: usize,
 }
 
 impl Index {
     /// An index of the entries that are there. Takes time in proportion to them.
     pub(crate) fn new(collection: &str, facet: &Facet, snapshot: &Snapshot) -> Self {
-        let (collection, by_text, untold) = (Box::from(collection), HashMap::new(), BTreeSet::new());
-        let mut index = Self { field: facet.field, read: facet.read, collection, by_text, untold };
-        for entry in snapshot.prefix(&index.collection.clone()) {
-            index.insert((index.read)(&entry.value, index.field), &entry.key);
+        let (by_text, untold) = (HashMap::new(), OrdSet::new());
+        let mut index = Self { field: facet.field, read: facet.read, collection: collection.into(), by_text, untold, count: 0 };
+        for entry in snapshot.prefix(collection) {
+            index.insert(entry);
         }
         index
     }
@@ -40,57 +47,69 @@ impl Index {
         if !event.key.starts_with(&*self.collection) {
             return;
         }
-        let Some(Sides([before, after])) = Sides::of(event, self.read, self.field) else {
-            if let Some(previous) = &event.previous {
-                self.remove((self.read)(&previous.value, self.field), &event.key);
-            }
-            if let Some(entry) = &event.entry {
-                self.insert((self.read)(&entry.value, self.field), &event.key);
-            }
-            return;
-        };
-        if before == after {
+        let sides = Sides::of(event, self.read, self.field);
+        if matches!(sides, Some(Sides([Some(before), Some(after)])) if before == after) {
             return;
         }
-        if before.is_some() {
-            self.remove(before, &event.key);
-        }
-        if after.is_some() {
-            self.insert(after, &event.key);
-        }
+        event.previous.iter().for_each(|entry| self.remove(entry));
+        event.entry.iter().for_each(|entry| self.insert(entry));
     }
 
-    fn insert(&mut self, text: Option<&str>, key: &Key) {
-        let keys = match text {
+    fn insert(&mut self, entry: &Entry) {
+        let keys = match (self.read)(&entry.value, self.field) {
             None => &mut self.untold,
-            Some(text) if self.by_text.contains_key(text) => self.by_text.get_mut(text).unwrap_or(&mut self.untold),
-            Some(text) => self.by_text.entry(text.into()).or_default(),
+            Some(text) => {
+                if !self.by_text.contains_key(text) {
+                    self.by_text.insert(text.into(), OrdSet::new());
+                }
+                self.by_text.get_mut(text).unwrap_or(&mut self.untold)
+            }
         };
-        keys.insert(key.clone());
+        self.count += usize::from(keys.insert(entry.key.clone()).is_none());
     }
 
-    fn remove(&mut self, text: Option<&str>, key: &Key) {
-        let Some(text) = text else {
-            self.untold.remove(key);
-            return;
-        };
-        let Some(keys) = self.by_text.get_mut(text) else { return };
-        keys.remove(key);
-        if keys.is_empty() {
+    fn remove(&mut self, entry: &Entry) {
+        let text = (self.read)(&entry.value, self.field);
+        let Some(keys) = text.map_or(Some(&mut self.untold), |text| self.by_text.get_mut(text)) else { return };
+        self.count -= usize::from(keys.remove(&entry.key).is_some());
+        if let Some(text) = text.filter(|_| keys.is_empty()) {
             self.by_text.remove(text);
         }
     }
 
-    /// The entries with a text whose keys start with `prefix`, and those that may have it, in the order of their keys.
-    pub(crate) fn entries(&self, prefix: &str, text: &str, root: &Root) -> Vec<Arc<Entry>> {
-        fn within<'a>(keys: &'a BTreeSet<Key>, prefix: &'a str) -> impl Iterator<Item = &'a Key> {
-            keys.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).take_while(move |key| key.starts_with(prefix))
-        }
-        let having = self.by_text.get(text).into_iter().flat_map(|keys| within(keys, prefix));
-        let mut keys: Vec<&Key> = having.chain(within(&self.untold, prefix)).collect();
-        if !self.untold.is_empty() {
-            keys.sort_unstable();
-        }
-        keys.into_iter().filter_map(|key| root.get(key).cloned()).collect()
+    /// The entries with a text at the index's state, which `snapshot` shows; takes no time.
+    pub(crate) fn select(&self, text: &str, snapshot: Snapshot) -> Selected {
+        let having = self.by_text.get(text).cloned().unwrap_or_default();
+        let keys = (having.len() <= self.count / FEW).then(|| (having, self.untold.clone()));
+        Selected { snapshot, keys }
+    }
+}
+
+/// A state, and which of its entries concern a facet. Holds no lock.
+pub struct Selected {
+    snapshot: Snapshot,
+    /// Those that have the text and those that may have it; None where it is as well to look at all.
+    keys: Option<(OrdSet<Key>, OrdSet<Key>)>,
+}
+
+impl Selected {
+    /// The state in which they were selected.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The entries that concern the facet, of those whose keys start with `prefix`, in the order of the keys; others may be among them.
+    pub fn entries<'a>(&'a self, prefix: &'a str) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + Send + 'a> {
+        let Some((having, untold)) = &self.keys else { return Box::new(self.snapshot.prefix(prefix)) };
+        let within = |keys: &'a OrdSet<Key>| {
+            keys.range::<_, str>((Bound::Included(prefix), Bound::Unbounded)).take_while(move |key| key.starts_with(prefix)).peekable()
+        };
+        let (mut having, mut untold) = (within(having), within(untold));
+        let keys = std::iter::from_fn(move || match (having.peek(), untold.peek()) {
+            (Some(one), Some(other)) if one > other => untold.next(),
+            (Some(_), _) => having.next(),
+            (None, _) => untold.next(),
+        });
+        Box::new(keys.filter_map(|key| self.snapshot.get(key)))
     }
 }

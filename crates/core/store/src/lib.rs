@@ -23,6 +23,7 @@ pub use clock::{Clock, ClockListener, ManualClock, SystemClock, UnixMillis};
 pub use embedded::{Embedded, Options};
 pub use error::StoreError;
 pub use etcd::{Etcd, EtcdOptions};
+pub use index::Selected;
 pub use snapshot::Snapshot;
 pub use store::Store;
 pub use types::{Committed, Condition, Entry, Event, EventKind, Key, MAX_KEY_BYTES, MAX_OPERATIONS, Operation, Revision, Transaction};

@@ -1,12 +1,11 @@
 //! The trait behind which every engine stands. What it promises is written as code in `tests/contract`.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 
 use crate::error::StoreError;
+use crate::index::Selected;
 use crate::snapshot::Snapshot;
-use crate::types::{Committed, Entry, Revision, Transaction};
+use crate::types::{Committed, Revision, Transaction};
 use crate::watch::{Facet, Watch};
 
 /// A revisioned key-value store with watch.
@@ -26,10 +25,9 @@ pub trait Store: Send + Sync {
     /// All keys as this process has seen them: nobody is asked, and what others committed may be missing for a moment.
     fn seen(&self) -> Result<Snapshot, StoreError>;
 
-    /// What is seen, and the entries among it whose keys start with `prefix` and that concern the facet, in the order of their keys:
-    /// found without a look at the others. Some that do not concern it may be among them. `collection` is what the keys of all those
-    /// start with that have the facet's field.
-    fn seen_of(&self, collection: &str, prefix: &str, facet: &Facet) -> Result<(Snapshot, Vec<Arc<Entry>>), StoreError>;
+    /// What is seen, and which of its entries concern the facet, found without a look at the others. `collection` is what the keys of
+    /// all those start with that have the facet's field.
+    fn seen_of(&self, collection: &str, facet: &Facet) -> Result<Selected, StoreError>;
 
     /// Every change to keys that start with `prefix` in transactions after `after`: each once, in the order of the
     /// revisions, the changes of one transaction in one batch.

@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use crate::clock::UnixMillis;
 use crate::error::StoreError;
-use crate::index::Index;
+use crate::index::{Index, Selected};
 use crate::snapshot::{Root, Snapshot};
-use crate::types::{Entry, Event, EventKind, Revision};
+use crate::types::{Event, EventKind, Revision};
 use crate::watch::{Facet, Hub, Queue, Watch, WatchLimits, WatchSource};
 
 /// What an event costs in history besides the value that it superseded.
@@ -23,6 +23,9 @@ const EVENTS_PER_ROOT: usize = 16_384;
 
 /// Into how many steps the history window is divided: the grain of its end.
 const WINDOW_STEPS: u32 = 16;
+
+/// How many indexes are kept: every change is noted in each.
+const INDEXES: usize = 16;
 
 /// How much history is kept: until either limit is passed.
 #[derive(Clone, Copy, Debug)]
@@ -126,20 +129,23 @@ impl Timeline {
         Ok(Snapshot::new(at, undone(root, &undo, at)))
     }
 
-    /// The newest state, and its entries that start with `prefix` and concern the facet, in the order of their keys; others may be among
-    /// them. `collection` is what the keys of all entries start with that have the field.
-    pub(crate) fn select(&self, collection: &str, prefix: &str, facet: &Facet) -> Result<(Snapshot, Vec<Arc<Entry>>), StoreError> {
+    /// The newest state, and which of its entries concern the facet. `collection` is what the keys of all entries start with that have
+    /// the field.
+    pub(crate) fn select(&self, collection: &str, facet: &Facet) -> Result<Selected, StoreError> {
         let mut made: Option<(Revision, Index)> = None;
         loop {
             let mut inner = self.inner.lock();
             inner.check_open()?;
             let snapshot = Snapshot::new(inner.revision, inner.root.clone());
-            if let Some(index) = inner.indexes.iter().find(|index| index.is_of(collection, facet)) {
-                let entries = index.entries(prefix, &facet.text, &inner.root);
-                return Ok((snapshot, entries));
+            if let Some(place) = inner.indexes.iter().position(|index| index.is_of(collection, facet)) {
+                // Those that nobody asks for come to stand in front.
+                let index = inner.indexes.remove(place);
+                let selected = index.select(&facet.text, snapshot);
+                inner.indexes.push(index);
+                return Ok(selected);
             }
             if let Some((revision, index)) = made.take() {
-                inner.take_up(revision, index);
+                let _forgotten = inner.take_up(revision, index);
                 continue;
             }
             drop(inner);
@@ -178,13 +184,15 @@ impl WatchSource for Timeline {
 }
 
 impl Inner {
-    /// Goes on with an index of a revision, unless what changed since is forgotten.
-    fn take_up(&mut self, revision: Revision, mut index: Index) {
-        if self.check_readable(revision).is_ok() {
-            let since = self.history.since(revision);
-            since.iter().flat_map(|events| events.iter()).filter(|event| event.revision > revision).for_each(|event| index.note(event));
-            self.indexes.push(index);
+    /// Goes on with an index of a revision, unless what changed since is forgotten. Gives one that is let go for it.
+    fn take_up(&mut self, revision: Revision, mut index: Index) -> Option<Index> {
+        if self.check_readable(revision).is_err() {
+            return Some(index);
         }
+        let since = self.history.since(revision);
+        since.iter().flat_map(|events| events.iter()).filter(|event| event.revision > revision).for_each(|event| index.note(event));
+        self.indexes.push(index);
+        (self.indexes.len() > INDEXES).then(|| self.indexes.remove(0))
     }
 
     fn check_open(&self) -> Result<(), StoreError> {
@@ -316,4 +324,79 @@ struct Forgotten {
 fn cost(event: &Event) -> usize {
     debug_assert_eq!(event.kind == EventKind::Delete, event.entry.is_none());
     EVENT_BYTES + event.key.len() + event.previous.as_ref().map_or(0, |entry| entry.value.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Entry, Key};
+
+    fn text(value: &[u8], _field: usize) -> Option<&str> {
+        std::str::from_utf8(value).ok()
+    }
+
+    fn facet(field: usize) -> Facet {
+        Facet { read: text, field, text: "x".into() }
+    }
+
+    fn timeline() -> Timeline {
+        let history = HistoryLimits { window: Duration::from_secs(60), bytes: 1 << 20 };
+        Timeline::new(Revision::EMPTY, Root::new(), history, WatchLimits { events: 100, bytes: 1 << 20 })
+    }
+
+    /// Puts, or deletes, a key.
+    fn change(timeline: &Timeline, key: &str, value: Option<&str>) {
+        let revision = timeline.revision().next();
+        let mut root = timeline.snapshot(None).map(|_| timeline.inner.lock().root.clone()).unwrap_or_default();
+        let key = Key::from(key);
+        let previous = root.get(&key).cloned();
+        let value = value.map(|value| value.as_bytes().to_vec().into());
+        let entry = value.map(|value| {
+            let key = key.clone();
+            Arc::new(Entry { key, value, created: revision, modified: revision, version: 1, expires: None })
+        });
+        let kind = if entry.is_some() { EventKind::Put } else { EventKind::Delete };
+        match &entry {
+            Some(entry) => root.insert(key.clone(), entry.clone()),
+            None => root.remove(&key),
+        };
+        timeline.publish(revision, root, vec![Event { revision, key, kind, entry, previous }], UnixMillis(0));
+    }
+
+    fn selected(timeline: &Timeline, field: usize) -> String {
+        let selected = timeline.select("k", &facet(field)).unwrap_or_else(|error| panic!("{error}"));
+        let keys = selected.entries("k").map(|entry| entry.key.to_string()).collect::<Vec<_>>();
+        keys.join(" ")
+    }
+
+    #[test]
+    fn what_changes_while_an_index_is_made_is_taken_up() {
+        let timeline = timeline();
+        for number in 0..20 {
+            change(&timeline, &format!("k{number:02}"), Some("y"));
+        }
+        change(&timeline, "k00", Some("x"));
+        change(&timeline, "k01", Some("x"));
+        let snapshot = timeline.snapshot(None).unwrap_or_else(|error| panic!("{error}"));
+        let index = Index::new("k", &facet(0), &snapshot);
+        change(&timeline, "k02", Some("x"));
+        change(&timeline, "k00", Some("y"));
+        change(&timeline, "k01", None);
+        assert!(timeline.inner.lock().take_up(snapshot.revision(), index).is_none());
+        assert_eq!(selected(&timeline, 0), "k02");
+        let forgotten = Index::new("k", &facet(0), &snapshot);
+        timeline.compact(timeline.revision()).unwrap_or_else(|error| panic!("{error}"));
+        assert!(timeline.inner.lock().take_up(snapshot.revision(), forgotten).is_some(), "what changed since is forgotten");
+    }
+
+    #[test]
+    fn what_nobody_asks_for_any_more_is_let_go() {
+        let timeline = timeline();
+        change(&timeline, "k", Some("x"));
+        for field in 0..2 * INDEXES {
+            assert_eq!((selected(&timeline, field), selected(&timeline, 0)), ("k".into(), "k".into()));
+        }
+        let inner = timeline.inner.lock();
+        assert!(inner.indexes.len() == INDEXES && inner.indexes.iter().any(|index| index.is_of("k", &facet(0))));
+    }
 }

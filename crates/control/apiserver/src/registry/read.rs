@@ -178,13 +178,15 @@ impl Registry {
     /// the others.
     pub(crate) fn seen_of(&self, served: &Served, namespace: &str, selection: &Selection) -> Result<Vec<Arc<Entry>>, Status> {
         let prefix = self.collection_prefix(&served.stored, namespace);
-        let entries = match selection.facet(&served.stored) {
-            Some(facet) => self.store.seen_of(&self.collection_prefix(&served.stored, ""), &prefix, &facet).map_err(store_status)?.1,
-            None => self.seen()?.prefix(&prefix).cloned().collect(),
+        let chosen = |entry: &Arc<Entry>| {
+            let record = Record::parse(&entry.value).map_err(Status::internal)?;
+            Ok(selection.matches(served, &record).then(|| entry.clone()))
         };
-        let chosen = |entry: &Arc<Entry>| Record::parse(&entry.value).map(|record| selection.matches(served, &record));
-        let chosen = entries.into_iter().filter_map(|entry| chosen(&entry).map(|is| is.then_some(entry)).transpose());
-        chosen.collect::<Result<_, _>>().map_err(Status::internal)
+        let Some(facet) = selection.facet(&served.stored) else {
+            return self.seen()?.prefix(&prefix).filter_map(|entry| chosen(entry).transpose()).collect();
+        };
+        let selected = self.store.seen_of(&self.collection_prefix(&served.stored, ""), &facet).map_err(store_status)?;
+        selected.entries(&prefix).filter_map(|entry| chosen(entry).transpose()).collect()
     }
 
     /// The stored object, or NotFound.
@@ -210,9 +212,9 @@ impl Registry {
         let revision = snapshot.revision().0;
         let mut listing = Listing { revision, items: Vec::new(), continue_token: String::new(), remaining: None, objects: None };
         if let Some(facet) = request.of_newest().then(|| request.selection.facet(stored)).flatten() {
-            let (snapshot, entries) = self.store.seen_of(&self.collection_prefix(stored, ""), &prefix, &facet).map_err(store_status)?;
-            listing.revision = snapshot.revision().0;
-            return self.page(place, request, listing, &prefix, entries.iter());
+            let selected = self.store.seen_of(&self.collection_prefix(stored, ""), &facet).map_err(store_status)?;
+            listing.revision = selected.snapshot().revision().0;
+            return self.page(place, request, listing, &prefix, selected.entries(&prefix));
         }
         let entries = snapshot.prefix_after(&prefix, from.as_ref().map(|f| f.after.as_str()));
         if place.served.needs_webhook() {

@@ -19,7 +19,8 @@ use fram_client::{Client, EventRecorder, SharedInformers};
 use fram_controllers::Context;
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{
-    Clock, ClockListener, Committed, Embedded, Entry, Facet, Options, Revision, Snapshot, Store, StoreError, Transaction, UnixMillis, Watch,
+    Clock, ClockListener, Committed, Embedded, Facet, Options, Revision, Selected, Snapshot, Store, StoreError, Transaction, UnixMillis,
+    Watch,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -87,8 +88,8 @@ impl Store for Instantaneous {
         self.0.seen()
     }
 
-    fn seen_of(&self, collection: &str, prefix: &str, facet: &Facet) -> Result<(Snapshot, Vec<Arc<Entry>>), StoreError> {
-        self.0.seen_of(collection, prefix, facet)
+    fn seen_of(&self, collection: &str, facet: &Facet) -> Result<Selected, StoreError> {
+        self.0.seen_of(collection, facet)
     }
 
     async fn watch_facet(&self, prefix: &str, facet: Option<Facet>, after: Revision) -> Result<Watch, StoreError> {
