@@ -26,6 +26,8 @@ pub enum BootstrapError {
     Policy { line: usize, message: String },
     #[error("cannot create {what}: {status}")]
     Create { what: String, status: Status },
+    #[error("cannot take away what is no default any more, {what}: {status}")]
+    Retire { what: String, status: Status },
     #[error("cannot read roles and bindings: {0}")]
     Rbac(Status),
     #[error("cannot read custom resource definitions: {0}")]
@@ -74,6 +76,9 @@ impl Server {
         }
         while let Some(done) = tasks.join_next().await {
             done.map_err(|e| BootstrapError::Create { what: "the first objects".into(), status: Status::internal(e) })??;
+        }
+        for (plural, name) in policy::RETIRED {
+            retire(&self.registry, plural, name).await?;
         }
         self.stages.reach(Stage::Objects);
         self.authorizer.rbac().refresh(&self.registry).await.map_err(BootstrapError::Rbac)?;
@@ -258,6 +263,22 @@ fn with_second_family(current: &Value, wanted: &Value) -> Option<Value> {
         grown.set(&["spec", "cidrs"], has.to_vec());
         grown
     })
+}
+
+/// Takes away a role or binding that was a default once.
+async fn retire(registry: &Arc<Registry>, plural: &str, name: &str) -> Result<(), BootstrapError> {
+    let fail = |status| BootstrapError::Retire { what: format!("{plural} {name}"), status };
+    let served = registry.served(policy::GROUP, "v1", plural).ok_or_else(|| fail(Status::no_such_path()))?;
+    let place = Place { served, namespace: String::new(), name: name.into() };
+    match registry.get_object(&place).await {
+        Err(status) if status.is(Reason::NotFound) => Ok(()),
+        Err(status) => Err(fail(status)),
+        Ok(object) if !policy::is_default(&object) => Ok(()),
+        Ok(_) => {
+            let deleted = registry.delete(&place, &Default::default(), &definitions::write()).await;
+            definitions::settled(deleted.map(drop)).map_err(fail)
+        }
+    }
 }
 
 /// Creates an object unless it is there.

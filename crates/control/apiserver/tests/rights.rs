@@ -196,6 +196,25 @@ async fn a_node_sees_and_changes_its_own_pods_alone() {
 }
 
 #[tokio::test]
+async fn a_right_that_was_a_default_once_ends_with_the_next_start() {
+    let store = in_memory();
+    let first = root(&server(store.clone()).await);
+    let labels = object!({ "kubernetes.io/bootstrapping": "rbac-defaults" });
+    let rules = object!([{ "apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["list"] }]);
+    let role = object!({ "metadata": { "name": "fram:local-path-node", "labels": (labels.clone()) }, "rules": (rules) });
+    first.all(&CLUSTER_ROLES).create(role).await.unwrap();
+    let subjects = object!([{ "apiGroup": RBAC, "kind": "Group", "name": "system:nodes" }]);
+    let reference = object!({ "apiGroup": RBAC, "kind": "ClusterRole", "name": "fram:local-path-node" });
+    let metadata = object!({ "name": "fram:local-path-node", "labels": (labels) });
+    let binding = object!({ "metadata": (metadata), "subjects": (subjects), "roleRef": (reference) });
+    first.all(&CLUSTER_ROLE_BINDINGS).create(binding).await.unwrap();
+    let second = server(store).await;
+    let node = client_as(&second, User::authenticated("system:node:n1", &["system:nodes"]));
+    assert!(node.all(&PERSISTENT_VOLUMES).list(ListOptions::default()).await.unwrap_err().is(Reason::Forbidden));
+    assert!(root(&second).all(&CLUSTER_ROLES).find("fram:local-path-node").await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_node_follows_and_lets_go_of_the_volumes_that_it_holds_and_no_others() {
     let server = server(in_memory()).await;
     let node = |name: &str| client_as(&server, User::authenticated(&format!("system:node:{name}"), &["system:nodes"]));

@@ -16,6 +16,14 @@ const METRICS: &str = include_str!("../../policy/metrics.policy");
 const PRELIMINARY: &str = include_str!("../../policy/preliminary.policy");
 pub(super) const GROUP: &str = "rbac.authorization.k8s.io";
 
+/// What was a default once, by its resource and name, and would give rights that nobody should have any more.
+pub(super) const RETIRED: [(&str, &str); 2] = [("clusterrolebindings", "fram:local-path-node"), ("clusterroles", "fram:local-path-node")];
+
+/// Whether a role or binding is a default that was not taken over by somebody.
+pub(super) fn is_default(object: &Value) -> bool {
+    meta::label(object, "kubernetes.io/bootstrapping") == Some("rbac-defaults") && meta::annotation(object, AUTOUPDATE) != Some("false")
+}
+
 /// All default roles and bindings where `api` is served.
 pub(super) fn default_objects(api: &Api) -> Result<Vec<Value>, BootstrapError> {
     let mut objects: Vec<Value> = Vec::new();
