@@ -85,9 +85,17 @@ impl Documents {
         if let Some(hash) = self.known(content_type, &kinds).filter(|hash| others.is_empty() && has(headers, hash)) {
             return with_tag(respond::bytes(304, content_type, Vec::new()), &hash);
         }
-        let mut document = v2::document(known.api, &kinds);
-        others.iter().filter_map(|offer| offer.version_2.as_ref()).for_each(|theirs| merge::add(&mut document, theirs));
-        let bytes = if protobuf.is_some() { gnostic::document(&document) } else { json::to_vec(&document) };
+        let document = v2::Document::new(known.api, &kinds);
+        let mut theirs = others.iter().filter_map(|offer| offer.version_2.as_ref()).peekable();
+        let bytes = match (theirs.peek().is_some(), protobuf.is_some()) {
+            (false, false) => document.json(),
+            (false, true) => document.protobuf(),
+            (true, as_protobuf) => {
+                let mut document = document.whole();
+                theirs.for_each(|theirs| merge::add(&mut document, theirs));
+                if as_protobuf { gnostic::document(&document) } else { json::to_vec(&document) }
+            }
+        };
         let hash = hash(&bytes);
         self.keep(content_type, kinds, &hash);
         answer(headers, content_type, bytes, &hash)

@@ -2,7 +2,7 @@
 //! `openapi.v2` (field numbers from its OpenAPIv2.proto), filled from the JSON form. Only what Kubernetes' documents hold
 //! is known here.
 
-use fram_machinery::{Value, json, protobuf::wire};
+use fram_machinery::{Map, Value, json, protobuf::wire};
 
 /// How the value of a JSON field is written.
 enum Form {
@@ -148,6 +148,19 @@ static SCHEMA: Message = Message {
 /// The whole document.
 pub(super) fn document(value: &Value) -> Vec<u8> {
     message(value, &DOCUMENT)
+}
+
+/// The same of a document without paths, and of the paths, which are given some at a time.
+pub(super) fn document_of(rest: &Value, paths: impl Iterator<Item = Map>) -> Vec<u8> {
+    let mut out = message(rest, &DOCUMENT);
+    let mut all = Vec::new();
+    for some in paths {
+        for (name, item) in some.iter() {
+            wire::put_bytes(&mut all, 2, &named(name.as_str(), &message(item, &PATH)));
+        }
+    }
+    wire::put_bytes(&mut out, 8, &all);
+    out
 }
 
 fn message(value: &Value, description: &Message) -> Vec<u8> {
