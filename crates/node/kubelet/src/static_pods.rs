@@ -24,16 +24,35 @@ use manifest::{SEEN, read};
 #[derive(Clone)]
 pub(crate) struct StaticPods {
     pods: watch::Sender<Vec<Arc<Value>>>,
-    of_files: Arc<Mutex<Pods>>,
-    /// None until the URL has given anything.
-    of_url: Arc<Mutex<Option<Pods>>>,
+    /// Held until what changed in it is told: two at once would tell of an old one last.
+    sources: Arc<Mutex<Sources>>,
 }
 
 type Pods = Vec<Arc<Value>>;
 
+#[derive(Default)]
+struct Sources {
+    files: Pods,
+    /// None until the URL has given anything.
+    url: Option<Pods>,
+}
+
+impl Sources {
+    /// Of two pods with one name the first one counts, and one of a file before one of the URL.
+    fn joined(&self) -> Pods {
+        let mut pods = Pods::new();
+        for pod in self.files.iter().chain(self.url.iter().flatten()) {
+            if !pods.iter().any(|p| meta::key(p) == meta::key(pod)) {
+                pods.push(pod.clone());
+            }
+        }
+        pods
+    }
+}
+
 impl Default for StaticPods {
     fn default() -> Self {
-        Self { pods: watch::Sender::new(Vec::new()), of_files: Arc::default(), of_url: Arc::default() }
+        Self { pods: watch::Sender::new(Vec::new()), sources: Arc::default() }
     }
 }
 
@@ -56,37 +75,30 @@ impl StaticPods {
     }
 
     fn set_files(&self, pods: Pods) {
-        *self.of_files.lock() = pods;
-        self.join();
+        self.change(|sources| sources.files = pods);
     }
 
     fn set_url(&self, pods: Pods) {
-        let first = self.of_url.lock().replace(pods).is_none();
-        self.join();
-        if first {
+        if self.change(|sources| sources.url.replace(pods).is_none()) {
             self.touch();
         }
     }
 
     /// Whether it is known what the URL gives.
     pub(crate) fn url_is_known(&self) -> bool {
-        self.of_url.lock().is_some()
+        self.sources.lock().url.is_some()
     }
 
-    /// Of two pods with one name the first one counts, and one of a file before one of the URL.
-    fn join(&self) {
-        let all: Pods = self.of_files.lock().iter().chain(self.of_url.lock().iter().flatten()).cloned().collect();
-        let mut pods = Pods::new();
-        for pod in all {
-            if !pods.iter().any(|p| meta::key(p) == meta::key(&pod)) {
-                pods.push(pod);
-            }
-        }
+    fn change<T>(&self, change: impl FnOnce(&mut Sources) -> T) -> T {
+        let mut sources = self.sources.lock();
+        let done = change(&mut sources);
+        let pods = sources.joined();
         self.pods.send_if_modified(|known| {
             let news = *known != pods;
             *known = pods;
             news
         });
+        done
     }
 }
 
@@ -163,4 +175,33 @@ fn load(ctx: &Context, dir: &Path, known: &mut Files) {
         known.insert(path, Known { text, pod });
     }
     ctx.statics.set_files(known.values().filter_map(|k| k.pod.clone()).collect());
+}
+
+#[cfg(test)]
+mod tests {
+    use fram_machinery::object;
+
+    use super::*;
+
+    fn pods(source: &str, revision: i64) -> Pods {
+        vec![Arc::new(object!({ "metadata": { "name": source, "generation": revision } }))]
+    }
+
+    #[test]
+    fn what_files_and_the_url_say_at_once_is_all_told() {
+        const MANY: i64 = 20_000;
+        let statics = StaticPods::default();
+        // Each says something new all the time; both have said their last when both are done.
+        std::thread::scope(|threads| {
+            threads.spawn(|| (0..=MANY).for_each(|n| statics.set_files(pods("file", n))));
+            threads.spawn(|| {
+                for n in 0..=MANY {
+                    statics.set_url(pods("url", n));
+                    let told = statics.get("/url").or_else(|| statics.get("url"));
+                    assert_eq!(told.and_then(|pod| pod.int_at(&["metadata", "generation"])), Some(n), "what was said is told");
+                }
+            });
+        });
+        assert_eq!(statics.list(), [pods("file", MANY), pods("url", MANY)].concat());
+    }
 }
