@@ -159,8 +159,16 @@ impl Images {
     async fn must_ask(&self, spec: &ImageSpec, id: &str, keyring: &Keyring) -> bool {
         let (image, id, now) = (spec.user_specified_image.clone(), id.to_string(), self.now());
         let secrets = keyring.secrets(&spec.image);
-        let account = self.account(&spec.image, &keyring.pod).await;
-        self.on_disk(move |records| records.must_ask(&image, &id, &secrets, account.as_ref(), &now)).await
+        let ask = |account: Option<PullAccount>| {
+            let (image, id, secrets, now) = (image.clone(), id.clone(), secrets.clone(), now.clone());
+            self.on_disk(move |records| records.must_ask(&image, &id, &secrets, account.as_ref(), &now))
+        };
+        // The API server is asked for the account only where that can change the verdict.
+        ask(None).await
+            && match self.account(&spec.image, &keyring.pod).await {
+                Some(account) => ask(Some(account)).await,
+                None => true,
+            }
     }
 
     /// The pod's service account, where providers are told of it.

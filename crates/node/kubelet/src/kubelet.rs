@@ -25,6 +25,7 @@ use crate::context::Context;
 use crate::devices::{self, DeviceManager};
 use crate::dra::{self, DraManager};
 use crate::images::Images;
+use crate::images::provider::ApiAccounts;
 use crate::measured::Measured;
 use crate::metrics::{Metrics, Took};
 use crate::node::{self, machine};
@@ -104,6 +105,8 @@ impl Kubelet {
             }
         }
         qos::hold_reserved(&config, &Cgroups::detect(&config.cgroup_mount))?;
+        let tokens = Arc::new(Tokens::new(client.clone()));
+        let accounts = ApiAccounts { client: client.clone(), tokens: tokens.clone(), clock: clock.clone() };
         let managers = ResourceManagers::open(&config, &node, Path::new("/sys"))?;
         let ctx = Context {
             managers,
@@ -112,7 +115,7 @@ impl Kubelet {
             user_namespaces: UserNamespaces::open(&config),
             images: Images::new(images, Arc::new(client.clone()), clock.clone(), &config, metrics.families.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
-            tokens: Tokens::new(client.clone()),
+            tokens,
             trust: TrustBundles::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             certificates: PodCertificates::new(client.clone(), &config.node_name, waker(&mailboxes), tasks.clone(), stop.clone()),
             recorder: EventRecorder::start_limited(
