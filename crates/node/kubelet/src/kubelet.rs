@@ -98,11 +98,11 @@ impl Kubelet {
         if config.fail_swap_on && node.swap_bytes > 0 {
             return Err(KubeletError::Swap);
         }
-        if config.protect_kernel_defaults {
-            let faults = node::kernel::faults(Path::new("/proc/sys"));
-            if !faults.is_empty() {
-                return Err(KubeletError::KernelDefaults(faults.join("; ")));
-            }
+        match node::kernel::faults(Path::new("/proc/sys")) {
+            faults if faults.is_empty() => {}
+            faults if config.protect_kernel_defaults => return Err(KubeletError::KernelDefaults(faults.join("; "))),
+            // Unlike upstream's, which sets them: the machine may be somebody's own, and what it does after a fault of its kernel is theirs.
+            faults => tracing::info!(differ = faults.join("; "), "the kernel is not set as Kubernetes wants it, and stays as it is"),
         }
         qos::hold_reserved(&config, &Cgroups::detect(&config.cgroup_mount))?;
         let tokens = Arc::new(Tokens::new(client.clone()));
