@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fram_api::Api;
+use fram_cri::PodSandbox;
 use fram_machinery::{Value, meta};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::activity::Activity;
 use crate::clock;
 use crate::context::Context;
-use manifest::{SEEN, read};
+use manifest::{HASH, SEEN, SOURCE, read};
 
 /// The pods of the files and of the URL, as they were read last. Clones share it.
 #[derive(Clone)]
@@ -100,6 +101,13 @@ impl StaticPods {
         });
         done
     }
+}
+
+/// Whether a sandbox is that of a pod which the URL has given. The source alone would be an annotation that any pod may have; the hash is
+/// the uid only of those that the kubelet has read itself.
+pub(crate) fn is_of_url(sandbox: &PodSandbox) -> bool {
+    let annotation = |key| sandbox.annotations.get(key).map(String::as_str);
+    annotation(SOURCE) == Some("http") && annotation(HASH) == Some(&sandbox.metadata.uid)
 }
 
 pub(crate) type Files = BTreeMap<PathBuf, Known>;
@@ -185,6 +193,19 @@ mod tests {
 
     fn pods(source: &str, revision: i64) -> Pods {
         vec![Arc::new(object!({ "metadata": { "name": source, "generation": revision } }))]
+    }
+
+    #[test]
+    fn a_pod_is_of_the_url_where_its_uid_is_made_of_what_it_says() {
+        let sandbox = |annotations: &[(&str, &str)]| PodSandbox {
+            metadata: fram_cri::PodSandboxMetadata { uid: "u".into(), ..Default::default() },
+            annotations: annotations.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+            ..PodSandbox::default()
+        };
+        assert!(is_of_url(&sandbox(&[(SOURCE, "http"), (HASH, "u")])));
+        for annotations in [&[(SOURCE, "http")][..], &[(SOURCE, "http"), (HASH, "v")], &[(SOURCE, "file"), (HASH, "u")], &[]] {
+            assert!(!is_of_url(&sandbox(annotations)), "{annotations:?}");
+        }
     }
 
     #[test]
