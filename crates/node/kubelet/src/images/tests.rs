@@ -1,3 +1,5 @@
+//! What is left of a pull by the way it has ended.
+
 use fram_cri::ImageFsInfo;
 use fram_machinery::{Status, object};
 
