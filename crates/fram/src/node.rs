@@ -23,6 +23,7 @@ use fram_network::{CniConfig, CniNetwork, NetworkConfig, PodNetwork};
 use fram_proxy::{Proxy, ProxyConfig};
 use fram_runtime::{Runtime, RuntimeConfig};
 use fram_streaming::{Sessions, StreamClient};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -233,10 +234,16 @@ fn impose_on_self(config: &KubeletConfig) {
         tracing::warn!(score, %error, "oomScoreAdj could not be set");
     }
     if let Some(files) = config.max_open_files
-        && let Err(error) = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, files, files)
+        && let Err(error) = allow_files(files)
     {
         tracing::warn!(files, %error, "maxOpenFiles could not be set");
     }
+}
+
+/// The hard limit is never lowered, so that shims can have what this program had; see [`runtime_config`].
+fn allow_files(files: u64) -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, files, hard.max(files))
 }
 
 /// The API server reaches the kubelet without its port: where another program has that, the node works all the same.
@@ -275,7 +282,10 @@ pub(crate) fn host_name() -> anyhow::Result<String> {
 /// Shims are beside their node's pods, and apart from those of another node on the same machine.
 fn runtime_config(data: &Path, cgroup_root: &str) -> RuntimeConfig {
     let shim_cgroup = format!("{}-shim", cgroup_root.trim_end_matches('/'));
-    RuntimeConfig { cgroup_root: cgroup_root.into(), shim_cgroup, ..RuntimeConfig::new(data.join("runtime")) }
+    // Before a kubelet's configuration allows this program more: containers get what it was started with.
+    let open_files =
+        getrlimit(Resource::RLIMIT_NOFILE).inspect_err(|error| tracing::warn!(%error, "the limit of open files is not known")).ok();
+    RuntimeConfig { cgroup_root: cgroup_root.into(), shim_cgroup, open_files, ..RuntimeConfig::new(data.join("runtime")) }
 }
 
 /// Removes everything that nodes leave in the kernel and on disk.

@@ -40,7 +40,7 @@ pub(crate) struct Context {
     pub(crate) runtime: Arc<dyn RuntimeService>,
     pub(crate) images: Images,
     pub(crate) objects: Objects,
-    pub(crate) tokens: Tokens,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) trust: TrustBundles,
     pub(crate) certificates: PodCertificates,
     pub(crate) recorder: EventRecorder,

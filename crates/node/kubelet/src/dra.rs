@@ -120,7 +120,16 @@ impl DraManager {
             if let Err(error) = self.hear_health(driver, &endpoint).await {
                 tracing::info!(driver, %error, "a driver does not tell how its devices are, it is asked again");
             }
+            self.forget_health(driver, socket);
             tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// Nobody listens to a driver at this socket any more, so what it said there does not count. Its successor may have said other things.
+    fn forget_health(&self, driver: &str, socket: &Path) {
+        let is_own = self.plugins.lock().get(driver).is_none_or(|plugin| plugin.path() == socket);
+        if is_own && self.health.lock().forget(driver) {
+            self.health_changes.send_modify(|n| *n += 1);
         }
     }
 
@@ -139,17 +148,19 @@ impl DraManager {
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
+            let news = tokio::select! {
                 told = incoming.next() => match told.map_err(failed)? {
                     Some(bytes) => {
                         let told = HealthResponse::decode(&bytes).map_err(|_| DraError::Malformed(METHOD))?;
-                        self.health.lock().tell(driver, told.devices, Instant::now());
+                        self.health.lock().tell(driver, told.devices, Instant::now())
                     }
                     None => return Ok(()),
                 },
-                () = unsure => {}
+                () = unsure => true,
+            };
+            if news {
+                self.health_changes.send_modify(|n| *n += 1);
             }
-            self.health_changes.send_modify(|n| *n += 1);
         }
     }
 
@@ -165,6 +176,7 @@ impl DraManager {
 
     /// Its socket is gone. Unless the driver comes back, what it had to offer goes too, so that nobody is sent here for it.
     pub(crate) async fn deregister(&self, driver: &str, socket: &Path) {
+        self.forget_health(driver, socket);
         let own = |p: &Arc<UnixEndpoint>| p.path() == socket;
         if self.plugins.lock().get(driver).is_some_and(own) {
             self.plugins.lock().remove(driver);

@@ -20,13 +20,12 @@ use tokio::sync::Semaphore;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::config::KubeletConfig;
-use crate::durable::DurableError;
 use crate::metrics::{Families, Took, size_range};
 use access::{PullAccount, Used};
 use keyring::Keyring;
 use progress::Progress;
 use provider::{Accounts, CredentialProviders, PodIdentity};
-use records::Records;
+use records::{End, Records};
 
 /// Why there is no image: the reason and message of the waiting container, and when a further try makes sense.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -160,8 +159,16 @@ impl Images {
     async fn must_ask(&self, spec: &ImageSpec, id: &str, keyring: &Keyring) -> bool {
         let (image, id, now) = (spec.user_specified_image.clone(), id.to_string(), self.now());
         let secrets = keyring.secrets(&spec.image);
-        let account = self.account(&spec.image, &keyring.pod).await;
-        self.on_disk(move |records| records.must_ask(&image, &id, &secrets, account.as_ref(), &now)).await
+        let ask = |account: Option<PullAccount>| {
+            let (image, id, secrets, now) = (image.clone(), id.clone(), secrets.clone(), now.clone());
+            self.on_disk(move |records| records.must_ask(&image, &id, &secrets, account.as_ref(), &now))
+        };
+        // The API server is asked for the account only where that can change the verdict.
+        ask(None).await
+            && match self.account(&spec.image, &keyring.pod).await {
+                Some(account) => ask(Some(account)).await,
+                None => true,
+            }
     }
 
     /// The pod's service account, where providers are told of it.
@@ -257,44 +264,53 @@ impl Images {
         sandbox: &PodSandboxConfig,
         progress: &Progress,
     ) -> Result<Image, ImageError> {
-        let (records, image) = (self.records.clone(), spec.user_specified_image.clone());
-        // Where the pod is given up meanwhile, the intent ends as if the pull had failed: what comes of it is another's.
-        let pull = self.on_disk(move |_| Pull::begin(records, image)).await.map_err(|error| ImageError::Internal(error.to_string()))?;
-        let outcome = self.try_credentials(spec, keyring, sandbox, progress).await;
-        let ended = outcome.as_ref().ok().map(|(pulled, used)| (pulled.id.clone(), used.clone()));
+        let image = spec.user_specified_image.clone();
+        // Where the pod is given up meanwhile, or the kubelet ends, the intent stays: who pulls may go on without us.
+        let pull = self.on_disk(move |records| records.begin(&image)).await.map_err(|error| ImageError::Internal(error.to_string()))?;
         let now = self.now();
-        self.on_disk(move |_| pull.end(ended, &now)).await;
-        outcome.map(|(pulled, _)| pulled)
+        let (id, used) = match self.try_credentials(spec, keyring, sandbox, progress).await {
+            Ok(came) => came,
+            Err(Failure { error, is_sure }) => {
+                let end = if is_sure { End::Failed } else { End::Unsure };
+                self.on_disk(move |records| records.end(pull, &end, &now)).await;
+                return Err(error);
+            }
+        };
+        // Before anything else can fail.
+        let (of, with, at) = (id.clone(), used.clone(), now.clone());
+        let pull = self.on_disk(move |records| (records.came(&pull, &of, &with, &at), pull).1).await;
+        let outcome = self.service.image_status(&ImageSpec { image: id.clone(), ..spec.clone() }).await;
+        let end = match &outcome {
+            Ok(Some(image)) => End::Pulled(image.id.clone(), used),
+            Ok(None) | Err(_) => End::Unsure,
+        };
+        self.on_disk(move |records| records.end(pull, &end, &now)).await;
+        outcome?.ok_or_else(|| ImageError::Internal(format!("image {id} is gone after it was pulled")))
     }
 
-    /// The image, and which credentials opened it.
+    /// What the runtime returned for the image, and which credentials opened it.
     async fn try_credentials(
         &self,
         spec: &ImageSpec,
         keyring: &Keyring,
         sandbox: &PodSandboxConfig,
         progress: &Progress,
-    ) -> Result<(Image, Used), ImageError> {
+    ) -> Result<(String, Used), Failure> {
+        // As upstream: who comes too soon is sent away, and comes back after the back-off.
+        if self.rate.as_ref().is_some_and(|rate| !rate.lock().try_take(tokio::time::Instant::now())) {
+            return Err(Failure { error: ImageError::Internal("pull QPS exceeded".into()), is_sure: true });
+        }
         // The pod's own credentials first, then those of the node.
         let mut found = keyring.lookup(&spec.image);
         found.extend(self.providers.credentials(&spec.image, &keyring.pod, &*self.accounts).await);
         let with = |(auth, used)| (Some(auth), used);
         let tries: Vec<(Option<AuthConfig>, Used)> =
             if found.is_empty() { vec![(None, Used::Node)] } else { found.into_iter().map(with).collect() };
-        let mut last = ImageError::Internal("no credentials to try".into());
+        let mut last = Failure { error: ImageError::Internal("no credentials to try".into()), is_sure: true };
         for (auth, used) in tries {
-            // As upstream: who comes too soon is sent away, and comes back after the back-off.
-            if self.rate.as_ref().is_some_and(|rate| !rate.lock().try_take(tokio::time::Instant::now())) {
-                return Err(ImageError::Internal("pull QPS exceeded".into()));
-            }
             match self.service.pull_image(spec, auth.as_ref(), Some(sandbox), Some(progress.listener())).await {
-                Ok(id) => {
-                    let pulled = ImageSpec { image: id.clone(), ..spec.clone() };
-                    let status = self.service.image_status(&pulled).await?;
-                    let image = status.ok_or_else(|| ImageError::Internal(format!("image {id} is gone after it was pulled")))?;
-                    return Ok((image, used));
-                }
-                Err(error) => last = error,
+                Ok(id) => return Ok((id, used)),
+                Err(error) => last = Failure { is_sure: last.is_sure && is_sure(&error), error },
             }
         }
         Err(last)
@@ -335,31 +351,25 @@ impl Images {
     }
 }
 
-/// A pull under way. Where it is dropped before it has ended, it has failed.
-struct Pull {
-    records: Arc<Records>,
-    image: String,
-    has_ended: bool,
+/// Why a pull came to nothing.
+struct Failure {
+    error: ImageError,
+    /// Whether it is sure that nothing has come to the node.
+    is_sure: bool,
 }
 
-impl Pull {
-    fn begin(records: Arc<Records>, image: String) -> Result<Self, DurableError> {
-        records.begin(&image)?;
-        Ok(Self { records, image, has_ended: false })
-    }
-
-    fn end(mut self, outcome: Option<(String, Used)>, now: &str) {
-        self.has_ended = true;
-        self.records.end(&self.image, outcome.as_ref().map(|(id, used)| (id.as_str(), used)), now);
-    }
-}
-
-impl Drop for Pull {
-    fn drop(&mut self) {
-        if !self.has_ended {
-            self.records.end(&self.image, None, "");
-        }
-    }
+/// Whether it was the registry that gave no image, or not this one. All else may have gone wrong when it was there.
+fn is_sure(error: &ImageError) -> bool {
+    use ImageError::{InvalidReference, NotFound, RegistryUnavailable, SignatureValidationFailed, Unauthorized, WrongPlatform};
+    matches!(
+        error,
+        NotFound(_)
+            | InvalidReference { .. }
+            | Unauthorized(_)
+            | RegistryUnavailable(_)
+            | WrongPlatform { .. }
+            | SignatureValidationFailed(_)
+    )
 }
 
 /// As Go prints a duration, in whole milliseconds.
@@ -374,13 +384,4 @@ fn go_duration(duration: Duration) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_read_as_gos() {
-        for (ms, text) in [(7, "7ms"), (1000, "1s"), (1230, "1.23s"), (61_005, "61.005s")] {
-            assert_eq!(go_duration(Duration::from_millis(ms)), text);
-        }
-    }
-}
+mod tests;

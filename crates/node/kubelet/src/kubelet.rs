@@ -25,6 +25,7 @@ use crate::context::Context;
 use crate::devices::{self, DeviceManager};
 use crate::dra::{self, DraManager};
 use crate::images::Images;
+use crate::images::provider::ApiAccounts;
 use crate::measured::Measured;
 use crate::metrics::{Metrics, Took};
 use crate::node::{self, machine};
@@ -33,7 +34,6 @@ use crate::observed::{ANNOTATION_POD_GRACE, LABEL_POD_NAME, LABEL_POD_NAMESPACE,
 use crate::pod;
 use crate::pod::resources::cgroup_candidates;
 use crate::resource::{ManagerError, ResourceManagers, pool, qos};
-use crate::static_pods::manifest::SOURCE;
 use crate::static_pods::{self, mirror};
 use crate::status::writer::StatusWriter;
 use crate::user_namespaces::UserNamespaces;
@@ -97,22 +97,24 @@ impl Kubelet {
         if config.fail_swap_on && node.swap_bytes > 0 {
             return Err(KubeletError::Swap);
         }
-        if config.protect_kernel_defaults {
-            let faults = node::kernel::faults(Path::new("/proc/sys"));
-            if !faults.is_empty() {
-                return Err(KubeletError::KernelDefaults(faults.join("; ")));
-            }
+        match node::kernel::faults(Path::new("/proc/sys")) {
+            faults if faults.is_empty() => {}
+            faults if config.protect_kernel_defaults => return Err(KubeletError::KernelDefaults(faults.join("; "))),
+            // Unlike upstream's, which sets them: the machine may be somebody's own, and what it does after a fault of its kernel is theirs.
+            faults => tracing::info!(differ = faults.join("; "), "the kernel is not set as Kubernetes wants it, and stays as it is"),
         }
         qos::hold_reserved(&config, &Cgroups::detect(&config.cgroup_mount))?;
         let managers = ResourceManagers::open(&config, &node, Path::new("/sys"))?;
+        let tokens = Arc::new(Tokens::new(client.clone()));
+        let accounts = ApiAccounts { client: client.clone(), tokens: tokens.clone(), clock: clock.clone() };
         let ctx = Context {
             managers,
             devices: Arc::new(DeviceManager::open(&config.root_dir)),
             dra: Arc::new(DraManager::open(client.clone(), &config.node_name, &config.root_dir)),
             user_namespaces: UserNamespaces::open(&config),
-            images: Images::new(images, Arc::new(client.clone()), clock.clone(), &config, metrics.families.clone()),
+            images: Images::new(images, Arc::new(accounts), clock.clone(), &config, metrics.families.clone()),
             objects: Objects::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
-            tokens: Tokens::new(client.clone()),
+            tokens,
             trust: TrustBundles::new(client.clone(), waker(&mailboxes), tasks.clone(), stop.clone()),
             certificates: PodCertificates::new(client.clone(), &config.node_name, waker(&mailboxes), tasks.clone(), stop.clone()),
             recorder: EventRecorder::start_limited(
@@ -480,24 +482,26 @@ impl Pods<'_> {
     /// Whatever belongs to pods that were deleted while no kubelet ran is taken away.
     async fn clean_up(&mut self) -> Result<(), KubeletError> {
         let ctx = self.kubelet.ctx.clone();
+        // What a URL has given runs on until the URL says otherwise. Asked first: it may say so meanwhile.
+        let unsure = ctx.awaits_url();
         let known: HashSet<String> = ctx.all_pods().iter().map(|p| meta::uid(p).to_string()).collect();
-        if !ctx.awaits_url() {
+        if !unsure {
             ctx.managers.keep(&known);
             ctx.devices.keep(&known);
         }
         pool::level(&ctx).await;
         let mut orphans: HashMap<String, Value> = HashMap::new();
+        let mut waiting: HashSet<String> = HashSet::new();
         for sandbox in ctx.runtime.list_pod_sandbox(&PodSandboxFilter::default()).await? {
+            if unsure && static_pods::is_of_url(&sandbox) {
+                waiting.insert(sandbox.metadata.uid.clone());
+            }
             orphans.entry(sandbox.metadata.uid.clone()).or_insert_with(|| orphan(&sandbox.labels, &sandbox.annotations));
         }
         for container in ctx.runtime.list_containers(&ContainerFilter::default()).await? {
             let Some(uid) = container.labels.get(LABEL_POD_UID) else { continue };
             orphans.entry(uid.clone()).or_insert_with(|| orphan(&container.labels, &container.annotations));
         }
-        let unsure = ctx.awaits_url();
-        // What a URL has given runs on until the URL says otherwise.
-        let kept = |pod: &Value| unsure && meta::annotation(pod, SOURCE) == Some("http");
-        let waiting: HashSet<String> = orphans.iter().filter(|(_, pod)| kept(pod)).map(|(uid, _)| uid.clone()).collect();
         orphans.retain(|uid, pod| !known.contains(uid) && !waiting.contains(uid) && !meta::uid(pod).is_empty());
         let running: HashSet<String> = orphans.keys().cloned().collect();
         for (uid, pod) in orphans {
@@ -506,7 +510,10 @@ impl Pods<'_> {
             self.kubelet.post(&uid, Letter::Removed);
         }
         let root = ctx.config.root_dir.join("pods");
-        for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
+        let entries = std::fs::read_dir(&root).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let entries = entries.or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(Vec::new()) } else { Err(error) });
+        let entries = entries.inspect_err(|error| tracing::warn!(?root, %error, "what pods have left behind cannot be listed"));
+        for entry in entries.into_iter().flatten() {
             let uid = entry.file_name().to_string_lossy().into_owned();
             if known.contains(&uid) || running.contains(&uid) || waiting.contains(&uid) {
                 continue;
@@ -535,12 +542,8 @@ type Labels = std::collections::BTreeMap<String, String>;
 fn orphan(labels: &Labels, annotations: &Labels) -> Value {
     let text = |key: &str| labels.get(key).map(String::as_str).unwrap_or_default();
     let grace = annotations.get(ANNOTATION_POD_GRACE).and_then(|g| g.parse::<i64>().ok()).unwrap_or(30);
-    let mut pod = object!({
+    object!({
         "metadata": { "name": (text(LABEL_POD_NAME)), "namespace": (text(LABEL_POD_NAMESPACE)), "uid": (text(LABEL_POD_UID)) },
         "spec": { "terminationGracePeriodSeconds": grace }
-    });
-    if let Some(source) = annotations.get(SOURCE) {
-        pod.set(&["metadata", "annotations", SOURCE], source.as_str());
-    }
-    pod
+    })
 }

@@ -147,7 +147,7 @@ pub(crate) async fn fetch(target: &HttpTarget, largest: usize) -> Result<(http::
     let stream = tcp(&target.host, target.port).await?;
     let mut driver = JoinSet::new();
     let response = if target.https {
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting()?));
+        let connector = tokio_rustls::TlsConnector::from(trusting().await?);
         let name = ServerName::try_from(target.host.clone()).map_err(failed)?;
         let stream = connector.connect(name, stream).await.map_err(|e| failed(format!("Get {:?}: {e}", target.url())))?;
         send(target, AGENT, stream, &mut driver).await?
@@ -159,14 +159,20 @@ pub(crate) async fn fetch(target: &HttpTarget, largest: usize) -> Result<(http::
     Ok((status, body.to_bytes()))
 }
 
-/// TLS to servers whose certificates the machine's own authorities have signed.
-fn trusting() -> Result<rustls::ClientConfig, NetError> {
-    let mut roots = rustls::RootCertStore::empty();
-    // One that cannot be read is not trusted, and that is all.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(failed)?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+/// TLS to servers whose certificates the machine's own authorities have signed. Those are read once.
+async fn trusting() -> Result<Arc<rustls::ClientConfig>, NetError> {
+    static KNOWN: tokio::sync::OnceCell<Arc<rustls::ClientConfig>> = tokio::sync::OnceCell::const_new();
+    let load = || async {
+        // Hundreds of files may be read for it.
+        let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await.map_err(failed)?;
+        let mut roots = rustls::RootCertStore::empty();
+        // One that cannot be read is not trusted, and that is all.
+        roots.add_parsable_certificates(found.certs);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(failed)?;
+        Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+    };
+    KNOWN.get_or_try_init(load).await.cloned()
 }
 
 async fn exchange<S>(target: &HttpTarget, agent: &str, stream: S) -> Result<(HttpAnswer, Option<String>), NetError>

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fram_api::Api;
+use fram_cri::PodSandbox;
 use fram_machinery::{Value, meta};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -18,22 +19,41 @@ use tokio_util::sync::CancellationToken;
 use crate::activity::Activity;
 use crate::clock;
 use crate::context::Context;
-use manifest::{SEEN, read};
+use manifest::{HASH, SEEN, SOURCE, read};
 
 /// The pods of the files and of the URL, as they were read last. Clones share it.
 #[derive(Clone)]
 pub(crate) struct StaticPods {
     pods: watch::Sender<Vec<Arc<Value>>>,
-    of_files: Arc<Mutex<Pods>>,
-    /// None until the URL has given anything.
-    of_url: Arc<Mutex<Option<Pods>>>,
+    /// Held until what changed in it is told: two at once would tell of an old one last.
+    sources: Arc<Mutex<Sources>>,
 }
 
 type Pods = Vec<Arc<Value>>;
 
+#[derive(Default)]
+struct Sources {
+    files: Pods,
+    /// None until the URL has given anything.
+    url: Option<Pods>,
+}
+
+impl Sources {
+    /// Of two pods with one name the first one counts, and one of a file before one of the URL.
+    fn joined(&self) -> Pods {
+        let mut pods = Pods::new();
+        for pod in self.files.iter().chain(self.url.iter().flatten()) {
+            if !pods.iter().any(|p| meta::key(p) == meta::key(pod)) {
+                pods.push(pod.clone());
+            }
+        }
+        pods
+    }
+}
+
 impl Default for StaticPods {
     fn default() -> Self {
-        Self { pods: watch::Sender::new(Vec::new()), of_files: Arc::default(), of_url: Arc::default() }
+        Self { pods: watch::Sender::new(Vec::new()), sources: Arc::default() }
     }
 }
 
@@ -56,38 +76,38 @@ impl StaticPods {
     }
 
     fn set_files(&self, pods: Pods) {
-        *self.of_files.lock() = pods;
-        self.join();
+        self.change(|sources| sources.files = pods);
     }
 
     fn set_url(&self, pods: Pods) {
-        let first = self.of_url.lock().replace(pods).is_none();
-        self.join();
-        if first {
+        if self.change(|sources| sources.url.replace(pods).is_none()) {
             self.touch();
         }
     }
 
     /// Whether it is known what the URL gives.
     pub(crate) fn url_is_known(&self) -> bool {
-        self.of_url.lock().is_some()
+        self.sources.lock().url.is_some()
     }
 
-    /// Of two pods with one name the first one counts, and one of a file before one of the URL.
-    fn join(&self) {
-        let all: Pods = self.of_files.lock().iter().chain(self.of_url.lock().iter().flatten()).cloned().collect();
-        let mut pods = Pods::new();
-        for pod in all {
-            if !pods.iter().any(|p| meta::key(p) == meta::key(&pod)) {
-                pods.push(pod);
-            }
-        }
+    fn change<T>(&self, change: impl FnOnce(&mut Sources) -> T) -> T {
+        let mut sources = self.sources.lock();
+        let done = change(&mut sources);
+        let pods = sources.joined();
         self.pods.send_if_modified(|known| {
             let news = *known != pods;
             *known = pods;
             news
         });
+        done
     }
+}
+
+/// Whether a sandbox is that of a pod which the URL has given. The source alone would be an annotation that any pod may have; the hash is
+/// the uid only of those that the kubelet has read itself.
+pub(crate) fn is_of_url(sandbox: &PodSandbox) -> bool {
+    let annotation = |key| sandbox.annotations.get(key).map(String::as_str);
+    annotation(SOURCE) == Some("http") && annotation(HASH) == Some(&sandbox.metadata.uid)
 }
 
 pub(crate) type Files = BTreeMap<PathBuf, Known>;
@@ -163,4 +183,51 @@ fn load(ctx: &Context, dir: &Path, known: &mut Files) {
         known.insert(path, Known { text, pod });
     }
     ctx.statics.set_files(known.values().filter_map(|k| k.pod.clone()).collect());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use fram_machinery::object;
+
+    use super::*;
+
+    fn pods(name: &str) -> Pods {
+        vec![Arc::new(object!({ "metadata": { "name": name } }))]
+    }
+
+    #[test]
+    fn a_pod_is_of_the_url_where_its_uid_is_made_of_what_it_says() {
+        let sandbox = |annotations: &[(&str, &str)]| PodSandbox {
+            metadata: fram_cri::PodSandboxMetadata { uid: "u".into(), ..Default::default() },
+            annotations: annotations.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+            ..PodSandbox::default()
+        };
+        assert!(is_of_url(&sandbox(&[(SOURCE, "http"), (HASH, "u")])));
+        for annotations in [&[(SOURCE, "http")][..], &[(SOURCE, "http"), (HASH, "v")], &[(SOURCE, "file"), (HASH, "u")], &[]] {
+            assert!(!is_of_url(&sandbox(annotations)), "{annotations:?}");
+        }
+    }
+
+    #[test]
+    fn one_source_waits_until_what_the_other_has_said_is_told() {
+        let statics = StaticPods::default();
+        std::thread::scope(|threads| {
+            // A reader keeps what files say from being told.
+            let reader = statics.pods.borrow();
+            threads.spawn(|| statics.set_files(pods("file")));
+            let began = Instant::now();
+            while !statics.sources.is_locked() && began.elapsed() < Duration::from_secs(5) {
+                std::thread::yield_now();
+            }
+            let seen = Instant::now();
+            while seen.elapsed() < Duration::from_millis(50) {
+                assert!(statics.sources.is_locked(), "the URL could tell of what was before");
+            }
+            drop(reader);
+        });
+        statics.set_url([pods("url"), pods("file")].concat());
+        assert_eq!(statics.list(), [pods("file"), pods("url")].concat());
+    }
 }

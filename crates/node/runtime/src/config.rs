@@ -24,6 +24,9 @@ pub struct RuntimeConfig {
     pub handlers: BTreeMap<String, PathBuf>,
     /// Where files say what CDI devices need; later ones come first.
     pub cdi_dirs: Vec<PathBuf>,
+    /// As many files as shims, and so containers, may have open: the soft and the hard limit. None is what this program may when it starts
+    /// them.
+    pub open_files: Option<(u64, u64)>,
     /// Events that a subscriber may be behind before it is ended.
     pub event_buffer: usize,
 }
@@ -40,6 +43,7 @@ impl RuntimeConfig {
             shm_size: 64 << 20,
             handlers: BTreeMap::new(),
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            open_files: None,
             event_buffer: 4096,
         }
     }

@@ -168,6 +168,8 @@ pub(crate) struct SandboxSetup {
     pub cgroup_mount: PathBuf,
     /// Of the pod's own user namespace.
     pub ids: Option<IdRange>,
+    /// The soft and the hard limit of open files; None is what the shim was started with.
+    pub open_files: Option<(u64, u64)>,
 }
 
 /// The users and groups of the node that those of a pod from 0 on are.

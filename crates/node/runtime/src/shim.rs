@@ -25,6 +25,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
@@ -90,6 +91,10 @@ fn shim(args: &[OsString]) -> Result<(), ShimError> {
     };
     let path = dir.join(SETUP_FILE);
     let setup: SandboxSetup = durable::read_json(&path)?.ok_or_else(|| ShimError::NoSetup(path.clone()))?;
+    // What Fram allows itself is none of the pods' business.
+    if let Some((soft, hard)) = setup.open_files {
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(system("limit the open files"))?;
+    }
     let lock = File::open(&path).map_err(system("open the setup"))?;
     lock.lock().map_err(system("lock the setup"))?;
     // Held until the process is gone, by the child too: who finds it free knows that there is no shim.

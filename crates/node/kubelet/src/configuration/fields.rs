@@ -42,7 +42,7 @@ use Use::{Checked, Honoured, Moot};
 const TAINT: &[Field] = &[("key", Text, Honoured), ("value", Text, Honoured), ("effect", Text, Honoured), ("timeAdded", Text, Honoured)];
 const BY_PRIORITY: &[Field] = &[("priority", Number, Honoured), ("shutdownGracePeriodSeconds", Number, Honoured)];
 const RESERVATION: &[Field] = &[("numaNode", Number, Honoured), ("limits", TextMap, Honoured)];
-const X509: &[Field] = &[("clientCAFile", Text, Checked)];
+const X509: &[Field] = &[("clientCAFile", Text, Moot)];
 const WEBHOOK: &[Field] = &[("enabled", Flag, Checked), ("cacheTTL", Duration, Honoured)];
 const ANONYMOUS: &[Field] = &[("enabled", Flag, Checked)];
 const AUTHENTICATION: &[Field] =
@@ -192,9 +192,30 @@ pub(super) fn faults(document: &Value) -> Vec<String> {
 }
 
 /// Fields that are set and mean nothing to Fram.
-pub(super) fn moot(document: &Value) -> Vec<&'static str> {
+pub(super) fn moot(document: &Value) -> Vec<String> {
     let set = |name: &str| document.get(name).is_some_and(|v| !v.is_null());
-    FIELDS.iter().filter(|(name, _, used)| *used == Moot && set(name)).map(|(name, ..)| *name).collect()
+    let mut out: Vec<String> =
+        FIELDS.iter().filter(|(name, _, used)| *used == Moot && set(name)).map(|(name, ..)| name.to_string()).collect();
+    // Visitors with certificates are those of the cluster's own authority, whose file it usually names.
+    if !document.str_at(&["authentication", "x509", "clientCAFile"]).is_empty() {
+        out.push("authentication.x509.clientCAFile".into());
+    }
+    // What is written to the log is for the program's own switches to say.
+    let logging = document.get("logging").and_then(Value::as_map);
+    let said = logging.into_iter().flat_map(|map| map.iter()).filter(|(name, value)| *name != "format" && says_anything(value));
+    out.extend(said.map(|(name, _)| format!("logging.{name}")));
+    out
+}
+
+/// Tools write all fields of a configuration, those of no value too.
+fn says_anything(value: &Value) -> bool {
+    match value {
+        Value::Map(map) => map.iter().any(|(_, value)| says_anything(value)),
+        Value::String(text) => !matches!(text.as_str(), "" | "0" | "0s"),
+        Value::List(list) => !list.is_empty(),
+        Value::Bool(flag) => *flag,
+        other => !other.is_null() && other.as_int() != Some(0),
+    }
 }
 
 fn check_struct(value: &Value, fields: &[Field], at: &str, out: &mut Vec<String>) {
@@ -256,6 +277,14 @@ mod tests {
         });
         assert_eq!(faults(&fine), Vec::<String>::new());
         assert_eq!(moot(&fine), ["contentType"]);
+        let as_tools_write_it = object!({
+            "authentication": { "x509": { "clientCAFile": "/etc/kubernetes/pki/ca.crt" } },
+            "logging": { "format": "text", "flushFrequency": 0, "verbosity": 0, "options": { "json": { "infoBufferSize": "0" }, "text": {} } }
+        });
+        assert_eq!(faults(&as_tools_write_it), Vec::<String>::new());
+        assert_eq!(moot(&as_tools_write_it), ["authentication.x509.clientCAFile"]);
+        let wordy = object!({ "logging": { "flushFrequency": "5s", "verbosity": 4, "options": { "json": { "splitStream": true } } } });
+        assert_eq!(moot(&wordy), ["logging.flushFrequency", "logging.options", "logging.verbosity"]);
         for (document, fault) in [
             (object!({ "maxPod": 3 }), "unknown field \"maxPod\""),
             (object!({ "memorySwap": { "behavior": "" } }), "unknown field \"memorySwap.behavior\""),

@@ -16,6 +16,10 @@ fn fault(name: &str, wanted: bool) -> Option<String> {
     if EITHER.contains(&name) {
         return None;
     }
+    // Some of them are on and some are off, so neither is so.
+    if name == "AllBeta" {
+        return Some(format!("featureGates: cannot set feature gate AllBeta to {wanted}: on this node each is as it is by default"));
+    }
     let is = match (ON.contains(&name), OFF.contains(&name)) {
         (false, false) => return Some(format!("featureGates: unrecognized feature gate: {name}")),
         (is, _) => is,
@@ -39,10 +43,10 @@ const EITHER: &[&str] = &[
 #[rustfmt::skip]
 const ON: &[&str] = &[
     "APIResponseCompression", "APIServerIdentity", "APIServerTracing", "AggregatedDiscoveryRemoveBetaType",
-    "AllowParsingUserUIDFromCertAuth", "AllowServiceExternalIPs", "AnonymousAuthConfigurableEndpoints", "AnyVolumeDataSource",
+    "AllowParsingUserUIDFromCertAuth", "AllowServiceExternalIPs", "AnonymousAuthConfigurableEndpoints", "AnyVolumeDataSource", "AtomicFIFO",
     "AuthorizeNodeWithSelectors", "AuthorizePodWebsocketUpgradeCreatePermission", "AuthorizeWithSelectors", "BtreeWatchCache",
     "CPUManagerPolicyBetaOptions", "CPUManagerPolicyOptions", "CRDObservedGenerationTracking", "CRDValidationRatcheting",
-    "CSIServiceAccountTokenSecrets", "ClearingNominatedNodeNameAfterBinding", "ComponentFlagz", "ComponentStatusz",
+    "CSIServiceAccountTokenSecrets", "ClearingNominatedNodeNameAfterBinding", "ClientsAllowCARotation", "ClientsAllowTLSCacheGC", "ComponentFlagz", "ComponentStatusz",
     "ConsistentListFromCache", "ConstrainedImpersonation", "ContainerCheckpoint", "ContainerRestartRules", "ContextualLogging",
     "CustomCPUCFSQuotaPeriod", "CustomResourceFieldSelectors", "DRAAdminAccess", "DRAConsumableCapacity",
     "DRADeviceBindingConditions", "DRADeviceTaints", "DRAExtendedResource", "DRAPartitionableDevices", "DRAPrioritizedList",
@@ -51,7 +55,7 @@ const ON: &[&str] = &[
     "DisableAllocatorDualWrite", "DisableCPUQuotaWithExclusiveCPUs", "DisableNodeKubeProxyVersion", "DynamicResourceAllocation",
     "EnvFiles", "ExecProbeTimeout", "ExtendWebSocketsToKubelet", "ExternalServiceAccountTokenSigner", "GracefulNodeShutdown",
     "GracefulNodeShutdownBasedOnPodPriority", "HPAConfigurableTolerance", "HostnameOverride", "ImageMaximumGCAge", "ImageVolume",
-    "InOrderInformers", "InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScaling",
+    "InOrderInformers", "InOrderInformersBatchProcess", "InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScaling",
     "InPlacePodVerticalScalingInitContainers", "InformerResourceVersion", "JobBackoffLimitPerIndex", "JobManagedBy",
     "JobPodReplacementPolicy", "JobSuccessPolicy", "KubeletCgroupDriverFromCRI", "KubeletCrashLoopBackOffMax",
     "KubeletEnsureSecretPulledImages", "KubeletFineGrainedAuthz", "KubeletPSI", "KubeletPodResourcesDynamicResources",
@@ -79,15 +83,16 @@ const ON: &[&str] = &[
     "StructuredAuthenticationConfigurationEgressSelector", "StructuredAuthenticationConfigurationJWKSMetrics",
     "SupplementalGroupsPolicy", "SystemdWatchdog", "TokenRequestServiceAccountUIDValidation", "TopologyManagerPolicyBetaOptions",
     "TopologyManagerPolicyOptions", "TranslateStreamCloseWebsocketRequests", "UnauthenticatedHTTP2DOSMitigation",
-    "UnknownVersionInteroperabilityProxy", "UserNamespacesSupport", "VolumeAttributesClass",
+    "UnknownVersionInteroperabilityProxy", "UnlockWhileProcessingFIFO", "UserNamespacesSupport", "VolumeAttributesClass",
     "WatchCacheInitializationPostStartHook", "WatchList", "WatchListClient", "WinDSR", "WinOverlay", "WindowsGracefulNodeShutdown",
 ];
 
 #[rustfmt::skip]
 const OFF: &[&str] = &[
-    "APIServingWithRoutine", "AllAlpha", "AllBeta", "AllowDNSOnlyNodeCSR", "AllowInsecureKubeletCertificateSigningRequests",
+    "APIServingWithRoutine", "AllAlpha", "AllowDNSOnlyNodeCSR", "AllowInsecureKubeletCertificateSigningRequests",
     "AllowOverwriteTerminationGracePeriodSeconds", "AllowUnsafeMalformedObjectDeletion", "CBORServingAndStorage",
     "CPUManagerPolicyAlphaOptions", "CRIListStreaming", "CSIVolumeHealth", "ChangeContainerStatusOnKubeletRestart",
+    "ClientsAllowCBOR", "ClientsPreferCBOR",
     "CloudControllerManagerWatchBasedRoutesReconciliation", "CloudControllerManagerWebhook", "ClusterTrustBundle",
     "ClusterTrustBundleProjection", "ConcurrentWatchObjectDecode", "ContainerStopSignals", "CoordinatedLeaderElection",
     "CrossNamespaceVolumeDataSource", "DRADeviceTaintRules", "DRAListTypeAttributes", "DRANodeAllocatableResources",
@@ -126,6 +131,10 @@ mod tests {
             of("SidecarContainers", false),
             ["featureGates: cannot set feature gate SidecarContainers to false: on this node it is true"]
         );
+        for (name, is) in [("AtomicFIFO", true), ("UnlockWhileProcessingFIFO", true), ("ClientsPreferCBOR", false), ("AllAlpha", false)] {
+            assert_eq!((of(name, is).len(), of(name, !is).len()), (0, 1), "{name}");
+        }
+        assert_eq!((of("AllBeta", false).len(), of("AllBeta", true).len()), (1, 1));
         assert_eq!(of("Sidecars", true), ["featureGates: unrecognized feature gate: Sidecars"]);
         assert!(ON.iter().all(|name| !OFF.contains(name)));
     }

@@ -21,7 +21,6 @@ const ONLY: &[(&[&str], Only, &str)] = &[
     (&["readOnlyPort"], Number(0), "a port at which nobody says who they are is not served"),
     (&["authentication", "anonymous", "enabled"], Flag(false), "nobody comes in unknown"),
     (&["authentication", "webhook", "enabled"], Flag(true), "tokens are always reviewed by the API server"),
-    (&["authentication", "x509", "clientCAFile"], Nothing, "client certificates are those of the cluster's own authority"),
     (&["authorization", "mode"], Words(&["Webhook"]), "what a visitor may is always asked of the API server"),
     (&["cgroupsPerQOS"], Flag(true), "classes of pods always have cgroups of their own"),
     (&["systemCgroups"], Nothing, "processes of the system are not moved"),
@@ -103,7 +102,7 @@ mod tests {
     #[test]
     fn what_says_what_happens_anyway_is_taken_and_all_else_is_refused_by_its_name() {
         let usual = object!({
-            "readOnlyPort": 0, "authentication": { "anonymous": { "enabled": false }, "webhook": { "enabled": true, "cacheTTL": "0s" }, "x509": {} },
+            "readOnlyPort": 0, "authentication": { "anonymous": { "enabled": false }, "webhook": { "enabled": true, "cacheTTL": "0s" }, "x509": { "clientCAFile": "/ca" } },
             "authorization": { "mode": "Webhook" }, "cgroupDriver": "systemd", "cgroupRoot": "/fram", "logging": { "format": "text" },
             "hairpinMode": "hairpin-veth", "tracing": {}, "qosReserved": {}, "memoryThrottlingFactor": 0.9, "runOnce": null
         });

@@ -44,15 +44,26 @@ fn shortened(message: String) -> String {
 }
 
 impl Health {
-    /// A driver has told of its devices. Those that it leaves out stay as they were until their time is up.
-    pub(super) fn tell(&mut self, driver: &str, devices: Vec<DeviceHealth>, now: Instant) {
+    /// A driver has told of its devices. Those that it leaves out stay as they were until their time is up. Gives whether it said anything
+    /// new.
+    pub(super) fn tell(&mut self, driver: &str, devices: Vec<DeviceHealth>, now: Instant) -> bool {
+        let mut news = false;
         for told in devices {
             let device = told.device.unwrap_or_default();
             let lasts = u64::try_from(told.timeout_seconds).ok().filter(|n| *n > 0).map_or(LASTS, Duration::from_secs);
             let until = now.checked_add(lasts).unwrap_or(now + LASTS);
             let known = Known { word: word(told.health), message: shortened(told.message), until };
+            news |= self.of(driver, &device.pool_name, &device.device_name, now) != (known.word, &*known.message);
             self.0.insert((driver.into(), device.pool_name, device.device_name), known);
         }
+        news
+    }
+
+    /// Of a driver that nobody listens to any more nothing is known. Gives whether anything was.
+    pub(super) fn forget(&mut self, driver: &str) -> bool {
+        let before = self.0.len();
+        self.0.retain(|(of, ..), _| of != driver);
+        self.0.len() < before
     }
 
     /// How a device is, and what is said of it.
@@ -86,8 +97,8 @@ mod tests {
             ..DeviceHealth::default()
         };
         let mut health = Health::default();
-        health.tell("d", vec![device("a", 1, 0), device("b", 2, 60)], at(0));
-        health.tell("d", vec![device("b", 1, -1)], at(10));
+        assert!(health.tell("d", vec![device("a", 1, 0), device("b", 2, 60)], at(0)));
+        assert!(health.tell("d", vec![device("b", 1, -1)], at(10)));
         for (name, second, expect) in
             [("a", 29, "Healthy"), ("a", 30, "Unknown"), ("b", 39, "Healthy"), ("b", 40, "Unknown"), ("c", 0, "Unknown")]
         {
@@ -99,5 +110,10 @@ mod tests {
             (health.next_end("d", at(0)), health.next_end("d", at(30)), health.next_end("e", at(0))),
             (Some(at(30)), Some(at(40)), None)
         );
+        assert!(!health.tell("d", vec![device("b", 1, 0)], at(20)), "it says the same again");
+        assert!(health.tell("d", vec![device("b", 1, 0)], at(60)), "what it had said no longer counted");
+        health.tell("e", vec![device("a", 1, 0)], at(60));
+        assert!(health.forget("d") && !health.forget("d"));
+        assert_eq!((health.of("d", "p", "b", at(60)).0, health.of("e", "p", "a", at(60)).0), ("Unknown", "Healthy"));
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use fram_cri::{ContainerFilter, ContainerState, Image, ImageSpec};
+use fram_cri::{ContainerFilter, ContainerState, CriError, Image, ImageSpec, PodSandboxFilter};
 use fram_machinery::meta;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use crate::kubelet::Kubelet;
 use crate::node::machine;
 use crate::observed::LABEL_POD_UID;
 use crate::pod;
+use crate::static_pods;
 use crate::volumes;
 
 /// Upstream's ImageGCPeriod.
@@ -216,10 +217,23 @@ pub(crate) async fn keep(kubelet: Kubelet, stop: CancellationToken) {
 /// Removes containers that have ended and belong to no pod that the API server has, where their workers could not.
 async fn remove_orphans(kubelet: &Kubelet) {
     let ctx = &kubelet.ctx;
+    // Asked first: it may be known in the meantime which pods there are.
+    let awaits_url = ctx.awaits_url();
     let known: HashSet<String> = ctx.all_pods().iter().map(|p| meta::uid(p).to_string()).collect();
     let ended = ContainerFilter { state: Some(ContainerState::Exited), ..ContainerFilter::default() };
-    for container in ctx.runtime.list_containers(&ended).await.unwrap_or_default() {
-        let of_nobody = container.labels.get(LABEL_POD_UID).is_some_and(|uid| !known.contains(uid) && !kubelet.has_worker(uid));
+    let found = async {
+        let sandboxes = if awaits_url { ctx.runtime.list_pod_sandbox(&PodSandboxFilter::default()).await? } else { Vec::new() };
+        Ok::<_, CriError>((sandboxes, ctx.runtime.list_containers(&ended).await?))
+    };
+    let (sandboxes, containers) = match found.await {
+        Ok(found) => found,
+        Err(error) => return tracing::warn!(%error, "ended containers that belong to nobody could not be listed"),
+    };
+    // Pods of the URL run on until it has said which there are.
+    let waiting: HashSet<&str> = sandboxes.iter().filter(|s| static_pods::is_of_url(s)).map(|s| &*s.metadata.uid).collect();
+    let of_nobody = |uid: &String| !known.contains(uid) && !waiting.contains(&**uid) && !kubelet.has_worker(uid);
+    for container in containers {
+        let of_nobody = container.labels.get(LABEL_POD_UID).is_some_and(of_nobody);
         if of_nobody && let Err(error) = ctx.runtime.remove_container(&container.id).await {
             tracing::info!(container = container.id, %error, "an ended container could not be removed");
         }
@@ -230,7 +244,10 @@ async fn remove_orphans(kubelet: &Kubelet) {
 /// that have ended, be the pods deleted or not. See DeleteAllUnusedContainers.
 pub(crate) async fn remove_dead_containers(kubelet: &Kubelet) {
     let ctx = &kubelet.ctx;
-    let all = ctx.runtime.list_containers(&ContainerFilter::default()).await.unwrap_or_default();
+    let all = match ctx.runtime.list_containers(&ContainerFilter::default()).await {
+        Ok(all) => all,
+        Err(error) => return tracing::warn!(%error, "containers that nobody misses could not be listed"),
+    };
     let ended: HashSet<String> = ctx.all_pods().iter().filter(|p| pod::is_terminal(p)).map(|p| meta::uid(p).to_string()).collect();
     for container in dead(&all, &ended) {
         if let Err(error) = ctx.runtime.remove_container(&container.id).await {

@@ -16,7 +16,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::access::Used;
 use super::keyring::{Keyring, matches_image, registry_of};
-pub(crate) use account::{Accounts, PodIdentity};
+pub(crate) use account::{Accounts, ApiAccounts, PodIdentity};
 use account::{TokenAttributes, Told};
 
 const CONFIG: (&str, &str) = ("kubelet.config.k8s.io/v1", "CredentialProviderConfig");

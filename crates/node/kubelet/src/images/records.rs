@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
 use fram_cri::Image;
 use fram_machinery::{Value, json, object};
@@ -23,8 +24,39 @@ pub(super) struct Records {
 #[derive(Default)]
 struct Pulls {
     /// Those under way by image.
-    under_way: BTreeMap<String, usize>,
+    under_way: BTreeMap<String, UnderWay>,
     ended: u64,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    pulls: Vec<Weak<str>>,
+    /// One of them, or one before them, may have left the image on the node without a record: the intent says so, and stays.
+    is_unsure: bool,
+}
+
+impl UnderWay {
+    /// Whether any is left. Of one that was given up nobody knows what came of it: who did the work may have gone on.
+    fn look(&mut self) -> bool {
+        let before = self.pulls.len();
+        self.pulls.retain(|pull| pull.strong_count() > 0);
+        self.is_unsure |= self.pulls.len() < before;
+        !self.pulls.is_empty()
+    }
+}
+
+/// A pull under way, of this image. Where it is dropped before [`Records::end`], its intent stays.
+pub(super) struct Pull(Arc<str>);
+
+/// What came of a pull.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum End {
+    /// The image's id, and whose credentials opened it.
+    Pulled(String, Used),
+    /// The registry did not give it: nothing has come to the node.
+    Failed,
+    /// It may be on the node.
+    Unsure,
 }
 
 /// Of a folder, the file of an image; the name itself may have signs that no file name has.
@@ -55,32 +87,51 @@ impl Records {
     }
 
     /// To be called before a pull, and [`Records::end`] after it.
-    pub(super) fn begin(&self, image: &str) -> Result<(), DurableError> {
+    pub(super) fn begin(&self, image: &str) -> Result<Pull, DurableError> {
         let intent = object!({ "kind": "ImagePullIntent", "apiVersion": "kubelet.config.k8s.io/v1beta1", "image": image });
+        let path = file(&self.intents(), image);
         let mut pulls = self.pulls.lock();
-        durable::replace(&file(&self.intents(), image), &json::to_vec(&intent), Flush::Yes)?;
-        *pulls.under_way.entry(image.to_owned()).or_default() += 1;
-        Ok(())
+        let is_first = !pulls.under_way.contains_key(image);
+        // That of a pull that ended nobody knows how.
+        let is_left = is_first && path.exists();
+        durable::replace(&path, &json::to_vec(&intent), Flush::Yes)?;
+        let pull: Arc<str> = image.into();
+        let entry = pulls.under_way.entry(image.to_owned()).or_default();
+        entry.is_unsure |= is_left;
+        entry.pulls.push(Arc::downgrade(&pull));
+        Ok(Pull(pull))
     }
 
-    /// `outcome` is the image's id and whose credentials opened it, None where it could not be pulled. A record that cannot be written leaves
-    /// the intent, so that the image does not pass for one that was there before.
-    pub(super) fn end(&self, image: &str, outcome: Option<(&str, &Used)>, now: &str) {
+    /// The image is on the node; the pull has not ended, since it may go by another id than the runtime has returned.
+    pub(super) fn came(&self, pull: &Pull, id: &str, used: &Used, now: &str) {
+        let _whole = self.pulls.lock();
+        if let Err(error) = self.note(&pull.0, id, Some(used), now) {
+            tracing::error!(image = &*pull.0, %error, "that an image was pulled could not be recorded");
+        }
+    }
+
+    /// A record that cannot be written leaves the intent, so that the image does not pass for one that was there before.
+    pub(super) fn end(&self, pull: Pull, end: &End, now: &str) {
         let mut pulls = self.pulls.lock();
         pulls.ended += 1;
-        let left = pulls.under_way.get(image).map_or(0, |count| count.saturating_sub(1));
-        if left > 0 {
-            pulls.under_way.insert(image.to_owned(), left);
-        } else {
-            pulls.under_way.remove(image);
+        let image = &*pull.0;
+        let mut entry = pulls.under_way.remove(image).unwrap_or_default();
+        let own = Arc::downgrade(&pull.0);
+        entry.pulls.retain(|other| !other.ptr_eq(&own));
+        match end {
+            End::Pulled(id, used) => match self.note(image, id, Some(used), now) {
+                Ok(()) => entry.is_unsure = false,
+                Err(error) => {
+                    tracing::error!(image, %error, "that an image was pulled could not be recorded");
+                    entry.is_unsure = true;
+                }
+            },
+            End::Failed => {}
+            End::Unsure => entry.is_unsure = true,
         }
-        if let Some((id, used)) = outcome
-            && let Err(error) = self.note(image, id, Some(used), now)
-        {
-            tracing::error!(image, %error, "that an image was pulled could not be recorded");
-            return;
-        }
-        if left == 0 {
+        if entry.look() {
+            pulls.under_way.insert(image.to_owned(), entry);
+        } else if !entry.is_unsure {
             remove(&file(&self.intents(), image));
         }
     }
@@ -142,7 +193,8 @@ impl Records {
 
     /// Forgets images that others have removed: those that are not among `images`, listed when `ended` pulls had ended.
     pub(super) fn prune(&self, images: &[Image], ended: u64) {
-        let pulls = self.pulls.lock();
+        let mut pulls = self.pulls.lock();
+        pulls.under_way.retain(|_, entry| entry.look());
         // What was pulled since is recorded and not in the list; the next look finds it.
         if !pulls.under_way.is_empty() || pulls.ended != ended {
             return;
@@ -190,9 +242,9 @@ mod tests {
         let records = open();
         // What was there before the kubelet is everybody's.
         assert!(!records.must_ask("reg/app:1", "id", &[], None, "now"));
-        records.begin("reg/app:1").unwrap();
+        let pull = records.begin("reg/app:1").unwrap();
         assert!(records.must_ask("reg/app:1", "id", &[], None, "now"));
-        records.end("reg/app:1", Some(("id", &Used::Secret(secret("a")))), "now");
+        records.end(pull, &End::Pulled("id".into(), Used::Secret(secret("a"))), "now");
         for records in [records, open()] {
             assert!(
                 records.must_ask("reg/app:1", "id", &[], None, "now") && records.must_ask("reg/app:1", "id", &[secret("b")], None, "now")
@@ -217,11 +269,37 @@ mod tests {
         assert!(records.must_ask("reg/app:1", "id", &[secret("a")], None, "now"));
         records.forget("id");
         assert!(!records.must_ask("reg/app:1", "id", &[], None, "now"));
-        records.begin("reg/b").unwrap();
-        records.begin("reg/b").unwrap();
-        records.end("reg/b", None, "now");
+        let (one, other) = (records.begin("reg/b").unwrap(), records.begin("reg/b").unwrap());
+        records.end(one, &End::Failed, "now");
         assert!(records.must_ask("reg/b", "b", &[], None, "now"));
-        records.end("reg/b", None, "now");
+        records.end(other, &End::Failed, "now");
         assert!(!records.must_ask("reg/b", "b", &[], None, "now"));
+    }
+
+    #[test]
+    fn what_may_have_come_to_the_node_stays_the_kubelets_until_it_is_recorded() {
+        let root = tempfile::tempdir().unwrap();
+        let records = Records::new(root.path(), Verification::default());
+        let must_ask = |image: &str| records.must_ask(image, "id", &[], None, "now");
+        let unsure: [(&str, &dyn Fn(Pull)); 2] =
+            [("reg/dropped", &drop::<Pull>), ("reg/unsure", &|pull| records.end(pull, &End::Unsure, "now"))];
+        for (image, end) in unsure {
+            end(records.begin(image).unwrap());
+            assert!(must_ask(image), "{image}");
+            // Somebody without the right credentials comes next; that says nothing of what was there before.
+            records.end(records.begin(image).unwrap(), &End::Failed, "now");
+            assert!(must_ask(image), "{image}");
+            records.prune(&[], records.ended());
+            assert!(must_ask(image), "{image}");
+            records.end(records.begin(image).unwrap(), &End::Failed, "now");
+            assert!(must_ask(image), "{image}");
+        }
+        let (dropped, failed) = (records.begin("reg/both").unwrap(), records.begin("reg/both").unwrap());
+        drop(dropped);
+        records.end(failed, &End::Failed, "now");
+        assert!(must_ask("reg/both"));
+        records.end(records.begin("reg/both").unwrap(), &End::Pulled("id".into(), Used::Node), "now");
+        assert!(!must_ask("reg/both"));
+        assert_eq!(files(&records.intents()).len(), 2);
     }
 }

@@ -151,10 +151,9 @@ impl LogReader {
             }
         }
         let own = rotated.iter().position(|(inode, _)| *inode == self.inode);
-        Ok(match own.filter(|place| place + 1 < rotated.len()) {
-            Some(place) => rotated.into_iter().nth(place + 1).map(|(inode, file)| (file, inode)),
-            None => Some((current, of_current)),
-        })
+        // Where this one has gone meanwhile, those that are left are all newer.
+        let next = own.map_or(0, |place| place + 1);
+        Ok(rotated.into_iter().nth(next).map(|(inode, file)| (file, inode)).or(Some((current, of_current))))
     }
 }
 
@@ -271,5 +270,21 @@ mod tests {
         std::fs::rename(&path, dir.path().join("0.log.3")).unwrap();
         append(&path, "e\n");
         assert_eq!((next().await.as_deref(), next().await.as_deref(), next().await), (Some("d"), Some("e"), None));
+    }
+    #[tokio::test]
+    async fn a_reader_whose_file_was_removed_goes_on_with_the_oldest_that_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        std::fs::write(&path, "a\n").unwrap();
+        let mut reader = LogReader::open(&path, None).await.unwrap();
+        for (name, next) in [("0.log.1", "b\n"), ("0.log.2", "c\n")] {
+            std::fs::rename(&path, dir.path().join(name)).unwrap();
+            std::fs::write(&path, next).unwrap();
+        }
+        std::fs::remove_file(dir.path().join("0.log.1")).unwrap();
+        for expect in ["a", "b", "c"] {
+            assert_eq!(reader.next().await.unwrap(), Some(expect.into()), "{expect}");
+        }
+        assert_eq!(reader.next().await.unwrap(), None);
     }
 }

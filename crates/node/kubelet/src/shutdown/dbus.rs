@@ -4,6 +4,7 @@
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use tokio::io::{AsyncWriteExt, Interest};
@@ -11,6 +12,8 @@ use tokio::net::UnixStream;
 
 /// A message of logind is a few hundred bytes.
 const LARGEST: usize = 1 << 20;
+/// As libdbus waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(25);
 const ORDER: u8 = if cfg!(target_endian = "little") { b'l' } else { b'B' };
 
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,8 @@ pub(super) enum BusError {
     Refused(String),
     #[error("the system bus says something that is not understood")]
     Malformed,
+    #[error("the system bus does not answer")]
+    Silent,
     #[error("{name}: {text}")]
     Error { name: String, text: String },
 }
@@ -47,6 +52,8 @@ pub(super) struct Message {
     pub(super) signature: String,
     pub(super) body: Vec<u8>,
     pub(super) fds: Vec<OwnedFd>,
+    /// How many of them its header says that it has.
+    pub(super) fd_count: u32,
 }
 
 impl Message {
@@ -64,6 +71,7 @@ impl Message {
             signature: none(),
             body,
             fds,
+            fd_count: 0,
         }
     }
 
@@ -93,11 +101,10 @@ impl Message {
             fields.extend(self.signature.as_bytes());
             fields.push(0);
         }
-        let count = u32::try_from(self.fds.len()).unwrap_or(0);
-        if count > 0 {
+        if self.fd_count > 0 {
             align(&mut fields, 8);
             fields.extend([9, 1, b'u', 0]);
-            put_number(&mut fields, count);
+            put_number(&mut fields, self.fd_count);
         }
         let mut out = vec![ORDER, self.kind, 0, 1];
         put_number(&mut out, u32::try_from(self.body.len()).unwrap_or(0));
@@ -137,6 +144,7 @@ impl Message {
                 (5, "u") => message.reply_to = reader.number()?,
                 (6, "s") => message.destination = reader.text()?,
                 (8, "g") => message.signature = reader.signature()?,
+                (9, "u") => message.fd_count = reader.number()?,
                 (_, "s" | "o") => drop(reader.text()?),
                 (_, "u") => drop(reader.number()?),
                 (_, "g") => drop(reader.signature()?),
@@ -248,7 +256,8 @@ pub(super) struct Bus {
 
 impl Bus {
     pub(super) async fn connect(path: &Path) -> Result<Self, BusError> {
-        Self::over(UnixStream::connect(path).await?).await
+        let connected = async { Self::over(UnixStream::connect(path).await?).await };
+        tokio::time::timeout(PATIENCE, connected).await.map_err(|_| BusError::Silent)?
     }
 
     pub(super) async fn over(stream: UnixStream) -> Result<Self, BusError> {
@@ -306,7 +315,12 @@ impl Bus {
                 if self.buffer.len() >= size {
                     let bytes: Vec<u8> = self.buffer.drain(..size).collect();
                     let mut message = Message::decode(&bytes)?;
-                    message.fds = std::mem::take(&mut self.fds);
+                    // Those of messages that come after this one may be here already; they come in order.
+                    let count = usize::try_from(message.fd_count).unwrap_or(usize::MAX);
+                    if count > self.fds.len() {
+                        return Err(BusError::Malformed);
+                    }
+                    message.fds = self.fds.drain(..count).collect();
                     return Ok(message);
                 }
             }
@@ -333,7 +347,15 @@ impl Bus {
             body,
             ..Message::new(Kind::Call)
         };
-        self.stream.write_all(&call.encode()).await?;
+        let answer = async {
+            self.stream.write_all(&call.encode()).await?;
+            self.answer().await
+        };
+        tokio::time::timeout(PATIENCE, answer).await.map_err(|_| BusError::Silent)?
+    }
+
+    /// The answer to the last call.
+    async fn answer(&mut self) -> Result<Message, BusError> {
         loop {
             let message = self.receive().await?;
             if message.kind == Kind::Signal as u8 {
@@ -398,5 +420,27 @@ mod tests {
             let _ = Message::decode(&bytes[..end]);
         }
         assert!(Message::size(&[b'B'; 16]).is_err());
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_bus_that_does_not_answer_is_not_waited_for_for_ever() {
+        let (stream, _silent) = UnixStream::pair().unwrap();
+        let mut bus = Bus { stream, buffer: Vec::new(), fds: Vec::new(), serial: 0, signals: Vec::new() };
+        let said = bus.call(("a", "/b", "c"), "M", "", Vec::new()).await;
+        assert!(matches!(said, Err(BusError::Silent)), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn descriptors_belong_to_the_message_that_says_how_many_it_has() {
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let mut bus = Bus { stream, buffer: Vec::new(), fds: Vec::new(), serial: 0, signals: Vec::new() };
+        let fd = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        // A signal without any and an answer with one came in one reading.
+        let signal = Message { serial: 1, member: "S".into(), ..Message::new(Kind::Signal) };
+        let answer = Message { serial: 2, reply_to: 1, fd_count: 1, ..Message::new(Kind::Return) };
+        bus.buffer = [signal.encode(), answer.encode()].concat();
+        bus.fds = vec![fd()];
+        assert_eq!((bus.receive().await.unwrap().fds.len(), bus.receive().await.unwrap().fds.len()), (0, 1));
+        bus.buffer = answer.encode();
+        assert!(matches!(bus.receive().await, Err(BusError::Malformed)), "it says that it has one, and has none");
     }
 }

@@ -158,7 +158,7 @@ mod tests {
                 }
                 "KillUnit" => reloaded = true,
                 "Inhibit" => {
-                    reply.signature = "h".into();
+                    (reply.signature, reply.fd_count) = ("h".into(), 1);
                     put_number(&mut reply.body, 0);
                     let bytes = reply.encode();
                     let parts = [std::io::IoSlice::new(&bytes)];

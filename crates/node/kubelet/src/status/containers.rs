@@ -49,14 +49,24 @@ fn status(inputs: &Inputs, role: Role, container: &Value) -> Value {
     };
     wait(inputs, role, container, &mut status);
     readiness(inputs, role, container, &mut status);
-    if let Some(health) = inputs.health.get(name).filter(|health| role == Role::Main && !health.is_empty()) {
-        status.set(&["allocatedResourcesStatus"], health.clone());
+    if role == Role::Main {
+        health(inputs, name, old, &mut status);
     }
     status.set(&["volumeMounts"], volume_mounts(container));
     if status.list_at(&["volumeMounts"]).is_empty() {
         status.remove(&["volumeMounts"]);
     }
     status
+}
+
+/// A pod that ends gives its devices back; how they were then stays told, since it may be why it has failed.
+fn health(inputs: &Inputs, name: &str, old: Option<&Value>, status: &mut Value) {
+    const FIELD: &[&str] = &["allocatedResourcesStatus"];
+    match inputs.health.get(name).filter(|health| !health.is_empty()) {
+        Some(health) => status.set(FIELD, health.clone()),
+        None if inputs.ending => old.and_then(|old| old.at(FIELD)).into_iter().for_each(|known| status.set(FIELD, known.clone())),
+        None => {}
+    }
 }
 
 /// What the last status tells of the instance before this one, of which the runtime may have no traces any more.

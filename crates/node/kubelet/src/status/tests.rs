@@ -272,3 +272,17 @@ fn containers_that_another_ones_exit_restarts_are_told_as_removed_and_counted_on
     assert_eq!(told(&status, "containerStatuses", 1), asked);
     assert_eq!(status.str_at(&["phase"]), "Running");
 }
+
+#[test]
+fn how_devices_were_stays_told_of_a_pod_that_ends_and_of_no_other() {
+    let told = object!([{ "name": "d.example", "resources": [{ "resourceID": "r", "health": "Unhealthy" }] }]);
+    let health = HashMap::from([("a".to_string(), told.as_list().unwrap().to_vec())]);
+    let containers = observed(vec![container("a", 0, Exited, 1)]);
+    let mut known = pod("Never");
+    let status = Case { health, ..Case::default() }.status(&known, &containers);
+    known.set(&["status"], status);
+    for (ending, ended, expect) in [(true, false, Some(&told)), (true, true, Some(&told)), (false, false, None)] {
+        let status = Case { ending, ended, ..Case::default() }.status(&known, &containers);
+        assert_eq!(status.list_at(&["containerStatuses"])[0].get("allocatedResourcesStatus"), expect, "{ending} {ended}");
+    }
+}

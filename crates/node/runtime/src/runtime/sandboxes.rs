@@ -123,6 +123,7 @@ fn write_files(dir: &Path, record: &SandboxRecord, config: &crate::RuntimeConfig
         cgroup: config.shim_cgroup.clone(),
         cgroup_mount: config.cgroup_mount.clone(),
         ids: record.ids(),
+        open_files: config.open_files,
     };
     durable::write_json(&dir.join(SETUP_FILE), &setup, Sync::No)?;
     let resolv_conf = match &record.config.dns_config {

@@ -4,8 +4,24 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use fram_cri::*;
+use fram_runtime::{Runtime, RuntimeConfig};
 
 use crate::support::*;
+
+#[tokio::test]
+async fn containers_may_open_as_many_files_as_the_configuration_says_whatever_the_program_may() {
+    let node = Node::new();
+    let config = RuntimeConfig { open_files: Some((123, 456)), ..node.config() };
+    let runtime = Runtime::open(config, node.images.clone(), node.network.clone()).await.unwrap();
+    let sandbox = node.sandbox(&runtime, "web").await;
+    let config = shell("main", "ulimit -Sn; ulimit -Hn");
+    let id = runtime.create_container(&sandbox, &config, &node.sandbox_config("web")).await.unwrap();
+    runtime.start_container(&id).await.unwrap();
+    ended(&runtime, &id).await;
+    assert_eq!(node.log("web", "main.log"), ["stdout F 123", "stdout F 456"]);
+    runtime.remove_pod_sandbox(&sandbox).await.unwrap();
+    node.assert_nothing_is_left();
+}
 
 #[tokio::test]
 async fn a_container_goes_from_created_to_running_to_exited_with_an_event_for_each() {

@@ -2,6 +2,7 @@
 //! for an audience of its own. Pure but for the questions to the API server.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use fram_client::Client;
@@ -10,6 +11,8 @@ use fram_machinery::{Status, Value, json, meta, object};
 
 use super::super::access::PullAccount;
 use super::super::keyring::sha256;
+use crate::clock::Clock;
+use crate::volumes::token::Tokens;
 
 /// What a configuration says of it; upstream's ServiceAccountTokenAttributes.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,20 +44,27 @@ pub(crate) trait Accounts: Send + Sync {
     async fn token(&self, pod: &PodIdentity, account_uid: &str, audience: &str) -> Result<String, Status>;
 }
 
+/// Those of the API server. Tokens are the node's, and kept as long as those of volumes are.
+pub(crate) struct ApiAccounts {
+    pub(crate) client: Client,
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
 #[async_trait]
-impl Accounts for Client {
+impl Accounts for ApiAccounts {
     async fn get(&self, namespace: &str, name: &str) -> Result<Value, Status> {
-        self.within(&SERVICE_ACCOUNTS, namespace).get(name).await.map(|account| (*account).clone())
+        self.client.within(&SERVICE_ACCOUNTS, namespace).get(name).await.map(|account| (*account).clone())
     }
 
     async fn token(&self, pod: &PodIdentity, account_uid: &str, audience: &str) -> Result<String, Status> {
-        let bound = object!({ "apiVersion": "v1", "kind": "Pod", "name": (pod.name.as_str()), "uid": (pod.uid.as_str()) });
-        let request = object!({
-            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": { "uid": account_uid },
-            "spec": { "audiences": [audience], "boundObjectRef": bound }
+        let PodIdentity { namespace, name, uid, account } = pod;
+        let pod = object!({
+            "metadata": { "namespace": (namespace.as_str()), "name": (name.as_str()), "uid": (uid.as_str()) },
+            "spec": { "serviceAccountName": (account.as_str()) }
         });
-        let answer = self.within(&SERVICE_ACCOUNTS, &pod.namespace).create_subresource(&pod.account, "token", request).await?;
-        Ok(answer.str_at(&["status", "token"]).to_string())
+        let (token, _) = self.tokens.of_account(&pod, account_uid, &object!({ "audience": audience }), self.clock.now()).await?;
+        Ok(token)
     }
 }
 
