@@ -13,6 +13,7 @@ use fram_client::local_path;
 use fram_machinery::{Reason, Status, Value, object};
 
 use crate::aggregator::local;
+use crate::allocate::OWN_RANGES;
 use crate::definitions;
 use crate::keeping::keep;
 use crate::masters;
@@ -127,8 +128,8 @@ impl Server {
         }
     }
 
-    /// Makes the `kubernetes` Service and what other servers know this one by anew when someone deletes them, and keeps its endpoints
-    /// true to the servers that are there, until `stop`.
+    /// Makes the `kubernetes` Service, the ServiceCIDR of that name and what other servers know this one by anew when someone deletes
+    /// them, and keeps its endpoints true to the servers that are there, until `stop`.
     pub async fn keep_own_service(self: Arc<Self>, cluster: Arc<Cluster>, stop: tokio_util::sync::CancellationToken) {
         let state = (self.clone(), cluster.clone());
         keep(stop, "keeping the kubernetes Service", state, |(server, cluster)| {
@@ -144,7 +145,7 @@ impl Server {
     async fn keep_own_service_once(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
         let fail = |status| BootstrapError::Create { what: "the kubernetes Service".into(), status };
         let registry = &self.registry;
-        let own = |o: &Value| fram_machinery::meta::key(o) == "default/kubernetes";
+        let own = |o: &Value| fram_machinery::meta::key(o) == "default/kubernetes" || o.str_at(&["kind"]) == "ServiceCIDR";
         let objects: Vec<Value> = system_objects(registry, cluster).into_iter().filter(own).collect();
         let store = &registry.store;
         let revision = store.revision().await.map_err(|e| fail(Status::internal(e)))?;
@@ -152,7 +153,8 @@ impl Server {
         let map = |namespace: &str, name: &str| format!("core/configmaps/{namespace}/{name}");
         let maps = [map(authentication::NAMESPACE, authentication::NAME), map(token_tracking::NAMESPACE, token_tracking::NAME)];
         let own = ["core/services", "core/endpoints", "discovery.k8s.io/endpointslices"].map(|c| format!("{c}/default/kubernetes"));
-        let keys = own.iter().chain(&maps).map(|key| format!("{}{key}", registry.prefix));
+        let range = format!("networking.k8s.io/servicecidrs/{OWN_RANGES}");
+        let keys = own.iter().chain(&maps).chain([&range]).map(|key| format!("{}{key}", registry.prefix));
         for key in keys.chain([masters::prefix(registry)]) {
             watches.push(store.watch(&key, revision).await.map_err(|e| fail(Status::internal(e)))?);
         }
@@ -304,7 +306,7 @@ fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
             "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
         ),
         priority("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
-        object!({ "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
+        object!({ "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": OWN_RANGES },
             "spec": { "cidrs": (Value::from(allocators.service_cidrs().into_iter().map(Value::from).collect::<Vec<_>>())) } }),
         object!({ "apiVersion": "v1", "kind": "Service",
             "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "component": "apiserver", "provider": "kubernetes" } },
