@@ -27,6 +27,12 @@ pub enum BootstrapError {
     Policy { line: usize, message: String },
     #[error("cannot create {what}: {status}")]
     Create { what: String, status: Status },
+    #[error(
+        "the Service default/kubernetes has the address {stored}, which pods call, and with --service-cluster-ip-range {told} it would be {first}: start with the range that the cluster was made with, and add others as ServiceCIDRs"
+    )]
+    OtherRange { stored: String, told: String, first: String },
+    #[error("cannot read the Service default/kubernetes: {0}")]
+    OwnService(Status),
     #[error("cannot read roles and bindings: {0}")]
     Rbac(Status),
     #[error("cannot read custom resource definitions: {0}")]
@@ -62,6 +68,7 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 impl Server {
     /// Makes what is missing and reads the roles; afterwards the server is ready.
     pub async fn bootstrap(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
+        self.check_own_address().await?;
         for name in NAMESPACES {
             ensure(&self.registry, object!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })).await?;
         }
@@ -93,6 +100,24 @@ impl Server {
         self.start_flow_control().await.map_err(BootstrapError::FlowControl)?;
         self.stages.reach(Stage::Flow);
         Ok(())
+    }
+
+    /// The certificate, the nodes and the DNS go by the range that the server is told: another one than the cluster was made with would cut
+    /// off all pods from the API.
+    async fn check_own_address(&self) -> Result<(), BootstrapError> {
+        let (registry, fail) = (&self.registry, BootstrapError::OwnService);
+        let served = registry.served("", "v1", "services").ok_or_else(|| fail(Status::no_such_path()))?;
+        let place = Place { served, namespace: "default".into(), name: "kubernetes".into() };
+        let service = match registry.get_object(&place).await {
+            Err(status) if status.is(Reason::NotFound) => return Ok(()),
+            found => found.map_err(fail)?,
+        };
+        let (stored, first) = (service.str_at(&["spec", "clusterIP"]), registry.allocators.service_ip(1).to_string());
+        if stored == first {
+            return Ok(());
+        }
+        let told = registry.allocators.service_cidrs().join(",");
+        Err(BootstrapError::OtherRange { stored: stored.into(), told, first })
     }
 
     /// Says in ConfigMaps by what servers behind the aggregator know this one, and since when the use of Secrets' tokens is noted.

@@ -9,7 +9,7 @@ mod common {
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::server::{client_as, cluster, in_memory, server, server_with};
+use common::server::{client_as, cluster, in_memory, server, server_with, unprepared};
 use fram_apiserver::allocate::Allocators;
 use fram_apiserver::{Environment, User};
 use fram_client::resources::{IP_ADDRESSES, SERVICE_CIDRS, SERVICES};
@@ -242,4 +242,20 @@ async fn the_only_address_of_a_range_is_nobodys() {
     let one = object!({ "metadata": { "name": "one" }, "spec": { "cidrs": ["fd00:10:97::/128"] } });
     client.all(&SERVICE_CIDRS).create(one).await.unwrap();
     assert!(services.create(service("a", object!({ "ipFamilies": ["IPv6"] }))).await.is_err());
+}
+
+#[tokio::test]
+async fn a_server_that_is_told_another_range_than_its_cluster_was_made_with_does_not_start() {
+    let store = in_memory();
+    client_of(store.clone(), "10.96.0.0/16").await;
+    let starts = async |ranges: &str| {
+        let server = unprepared(store.clone(), Environment::system(), Allocators::within(ranges).unwrap());
+        server.bootstrap(&cluster()).await.map_err(|error| error.to_string())
+    };
+    let refused = starts("10.97.0.0/16").await.unwrap_err();
+    for part in ["10.96.0.1", "10.97.0.0/16", "10.97.0.1"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    assert!(starts("10.0.0.0/8").await.is_err(), "the range is larger, but the address is another one");
+    assert_eq!(starts("10.96.0.0/12").await, Ok(()));
 }
