@@ -25,6 +25,7 @@ pub(crate) fn run(agent: Agent) -> anyhow::Result<()> {
 
 async fn start(agent: Agent) -> anyhow::Result<()> {
     let data = &agent.machine.data_dir;
+    agent.machine.networks.check()?;
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
     let _lock = NodeLock::take(data)?;
     // Pods ask the API at the server's own address: the Service's is no address of this node.

@@ -41,7 +41,25 @@ fn pods(text: &str) -> Result<Ranges, String> {
     begins_with_ipv4(&ranges).map(|()| Ranges(ranges))
 }
 
+/// Ranges that have addresses in common.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("--cluster-cidr {pods} and --service-cluster-ip-range {services} overlap: a pod and a Service could have the same address")]
+pub(crate) struct Overlap {
+    pods: AddressRange,
+    services: AddressRange,
+}
+
 impl Networks {
+    /// Whether the ranges go together.
+    pub(crate) fn check(&self) -> Result<(), Overlap> {
+        for &pods in self.of_pods() {
+            if let Some(&services) = self.service_cluster_ip_range.service_ranges.iter().find(|range| range.overlaps(pods)) {
+                return Err(Overlap { pods, services });
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn allocators(&self) -> Allocators {
         self.service_cluster_ip_range.clone()
     }
@@ -73,5 +91,24 @@ mod tests {
             assert!(services(text).is_err() && pods(text).is_err(), "{text}");
         }
         assert!(services("10.96.0.0/29").is_err(), "the DNS has the tenth address");
+    }
+
+    #[test]
+    fn pods_and_services_have_no_addresses_in_common() {
+        let check = |of_services: &str, of_pods: &str| {
+            let networks = Networks { service_cluster_ip_range: services(of_services).unwrap(), cluster_cidr: pods(of_pods).unwrap() };
+            networks.check().map_err(|overlap| (overlap.pods.to_string(), overlap.services.to_string()))
+        };
+        assert_eq!(check("10.96.0.0/16", "10.244.0.0/16"), Ok(()));
+        assert_eq!(check("10.96.0.0/16,fd00::/112", "10.244.0.0/16,fd01::/56"), Ok(()));
+        let table = [
+            ("10.96.0.0/16", "10.96.0.0/16", ("10.96.0.0/16", "10.96.0.0/16")),
+            ("10.96.0.0/12", "10.100.0.0/16", ("10.100.0.0/16", "10.96.0.0/12")),
+            ("10.96.0.0/16", "10.0.0.0/8", ("10.0.0.0/8", "10.96.0.0/16")),
+            ("10.96.0.0/16,fd00::1:0/112", "10.244.0.0/16,fd00::/56", ("fd00::/56", "fd00::1:0/112")),
+        ];
+        for (of_services, of_pods, (one, other)) in table {
+            assert_eq!(check(of_services, of_pods), Err((one.into(), other.into())));
+        }
     }
 }

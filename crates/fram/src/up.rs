@@ -119,6 +119,7 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<()> {
 async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Result<()> {
     let begun = Instant::now();
     let (data, networks) = (&plan.machine.data_dir, &plan.machine.networks);
+    networks.check()?;
     let pod_network = plan.manager.pod_network(networks.of_pods())?;
     // Before anything is written: a port in use leaves nothing behind.
     let socket = bind(plan.listen).await?;

@@ -7,12 +7,15 @@ use fram_api::strategy::needs_health_check;
 use fram_api::{AddressRange, RangeError, ServiceFamilies};
 use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value, meta, object};
-use fram_store::{Condition, Key, Operation, Snapshot};
+use fram_store::{Condition, Key, Operation, Snapshot, Transaction};
 
 use crate::registry::{Place, Record, Registry};
 
 /// Of a range nobody counts further than this.
 const MOST_BITS: u32 = 63;
+
+/// The ServiceCIDR of the ranges that the cluster began with.
+pub(crate) const OWN_RANGES: &str = "kubernetes";
 
 const HEALTH_CHECK: [&str; 2] = ["spec", "healthCheckNodePort"];
 
@@ -114,8 +117,7 @@ impl Allocators {
     ) -> Result<(), Status> {
         let held = old.map(addresses_of).unwrap_or_default();
         if allocation.object.str_at(&["spec", "type"]) == "ExternalName" {
-            allocation.operations.extend(held.iter().map(|ip| Operation::delete(self.ip_key(registry, ip))));
-            return Ok(());
+            return self.free(registry, place, snapshot, &held, (&mut allocation.conditions, &mut allocation.operations));
         }
         if allocation.object.str_at(&["spec", "clusterIP"]) == "None" {
             allocation.object.set(&["spec", "clusterIPs"], object!(["None"]));
@@ -145,20 +147,46 @@ impl Allocators {
             allocation.operations.push(Operation::put(key, self.ip_record(registry, place, &allocation.object, ip)));
         }
         let gone = held.iter().filter(|ip| !ips.contains(ip));
-        allocation.operations.extend(gone.map(|ip| Operation::delete(self.ip_key(registry, ip))));
+        self.free(registry, place, snapshot, gone, (&mut allocation.conditions, &mut allocation.operations))
+    }
+
+    /// Gives back those of the addresses that are the Service's: one whose IPAddress somebody deleted may be another's by now.
+    fn free<'a>(
+        &self,
+        registry: &Registry,
+        place: &Place,
+        snapshot: &Snapshot,
+        ips: impl IntoIterator<Item = &'a String>,
+        (conditions, operations): (&mut Vec<Condition>, &mut Vec<Operation>),
+    ) -> Result<(), Status> {
+        for key in ips.into_iter().map(|ip| self.ip_key(registry, ip)) {
+            let Some(entry) = snapshot.get(key.as_str()) else { continue };
+            if is_parent(&registry.stored(entry)?, place) {
+                conditions.push(Condition::ModifiedAt(key.clone(), entry.modified));
+                operations.push(Operation::delete(key));
+            }
+        }
         Ok(())
     }
 
-    /// All ranges that addresses are given from: the server's own, and those of ServiceCIDRs that are ready.
+    /// All ranges that addresses are given from: those of ServiceCIDRs that are ready, and the server's own until there is the
+    /// ServiceCIDR of these. What is within another range is left out.
     async fn ranges(&self, registry: &Registry) -> Result<Vec<AddressRange>, Status> {
-        let mut ranges = self.service_ranges.clone();
-        let Some(served) = registry.served("networking.k8s.io", "v1", "servicecidrs") else { return Ok(ranges) };
+        let Some(served) = registry.served("networking.k8s.io", "v1", "servicecidrs") else { return Ok(self.service_ranges.clone()) };
         let place = Place { served, namespace: String::new(), name: String::new() };
+        let mut objects = Vec::new();
         for entry in registry.list(&place, &Default::default()).await?.items {
-            let object = registry.consult(&place.served, &entry).await?;
-            if meta::condition_is_true(&object, "Ready") && !meta::is_terminating(&object) {
-                // What is too small to be used is left out.
-                ranges.extend(object.list_at(&["spec", "cidrs"]).iter().filter_map(|cidr| cidr.as_str()?.parse::<AddressRange>().ok()));
+            objects.push(registry.consult(&place.served, &entry).await?);
+        }
+        objects.sort_by_key(|object| meta::name(object) != OWN_RANGES);
+        let is_begun = objects.first().is_some_and(|object| meta::name(object) == OWN_RANGES);
+        let mut ranges = if is_begun { Vec::new() } else { self.service_ranges.clone() };
+        for object in objects.iter().filter(|object| is_given_from(object)) {
+            // What is too small to be used is left out.
+            for range in object.list_at(&["spec", "cidrs"]).iter().filter_map(|cidr| cidr.as_str()?.parse::<AddressRange>().ok()) {
+                if !ranges.iter().any(|known: &AddressRange| known.covers(range)) {
+                    ranges.push(range);
+                }
             }
         }
         Ok(ranges)
@@ -186,7 +214,8 @@ impl Allocators {
                 snapshot.get(self.ip_key(registry, &ip).as_str()).is_none().then_some(ip)
             };
             let size = 1u64 << range.host_bits().min(MOST_BITS);
-            let (low, high) = ((size / 16).clamp(16, 256).min(size / 2), if range.is_ipv4() { size - 1 } else { size });
+            // The first address is nobody's.
+            let (low, high) = ((size / 16).clamp(16, 256).min(size / 2).max(1), if range.is_ipv4() { size - 1 } else { size });
             if low >= high {
                 return None;
             }
@@ -279,18 +308,25 @@ impl Allocators {
         candidates.into_iter().find(free).ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
     }
 
-    /// What must be deleted with a Service.
-    pub(crate) fn release(&self, registry: &Registry, place: &Place, object: &Value) -> Vec<Operation> {
+    /// Adds to the deletion of a Service what must be deleted with it.
+    pub(crate) async fn release(
+        &self,
+        registry: &Registry,
+        place: &Place,
+        object: &Value,
+        transaction: &mut Transaction,
+    ) -> Result<(), Status> {
         if !place.served.stored.group.is_empty() || place.served.stored.kind != "Service" {
-            return Vec::new();
+            return Ok(());
         }
-        let ips = addresses_of(object);
-        let mut operations: Vec<Operation> = ips.iter().map(|ip| Operation::delete(self.ip_key(registry, ip))).collect();
+        let snapshot = registry.snapshot().await?;
+        let beside = (&mut transaction.conditions, &mut transaction.operations);
+        self.free(registry, place, &snapshot, &addresses_of(object), beside)?;
         let mut ports = ports_of(object);
         ports.sort_unstable();
         ports.dedup();
-        operations.extend(ports.into_iter().map(|n| Operation::delete(self.port_key(registry, n))));
-        operations
+        transaction.operations.extend(ports.into_iter().map(|n| Operation::delete(self.port_key(registry, n))));
+        Ok(())
     }
 
     /// What to say when a number is taken that `asked`, the object as it came, asked for. None where the number was picked for
@@ -308,6 +344,21 @@ impl Allocators {
         let wanted = addresses_of(asked).into_iter().map(canonical).chain(ports).any(|number| number == name);
         wanted.then(|| Status::invalid("", "Service", &place.name, vec![error]))
     }
+}
+
+/// Whether an IPAddress says that it is this Service's.
+fn is_parent(address: &Value, service: &Place) -> bool {
+    let parent = |field: &str| address.str_at(&["spec", "parentRef", field]);
+    parent("group").is_empty()
+        && parent("resource") == "services"
+        && parent("namespace") == service.namespace
+        && parent("name") == service.name
+}
+
+/// Whether addresses are given from a ServiceCIDR. One of which nobody has said anything yet is ready, or a cluster without controllers
+/// had no Services.
+fn is_given_from(range: &Value) -> bool {
+    !meta::is_terminating(range) && meta::condition(range, "Ready").is_none_or(|ready| ready.str_at(&["status"]) == "True")
 }
 
 /// The addresses that a Service has or asks for.

@@ -13,6 +13,7 @@ use fram_client::local_path;
 use fram_machinery::{Reason, Status, Value, object};
 
 use crate::aggregator::local;
+use crate::allocate::OWN_RANGES;
 use crate::definitions;
 use crate::keeping::keep;
 use crate::masters;
@@ -28,6 +29,12 @@ pub enum BootstrapError {
     Create { what: String, status: Status },
     #[error("cannot take away what is no default any more, {what}: {status}")]
     Retire { what: String, status: Status },
+    #[error(
+        "the Service default/kubernetes has the address {stored}, which pods call, and with --service-cluster-ip-range {told} it would be {first}: start with the range that the cluster was made with, and add others as ServiceCIDRs"
+    )]
+    OtherRange { stored: String, told: String, first: String },
+    #[error("cannot read the Service default/kubernetes: {0}")]
+    OwnService(Status),
     #[error("cannot read roles and bindings: {0}")]
     Rbac(Status),
     #[error("cannot read custom resource definitions: {0}")]
@@ -63,6 +70,7 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 impl Server {
     /// Makes what is missing and reads the roles; afterwards the server is ready.
     pub async fn bootstrap(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
+        self.check_own_address().await?;
         for name in NAMESPACES {
             ensure(&self.registry, object!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })).await?;
         }
@@ -99,6 +107,24 @@ impl Server {
         Ok(())
     }
 
+    /// The certificate, the nodes and the DNS go by the range that the server is told: another one than the cluster was made with would cut
+    /// off all pods from the API.
+    async fn check_own_address(&self) -> Result<(), BootstrapError> {
+        let (registry, fail) = (&self.registry, BootstrapError::OwnService);
+        let served = registry.served("", "v1", "services").ok_or_else(|| fail(Status::no_such_path()))?;
+        let place = Place { served, namespace: "default".into(), name: "kubernetes".into() };
+        let service = match registry.get_object(&place).await {
+            Err(status) if status.is(Reason::NotFound) => return Ok(()),
+            found => found.map_err(fail)?,
+        };
+        let (stored, first) = (service.str_at(&["spec", "clusterIP"]), registry.allocators.service_ip(1).to_string());
+        if stored == first {
+            return Ok(());
+        }
+        let told = registry.allocators.service_cidrs().join(",");
+        Err(BootstrapError::OtherRange { stored: stored.into(), told, first })
+    }
+
     /// Says in ConfigMaps by what servers behind the aggregator know this one, and since when the use of Secrets' tokens is noted.
     async fn publish(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
         let now = self.registry.environment.now();
@@ -132,8 +158,8 @@ impl Server {
         }
     }
 
-    /// Makes the `kubernetes` Service and what other servers know this one by anew when someone deletes them, and keeps its endpoints
-    /// true to the servers that are there, until `stop`.
+    /// Makes the `kubernetes` Service, the ServiceCIDR of that name and what other servers know this one by anew when someone deletes
+    /// them, and keeps its endpoints true to the servers that are there, until `stop`.
     pub async fn keep_own_service(self: Arc<Self>, cluster: Arc<Cluster>, stop: tokio_util::sync::CancellationToken) {
         let state = (self.clone(), cluster.clone());
         keep(stop, "keeping the kubernetes Service", state, |(server, cluster)| {
@@ -149,7 +175,7 @@ impl Server {
     async fn keep_own_service_once(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
         let fail = |status| BootstrapError::Create { what: "the kubernetes Service".into(), status };
         let registry = &self.registry;
-        let own = |o: &Value| fram_machinery::meta::key(o) == "default/kubernetes";
+        let own = |o: &Value| fram_machinery::meta::key(o) == "default/kubernetes" || o.str_at(&["kind"]) == "ServiceCIDR";
         let objects: Vec<Value> = system_objects(registry, cluster).into_iter().filter(own).collect();
         let store = &registry.store;
         let revision = store.revision().await.map_err(|e| fail(Status::internal(e)))?;
@@ -157,7 +183,8 @@ impl Server {
         let map = |namespace: &str, name: &str| format!("core/configmaps/{namespace}/{name}");
         let maps = [map(authentication::NAMESPACE, authentication::NAME), map(token_tracking::NAMESPACE, token_tracking::NAME)];
         let own = ["core/services", "core/endpoints", "discovery.k8s.io/endpointslices"].map(|c| format!("{c}/default/kubernetes"));
-        let keys = own.iter().chain(&maps).map(|key| format!("{}{key}", registry.prefix));
+        let range = format!("networking.k8s.io/servicecidrs/{OWN_RANGES}");
+        let keys = own.iter().chain(&maps).chain([&range]).map(|key| format!("{}{key}", registry.prefix));
         for key in keys.chain([masters::prefix(registry)]) {
             watches.push(store.watch(&key, revision).await.map_err(|e| fail(Status::internal(e)))?);
         }
@@ -325,7 +352,7 @@ fn system_objects(registry: &Registry, cluster: &Cluster) -> Vec<Value> {
             "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
         ),
         priority("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
-        object!({ "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
+        object!({ "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": OWN_RANGES },
             "spec": { "cidrs": (Value::from(allocators.service_cidrs().into_iter().map(Value::from).collect::<Vec<_>>())) } }),
         object!({ "apiVersion": "v1", "kind": "Service",
             "metadata": { "name": "kubernetes", "namespace": "default", "labels": { "component": "apiserver", "provider": "kubernetes" } },

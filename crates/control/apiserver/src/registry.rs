@@ -185,7 +185,7 @@ impl Registry {
     }
 
     /// A stored object, as the kind as which it is stored.
-    fn stored(&self, entry: &Entry) -> Result<Value, Status> {
+    pub(crate) fn stored(&self, entry: &Entry) -> Result<Value, Status> {
         let Some(mut object) = self.trees.get(&entry.value, &()) else { return whole(entry, entry.modified.0) };
         object.set(&["metadata", "resourceVersion"], entry.modified.0.to_string());
         Ok(object)

@@ -7,14 +7,17 @@ mod common {
 }
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use common::server::{client_as, in_memory, server, server_with};
+use common::server::{client_as, cluster, in_memory, server, server_with, unprepared};
 use fram_apiserver::allocate::Allocators;
 use fram_apiserver::{Environment, User};
 use fram_client::resources::{IP_ADDRESSES, SERVICE_CIDRS, SERVICES};
 use fram_client::{Client, DeleteOptions, PatchKind, Resources};
 use fram_machinery::{Value, meta, object};
 use fram_store::Store;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// An empty text is for the ranges that a server has unasked.
 async fn client_of(store: Arc<dyn Store>, ranges: &str) -> Client {
@@ -157,10 +160,102 @@ async fn ranges_that_are_added_are_used_when_they_are_ready() {
     assert!(made(12).await.unwrap_err().message.contains("range is full"));
     let ranges = client.all(&SERVICE_CIDRS);
     ranges.create(object!({ "metadata": { "name": "more" }, "spec": { "cidrs": ["10.97.0.0/24"] } })).await.unwrap();
-    assert!(made(12).await.is_err(), "nobody has said that it is ready");
-    let ready = object!({ "status": { "conditions": [{ "type": "Ready", "status": "True", "reason": "", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" }] } });
-    ranges.patch("more", "status", PatchKind::Strategic, ready).await.unwrap();
+    say_ready(&client, "more", "False").await;
+    assert!(made(12).await.unwrap_err().message.contains("range is full"));
+    say_ready(&client, "more", "True").await;
     assert!(made(12).await.unwrap().str_at(&["spec", "clusterIP"]).starts_with("10.97.0."));
     let asked = services.create(service("asked", object!({ "clusterIP": "10.97.0.200" }))).await.unwrap();
     assert_eq!(asked.str_at(&["spec", "clusterIP"]), "10.97.0.200");
+}
+
+async fn say_ready(client: &Client, range: &str, status: &str) {
+    let ready = object!({ "status": { "conditions": [{ "type": "Ready", "status": status, "reason": "", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" }] } });
+    client.all(&SERVICE_CIDRS).patch(range, "status", PatchKind::Strategic, ready).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_ranges_that_a_cluster_began_with_are_given_from_as_their_object_says() {
+    let (client, services) = services("10.96.0.0/24").await;
+    let asked = |name: &str| services.create(service(name, object!({ "clusterIP": "10.96.0.77" })));
+    say_ready(&client, "kubernetes", "False").await;
+    assert!(asked("a").await.unwrap_err().message.contains("not in the valid range"));
+    assert!(services.create(service("a", object!({}))).await.is_err());
+    say_ready(&client, "kubernetes", "True").await;
+    asked("a").await.unwrap();
+    let held = object!({ "metadata": { "finalizers": ["a.b/c"] } });
+    client.all(&SERVICE_CIDRS).patch("kubernetes", "", PatchKind::Merge, held).await.unwrap();
+    client.all(&SERVICE_CIDRS).delete("kubernetes", DeleteOptions::default()).await.unwrap();
+    assert!(services.create(service("b", object!({}))).await.is_err(), "it goes");
+    let more = object!({ "metadata": { "name": "more" }, "spec": { "cidrs": ["10.97.0.0/24"] } });
+    client.all(&SERVICE_CIDRS).create(more).await.unwrap();
+    let other = services.create(service("b", object!({}))).await.unwrap();
+    assert!(other.str_at(&["spec", "clusterIP"]).starts_with("10.97.0."), "{other:?}");
+}
+
+#[tokio::test]
+async fn the_object_of_the_ranges_that_a_cluster_began_with_comes_back() {
+    let server = server(in_memory()).await;
+    let client = client_as(&server, User::authenticated("admin", &["system:masters"]));
+    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    tasks.spawn(server.clone().keep_own_service(Arc::new(cluster()), stop.clone()));
+    let ranges = client.all(&SERVICE_CIDRS);
+    let before = ranges.get("kubernetes").await.unwrap();
+    ranges.delete("kubernetes", DeleteOptions::default()).await.unwrap();
+    let again = async {
+        loop {
+            match ranges.find("kubernetes").await.unwrap() {
+                Some(range) => break range,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let after = tokio::time::timeout(Duration::from_secs(30), again).await.unwrap();
+    assert_ne!(meta::uid(&after), meta::uid(&before));
+    assert_eq!(texts(&after, "cidrs"), ["10.96.0.0/16"]);
+    stop.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_service_gives_back_no_address_that_is_anothers_by_now() {
+    let (client, services) = services("10.96.0.0/16").await;
+    let asking = |name: &str| service(name, object!({ "clusterIP": "10.96.0.77" }));
+    services.create(asking("a")).await.unwrap();
+    client.all(&IP_ADDRESSES).delete("10.96.0.77", DeleteOptions::default()).await.unwrap();
+    services.create(asking("b")).await.unwrap();
+    let owner = || async { client.all(&IP_ADDRESSES).get("10.96.0.77").await.unwrap().str_at(&["spec", "parentRef", "name"]).to_string() };
+    let external = object!({ "spec": { "type": "ExternalName", "externalName": "example.com" } });
+    services.patch("a", "", PatchKind::Merge, external).await.unwrap();
+    assert_eq!(owner().await, "b");
+    services.delete("a", DeleteOptions::default()).await.unwrap();
+    assert_eq!(owner().await, "b");
+    services.delete("b", DeleteOptions::default()).await.unwrap();
+    assert!(!address_names(&client).await.contains(&"10.96.0.77".to_string()));
+}
+
+#[tokio::test]
+async fn the_only_address_of_a_range_is_nobodys() {
+    let (client, services) = services("10.96.0.0/16,fd00:10:96::/112").await;
+    say_ready(&client, "kubernetes", "False").await;
+    let one = object!({ "metadata": { "name": "one" }, "spec": { "cidrs": ["fd00:10:97::/128"] } });
+    client.all(&SERVICE_CIDRS).create(one).await.unwrap();
+    assert!(services.create(service("a", object!({ "ipFamilies": ["IPv6"] }))).await.is_err());
+}
+
+#[tokio::test]
+async fn a_server_that_is_told_another_range_than_its_cluster_was_made_with_does_not_start() {
+    let store = in_memory();
+    client_of(store.clone(), "10.96.0.0/16").await;
+    let starts = async |ranges: &str| {
+        let server = unprepared(store.clone(), Environment::system(), Allocators::within(ranges).unwrap());
+        server.bootstrap(&cluster()).await.map_err(|error| error.to_string())
+    };
+    let refused = starts("10.97.0.0/16").await.unwrap_err();
+    for part in ["10.96.0.1", "10.97.0.0/16", "10.97.0.1"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    assert!(starts("10.0.0.0/8").await.is_err(), "the range is larger, but the address is another one");
+    assert_eq!(starts("10.96.0.0/12").await, Ok(()));
 }

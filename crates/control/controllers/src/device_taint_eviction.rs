@@ -127,13 +127,20 @@ impl Seen {
 /// How many pods each rule has made leave, by UID.
 type Evicted = Arc<Mutex<HashMap<String, u64>>>;
 
+/// A pod that has to leave later.
+struct Waiting {
+    uid: String,
+    /// The rules because of which, by their UIDs.
+    rules: BTreeSet<String>,
+}
+
 struct Reconciler {
     client: Client,
     seen: Seen,
     events: EventRecorder,
     metrics: Metrics,
-    /// Pods that were found to have to leave at a later time, by their keys: their UIDs.
-    waiting: Mutex<HashMap<String, String>>,
+    /// Pods that were found to have to leave at a later time, by their keys.
+    waiting: Mutex<HashMap<String, Waiting>>,
     evicted: Evicted,
     /// Where rules are asked to say how far this is; None where there are none.
     told: Option<Enqueuer>,
@@ -141,23 +148,22 @@ struct Reconciler {
 
 impl Reconciler {
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
-        let Some(pod) = self.seen.pods.get(key).filter(|p| pods::is_active(p)) else {
-            self.waiting.lock().remove(key);
-            return Ok(Action::Done);
-        };
         let (rules, now) = (self.seen.evicting_rules(), (self.seen.now)());
+        let waited = self.waiting.lock().remove(key);
+        // They count one less, or the same.
+        waited.iter().for_each(|waited| self.tell(&waited.rules, &rules));
+        let Some(pod) = self.seen.pods.get(key).filter(|p| pods::is_active(p)) else { return Ok(Action::Done) };
         let Some(eviction) = self.seen.eviction(&pod, &rules) else {
-            if self.waiting.lock().remove(key).is_some_and(|uid| uid == meta::uid(&pod)) {
+            if waited.is_some_and(|waited| waited.uid == meta::uid(&pod)) {
                 self.events.event(&pod, false, "DeviceTaintManagerEviction", "Cancelling deletion");
             }
             return Ok(Action::Done);
         };
-        self.tell(&eviction, &rules);
+        self.tell(&eviction.rules, &rules);
         if eviction.when > now {
-            self.waiting.lock().insert(key.into(), meta::uid(&pod).into());
+            self.waiting.lock().insert(key.into(), Waiting { uid: meta::uid(&pod).into(), rules: eviction.rules });
             return Ok(Action::After(eviction.when.duration_since(now).try_into().unwrap_or_default()));
         }
-        self.waiting.lock().remove(key);
         self.evict(&pod, now).await?;
         self.metrics.others.left_device(eviction.when.duration_until((self.seen.now)()).try_into().unwrap_or_default());
         for uid in &eviction.rules {
@@ -167,9 +173,9 @@ impl Reconciler {
     }
 
     /// The rules that make a pod leave say so, together with what else they make leave about now.
-    fn tell(&self, eviction: &Eviction, rules: &[Arc<Value>]) {
+    fn tell(&self, concerned: &BTreeSet<String>, rules: &[Arc<Value>]) {
         let Some(told) = &self.told else { return };
-        for rule in rules.iter().filter(|rule| eviction.rules.contains(meta::uid(rule))) {
+        for rule in rules.iter().filter(|rule| concerned.contains(meta::uid(rule))) {
             told.add_after(meta::name(rule), rules::PERIOD);
         }
     }

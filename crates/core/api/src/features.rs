@@ -38,6 +38,7 @@ pub struct Features {
     pub pod_groups: bool,
     /// LeaseCandidates, among whom the holder of a Lease is chosen.
     pub lease_candidates: bool,
+    /// What Services can ask for as the addresses of their families, which the server's own ranges decide.
     pub service_families: ServiceFamilies,
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::str::FromStr;
 
 /// Addresses with a common beginning.
@@ -23,6 +24,7 @@ pub enum RangeError {
 }
 
 impl AddressRange {
+    /// A range of IPv4; `first` is a multiple of its size.
     pub const fn v4(first: Ipv4Addr, prefix: u32) -> Self {
         Self { first: IpAddr::V4(first), prefix }
     }
@@ -37,14 +39,17 @@ impl AddressRange {
         }
     }
 
+    /// Of which family it is.
     pub fn is_ipv4(self) -> bool {
         self.first.is_ipv4()
     }
 
+    /// Its first address.
     pub fn first(self) -> IpAddr {
         self.first
     }
 
+    /// How many bits its addresses have in common: 1 to 32, or to 128.
     pub fn prefix(self) -> u32 {
         self.prefix
     }
@@ -87,6 +92,7 @@ impl AddressRange {
         self.prefix <= other.prefix && self.offset(other.first).is_some()
     }
 
+    /// Whether they have addresses in common.
     pub fn overlaps(self, other: Self) -> bool {
         self.covers(other) || other.covers(self)
     }
@@ -97,10 +103,15 @@ impl AddressRange {
         Self { first: self.at(number << (self.width() - prefix)), prefix }
     }
 
-    /// The number of a part of that prefix; None where it is none.
-    pub fn number(self, prefix: u32, part: Self) -> Option<u128> {
-        let offset = self.offset(part.first).filter(|_| part.prefix == prefix)?;
-        Some(offset >> (self.width() - prefix))
+    /// The numbers of those parts with this prefix that have addresses in common with another range: more than one where that is larger
+    /// than they are. Empty where it has none in common with the whole.
+    pub fn numbers(self, prefix: u32, other: Self) -> Range<u128> {
+        if other.covers(self) {
+            return 0..1 << (prefix - self.prefix);
+        }
+        let Some(offset) = self.offset(other.first) else { return 0..0 };
+        let first = offset >> (self.width() - prefix);
+        first..first + (1 << prefix.saturating_sub(other.prefix))
     }
 }
 
@@ -183,9 +194,19 @@ mod tests {
     fn ranges_have_parts_and_cover_others() {
         assert_eq!(range("10.244.0.0/16").part(24, 3).to_string(), "10.244.3.0/24");
         assert_eq!(range("fd00::/48").part(64, 6425).to_string(), "fd00:0:0:1919::/64");
-        assert_eq!(range("fd00::/48").number(64, range("fd00:0:0:1919::/64")), Some(6425));
-        assert_eq!(range("10.244.0.0/16").number(24, range("10.244.3.0/25")), None);
-        assert_eq!(range("10.244.0.0/16").number(24, range("10.245.3.0/24")), None);
+        let parts = [
+            ("fd00::/48", 64, "fd00:0:0:1919::/64", 6425..6426),
+            ("10.244.0.0/16", 24, "10.244.3.128/25", 3..4),
+            ("10.244.0.0/16", 24, "10.244.4.0/22", 4..8),
+            ("10.244.0.0/16", 24, "10.244.0.0/16", 0..256),
+            ("10.244.0.0/16", 24, "10.0.0.0/8", 0..256),
+            ("10.244.0.0/16", 24, "10.245.3.0/24", 0..0),
+            ("10.244.0.0/16", 24, "10.243.0.0/16", 0..0),
+            ("10.244.0.0/16", 24, "fd00::/64", 0..0),
+        ];
+        for (whole, prefix, other, expect) in parts {
+            assert_eq!(range(whole).numbers(prefix, range(other)), expect, "{other} of {whole}");
+        }
         let table = [
             ("10.0.0.0/8", "10.1.0.0/16", true, true),
             ("10.1.0.0/16", "10.0.0.0/8", false, true),

@@ -430,15 +430,16 @@ impl Registry {
     pub(super) async fn remove(&self, place: &Place, key: &Key, entry: &Arc<Entry>, object: &Value) -> Result<Option<Value>, Status> {
         let mut transaction =
             Transaction::new(vec![Operation::delete(key.clone())]).when(Condition::ModifiedAt(key.clone(), entry.modified));
-        transaction.operations.extend(self.allocators.release(self, place, object));
+        self.allocators.release(self, place, object, &mut transaction).await?;
         match self.store.commit(transaction).await {
             Ok(committed) => {
                 let mut object = object.clone();
                 object.set(&["metadata", "resourceVersion"], committed.revision.to_string());
                 Ok(Some(object))
             }
-            Err(StoreError::Conflict { current: Some(_), .. }) => Ok(None),
-            Err(StoreError::Conflict { current: None, .. }) => Err(place.not_found()),
+            Err(StoreError::Conflict { key: found, current: None }) if found == *key => Err(place.not_found()),
+            // It changed, or what is to go with it did.
+            Err(StoreError::Conflict { .. }) => Ok(None),
             Err(error) => Err(store_status(error)),
         }
     }

@@ -26,13 +26,18 @@ pub(crate) async fn server_in(store: Arc<dyn Store>, environment: Environment) -
 }
 
 pub(crate) async fn server_with(store: Arc<dyn Store>, environment: Environment, allocators: Allocators) -> Arc<Server> {
+    let server = unprepared(store, environment, allocators);
+    server.bootstrap(&cluster()).await.unwrap();
+    server
+}
+
+/// One that has not been at the store yet.
+pub(crate) fn unprepared(store: Arc<dyn Store>, environment: Environment, allocators: Allocators) -> Arc<Server> {
     let api = Arc::new(Api::builtin().unwrap());
     let registry = Registry::new(api, store, "/registry/", environment, Chain::standard(), allocators);
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
-    let server = Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)));
-    server.bootstrap(&cluster()).await.unwrap();
-    server
+    Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)))
 }
 
 pub(crate) fn cluster() -> Cluster {

@@ -13,6 +13,8 @@ use crate::objects::unless_it_changed;
 use crate::{Context, pods};
 
 const TIMEOUT: Duration = Duration::from_secs(120);
+/// When a pod that has just changed is looked at again.
+const AGAIN: Duration = Duration::from_secs(1);
 const CONDITION: &str = "DisruptionTarget";
 
 pub(super) fn start(context: &Context) {
@@ -54,10 +56,12 @@ impl Reconciler {
         }
         let condition =
             object!({ "type": CONDITION, "status": "False", "reason": null, "message": null, "lastTransitionTime": (format_time(now, 0)) });
-        let patch = object!({ "metadata": { "uid": (meta::uid(&pod)) }, "status": { "conditions": [condition] } });
+        // Somebody may be saying it anew.
+        let same = object!({ "uid": (meta::uid(&pod)), "resourceVersion": (meta::resource_version(&pod)) });
+        let patch = object!({ "metadata": same, "status": { "conditions": [condition] } });
         let pods = self.client.within(&PODS, meta::namespace(&pod));
-        unless_it_changed(pods.patch(meta::name(&pod), "status", PatchKind::Strategic, patch).await)?;
-        Ok(Action::Done)
+        let written = unless_it_changed(pods.patch(meta::name(&pod), "status", PatchKind::Strategic, patch).await)?;
+        Ok(if written.is_some() { Action::Done } else { Action::After(AGAIN) })
     }
 }
 

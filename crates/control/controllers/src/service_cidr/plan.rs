@@ -46,7 +46,8 @@ pub(super) fn plan(object: &Value, all: &[Arc<Value>], addresses: &[Arc<Value>],
             true => say(object, ("True", "", "Kubernetes Service CIDR is ready")),
         };
     }
-    let others = || all.iter().filter(|other| meta::name(other) != meta::name(object));
+    // Two that go at once would each leave its addresses to the other.
+    let others = || all.iter().filter(|other| meta::name(other) != meta::name(object) && !meta::is_terminating(other));
     let is_covered = |range: AddressRange| others().flat_map(|other| ranges(other)).any(|other| other.covers(range));
     let is_needed = |address: &&Arc<Value>| {
         let name = meta::name(address);
@@ -114,21 +115,19 @@ mod tests {
         let going = |cidrs: Value, at: &str| range("a", cidrs, at);
         let one = || object!(["10.0.0.0/24"]);
         let mine = vec![address("10.0.0.9", "ipallocator.k8s.io")];
-        let blocked = Step::Say(
-            "False",
-            "Terminating",
-            "There are still IPAddresses referencing the ServiceCIDR, please remove them or create a new ServiceCIDR",
-        );
+        let why = "There are still IPAddresses referencing the ServiceCIDR, please remove them or create a new ServiceCIDR";
+        let blocked = || Step::Say("False", "Terminating", why);
         let larger = range("b", object!(["10.0.0.0/16"]), "");
         let partly = range("b", object!(["10.0.0.0/28"]), "");
         let table = [
             (going(one(), long_ago), None, vec![], Step::Release),
             (going(one(), just_now), None, vec![], Step::Wait(Duration::from_secs(6))),
-            (going(one(), long_ago), None, mine.clone(), blocked),
+            (going(one(), long_ago), None, mine.clone(), blocked()),
             (going(one(), long_ago), None, vec![address("10.0.0.9", "somebody")], Step::Release),
             (going(one(), long_ago), None, vec![address("10.0.1.9", "ipallocator.k8s.io")], Step::Release),
             (going(one(), long_ago), Some(larger.clone()), mine.clone(), Step::Release),
             (going(one(), long_ago), Some(partly), mine.clone(), Step::Release),
+            (going(one(), long_ago), Some(range("b", object!(["10.0.0.0/16"]), just_now)), mine.clone(), blocked()),
             // Of two families one alone is covered, and nobody has one of the other.
             (going(object!(["10.0.0.0/24", "fd00::/112"]), long_ago), Some(larger.clone()), mine, Step::Release),
         ];

@@ -208,19 +208,14 @@ impl State<'_> {
         }
     }
 
-    /// The same where so many of all pods may be missing at once; see KEP-961. What does not serve anyway is no further loss.
+    /// The same where so many of all pods may be missing at once; see KEP-961. Whoever is not available counts, also one that is to be
+    /// replaced: it may serve all the same, when it is not ready for long.
     fn roll_within(&mut self, lowest: i64, most: i64) {
-        let mut missing = self.replicas.values().filter(|pod| !pod.as_ref().is_some_and(|p| self.is_available(p))).count() as i64;
-        for (_, pod) in self.replicas.clone().into_iter().rev().filter(|(i, _)| *i >= lowest) {
-            let Some(pod) = pod.filter(|p| !self.is_updated(p) && !meta::is_terminating(p)) else { continue };
-            if self.is_available(&pod) {
-                if missing >= most {
-                    return;
-                }
-                missing += 1;
-            }
-            self.plan.delete.push(pod);
-        }
+        let missing = self.replicas.values().filter(|pod| !pod.as_ref().is_some_and(|p| self.is_available(p))).count();
+        let left = usize::try_from(most).unwrap_or_default().saturating_sub(missing);
+        let above = self.replicas.iter().rev().filter(|(i, _)| **i >= lowest);
+        let old = above.filter_map(|(_, pod)| pod.as_ref()).filter(|p| !self.is_updated(p) && !meta::is_terminating(p));
+        self.plan.delete = old.take(left).cloned().collect();
     }
 
     /// Who owns the claims, by the retention policy: then they end with their owner.

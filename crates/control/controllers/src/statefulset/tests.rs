@@ -104,14 +104,25 @@ fn more_pods_may_be_missing_at_once_where_the_set_says_so() {
         changes(&plan_of(&set, &all)).1.join(",")
     };
     assert_eq!(deleted([true, true, true]), "web-2,web-1");
-    // Whoever is missing counts, wherever he is; what does not serve is replaced beside that, when its turn comes.
+    // Whoever is missing counts, wherever he is and whether or not he is to be replaced.
     assert_eq!(deleted([false, true, true]), "web-2");
-    assert_eq!(deleted([true, false, false]), "web-2,web-1");
-    assert_eq!(deleted([true, true, false]), "web-2,web-1");
+    assert_eq!(deleted([true, true, false]), "web-2");
+    assert_eq!(deleted([true, false, false]), "");
     let below = [pod(0, "new", false), pod(1, "old", true), pod(2, "old", true)];
     assert_eq!(changes(&plan_of(&set, &below)).1, ["web-2"]);
     let none = [pod(0, "new", false), pod(1, "new", false), pod(2, "old", true)];
     assert!(changes(&plan_of(&set, &none)).1.is_empty());
+}
+
+#[test]
+fn pods_that_serve_but_are_not_available_yet_are_not_replaced_at_once() {
+    let strategy = object!({ "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 1 } });
+    // They have been ready for a minute.
+    let deleted = |minimum: i64| {
+        let set = set(object!({ "updateStrategy": (strategy.clone()), "podManagementPolicy": "Parallel", "minReadySeconds": minimum }));
+        changes(&plan_of(&set, &[pod(0, "old", true), pod(1, "old", true), pod(2, "old", true)])).1.join(",")
+    };
+    assert_eq!((deleted(61), deleted(60)), (String::new(), "web-2".into()));
 }
 
 #[test]

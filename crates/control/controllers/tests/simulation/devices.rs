@@ -119,6 +119,23 @@ fn a_rule_that_goes_in_time_takes_nobodys_device() {
 }
 
 #[test]
+fn a_rule_hears_of_a_pod_that_goes_before_its_time() {
+    run(async {
+        let day = with_users(3).await;
+        make_rule(&day, "r", rule(object!({ "driver": "d.io" }), "NoExecute")).await;
+        wait(30).await;
+        let evicted = "1 pod evicted since starting the controller.";
+        let pending = format!("1 pod needs to be evicted in 1 namespace. {evicted}");
+        assert_eq!(condition(&day, "r").await, ["True", "PodsPendingEviction", pending.as_str()]);
+        day.client.within(&PODS, NAMESPACE).delete("patient", DeleteOptions::default()).await.unwrap();
+        wait(100).await;
+        assert_eq!(pods(&day).await, ["steady"]);
+        assert_eq!(condition(&day, "r").await, ["False", "Completed", evicted]);
+        day.end().await;
+    });
+}
+
+#[test]
 fn a_device_that_a_rule_taints_is_given_when_the_rule_is_gone() {
     run(async {
         let day = with_users(4).await;

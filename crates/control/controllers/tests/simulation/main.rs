@@ -16,6 +16,7 @@ mod kubelets;
 mod oracle;
 mod random;
 mod run;
+mod service_ranges;
 mod turns;
 mod users;
 mod world;
