@@ -74,6 +74,9 @@ impl Streams for NoStreams {
     }
 }
 
+/// How long a runtime may take to answer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 impl Subject {
     pub(crate) async fn start(recipe: Recipe, handlers: Vec<String>) -> Result<Self> {
         let cgroup = Cgroup::make(&cgroup_name(recipe.name))?;
@@ -85,7 +88,7 @@ impl Subject {
         let mut process = shell.spawn().with_context(|| command.clone())?;
         let endpoint = format!("unix://{}", recipe.socket.display());
         let runtime = loop {
-            if let Ok(runtime) = RemoteRuntime::connect(&endpoint, Arc::new(NoStreams)).await {
+            if let Ok(runtime) = RemoteRuntime::connect(&endpoint, Arc::new(NoStreams), PATIENCE).await {
                 break runtime;
             }
             if let Some(status) = process.try_wait()? {
@@ -94,7 +97,7 @@ impl Subject {
             tokio::time::sleep(Duration::from_millis(2)).await;
         };
         let (started, logs) = (begun.elapsed(), tempfile::tempdir().context("a folder for logs")?);
-        let images = RemoteImages::new(&endpoint)?;
+        let images = RemoteImages::new(&endpoint, PATIENCE)?;
         Ok(Self { name: recipe.name, handlers, process, cgroup, started, runtime, images, logs })
     }
 
