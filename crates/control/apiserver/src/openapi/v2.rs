@@ -84,7 +84,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
     fn what_is_written_path_by_path_is_the_whole_document() {
         let api = Api::builtin().unwrap();
         let kinds: Vec<Arc<Kind>> = api.kinds().cloned().collect();
