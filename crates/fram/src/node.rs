@@ -219,7 +219,7 @@ pub(crate) async fn start(
     if let Some(socket) = socket {
         let serving = match &kubelet_tls.files {
             None => serving,
-            Some(files) => serving::of_files(serving, files.clone(), serving::LOOK, tasks, stop)?,
+            Some(files) => serving::of_files(serving, files.clone(), tasks, stop)?,
         };
         tasks.spawn(kubelet.clone().serve_port(socket, serving, stop.clone()));
     }

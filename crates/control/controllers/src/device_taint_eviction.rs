@@ -72,7 +72,7 @@ fn watching(controller: Controller, seen: &Seen) -> Controller {
             if before == after && (after.is_empty() || generation(&delta.old) == generation(&delta.new)) {
                 return Vec::new();
             }
-            by_slice.users_of(|claim| plan::is_from(claim, delta.object()))
+            by_slice.users_of_pool(delta.object())
         });
     let Some(rules) = &seen.rules else { return controller };
     controller.watches_deltas(rules, move |delta: &Delta| {
@@ -104,8 +104,17 @@ impl Seen {
 
     /// The same of all claims like this.
     fn users_of(&self, concerns: impl Fn(&Value) -> bool) -> Vec<String> {
-        let claims = self.claims.list();
-        let concerned: BTreeSet<String> = claims.iter().filter(|c| concerns(c)).flat_map(|c| self.users(c)).collect();
+        self.users_of_all(self.claims.list().iter().filter(|c| concerns(c)))
+    }
+
+    /// The same of the claims that have devices of a slice's pool.
+    fn users_of_pool(&self, slice: &Value) -> Vec<String> {
+        let pool = format!("{}/{}", slice.str_at(&["spec", "driver"]), slice.str_at(&["spec", "pool", "name"]));
+        self.users_of_all(self.claims.by_index(POOL_INDEX, &pool).iter())
+    }
+
+    fn users_of_all<'a>(&self, claims: impl Iterator<Item = &'a Arc<Value>>) -> Vec<String> {
+        let concerned: BTreeSet<String> = claims.flat_map(|claim| self.users(claim)).collect();
         concerned.into_iter().collect()
     }
 

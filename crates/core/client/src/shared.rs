@@ -2,7 +2,7 @@
 
 mod parts;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use fram_machinery::{Text, Value, meta};
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::resources::{CONTROLLER_REVISIONS, NODES, PODS, REPLICA_SETS, RESOURCE_SLICES};
+use crate::resources::{CONTROLLER_REVISIONS, NODES, PODS, REPLICA_SETS, RESOURCE_CLAIMS, RESOURCE_SLICES};
 use crate::{Client, Informer, InformerOptions, Resource};
 use parts::Parts;
 
@@ -27,7 +27,7 @@ pub const NODE_INDEX: &str = "node";
 /// Pods that a Job still counts are found by the key of the Job that they name under this index, also where it is gone.
 pub const JOB_INDEX: &str = "job";
 
-/// ResourceSlices are found by driver and pool, `driver/pool`, under this index.
+/// ResourceSlices, and ResourceClaims that have devices of them, are found by driver and pool, `driver/pool`, under this index.
 pub const POOL_INDEX: &str = "pool";
 
 /// What keeps a pod until its Job has counted it; see batch/v1's JobTrackingFinalizer.
@@ -60,6 +60,12 @@ fn job(pod: &Value) -> Vec<Text> {
 
 fn pool(slice: &Value) -> Vec<Text> {
     vec![format!("{}/{}", slice.str_at(&["spec", "driver"]), slice.str_at(&["spec", "pool", "name"])).into()]
+}
+
+fn pools(claim: &Value) -> Vec<Text> {
+    let results = claim.list_at(&["status", "allocation", "devices", "results"]).iter();
+    let pools: BTreeSet<String> = results.map(|r| format!("{}/{}", r.str_at(&["driver"]), r.str_at(&["pool"]))).collect();
+    pools.into_iter().map(Text::from).collect()
 }
 
 /// What a container does inside is its kubelet's business, which has an informer of its own. The pods of a cluster are many, and
@@ -139,6 +145,9 @@ fn options(resource: &Resource, metadata_only: bool) -> InformerOptions {
     }
     if *resource == RESOURCE_SLICES {
         options = options.index(POOL_INDEX, pool);
+    }
+    if *resource == RESOURCE_CLAIMS {
+        options = options.index(POOL_INDEX, pools);
     }
     if [PODS, REPLICA_SETS, CONTROLLER_REVISIONS].contains(resource) {
         options = options.index(FREE_INDEX, free);

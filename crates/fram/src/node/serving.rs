@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use fram_apiserver::pki::{Identity, server_config_with};
-use fram_kubelet::ServingTls;
+use fram_kubelet::{Activity, ServingTls};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -18,9 +17,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Serving;
-
-/// As often upstream looks whether the files have changed; see dynamiccertificates.FileRefreshDuration.
-pub(super) const LOOK: Duration = Duration::from_secs(60);
 
 /// What a kubelet speaks over TLS: streams need the connection for themselves.
 pub(crate) fn serving_config(
@@ -50,18 +46,13 @@ fn provider(tls: &ServingTls) -> CryptoProvider {
     provider
 }
 
-/// Two files with what they held when they were read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
 }
 
 impl Files {
-    fn changed(&self) -> [Option<SystemTime>; 2] {
-        [&self.certificate, &self.key].map(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok())
-    }
-
     fn read(&self) -> anyhow::Result<Arc<CertifiedKey>> {
         let chain = CertificateDer::pem_file_iter(&self.certificate).and_then(|all| all.collect::<Result<Vec<_>, _>>());
         let chain = chain.with_context(|| format!("tlsCertFile {:?} cannot be read", self.certificate))?;
@@ -84,17 +75,17 @@ impl ResolvesServerCert for Shown {
     }
 }
 
-/// The same with the certificate of these two files, which have to be good at first, and are looked at again after each time.
+/// The same with the certificate of these two files, which have to be good at first, and are read again when they change.
 pub(super) fn of_files(
     mut base: Serving,
     (certificate, key): (PathBuf, PathBuf),
-    look: Duration,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<Serving> {
     let files = Files { certificate, key };
+    // What changes while it is read is read again.
+    let mut activity = Activity::of_folders(&[&files.certificate, &files.key].map(|path| path.parent().unwrap_or(path)));
     let (shown, resolver) = watch::channel(files.read()?);
-    let mut last = files.changed();
     let resolver = Arc::new(Shown(resolver));
     let with = move |base: &Option<Arc<rustls::ServerConfig>>| {
         base.as_ref().map(|base| {
@@ -114,15 +105,13 @@ pub(super) fn of_files(
                         Ok(()) => drop(sender.send_replace(with(&base.borrow_and_update()))),
                         Err(_) => base_lives = false,
                     },
-                    () = tokio::time::sleep(look) => {
-                        let now = files.changed();
-                        if now != last {
-                            match files.read() {
-                                Ok(read) => drop(shown.send_replace(read)),
-                                // It is looked at again when it has changed again.
-                                Err(error) => tracing::warn!(error = format!("{error:#}"), "the former certificate is shown on"),
-                            }
-                            last = now;
+                    () = activity.changed() => {
+                        let files = files.clone();
+                        let read = tokio::task::spawn_blocking(move || files.read()).await;
+                        match read.map_err(anyhow::Error::from).flatten() {
+                            Ok(read) => drop(shown.send_replace(read)),
+                            // One of the two may be yet to come.
+                            Err(error) => tracing::warn!(error = format!("{error:#}"), "the former certificate is shown on"),
                         }
                     }
                 }
@@ -165,8 +154,7 @@ mod tests {
         let base = serving_config(&pki.ca_pem, &identity, dir.path(), &ServingTls { only_13: true, ..Default::default() }).unwrap();
         let (_kept, base) = watch::channel(base);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let look = Duration::from_millis(10);
-        let files = || of_files(base.clone(), (certificate.clone(), key.clone()), look, &tasks, &stop);
+        let files = || of_files(base.clone(), (certificate.clone(), key.clone()), &tasks, &stop);
         assert!(files().unwrap_err().to_string().contains("tls.crt"));
         let first = write("one.example");
         let serving = files().unwrap();
@@ -182,14 +170,12 @@ mod tests {
         };
         assert_eq!(shown().await, first);
         let second = write("two.example");
-        let later = SystemTime::now() + Duration::from_secs(5);
-        std::fs::File::open(&certificate).unwrap().set_modified(later).unwrap();
         let changed = async {
             while shown().await != second {
-                tokio::time::sleep(look).await;
+                tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), changed).await.unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(20), changed).await.unwrap();
         stop.cancel();
         tasks.close();
         tasks.wait().await;

@@ -1,5 +1,5 @@
-//! Wakes whoever follows a file: when the kernel tells of a write or a new file of its name, or when something happened in
-//! the runtime.
+//! Wakes whoever follows files: when the kernel tells of a write or a new file in their directories, or when something
+//! happened in the runtime.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -8,20 +8,21 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-pub(crate) struct Activity {
+/// What wakes who follows files.
+pub struct Activity {
     inotify: Option<AsyncFd<OwnedFd>>,
-    runtime: watch::Receiver<u64>,
+    runtime: Option<watch::Receiver<u64>>,
 }
 
 impl Activity {
-    /// Follows the directory of the file, so that a new file of the same name is noticed too. Where the kernel has no more
-    /// watches, only the runtime's events wake.
+    /// Follows the directory of the file, so that a new file of the same name is noticed too, and the runtime. Where the kernel has no
+    /// more watches, only the runtime's events wake.
     pub(crate) fn watch(path: &Path, runtime: watch::Receiver<u64>) -> Self {
-        Self::of_folders(&[path.parent().unwrap_or(path)], runtime)
+        Self { runtime: Some(runtime), ..Self::of_folders(&[path.parent().unwrap_or(path)]) }
     }
 
-    /// Follows all of these directories.
-    pub(crate) fn of_folders(folders: &[impl AsRef<Path>], runtime: watch::Receiver<u64>) -> Self {
+    /// Follows what is in these directories. Where the kernel has no more watches, nothing wakes.
+    pub fn of_folders(folders: &[impl AsRef<Path>]) -> Self {
         let watching = || -> nix::Result<OwnedFd> {
             let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
             let news = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
@@ -39,23 +40,30 @@ impl Activity {
             Ok(inotify) => Some(inotify),
             Err(error) => {
                 let folder = folders.first().map(|f| f.as_ref().to_path_buf());
-                tracing::warn!(?folder, %error, "files cannot be watched, they are followed by the runtime's events only");
+                tracing::warn!(?folder, %error, "files cannot be watched, their changes go unseen");
                 None
             }
         };
-        Self { inotify, runtime }
+        Self { inotify, runtime: None }
     }
 
     /// Returns after something may have changed. Safe to cancel.
-    pub(crate) async fn changed(&mut self) {
+    pub async fn changed(&mut self) {
         tokio::select! {
             () = readable(self.inotify.as_ref()) => {}
-            gone = self.runtime.changed() => if gone.is_err() {
-                // The kubelet stops, and ends its connections.
-                std::future::pending::<()>().await;
-            },
+            () = happened(self.runtime.as_mut()) => {}
         }
     }
+}
+
+async fn happened(runtime: Option<&mut watch::Receiver<u64>>) {
+    if let Some(runtime) = runtime
+        && runtime.changed().await.is_ok()
+    {
+        return;
+    }
+    // Nothing is followed, or the kubelet stops, and ends its connections.
+    std::future::pending().await
 }
 
 fn register(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {

@@ -40,6 +40,7 @@ mod user_namespaces;
 mod volumes;
 mod worker;
 
+pub use activity::Activity;
 pub use clock::{Clock, SystemClock};
 pub use config::{
     KubeletConfig, Managers, MemoryReservation, ReservedCgroup, ReviewTimes, ServingTls, ShutdownGrace, StaticPodUrl, SwapBehavior,

@@ -120,9 +120,7 @@ pub(crate) struct Known {
 
 /// Reads the directory again whenever something in it changes, until `stop`. `known` is what was read at first.
 pub(crate) async fn keep(ctx: Arc<Context>, dir: PathBuf, mut known: Files, stop: CancellationToken) {
-    // Nothing but files wakes.
-    let (_quiet, nothing) = watch::channel(0);
-    let mut activity = Activity::watch(&dir.join("any"), nothing);
+    let mut activity = Activity::of_folders(&[&dir]);
     stop.run_until_cancelled(async {
         loop {
             load(&ctx, &dir, &mut known);

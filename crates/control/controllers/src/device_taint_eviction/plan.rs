@@ -52,14 +52,6 @@ pub(super) fn allocated(claim: &Value) -> &[Value] {
     claim.list_at(&["status", "allocation", "devices", "results"])
 }
 
-/// Whether a slice is of a pool from which the claim has devices.
-pub(super) fn is_from(claim: &Value, slice: &Value) -> bool {
-    let of_pool = |r: &Value| {
-        r.str_at(&["driver"]) == slice.str_at(&["spec", "driver"]) && r.str_at(&["pool"]) == slice.str_at(&["spec", "pool", "name"])
-    };
-    allocated(claim).iter().any(of_pool)
-}
-
 /// Whether a rule is about a device that the claim has.
 pub(super) fn is_selected_of(claim: &Value, rule: &Value) -> bool {
     allocated(claim).iter().any(|result| selects(rule, result))

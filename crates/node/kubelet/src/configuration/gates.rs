@@ -45,7 +45,7 @@ const ON: &[&str] = &[
     "APIResponseCompression", "APIServerIdentity", "APIServerTracing", "AggregatedDiscoveryRemoveBetaType",
     "AllowParsingUserUIDFromCertAuth", "AllowServiceExternalIPs", "AnonymousAuthConfigurableEndpoints", "AnyVolumeDataSource", "AtomicFIFO",
     "AuthorizeNodeWithSelectors", "AuthorizePodWebsocketUpgradeCreatePermission", "AuthorizeWithSelectors", "BtreeWatchCache",
-    "CPUManagerPolicyBetaOptions", "CPUManagerPolicyOptions", "CRDObservedGenerationTracking", "CRDValidationRatcheting",
+    "CPUManagerPolicyOptions", "CRDObservedGenerationTracking", "CRDValidationRatcheting",
     "CSIServiceAccountTokenSecrets", "ClearingNominatedNodeNameAfterBinding", "ClientsAllowCARotation", "ClientsAllowTLSCacheGC", "ComponentFlagz", "ComponentStatusz",
     "ConsistentListFromCache", "ConstrainedImpersonation", "ContainerCheckpoint", "ContainerRestartRules", "ContextualLogging",
     "CustomCPUCFSQuotaPeriod", "CustomResourceFieldSelectors", "DRAAdminAccess", "DRAConsumableCapacity",
@@ -60,11 +60,11 @@ const ON: &[&str] = &[
     "JobPodReplacementPolicy", "JobSuccessPolicy", "KubeletCgroupDriverFromCRI", "KubeletCrashLoopBackOffMax",
     "KubeletEnsureSecretPulledImages", "KubeletFineGrainedAuthz", "KubeletPSI", "KubeletPodResourcesDynamicResources",
     "KubeletPodResourcesGet", "KubeletPodResourcesListUseActivePods", "KubeletSeparateDiskGC",
-    "KubeletServiceAccountTokenForCredentialProviders", "KubeletTracing", "ListFromCacheSnapshot", "LogarithmicScaleDown",
+    "KubeletServiceAccountTokenForCredentialProviders", "ListFromCacheSnapshot", "LogarithmicScaleDown",
     "LoggingBetaOptions", "MatchLabelKeysInPodAffinity", "MatchLabelKeysInPodTopologySpread",
     "MatchLabelKeysInPodTopologySpreadSelectorMerge", "MultiCIDRServiceAllocator", "MutableCSINodeAllocatableCount",
     "MutablePodResourcesForSuspendedJobs", "MutableSchedulingDirectivesForSuspendedJobs", "MutatingAdmissionPolicy",
-    "NFTablesProxyMode", "NodeDeclaredFeatures", "NodeInclusionPolicyInPodTopologySpread", "NodeLogQuery", "NodeSwap",
+    "NFTablesProxyMode", "NodeDeclaredFeatures", "NodeInclusionPolicyInPodTopologySpread", "NodeSwap",
     "NominatedNodeNameForExpectation", "OpenAPIEnums", "OpportunisticBatching", "OrderedNamespaceDeletion", "PLEGOnDemandRelist",
     "PodDeletionCost", "PodLevelResources", "PodLifecycleSleepAction", "PodLifecycleSleepActionAllowZero",
     "PodObservedGenerationTracking", "PodReadyToStartContainersCondition", "PodSchedulingReadiness", "PodTopologyLabelsAdmission",
@@ -81,7 +81,7 @@ const ON: &[&str] = &[
     "StatefulSetSemanticRevisionComparison", "StorageNamespaceIndex", "StorageVersionHash", "StreamingCollectionEncodingToJSON",
     "StreamingCollectionEncodingToProtobuf", "StrictIPCIDRValidation", "StructuredAuthenticationConfiguration",
     "StructuredAuthenticationConfigurationEgressSelector", "StructuredAuthenticationConfigurationJWKSMetrics",
-    "SupplementalGroupsPolicy", "SystemdWatchdog", "TokenRequestServiceAccountUIDValidation", "TopologyManagerPolicyBetaOptions",
+    "SupplementalGroupsPolicy", "SystemdWatchdog", "TokenRequestServiceAccountUIDValidation",
     "TopologyManagerPolicyOptions", "TranslateStreamCloseWebsocketRequests", "UnauthenticatedHTTP2DOSMitigation",
     "UnknownVersionInteroperabilityProxy", "UnlockWhileProcessingFIFO", "UserNamespacesSupport", "VolumeAttributesClass",
     "WatchCacheInitializationPostStartHook", "WatchList", "WatchListClient", "WinDSR", "WinOverlay", "WindowsGracefulNodeShutdown",
@@ -91,20 +91,20 @@ const ON: &[&str] = &[
 const OFF: &[&str] = &[
     "APIServingWithRoutine", "AllAlpha", "AllowDNSOnlyNodeCSR", "AllowInsecureKubeletCertificateSigningRequests",
     "AllowOverwriteTerminationGracePeriodSeconds", "AllowUnsafeMalformedObjectDeletion", "CBORServingAndStorage",
-    "CPUManagerPolicyAlphaOptions", "CRIListStreaming", "CSIVolumeHealth", "ChangeContainerStatusOnKubeletRestart",
+    "CRIListStreaming", "CSIVolumeHealth", "ChangeContainerStatusOnKubeletRestart",
     "ClientsAllowCBOR", "ClientsPreferCBOR",
-    "CloudControllerManagerWatchBasedRoutesReconciliation", "CloudControllerManagerWebhook", "ClusterTrustBundle",
-    "ClusterTrustBundleProjection", "ConcurrentWatchObjectDecode", "ContainerStopSignals", "CoordinatedLeaderElection",
-    "CrossNamespaceVolumeDataSource", "DRADeviceTaintRules", "DRAListTypeAttributes", "DRANodeAllocatableResources",
+    "CloudControllerManagerWatchBasedRoutesReconciliation", "CloudControllerManagerWebhook",
+    "ConcurrentWatchObjectDecode", "ContainerStopSignals", "CoordinatedLeaderElection",
+    "CrossNamespaceVolumeDataSource", "DRAListTypeAttributes", "DRANodeAllocatableResources",
     "DRAResourcePoolStatus", "DRAWorkloadResourceClaims", "DeclarativeValidationTakeover", "EventedPLEG", "GangScheduling",
-    "GenericWorkload", "GitRepoVolumeDriver", "HPAScaleToZero", "ImageVolumeWithDigest", "InPlacePodVerticalScalingExclusiveCPUs",
-    "InPlacePodVerticalScalingExclusiveMemory", "KMSv1", "KubeletInUserNamespace", "KubeletRegistrationGetOnExistsOnly",
+    "GitRepoVolumeDriver", "HPAScaleToZero", "ImageVolumeWithDigest", "InPlacePodVerticalScalingExclusiveCPUs",
+    "InPlacePodVerticalScalingExclusiveMemory", "KMSv1", "KubeletInUserNamespace", "KubeletTracing", "KubeletRegistrationGetOnExistsOnly",
     "LocalStorageCapacityIsolationFSQuotaMonitoring", "LoggingAlphaOptions", "ManifestBasedAdmissionControlConfig",
-    "MaxUnavailableStatefulSet", "MemoryQoS", "MutablePVNodeAffinity", "PersistentVolumeClaimUnusedSinceTime",
-    "PodAndContainerStatsFromCRI", "PodCertificateRequest", "PodLevelResourceManagers", "PodLogsQuerySplitStreams", "PodsAPI",
+    "MaxUnavailableStatefulSet", "MemoryQoS", "MutablePVNodeAffinity", "NodeLogQuery", "PersistentVolumeClaimUnusedSinceTime",
+    "PodAndContainerStatsFromCRI", "PodLevelResourceManagers", "PodLogsQuerySplitStreams", "PodsAPI",
     "QOSReserved", "ReduceDefaultCrashLoopBackOffDecay", "RuntimeClassInImageCriApi", "SELinuxMount", "SchedulerAsyncAPICalls",
     "SeparateCacheWatchRPC", "ShardedListAndWatch", "StorageCapacityScoring", "StorageVersionAPI", "StorageVersionMigrator",
-    "TaintTolerationComparisonOperators", "TopologyAwareWorkloadScheduling", "TopologyManagerPolicyAlphaOptions",
+    "TaintTolerationComparisonOperators", "TopologyAwareWorkloadScheduling",
     "UserNamespacesHostNetworkSupport", "VolumeLimitScaling", "WindowsCPUAndMemoryAffinity", "WindowsHostNetwork",
     "WorkloadAwarePreemption", "WorkloadWithJob",
 ];
@@ -131,11 +131,19 @@ mod tests {
             of("SidecarContainers", false),
             ["featureGates: cannot set feature gate SidecarContainers to false: on this node it is true"]
         );
-        for (name, is) in [("AtomicFIFO", true), ("UnlockWhileProcessingFIFO", true), ("ClientsPreferCBOR", false), ("AllAlpha", false)] {
+        for (name, is) in [
+            ("AtomicFIFO", true),
+            ("UnlockWhileProcessingFIFO", true),
+            ("ClientsPreferCBOR", false),
+            ("AllAlpha", false),
+            ("NodeLogQuery", false),
+        ] {
             assert_eq!((of(name, is).len(), of(name, !is).len()), (0, 1), "{name}");
         }
         assert_eq!((of("AllBeta", false).len(), of("AllBeta", true).len()), (1, 1));
         assert_eq!(of("Sidecars", true), ["featureGates: unrecognized feature gate: Sidecars"]);
-        assert!(ON.iter().all(|name| !OFF.contains(name)));
+        let mut all = [EITHER, ON, OFF].concat();
+        all.sort_unstable();
+        assert!(all.is_sorted_by(|one, next| one < next), "each gate stands once");
     }
 }

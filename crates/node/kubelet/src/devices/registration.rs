@@ -9,7 +9,6 @@ use std::time::Duration;
 use fram_grpc::UnixEndpoint;
 use fram_grpc::message::Message;
 use fram_grpc::server::{self, Call, Reply, ServerOptions, Service, Status};
-use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -90,7 +89,6 @@ pub(crate) async fn follow(registry: Arc<Registry>, dir: PathBuf) {
         tracing::error!(?dir, %error, "plugins cannot register: the directory cannot be made");
         return;
     }
-    let (_quiet, nothing) = watch::channel(0);
     let mut known: BTreeMap<(PathBuf, Birth), DropGuard> = BTreeMap::new();
     let stop = registry.stop.clone();
     stop.run_until_cancelled(async {
@@ -98,7 +96,7 @@ pub(crate) async fn follow(registry: Arc<Registry>, dir: PathBuf) {
         loop {
             let there = folders_of(&dir);
             if activity.is_none() || there != folders {
-                activity = Some(Activity::of_folders(&there, nothing.clone()));
+                activity = Some(Activity::of_folders(&there));
                 folders = there;
                 // What came before it was watched is seen by looking again.
                 continue;
