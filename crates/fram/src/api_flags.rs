@@ -29,7 +29,19 @@ pub(crate) struct ApiFlags {
     #[command(flatten)]
     versions: VersionFlags,
     #[command(flatten)]
+    kubelets: KubeletFlags,
+    #[command(flatten)]
     pub(crate) etcd: EtcdFlags,
+}
+
+/// How kubelets are reached that have no agent of Fram's.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Kubelets")]
+struct KubeletFlags {
+    /// The authorities (PEM) of the certificates by which kubelets without an agent of Fram's serve; by default the cluster's own, which
+    /// signs what they ask for with `serverTLSBootstrap: true`.
+    #[arg(long, value_name = "FILE")]
+    kubelet_certificate_authority: Option<PathBuf>,
 }
 
 /// Which versions of the APIs are served.
@@ -154,6 +166,18 @@ impl ApiFlags {
     /// The kinds that are served.
     pub(crate) fn api(&self) -> anyhow::Result<Api> {
         Api::chosen(&RuntimeConfig::merged(&self.versions.runtime_config)).context("--runtime-config")
+    }
+
+    /// Who vouches for kubelets without an agent, if not the cluster's own authority.
+    pub(crate) fn kubelet_authorities(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.kubelets.kubelet_certificate_authority else { return Ok(None) };
+        let text = std::fs::read_to_string(path).with_context(|| format!("--kubelet-certificate-authority {}", path.display()))?;
+        anyhow::ensure!(
+            text.contains("-----BEGIN CERTIFICATE-----"),
+            "--kubelet-certificate-authority {} has no certificate",
+            path.display()
+        );
+        Ok(Some(text))
     }
 
     /// How long the server goes on as before when it is told to end.

@@ -11,7 +11,7 @@ use fram_apiserver::bootstrap::Cluster;
 use fram_apiserver::http_api::Listener;
 use fram_apiserver::masters;
 use fram_apiserver::nodes::Nodes;
-use fram_apiserver::pki::{Identity, Pki, write_private};
+use fram_apiserver::pki::{Identity, KUBELET_CLIENT, Pki, write_private};
 use fram_apiserver::registry::Registry;
 use fram_apiserver::token::{DEFAULT_ISSUER, Tokens};
 use fram_apiserver::{Environment, InProcess, Server, User};
@@ -71,6 +71,8 @@ impl ControlPlane {
         let registry = Registry::new(api, store, &prefix, environment, admission, allocators);
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
         let server = Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy()?)?;
+        let kubelets = flags.kubelet_authorities()?;
+        let server = server.with_kubelet_client(kubelets.as_ref().unwrap_or(&pki.ca_pem), &pki.client(KUBELET_CLIENT, &[])?)?;
         let server = flags.limited(server).with_checks(checks);
         let server = Arc::new(match audit {
             Some(audit) => server.with_audit(audit),

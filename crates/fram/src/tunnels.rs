@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use fram_apiserver::nodes::{Nodes, Stream, unreachable};
+use fram_apiserver::nodes::{Nodes, Reached, Stream};
 use fram_machinery::{Reason, Status};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -35,11 +35,11 @@ pub(crate) struct Tunnels {
 
 impl Tunnels {
     /// A stream through a node's agent, for what the line says; None where no agent of the node is connected.
-    async fn through(&self, node: &str, line: &str) -> Option<Result<Box<dyn Stream>, Status>> {
+    async fn through(&self, node: &str, line: &str) -> Reached {
         let opener = self.links.lock().get(node).map(|link| link.opener.clone())?;
         let failed = |why: String| Status::new(Reason::ServiceUnavailable, format!("error trying to reach node {node:?}: {why}"));
         let opened = async {
-            let mut lane = opener.open().await.ok_or_else(|| unreachable(node))?;
+            let mut lane = opener.open().await.ok_or_else(|| failed("its agent has gone".into()))?;
             lane.write_all(format!("{line}\n").as_bytes()).await.map_err(|e| failed(e.to_string()))?;
             lane.flush().await.map_err(|e| failed(e.to_string()))?;
             match read_line(&mut lane).await.map_err(|e| failed(e.to_string()))?.as_str() {
@@ -66,16 +66,16 @@ pub(crate) async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> std::io:
 
 #[async_trait::async_trait]
 impl Nodes for Tunnels {
-    async fn connect(&self, node: &str) -> Result<Box<dyn Stream>, Status> {
+    async fn connect(&self, node: &str) -> Reached {
         match self.through(node, "kubelet").await {
-            Some(outcome) => outcome,
+            Some(outcome) => Some(outcome),
             None => self.local.connect(node).await,
         }
     }
 
-    async fn dial(&self, node: &str, address: SocketAddr) -> Result<Box<dyn Stream>, Status> {
+    async fn dial(&self, node: &str, address: SocketAddr) -> Reached {
         match self.through(node, &format!("dial {address}")).await {
-            Some(outcome) => outcome,
+            Some(outcome) => Some(outcome),
             None => self.local.dial(node, address).await,
         }
     }

@@ -1,11 +1,15 @@
 //! Where a Service leads: the node and address of one of its ready endpoints, for proxies and webhooks.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use fram_machinery::{Status, Value, meta};
 
 use crate::nodes::{Nodes, Stream};
 use crate::registry::{ListRequest, Place, Registry, Selection};
+
+/// How long an endpoint may take to be connected to.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn address(ip: &str, port: i64) -> Result<SocketAddr, Status> {
     let ip: IpAddr = ip.parse().map_err(|_| Status::bad_request("address not allowed: there is none yet"))?;
@@ -18,13 +22,17 @@ pub(crate) fn address(ip: &str, port: i64) -> Result<SocketAddr, Status> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// A stream to an endpoint, by the connection that its node's agent holds; one that is on no node is reached by this machine itself.
+/// A stream to an endpoint, by the connection that its node's agent holds; one that is on no node, or on one without an agent, is reached
+/// by this machine itself.
 pub(crate) async fn dial(nodes: &dyn Nodes, node: &str, address: SocketAddr) -> Result<Box<dyn Stream>, Status> {
-    if !node.is_empty() {
-        return nodes.dial(node, address).await;
+    if !node.is_empty()
+        && let Some(reached) = nodes.dial(node, address).await
+    {
+        return reached;
     }
-    let unreachable = |e| Status::new(fram_machinery::Reason::ServiceUnavailable, format!("error trying to reach {address}: {e}"));
-    Ok(Box::new(tokio::net::TcpStream::connect(address).await.map_err(unreachable)?))
+    let failed = |e| Status::new(fram_machinery::Reason::ServiceUnavailable, format!("error trying to reach {address}: {e}"));
+    let connected = tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(address)).await;
+    Ok(Box::new(connected.map_err(|_| failed(std::io::ErrorKind::TimedOut.into()))?.map_err(failed)?))
 }
 
 /// A ready endpoint of the Service; which one changes from call to call.

@@ -23,6 +23,7 @@ pub mod http_api;
 mod identity;
 mod inprocess;
 mod keeping;
+mod kubelets;
 pub mod limits;
 pub mod masters;
 mod metrics;

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use crate::nodes::Nodes;
+use crate::kubelets::Kubelets;
 use crate::registry::{ListRequest, Place, Registry, Selection};
 use crate::server::{Answer, Performed, Server};
 use usage::{LEAST_WINDOW, Look, Window};
@@ -106,10 +106,10 @@ async fn windows(server: &Server, names: Vec<String>) -> BTreeMap<String, Window
     let mut tasks = JoinSet::new();
     for name in names {
         let looks = server.metrics.nodes.lock().entry(name.clone()).or_default().clone();
-        let (nodes, now) = (server.nodes.clone(), server.registry.environment().clone());
+        let (kubelets, now) = (server.kubelets.clone(), server.registry.environment().clone());
         tasks.spawn(async move {
             let time = || now.now_text();
-            let found = tokio::time::timeout(PATIENCE, window(&*nodes, &name, &looks, time)).await;
+            let found = tokio::time::timeout(PATIENCE, window(&kubelets, &name, &looks, time)).await;
             (name, found.unwrap_or_else(|_| Err(Status::internal("the kubelet does not answer"))))
         });
     }
@@ -125,7 +125,7 @@ async fn windows(server: &Server, names: Vec<String>) -> BTreeMap<String, Window
 }
 
 /// From looks before to one now. Where there was none of late, the node is looked at twice.
-async fn window(nodes: &dyn Nodes, node: &str, looks: &Looks, time: impl Fn() -> String) -> Result<Window, Status> {
+async fn window(kubelets: &Kubelets, node: &str, looks: &Looks, time: impl Fn() -> String) -> Result<Window, Status> {
     let mut looks = looks.lock().await;
     if let Some(known) = looks.as_ref().filter(|w| w.last.at.elapsed() < LEAST_WINDOW) {
         return Ok(known.clone());
@@ -133,19 +133,19 @@ async fn window(nodes: &dyn Nodes, node: &str, looks: &Looks, time: impl Fn() ->
     let before = match looks.as_ref().filter(|w| w.last.is_recent()) {
         Some(known) => known.looks(),
         None => {
-            let first = look(nodes, node, time()).await?;
+            let first = look(kubelets, node, time()).await?;
             tokio::time::sleep(LEAST_WINDOW).await;
             vec![first]
         }
     };
-    let window = Window::new(before, look(nodes, node, time()).await?);
+    let window = Window::new(before, look(kubelets, node, time()).await?);
     *looks = Some(window.clone());
     Ok(window)
 }
 
-async fn look(nodes: &dyn Nodes, node: &str, time: String) -> Result<Look, Status> {
+async fn look(kubelets: &Kubelets, node: &str, time: String) -> Result<Look, Status> {
     let bad = |e: &dyn std::fmt::Display| Status::internal(format!("cannot ask the kubelet of {node}: {e}"));
-    let stream = nodes.connect(node).await?;
+    let stream = kubelets.connect(node).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| bad(&e))?;
     let request = http::Request::get("/stats/summary").header(http::header::HOST, "kubelet").body(Empty::<bytes::Bytes>::new());
     let request = request.map_err(|e| bad(&e))?;

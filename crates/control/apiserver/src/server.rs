@@ -14,6 +14,7 @@ use crate::audit;
 use crate::authorize::{Attributes, Authorizer};
 use crate::bootstrap::stages::Stages;
 use crate::flow::Flow;
+use crate::kubelets::Kubelets;
 use crate::limits::Limits;
 use crate::nodes::Nodes;
 use crate::path::ResourcePath;
@@ -31,6 +32,7 @@ pub struct Server {
     pub authorizer: Authorizer,
     pub tokens: Tokens,
     pub nodes: Arc<dyn Nodes>,
+    pub(crate) kubelets: Kubelets,
     pub(crate) aggregator: crate::aggregator::Aggregator,
     pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) documents: crate::openapi::Documents,
@@ -114,6 +116,7 @@ impl Server {
             others.register_collector(Box::new(StoredObjects::of(&registry, stored_bytes.clone())));
         });
         Self {
+            kubelets: Kubelets::new(nodes.clone(), registry.clone()),
             registry,
             authorizer,
             tokens,

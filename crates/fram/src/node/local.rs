@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use fram_apiserver::nodes::{Nodes, Stream, unreachable};
+use fram_apiserver::nodes::{Nodes, Reached, Stream};
 use fram_kubelet::Kubelet;
-use fram_machinery::Status;
+use fram_machinery::{Reason, Status};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
@@ -32,22 +32,21 @@ impl LocalNode {
 
 #[async_trait::async_trait]
 impl Nodes for LocalNode {
-    async fn connect(&self, node: &str) -> Result<Box<dyn Stream>, Status> {
-        let Some((_, kubelet)) = self.kubelet.get().filter(|(name, _)| name == node) else { return Err(unreachable(node)) };
+    async fn connect(&self, node: &str) -> Reached {
+        let (_, kubelet) = self.kubelet.get().filter(|(name, _)| name == node)?;
         let (ours, theirs) = tokio::io::duplex(PIPE);
         let kubelet = kubelet.clone();
         self.tasks.spawn(async move { kubelet.serve(theirs).await });
-        Ok(Box::new(ours))
+        Some(Ok(Box::new(ours)))
     }
 
-    async fn dial(&self, node: &str, address: SocketAddr) -> Result<Box<dyn Stream>, Status> {
-        if self.kubelet.get().is_none_or(|(name, _)| name != node) {
-            return Err(unreachable(node));
-        }
-        let refused =
-            |e: std::io::Error| Status::new(fram_machinery::Reason::ServiceUnavailable, format!("error trying to reach {address}: {e}"));
-        let stream = tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await;
-        let stream = stream.map_err(|_| refused(std::io::ErrorKind::TimedOut.into()))?.map_err(refused)?;
-        Ok(Box::new(stream))
+    async fn dial(&self, node: &str, address: SocketAddr) -> Reached {
+        self.kubelet.get().filter(|(name, _)| name == node)?;
+        let refused = |e: std::io::Error| Status::new(Reason::ServiceUnavailable, format!("error trying to reach {address}: {e}"));
+        let connected = match tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+        };
+        Some(connected.map(|stream| Box::new(stream) as Box<dyn Stream>).map_err(refused))
     }
 }

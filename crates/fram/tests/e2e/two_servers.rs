@@ -77,9 +77,18 @@ impl Site {
     }
 }
 
-fn start(machine: &mut Machine) {
+fn start(machine: &mut Machine, more: &[&str]) {
     let listen = format!("{}:6443", machine.ip);
-    machine.start("server", &["--no-node", "--listen", &listen, "--etcd-servers", ETCD]);
+    machine.start("server", &[&["--listen", &listen, "--etcd-servers", ETCD], more].concat());
+}
+
+/// The node of the one that was started first has no connection to the other, which has to go there.
+fn both_reach_the_node(site: &Site) {
+    let servers = [(&site.first, "by its own pipe"), (&site.second, "over the network")];
+    for (machine, way) in servers {
+        let asked = ["get", "--raw", "/api/v1/nodes/first/proxy/healthz"];
+        site.until(&format!("the kubelet answers {way}"), || machine.try_kubectl(&asked).as_deref() == Some("ok"));
+    }
 }
 
 /// Different keys make different clusters, whatever etcd they name.
@@ -127,14 +136,15 @@ fn secrets_are_sealed(site: &Site, folder: &std::path::Path) {
 fn two_servers_on_one_etcd_are_one_cluster_and_one_of_them_is_enough() {
     let folder = tempfile::tempdir().unwrap();
     let mut site = Site::new(folder.path());
-    start(&mut site.first);
+    start(&mut site.first, &[]);
     site.until("the first server is ready", || site.is_ready(&site.first));
     std::fs::create_dir(&site.second.data).unwrap();
     must("cp", &["-r", site.first.data.join("pki").to_str().unwrap(), site.second.data.to_str().unwrap()]);
-    start(&mut site.second);
+    start(&mut site.second, &["--no-node"]);
     site.until("the second server is ready", || site.is_ready(&site.second));
     strangers_are_refused(&site, folder.path());
     both_see_the_same(&site);
+    both_reach_the_node(&site);
     secrets_are_sealed(&site, folder.path());
     site.until("both are endpoints", || site.endpoints(&site.second) == "10.78.0.1 10.78.0.2");
     let manifest = folder.path().join("web.yaml");

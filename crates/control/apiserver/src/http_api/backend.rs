@@ -8,7 +8,7 @@ use fram_machinery::{Status, Value, meta};
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use crate::endpoints::{address, of_service};
+use crate::endpoints::{self, address, of_service};
 use crate::nodes::Stream;
 use crate::path::ResourcePath;
 use crate::registry::Place;
@@ -36,7 +36,7 @@ pub(super) struct Backend {
 impl Backend {
     /// A stream to it, by the connection that its node's agent holds.
     pub(super) async fn connect(&self, server: &Server) -> Result<Box<dyn Stream>, Status> {
-        let stream = server.nodes.dial(&self.node, self.address).await?;
+        let stream = endpoints::dial(&*server.nodes, &self.node, self.address).await?;
         if !self.tls {
             return Ok(stream);
         }

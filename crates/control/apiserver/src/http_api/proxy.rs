@@ -11,15 +11,14 @@ use hyper_util::rt::TokioIo;
 
 use crate::admission::{Operation, Request as AdmissionRequest};
 use crate::authorize::Attributes;
+use crate::endpoints;
+use crate::kubelets;
 use crate::nodes::Stream;
 use crate::path::{Query, ResourcePath};
 use crate::registry::{Place, Served, Write};
 use crate::respond::Body;
 use crate::server::Server;
 use crate::user::User;
-
-/// See ports.KubeletPort. Kubelets are reached through their agents' connections, so this is a name and no port.
-const KUBELET_PORT: &str = "10250";
 
 pub(super) async fn handle(
     server: Arc<Server>,
@@ -65,37 +64,56 @@ pub(super) async fn handle(
         return Ok(super::rewrite::answer(response, &prefix, &host));
     }
     let place = Place { served, namespace: path.namespace.clone(), name: path.name.clone() };
-    let (node, target) = match (path.plural.as_str(), path.subresource.as_str()) {
+    let (stream, target) = match (path.plural.as_str(), path.subresource.as_str()) {
         ("pods", "log" | "exec" | "attach" | "portforward") => {
             let pod = server.registry.get_object(&place).await?;
             let target = pod_target(&pod, &path.subresource, &query, request.uri().query().unwrap_or_default())?;
-            (node_of(&pod)?, target)
+            (server.kubelets.connect(&node_of(&pod)?).await?, target)
         }
         ("nodes", "proxy") => {
-            let node = kubelet_of(&path.name)?;
-            server.registry.get(&Place { name: node.clone(), ..place }).await?;
+            let asked = NodePort::parse(&path.name)?;
             let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
-            (node, format!("/{}{query}", path.rest))
+            (asked.connect(&server).await?, format!("/{}{query}", path.rest))
         }
         (plural, sub) => return Err(Status::method_not_allowed(&path.group, plural, sub)),
     };
-    let stream = server.nodes.connect(&node).await?;
     let response = send(&server, stream, &target, "kubelet", request).await?;
     if path.subresource == "log" { super::log::answer(response).await } else { Ok(response) }
 }
 
-/// The node of `[SCHEME:]NAME[:PORT]`, where the port is the kubelet's; see utilnet.SplitSchemeNamePort. Other ports of nodes are not
-/// reached this way.
-fn kubelet_of(name: &str) -> Result<String, Status> {
-    let parts: Vec<&str> = name.split(':').collect();
-    let (node, port) = match parts.as_slice() {
-        [node] => (*node, ""),
-        ["http" | "https", node, port] | [node, port] => (*node, *port),
-        _ => return Err(Status::bad_request(format!("invalid node request {name:?}"))),
-    };
-    match port {
-        "" | KUBELET_PORT => Ok(node.to_string()),
-        other => Err(Status::bad_request(format!("port {other} of node {node:?} is not the kubelet's"))),
+/// Whom `[SCHEME:]NAME[:PORT]` means; see utilnet.SplitSchemeNamePort.
+#[derive(Debug, PartialEq)]
+struct NodePort {
+    node: String,
+    /// None for the kubelet's.
+    port: Option<u16>,
+    tls: bool,
+}
+
+impl NodePort {
+    fn parse(name: &str) -> Result<Self, Status> {
+        let bad = || Status::bad_request(format!("invalid node request {name:?}"));
+        let parts: Vec<&str> = name.split(':').collect();
+        let (scheme, node, port) = match parts.as_slice() {
+            [node] => ("", *node, ""),
+            [node, port] => ("", *node, *port),
+            [scheme @ ("http" | "https"), node, port] => (*scheme, *node, *port),
+            _ => return Err(bad()),
+        };
+        let port = if port.is_empty() { None } else { Some(port.parse().ok().filter(|port| *port > 0).ok_or_else(bad)?) };
+        Ok(Self { node: node.to_string(), port, tls: scheme == "https" })
+    }
+
+    /// A stream to the kubelet, or to what else listens on the node.
+    async fn connect(self, server: &Server) -> Result<Box<dyn Stream>, Status> {
+        let record = server.kubelets.record(&self.node).await?;
+        match self.port.filter(|port| kubelets::port(&record) != Some(*port)) {
+            None => server.kubelets.connect(&self.node).await,
+            Some(port) => {
+                let address = kubelets::address(&record).and_then(|host| endpoints::address(&host, port.into()))?;
+                super::backend::Backend { node: self.node, address, tls: self.tls }.connect(server).await
+            }
+        }
     }
 }
 
@@ -193,18 +211,21 @@ fn container_of(pod: &Value, asked: &str) -> Result<String, Status> {
 fn pod_target(pod: &Value, subresource: &str, query: &Query, raw: &str) -> Result<String, Status> {
     let (namespace, name) = (meta::namespace(pod), meta::name(pod));
     if subresource == "portforward" {
-        return Ok(format!("/portForward/{namespace}/{name}?{raw}"));
+        let ports: Vec<&str> = query.all("ports").filter(|port| port.parse::<u16>().is_ok()).collect();
+        let ports = if ports.is_empty() { String::new() } else { format!("?port={}", ports.join(",")) };
+        return Ok(format!("/portForward/{namespace}/{name}{ports}"));
     }
     let container = container_of(pod, query.get("container"))?;
-    let rest: Vec<&str> = raw.split('&').filter(|p| !p.is_empty() && !p.starts_with("container=")).collect();
-    let rest = rest.join("&");
-    Ok(match subresource {
-        "log" => {
-            super::log::check(query)?;
-            format!("/containerLogs/{namespace}/{name}/{container}?{rest}")
-        }
-        other => format!("/{other}/{namespace}/{name}/{container}?{rest}"),
-    })
+    if subresource == "log" {
+        super::log::check(query)?;
+        let rest: Vec<&str> = raw.split('&').filter(|p| !p.is_empty() && !p.starts_with("container=")).collect();
+        return Ok(format!("/containerLogs/{namespace}/{name}/{container}?{}", rest.join("&")));
+    }
+    // The kubelet's own words for them, older than those of the API.
+    let words = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+    let mut asked: Vec<String> = words.iter().filter(|(flag, _)| query.flag(flag)).map(|(_, word)| format!("{word}=1")).collect();
+    asked.extend(raw.split('&').filter(|p| p.starts_with("command=")).map(String::from));
+    Ok(format!("/{subresource}/{namespace}/{name}/{container}?{}", asked.join("&")))
 }
 
 /// Sends the request over a stream and hands the answer back; an upgraded connection is joined byte by byte.
@@ -267,16 +288,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_may_be_named_with_the_kubelets_port_and_no_other() {
-        for (name, node) in [
-            ("n", Some("n")),
-            ("n:10250", Some("n")),
-            ("https:n:10250", Some("n")),
-            ("n:22", None),
+    fn a_node_is_named_alone_or_with_scheme_and_port() {
+        let asked = |port, tls| Some(NodePort { node: "n".into(), port, tls });
+        for (name, expect) in [
+            ("n", asked(None, false)),
+            ("n:10250", asked(Some(10250), false)),
+            ("https:n:22", asked(Some(22), true)),
+            ("http:n:", asked(None, false)),
             ("ftp:n:10250", None),
+            ("n:0", None),
+            ("n:70000", None),
             ("n:1:2:3", None),
         ] {
-            assert_eq!(kubelet_of(name).ok().as_deref(), node, "{name}");
+            assert_eq!(NodePort::parse(name).ok(), expect, "{name}");
+        }
+    }
+
+    #[test]
+    fn kubelets_are_asked_in_their_own_words() {
+        let pod = fram_machinery::object!({ "metadata": { "name": "p", "namespace": "d" }, "spec": { "containers": [{ "name": "c" }] } });
+        for (subresource, raw, target) in [
+            ("exec", "command=a%20b&command=c&stdin=true&stdout=1&tty=false", "/exec/d/p/c?input=1&output=1&command=a%20b&command=c"),
+            ("attach", "container=c&stderr=true&tty=true", "/attach/d/p/c?error=1&tty=1"),
+            ("portforward", "ports=80&ports=443", "/portForward/d/p?port=80,443"),
+            ("portforward", "", "/portForward/d/p"),
+            ("log", "container=c&follow=true&tailLines=3", "/containerLogs/d/p/c?follow=true&tailLines=3"),
+        ] {
+            assert_eq!(pod_target(&pod, subresource, &Query::parse(Some(raw)), raw).unwrap(), target);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::harness::{Web, certificates, key, provider, roots};
 use base64::Engine;
 use bytes::Bytes;
-use fram_apiserver::nodes::{Nodes, Stream};
+use fram_apiserver::nodes::{Nodes, Reached, Stream};
 use fram_apiserver::pki::Pki;
 use fram_client::resources::{API_SERVICES, CONFIG_MAPS, ENDPOINT_SLICES, SERVICES};
 use fram_client::{Client, DeleteOptions, EventKind, ListOptions, PatchKind, Resource, SharedInformers};
@@ -30,12 +30,13 @@ struct Everywhere(SocketAddr);
 
 #[async_trait::async_trait]
 impl Nodes for Everywhere {
-    async fn connect(&self, node: &str) -> Result<Box<dyn Stream>, Status> {
-        Err(fram_apiserver::nodes::unreachable(node))
+    async fn connect(&self, _node: &str) -> Reached {
+        None
     }
 
-    async fn dial(&self, _node: &str, _address: SocketAddr) -> Result<Box<dyn Stream>, Status> {
-        Ok(Box::new(TcpStream::connect(self.0).await.map_err(Status::internal)?))
+    async fn dial(&self, _node: &str, _address: SocketAddr) -> Reached {
+        let connected = TcpStream::connect(self.0).await;
+        Some(connected.map(|stream| Box::new(stream) as Box<dyn Stream>).map_err(Status::internal))
     }
 }
 

@@ -1,0 +1,147 @@
+//! Ways to kubelets: through the connection that a node's agent holds, or else, as upstream's server goes, by TLS to the address that the
+//! Node tells. Who answers there has to show a certificate of an authority that is trusted for it; upstream asks that only where it is told.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fram_machinery::{Reason, Status, Value, meta};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::endpoints;
+use crate::nodes::{Nodes, Stream, unreachable};
+use crate::pki::Identity;
+use crate::registry::{Place, Registry};
+use crate::server::Server;
+use crate::tls::{ClientIdentity, TlsError, as_client, trusting};
+
+/// How long a kubelet may take until it has been connected to.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The kinds of a node's addresses by which its kubelet is asked, the best first; those that kubeadm chooses.
+const PREFERRED: [&str; 3] = ["InternalIP", "ExternalIP", "Hostname"];
+
+/// Opens streams to kubelets.
+#[derive(Clone)]
+pub(crate) struct Kubelets {
+    nodes: Arc<dyn Nodes>,
+    registry: Arc<Registry>,
+    /// None where only agents' connections are used.
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Server {
+    /// Goes to kubelets without an agent by TLS, with this certificate; theirs is of an authority in `authorities` (PEM).
+    pub fn with_kubelet_client(mut self, authorities: &str, identity: &Identity) -> Result<Self, TlsError> {
+        let config = as_client(trusting(authorities.as_bytes())?, Some(&ClientIdentity::read(identity)?));
+        self.kubelets.tls = Some(Arc::new(config));
+        Ok(self)
+    }
+}
+
+impl Kubelets {
+    pub(crate) fn new(nodes: Arc<dyn Nodes>, registry: Arc<Registry>) -> Self {
+        Self { nodes, registry, tls: None }
+    }
+
+    /// A new stream to the kubelet of a node, or why there is none.
+    pub(crate) async fn connect(&self, node: &str) -> Result<Box<dyn Stream>, Status> {
+        if let Some(reached) = self.nodes.connect(node).await {
+            return reached;
+        }
+        let config = self.tls.clone().ok_or_else(|| unreachable(node))?;
+        let record = self.record(node).await?;
+        let (host, port) = (address(&record)?, port(&record).ok_or_else(|| no_address(&record))?);
+        let failed =
+            |e: std::io::Error| Status::new(Reason::ServiceUnavailable, format!("error dialing the kubelet at {host}:{port}: {e}"));
+        let name = ServerName::try_from(host.clone()).map_err(|e| failed(std::io::Error::other(e)))?;
+        let connected = async {
+            let found = tokio::net::lookup_host((host.as_str(), port)).await?;
+            let mut allowed = found.filter(|found| endpoints::address(&found.ip().to_string(), port.into()).is_ok());
+            let address = allowed.next().ok_or_else(|| std::io::Error::other("address not allowed"))?;
+            secured(config, name, address).await
+        };
+        let stream = tokio::time::timeout(PATIENCE, connected).await;
+        Ok(Box::new(stream.map_err(|_| failed(std::io::ErrorKind::TimedOut.into()))?.map_err(failed)?))
+    }
+
+    pub(crate) async fn record(&self, node: &str) -> Result<Value, Status> {
+        let served = self.registry.served("", "v1", "nodes").ok_or_else(Status::no_such_path)?;
+        self.registry.get_object(&Place { served, namespace: String::new(), name: node.into() }).await
+    }
+}
+
+fn no_address(node: &Value) -> Status {
+    Status::new(Reason::ServiceUnavailable, format!("node {:?} tells no address at which it could be asked", meta::name(node)))
+}
+
+/// Where a node is.
+pub(crate) fn address(node: &Value) -> Result<String, Status> {
+    let told = node.list_at(&["status", "addresses"]);
+    let of_kind = |kind: &&str| told.iter().find(|a| a.str_at(&["type"]) == *kind).map(|a| a.str_at(&["address"]).to_string());
+    PREFERRED.iter().find_map(of_kind).ok_or_else(|| no_address(node))
+}
+
+/// Where its kubelet listens, if it tells.
+pub(crate) fn port(node: &Value) -> Option<u16> {
+    let port = node.int_at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"])?;
+    u16::try_from(port).ok().filter(|port| *port > 0)
+}
+
+/// A stream by TLS to who has a certificate for the name at this address.
+async fn secured(config: Arc<ClientConfig>, name: ServerName<'static>, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    // What is typed is not to wait for more.
+    stream.set_nodelay(true)?;
+    TlsConnector::from(config).connect(name, stream).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::{KUBELET_CLIENT, Pki};
+    use fram_machinery::object;
+
+    #[test]
+    fn a_kubelet_is_asked_at_the_address_that_its_node_tells() {
+        let node = |addresses: Value, port: i64| {
+            object!({ "metadata": { "name": "n" },
+                "status": { "addresses": (addresses), "daemonEndpoints": { "kubeletEndpoint": { "Port": port } } } })
+        };
+        let host = object!({ "type": "Hostname", "address": "n.example" });
+        let ip = object!({ "type": "InternalIP", "address": "192.0.2.7" });
+        let both = || Value::from(vec![host.clone(), ip.clone()]);
+        let found = |node: Value| (address(&node).ok(), port(&node));
+        assert_eq!(found(node(both(), 10250)), (Some("192.0.2.7".to_string()), Some(10250)));
+        assert_eq!(found(node(vec![host.clone()].into(), 9)), (Some("n.example".to_string()), Some(9)));
+        assert_eq!(found(node(Value::from(Vec::<Value>::new()), 70_000)), (None, None));
+        assert_eq!(port(&node(both(), 0)), None);
+    }
+
+    #[tokio::test]
+    async fn who_answers_has_to_be_vouched_for_and_is_shown_who_asks() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [ours, other] = folders.each_ref().map(|folder| Pki::open(folder.path()).unwrap());
+        let identity = ours.client(KUBELET_CLIENT, &[]).unwrap();
+        let client = || Arc::new(as_client(trusting(ours.ca_pem.as_bytes()).unwrap(), Some(&ClientIdentity::read(&identity).unwrap())));
+        for (authority, name, is_good) in [(&ours, "n.example", true), (&ours, "m.example", false), (&other, "n.example", false)] {
+            let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = socket.local_addr().unwrap();
+            let shown = authority.server("system:node:n", &[name.to_string()]).unwrap();
+            // The authority of those who ask is the cluster's, whoever vouches for the kubelet.
+            let config = crate::pki::server_config(&ours.ca_pem, &shown, authority.directory()).unwrap();
+            let answering = tokio::spawn(async move {
+                let (stream, _) = socket.accept().await.unwrap();
+                let stream = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await.ok()?;
+                Some(stream.get_ref().1.peer_certificates()?.len())
+            });
+            let stream = secured(client(), "n.example".try_into().unwrap(), address).await;
+            assert_eq!(stream.is_ok(), is_good, "{name}");
+            assert_eq!(answering.await.unwrap(), is_good.then_some(1));
+        }
+    }
+}
