@@ -9,7 +9,7 @@ use fram_client::controller::Queues;
 use fram_client::leader::Timing;
 use fram_client::resources::{POD_GROUPS, PODS};
 use fram_client::{Client, EventRecorder, LeaderElection, SharedInformers};
-use fram_controllers::KindInfo;
+use fram_controllers::{CSR_APPROVING, CSR_SIGNING, KindInfo};
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -57,8 +57,11 @@ pub(crate) fn start_components(
     };
     let (configuration, metrics) = (scheduler_flags.configuration(), fram_scheduler::Metrics::default());
     control_plane.server.show_metrics(|registry| metrics.register(registry));
-    let of_pods = fram_scheduler::PodResources::new(informers.get(&PODS));
-    control_plane.server.show_pod_resources(|registry| registry.register_collector(Box::new(of_pods)));
+    let schedules = !scheduler_flags.disable_scheduler;
+    if schedules {
+        let of_pods = fram_scheduler::PodResources::new(informers.get(&PODS));
+        control_plane.server.show_pod_resources(|registry| registry.register_collector(Box::new(of_pods)));
+    }
     let make_scheduler = move || Scheduler::configured(scheduler.clone(), configuration.clone()).counting(metrics.clone());
     let signer = signer(control_plane, &context);
     let mut running = Vec::new();
@@ -68,21 +71,32 @@ pub(crate) fn start_components(
         let manage = move |term: CancellationToken| {
             let (tasks, signer) = (TaskTracker::new(), signer());
             fram_controllers::start(&fram_controllers::Context { tasks: tasks.clone(), stop: term.clone(), ..context.clone() });
-            tasks.spawn(signer.run(term.clone()));
+            if let Some(signer) = signer {
+                tasks.spawn(signer.run(term.clone()));
+            }
             ended(tasks, term)
         };
         controllers.spawn(election(manager, "kube-controller-manager").run(stop.clone(), manage));
-        let schedule = move |term| make_scheduler().run(term);
-        scheduling.spawn(election(scheduling_client, "kube-scheduler").run(stop.clone(), schedule));
+        if schedules {
+            let schedule = move |term| make_scheduler().run(term);
+            scheduling.spawn(election(scheduling_client, "kube-scheduler").run(stop.clone(), schedule));
+        }
     } else {
         fram_controllers::start(&fram_controllers::Context { tasks: controllers.clone(), ..context });
-        scheduling.spawn(make_scheduler().run(stop.clone()));
-        let signing = TaskTracker::new();
-        signing.spawn(signer().run(stop.clone()));
-        running.push(("certificate-signer", signing));
+        if schedules {
+            scheduling.spawn(make_scheduler().run(stop.clone()));
+        }
+        if let Some(signer) = signer() {
+            let signing = TaskTracker::new();
+            signing.spawn(signer.run(stop.clone()));
+            running.push(("certificate-signer", signing));
+        }
     }
     control_plane.server.start_aggregation(&informers, &aggregating, stop);
-    running.extend([("kube-controller-manager", controllers), ("kube-scheduler", scheduling), ("kube-aggregator", aggregating)]);
+    running.extend([("kube-controller-manager", controllers), ("kube-aggregator", aggregating)]);
+    if schedules {
+        running.push(("kube-scheduler", scheduling));
+    }
     // Whoever waits for all tasks waits for these.
     for (name, component) in running {
         if let Some(known) = name.strip_prefix("kube-").filter(|name| matches!(*name, "scheduler" | "controller-manager")) {
@@ -140,24 +154,28 @@ fn controllers_context(
         custom_kinds: follow_custom_kinds(&control_plane.server, tasks, stop),
         pod_network,
         load_balancer_pool: flags.pool(),
+        selection: flags.selection(),
         eviction_rates: flags.eviction_rates(),
         host_path_directories: flags.host_path_directories(),
         legacy_token_clean_up_period: flags.legacy_token_clean_up_period(),
     }
 }
 
-/// Makes a signer for each term.
-fn signer(control_plane: &ControlPlane, context: &fram_controllers::Context) -> impl Fn() -> Signer + Send + use<> {
+/// Makes a signer for each term, if there is to be one.
+fn signer(control_plane: &ControlPlane, context: &fram_controllers::Context) -> impl Fn() -> Option<Signer> + Send + use<> {
     let (context, pki) = (context.clone(), control_plane.pki.clone());
     let environment = control_plane.server.registry.environment().clone();
     move || {
         let environment = environment.clone();
-        Signer {
+        let (signs, approves) = (context.selection.runs(CSR_SIGNING), context.selection.runs(CSR_APPROVING));
+        (signs || approves).then(|| Signer {
+            signs,
+            approves,
             client: (context.clients)("certificate-controller"),
             requests: context.informers.get(&CERTIFICATE_SIGNING_REQUESTS),
             pki: pki.clone(),
             now: Arc::new(move || environment.now_text()),
-        }
+        })
     }
 }
 

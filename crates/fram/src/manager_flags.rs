@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fram_api::AddressRange;
-use fram_controllers::{AddressPool, Directories, EvictionRates, NodeMasks, PodNetwork, PodNetworkError};
+use fram_controllers::{AddressPool, Directories, EvictionRates, NodeMasks, PodNetwork, PodNetworkError, Selection, UnknownController};
 
 use crate::api_flags::duration;
 
@@ -16,6 +16,10 @@ use crate::api_flags::duration;
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Controllers")]
 pub(crate) struct ManagerFlags {
+    /// Which controllers run: `*` for all, `NAME` for one, `-NAME` for all but one, by upstream's names. An unknown name is answered with all
+    /// that there are.
+    #[arg(long, value_name = "NAMES", allow_hyphen_values = true, default_value = "*", value_parser = selection)]
+    controllers: Selection,
     /// The addresses that Services of type LoadBalancer are given, such as 192.0.2.10-192.0.2.20,192.0.2.64/28. They have to be on the
     /// nodes' own network segment or routed to it, and nobody else's. Without them such Services wait, as without a cloud.
     #[arg(long, value_name = "RANGES", default_value = "")]
@@ -52,7 +56,15 @@ pub(crate) struct ManagerFlags {
     node_cidr_mask_size_ipv6: Option<u32>,
 }
 
+fn selection(text: &str) -> Result<Selection, UnknownController> {
+    Selection::new(text.split(',').map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect())
+}
+
 impl ManagerFlags {
+    pub(crate) fn selection(&self) -> Selection {
+        self.controllers.clone()
+    }
+
     pub(crate) fn pool(&self) -> AddressPool {
         self.load_balancer_pool.clone()
     }

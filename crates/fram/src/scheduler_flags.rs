@@ -1,4 +1,4 @@
-//! The flag of the scheduler.
+//! The flags of the scheduler.
 
 use std::path::Path;
 
@@ -12,6 +12,9 @@ pub(crate) struct SchedulerFlags {
     /// and sampling of nodes have no meaning here: the scheduler is in the server's process and looks at every node.
     #[arg(long = "scheduler-config", value_name = "FILE", value_parser = read)]
     configuration: Option<Configuration>,
+    /// Run no scheduler: pods are bound by another one, or by nobody.
+    #[arg(long)]
+    pub(crate) disable_scheduler: bool,
 }
 
 fn read(path: &str) -> Result<Configuration, String> {

@@ -14,6 +14,9 @@ const SUBJECT_ACCESS_REVIEWS: Resource = Resource::new("authorization.k8s.io", "
 pub(crate) struct Signer {
     /// As the service account of upstream's certificate-controller.
     pub(crate) client: Client,
+    /// Whether it does the one and the other.
+    pub(crate) signs: bool,
+    pub(crate) approves: bool,
     pub(crate) requests: Informer,
     pub(crate) pki: Arc<Pki>,
     pub(crate) now: Arc<dyn Fn() -> String + Send + Sync>,
@@ -36,6 +39,8 @@ impl Signer {
         let requests = self.client.all(&CERTIFICATE_SIGNING_REQUESTS);
         match step(&request) {
             Step::Wait => {}
+            Step::Approve { .. } if !self.approves => {}
+            Step::Fail { .. } | Step::Sign if !self.signs => {}
             Step::Fail { reason } => drop(requests.update_status(failed((*request).clone(), &reason, &(self.now)())).await?),
             Step::Approve { permission } => {
                 let answer = self.client.all(&SUBJECT_ACCESS_REVIEWS).create(review(&request, permission)).await?;

@@ -15,8 +15,12 @@ const SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
 pub(crate) fn start(context: &Context) {
     let (client, options) = (context.client("bootstrap-signer"), InformerOptions::fields(format!("type={SECRET_TYPE}")));
     let tokens = Informer::start(client, SECRETS, NAMESPACE, options, &context.tasks, context.stop.clone());
-    bootstrap_signer::start(context, &tokens);
-    token_cleaner::start(context, &tokens);
+    if context.selection.runs(bootstrap_signer::NAME) {
+        bootstrap_signer::start(context, &tokens);
+    }
+    if context.selection.runs(token_cleaner::NAME) {
+        token_cleaner::start(context, &tokens);
+    }
 }
 
 pub(crate) fn field(secret: &Value, name: &str) -> Option<String> {

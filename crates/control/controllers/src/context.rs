@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::{AddressPool, Directories, EvictionRates, Metrics, PodNetwork};
+use crate::{AddressPool, Directories, EvictionRates, Metrics, PodNetwork, Selection};
 
 /// The time of day, handed in so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -68,6 +68,8 @@ pub struct Context {
     pub pod_network: PodNetwork,
     /// What Services of type LoadBalancer are given addresses of; empty where they get none.
     pub load_balancer_pool: AddressPool,
+    /// Which controllers run.
+    pub selection: Selection,
     /// How fast pods are evicted from nodes that fail.
     pub eviction_rates: EvictionRates,
     /// How long a token in a Secret that an account was given unasked may go unused before it is marked, and then before it goes.

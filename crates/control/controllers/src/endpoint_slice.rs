@@ -24,6 +24,10 @@ use plan::{Around, Sizes};
 use topology::{Spreads, Zones};
 use trigger::Triggers;
 
+pub(crate) const SLICES: &str = "endpointslice-controller";
+/// Of kind Endpoints.
+pub(crate) const ENDPOINTS_THEMSELVES: &str = "endpoints-controller";
+
 pub(crate) fn start(context: &Context) {
     let (services, pods) = (context.informers.get(&SERVICES), context.informers.get(&PODS));
     let (slices, nodes) = (context.informers.get(&ENDPOINT_SLICES), context.informers.get(&NODES));
@@ -32,7 +36,8 @@ pub(crate) fn start(context: &Context) {
     context.metrics.slices.begin();
     let reconciler = Reconciler {
         slices: Objects::new(&context.client("endpointslice-controller"), &slices),
-        endpoints: Objects::new(&context.client("endpoint-controller"), &endpoints),
+        makes_slices: context.selection.runs(SLICES),
+        endpoints: context.selection.runs(ENDPOINTS_THEMSELVES).then(|| Objects::new(&context.client("endpoint-controller"), &endpoints)),
         services: services.clone(),
         pods: pods.clone(),
         nodes: nodes.clone(),
@@ -112,7 +117,9 @@ impl State {
 
 struct Reconciler {
     slices: Objects,
-    endpoints: Objects,
+    makes_slices: bool,
+    /// None where somebody else makes them, or nobody.
+    endpoints: Option<Objects>,
     services: Informer,
     pods: Informer,
     nodes: Informer,
@@ -126,12 +133,13 @@ impl Reconciler {
         let (namespace, name) = key.split_once('/').unwrap_or(("", key));
         let own = |s: &Arc<Value>| meta::label(s, plan::SERVICE) == Some(name) && meta::label(s, plan::MANAGED_BY) == Some(plan::MANAGER);
         let mut seen = self.slices.within(namespace).await?;
-        seen.objects.retain(own);
+        seen.objects.retain(|slice| self.makes_slices && own(slice));
         let service = self.services.get(key);
         if service.is_none()
-            && let Some(endpoints) = self.endpoints.get(namespace, name)
+            && let Some(all) = &self.endpoints
+            && let Some(endpoints) = all.get(namespace, name)
         {
-            self.endpoints.delete(&endpoints, DeleteOptions::default()).await?;
+            all.delete(&endpoints, DeleteOptions::default()).await?;
         }
         let Some((service, selector)) = service.and_then(|s| selector(&s).map(|sel| (s, sel))) else {
             for slice in &seen.objects {
@@ -148,17 +156,38 @@ impl Reconciler {
         };
         let mut pods = self.pods.by_namespace(namespace);
         pods.retain(|p| selector.matches(meta::labels(p)));
-        let zone = |node: &str| self.nodes.get(node).as_deref().and_then(plan::zone_of).map(String::from);
-        let (ratios, told) = {
-            let state = self.state.lock();
-            (state.zones.ratios(), state.triggers.get(key).cloned())
-        };
+        let told = self.state.lock().triggers.get(key).cloned();
         let (triggers, changed_at) = trigger::since(told.as_ref(), &service, &pods);
-        let plan = plan::slices(&service, &pods, &seen.objects, Around { zone_of: &zone, ratios: &ratios, changed_at });
-        for slice in plan.create {
-            match self.slices.create(namespace, slice).await {
+        let mut is_old = false;
+        if self.makes_slices {
+            match self.write_slices(key, &service, &pods, &seen, changed_at).await? {
                 // The namespace ends: so will the Service.
-                Err(status) if status.is(Reason::Forbidden) || status.is(Reason::NotFound) => return Ok(Action::Done),
+                None => return Ok(Action::Done),
+                Some(old) => is_old = old,
+            }
+        }
+        if let Some(endpoints) = &self.endpoints {
+            write_endpoints(endpoints, &service, &pods, changed_at).await?;
+        }
+        self.state.lock().triggers.insert(key.into(), triggers);
+        Ok(if is_old { Action::After(Duration::from_millis(1)) } else { again(&seen) })
+    }
+
+    /// Whether a node changed meanwhile that did not know of this Service; None where no slice may be made any more.
+    async fn write_slices(
+        &self,
+        key: &str,
+        service: &Value,
+        pods: &[Arc<Value>],
+        seen: &Seen,
+        changed_at: Option<Timestamp>,
+    ) -> Result<Option<bool>, Status> {
+        let zone = |node: &str| self.nodes.get(node).as_deref().and_then(plan::zone_of).map(String::from);
+        let ratios = self.state.lock().zones.ratios();
+        let plan = plan::slices(service, pods, &seen.objects, Around { zone_of: &zone, ratios: &ratios, changed_at });
+        for slice in plan.create {
+            match self.slices.create(meta::namespace(service), slice).await {
+                Err(status) if status.is(Reason::Forbidden) || status.is(Reason::NotFound) => return Ok(None),
                 other => drop(other?),
             }
         }
@@ -168,14 +197,10 @@ impl Reconciler {
         for slice in seen.objects.iter().filter(|slice| plan.delete.iter().any(|name| name == meta::name(slice))) {
             self.slices.delete(slice, DeleteOptions::default()).await?;
         }
-        self.write_endpoints(&service, &pods, changed_at).await?;
-        self.count(key, &service, plan.sizes);
-        self.state.lock().triggers.insert(key.into(), triggers);
+        self.count(key, service, plan.sizes);
         let is_asked_for = !plan.spreads.is_empty();
-        self.tell(key, &service, plan.spreads);
-        // A node that changed meanwhile did not know of this Service.
-        let is_old = is_asked_for && self.state.lock().zones.ratios() != ratios;
-        Ok(if is_old { Action::After(Duration::from_millis(1)) } else { again(&seen) })
+        self.tell(key, service, plan.spreads);
+        Ok(Some(is_asked_for && self.state.lock().zones.ratios() != ratios))
     }
 
     fn count(&self, key: &str, service: &Value, sizes: Sizes) {
@@ -199,23 +224,23 @@ impl Reconciler {
             state.spreads.insert(key.into(), spreads);
         }
     }
+}
 
-    async fn write_endpoints(&self, service: &Value, pods: &[Arc<Value>], changed_at: Option<Timestamp>) -> Result<(), Status> {
-        let mut wanted = plan::endpoints(service, pods);
-        let written = match self.endpoints.get(meta::namespace(service), meta::name(service)) {
-            None => {
-                trigger::mark(&mut wanted, changed_at);
-                self.endpoints.create(meta::namespace(service), wanted).await
-            }
-            Some(current) => match plan::changed_endpoints(&current, &wanted, changed_at) {
-                None => return Ok(()),
-                Some(next) => self.endpoints.update(next).await,
-            },
-        };
-        match written {
-            Err(status) if status.is(Reason::Forbidden) => Ok(()),
-            written => settled(written),
+async fn write_endpoints(all: &Objects, service: &Value, pods: &[Arc<Value>], changed_at: Option<Timestamp>) -> Result<(), Status> {
+    let mut wanted = plan::endpoints(service, pods);
+    let written = match all.get(meta::namespace(service), meta::name(service)) {
+        None => {
+            trigger::mark(&mut wanted, changed_at);
+            all.create(meta::namespace(service), wanted).await
         }
+        Some(current) => match plan::changed_endpoints(&current, &wanted, changed_at) {
+            None => return Ok(()),
+            Some(next) => all.update(next).await,
+        },
+    };
+    match written {
+        Err(status) if status.is(Reason::Forbidden) => Ok(()),
+        written => settled(written),
     }
 }
 

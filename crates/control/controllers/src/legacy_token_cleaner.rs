@@ -17,6 +17,8 @@ use plan::Step;
 const TRACKING: (&str, &str) = ("kube-system", "kube-apiserver-legacy-service-account-token-tracking");
 
 /// Works on the Secrets that `secrets` shows, which are tokens of service accounts.
+pub(crate) const NAME: &str = "legacy-serviceaccount-token-cleaner-controller";
+
 pub(crate) fn start(context: &Context, secrets: &Informer) {
     let get = |resource| context.informers.get(resource);
     let cleaner = Cleaner {

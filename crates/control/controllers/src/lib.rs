@@ -41,6 +41,7 @@ mod resource_claim;
 mod resource_quota;
 mod revisions;
 mod root_ca;
+mod selection;
 mod service_account;
 mod service_account_tokens;
 mod service_cidr;
@@ -59,48 +60,69 @@ pub use load_balancer::{AddressPool, PoolError};
 pub use metrics::Metrics;
 pub use node_ipam::{NodeMasks, PodNetwork, PodNetworkError};
 pub use node_lifecycle::EvictionRates;
+pub use selection::{CSR_APPROVING, CSR_SIGNING, Selection, UnknownController};
 
-/// Starts every controller; they belong to the context's tasks and end with its token.
-pub fn start(context: &Context) {
-    namespace::start(context);
-    garbage_collector::start(context);
-    service_account::start(context);
-    service_account_tokens::start(context);
-    root_ca::start(context);
-    node_ipam::start(context);
-    replicaset::start(context);
-    deployment::start(context);
-    daemonset::start(context);
-    statefulset::start(context);
-    job::start(context);
-    node_lifecycle::start(context);
-    taint_eviction::start(context);
-    pod_gc::start(context);
-    clusterrole_aggregation::start(context);
-    disruption::start(context);
-    resource_quota::start(context);
-    endpoint_slice_mirroring::start(context);
-    horizontal::start(context);
-    volume_protection::start(context);
-    volume_binder::start(context);
-    local_path::start(context);
-    host_path::start(context);
-    expand::start(context);
-    load_balancer::start(context);
-    csr_cleaner::start(context);
-    serving_approver::start(context);
-    bootstrap_tokens::start(context);
-    ephemeral_volume::start(context);
-    resource_claim::start(context);
-    device_taint_eviction::start(context);
-    ttl_after_finished::start(context);
-    cronjob::start(context);
-    endpoint_slice::start(context);
-    service_cidr::start(context);
+type Start = fn(&Context);
+
+/// What starts controllers, by the names of those that it starts: upstream's, and in the second part Fram's own.
+const ALL: &[(&[&str], Start)] = &[
+    (&["namespace-controller"], namespace::start),
+    (&["garbage-collector-controller"], garbage_collector::start),
+    (&["serviceaccount-controller"], service_account::start),
+    (&[service_account_tokens::NAME, legacy_token_cleaner::NAME], service_account_tokens::start),
+    (&["root-ca-certificate-publisher-controller"], root_ca::start),
+    (&["node-ipam-controller"], node_ipam::start),
+    (&["replicaset-controller"], replicaset::start),
+    (&["replicationcontroller-controller"], replicaset::start_replication_controllers),
+    (&["deployment-controller"], deployment::start),
+    (&["daemonset-controller"], daemonset::start),
+    (&["statefulset-controller"], statefulset::start),
+    (&["job-controller"], job::start),
+    (&["node-lifecycle-controller"], node_lifecycle::start),
+    (&["taint-eviction-controller"], taint_eviction::start),
+    (&["pod-garbage-collector-controller"], pod_gc::start),
+    (&["clusterrole-aggregation-controller"], clusterrole_aggregation::start),
+    (&["disruption-controller"], disruption::start),
+    (&["resourcequota-controller"], resource_quota::start),
+    (&["endpointslice-mirroring-controller"], endpoint_slice_mirroring::start),
+    (&["horizontal-pod-autoscaler-controller"], horizontal::start),
+    (&["persistentvolumeclaim-protection-controller"], volume_protection::start_for_claims),
+    (&["persistentvolume-protection-controller"], volume_protection::start_for_volumes),
+    (&["volumeattributesclass-protection-controller"], volume_protection::start_for_classes),
+    (&["persistentvolume-binder-controller"], volume_binder::start),
+    (&["persistentvolume-expander-controller"], expand::start),
+    (&["certificatesigningrequest-cleaner-controller"], csr_cleaner::start),
+    (&[bootstrap_signer::NAME, token_cleaner::NAME], bootstrap_tokens::start),
+    (&["ephemeral-volume-controller"], ephemeral_volume::start),
+    (&["resourceclaim-controller"], resource_claim::start),
+    (&["device-taint-eviction-controller"], device_taint_eviction::start),
+    (&["ttl-after-finished-controller"], ttl_after_finished::start),
+    (&["cronjob-controller"], cronjob::start),
+    (&[endpoint_slice::SLICES, endpoint_slice::ENDPOINTS_THEMSELVES], endpoint_slice::start),
+    (&["service-cidr-controller"], service_cidr::start),
     // Of kinds that are served where somebody asks for them.
-    cluster_trust_bundle::start(context);
-    pod_certificate_request_cleaner::start(context);
-    leader_election::start(context);
-    pod_group_protection::start(context);
-    storage_version_migrator::start(context);
+    (&["kube-apiserver-serving-clustertrustbundle-publisher-controller"], cluster_trust_bundle::start),
+    (&["podcertificaterequest-cleaner-controller"], pod_certificate_request_cleaner::start),
+    (&["podgroup-protection-controller"], pod_group_protection::start),
+    (&["storage-version-migrator-controller"], storage_version_migrator::start),
+    // Fram's own.
+    (&["leader-election-controller"], leader_election::start),
+    (&["local-path-provisioner-controller"], local_path::start),
+    (&["host-path-provisioner-controller"], host_path::start),
+    (&["service-lb-controller"], load_balancer::start),
+    (&["kubelet-serving-approving-controller"], serving_approver::start),
+];
+
+/// The names of all controllers, those of certificate requests among them, which others run.
+fn names() -> Vec<&'static str> {
+    ALL.iter().flat_map(|(names, _)| names.iter().copied()).chain([CSR_SIGNING, CSR_APPROVING]).collect()
+}
+
+/// Starts every controller that is to run; they belong to the context's tasks and end with its token.
+pub fn start(context: &Context) {
+    for (names, start) in ALL {
+        if names.iter().any(|name| context.selection.runs(name)) {
+            start(context);
+        }
+    }
 }

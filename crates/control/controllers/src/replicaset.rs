@@ -19,6 +19,9 @@ const BURST: usize = 500;
 
 pub(crate) fn start(context: &Context) {
     run(context, "replicaset", "ReplicaSet", REPLICA_SETS, "replicaset-controller");
+}
+
+pub(crate) fn start_replication_controllers(context: &Context) {
     run(context, "replicationmanager", "ReplicationController", REPLICATION_CONTROLLERS, "replication-controller");
 }
 

@@ -7,18 +7,26 @@ use fram_client::resources::{SECRETS, SERVICE_ACCOUNTS};
 use fram_client::{Action, Client, Controller, DeleteOptions, Informer, InformerOptions, Preconditions};
 use fram_machinery::{Status, Value, meta, object};
 
-use crate::Context;
 use crate::objects::unless_it_changed;
+use crate::{Context, legacy_token_cleaner};
 pub(crate) use plan::ACCOUNT;
 use plan::{Step, plan};
 
+pub(crate) const NAME: &str = "serviceaccount-token-controller";
+
+/// Starts the one that fills Secrets with tokens, and the one that cleans up after it, over the same Secrets.
 pub(crate) fn start(context: &Context) {
     // As upstream's, it acts as the manager itself.
     let client = context.manager.clone();
     let options = InformerOptions::fields(format!("type={}", plan::TYPE));
     let secrets = Informer::start(client.clone(), SECRETS, "", options, &context.tasks, context.stop.clone());
+    if context.selection.runs(legacy_token_cleaner::NAME) {
+        legacy_token_cleaner::start(context, &secrets);
+    }
+    if !context.selection.runs(NAME) {
+        return;
+    }
     let accounts = context.informers.get(&SERVICE_ACCOUNTS);
-    crate::legacy_token_cleaner::start(context, &secrets);
     let of_account = secrets.clone();
     let controller = Controller::new("serviceaccount_tokens_secret", 2).owns(&secrets).watches_deltas(&accounts, move |delta| {
         let gone = delta.new.as_deref().map(meta::uid) != delta.old.as_deref().map(meta::uid);

@@ -10,6 +10,8 @@ use crate::objects::settled;
 use crate::{Context, bootstrap_tokens};
 
 /// `tokens` shows the Secrets of bootstrap tokens.
+pub(crate) const NAME: &str = "token-cleaner-controller";
+
 pub(crate) fn start(context: &Context, tokens: &Informer) {
     let client = context.client("token-cleaner");
     let (tokens, now) = (tokens.clone(), context.now.clone());

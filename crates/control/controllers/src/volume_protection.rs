@@ -15,7 +15,7 @@ const OF_CLAIMS: &str = "kubernetes.io/pvc-protection";
 const OF_VOLUMES: &str = "kubernetes.io/pv-protection";
 const OF_CLASSES: &str = "kubernetes.io/vac-protection";
 
-pub(crate) fn start(context: &Context) {
+pub(crate) fn start_for_claims(context: &Context) {
     let (claims, all) = (context.informers.get(&PERSISTENT_VOLUME_CLAIMS), context.informers.get(&PODS));
     let client = context.client("pvc-protection-controller");
     let controller = Controller::new("persistentvolumeclaim-protection", 2).owns(&claims).watches_deltas(&all, |delta| {
@@ -28,7 +28,9 @@ pub(crate) fn start(context: &Context) {
         let used = || is_used(&claim, all);
         protect(client, &PERSISTENT_VOLUME_CLAIMS, &claim, OF_CLAIMS, used).await
     });
+}
 
+pub(crate) fn start_for_volumes(context: &Context) {
     let volumes = context.informers.get(&PERSISTENT_VOLUMES);
     let client = context.client("pv-protection-controller");
     let controller = Controller::new("persistentvolume-protection", 2).owns(&volumes);
@@ -38,10 +40,9 @@ pub(crate) fn start(context: &Context) {
         let used = || volume.str_at(&["status", "phase"]) == "Bound";
         protect(client, &PERSISTENT_VOLUMES, &volume, OF_VOLUMES, used).await
     });
-    protect_classes(context);
 }
 
-fn protect_classes(context: &Context) {
+pub(crate) fn start_for_classes(context: &Context) {
     let informers = &context.informers;
     let (classes, volumes) = (informers.get(&VOLUME_ATTRIBUTES_CLASSES), informers.get(&PERSISTENT_VOLUMES));
     let claims = informers.get(&PERSISTENT_VOLUME_CLAIMS);

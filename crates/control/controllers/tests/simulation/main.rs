@@ -16,6 +16,7 @@ mod kubelets;
 mod oracle;
 mod random;
 mod run;
+mod selection;
 mod service_ranges;
 mod turns;
 mod users;

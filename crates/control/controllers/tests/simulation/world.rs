@@ -16,7 +16,7 @@ use fram_apiserver::{Environment, InProcess, Server, User};
 use fram_client::controller::Queues;
 use fram_client::resources::POD_GROUPS;
 use fram_client::{Client, EventRecorder, SharedInformers};
-use fram_controllers::Context;
+use fram_controllers::{Context, Selection};
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{
     Clock, ClockListener, Committed, Embedded, Facet, Options, Revision, Selected, Snapshot, Store, StoreError, Transaction, UnixMillis,
@@ -145,6 +145,8 @@ pub(crate) struct World {
     /// Those of the controllers, in this life of theirs.
     pub(crate) queues: Queues,
     components: Option<Components>,
+    /// Which controllers run from the next start on.
+    pub(crate) selection: Selection,
 }
 
 /// One life of controllers and scheduler.
@@ -180,7 +182,7 @@ impl World {
         };
         server.bootstrap(&cluster).await.unwrap();
         let faults = Faults::new(chance.branch("faults"));
-        Self { server, store, clock, faults, chance, queues: Queues::default(), components: None }
+        Self { server, store, clock, faults, chance, queues: Queues::default(), selection: Selection::default(), components: None }
     }
 
     /// A client whose calls arrive, and whose answers do.
@@ -217,6 +219,7 @@ impl World {
             kinds: fram_controllers::stored_kinds(&self.server.registry.api()),
             custom_kinds: tokio::sync::watch::channel(Default::default()).1,
             pod_network: Default::default(),
+            selection: self.selection.clone(),
             eviction_rates: Default::default(),
             host_path_directories: None,
             legacy_token_clean_up_period: std::time::Duration::from_secs(8760 * 3600),
