@@ -3,6 +3,7 @@
 mod identity;
 mod join;
 mod link;
+mod servers;
 
 use std::sync::Arc;
 
@@ -39,11 +40,14 @@ async fn start(agent: Agent) -> anyhow::Result<()> {
         identity = identity::obtain(&agent, &name) => identity?,
     };
     let remote = Arc::new(Remote::new(&identity)?);
+    let known = remote.servers();
+    servers::recall(&known, data)?;
     let client = Client::new(remote.clone(), "kubelet");
     let current = tokio::sync::watch::Sender::new(identity);
     let informers = SharedInformers::new(client.clone(), tasks.clone(), stop.clone());
     let desk = Desk::new(&agent.machine.cgroup_root);
     let serving = tokio::sync::watch::Sender::new(None);
+    tasks.spawn(servers::follow(known.clone(), informers.clone(), data.clone(), stop.clone()));
     let kubelet = crate::node::start(config, client.clone(), informers, serving.subscribe(), &desk, &tasks, &stop).await?;
     desk.bears(&["informers"]);
     desk.bears(crate::up::NODE_PARTS);
@@ -55,7 +59,7 @@ async fn start(agent: Agent) -> anyhow::Result<()> {
     let keeper =
         identity::ServingKeeper { directory, node: name.clone(), ip, client: kubelet_client, ca, serving: serving_tls, tls: serving };
     tasks.spawn(keeper.run(stop.clone()));
-    let link = link::Link { kubelet: kubelet.clone(), identity: current.subscribe(), lanes: tasks.clone() };
+    let link = link::Link { kubelet: kubelet.clone(), identity: current.subscribe(), servers: known, lanes: tasks.clone() };
     tasks.spawn(link.keep(stop.clone()));
     say(&format!("fram: node {name} started, joined to {}", agent.server));
 

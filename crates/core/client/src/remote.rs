@@ -8,6 +8,7 @@ mod fuzz;
 mod kubeconfig;
 mod lines;
 mod request;
+mod servers;
 mod warning;
 
 use bytes::Bytes;
@@ -25,10 +26,11 @@ use crate::resources::Resource;
 use crate::transport::{Call, EventKind, Page, Reply, Transport, WatchEvent, WatchStream};
 use connection::Connection;
 
-pub use connection::{RemoteError, Upgrade, dial};
+pub use connection::{RemoteError, Upgrade};
 pub use kubeconfig::{Context, Kubeconfig};
 pub use lines::Lines;
 pub use request::{Query, encoded, of_call, of_watch, path};
+pub use servers::{Servers, dial};
 
 /// A transport to an API server as the user of a kubeconfig.
 pub struct Remote {
@@ -36,6 +38,7 @@ pub struct Remote {
     lanes: Mutex<Vec<Arc<Lane>>>,
     /// Of connections that are yet to be made.
     config: Mutex<Kubeconfig>,
+    servers: Servers,
 }
 
 /// A connection, and how many watches go over it.
@@ -59,8 +62,14 @@ const WATCHES: usize = 64;
 impl Remote {
     /// Prepares access; the connection is made by the first call.
     pub fn new(config: &Kubeconfig) -> Result<Self, RemoteError> {
-        let first = Arc::new(Lane { connection: Connection::new(config)?, watches: AtomicUsize::new(0) });
-        Ok(Self { lanes: Mutex::new(vec![first]), config: Mutex::new(config.clone()) })
+        let servers = Servers::of(config)?;
+        let first = Arc::new(Lane { connection: Connection::new(config, servers.clone())?, watches: AtomicUsize::new(0) });
+        Ok(Self { lanes: Mutex::new(vec![first]), config: Mutex::new(config.clone()), servers })
+    }
+
+    /// The servers over which it is had.
+    pub fn servers(&self) -> Servers {
+        self.servers.clone()
     }
 
     fn first(&self) -> Arc<Lane> {
@@ -73,7 +82,10 @@ impl Remote {
         let lane = match lanes.iter().find(|lane| lane.watches.load(Ordering::Relaxed) < WATCHES) {
             Some(lane) => lane.clone(),
             None => {
-                let lane = Arc::new(Lane { connection: Connection::new(&self.config.lock())?, watches: AtomicUsize::new(0) });
+                let lane = Arc::new(Lane {
+                    connection: Connection::new(&self.config.lock(), self.servers.clone())?,
+                    watches: AtomicUsize::new(0),
+                });
                 lanes.push(lane.clone());
                 lane
             }

@@ -51,7 +51,7 @@ pub(super) async fn discover(server: &str, token: &JoinToken) -> anyhow::Result<
 async fn fetch(server: &str) -> anyhow::Result<Value> {
     // What comes over this connection is checked by the token's hash.
     let tls = unverified::config(&[b"http/1.1"])?;
-    let stream = super::link::dial(server, tls).await?;
+    let stream = fram_client::remote::dial(server, tls).await.map_err(|error| anyhow::anyhow!("{server}: {error}"))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let mut connections = tokio::task::JoinSet::new();
     connections.spawn(connection);

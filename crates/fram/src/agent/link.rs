@@ -1,11 +1,12 @@
 //! The connection that the agent keeps to the server, over which the server reaches the kubelet and the node's pods.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
-use fram_client::remote::Kubeconfig;
+use fram_client::remote::{Kubeconfig, Servers};
 use fram_kubelet::Kubelet;
 use http::{StatusCode, header};
 use http_body_util::Empty;
@@ -14,6 +15,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,11 +30,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A connection that has lasted so long was a good one: the next failure is the first.
 const GOOD: Duration = Duration::from_secs(30);
 
-/// A TLS connection to `https://HOST:PORT` that notices when the network is cut.
-pub(super) async fn dial(server: &str, tls: rustls::ClientConfig) -> anyhow::Result<TlsStream<TcpStream>> {
-    let connected = tokio::time::timeout(PATIENCE, fram_client::remote::dial(server, tls)).await;
-    let connected = connected.with_context(|| format!("{server} does not answer"))?;
-    let stream = connected.map_err(|error| anyhow::anyhow!("{server}: {error}"))?;
+/// A TLS connection to one of the servers that notices when the network is cut.
+pub(super) async fn dial(servers: &Servers, tls: rustls::ClientConfig) -> anyhow::Result<TlsStream<TcpStream>> {
+    let stream = servers.dial(&TlsConnector::from(Arc::new(tls))).await?;
     // A network that was cut sends no end: the kernel asks for one.
     let socket = stream.get_ref().0;
     setsockopt(socket, sockopt::KeepAlive, &true)?;
@@ -45,6 +45,7 @@ pub(super) async fn dial(server: &str, tls: rustls::ClientConfig) -> anyhow::Res
 pub(super) struct Link {
     pub(super) kubelet: Kubelet,
     pub(super) identity: watch::Receiver<Kubeconfig>,
+    pub(super) servers: Servers,
     pub(super) lanes: TaskTracker,
 }
 
@@ -72,7 +73,7 @@ impl Link {
 
     /// One connection, from its making to its end.
     async fn once(&self, identity: &Kubeconfig, stop: &CancellationToken) -> anyhow::Result<()> {
-        let stream = dial(&identity.server, identity.tls(b"http/1.1")?).await?;
+        let stream = dial(&self.servers, identity.tls(b"http/1.1")?).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let mut connections = tokio::task::JoinSet::new();
         connections.spawn(connection.with_upgrades());

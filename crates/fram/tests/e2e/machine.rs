@@ -25,6 +25,8 @@ pub(crate) struct Machine {
     pub(crate) cgroup: String,
     pub(crate) fram: Option<Child>,
     pub(crate) registry: Option<Child>,
+    /// It is on another one's network, which goes with that.
+    is_beside: bool,
 }
 
 impl Machine {
@@ -39,9 +41,24 @@ impl Machine {
             name,
             fram: None,
             registry: None,
+            is_beside: false,
         };
         must("ip", &["-n", &machine.name, "link", "set", "lo", "up"]);
         machine
+    }
+
+    /// Another one with the same network.
+    pub(crate) fn beside(&self, folder: &Path, role: &str) -> Self {
+        Self {
+            name: self.name.clone(),
+            ip: self.ip,
+            data: folder.join(role),
+            log: folder.join(format!("{role}.log")),
+            cgroup: format!("{}-{role}", self.cgroup),
+            fram: None,
+            registry: None,
+            is_beside: true,
+        }
     }
 
     /// A program on this machine. The mounts stay those of the test: cgroups would be hidden by `ip netns exec`.
@@ -142,8 +159,10 @@ impl Drop for Machine {
             let ended = registry.kill().and_then(|()| registry.wait());
             eprintln!("the registry ended: {ended:?}");
         }
-        let deleted = run("ip", &["netns", "del", &self.name]);
-        eprintln!("{} deleted: {}", self.name, deleted.status);
+        if !self.is_beside {
+            let deleted = run("ip", &["netns", "del", &self.name]);
+            eprintln!("{} deleted: {}", self.name, deleted.status);
+        }
         assert!(std::thread::panicking() || !self.data.exists(), "fram down --purge failed");
     }
 }

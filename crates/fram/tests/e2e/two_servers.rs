@@ -24,6 +24,7 @@ spec:
 /// One machine for all of it: servers differ by their addresses.
 struct Site {
     // In the order in which they have to end.
+    agent: Machine,
     second: Machine,
     first: Machine,
     etcd: Child,
@@ -32,6 +33,7 @@ struct Site {
 impl Drop for Site {
     fn drop(&mut self) {
         // They would wait for it.
+        self.agent.kill();
         self.second.kill();
         self.first.kill();
         let ended = self.etcd.kill().and_then(|()| self.etcd.wait());
@@ -46,11 +48,11 @@ impl Site {
         let mut etcd = first.command("etcd");
         etcd.args(["--log-level", "fatal", "--logger", "zap", "--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]);
         let etcd = etcd.arg("--data-dir").arg(folder.join("etcd")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        Self { second, first, etcd }
+        Self { agent: second.beside(folder, "agent"), second, first, etcd }
     }
 
     fn state(&self) -> String {
-        format!("first:\n{}\nsecond:\n{}", self.first.log(), self.second.log())
+        format!("first:\n{}\nsecond:\n{}\nagent:\n{}", self.first.log(), self.second.log(), self.agent.log())
     }
 
     #[track_caller]
@@ -89,6 +91,21 @@ fn both_reach_the_node(site: &Site) {
         let asked = ["get", "--raw", "/api/v1/nodes/first/proxy/healthz"];
         site.until(&format!("the kubelet answers {way}"), || machine.try_kubectl(&asked).as_deref() == Some("ok"));
     }
+}
+
+/// A node that knows the first server by its flag, and the other because the cluster tells of it.
+fn join(site: &mut Site) {
+    let made = site.first.command(env!("CARGO_BIN_EXE_fram")).args(["token", "create", "--data-dir"]).arg(&site.first.data).output();
+    let token = String::from_utf8(made.unwrap().stdout).unwrap();
+    site.agent.start("agent", &["--server", "https://10.78.0.1:6443", "--token", token.trim()]);
+    site.until("the agent's node is ready", || renewed(site).is_some());
+    let known = site.agent.data.join("servers");
+    site.until("the agent knows both", || std::fs::read_to_string(&known).is_ok_and(|known| known.lines().count() == 2));
+}
+
+/// When the agent's node last told that it lives.
+fn renewed(site: &Site) -> Option<String> {
+    site.second.try_kubectl(&["get", "lease", "-n", "kube-node-lease", "agent", "-o", "jsonpath={.spec.renewTime}"])
 }
 
 /// Different keys make different clusters, whatever etcd they name.
@@ -147,6 +164,7 @@ fn two_servers_on_one_etcd_are_one_cluster_and_one_of_them_is_enough() {
     both_reach_the_node(&site);
     secrets_are_sealed(&site, folder.path());
     site.until("both are endpoints", || site.endpoints(&site.second) == "10.78.0.1 10.78.0.2");
+    join(&mut site);
     let manifest = folder.path().join("web.yaml");
     std::fs::write(&manifest, APPLICATION).unwrap();
     site.must(&site.second, &["apply", "-f", manifest.to_str().unwrap()]);
@@ -156,4 +174,10 @@ fn two_servers_on_one_etcd_are_one_cluster_and_one_of_them_is_enough() {
     site.must(&site.second, &["scale", "deployment", "web", "--replicas=4"]);
     site.until("the other goes on", || site.pods(&site.second) == 4);
     site.until("the endpoint of the one that is gone is gone", || site.endpoints(&site.second) == "10.78.0.2");
+    let before = renewed(&site).unwrap();
+    site.until("the node that had joined it goes on with the other", || renewed(&site).is_some_and(|now| now != before));
+    site.agent.kill();
+    site.agent.start("agent", &["--server", "https://10.78.0.1:6443"]);
+    let before = renewed(&site).unwrap();
+    site.until("so it does when it is started anew", || renewed(&site).is_some_and(|now| now != before));
 }

@@ -12,15 +12,12 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::net::TcpStream;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
-use super::address::Address;
-use super::{Kubeconfig, warning};
+use super::{Kubeconfig, Servers, warning};
 use crate::unverified;
 
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +53,7 @@ impl RemoteError {
 pub(super) type Warned = Arc<dyn Fn(&str) + Send + Sync>;
 
 pub(super) struct Connection {
-    address: Address,
-    name: ServerName<'static>,
+    servers: Servers,
     pub(super) warned: Option<Warned>,
     connectors: parking_lot::RwLock<Connectors>,
     token: Option<HeaderValue>,
@@ -118,19 +114,6 @@ pub enum Upgrade {
 /// a network that was cut sends no end.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// A connection to the server of a URL, for who speaks over it in another way than by requests.
-pub async fn dial(server: &str, tls: rustls::ClientConfig) -> Result<TlsStream<TcpStream>, RemoteError> {
-    let address = Address::parse(server)?;
-    connect(&address, address.server_name()?, TlsConnector::from(Arc::new(tls))).await
-}
-
-async fn connect(address: &Address, name: ServerName<'static>, tls: TlsConnector) -> Result<TlsStream<TcpStream>, RemoteError> {
-    let failed = |source| RemoteError::Connect { address: address.authority.clone(), source };
-    let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(failed)?;
-    stream.set_nodelay(true).map_err(failed)?;
-    tls.connect(name, stream).await.map_err(failed)
-}
-
 impl Connection {
     /// Connections made from now on show another identity; what goes on over the present one goes on.
     pub(super) async fn renew(&self, config: &Kubeconfig) -> Result<(), RemoteError> {
@@ -139,16 +122,10 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn new(config: &Kubeconfig) -> Result<Self, RemoteError> {
-        let address = Address::parse(&config.server)?;
-        let name = match &config.server_name {
-            Some(name) => ServerName::try_from(name.clone()).map_err(|_| RemoteError::Address(name.clone()))?,
-            None => address.server_name()?,
-        };
+    pub(super) fn new(config: &Kubeconfig, servers: Servers) -> Result<Self, RemoteError> {
         let token = config.token.as_ref().map(|t| HeaderValue::try_from(format!("Bearer {t}"))).transpose();
         Ok(Self {
-            name,
-            address,
+            servers,
             warned: None,
             connectors: parking_lot::RwLock::new(Connectors::new(config)?),
             token: token.map_err(|_| RemoteError::Kubeconfig { path: PathBuf::new(), reason: "the token is not a header value".into() })?,
@@ -159,9 +136,9 @@ impl Connection {
 
     /// Sends a request whose URI is path and query. A connection that has ended is made anew, once.
     pub(super) async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, RemoteError> {
-        let uri = Uri::builder().scheme("https").authority(self.address.authority.as_str());
-        let uri = uri.path_and_query(self.address.path(request.uri())?).build();
-        *request.uri_mut() = uri.map_err(|_| RemoteError::Address(self.address.authority.clone()))?;
+        let uri = Uri::builder().scheme("https").authority(self.servers.home().authority.as_str());
+        let uri = uri.path_and_query(self.servers.home().path(request.uri())?).build();
+        *request.uri_mut() = uri.map_err(|_| RemoteError::Address(self.servers.home().authority.clone()))?;
         if let Some(token) = &self.token {
             request.headers_mut().insert(header::AUTHORIZATION, token.clone());
         }
@@ -177,24 +154,20 @@ impl Connection {
         headers.flat_map(|h| warning::texts(&String::from_utf8_lossy(h.as_bytes()))).for_each(|text| warned(&text));
     }
 
-    async fn dial(&self, tls: TlsConnector) -> Result<TlsStream<TcpStream>, RemoteError> {
-        connect(&self.address, self.name.clone(), tls).await
-    }
-
     /// Sends a request that asks for another protocol, over a connection of its own.
     pub(super) async fn upgrade(&self, mut request: Request<Full<Bytes>>) -> Result<Upgrade, RemoteError> {
         let tls = self.connectors.read().upgraded.clone();
-        let stream = self.dial(tls).await?;
+        let stream = self.servers.dial(&tls).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         self.tasks.spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to the API server ended");
             }
         });
-        let bad = |_| RemoteError::Address(self.address.authority.clone());
-        let host = HeaderValue::try_from(&self.address.authority).map_err(bad)?;
+        let bad = |_| RemoteError::Address(self.servers.home().authority.clone());
+        let host = HeaderValue::try_from(&self.servers.home().authority).map_err(bad)?;
         request.headers_mut().insert(header::HOST, host);
-        *request.uri_mut() = Uri::from(self.address.path(request.uri())?);
+        *request.uri_mut() = Uri::from(self.servers.home().path(request.uri())?);
         if let Some(token) = &self.token {
             request.headers_mut().insert(header::AUTHORIZATION, token.clone());
         }
@@ -215,7 +188,7 @@ impl Connection {
             return Ok(sender.clone());
         }
         let tls = self.connectors.read().shared.clone();
-        let stream = self.dial(tls).await?;
+        let stream = self.servers.dial(&tls).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(SILENCE)

@@ -1,0 +1,166 @@
+//! The servers of a cluster, of which any answers: who answered last is asked first, and the others where it does not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::address::Address;
+use super::{Kubeconfig, RemoteError};
+
+/// How long a server may take to be connected to.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The same where there are others.
+const SHORT: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Server {
+    address: Address,
+    name: ServerName<'static>,
+}
+
+impl Server {
+    fn of(url: &str, name: Option<&String>) -> Result<Self, RemoteError> {
+        let address = Address::parse(url)?;
+        let name = match name {
+            Some(name) => ServerName::try_from(name.clone()).map_err(|_| RemoteError::Address(name.clone()))?,
+            None => address.server_name()?,
+        };
+        Ok(Self { address, name })
+    }
+
+    async fn connect(&self, tls: &TlsConnector, patience: Duration) -> Result<TlsStream<TcpStream>, RemoteError> {
+        let connected = async {
+            let stream = TcpStream::connect((self.address.host.as_str(), self.address.port)).await?;
+            stream.set_nodelay(true)?;
+            tls.connect(self.name.clone(), stream).await
+        };
+        let failed = |source| RemoteError::Connect { address: self.address.authority.clone(), source };
+        tokio::time::timeout(patience, connected).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(failed)
+    }
+}
+
+/// Where a cluster is served. Clones are of the same list.
+#[derive(Debug, Clone)]
+pub struct Servers {
+    /// The one of the kubeconfig, which is always among them.
+    home: Server,
+    /// In the order in which they are asked.
+    all: Arc<Mutex<Vec<Server>>>,
+}
+
+impl Servers {
+    /// The one server of a kubeconfig.
+    pub fn of(config: &Kubeconfig) -> Result<Self, RemoteError> {
+        let home = Server::of(&config.server, config.server_name.as_ref())?;
+        Ok(Self { all: Arc::new(Mutex::new(vec![home.clone()])), home })
+    }
+
+    /// These URLs (`https://HOST:PORT`) are the other servers from now on. Where one of them is none, all stays as it is.
+    pub fn set_others(&self, urls: &[String]) -> Result<(), RemoteError> {
+        let mut next = vec![self.home.clone()];
+        for url in urls {
+            let server = Server::of(url, None)?;
+            if next.iter().all(|known| known.address.authority != server.address.authority) {
+                next.push(server);
+            }
+        }
+        let mut all = self.all.lock();
+        if let Some(at) = all.first().and_then(|first| next.iter().position(|server| server == first)) {
+            next.swap(0, at);
+        }
+        *all = next;
+        Ok(())
+    }
+
+    /// Their URLs, in the order in which they are asked.
+    pub fn urls(&self) -> Vec<String> {
+        self.all.lock().iter().map(|server| format!("https://{}", server.address.authority)).collect()
+    }
+
+    pub(super) fn home(&self) -> &Address {
+        &self.home.address
+    }
+
+    /// A connection to the first that answers. What is said of a failure is what the first of them said.
+    pub async fn dial(&self, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, RemoteError> {
+        let all = self.all.lock().clone();
+        let patience = if all.len() > 1 { SHORT } else { PATIENCE };
+        let mut said = None;
+        for server in &all {
+            match server.connect(tls, patience).await {
+                Ok(stream) => {
+                    self.prefer(server);
+                    return Ok(stream);
+                }
+                Err(error) => {
+                    if all.len() > 1 {
+                        tracing::info!(%error, "a server does not answer, another one is asked");
+                    }
+                    said.get_or_insert(error);
+                }
+            }
+        }
+        Err(said.unwrap_or_else(|| RemoteError::Address(self.home.address.authority.clone())))
+    }
+
+    fn prefer(&self, server: &Server) {
+        let mut all = self.all.lock();
+        if let Some(at) = all.iter().position(|known| known == server) {
+            all[..=at].rotate_right(1);
+        }
+    }
+}
+
+/// A connection to the server of a URL, for who speaks over it in another way than by requests.
+pub async fn dial(server: &str, tls: rustls::ClientConfig) -> Result<TlsStream<TcpStream>, RemoteError> {
+    Server::of(server, None)?.connect(&TlsConnector::from(Arc::new(tls)), PATIENCE).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn servers() -> Servers {
+        let config = Kubeconfig { server: "https://192.0.2.1:6443".into(), ..Default::default() };
+        Servers::of(&config).unwrap()
+    }
+
+    #[test]
+    fn who_answered_is_asked_first_for_as_long_as_it_is_there() {
+        let servers = servers();
+        let urls = |numbers: &[u8]| numbers.iter().map(|n| format!("https://192.0.2.{n}:6443")).collect::<Vec<_>>();
+        servers.set_others(&urls(&[1, 2, 3])).unwrap();
+        assert_eq!(servers.urls(), urls(&[1, 2, 3]));
+        servers.prefer(&Server::of("https://192.0.2.3:6443", None).unwrap());
+        assert_eq!(servers.urls(), urls(&[3, 1, 2]));
+        servers.set_others(&urls(&[2, 3, 4])).unwrap();
+        assert_eq!(servers.urls(), urls(&[3, 2, 1, 4]), "the one of the kubeconfig stays");
+        assert!(servers.set_others(&["http://192.0.2.9".into()]).is_err());
+        assert_eq!(servers.urls().len(), 4);
+        servers.set_others(&[]).unwrap();
+        assert_eq!(servers.urls(), urls(&[1]));
+    }
+
+    #[tokio::test]
+    async fn another_one_is_asked_where_the_first_does_not_answer() {
+        let tls = TlsConnector::from(Arc::new(crate::unverified::config(&[b"h2"]).unwrap()));
+        let (dead, alive) =
+            (tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(), tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let url = |socket: &tokio::net::TcpListener| format!("https://{}", socket.local_addr().unwrap());
+        let servers = Servers::of(&Kubeconfig { server: url(&dead), ..Default::default() }).unwrap();
+        let refused = dead.local_addr().unwrap().to_string();
+        drop(dead);
+        assert!(servers.dial(&tls).await.unwrap_err().is_refused());
+        servers.set_others(&[url(&alive)]).unwrap();
+        // Who answers is not one who speaks TLS, and that is said of the second; of a failure of all the first is told.
+        let answering = tokio::spawn(async move { drop(alive.accept().await.unwrap()) });
+        let error = servers.dial(&tls).await.unwrap_err();
+        answering.await.unwrap();
+        assert!(error.is_refused() && error.to_string().contains(&refused), "{error}");
+    }
+}
