@@ -27,13 +27,17 @@ struct Link {
 }
 
 /// All nodes that can be reached.
-#[derive(Default)]
 pub(crate) struct Tunnels {
     pub(crate) local: LocalNode,
     links: Mutex<HashMap<String, Link>>,
 }
 
 impl Tunnels {
+    /// Those of a process that is to run a node itself, or not.
+    pub(crate) fn new(has_node: bool) -> Self {
+        Self { local: LocalNode::new(has_node), links: Mutex::default() }
+    }
+
     /// A stream through a node's agent, for what the line says; None where no agent of the node is connected.
     async fn through(&self, node: &str, line: &str) -> Reached {
         let opener = self.links.lock().get(node).map(|link| link.opener.clone())?;

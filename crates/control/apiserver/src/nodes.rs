@@ -41,6 +41,6 @@ impl Nodes for NoNodes {
 }
 
 /// The answer where no agent of the node is connected, nor another way there.
-pub(crate) fn unreachable(node: &str) -> Status {
+pub fn unreachable(node: &str) -> Status {
     Status::new(fram_machinery::Reason::ServiceUnavailable, format!("no connection to the kubelet of node {node:?}"))
 }

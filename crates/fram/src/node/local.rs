@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use fram_apiserver::nodes::{Nodes, Reached, Stream};
+use fram_apiserver::nodes::{Nodes, Reached, Stream, unreachable};
 use fram_kubelet::Kubelet;
 use fram_machinery::{Reason, Status};
 use tokio::net::TcpStream;
@@ -16,13 +16,26 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PIPE: usize = 64 * 1024;
 
 /// Reaches one node, once its kubelet is there.
-#[derive(Default)]
 pub(crate) struct LocalNode {
+    /// There is to be one.
+    expected: bool,
     kubelet: OnceLock<(String, Kubelet)>,
     tasks: TaskTracker,
 }
 
 impl LocalNode {
+    pub(crate) fn new(expected: bool) -> Self {
+        Self { expected, kubelet: OnceLock::new(), tasks: TaskTracker::new() }
+    }
+
+    /// The kubelet, if the node is this one. Before it is there, whoever asks comes again: its pods are not where others would look for them.
+    fn of(&self, node: &str) -> Option<Result<&Kubelet, Status>> {
+        match self.kubelet.get() {
+            Some((name, kubelet)) => (name == node).then_some(Ok(kubelet)),
+            None => self.expected.then(|| Err(unreachable(node))),
+        }
+    }
+
     /// From now on the node can be reached.
     pub(crate) fn set(&self, name: &str, kubelet: Kubelet) {
         // A process runs one kubelet; a second one would not be reached.
@@ -33,15 +46,19 @@ impl LocalNode {
 #[async_trait::async_trait]
 impl Nodes for LocalNode {
     async fn connect(&self, node: &str) -> Reached {
-        let (_, kubelet) = self.kubelet.get().filter(|(name, _)| name == node)?;
+        let kubelet = match self.of(node)? {
+            Ok(kubelet) => kubelet.clone(),
+            Err(status) => return Some(Err(status)),
+        };
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        let kubelet = kubelet.clone();
         self.tasks.spawn(async move { kubelet.serve(theirs).await });
         Some(Ok(Box::new(ours)))
     }
 
     async fn dial(&self, node: &str, address: SocketAddr) -> Reached {
-        self.kubelet.get().filter(|(name, _)| name == node)?;
+        if let Err(status) = self.of(node)? {
+            return Some(Err(status));
+        }
         let refused = |e: std::io::Error| Status::new(Reason::ServiceUnavailable, format!("error trying to reach {address}: {e}"));
         let connected = match tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await {
             Ok(connected) => connected,
