@@ -7,6 +7,7 @@ mod subresources;
 pub(crate) use subresources::to_scale;
 
 use fram_client::{Patch, PatchKind, Verb, WriteOptions};
+use fram_machinery::normalize::TypeError;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value, meta};
 
@@ -195,7 +196,8 @@ pub(super) async fn patch_object(
     let mut found = Vec::new();
     let transform = |current: &Value| {
         let patched = apply_patch(place.kind(), current, &patch)?;
-        let decoded = registry.decode_body(place.kind(), Body::new(patched), validation);
+        let words = |e: &TypeError| if patch.kind == PatchKind::Strategic { e.converting() } else { e.to_string() };
+        let decoded = registry.decode_saying(place.kind(), Body::new(patched), validation, words);
         let (object, problems) = decoded.map_err(|status| unfit(place.kind(), current, &patch.body, &status))?;
         found = problems;
         let pinned = patch.body.str_at(&["metadata", "resourceVersion"]);
