@@ -146,8 +146,11 @@ pub(crate) fn object(api: &Api, code: u16, accept: Accept, value: &Value) -> Res
     }
 }
 
-/// A document that has no protobuf form.
-pub(crate) fn document(api: &Api, accept: Accept, value: &Value) -> Response<Body> {
+/// A document that has no protobuf form; in JSON these keys come first.
+pub(crate) fn document(api: &Api, accept: Accept, order: &[&str], value: &Value) -> Response<Body> {
+    if accept.encoding == Encoding::Json {
+        return bytes(200, accept.encoding.media_type(), json::to_vec_in_order(value, order));
+    }
     let encoding = if accept.encoding == Encoding::Protobuf { Encoding::Json } else { accept.encoding };
     object(api, 200, Accept { encoding, ..accept.plain() }, value)
 }
