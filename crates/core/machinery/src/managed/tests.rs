@@ -238,3 +238,32 @@ fn kubectls_annotation_goes_with_what_it_applies() {
     full.set(&["metadata", "annotations", "a"], "x".repeat((256 << 10) - 100));
     assert_eq!(noted(&full, "kubectl"), "");
 }
+
+#[test]
+fn who_writes_an_object_may_say_who_owns_what() {
+    let (schema, root) = schema();
+    let live = applied(&object!({}), object!({ "spec": { "replicas": 1 } }), "a");
+    let written = |fields: Value, manager: &Manager| {
+        let mut new = live.clone();
+        new.set(&["metadata", "managedFields"], fields);
+        track(&schema, root, &live, &mut new, manager, "later");
+        new
+    };
+    let entry = |operation: &str, fields: Value| object!({ "manager": "b", "operation": operation, "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": fields });
+    let replicas = || object!({ "f:spec": { "f:replicas": {} } });
+    let given = written(object!([(entry("Apply", replicas()))]), &updater("u"));
+    assert_eq!(owned(&given, "b"), [".spec.replicas"]);
+    assert!(owned(&given, "a").is_empty());
+    let none = written(object!([{}]), &updater("u"));
+    assert!(none.at(&["metadata", "managedFields"]).is_none());
+    let through_status = Manager { subresource: "status".into(), ..updater("u") };
+    for kept in [
+        written(object!([]), &updater("u")),
+        written(object!([(entry("Stir", replicas()))]), &updater("u")),
+        written(object!([(entry("Apply", object!({ "spec": {} })))]), &updater("u")),
+        written(object!([(entry("Apply", object!({ "f:spec": { "k:name": {} } })))]), &updater("u")),
+        written(object!([{}]), &through_status),
+    ] {
+        assert_eq!(owned(&kept, "a"), [".spec.replicas"]);
+    }
+}
