@@ -23,7 +23,7 @@ pub(crate) fn about(document: &Value, prefix: &str) -> Value {
     }
     let mut definitions = members("definitions").clone();
     definitions.retain(|name, _| needed.contains(name.as_str()));
-    object!({ "paths": paths, "definitions": definitions })
+    object!({ "paths": paths, "definitions": definitions, "parameters": (members("parameters").clone()) })
 }
 
 /// The names of the definitions that a part of a document refers to.
@@ -61,6 +61,13 @@ pub(crate) fn add(into: &mut Value, other: &Value) {
         let name = renamed.get(name.as_str()).map_or(name.as_str(), String::as_str);
         if !definitions.contains(name) {
             definitions.insert(name.to_string(), refer(definition, &renamed));
+        }
+    }
+    // Their names tell what they say, so that the same name is the same parameter.
+    let parameters = into.place(&["parameters"]).make_map();
+    for (name, parameter) in other.get("parameters").and_then(Value::as_map).unwrap_or(&nothing).iter() {
+        if !parameters.contains(name.as_str()) {
+            parameters.insert(name, refer(parameter, &renamed));
         }
     }
     let paths = into.place(&["paths"]).make_map();
