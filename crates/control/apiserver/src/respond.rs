@@ -230,7 +230,13 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
                 None => Ok(one(registry, &served, &object, code, accept, include)),
             }
         }
-        Answer::Other { .. } if accept.shape == Shape::Table => {
+        Answer::Other { object: value, created } if accept.shape == Shape::Table => {
+            let api = registry.api();
+            let (group, version) = value.str_at(&["apiVersion"]).split_once('/').unwrap_or(("", value.str_at(&["apiVersion"])));
+            if let Some(kind) = api.kind(group, version, value.str_at(&["kind"])).filter(|kind| !kind.columns.is_empty()) {
+                let table = table::table(kind, std::slice::from_ref(&value), include, registry.environment.now());
+                return Ok(object(&api, if created { 201 } else { 200 }, accept, &table));
+            }
             let text = "the server was unable to respond with a content type that the client supports: this object has no table";
             Err(Status::new(fram_machinery::Reason::NotAcceptable, text))
         }

@@ -50,7 +50,9 @@ impl TypeError {
             Sort::Struct => format!("cannot restore struct from: {sort}"),
             Sort::List => format!("cannot restore slice from {sort}"),
             Sort::Map => format!("cannot restore map from {sort}"),
-            Sort::Scalar => format!("cannot convert {name} to {wanted}"),
+            // Go turns numbers into each other, and whole ones into texts of one letter, which is refused by name.
+            Sort::Scalar if matches!(found, Value::Int(_)) && wanted == "string" => format!("cannot convert {name} to {wanted}"),
+            Sort::Scalar => format!("unrecognized type: {wanted}"),
             Sort::Own => self.to_string(),
         }
     }
@@ -546,7 +548,8 @@ mod tests {
         check(&Type::Map(texts()), "x".into(), &format!("string {field} map"), "cannot restore map from string");
         check(&Type::List(texts()), object!({}), &format!("object {field} slice"), "cannot restore slice from map");
         check(&Type::Struct(id), Value::Int(1), &format!("number {field} Pod"), "cannot restore struct from: int64");
-        check(&Type::Int32, "x".into(), &format!("string {field} int32"), "cannot convert string to int32");
+        check(&Type::Int32, "x".into(), &format!("string {field} int32"), "unrecognized type: int32");
+        check(&Type::String, Value::Int(1), &format!("number {field} string"), "cannot convert int64 to string");
         let time = format!("number {field} v1.Time");
         check(&Type::Time, Value::Int(1), &time, &format!("json: cannot unmarshal {time}"));
     }

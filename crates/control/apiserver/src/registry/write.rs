@@ -201,10 +201,10 @@ impl Registry {
         let asked = object.clone();
         let allocation = self.allocators.allocate(self, place, object, None).await?;
         let mut object = allocation.object;
-        if write.dry_run {
-            return Ok(Some((object, None)));
-        }
         let key = Key::from(self.key_of(place));
+        if write.dry_run {
+            return if self.snapshot().await?.get(&key).is_some() { Err(place.already_exists()) } else { Ok(Some((object, None))) };
+        }
         let value = Record::encode(stored, object.clone());
         self.trees.put(value.clone(), (), object.clone());
         let put = Operation::Put { key: key.clone(), value: value.clone(), ttl: ttl(stored) };
