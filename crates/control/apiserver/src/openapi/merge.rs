@@ -64,10 +64,9 @@ pub(crate) fn add(into: &mut Value, other: &Value) {
         }
     }
     // Their names tell what they say, so that the same name is the same parameter.
-    let parameters = into.place(&["parameters"]).make_map();
     for (name, parameter) in other.get("parameters").and_then(Value::as_map).unwrap_or(&nothing).iter() {
-        if !parameters.contains(name.as_str()) {
-            parameters.insert(name, refer(parameter, &renamed));
+        if into.at(&["parameters", name.as_str()]).is_none() {
+            into.set(&["parameters", name.as_str()], refer(parameter, &renamed));
         }
     }
     let paths = into.place(&["paths"]).make_map();
@@ -116,6 +115,15 @@ mod tests {
         let about = about(&document, "/apis/a/v1/");
         assert_eq!(about.get("paths"), Some(&object!({ "/apis/a/v1/x": { "get": (reference("A")) } })));
         assert_eq!(about.get("definitions").and_then(Value::as_map).unwrap().keys().map(|k| k.as_str()).collect::<Vec<_>>(), ["A", "B"]);
+    }
+
+    #[test]
+    fn parameters_come_along_with_the_operations_that_refer_to_them() {
+        let parameter = || object!({ "in": "query", "name": "limit" });
+        let theirs = object!({ "paths": { "/apis/a/v1/x": {} }, "parameters": { "limit-1": (parameter()) } });
+        let mut own = object!({ "paths": {}, "definitions": {}, "parameters": { "limit": { "name": "own" } } });
+        add(&mut own, &about(&theirs, "/apis/a/v1/"));
+        assert_eq!(own.get("parameters"), Some(&object!({ "limit": { "name": "own" }, "limit-1": (parameter()) })));
     }
 
     #[test]
