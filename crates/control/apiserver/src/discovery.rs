@@ -25,6 +25,39 @@ impl<'a> Known<'a> {
     }
 }
 
+/// The order in which upstream writes the fields of these documents: there are scripts that look at their text.
+pub(crate) const RESOURCES: &[&str] = &[
+    "name",
+    "singularName",
+    "namespaced",
+    "group",
+    "version",
+    "kind",
+    "apiVersion",
+    "groupVersion",
+    "verbs",
+    "shortNames",
+    "categories",
+    "storageVersionHash",
+];
+pub(crate) const GROUPS: &[&str] = &["kind", "apiVersion", "name", "versions", "groupVersion", "version", "preferredVersion"];
+pub(crate) const AGGREGATED: &[&str] = &[
+    "group",
+    "version",
+    "kind",
+    "apiVersion",
+    "metadata",
+    "resource",
+    "subresource",
+    "responseKind",
+    "scope",
+    "singularResource",
+    "acceptedTypes",
+    "verbs",
+    "shortNames",
+    "categories",
+];
+
 /// A group with its versions, the preferred one first.
 struct Group<'a> {
     name: &'a str,
@@ -231,6 +264,29 @@ mod tests {
         assert_eq!(aggregated(&known, true).list_at(&["items"]).len(), 1);
         let first = group_list(&known).list_at(&["groups"])[0].str_at(&["name"]).to_string();
         assert_eq!(first, "apiregistration.k8s.io");
+    }
+
+    #[test]
+    fn documents_are_written_in_the_order_of_upstreams_fields() {
+        let api = Api::builtin().unwrap();
+        let text = |value: &Value, order| String::from_utf8(fram_machinery::json::to_vec_in_order(value, order)).unwrap();
+        let resources = text(&resource_list(&api, "", "v1").unwrap(), RESOURCES);
+        let pods = r#"{"name":"pods","singularName":"pod","namespaced":true,"kind":"Pod","verbs":["create","delete","deletecollection","get","list","patch","update","watch"],"shortNames":["po"],"categories":["all"],"storageVersionHash":"xPOwRZ+Yhw8="}"#;
+        assert!(
+            resources.starts_with(r#"{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"v1","resources":[{"name":"#),
+            "{resources}"
+        );
+        assert!(resources.contains(pods), "{resources}");
+        let known = Known { api: &api, services: &Services::default(), offers: &Offers::default() };
+        let apps = r#"{"kind":"APIGroup","apiVersion":"v1","name":"apps","versions":[{"groupVersion":"apps/v1","version":"v1"}],"preferredVersion":{"groupVersion":"apps/v1","version":"v1"}}"#;
+        assert_eq!(text(&group(&known, "apps").unwrap(), GROUPS), apps);
+        let all = text(&aggregated(&known, true), AGGREGATED);
+        let pods = r#"{"resource":"pods","responseKind":{"group":"","version":"v1","kind":"Pod"},"scope":"Namespaced","singularResource":"pod","verbs":["#;
+        assert!(
+            all.starts_with(r#"{"kind":"APIGroupDiscoveryList","apiVersion":"apidiscovery.k8s.io/v2","metadata":{},"items":["#),
+            "{all}"
+        );
+        assert!(all.contains(pods), "{all}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod listen;
 mod log;
 mod objects;
 mod options;
+mod pretty;
 mod proxy;
 mod rewrite;
 mod slis;
@@ -78,7 +79,9 @@ impl Default for Ticket {
 /// Answers one request.
 pub(crate) async fn handle(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
     let zipped = compress::accepted(request.headers());
+    let pretty = pretty::wanted(&request);
     let response = answer(server, peer, request).await;
+    let response = if pretty { pretty::indented(response) } else { response };
     if zipped { compress::large(response) } else { response }
 }
 
@@ -216,8 +219,8 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
         return Err(Status::no_such_path());
     }
     let api = &server.registry.settled_api().await;
-    let show = |value: Option<fram_machinery::Value>, accept: Accept| {
-        value.map(|v| respond::document(api, accept, &v)).ok_or_else(Status::no_such_path)
+    let show = |value: Option<fram_machinery::Value>, order: &[&str], accept: Accept| {
+        value.map(|v| respond::document(api, accept, order, &v)).ok_or_else(Status::no_such_path)
     };
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let (services, offers) = (server.aggregator.services(), server.aggregator.offers());
@@ -233,13 +236,13 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
         ["api" | "apis"] if accept.shape == Shape::Aggregated => {
             let document = discovery::aggregated(&known, parts[0] == "api");
             let content = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-            Ok(respond::bytes(200, content, fram_machinery::json::to_vec(&document)))
+            Ok(respond::bytes(200, content, fram_machinery::json::to_vec_in_order(&document, discovery::AGGREGATED)))
         }
-        ["api"] => show(Some(discovery::api_versions("")), accept),
-        ["api", version] => show(discovery::resource_list(api, "", version), accept),
-        ["apis"] => show(Some(discovery::group_list(&known)), accept),
-        ["apis", group] => show(discovery::group(&known, group), accept),
-        ["apis", group, version] => show(discovery::resource_list(api, group, version), accept),
+        ["api"] => show(Some(discovery::api_versions("")), discovery::GROUPS, accept),
+        ["api", version] => show(discovery::resource_list(api, "", version), discovery::RESOURCES, accept),
+        ["apis"] => show(Some(discovery::group_list(&known)), discovery::GROUPS, accept),
+        ["apis", group] => show(discovery::group(&known, group), discovery::GROUPS, accept),
+        ["apis", group, version] => show(discovery::resource_list(api, group, version), discovery::RESOURCES, accept),
         ["debug", "api_priority_and_fairness", table] => match server.flow.dump(table) {
             Some(text) => Ok(respond::bytes(200, "text/plain; charset=utf-8", text)),
             None => Err(Status::no_such_path()),
@@ -247,9 +250,9 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
         ["metrics"] => Ok(respond::bytes(200, METRICS, server.metrics_text().await)),
         ["metrics", "slis"] => Ok(respond::bytes(200, METRICS, server.slis.text())),
         ["metrics", "resources"] => Ok(respond::bytes(200, METRICS, encoded(&server.pod_resources.lock()))),
-        ["version"] => show(Some(discovery::version()), accept),
-        [".well-known", "openid-configuration"] => show(Some(server.tokens.discovery()), accept),
-        ["openid", "v1", "jwks"] => show(Some(server.tokens.jwks()), accept),
+        ["version"] => show(Some(discovery::version()), &[], accept),
+        [".well-known", "openid-configuration"] => show(Some(server.tokens.discovery()), &[], accept),
+        ["openid", "v1", "jwks"] => show(Some(server.tokens.jwks()), &[], accept),
         _ => Err(Status::no_such_path()),
     }
 }

@@ -5,6 +5,7 @@
 mod custom;
 mod gnostic;
 pub(crate) mod merge;
+mod parameters;
 mod paths;
 mod schema;
 mod v2;

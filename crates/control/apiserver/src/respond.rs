@@ -146,8 +146,11 @@ pub(crate) fn object(api: &Api, code: u16, accept: Accept, value: &Value) -> Res
     }
 }
 
-/// A document that has no protobuf form.
-pub(crate) fn document(api: &Api, accept: Accept, value: &Value) -> Response<Body> {
+/// A document that has no protobuf form; in JSON these keys come first.
+pub(crate) fn document(api: &Api, accept: Accept, order: &[&str], value: &Value) -> Response<Body> {
+    if accept.encoding == Encoding::Json {
+        return bytes(200, accept.encoding.media_type(), json::to_vec_in_order(value, order));
+    }
     let encoding = if accept.encoding == Encoding::Protobuf { Encoding::Json } else { accept.encoding };
     object(api, 200, Accept { encoding, ..accept.plain() }, value)
 }
@@ -227,7 +230,13 @@ fn answer(registry: &Registry, answer: Answer, accept: Accept, include: IncludeO
                 None => Ok(one(registry, &served, &object, code, accept, include)),
             }
         }
-        Answer::Other { .. } if accept.shape == Shape::Table => {
+        Answer::Other { object: value, created } if accept.shape == Shape::Table => {
+            let api = registry.api();
+            let (group, version) = value.str_at(&["apiVersion"]).split_once('/').unwrap_or(("", value.str_at(&["apiVersion"])));
+            if let Some(kind) = api.kind(group, version, value.str_at(&["kind"])).filter(|kind| !kind.columns.is_empty()) {
+                let table = table::table(kind, std::slice::from_ref(&value), include, registry.environment.now());
+                return Ok(object(&api, if created { 201 } else { 200 }, accept, &table));
+            }
             let text = "the server was unable to respond with a content type that the client supports: this object has no table";
             Err(Status::new(fram_machinery::Reason::NotAcceptable, text))
         }

@@ -7,6 +7,7 @@ mod subresources;
 pub(crate) use subresources::to_scale;
 
 use fram_client::{Patch, PatchKind, Verb, WriteOptions};
+use fram_machinery::normalize::TypeError;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value, meta};
 
@@ -55,6 +56,9 @@ pub(crate) async fn execute(
         Verb::Patch { patch, options } => {
             let mut warnings = Vec::new();
             let written = patch_object(server, user, &place, "", patch, duplicates, &options, &mut warnings).await?;
+            if written.created {
+                warnings.extend(fram_api::strategy(place.kind()).warnings(&written.object, None));
+            }
             Ok(changed(place.served, written, warnings))
         }
         Verb::Delete(options) => {
@@ -195,8 +199,9 @@ pub(super) async fn patch_object(
     let mut found = Vec::new();
     let transform = |current: &Value| {
         let patched = apply_patch(place.kind(), current, &patch)?;
-        let decoded = registry.decode_body(place.kind(), Body::new(patched), validation);
-        let (object, problems) = decoded.map_err(|status| unfit(place.kind(), current, &patch.body, &status))?;
+        let words = |e: &TypeError| if patch.kind == PatchKind::Strategic { e.converting() } else { e.to_string() };
+        let decoded = registry.decode_saying(place.kind(), Body::new(patched), validation, words);
+        let (object, problems) = decoded.map_err(|status| unfit(&patch.body, &status))?;
         found = problems;
         let pinned = patch.body.str_at(&["metadata", "resourceVersion"]);
         let mut object = object;
@@ -213,10 +218,10 @@ pub(super) async fn patch_object(
     Ok(written)
 }
 
-/// A patch after which the object is none of its kind.
-fn unfit(kind: &fram_api::Kind, current: &Value, patch: &Value, status: &Status) -> Status {
+/// A patch after which the object is none of its kind. The refusal names no object, as upstream's.
+fn unfit(patch: &Value, status: &Status) -> Status {
     let error = FieldError::invalid("patch", fram_machinery::json::to_string(patch), status.message.as_str());
-    Status::invalid(&kind.group, &kind.kind, meta::name(current), vec![error])
+    Status::invalid("", "", "", vec![error])
 }
 
 fn apply_patch(kind: &fram_api::Kind, current: &Value, patch: &Patch) -> Result<Value, Status> {

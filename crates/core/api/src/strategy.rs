@@ -293,6 +293,12 @@ pub(crate) fn joined(items: impl Iterator<Item = String>, none: &str) -> Value {
     if text.is_empty() { none.into() } else { text.into() }
 }
 
+/// The name of a class, and whether it is taken where none is named.
+pub(crate) fn named_default(class: &Value, annotation: &str) -> Value {
+    let name = fram_machinery::meta::name(class);
+    if fram_machinery::meta::annotation(class, annotation) == Some("true") { format!("{name} (default)").into() } else { name.into() }
+}
+
 /// A label selector object in its printed form; see metav1.FormatLabelSelector.
 pub(crate) fn printed_selector(selector: Option<&Value>) -> Value {
     let parsed = fram_machinery::labels::Selector::from_object(selector).ok().flatten();

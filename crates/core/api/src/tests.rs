@@ -1,7 +1,7 @@
 //! The built-in kinds, and every golden file through every encoding.
 
 use super::*;
-use fram_machinery::{json, normalize, object, protobuf};
+use fram_machinery::{Value, json, normalize, object, protobuf};
 
 #[test]
 fn the_descriptions_are_well_formed() {
@@ -86,4 +86,101 @@ fn check_golden(api: &Api, path: &std::path::Path) -> bool {
     let raw = protobuf::encode(&api.schema, kind.ty, &input);
     assert!(protobuf::seal(&envelope.api_version, &envelope.kind, &raw) == bytes, "{name}: protobuf bytes differ");
     true
+}
+
+/// The cells that a kind works out itself, in the order of its columns.
+fn cells(group: &str, version: &str, kind: &str, object: &Value) -> Vec<String> {
+    let api = Api::chosen(&"api/all=true".parse().unwrap()).unwrap();
+    let kind = api.kind(group, version, kind).unwrap();
+    let computed = kind.columns.iter().filter(|column| matches!(column.cell, Cell::Computed));
+    let text = |value: Value| value.as_str().map_or_else(|| json::to_string(&value), String::from);
+    computed.map(|column| text(strategy(kind).cell(object, &column.name))).collect()
+}
+
+#[test]
+fn cells_of_tables_say_what_upstreams_printers_say() {
+    let selector = object!({ "matchLabels": { "a": "b" }, "matchExpressions": [{ "key": "A", "operator": "Exists" }] });
+    let rules = object!([{ "host": "a" }, { "host": "b" }, { "host": "c" }, { "host": "d" }]);
+    let pods = object!({ "type": "Pods", "pods": { "metric": { "name": "x" }, "target": { "averageValue": "10" } } });
+    let external = object!({ "type": "External", "external": { "target": { "averageValue": "5" } } });
+    let now = object!([{ "type": "Pods", "pods": { "current": { "averageValue": "7" } } }]);
+    let event = object!({ "involvedObject": { "kind": "Pod", "name": "p" }, "message": " m\n", "reportingComponent": "c", "reportingInstance": "i",
+        "firstTimestamp": "t1", "count": 0 });
+    let new_event = object!({ "regarding": { "kind": "Pod", "name": "p" }, "note": "m", "deprecatedSource": { "component": "c" },
+        "deprecatedLastTimestamp": "t2", "deprecatedFirstTimestamp": "t1", "deprecatedCount": 3 });
+    let classes = object!({ "metadata": { "name": "c", "annotations": { "ingressclass.kubernetes.io/is-default-class": "true" } },
+        "spec": { "parameters": { "apiGroup": "g.io", "kind": "P", "name": "n" } } });
+    let quota = object!({ "status": { "hard": { "limits.cpu": "2", "pods": "3", "requests.cpu": "1" }, "used": { "pods": "1" } } });
+    let template = object!({ "template": { "metadata": { "labels": { "a": "b", "c": "d" } },
+        "spec": { "containers": [{ "name": "x", "image": "i" }, { "name": "y", "image": "j" }] } } });
+    let owned =
+        object!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "controller": true }] } });
+    let driver =
+        object!({ "spec": { "tokenRequests": [{ "audience": "a" }, { "audience": "b" }], "volumeLifecycleModes": ["Persistent"] } });
+    let node = object!({ "metadata": { "labels": { "node-role.kubernetes.io/z": "", "kubernetes.io/role": "a" } } });
+    for (group, version, kind, object, expect) in [
+        (
+            "networking.k8s.io",
+            "v1",
+            "Ingress",
+            object!({ "spec": { "rules": rules, "tls": [{}] } }),
+            &["a,b,c + 1 more...", "", "80, 443"] as &[&str],
+        ),
+        (
+            "networking.k8s.io",
+            "v1",
+            "Ingress",
+            object!({ "status": { "loadBalancer": { "ingress": [{ "ip": "1" }, { "hostname": "h" }] } } }),
+            &["*", "1,h", "80"],
+        ),
+        ("networking.k8s.io", "v1", "IngressClass", classes, &["c (default)", "P.g.io/n"]),
+        ("networking.k8s.io", "v1", "NetworkPolicy", object!({ "spec": { "podSelector": selector } }), &["A,a=b"]),
+        ("networking.k8s.io", "v1", "ServiceCIDR", object!({ "spec": { "cidrs": ["a", "b"] } }), &["a,b"]),
+        ("", "v1", "ResourceQuota", quota, &["pods: 1/3, requests.cpu: 0/1", "limits.cpu: 0/2"]),
+        ("", "v1", "ResourceQuota", object!({}), &["", ""]),
+        ("", "v1", "PodTemplate", template, &["x,y", "i,j", "a=b,c=d"]),
+        ("", "v1", "Node", node, &["Unknown", "a,z", "<none>", "<none>", "<unknown>"]),
+        ("", "v1", "Event", event, &["t1", "pod/p", "c, i", "m", "t1", "1"]),
+        ("events.k8s.io", "v1", "Event", new_event, &["t2", "pod/p", "c", "m", "t1", "3"]),
+        ("apps", "v1", "ControllerRevision", owned, &["daemonset.apps/d"]),
+        ("batch", "v1", "CronJob", object!({ "spec": { "suspend": true } }), &["True", "0", "<none>", "", "", "<none>"]),
+        ("storage.k8s.io", "v1", "CSIDriver", driver, &["a,b", "Persistent"]),
+        ("storage.k8s.io", "v1", "CSIDriver", object!({}), &["<unset>", "<none>"]),
+        ("storage.k8s.io", "v1", "CSINode", object!({ "spec": { "drivers": [{}] } }), &["1"]),
+        (
+            "flowcontrol.apiserver.k8s.io",
+            "v1",
+            "FlowSchema",
+            object!({ "status": { "conditions": [{ "type": "Dangling", "status": "True" }] } }),
+            &["True"],
+        ),
+        ("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", object!({}), &["?"]),
+        (
+            "autoscaling",
+            "v2",
+            "HorizontalPodAutoscaler",
+            object!({ "spec": { "metrics": [pods, external] }, "status": { "currentMetrics": now } }),
+            &["/", "7/10, <unknown>/5 (avg)"],
+        ),
+    ] {
+        assert_eq!(cells(group, version, kind, &object), expect, "{kind}");
+    }
+}
+
+#[test]
+fn what_has_no_effect_is_warned_of() {
+    let api = Api::builtin().unwrap();
+    let warned = |group: &str, kind: &str, object: Value| strategy(api.kind(group, "v1", kind).unwrap()).warnings(&object, None);
+    let service = |spec: Value| warned("", "Service", object!({ "spec": spec }));
+    let ips = || object!(["1.2.3.4"]);
+    assert_eq!(
+        service(object!({ "type": "ClusterIP", "clusterIP": "None", "externalIPs": (ips()) })),
+        ["spec.externalIPs is ignored for headless services"]
+    );
+    let deprecated = "spec.externalIPs is deprecated and may no longer be implemented in some clusters";
+    assert_eq!(service(object!({ "type": "LoadBalancer", "externalIPs": (ips()) })), [deprecated]);
+    assert_eq!(service(object!({ "type": "ExternalName", "externalName": "a", "externalIPs": (ips()) })).len(), 1);
+    assert!(service(object!({ "type": "ClusterIP", "clusterIP": "10.0.0.1" })).is_empty());
+    assert_eq!(warned("storage.k8s.io", "CSIDriver", object!({ "spec": { "tokenRequests": [{ "audience": "a" }] } })).len(), 1);
+    assert!(warned("storage.k8s.io", "CSIDriver", object!({ "spec": {} })).is_empty());
 }

@@ -332,6 +332,37 @@ pub fn to_string(value: &Value) -> String {
     String::from_utf8(to_vec(value)).unwrap_or_default()
 }
 
+/// The same, with these keys before all others wherever they are, in their order, for clients that read text.
+pub fn to_vec_in_order(value: &Value, order: &[&str]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 << 10);
+    write_in_order(&mut out, value, order);
+    out
+}
+
+fn write_in_order(out: &mut Vec<u8>, value: &Value, order: &[&str]) {
+    let (entries, ends): (Vec<(Option<&Key>, &Value)>, _) = match value {
+        Value::List(list) => (list.iter().map(|item| (None, item)).collect(), b"[]"),
+        Value::Map(map) => {
+            let mut entries: Vec<_> = map.iter().map(|(key, item)| (Some(key), item)).collect();
+            entries.sort_by_key(|(key, _)| order.iter().position(|own| key.is_some_and(|key| key.as_str() == *own)).unwrap_or(order.len()));
+            (entries, b"{}")
+        }
+        scalar => return write(out, scalar),
+    };
+    out.push(ends[0]);
+    for (i, (key, item)) in entries.into_iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        if let Some(key) = key {
+            write_string(out, key);
+            out.push(b':');
+        }
+        write_in_order(out, item, order);
+    }
+    out.push(ends[1]);
+}
+
 /// Appends the compact JSON of a value.
 pub fn write(out: &mut Vec<u8>, value: &Value) {
     match value {

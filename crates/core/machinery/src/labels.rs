@@ -35,6 +35,13 @@ pub enum SelectorError {
 }
 
 impl Requirement {
+    fn key(&self) -> &str {
+        match self {
+            Self::Equals(key, _) | Self::NotEquals(key, _) | Self::In(key, _) | Self::NotIn(key, _) => key,
+            Self::Exists(key) | Self::DoesNotExist(key) | Self::GreaterThan(key, _) | Self::LessThan(key, _) => key,
+        }
+    }
+
     fn matches<'a>(&self, get: &impl Fn(&str) -> Option<&'a str>) -> bool {
         match self {
             Requirement::Equals(k, v) => get(k) == Some(v),
@@ -107,7 +114,9 @@ impl Selector {
                 other => return Err(SelectorError::Operator(other.to_string())),
             });
         }
-        let requirements = requirements.into_iter().map(Requirement::validate).collect::<Result<_, _>>()?;
+        let mut requirements = requirements.into_iter().map(Requirement::validate).collect::<Result<Vec<_>, _>>()?;
+        // As upstream keeps them, and prints them.
+        requirements.sort_by(|a, b| a.key().cmp(b.key()));
         Ok(Some(Self { requirements }))
     }
 

@@ -13,8 +13,50 @@ use crate::value::{Key, List, Map, Text, Value};
 
 /// A value of the wrong type, in the words of Go's decoder.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{0}")]
-pub struct TypeError(pub String);
+pub enum TypeError {
+    /// Another sort of value than the one that belongs there.
+    #[error("json: cannot unmarshal {} into Go {place}{wanted}", .found.kind_name())]
+    Sort { found: Value, place: String, wanted: String, to: Sort },
+    /// A text that does not have its form.
+    #[error("{0}")]
+    Form(String),
+}
+
+/// What a value is to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    Struct,
+    List,
+    Map,
+    Scalar,
+    /// What reads its own JSON.
+    Own,
+}
+
+impl TypeError {
+    /// The same in the words of the converter that upstream's strategic merge patches go through; see FromUnstructured.
+    pub fn converting(&self) -> String {
+        let Self::Sort { found, wanted, to, .. } = self else { return self.to_string() };
+        let (sort, name) = match found {
+            Value::Null => ("invalid", "nil"),
+            Value::Bool(_) => ("bool", "bool"),
+            Value::Int(_) => ("int64", "int64"),
+            Value::Float(_) => ("float64", "float64"),
+            Value::String(_) => ("string", "string"),
+            Value::List(_) => ("slice", "[]interface {}"),
+            Value::Map(_) => ("map", "map[string]interface {}"),
+        };
+        match to {
+            Sort::Struct => format!("cannot restore struct from: {sort}"),
+            Sort::List => format!("cannot restore slice from {sort}"),
+            Sort::Map => format!("cannot restore map from {sort}"),
+            // Go turns numbers into each other, and whole ones into texts of one letter, which is refused by name.
+            Sort::Scalar if matches!(found, Value::Int(_)) && wanted == "string" => format!("cannot convert {name} to {wanted}"),
+            Sort::Scalar => format!("unrecognized type: {wanted}"),
+            Sort::Own => self.to_string(),
+        }
+    }
+}
 
 /// An object of its type, and the paths of the fields that its type does not have.
 #[derive(Debug, PartialEq)]
@@ -57,9 +99,9 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn mismatch<T>(&self, value: &Value, go_type: &str) -> Result<T, TypeError> {
+    fn mismatch<T>(&self, value: Value, go_type: &str, to: Sort) -> Result<T, TypeError> {
         let place = if self.path.is_empty() { String::new() } else { format!("struct field {} of type ", self.path) };
-        Err(TypeError(format!("json: cannot unmarshal {} into Go {place}{go_type}", value.kind_name())))
+        Err(TypeError::Sort { found: value, place, wanted: go_type.into(), to })
     }
 
     fn structure(&mut self, id: TypeId, value: Value, root: bool) -> Result<Value, TypeError> {
@@ -73,7 +115,7 @@ impl Walk<'_> {
         let map = match value {
             Value::Map(map) => map,
             Value::Null => Map::new(),
-            other => return self.mismatch(&other, &ty.name),
+            other => return self.mismatch(other, &ty.name, Sort::Struct),
         };
         let mut entries = map.into_entries();
         // What is kept moves up to what was kept before it: no second list is made.
@@ -115,7 +157,7 @@ impl Walk<'_> {
         let map = match value {
             Value::Map(map) => map,
             Value::Null => Map::new(),
-            other => return self.mismatch(&other, &ty.name),
+            other => return self.mismatch(other, &ty.name, Sort::Struct),
         };
         let (mut own, mut rest) = (Vec::new(), Vec::new());
         for (key, item) in map.into_entries() {
@@ -157,7 +199,7 @@ impl Walk<'_> {
             }
             Value::String(_) => Some((key, item)),
             Value::Null => None,
-            other => return self.mismatch(&other, "string"),
+            other => return self.mismatch(other, "string", Sort::Scalar),
         };
         self.path.truncate(back);
         Ok(entry)
@@ -243,7 +285,7 @@ impl Walk<'_> {
             (SchemaOr::Bool, value @ Value::Bool(_)) => Ok(value),
             (SchemaOr::Array, Value::List(list)) => self.list(&Type::Struct(id), list),
             (SchemaOr::StringArray, Value::List(list)) => self.list(&Type::String, list),
-            (_, other) => self.mismatch(&other, "JSONSchemaProps"),
+            (_, other) => self.mismatch(other, "JSONSchemaProps", Sort::Own),
         }
     }
 
@@ -261,7 +303,7 @@ impl Walk<'_> {
             (Type::Time, Value::String(s)) => self.time(&s, 0),
             (Type::MicroTime, Value::String(s)) => self.time(&s, 6),
             (Type::Duration, Value::String(s)) => self.duration(&s),
-            (_, value) => self.mismatch(&value, go_name(ty)),
+            (ty, value) => self.mismatch(value, go_name(ty), sort(ty)),
         }
     }
 
@@ -272,24 +314,24 @@ impl Walk<'_> {
                 base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
                 _ => text.len(),
             };
-            return Err(TypeError(format!("illegal base64 data at input byte {at}")));
+            return Err(TypeError::Form(format!("illegal base64 data at input byte {at}")));
         }
         Ok(Value::String(text))
     }
 
     fn quantity(&self, text: &str) -> Result<Value, TypeError> {
-        let quantity: Quantity = text.trim().parse().map_err(|e| TypeError(format!("{e}")))?;
+        let quantity: Quantity = text.trim().parse().map_err(|e| TypeError::Form(format!("{e}")))?;
         Ok(quantity.to_string().into())
     }
 
     fn time(&self, text: &str, digits: u8) -> Result<Value, TypeError> {
-        let bad = || TypeError(format!("parsing time {text:?}: {}: not RFC 3339", self.path));
+        let bad = || TypeError::Form(format!("parsing time {text:?}: {}: not RFC 3339", self.path));
         let time: jiff::Timestamp = text.parse().map_err(|_| bad())?;
         Ok(format_time(time, digits).into())
     }
 
     fn duration(&self, text: &str) -> Result<Value, TypeError> {
-        let nanos = parse_duration(text).ok_or_else(|| TypeError(format!("time: invalid duration {text:?}")))?;
+        let nanos = parse_duration(text).ok_or_else(|| TypeError::Form(format!("time: invalid duration {text:?}")))?;
         Ok(format_duration(nanos).into())
     }
 }
@@ -310,6 +352,15 @@ fn is_zero(field: &Field, item: &Value) -> bool {
 /// A list element or map value has no flags of its own.
 fn element(ty: &Type) -> Field {
     Field { always: true, filled: true, ..Field::new(Key::Static(""), ty.clone()) }
+}
+
+fn sort(ty: &Type) -> Sort {
+    match ty {
+        Type::List(_) | Type::Bytes => Sort::List,
+        Type::Map(_) => Sort::Map,
+        Type::Bool | Type::Int32 | Type::Int64 | Type::Float64 | Type::String => Sort::Scalar,
+        _ => Sort::Own,
+    }
 }
 
 fn go_name(ty: &Type) -> &'static str {
@@ -478,6 +529,30 @@ fn default_type(schema: &Schema, ty: &Type, value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object;
+    use crate::schema::{Schema, StructType};
+
+    #[test]
+    fn a_value_of_another_sort_is_told_of_in_the_words_of_both_decoders() {
+        let mut schema = Schema::new();
+        let id = schema.declare("Pod").unwrap();
+        schema.define(id, StructType::new("Pod", String::new(), Vec::new()));
+        let mut walk = Walk { schema: &schema, path: "metadata.labels".into(), unknown: Vec::new(), sparse: false, stored: false };
+        let mut check = |ty: &Type, value: Value, decoding: &str, converting: &str| {
+            let error = walk.value(ty, value).unwrap_err();
+            assert_eq!(error.to_string(), format!("json: cannot unmarshal {decoding}"));
+            assert_eq!(error.converting(), converting);
+        };
+        let texts = || Box::new(Type::String);
+        let field = "into Go struct field metadata.labels of type";
+        check(&Type::Map(texts()), "x".into(), &format!("string {field} map"), "cannot restore map from string");
+        check(&Type::List(texts()), object!({}), &format!("object {field} slice"), "cannot restore slice from map");
+        check(&Type::Struct(id), Value::Int(1), &format!("number {field} Pod"), "cannot restore struct from: int64");
+        check(&Type::Int32, "x".into(), &format!("string {field} int32"), "unrecognized type: int32");
+        check(&Type::String, Value::Int(1), &format!("number {field} string"), "cannot convert int64 to string");
+        let time = format!("number {field} v1.Time");
+        check(&Type::Time, Value::Int(1), &time, &format!("json: cannot unmarshal {time}"));
+    }
 
     #[test]
     fn durations_are_written_as_go_writes_them() {

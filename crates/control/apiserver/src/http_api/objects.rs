@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fram_client::{Call, DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, Resource, Verb, WriteOptions};
 use fram_machinery::status::FieldError;
-use fram_machinery::{Status, Value};
+use fram_machinery::{Reason, Status, Value};
 use http::{Request, Response, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -94,7 +94,8 @@ async fn read_verb(
         "get" => (Verb::Get, none()),
         "list" => (Verb::List(list_options(query)?), none()),
         "create" | "update" => {
-            let body = decode(api, &content_type, &read_body(request).await?)?;
+            let bytes = read_body(request).await?;
+            let body = decode(api, &content_type, &bytes).map_err(|status| unrecognized(api, path, &bytes, status))?;
             let options = write_options(query)?;
             let verb =
                 if asked == "create" { Verb::Create { object: body.value, options } } else { Verb::Update { object: body.value, options } };
@@ -128,15 +129,37 @@ async fn read_body(request: Request<Incoming>) -> Result<Bytes, Status> {
     match Limited::new(request.into_body(), MAX_BODY).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Status::new(fram_machinery::Reason::RequestEntityTooLarge, format!("limit is {MAX_BODY}")))
+            Err(Status::new(Reason::RequestEntityTooLarge, format!("limit is {MAX_BODY}")))
         }
         Err(error) => Err(Status::bad_request(format!("unable to read the body: {error}"))),
     }
 }
 
+/// What is said of a body that does not even tell what it is.
+fn unrecognized(api: &fram_api::Api, path: &ResourcePath, body: &[u8], status: Status) -> Status {
+    let kind = match api.resource(&path.group, &path.version, &path.plural) {
+        Some(kind) if status.is(Reason::BadRequest) => kind,
+        _ => return status,
+    };
+    let body_of = kind.subresource(&path.subresource).and_then(|sub| sub.kind).map_or(&*kind.kind, |(_, _, name)| name);
+    Status::bad_request(format!("the object provided is unrecognized (must be of type {body_of}): {} ({})", status.message, summary(body)))
+}
+
+/// The beginning of a body: as it is where it looks like JSON, else its bytes.
+fn summary(body: &[u8]) -> String {
+    const MOST: usize = 30;
+    let start = &body[..body.len().min(MOST)];
+    let rest = if body.len() > MOST { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".into(),
+        Some(b'{') => format!("{}{rest}", String::from_utf8_lossy(start)),
+        Some(_) => start.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + rest,
+    }
+}
+
 fn unsupported(accepted: &str) -> Status {
     let text = format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
-    Status::new(fram_machinery::Reason::UnsupportedMediaType, text)
+    Status::new(Reason::UnsupportedMediaType, text)
 }
 
 /// The media type of a request's body, without parameters.

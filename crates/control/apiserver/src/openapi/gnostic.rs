@@ -27,6 +27,8 @@ enum Form {
     SchemaOrBool,
     /// Parameters, which differ by where they stand in the request.
     Parameters,
+    /// Parameters that others refer to by their names.
+    Shared,
     /// Responses by their code.
     Responses,
     /// The schema of a response.
@@ -47,6 +49,7 @@ static DOCUMENT: Message = Message {
         ("info", 2, Form::One(&INFO)),
         ("paths", 8, Form::Paths),
         ("definitions", 9, Form::Named(&SCHEMA)),
+        ("parameters", 10, Form::Shared),
     ],
     extensions: 16,
 };
@@ -200,9 +203,17 @@ fn field(out: &mut Vec<u8>, number: u32, value: &Value, form: &Form) {
             }
             None => put(&wrapped(1, &message(value, &SCHEMA))),
         },
-        Form::Parameters => list().for_each(|v| put(&wrapped(1, &parameter(v)))),
+        Form::Parameters => list().for_each(|v| put(&parameter_or_reference(v))),
+        Form::Shared => put(&pairs(value, 1, parameter)),
         Form::Responses => put(&pairs(value, 1, |v| wrapped(1, &message(v, &RESPONSE)))),
         Form::Paths => put(&pairs(value, 2, |v| message(v, &PATH))),
+    }
+}
+
+fn parameter_or_reference(value: &Value) -> Vec<u8> {
+    match value.get("$ref").and_then(Value::as_str) {
+        Some(reference) => wrapped(2, &wrapped(1, reference.as_bytes())),
+        None => wrapped(1, &parameter(value)),
     }
 }
 
@@ -259,6 +270,8 @@ mod tests {
     fn parameters_are_told_apart_by_their_place() {
         let query = parameter(&object!({ "in": "query", "name": "dryRun" }));
         assert_eq!(query, [&[18, 17, 26, 15, 18, 5][..], b"query", &[34, 6], b"dryRun"].concat());
+        let reference = parameter_or_reference(&object!({ "$ref": "#/p" }));
+        assert_eq!(reference, [&[18, 5, 10, 3][..], b"#/p"].concat());
         assert_eq!(parameter(&object!({ "in": "body" })), [&[10, 6, 26, 4][..], b"body"].concat());
     }
 }

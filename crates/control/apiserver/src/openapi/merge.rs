@@ -23,7 +23,7 @@ pub(crate) fn about(document: &Value, prefix: &str) -> Value {
     }
     let mut definitions = members("definitions").clone();
     definitions.retain(|name, _| needed.contains(name.as_str()));
-    object!({ "paths": paths, "definitions": definitions })
+    object!({ "paths": paths, "definitions": definitions, "parameters": (members("parameters").clone()) })
 }
 
 /// The names of the definitions that a part of a document refers to.
@@ -61,6 +61,12 @@ pub(crate) fn add(into: &mut Value, other: &Value) {
         let name = renamed.get(name.as_str()).map_or(name.as_str(), String::as_str);
         if !definitions.contains(name) {
             definitions.insert(name.to_string(), refer(definition, &renamed));
+        }
+    }
+    // Their names tell what they say, so that the same name is the same parameter.
+    for (name, parameter) in other.get("parameters").and_then(Value::as_map).unwrap_or(&nothing).iter() {
+        if into.at(&["parameters", name.as_str()]).is_none() {
+            into.set(&["parameters", name.as_str()], refer(parameter, &renamed));
         }
     }
     let paths = into.place(&["paths"]).make_map();
@@ -109,6 +115,15 @@ mod tests {
         let about = about(&document, "/apis/a/v1/");
         assert_eq!(about.get("paths"), Some(&object!({ "/apis/a/v1/x": { "get": (reference("A")) } })));
         assert_eq!(about.get("definitions").and_then(Value::as_map).unwrap().keys().map(|k| k.as_str()).collect::<Vec<_>>(), ["A", "B"]);
+    }
+
+    #[test]
+    fn parameters_come_along_with_the_operations_that_refer_to_them() {
+        let parameter = || object!({ "in": "query", "name": "limit" });
+        let theirs = object!({ "paths": { "/apis/a/v1/x": {} }, "parameters": { "limit-1": (parameter()) } });
+        let mut own = object!({ "paths": {}, "definitions": {}, "parameters": { "limit": { "name": "own" } } });
+        add(&mut own, &about(&theirs, "/apis/a/v1/"));
+        assert_eq!(own.get("parameters"), Some(&object!({ "limit": { "name": "own" }, "limit-1": (parameter()) })));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use fram_api::{Kind, Subresource};
 use fram_machinery::{Map, Value, object};
 
+use super::parameters::parameter;
 use super::schema::{Dialect, list_name};
 
 /// The verbs of Kubernetes by the methods of HTTP, for collections and for objects.
@@ -62,8 +63,8 @@ fn insert(paths: &mut Map, path: String, operations: Vec<(&'static str, Operatio
     if operations.is_empty() {
         return;
     }
-    let parameter = |name: &&str| path.contains(&format!("{{{name}}}"));
-    let place: Vec<Value> = ["name", "namespace"].iter().filter(|n| parameter(n)).map(|n| dialect.parameter(n, "path")).collect();
+    let named = |name: &&str| path.contains(&format!("{{{name}}}"));
+    let place: Vec<Value> = ["name", "namespace"].iter().filter(|n| named(n)).map(|n| parameter(dialect, n, "path")).collect();
     let mut item: Map = operations.iter().map(|(method, operation)| (*method, operation.document(dialect))).collect();
     if !place.is_empty() {
         item.insert("parameters", place);
@@ -79,7 +80,7 @@ impl Operation<'_> {
             "update" => "put",
             other => other,
         };
-        let mut parameters: Vec<Value> = self.query().iter().map(|n| dialect.parameter(n, "query")).collect();
+        let mut parameters: Vec<Value> = self.query().iter().map(|n| parameter(dialect, n, "query")).collect();
         let mut out = object!({
             "operationId": (self.id()), "x-kubernetes-action": action,
             "x-kubernetes-group-version-kind": { "group": group, "kind": kind, "version": version },
@@ -132,9 +133,22 @@ impl Operation<'_> {
         match self.verb {
             "create" | "update" => &["dryRun", "fieldManager", "fieldValidation"],
             "patch" => &["dryRun", "fieldManager", "fieldValidation", "force"],
-            "delete" => &["dryRun", "gracePeriodSeconds", "propagationPolicy"],
-            "list" => &["labelSelector", "fieldSelector", "limit", "continue", "resourceVersion", "watch"],
-            "deletecollection" => &["dryRun", "labelSelector", "fieldSelector", "gracePeriodSeconds", "propagationPolicy"],
+            "delete" => &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"],
+            "list" => &[
+                "allowWatchBookmarks",
+                "continue",
+                "fieldSelector",
+                "labelSelector",
+                "limit",
+                "resourceVersion",
+                "resourceVersionMatch",
+                "sendInitialEvents",
+                "timeoutSeconds",
+                "watch",
+            ],
+            "deletecollection" => {
+                &["dryRun", "fieldSelector", "gracePeriodSeconds", "labelSelector", "orphanDependents", "propagationPolicy"]
+            }
             _ => &[],
         }
     }
@@ -157,7 +171,7 @@ impl Operation<'_> {
         let verb = match self.verb {
             "get" => "read",
             "update" => "replace",
-            "deletecollection" => "deleteCollection",
+            "deletecollection" => "delete",
             other => other,
         };
         let group = match self.kind.group.split('.').next() {
@@ -167,7 +181,8 @@ impl Operation<'_> {
         let scope = if self.kind.is_namespaced() && !self.everywhere { "Namespaced" } else { "" };
         let subresource = self.subresource.map(|s| capital(s.name)).unwrap_or_default();
         let end = if self.everywhere { "ForAllNamespaces" } else { "" };
-        format!("{verb}{}{}{scope}{}{subresource}{end}", capital(group), capital(&self.kind.version), self.kind.kind)
+        let all = if self.verb == "deletecollection" { "Collection" } else { "" };
+        format!("{verb}{}{}{all}{scope}{}{subresource}{end}", capital(group), capital(&self.kind.version), self.kind.kind)
     }
 }
 

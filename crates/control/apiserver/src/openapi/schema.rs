@@ -26,7 +26,7 @@ pub(super) fn list_name(kind: &Kind) -> String {
 }
 
 /// Where a document keeps its schemas.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
     V2,
     V3,
@@ -39,22 +39,6 @@ impl Dialect {
             Dialect::V3 => "#/components/schemas/",
         };
         object!({ "$ref": (format!("{prefix}{name}")) })
-    }
-
-    /// A parameter of an operation, in the `query` or in the `path`.
-    pub(super) fn parameter(self, name: &str, place: &str) -> Value {
-        let mut out = object!({ "name": name, "in": place });
-        if place == "path" {
-            out.set(&["required"], true);
-        }
-        match self {
-            Dialect::V2 => {
-                out.set(&["type"], "string");
-                out.set(&["uniqueItems"], true);
-            }
-            Dialect::V3 => out.set(&["schema"], object!({ "type": "string", "uniqueItems": true })),
-        }
-        out
     }
 }
 
@@ -111,7 +95,9 @@ impl<'a> Schemas<'a> {
             "properties": {
                 "apiVersion": (type_meta(&self.docs, &name, "apiVersion")), "kind": (type_meta(&self.docs, &name, "kind")),
                 "metadata": meta,
-                "items": { "type": "array", "items": (self.dialect.reference(&name)) }
+                "items": {
+                    "type": "array", "items": (self.dialect.reference(&name)), "description": (format!("List of {}", kind.plural))
+                }
             },
             "x-kubernetes-group-version-kind": (gvk(list))
         });
@@ -142,6 +128,18 @@ impl<'a> Schemas<'a> {
     fn reference(&mut self, id: TypeId) -> Value {
         self.need(id);
         self.dialect.reference(&self.api.schema.get(id).openapi_name)
+    }
+
+    /// A reference to a type that is a value, and no message here.
+    fn value(&mut self, name: &str, schema: Value) -> Value {
+        if self.done.get(name).is_none() {
+            let mut schema = schema;
+            if let Some(docs) = self.docs.get(name).filter(|docs| !docs.description.is_empty()) {
+                schema.set(&["description"], docs.description.as_str());
+            }
+            self.done.insert(name, schema);
+        }
+        self.dialect.reference(name)
     }
 
     /// Works off the types that were referred to.
@@ -188,7 +186,8 @@ impl<'a> Schemas<'a> {
             schema.set(&["default"], default.clone());
         }
         if !field.allowed.is_empty() && schema.str_at(&["type"]) == "string" {
-            schema.set(&["enum"], field.allowed.iter().map(|v| Value::from(*v)).collect::<Vec<_>>());
+            let allowed: BTreeSet<&str> = field.allowed.iter().copied().collect();
+            schema.set(&["enum"], allowed.into_iter().map(Value::from).collect::<Vec<_>>());
         }
         if let Type::List(_) = field.ty {
             let topology = match &field.topology {
@@ -226,14 +225,24 @@ impl<'a> Schemas<'a> {
             Type::Float64 => formatted("number", "double"),
             Type::String | Type::Duration => object!({ "type": "string" }),
             Type::Bytes => formatted("string", "byte"),
-            Type::Time | Type::MicroTime => formatted("string", "date-time"),
-            Type::Quantity if matches!(self.dialect, Dialect::V3) => object!({ "oneOf": [{ "type": "string" }, { "type": "number" }] }),
-            Type::Quantity => object!({ "type": "string" }),
-            Type::IntOrString if matches!(self.dialect, Dialect::V3) => {
-                object!({ "format": "int-or-string", "oneOf": [{ "type": "integer" }, { "type": "string" }] })
+            Type::Time => self.value("io.k8s.apimachinery.pkg.apis.meta.v1.Time", formatted("string", "date-time")),
+            Type::MicroTime => self.value("io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime", formatted("string", "date-time")),
+            Type::Quantity => {
+                let schema = match self.dialect {
+                    Dialect::V2 => object!({ "type": "string" }),
+                    Dialect::V3 => object!({ "oneOf": [{ "type": "string" }, { "type": "number" }] }),
+                };
+                self.value("io.k8s.apimachinery.pkg.api.resource.Quantity", schema)
             }
-            Type::IntOrString => formatted("string", "int-or-string"),
-            Type::RawExtension | Type::FieldsV1 => object!({ "type": "object" }),
+            Type::IntOrString => {
+                let schema = match self.dialect {
+                    Dialect::V2 => formatted("string", "int-or-string"),
+                    Dialect::V3 => object!({ "format": "int-or-string", "oneOf": [{ "type": "integer" }, { "type": "string" }] }),
+                };
+                self.value("io.k8s.apimachinery.pkg.util.intstr.IntOrString", schema)
+            }
+            Type::RawExtension => self.value("io.k8s.apimachinery.pkg.runtime.RawExtension", object!({ "type": "object" })),
+            Type::FieldsV1 => self.value("io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1", object!({ "type": "object" })),
             Type::Json | Type::Deduced => object!({}),
             Type::SchemaOr(form, id) => {
                 // The alternatives are not said, as upstream.

@@ -8,7 +8,7 @@ use fram_docs::Docs;
 use fram_machinery::{Map, Value, json, object};
 
 use super::schema::{Dialect, Schemas};
-use super::{gnostic, paths};
+use super::{gnostic, parameters, paths};
 
 /// The document, whose paths are made when they are asked for: all of them at once take several times the room of their text.
 pub(super) struct Document<'a> {
@@ -28,7 +28,10 @@ impl<'a> Document<'a> {
         schemas.add_status();
         let definitions = std::mem::take(&mut schemas.done);
         let info = object!({ "title": "Kubernetes", "version": "v1.36.2" });
-        Self { kinds, rest: object!({ "swagger": "2.0", "info": info, "definitions": definitions }) }
+        Self {
+            kinds,
+            rest: object!({ "swagger": "2.0", "info": info, "definitions": definitions, "parameters": (parameters::of_document()) }),
+        }
     }
 
     /// The paths of one kind after the other.
@@ -90,6 +93,11 @@ mod tests {
         let (json, protobuf) = (Document::new(&api, &kinds).json(), Document::new(&api, &kinds).protobuf());
         let whole = Document::new(&api, &kinds).whole();
         assert!(whole.at(&["paths", "/api/v1/namespaces/{namespace}/pods/{name}/log"]).is_some());
+        let list = whole.list_at(&["paths", "/api/v1/pods", "get", "parameters"]);
+        let selector = object!({ "$ref": "#/parameters/labelSelector" });
+        assert!(list.contains(&selector), "{list:?}");
+        let about = whole.str_at(&["parameters", "labelSelector", "description"]);
+        assert_eq!(about, "A selector to restrict the list of returned objects by their labels. Defaults to everything.");
         assert!(json::from_slice(&json).unwrap() == whole);
         // Nothing stands there twice.
         assert_eq!([json.len(), protobuf.len()], [json::to_vec(&whole).len(), gnostic::document(&whole).len()]);

@@ -31,6 +31,15 @@ fn stored_names(kind: &Kind, mut selector: FieldSelector) -> FieldSelector {
     selector
 }
 
+/// What kinds say that have fields of their own to select by, and what the others say.
+fn unknown_field(kind: &Kind, path: &str) -> String {
+    let own = kind.selectable.iter().any(|field| !field.starts_with("metadata."));
+    match own || kind.custom.is_some() {
+        true => format!("field label not supported: {path}"),
+        false => format!("{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+    }
+}
+
 impl Selection {
     /// Parses both selectors; a field that the kind does not declare is refused.
     pub fn parse(kind: &Kind, labels: &str, fields: &str) -> Result<Self, Status> {
@@ -44,12 +53,7 @@ impl Selection {
                 || kind.group == "events.k8s.io" && core
         };
         match fields.requirements.iter().find(|r| !known(&r.path)) {
-            Some(r) => Err(Status::bad_request(format!(
-                "Unable to find {:?} that match label selector \"\", field selector {:?}: field label not supported: {}",
-                format!("{}, Resource={}", kind.api_version(), kind.plural),
-                format!("{}={}", r.path, r.value),
-                r.path
-            ))),
+            Some(r) => Err(Status::bad_request(unknown_field(kind, &r.path))),
             None => Ok(Self { labels, fields }),
         }
     }

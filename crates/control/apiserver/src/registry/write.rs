@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fram_api::{Kind, names, strategy};
+use fram_machinery::normalize::TypeError;
 use fram_machinery::{Reason, Status, Value, json, managed, meta, normalize};
 use fram_store::{Condition, Entry, Key, Operation, StoreError, Transaction};
 
@@ -57,6 +58,19 @@ impl Registry {
     /// Decodes an object of a kind: checks what it says of itself, drops and reports unknown fields.
     /// Returns the object and the warnings to send along.
     pub fn decode_body(&self, kind: &Kind, body: Body, validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
+        self.decode_saying(kind, body, validation, |e| {
+            format!("{} in version {:?} cannot be handled as a {}: {e}", kind.kind, kind.version, kind.kind)
+        })
+    }
+
+    /// The same, with other words for values of the wrong type.
+    pub(crate) fn decode_saying(
+        &self,
+        kind: &Kind,
+        body: Body,
+        validation: FieldValidation,
+        unfit: impl Fn(&TypeError) -> String,
+    ) -> Result<(Value, Vec<String>), Status> {
         let (version, name) = (body.value.str_at(&["apiVersion"]).to_string(), body.value.str_at(&["kind"]).to_string());
         if !version.is_empty() && version != kind.api_version() || !name.is_empty() && kind.kind != name.as_str() {
             return Err(Status::bad_request(format!(
@@ -65,9 +79,7 @@ impl Registry {
                 kind.api_version()
             )));
         }
-        let decoded = normalize::decode(&kind.schema, kind.ty, body.value).map_err(|e| {
-            Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {e}", kind.kind, kind.version, kind.kind))
-        })?;
+        let decoded = normalize::decode(&kind.schema, kind.ty, body.value).map_err(|e| Status::bad_request(unfit(&e)))?;
         let unknown = decoded.unknown.iter().map(|path| format!("unknown field {path:?}"));
         // Custom resources are parsed first and pruned then; built-in kinds do both at once.
         let problems: Vec<String> = match kind.custom {
@@ -189,10 +201,10 @@ impl Registry {
         let asked = object.clone();
         let allocation = self.allocators.allocate(self, place, object, None).await?;
         let mut object = allocation.object;
-        if write.dry_run {
-            return Ok(Some((object, None)));
-        }
         let key = Key::from(self.key_of(place));
+        if write.dry_run {
+            return if self.snapshot().await?.get(&key).is_some() { Err(place.already_exists()) } else { Ok(Some((object, None))) };
+        }
         let value = Record::encode(stored, object.clone());
         self.trees.put(value.clone(), (), object.clone());
         let put = Operation::Put { key: key.clone(), value: value.clone(), ttl: ttl(stored) };

@@ -27,6 +27,7 @@ pub(super) async fn apply(
     }
     let validation = field_validation(&options.field_validation)?;
     check_config(place, config)?;
+    let stated = config;
     // Decoding it whole finds unknown fields and wrong types; what is applied is only what was stated.
     let (_, problems) = registry.decode_body(kind, Body::new(config.clone()), lenient(kind, validation))?;
     let sparse = normalize::decode_sparse(&kind.schema, kind.ty, config.clone()).map_err(|e| Status::bad_request(e.to_string()))?;
@@ -49,6 +50,7 @@ pub(super) async fn apply(
         let live = &registry.owned_before_apply(kind, live)?;
         let merged = managed::apply(&kind.schema, kind.ty, live, &config, &manager, options.force, has_status, &now);
         let mut merged = merged.map_err(|e| failed(place, e))?;
+        managed::note(&mut merged, stated, &manager);
         if !meta::resource_version(live).is_empty() {
             let pinned = meta::resource_version(&config).to_string();
             let version = if pinned.is_empty() { meta::resource_version(live).to_string() } else { pinned };

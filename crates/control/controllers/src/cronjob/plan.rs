@@ -58,6 +58,11 @@ pub(super) fn plan(cron: &Value, jobs: &[Arc<Value>], now: Timestamp) -> Plan {
     };
     let text = cron.str_at(&["spec", "schedule"]);
     match Schedule::parse(text) {
+        // The 31st of February is well written and never comes.
+        Ok(schedule) if schedule.next(now, &zone).is_none() => {
+            let about = format!("invalid schedule: {text} : time difference between two schedules is less than 1 second");
+            plan.events.push((true, "InvalidSchedule", about));
+        }
         Ok(schedule) => {
             start(&mut plan, cron, jobs, &schedule, &zone, now);
             let next = schedule.next(now, &zone).map(|t| Duration::try_from(t.duration_since(now)).unwrap_or_default() + SLACK);
@@ -231,6 +236,14 @@ mod tests {
         let plan = plan(&cron(object!({ "timeZone": "Asia/Tokyo" })), &[], at("2026-01-01T00:25:00Z"));
         assert_eq!(meta::annotation(&plan.create.unwrap(), SCHEDULED), Some("2026-01-01T09:20:00+09:00"));
         assert_eq!(super::plan(&cron(object!({ "timeZone": "Moon/Sea" })), &[], at("2026-01-01T00:25:00Z")).events[0].1, "UnknownTimeZone");
+    }
+
+    #[test]
+    fn a_time_that_never_comes_is_told_of() {
+        let plan = plan(&cron(object!({ "schedule": "59 23 31 2 *" })), &[], at("2026-01-01T00:25:00Z"));
+        let about = "invalid schedule: 59 23 31 2 * : time difference between two schedules is less than 1 second";
+        assert_eq!(plan.events, [(true, "InvalidSchedule", about.to_string())]);
+        assert_eq!((plan.create.is_none(), plan.requeue), (true, None));
     }
 
     #[test]

@@ -4,11 +4,11 @@ mod stateful_set;
 
 use fram_machinery::labels::Selector;
 use fram_machinery::status::FieldError;
-use fram_machinery::{Value, meta};
+use fram_machinery::{Key, Map, Value, meta};
 
 use super::limits::{number_or_percent, percent};
 use super::pod::default_pod_spec;
-use super::{Strategy, container_cell, printed_selector};
+use super::{Strategy, container_cell, joined, printed_selector};
 
 pub(super) use stateful_set::StatefulSet;
 
@@ -298,6 +298,18 @@ fn rolling_errors(object: &Value, errors: &mut Vec<FieldError>) {
 /// PodTemplates, ControllerRevisions, ReplicationControllers.
 pub(super) struct PodTemplate;
 impl Strategy for PodTemplate {
+    fn cell(&self, object: &Value, column: &str) -> Value {
+        match column {
+            "Containers" => container_cell(object.at(&["template", "spec"]), "name"),
+            "Images" => container_cell(object.at(&["template", "spec"]), "image"),
+            _ => {
+                let labels = object.at(&["template", "metadata", "labels"]).and_then(Value::as_map);
+                let one = |(key, value): (&Key, &Value)| format!("{key}={}", value.as_str().unwrap_or_default());
+                joined(labels.into_iter().flat_map(Map::iter).map(one), "<none>")
+            }
+        }
+    }
+
     fn default(&self, object: &mut Value) {
         if object.at(&["template", "spec"]).is_some() {
             default_pod_spec(object.place(&["template", "spec"]));
@@ -314,6 +326,13 @@ impl Strategy for PodTemplate {
 
 pub(super) struct ControllerRevision;
 impl Strategy for ControllerRevision {
+    fn cell(&self, object: &Value, _: &str) -> Value {
+        let owners = meta::owner_references(object);
+        let Some(owner) = owners.iter().find(|o| o.bool_at(&["controller"]) == Some(true)) else { return Value::Null };
+        let group = owner.str_at(&["apiVersion"]).split_once('/').map_or(String::new(), |(group, _)| format!(".{group}"));
+        format!("{}{group}/{}", owner.str_at(&["kind"]).to_lowercase(), owner.str_at(&["name"])).into()
+    }
+
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         match object.get("data") {
             None | Some(Value::Null) => vec![FieldError::required("data", "data is mandatory")],

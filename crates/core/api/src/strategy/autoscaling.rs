@@ -238,12 +238,17 @@ fn targets(object: &Value) -> Value {
         return format!("cpu: {}/{target}%", percent(current)).into();
     }
     let current = object.list_at(&["status", "currentMetrics"]);
+    // Statuses stand in the order of the metrics.
+    let metrics = object.list_at(&["spec", "metrics"]);
+    let now_of = |metric: &Value| metrics.iter().position(|m| m == metric).and_then(|i| current.get(i));
     let one = |metric: &Value| {
         let ty = metric.str_at(&["type"]);
         let field = match ty {
             "Resource" => "resource",
             "ContainerResource" => "containerResource",
-            other => return format!("<{}>", other.to_lowercase()),
+            "Pods" => return counted(metric, now_of(metric), "pods"),
+            "Object" => return counted(metric, now_of(metric), "object"),
+            _ => return counted(metric, now_of(metric), "external"),
         };
         let (name, container) = (metric.str_at(&[field, "name"]), metric.str_at(&[field, "container"]));
         let same =
@@ -251,7 +256,7 @@ fn targets(object: &Value) -> Value {
         let now = current.iter().find(same);
         let text = match metric.str_at(&[field, "target", "averageValue"]) {
             "" => {
-                let target = percent(metric.int_at(&[field, "target", "averageUtilization"]));
+                let target = metric.int_at(&[field, "target", "averageUtilization"]).map_or("<auto>".to_string(), |n| format!("{n}%"));
                 format!("{}/{target}", percent(now.and_then(|m| m.int_at(&[field, "current", "averageUtilization"]))))
             }
             target => {
@@ -261,11 +266,21 @@ fn targets(object: &Value) -> Value {
         };
         format!("{name}: {text}")
     };
-    let metrics = object.list_at(&["spec", "metrics"]);
     match metrics.len() {
         0..=2 => joined(metrics.iter().map(one), "<none>").as_str().unwrap_or_default().replace(',', ", ").into(),
         n => format!("{} + {} more...", metrics[..2].iter().map(one).collect::<Vec<_>>().join(", "), n - 2).into(),
     }
+}
+
+/// A metric that is a number: what it is now and what it should be, of all pods or on average.
+fn counted(metric: &Value, now: Option<&Value>, field: &str) -> String {
+    let (kind, average) = match metric.str_at(&[field, "target", "averageValue"]) {
+        "" => ("value", ""),
+        _ if field == "pods" => ("averageValue", ""),
+        _ => ("averageValue", " (avg)"),
+    };
+    let now = now.map(|m| m.str_at(&[field, "current", kind])).filter(|v| !v.is_empty()).unwrap_or("<unknown>");
+    format!("{now}/{}{average}", metric.str_at(&[field, "target", kind]))
 }
 
 #[cfg(test)]

@@ -58,23 +58,69 @@ impl Strategy for Event {
     }
 
     fn cell(&self, object: &Value, column: &str) -> Value {
+        OLD.cell(object, column)
+    }
+}
+
+/// What the fields are called in a version.
+struct Fields {
+    first: &'static str,
+    last: &'static str,
+    count: &'static str,
+    source: &'static str,
+    object: &'static str,
+    message: &'static str,
+    component: &'static str,
+}
+
+const OLD: Fields = Fields {
+    first: "firstTimestamp",
+    last: "lastTimestamp",
+    count: "count",
+    source: "source",
+    object: "involvedObject",
+    message: "message",
+    component: "reportingComponent",
+};
+
+const NEW: Fields = Fields {
+    first: "deprecatedFirstTimestamp",
+    last: "deprecatedLastTimestamp",
+    count: "deprecatedCount",
+    source: "deprecatedSource",
+    object: "regarding",
+    message: "note",
+    component: "reportingController",
+};
+
+impl Fields {
+    fn cell(&self, event: &Value, column: &str) -> Value {
         let time = |paths: &[&[&str]]| {
-            let found = paths.iter().map(|p| object.str_at(p)).find(|t| !t.is_empty());
+            let found = paths.iter().map(|p| event.str_at(p)).find(|t| !t.is_empty());
             Value::from(found.unwrap_or("<unknown>"))
         };
+        let either = |path: &[&str], other: &str| match event.str_at(path) {
+            "" => event.str_at(&[other]).to_string(),
+            text => text.to_string(),
+        };
         match column {
-            "Last Seen" => time(&[&["series", "lastObservedTime"], &["lastTimestamp"], &["eventTime"], &["firstTimestamp"]]),
-            "First Seen" => time(&[&["firstTimestamp"], &["eventTime"]]),
+            "Last Seen" => time(&[&["series", "lastObservedTime"], &[self.last], &[self.first], &["eventTime"]]),
+            "First Seen" => time(&[&[self.first], &["eventTime"]]),
             "Object" => {
-                let involved = object.get("involvedObject").cloned().unwrap_or_default();
-                format!("{}/{}", involved.str_at(&["kind"]).to_lowercase(), involved.str_at(&["name"])).into()
+                let part = |field: &str| event.str_at(&[self.object, field]);
+                let slash = if part("name").is_empty() { "" } else { "/" };
+                format!("{}{slash}{}", part("kind").to_lowercase(), part("name")).into()
             }
-            "Source" => match (object.str_at(&["source", "component"]), object.str_at(&["source", "host"])) {
-                (component, "") => component.into(),
-                (component, host) => format!("{component}, {host}").into(),
+            "Source" => {
+                let (component, host) =
+                    (either(&[self.source, "component"], self.component), either(&[self.source, "host"], "reportingInstance"));
+                if host.is_empty() { component.into() } else { format!("{component}, {host}").into() }
+            }
+            "Count" => match event.int_at(&["series", "count"]).or(event.int_at(&[self.count])) {
+                None | Some(0) => Value::Int(1),
+                Some(count) => Value::Int(count),
             },
-            "Count" => Value::from(object.int_at(&["series", "count"]).or(object.int_at(&["count"])).unwrap_or(1)),
-            "Message" => object.str_at(&["message"]).trim().into(),
+            "Message" => event.str_at(&[self.message]).trim().into(),
             _ => Value::Null,
         }
     }
@@ -83,6 +129,10 @@ impl Strategy for Event {
 /// Events of events.k8s.io, which are stored as those of the core group, and are held stricter.
 pub(super) struct NewEvent;
 impl Strategy for NewEvent {
+    fn cell(&self, object: &Value, column: &str) -> Value {
+        NEW.cell(object, column)
+    }
+
     fn name_rule(&self) -> NameRule {
         names::dns_subdomain
     }

@@ -1,7 +1,7 @@
 //! Flow control: which requests a FlowSchema takes, and how a priority level shares what the server can do.
 
 use fram_machinery::status::FieldError;
-use fram_machinery::{Value, names};
+use fram_machinery::{Value, meta, names};
 
 use super::Strategy;
 
@@ -9,6 +9,10 @@ const VERBS: [&str; 10] = ["*", "create", "delete", "deletecollection", "get", "
 
 pub(super) struct FlowSchema;
 impl Strategy for FlowSchema {
+    fn cell(&self, object: &Value, _: &str) -> Value {
+        meta::condition(object, "Dangling").map_or("?", |c| c.str_at(&["status"])).into()
+    }
+
     fn default(&self, object: &mut Value) {
         if object.int_at(&["spec", "matchingPrecedence"]).unwrap_or(0) == 0 {
             object.set(&["spec", "matchingPrecedence"], 1000);

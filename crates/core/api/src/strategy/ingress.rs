@@ -1,14 +1,25 @@
 //! Ingresses and their classes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
-use super::Strategy;
+use super::{Strategy, joined, named_default};
 
 pub(super) struct Ingress;
 impl Strategy for Ingress {
+    fn cell(&self, object: &Value, column: &str) -> Value {
+        match column {
+            "Hosts" => hosts(object),
+            "Address" => addresses(object),
+            "Ports" if object.list_at(&["spec", "tls"]).is_empty() => "80".into(),
+            "Ports" => "80, 443".into(),
+            _ => Value::Null,
+        }
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let backend = object.at(&["spec", "defaultBackend"]).filter(|b| !b.is_null());
@@ -157,8 +168,47 @@ fn backend_errors(backend: &Value, at: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
+/// The hosts of the first rules that name one.
+fn hosts(ingress: &Value) -> Value {
+    const SHOWN: usize = 3;
+    let rules = ingress.list_at(&["spec", "rules"]);
+    let mut named = rules.iter().enumerate().filter(|(_, rule)| !rule.str_at(&["host"]).is_empty());
+    let shown: Vec<(usize, &str)> = named.by_ref().take(SHOWN).map(|(i, rule)| (i, rule.str_at(&["host"]))).collect();
+    let text = shown.iter().map(|(_, host)| *host).collect::<Vec<_>>().join(",");
+    match shown.last() {
+        None => "*".into(),
+        // Rules without a host count here, as upstream.
+        Some((last, _)) if shown.len() == SHOWN && last + 1 < rules.len() => format!("{text} + {} more...", rules.len() - SHOWN).into(),
+        Some(_) => text.into(),
+    }
+}
+
+fn addresses(ingress: &Value) -> Value {
+    let one = |point: &Value| match point.str_at(&["ip"]) {
+        "" => point.str_at(&["hostname"]).to_string(),
+        ip => ip.to_string(),
+    };
+    let all: BTreeSet<String> = ingress.list_at(&["status", "loadBalancer", "ingress"]).iter().map(one).collect();
+    joined(all.into_iter().filter(|address| !address.is_empty()), "")
+}
+
 pub(super) struct IngressClass;
 impl Strategy for IngressClass {
+    fn cell(&self, object: &Value, column: &str) -> Value {
+        match column {
+            "Name" => named_default(object, "ingressclass.kubernetes.io/is-default-class"),
+            "Parameters" => {
+                let part = |field: &str| object.str_at(&["spec", "parameters", field]);
+                let dot = if part("apiGroup").is_empty() { "" } else { "." };
+                match part("name") {
+                    "" => Value::Null,
+                    name => format!("{}{dot}{}/{name}", part("kind"), part("apiGroup")).into(),
+                }
+            }
+            _ => Value::Null,
+        }
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let controller = object.str_at(&["spec", "controller"]);

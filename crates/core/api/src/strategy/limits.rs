@@ -2,7 +2,7 @@
 
 use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
-use fram_machinery::{Map, Value, names};
+use fram_machinery::{Key, Map, Value, names};
 
 use super::Strategy;
 
@@ -151,6 +151,17 @@ fn limit_errors(limit: &Value, ty: &str, at: &str, errors: &mut Vec<FieldError>)
 
 pub(super) struct ResourceQuota;
 impl Strategy for ResourceQuota {
+    fn cell(&self, object: &Value, column: &str) -> Value {
+        let hard = object.at(&["status", "hard"]).and_then(Value::as_map);
+        let shown = hard.into_iter().flat_map(Map::iter).filter(|(name, _)| name.starts_with("limits.") == (column == "Limit"));
+        let used = |name: &str| match object.str_at(&["status", "used", name]) {
+            "" => "0".to_string(),
+            used => used.to_string(),
+        };
+        let one = |(name, hard): (&Key, &Value)| format!("{name}: {}/{}", used(name), hard.as_str().unwrap_or_default());
+        shown.map(one).collect::<Vec<_>>().join(", ").into()
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let null = Value::Null;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, names};
 
-use super::Strategy;
 use super::pod::port_or_name;
+use super::{Strategy, joined, printed_selector};
 
 /// An address and the length of its prefix.
 pub(super) fn cidr(text: &str) -> Option<(IpAddr, u32)> {
@@ -41,6 +41,10 @@ const NOT_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db
 
 pub(super) struct NetworkPolicy;
 impl Strategy for NetworkPolicy {
+    fn cell(&self, object: &Value, _: &str) -> Value {
+        printed_selector(object.at(&["spec", "podSelector"]))
+    }
+
     fn default(&self, object: &mut Value) {
         if object.list_at(&["spec", "policyTypes"]).is_empty() {
             let egress = !object.list_at(&["spec", "egress"]).is_empty();
@@ -124,6 +128,10 @@ fn policy_peer(peer: &Value, at: &str, errors: &mut Vec<FieldError>) {
 
 pub(super) struct ServiceCidr;
 impl Strategy for ServiceCidr {
+    fn cell(&self, object: &Value, _: &str) -> Value {
+        joined(object.list_at(&["spec", "cidrs"]).iter().filter_map(Value::as_str).map(String::from), "")
+    }
+
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let ranges = object.list_at(&["spec", "cidrs"]);

@@ -1,8 +1,10 @@
 //! Nodes: ranges of pod addresses, taints, and the cells of their table.
 
+use std::collections::BTreeSet;
+
 use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
-use fram_machinery::{Value, meta, names};
+use fram_machinery::{Key, Value, meta, names};
 
 use super::network::strict_cidr;
 use super::{Strategy, joined};
@@ -114,10 +116,17 @@ impl Strategy for Node {
             }
             "Roles" => {
                 let labels = meta::labels(object).as_map().cloned().unwrap_or_default();
-                let roles = labels.keys().filter_map(|k| k.strip_prefix("node-role.kubernetes.io/").map(String::from));
-                joined(roles.collect::<Vec<_>>().into_iter(), "<none>")
+                let role = |(key, value): (&Key, &Value)| match key.strip_prefix("node-role.kubernetes.io/") {
+                    None if key.as_str() == "kubernetes.io/role" => value.as_str().map(String::from),
+                    role => role.map(String::from),
+                };
+                let roles: BTreeSet<String> = labels.iter().filter_map(role).filter(|role| !role.is_empty()).collect();
+                joined(roles.into_iter(), "<none>")
             }
-            "Kernel-Version" => object.str_at(&["status", "nodeInfo", "kernelVersion"]).into(),
+            "Kernel-Version" => match object.str_at(&["status", "nodeInfo", "kernelVersion"]) {
+                "" => "<unknown>".into(),
+                version => version.into(),
+            },
             "Internal-IP" => address("InternalIP"),
             "External-IP" => address("ExternalIP"),
             _ => Value::Null,

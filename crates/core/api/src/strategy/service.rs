@@ -5,7 +5,7 @@ mod validation;
 
 use fram_machinery::labels::Selector;
 use fram_machinery::status::FieldError;
-use fram_machinery::{Value, names, object};
+use fram_machinery::{Value, meta, names, object};
 
 use super::{NameRule, Strategy};
 use crate::ServiceFamilies;
@@ -25,6 +25,10 @@ impl Service {
 }
 
 impl Strategy for Service {
+    fn warnings(&self, object: &Value, _: Option<&Value>) -> Vec<String> {
+        warnings(object)
+    }
+
     fn name_rule(&self) -> NameRule {
         // Names may start with a digit since 1.36; see RelaxedServiceNameValidation.
         names::dns_label
@@ -197,6 +201,38 @@ fn external_ip(service: &Value) -> String {
         _ => {}
     }
     if all.is_empty() { "<none>".into() } else { all.join(",") }
+}
+
+/// What has no effect, or soon has none; see GetWarningsForService.
+fn warnings(service: &Value) -> Vec<String> {
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let text = |field: &str| service.str_at(&["spec", field]);
+    let mut out = Vec::new();
+    if meta::annotation(service, HINTS).is_some() {
+        out.push(format!("annotation {HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead"));
+    }
+    let external = !service.list_at(&["spec", "externalIPs"]).is_empty();
+    let elsewhere = text("type") == "ExternalName";
+    if text("type") == "ClusterIP" && text("clusterIP") == "None" {
+        let ignored = [
+            ("loadBalancerIP", !text("loadBalancerIP").is_empty()),
+            ("externalIPs", external),
+            ("SessionAffinity", !matches!(text("sessionAffinity"), "" | "None")),
+        ];
+        out.extend(ignored.iter().filter(|(_, given)| *given).map(|(field, _)| format!("spec.{field} is ignored for headless services")));
+    } else if external && !elsewhere {
+        out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".into());
+    }
+    if elsewhere && external {
+        out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".into());
+    }
+    if !elsewhere && !text("externalName").is_empty() {
+        out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".into());
+    }
+    if text("trafficDistribution") == "PreferClose" {
+        out.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".into());
+    }
+    out
 }
 
 fn ports_text(service: &Value) -> String {

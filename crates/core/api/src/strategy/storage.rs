@@ -4,16 +4,13 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, meta, names};
 
-use super::Strategy;
+use super::{Strategy, joined, named_default};
 
 pub(super) struct StorageClass;
 impl Strategy for StorageClass {
     fn cell(&self, object: &Value, column: &str) -> Value {
         match column {
-            "Name" if meta::annotation(object, "storageclass.kubernetes.io/is-default-class") == Some("true") => {
-                format!("{} (default)", meta::name(object)).into()
-            }
-            "Name" => meta::name(object).into(),
+            "Name" => named_default(object, "storageclass.kubernetes.io/is-default-class"),
             _ => Value::Null,
         }
     }
@@ -86,6 +83,22 @@ fn topology_errors(terms: &[Value], errors: &mut Vec<FieldError>) {
 
 pub(super) struct CsiDriver;
 impl Strategy for CsiDriver {
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        let asked = !object.list_at(&["spec", "tokenRequests"]).is_empty();
+        let said = object.at(&["spec", "serviceAccountTokenInSecrets"]).is_some_and(|v| !v.is_null());
+        let about = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
+        if old.is_none() && asked && !said { vec![about.into()] } else { Vec::new() }
+    }
+
+    fn cell(&self, object: &Value, column: &str) -> Value {
+        let part = |field: &str| object.list_at(&["spec", field]);
+        match column {
+            "TokenRequests" if object.at(&["spec", "tokenRequests"]).is_none_or(Value::is_null) => "<unset>".into(),
+            "TokenRequests" => joined(part("tokenRequests").iter().map(|r| r.str_at(&["audience"]).to_string()), ""),
+            _ => joined(part("volumeLifecycleModes").iter().filter_map(Value::as_str).map(String::from), "<none>"),
+        }
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let requests = object.list_at(&["spec", "tokenRequests"]);
@@ -125,6 +138,10 @@ impl Strategy for CsiDriver {
 
 pub(super) struct CsiNode;
 impl Strategy for CsiNode {
+    fn cell(&self, object: &Value, _: &str) -> Value {
+        Value::from(object.list_at(&["spec", "drivers"]).len() as i64)
+    }
+
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         for (i, driver) in object.list_at(&["spec", "drivers"]).iter().enumerate() {

@@ -4,6 +4,7 @@
 use super::compare::{compare, index, stated};
 use super::duplicate::duplicate;
 use super::element::{Shape, name, shape};
+use super::last_applied::left_by_client;
 use super::managers::{Manager, Owner, read, stripped, within_reach, write};
 use super::set::{FieldSet, PathElement};
 use crate::schema::{Field, Schema, Type, TypeId};
@@ -61,9 +62,8 @@ pub fn apply(
     }
     let difference = compare(schema, ty, &stripped(live), &stripped(&merged));
     let taken = difference.added.union(&difference.modified);
-    let conflicts = conflicts(&owners, manager, &taken);
-    if !conflicts.is_empty() && !force {
-        return Err(ApplyError::Conflicts(conflicts));
+    if !force {
+        refuse_conflicts(&owners, manager, &taken, || left_by_client(schema, ty, live, manager))?;
     }
     for owner in owners.iter_mut().filter(|o| o.manager != *manager) {
         owner.fields = owner.fields.difference(&taken).difference(&difference.removed);
@@ -77,11 +77,20 @@ pub fn apply(
     Ok(merged)
 }
 
-fn conflicts(owners: &[Owner], manager: &Manager, taken: &FieldSet) -> Vec<Conflict> {
-    let others = owners.iter().filter(|o| o.manager != *manager);
-    others
-        .flat_map(|o| o.fields.intersection(taken).paths().into_iter().map(|field| Conflict { manager: o.manager.clone(), field }))
-        .collect()
+/// Fails where others own what is taken, but for what is free to be taken.
+fn refuse_conflicts(owners: &[Owner], manager: &Manager, taken: &FieldSet, free: impl Fn() -> FieldSet) -> Result<(), ApplyError> {
+    let others = owners.iter().filter(|o| o.manager != *manager).map(|o| (o, o.fields.intersection(taken)));
+    let held: Vec<(&Owner, FieldSet)> = others.filter(|(_, fields)| !fields.is_empty()).collect();
+    if held.is_empty() {
+        return Ok(());
+    }
+    let free = free();
+    let of = |(owner, fields): (&Owner, FieldSet)| -> Vec<Conflict> {
+        let paths = fields.difference(&free).paths().into_iter();
+        paths.map(|field| Conflict { manager: owner.manager.clone(), field }).collect()
+    };
+    let conflicts: Vec<Conflict> = held.into_iter().flat_map(of).collect();
+    if conflicts.is_empty() { Ok(()) } else { Err(ApplyError::Conflicts(conflicts)) }
 }
 
 pub(super) fn merge_struct(schema: &Schema, id: TypeId, live: &Value, config: &Value) -> Value {

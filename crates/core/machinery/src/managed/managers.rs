@@ -33,6 +33,8 @@ pub(super) struct Owner {
 
 /// More managers by update are folded into one; see capManagersManager.
 const MOST_UPDATERS: usize = 10;
+/// In bytes; see FieldManagerMaxLength.
+const LONGEST_NAME: usize = 128;
 const ANCIENT: &str = "ancient-changes";
 
 /// Reads an object's managedFields.
@@ -180,7 +182,7 @@ pub(super) fn within_reach(mut set: FieldSet, subresource: &str, has_status: boo
 /// Notes a write that was no apply: the manager owns what it added or changed, and nobody else does any more. Entries that the write
 /// does not touch are not even read.
 pub fn track(schema: &Schema, ty: TypeId, old: &Value, new: &mut Value, manager: &Manager, now: &str) {
-    let mut entries: Vec<Value> = old.list_at(&["metadata", "managedFields"]).to_vec();
+    let mut entries = before(old, new, manager);
     // Of an object of which nobody owns anything nobody is to, as long as it is not applied; see upstream's skipNonAppliedManager.
     if entries.is_empty() {
         return put(new, entries);
@@ -210,6 +212,28 @@ pub fn track(schema: &Schema, ty: TypeId, old: &Value, new: &mut Value, manager:
     }
     entries.retain(|e| e.get("fieldsV1").is_some_and(|fields| !fields.is_empty()));
     put(new, entries);
+}
+
+/// The entries that a write begins with: those that it carries itself, if it is of the whole object and they can be read, else those
+/// that are there. One empty entry stands for none; see upstream's decodeLiveOrNew.
+fn before(old: &Value, new: &Value, manager: &Manager) -> Vec<Value> {
+    let of = |object: &Value| object.list_at(&["metadata", "managedFields"]).to_vec();
+    let carried = of(new);
+    match carried.as_slice() {
+        _ if !manager.subresource.is_empty() => of(old),
+        [] => of(old),
+        [only] if only.is_empty() => Vec::new(),
+        all if all.iter().all(is_entry) => carried,
+        _ => of(old),
+    }
+}
+
+fn is_entry(entry: &Value) -> bool {
+    matches!(entry.str_at(&["operation"]), "Apply" | "Update")
+        && !entry.str_at(&["apiVersion"]).is_empty()
+        && entry.str_at(&["manager"]).len() <= LONGEST_NAME
+        && entry.str_at(&["fieldsType"]) == "FieldsV1"
+        && entry.get("fieldsV1").is_some_and(FieldSet::is_form)
 }
 
 fn is_of(entry: &Value, manager: &Manager) -> bool {

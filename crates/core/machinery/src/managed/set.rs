@@ -193,6 +193,17 @@ impl FieldSet {
         Self::read(value, true)
     }
 
+    /// Whether a value has the form of `fieldsV1`.
+    pub(super) fn is_form(value: &Value) -> bool {
+        let is_step = |key: &str| match key.split_once(':') {
+            Some(("f", _)) => true,
+            Some(("k", keys)) => json::from_slice(keys.as_bytes()).is_ok_and(|keys| keys.as_map().is_some()),
+            Some(("v", value)) => json::from_slice(value.as_bytes()).is_ok(),
+            _ => key == ".",
+        };
+        value.as_map().is_some_and(|map| map.iter().all(|(key, below)| is_step(key.as_str()) && Self::is_form(below)))
+    }
+
     /// All that is in one of two nodes below the root.
     pub(super) fn from_nodes(one: &Value, other: &Value) -> FieldSet {
         Self::read(one, false).union(&Self::read(other, false))

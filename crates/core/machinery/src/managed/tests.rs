@@ -189,3 +189,81 @@ fn long_lists_cost_no_more_than_their_length() {
     assert!(new.list_at(&["metadata", "managedFields"]).len() <= 10);
     assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
 }
+
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// An object as kubectl's client-side apply leaves it.
+fn applied_by_client(config: &Value) -> Value {
+    let (schema, root) = schema();
+    let mut config = config.clone();
+    config.set(&["apiVersion"], "v1");
+    let mut live = config.clone();
+    live.set(&["metadata", "annotations", LAST_APPLIED], crate::json::to_string(&config));
+    track_new(&schema, root, &object!({}), &mut live, &updater("kubectl-client-side-apply"), "t");
+    live
+}
+
+#[test]
+fn kubectl_takes_what_its_client_side_apply_left_as_it_was() {
+    let (schema, root) = schema();
+    let live = applied_by_client(&object!({ "spec": { "replicas": 1, "paused": true } }));
+    let config = object!({ "spec": { "replicas": 2 } });
+    let by = |live: &Value, manager: &str| apply(&schema, root, live, &config, &applier(manager), false, true, "t");
+    assert_eq!(spec(&by(&live, "kubectl").unwrap()), object!({ "replicas": 2, "paused": true }));
+    assert!(matches!(by(&live, "other"), Err(ApplyError::Conflicts(_))));
+    let mut changed = live.clone();
+    changed.set(&["spec", "replicas"], 3);
+    track(&schema, root, &live, &mut changed, &updater("scaler"), "t");
+    let Err(ApplyError::Conflicts(conflicts)) = by(&changed, "kubectl") else { panic!("what somebody else changed is taken") };
+    assert_eq!(conflicts.iter().map(|c| c.manager.name.as_str()).collect::<Vec<_>>(), ["scaler"]);
+    let mut other_version = live.clone();
+    other_version.set(&["metadata", "annotations", LAST_APPLIED], r#"{"apiVersion":"v2","spec":{"replicas":1}}"#);
+    assert!(matches!(by(&other_version, "kubectl"), Err(ApplyError::Conflicts(_))));
+}
+
+#[test]
+fn kubectls_annotation_goes_with_what_it_applies() {
+    let live = applied_by_client(&object!({ "spec": { "replicas": 1 } }));
+    let config = object!({ "apiVersion": "v1", "metadata": { "annotations": { "kubectl.kubernetes.io/last-applied-configuration": "old" } }, "spec": { "paused": true } });
+    let noted = |object: &Value, manager: &str| {
+        let mut object = object.clone();
+        note(&mut object, &config, &applier(manager));
+        object.str_at(&["metadata", "annotations", LAST_APPLIED]).to_string()
+    };
+    let expect = "{\"apiVersion\":\"v1\",\"metadata\":{\"annotations\":{}},\"spec\":{\"paused\":true}}\n";
+    assert_eq!(noted(&live, "kubectl"), expect);
+    assert_eq!(noted(&live, "other"), live.str_at(&["metadata", "annotations", LAST_APPLIED]));
+    assert_eq!(noted(&object!({}), "kubectl"), "");
+    let mut full = live.clone();
+    full.set(&["metadata", "annotations", "a"], "x".repeat((256 << 10) - 100));
+    assert_eq!(noted(&full, "kubectl"), "");
+}
+
+#[test]
+fn who_writes_an_object_may_say_who_owns_what() {
+    let (schema, root) = schema();
+    let live = applied(&object!({}), object!({ "spec": { "replicas": 1 } }), "a");
+    let written = |fields: Value, manager: &Manager| {
+        let mut new = live.clone();
+        new.set(&["metadata", "managedFields"], fields);
+        track(&schema, root, &live, &mut new, manager, "later");
+        new
+    };
+    let entry = |operation: &str, fields: Value| object!({ "manager": "b", "operation": operation, "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": fields });
+    let replicas = || object!({ "f:spec": { "f:replicas": {} } });
+    let given = written(object!([(entry("Apply", replicas()))]), &updater("u"));
+    assert_eq!(owned(&given, "b"), [".spec.replicas"]);
+    assert!(owned(&given, "a").is_empty());
+    let none = written(object!([{}]), &updater("u"));
+    assert!(none.at(&["metadata", "managedFields"]).is_none());
+    let through_status = Manager { subresource: "status".into(), ..updater("u") };
+    for kept in [
+        written(object!([]), &updater("u")),
+        written(object!([(entry("Stir", replicas()))]), &updater("u")),
+        written(object!([(entry("Apply", object!({ "spec": {} })))]), &updater("u")),
+        written(object!([(entry("Apply", object!({ "f:spec": { "k:name": {} } })))]), &updater("u")),
+        written(object!([{}]), &through_status),
+    ] {
+        assert_eq!(owned(&kept, "a"), [".spec.replicas"]);
+    }
+}

@@ -40,7 +40,9 @@ fn node(schema: &Value, level: Level, path: &str, out: &mut Vec<FieldError>) {
     if ty == "array" && schema.get("items").is_none_or(Value::is_null) {
         out.push(FieldError::required(format!("{path}.items"), "must be specified"));
     }
-    if schema.get("properties").is_some_and(|p| !p.is_empty()) && schema.get("additionalProperties").is_some_and(|a| !a.is_null()) {
+    // Where anything may stand beside the properties, that says no more than no word of it.
+    let closed = schema.get("additionalProperties").is_some_and(|a| !a.is_null() && a.as_bool() != Some(true));
+    if closed && schema.get("properties").is_some_and(|p| !p.is_empty()) {
         out.push(FieldError::forbidden(format!("{path}.additionalProperties"), "additionalProperties and properties are mutual exclusive"));
     }
     lists(schema, ty, path, out);

@@ -108,7 +108,13 @@ fn schemas_that_are_not_structural_are_refused() {
     let int_or_string =
         r#"{"type":"object","properties":{"a":{"x-kubernetes-int-or-string":true,"anyOf":[{"type":"integer"},{"type":"string"}]}}}"#;
     assert!(schema_errors(&schema(int_or_string), "s").is_empty());
+    let open = r#"{"type":"object","properties":{"a":{"type":"object","properties":{"b":{"type":"string"}},"additionalProperties":true}}}"#;
+    assert!(schema_errors(&schema(open), "s").is_empty());
     for (text, expect) in [
+        (
+            r#"{"type":"object","properties":{"a":{"type":"object","properties":{"b":{"type":"string"}},"additionalProperties":false}}}"#,
+            "s.properties[a].additionalProperties: Forbidden: additionalProperties and properties are mutual exclusive",
+        ),
         ("{}", "s.type: Required value: must not be empty at the root"),
         (r#"{"type":"string"}"#, r#"s.type: Invalid value: "string": must be object at the root"#),
         (

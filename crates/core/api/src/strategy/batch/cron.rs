@@ -51,6 +51,10 @@ impl Strategy for CronJob {
         let null = Value::Null;
         let job = object.at(&["spec", "jobTemplate", "spec"]).unwrap_or(&null);
         let mut errors = job_errors(job, "spec.jobTemplate.spec");
+        if let Some(selector) = job.get("selector").filter(|selector| !selector.is_null()) {
+            let error = FieldError::invalid("spec.jobTemplate.spec.selector", selector.clone(), "`selector` will be auto-generated");
+            errors.push(error);
+        }
         if job.bool_at(&["manualSelector"]) == Some(true) {
             errors.push(FieldError::not_supported("spec.jobTemplate.spec.manualSelector", true, &["false"]));
         }
@@ -79,7 +83,9 @@ impl Strategy for CronJob {
     fn cell(&self, object: &Value, column: &str) -> Value {
         let spec = object.at(&["spec", "jobTemplate", "spec", "template", "spec"]);
         match column {
-            "Suspend" => object.bool_at(&["spec", "suspend"]).unwrap_or(false).into(),
+            // A text in spite of its column's type, as upstream.
+            "Suspend" if object.bool_at(&["spec", "suspend"]) == Some(true) => "True".into(),
+            "Suspend" => "False".into(),
             "Active" => Value::from(object.list_at(&["status", "active"]).len() as i64),
             "Last Schedule" => match object.str_at(&["status", "lastScheduleTime"]) {
                 "" => "<none>".into(),

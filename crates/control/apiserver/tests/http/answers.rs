@@ -1,0 +1,121 @@
+//! Answers that kubectl and scripts look at to the letter: refusals, tables of subresources, dry runs, text for people.
+
+use fram_machinery::{Value, object};
+use http::Request;
+use http_body_util::{BodyExt, Full};
+
+use crate::site::Site;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
+
+async fn ask(site: &Site, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+    let client = site.client("admin", &["system:masters"]);
+    let request = headers.iter().fold(Request::builder().method(method).uri(path), |request, (name, value)| request.header(*name, *value));
+    let response = client.request(request.body(Full::new(body.to_string().into())).unwrap()).await.unwrap();
+    let status = response.status().as_u16();
+    (status, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+}
+
+fn parsed(text: &str) -> Value {
+    fram_machinery::json::from_slice(text.as_bytes()).unwrap()
+}
+
+async fn message(site: &Site, method: &str, path: &str, media: &str, body: &str) -> String {
+    let (_, text) = ask(site, method, path, &[("content-type", media)], body).await;
+    parsed(&text).str_at(&["message"]).to_string()
+}
+
+fn deployment() -> String {
+    let pod = object!({ "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let spec = object!({ "replicas": 3, "selector": { "matchLabels": { "a": "b" } }, "template": pod });
+    fram_machinery::json::to_string(&object!({ "metadata": { "name": "d" }, "spec": spec }))
+}
+
+#[tokio::test]
+async fn what_tells_no_kind_is_refused_with_its_beginning() {
+    let site = Site::start(|server| server).await;
+    let told = message(&site, "POST", "/api/v1/namespaces", "application/json", "apiVersion: v1\nkind: Pod\n").await;
+    assert!(told.starts_with("the object provided is unrecognized (must be of type Namespace): "), "{told}");
+    assert!(told.ends_with("(61706956657273696f6e3a2076310a6b696e643a20506f640a)"), "{told}");
+    let told = message(&site, "POST", MAPS, "application/json", "{\"metadata\": {\"name\": \"aaaaaaaaaaaaaaaaaaa\"").await;
+    assert!(told.ends_with("({\"metadata\": {\"name\": \"aaaaaaa ...)"), "{told}");
+}
+
+#[tokio::test]
+async fn a_patch_that_leaves_another_sort_of_value_is_refused_in_the_words_of_its_decoder() {
+    let site = Site::start(|server| server).await;
+    assert_eq!(ask(&site, "POST", DEPLOYMENTS, &[("content-type", "application/json")], &deployment()).await.0, 201);
+    let path = format!("{DEPLOYMENTS}/d");
+    for (media, expect) in [
+        ("application/strategic-merge-patch+json", "cannot restore map from string"),
+        ("application/merge-patch+json", "json: cannot unmarshal string into Go struct field metadata.labels of type map"),
+    ] {
+        let told = message(&site, "PATCH", &path, media, r#"{"metadata":{"labels":"x"}}"#).await;
+        assert!(told.ends_with(expect), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_finds_what_is_there() {
+    let site = Site::start(|server| server).await;
+    let map = r#"{"metadata":{"name":"x"}}"#;
+    let dry = format!("{MAPS}?dryRun=All");
+    for (path, expect) in [(dry.as_str(), 201), (dry.as_str(), 201), (MAPS, 201), (dry.as_str(), 409)] {
+        assert_eq!(ask(&site, "POST", path, &[("content-type", "application/json")], map).await.0, expect, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_scale_has_a_table() {
+    let site = Site::start(|server| server).await;
+    assert_eq!(ask(&site, "POST", DEPLOYMENTS, &[("content-type", "application/json")], &deployment()).await.0, 201);
+    let (status, text) = ask(&site, "GET", &format!("{DEPLOYMENTS}/d/scale"), &[("accept", TABLE)], "").await;
+    let table = parsed(&text);
+    let names: Vec<&str> = table.list_at(&["columnDefinitions"]).iter().map(|c| c.str_at(&["name"])).collect();
+    assert_eq!((status, names), (200, vec!["Name", "Desired", "Available", "Age"]), "{text}");
+    let cells = table.list_at(&["rows"])[0].list_at(&["cells"]);
+    assert_eq!(cells[..3], [Value::from("d"), Value::Int(3), Value::Int(0)]);
+}
+
+#[tokio::test]
+async fn people_get_indented_json_and_programs_do_not() {
+    let site = Site::start(|server| server).await;
+    let path = "/api/v1/namespaces/default";
+    let (_, people) = ask(&site, "GET", path, &[("user-agent", "curl/8")], "").await;
+    let (_, program) = ask(&site, "GET", path, &[("user-agent", "kubectl/v1.36.2")], "").await;
+    assert!(people.starts_with("{\n  \""), "{people}");
+    assert!(program.starts_with("{\"") && !program.trim_end().contains('\n'), "{program}");
+    assert_eq!(parsed(&people), parsed(&program));
+    let (status, refused) = ask(&site, "GET", &format!("{MAPS}/nope?pretty=1"), &[], "").await;
+    assert!(status == 404 && refused.contains("\n  \"reason\": \"NotFound\""), "{refused}");
+}
+
+#[tokio::test]
+async fn fields_that_nobody_can_select_by_are_named() {
+    let site = Site::start(|server| server).await;
+    let told = message(&site, "GET", "/api/v1/pods?fieldSelector=spec.nope%3Dx", "", "").await;
+    assert_eq!(told, "field label not supported: spec.nope");
+    let told = message(&site, "GET", "/api/v1/configmaps?fieldSelector=data%3Dx", "", "").await;
+    assert_eq!(told, "\"data\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
+}
+
+#[tokio::test]
+async fn who_patches_an_object_may_hand_its_fields_over() {
+    let site = Site::start(|server| server).await;
+    let map = r#"{"metadata":{"name":"x"},"data":{"a":"b"}}"#;
+    assert_eq!(ask(&site, "POST", &format!("{MAPS}?fieldManager=old"), &[("content-type", "application/json")], map).await.0, 201);
+    let entry = r#"{"manager":"new","operation":"Apply","apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{"f:data":{"f:a":{}}}}"#;
+    let patch = format!(r#"[{{"op":"replace","path":"/metadata/managedFields","value":[{entry}]}}]"#);
+    let path = format!("{MAPS}/x");
+    let (status, text) = ask(&site, "PATCH", &path, &[("content-type", "application/json-patch+json")], &patch).await;
+    let managers = |text: &str| -> Vec<String> {
+        parsed(text).list_at(&["metadata", "managedFields"]).iter().map(|e| e.str_at(&["manager"]).to_string()).collect()
+    };
+    assert_eq!((status, managers(&text)), (200, vec!["new".to_string()]), "{text}");
+    let none = r#"{"metadata":{"managedFields":[{}]}}"#;
+    ask(&site, "PATCH", &path, &[("content-type", "application/merge-patch+json")], none).await;
+    let (_, text) = ask(&site, "GET", &path, &[], "").await;
+    assert!(managers(&text).is_empty(), "{text}");
+}
