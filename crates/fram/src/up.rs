@@ -261,6 +261,7 @@ pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow
         cgroup_root: machine.cgroup_root.clone(),
         credential_providers: credential_providers(machine)?,
         kubelet,
+        registries: crate::node::registries(&machine.data_dir, machine.registry_config_dir.as_deref()),
         runtime_handlers: machine.runtime_handler.iter().cloned().collect(),
         runtime_endpoint: machine.container_runtime_endpoint.clone().or(runtime),
         image_endpoint: machine.image_service_endpoint.clone().or(images),
