@@ -71,6 +71,8 @@ pub struct KubeletConfig {
     pub debugging_handlers: bool,
     /// The node's own logs are.
     pub system_log_handler: bool,
+    /// And those of services by their names.
+    pub system_log_query: bool,
     /// How many users a pod with a user namespace of its own has.
     pub ids_per_pod: u32,
     /// Seccomp profile of containers that name none: RuntimeDefault rather than Unconfined.
@@ -267,6 +269,7 @@ impl KubeletConfig {
             streaming_idle: Duration::from_secs(4 * 3600),
             debugging_handlers: true,
             system_log_handler: true,
+            system_log_query: false,
             seccomp_default: true,
             allowed_unsafe_sysctls: Vec::new(),
             container_log_max_size: 10 << 20,

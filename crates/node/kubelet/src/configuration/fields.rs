@@ -163,7 +163,7 @@ const FIELDS: &[Field] = &[
     ("kernelMemcgNotification", Flag, Checked),
     ("logging", Any, Checked),
     ("enableSystemLogHandler", Flag, Honoured),
-    ("enableSystemLogQuery", Flag, Checked),
+    ("enableSystemLogQuery", Flag, Honoured),
     ("shutdownGracePeriod", Duration, Honoured),
     ("shutdownGracePeriodCriticalPods", Duration, Honoured),
     ("shutdownGracePeriodByPodPriority", Structs(BY_PRIORITY), Honoured),

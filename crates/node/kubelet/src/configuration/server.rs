@@ -56,6 +56,10 @@ impl Reading<'_> {
         }
         self.flag("enableDebuggingHandlers", &mut config.debugging_handlers);
         self.flag("enableSystemLogHandler", &mut config.system_log_handler);
+        self.flag("enableSystemLogQuery", &mut config.system_log_query);
+        if config.system_log_query && !config.system_log_handler {
+            self.faults.push("enableSystemLogHandler is required for enableSystemLogQuery".into());
+        }
         self.healthz(config);
         self.tls(config);
         self.zero_or_duration("streamingConnectionIdleTimeout", &mut config.streaming_idle);
@@ -127,6 +131,7 @@ pub(super) fn shown(config: &KubeletConfig, out: &mut Value) {
     }
     out.set(&["enableDebuggingHandlers"], config.debugging_handlers);
     out.set(&["enableSystemLogHandler"], config.system_log_handler);
+    out.set(&["enableSystemLogQuery"], config.system_log_query);
     out.set(&["healthzPort"], config.healthz.map_or(0, |address| i64::from(address.port())));
     if let Some(address) = config.healthz {
         out.set(&["healthzBindAddress"], address.ip().to_string());
