@@ -443,7 +443,7 @@ pub(crate) fn in_force(config: &KubeletConfig) -> Value {
         "nodeLeaseDurationSeconds": (config.lease_duration_seconds), "nodeStatusMaxImages": (config.status_max_images),
         "maxPods": (i64::from(config.max_pods)), "podsPerCore": (i64::from(config.pods_per_core)),
         "podPidsLimit": (if config.pod_pids_limit == 0 { -1 } else { config.pod_pids_limit }), "cpuCFSQuota": (config.cpu_cfs_quota),
-        "cpuCFSQuotaPeriod": (time(config.cpu_cfs_quota_period)), "protectKernelDefaults": (config.protect_kernel_defaults),
+        "cpuCFSQuotaPeriod": (time(config.cpu_cfs_quota_period)),
         "cgroupRoot": (config.cgroup_root.as_str()), "cgroupsPerQOS": true, "cgroupDriver": "cgroupfs",
         "seccompDefault": (config.seccomp_default), "failSwapOn": (config.fail_swap_on),
         "memorySwap": { "swapBehavior": (config.swap_behavior.word()) },

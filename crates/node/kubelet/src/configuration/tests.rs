@@ -1,6 +1,7 @@
 //! What files of configuration do, and what is refused.
 
 use super::*;
+use crate::config::KernelDefaults;
 
 const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
 
@@ -186,6 +187,16 @@ fn drop_ins_are_merged_over_the_file_in_the_order_of_their_names() {
     std::fs::write(drop_ins.join("30.conf"), format!("{HEAD}maxPod: 3\n")).unwrap();
     let told = Configuration::load(Some(&file), Some(&drop_ins)).unwrap_err().to_string();
     assert!(told.contains("30.conf") && told.contains("unknown field \"maxPod\""), "{told}");
+}
+
+#[test]
+fn the_kernels_settings_are_told_of_set_or_protected_as_is_said() {
+    for (said, is) in [(None, KernelDefaults::Tell), (Some(false), KernelDefaults::Set), (Some(true), KernelDefaults::Protect)] {
+        let mut config = config();
+        let document = said.map_or_else(|| object!({}), |said| object!({ "protectKernelDefaults": said }));
+        Configuration { document }.apply(&mut config).unwrap();
+        assert_eq!((config.kernel_defaults, in_force(&config).bool_at(&["protectKernelDefaults"])), (is, said));
+    }
 }
 
 #[test]
