@@ -126,8 +126,10 @@ fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, ConfigurationError> {
     let (mut out, mut todo) = (Vec::new(), vec![directory.to_path_buf()]);
     while let Some(dir) = todo.pop() {
         for entry in std::fs::read_dir(&dir).map_err(failed(&dir))? {
-            let path = entry.map_err(failed(&dir))?.path();
-            if path.is_dir() {
+            let entry = entry.map_err(failed(&dir))?;
+            let path = entry.path();
+            // A link to a directory is none: it could lead back here.
+            if entry.file_type().map_err(failed(&path))?.is_dir() {
                 todo.push(path);
             } else if path.extension().is_some_and(|e| e == "conf") {
                 out.push(path);

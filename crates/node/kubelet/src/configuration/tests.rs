@@ -181,6 +181,8 @@ fn drop_ins_are_merged_over_the_file_in_the_order_of_their_names() {
         let text = if name.ends_with("conf") { format!("{HEAD}{text}") } else { text.to_string() };
         std::fs::write(drop_ins.join(name), text).unwrap();
     }
+    // One that leads back here is not followed.
+    std::os::unix::fs::symlink(".", drop_ins.join("again")).unwrap();
     let mut config = config();
     Configuration::load(Some(&file), Some(&drop_ins)).unwrap().apply(&mut config).unwrap();
     assert_eq!((config.max_pods, config.eviction.hard.len()), (3, 1));
