@@ -5,6 +5,7 @@ mod local;
 mod lock;
 mod services;
 mod serving;
+mod visitors;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -33,7 +34,7 @@ use crate::desk::Desk;
 pub(crate) use address::primary_address;
 pub(crate) use local::LocalNode;
 pub(crate) use lock::NodeLock;
-pub(crate) use serving::serving_config;
+pub(crate) use serving::{Spoken, serving_config};
 
 /// What a node is told.
 #[derive(Debug, Clone)]

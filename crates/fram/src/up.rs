@@ -225,7 +225,8 @@ async fn start_node(
     let name = config.name.clone();
     let client = control_plane.client(User::authenticated(&format!("system:node:{name}"), &["system:nodes"]), "kubelet");
     let identity = control_plane.pki.server(&format!("system:node:{name}"), &[name.clone(), config.ip.to_string()])?;
-    let tls = crate::node::serving_config(&control_plane.pki.ca_pem, &identity, &plan.machine.data_dir, &config.kubelet.serving_tls())?;
+    let spoken = crate::node::Spoken::open(config.kubelet.serving_tls(), tasks, stop)?;
+    let tls = crate::node::serving_config(&control_plane.pki.ca_pem, &identity, &plan.machine.data_dir, &spoken)?;
     let (_kept, serving) = tokio::sync::watch::channel(tls);
     let (node_stop, node_tasks, desk) = (stop.clone(), tasks.clone(), desk.clone());
     let started =

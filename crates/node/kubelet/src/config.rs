@@ -143,6 +143,8 @@ pub struct KubeletConfig {
 pub struct ServingTls {
     /// Files with the certificate and its key, read again when they change.
     pub files: Option<(PathBuf, PathBuf)>,
+    /// A file with authorities whose certificates visitors may show beside those of the cluster's own, read again when it changes.
+    pub client_ca: Option<PathBuf>,
     pub cipher_suites: Vec<rustls::CipherSuite>,
     pub curves: Vec<rustls::NamedGroup>,
     /// Nothing older than version 1.3.

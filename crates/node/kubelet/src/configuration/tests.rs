@@ -83,10 +83,10 @@ fn the_port_speaks_and_shows_what_it_is_told_to() {
     let told = read(
         "enableServer: false\nhealthzPort: 0\nstreamingConnectionIdleTimeout: 0s\ntlsCertFile: /a\ntlsPrivateKeyFile: /b\n\
          tlsCipherSuites: [TLS_RSA_WITH_AES_128_CBC_SHA, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305]\ntlsCurvePreferences: [29]\n\
-         authentication: {webhook: {cacheTTL: 3s}}\nauthorization: {webhook: {cacheUnauthorizedTTL: 4s}}\n",
+         authentication: {x509: {clientCAFile: /c}, webhook: {cacheTTL: 3s}}\nauthorization: {webhook: {cacheUnauthorizedTTL: 4s}}\n",
     );
     assert_eq!((told.serve, told.healthz, told.streaming_idle), (false, None, Duration::ZERO));
-    assert_eq!(told.serving_tls.files, Some(("/a".into(), "/b".into())));
+    assert_eq!((told.serving_tls.files, told.serving_tls.client_ca), (Some(("/a".into(), "/b".into())), Some("/c".into())));
     assert_eq!(told.serving_tls.cipher_suites, [rustls::CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256]);
     assert_eq!(told.serving_tls.curves, [rustls::NamedGroup::X25519]);
     assert_eq!((told.reviews.known.as_secs(), told.reviews.allowed.as_secs(), told.reviews.refused.as_secs()), (3, 300, 4));
