@@ -56,8 +56,8 @@ async fn start(agent: Agent) -> anyhow::Result<()> {
     let keeper = identity::Keeper { directory: identity::directory(data), node: name.clone(), client, remote, current: current.clone() };
     tasks.spawn(keeper.run(stop.clone()));
     let (directory, ca) = (identity::directory(data), current.borrow().ca.clone());
-    let keeper =
-        identity::ServingKeeper { directory, node: name.clone(), ip, client: kubelet_client, ca, serving: serving_tls, tls: serving };
+    let spoken = crate::node::Spoken::open(serving_tls, &tasks, &stop)?;
+    let keeper = identity::ServingKeeper { directory, node: name.clone(), ip, client: kubelet_client, ca, spoken, tls: serving };
     tasks.spawn(keeper.run(stop.clone()));
     let link = link::Link { kubelet: kubelet.clone(), identity: current.subscribe(), servers: known, lanes: tasks.clone() };
     tasks.spawn(link.keep(stop.clone()));

@@ -92,6 +92,10 @@ pub(crate) struct Machine {
     /// Where these programs are.
     #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
     pub(crate) image_credential_provider_bin_dir: Option<PathBuf>,
+    /// Mirrors, authorities and headers of registries, as containerd's certs.d has them: DIR/REGISTRY/hosts.toml, and DIR/_default for all
+    /// others; read at each pull. By default `registries` in the data directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) registry_config_dir: Option<PathBuf>,
     /// Containers of RuntimeClasses with the handler NAME are made by this OCI runtime, such as runc or crun; may be given several times.
     #[arg(long, value_name = "NAME=PATH", value_parser = runtime_handler)]
     pub(crate) runtime_handler: Vec<(String, PathBuf)>,
@@ -178,6 +182,10 @@ pub(crate) struct RuntimeArgs {
     /// Parent of everything that is made in cgroups.
     #[arg(long, default_value = "/fram")]
     pub(crate) cgroup_root: String,
+    /// Mirrors, authorities and headers of registries, as containerd's certs.d has them: DIR/REGISTRY/hosts.toml, and DIR/_default for all
+    /// others; read at each pull. By default `registries` in the data directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) registry_config_dir: Option<PathBuf>,
     /// Containers of RuntimeClasses with the handler NAME are made by this OCI runtime, such as runc or crun; may be given several times.
     #[arg(long, value_name = "NAME=PATH", value_parser = runtime_handler)]
     pub(crate) runtime_handler: Vec<(String, PathBuf)>,

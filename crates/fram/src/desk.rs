@@ -121,11 +121,14 @@ impl Desk {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_string();
-        let outcome = match (request.method(), path.as_str()) {
-            (&Method::GET, "/status") => self.status().await,
-            (&Method::GET, "/images") => self.images().map(|images| list(images)),
-            (&Method::POST, "/images") => self.import(request).await,
-            (&Method::DELETE, _) if path.starts_with("/images/") => self.remove(&path["/images/".len()..]).await,
+        let steps: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let outcome = match (request.method(), &steps[..]) {
+            (&Method::GET, ["status"]) => self.status().await,
+            (&Method::GET, ["images"]) => self.images().map(|images| list(images)),
+            (&Method::POST, ["images"]) => self.import(request).await,
+            (&Method::DELETE, ["images", name]) => self.remove(name).await,
+            (&Method::PUT, ["pinned-images", name]) => self.pin(name, true).await,
+            (&Method::DELETE, ["pinned-images", name]) => self.pin(name, false).await,
             _ => Err(Status::no_such_path()),
         };
         let (code, value) = match outcome {
@@ -164,8 +167,13 @@ impl Desk {
         Ok(object!({ "items": (found.map(|i| image(&i)).collect::<Vec<_>>()) }))
     }
 
+    async fn pin(&self, name: &str, pinned: bool) -> Result<Value, Status> {
+        self.images()?.set_pinned(&decoded(name), pinned).await.map_err(refused)?;
+        Ok(object!({ "pinned": pinned }))
+    }
+
     async fn remove(&self, name: &str) -> Result<Value, Status> {
-        let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
+        let name = decoded(name);
         let images = self.images()?;
         if images.status(&name).map_err(refused)?.is_none() {
             return Err(refused(ImageError::NotPresent(name)));
@@ -205,6 +213,10 @@ fn count(number: u64) -> i64 {
 
 fn memory(usage: &processes::Usage) -> Value {
     object!({ "processes": (count(usage.processes)), "rss": (count(usage.rss)), "pss": (count(usage.pss)) })
+}
+
+fn decoded(name: &str) -> String {
+    percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned()
 }
 
 fn list(images: &ImageStore) -> Value {

@@ -5,6 +5,7 @@ mod local;
 mod lock;
 mod services;
 mod serving;
+mod visitors;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,7 +18,7 @@ use fram_cri::grpc::{RemoteImages, RemoteRuntime};
 use fram_cri::{ImageService, PodSandboxFilter, RuntimeService, SandboxNetwork};
 use fram_datapath::address::Cidr;
 use fram_dns::{DnsConfig, DnsServer, Zone, ZoneConfig};
-use fram_image::{ImageStore, ImageStoreConfig};
+use fram_image::{ImageStore, ImageStoreConfig, RegistryConfig};
 use fram_kubelet::{Configuration, CredentialProviders, Kubelet, KubeletConfig, SystemClock};
 use fram_network::{CniConfig, CniNetwork, NetworkConfig, PodNetwork};
 use fram_proxy::{Proxy, ProxyConfig};
@@ -33,7 +34,7 @@ use crate::desk::Desk;
 pub(crate) use address::primary_address;
 pub(crate) use local::LocalNode;
 pub(crate) use lock::NodeLock;
-pub(crate) use serving::serving_config;
+pub(crate) use serving::{Spoken, serving_config};
 
 /// What a node is told.
 #[derive(Debug, Clone)]
@@ -52,6 +53,8 @@ pub(crate) struct NodeConfig {
     pub(crate) credential_providers: Arc<CredentialProviders>,
     /// What files say about the kubelet.
     pub(crate) kubelet: Configuration,
+    /// What is said of registries; see [`registries`].
+    pub(crate) registries: PathBuf,
     /// OCI runtimes by the handlers of RuntimeClasses.
     pub(crate) runtime_handlers: BTreeMap<String, PathBuf>,
     /// Of a runtime beside this program, which then runs the pods and attaches them to its own network.
@@ -111,8 +114,8 @@ impl Node {
         .context("cannot start the cluster's DNS")?;
         let (runtime, images, store): (Arc<dyn RuntimeService>, Arc<dyn ImageService>, _) = match &config.runtime_endpoint {
             None => {
-                let (runtime, images) =
-                    open_runtime(&data, &config.cgroup_root, config.runtime_handlers.clone(), Arc::new(network.clone())).await?;
+                let runtime = runtime_config(&data, &config.cgroup_root, config.runtime_handlers.clone());
+                let (runtime, images) = open_runtime(&data, runtime, config.registries.clone(), Arc::new(network.clone())).await?;
                 release_unknown(&runtime, &network).await?;
                 (Arc::new(runtime), images.clone(), Some(images))
             }
@@ -161,14 +164,20 @@ pub(crate) struct Kernel {
 /// Opens the built-in runtime with its images, and takes up what still runs.
 pub(crate) async fn open_runtime(
     data: &Path,
-    cgroup_root: &str,
-    handlers: BTreeMap<String, PathBuf>,
+    config: RuntimeConfig,
+    registries: PathBuf,
     network: Arc<dyn SandboxNetwork>,
 ) -> anyhow::Result<(Runtime, Arc<ImageStore>)> {
-    let images = Arc::new(ImageStore::open(ImageStoreConfig::new(data.join("images"))).context("cannot open the image store")?);
-    let config = RuntimeConfig { handlers, ..runtime_config(data, cgroup_root) };
+    let registry = RegistryConfig { hosts_dir: Some(registries), ..RegistryConfig::default() };
+    let images = ImageStoreConfig { registry, ..ImageStoreConfig::new(data.join("images")) };
+    let images = Arc::new(ImageStore::open(images).context("cannot open the image store")?);
     let runtime = Runtime::open(config, images.clone(), network).await.context("cannot open the container runtime")?;
     Ok((runtime, images))
+}
+
+/// Where it is said how registries are reached.
+pub(crate) fn registries(data: &Path, told: Option<&Path>) -> PathBuf {
+    told.map_or_else(|| data.join("registries"), Path::to_path_buf)
 }
 
 /// A reboot takes sandboxes without their teardown; what they had is free again.
@@ -280,12 +289,12 @@ pub(crate) fn host_name() -> anyhow::Result<String> {
 }
 
 /// Shims are beside their node's pods, and apart from those of another node on the same machine.
-fn runtime_config(data: &Path, cgroup_root: &str) -> RuntimeConfig {
+pub(crate) fn runtime_config(data: &Path, cgroup_root: &str, handlers: BTreeMap<String, PathBuf>) -> RuntimeConfig {
     let shim_cgroup = format!("{}-shim", cgroup_root.trim_end_matches('/'));
     // Before a kubelet's configuration allows this program more: containers get what it was started with.
     let open_files =
         getrlimit(Resource::RLIMIT_NOFILE).inspect_err(|error| tracing::warn!(%error, "the limit of open files is not known")).ok();
-    RuntimeConfig { cgroup_root: cgroup_root.into(), shim_cgroup, open_files, ..RuntimeConfig::new(data.join("runtime")) }
+    RuntimeConfig { handlers, cgroup_root: cgroup_root.into(), shim_cgroup, open_files, ..RuntimeConfig::new(data.join("runtime")) }
 }
 
 /// Removes everything that nodes leave in the kernel and on disk.
@@ -299,7 +308,7 @@ pub(crate) async fn purge(data: &Path, cgroup_root: &str) -> anyhow::Result<()> 
         mtu: None,
         namespace: None,
     })?;
-    let config = runtime_config(data, cgroup_root);
+    let config = runtime_config(data, cgroup_root, BTreeMap::new());
     // What plugins have attached they take away; which ones is known of each sandbox.
     let attached: Arc<dyn SandboxNetwork> = match data.join(CNI).exists() {
         true => Arc::new(open_cni(data, PathBuf::new(), Vec::new())?),

@@ -25,15 +25,16 @@ async fn start(args: RuntimeArgs) -> anyhow::Result<()> {
     let data = &args.data_dir;
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
     let _lock = NodeLock::take(data)?;
-    let handlers = args.runtime_handler.iter().cloned().collect();
+    let config = crate::node::runtime_config(data, &args.cgroup_root, args.runtime_handler.iter().cloned().collect());
+    let registries = crate::node::registries(data, args.registry_config_dir.as_deref());
     let (runtime, images) = match args.cni_conf_dir.clone() {
         Some(conf_dir) => {
             let network = crate::node::open_cni(data, conf_dir, args.cni_bin_dir.clone())?;
-            crate::node::open_runtime(data, &args.cgroup_root, handlers, Arc::new(network)).await?
+            crate::node::open_runtime(data, config, registries, Arc::new(network)).await?
         }
         None => {
             let network = open_network(&args, data)?;
-            let opened = crate::node::open_runtime(data, &args.cgroup_root, handlers, Arc::new(network.clone())).await?;
+            let opened = crate::node::open_runtime(data, config, registries, Arc::new(network.clone())).await?;
             crate::node::release_unknown(&opened.0, &network).await?;
             opened
         }

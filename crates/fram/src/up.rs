@@ -225,7 +225,8 @@ async fn start_node(
     let name = config.name.clone();
     let client = control_plane.client(User::authenticated(&format!("system:node:{name}"), &["system:nodes"]), "kubelet");
     let identity = control_plane.pki.server(&format!("system:node:{name}"), &[name.clone(), config.ip.to_string()])?;
-    let tls = crate::node::serving_config(&control_plane.pki.ca_pem, &identity, &plan.machine.data_dir, &config.kubelet.serving_tls())?;
+    let spoken = crate::node::Spoken::open(config.kubelet.serving_tls(), tasks, stop)?;
+    let tls = crate::node::serving_config(&control_plane.pki.ca_pem, &identity, &plan.machine.data_dir, &spoken)?;
     let (_kept, serving) = tokio::sync::watch::channel(tls);
     let (node_stop, node_tasks, desk) = (stop.clone(), tasks.clone(), desk.clone());
     let started =
@@ -261,6 +262,7 @@ pub(crate) fn node_config(machine: &Machine, local_ips: Vec<Ipv4Addr>) -> anyhow
         cgroup_root: machine.cgroup_root.clone(),
         credential_providers: credential_providers(machine)?,
         kubelet,
+        registries: crate::node::registries(&machine.data_dir, machine.registry_config_dir.as_deref()),
         runtime_handlers: machine.runtime_handler.iter().cloned().collect(),
         runtime_endpoint: machine.container_runtime_endpoint.clone().or(runtime),
         image_endpoint: machine.image_service_endpoint.clone().or(images),

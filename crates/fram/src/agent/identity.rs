@@ -11,7 +11,6 @@ use anyhow::Context;
 use fram_apiserver::pki::{Identity, public_key_hash, write_private};
 use fram_client::Client;
 use fram_client::remote::{Kubeconfig, Remote};
-use fram_kubelet::ServingTls;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::sync::watch;
@@ -20,6 +19,7 @@ use x509_parser::extensions::GeneralName;
 
 use super::join::{self, Purpose};
 use crate::cli::Agent;
+use crate::node::Spoken;
 use crate::token::{JoinToken, read};
 
 const CA: &str = "ca.crt";
@@ -169,7 +169,7 @@ pub(super) struct ServingKeeper {
     pub(super) ip: IpAddr,
     pub(super) client: Client,
     pub(super) ca: String,
-    pub(super) serving: ServingTls,
+    pub(super) spoken: Spoken,
     pub(super) tls: watch::Sender<Option<Arc<rustls::ServerConfig>>>,
 }
 
@@ -195,7 +195,7 @@ impl ServingKeeper {
         let known = read(&path)?.and_then(|pem| Some((Facts::of(&pem)?, pem)));
         if let Some((facts, pem)) = known.filter(|(facts, _)| facts.is_good_for(&self.node, now) && facts.is_for(&names)) {
             let identity = Identity { certificate: pem.clone(), key: pem };
-            self.tls.send_replace(crate::node::serving_config(&self.ca, &identity, &self.directory, &self.serving)?);
+            self.tls.send_replace(crate::node::serving_config(&self.ca, &identity, &self.directory, &self.spoken)?);
             let left = u64::try_from(facts.renew_at() - now).unwrap_or(0);
             tokio::time::sleep(Duration::from_secs(left)).await;
         }

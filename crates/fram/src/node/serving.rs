@@ -17,16 +17,38 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Serving;
+use super::visitors::ClientCa;
+
+/// What the kubelet's port is told to speak, and whose certificates its visitors may show beside those of the cluster's authority.
+#[derive(Debug, Clone)]
+pub(crate) struct Spoken {
+    tls: ServingTls,
+    client_ca: Option<ClientCa>,
+}
+
+impl Spoken {
+    pub(crate) fn open(tls: ServingTls, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<Self> {
+        let client_ca = tls.client_ca.clone().map(|file| ClientCa::open(file, tasks, stop)).transpose()?;
+        Ok(Self { tls, client_ca })
+    }
+}
 
 /// What a kubelet speaks over TLS: streams need the connection for themselves.
 pub(crate) fn serving_config(
     ca: &str,
     identity: &Identity,
     directory: &Path,
-    tls: &ServingTls,
+    spoken: &Spoken,
 ) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
+    let tls = &spoken.tls;
     let versions: &[&'static SupportedProtocolVersion] = if tls.only_13 { &[&rustls::version::TLS13] } else { rustls::ALL_VERSIONS };
     let mut config = server_config_with(ca, identity, directory, Arc::new(provider(tls)), versions)?;
+    if let Some(client_ca) = &spoken.client_ca {
+        let provider = config.crypto_provider().clone();
+        let verifier = client_ca.verifier(ca, provider.clone())?;
+        let builder = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
+        config = builder.with_client_cert_verifier(verifier).with_cert_resolver(config.cert_resolver.clone());
+    }
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(Arc::new(config)))
 }
@@ -151,9 +173,10 @@ mod tests {
         };
         let pki = fram_apiserver::pki::Pki::open(dir.path()).unwrap();
         let identity = pki.server("system:node:n", &["n".into()]).unwrap();
-        let base = serving_config(&pki.ca_pem, &identity, dir.path(), &ServingTls { only_13: true, ..Default::default() }).unwrap();
-        let (_kept, base) = watch::channel(base);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let spoken = Spoken::open(ServingTls { only_13: true, ..Default::default() }, &tasks, &stop).unwrap();
+        let base = serving_config(&pki.ca_pem, &identity, dir.path(), &spoken).unwrap();
+        let (_kept, base) = watch::channel(base);
         let files = || of_files(base.clone(), (certificate.clone(), key.clone()), &tasks, &stop);
         assert!(files().unwrap_err().to_string().contains("tls.crt"));
         let first = write("one.example");

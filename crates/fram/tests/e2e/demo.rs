@@ -138,6 +138,11 @@ fn looks(newcomer: &Newcomer) {
     let started = described.lines().any(|l| l.split_whitespace().take(2).eq(["Normal", "Started"]));
     assert!(described.starts_with("Name:         visitor\nNamespace:    default\n") && started, "{described}");
     assert!(newcomer.fram(&["image", "list"]).contains("localhost/hello"));
+    let is_pinned = || newcomer.fram(&["image", "list"]).lines().any(|line| line.contains("localhost/hello") && line.ends_with("true"));
+    for (word, done, pinned) in [("pin", "pinned", true), ("unpin", "unpinned", false)] {
+        assert_eq!(newcomer.fram(&["image", word, "localhost/hello:1"]), format!("image \"localhost/hello:1\" {done}\n"));
+        assert_eq!(is_pinned(), pinned);
+    }
     let status = newcomer.fram(&["status"]);
     for part in ["fram ", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "shims", "node newcomer"] {
         assert!(status.lines().any(|l| l.starts_with(part)), "{part} is not in\n{status}");

@@ -85,8 +85,6 @@ pub enum ImageError {
     Io(#[from] IoError),
     #[error("image {0:?} is not present")]
     NotPresent(String),
-    #[error("image {0:?} is pinned")]
-    Pinned(String),
     #[error("blob {digest} is corrupt: {reason}")]
     CorruptBlob { digest: String, reason: String },
     #[error("image store {} is in use by another process", .0.display())]
@@ -108,7 +106,7 @@ impl ImageError {
             Self::Io(e) => e.kind(),
             Self::NotPresent(_) => ErrorKind::NotFound,
             Self::CorruptBlob { .. } => ErrorKind::Corrupt,
-            Self::Pinned(_) | Self::Locked(_) | Self::BadIndex { .. } | Self::Worker(_) => ErrorKind::Internal,
+            Self::Locked(_) | Self::BadIndex { .. } | Self::Worker(_) => ErrorKind::Internal,
         }
     }
 

@@ -24,5 +24,5 @@ pub use import::ArchiveError;
 pub use layer::{LayerError, LayerLimits};
 pub use manifest::{ImageConfig, ManifestError, Platform, RunConfig};
 pub use reference::{Reference, ReferenceError};
-pub use registry::{Credentials, HostConfig, RegistryClient, RegistryConfig, RegistryError};
+pub use registry::{Credentials, HostsError, RegistryClient, RegistryConfig, RegistryError};
 pub use store::{ImageInfo, ImageStore, ImageStoreConfig, Removed, SharedError};

@@ -3,6 +3,7 @@
 
 mod auth;
 mod config;
+mod hosts;
 mod transport;
 
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use hyper::body::Incoming;
 pub use auth::Credentials;
 #[cfg(test)]
 pub(crate) use auth::parse_challenges;
-pub use config::{HostConfig, RegistryConfig};
+pub use config::RegistryConfig;
+pub use hosts::HostsError;
 
 use crate::digest::{Digest, Hasher};
 use crate::error::{ErrorKind, IoError};
@@ -47,6 +49,10 @@ pub enum RegistryError {
     #[error("registry {host} gave an answer that makes no sense: {reason}")]
     BadAnswer { host: String, reason: String },
     #[error(transparent)]
+    Hosts(#[from] HostsError),
+    #[error("cannot set up TLS to {host}: {reason}")]
+    Tls { host: String, reason: String },
+    #[error(transparent)]
     Io(#[from] IoError),
 }
 
@@ -61,6 +67,8 @@ impl RegistryError {
             Self::Unauthorized { .. } => ErrorKind::Unauthorized,
             Self::Unreachable { .. } | Self::Status { .. } | Self::Stalled { .. } | Self::Cut { .. } => ErrorKind::Network,
             Self::WrongDigest { .. } | Self::BadAnswer { .. } => ErrorKind::Corrupt,
+            // The node's own files are at fault, until somebody mends them.
+            Self::Hosts(_) | Self::Tls { .. } => ErrorKind::Internal,
             Self::Io(e) => e.kind(),
         }
     }
@@ -99,9 +107,10 @@ impl Failures {
     }
 }
 
-/// The client: connections, TLS settings and tokens, shared by all pulls.
+/// The client: connections and tokens, shared by all pulls.
 pub struct RegistryClient {
     config: RegistryConfig,
+    /// For addresses of which nothing particular is said.
     http: transport::HttpClient,
     tokens: auth::TokenCache,
 }
@@ -109,8 +118,15 @@ pub struct RegistryClient {
 /// Access to one repository with one set of credentials.
 pub(crate) struct Repository {
     client: Arc<RegistryClient>,
-    endpoints: Vec<Endpoint>,
+    ways: Vec<Way>,
     name: String,
+}
+
+/// An address, and the connections to it. Where it has TLS of its own these are of one pull: what one registry's file trusts is trusted
+/// for no other.
+struct Way {
+    endpoint: Endpoint,
+    http: transport::HttpClient,
 }
 
 /// A manifest or index as the registry gave it.
@@ -121,7 +137,7 @@ pub(crate) struct RawManifest {
 
 impl RegistryClient {
     pub fn new(config: RegistryConfig) -> Self {
-        let http = transport::client(&config);
+        let http = transport::client(config.connect_timeout, None);
         Self { config, http, tokens: auth::TokenCache::default() }
     }
 
@@ -129,15 +145,38 @@ impl RegistryClient {
         &self.config
     }
 
-    pub(crate) fn repository(self: &Arc<Self>, reference: &Reference, credentials: Option<Credentials>) -> Repository {
-        let endpoints = self.config.endpoints(reference.registry(), credentials);
-        Repository { client: self.clone(), endpoints, name: reference.repository().to_owned() }
+    pub(crate) async fn repository(
+        self: &Arc<Self>,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Result<Repository, RegistryError> {
+        let (client, registry) = (self.clone(), reference.registry().to_owned());
+        let ways = tokio::task::spawn_blocking(move || client.ways(&registry, credentials.as_ref())).await;
+        let ways = ways.map_err(|error| RegistryError::Tls { host: reference.registry().to_owned(), reason: error.to_string() })??;
+        Ok(Repository { client: self.clone(), ways, name: reference.repository().to_owned() })
+    }
+
+    /// Reads what is said of a registry.
+    fn ways(&self, registry: &str, credentials: Option<&Credentials>) -> Result<Vec<Way>, RegistryError> {
+        let hosts = self.config.hosts_dir.as_ref().map(|directory| hosts::load(directory, registry)).transpose()?.flatten();
+        let way = |endpoint: Endpoint| {
+            let http = match endpoint.tls == hosts::Tls::default() {
+                true => self.http.clone(),
+                false => {
+                    let own = transport::tls_of(&endpoint.tls);
+                    let own = own.map_err(|error| RegistryError::Tls { host: endpoint.authority.clone(), reason: error.to_string() })?;
+                    transport::client(self.config.connect_timeout, Some(own))
+                }
+            };
+            Ok(Way { endpoint, http })
+        };
+        config::endpoints(registry, hosts, credentials).into_iter().map(way).collect()
     }
 
     /// One exchange without redirects; the answer's head must come within the read timeout.
-    async fn exchange(&self, request: Request<Full<Bytes>>, host: &str) -> Result<Response<Incoming>, RegistryError> {
+    async fn exchange(&self, way: &Way, request: Request<Full<Bytes>>, host: &str) -> Result<Response<Incoming>, RegistryError> {
         let limit = self.config.connect_timeout + self.config.read_timeout;
-        match tokio::time::timeout(limit, self.http.request(request)).await {
+        match tokio::time::timeout(limit, way.http.request(request)).await {
             Err(_) => Err(RegistryError::Stalled { host: host.to_owned(), seconds: limit.as_secs() }),
             Ok(Err(e)) => Err(RegistryError::Unreachable { host: host.to_owned(), reason: root_cause(&e) }),
             Ok(Ok(response)) => Ok(response),
@@ -153,15 +192,16 @@ impl Repository {
     /// The manifest or index of a tag or digest, from the first endpoint that has it. What comes for a digest has it.
     pub(crate) async fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
         let mut failed = Failed::default();
-        for endpoint in &self.endpoints {
+        let by_digest = target.parse::<Digest>().is_ok();
+        for way in self.ways.iter().filter(|way| if by_digest { way.endpoint.pulls } else { way.endpoint.resolves }) {
             let mut failures = Failures::new(&self.client.config);
             loop {
-                let error = match self.manifest_from(endpoint, target).await {
+                let error = match self.manifest_from(way, target).await {
                     Ok(manifest) => return Ok(manifest),
                     Err(error) => error,
                 };
                 let Some(before) = failures.note(&error) else {
-                    failed.note(endpoint, error);
+                    failed.note(&way.endpoint, error);
                     break;
                 };
                 tokio::time::sleep(self.client.config.pause(before)).await;
@@ -170,20 +210,21 @@ impl Repository {
         Err(failed.into_error(&self.name))
     }
 
-    async fn manifest_from(&self, endpoint: &Endpoint, target: &str) -> Result<RawManifest, RegistryError> {
+    async fn manifest_from(&self, way: &Way, target: &str) -> Result<RawManifest, RegistryError> {
         let mut headers = HeaderMap::new();
         for media_type in [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST] {
             headers.append(ACCEPT, http::HeaderValue::from_static(media_type));
         }
-        let response = self.get(endpoint, &format!("manifests/{target}"), headers).await?;
-        let bytes = self.client.small_body(response, &endpoint.authority, MAX_MANIFEST as usize).await?;
+        let host = &way.endpoint.authority;
+        let response = self.get(way, &format!("manifests/{target}"), headers).await?;
+        let bytes = self.client.small_body(response, host, MAX_MANIFEST as usize).await?;
         let wanted: Option<Digest> = target.parse().ok();
         let mut hasher = Hasher::new(wanted.as_ref().map_or(crate::digest::Algorithm::Sha256, Digest::algorithm));
         hasher.update(&bytes);
         let found = hasher.finish();
         match wanted {
             Some(wanted) if wanted != found => {
-                Err(RegistryError::WrongDigest { host: endpoint.authority.clone(), what: "a manifest".into(), wanted, found })
+                Err(RegistryError::WrongDigest { host: host.clone(), what: "a manifest".into(), wanted, found })
             }
             _ => Ok(RawManifest { digest: found, bytes }),
         }
@@ -192,42 +233,41 @@ impl Repository {
     /// Starts a blob's transfer at `offset`. The server may ignore the offset: see [`BlobStream::offset`].
     pub(crate) async fn blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream, RegistryError> {
         let mut failed = Failed::default();
-        for endpoint in &self.endpoints {
-            match self.blob_from(endpoint, digest, offset).await {
+        for way in self.ways.iter().filter(|way| way.endpoint.pulls) {
+            match self.blob_from(way, digest, offset).await {
                 Ok(stream) => return Ok(stream),
-                Err(error) => failed.note(endpoint, error),
+                Err(error) => failed.note(&way.endpoint, error),
             }
         }
         Err(failed.into_error(&self.name))
     }
 
-    async fn blob_from(&self, endpoint: &Endpoint, digest: &Digest, offset: u64) -> Result<BlobStream, RegistryError> {
+    async fn blob_from(&self, way: &Way, digest: &Digest, offset: u64) -> Result<BlobStream, RegistryError> {
         let mut headers = HeaderMap::new();
         if offset > 0
             && let Ok(range) = format!("bytes={offset}-").parse()
         {
             headers.insert(RANGE, range);
         }
-        let response = self.get(endpoint, &format!("blobs/{digest}"), headers).await?;
+        let host = &way.endpoint.authority;
+        let response = self.get(way, &format!("blobs/{digest}"), headers).await?;
         let offset = match response.status() {
-            StatusCode::PARTIAL_CONTENT => range_start(response.headers()).ok_or_else(|| RegistryError::BadAnswer {
-                host: endpoint.authority.clone(),
-                reason: "206 without a usable Content-Range".into(),
-            })?,
+            StatusCode::PARTIAL_CONTENT => range_start(response.headers())
+                .ok_or_else(|| RegistryError::BadAnswer { host: host.clone(), reason: "206 without a usable Content-Range".into() })?,
             _ => 0,
         };
-        Ok(BlobStream { offset, body: response.into_body(), host: endpoint.authority.clone(), timeout: self.client.config.read_timeout })
+        Ok(BlobStream { offset, body: response.into_body(), host: host.clone(), timeout: self.client.config.read_timeout })
     }
 
     /// A GET below `/v2/<name>/` with authentication and redirects; any status but 200 and 206 is an error.
-    async fn get(&self, endpoint: &Endpoint, what: &str, headers: HeaderMap) -> Result<Response<Incoming>, RegistryError> {
-        let host = &endpoint.authority;
+    async fn get(&self, way: &Way, what: &str, headers: HeaderMap) -> Result<Response<Incoming>, RegistryError> {
+        let (endpoint, host) = (&way.endpoint, &way.endpoint.authority);
         let uri = endpoint.uri(&self.name, what).map_err(|reason| RegistryError::BadAnswer { host: host.clone(), reason })?;
         let scope = format!("repository:{}:pull", self.name);
         let mut authorization = self.client.tokens.cached(endpoint, &scope);
         let mut challenged = false;
         loop {
-            let response = self.client.follow(host, &uri, &headers, authorization.as_ref()).await?;
+            let response = self.client.follow(way, &uri, &headers, authorization.as_ref()).await?;
             let status = response.status();
             if status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT {
                 return Ok(response);
@@ -235,7 +275,7 @@ impl Repository {
             if status == StatusCode::UNAUTHORIZED && !challenged {
                 challenged = true;
                 let challenges = auth::parse_challenges(response.headers().get_all(WWW_AUTHENTICATE));
-                if let Some(header) = self.client.authenticate(endpoint, &scope, &challenges).await? {
+                if let Some(header) = self.client.authenticate(way, &scope, &challenges).await? {
                     authorization = Some(header);
                     continue;
                 }
@@ -246,14 +286,15 @@ impl Repository {
 }
 
 impl RegistryClient {
-    /// Follows redirects. The authorization goes to the registry only, never to where it redirects to.
+    /// Follows redirects. Authorization and the address' own headers go to it only, never to where it redirects to.
     async fn follow(
         &self,
-        host: &str,
+        way: &Way,
         uri: &Uri,
         headers: &HeaderMap,
         authorization: Option<&http::HeaderValue>,
     ) -> Result<Response<Incoming>, RegistryError> {
+        let host = &way.endpoint.authority;
         let mut uri = uri.clone();
         let origin = uri.clone();
         for _ in 0..=MAX_REDIRECTS {
@@ -261,15 +302,20 @@ impl RegistryClient {
             *request.method_mut() = Method::GET;
             *request.headers_mut() = headers.clone();
             request.headers_mut().insert(http::header::USER_AGENT, http::HeaderValue::from_static(config::USER_AGENT));
-            if let Some(value) = authorization.filter(|_| uri.authority() == origin.authority() && uri.scheme() == origin.scheme()) {
-                request.headers_mut().insert(AUTHORIZATION, value.clone());
+            if uri.authority() == origin.authority() && uri.scheme() == origin.scheme() {
+                for (name, value) in &way.endpoint.headers {
+                    request.headers_mut().append(name, value.clone());
+                }
+                if let Some(value) = authorization {
+                    request.headers_mut().insert(AUTHORIZATION, value.clone());
+                }
             }
             *request.uri_mut() = uri.clone();
-            let response = self.exchange(request, uri.authority().map_or(host, |a| a.as_str())).await?;
+            let response = self.exchange(way, request, uri.authority().map_or(host, |a| a.as_str())).await?;
             if !response.status().is_redirection() {
                 return Ok(response);
             }
-            let bad = |reason: String| RegistryError::BadAnswer { host: host.to_owned(), reason };
+            let bad = |reason: String| RegistryError::BadAnswer { host: host.clone(), reason };
             let location =
                 response.headers().get(LOCATION).and_then(|l| l.to_str().ok()).ok_or_else(|| bad("redirect to nowhere".into()))?;
             let next = resolve(&uri, location).ok_or_else(|| bad(format!("redirect to {location:?}")))?;
@@ -278,7 +324,7 @@ impl RegistryClient {
             }
             uri = next;
         }
-        Err(RegistryError::BadAnswer { host: host.to_owned(), reason: format!("more than {MAX_REDIRECTS} redirects") })
+        Err(RegistryError::BadAnswer { host: host.clone(), reason: format!("more than {MAX_REDIRECTS} redirects") })
     }
 
     async fn small_body(&self, response: Response<Incoming>, host: &str, limit: usize) -> Result<Bytes, RegistryError> {

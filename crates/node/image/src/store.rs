@@ -165,7 +165,7 @@ impl ImageStore {
 
     async fn pull_now(&self, reference: &Reference, credentials: Option<Credentials>, tracker: Arc<Tracker>) -> Result<Digest, ImageError> {
         let client = &self.inner.registry;
-        let repository = client.repository(reference, credentials);
+        let repository = client.repository(reference, credentials).await?;
         let raw = repository.manifest(&reference.target()).await?;
         let mut names = Names::default();
         names.repo_digests.insert(reference.repo_digest(&raw.digest));

@@ -71,6 +71,8 @@ pub struct KubeletConfig {
     pub debugging_handlers: bool,
     /// The node's own logs are.
     pub system_log_handler: bool,
+    /// And those of services by their names.
+    pub system_log_query: bool,
     /// How many users a pod with a user namespace of its own has.
     pub ids_per_pod: u32,
     /// Seccomp profile of containers that name none: RuntimeDefault rather than Unconfined.
@@ -121,8 +123,8 @@ pub struct KubeletConfig {
     /// How readily the kernel ends this program, and how many files it may have open; None where the machine says so.
     pub oom_score_adj: Option<i64>,
     pub max_open_files: Option<u64>,
-    /// The kernel's settings have to be as the kubelet wants them.
-    pub protect_kernel_defaults: bool,
+    /// What becomes of settings of the kernel that are otherwise than kubelets want them.
+    pub kernel_defaults: KernelDefaults,
     pub fail_swap_on: bool,
     pub swap_behavior: SwapBehavior,
     /// Pods together get no more than what is not reserved.
@@ -141,10 +143,24 @@ pub struct KubeletConfig {
 pub struct ServingTls {
     /// Files with the certificate and its key, read again when they change.
     pub files: Option<(PathBuf, PathBuf)>,
+    /// A file with authorities whose certificates visitors may show beside those of the cluster's own, read again when it changes.
+    pub client_ca: Option<PathBuf>,
     pub cipher_suites: Vec<rustls::CipherSuite>,
     pub curves: Vec<rustls::NamedGroup>,
     /// Nothing older than version 1.3.
     pub only_13: bool,
+}
+
+/// Upstream's protectKernelDefaults, where saying nothing is something else than saying false: the machine may be somebody's own, and what
+/// it does after a fault of its kernel is theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelDefaults {
+    /// They stay, and are told of.
+    Tell,
+    /// They are set.
+    Set,
+    /// The kubelet does not start.
+    Protect,
 }
 
 /// How long what the API server says of visitors of the port is remembered.
@@ -267,6 +283,7 @@ impl KubeletConfig {
             streaming_idle: Duration::from_secs(4 * 3600),
             debugging_handlers: true,
             system_log_handler: true,
+            system_log_query: false,
             seccomp_default: true,
             allowed_unsafe_sysctls: Vec::new(),
             container_log_max_size: 10 << 20,
@@ -297,7 +314,7 @@ impl KubeletConfig {
             cpu_cfs_quota_period: Duration::from_millis(100),
             oom_score_adj: None,
             max_open_files: None,
-            protect_kernel_defaults: false,
+            kernel_defaults: KernelDefaults::Tell,
             // Where there is swap, pods do not get it unless they are told to: there is no need to refuse the machine.
             fail_swap_on: false,
             swap_behavior: SwapBehavior::NoSwap,

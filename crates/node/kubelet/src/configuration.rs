@@ -126,8 +126,10 @@ fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, ConfigurationError> {
     let (mut out, mut todo) = (Vec::new(), vec![directory.to_path_buf()]);
     while let Some(dir) = todo.pop() {
         for entry in std::fs::read_dir(&dir).map_err(failed(&dir))? {
-            let path = entry.map_err(failed(&dir))?.path();
-            if path.is_dir() {
+            let entry = entry.map_err(failed(&dir))?;
+            let path = entry.path();
+            // A link to a directory is none: it could lead back here.
+            if entry.file_type().map_err(failed(&path))?.is_dir() {
                 todo.push(path);
             } else if path.extension().is_some_and(|e| e == "conf") {
                 out.push(path);
@@ -443,7 +445,7 @@ pub(crate) fn in_force(config: &KubeletConfig) -> Value {
         "nodeLeaseDurationSeconds": (config.lease_duration_seconds), "nodeStatusMaxImages": (config.status_max_images),
         "maxPods": (i64::from(config.max_pods)), "podsPerCore": (i64::from(config.pods_per_core)),
         "podPidsLimit": (if config.pod_pids_limit == 0 { -1 } else { config.pod_pids_limit }), "cpuCFSQuota": (config.cpu_cfs_quota),
-        "cpuCFSQuotaPeriod": (time(config.cpu_cfs_quota_period)), "protectKernelDefaults": (config.protect_kernel_defaults),
+        "cpuCFSQuotaPeriod": (time(config.cpu_cfs_quota_period)),
         "cgroupRoot": (config.cgroup_root.as_str()), "cgroupsPerQOS": true, "cgroupDriver": "cgroupfs",
         "seccompDefault": (config.seccomp_default), "failSwapOn": (config.fail_swap_on),
         "memorySwap": { "swapBehavior": (config.swap_behavior.word()) },

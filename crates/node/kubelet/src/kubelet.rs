@@ -20,7 +20,7 @@ use crate::admit::{admit, forbid};
 use crate::allocation::Allocations;
 use crate::cgroup::Cgroups;
 use crate::clock::Clock;
-use crate::config::KubeletConfig;
+use crate::config::{KernelDefaults, KubeletConfig};
 use crate::context::Context;
 use crate::devices::{self, DeviceManager};
 use crate::dra::{self, DraManager};
@@ -53,6 +53,8 @@ pub enum KubeletError {
     Swap,
     #[error("{0}: set them, or protectKernelDefaults to false")]
     KernelDefaults(String),
+    #[error("the kernel cannot be set as Kubernetes wants it: {0}")]
+    Kernel(String),
     #[error(transparent)]
     Reserved(#[from] qos::ReservedError),
     #[error("the runtime does not answer: {0}")]
@@ -97,11 +99,17 @@ impl Kubelet {
         if config.fail_swap_on && node.swap_bytes > 0 {
             return Err(KubeletError::Swap);
         }
-        match node::kernel::faults(Path::new("/proc/sys")) {
-            faults if faults.is_empty() => {}
-            faults if config.protect_kernel_defaults => return Err(KubeletError::KernelDefaults(faults.join("; "))),
-            // Unlike upstream's, which sets them: the machine may be somebody's own, and what it does after a fault of its kernel is theirs.
-            faults => tracing::info!(differ = faults.join("; "), "the kernel is not set as Kubernetes wants it, and stays as it is"),
+        let sys = Path::new("/proc/sys");
+        match (node::kernel::faults(sys), config.kernel_defaults) {
+            (faults, _) if faults.is_empty() => {}
+            (faults, KernelDefaults::Protect) => return Err(KubeletError::KernelDefaults(faults.join("; "))),
+            (faults, KernelDefaults::Tell) => {
+                tracing::info!(differ = faults.join("; "), "the kernel is not set as Kubernetes wants it, and stays as it is");
+            }
+            (faults, KernelDefaults::Set) => {
+                node::kernel::set(sys).map_err(KubeletError::Kernel)?;
+                tracing::info!(differed = faults.join("; "), "the kernel is set as Kubernetes wants it");
+            }
         }
         qos::hold_reserved(&config, &Cgroups::detect(&config.cgroup_mount))?;
         let managers = ResourceManagers::open(&config, &node, Path::new("/sys"))?;

@@ -8,6 +8,7 @@ mod forward;
 mod fuzz;
 pub(crate) mod healthz;
 mod log_file;
+mod log_query;
 mod logs;
 mod node_logs;
 mod port;
@@ -72,7 +73,7 @@ impl Kubelet {
                 Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
             },
             (&Method::GET, ["configz"]) => Ok(json(&configz(&self.ctx.config))),
-            (&Method::GET, ["logs", rest @ ..]) => node_logs::serve(rest).await,
+            (&Method::GET, ["logs", rest @ ..]) => node_logs::serve(rest, &query, self.ctx.config.system_log_query).await,
             (&Method::GET, ["pods"]) => Ok(json(&self.pod_list())),
             (&Method::GET, ["runningpods"]) => running::pods(self).await,
             (&Method::POST, ["run", namespace, name, container]) => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use fram_cri::{IdMapping, NamespaceMode, UserNamespace};
+use fram_cri::{IdMapping, NamespaceMode, RuntimeHandler, UserNamespace};
 use fram_machinery::{Value, json, meta, object};
 use parking_lot::Mutex;
 
@@ -25,6 +25,19 @@ pub(crate) enum UserNamespaceError {
     Exhausted(u32),
     #[error(transparent)]
     Durable(#[from] DurableError),
+}
+
+/// Whether pods of a handler can have users of their own. Runtimes that know nothing of user namespaces would run them as the node's
+/// users without a word; those that are old say nothing of their handlers.
+pub(crate) fn supported(handlers: &[RuntimeHandler], name: &str) -> Result<(), String> {
+    let found = handlers.iter().find(|handler| handler.name == name);
+    let who = if name.is_empty() { "runtime".to_string() } else { format!("RuntimeClass handler {name:?}") };
+    let refused = format!("can't set `spec.hostUsers: false`, {who} does not support user namespaces");
+    match found {
+        Some(handler) if handler.features.user_namespaces => Ok(()),
+        None if !handlers.is_empty() => Err(format!("{refused}: the handler {name:?} is not known")),
+        _ => Err(refused),
+    }
 }
 
 /// The ids of a pod. Those that are here may be of another length than those that are given now.
@@ -146,6 +159,24 @@ fn recorded(pod_dir: &Path) -> Option<Range> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_runtime_that_does_not_say_that_it_has_user_namespaces_has_none() {
+        let handler = |name: &str, user_namespaces: bool| {
+            let features = fram_cri::RuntimeHandlerFeatures { user_namespaces, ..Default::default() };
+            RuntimeHandler { name: name.into(), features }
+        };
+        let some = [handler("", true), handler("old", false)];
+        assert_eq!(supported(&some, ""), Ok(()));
+        for (handlers, name, told) in [
+            (&some[..0], "", "runtime does not support user namespaces"),
+            (&some, "old", "RuntimeClass handler \"old\" does not support user namespaces"),
+            (&some, "no", "the handler \"no\" is not known"),
+        ] {
+            let why = supported(handlers, name).unwrap_err();
+            assert!(why.starts_with("can't set `spec.hostUsers: false`, ") && why.ends_with(told), "{why}");
+        }
+    }
 
     #[test]
     fn ranges_lie_behind_the_nodes_own_ids_or_where_an_administrator_has_put_them() {

@@ -63,6 +63,17 @@ async fn a_pod_that_is_deleted_while_its_sandbox_is_made_leaves_none() {
 }
 
 #[tokio::test]
+async fn a_pod_that_wants_users_of_its_own_is_not_run_without() {
+    let rig = Rig::start().await;
+    // The runtime says nothing of its handlers, as one that is too old.
+    rig.api.put("pods", pod("p", object!({ "hostUsers": false, "containers": [(container("a"))] })));
+    let why = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
+    rig.until_event(&format!("FailedCreatePodSandBox Failed to create pod sandbox: {why}")).await;
+    assert_eq!((rig.runtime.sandboxes(), rig.runtime.containers()), (0, 0));
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_pod_that_ends_keeps_its_exit_codes_until_it_is_deleted() {
     let rig = Rig::start().await;
     rig.api.put("pods", pod("p", object!({ "restartPolicy": "Never", "containers": [(container("a")), (container("b"))] })));

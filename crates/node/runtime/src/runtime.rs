@@ -4,6 +4,7 @@
 mod containers;
 mod exec;
 mod filters;
+mod image_volume;
 mod metrics;
 mod recover;
 mod sandboxes;

@@ -34,6 +34,20 @@ pub(crate) enum Image {
         #[arg(value_name = "IMAGE", required = true)]
         images: Vec<String>,
     },
+    /// Keeps images, also where nobody uses them and the disk is full.
+    #[command(after_help = "Example:\n  fram image pin app:1")]
+    Pin {
+        /// A name or an ID.
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<String>,
+    },
+    /// Lets images go like others.
+    #[command(after_help = "Example:\n  fram image unpin app:1")]
+    Unpin {
+        /// A name or an ID.
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<String>,
+    },
 }
 
 /// What an image is called: its first tag, else its digest, else its ID.
@@ -55,17 +69,22 @@ pub(crate) async fn run(data: &Path, image: &Image) -> Result<()> {
             report.end(errors)
         }
         Image::List { quiet } => list(data, *quiet).await,
-        Image::Rm { images } => {
-            let (mut report, mut errors) = (Report::default(), Vec::new());
-            for image in images {
-                match local::ask(data, Method::DELETE, &format!("/images/{}", encoded(image))).await {
-                    Ok(_) => report.say(format!("image {image:?} removed\n")),
-                    Err(error) => errors.push(error),
-                }
-            }
-            report.end(errors)
+        Image::Rm { images } => each(data, images, Method::DELETE, "images", "removed").await,
+        Image::Pin { images } => each(data, images, Method::PUT, "pinned-images", "pinned").await,
+        Image::Unpin { images } => each(data, images, Method::DELETE, "pinned-images", "unpinned").await,
+    }
+}
+
+/// Asks for the same of each image.
+async fn each(data: &Path, images: &[String], method: Method, what: &str, done: &str) -> Result<()> {
+    let (mut report, mut errors) = (Report::default(), Vec::new());
+    for image in images {
+        match local::ask(data, method.clone(), &format!("/{what}/{}", encoded(image))).await {
+            Ok(_) => report.say(format!("image {image:?} {done}\n")),
+            Err(error) => errors.push(error),
         }
     }
+    report.end(errors)
 }
 
 async fn import(data: &Path, file: &Path) -> Result<String> {
@@ -85,7 +104,7 @@ async fn list(data: &Path, quiet: bool) -> Result<()> {
     if quiet {
         return out(lines.into_iter().map(|l| format!("{}:{}\n", l[0], l[1])).collect::<String>());
     }
-    lines.insert(0, ["REPOSITORY", "TAG", "IMAGE ID", "SIZE"].map(String::from).to_vec());
+    lines.insert(0, ["REPOSITORY", "TAG", "IMAGE ID", "SIZE", "PINNED"].map(String::from).to_vec());
     out(table::align(&lines, &mut Vec::new()))
 }
 
@@ -93,7 +112,8 @@ async fn list(data: &Path, quiet: bool) -> Result<()> {
 fn rows(image: &Value) -> Vec<Vec<String>> {
     let size = human::bytes(image.int_at(&["size"]).and_then(|s| u64::try_from(s).ok()).unwrap_or(0));
     let id: String = image.str_at(&["id"]).trim_start_matches("sha256:").chars().take(12).collect();
-    let line = |repository: &str, tag: &str| vec![repository.to_string(), tag.to_string(), id.clone(), size.clone()];
+    let pinned = image.bool_at(&["pinned"]) == Some(true);
+    let line = |repository: &str, tag: &str| vec![repository.to_string(), tag.to_string(), id.clone(), size.clone(), pinned.to_string()];
     let tags: Vec<Vec<String>> =
         image.list_at(&["repoTags"]).iter().filter_map(|t| t.as_str()?.rsplit_once(':')).map(|(r, t)| line(r, t)).collect();
     if !tags.is_empty() {
@@ -111,13 +131,13 @@ mod tests {
 
     #[test]
     fn each_tag_has_a_line() {
-        let image = object!({ "id": "sha256:0123456789abcdef", "size": 2097152, "repoTags": ["docker.io/library/a:1", "127.0.0.1:5000/a:2"], "repoDigests": [] });
+        let image = object!({ "id": "sha256:0123456789abcdef", "size": 2097152, "pinned": true, "repoTags": ["docker.io/library/a:1", "127.0.0.1:5000/a:2"], "repoDigests": [] });
         assert_eq!(
             rows(&image),
-            [["docker.io/library/a", "1", "0123456789ab", "2.0Mi"], ["127.0.0.1:5000/a", "2", "0123456789ab", "2.0Mi"]]
+            [["docker.io/library/a", "1", "0123456789ab", "2.0Mi", "true"], ["127.0.0.1:5000/a", "2", "0123456789ab", "2.0Mi", "true"]]
         );
         let nameless = object!({ "id": "sha256:01", "size": 1, "repoTags": [], "repoDigests": ["r@sha256:01"] });
-        assert_eq!(rows(&nameless), [["r", "<none>", "01", "1"]]);
+        assert_eq!(rows(&nameless), [["r", "<none>", "01", "1", "false"]]);
         assert_eq!((name(&image), name(&nameless)), ("docker.io/library/a:1", "r@sha256:01"));
     }
 }

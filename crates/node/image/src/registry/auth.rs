@@ -13,7 +13,7 @@ use http_body_util::Full;
 use parking_lot::Mutex;
 
 use super::config::{Endpoint, USER_AGENT};
-use super::{RegistryClient, RegistryError};
+use super::{RegistryClient, RegistryError, Way};
 
 const MAX_TOKEN_BODY: usize = 256 << 10;
 /// The protocol's default when a token does not say how long it lives.
@@ -146,10 +146,11 @@ impl RegistryClient {
     /// An Authorization header that answers one of the challenges, if any can be answered.
     pub(super) async fn authenticate(
         &self,
-        endpoint: &Endpoint,
+        way: &Way,
         scope: &str,
         challenges: &[Challenge],
     ) -> Result<Option<HeaderValue>, RegistryError> {
+        let endpoint = &way.endpoint;
         let credentials = endpoint.credentials.as_ref().filter(|c| !c.is_empty());
         for challenge in challenges {
             match challenge {
@@ -158,7 +159,7 @@ impl RegistryClient {
                         return Ok(secret(&format!("Bearer {token}")));
                     }
                     let scope_to_ask = wanted.as_deref().unwrap_or(scope);
-                    let (header, lifetime) = self.fetch_token(endpoint, realm, service.as_deref(), scope_to_ask).await?;
+                    let (header, lifetime) = self.fetch_token(way, realm, service.as_deref(), scope_to_ask).await?;
                     self.tokens.keep(endpoint, scope, &header, lifetime);
                     return Ok(Some(header));
                 }
@@ -173,13 +174,8 @@ impl RegistryClient {
         Ok(None)
     }
 
-    async fn fetch_token(
-        &self,
-        endpoint: &Endpoint,
-        realm: &str,
-        service: Option<&str>,
-        scope: &str,
-    ) -> Result<(HeaderValue, u64), RegistryError> {
+    async fn fetch_token(&self, way: &Way, realm: &str, service: Option<&str>, scope: &str) -> Result<(HeaderValue, u64), RegistryError> {
+        let endpoint = &way.endpoint;
         let bad = |reason: String| RegistryError::BadAnswer { host: endpoint.authority.clone(), reason };
         let realm_uri: Uri = realm.parse().map_err(|e| bad(format!("token realm {realm:?}: {e}")))?;
         let host = realm_uri.authority().ok_or_else(|| bad(format!("token realm {realm:?} has no host")))?.to_string();
@@ -188,7 +184,7 @@ impl RegistryClient {
             return Err(bad(format!("token realm {realm:?} is not https")));
         }
         let request = token_request(&realm_uri, service, scope, endpoint.credentials.as_ref()).map_err(|e| bad(e.to_string()))?;
-        let response = self.exchange(request, &host).await?;
+        let response = self.exchange(way, request, &host).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::BAD_REQUEST => {

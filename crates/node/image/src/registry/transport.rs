@@ -1,9 +1,8 @@
-//! TCP and TLS connections for the registry client, pooled by hyper-util; decides which certificates to trust per host.
+//! TCP and TLS connections for the registry client, pooled by hyper-util, and whom they trust.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -15,15 +14,16 @@ use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::config::RegistryConfig;
+use super::hosts::Tls;
 
 pub(super) type HttpClient = Client<Connector, Full<Bytes>>;
 
@@ -31,9 +31,9 @@ pub(super) type HttpClient = Client<Connector, Full<Bytes>>;
 const SYSTEM_BUNDLES: [&str; 4] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
 
-pub(super) fn client(config: &RegistryConfig) -> HttpClient {
-    let ca_files = config.hosts.iter().filter_map(|(name, host)| host.ca_file.clone().map(|file| (name.clone(), file))).collect();
-    let connector = Connector { shared: Arc::new(Shared { ca_files, system: OnceLock::new(), timeout: config.connect_timeout }) };
+/// With `own` TLS settings, or those of the system.
+pub(super) fn client(timeout: Duration, own: Option<Arc<ClientConfig>>) -> HttpClient {
+    let connector = Connector { shared: Arc::new(Shared { tls: own.map_or_else(OnceLock::new, OnceLock::from), timeout }) };
     Client::builder(TokioExecutor::new())
         .pool_idle_timeout(Duration::from_secs(30))
         .pool_timer(hyper_util::rt::TokioTimer::new())
@@ -47,9 +47,8 @@ pub(super) struct Connector {
 }
 
 struct Shared {
-    ca_files: BTreeMap<String, PathBuf>,
-    /// Read once, when the first TLS connection needs it.
-    system: OnceLock<Arc<ClientConfig>>,
+    /// The system's are read once, when the first TLS connection needs them.
+    tls: OnceLock<Arc<ClientConfig>>,
     timeout: Duration,
 }
 
@@ -86,43 +85,114 @@ impl Shared {
             return Ok(Stream::Plain(tcp));
         }
         let name = ServerName::try_from(host.to_owned()).map_err(|_| invalid("invalid host name"))?;
-        let tls = TlsConnector::from(self.tls(authority.as_str())?).connect(name, tcp).await?;
+        let tls = TlsConnector::from(self.tls()?).connect(name, tcp).await?;
         Ok(Stream::Tls(Box::new(tls)))
     }
 
-    fn tls(&self, authority: &str) -> io::Result<Arc<ClientConfig>> {
-        if let Some(file) = self.ca_files.get(authority) {
-            return tls_config(file);
-        }
-        if let Some(config) = self.system.get() {
+    fn tls(&self) -> io::Result<Arc<ClientConfig>> {
+        if let Some(config) = self.tls.get() {
             return Ok(config.clone());
         }
-        let bundle = SYSTEM_BUNDLES.iter().map(Path::new).find(|p| p.exists()).ok_or_else(|| {
+        let bundle = system_bundle().ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotFound, "no CA certificates on this system (package ca-certificates), and none configured")
         })?;
-        let config = tls_config(bundle)?;
-        Ok(self.system.get_or_init(|| config).clone())
+        let mut roots = RootCertStore::empty();
+        trust(&mut roots, bundle)?;
+        let config = trusting(roots)?;
+        Ok(self.tls.get_or_init(|| Arc::new(config)).clone())
     }
 }
 
-fn tls_config(bundle: &Path) -> io::Result<Arc<ClientConfig>> {
-    let fail = |reason: String| io::Error::new(io::ErrorKind::InvalidData, format!("CA file {}: {reason}", bundle.display()));
-    let mut roots = RootCertStore::empty();
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(bundle)
-        .map_err(|e| fail(e.to_string()))?
-        .collect::<Result<_, _>>()
-        .map_err(|e| fail(e.to_string()))?;
-    // System bundles hold certificates that webpki cannot read; the others still count.
-    if roots.add_parsable_certificates(certificates).0 == 0 {
-        return Err(fail("no usable certificate".into()));
+fn system_bundle() -> Option<&'static Path> {
+    SYSTEM_BUNDLES.iter().map(Path::new).find(|path| path.exists())
+}
+
+fn unusable(file: &Path, reason: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {reason}", file.display()))
+}
+
+/// Adds the certificates of a file. System bundles hold some that webpki cannot read; the others still count.
+fn trust(roots: &mut RootCertStore, file: &Path) -> io::Result<()> {
+    let certificates = CertificateDer::pem_file_iter(file).and_then(|all| all.collect::<Result<Vec<_>, _>>());
+    let certificates = certificates.map_err(|error| unusable(file, error))?;
+    match roots.add_parsable_certificates(certificates) {
+        (0, _) => Err(unusable(file, "no usable certificate")),
+        _ => Ok(()),
     }
+}
+
+fn builder() -> io::Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| fail(e.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(io::Error::other)
+}
+
+fn trusting(roots: RootCertStore) -> io::Result<ClientConfig> {
+    Ok(builder()?.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// What an address' own settings come to. Reads files.
+pub(super) fn tls_of(settings: &Tls) -> io::Result<Arc<ClientConfig>> {
+    let wants_client = if settings.skip_verify {
+        let schemes = rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes();
+        builder()?.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(schemes)))
+    } else {
+        let mut roots = RootCertStore::empty();
+        // A machine without authorities of its own has at least these.
+        if let Some(bundle) = system_bundle() {
+            trust(&mut roots, bundle)?;
+        }
+        settings.authorities.iter().try_for_each(|file| trust(&mut roots, file))?;
+        builder()?.with_root_certificates(roots)
+    };
+    let config = match &settings.client {
+        None => wants_client.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain = CertificateDer::pem_file_iter(certificate).and_then(|all| all.collect::<Result<Vec<_>, _>>());
+            let chain = chain.map_err(|error| unusable(certificate, error))?;
+            let of_key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error))?;
+            wants_client.with_client_auth_cert(chain, of_key).map_err(|error| unusable(certificate, error))?
+        }
+    };
     Ok(Arc::new(config))
+}
+
+/// For registries of which somebody has said that they need not be verified.
+#[derive(Debug)]
+struct AnyCertificate(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
+    }
 }
 
 /// A connection, encrypted or not.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fram_cri::{ImageService, ImageSpec, RootFilesystems};
-use fram_image::{Credentials, ErrorKind, HostConfig};
+use fram_image::{Credentials, ErrorKind, RegistryConfig};
 
 use crate::support::{BuiltImage, ImageSource, Registry, Rig, quick, text};
 
@@ -100,23 +100,52 @@ async fn a_protected_registry_wants_the_right_password() {
     assert_eq!(rig.store.pull(&name, None, None).await.unwrap_err().kind(), ErrorKind::Unauthorized, "one pull's secret serves no other");
 }
 
+/// A store to which `text` is said of a registry.
+fn told_of(registry: &str, text: &str) -> (tempfile::TempDir, Rig) {
+    let said = tempfile::tempdir().unwrap();
+    std::fs::create_dir(said.path().join(registry)).unwrap();
+    std::fs::write(said.path().join(registry).join("hosts.toml"), text).unwrap();
+    let rig = Rig::with(RegistryConfig { hosts_dir: Some(said.path().into()), ..quick() });
+    (said, rig)
+}
+
 #[tokio::test]
 async fn a_registry_with_its_own_ca_is_trusted_only_where_that_is_configured() {
     let (registry, ca_file) = Registry::start_tls();
-    let name = registry.push(&hello(), "hello:1");
-    let with_ca = |ca_file: Option<std::path::PathBuf>| {
-        let mut config = quick();
-        config.hosts.insert(registry.address.to_string(), HostConfig { ca_file, ..Default::default() });
-        Rig::with(config)
-    };
-    with_ca(Some(ca_file)).store.pull(&name, None, None).await.unwrap();
     let (_other, wrong_ca) = Registry::start_tls();
-    let error = with_ca(Some(wrong_ca)).store.pull(&name, None, None).await.unwrap_err();
+    let name = registry.push(&hello(), "hello:1");
+    let address = registry.address.to_string();
+    let (said, rig) = told_of(&address, &format!("ca = {wrong_ca:?}"));
+    let error = rig.store.pull(&name, None, None).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Network && error.to_string().contains("certificate"), "{error}");
-    let plain = with_ca(None).store.pull(&name, None, None).await.unwrap_err();
+    let file = said.path().join(&address).join("hosts.toml");
+    for (text, told) in [("ca = '/nonexistent'", "/nonexistent"), ("ca = 1", "hosts.toml: ca is neither")] {
+        std::fs::write(&file, text).unwrap();
+        let error = rig.store.pull(&name, None, None).await.unwrap_err();
+        assert!(error.to_string().contains(told), "{error}");
+    }
+    let plain = Rig::new().store.pull(&name, None, None).await.unwrap_err();
     assert_eq!(plain.kind(), ErrorKind::Network, "{plain}");
-    let missing = with_ca(Some("/nonexistent".into())).store.pull(&name, None, None).await.unwrap_err();
-    assert!(missing.to_string().contains("/nonexistent"), "{missing}");
+    // What is written is read at the next pull.
+    std::fs::write(&file, format!("ca = {ca_file:?}")).unwrap();
+    rig.store.pull(&name, None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_registry_need_not_be_verified_where_that_is_said_and_another_is_all_the_same() {
+    let (registry, _) = Registry::start_tls();
+    let name = registry.push(&hello(), "hello:1");
+    let address = registry.address.to_string();
+    let (said, rig) = told_of(&address, "skip_verify = true");
+    rig.store.pull(&name, None, None).await.unwrap();
+    // The same server as a mirror of somebody else, of whom nothing like that is said.
+    std::fs::create_dir(said.path().join("127.0.0.1:1")).unwrap();
+    let mirror = format!("[host.'https://{address}']");
+    std::fs::write(said.path().join("127.0.0.1:1/hosts.toml"), &mirror).unwrap();
+    let error = rig.store.pull("127.0.0.1:1/hello:1", None, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Network, "{error}");
+    std::fs::write(said.path().join("127.0.0.1:1/hosts.toml"), mirror + "\nskip_verify = true").unwrap();
+    rig.store.pull("127.0.0.1:1/hello:1", None, None).await.unwrap();
 }
 
 #[tokio::test]
@@ -150,10 +179,8 @@ async fn layers_stack_by_overlayfs_with_whiteouts_hiding_what_is_below() {
 async fn a_mirror_is_asked_first_and_a_dead_one_is_passed_over() {
     let registry = Registry::start();
     registry.push(&hello(), "library/hello:1");
-    let mut config = quick();
-    let mirrors = vec!["127.0.0.1:1".to_owned(), registry.address.to_string()];
-    config.hosts.insert("docker.io".into(), HostConfig { mirrors, ..Default::default() });
-    let rig = Rig::with(config);
+    let text = format!("[host.'http://127.0.0.1:1']\n[host.'http://{}']", registry.address);
+    let (_said, rig) = told_of("docker.io", &text);
     rig.store.pull("hello:1", None, None).await.unwrap();
     assert_eq!(rig.store.list()[0].repo_tags, ["docker.io/library/hello:1"]);
 }

@@ -42,11 +42,11 @@ use Use::{Checked, Honoured, Moot};
 const TAINT: &[Field] = &[("key", Text, Honoured), ("value", Text, Honoured), ("effect", Text, Honoured), ("timeAdded", Text, Honoured)];
 const BY_PRIORITY: &[Field] = &[("priority", Number, Honoured), ("shutdownGracePeriodSeconds", Number, Honoured)];
 const RESERVATION: &[Field] = &[("numaNode", Number, Honoured), ("limits", TextMap, Honoured)];
-const X509: &[Field] = &[("clientCAFile", Text, Moot)];
+const X509: &[Field] = &[("clientCAFile", Text, Honoured)];
 const WEBHOOK: &[Field] = &[("enabled", Flag, Checked), ("cacheTTL", Duration, Honoured)];
 const ANONYMOUS: &[Field] = &[("enabled", Flag, Checked)];
 const AUTHENTICATION: &[Field] =
-    &[("x509", Struct(X509), Checked), ("webhook", Struct(WEBHOOK), Honoured), ("anonymous", Struct(ANONYMOUS), Checked)];
+    &[("x509", Struct(X509), Honoured), ("webhook", Struct(WEBHOOK), Honoured), ("anonymous", Struct(ANONYMOUS), Checked)];
 const AUTHORIZATION_WEBHOOK: &[Field] = &[("cacheAuthorizedTTL", Duration, Honoured), ("cacheUnauthorizedTTL", Duration, Honoured)];
 const AUTHORIZATION: &[Field] = &[("mode", Text, Checked), ("webhook", Struct(AUTHORIZATION_WEBHOOK), Honoured)];
 const SWAP: &[Field] = &[("swapBehavior", Text, Honoured)];
@@ -163,7 +163,7 @@ const FIELDS: &[Field] = &[
     ("kernelMemcgNotification", Flag, Checked),
     ("logging", Any, Checked),
     ("enableSystemLogHandler", Flag, Honoured),
-    ("enableSystemLogQuery", Flag, Checked),
+    ("enableSystemLogQuery", Flag, Honoured),
     ("shutdownGracePeriod", Duration, Honoured),
     ("shutdownGracePeriodCriticalPods", Duration, Honoured),
     ("shutdownGracePeriodByPodPriority", Structs(BY_PRIORITY), Honoured),
@@ -196,10 +196,6 @@ pub(super) fn moot(document: &Value) -> Vec<String> {
     let set = |name: &str| document.get(name).is_some_and(|v| !v.is_null());
     let mut out: Vec<String> =
         FIELDS.iter().filter(|(name, _, used)| *used == Moot && set(name)).map(|(name, ..)| name.to_string()).collect();
-    // Visitors with certificates are those of the cluster's own authority, whose file it usually names.
-    if !document.str_at(&["authentication", "x509", "clientCAFile"]).is_empty() {
-        out.push("authentication.x509.clientCAFile".into());
-    }
     // What is written to the log is for the program's own switches to say.
     let logging = document.get("logging").and_then(Value::as_map);
     let said = logging.into_iter().flat_map(|map| map.iter()).filter(|(name, value)| *name != "format" && says_anything(value));
@@ -282,7 +278,7 @@ mod tests {
             "logging": { "format": "text", "flushFrequency": 0, "verbosity": 0, "options": { "json": { "infoBufferSize": "0" }, "text": {} } }
         });
         assert_eq!(faults(&as_tools_write_it), Vec::<String>::new());
-        assert_eq!(moot(&as_tools_write_it), ["authentication.x509.clientCAFile"]);
+        assert_eq!(moot(&as_tools_write_it), Vec::<String>::new());
         let wordy = object!({ "logging": { "flushFrequency": "5s", "verbosity": 4, "options": { "json": { "splitStream": true } } } });
         assert_eq!(moot(&wordy), ["logging.flushFrequency", "logging.options", "logging.verbosity"]);
         for (document, fault) in [

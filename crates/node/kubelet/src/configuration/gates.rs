@@ -64,7 +64,7 @@ const ON: &[&str] = &[
     "LoggingBetaOptions", "MatchLabelKeysInPodAffinity", "MatchLabelKeysInPodTopologySpread",
     "MatchLabelKeysInPodTopologySpreadSelectorMerge", "MultiCIDRServiceAllocator", "MutableCSINodeAllocatableCount",
     "MutablePodResourcesForSuspendedJobs", "MutableSchedulingDirectivesForSuspendedJobs", "MutatingAdmissionPolicy",
-    "NFTablesProxyMode", "NodeDeclaredFeatures", "NodeInclusionPolicyInPodTopologySpread", "NodeSwap",
+    "NFTablesProxyMode", "NodeDeclaredFeatures", "NodeLogQuery", "NodeInclusionPolicyInPodTopologySpread", "NodeSwap",
     "NominatedNodeNameForExpectation", "OpenAPIEnums", "OpportunisticBatching", "OrderedNamespaceDeletion", "PLEGOnDemandRelist",
     "PodDeletionCost", "PodLevelResources", "PodLifecycleSleepAction", "PodLifecycleSleepActionAllowZero",
     "PodObservedGenerationTracking", "PodReadyToStartContainersCondition", "PodSchedulingReadiness", "PodTopologyLabelsAdmission",
@@ -100,7 +100,7 @@ const OFF: &[&str] = &[
     "GitRepoVolumeDriver", "HPAScaleToZero", "ImageVolumeWithDigest", "InPlacePodVerticalScalingExclusiveCPUs",
     "InPlacePodVerticalScalingExclusiveMemory", "KMSv1", "KubeletInUserNamespace", "KubeletTracing", "KubeletRegistrationGetOnExistsOnly",
     "LocalStorageCapacityIsolationFSQuotaMonitoring", "LoggingAlphaOptions", "ManifestBasedAdmissionControlConfig",
-    "MaxUnavailableStatefulSet", "MemoryQoS", "MutablePVNodeAffinity", "NodeLogQuery", "PersistentVolumeClaimUnusedSinceTime",
+    "MaxUnavailableStatefulSet", "MemoryQoS", "MutablePVNodeAffinity", "PersistentVolumeClaimUnusedSinceTime",
     "PodAndContainerStatsFromCRI", "PodLevelResourceManagers", "PodLogsQuerySplitStreams", "PodsAPI",
     "QOSReserved", "ReduceDefaultCrashLoopBackOffDecay", "RuntimeClassInImageCriApi", "SELinuxMount", "SchedulerAsyncAPICalls",
     "SeparateCacheWatchRPC", "ShardedListAndWatch", "StorageCapacityScoring", "StorageVersionAPI", "StorageVersionMigrator",
@@ -136,7 +136,7 @@ mod tests {
             ("UnlockWhileProcessingFIFO", true),
             ("ClientsPreferCBOR", false),
             ("AllAlpha", false),
-            ("NodeLogQuery", false),
+            ("NodeLogQuery", true),
         ] {
             assert_eq!((of(name, is).len(), of(name, !is).len()), (0, 1), "{name}");
         }

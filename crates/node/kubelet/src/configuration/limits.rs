@@ -7,7 +7,7 @@ use fram_machinery::Value;
 use fram_machinery::normalize::format_duration;
 
 use super::Reading;
-use crate::config::{KubeletConfig, ReservedCgroup, StaticPodUrl};
+use crate::config::{KernelDefaults, KubeletConfig, ReservedCgroup, StaticPodUrl};
 
 const SYSTEM: (&str, &str) = ("system-reserved", "systemReservedCgroup");
 const KUBE: (&str, &str) = ("kube-reserved", "kubeReservedCgroup");
@@ -34,7 +34,9 @@ impl Reading<'_> {
     }
 
     pub(super) fn kernel(&mut self, config: &mut KubeletConfig) {
-        self.flag("protectKernelDefaults", &mut config.protect_kernel_defaults);
+        if let Some(protect) = self.document.bool_at(&["protectKernelDefaults"]) {
+            config.kernel_defaults = if protect { KernelDefaults::Protect } else { KernelDefaults::Set };
+        }
         self.duration(&["cpuCFSQuotaPeriod"], &mut config.cpu_cfs_quota_period);
         let period = config.cpu_cfs_quota_period;
         if !(Duration::from_millis(1)..=Duration::from_secs(1)).contains(&period) {
@@ -108,6 +110,10 @@ pub(super) fn shown(config: &KubeletConfig, out: &mut Value) {
     {
         out.set(&[names[0]], rate.map_or(0, |rate| i64::from(rate.per_second)));
         out.set(&[names[1]], rate.map_or(0, |rate| i64::from(rate.burst)));
+    }
+    match config.kernel_defaults {
+        KernelDefaults::Tell => {}
+        other => out.set(&["protectKernelDefaults"], other == KernelDefaults::Protect),
     }
     if let Some(score) = config.oom_score_adj {
         out.set(&["oomScoreAdj"], score);

@@ -34,7 +34,6 @@ const ONLY: &[(&[&str], Only, &str)] = &[
     (&["hairpinMode"], Words(&["promiscuous-bridge", "hairpin-veth", "none"]), "it is one of these"),
     (&["configMapAndSecretChangeDetectionStrategy"], Words(&["Watch", "Cache", "Get"]), "it is one of these"),
     (&["kernelMemcgNotification"], Flag(false), "free memory is looked at, and not told by the kernel"),
-    (&["enableSystemLogQuery"], Flag(false), "logs of services are not to be asked for by name"),
     (&["enableContentionProfiling"], Flag(false), "there is nothing to profile it by"),
 ];
 

@@ -1,6 +1,7 @@
 //! What a configuration says of who may ask the kubelet what: its port, TLS, streams, health.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fram_machinery::Value;
@@ -56,6 +57,10 @@ impl Reading<'_> {
         }
         self.flag("enableDebuggingHandlers", &mut config.debugging_handlers);
         self.flag("enableSystemLogHandler", &mut config.system_log_handler);
+        self.flag("enableSystemLogQuery", &mut config.system_log_query);
+        if config.system_log_query && !config.system_log_handler {
+            self.faults.push("enableSystemLogHandler is required for enableSystemLogQuery".into());
+        }
         self.healthz(config);
         self.tls(config);
         self.zero_or_duration("streamingConnectionIdleTimeout", &mut config.streaming_idle);
@@ -87,6 +92,8 @@ impl Reading<'_> {
 
     fn tls(&mut self, config: &mut KubeletConfig) {
         let tls = &mut config.serving_tls;
+        let client_ca = self.document.str_at(&["authentication", "x509", "clientCAFile"]);
+        tls.client_ca = Some(client_ca).filter(|path| !path.is_empty()).map(PathBuf::from);
         match (self.text("tlsCertFile"), self.text("tlsPrivateKeyFile")) {
             (None, None) => {}
             (Some(certificate), Some(key)) => tls.files = Some((certificate.into(), key.into())),
@@ -127,6 +134,7 @@ pub(super) fn shown(config: &KubeletConfig, out: &mut Value) {
     }
     out.set(&["enableDebuggingHandlers"], config.debugging_handlers);
     out.set(&["enableSystemLogHandler"], config.system_log_handler);
+    out.set(&["enableSystemLogQuery"], config.system_log_query);
     out.set(&["healthzPort"], config.healthz.map_or(0, |address| i64::from(address.port())));
     if let Some(address) = config.healthz {
         out.set(&["healthzBindAddress"], address.ip().to_string());
@@ -139,6 +147,9 @@ pub(super) fn shown(config: &KubeletConfig, out: &mut Value) {
     out.set(&["authorization", "webhook", "cacheAuthorizedTTL"], time(config.reviews.allowed));
     out.set(&["authorization", "webhook", "cacheUnauthorizedTTL"], time(config.reviews.refused));
     let tls = &config.serving_tls;
+    if let Some(file) = &tls.client_ca {
+        out.set(&["authentication", "x509", "clientCAFile"], file.display().to_string());
+    }
     if let Some((certificate, key)) = &tls.files {
         out.set(&["tlsCertFile"], certificate.display().to_string());
         out.set(&["tlsPrivateKeyFile"], key.display().to_string());

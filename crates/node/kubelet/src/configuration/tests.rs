@@ -1,6 +1,7 @@
 //! What files of configuration do, and what is refused.
 
 use super::*;
+use crate::config::KernelDefaults;
 
 const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
 
@@ -82,10 +83,10 @@ fn the_port_speaks_and_shows_what_it_is_told_to() {
     let told = read(
         "enableServer: false\nhealthzPort: 0\nstreamingConnectionIdleTimeout: 0s\ntlsCertFile: /a\ntlsPrivateKeyFile: /b\n\
          tlsCipherSuites: [TLS_RSA_WITH_AES_128_CBC_SHA, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305]\ntlsCurvePreferences: [29]\n\
-         authentication: {webhook: {cacheTTL: 3s}}\nauthorization: {webhook: {cacheUnauthorizedTTL: 4s}}\n",
+         authentication: {x509: {clientCAFile: /c}, webhook: {cacheTTL: 3s}}\nauthorization: {webhook: {cacheUnauthorizedTTL: 4s}}\n",
     );
     assert_eq!((told.serve, told.healthz, told.streaming_idle), (false, None, Duration::ZERO));
-    assert_eq!(told.serving_tls.files, Some(("/a".into(), "/b".into())));
+    assert_eq!((told.serving_tls.files, told.serving_tls.client_ca), (Some(("/a".into(), "/b".into())), Some("/c".into())));
     assert_eq!(told.serving_tls.cipher_suites, [rustls::CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256]);
     assert_eq!(told.serving_tls.curves, [rustls::NamedGroup::X25519]);
     assert_eq!((told.reviews.known.as_secs(), told.reviews.allowed.as_secs(), told.reviews.refused.as_secs()), (3, 300, 4));
@@ -180,12 +181,24 @@ fn drop_ins_are_merged_over_the_file_in_the_order_of_their_names() {
         let text = if name.ends_with("conf") { format!("{HEAD}{text}") } else { text.to_string() };
         std::fs::write(drop_ins.join(name), text).unwrap();
     }
+    // One that leads back here is not followed.
+    std::os::unix::fs::symlink(".", drop_ins.join("again")).unwrap();
     let mut config = config();
     Configuration::load(Some(&file), Some(&drop_ins)).unwrap().apply(&mut config).unwrap();
     assert_eq!((config.max_pods, config.eviction.hard.len()), (3, 1));
     std::fs::write(drop_ins.join("30.conf"), format!("{HEAD}maxPod: 3\n")).unwrap();
     let told = Configuration::load(Some(&file), Some(&drop_ins)).unwrap_err().to_string();
     assert!(told.contains("30.conf") && told.contains("unknown field \"maxPod\""), "{told}");
+}
+
+#[test]
+fn the_kernels_settings_are_told_of_set_or_protected_as_is_said() {
+    for (said, is) in [(None, KernelDefaults::Tell), (Some(false), KernelDefaults::Set), (Some(true), KernelDefaults::Protect)] {
+        let mut config = config();
+        let document = said.map_or_else(|| object!({}), |said| object!({ "protectKernelDefaults": said }));
+        Configuration { document }.apply(&mut config).unwrap();
+        assert_eq!((config.kernel_defaults, in_force(&config).bool_at(&["protectKernelDefaults"])), (is, said));
+    }
 }
 
 #[test]

@@ -25,6 +25,18 @@ pub(crate) fn faults(sys: &Path) -> Vec<String> {
     out
 }
 
+/// Makes all of them as they should be; fails with what cannot be.
+pub(crate) fn set(sys: &Path) -> Result<(), String> {
+    let differing = WANTED.iter().filter(|(name, wanted)| {
+        let is = std::fs::read_to_string(sys.join(name));
+        is.is_ok_and(|text| text.trim() != wanted.to_string())
+    });
+    let failed: Vec<String> = differing
+        .filter_map(|(name, wanted)| std::fs::write(sys.join(name), wanted.to_string()).err().map(|error| format!("{name}: {error}")))
+        .collect();
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,5 +55,8 @@ mod tests {
         let told = faults(sys.path());
         assert!(told.len() == 2 && told[0].starts_with("vm/panic_on_oom cannot be read"), "{told:?}");
         assert_eq!(told[1], "invalid kernel flag: kernel/panic, expected value: 10, actual value: 0");
+        // What the kernel does not have is not made.
+        set(sys.path()).unwrap();
+        assert_eq!(faults(sys.path()), told[..1]);
     }
 }

@@ -7,13 +7,15 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use fram_streaming::answer::{Answer, html, refuse, text};
+use fram_streaming::query::Query;
 use http::StatusCode;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat2};
 
+use super::log_query::{self, LogQuery};
 use crate::volumes::beneath;
 
-const ROOT: &str = "/var/log";
+pub(super) const ROOT: &str = "/var/log";
 /// The end of a file, where it is longer than this.
 const MOST: u64 = 16 << 20;
 
@@ -22,8 +24,17 @@ enum Found {
     File(String),
 }
 
-pub(super) async fn serve(steps: &[&str]) -> Answer {
-    let path: PathBuf = steps.iter().collect();
+/// `queried` are services that may be asked for by name; see enableSystemLogQuery.
+pub(super) async fn serve(steps: &[&str], query: &Query, queried: bool) -> Answer {
+    match queried.then(|| LogQuery::parse(query)) {
+        Some(Err(why)) => Err(refuse(StatusCode::BAD_REQUEST, &why)),
+        Some(Ok(Some(query))) => log_query::serve(query).await,
+        Some(Ok(None)) | None => file(&steps.join("/")).await,
+    }
+}
+
+pub(super) async fn file(path: &str) -> Answer {
+    let path = PathBuf::from(path);
     let read = tokio::task::spawn_blocking(move || read(Path::new(ROOT), &path)).await;
     match read.map_err(io::Error::other).and_then(|r| r) {
         Ok(Some(Found::Directory(page))) => Ok(html(&page)),
@@ -31,6 +42,14 @@ pub(super) async fn serve(steps: &[&str]) -> Answer {
         Ok(None) => Err(refuse(StatusCode::NOT_FOUND, "404 page not found")),
         Err(error) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
     }
+}
+
+/// What a file holds; None where there is none.
+pub(super) fn content(root: &Path, path: &Path) -> io::Result<Option<String>> {
+    Ok(match read(root, path)? {
+        Some(Found::File(content)) => Some(content),
+        Some(Found::Directory(_)) | None => None,
+    })
 }
 
 /// What is there; None where nothing is, or nothing that may be shown. It is opened once, below the root whatever its links say:

@@ -22,6 +22,7 @@ use crate::metrics::Took;
 use crate::observed::Observed;
 use crate::pod::{self, PodId, RESTART_ALL};
 use crate::sandbox;
+use crate::user_namespaces;
 
 impl Worker {
     /// Plans, and begins what may be begun now.
@@ -293,6 +294,13 @@ async fn create_sandbox(
         ctx.event(pod, false, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
     }
     let handler = runtime_handler(ctx, pod)?;
+    if pod.bool_at(&["spec", "hostUsers"]) == Some(false) {
+        let known = ctx.runtime.status().await.map_err(|error| error.to_string());
+        known.and_then(|status| user_namespaces::supported(&status.runtime_handlers, &handler)).map_err(|why| {
+            ctx.event(pod, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"));
+            RETRY
+        })?;
+    }
     let config = sandbox_config(ctx, pod, attempt)?;
     let made = match ctx.runtime.run_pod_sandbox(&config, &handler).await {
         Ok(id) => ctx.runtime.pod_sandbox_status(&id).await,

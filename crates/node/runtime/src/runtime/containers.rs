@@ -78,6 +78,11 @@ async fn make(inner: &Arc<Inner>, sandbox: &Sandbox, id: &str, config: Container
     let sandbox_record = sandbox.record.lock().clone();
     let (inner, dir, id) = (inner.clone(), sandbox.dir.clone(), id.to_owned());
     blocking(move || {
+        for (index, layers) in &image_mounts {
+            if let Some(mount) = config.mounts.get(*index) {
+                super::image_volume::check(layers, &mount.image_sub_path, &mount.container_path)?;
+            }
+        }
         let (container, rootfs) = (inner.layout.container(&sandbox_id_of(&dir), &id), inner.layout.rootfs.clone());
         let paths = Paths { sandbox: dir, container, rootfs };
         write(&inner, &paths, &id, &sandbox_record, config, image, &image_mounts)

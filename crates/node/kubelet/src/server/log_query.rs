@@ -1,0 +1,293 @@
+//! Logs of the node's services by their names: /logs/?query=NAME, from the journal where systemd keeps one, and from files below /var/log
+//! otherwise. See upstream's documentation of the log query (KEP-2258).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use fram_streaming::answer::{Answer, Body, refuse, text};
+use fram_streaming::query::Query;
+use futures_util::stream;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use jiff::Timestamp;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use super::node_logs::{self, ROOT};
+use crate::clock;
+
+const JOURNALCTL: &str = "journalctl";
+/// How long the journal may take to say all that it has.
+const PATIENCE: Duration = Duration::from_secs(30);
+const MAX_SERVICES: usize = 4;
+const MAX_NAME: usize = 256;
+const MAX_LINES: u32 = 100_000;
+
+/// What is asked for.
+#[derive(Debug, PartialEq)]
+pub(super) enum LogQuery {
+    /// A path below the root.
+    File(String),
+    Services(Vec<String>, Options),
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Options {
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    tail_lines: Option<u32>,
+    /// Counted from the current one, which is zero, backwards.
+    boot: Option<i32>,
+    pattern: Option<String>,
+}
+
+impl LogQuery {
+    /// What a query says; None where it says nothing, and a path alone is meant.
+    pub(super) fn parse(query: &Query) -> Result<Option<Self>, String> {
+        let options = Options::parse(query)?;
+        let names = query.all("query");
+        if names.is_empty() {
+            return if options == Options::default() {
+                Ok(None)
+            } else {
+                Err("query: Required value: cannot be empty with options".into())
+            };
+        }
+        let (files, services): (Vec<_>, Vec<_>) =
+            names.iter().map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).partition(|name| name.contains(['/', '\\']));
+        let invalid = |why: &str| Err(format!("query: Invalid value: {names:?}: {why}"));
+        match (&files[..], &services[..]) {
+            ([], []) => invalid("query cannot be empty"),
+            ([_, ..], [_, ..]) => invalid("cannot specify a file and service"),
+            ([_, _, ..], []) => invalid("cannot specify more than one file"),
+            ([_], []) if options != Options::default() => invalid("cannot specify file with options"),
+            ([file], []) => Ok(Some(Self::File(file.trim_start_matches('/').to_string()))),
+            ([], all) if all.len() > MAX_SERVICES => {
+                Err(format!("query: Too many: {}: must have at most {MAX_SERVICES} items", services.len()))
+            }
+            ([], all) => match all.iter().find_map(|name| unsafe_name(name)) {
+                Some(why) => invalid(why),
+                None => Ok(Some(Self::Services(services, options))),
+            },
+        }
+    }
+}
+
+/// Names go to a program as arguments.
+fn unsafe_name(name: &str) -> Option<&'static str> {
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || "-_.:@".contains(c);
+    match name {
+        name if name.len() > MAX_NAME => Some("length must be less than 256"),
+        name if !name.chars().all(is_safe) || name.starts_with('-') => Some("input contains unsupported characters"),
+        "." | ".." => Some("it is no name of a service"),
+        _ => None,
+    }
+}
+
+impl Options {
+    fn parse(query: &Query) -> Result<Self, String> {
+        let given = |key: &str| Some(query.get(key).to_string()).filter(|text| !text.is_empty());
+        let time = |key: &str| {
+            let text = given(key);
+            let bad = |text: &str| format!("{key}: Invalid value: {text:?}: invalid time format");
+            text.map(|text| clock::parse(&text).ok_or_else(|| bad(&text))).transpose()
+        };
+        let (since, until) = (time("sinceTime")?, time("untilTime")?);
+        if since.is_some() && until.is_some_and(|until| since > Some(until)) {
+            return Err(format!("untilTime: Invalid value: {:?}: must be after `sinceTime`", query.get("untilTime")));
+        }
+        let bad = |key: &str, text: &str, why: &str| format!("{key}: Invalid value: {text:?}: {why}");
+        let boot = given("boot").map(|text| match text.parse::<i32>() {
+            Ok(boot) if boot <= 0 => Ok(boot),
+            Ok(_) => Err(bad("boot", &text, "must be less than 1")),
+            Err(error) => Err(bad("boot", &text, &error.to_string())),
+        });
+        let lines = given("tailLines").map(|text| match text.parse::<u32>() {
+            Ok(lines) if lines <= MAX_LINES => Ok(lines),
+            _ => Err(bad("tailLines", &text, &format!("must be between 0 and {MAX_LINES}, inclusive"))),
+        });
+        Ok(Self { since, until, tail_lines: lines.transpose()?, boot: boot.transpose()?, pattern: given("pattern") })
+    }
+
+    /// Times as seconds since 1970, which mean the same in every zone.
+    fn arguments(&self, services: &[String]) -> Vec<String> {
+        let mut out: Vec<String> = ["--utc", "--no-pager", "--output=short-precise"].map(String::from).into();
+        out.extend(self.since.map(|time| format!("--since=@{}", time.as_second())));
+        out.extend(self.until.map(|time| format!("--until=@{}", time.as_second())));
+        out.extend(self.tail_lines.map(|lines| format!("--lines={lines}")));
+        out.extend(self.boot.map(|boot| format!("--boot={boot}")));
+        out.extend(self.pattern.iter().map(|pattern| format!("--grep={pattern}")));
+        out.extend(self.pattern.iter().map(|_| "--case-sensitive=false".to_string()));
+        out.extend(services.iter().map(|name| format!("--unit={name}")));
+        out
+    }
+}
+
+pub(super) async fn serve(query: LogQuery) -> Answer {
+    let (services, options) = match query {
+        LogQuery::File(path) => return node_logs::file(&path).await,
+        LogQuery::Services(services, options) => (services, options),
+    };
+    let failed = |error: io::Error| refuse(StatusCode::INTERNAL_SERVER_ERROR, &format!("the logs could not be read: {error}"));
+    of_services(Path::new(JOURNALCTL), Path::new(ROOT), services, &options).await.map_err(failed)
+}
+
+async fn of_services(journalctl: &Path, root: &Path, services: Vec<String>, options: &Options) -> io::Result<Response<Body>> {
+    let units = journal_units(journalctl).await;
+    let in_files: Vec<String> = services.iter().filter(|name| !units.contains(name)).cloned().collect();
+    if in_files.is_empty() {
+        return journal(journalctl, &options.arguments(&services));
+    }
+    if *options != Options::default() {
+        let why = format!("\noptions present and query resolved to log files for {in_files:?}\ntry without specifying options\n");
+        return Ok(text(&why));
+    }
+    let root = root.to_path_buf();
+    let read = tokio::task::spawn_blocking(move || in_files.iter().map(|name| of_files(&root, name)).collect::<io::Result<String>>());
+    Ok(text(&read.await.map_err(io::Error::other)??))
+}
+
+/// Services that have written to the journal; none where there is no journal.
+async fn journal_units(journalctl: &Path) -> Units {
+    let mut command = Command::new(journalctl);
+    command.args(["--field", "_SYSTEMD_UNIT"]).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    match tokio::time::timeout(PATIENCE, command.output()).await {
+        Ok(Ok(output)) => Units(String::from_utf8_lossy(&output.stdout).lines().map(String::from).collect()),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "there is no journal to ask");
+            Units(Vec::new())
+        }
+        Err(_) => {
+            tracing::warn!("the journal does not say which units it has");
+            Units(Vec::new())
+        }
+    }
+}
+
+struct Units(Vec<String>);
+
+impl Units {
+    fn contains(&self, service: &str) -> bool {
+        self.0.iter().any(|unit| unit == service || unit.strip_suffix(".service") == Some(service))
+    }
+}
+
+/// The journal's words as they come, its complaints among them.
+fn journal(journalctl: &Path, arguments: &[String]) -> io::Result<Response<Body>> {
+    let (reader, writer) = io::pipe()?;
+    let mut command = Command::new(journalctl);
+    command.args(arguments).stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).kill_on_drop(true);
+    let child = command.spawn()?;
+    // Or the end of its words would never be seen.
+    drop(command);
+    let words = Words { pipe: pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?, _child: child, until: Instant::now() + PATIENCE };
+    let frames = stream::unfold(words, |mut words| async move {
+        let mut chunk = BytesMut::with_capacity(16 << 10);
+        match tokio::time::timeout_at(words.until, words.pipe.read_buf(&mut chunk)).await {
+            Ok(Ok(0)) | Err(_) => None,
+            Ok(Ok(_)) => Some((Ok(Frame::data(chunk.freeze())), words)),
+            Ok(Err(error)) => Some((Err(error), words)),
+        }
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    Ok(response)
+}
+
+/// A program while it speaks; it ends with its listener.
+struct Words {
+    pipe: pipe::Receiver,
+    _child: Child,
+    until: Instant,
+}
+
+/// A service's log where services without a journal keep it.
+fn of_files(root: &Path, service: &str) -> io::Result<String> {
+    for name in [service.to_string(), format!("{service}.log"), format!("{service}/{service}.log")] {
+        if let Some(content) = node_logs::content(root, Path::new(&name))? {
+            return Ok(content);
+        }
+    }
+    Ok(format!("\nlog not found for {service}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_query_names_services_or_one_file() {
+        let parse = |text: &str| LogQuery::parse(&Query::parse(text));
+        assert_eq!(parse(""), Ok(None));
+        assert_eq!(parse("query=/kube/a.log"), Ok(Some(LogQuery::File("kube/a.log".into()))));
+        assert_eq!(
+            parse("query=a&query=b.service"),
+            Ok(Some(LogQuery::Services(vec!["a".into(), "b.service".into()], Options::default())))
+        );
+        for (text, why) in [
+            ("query", "query cannot be empty"),
+            ("query=+", "query cannot be empty"),
+            ("query=a&query=/b", "cannot specify a file and service"),
+            ("query=/a&query=/b", "more than one file"),
+            ("query=/a&boot=0", "cannot specify file with options"),
+            ("query=a;b", "unsupported characters"),
+            ("query=--file", "unsupported characters"),
+            ("query=..", "no name"),
+            ("query=a&query=b&query=c&query=d&query=e", "Too many: 5"),
+            ("boot=0", "Required value"),
+            ("query=a&boot=1", "must be less than 1"),
+            ("query=a&boot=x", "boot: Invalid value"),
+            ("query=a&tailLines=100001", "between 0 and 100000"),
+            ("query=a&sinceTime=yesterday", "invalid time format"),
+            ("query=a&sinceTime=2026-01-02T00:00:00Z&untilTime=2026-01-01T00:00:00Z", "must be after `sinceTime`"),
+        ] {
+            let told = parse(text).unwrap_err();
+            assert!(told.contains(why), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn options_are_those_of_the_journals_program() {
+        let query = "query=a&sinceTime=1970-01-01T00:01:00Z&untilTime=1970-01-01T01:00:00%2B00:30&boot=-1&tailLines=5&pattern=x+y";
+        let Ok(Some(LogQuery::Services(services, options))) = LogQuery::parse(&Query::parse(query)) else { panic!("{query}") };
+        let arguments = options.arguments(&services).join(" ");
+        let told = "--since=@60 --until=@1800 --lines=5 --boot=-1 --grep=x y --case-sensitive=false --unit=a";
+        assert_eq!(arguments, format!("--utc --no-pager --output=short-precise {told}"));
+    }
+
+    async fn body(answer: io::Result<Response<Body>>) -> String {
+        String::from_utf8(answer.unwrap().into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_writes_to_the_journal_is_read_there_and_others_in_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("log");
+        std::fs::create_dir_all(root.join("c")).unwrap();
+        for (file, content) in [("a", "of a"), ("b.log", "of b"), ("c/c.log", "of c")] {
+            std::fs::write(root.join(file), content).unwrap();
+        }
+        let program = dir.path().join("journal");
+        std::fs::write(&program, "#!/bin/sh\n[ \"$1\" = --field ] && echo j.service && exit\necho \"$@\"; echo no >&2; exit 1\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let of = |names: &[&str], options: Options| {
+            let (program, root) = (program.clone(), root.clone());
+            let names = names.iter().map(|n| n.to_string()).collect();
+            async move { body(of_services(&program, &root, names, &options).await).await }
+        };
+        let lines = || Options { tail_lines: Some(3), ..Options::default() };
+        assert_eq!(of(&["j"], lines()).await, "--utc --no-pager --output=short-precise --lines=3 --unit=j\nno\n");
+        assert_eq!(of(&["a", "b", "c", "d"], Options::default()).await, "of aof bof c\nlog not found for d\n");
+        assert!(of(&["a"], lines()).await.contains("try without specifying options"));
+        let without = of_services(Path::new("/nonexistent"), &root, vec!["j".into()], &Options::default()).await;
+        assert_eq!(body(without).await, "\nlog not found for j\n");
+    }
+}
