@@ -44,6 +44,7 @@ mod root_ca;
 mod service_account;
 mod service_account_tokens;
 mod service_cidr;
+mod service_repair;
 mod serving_approver;
 mod statefulset;
 mod storage_version_migrator;
@@ -97,6 +98,7 @@ pub fn start(context: &Context) {
     cronjob::start(context);
     endpoint_slice::start(context);
     service_cidr::start(context);
+    service_repair::start(context);
     // Of kinds that are served where somebody asks for them.
     cluster_trust_bundle::start(context);
     pod_certificate_request_cleaner::start(context);

@@ -3,6 +3,7 @@
 mod parts;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use fram_machinery::{Text, Value, meta};
@@ -10,7 +11,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::resources::{CONTROLLER_REVISIONS, NODES, PODS, REPLICA_SETS, RESOURCE_CLAIMS, RESOURCE_SLICES};
+use crate::resources::{CONTROLLER_REVISIONS, NODES, PODS, REPLICA_SETS, RESOURCE_CLAIMS, RESOURCE_SLICES, SERVICES};
 use crate::{Client, Informer, InformerOptions, Resource};
 use parts::Parts;
 
@@ -29,6 +30,9 @@ pub const JOB_INDEX: &str = "job";
 
 /// ResourceSlices, and ResourceClaims that have devices of them, are found by driver and pool, `driver/pool`, under this index.
 pub const POOL_INDEX: &str = "pool";
+
+/// Services are found by each of their addresses, in its shortest form, under this index.
+pub const ADDRESS_INDEX: &str = "address";
 
 /// What keeps a pod until its Job has counted it; see batch/v1's JobTrackingFinalizer.
 const COUNTED: &str = "batch.kubernetes.io/job-tracking";
@@ -66,6 +70,11 @@ fn pools(claim: &Value) -> Vec<Text> {
     let results = claim.list_at(&["status", "allocation", "devices", "results"]).iter();
     let pools: BTreeSet<String> = results.map(|r| format!("{}/{}", r.str_at(&["driver"]), r.str_at(&["pool"]))).collect();
     pools.into_iter().map(Text::from).collect()
+}
+
+fn addresses(service: &Value) -> Vec<Text> {
+    let all = service.list_at(&["spec", "clusterIPs"]).iter();
+    all.filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok()).map(|ip| ip.to_string().into()).collect()
 }
 
 /// What a container does inside is its kubelet's business, which has an informer of its own. The pods of a cluster are many, and
@@ -148,6 +157,9 @@ fn options(resource: &Resource, metadata_only: bool) -> InformerOptions {
     }
     if *resource == RESOURCE_CLAIMS {
         options = options.index(POOL_INDEX, pools);
+    }
+    if *resource == SERVICES {
+        options = options.index(ADDRESS_INDEX, addresses);
     }
     if [PODS, REPLICA_SETS, CONTROLLER_REVISIONS].contains(resource) {
         options = options.index(FREE_INDEX, free);
