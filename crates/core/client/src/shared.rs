@@ -25,7 +25,8 @@ pub const FREE_INDEX: &str = "free";
 /// Pods are found by the name of their node under this index.
 pub const NODE_INDEX: &str = "node";
 
-/// Pods that a Job still counts are found by the key of the Job that they name under this index, also where it is gone.
+/// Pods that a Job still counts are found by the key of the Job that they name under this index, also where it is gone. Those without a
+/// controller name it by their label.
 pub const JOB_INDEX: &str = "job";
 
 /// ResourceSlices, and ResourceClaims that have devices of them, are found by driver and pool, `driver/pool`, under this index.
@@ -33,6 +34,9 @@ pub const POOL_INDEX: &str = "pool";
 
 /// Services are found by each of their addresses, in its shortest form, under this index.
 pub const ADDRESS_INDEX: &str = "address";
+
+/// By what name a pod's Job is known to people.
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
 /// What keeps a pod until its Job has counted it; see batch/v1's JobTrackingFinalizer.
 const COUNTED: &str = "batch.kubernetes.io/job-tracking";
@@ -58,8 +62,12 @@ fn job(pod: &Value) -> Vec<Text> {
     if !meta::has_finalizer(pod, COUNTED) {
         return Vec::new();
     }
-    let job = meta::controller_of(pod).filter(|owner| owner.str_at(&["kind"]) == "Job");
-    job.map(|job| format!("{}/{}", meta::namespace(pod), job.str_at(&["name"])).into()).into_iter().collect()
+    let job = match meta::controller_of(pod) {
+        Some(owner) if owner.str_at(&["kind"]) == "Job" => owner.str_at(&["name"]),
+        Some(_) => return Vec::new(),
+        None => meta::label(pod, JOB_NAME).unwrap_or_default(),
+    };
+    vec![format!("{}/{job}", meta::namespace(pod)).into()]
 }
 
 fn pool(slice: &Value) -> Vec<Text> {

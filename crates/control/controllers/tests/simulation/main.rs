@@ -18,6 +18,7 @@ mod random;
 mod run;
 mod service_ranges;
 mod turns;
+mod upkeep;
 mod users;
 mod world;
 

@@ -90,7 +90,7 @@ async fn make_address(day: &Day, name: &str, by_allocator: bool, parent: Value) 
 }
 
 /// The reasons of the events of an object, by its name.
-async fn told(day: &Day, name: &str) -> Vec<String> {
+pub(crate) async fn told(day: &Day, name: &str) -> Vec<String> {
     let all = day.client.all(&EVENTS).list(Default::default()).await.unwrap().items;
     let of_it = all.iter().filter(|event| event.str_at(&["involvedObject", "name"]) == name);
     of_it.map(|event| event.str_at(&["reason"]).to_string()).collect()
