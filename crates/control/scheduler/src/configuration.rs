@@ -3,6 +3,7 @@
 
 mod profile;
 mod types;
+mod unheeded;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -89,6 +90,9 @@ impl Configuration {
     pub fn load(path: &Path) -> Result<Self, ConfigurationError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigurationError::Read { path: path.into(), source })?;
         let document = parse(&text).map_err(|message| ConfigurationError::Load { path: path.into(), message })?;
+        for field in unheeded::fields(&document) {
+            tracing::warn!(field, "the scheduler's configuration says what has no effect here");
+        }
         Self::read(document)
     }
 
@@ -154,7 +158,26 @@ fn faults(document: &Document) -> Vec<String> {
     if last < first {
         faults.push(format!("podMaxBackoffSeconds: Invalid value: {last}: must be greater than or equal to PodInitialBackoffSeconds"));
     }
+    let election = &document.leader_election;
+    if !matches!(election.resource_lock.as_str(), "" | "leases") && election.leader_elect != Some(false) {
+        let lock = &election.resource_lock;
+        faults.push(format!("leaderElection.resourceLock: Invalid value: {lock:?}: resourceLock value must be \"leases\""));
+    }
+    for (n, _) in document.profiles.iter().enumerate().filter(|(_, p)| p.scheduler_name.is_none() && document.profiles.len() > 1) {
+        faults.push(format!("profiles[{n}].schedulerName: Required value"));
+    }
+    let mut managed = BTreeSet::new();
     for (n, extender) in document.extenders.iter().enumerate() {
+        for (m, resource) in extender.managed_resources.iter().enumerate() {
+            let mut fault =
+                |why: &str| faults.push(format!("extenders[{n}].managedResources[{m}].name: Invalid value: {:?}: {why}", resource.name));
+            match fram_machinery::names::qualified_name(&resource.name) {
+                Err(why) => fault(why),
+                Ok(()) if !fram_api::strategy::is_extended(&resource.name) => fault("is an invalid extended resource name"),
+                Ok(()) if !managed.insert(&resource.name) => fault("duplicate extender managed resource name"),
+                Ok(()) => {}
+            }
+        }
         if !extender.prioritize_verb.is_empty() && extender.weight <= 0 {
             let weight = extender.weight;
             faults.push(format!("extenders[{n}].weight: Invalid value: {weight}: must have a positive weight applied to it"));
