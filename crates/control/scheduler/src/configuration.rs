@@ -59,6 +59,8 @@ pub struct Configuration {
     pub(crate) profiles: Vec<ProfileSpec>,
     pub(crate) extenders: Vec<Extender>,
     pub(crate) backoff: Backoff,
+    /// Fields that were set and have no meaning here.
+    pub(crate) unheeded: Vec<&'static str>,
 }
 
 impl std::fmt::Debug for Configuration {
@@ -82,7 +84,7 @@ impl Default for Configuration {
             device_patience: crate::devices::readiness::PATIENCE,
             percentage: 0,
         };
-        Self { profiles: vec![profile], extenders: Vec::new(), backoff: Backoff::default() }
+        Self { profiles: vec![profile], extenders: Vec::new(), backoff: Backoff::default(), unheeded: Vec::new() }
     }
 }
 
@@ -90,14 +92,11 @@ impl Configuration {
     pub fn load(path: &Path) -> Result<Self, ConfigurationError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigurationError::Read { path: path.into(), source })?;
         let document = parse(&text).map_err(|message| ConfigurationError::Load { path: path.into(), message })?;
-        for field in unheeded::fields(&document) {
-            tracing::warn!(field, "the scheduler's configuration says what has no effect here");
-        }
         Self::read(document)
     }
 
     fn read(document: Document) -> Result<Self, ConfigurationError> {
-        let mut faults = faults(&document);
+        let (mut faults, unheeded) = (faults(&document), unheeded::fields(&document));
         let mut arguments = Vec::new();
         let resources = document.extenders.iter().flat_map(|e| &e.managed_resources);
         let ignored: Vec<String> = resources.filter(|r| r.ignored_by_scheduler).map(|r| r.name.clone()).collect();
@@ -124,7 +123,7 @@ impl Configuration {
             last: seconds(document.pod_max_backoff_seconds, Backoff::default().last),
         };
         let extenders = document.extenders.iter().map(Extender::new).collect::<Result<_, _>>()?;
-        Ok(Self { profiles: arguments, extenders, backoff })
+        Ok(Self { profiles: arguments, extenders, backoff, unheeded })
     }
 }
 
