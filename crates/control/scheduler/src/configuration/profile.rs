@@ -11,6 +11,7 @@ use super::types::{
     ScoringStrategy, SpreadArgs, VolumeBindingArgs, tree,
 };
 use super::{BIND_TIMEOUT, DEFAULT_SCHEDULER, ProfileSpec};
+use crate::framework::MAX_SCORE;
 use crate::plugins::{Arguments, Ranking, Slot, standard};
 use crate::preemption::Limits;
 
@@ -20,8 +21,8 @@ const BIND: &str = "DefaultBinder";
 const PREEMPT: &str = "DefaultPreemption";
 const GATES: &str = "SchedulingGates";
 
-struct Told {
-    arguments: Arguments,
+pub(super) struct Told {
+    pub(super) arguments: Arguments,
     limits: Limits,
     bind_timeout: Duration,
 }
@@ -103,7 +104,7 @@ fn in_general(multi_point: &PluginSet, name: &str) -> bool {
     enabled(multi_point, name).is_some() || !disabled(multi_point, name)
 }
 
-fn arguments(said: &Profile, faults: &mut Vec<String>) -> Told {
+pub(super) fn arguments(said: &Profile, faults: &mut Vec<String>) -> Told {
     let mut told = Told { arguments: Arguments::default(), limits: Limits::default(), bind_timeout: BIND_TIMEOUT };
     for (n, config) in said.plugin_config.iter().enumerate() {
         if said.plugin_config[..n].iter().any(|other| other.name == config.name) {
@@ -186,7 +187,7 @@ fn ranking(strategy: &ScoringStrategy) -> Result<Ranking, String> {
                 return Err("scoringStrategy.requestedToCapacityRatio.shape: utilization values must be sorted in increasing order".into());
             }
             match shape.iter().all(|(x, y)| (0..=100).contains(x) && (0..=10).contains(y)) {
-                true => Ok(Ranking::RequestedToCapacityRatio(shape)),
+                true => Ok(Ranking::RequestedToCapacityRatio(shape.into_iter().map(|(x, y)| (x, y * (MAX_SCORE / 10))).collect())),
                 false => Err("scoringStrategy.requestedToCapacityRatio.shape: not in valid range: utilization 0-100, score 0-10".into()),
             }
         }

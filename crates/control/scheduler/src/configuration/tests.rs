@@ -62,6 +62,16 @@ profiles:
 }
 
 #[test]
+fn points_of_a_ratio_are_scaled_to_what_plugins_score() {
+    let text = "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: RequestedToCapacityRatio,
+        requestedToCapacityRatio: {shape: [{utilization: 0, score: 0}, {utilization: 100, score: 10}]}}}}]}]";
+    let mut told =
+        profile::arguments(&parse(&format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{text}")).unwrap().profiles[0], &mut Vec::new());
+    let ranking = std::mem::replace(&mut told.arguments.fit.ranking, crate::plugins::Ranking::LeastAllocated);
+    assert_eq!(ranking, crate::plugins::Ranking::RequestedToCapacityRatio(vec![(0, 0), (100, 100)]));
+}
+
+#[test]
 fn a_profile_looks_at_so_many_nodes_as_it_says_or_all_profiles_do() {
     let text = "percentageOfNodesToScore: 30\nprofiles: [{schedulerName: a}, {schedulerName: b, percentageOfNodesToScore: 70}]";
     let said = read(text).unwrap();
