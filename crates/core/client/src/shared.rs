@@ -272,9 +272,13 @@ mod tests {
                 "ownerReferences": [{ "kind": kind, "name": "j", "uid": "u", "controller": controller }] } })
         };
         assert_eq!(job(&pod(COUNTED, "Job", true)), ["ns/j"]);
-        for other in [pod("other", "Job", true), pod(COUNTED, "ReplicaSet", true), pod(COUNTED, "Job", false)] {
+        for other in [pod("other", "Job", true), pod(COUNTED, "ReplicaSet", true), pod("other", "Job", false)] {
             assert!(job(&other).is_empty(), "{other:?}");
         }
+        let mut left = pod(COUNTED, "Job", false);
+        assert_eq!(job(&left), ["ns/"]);
+        meta::set_label(&mut left, JOB_NAME, "j");
+        assert_eq!(job(&left), ["ns/j"]);
     }
 
     /// As it is stored, without who manages which field.
