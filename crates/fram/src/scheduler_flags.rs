@@ -9,7 +9,7 @@ use fram_scheduler::Configuration;
 #[command(next_help_heading = "Scheduler")]
 pub(crate) struct SchedulerFlags {
     /// Profiles, plugins and extenders: a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1). Its connection, leader election
-    /// and sampling of nodes have no meaning here: the scheduler is in the server's process and looks at every node.
+    /// and parallelism have no meaning here, the scheduler being in the server's process; the log says so where they are set.
     #[arg(long = "scheduler-config", value_name = "FILE", value_parser = read)]
     configuration: Option<Configuration>,
     /// Run no scheduler: pods are bound by another one, or by nobody.

@@ -52,7 +52,9 @@ pub(crate) fn start(context: &Context) {
             let uncounted =
                 |side: &Option<Arc<Value>>| side.as_deref().is_some_and(|p| pods::has_ended(p) && meta::has_finalizer(p, pod::FINALIZER));
             metrics.others.uncounted(uncounted(&delta.old), uncounted(&delta.new));
-            pods::owners_concerned(delta, "Job", |pod| adopters(pod, &owners))
+            let mut keys = pods::owners_concerned(delta, "Job", |pod| adopters(pod, &owners));
+            keys.extend(delta.new.as_deref().and_then(pod::left_behind));
+            keys
         });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
@@ -177,18 +179,23 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Pods of a Job that is gone, or was replaced by another of its name, need no account.
+    /// Pods of a Job that is gone, or was replaced by another of its name, need no account, and neither do those that it left behind.
     async fn let_orphans_go(&self, namespace: &str, name: &str, job: Option<&Value>) -> Result<(), Status> {
-        let uid = job.map(meta::uid);
-        let orphaned = |p: &Arc<Value>| meta::controller_of(p).is_some_and(|o| Some(o.str_at(&["uid"])) != uid);
+        // A Job that goes on may adopt those that have nobody.
+        let adopts = |job: Option<&Value>| job.is_some_and(|job| !meta::is_terminating(job) && !is_finished(job));
+        let orphaned_of = |p: &Value, job: Option<&Value>| match meta::controller_of(p) {
+            Some(owner) => Some(owner.str_at(&["uid"])) != job.map(meta::uid),
+            None => !adopts(job),
+        };
+        let orphaned = |p: &Arc<Value>| orphaned_of(p, job);
         let mut pods = self.cached_pods.by_index(JOB_INDEX, &format!("{namespace}/{name}"));
         pods.retain(orphaned);
         if pods.is_empty() {
             return Ok(());
         }
         // The cache of Jobs may be behind that of pods.
-        let fresh = self.client.within(&JOBS, namespace).find(name).await?;
-        pods.retain(|p| meta::controller_of(p).map(|o| o.str_at(&["uid"])) != fresh.as_deref().map(meta::uid));
+        let fresh = if name.is_empty() { None } else { self.client.within(&JOBS, namespace).find(name).await? };
+        pods.retain(|p| orphaned_of(p, fresh.as_deref()));
         self.strip(&pods).await
     }
 

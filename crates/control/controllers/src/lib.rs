@@ -45,6 +45,7 @@ mod selection;
 mod service_account;
 mod service_account_tokens;
 mod service_cidr;
+mod service_repair;
 mod serving_approver;
 mod statefulset;
 mod storage_version_migrator;
@@ -110,6 +111,7 @@ const ALL: &[(&[&str], Start)] = &[
     (&["local-path-provisioner-controller"], local_path::start),
     (&["host-path-provisioner-controller"], host_path::start),
     (&["service-lb-controller"], load_balancer::start),
+    (&[service_repair::NAME], service_repair::start),
     (&["kubelet-serving-approving-controller"], serving_approver::start),
 ];
 

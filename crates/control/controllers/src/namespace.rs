@@ -47,7 +47,7 @@ struct Remains {
     resources: Vec<(String, usize)>,
     /// Finalizer and how many objects it holds.
     finalizers: Vec<(String, usize)>,
-    failure: Option<Status>,
+    failures: Vec<Status>,
 }
 
 impl Reconciler {
@@ -58,7 +58,7 @@ impl Reconciler {
         }
         let remains = self.empty(name).await?;
         self.report(namespace, &remains).await?;
-        if let Some(status) = remains.failure {
+        if let Some(status) = remains.failures.into_iter().next() {
             return Err(status);
         }
         if !remains.resources.is_empty() {
@@ -79,14 +79,18 @@ impl Reconciler {
                 Ok(page) => page.items,
                 // A custom resource that was deleted meanwhile has no objects.
                 Err(status) if status.is(Reason::NotFound) => continue,
-                Err(status) => return Err(status),
+                // What cannot be listed keeps nothing else.
+                Err(status) => {
+                    remains.failures.push(status);
+                    continue;
+                }
             };
             if found.is_empty() {
                 continue;
             }
             let delete = DeleteOptions { propagation: Some(Propagation::Background), ..Default::default() };
             if let Err(status) = here.delete_collection(delete, ListOptions::default()).await {
-                remains.failure = Some(status);
+                remains.failures.push(status);
                 continue;
             }
             let left = here.list(ListOptions::default()).await?.items;
@@ -99,7 +103,7 @@ impl Reconciler {
                     None => remains.finalizers.push((finalizer.to_string(), 1)),
                 }
             }
-            remains.resources.push((resource.to_string(), left.len()));
+            remains.resources.push((format!("{}.{}", resource.plural, resource.group), left.len()));
             if *resource == PODS {
                 // The rest waits for the pods.
                 break;
@@ -116,7 +120,10 @@ impl Reconciler {
                 (c.str_at(&["status"]), c.str_at(&["reason"]), c.str_at(&["message"])) == (*status, *reason, message.as_str())
             })
         });
-        if same || remains.resources.is_empty() && remains.failure.is_none() {
+        // Of what was empty from the beginning nothing is said; what was said before is taken back where others hold the namespace.
+        let nothing =
+            remains.resources.is_empty() && remains.failures.is_empty() && namespace.list_at(&["status", "conditions"]).is_empty();
+        if same || nothing {
             return Ok(());
         }
         let list: Vec<Value> = wanted
@@ -157,11 +164,18 @@ impl Reconciler {
 
 /// The conditions of a terminating namespace: type, status, reason, message.
 fn conditions(remains: &Remains) -> Vec<(&'static str, &'static str, &'static str, String)> {
-    let failed = match &remains.failure {
-        Some(status) => {
-            ("NamespaceDeletionContentFailure", "True", "ContentDeletionFailed", format!("Failed to delete all resource types: {status}"))
+    let sorted = |mut texts: Vec<String>| {
+        texts.sort();
+        texts.join(", ")
+    };
+    let failures = &remains.failures;
+    let failed = match failures.is_empty() {
+        false => {
+            let all = sorted(failures.iter().map(|status| status.message.clone()).collect());
+            let message = format!("Failed to delete all resource types, {} remaining: {all}", failures.len());
+            ("NamespaceDeletionContentFailure", "True", "ContentDeletionFailed", message)
         }
-        None => (
+        true => (
             "NamespaceDeletionContentFailure",
             "False",
             "ContentDeleted",
@@ -171,7 +185,7 @@ fn conditions(remains: &Remains) -> Vec<(&'static str, &'static str, &'static st
     let left: Vec<String> = remains.resources.iter().map(|(r, n)| format!("{r} has {n} resource instances")).collect();
     let content = match left.is_empty() {
         true => ("NamespaceContentRemaining", "False", "ContentRemoved", "All content successfully removed".to_string()),
-        false => ("NamespaceContentRemaining", "True", "SomeResourcesRemain", format!("Some resources are remaining: {}", left.join(", "))),
+        false => ("NamespaceContentRemaining", "True", "SomeResourcesRemain", format!("Some resources are remaining: {}", sorted(left))),
     };
     let held: Vec<String> = remains.finalizers.iter().map(|(f, n)| format!("{f} in {n} resource instances")).collect();
     let finalizers = match held.is_empty() {
@@ -182,7 +196,7 @@ fn conditions(remains: &Remains) -> Vec<(&'static str, &'static str, &'static st
             "NamespaceFinalizersRemaining",
             "True",
             "SomeFinalizersRemain",
-            format!("Some content in the namespace has finalizers remaining: {}", held.join(", ")),
+            format!("Some content in the namespace has finalizers remaining: {}", sorted(held)),
         ),
     };
     let discovery =
@@ -194,4 +208,27 @@ fn conditions(remains: &Remains) -> Vec<(&'static str, &'static str, &'static st
         "All legacy kube types successfully parsed".to_string(),
     );
     vec![discovery, parsing, failed, content, finalizers]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_says_what_holds_it_in_the_order_of_names() {
+        let remains = Remains {
+            resources: vec![("secrets.".into(), 2), ("deployments.apps".into(), 1)],
+            finalizers: vec![("b.c/d".into(), 1), ("a.b/c".into(), 2)],
+            failures: vec![Status::internal("z"), Status::internal("a")],
+        };
+        let said = conditions(&remains);
+        let of = |ty: &str| said.iter().find(|c| c.0 == ty).map(|c| (c.1, c.2, c.3.as_str())).unwrap();
+        let failed = "Failed to delete all resource types, 2 remaining: Internal error occurred: a, Internal error occurred: z";
+        assert_eq!(of("NamespaceDeletionContentFailure"), ("True", "ContentDeletionFailed", failed));
+        let left = "Some resources are remaining: deployments.apps has 1 resource instances, secrets. has 2 resource instances";
+        assert_eq!(of("NamespaceContentRemaining"), ("True", "SomeResourcesRemain", left));
+        let held = "Some content in the namespace has finalizers remaining: a.b/c in 2 resource instances, b.c/d in 1 resource instances";
+        assert_eq!(of("NamespaceFinalizersRemaining"), ("True", "SomeFinalizersRemain", held));
+        assert!(conditions(&Remains::default()).iter().all(|c| c.1 == "False"));
+    }
 }

@@ -66,6 +66,7 @@ pub(crate) fn start(context: &Context) {
 
 /// What was last heard of a node, and when.
 struct Heard {
+    uid: String,
     renewed: String,
     beat: String,
     at: Instant,
@@ -109,7 +110,10 @@ struct Reconciler {
 impl Reconciler {
     async fn reconcile(&self, name: &str) -> Result<Action, Status> {
         let Some(node) = self.nodes.get(name) else {
-            self.heard.lock().remove(name);
+            if let Some(gone) = self.heard.lock().remove(name) {
+                let node = object!({ "apiVersion": "v1", "kind": "Node", "name": name, "uid": (gone.uid) });
+                self.events.event_at(node, false, "RemovingNode", format!("Removing Node {name} from Controller"));
+            }
             return Ok(Action::Done);
         };
         let now = (self.now)();
@@ -125,7 +129,8 @@ impl Reconciler {
             return Ok(Action::Done);
         }
         let turn = self.taint(&node, now).await?;
-        if plan::ready(&node) != "True" {
+        // What a kubelet says of its node it says of the pods too; see monitorNodeHealth.
+        if plan::ready(&node) == "Unknown" {
             self.mark_pods(name, now).await?;
         }
         let next = [Some(left).filter(|left| !left.is_zero()), turn].into_iter().flatten().min();
@@ -140,7 +145,7 @@ impl Reconciler {
         let mut heard = self.heard.lock();
         let entry = heard.entry(name.to_string()).or_insert_with(|| {
             self.events.event(node, false, "RegisteredNode", format!("Registered Node {name} in Controller"));
-            Heard { renewed: String::new(), beat: beat.to_string(), at: Instant::now() }
+            Heard { uid: meta::uid(node).into(), renewed: String::new(), beat: beat.to_string(), at: Instant::now() }
         });
         entry.note_beat(beat);
         if let Some(lease) = lease {

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fram_client::resources::{NODES, PODS};
-use fram_client::{Action, Client, Controller, DeleteOptions, Informer, NODE_INDEX, Preconditions};
-use fram_machinery::{Status, Value, meta};
+use fram_client::{Action, Client, Controller, DeleteOptions, Informer, NODE_INDEX, PatchKind, Preconditions};
+use fram_machinery::{Status, Value, meta, object};
 use jiff::Timestamp;
 
-use crate::objects::settled;
+use crate::objects::{settled, unless_it_changed};
 use crate::taint_eviction::disrupt;
 use crate::{Context, Metrics, pods};
 
@@ -95,7 +95,7 @@ impl Collector {
         match judge(&pod, node.as_deref()) {
             Verdict::Keep => {}
             Verdict::Unscheduled => self.delete(&pod, ("unscheduled", None), now).await?,
-            Verdict::OutOfService => self.delete(&pod, ("out-of-service", Some("PodGC: node has the out-of-service taint")), now).await?,
+            Verdict::OutOfService => self.delete(&pod, ("out-of-service", None), now).await?,
             Verdict::Orphaned => {
                 // The cache's word that there is no node is checked with the server.
                 if self.client.all(&NODES).find(name).await?.is_none() {
@@ -110,7 +110,7 @@ impl Collector {
         let mut ended: Vec<Arc<Value>> = self.pods.list().into_iter().filter(|p| pods::has_ended(p)).collect();
         let surplus = ended.len().saturating_sub(MOST_ENDED);
         if surplus > 0 {
-            ended.sort_by_cached_key(|p| (pods::created(p), meta::key(p)));
+            sort_ended(&mut ended);
             for pod in ended.iter().take(surplus) {
                 self.delete(pod, ("terminated", None), (self.now)()).await?;
             }
@@ -118,7 +118,7 @@ impl Collector {
         Ok(Action::Done)
     }
 
-    /// Deletes a pod for a reason as metrics name it, and says in its status what has disrupted it.
+    /// Deletes a pod for a reason as metrics name it, and says in its status that it has failed, and what has disrupted it.
     async fn delete(&self, pod: &Value, why: (&'static str, Option<&str>), now: Timestamp) -> Result<(), Status> {
         let deleted = self.delete_disrupted(pod, why.1, now).await;
         self.metrics.others.collected(pod, why.0, deleted.is_ok());
@@ -126,13 +126,25 @@ impl Collector {
     }
 
     async fn delete_disrupted(&self, pod: &Value, disrupted: Option<&str>, now: Timestamp) -> Result<(), Status> {
-        if let Some(message) = disrupted.filter(|_| !pods::has_ended(pod)) {
-            disrupt(&self.client, pod, "DeletionByPodGC", message, Some("Failed"), now).await?;
+        match disrupted {
+            _ if pods::has_ended(pod) => {}
+            Some(message) => disrupt(&self.client, pod, "DeletionByPodGC", message, Some("Failed"), now).await?,
+            None => {
+                let failed = object!({ "metadata": { "uid": (meta::uid(pod)) }, "status": { "phase": "Failed" } });
+                let pods = self.client.within(&PODS, meta::namespace(pod));
+                unless_it_changed(pods.patch(meta::name(pod), "status", PatchKind::Merge, failed).await)?;
+            }
         }
         let preconditions = Preconditions { uid: Some(meta::uid(pod).into()), resource_version: None };
         let options = DeleteOptions { grace_period_seconds: Some(0), preconditions, ..Default::default() };
         settled(self.client.within(&PODS, meta::namespace(pod)).delete(meta::name(pod), options).await)
     }
+}
+
+/// The first to go are those that were evicted, of which nobody counts on any, then the oldest.
+fn sort_ended(pods: &mut [Arc<Value>]) {
+    let is_evicted = |p: &Value| p.str_at(&["status", "phase"]) == "Failed" && p.str_at(&["status", "reason"]) == "Evicted";
+    pods.sort_by_cached_key(|p| (!is_evicted(p), pods::created(p), meta::name(p).to_string(), meta::key(p)));
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -166,9 +178,19 @@ fn judge(pod: &Value, node: Option<&Value>) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use fram_machinery::object;
-
     use super::*;
+
+    #[test]
+    fn of_ended_pods_evicted_ones_go_first_and_then_the_oldest() {
+        let pod = |name: &str, created: &str, reason: &str| {
+            let status = object!({ "phase": "Failed", "reason": reason });
+            Arc::new(object!({ "metadata": { "name": name, "creationTimestamp": created }, "status": status }))
+        };
+        let (old, new) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
+        let mut pods = [pod("b", old, ""), pod("a", old, "OOM"), pod("c", new, "Evicted"), pod("d", old, "Evicted"), pod("e", new, "")];
+        sort_ended(&mut pods);
+        assert_eq!(pods.each_ref().map(|p| meta::name(p)), ["d", "c", "a", "b", "e"]);
+    }
 
     #[test]
     fn only_pods_that_nobody_ends_are_collected() {

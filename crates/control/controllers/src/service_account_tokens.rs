@@ -7,7 +7,7 @@ use fram_client::resources::{SECRETS, SERVICE_ACCOUNTS};
 use fram_client::{Action, Client, Controller, DeleteOptions, Informer, InformerOptions, Preconditions};
 use fram_machinery::{Status, Value, meta, object};
 
-use crate::objects::unless_it_changed;
+use crate::objects::{settled, unless_it_changed};
 use crate::{Context, legacy_token_cleaner};
 pub(crate) use plan::ACCOUNT;
 use plan::{Step, plan};
@@ -28,7 +28,16 @@ pub(crate) fn start(context: &Context) {
     }
     let accounts = context.informers.get(&SERVICE_ACCOUNTS);
     let of_account = secrets.clone();
-    let controller = Controller::new("serviceaccount_tokens_secret", 2).owns(&secrets).watches_deltas(&accounts, move |delta| {
+    let known = accounts.clone();
+    let controller = Controller::new("serviceaccount_tokens_secret", 2).owns(&secrets);
+    // Keys with an account are those of Secrets that are gone, and that it still names.
+    let controller = controller.watches_deltas(&secrets, move |delta| {
+        let Some(secret) = delta.old.as_deref().filter(|_| delta.new.is_none()) else { return Vec::new() };
+        let name = meta::annotation(secret, plan::ACCOUNT).unwrap_or_default();
+        let account = known.get_in(meta::namespace(secret), name).filter(|a| plan::without(a, secret).is_some());
+        account.map(|_| format!("{}/{name}", delta.key())).into_iter().collect()
+    });
+    let controller = controller.watches_deltas(&accounts, move |delta| {
         let gone = delta.new.as_deref().map(meta::uid) != delta.old.as_deref().map(meta::uid);
         if !gone {
             return Vec::new();
@@ -49,6 +58,9 @@ struct Tokens {
 
 impl Tokens {
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
+        if let [namespace, secret, account] = key.split('/').collect::<Vec<_>>()[..] {
+            return self.forget(namespace, secret, account).await;
+        }
         let Some(secret) = self.secrets.get(key).filter(|s| !meta::is_terminating(s)) else { return Ok(Action::Done) };
         let namespace = meta::namespace(&secret);
         // The account may have been made a moment ago.
@@ -70,6 +82,19 @@ impl Tokens {
                 }
                 unless_it_changed(here.update(secret).await)?;
             }
+        }
+        Ok(Action::Done)
+    }
+
+    /// An account names no Secret that is gone.
+    async fn forget(&self, namespace: &str, secret: &str, account: &str) -> Result<Action, Status> {
+        if self.secrets.get_in(namespace, secret).is_some() {
+            return Ok(Action::Done);
+        }
+        let accounts = self.client.within(&SERVICE_ACCOUNTS, namespace);
+        let gone = object!({ "metadata": { "name": secret } });
+        if let Some(changed) = accounts.find(account).await?.and_then(|account| plan::without(&account, &gone)) {
+            settled(accounts.update(changed).await.map(drop))?;
         }
         Ok(Action::Done)
     }

@@ -17,8 +17,7 @@ use plan::Step;
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
 
 pub(crate) fn start(context: &Context) {
-    // Of addresses names and labels say everything.
-    let (ranges, addresses) = (context.informers.get(&SERVICE_CIDRS), context.informers.metadata(&IP_ADDRESSES));
+    let (ranges, addresses) = (context.informers.get(&SERVICE_CIDRS), context.informers.get(&IP_ADDRESSES));
     let reconciler = Reconciler {
         client: context.client("service-cidrs-controller"),
         ranges: ranges.clone(),

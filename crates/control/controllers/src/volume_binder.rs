@@ -7,13 +7,14 @@ mod plan;
 use std::sync::Arc;
 
 use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, STORAGE_CLASSES};
-use fram_client::{Action, Controller, EventRecorder, Informer};
+use fram_client::{Action, Client, Controller, EventRecorder, Informer};
 use fram_machinery::{Status, Value, meta, object};
 use parking_lot::Mutex;
 
 use crate::Context;
 use crate::objects::{Objects, settled};
 use consumers::Consumers;
+use plan::Hold;
 
 const PROVISIONERS: [&str; 2] = ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
 
@@ -23,6 +24,7 @@ pub(crate) fn start(context: &Context) {
     let consumers: Arc<Mutex<Consumers>> = Arc::default();
     let client = context.client("persistent-volume-binder");
     let binder = Binder {
+        client: client.clone(),
         claims: Objects::new(&client, &claims),
         volumes: Objects::new(&client, &volumes),
         cached_volumes: volumes.clone(),
@@ -60,6 +62,7 @@ fn waiting(claims: &Informer, class: &str) -> Vec<String> {
 }
 
 struct Binder {
+    client: Client,
     claims: Objects,
     volumes: Objects,
     cached_volumes: Informer,
@@ -78,7 +81,9 @@ impl Binder {
         let bound = meta::annotation(&claim, plan::BIND_COMPLETED).is_some();
         let phase = match self.volumes.get("", named) {
             Some(volume) if plan::is_for(&volume, &claim) => return self.bind(&claim, &volume).await,
-            Some(volume) if !bound && volume.at(&["spec", "claimRef"]).is_none_or(Value::is_null) => {
+            // Somebody took the reference out of the volume of a claim that is bound: it is put back.
+            Some(volume) if bound && plan::claim_reference(&volume).is_none() => return self.bind(&claim, &volume).await,
+            Some(volume) if !bound && plan::claim_reference(&volume).is_none() => {
                 let Some(why) = fram_api::storage::mismatch(&volume, &claim) else { return self.bind(&claim, &volume).await };
                 let about = format!("Cannot bind to requested volume {named:?}: {why}");
                 self.events.event(&claim, true, "VolumeMismatch", about);
@@ -116,6 +121,10 @@ impl Binder {
                 self.events.event(claim, false, "WaitForFirstConsumer", "waiting for first consumer to be created before binding");
             }
             return self.claim_phase(claim, "Pending").await;
+        }
+        if waits {
+            // A volume is made for the chosen node: none that is free would be on it but by chance.
+            all.retain(|v| plan::is_for(v, claim));
         }
         if let Some(volume) = plan::find(claim, &all) {
             return self.bind(claim, &volume).await;
@@ -176,10 +185,39 @@ impl Binder {
 
     async fn volume(&self, name: &str) -> Result<Action, Status> {
         let Some(volume) = self.volumes.get("", name) else { return Ok(Action::Done) };
-        let reference = |field: &str| volume.str_at(&["spec", "claimRef", field]);
-        let claim = self.claims.get(reference("namespace"), reference("name")).filter(|c| plan::is_for(&volume, c));
-        self.volume_phase(&volume, claim.as_deref()).await?;
+        let claim = self.claim_of(&volume).await?;
+        let held = match plan::hold(&volume, claim.as_deref()) {
+            Hold::Given => claim.as_deref(),
+            Hold::Elsewhere => None,
+            Hold::Free(free) => {
+                let volume = self.volumes.update(free).await?;
+                self.volume_phase(&volume, None).await?;
+                return Ok(Action::Done);
+            }
+            Hold::Mismatch => {
+                let claim = claim.unwrap_or_default();
+                let of = |what: &str| format!("Cannot bind PersistentVolume {what} due to incompatible volumeMode.");
+                let about = of(&format!("to requested PersistentVolumeClaim {:?}", meta::name(&claim)));
+                self.events.event(&volume, true, "VolumeMismatch", about);
+                self.events.event(&claim, true, "VolumeMismatch", of(&format!("{name:?} to requested PersistentVolumeClaim")));
+                return Ok(Action::Done);
+            }
+        };
+        self.volume_phase(&volume, held).await?;
         Ok(Action::Done)
+    }
+
+    /// The claim that a volume refers to. That there is none is believed the server alone: others delete volumes that are released.
+    async fn claim_of(&self, volume: &Value) -> Result<Option<Arc<Value>>, Status> {
+        let Some(reference) = plan::claim_reference(volume).map(|r| (r.str_at(&["namespace"]), r.str_at(&["name"]))) else {
+            return Ok(None);
+        };
+        let known = self.claims.get(reference.0, reference.1).filter(|c| plan::is_for(volume, c));
+        if known.is_some() || plan::is_released(volume) || volume.str_at(&["spec", "claimRef", "uid"]).is_empty() {
+            return Ok(known);
+        }
+        let found = self.client.within(&PERSISTENT_VOLUME_CLAIMS, reference.0).find(reference.1).await?;
+        Ok(found.filter(|c| plan::is_for(volume, c)))
     }
 
     async fn volume_phase(&self, volume: &Arc<Value>, claim: Option<&Value>) -> Result<(), Status> {
@@ -188,10 +226,21 @@ impl Binder {
         // Volumes of external provisioners are deleted by them; for others there is nobody who could.
         let external =
             meta::annotation(volume, plan::PROVISIONED_BY).is_some() || volume.at(&["spec", "csi"]).is_some_and(|c| !c.is_null());
-        if phase == "Released" && volume.str_at(&["spec", "persistentVolumeReclaimPolicy"]) == "Delete" && !external {
-            message = "error getting deleter volume plugin for volume: no deletable volume plugin matched";
+        let reason = match volume.str_at(&["spec", "persistentVolumeReclaimPolicy"]) {
+            _ if phase != "Released" => "",
+            "Delete" if !external => {
+                message = "error getting deleter volume plugin for volume: no deletable volume plugin matched";
+                "VolumeFailedDelete"
+            }
+            "Recycle" => {
+                message = "No recycler plugin found for the volume!";
+                "VolumeFailedRecycle"
+            }
+            _ => "",
+        };
+        if !reason.is_empty() {
             phase = "Failed";
-            self.events.event(volume, true, "VolumeFailedDelete", message);
+            self.events.event(volume, true, reason, message);
         }
         if volume.str_at(&["status", "phase"]) == phase {
             return Ok(());

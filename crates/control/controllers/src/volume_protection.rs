@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use fram_api::quota::attributes_classes;
 use fram_client::resources::{PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, VOLUME_ATTRIBUTES_CLASSES};
-use fram_client::{Action, Client, Controller, Informer, Resource};
+use fram_client::{Action, Client, Controller, Resource};
 use fram_machinery::{Status, Value, meta};
 
+use crate::Context;
 use crate::objects::unless_it_changed;
-use crate::{Context, pods};
 
 const OF_CLAIMS: &str = "kubernetes.io/pvc-protection";
 const OF_VOLUMES: &str = "kubernetes.io/pv-protection";
@@ -19,14 +19,20 @@ pub(crate) fn start_for_claims(context: &Context) {
     let (claims, all) = (context.informers.get(&PERSISTENT_VOLUME_CLAIMS), context.informers.get(&PODS));
     let client = context.client("pvc-protection-controller");
     let controller = Controller::new("persistentvolumeclaim-protection", 2).owns(&claims).watches_deltas(&all, |delta| {
-        // Only a pod that comes to its end can set a claim free.
-        if delta.new.as_deref().is_some_and(|p| !pods::has_ended(p)) { Vec::new() } else { claims_of(delta.object()) }
+        // Only a pod that goes can set a claim free; another one may have its name by now.
+        let (old, new) = (delta.old.as_deref(), delta.new.as_deref());
+        old.filter(|old| new.is_none_or(|new| meta::uid(new) != meta::uid(old))).map(claims_of).unwrap_or_default()
     });
     context.run(controller, (client, claims, all), |context, key| async move {
         let (client, claims, all) = &*context;
         let Some(claim) = claims.get(&key) else { return Ok(Action::Done) };
-        let used = || is_used(&claim, all);
-        protect(client, &PERSISTENT_VOLUME_CLAIMS, &claim, OF_CLAIMS, used).await
+        let namespace = meta::namespace(&claim);
+        let mut used = meta::is_terminating(&claim) && is_used(&claim, &all.by_namespace(namespace));
+        if meta::is_terminating(&claim) && meta::has_finalizer(&claim, OF_CLAIMS) && !used {
+            // The cache may not have the pod yet that uses it.
+            used = is_used(&claim, &client.within(&PODS, namespace).list(Default::default()).await?.items);
+        }
+        protect(client, &PERSISTENT_VOLUME_CLAIMS, &claim, OF_CLAIMS, || used).await
     });
 }
 
@@ -71,11 +77,10 @@ fn claims_of(pod: &Value) -> Vec<String> {
     names.map(|n| format!("{}/{n}", meta::namespace(pod))).collect()
 }
 
-/// A pod uses a claim from when it has a node until it has ended.
-fn is_used(claim: &Value, all: &Informer) -> bool {
+/// A pod uses a claim from when it has a node until it is gone.
+fn is_used(claim: &Value, all: &[Arc<Value>]) -> bool {
     let key = meta::key(claim);
-    let uses = |p: &Arc<Value>| !p.str_at(&["spec", "nodeName"]).is_empty() && !pods::has_ended(p) && claims_of(p).contains(&key);
-    all.by_namespace(meta::namespace(claim)).iter().any(uses)
+    all.iter().any(|p| !p.str_at(&["spec", "nodeName"]).is_empty() && claims_of(p).contains(&key))
 }
 
 /// Holds an object by a finalizer until it is to go and nobody uses it.
@@ -108,6 +113,18 @@ mod tests {
         let claim =
             object!({ "spec": { "volumeAttributesClassName": "gold" }, "status": { "currentVolumeAttributesClassName": "silver" } });
         assert_eq!(attributes_classes(&claim).collect::<Vec<_>>(), ["gold", "silver"]);
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_still_uses_its_claim() {
+        let pod = |node: &str, phase: &str| {
+            let volume = object!({ "name": "a", "persistentVolumeClaim": { "claimName": "data" } });
+            Arc::new(object!({ "metadata": { "name": "p", "namespace": "ns" }, "spec": { "nodeName": node, "volumes": [volume] },
+                "status": { "phase": phase } }))
+        };
+        let claim = object!({ "metadata": { "name": "data", "namespace": "ns" } });
+        let used = |node: &str, phase: &str| is_used(&claim, &[pod(node, phase)]);
+        assert_eq!([used("n", "Running"), used("n", "Succeeded"), used("", "Pending")], [true, true, false]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use fram_machinery::{Key, Value};
 
 pub(crate) const CPU: &str = "cpu";
 pub(crate) const MEMORY: &str = "memory";
+pub(crate) const STORAGE: &str = "ephemeral-storage";
 pub(crate) const PODS: &str = "pods";
 
 /// cpu in thousandths, everything else in whole units; in the order of the names.

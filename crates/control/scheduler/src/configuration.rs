@@ -3,6 +3,7 @@
 
 mod profile;
 mod types;
+mod unheeded;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,8 @@ pub struct Configuration {
     pub(crate) profiles: Vec<ProfileSpec>,
     pub(crate) extenders: Vec<Extender>,
     pub(crate) backoff: Backoff,
+    /// Fields that were set and have no meaning here.
+    pub(crate) unheeded: Vec<&'static str>,
 }
 
 impl std::fmt::Debug for Configuration {
@@ -81,7 +84,7 @@ impl Default for Configuration {
             device_patience: crate::devices::readiness::PATIENCE,
             percentage: 0,
         };
-        Self { profiles: vec![profile], extenders: Vec::new(), backoff: Backoff::default() }
+        Self { profiles: vec![profile], extenders: Vec::new(), backoff: Backoff::default(), unheeded: Vec::new() }
     }
 }
 
@@ -93,7 +96,7 @@ impl Configuration {
     }
 
     fn read(document: Document) -> Result<Self, ConfigurationError> {
-        let mut faults = faults(&document);
+        let (mut faults, unheeded) = (faults(&document), unheeded::fields(&document));
         let mut arguments = Vec::new();
         let resources = document.extenders.iter().flat_map(|e| &e.managed_resources);
         let ignored: Vec<String> = resources.filter(|r| r.ignored_by_scheduler).map(|r| r.name.clone()).collect();
@@ -120,7 +123,7 @@ impl Configuration {
             last: seconds(document.pod_max_backoff_seconds, Backoff::default().last),
         };
         let extenders = document.extenders.iter().map(Extender::new).collect::<Result<_, _>>()?;
-        Ok(Self { profiles: arguments, extenders, backoff })
+        Ok(Self { profiles: arguments, extenders, backoff, unheeded })
     }
 }
 
@@ -154,7 +157,26 @@ fn faults(document: &Document) -> Vec<String> {
     if last < first {
         faults.push(format!("podMaxBackoffSeconds: Invalid value: {last}: must be greater than or equal to PodInitialBackoffSeconds"));
     }
+    let election = &document.leader_election;
+    if !matches!(election.resource_lock.as_str(), "" | "leases") && election.leader_elect != Some(false) {
+        let lock = &election.resource_lock;
+        faults.push(format!("leaderElection.resourceLock: Invalid value: {lock:?}: resourceLock value must be \"leases\""));
+    }
+    for (n, _) in document.profiles.iter().enumerate().filter(|(_, p)| p.scheduler_name.is_none() && document.profiles.len() > 1) {
+        faults.push(format!("profiles[{n}].schedulerName: Required value"));
+    }
+    let mut managed = BTreeSet::new();
     for (n, extender) in document.extenders.iter().enumerate() {
+        for (m, resource) in extender.managed_resources.iter().enumerate() {
+            let mut fault =
+                |why: &str| faults.push(format!("extenders[{n}].managedResources[{m}].name: Invalid value: {:?}: {why}", resource.name));
+            match fram_machinery::names::qualified_name(&resource.name) {
+                Err(why) => fault(why),
+                Ok(()) if !fram_api::strategy::is_extended(&resource.name) => fault("is an invalid extended resource name"),
+                Ok(()) if !managed.insert(&resource.name) => fault("duplicate extender managed resource name"),
+                Ok(()) => {}
+            }
+        }
         if !extender.prioritize_verb.is_empty() && extender.weight <= 0 {
             let weight = extender.weight;
             faults.push(format!("extenders[{n}].weight: Invalid value: {weight}: must have a positive weight applied to it"));

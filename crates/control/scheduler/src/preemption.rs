@@ -110,8 +110,10 @@ pub(crate) fn best(candidates: Vec<Candidate>) -> Option<Preemption> {
     candidates.into_iter().min_by_key(order).map(|c| c.preemption)
 }
 
-fn started(pod: &Pod) -> String {
-    pod.object.str_at(&["status", "startTime"]).to_string()
+/// When a pod began, to be compared; one that has not begun yet is the youngest.
+fn started(pod: &Pod) -> (bool, String) {
+    let at = pod.object.str_at(&["status", "startTime"]);
+    (at.is_empty(), at.to_string())
 }
 
 /// What clearing one node takes: all pods of less priority leave, then as many as fit come back, the most important first. All of
@@ -234,6 +236,20 @@ mod tests {
         let none = "0/1 nodes are available: 1 No preemption victims found for incoming pod.";
         assert_eq!(check(&mut cache, spec("4", 1), &[]), none);
         assert_eq!(check(&mut cache, spec("5", 10), &[]), "0/1 nodes are available: 1 Preemption is not helpful for scheduling.");
+    }
+
+    #[test]
+    fn of_equals_those_that_have_not_begun_leave_first() {
+        let mut cache = cache(vec![node("a", "4")]);
+        let mut old = (*pod("old", spec("2", 1)).object).clone();
+        old.set(&["status", "startTime"], "2026-01-01T00:00:00Z");
+        for waiting in ["first", "later"] {
+            let begun = Arc::new(Pod::alone(old.clone()));
+            cache.place(begun, "a");
+            cache.place(pod(waiting, spec("2", 1)), "a");
+            assert_eq!(check(&mut cache, spec("2", 10), &[]), format!("a: {waiting}"));
+            cache.remove(waiting);
+        }
     }
 
     #[test]

@@ -132,6 +132,10 @@ impl Scheduler {
 
     /// A scheduler with these profiles; the name of the other is not asked for.
     pub fn configured(config: SchedulerConfig, configuration: Configuration) -> Self {
+        if !configuration.unheeded.is_empty() {
+            let fields = configuration.unheeded.join(", ");
+            tracing::warn!(fields, "fields of the scheduler's configuration that have no meaning here");
+        }
         let get = |resource: &Resource| config.informers.get(resource);
         let followed = Followed {
             pods: get(&PODS),

@@ -169,7 +169,10 @@ impl Storage {
             return Err(CONFLICT.into());
         }
         let taken = |v: &Value| before.iter().any(|s| matches!(s, Step::Take { volume, .. } if meta::name(volume) == meta::name(v)));
-        if let Some(volume) = choice.best(node, |v| !taken(v)) {
+        // Where a node was chosen already, a volume is being made there.
+        if selected.is_none()
+            && let Some(volume) = choice.best(node, |v| !taken(v))
+        {
             return Ok(Step::Take { claim: claim.clone(), volume: volume.clone() });
         }
         let class = self.classes.get(storage::class(claim)).ok_or(CONFLICT)?;
@@ -271,6 +274,10 @@ mod tests {
         let claim = |class: &str| object!({ "spec": { "storageClassName": class } });
         assert_eq!(check(&storage(claim("late"), None), "b"), "provision");
         assert_eq!(check(&storage(claim("late"), Some("late")), "a"), "take v");
+        let mut chosen = claim("late");
+        meta::set_annotation(&mut chosen, SELECTED_NODE, "a");
+        assert_eq!(check(&storage(chosen.clone(), Some("late")), "a"), "provision");
+        assert_eq!(check(&storage(chosen, Some("late")), "b"), CONFLICT);
         assert_eq!(check(&storage(claim("none"), Some("none")), "b"), CONFLICT);
         assert_eq!(check(&storage(claim("now"), None), "a"), "pod has unbound immediate PersistentVolumeClaims");
         assert_eq!(check(&Storage::default(), "a"), "persistentvolumeclaim \"c\" not found");

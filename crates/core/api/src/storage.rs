@@ -77,7 +77,8 @@ fn serves(volume: &Value, claim: &Value) -> bool {
         && !meta::is_terminating(volume)
 }
 
-fn is_block(object: &Value) -> bool {
+/// Whether a volume or claim is a device and no file system.
+pub fn is_block(object: &Value) -> bool {
     object.str_at(&["spec", "volumeMode"]) == "Block"
 }
 

@@ -35,6 +35,8 @@ use fram_machinery::{Value, names};
 
 use crate::kind::Kind;
 
+pub use pod::placement::node_affinity_errors;
+pub use resource::is_extended;
 pub use service::needs_health_check;
 
 /// How a name of a kind must look.

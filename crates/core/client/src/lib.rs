@@ -24,5 +24,5 @@ pub use leader::LeaderElection;
 pub use options::{DeleteOptions, ListOptions, Patch, PatchKind, Preconditions, Propagation, WriteOptions};
 pub use rate::Rate;
 pub use resources::Resource;
-pub use shared::{FREE_INDEX, JOB_INDEX, NODE_INDEX, OWNER_INDEX, POOL_INDEX, SharedInformers};
+pub use shared::{ADDRESS_INDEX, FREE_INDEX, JOB_INDEX, NODE_INDEX, OWNER_INDEX, POOL_INDEX, SharedInformers};
 pub use transport::{Call, EventKind, Page, Reply, Transport, Verb, WatchEvent, WatchStream};

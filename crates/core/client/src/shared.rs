@@ -3,6 +3,7 @@
 mod parts;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use fram_machinery::{Text, Value, meta};
@@ -10,7 +11,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::resources::{CONTROLLER_REVISIONS, NODES, PODS, REPLICA_SETS, RESOURCE_CLAIMS, RESOURCE_SLICES};
+use crate::resources::{CONTROLLER_REVISIONS, NODES, PODS, REPLICA_SETS, RESOURCE_CLAIMS, RESOURCE_SLICES, SERVICES};
 use crate::{Client, Informer, InformerOptions, Resource};
 use parts::Parts;
 
@@ -24,11 +25,18 @@ pub const FREE_INDEX: &str = "free";
 /// Pods are found by the name of their node under this index.
 pub const NODE_INDEX: &str = "node";
 
-/// Pods that a Job still counts are found by the key of the Job that they name under this index, also where it is gone.
+/// Pods that a Job still counts are found by the key of the Job that they name under this index, also where it is gone. Those without a
+/// controller name it by their label.
 pub const JOB_INDEX: &str = "job";
 
 /// ResourceSlices, and ResourceClaims that have devices of them, are found by driver and pool, `driver/pool`, under this index.
 pub const POOL_INDEX: &str = "pool";
+
+/// Services are found by each of their addresses, in its shortest form, under this index.
+pub const ADDRESS_INDEX: &str = "address";
+
+/// By what name a pod's Job is known to people.
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
 /// What keeps a pod until its Job has counted it; see batch/v1's JobTrackingFinalizer.
 const COUNTED: &str = "batch.kubernetes.io/job-tracking";
@@ -54,8 +62,12 @@ fn job(pod: &Value) -> Vec<Text> {
     if !meta::has_finalizer(pod, COUNTED) {
         return Vec::new();
     }
-    let job = meta::controller_of(pod).filter(|owner| owner.str_at(&["kind"]) == "Job");
-    job.map(|job| format!("{}/{}", meta::namespace(pod), job.str_at(&["name"])).into()).into_iter().collect()
+    let job = match meta::controller_of(pod) {
+        Some(owner) if owner.str_at(&["kind"]) == "Job" => owner.str_at(&["name"]),
+        Some(_) => return Vec::new(),
+        None => meta::label(pod, JOB_NAME).unwrap_or_default(),
+    };
+    vec![format!("{}/{job}", meta::namespace(pod)).into()]
 }
 
 fn pool(slice: &Value) -> Vec<Text> {
@@ -66,6 +78,11 @@ fn pools(claim: &Value) -> Vec<Text> {
     let results = claim.list_at(&["status", "allocation", "devices", "results"]).iter();
     let pools: BTreeSet<String> = results.map(|r| format!("{}/{}", r.str_at(&["driver"]), r.str_at(&["pool"]))).collect();
     pools.into_iter().map(Text::from).collect()
+}
+
+fn addresses(service: &Value) -> Vec<Text> {
+    let all = service.list_at(&["spec", "clusterIPs"]).iter();
+    all.filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok()).map(|ip| ip.to_string().into()).collect()
 }
 
 /// What a container does inside is its kubelet's business, which has an informer of its own. The pods of a cluster are many, and
@@ -148,6 +165,9 @@ fn options(resource: &Resource, metadata_only: bool) -> InformerOptions {
     }
     if *resource == RESOURCE_CLAIMS {
         options = options.index(POOL_INDEX, pools);
+    }
+    if *resource == SERVICES {
+        options = options.index(ADDRESS_INDEX, addresses);
     }
     if [PODS, REPLICA_SETS, CONTROLLER_REVISIONS].contains(resource) {
         options = options.index(FREE_INDEX, free);
@@ -252,9 +272,13 @@ mod tests {
                 "ownerReferences": [{ "kind": kind, "name": "j", "uid": "u", "controller": controller }] } })
         };
         assert_eq!(job(&pod(COUNTED, "Job", true)), ["ns/j"]);
-        for other in [pod("other", "Job", true), pod(COUNTED, "ReplicaSet", true), pod(COUNTED, "Job", false)] {
+        for other in [pod("other", "Job", true), pod(COUNTED, "ReplicaSet", true), pod("other", "Job", false)] {
             assert!(job(&other).is_empty(), "{other:?}");
         }
+        let mut left = pod(COUNTED, "Job", false);
+        assert_eq!(job(&left), ["ns/"]);
+        meta::set_label(&mut left, JOB_NAME, "j");
+        assert_eq!(job(&left), ["ns/j"]);
     }
 
     /// As it is stored, without who manages which field.

@@ -13,6 +13,7 @@ const POLICY: &str = include_str!("../../policy/rbac.policy");
 /// Apart from upstream's defaults, so that those stay comparable.
 const JOIN: &str = include_str!("../../policy/join.policy");
 const METRICS: &str = include_str!("../../policy/metrics.policy");
+const REPAIR: &str = include_str!("../../policy/repair.policy");
 const PRELIMINARY: &str = include_str!("../../policy/preliminary.policy");
 pub(super) const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -29,7 +30,7 @@ pub(super) fn default_objects(api: &Api) -> Result<Vec<Value>, BootstrapError> {
     let mut objects: Vec<Value> = Vec::new();
     // The object that rules are for, and whether it counts where it stands.
     let (mut current, mut applies) = (None, true);
-    for (i, line) in [POLICY, JOIN, METRICS, PRELIMINARY].iter().flat_map(|file| file.lines()).enumerate() {
+    for (i, line) in [POLICY, JOIN, METRICS, REPAIR, PRELIMINARY].iter().flat_map(|file| file.lines()).enumerate() {
         let fail = |message: &str| BootstrapError::Policy { line: i + 1, message: message.into() };
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {

@@ -66,7 +66,14 @@ pub(super) fn decide(object: &Value, owners: &[Owner], dependents: &[Arc<Value>]
         return steps;
     }
     let waited_for = owners.contains(&Owner::Waiting) && !dependents.is_empty();
-    steps.push(Step::Delete(if waited_for { Propagation::Foreground } else { Propagation::Background }));
+    // What somebody has asked of the object's own dependents is kept.
+    let propagation = match waited_for {
+        true => Propagation::Foreground,
+        false if meta::has_finalizer(object, ORPHAN) => Propagation::Orphan,
+        false if meta::has_finalizer(object, FOREGROUND) => Propagation::Foreground,
+        false => Propagation::Background,
+    };
+    steps.push(Step::Delete(propagation));
     steps
 }
 
@@ -110,6 +117,11 @@ mod tests {
         assert_eq!(decide(&owned(&["a", "b"]), &[Owner::Absent, Owner::Solid], &[], false), [Step::DropReferences(vec!["a".into()])]);
         assert_eq!(decide(&owned(&["a"]), &[Owner::Solid], &[], false), []);
         assert_eq!(decide(&owned(&["a"]), &[Owner::Unknown], &[], false), []);
+        for (finalizer, propagation) in [(ORPHAN, Propagation::Orphan), (FOREGROUND, Propagation::Foreground)] {
+            let mut object = owned(&["a"]);
+            meta::add_finalizer(&mut object, finalizer);
+            assert_eq!(decide(&object, &[Owner::Absent], &[], false), [Step::Delete(propagation)]);
+        }
     }
 
     #[test]

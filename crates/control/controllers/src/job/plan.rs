@@ -432,6 +432,10 @@ impl<'a> State<'a> {
         } else {
             pods::set_condition(&mut self.plan.status, "Complete", "True", &reason, &message, &self.text);
             self.plan.status.set(&["completionTime"], self.text.as_str());
+            if self.completions.is_some_and(|c| self.succeeded() > c) {
+                let about = "Too many succeeded pods running after completion count reached";
+                self.plan.events.push((true, "TooManySucceededPods", about.into()));
+            }
             self.plan.events.push((false, "Completed", "Job completed".into()));
         }
     }

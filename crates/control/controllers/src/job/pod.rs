@@ -11,6 +11,7 @@ use super::policy::{Verdict, judge};
 use crate::pods;
 
 pub(super) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 const IGNORED: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 const ENV: &str = "JOB_COMPLETION_INDEX";
@@ -20,11 +21,22 @@ const LONGEST_BASE: usize = 58;
 const FIRST_BACKOFF: Duration = Duration::from_secs(10);
 const LAST_BACKOFF: Duration = Duration::from_secs(600);
 
+/// The key of the Job that a pod was of that still carries its finalizer and has no controller any more. See syncOrphanPod.
+pub(super) fn left_behind(pod: &Value) -> Option<String> {
+    let is_one = meta::controller_of(pod).is_none() && meta::has_finalizer(pod, FINALIZER);
+    is_one.then(|| format!("{}/{}", meta::namespace(pod), meta::label(pod, JOB_NAME).unwrap_or_default()))
+}
+
 /// When a pod ended: by its containers, its Ready condition, its deletion, or at least not before it was made.
 pub(super) fn finished_at(pod: &Value) -> Timestamp {
     let terminated = |s: &Value| pods::time(s, &["state", "terminated", "finishedAt"]);
-    let statuses = pod.list_at(&["status", "containerStatuses"]);
-    let all: Option<Vec<Timestamp>> = statuses.iter().map(terminated).collect();
+    // Sidecars end last.
+    let is_sidecar = |s: &&Value| {
+        let named = |c: &&Value| c.str_at(&["name"]) == s.str_at(&["name"]);
+        pod.list_at(&["spec", "initContainers"]).iter().find(named).is_some_and(|c| c.str_at(&["restartPolicy"]) == "Always")
+    };
+    let sidecars = pod.list_at(&["status", "initContainerStatuses"]).iter().filter(is_sidecar);
+    let all: Option<Vec<Timestamp>> = pod.list_at(&["status", "containerStatuses"]).iter().chain(sidecars).map(terminated).collect();
     let by_containers = all.and_then(|times| times.into_iter().max());
     let by_condition =
         || meta::condition(pod, "Ready").filter(|c| c.str_at(&["status"]) == "False").and_then(|c| pods::time(c, &["lastTransitionTime"]));
@@ -100,4 +112,23 @@ fn add_env(container: &mut Value) {
     // Every field that the server would default is given, so that the pod compares equal to what is stored.
     let env = object!({ "name": ENV, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
     container.place(&["env"]).make_list().push(env);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_has_ended_with_the_last_of_its_containers_and_sidecars() {
+        let ended = |name: &str, at: &str| object!({ "name": name, "state": { "terminated": { "exitCode": 0, "finishedAt": at } } });
+        let pod = |sidecar: Value| {
+            let init = object!([{ "name": "first" }, { "name": "sidecar", "restartPolicy": "Always" }]);
+            object!({ "metadata": { "creationTimestamp": "2026-01-01T00:00:00Z" }, "spec": { "initContainers": init },
+                "status": { "containerStatuses": [(ended("main", "2026-01-01T00:01:00Z"))],
+                    "initContainerStatuses": [(ended("first", "2026-01-01T00:09:00Z")), sidecar] } })
+        };
+        let at = |sidecar: Value| finished_at(&pod(sidecar)).to_string();
+        assert_eq!(at(ended("sidecar", "2026-01-01T00:02:00Z")), "2026-01-01T00:02:00Z");
+        assert_eq!(at(object!({ "name": "sidecar", "state": { "running": {} } })), "2026-01-01T00:00:00Z");
+    }
 }

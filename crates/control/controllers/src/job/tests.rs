@@ -84,6 +84,24 @@ fn a_pod_that_vanished_after_it_was_noted_still_counts() {
 }
 
 #[test]
+fn more_successes_than_asked_for_are_told_of() {
+    let mut job = job(object!({}));
+    let mut pods = [pod("a", "Succeeded"), pod("b", "Succeeded")];
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        let all: Vec<Arc<Value>> = pods.iter().cloned().map(Arc::new).collect();
+        let plan = plan(&job, &all, now());
+        job.set(&["status"], plan.status);
+        pods.iter_mut().for_each(|pod| meta::remove_finalizer(pod, FINALIZER));
+        told.extend(plan.events.into_iter().map(|event| event.1));
+        if meta::condition_is_true(&job, "Complete") {
+            break;
+        }
+    }
+    assert_eq!(told, ["TooManySucceededPods", "Completed"]);
+}
+
+#[test]
 fn no_more_pods_than_completions_are_left() {
     let job = job(object!({ "completions": 5, "parallelism": 3 }));
     assert_eq!(plan(&job, &[], now()).create.len(), 3);

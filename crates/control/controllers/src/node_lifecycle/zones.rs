@@ -41,6 +41,9 @@ pub(super) struct Zones {
     nodes: HashMap<String, (String, bool)>,
 }
 
+/// A node that says this of itself does not count where it is asked how healthy its zone is.
+const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
+
 /// See GetZoneKey.
 pub(super) fn zone_of(node: &Value) -> String {
     let label = |name: &str, old: &str| meta::label(node, name).or_else(|| meta::label(node, old)).unwrap_or_default().to_string();
@@ -52,7 +55,8 @@ pub(super) fn zone_of(node: &Value) -> String {
 impl Zones {
     /// A node is there, or is another, or is gone. True where nodes that fail may have to be treated otherwise from now on.
     pub(super) fn note(&mut self, name: &str, node: Option<&Value>, rates: &EvictionRates) -> bool {
-        let now = node.map(|node| (zone_of(node), ready(node) == "True"));
+        let counted = node.filter(|node| meta::label(node, EXCLUDED).is_none());
+        let now = counted.map(|node| (zone_of(node), ready(node) == "True"));
         if self.nodes.get(name) == now.as_ref() {
             return false;
         }
@@ -182,6 +186,15 @@ mod tests {
         assert_eq!(rate(5, 5), 0.1);
         assert_eq!(rate(20, 40), 0.01);
         assert_eq!(rate(0, 40), 0.1); // The zone is gone as a whole.
+    }
+
+    #[test]
+    fn a_node_that_is_excluded_says_nothing_of_its_zone() {
+        let mut all = nodes("a", 0, 3);
+        let mut excluded = (*nodes("b", 1, 0)[0]).clone();
+        meta::set_label(&mut excluded, EXCLUDED, "");
+        all.push(Arc::new(excluded));
+        assert!(of(&all).all_disrupted());
     }
 
     #[test]

@@ -42,11 +42,39 @@ pub(super) fn plan(secret: &Value, account: Option<&Value>, root_ca: &str) -> St
     if filled == *secret && !wants_token { Step::Nothing } else { Step::Fill { secret: filled, wants_token } }
 }
 
+/// The account without a Secret among its own; None where it does not name it. See removeSecretReference.
+pub(super) fn without(account: &Value, secret: &Value) -> Option<Value> {
+    let uid = meta::annotation(secret, ACCOUNT_UID).unwrap_or_default();
+    let named = account.list_at(&["secrets"]);
+    let others: Vec<Value> = named.iter().filter(|s| s.str_at(&["name"]) != meta::name(secret)).cloned().collect();
+    if others.len() == named.len() || !uid.is_empty() && uid != meta::uid(account) {
+        return None;
+    }
+    let mut out = account.clone();
+    match others.is_empty() {
+        true => drop(out.remove(&["secrets"])),
+        false => out.set(&["secrets"], others),
+    }
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use fram_machinery::object;
 
     use super::*;
+
+    #[test]
+    fn an_account_does_not_name_a_secret_that_is_gone() {
+        let account = object!({ "metadata": { "name": "a", "uid": "u" }, "secrets": [{ "name": "s" }, { "name": "t" }] });
+        let secret =
+            |name: &str, uid: &str| object!({ "metadata": { "name": name, "annotations": { "kubernetes.io/service-account.uid": uid } } });
+        let left = |secret: Value| without(&account, &secret).map(|a| a.list_at(&["secrets"]).to_vec());
+        assert_eq!(left(secret("s", "u")), Some(vec![object!({ "name": "t" })]));
+        assert_eq!(left(secret("s", "")), Some(vec![object!({ "name": "t" })]));
+        assert_eq!(left(secret("s", "v")), None, "it was of an account of that name before");
+        assert_eq!(left(secret("x", "u")), None);
+    }
 
     #[test]
     fn a_secret_is_filled_once_and_goes_with_its_account() {

@@ -25,11 +25,9 @@ pub(super) fn due(pod: &Value, taints: &[Value], first_seen: Timestamp, now: Tim
     let came = came.or_else(|| pods::created(pod)).unwrap_or(Timestamp::UNIX_EPOCH);
     let mut earliest: Option<Timestamp> = None;
     for taint in evicting {
-        let matching: Vec<&Value> = pod.list_at(&["spec", "tolerations"]).iter().filter(|t| tolerates(t, taint)).collect();
-        if matching.is_empty() {
-            return Some(now);
-        }
-        let Some(seconds) = matching.iter().filter_map(|t| t.int_at(&["tolerationSeconds"])).min() else { continue };
+        // Of several the first counts; see GetMatchingTolerations.
+        let Some(toleration) = pod.list_at(&["spec", "tolerations"]).iter().find(|t| tolerates(t, taint)) else { return Some(now) };
+        let Some(seconds) = toleration.int_at(&["tolerationSeconds"]) else { continue };
         let begun = pods::time(taint, &["timeAdded"]).unwrap_or(first_seen).max(came);
         let end = begun.saturating_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX);
         earliest = Some(earliest.map_or(end, |e| e.min(end)));
@@ -57,6 +55,10 @@ mod tests {
         assert_eq!(left(object!([{ "key": "down", "operator": "Exists" }]), old), None);
         assert_eq!(left(object!([{ "key": "down", "operator": "Exists", "tolerationSeconds": 90 }]), old), Some(30));
         assert_eq!(left(object!([{ "key": "down", "operator": "Exists", "tolerationSeconds": 30 }]), old), Some(0));
+        let (always, shortly) =
+            (object!({ "operator": "Exists" }), object!({ "key": "down", "operator": "Exists", "tolerationSeconds": 0 }));
+        assert_eq!(left(object!([(always.clone()), (shortly.clone())]), old), None, "the first one counts");
+        assert_eq!(left(object!([shortly, always]), old), Some(0));
         // It came after the taint.
         assert_eq!(left(object!([{ "operator": "Exists", "tolerationSeconds": 90 }]), "2026-01-01T00:00:50Z"), Some(80));
     }

@@ -1,9 +1,10 @@
 //! What is written when a claim is bound to a volume, and the phases of both. Pure.
 
-use fram_api::storage::claim_reference;
 use fram_machinery::{Value, meta, object};
 
-pub(super) use fram_api::storage::{BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONED_BY, SELECTED_NODE, class, find, is_for};
+pub(super) use fram_api::storage::{
+    BIND_COMPLETED, BOUND_BY_CONTROLLER, PROVISIONED_BY, SELECTED_NODE, claim_reference, class, find, is_block, is_for,
+};
 
 /// The volume with its reference to the claim; None where it has it.
 pub(super) fn bound_volume(volume: &Value, claim: &Value) -> Option<Value> {
@@ -48,6 +49,48 @@ pub(super) fn bound_claim_status(claim: &Value, volume: &Value) -> Value {
         (false, None) => drop(status.remove(&["currentVolumeAttributesClassName"])),
     }
     status
+}
+
+pub(super) fn is_released(volume: &Value) -> bool {
+    matches!(volume.str_at(&["status", "phase"]), "Released" | "Failed")
+}
+
+/// What a volume is to the claim that it refers to.
+#[derive(Debug, PartialEq)]
+pub(super) enum Hold {
+    /// It is the claim's, or will be, or there is no such claim.
+    Given,
+    /// It was made for the claim, which has another one.
+    Elsewhere,
+    /// The claim has another one: so the volume looks when it is free again.
+    Free(Value),
+    /// They cannot go together.
+    Mismatch,
+}
+
+/// See syncVolume and unbindVolume.
+pub(super) fn hold(volume: &Value, claim: Option<&Value>) -> Hold {
+    let Some(claim) = claim.filter(|_| !volume.str_at(&["spec", "claimRef", "uid"]).is_empty()) else { return Hold::Given };
+    let named = claim.str_at(&["spec", "volumeName"]);
+    if named.is_empty() {
+        return if is_block(volume) == is_block(claim) { Hold::Given } else { Hold::Mismatch };
+    }
+    if named == meta::name(volume) {
+        return Hold::Given;
+    }
+    let made_for_it = meta::annotation(volume, PROVISIONED_BY).is_some();
+    if made_for_it && volume.str_at(&["spec", "persistentVolumeReclaimPolicy"]) == "Delete" {
+        return Hold::Elsewhere;
+    }
+    let mut free = volume.clone();
+    if meta::annotation(volume, BOUND_BY_CONTROLLER).is_some() {
+        free.remove(&["spec", "claimRef"]);
+        free.remove(&["metadata", "annotations", BOUND_BY_CONTROLLER]);
+    } else {
+        // Somebody set it aside for claims of this name.
+        free.remove(&["spec", "claimRef", "uid"]);
+    }
+    Hold::Free(free)
 }
 
 /// The phase of a volume; `claim` is what its reference leads to, by name and UID.
@@ -104,6 +147,33 @@ mod tests {
         let aside = |name: &str| object!({ "claimRef": { "namespace": "ns", "name": name } });
         let volumes = [volume("mine", "10Gi", aside("c")), volume("fit", "3Gi", object!({})), volume("other", "2Gi", aside("d"))];
         assert_eq!(found(&claim(object!({})), &volumes), "mine");
+    }
+
+    #[test]
+    fn a_volume_whose_claim_has_another_one_is_free_again() {
+        let held = |name: &str, by_controller: bool, provisioned: bool, policy: &str| {
+            let reference =
+                object!({ "claimRef": { "namespace": "ns", "name": "c", "uid": "u" }, "persistentVolumeReclaimPolicy": policy });
+            let mut volume = (*volume(name, "1Gi", reference)).clone();
+            if by_controller {
+                meta::set_annotation(&mut volume, BOUND_BY_CONTROLLER, "yes");
+            }
+            if provisioned {
+                meta::set_annotation(&mut volume, PROVISIONED_BY, "p");
+            }
+            volume
+        };
+        let has_other = claim(object!({ "volumeName": "other" }));
+        assert_eq!(hold(&held("v", true, false, "Retain"), Some(&claim(object!({ "volumeName": "v" })))), Hold::Given);
+        assert_eq!(hold(&held("v", true, false, "Retain"), Some(&claim(object!({})))), Hold::Given);
+        assert_eq!(hold(&held("v", true, false, "Retain"), None), Hold::Given);
+        assert_eq!(hold(&held("v", true, false, "Retain"), Some(&claim(object!({ "volumeMode": "Block" })))), Hold::Mismatch);
+        assert_eq!(hold(&held("v", false, true, "Delete"), Some(&has_other)), Hold::Elsewhere);
+        let Hold::Free(free) = hold(&held("v", true, true, "Retain"), Some(&has_other)) else { panic!("not free") };
+        assert_eq!((claim_reference(&free), meta::annotation(&free, BOUND_BY_CONTROLLER)), (None, None));
+        let Hold::Free(aside) = hold(&held("v", false, false, "Delete"), Some(&has_other)) else { panic!("not free") };
+        assert_eq!(claim_reference(&aside), Some(&object!({ "namespace": "ns", "name": "c" })));
+        assert_eq!(volume_phase(&aside, None), "Available");
     }
 
     #[test]

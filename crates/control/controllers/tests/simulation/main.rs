@@ -19,6 +19,7 @@ mod run;
 mod selection;
 mod service_ranges;
 mod turns;
+mod upkeep;
 mod users;
 mod world;
 

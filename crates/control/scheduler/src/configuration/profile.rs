@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fram_machinery::Value;
+use fram_machinery::names::qualified_name;
 use fram_machinery::normalize::parse_duration;
 
 use super::types::{
@@ -10,6 +11,7 @@ use super::types::{
     ScoringStrategy, SpreadArgs, VolumeBindingArgs, tree,
 };
 use super::{BIND_TIMEOUT, DEFAULT_SCHEDULER, ProfileSpec};
+use crate::framework::MAX_SCORE;
 use crate::plugins::{Arguments, Ranking, Slot, standard};
 use crate::preemption::Limits;
 
@@ -19,8 +21,8 @@ const BIND: &str = "DefaultBinder";
 const PREEMPT: &str = "DefaultPreemption";
 const GATES: &str = "SchedulingGates";
 
-struct Told {
-    arguments: Arguments,
+pub(super) struct Told {
+    pub(super) arguments: Arguments,
     limits: Limits,
     bind_timeout: Duration,
 }
@@ -102,7 +104,7 @@ fn in_general(multi_point: &PluginSet, name: &str) -> bool {
     enabled(multi_point, name).is_some() || !disabled(multi_point, name)
 }
 
-fn arguments(said: &Profile, faults: &mut Vec<String>) -> Told {
+pub(super) fn arguments(said: &Profile, faults: &mut Vec<String>) -> Told {
     let mut told = Told { arguments: Arguments::default(), limits: Limits::default(), bind_timeout: BIND_TIMEOUT };
     for (n, config) in said.plugin_config.iter().enumerate() {
         if said.plugin_config[..n].iter().any(|other| other.name == config.name) {
@@ -113,9 +115,7 @@ fn arguments(said: &Profile, faults: &mut Vec<String>) -> Told {
             "NodeResourcesBalancedAllocation" => config.read().and_then(|args| balanced(args, &mut told)),
             "PodTopologySpread" => config.read().and_then(|args| spreading(&args, &mut told)),
             "InterPodAffinity" => config.read().and_then(|args| inter_pod(&args, &mut told)),
-            "NodeAffinity" => config.read::<NodeAffinityArgs>().map(|args| {
-                told.arguments.added_affinity = args.added_affinity.as_ref().map_or(Value::Null, tree);
-            }),
+            "NodeAffinity" => config.read().and_then(|args| affinity(&args, &mut told)),
             PREEMPT => config.read().and_then(|args| preemption(&args, &mut told)),
             "VolumeBinding" => config.read::<VolumeBindingArgs>().and_then(|args| match args.bind_timeout_seconds {
                 Some(n) if n < 0 => {
@@ -137,14 +137,30 @@ fn arguments(said: &Profile, faults: &mut Vec<String>) -> Told {
     told
 }
 
+fn affinity(args: &NodeAffinityArgs, told: &mut Told) -> Result<(), String> {
+    told.arguments.added_affinity = args.added_affinity.as_ref().map_or(Value::Null, tree);
+    let errors = fram_api::strategy::node_affinity_errors(&told.arguments.added_affinity, "addedAffinity");
+    errors.first().map_or(Ok(()), |error| Err(error.to_string()))
+}
+
 fn fit(args: FitArgs, told: &mut Told) -> Result<(), String> {
     let fit = &mut told.arguments.fit;
     (fit.ignored, fit.ignored_groups) = (args.ignored_resources, args.ignored_resource_groups);
+    let names = [("ignoredResources", &fit.ignored), ("ignoredResourceGroups", &fit.ignored_groups)];
+    for (field, name) in names.into_iter().flat_map(|(field, names)| names.iter().map(move |name| (field, name))) {
+        if let Err(why) = qualified_name(name) {
+            return Err(format!("{field}: Invalid value: {name:?}: {why}"));
+        }
+    }
     if let Some(group) = fit.ignored_groups.iter().find(|g| g.contains('/')) {
         return Err(format!("ignoredResourceGroups: Invalid value: {group:?}: resource group name can't contain '/'"));
     }
     let Some(strategy) = args.scoring_strategy else { return Ok(()) };
     fit.ranking = ranking(&strategy)?;
+    if strategy.requested_to_capacity_ratio.is_some() && strategy.kind != "RequestedToCapacityRatio" {
+        let why = "must be nil when type is not RequestedToCapacityRatio";
+        return Err(format!("scoringStrategy.requestedToCapacityRatio: Forbidden: {why}"));
+    }
     if !strategy.resources.is_empty() {
         // A weight that is not said is one.
         fit.resources = strategy.resources.into_iter().map(|r| (r.name, if r.weight == 0 { 1 } else { r.weight })).collect();
@@ -171,7 +187,7 @@ fn ranking(strategy: &ScoringStrategy) -> Result<Ranking, String> {
                 return Err("scoringStrategy.requestedToCapacityRatio.shape: utilization values must be sorted in increasing order".into());
             }
             match shape.iter().all(|(x, y)| (0..=100).contains(x) && (0..=10).contains(y)) {
-                true => Ok(Ranking::RequestedToCapacityRatio(shape)),
+                true => Ok(Ranking::RequestedToCapacityRatio(shape.into_iter().map(|(x, y)| (x, y * (MAX_SCORE / 10))).collect())),
                 false => Err("scoringStrategy.requestedToCapacityRatio.shape: not in valid range: utilization 0-100, score 0-10".into()),
             }
         }
@@ -182,6 +198,9 @@ fn ranking(strategy: &ScoringStrategy) -> Result<Ranking, String> {
 }
 
 fn devices(args: &DynamicResourcesArgs, told: &mut Told) -> Result<(), String> {
+    if let Some(text) = args.filter_timeout.as_ref().filter(|text| parse_duration(text).is_none_or(|n| n < 0)) {
+        return Err(format!("filterTimeout: Invalid value: {text:?}: must be zero or positive"));
+    }
     let Some(text) = &args.binding_timeout else { return Ok(()) };
     let nanos = parse_duration(text).and_then(|n| u64::try_from(n).ok());
     match nanos.map(Duration::from_nanos).filter(|timeout| *timeout >= Duration::from_secs(1)) {
@@ -194,8 +213,14 @@ fn devices(args: &DynamicResourcesArgs, told: &mut Told) -> Result<(), String> {
 }
 
 fn balanced(args: BalancedArgs, told: &mut Told) -> Result<(), String> {
-    if let Some(r) = args.resources.iter().find(|r| r.weight > 1) {
-        return Err(format!("resources: Invalid value: {}: resource weight of {} not in valid range [1]", r.weight, r.name));
+    // A weight that is not said is one.
+    for (n, r) in args.resources.iter().enumerate() {
+        if args.resources[..n].iter().any(|other| other.name == r.name) {
+            return Err(format!("resources[{n}].name: Duplicate value: {:?}", r.name));
+        }
+        if !matches!(r.weight, 0 | 1) {
+            return Err(format!("resources[{n}].weight: Invalid value: {}: must be 1", r.weight));
+        }
     }
     if !args.resources.is_empty() {
         told.arguments.balanced = args.resources.into_iter().map(|r| r.name).collect();
@@ -206,7 +231,7 @@ fn balanced(args: BalancedArgs, told: &mut Told) -> Result<(), String> {
 fn spreading(args: &SpreadArgs, told: &mut Told) -> Result<(), String> {
     match args.defaulting_type.as_str() {
         "" | "System" if args.default_constraints.is_empty() => Ok(()),
-        "" | "List" => {
+        "List" => {
             let constraints: Vec<Value> = args.default_constraints.iter().map(tree).collect();
             if constraints.iter().any(|c| c.get("labelSelector").is_some_and(|s| !s.is_null())) {
                 return Err(
@@ -219,13 +244,18 @@ fn spreading(args: &SpreadArgs, told: &mut Told) -> Result<(), String> {
                     && c.int_at(&["maxSkew"]).is_some_and(|n| n > 0)
                     && matches!(c.str_at(&["whenUnsatisfiable"]), "DoNotSchedule" | "ScheduleAnyway")
             };
+            let twin = |a: &Value, b: &Value| ["topologyKey", "whenUnsatisfiable"].iter().all(|f| a.str_at(&[f]) == b.str_at(&[f]));
+            if let Some(n) = (1..constraints.len()).find(|n| constraints[..*n].iter().any(|other| twin(other, &constraints[*n]))) {
+                let [key, when] = ["topologyKey", "whenUnsatisfiable"].map(|field| constraints[n].str_at(&[field]));
+                return Err(format!("defaultConstraints[{n}].{{topologyKey, whenUnsatisfiable}}: Duplicate value: \"{{{key}, {when}}}\""));
+            }
             if !constraints.iter().all(sound) {
                 return Err("defaultConstraints: each needs a topologyKey, a positive maxSkew and whenUnsatisfiable".into());
             }
             told.arguments.spreading = Some(constraints);
             Ok(())
         }
-        "System" => Err("defaultConstraints: Invalid value: when .defaultingType is System, must not specify constraints".into()),
+        "" | "System" => Err("defaultingType: Invalid value: \"System\": when .defaultConstraints are not empty".into()),
         other => Err(format!("defaultingType: Unsupported value: {other:?}: supported values: System, List")),
     }
 }

@@ -62,6 +62,16 @@ profiles:
 }
 
 #[test]
+fn points_of_a_ratio_are_scaled_to_what_plugins_score() {
+    let text = "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: RequestedToCapacityRatio,
+        requestedToCapacityRatio: {shape: [{utilization: 0, score: 0}, {utilization: 100, score: 10}]}}}}]}]";
+    let mut told =
+        profile::arguments(&parse(&format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{text}")).unwrap().profiles[0], &mut Vec::new());
+    let ranking = std::mem::replace(&mut told.arguments.fit.ranking, crate::plugins::Ranking::LeastAllocated);
+    assert_eq!(ranking, crate::plugins::Ranking::RequestedToCapacityRatio(vec![(0, 0), (100, 100)]));
+}
+
+#[test]
 fn a_profile_looks_at_so_many_nodes_as_it_says_or_all_profiles_do() {
     let text = "percentageOfNodesToScore: 30\nprofiles: [{schedulerName: a}, {schedulerName: b, percentageOfNodesToScore: 70}]";
     let said = read(text).unwrap();
@@ -82,7 +92,45 @@ fn what_cannot_be_is_refused_with_its_place() {
             "profiles: [{plugins: {filter: {enabled: [{name: Mine}]}}}]",
             "profiles[0].plugins.filter.enabled: plugin \"Mine\" does not exist",
         ),
-        ("profiles: [{}, {}]", "Duplicate value"),
+        ("profiles: [{schedulerName: a}, {schedulerName: a}]", "Duplicate value"),
+        ("profiles: [{}, {schedulerName: b}]", "profiles[0].schedulerName: Required value"),
+        ("leaderElection: {resourceLock: endpoints}", "leaderElection.resourceLock: Invalid value: \"endpoints\": resourceLock value must be"),
+        (
+            "profiles: [{pluginConfig: [{name: PodTopologySpread, args: {defaultConstraints: [{topologyKey: z, maxSkew: 1, whenUnsatisfiable: ScheduleAnyway}]}}]}]",
+            "defaultingType: Invalid value: \"System\": when .defaultConstraints are not empty",
+        ),
+        (
+            "profiles: [{pluginConfig: [{name: PodTopologySpread, args: {defaultingType: List, defaultConstraints: [
+             {topologyKey: z, maxSkew: 1, whenUnsatisfiable: ScheduleAnyway}, {topologyKey: z, maxSkew: 2, whenUnsatisfiable: ScheduleAnyway}]}}]}]",
+            "defaultConstraints[1].{topologyKey, whenUnsatisfiable}: Duplicate value: \"{z, ScheduleAnyway}\"",
+        ),
+        (
+            "profiles: [{pluginConfig: [{name: NodeAffinity, args: {addedAffinity: {requiredDuringSchedulingIgnoredDuringExecution:
+             {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Is, values: [b]}]}]}}}}]}]",
+            "addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator: Invalid value: \"Is\"",
+        ),
+        (
+            "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: LeastAllocated, requestedToCapacityRatio: {shape: []}}}}]}]",
+            "scoringStrategy.requestedToCapacityRatio: Forbidden",
+        ),
+        ("profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {ignoredResources: ['a b']}}]}]", "ignoredResources: Invalid value: \"a b\""),
+        (
+            "profiles: [{pluginConfig: [{name: NodeResourcesBalancedAllocation, args: {resources: [{name: cpu}, {name: cpu}]}}]}]",
+            "resources[1].name: Duplicate value: \"cpu\"",
+        ),
+        (
+            "profiles: [{pluginConfig: [{name: NodeResourcesBalancedAllocation, args: {resources: [{name: cpu, weight: -1}]}}]}]",
+            "resources[0].weight: Invalid value: -1: must be 1",
+        ),
+        ("profiles: [{pluginConfig: [{name: DynamicResources, args: {filterTimeout: -1s}}]}]", "filterTimeout: Invalid value: \"-1s\""),
+        (
+            "extenders: [{urlPrefix: 'http://x', managedResources: [{name: cpu}]}]",
+            "extenders[0].managedResources[0].name: Invalid value: \"cpu\": is an invalid extended resource name",
+        ),
+        (
+            "extenders: [{urlPrefix: 'http://x', managedResources: [{name: a.b/c}]}, {urlPrefix: 'http://y', managedResources: [{name: a.b/c}]}]",
+            "extenders[1].managedResources[0].name: Invalid value: \"a.b/c\": duplicate extender managed resource name",
+        ),
         ("profiles: [{pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: 101}}]}]", "not in valid range [0-100]"),
         ("profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoring: x}}]}]", "unknown field `scoring`"),
         ("profiles: [{plugin: x}]", "unknown field `plugin`"),

@@ -3,7 +3,7 @@
 use fram_machinery::Value;
 use serde::Deserialize;
 
-/// What of a document has no meaning in one process is still checked for its fields.
+/// What of a document has no meaning in one process is told of; see `unheeded`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct Document {
@@ -12,55 +12,38 @@ pub(super) struct Document {
     #[serde(rename = "kind")]
     _kind: String,
     pub(super) parallelism: Option<i64>,
-    #[serde(rename = "leaderElection")]
-    _leader_election: Option<LeaderElection>,
-    #[serde(rename = "clientConnection")]
-    _client_connection: Option<ClientConnection>,
-    #[serde(rename = "enableProfiling")]
-    _enable_profiling: Option<bool>,
-    #[serde(rename = "enableContentionProfiling")]
-    _enable_contention_profiling: Option<bool>,
+    pub(super) leader_election: LeaderElection,
+    pub(super) client_connection: ClientConnection,
+    pub(super) enable_profiling: bool,
+    pub(super) enable_contention_profiling: bool,
     pub(super) percentage_of_nodes_to_score: Option<i64>,
     pub(super) pod_initial_backoff_seconds: Option<i64>,
     pub(super) pod_max_backoff_seconds: Option<i64>,
     pub(super) profiles: Vec<Profile>,
     pub(super) extenders: Vec<ExtenderSpec>,
-    #[serde(rename = "delayCacheUntilActive")]
-    _delay_cache_until_active: bool,
+    pub(super) delay_cache_until_active: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct LeaderElection {
-    #[serde(rename = "leaderElect")]
-    _leader_elect: Option<bool>,
-    #[serde(rename = "leaseDuration")]
-    _lease_duration: String,
-    #[serde(rename = "renewDeadline")]
-    _renew_deadline: String,
-    #[serde(rename = "retryPeriod")]
-    _retry_period: String,
-    #[serde(rename = "resourceLock")]
-    _resource_lock: String,
-    #[serde(rename = "resourceName")]
-    _resource_name: String,
-    #[serde(rename = "resourceNamespace")]
-    _resource_namespace: String,
+pub(super) struct LeaderElection {
+    pub(super) leader_elect: Option<bool>,
+    pub(super) lease_duration: String,
+    pub(super) renew_deadline: String,
+    pub(super) retry_period: String,
+    pub(super) resource_lock: String,
+    pub(super) resource_name: String,
+    pub(super) resource_namespace: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct ClientConnection {
-    #[serde(rename = "kubeconfig")]
-    _kubeconfig: String,
-    #[serde(rename = "acceptContentTypes")]
-    _accept_content_types: String,
-    #[serde(rename = "contentType")]
-    _content_type: String,
-    #[serde(rename = "qps")]
-    _qps: f64,
-    #[serde(rename = "burst")]
-    _burst: i64,
+pub(super) struct ClientConnection {
+    pub(super) kubeconfig: String,
+    pub(super) accept_content_types: String,
+    pub(super) content_type: String,
+    pub(super) qps: f64,
+    pub(super) burst: i64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -209,8 +192,7 @@ pub(super) struct VolumeBindingArgs {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct DynamicResourcesArgs {
-    #[serde(rename = "filterTimeout")]
-    _filter_timeout: Option<String>,
+    pub(super) filter_timeout: Option<String>,
     pub(super) binding_timeout: Option<String>,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::per_node::{Judge, PerNode};
-use crate::amounts::{Amounts, CPU, MEMORY, PODS};
+use crate::amounts::{Amounts, CPU, MEMORY, PODS, STORAGE};
 use crate::cache::Cache;
 use crate::framework::{MAX_SCORE, Plugin, Refusal, Sharing, View};
 use crate::node::Node;
@@ -14,7 +14,7 @@ use crate::pod::Pod;
 pub(crate) enum Ranking {
     LeastAllocated,
     MostAllocated,
-    /// Scores from 0 to 10 by utilization in per cent, with straight lines between these points.
+    /// Scores from 0 to 100 by utilization in per cent, with straight lines between these points.
     RequestedToCapacityRatio(Vec<(i64, i64)>),
 }
 
@@ -56,7 +56,7 @@ impl Ranking {
             Self::LeastAllocated if used > has => 0,
             Self::LeastAllocated => part(has - used, has, scale),
             Self::MostAllocated => part(used.min(has), has, scale),
-            Self::RequestedToCapacityRatio(shape) => between(shape, if used > has { 100 } else { part(used, has, 100) }) * 10,
+            Self::RequestedToCapacityRatio(shape) => between(shape, if used > has { 100 } else { part(used, has, 100) }),
         }
     }
 }
@@ -152,11 +152,13 @@ impl Judge for Fitting {
     }
 
     fn raw(&self, node: &Node) -> i64 {
+        let by_ratio = matches!(self.arguments.ranking, Ranking::RequestedToCapacityRatio(_));
         let (mut sum, mut weights) = (0, 0);
         for (name, weight) in &self.arguments.resources {
             let has = node.allocatable.get(name);
             let used = match name.as_str() {
                 CPU | MEMORY => node.scored.get(name) + self.pod.asks.scored.get(name),
+                STORAGE => node.requested.get(name) + self.pod.asks.requests.get(name),
                 // What the pod does not ask for says nothing about where it should be.
                 _ if self.pod.asks.requests.get(name) == 0 => continue,
                 _ => node.requested.get(name) + self.pod.asks.requests.get(name),
@@ -165,12 +167,17 @@ impl Judge for Fitting {
                 continue;
             }
             let score = self.arguments.ranking.score(used, has);
-            if score > 0 || !matches!(self.arguments.ranking, Ranking::RequestedToCapacityRatio(_)) {
+            if score > 0 || !by_ratio {
                 sum += score * weight;
                 weights += weight;
             }
         }
-        if weights == 0 { 0 } else { sum / weights }
+        match weights {
+            0 => 0,
+            // Upstream rounds here, and nowhere else.
+            _ if by_ratio => (sum + weights / 2) / weights,
+            _ => sum / weights,
+        }
     }
 
     fn scores(&self, raw: Vec<i64>) -> Option<Vec<i64>> {
@@ -211,7 +218,7 @@ impl Balancing {
         let share = |name: &String| {
             let (has, pod) = (node.allocatable.get(name), self.pod.asks.requests.get(name));
             let used = node.requested.get(name) + if with_pod { pod } else { 0 };
-            let counts = has > 0 && (pod > 0 || matches!(name.as_str(), CPU | MEMORY));
+            let counts = has > 0 && (pod > 0 || matches!(name.as_str(), CPU | MEMORY | STORAGE));
             counts.then(|| (used as f64 / has as f64).min(1.0))
         };
         let shares: Vec<f64> = self.resources.iter().filter_map(share).collect();
@@ -280,7 +287,7 @@ mod tests {
 
     #[test]
     fn the_fuller_node_is_chosen_where_the_profile_says_so() {
-        let ratio = Ranking::RequestedToCapacityRatio(vec![(0, 0), (100, 10)]);
+        let ratio = Ranking::RequestedToCapacityRatio(vec![(0, 0), (100, 100)]);
         for ranking in [Ranking::MostAllocated, ratio] {
             let mut cache = cache(vec![node("a", "4"), node("b", "4")]);
             cache.place(pod("1", cpu("2")), "b");
@@ -291,9 +298,31 @@ mod tests {
     }
 
     #[test]
+    fn what_the_node_has_of_storage_counts_for_pods_that_ask_for_none() {
+        let storage = |name: &str, amount: &str| {
+            let mut node = node(name, "4");
+            node.set(&["status", "allocatable", "ephemeral-storage"], amount);
+            node
+        };
+        let mut cache = cache(vec![storage("a", "10Gi"), storage("b", "10Gi")]);
+        let user = object!({ "containers": [{ "resources": { "requests": { "ephemeral-storage": "5Gi" } } }] });
+        cache.place(pod("1", user), "a");
+        let fit = Fit { resources: vec![(STORAGE.into(), 1)], ..Fit::default() };
+        let slots = standard(&Arguments { fit, ..Arguments::default() });
+        let alone = slots.into_iter().filter(|slot| slot.plugin.name() == "NodeResourcesFit").collect();
+        let mut framework = Framework::new(alone, 0);
+        for n in 0..4 {
+            check_with(&mut framework, &mut cache, cpu("100m"), "b");
+            cache.place(pod(&format!("other-{n}"), object!({})), "b");
+        }
+    }
+
+    #[test]
     fn a_line_is_straight_between_its_points_and_level_beyond() {
         let shape = [(20, 0), (60, 10), (100, 0)];
         assert_eq!([0, 20, 40, 60, 80, 100].map(|x| between(&shape, x)), [0, 0, 5, 10, 5, 0]);
+        let ratio = Ranking::RequestedToCapacityRatio(vec![(0, 0), (100, 100)]);
+        assert_eq!([(0, 4), (1, 3), (11, 20), (5, 4)].map(|(used, has)| ratio.score(used, has)), [0, 33, 55, 100]);
     }
 
     #[test]

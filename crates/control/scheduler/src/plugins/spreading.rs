@@ -102,7 +102,18 @@ impl Plugin for PodTopologySpread {
         let constraints = self.constraints(pod);
         // The system's own constraints also score nodes that lack one of the labels.
         let all_keys = !own(pod).is_empty() || self.defaults.is_some();
-        let spreads = constraints.into_iter().map(|c| Spread::new(c, pod, cache)).collect();
+        // A node without one of the labels is nobody's place: neither it nor its pods count for any of the constraints of a sort.
+        let keys = |hard: bool| -> Vec<Arc<Column>> {
+            let of_sort = constraints.iter().filter(|c| c.hard == hard && (hard || all_keys));
+            of_sort.map(|c| cache.column(&c.key)).collect()
+        };
+        let (hard, soft) = (keys(true), keys(false));
+        let keys = |c: &Constraint| if c.hard { &hard } else { &soft };
+        let spread = |c: Constraint| {
+            let keys = keys(&c);
+            Spread::new(c, keys, pod, cache)
+        };
+        let spreads = constraints.into_iter().map(spread).collect();
         Box::new(Spreading { namespace: pod.namespace().to_string(), spreads, all_keys })
     }
 }
@@ -123,7 +134,8 @@ struct Spread {
 }
 
 impl Spread {
-    fn new(constraint: Constraint, pod: &Pod, cache: &Cache) -> Self {
+    /// Of nodes those count that have all these labels.
+    fn new(constraint: Constraint, keys: &[Arc<Column>], pod: &Pod, cache: &Cache) -> Self {
         let column = cache.column(&constraint.key);
         let mut spread = Self {
             counted: vec![false; cache.slots()],
@@ -137,7 +149,8 @@ impl Spread {
         for (slot, node) in cache.nodes() {
             let c = &spread.constraint;
             let fits = !c.honors_affinity || required_matches(&pod.object, node);
-            let counted = fits && (!c.honors_taints || super::taints::tolerates_all(pod, node));
+            let labelled = keys.iter().all(|key| key.domains[slot].is_some());
+            let counted = labelled && fits && (!c.honors_taints || super::taints::tolerates_all(pod, node));
             spread.counted[slot] = counted;
             if let Some(domain) = spread.column.domains[slot].filter(|_| counted) {
                 spread.nodes[domain as usize] += 1;
@@ -289,6 +302,23 @@ mod tests {
         }
         let none = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints.";
         check_with(&mut framework, &mut cache, hard(), none);
+    }
+
+    #[test]
+    fn a_node_without_one_of_the_labels_counts_for_no_constraint() {
+        let place = |name: &str, labels: &[(&str, &str)]| {
+            let mut node = node(name, "8");
+            labels.iter().for_each(|(label, value)| meta::set_label(&mut node, label, value));
+            node
+        };
+        let constraint = |key: &str| {
+            object!({ "topologyKey": key, "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": { "matchLabels": { "app": "x" } } })
+        };
+        let spec = || object!({ "topologySpreadConstraints": [(constraint(ZONE)), (constraint("rack"))], "containers": [{ "name": "c" }] });
+        let mut cache = cache(vec![place("a", &[(ZONE, "1"), ("rack", "1")]), place("b", &[(ZONE, "2")])]);
+        cache.place(pod("1", spec()), "a");
+        check_with(&mut framework(), &mut cache, spec(), "a");
     }
 
     #[test]

@@ -342,7 +342,13 @@ impl Scheduler {
             ended("PreBind", begun, prepared.await)?;
             let begun = Instant::now();
             let bound = match binder {
-                Some(extender) => extender.bind(&pod, &node).await.map_err(Status::internal),
+                Some(extender) => match extender.bind(&pod, &node).await {
+                    Err(error) if extender.ignorable => {
+                        tracing::warn!(%error, "an extender is left out");
+                        bind(&config.client, &pod, &node).await
+                    }
+                    said => said.map_err(Status::internal),
+                },
                 None => bind(&config.client, &pod, &node).await,
             };
             ended("Bind", begun, bound)?;

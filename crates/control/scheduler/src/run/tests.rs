@@ -110,6 +110,31 @@ async fn a_pod_whose_binding_fails_says_so_and_no_room_is_kept_for_it() {
     assert_eq!(status.list_at(&["conditions"])[0].str_at(&["reason"]), "SchedulerError");
 }
 
+/// What is said of a pod that an extender should bind, where nobody answers and the API refuses.
+async fn told_of_binding(ignorable: bool) -> String {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let spec = ExtenderSpec { url_prefix: format!("http://{nobody}"), bind_verb: "bind".into(), ignorable, ..ExtenderSpec::default() };
+    let p = named("p");
+    let mut world = world(vec![p.object.clone()], &["a"]).await;
+    let scheduler = &mut world.scheduler;
+    scheduler.extenders = vec![Extender::new(&spec).unwrap()];
+    scheduler.queue.add(p, Duration::ZERO);
+    let popped = scheduler.queue.pop().unwrap();
+    scheduler.try_pod(popped).await;
+    let bound = scheduler.bindings.join_next_with_id().await.unwrap();
+    scheduler.bound(bound);
+    while scheduler.reports.join_next().await.is_some() {}
+    let patches = world.model.patches.lock().clone();
+    let status = patches.iter().find(|(resource, ..)| *resource == PODS).map(|(.., patch)| patch.get("status").cloned().unwrap());
+    status.unwrap().list_at(&["conditions"])[0].str_at(&["message"]).to_string()
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_without_an_extender_that_may_be_ignored() {
+    assert_eq!(told_of_binding(true).await, "no");
+    assert!(told_of_binding(false).await.contains("connect to extender"));
+}
+
 #[tokio::test]
 async fn where_an_extender_refuses_the_nominated_node_the_others_are_looked_at() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -147,7 +147,7 @@ impl Strategy for ResourceClaimTemplate {
 }
 
 /// See IsExtendedResourceName: qualified, not of Kubernetes, and not the name of a quota.
-fn is_extended(name: &str) -> bool {
+pub fn is_extended(name: &str) -> bool {
     let foreign = name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.");
     foreign && names::qualified_name(&format!("requests.{name}")).is_ok()
 }

@@ -6,7 +6,9 @@ use fram_machinery::{Value, names};
 use super::At;
 
 pub(super) fn validate(spec: &Value, path: At<'_>, errors: &mut Vec<FieldError>) {
-    node_affinity(spec, format_args!("{path}.affinity.nodeAffinity"), errors);
+    if let Some(affinity) = spec.at(&["affinity", "nodeAffinity"]) {
+        node_affinity(affinity, format_args!("{path}.affinity.nodeAffinity"), errors);
+    }
     for kind in ["podAffinity", "podAntiAffinity"] {
         let Some(affinity) = spec.at(&["affinity", kind]) else { continue };
         let at = format_args!("{path}.affinity.{kind}");
@@ -22,8 +24,14 @@ pub(super) fn validate(spec: &Value, path: At<'_>, errors: &mut Vec<FieldError>)
     spreading(spec, format_args!("{path}.topologySpreadConstraints"), errors);
 }
 
-fn node_affinity(spec: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
-    let Some(affinity) = spec.at(&["affinity", "nodeAffinity"]) else { return };
+/// What is wrong with the terms of a node affinity that is no pod's own.
+pub fn node_affinity_errors(affinity: &Value, path: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    node_affinity(affinity, format_args!("{path}"), &mut errors);
+    errors
+}
+
+fn node_affinity(affinity: &Value, at: At<'_>, errors: &mut Vec<FieldError>) {
     if let Some(required) = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") {
         node_selector(required, format_args!("{at}.requiredDuringSchedulingIgnoredDuringExecution"), errors);
     }
