@@ -85,7 +85,7 @@ fn difference(mut new: Amounts, old: &Amounts) -> Amounts {
 }
 
 fn check_named(place: &Place, quota: &Value, pod: &Value) -> Result<(), Status> {
-    let hard = quota.at(&["spec", "hard"]).and_then(Value::as_map);
+    let hard = quota.at(&["status", "hard"]).and_then(Value::as_map);
     let limited: Vec<&str> = hard.into_iter().flat_map(|m| m.keys()).map(|k| k.as_str()).collect();
     let lacking = quota::unnamed(pod, &limited);
     if lacking.is_empty() {
@@ -101,7 +101,8 @@ fn take(place: &Place, quota: &mut Value, added: &Amounts) -> Result<bool, Statu
     let mut taken = Vec::new();
     let mut exceeded = Vec::new();
     for (name, more) in added {
-        if quota.at(&["spec", "hard", name]).is_none() {
+        // A quota holds what its controller has taken notice of, as upstream.
+        if quota.at(&["status", "hard", name]).is_none() {
             continue;
         }
         let (Some(hard), Some(used)) = (amount("hard", name), amount("used", name)) else {

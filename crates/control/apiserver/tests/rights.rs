@@ -287,6 +287,19 @@ async fn many_who_share_a_quota_all_get_their_turn() {
 }
 
 #[tokio::test]
+async fn a_quota_holds_from_when_its_controller_has_seen_it() {
+    let server = server(in_memory()).await;
+    let client = root(&server);
+    let quotas = client.within(&fram_client::resources::RESOURCE_QUOTAS, "default");
+    quotas.create(object!({ "metadata": { "name": "q" }, "spec": { "hard": { "count/configmaps": "0" } } })).await.unwrap();
+    let maps = client.within(&CONFIG_MAPS, "default");
+    maps.create(object!({ "metadata": { "name": "before" } })).await.unwrap();
+    let seen = object!({ "status": { "hard": { "count/configmaps": "0" }, "used": { "count/configmaps": "0" } } });
+    quotas.patch("q", "status", PatchKind::Merge, seen).await.unwrap();
+    assert!(maps.create(object!({ "metadata": { "name": "after" } })).await.unwrap_err().message.contains("exceeded quota: q"));
+}
+
+#[tokio::test]
 async fn a_pod_that_gets_a_deadline_is_charged_to_other_quotas_at_once() {
     let server = server(in_memory()).await;
     let client = root(&server);
