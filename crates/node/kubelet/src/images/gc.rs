@@ -95,6 +95,13 @@ impl Default for Collector {
 }
 
 impl Collector {
+    /// A container is about to use an image. Who only looked every now and then would take one that came since for new, and keep it for
+    /// another period on a disk that is full.
+    pub(crate) fn used(&self, id: &str) {
+        let now = Instant::now();
+        self.known.lock().entry(id.to_string()).or_insert(Known { first_seen: now, last_used: None }).last_used = Some(now);
+    }
+
     /// The images that neither a container nor a pod's volume uses.
     async fn unused(&self, ctx: &Context) -> Result<Vec<Unused>, String> {
         if !ctx.pods.has_synced() {
@@ -303,6 +310,17 @@ mod tests {
             let ids: String = choose(images(), &policy, to_free, started, at(1000)).into_iter().map(|i| i.id).collect();
             assert_eq!(ids, chosen, "{max_age} {to_free}");
         }
+    }
+
+    #[test]
+    fn an_image_is_known_from_its_first_use_on() {
+        let collector = Collector::default();
+        collector.used("a");
+        let first = collector.known.lock()["a"];
+        collector.used("a");
+        let next = collector.known.lock()["a"];
+        assert_eq!((next.first_seen, first.last_used), (first.first_seen, Some(first.first_seen)));
+        assert!(next.last_used >= first.last_used);
     }
 
     #[test]

@@ -86,6 +86,7 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
     // Pulls go on for others who wait for them; a pod that is to end does not.
     let ensured = unless_ended(starting.end, async {
         let image = ctx.images.ensure(meta::uid(pod), spec, &keyring, starting.config, &teller).await.map_err(no_image)?;
+        ctx.collector.used(&image.id);
         pull_volumes(starting, spec, &keyring, &teller).await.map(|()| image)
     });
     let image = ensured.await.unwrap_or_else(|| Err(ended()))?;
@@ -180,7 +181,8 @@ async fn pull_volumes(starting: &Starting<'_>, spec: &Value, keyring: &Keyring, 
     let mounted = spec.list_at(&["volumeMounts"]).iter().filter_map(|m| volumes::find(pod, m.str_at(&["name"])));
     for source in mounted.filter_map(|v| v.get("image")) {
         let image = object!({ "image": (source.str_at(&["reference"])), "imagePullPolicy": (source.str_at(&["pullPolicy"])) });
-        ctx.images.ensure(meta::uid(pod), &image, keyring, starting.config, teller).await.map_err(no_image)?;
+        let ensured = ctx.images.ensure(meta::uid(pod), &image, keyring, starting.config, teller).await.map_err(no_image)?;
+        ctx.collector.used(&ensured.id);
     }
     Ok(())
 }
