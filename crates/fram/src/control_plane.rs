@@ -71,8 +71,7 @@ impl ControlPlane {
         let registry = Registry::new(api, store, &prefix, environment, admission, allocators);
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
         let server = Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy()?)?;
-        let kubelets = flags.kubelet_authorities()?;
-        let server = server.with_kubelet_client(kubelets.as_ref().unwrap_or(&pki.ca_pem), &pki.client(KUBELET_CLIENT, &[])?)?;
+        let server = server.with_kubelet_client(&pki.ca_pem, flags.kubelet_authorities()?.as_deref(), &pki.client(KUBELET_CLIENT, &[])?)?;
         let server = flags.limited(server).with_checks(checks);
         let server = Arc::new(match audit {
             Some(audit) => server.with_audit(audit),

@@ -33,9 +33,9 @@ pub(crate) struct Tunnels {
 }
 
 impl Tunnels {
-    /// Those of a process that is to run a node itself, or not.
-    pub(crate) fn new(has_node: bool) -> Self {
-        Self { local: LocalNode::new(has_node), links: Mutex::default() }
+    /// Those of a process that is to run the node of this name itself, or none.
+    pub(crate) fn new(node: Option<String>) -> Self {
+        Self { local: LocalNode::new(node), links: Mutex::default() }
     }
 
     /// A stream through a node's agent, for what the line says; None where no agent of the node is connected.

@@ -127,7 +127,8 @@ async fn start(plan: Plan, node_threads: tokio::runtime::Handle) -> anyhow::Resu
     // A store of its own has a lock of its own; everything else that is there tells by this one that it is in use.
     let _lock = if plan.node || plan.api.etcd.is_shared() { Some(NodeLock::take(data)?) } else { None };
     let ip = plan.machine.node_ip.map_or_else(primary_address, Ok)?;
-    let nodes = Arc::new(Tunnels::new(plan.node));
+    let own = if plan.node { Some(plan.machine.node_name.clone().map_or_else(host_name, Ok)?) } else { None };
+    let nodes = Arc::new(Tunnels::new(own));
     let (mut control_plane, listener) = ControlPlane::open(data, &plan.api, networks.allocators(), socket, ip, nodes.clone()).await?;
     let kubeconfig = data.join("admin.kubeconfig");
     control_plane.write_kubeconfig(&kubeconfig)?;

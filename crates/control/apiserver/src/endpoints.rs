@@ -9,7 +9,7 @@ use crate::nodes::{Nodes, Stream};
 use crate::registry::{ListRequest, Place, Registry, Selection};
 
 /// How long an endpoint may take to be connected to.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) fn address(ip: &str, port: i64) -> Result<SocketAddr, Status> {
     let ip: IpAddr = ip.parse().map_err(|_| Status::bad_request("address not allowed: there is none yet"))?;

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::authenticate::certificate_user;
 use crate::endpoints;
 use crate::nodes::{Nodes, Stream, unreachable};
 use crate::pki::Identity;
@@ -31,14 +32,23 @@ pub(crate) struct Kubelets {
     nodes: Arc<dyn Nodes>,
     registry: Arc<Registry>,
     /// None where only agents' connections are used.
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<Tls>,
+}
+
+#[derive(Clone)]
+struct Tls {
+    config: Arc<ClientConfig>,
+    /// The authority is the cluster's, which signs for a node as what it is: another node's certificate, or this server's, is not its.
+    names_nodes: bool,
 }
 
 impl Server {
-    /// Goes to kubelets without an agent by TLS, with this certificate; theirs is of an authority in `authorities` (PEM).
-    pub fn with_kubelet_client(mut self, authorities: &str, identity: &Identity) -> Result<Self, TlsError> {
-        let config = as_client(trusting(authorities.as_bytes())?, Some(&ClientIdentity::read(identity)?));
-        self.kubelets.tls = Some(Arc::new(config));
+    /// Goes to kubelets without an agent by TLS, with this certificate. Theirs is of the cluster's authority and names their node, or of one
+    /// in `authorities`; both are PEM.
+    pub fn with_kubelet_client(mut self, cluster: &str, authorities: Option<&str>, identity: &Identity) -> Result<Self, TlsError> {
+        let trusted = trusting(authorities.unwrap_or(cluster).as_bytes())?;
+        let config = Arc::new(as_client(trusted, Some(&ClientIdentity::read(identity)?)));
+        self.kubelets.tls = Some(Tls { config, names_nodes: authorities.is_none() });
         Ok(self)
     }
 }
@@ -53,17 +63,18 @@ impl Kubelets {
         if let Some(reached) = self.nodes.connect(node).await {
             return reached;
         }
-        let config = self.tls.clone().ok_or_else(|| unreachable(node))?;
+        let tls = self.tls.clone().ok_or_else(|| unreachable(node))?;
         let record = self.record(node).await?;
         let (host, port) = (address(&record)?, port(&record).ok_or_else(|| no_address(&record))?);
         let failed =
             |e: std::io::Error| Status::new(Reason::ServiceUnavailable, format!("error dialing the kubelet at {host}:{port}: {e}"));
         let name = ServerName::try_from(host.clone()).map_err(|e| failed(std::io::Error::other(e)))?;
         let connected = async {
-            let found = tokio::net::lookup_host((host.as_str(), port)).await?;
-            let mut allowed = found.filter(|found| endpoints::address(&found.ip().to_string(), port.into()).is_ok());
-            let address = allowed.next().ok_or_else(|| std::io::Error::other("address not allowed"))?;
-            secured(config, name, address).await
+            let stream = secured(tls.config, name, resolved(&host, port).await?).await?;
+            if tls.names_nodes && !is_of(&stream, node) {
+                return Err(std::io::Error::other("another one than the node answers there"));
+            }
+            Ok(stream)
         };
         let stream = tokio::time::timeout(PATIENCE, connected).await;
         Ok(Box::new(stream.map_err(|_| failed(std::io::ErrorKind::TimedOut.into()))?.map_err(failed)?))
@@ -90,6 +101,19 @@ pub(crate) fn address(node: &Value) -> Result<String, Status> {
 pub(crate) fn port(node: &Value) -> Option<u16> {
     let port = node.int_at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"])?;
     u16::try_from(port).ok().filter(|port| *port > 0)
+}
+
+/// Where a host of this name is that may be dialed.
+pub(crate) async fn resolved(host: &str, port: u16) -> std::io::Result<SocketAddr> {
+    let mut found = tokio::net::lookup_host((host, port)).await?;
+    let allowed = found.find(|found| endpoints::address(&found.ip().to_string(), port.into()).is_ok());
+    allowed.ok_or_else(|| std::io::Error::other("address not allowed"))
+}
+
+/// Whether who answers has shown the certificate of this node's kubelet.
+fn is_of(stream: &TlsStream<TcpStream>, node: &str) -> bool {
+    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    shown.and_then(|certificate| certificate_user(certificate)).is_some_and(|user| user.name.strip_prefix("system:node:") == Some(node))
 }
 
 /// A stream by TLS to who has a certificate for the name at this address.
@@ -141,6 +165,7 @@ mod tests {
             });
             let stream = secured(client(), "n.example".try_into().unwrap(), address).await;
             assert_eq!(stream.is_ok(), is_good, "{name}");
+            assert!(stream.is_err() || stream.as_ref().is_ok_and(|stream| is_of(stream, "n") && !is_of(stream, "m")));
             assert_eq!(answering.await.unwrap(), is_good.then_some(1));
         }
     }

@@ -45,9 +45,9 @@ pub struct Pki {
     pub service_account_key: String,
 }
 
-/// The name by which servers behind the aggregator know it; kubeadm's.
 /// Who the server is where it asks kubelets; the name is kubeadm's.
 pub const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
+/// The name by which servers behind the aggregator know it; kubeadm's.
 pub const FRONT_PROXY: &str = "front-proxy-client";
 
 /// How long leaf certificates are valid; they are made anew at each start.

@@ -22,6 +22,9 @@ use crate::cli::Agent;
 use crate::node::Spoken;
 use crate::token::{JoinToken, read};
 
+/// By this name servers are known, whatever their addresses: the authority signs for addresses of nodes as well, and for this name nobody else's
+/// requests.
+pub(super) const SERVER_NAME: &str = "kubernetes.default.svc";
 const CA: &str = "ca.crt";
 /// Certificate and key in one file, as upstream's, so that they are always of one piece.
 const CURRENT: &str = "kubelet-client-current.pem";
@@ -110,7 +113,8 @@ fn is_of(ca: &str, token: &JoinToken) -> bool {
 
 /// The file has both: readers take the certificates, or the key, and leave the other.
 fn access(server: &str, ca: &str, pem: &str) -> Kubeconfig {
-    Kubeconfig { server: server.into(), ca: ca.into(), identity: Some((pem.into(), pem.into())), ..Default::default() }
+    let identity = Some((pem.into(), pem.into()));
+    Kubeconfig { server: server.into(), server_name: Some(SERVER_NAME.into()), ca: ca.into(), identity, ..Default::default() }
 }
 
 /// Renews the certificate.

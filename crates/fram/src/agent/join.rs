@@ -154,5 +154,6 @@ fn outcome(request: &Value) -> anyhow::Result<Option<String>> {
 /// Access with a token only.
 pub(super) fn with_token(server: &str, ca: &str, token: &JoinToken) -> Kubeconfig {
     let token = format!("{}.{}", token.bootstrap.id, token.bootstrap.secret);
-    Kubeconfig { server: server.into(), ca: ca.into(), token: Some(token), ..Default::default() }
+    let server_name = Some(super::identity::SERVER_NAME.into());
+    Kubeconfig { server: server.into(), server_name, ca: ca.into(), token: Some(token), ..Default::default() }
 }

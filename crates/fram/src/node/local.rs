@@ -17,14 +17,14 @@ const PIPE: usize = 64 * 1024;
 
 /// Reaches one node, once its kubelet is there.
 pub(crate) struct LocalNode {
-    /// There is to be one.
-    expected: bool,
+    /// The name of the one that is to be.
+    expected: Option<String>,
     kubelet: OnceLock<(String, Kubelet)>,
     tasks: TaskTracker,
 }
 
 impl LocalNode {
-    pub(crate) fn new(expected: bool) -> Self {
+    pub(crate) fn new(expected: Option<String>) -> Self {
         Self { expected, kubelet: OnceLock::new(), tasks: TaskTracker::new() }
     }
 
@@ -32,7 +32,7 @@ impl LocalNode {
     fn of(&self, node: &str) -> Option<Result<&Kubelet, Status>> {
         match self.kubelet.get() {
             Some((name, kubelet)) => (name == node).then_some(Ok(kubelet)),
-            None => self.expected.then(|| Err(unreachable(node))),
+            None => (self.expected.as_deref() == Some(node)).then(|| Err(unreachable(node))),
         }
     }
 

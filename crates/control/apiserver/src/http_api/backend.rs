@@ -34,7 +34,7 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// A stream to it, by the connection that its node's agent holds.
+    /// A stream to it, as `endpoints::dial` finds the way.
     pub(super) async fn connect(&self, server: &Server) -> Result<Box<dyn Stream>, Status> {
         let stream = endpoints::dial(&*server.nodes, &self.node, self.address).await?;
         if !self.tls {

@@ -11,7 +11,6 @@ use hyper_util::rt::TokioIo;
 
 use crate::admission::{Operation, Request as AdmissionRequest};
 use crate::authorize::Attributes;
-use crate::endpoints;
 use crate::kubelets;
 use crate::nodes::Stream;
 use crate::path::{Query, ResourcePath};
@@ -68,6 +67,10 @@ pub(super) async fn handle(
         ("pods", "log" | "exec" | "attach" | "portforward") => {
             let pod = server.registry.get_object(&place).await?;
             let target = pod_target(&pod, &path.subresource, &query, request.uri().query().unwrap_or_default())?;
+            // There is no log yet, which is no error.
+            if path.subresource == "log" && pod.str_at(&["spec", "nodeName"]).is_empty() {
+                return Ok(crate::respond::bytes(200, "text/plain", ""));
+            }
             (server.kubelets.connect(&node_of(&pod)?).await?, target)
         }
         ("nodes", "proxy") => {
@@ -97,7 +100,7 @@ impl NodePort {
         let (scheme, node, port) = match parts.as_slice() {
             [node] => ("", *node, ""),
             [node, port] => ("", *node, *port),
-            [scheme @ ("http" | "https"), node, port] => (*scheme, *node, *port),
+            [scheme @ ("" | "http" | "https"), node, port] => (*scheme, *node, *port),
             _ => return Err(bad()),
         };
         let port = if port.is_empty() { None } else { Some(port.parse().ok().filter(|port| *port > 0).ok_or_else(bad)?) };
@@ -110,7 +113,10 @@ impl NodePort {
         match self.port.filter(|port| kubelets::port(&record) != Some(*port)) {
             None => server.kubelets.connect(&self.node).await,
             Some(port) => {
-                let address = kubelets::address(&record).and_then(|host| endpoints::address(&host, port.into()))?;
+                let host = kubelets::address(&record)?;
+                let failed =
+                    |e| Status::new(fram_machinery::Reason::ServiceUnavailable, format!("error trying to reach {host}:{port}: {e}"));
+                let address = kubelets::resolved(&host, port).await.map_err(failed)?;
                 super::backend::Backend { node: self.node, address, tls: self.tls }.connect(server).await
             }
         }
@@ -119,7 +125,7 @@ impl NodePort {
 
 /// Admission of a connection: it is about the options with which one connects.
 async fn admit(server: &Server, user: &User, served: &Served, path: &ResourcePath, query: &Query) -> Result<(), Status> {
-    let options = connect_options(path, query);
+    let options = connect_options(path, query)?;
     let place = Place { served: served.clone(), namespace: path.namespace.clone(), name: path.name.clone() };
     let write = Write { user: user.clone(), ..Default::default() };
     let mut request = AdmissionRequest::new(&server.registry, &place, &path.subresource, Operation::Connect, &write);
@@ -128,7 +134,7 @@ async fn admit(server: &Server, user: &User, served: &Served, path: &ResourcePat
 }
 
 /// The options object of a connection, such as PodAttachOptions.
-fn connect_options(path: &ResourcePath, query: &Query) -> Value {
+fn connect_options(path: &ResourcePath, query: &Query) -> Result<Value, Status> {
     let kind = match (path.plural.as_str(), path.subresource.as_str()) {
         ("pods", "exec") => "PodExecOptions",
         ("pods", "attach") => "PodAttachOptions",
@@ -140,7 +146,7 @@ fn connect_options(path: &ResourcePath, query: &Query) -> Value {
     let mut options = object!({ "kind": kind, "apiVersion": "v1" });
     if path.subresource == "proxy" {
         options.set(&["path"], path.rest.as_str());
-        return options;
+        return Ok(options);
     }
     for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|f| query.flag(f)) {
         options.set(&[flag], true);
@@ -152,11 +158,11 @@ fn connect_options(path: &ResourcePath, query: &Query) -> Value {
     if !command.is_empty() {
         options.set(&["command"], command);
     }
-    let ports: Vec<Value> = query.all("ports").filter_map(|p| p.parse::<i64>().ok()).map(Value::from).collect();
+    let ports: Vec<Value> = ports_of(query)?.into_iter().map(|port| Value::from(i64::from(port))).collect();
     if !ports.is_empty() {
         options.set(&["ports"], ports);
     }
-    options
+    Ok(options)
 }
 
 /// Relative links of what is proxied need the path to end with a slash.
@@ -207,11 +213,17 @@ fn container_of(pod: &Value, asked: &str) -> Result<String, Status> {
     }
 }
 
+/// The ports that are to be forwarded: one or several in each value.
+fn ports_of(query: &Query) -> Result<Vec<u16>, Status> {
+    let all = query.all("ports").flat_map(|value| value.split(','));
+    all.map(|port| port.parse().map_err(|_| Status::bad_request(format!("ports: {port:?} is not a port")))).collect()
+}
+
 /// The kubelet's path for a pod's stream.
 fn pod_target(pod: &Value, subresource: &str, query: &Query, raw: &str) -> Result<String, Status> {
     let (namespace, name) = (meta::namespace(pod), meta::name(pod));
     if subresource == "portforward" {
-        let ports: Vec<&str> = query.all("ports").filter(|port| port.parse::<u16>().is_ok()).collect();
+        let ports: Vec<String> = ports_of(query)?.iter().map(u16::to_string).collect();
         let ports = if ports.is_empty() { String::new() } else { format!("?port={}", ports.join(",")) };
         return Ok(format!("/portForward/{namespace}/{name}{ports}"));
     }
@@ -295,6 +307,7 @@ mod tests {
             ("n:10250", asked(Some(10250), false)),
             ("https:n:22", asked(Some(22), true)),
             ("http:n:", asked(None, false)),
+            (":n:10250", asked(Some(10250), false)),
             ("ftp:n:10250", None),
             ("n:0", None),
             ("n:70000", None),
@@ -310,11 +323,13 @@ mod tests {
         for (subresource, raw, target) in [
             ("exec", "command=a%20b&command=c&stdin=true&stdout=1&tty=false", "/exec/d/p/c?input=1&output=1&command=a%20b&command=c"),
             ("attach", "container=c&stderr=true&tty=true", "/attach/d/p/c?error=1&tty=1"),
-            ("portforward", "ports=80&ports=443", "/portForward/d/p?port=80,443"),
+            ("portforward", "ports=80&ports=443,8080", "/portForward/d/p?port=80,443,8080"),
             ("portforward", "", "/portForward/d/p"),
             ("log", "container=c&follow=true&tailLines=3", "/containerLogs/d/p/c?follow=true&tailLines=3"),
         ] {
             assert_eq!(pod_target(&pod, subresource, &Query::parse(Some(raw)), raw).unwrap(), target);
         }
+        let wrong = pod_target(&pod, "portforward", &Query::parse(Some("ports=80,http")), "ports=80,http");
+        assert!(wrong.unwrap_err().message.contains("\"http\" is not a port"));
     }
 }

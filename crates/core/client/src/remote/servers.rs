@@ -49,6 +49,8 @@ impl Server {
 pub struct Servers {
     /// The one of the kubeconfig, which is always among them.
     home: Server,
+    /// The name that all of them have to show, if it is not that of their address.
+    name: Option<String>,
     /// In the order in which they are asked.
     all: Arc<Mutex<Vec<Server>>>,
 }
@@ -56,15 +58,16 @@ pub struct Servers {
 impl Servers {
     /// The one server of a kubeconfig.
     pub fn of(config: &Kubeconfig) -> Result<Self, RemoteError> {
-        let home = Server::of(&config.server, config.server_name.as_ref())?;
-        Ok(Self { all: Arc::new(Mutex::new(vec![home.clone()])), home })
+        let name = config.server_name.clone();
+        let home = Server::of(&config.server, name.as_ref())?;
+        Ok(Self { all: Arc::new(Mutex::new(vec![home.clone()])), home, name })
     }
 
     /// These URLs (`https://HOST:PORT`) are the other servers from now on. Where one of them is none, all stays as it is.
     pub fn set_others(&self, urls: &[String]) -> Result<(), RemoteError> {
         let mut next = vec![self.home.clone()];
         for url in urls {
-            let server = Server::of(url, None)?;
+            let server = Server::of(url, self.name.as_ref())?;
             if next.iter().all(|known| known.address.authority != server.address.authority) {
                 next.push(server);
             }
