@@ -174,11 +174,10 @@ impl Desk {
 
     async fn remove(&self, name: &str) -> Result<Value, Status> {
         let name = decoded(name);
-        let images = self.images()?;
-        if images.status(&name).map_err(refused)?.is_none() {
+        let removed = self.images()?.remove(&name).await.map_err(refused)?;
+        if removed.images == 0 {
             return Err(refused(ImageError::NotPresent(name)));
         }
-        let removed = images.remove(&name).await.map_err(refused)?;
         Ok(object!({ "images": (count(removed.images as u64)), "bytes": (count(removed.bytes)) }))
     }
 

@@ -48,6 +48,9 @@ pub(crate) fn serving_config(
         let verifier = client_ca.verifier(ca, provider.clone())?;
         let builder = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
         config = builder.with_client_cert_verifier(verifier).with_cert_resolver(config.cert_resolver.clone());
+        // Who comes back shows no certificate again, and would be known still to an authority that vouches for nobody any more.
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
     }
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(Arc::new(config)))
@@ -147,7 +150,8 @@ pub(super) fn of_files(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustls::{CipherSuite, NamedGroup};
+    use rustls::{CipherSuite, HandshakeKind, NamedGroup};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
     fn suites_of_version_12_and_curves_are_those_that_are_wanted() {
@@ -159,6 +163,46 @@ mod tests {
         let old: Vec<CipherSuite> = some.cipher_suites.iter().filter(|s| s.tls13().is_none()).map(|s| s.suite()).collect();
         assert_eq!((old, some.cipher_suites.len()), (vec![one], 4));
         assert_eq!(some.kx_groups.iter().map(|g| g.name()).collect::<Vec<_>>(), [NamedGroup::secp384r1, NamedGroup::X25519]);
+    }
+
+    #[tokio::test]
+    async fn no_session_outlives_who_vouched_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = fram_apiserver::pki::Pki::open(dir.path()).unwrap();
+        let identity = pki.server("system:node:n", &["n".into()]).unwrap();
+        let file = dir.path().join("clients.crt");
+        std::fs::write(&file, &pki.ca_pem).unwrap();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        for (client_ca, only_13, expect) in [
+            (None, true, HandshakeKind::Resumed),
+            (None, false, HandshakeKind::Resumed),
+            (Some(file.clone()), true, HandshakeKind::Full),
+            (Some(file.clone()), false, HandshakeKind::Full),
+        ] {
+            let spoken = Spoken::open(ServingTls { client_ca, only_13, ..Default::default() }, &tasks, &stop).unwrap();
+            let config = serving_config(&pki.ca_pem, &identity, dir.path(), &spoken).unwrap().unwrap();
+            let version = if only_13 { &rustls::version::TLS13 } else { &rustls::version::TLS12 };
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(pki.ca_pem.as_bytes()).unwrap()).unwrap();
+            let client = rustls::ClientConfig::builder_with_provider(config.crypto_provider().clone());
+            let client = Arc::new(client.with_protocol_versions(&[version]).unwrap().with_root_certificates(roots).with_no_client_auth());
+            let mut kinds = Vec::new();
+            for _ in 0..2 {
+                let (ours, theirs) = tokio::io::duplex(16 << 10);
+                let accept = tokio_rustls::TlsAcceptor::from(config.clone()).accept(ours);
+                let connect = tokio_rustls::TlsConnector::from(client.clone()).connect("n".try_into().unwrap(), theirs);
+                let (server, client) = tokio::join!(accept, connect);
+                let (mut server, mut client) = (server.unwrap(), client.unwrap());
+                // What may be used again comes before the first word.
+                server.write_all(b"x").await.unwrap();
+                client.read_u8().await.unwrap();
+                kinds.push(client.get_ref().1.handshake_kind());
+            }
+            assert_eq!(kinds, [Some(HandshakeKind::Full), Some(expect)], "{only_13}");
+        }
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
     }
 
     #[tokio::test]

@@ -25,14 +25,11 @@ type Authorities = Arc<[CertificateDer<'static>]>;
 pub(crate) struct ClientCa(watch::Receiver<Authorities>);
 
 impl ClientCa {
-    /// A file that is not there vouches for nobody until it comes into its folder; one that holds something else is an error.
+    /// The file has to be there at first, and to hold certificates.
     pub(crate) fn open(file: PathBuf, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<Self> {
         let mut activity = Activity::of_folders(&[file.parent().unwrap_or(&file)]);
-        let first = read(&file)?;
-        if first.is_none() {
-            tracing::warn!(file = %file.display(), "authentication.x509.clientCAFile is not there, and vouches for nobody");
-        }
-        let (sender, receiver) = watch::channel(first.unwrap_or_default());
+        let first = read(&file)?.with_context(|| format!("authentication.x509.clientCAFile {file:?} is not there"))?;
+        let (sender, receiver) = watch::channel(first);
         let stop = stop.clone();
         tasks.spawn(async move {
             let work = async {
@@ -47,7 +44,7 @@ impl ClientCa {
                                 true
                             }
                         })),
-                        // It may be on its way.
+                        // It may be on its way again.
                         Ok(None) => {}
                         Err(error) => tracing::warn!(error = format!("{error:#}"), "the former authorities go on vouching for visitors"),
                     }
@@ -182,11 +179,13 @@ mod tests {
         std::fs::write(&file, "nothing").unwrap();
         assert!(ClientCa::open(file.clone(), &tasks, &stop).unwrap_err().to_string().contains("ca.crt"));
         std::fs::remove_file(&file).unwrap();
+        assert!(ClientCa::open(file.clone(), &tasks, &stop).unwrap_err().to_string().contains("is not there"));
+        std::fs::write(&file, &one_ca).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = ClientCa::open(file.clone(), &tasks, &stop).unwrap().verifier(&own_ca, provider).unwrap();
         let knows = |certificate: &CertificateDer<'_>| verifier.verify_client_cert(certificate, &[], UnixTime::now()).is_ok();
-        assert_eq!([&own, &one, &two].map(knows), [true, false, false]);
-        for (ca, known) in [(&one_ca, [true, true, false]), (&two_ca, [true, false, true])] {
+        assert_eq!([&own, &one, &two].map(knows), [true, true, false]);
+        for (ca, known) in [(&two_ca, [true, false, true]), (&one_ca, [true, true, false])] {
             std::fs::write(&file, ca).unwrap();
             let changed = async {
                 while [&own, &one, &two].map(knows) != known {

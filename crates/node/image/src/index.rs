@@ -14,6 +14,8 @@ use crate::layer::LayerUsage;
 use crate::reference::Reference;
 
 const VERSION: u32 = 1;
+/// Of a shortened image ID: fewer are rather a name that is misspelt.
+const FEWEST_DIGITS: usize = 4;
 
 /// One image, identified by the digest of its configuration as in CRI.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,11 +97,30 @@ impl Index {
         Ok(found)
     }
 
-    /// Adds an image or new names for one. A tag belongs to one image only: the one it was given last.
-    pub(crate) fn insert(&mut self, id: Digest, record: Record) {
+    /// The same for an operator, who may also give the first digits of an image ID, as lists show it.
+    pub(crate) fn find_meant(&self, text: &str) -> Result<Option<&Digest>, ImageError> {
+        let found = self.find(text);
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        if matches!(found, Ok(Some(_))) || digits.len() < FEWEST_DIGITS {
+            return Ok(found?.map(|(id, _)| id));
+        }
+        let mut meant = self.images.keys().filter(|id| id.hex().starts_with(digits));
+        match (meant.next(), meant.next()) {
+            (Some(id), None) => Ok(Some(id)),
+            _ => Ok(found?.map(|(id, _)| id)),
+        }
+    }
+
+    /// Adds an image or new names for one. A tag belongs to one image only: the one it was given last. Who pins an image means its name:
+    /// with the last one the pin goes to whoever has that now.
+    pub(crate) fn insert(&mut self, id: Digest, mut record: Record) {
         for (other, old) in &mut self.images {
             if *other != id {
+                let before = old.repo_tags.len();
                 old.repo_tags.retain(|tag| !record.repo_tags.contains(tag));
+                if old.repo_tags.is_empty() && before > 0 {
+                    record.pinned |= std::mem::take(&mut old.pinned);
+                }
             }
         }
         match self.images.get_mut(&id) {
@@ -188,6 +209,33 @@ mod tests {
         assert_eq!(index.images[&id(1)].repo_tags, BTreeSet::from(["r/a:y".to_owned()]));
         index.insert(id(1), record(1, &["r/a:z"], &[]));
         assert_eq!(index.images[&id(1)].repo_tags.len(), 2, "names of the same image add up");
+    }
+
+    #[test]
+    fn a_pin_goes_with_the_last_tag() {
+        let mut index = Index::default();
+        index.insert(id(1), Record { pinned: true, ..record(1, &["r/a:x", "r/a:y"], &[]) });
+        let pinned = |index: &Index| index.images.values().filter(|r| r.pinned).map(|r| r.manifest.clone()).collect::<Vec<_>>();
+        index.insert(id(2), record(2, &["r/a:x"], &[]));
+        assert_eq!(pinned(&index), [Digest::of(&[1, 1])]);
+        index.insert(id(2), record(2, &["r/a:y"], &[]));
+        assert_eq!(pinned(&index), [Digest::of(&[2, 1])]);
+    }
+
+    #[test]
+    fn the_first_digits_of_an_id_do_where_they_are_of_one_image_only() {
+        let mut index = Index::default();
+        let ids = ["abcd1", "abcd2"].map(|start| format!("sha256:{start:0<64}").parse::<Digest>().unwrap());
+        for id in &ids {
+            index.insert(id.clone(), record(1, &[], &[]));
+        }
+        assert_eq!(
+            ["abcd1", "sha256:abcd2", "abcd", "abc"].map(|text| index.find_meant(text).unwrap()),
+            [Some(&ids[0]), Some(&ids[1]), None, None]
+        );
+        index.insert(id(3), record(3, &["docker.io/library/abcd1:latest"], &[]));
+        assert_eq!(index.find_meant("abcd1").unwrap(), Some(&id(3)), "a name comes first");
+        assert!(index.find_meant("Not A Name").is_err());
     }
 
     #[test]

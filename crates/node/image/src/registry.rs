@@ -94,6 +94,11 @@ impl Failures {
         Self { spent: 0, limit: config.attempts }
     }
 
+    /// Where there is somebody else to ask, nobody is asked twice.
+    fn once() -> Self {
+        Self { spent: 0, limit: 1 }
+    }
+
     pub(crate) fn forget(&mut self) {
         self.spent = 0;
     }
@@ -127,6 +132,21 @@ pub(crate) struct Repository {
 struct Way {
     endpoint: Endpoint,
     http: transport::HttpClient,
+    /// To wherever else it sends us, with the same authorities trusted and nothing else of its TLS.
+    elsewhere: transport::HttpClient,
+}
+
+impl Way {
+    /// Whether manifests are to be had there by their digests, or by tags.
+    fn has(&self, by_digest: bool) -> bool {
+        if by_digest { self.endpoint.pulls } else { self.endpoint.resolves }
+    }
+
+    /// The connections to an address.
+    fn to(&self, uri: &Uri) -> &transport::HttpClient {
+        let is_own = self.endpoint.base().is_ok_and(|own| origin(&own) == origin(uri));
+        if is_own { &self.http } else { &self.elsewhere }
+    }
 }
 
 /// A manifest or index as the registry gave it.
@@ -160,23 +180,26 @@ impl RegistryClient {
     fn ways(&self, registry: &str, credentials: Option<&Credentials>) -> Result<Vec<Way>, RegistryError> {
         let hosts = self.config.hosts_dir.as_ref().map(|directory| hosts::load(directory, registry)).transpose()?.flatten();
         let way = |endpoint: Endpoint| {
-            let http = match endpoint.tls == hosts::Tls::default() {
-                true => self.http.clone(),
-                false => {
-                    let own = transport::tls_of(&endpoint.tls);
-                    let own = own.map_err(|error| RegistryError::Tls { host: endpoint.authority.clone(), reason: error.to_string() })?;
-                    transport::client(self.config.connect_timeout, Some(own))
-                }
-            };
-            Ok(Way { endpoint, http })
+            let trusting = hosts::Tls { authorities: endpoint.tls.authorities.clone(), ..hosts::Tls::default() };
+            let elsewhere = self.connections(&endpoint.authority, &trusting)?;
+            let http = if trusting == endpoint.tls { elsewhere.clone() } else { self.connections(&endpoint.authority, &endpoint.tls)? };
+            Ok(Way { endpoint, http, elsewhere })
         };
         config::endpoints(registry, hosts, credentials).into_iter().map(way).collect()
+    }
+
+    fn connections(&self, host: &str, tls: &hosts::Tls) -> Result<transport::HttpClient, RegistryError> {
+        if *tls == hosts::Tls::default() {
+            return Ok(self.http.clone());
+        }
+        let own = transport::tls_of(tls).map_err(|error| RegistryError::Tls { host: host.to_owned(), reason: error.to_string() })?;
+        Ok(transport::client(self.config.connect_timeout, Some(own)))
     }
 
     /// One exchange without redirects; the answer's head must come within the read timeout.
     async fn exchange(&self, way: &Way, request: Request<Full<Bytes>>, host: &str) -> Result<Response<Incoming>, RegistryError> {
         let limit = self.config.connect_timeout + self.config.read_timeout;
-        match tokio::time::timeout(limit, way.http.request(request)).await {
+        match tokio::time::timeout(limit, way.to(request.uri()).request(request)).await {
             Err(_) => Err(RegistryError::Stalled { host: host.to_owned(), seconds: limit.as_secs() }),
             Ok(Err(e)) => Err(RegistryError::Unreachable { host: host.to_owned(), reason: root_cause(&e) }),
             Ok(Ok(response)) => Ok(response),
@@ -193,8 +216,12 @@ impl Repository {
     pub(crate) async fn manifest(&self, target: &str) -> Result<RawManifest, RegistryError> {
         let mut failed = Failed::default();
         let by_digest = target.parse::<Digest>().is_ok();
-        for way in self.ways.iter().filter(|way| if by_digest { way.endpoint.pulls } else { way.endpoint.resolves }) {
-            let mut failures = Failures::new(&self.client.config);
+        let last = self.ways.iter().rposition(|way| way.has(by_digest));
+        for (position, way) in self.ways.iter().enumerate() {
+            if !way.has(by_digest) {
+                continue;
+            }
+            let mut failures = if Some(position) == last { Failures::new(&self.client.config) } else { Failures::once() };
             loop {
                 let error = match self.manifest_from(way, target).await {
                     Ok(manifest) => return Ok(manifest),
@@ -267,12 +294,13 @@ impl Repository {
         let mut authorization = self.client.tokens.cached(endpoint, &scope);
         let mut challenged = false;
         loop {
-            let response = self.client.follow(way, &uri, &headers, authorization.as_ref()).await?;
+            let (response, at) = self.client.follow(way, &uri, &headers, authorization.as_ref()).await?;
             let status = response.status();
             if status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT {
                 return Ok(response);
             }
-            if status == StatusCode::UNAUTHORIZED && !challenged {
+            // Only the address itself says who is to be shown the secret, not whoever it redirects to.
+            if status == StatusCode::UNAUTHORIZED && !challenged && origin(&at) == origin(&uri) {
                 challenged = true;
                 let challenges = auth::parse_challenges(response.headers().get_all(WWW_AUTHENTICATE));
                 if let Some(header) = self.client.authenticate(way, &scope, &challenges).await? {
@@ -286,23 +314,23 @@ impl Repository {
 }
 
 impl RegistryClient {
-    /// Follows redirects. Authorization and the address' own headers go to it only, never to where it redirects to.
+    /// Follows redirects; gives where they ended, too. Authorization and the address' own headers go to it only, never to where it redirects
+    /// to.
     async fn follow(
         &self,
         way: &Way,
         uri: &Uri,
         headers: &HeaderMap,
         authorization: Option<&http::HeaderValue>,
-    ) -> Result<Response<Incoming>, RegistryError> {
+    ) -> Result<(Response<Incoming>, Uri), RegistryError> {
         let host = &way.endpoint.authority;
-        let mut uri = uri.clone();
-        let origin = uri.clone();
+        let (home, mut uri) = (origin(uri), uri.clone());
         for _ in 0..=MAX_REDIRECTS {
             let mut request = Request::new(Full::default());
             *request.method_mut() = Method::GET;
             *request.headers_mut() = headers.clone();
             request.headers_mut().insert(http::header::USER_AGENT, http::HeaderValue::from_static(config::USER_AGENT));
-            if uri.authority() == origin.authority() && uri.scheme() == origin.scheme() {
+            if origin(&uri) == home {
                 for (name, value) in &way.endpoint.headers {
                     request.headers_mut().append(name, value.clone());
                 }
@@ -313,7 +341,7 @@ impl RegistryClient {
             *request.uri_mut() = uri.clone();
             let response = self.exchange(way, request, uri.authority().map_or(host, |a| a.as_str())).await?;
             if !response.status().is_redirection() {
-                return Ok(response);
+                return Ok((response, uri));
             }
             let bad = |reason: String| RegistryError::BadAnswer { host: host.clone(), reason };
             let location =
@@ -402,6 +430,14 @@ impl BlobStream {
             }
         }
     }
+}
+
+/// Scheme, host and port (RFC 6454): who shares them is the same.
+fn origin(uri: &Uri) -> (Option<String>, Option<String>, Option<u16>) {
+    let scheme = uri.scheme_str().map(str::to_ascii_lowercase);
+    let usual = if scheme.as_deref() == Some("https") { 443 } else { 80 };
+    let port = uri.authority().map(|authority| authority.port_u16().unwrap_or(usual));
+    (scheme, uri.host().map(str::to_ascii_lowercase), port)
 }
 
 fn range_start(headers: &HeaderMap) -> Option<u64> {

@@ -202,12 +202,15 @@ impl ImageStore {
 
     /// Removes an image with all its names. Layers that others use or hold stay. An image that is not here is removed already.
     pub async fn remove(&self, image: &str) -> Result<Removed, ImageError> {
-        let Some(found) = self.status(image)? else { return Ok(Removed::default()) };
-        let inner = self.inner.clone();
+        let (inner, image) = (self.inner.clone(), image.to_owned());
+        if inner.index().find_meant(&image)?.is_none() {
+            return Ok(Removed::default());
+        }
         blocking(move || {
             let mut images = 0;
             inner.change(|index| {
-                images = usize::from(index.images.remove(&found.id).is_some());
+                let found = index.find_meant(&image)?.cloned();
+                images = usize::from(found.is_some_and(|id| index.images.remove(&id).is_some()));
                 Ok(())
             })?;
             Ok(Removed { images, ..inner.sweep(RESUMABLE)? })
@@ -217,10 +220,10 @@ impl ImageStore {
 
     /// Keeps an image from being collected (CRI `pinned`), or no longer.
     pub async fn set_pinned(&self, image: &str, pinned: bool) -> Result<(), ImageError> {
-        let id = self.status(image)?.ok_or_else(|| ImageError::NotPresent(image.to_owned()))?.id;
-        let inner = self.inner.clone();
+        let (inner, image) = (self.inner.clone(), image.to_owned());
         blocking(move || {
             inner.change(|index| {
+                let id = index.find_meant(&image)?.cloned().ok_or_else(|| ImageError::NotPresent(image.clone()))?;
                 index.images.get_mut(&id).into_iter().for_each(|record| record.pinned = pinned);
                 Ok(())
             })

@@ -27,6 +27,8 @@ use crate::user_namespaces::RANGE;
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const KIND: &str = "KubeletConfiguration";
+/// Fields with paths of files of the node's own. See upstream's KubeletConfigurationPathRefs.
+const PATHS: [&[&str]; 4] = [&["staticPodPath"], &["authentication", "x509", "clientCAFile"], &["tlsCertFile"], &["tlsPrivateKeyFile"]];
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigurationError {
@@ -51,7 +53,9 @@ impl Configuration {
         let drop_ins = directory.map(drop_ins).transpose()?.unwrap_or_default();
         for path in file.map(Path::to_path_buf).into_iter().chain(drop_ins) {
             let text = std::fs::read_to_string(&path).map_err(|source| ConfigurationError::Read { path: path.clone(), source })?;
-            let part = parse(&text).map_err(|message| ConfigurationError::Load { path: path.clone(), message })?;
+            let mut part = parse(&text).map_err(|message| ConfigurationError::Load { path: path.clone(), message })?;
+            let place = std::path::absolute(&path).map_err(|source| ConfigurationError::Read { path: path.clone(), source })?;
+            resolve(&mut part, place.parent().unwrap_or(&place));
             document = patch::merge(&document, &part);
         }
         Ok(Self { document })
@@ -114,6 +118,17 @@ fn parse(text: &str) -> Result<Value, String> {
     match fields::faults(&value) {
         faults if faults.is_empty() => Ok(value),
         faults => Err(format!("strict decoding error: {}", faults.join(", "))),
+    }
+}
+
+/// Paths that are relative begin at the folder of the file that has them.
+fn resolve(part: &mut Value, folder: &Path) {
+    for field in PATHS {
+        let path = part.str_at(field);
+        if !path.is_empty() && Path::new(path).is_relative() {
+            let whole = folder.join(path).display().to_string();
+            part.set(field, whole);
+        }
     }
 }
 

@@ -51,7 +51,7 @@ pub enum KubeletError {
     Managers(#[from] ManagerError),
     #[error("running with swap on is not supported, please disable swap or set failSwapOn to false")]
     Swap,
-    #[error("{0}: set them, or protectKernelDefaults to false")]
+    #[error("{0}: set them, or leave protectKernelDefaults out; with false they are set for you")]
     KernelDefaults(String),
     #[error("the kernel cannot be set as Kubernetes wants it: {0}")]
     Kernel(String),

@@ -13,6 +13,7 @@ use http_body_util::Full;
 use parking_lot::Mutex;
 
 use super::config::{Endpoint, USER_AGENT};
+use super::hosts::Tls;
 use super::{RegistryClient, RegistryError, Way};
 
 const MAX_TOKEN_BODY: usize = 256 << 10;
@@ -110,22 +111,38 @@ fn parse_parameters(text: &str) -> HashMap<String, String> {
     parameters
 }
 
-type TokenKey = (String, String, Option<Credentials>);
+#[derive(PartialEq, Eq, Hash)]
+struct TokenKey {
+    scheme: &'static str,
+    authority: String,
+    path: String,
+    tls: Tls,
+    scope: String,
+    credentials: Option<Credentials>,
+}
 
-/// Tokens by endpoint, scope and the credentials they were given for, so that no pull profits from another's secret.
+impl TokenKey {
+    fn of(endpoint: &Endpoint, scope: &str) -> Self {
+        let Endpoint { scheme, authority, path, tls, credentials, .. } = endpoint.clone();
+        Self { scheme, authority, path, tls, scope: scope.to_owned(), credentials }
+    }
+}
+
+/// Tokens by endpoint, scope and the credentials they were given for, so that no pull profits from another's secret, and nobody is sent
+/// what was meant for somebody who was better known.
 #[derive(Default)]
 pub(super) struct TokenCache(Mutex<HashMap<TokenKey, (HeaderValue, Instant)>>);
 
 impl TokenCache {
     pub(super) fn cached(&self, endpoint: &Endpoint, scope: &str) -> Option<HeaderValue> {
-        let key = (endpoint.authority.clone(), scope.to_owned(), endpoint.credentials.clone());
+        let key = TokenKey::of(endpoint, scope);
         let tokens = self.0.lock();
         tokens.get(&key).filter(|(_, until)| *until > Instant::now() + MARGIN).map(|(value, _)| value.clone())
     }
 
     fn keep(&self, endpoint: &Endpoint, scope: &str, value: &HeaderValue, lifetime: u64) {
         let now = Instant::now();
-        let key = (endpoint.authority.clone(), scope.to_owned(), endpoint.credentials.clone());
+        let key = TokenKey::of(endpoint, scope);
         let mut tokens = self.0.lock();
         tokens.retain(|_, (_, until)| *until > now);
         tokens.insert(key, (value.clone(), now + Duration::from_secs(lifetime.min(3600))));

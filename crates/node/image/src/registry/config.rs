@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, Uri};
 
 use super::Credentials;
-use super::hosts::{Host, Hosts, Tls};
+use super::hosts::{Address, Host, Hosts, Tls};
 use crate::reference::DEFAULT_REGISTRY;
 
 pub(super) const USER_AGENT: &str = concat!("fram/", env!("CARGO_PKG_VERSION"));
@@ -52,8 +52,8 @@ impl RegistryConfig {
 #[derive(Debug, Clone)]
 pub(super) struct Endpoint {
     pub(super) authority: String,
-    scheme: &'static str,
-    path: String,
+    pub(super) scheme: &'static str,
+    pub(super) path: String,
     pub(super) credentials: Option<Credentials>,
     /// The registry a mirror stands in for (containerd's `ns` query parameter), since one mirror may serve many.
     namespace: Option<String>,
@@ -70,27 +70,32 @@ impl Endpoint {
         text.parse().map_err(|e| format!("{text}: {e}"))
     }
 
+    /// Where it is, without a path.
+    pub(super) fn base(&self) -> Result<Uri, http::uri::InvalidUri> {
+        format!("{}://{}/", self.scheme, self.authority).parse()
+    }
+
     pub(super) fn is_plain_http(&self) -> bool {
         self.scheme == "http"
     }
 }
 
-/// Mirrors first, then the registry. A pull's own credentials go to the registry they are for, wherever it is said to be, and to no mirror.
+/// Mirrors first, then the registry. A pull's own credentials go to the registry they are for, wherever it is said in particular to be, and
+/// to no mirror; nor in the clear to one that is known to speak TLS.
 pub(super) fn endpoints(registry: &str, hosts: Option<Hosts>, credentials: Option<&Credentials>) -> Vec<Endpoint> {
-    let Hosts { mirrors, server } =
+    let Hosts { mirrors, server, of_any } =
         hosts.unwrap_or_else(|| Hosts { server: Host { resolves: true, pulls: true, ..Host::default() }, ..Hosts::default() });
     // Docker Hub's API does not live under the name that its images carry.
     let own = if registry == DEFAULT_REGISTRY { "registry-1.docker.io" } else { registry };
-    let home = server.address.as_ref().map_or(own, |address| &address.authority).to_owned();
+    // Who configures an authority for a registry on loopback means TLS, but not who configures one for all others.
+    let plain = is_loopback(registry) && (of_any || server.tls == Tls::default());
+    let own = Address { scheme: if plain { "http" } else { "https" }, authority: own.to_owned(), path: "/v2".to_owned() };
+    let said = server.address.clone().filter(|_| !of_any);
+    let homes = [Some(own.clone()), said];
     let endpoint = |host: Host| {
-        let is_home = host.address.as_ref().is_none_or(|address| address.authority == own || address.authority == home);
-        // Who configures an authority for a registry on loopback means TLS.
-        let plain = is_loopback(registry) && host.tls == Tls::default();
-        let (scheme, authority, path) = match host.address {
-            Some(address) => (address.scheme, address.authority, address.path),
-            None => (if plain { "http" } else { "https" }, own.to_owned(), "/v2".to_owned()),
-        };
-        let namespace = (authority != own).then(|| registry.to_owned());
+        let Address { scheme, authority, path } = host.address.unwrap_or_else(|| own.clone());
+        let is_home = homes.iter().flatten().any(|home| home.authority == authority && (scheme == "https" || home.scheme == scheme));
+        let namespace = (authority != own.authority).then(|| registry.to_owned());
         let credentials = credentials.filter(|_| is_home).cloned();
         let Host { resolves, pulls, tls, headers, .. } = host;
         Endpoint { authority, scheme, path, credentials, namespace, resolves, pulls, tls, headers }
@@ -108,7 +113,6 @@ fn is_loopback(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hosts::Address;
     use super::*;
 
     fn host(scheme: &'static str, authority: &str, path: &str) -> Host {
@@ -132,18 +136,20 @@ mod tests {
         ] {
             assert_eq!(uris(None, registry), [expect]);
         }
-        let plain = Hosts { server: host("http", "10.0.0.6:5000", "/v2"), mirrors: Vec::new() };
+        let plain = Hosts { server: host("http", "10.0.0.6:5000", "/v2"), ..Hosts::default() };
         assert_eq!(uris(Some(plain), "10.0.0.6:5000"), ["http://10.0.0.6:5000/v2/a/manifests/b"]);
         let tls = Tls { authorities: vec!["/ca".into()], ..Tls::default() };
-        let trusted = Hosts { server: Host { tls, ..Host::default() }, mirrors: Vec::new() };
-        assert_eq!(uris(Some(trusted), "127.0.0.1:5000"), ["https://127.0.0.1:5000/v2/a/manifests/b"]);
+        let trusted = Hosts { server: Host { tls, ..Host::default() }, ..Hosts::default() };
+        assert_eq!(uris(Some(trusted.clone()), "127.0.0.1:5000"), ["https://127.0.0.1:5000/v2/a/manifests/b"]);
+        let for_all = Hosts { of_any: true, ..trusted };
+        assert_eq!(uris(Some(for_all), "127.0.0.1:5000"), ["http://127.0.0.1:5000/v2/a/manifests/b"]);
     }
 
     #[test]
     fn mirrors_come_first_and_are_told_what_they_mirror() {
         let mirrors = vec![host("https", "m.example", "/hub/v2"), host("http", "localhost:1", "/v2")];
         assert_eq!(
-            uris(Some(Hosts { mirrors, server: Host::default() }), "docker.io"),
+            uris(Some(Hosts { mirrors, ..Hosts::default() }), "docker.io"),
             [
                 "https://m.example/hub/v2/a/manifests/b?ns=docker.io",
                 "http://localhost:1/v2/a/manifests/b?ns=docker.io",
@@ -155,14 +161,18 @@ mod tests {
     #[test]
     fn a_pulls_credentials_go_to_the_registry_and_not_to_its_mirrors() {
         let credentials = Credentials { username: "u".into(), password: "p".into(), ..Default::default() };
-        for (registry, server, told) in [
-            ("docker.io", Host::default(), [false, false, true]),
-            ("m.example", Host::default(), [true, false, true]),
-            ("r.example", host("https", "elsewhere.example", "/v2"), [false, true, true]),
+        let elsewhere = |scheme| host(scheme, "elsewhere.example", "/v2");
+        for (registry, of_any, server, told) in [
+            ("docker.io", false, Host::default(), [false, false, false, true]),
+            ("m.example", false, Host::default(), [true, false, false, true]),
+            ("r.example", false, elsewhere("https"), [false, true, false, true]),
+            ("r.example", false, elsewhere("http"), [false, true, true, true]),
+            ("r.example", true, elsewhere("https"), [false, false, false, false]),
+            ("m.example", true, elsewhere("https"), [true, false, false, false]),
         ] {
-            let mirrors = vec![host("https", "m.example", "/v2"), host("https", "elsewhere.example", "/v2")];
-            let of = endpoints(registry, Some(Hosts { mirrors, server }), Some(&credentials));
-            assert_eq!(of.iter().map(|e| e.credentials.is_some()).collect::<Vec<_>>(), told, "{registry}");
+            let mirrors = vec![host("https", "m.example", "/v2"), elsewhere("https"), elsewhere("http")];
+            let of = endpoints(registry, Some(Hosts { mirrors, server, of_any }), Some(&credentials));
+            assert_eq!(of.iter().map(|e| e.credentials.is_some()).collect::<Vec<_>>(), told, "{registry} {of_any}");
         }
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Address {
 }
 
 /// How TLS to an address differs from what the system trusts. Paths are those of PEM files.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Tls {
     /// Trusted beside the system's.
     pub(super) authorities: Vec<PathBuf>,
@@ -55,6 +55,8 @@ pub(super) struct Tls {
 pub(super) struct Hosts {
     pub(super) mirrors: Vec<Host>,
     pub(super) server: Host,
+    /// Nobody spoke of this registry in particular.
+    pub(super) of_any: bool,
 }
 
 impl Host {
@@ -66,18 +68,21 @@ impl Host {
 /// What is said of `registry` below `directory`; None where nothing is.
 pub(super) fn load(directory: &Path, registry: &str) -> Result<Option<Hosts>, HostsError> {
     // Not every file system takes a colon.
-    let spelled = registry.replace(':', "_") + "_";
-    let names = [registry, &spelled, ANY].map(|name| directory.join(name));
-    let Some(folder) = names.into_iter().find(|folder| folder.is_dir()) else { return Ok(None) };
+    let spelled = registry.rsplit_once(':').map(|(host, port)| format!("{host}_{port}_"));
+    let names = spelled.as_deref().into_iter().chain([registry, ANY]);
+    let Some(name) = names.into_iter().find(|name| directory.join(name).is_dir()) else { return Ok(None) };
+    let folder = directory.join(name);
     let path = folder.join(FILE);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => parse(&text, &folder).map(Some).map_err(|reason| HostsError::Invalid { path, reason }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => certificates(&folder).map(Some),
-        Err(source) => Err(HostsError::Read { path, source }),
-    }
+    let hosts = match std::fs::read_to_string(&path) {
+        Ok(text) => parse(&text, &folder).map_err(|reason| HostsError::Invalid { path, reason })?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => certificates(&folder)?,
+        Err(source) => return Err(HostsError::Read { path, source }),
+    };
+    Ok(Some(Hosts { of_any: name == ANY, ..hosts }))
 }
 
-/// A folder without the file is one of Docker's: authorities in `.crt`, a client's certificate in `.cert` with its `.key`.
+/// A folder without the file is one of Docker's: authorities in `.crt`, a client's certificate in `.cert` with its key in `.key`, or with
+/// both in the one.
 fn certificates(folder: &Path) -> Result<Hosts, HostsError> {
     let failed = |source| HostsError::Read { path: folder.to_path_buf(), source };
     let mut tls = Tls::default();
@@ -85,12 +90,16 @@ fn certificates(folder: &Path) -> Result<Hosts, HostsError> {
         let path = entry.map_err(failed)?.path();
         match path.extension().and_then(|e| e.to_str()) {
             Some("crt") => tls.authorities.push(path),
-            Some("cert") => tls.client = Some((path.clone(), path.with_extension("key"))),
+            Some("cert") => {
+                let key = path.with_extension("key");
+                let key = if key.exists() { key } else { path.clone() };
+                tls.client = Some((path, key));
+            }
             _ => {}
         }
     }
     tls.authorities.sort();
-    Ok(Hosts { mirrors: Vec::new(), server: Host { tls, ..Host::plain() } })
+    Ok(Hosts { server: Host { tls, ..Host::plain() }, ..Hosts::default() })
 }
 
 fn parse(text: &str, folder: &Path) -> Result<Hosts, String> {
@@ -107,6 +116,7 @@ fn parse(text: &str, folder: &Path) -> Result<Hosts, String> {
                     mirrors.push(Host { address, ..host(table, folder).map_err(|why| format!("host.{name:?}: {why}"))? });
                 }
             }
+            ("host", None) => return Err("host is no table".into()),
             ("server", _) => {
                 let name = item.as_str().ok_or("server is no text")?;
                 if !name.is_empty() {
@@ -117,7 +127,11 @@ fn parse(text: &str, folder: &Path) -> Result<Hosts, String> {
             _ => {}
         }
     }
-    Ok(Hosts { mirrors, server })
+    if server.address.is_none() {
+        // What the registry itself can is not for those to say who do not say where it is.
+        (server.resolves, server.pulls) = (true, true);
+    }
+    Ok(Hosts { mirrors, server, of_any: false })
 }
 
 /// The keys that the file and each of its hosts have in common. Others are containerd's own concern.
@@ -128,8 +142,8 @@ fn host(table: &dyn TableLike, folder: &Path) -> Result<Host, String> {
         if let Some(other) = words.iter().find(|word| !matches!(word.as_str(), "pull" | "resolve" | "push" | "referrers")) {
             return Err(format!("unknown capability {other:?}"));
         }
-        host.resolves = words.iter().any(|word| word == "resolve");
-        host.pulls = words.iter().any(|word| word == "pull");
+        let has = |wanted: &str| words.is_empty() || words.iter().any(|word| word == wanted);
+        (host.resolves, host.pulls) = (has("resolve"), has("pull"));
     }
     if let Some(item) = table.get("ca") {
         let names = texts(item).ok_or("ca is neither a text nor a list of them")?;
@@ -249,6 +263,7 @@ mod tests {
             ("server = 3", "server is no text"),
             ("server = 'ftp://x'", "neither http nor https"),
             ("[host.'https://a'\n", "host"),
+            ("host = 'https://a'", "host is no table"),
             ("[host.'https://a']\nskip_verify = 'yes'", "\"https://a\": skip_verify is neither true nor false"),
             ("[host.'https://a']\ncapabilities = ['pul']", "unknown capability \"pul\""),
             ("[host.'https://a']\nclient = [['a','b'],['c','d']]", "more than one certificate"),
@@ -258,6 +273,18 @@ mod tests {
             let why = parse(text, Path::new("/d")).unwrap_err();
             assert!(why.contains(told), "{text}: {why}");
         }
+    }
+
+    #[test]
+    fn who_is_given_no_capability_in_particular_has_all() {
+        let can = |text: &str| {
+            let hosts = parse(text, Path::new("/d")).unwrap();
+            hosts.mirrors.iter().chain([&hosts.server]).map(|host| (host.resolves, host.pulls)).collect::<Vec<_>>()
+        };
+        let all = (true, true);
+        assert_eq!(can("[host.'https://a']\ncapabilities = []"), [all, all]);
+        assert_eq!(can("capabilities = ['push']\n[host.'https://a']\ncapabilities = ['push']"), [(false, false), all]);
+        assert_eq!(can("server = 'https://a'\ncapabilities = ['resolve']"), [(true, false)]);
     }
 
     #[test]
@@ -272,12 +299,19 @@ mod tests {
         write("_default", FILE, "server = 'https://all'");
         write("quay.io", FILE, "server = 'https://q'");
         write("10.0.0.5_5000_", FILE, "server = 'https://five'");
-        assert_eq!(["quay.io", "10.0.0.5:5000", "ghcr.io"].map(server), ["q", "five", "all"].map(|a| Some(a.to_string())));
+        write("10.0.0.5:5000", FILE, "server = 'https://later'");
+        write("[::1]_5000_", FILE, "server = 'https://six'");
+        let asked = ["quay.io", "10.0.0.5:5000", "[::1]:5000", "ghcr.io"];
+        assert_eq!(asked.map(server), ["q", "five", "six", "all"].map(|a| Some(a.to_string())));
+        assert_eq!(asked.map(|registry| load(dir.path(), registry).unwrap().unwrap().of_any), [false, false, false, true]);
         for file in ["b.crt", "a.crt", "c.cert", "c.key"] {
             write("docker.io", file, "");
         }
         let tls = load(dir.path(), "docker.io").unwrap().unwrap().server.tls;
         let in_it = |name: &str| dir.path().join("docker.io").join(name);
         assert_eq!((tls.authorities, tls.client), (vec![in_it("a.crt"), in_it("b.crt")], Some((in_it("c.cert"), in_it("c.key")))));
+        std::fs::remove_file(in_it("c.key")).unwrap();
+        let tls = load(dir.path(), "docker.io").unwrap().unwrap().server.tls;
+        assert_eq!(tls.client, Some((in_it("c.cert"), in_it("c.cert"))));
     }
 }

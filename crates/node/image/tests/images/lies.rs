@@ -1,13 +1,15 @@
 //! Servers that cut, stall, lie about sizes and digests, redirect, and ask for tokens: scripted byte by byte.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fram_image::{Credentials, ErrorKind};
 use serde_json::json;
 
-use crate::support::{BuiltImage, ImageSource, Reply, Request, Rig, Server, quick, response, text};
+use crate::pull::told_of;
+use crate::support::{Authority, BuiltImage, ImageSource, Reply, Request, Rig, Server, quick, response, text};
 
 fn image() -> BuiltImage {
     // Hard to compress, so that the layer is large enough to be cut several times.
@@ -265,6 +267,109 @@ async fn a_bearer_token_is_fetched_with_the_pull_secret_and_never_follows_a_redi
     assert_eq!(rig.store.pull(&name, None, None).await.unwrap_err().kind(), ErrorKind::Unauthorized);
     let credentials = Credentials { username: "user".into(), password: "secret".into(), ..Default::default() };
     rig.store.pull(&name, Some(credentials), None).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_is_redirected_to_does_not_say_who_gets_the_pull_secret() {
+    let (image, rig, asked) = (image(), Rig::new(), Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    let thief = Server::start(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Reply::ok(br#"{"token":"sesame"}"#)
+    });
+    let realm = thief.address;
+    let storage = Server::start(move |_| {
+        let challenge = format!(r#"Bearer realm="http://{realm}/token",service="test""#);
+        Reply::status("401 Unauthorized", &[("WWW-Authenticate", &challenge)], b"")
+    });
+    let storage_address = storage.address;
+    let (_server, name) = serve(&image, move |_, request| {
+        let location = format!("http://{storage_address}{}", request.path);
+        Reply::status("307 Temporary Redirect", &[("Location", &location)], b"")
+    });
+    let credentials = Credentials { username: "user".into(), password: "secret".into(), ..Default::default() };
+    assert_eq!(rig.store.pull(&name, Some(credentials), None).await.unwrap_err().kind(), ErrorKind::Unauthorized);
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_mirror_that_fails_is_asked_once_for_each_manifest() {
+    let (image, asked) = (image(), Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    let mirror = Server::start(move |request| {
+        count.fetch_add(usize::from(request.path.contains("/manifests/")), Ordering::SeqCst);
+        Reply::status("503 Service Unavailable", &[], b"")
+    });
+    let (server, name) = serve(&image, honest);
+    let (_said, rig) = told_of(&server.address.to_string(), &format!("[host.'http://{}']", mirror.address));
+    rig.store.pull(&name, None, None).await.unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn what_an_address_is_shown_stays_away_from_its_redirects_and_token_server_and_from_mirrors() {
+    let (image, authority) = (image(), Authority::new());
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    // Each says what it was shown.
+    let note = |who: &'static str| {
+        let seen = seen.clone();
+        move |request: &Request| {
+            let shown = (request.is_known, request.header("x-secret") == "s", request.header("authorization").to_owned());
+            seen.lock().unwrap().insert((who, shown));
+        }
+    };
+    let (on_mirror, on_tokens, on_storage, at_home) = (note("mirror"), note("tokens"), note("storage"), note("home"));
+    let mirror = Server::start_tls(&authority, move |request| {
+        on_mirror(request);
+        assert!(!request.path.contains("/manifests/1"), "it only pulls");
+        Reply::status("404 Not Found", &[], b"")
+    });
+    let tokens = Server::start_tls(&authority, move |request| {
+        on_tokens(request);
+        Reply::ok(br#"{"token":"sesame"}"#)
+    });
+    let content = image.clone();
+    let storage = Server::start_tls(&authority, move |request| {
+        on_storage(request);
+        honest(&content, request)
+    });
+    let (realm, location, content) = (tokens.address, storage.address, image.clone());
+    let home = Server::start_tls(&authority, move |request| {
+        at_home(request);
+        if request.header("authorization").is_empty() {
+            let challenge = format!(r#"Bearer realm="https://{realm}/token",service="test""#);
+            return Reply::status("401 Unauthorized", &[("WWW-Authenticate", &challenge)], b"");
+        }
+        match request.path.contains("/blobs/") {
+            true => Reply::status("307 Temporary Redirect", &[("Location", &format!("https://{location}{}", request.path))], b""),
+            false => honest(&content, request),
+        }
+    });
+    let files = tempfile::tempdir().unwrap();
+    let (certificate, key) = authority.sign();
+    let file = |name: &str, text: String| {
+        let path = files.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let ca = file("ca.crt", authority.certificate.pem());
+    let both = file("both.pem", certificate.pem() + &key.serialize_pem());
+    let text = format!(
+        "ca = {ca:?}\nclient = {both:?}\nheader = {{ X-Secret = 's' }}\n[host.'https://{}']\nca = {ca:?}\ncapabilities = ['pull']",
+        mirror.address
+    );
+    let (_said, rig) = told_of(&home.address.to_string(), &text);
+    let credentials = Credentials { username: "user".into(), password: "secret".into(), ..Default::default() };
+    rig.store.pull(&format!("{}/app:1", home.address), Some(credentials), None).await.unwrap();
+    let expect = [
+        ("home", (true, true, "")),
+        ("home", (true, true, "Bearer sesame")),
+        ("mirror", (false, false, "")),
+        ("storage", (false, false, "")),
+        ("tokens", (false, false, "Basic dXNlcjpzZWNyZXQ=")),
+    ];
+    let expect = expect.map(|(who, (is_known, has_header, authorization))| (who, (is_known, has_header, authorization.to_owned())));
+    assert_eq!(*seen.lock().unwrap(), BTreeSet::from(expect));
 }
 
 #[tokio::test]

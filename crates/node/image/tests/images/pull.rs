@@ -101,7 +101,7 @@ async fn a_protected_registry_wants_the_right_password() {
 }
 
 /// A store to which `text` is said of a registry.
-fn told_of(registry: &str, text: &str) -> (tempfile::TempDir, Rig) {
+pub(crate) fn told_of(registry: &str, text: &str) -> (tempfile::TempDir, Rig) {
     let said = tempfile::tempdir().unwrap();
     std::fs::create_dir(said.path().join(registry)).unwrap();
     std::fs::write(said.path().join(registry).join("hosts.toml"), text).unwrap();
@@ -242,6 +242,18 @@ async fn a_pinned_image_is_told_as_such_so_that_nobody_collects_it() {
         let listed = ImageService::list_images(&rig.store, None).await.unwrap();
         assert_eq!(listed[0].pinned, pinned);
     }
+}
+
+#[tokio::test]
+async fn an_operator_may_shorten_an_id_and_nobody_else() {
+    let (registry, rig) = (Registry::start(), Rig::new());
+    let id = rig.store.pull(&registry.push(&hello(), "hello:1"), None, None).await.unwrap();
+    let short = &id.hex()[..12];
+    assert_eq!(rig.store.status(short).unwrap(), None);
+    rig.store.set_pinned(short, true).await.unwrap();
+    assert!(rig.store.list()[0].pinned);
+    assert!(rig.store.set_pinned(&id.hex()[..3], true).await.is_err());
+    assert_eq!(rig.store.remove(&format!("sha256:{short}")).await.unwrap().images, 1);
 }
 
 #[tokio::test]

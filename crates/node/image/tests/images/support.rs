@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fram_image::{Digest, ImageStore, ImageStoreConfig, RegistryConfig};
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
 
 /// A store in a folder of its own, with short pauses.
@@ -192,14 +194,9 @@ impl Registry {
 
     /// With TLS; gives the file of the CA to trust as well.
     pub(crate) fn start_tls() -> (Self, PathBuf) {
-        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let authority_key = rcgen::KeyPair::generate().unwrap();
-        let authority_certificate = authority.self_signed(&authority_key).unwrap();
-        let issuer = rcgen::Issuer::new(authority, authority_key);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-        let files = [("tls.crt", certificate.pem()), ("tls.key", key.serialize_pem()), ("ca.crt", authority_certificate.pem())];
+        let authority = Authority::new();
+        let (certificate, key) = authority.sign();
+        let files = [("tls.crt", certificate.pem()), ("tls.key", key.serialize_pem()), ("ca.crt", authority.certificate.pem())];
         let registry = Self::start_with(", tls: {certificate: FOLDER/tls.crt, key: FOLDER/tls.key}", "", &files);
         let ca_file = registry.folder.path().join("ca.crt");
         (registry, ca_file)
@@ -265,8 +262,45 @@ impl Drop for Registry {
     }
 }
 
+/// Signs what servers and their visitors show.
+pub(crate) struct Authority {
+    pub certificate: rcgen::Certificate,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self { certificate, issuer: rcgen::Issuer::new(params, key) }
+    }
+
+    /// For whoever is at 127.0.0.1, servers and clients.
+    pub(crate) fn sign(&self) -> (rcgen::Certificate, rcgen::KeyPair) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        (rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// A server's TLS, whose visitors may show what this authority has signed.
+    fn server(&self) -> Arc<rustls::ServerConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.certificate.der().clone()).unwrap();
+        let visitors =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).allow_unauthenticated().build().unwrap();
+        let (certificate, key) = self.sign();
+        let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        Arc::new(builder.with_client_cert_verifier(visitors).with_single_cert(vec![certificate.der().clone()], key).unwrap())
+    }
+}
+
 /// A request as the scripted server sees it.
 pub(crate) struct Request {
+    /// Whether the visitor has shown a certificate.
+    pub is_known: bool,
     pub path: String,
     pub headers: BTreeMap<String, String>,
 }
@@ -318,17 +352,31 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_with(move |connection| serve(connection, |_| false, &answer))
+    }
+
+    /// With TLS.
+    pub(crate) fn start_tls(authority: &Authority, answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let config = authority.server();
+        Self::start_with(move |connection| {
+            let tls = rustls::ServerConnection::new(config.clone()).unwrap();
+            let is_known = |connection: &TlsStream| connection.conn.peer_certificates().is_some();
+            serve(rustls::StreamOwned::new(tls, connection), is_known, &answer);
+        })
+    }
+
+    fn start_with(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (stop, answer) = (Arc::new(AtomicBool::new(false)), Arc::new(answer));
+        let (stop, serve) = (Arc::new(AtomicBool::new(false)), Arc::new(serve));
         let flag = stop.clone();
         std::thread::spawn(move || {
             for connection in listener.incoming() {
                 if flag.load(Ordering::SeqCst) {
                     return;
                 }
-                let answer = answer.clone();
-                std::thread::spawn(move || serve(connection.unwrap(), &*answer));
+                let serve = serve.clone();
+                std::thread::spawn(move || serve(connection.unwrap()));
             }
         });
         Self { address, stop }
@@ -343,8 +391,10 @@ impl Drop for Server {
     }
 }
 
-fn serve(mut connection: TcpStream, answer: &dyn Fn(&Request) -> Reply) {
-    let mut reader = BufReader::new(connection.try_clone().unwrap());
+type TlsStream = rustls::StreamOwned<rustls::ServerConnection, TcpStream>;
+
+fn serve<C: Read + Write>(connection: C, is_known: impl Fn(&C) -> bool, answer: &dyn Fn(&Request) -> Reply) {
+    let mut reader = BufReader::new(connection);
     let mut line = String::new();
     if reader.read_line(&mut line).unwrap_or(0) == 0 {
         return;
@@ -357,7 +407,10 @@ fn serve(mut connection: TcpStream, answer: &dyn Fn(&Request) -> Reply) {
         let Some((name, value)) = line.trim_end().split_once(": ") else { break };
         headers.insert(name.to_ascii_lowercase(), value.to_owned());
     }
-    match answer(&Request { path, headers }) {
+    let is_known = is_known(reader.get_ref());
+    let reply = answer(&Request { is_known, path, headers });
+    let mut connection = reader.into_inner();
+    match reply {
         Reply::Raw(bytes) => drop(connection.write_all(&bytes)),
         Reply::Stall(bytes) => {
             let _ = connection.write_all(&bytes);

@@ -172,7 +172,9 @@ fn what_makes_no_sense_is_refused_with_its_field() {
 fn drop_ins_are_merged_over_the_file_in_the_order_of_their_names() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("kubelet.yaml");
-    std::fs::write(&file, format!("{HEAD}maxPods: 1\nevictionHard: {{memory.available: 1Gi, pid.available: 5%}}\n")).unwrap();
+    let authorities = "authentication: {x509: {clientCAFile: pki/ca.crt}}";
+    std::fs::write(&file, format!("{HEAD}maxPods: 1\nevictionHard: {{memory.available: 1Gi, pid.available: 5%}}\n{authorities}\n"))
+        .unwrap();
     let drop_ins = dir.path().join("d");
     std::fs::create_dir(&drop_ins).unwrap();
     for (name, text) in
@@ -186,6 +188,7 @@ fn drop_ins_are_merged_over_the_file_in_the_order_of_their_names() {
     let mut config = config();
     Configuration::load(Some(&file), Some(&drop_ins)).unwrap().apply(&mut config).unwrap();
     assert_eq!((config.max_pods, config.eviction.hard.len()), (3, 1));
+    assert_eq!(config.serving_tls.client_ca, Some(dir.path().join("pki/ca.crt")), "relative to the file that says so");
     std::fs::write(drop_ins.join("30.conf"), format!("{HEAD}maxPod: 3\n")).unwrap();
     let told = Configuration::load(Some(&file), Some(&drop_ins)).unwrap_err().to_string();
     assert!(told.contains("30.conf") && told.contains("unknown field \"maxPod\""), "{told}");

@@ -49,7 +49,7 @@ impl Keyring {
 
     fn add(&mut self, auths: &Value, of: impl Fn(&AuthConfig) -> Used) {
         for (place, entry) in auths.as_map().into_iter().flat_map(|m| m.iter()) {
-            let auth = auth(place, entry);
+            let auth = auth(entry);
             self.entries.push(Entry { place: bare(place), used: of(&auth), auth });
         }
         // The longest, most special place comes first.
@@ -95,14 +95,15 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn auth(place: &str, entry: &Value) -> AuthConfig {
+fn auth(entry: &Value) -> AuthConfig {
     let text = |key: &str| entry.str_at(&[key]).to_string();
     let mut auth = AuthConfig {
         username: text("username"),
         password: text("password"),
         identity_token: text("identitytoken"),
         registry_token: text("registrytoken"),
-        server_address: place.to_string(),
+        // As upstream's, which says of no secret whose it is: containerd would show none whose address is not spelt as it does it itself.
+        server_address: String::new(),
         auth: String::new(),
     };
     let joined = base64::engine::general_purpose::STANDARD.decode(entry.str_at(&["auth"])).ok().and_then(|b| String::from_utf8(b).ok());
@@ -171,6 +172,7 @@ mod tests {
         keyring.add_secret(&object!({ "data": { ".dockerconfigjson": data } }));
         let users = |image: &str| keyring.lookup(image).into_iter().map(|(a, _)| a.username).collect::<Vec<_>>();
         assert_eq!(users("busybox"), ["u"]);
+        assert!(keyring.lookup("busybox").iter().all(|(auth, _)| auth.server_address.is_empty()));
         assert_eq!(users("docker.io/library/busybox:1"), ["u"]);
         assert_eq!(users("reg.example:5000/team/app@sha256:0"), ["t"]);
         assert!(users("reg.example:5000/other/app").is_empty() && users("reg.example/team/app").is_empty());

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use fram_streaming::answer::{Answer, Body, refuse, text};
 use fram_streaming::query::Query;
 use futures_util::stream;
@@ -17,18 +17,22 @@ use hyper::body::Frame;
 use jiff::Timestamp;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::node_logs::{self, ROOT};
 use crate::clock;
 
 const JOURNALCTL: &str = "journalctl";
-/// How long the journal may take to say all that it has.
+/// How long the journal may take in all to say what it has.
 const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_SERVICES: usize = 4;
 const MAX_NAME: usize = 256;
-const MAX_LINES: u32 = 100_000;
+const MAX_LINES: i64 = 100_000;
+
+/// Why a query is not answered: what cannot be read is a bad request, what can be and makes no sense is not acceptable.
+pub(super) type Refusal = (StatusCode, String);
 
 /// What is asked for.
 #[derive(Debug, PartialEq)]
@@ -42,29 +46,31 @@ pub(super) enum LogQuery {
 pub(super) struct Options {
     since: Option<Timestamp>,
     until: Option<Timestamp>,
-    tail_lines: Option<u32>,
+    tail_lines: Option<i64>,
     /// Counted from the current one, which is zero, backwards.
-    boot: Option<i32>,
+    boot: Option<i64>,
     pattern: Option<String>,
 }
 
 impl LogQuery {
     /// What a query says; None where it says nothing, and a path alone is meant.
-    pub(super) fn parse(query: &Query) -> Result<Option<Self>, String> {
-        let options = Options::parse(query)?;
+    pub(super) fn parse(query: &Query) -> Result<Option<Self>, Refusal> {
         let names = query.all("query");
-        if names.is_empty() {
-            return if options == Options::default() {
-                Ok(None)
-            } else {
-                Err("query: Required value: cannot be empty with options".into())
-            };
+        if !names.is_empty() && names.iter().all(|name| name.trim().is_empty()) {
+            return Err((StatusCode::BAD_REQUEST, format!("query: Invalid value: {names:?}: query cannot be empty")));
         }
+        let options = Options::parse(query).map_err(|why| (StatusCode::BAD_REQUEST, why))?;
+        Self::of(&names, options).map_err(|why| (StatusCode::NOT_ACCEPTABLE, why))
+    }
+
+    fn of(names: &[String], options: Options) -> Result<Option<Self>, String> {
+        options.check()?;
         let (files, services): (Vec<_>, Vec<_>) =
             names.iter().map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).partition(|name| name.contains(['/', '\\']));
         let invalid = |why: &str| Err(format!("query: Invalid value: {names:?}: {why}"));
         match (&files[..], &services[..]) {
-            ([], []) => invalid("query cannot be empty"),
+            ([], []) if options == Options::default() => Ok(None),
+            ([], []) => Err("query: Required value: cannot be empty with options".into()),
             ([_, ..], [_, ..]) => invalid("cannot specify a file and service"),
             ([_, _, ..], []) => invalid("cannot specify more than one file"),
             ([_], []) if options != Options::default() => invalid("cannot specify file with options"),
@@ -92,6 +98,22 @@ fn unsafe_name(name: &str) -> Option<&'static str> {
 }
 
 impl Options {
+    /// Whether they make sense.
+    fn check(&self) -> Result<(), String> {
+        if let (Some(since), Some(until)) = (self.since, self.until)
+            && since > until
+        {
+            return Err(format!("untilTime: Invalid value: \"{until}\": must be after `sinceTime`"));
+        }
+        if let Some(boot) = self.boot.filter(|boot| *boot > 0) {
+            return Err(format!("boot: Invalid value: {boot}: must be less than 1"));
+        }
+        match self.tail_lines.filter(|lines| !(0..=MAX_LINES).contains(lines)) {
+            Some(lines) => Err(format!("tailLines: Invalid value: {lines}: must be between 0 and {MAX_LINES}, inclusive")),
+            None => Ok(()),
+        }
+    }
+
     fn parse(query: &Query) -> Result<Self, String> {
         let given = |key: &str| Some(query.get(key).to_string()).filter(|text| !text.is_empty());
         let time = |key: &str| {
@@ -99,21 +121,17 @@ impl Options {
             let bad = |text: &str| format!("{key}: Invalid value: {text:?}: invalid time format");
             text.map(|text| clock::parse(&text).ok_or_else(|| bad(&text))).transpose()
         };
-        let (since, until) = (time("sinceTime")?, time("untilTime")?);
-        if since.is_some() && until.is_some_and(|until| since > Some(until)) {
-            return Err(format!("untilTime: Invalid value: {:?}: must be after `sinceTime`", query.get("untilTime")));
-        }
-        let bad = |key: &str, text: &str, why: &str| format!("{key}: Invalid value: {text:?}: {why}");
-        let boot = given("boot").map(|text| match text.parse::<i32>() {
-            Ok(boot) if boot <= 0 => Ok(boot),
-            Ok(_) => Err(bad("boot", &text, "must be less than 1")),
-            Err(error) => Err(bad("boot", &text, &error.to_string())),
-        });
-        let lines = given("tailLines").map(|text| match text.parse::<u32>() {
-            Ok(lines) if lines <= MAX_LINES => Ok(lines),
-            _ => Err(bad("tailLines", &text, &format!("must be between 0 and {MAX_LINES}, inclusive"))),
-        });
-        Ok(Self { since, until, tail_lines: lines.transpose()?, boot: boot.transpose()?, pattern: given("pattern") })
+        let number = |key: &str| {
+            let bad = |text: &str, error| format!("{key}: Invalid value: {text:?}: {error}");
+            given(key).map(|text| text.parse::<i64>().map_err(|error| bad(&text, error))).transpose()
+        };
+        Ok(Self {
+            since: time("sinceTime")?,
+            until: time("untilTime")?,
+            tail_lines: number("tailLines")?,
+            boot: number("boot")?,
+            pattern: given("pattern"),
+        })
     }
 
     /// Times as seconds since 1970, which mean the same in every zone.
@@ -139,26 +157,28 @@ pub(super) async fn serve(query: LogQuery) -> Answer {
     of_services(Path::new(JOURNALCTL), Path::new(ROOT), services, &options).await.map_err(failed)
 }
 
+/// What the journal has, and then what is in files.
 async fn of_services(journalctl: &Path, root: &Path, services: Vec<String>, options: &Options) -> io::Result<Response<Body>> {
-    let units = journal_units(journalctl).await;
-    let in_files: Vec<String> = services.iter().filter(|name| !units.contains(name)).cloned().collect();
-    if in_files.is_empty() {
-        return journal(journalctl, &options.arguments(&services));
-    }
-    if *options != Options::default() {
-        let why = format!("\noptions present and query resolved to log files for {in_files:?}\ntry without specifying options\n");
-        return Ok(text(&why));
-    }
-    let root = root.to_path_buf();
-    let read = tokio::task::spawn_blocking(move || in_files.iter().map(|name| of_files(&root, name)).collect::<io::Result<String>>());
-    Ok(text(&read.await.map_err(io::Error::other)??))
+    let until = Instant::now() + PATIENCE;
+    let units = journal_units(journalctl, until).await;
+    let (in_journal, in_files): (Vec<String>, Vec<String>) = services.into_iter().partition(|name| units.contains(name));
+    let rest = if in_files.is_empty() {
+        String::new()
+    } else if *options != Options::default() {
+        format!("\noptions present and query resolved to log files for {in_files:?}\ntry without specifying options\n")
+    } else {
+        let root = root.to_path_buf();
+        let read = move || in_files.iter().map(|name| of_files(&root, name)).collect::<io::Result<String>>();
+        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??
+    };
+    if in_journal.is_empty() { Ok(text(&rest)) } else { journal(journalctl, &options.arguments(&in_journal), rest, until) }
 }
 
 /// Services that have written to the journal; none where there is no journal.
-async fn journal_units(journalctl: &Path) -> Units {
+async fn journal_units(journalctl: &Path, until: Instant) -> Units {
     let mut command = Command::new(journalctl);
     command.args(["--field", "_SYSTEMD_UNIT"]).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    match tokio::time::timeout(PATIENCE, command.output()).await {
+    match tokio::time::timeout_at(until, command.output()).await {
         Ok(Ok(output)) => Units(String::from_utf8_lossy(&output.stdout).lines().map(String::from).collect()),
         Ok(Err(error)) => {
             tracing::debug!(%error, "there is no journal to ask");
@@ -179,23 +199,22 @@ impl Units {
     }
 }
 
-/// The journal's words as they come, its complaints among them.
-fn journal(journalctl: &Path, arguments: &[String]) -> io::Result<Response<Body>> {
+/// The journal's words as they come, its complaints among them, and behind them the `rest`.
+fn journal(journalctl: &Path, arguments: &[String], rest: String, until: Instant) -> io::Result<Response<Body>> {
     let (reader, writer) = io::pipe()?;
     let mut command = Command::new(journalctl);
     command.args(arguments).stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).kill_on_drop(true);
-    let child = command.spawn()?;
+    let mut child = command.spawn()?;
     // Or the end of its words would never be seen.
     drop(command);
-    let words = Words { pipe: pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?, _child: child, until: Instant::now() + PATIENCE };
-    let frames = stream::unfold(words, |mut words| async move {
-        let mut chunk = BytesMut::with_capacity(16 << 10);
-        match tokio::time::timeout_at(words.until, words.pipe.read_buf(&mut chunk)).await {
-            Ok(Ok(0)) | Err(_) => None,
-            Ok(Ok(_)) => Some((Ok(Frame::data(chunk.freeze())), words)),
-            Ok(Err(error)) => Some((Err(error), words)),
-        }
+    let pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
+    let mut program = JoinSet::new();
+    program.spawn(async move {
+        // It is killed with what stands for it here, also while nobody reads what it says.
+        let _ = tokio::time::timeout_at(until, child.wait()).await;
     });
+    let words = Words { pipe: Some(pipe), _program: program, until, rest };
+    let frames = stream::unfold(words, |mut words| async move { Some((words.next().await?, words)) });
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
@@ -203,9 +222,25 @@ fn journal(journalctl: &Path, arguments: &[String]) -> io::Result<Response<Body>
 
 /// A program while it speaks; it ends with its listener.
 struct Words {
-    pipe: pipe::Receiver,
-    _child: Child,
+    pipe: Option<pipe::Receiver>,
+    _program: JoinSet<()>,
     until: Instant,
+    rest: String,
+}
+
+impl Words {
+    async fn next(&mut self) -> Option<io::Result<Frame<Bytes>>> {
+        if let Some(pipe) = &mut self.pipe {
+            let mut chunk = BytesMut::with_capacity(16 << 10);
+            match tokio::time::timeout_at(self.until, pipe.read_buf(&mut chunk)).await {
+                Ok(Ok(0)) | Err(_) => self.pipe = None,
+                Ok(Ok(_)) => return Some(Ok(Frame::data(chunk.freeze()))),
+                Ok(Err(error)) => return Some(Err(error)),
+            }
+        }
+        let rest = std::mem::take(&mut self.rest);
+        (!rest.is_empty()).then(|| Ok(Frame::data(rest.into())))
+    }
 }
 
 /// A service's log where services without a journal keep it.
@@ -232,25 +267,26 @@ mod tests {
             parse("query=a&query=b.service"),
             Ok(Some(LogQuery::Services(vec!["a".into(), "b.service".into()], Options::default())))
         );
-        for (text, why) in [
-            ("query", "query cannot be empty"),
-            ("query=+", "query cannot be empty"),
-            ("query=a&query=/b", "cannot specify a file and service"),
-            ("query=/a&query=/b", "more than one file"),
-            ("query=/a&boot=0", "cannot specify file with options"),
-            ("query=a;b", "unsupported characters"),
-            ("query=--file", "unsupported characters"),
-            ("query=..", "no name"),
-            ("query=a&query=b&query=c&query=d&query=e", "Too many: 5"),
-            ("boot=0", "Required value"),
-            ("query=a&boot=1", "must be less than 1"),
-            ("query=a&boot=x", "boot: Invalid value"),
-            ("query=a&tailLines=100001", "between 0 and 100000"),
-            ("query=a&sinceTime=yesterday", "invalid time format"),
-            ("query=a&sinceTime=2026-01-02T00:00:00Z&untilTime=2026-01-01T00:00:00Z", "must be after `sinceTime`"),
+        for (text, code, why) in [
+            ("query", 400, "query cannot be empty"),
+            ("query=+", 400, "query cannot be empty"),
+            ("query=a&query=/b", 406, "cannot specify a file and service"),
+            ("query=/a&query=/b", 406, "more than one file"),
+            ("query=/a&boot=0", 406, "cannot specify file with options"),
+            ("query=a;b", 406, "unsupported characters"),
+            ("query=--file", 406, "unsupported characters"),
+            ("query=..", 406, "no name"),
+            ("query=a&query=b&query=c&query=d&query=e", 406, "Too many: 5"),
+            ("boot=0", 406, "Required value"),
+            ("query=a&boot=1", 406, "must be less than 1"),
+            ("query=a&boot=x", 400, "boot: Invalid value"),
+            ("query=a&tailLines=100001", 406, "between 0 and 100000"),
+            ("query=a&tailLines=few", 400, "tailLines: Invalid value"),
+            ("query=a&sinceTime=yesterday", 400, "invalid time format"),
+            ("query=a&sinceTime=2026-01-02T00:00:00Z&untilTime=2026-01-01T00:00:00Z", 406, "must be after `sinceTime`"),
         ] {
-            let told = parse(text).unwrap_err();
-            assert!(told.contains(why), "{text}: {told}");
+            let (told, reason) = parse(text).unwrap_err();
+            assert!(told.as_u16() == code && reason.contains(why), "{text}: {told} {reason}");
         }
     }
 
@@ -265,6 +301,33 @@ mod tests {
 
     async fn body(answer: io::Result<Response<Body>>) -> String {
         String::from_utf8(answer.unwrap().into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_journals_program_is_killed_in_time_also_where_nobody_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, alive) = (dir.path().join("journal"), dir.path().join("alive"));
+        std::fs::write(&program, "#!/bin/sh\nexec 9<\"$1\"; while :; do echo word; done\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        nix::unistd::mkfifo(&alive, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let arguments = [alive.display().to_string()];
+        let until = Instant::now() + Duration::from_millis(300);
+        let unread = journal(&program, &arguments, "rest".into(), until).unwrap();
+        // It holds this open while it lives, and then the other end fails.
+        let held = pipe::OpenOptions::new();
+        let sender = loop {
+            match held.open_sender(&alive) {
+                Ok(sender) => break sender,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let ended = async {
+            while sender.try_write(b"x").err().is_none_or(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
+        assert!(body(Ok(unread)).await.ends_with("rest"));
     }
 
     #[tokio::test]
@@ -287,6 +350,10 @@ mod tests {
         assert_eq!(of(&["j"], lines()).await, "--utc --no-pager --output=short-precise --lines=3 --unit=j\nno\n");
         assert_eq!(of(&["a", "b", "c", "d"], Options::default()).await, "of aof bof c\nlog not found for d\n");
         assert!(of(&["a"], lines()).await.contains("try without specifying options"));
+        let journal = "--utc --no-pager --output=short-precise --unit=j\nno\n";
+        assert_eq!(of(&["a", "j", "d"], Options::default()).await, format!("{journal}of a\nlog not found for d\n"));
+        let told = of(&["a", "j"], lines()).await;
+        assert!(told.starts_with("--utc ") && told.ends_with("log files for [\"a\"]\ntry without specifying options\n"), "{told}");
         let without = of_services(Path::new("/nonexistent"), &root, vec!["j".into()], &Options::default()).await;
         assert_eq!(body(without).await, "\nlog not found for j\n");
     }

@@ -27,7 +27,7 @@ enum Found {
 /// `queried` are services that may be asked for by name; see enableSystemLogQuery.
 pub(super) async fn serve(steps: &[&str], query: &Query, queried: bool) -> Answer {
     match queried.then(|| LogQuery::parse(query)) {
-        Some(Err(why)) => Err(refuse(StatusCode::BAD_REQUEST, &why)),
+        Some(Err((code, why))) => Err(refuse(code, &why)),
         Some(Ok(Some(query))) => log_query::serve(query).await,
         Some(Ok(None)) | None => file(&steps.join("/")).await,
     }

@@ -1,5 +1,5 @@
-//! The kubelet's own port: HTTPS, and nobody comes in unknown. Client certificates of the cluster's authority and tokens that the API
-//! server knows say who somebody is; what they may, the API server says.
+//! The kubelet's own port: HTTPS, and nobody comes in unknown. Client certificates of the authorities that are trusted here (the cluster's,
+//! and those of clientCAFile) and tokens that the API server knows say who somebody is; what they may, the API server says.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -28,7 +28,7 @@ pub(super) struct Visitor {
 }
 
 impl Visitor {
-    /// The subject of a client certificate that the cluster's authority has signed.
+    /// The subject of a client certificate that the handshake has found good.
     pub(super) fn of_certificate(der: &[u8]) -> Option<Self> {
         let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
         let subject = certificate.subject();

@@ -49,6 +49,7 @@ pub(super) async fn create(inner: Arc<Inner>, sandbox_id: String, config: Contai
         return Err(CriError::AlreadyExists { kind: "container", name });
     }
     let id = new_id().map_err(|error| CriError::io("read", "/dev/urandom", error))?;
+    let holders = holders(&id, &config);
     match make(&inner, &sandbox, &id, config).await {
         Ok(container) => {
             inner.containers.lock().insert(id.clone(), Arc::new(container));
@@ -58,7 +59,7 @@ pub(super) async fn create(inner: Arc<Inner>, sandbox_id: String, config: Contai
         Err(error) => {
             let dir = inner.layout.container(&sandbox_id, &id);
             let undone = blocking(move || remove_directory(&dir)).await.err();
-            let released = inner.images.release_root_filesystem(&id).await.err();
+            let released = release(&inner, holders).await.err();
             if undone.is_some() || released.is_some() {
                 tracing::warn!(container = id, ?undone, ?released, "cannot undo a container that failed");
             }
@@ -72,7 +73,7 @@ async fn make(inner: &Arc<Inner>, sandbox: &Sandbox, id: &str, config: Container
     let mut image_mounts = Vec::new();
     for (index, mount) in config.mounts.iter().enumerate() {
         if let Some(image) = &mount.image {
-            image_mounts.push((index, inner.images.root_filesystem(image, id).await?.layers));
+            image_mounts.push((index, inner.images.root_filesystem(image, &holder_of_mount(id, index)).await?.layers));
         }
     }
     let sandbox_record = sandbox.record.lock().clone();
@@ -88,6 +89,29 @@ async fn make(inner: &Arc<Inner>, sandbox: &Sandbox, id: &str, config: Container
         write(&inner, &paths, &id, &sandbox_record, config, image, &image_mounts)
     })
     .await
+}
+
+/// A holder holds one image only.
+fn holder_of_mount(id: &str, index: usize) -> String {
+    format!("{id}/{index}")
+}
+
+/// The container that a holder stands for.
+pub(super) fn container_of(holder: &str) -> &str {
+    holder.split_once('/').map_or(holder, |(id, _)| id)
+}
+
+/// What holds a container's own image, and those that it mounts.
+fn holders(id: &str, config: &ContainerConfig) -> Vec<String> {
+    let mounts = config.mounts.iter().enumerate().filter(|(_, mount)| mount.image.is_some());
+    std::iter::once(id.to_owned()).chain(mounts.map(|(index, _)| holder_of_mount(id, index))).collect()
+}
+
+async fn release(inner: &Inner, holders: Vec<String>) -> CriResult<()> {
+    for holder in holders {
+        inner.images.release_root_filesystem(&holder).await?;
+    }
+    Ok(())
 }
 
 /// A sandbox's directory is named by its id.
@@ -322,7 +346,8 @@ pub(super) async fn remove(inner: Arc<Inner>, id: String) -> CriResult<()> {
         remove_directory(&of.dir)
     };
     remove_cgroup_and(cgroups, cgroup, remove_files).await?;
-    inner.images.release_root_filesystem(&id).await?;
+    let holders = holders(&id, &container.record.lock().config);
+    release(&inner, holders).await?;
     if inner.containers.lock().remove(&id).is_some() {
         inner.publish(&id, &container.sandbox_id, ContainerEventType::Deleted);
     }

@@ -46,7 +46,7 @@ fn look(layer: &Path, sub_path: &Path) -> io::Result<Found> {
             Ok(found) if is_whiteout(&found) => return Ok(Found::Nowhere),
             // Where it leads is for the mount to find out.
             Ok(found) if found.is_symlink() => return Ok(Found::Here),
-            Ok(found) => hides = !found.is_dir() || is_opaque(&at)?,
+            Ok(found) => hides |= !found.is_dir() || is_opaque(&at)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(if hides { Found::Nowhere } else { Found::Below }),
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Found::Nowhere),
             Err(error) => return Err(error),
@@ -79,17 +79,19 @@ mod tests {
     fn what_a_layer_hides_is_not_there_and_what_it_leaves_is() {
         let dir = tempfile::tempdir().unwrap();
         let layers = ["base", "top"].map(|name| dir.path().join(name));
-        for path in ["base/a/b", "base/gone/x", "base/cleared/old", "base/file/deep", "top/a/c", "top/cleared/new"] {
+        for path in
+            ["base/a/b", "base/gone/x", "base/cleared/old", "base/file/deep", "top/a/c", "base/cleared/kept/old", "top/cleared/kept/new"]
+        {
             fs::create_dir_all(dir.path().join(path)).unwrap();
         }
         fs::write(dir.path().join("top/file"), "").unwrap();
         std::os::unix::fs::symlink("a", dir.path().join("top/link")).unwrap();
         nix::sys::stat::mknod(&dir.path().join("top/gone"), nix::sys::stat::SFlag::S_IFCHR, nix::sys::stat::Mode::empty(), 0).unwrap();
         rustix::fs::setxattr(dir.path().join("top/cleared"), OPAQUE, b"y", rustix::fs::XattrFlags::empty()).unwrap();
-        for path in ["", "a", "a/b", "a/c", "cleared/new", "file", "link/b"] {
+        for path in ["", "a", "a/b", "a/c", "cleared/kept/new", "file", "link/b"] {
             assert!(check(&layers, path, "/m").is_ok(), "{path}");
         }
-        for path in ["no", "a/no", "gone", "gone/x", "cleared/old", "file/deep"] {
+        for path in ["no", "a/no", "gone", "gone/x", "cleared/old", "cleared/kept/old", "file/deep"] {
             let error = check(&layers, path, "/m").unwrap_err().to_string();
             assert!(error.starts_with("ImageVolumeMountFailed: ") && error.contains("\"/m\""), "{error}");
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Inner, OpenError, sandboxes};
+use super::{Inner, OpenError, containers, sandboxes};
 use crate::client::{self, Client, ClientError};
 use crate::durable::{self, DurableError};
 use crate::protocol::{ContainerRun, Request, Response};
@@ -93,7 +93,7 @@ async fn report_and_release(inner: &Arc<Inner>) {
     note_unreported(inner);
     match inner.images.root_filesystem_holders().await {
         Ok(holders) => {
-            for holder in holders.iter().filter(|holder| inner.container(holder).is_err()) {
+            for holder in holders.iter().filter(|holder| inner.container(containers::container_of(holder)).is_err()) {
                 if let Err(error) = inner.images.release_root_filesystem(holder).await {
                     tracing::warn!(holder, %error, "cannot release the layers of a container that is gone");
                 }

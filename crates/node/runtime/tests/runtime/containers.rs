@@ -343,6 +343,17 @@ async fn an_image_can_be_a_volume_whole_or_in_part() {
     assert_eq!(out, ["119", "2", "refused"], "{log:?}");
 
     let sandbox = node.sandbox(&runtime, "web").await;
+    config.metadata.name = "held".into();
+    let id = runtime.create_container(&sandbox, &config, &PodSandboxConfig::default()).await.unwrap();
+    // Its root, and two that it mounts: none takes the place of another, and a restart knows whose they are.
+    let holders = node.images.root_filesystem_holders().await.unwrap();
+    assert!(holders.len() == 3 && holders.iter().all(|holder| holder.starts_with(&id)), "{holders:?}");
+    runtime.close().await;
+    let runtime = node.open().await;
+    assert_eq!(node.images.root_filesystem_holders().await.unwrap(), holders);
+    runtime.remove_container(&id).await.unwrap();
+    assert!(node.images.root_filesystem_holders().await.unwrap().is_empty());
+
     config.mounts = vec![volume("/part", "busybox", "no/such")];
     let error = runtime.create_container(&sandbox, &config, &PodSandboxConfig::default()).await.unwrap_err().to_string();
     assert!(error.starts_with("ImageVolumeMountFailed: ") && error.contains("no/such"), "{error}");
