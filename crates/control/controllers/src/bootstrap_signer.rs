@@ -12,9 +12,9 @@ use crate::{Context, bootstrap_tokens};
 
 const KEY: &str = "kube-public/cluster-info";
 
-/// `tokens` shows the Secrets of bootstrap tokens.
 pub(crate) const NAME: &str = "bootstrap-signer-controller";
 
+/// `tokens` shows the Secrets of bootstrap tokens.
 pub(crate) fn start(context: &Context, tokens: &Informer) {
     let client = context.client("bootstrap-signer");
     let (maps, tokens) = (context.informers.get(&CONFIG_MAPS), tokens.clone());

@@ -64,10 +64,19 @@ fn is_anothers(job: &Value) -> bool {
     !matches!(job.str_at(&["spec", "managedBy"]), "" | MANAGER)
 }
 
+fn selects(job: &Value, pod: &Value) -> bool {
+    pods::selector(job).is_some_and(|s| s.matches(meta::labels(pod)))
+}
+
 /// The Jobs that may adopt a pod.
 fn adopters(pod: &Value, jobs: &Informer) -> Vec<String> {
-    let selects = |job: &Arc<Value>| pods::selector(job).is_some_and(|s| s.matches(meta::labels(pod)));
-    jobs.by_namespace(meta::namespace(pod)).iter().filter(|job| selects(job)).map(|job| meta::key(job)).collect()
+    jobs.by_namespace(meta::namespace(pod)).iter().filter(|job| selects(job, pod)).map(|job| meta::key(job)).collect()
+}
+
+/// Whether a Job still takes a pod that has no controller.
+fn adopts(job: &Value, pod: &Value) -> bool {
+    let goes_on = !meta::is_terminating(job) && !is_finished(job) && !is_anothers(job);
+    goes_on && !meta::is_terminating(pod) && selects(job, pod)
 }
 
 struct Reconciler {
@@ -181,11 +190,9 @@ impl Reconciler {
 
     /// Pods of a Job that is gone, or was replaced by another of its name, need no account, and neither do those that it left behind.
     async fn let_orphans_go(&self, namespace: &str, name: &str, job: Option<&Value>) -> Result<(), Status> {
-        // A Job that goes on may adopt those that have nobody.
-        let adopts = |job: Option<&Value>| job.is_some_and(|job| !meta::is_terminating(job) && !is_finished(job));
         let orphaned_of = |p: &Value, job: Option<&Value>| match meta::controller_of(p) {
             Some(owner) => Some(owner.str_at(&["uid"])) != job.map(meta::uid),
-            None => !adopts(job),
+            None => !job.is_some_and(|job| adopts(job, p)),
         };
         let orphaned = |p: &Arc<Value>| orphaned_of(p, job);
         let mut pods = self.cached_pods.by_index(JOB_INDEX, &format!("{namespace}/{name}"));

@@ -16,9 +16,9 @@ use plan::Step;
 
 const TRACKING: (&str, &str) = ("kube-system", "kube-apiserver-legacy-service-account-token-tracking");
 
-/// Works on the Secrets that `secrets` shows, which are tokens of service accounts.
 pub(crate) const NAME: &str = "legacy-serviceaccount-token-cleaner-controller";
 
+/// Works on the Secrets that `secrets` shows, which are tokens of service accounts.
 pub(crate) fn start(context: &Context, secrets: &Informer) {
     let get = |resource| context.informers.get(resource);
     let cleaner = Cleaner {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{NAMESPACES, PODS};
-use fram_client::{Action, Call, Client, Controller, DeleteOptions, ListOptions, Propagation, Verb};
+use fram_client::{Action, Call, Client, Controller, DeleteOptions, ListOptions, Propagation, Resource, Verb};
 use fram_machinery::normalize::format_time;
 use fram_machinery::{Reason, Status, Value, meta, object};
 use tokio::sync::watch;
@@ -68,35 +68,25 @@ impl Reconciler {
         Ok(Action::Done)
     }
 
-    /// Deletes everything, pods first: what they use should outlive them.
+    /// Deletes everything, pods first: what they use should outlive them, also where nobody can say whether there are any.
     async fn empty(&self, namespace: &str) -> Result<Remains, Status> {
         let mut remains = Remains::default();
         let custom = self.custom_kinds.borrow().clone();
         let all = || self.kinds.iter().chain(custom.iter()).filter(|k| k.namespaced).map(|k| &k.resource);
         for resource in all().filter(|r| **r == PODS).chain(all().filter(|r| **r != PODS)) {
-            let here = self.client.within(resource, namespace);
-            let found = match here.list(ListOptions::default()).await {
-                Ok(page) => page.items,
+            let left = match self.delete_all(resource, namespace).await {
+                Ok(left) if left.is_empty() => continue,
+                Ok(left) => left,
                 // A custom resource that was deleted meanwhile has no objects.
                 Err(status) if status.is(Reason::NotFound) => continue,
-                // What cannot be listed keeps nothing else.
                 Err(status) => {
                     remains.failures.push(status);
-                    continue;
+                    match *resource == PODS {
+                        true => break,
+                        false => continue,
+                    }
                 }
             };
-            if found.is_empty() {
-                continue;
-            }
-            let delete = DeleteOptions { propagation: Some(Propagation::Background), ..Default::default() };
-            if let Err(status) = here.delete_collection(delete, ListOptions::default()).await {
-                remains.failures.push(status);
-                continue;
-            }
-            let left = here.list(ListOptions::default()).await?.items;
-            if left.is_empty() {
-                continue;
-            }
             for finalizer in left.iter().flat_map(|o| meta::finalizers(o)) {
                 match remains.finalizers.iter_mut().find(|(f, _)| f == finalizer) {
                     Some((_, n)) => *n += 1,
@@ -110,6 +100,17 @@ impl Reconciler {
             }
         }
         Ok(remains)
+    }
+
+    /// Deletes the objects of a resource; those that are left.
+    async fn delete_all(&self, resource: &Resource, namespace: &str) -> Result<Vec<Arc<Value>>, Status> {
+        let here = self.client.within(resource, namespace);
+        if here.list(ListOptions::default()).await?.items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let delete = DeleteOptions { propagation: Some(Propagation::Background), ..Default::default() };
+        here.delete_collection(delete, ListOptions::default()).await?;
+        Ok(here.list(ListOptions::default()).await?.items)
     }
 
     async fn report(&self, namespace: &Value, remains: &Remains) -> Result<(), Status> {

@@ -7,7 +7,7 @@ use fram_client::resources::{POD_GROUPS, PODS};
 use fram_client::{Action, Controller};
 use fram_machinery::{Value, meta};
 
-use crate::volume_protection::protect;
+use crate::volume_protection::{is_held, protect};
 use crate::{Context, pods};
 
 const FINALIZER: &str = "scheduling.k8s.io/podgroup-protection";
@@ -27,7 +27,7 @@ pub(crate) fn start(context: &Context) {
         let (client, groups, all) = &*context;
         let Some(object) = groups.get(&key) else { return Ok(Action::Done) };
         let uses = |p: &Arc<Value>| !pods::has_ended(p) && group(p) == meta::name(&object);
-        let used = || all.by_namespace(meta::namespace(&object)).iter().any(uses);
+        let used = is_held(&object, FINALIZER) && all.by_namespace(meta::namespace(&object)).iter().any(uses);
         protect(client, &POD_GROUPS, &object, FINALIZER, used).await
     });
 }

@@ -4,6 +4,7 @@
 mod plan;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use fram_api::AddressRange;
 use fram_client::resources::{IP_ADDRESSES, SERVICE_CIDRS, SERVICES};
@@ -43,9 +44,14 @@ pub(crate) fn start(context: &Context) {
             let of = by_address.by_index(ADDRESS_INDEX, name);
             of.iter().map(|service| meta::key(service)).chain([name.to_string()]).collect()
         })
-        .watches_deltas(&ranges, move |delta| match delta.new {
-            Some(_) => Vec::new(),
-            None => all.list().iter().filter(|service| !names_of(service).is_empty()).map(|service| meta::key(service)).collect(),
+        .watches_deltas(&ranges, move |delta| {
+            let both = [delta.old.as_ref(), delta.new.as_ref()].map(|range| in_ranges(range.map(std::slice::from_ref).unwrap_or_default()));
+            if both[0] == both[1] {
+                return Vec::new();
+            }
+            let within = |ip: IpAddr| both.iter().flatten().any(|range| range.lends(ip));
+            let concerned = |service: &&Arc<Value>| plan::names(service).into_iter().any(|(_, ip)| ip.is_some_and(within));
+            all.list().iter().filter(concerned).map(|service| meta::key(service)).collect()
         });
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
 }
@@ -63,7 +69,7 @@ struct Reconciler {
     ranges: Informer,
 }
 
-fn in_ranges(ranges: &[std::sync::Arc<Value>]) -> Vec<AddressRange> {
+fn in_ranges(ranges: &[Arc<Value>]) -> Vec<AddressRange> {
     let all = ranges.iter().flat_map(|range| range.list_at(&["spec", "cidrs"]));
     all.filter_map(|cidr| cidr.as_str()?.parse().ok()).collect()
 }

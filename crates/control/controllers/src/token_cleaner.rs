@@ -9,9 +9,9 @@ use fram_machinery::meta;
 use crate::objects::settled;
 use crate::{Context, bootstrap_tokens};
 
-/// `tokens` shows the Secrets of bootstrap tokens.
 pub(crate) const NAME: &str = "token-cleaner-controller";
 
+/// `tokens` shows the Secrets of bootstrap tokens.
 pub(crate) fn start(context: &Context, tokens: &Informer) {
     let client = context.client("token-cleaner");
     let (tokens, now) = (tokens.clone(), context.now.clone());

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::devices::Devices;
 use crate::node::{Node, same_to_pods};
 use crate::pod::Pod;
+use crate::services::Services;
 use crate::storage::Storage;
 
 /// So many changes are remembered; who is further behind begins anew.
@@ -51,6 +52,7 @@ pub(crate) struct Cache {
     /// How many of the placed pods have terms of affinity.
     affine: usize,
     pub(crate) storage: Storage,
+    pub(crate) services: Services,
     pub(crate) devices: Devices,
     namespaces: HashMap<String, Arc<Value>>,
     /// Pods for which room is being made, by their UIDs: they count on that node for pods of no more priority.

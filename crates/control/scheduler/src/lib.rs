@@ -18,6 +18,7 @@ mod preemption;
 mod queue;
 mod resources;
 mod run;
+mod services;
 mod storage;
 
 pub use configuration::{Configuration, ConfigurationError};

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use fram_client::resources::{
     CSI_DRIVERS, CSI_NODES, CSI_STORAGE_CAPACITIES, DEVICE_CLASSES, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES,
-    POD_DISRUPTION_BUDGETS, POD_GROUPS, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES, STORAGE_CLASSES,
+    POD_DISRUPTION_BUDGETS, POD_GROUPS, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES, SERVICES, STORAGE_CLASSES,
 };
 use fram_client::{Client, Delta, EventRecorder, Informer, Resource, SharedInformers, Subscription};
 use fram_machinery::Status;
@@ -63,6 +63,7 @@ struct Followed {
     volumes: Informer,
     classes: Informer,
     namespaces: Informer,
+    services: Informer,
     budgets: Informer,
     csi_nodes: Informer,
     drivers: Informer,
@@ -144,6 +145,7 @@ impl Scheduler {
             volumes: get(&PERSISTENT_VOLUMES),
             classes: get(&STORAGE_CLASSES),
             namespaces: get(&NAMESPACES),
+            services: get(&SERVICES),
             budgets: get(&POD_DISRUPTION_BUDGETS),
             csi_nodes: get(&CSI_NODES),
             drivers: get(&CSI_DRIVERS),
@@ -201,6 +203,7 @@ impl Scheduler {
             volumes,
             classes,
             namespaces,
+            services,
             budgets,
             csi_nodes,
             drivers,
@@ -213,7 +216,7 @@ impl Scheduler {
         } = &*followed;
         // A decision before all pods are known would count too little on the nodes, one before all budgets break them.
         let all = [pods, nodes, claims, volumes, classes, namespaces, budgets, csi_nodes, device_claims, device_slices, device_classes];
-        for informer in all.into_iter().chain([drivers, capacities]).chain(groups).chain(device_rules) {
+        for informer in all.into_iter().chain([services, drivers, capacities]).chain(groups).chain(device_rules) {
             if !informer.synced().await {
                 return;
             }
@@ -222,7 +225,7 @@ impl Scheduler {
         let (mut volumes, mut classes, mut namespaces) = (volumes.subscribe(), classes.subscribe(), namespaces.subscribe());
         let (mut csi_nodes, mut drivers, mut capacities) = (csi_nodes.subscribe(), drivers.subscribe(), capacities.subscribe());
         let (mut device_claims, mut device_slices) = (device_claims.subscribe(), device_slices.subscribe());
-        let mut device_classes = device_classes.subscribe();
+        let (mut device_classes, mut services) = (device_classes.subscribe(), services.subscribe());
         let mut groups = groups.as_ref().map(Informer::subscribe);
         let mut device_rules = device_rules.as_ref().map(Informer::subscribe);
         loop {
@@ -271,6 +274,7 @@ impl Scheduler {
                 Some(deltas) = changed(&mut device_rules) => self.devices_changed(&deltas, Devices::set_rule),
                 Some(deltas) = changed(&mut groups) => self.groups_changed(&deltas),
                 Some(deltas) = namespaces.changed() => self.namespaces_changed(&deltas),
+                Some(deltas) = services.changed() => self.services_changed(&deltas),
                 deltas = pods.changed() => match deltas {
                     Some(deltas) => deltas.iter().for_each(|d| self.pod_changed(d)),
                     None => return,

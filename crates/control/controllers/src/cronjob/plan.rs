@@ -57,16 +57,16 @@ pub(super) fn plan(cron: &Value, jobs: &[Arc<Value>], now: Timestamp) -> Plan {
         },
     };
     let text = cron.str_at(&["spec", "schedule"]);
-    match Schedule::parse(text) {
+    match Schedule::parse(text).map(|schedule| (schedule.next(now, &zone), schedule)) {
         // The 31st of February is well written and never comes.
-        Ok(schedule) if schedule.next(now, &zone).is_none() => {
+        Ok((None, _)) => {
             let about = format!("invalid schedule: {text} : time difference between two schedules is less than 1 second");
             plan.events.push((true, "InvalidSchedule", about));
         }
-        Ok(schedule) => {
+        Ok((Some(next), schedule)) => {
             start(&mut plan, cron, jobs, &schedule, &zone, now);
-            let next = schedule.next(now, &zone).map(|t| Duration::try_from(t.duration_since(now)).unwrap_or_default() + SLACK);
-            plan.requeue = next.map(|next| next.min(LOOK));
+            let wait = Duration::try_from(next.duration_since(now)).unwrap_or_default() + SLACK;
+            plan.requeue = Some(wait.min(LOOK));
         }
         Err(error) => plan.events.push((true, "UnparseableSchedule", format!("unparseable schedule: {text:?} : {error}"))),
     }

@@ -21,11 +21,13 @@ pub(crate) struct Faults {
     pub(crate) on: AtomicBool,
     /// How often what was asked by whom.
     pub(crate) counts: Mutex<BTreeMap<String, u64>>,
+    /// What is never allowed, in the same words.
+    pub(crate) refused: Mutex<Option<String>>,
 }
 
 impl Faults {
     pub(crate) fn new(chance: Chance) -> Arc<Self> {
-        Arc::new(Self { chance, on: AtomicBool::new(true), counts: Mutex::default() })
+        Arc::new(Self { chance, on: AtomicBool::new(true), counts: Mutex::default(), refused: Mutex::default() })
     }
 
     pub(crate) fn set(&self, on: bool) {
@@ -47,6 +49,10 @@ impl Faults {
 
     fn count(&self, who: &str, verb: &str, resource: &Resource) {
         *self.counts.lock().entry(format!("{who} {verb} {resource}")).or_default() += 1;
+    }
+
+    fn is_refused(&self, who: &str, verb: &str, resource: &Resource) -> bool {
+        self.refused.lock().as_ref().is_some_and(|what| *what == format!("{who} {verb} {resource}"))
     }
 }
 
@@ -90,6 +96,9 @@ impl Transport for Faulty {
     async fn call(&self, call: Call) -> Result<Reply, Status> {
         let faults = &self.faults;
         faults.count(&self.who, verb(&call.verb), &call.resource);
+        if faults.is_refused(&self.who, verb(&call.verb), &call.resource) {
+            return Err(Status::new(Reason::Forbidden, "refused"));
+        }
         if !faults.are_on() {
             return self.inner.call(call).await;
         }

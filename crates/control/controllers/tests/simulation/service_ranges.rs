@@ -167,7 +167,7 @@ fn an_address_of_the_allocator_that_no_service_has_goes() {
 }
 
 #[test]
-fn services_outside_of_all_ranges_are_told_so() {
+fn services_outside_of_all_ranges_are_told_so_and_have_their_addresses_again_with_a_range() {
     run(async {
         let day = Day::new(0).await;
         make_range(&day, "more", "10.97.0.0/24").await;
@@ -181,6 +181,12 @@ fn services_outside_of_all_ranges_are_told_so() {
         ranges.patch("more", "", fram_client::PatchKind::Merge, released).await.unwrap();
         wait(5).await;
         assert_eq!(told(&day, "a").await, ["ClusterIPOutOfRange"]);
+        free(&day, "10.97.0.9").await;
+        wait(5).await;
+        assert_eq!(owner(&day, "10.97.0.9").await, None);
+        make_range(&day, "again", "10.97.0.0/20").await;
+        wait(5).await;
+        assert_eq!(owner(&day, "10.97.0.9").await.as_deref(), Some("a"));
         day.end().await;
     });
 }

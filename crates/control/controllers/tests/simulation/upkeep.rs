@@ -1,6 +1,8 @@
 //! What people do to objects behind the controllers' backs, with the whole control plane around them.
 
-use fram_client::resources::{JOBS, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SECRETS, SERVICE_ACCOUNTS};
+use fram_client::resources::{
+    JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SECRETS, SERVICE_ACCOUNTS, STORAGE_CLASSES,
+};
 use fram_client::{DeleteOptions, PatchKind, Propagation};
 use fram_machinery::{Value, meta, object};
 
@@ -25,9 +27,24 @@ fn pods_that_a_job_leaves_behind_are_held_by_nobody() {
         let mut alone = template(object!({ "batch.kubernetes.io/job-name": "never" }), "serve");
         alone.set(&["metadata", "finalizers"], object!([TRACKING]));
         make(&day.client, &PODS, "alone", alone).await;
+        // Those of a Job that goes on and does not select them, and of one that is somebody else's.
+        for (name, manager) in [("goes-on", Value::Null), ("anothers", "m.example/jobs".into())] {
+            let mut job = object!({ "spec": { "parallelism": 0, "completions": 1, "template": (template(object!({}), "serve")) } });
+            job.set(&["spec", "template", "spec", "restartPolicy"], "Never");
+            job.set(&["spec", "managedBy"], manager);
+            make(&day.client, &JOBS, name, job).await;
+            let job = day.client.within(&JOBS, NAMESPACE).get(name).await.unwrap();
+            let mut labels = object!({ "batch.kubernetes.io/job-name": name });
+            if name == "anothers" {
+                labels = job.at(&["spec", "template", "metadata", "labels"]).cloned().unwrap();
+            }
+            let mut pod = template(labels, "serve");
+            pod.set(&["metadata", "finalizers"], object!([TRACKING]));
+            make(&day.client, &PODS, &format!("astray-{name}"), pod).await;
+        }
         wait(20).await;
         let pods = day.list(&PODS).await;
-        assert_eq!((pods.len(), pods.iter().filter(|p| meta::has_finalizer(p, TRACKING)).count()), (3, 0));
+        assert_eq!((pods.len(), pods.iter().filter(|p| meta::has_finalizer(p, TRACKING)).count()), (5, 0));
         assert!(pods.iter().all(|p| !meta::is_terminating(p)));
         day.end().await;
     });
@@ -130,4 +147,76 @@ fn a_claim_and_its_volume_find_each_other_again() {
         assert!(told(&day, "v").await.contains(&"VolumeFailedRecycle".to_string()));
         day.end().await;
     });
+}
+
+#[test]
+fn a_pod_that_is_deleted_after_its_ephemeral_claims_is_deleted() {
+    run(async {
+        let day = Day::new(1).await;
+        let class = object!({ "metadata": { "name": "later" }, "provisioner": "p.example", "volumeBindingMode": "Immediate" });
+        day.client.all(&STORAGE_CLASSES).create(class).await.unwrap();
+        let volume = object!({ "metadata": { "name": "v" }, "spec": { "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "later", "nfs": { "server": "s", "path": "/" } } });
+        day.client.all(&PERSISTENT_VOLUMES).create(volume).await.unwrap();
+        let mut pod = template(object!({}), "serve");
+        let claim = object!({ "spec": { "storageClassName": "later", "accessModes": ["ReadWriteOnce"],
+            "resources": { "requests": { "storage": "1Gi" } } } });
+        pod.set(&["spec", "volumes"], object!([{ "name": "own", "ephemeral": { "volumeClaimTemplate": claim } }]));
+        make(&day.client, &PODS, "p", pod).await;
+        wait(30).await;
+        assert_eq!(day.list(&PODS).await[0].str_at(&["status", "phase"]), "Running");
+        let options = DeleteOptions { propagation: Some(Propagation::Foreground), ..Default::default() };
+        day.client.within(&PODS, NAMESPACE).delete("p", options).await.unwrap();
+        wait(60).await;
+        assert_eq!((day.list(&PODS).await.len(), day.list(&PERSISTENT_VOLUME_CLAIMS).await.len()), (0, 0));
+        day.end().await;
+    });
+}
+
+#[test]
+fn the_claims_of_a_namespace_that_are_deleted_together_cost_a_few_looks_at_its_pods() {
+    run(async {
+        let mut day = Day::new(1).await;
+        make(&day.client, &PODS, "p", template(object!({}), "serve")).await;
+        let spec = object!({ "storageClassName": "", "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } });
+        for n in 0..100 {
+            make(&day.client, &PERSISTENT_VOLUME_CLAIMS, &format!("c-{n}"), object!({ "spec": (spec.clone()) })).await;
+        }
+        wait(20).await;
+        day.count();
+        let claims = day.client.within(&PERSISTENT_VOLUME_CLAIMS, NAMESPACE);
+        claims.delete_collection(DeleteOptions::default(), Default::default()).await.unwrap();
+        wait(20).await;
+        assert_eq!(day.list(&PERSISTENT_VOLUME_CLAIMS).await.len(), 0);
+        let looks = day.asked("pvc-protection-controller list pods");
+        assert!((1..=10).contains(&looks), "{looks} looks");
+        day.end().await;
+    });
+}
+
+#[test]
+fn where_a_namespaces_pods_cannot_be_deleted_nothing_that_they_use_is() {
+    for refused in ["namespace-controller list pods", "namespace-controller deletecollection pods"] {
+        run(async {
+            let day = Day::new(1).await;
+            let (namespaces, named) = (day.client.all(&NAMESPACES), |name: &str| object!({ "metadata": { "name": name } }));
+            let (pods, secrets) = (day.client.within(&PODS, "doomed"), day.client.within(&SECRETS, "doomed"));
+            namespaces.create(named("doomed")).await.unwrap();
+            wait(5).await;
+            let mut pod = template(object!({}), "serve");
+            pod.set(&["metadata", "name"], "p");
+            pods.create(pod).await.unwrap();
+            secrets.create(named("s")).await.unwrap();
+            wait(10).await;
+            day.refuse(Some(refused));
+            namespaces.delete("doomed", DeleteOptions::default()).await.unwrap();
+            wait(60).await;
+            assert!(pods.find("p").await.unwrap().is_some() && secrets.find("s").await.unwrap().is_some(), "{refused}");
+            assert!(meta::condition_is_true(&namespaces.get("doomed").await.unwrap(), "NamespaceDeletionContentFailure"), "{refused}");
+            day.refuse(None);
+            wait(1200).await;
+            assert!(namespaces.find("doomed").await.unwrap().is_none(), "{refused}");
+            day.end().await;
+        });
+    }
 }

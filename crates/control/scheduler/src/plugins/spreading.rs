@@ -1,5 +1,5 @@
-//! PodTopologySpread: constraints of the pod, and by default a soft spread over nodes and zones of the pods of one owner. See
-//! KEP-895 and KEP-1258.
+//! PodTopologySpread: constraints of the pod, and by default a soft spread over nodes and zones of the pods of one owner, or of the same
+//! Services where they have none. See KEP-895 and KEP-1258.
 
 use std::sync::Arc;
 
@@ -59,20 +59,43 @@ impl Constraint {
     }
 }
 
+/// Whose pods are spread with a pod that says nothing of it.
+enum Kin {
+    Owner(Arc<str>),
+    /// Those with the labels that its Services ask for.
+    Labels(Value),
+}
+
+impl Kin {
+    fn of(pod: &Pod, cache: &Cache) -> Option<Self> {
+        match &pod.owner {
+            Some(owner) => Some(Self::Owner(owner.clone())),
+            None => cache.services.labels_of(pod).map(Self::Labels),
+        }
+    }
+}
+
 fn own(pod: &Pod) -> &[Value] {
     pod.object.list_at(&["spec", "topologySpreadConstraints"])
 }
 
 impl PodTopologySpread {
-    fn constraints(&self, pod: &Pod) -> Vec<Constraint> {
+    fn constraints(&self, pod: &Pod, cache: &Cache) -> Vec<Constraint> {
         if !own(pod).is_empty() {
             return own(pod).iter().map(|c| Constraint::read(pod, c, None)).collect();
         }
-        let Some(owner) = &pod.owner else { return Vec::new() };
+        let Some(kin) = Kin::of(pod, cache) else { return Vec::new() };
         let soft = |key: &str, skew: i64| object!({ "topologyKey": key, "maxSkew": skew, "whenUnsatisfiable": "ScheduleAnyway" });
         let system = || vec![soft(HOSTNAME, 3), soft(ZONE, 5)];
         let defaults = self.defaults.clone().unwrap_or_else(system);
-        defaults.iter().map(|c| Constraint::read(pod, c, Some(owner.clone()))).collect()
+        let read = |mut c: Value| match &kin {
+            Kin::Owner(owner) => Constraint::read(pod, &c, Some(owner.clone())),
+            Kin::Labels(labels) => {
+                c.set(&["labelSelector"], object!({ "matchLabels": (labels.clone()) }));
+                Constraint::read(pod, &c, None)
+            }
+        };
+        defaults.into_iter().map(read).collect()
     }
 }
 
@@ -81,25 +104,27 @@ impl Plugin for PodTopologySpread {
         "PodTopologySpread"
     }
 
-    fn sharing(&self, pod: &Pod, _: &Cache) -> Sharing {
+    fn sharing(&self, pod: &Pod, cache: &Cache) -> Sharing {
         let constraints = pod.object.at(&["spec", "topologySpreadConstraints"]);
-        if own(pod).is_empty() {
-            return match &pod.owner {
-                Some(owner) if self.defaults.as_ref().is_none_or(|d| !d.is_empty()) => Sharing::With(format!(
-                    "{owner} {}",
-                    text_of(&[pod.object.at(&["spec", "nodeSelector"]), pod.object.at(&["spec", "affinity", "nodeAffinity"])])
-                )),
-                _ => Sharing::Nothing,
-            };
-        }
         let affinity = pod.object.at(&["spec", "affinity", "nodeAffinity"]);
         let selector = pod.object.at(&["spec", "nodeSelector"]);
+        if own(pod).is_empty() {
+            let kin = if self.defaults.as_ref().is_some_and(Vec::is_empty) { None } else { Kin::of(pod, cache) };
+            return match kin {
+                Some(Kin::Owner(owner)) => Sharing::With(format!("{owner} {}", text_of(&[selector, affinity]))),
+                Some(Kin::Labels(labels)) => {
+                    let text = text_of(&[Some(&labels), selector, affinity, super::taints::tolerations(pod)]);
+                    Sharing::With(format!("{} {text}", pod.namespace()))
+                }
+                None => Sharing::Nothing,
+            };
+        }
         let text = text_of(&[constraints, Some(pod.labels()), selector, affinity, super::taints::tolerations(pod)]);
         Sharing::With(format!("{}\n{text}", pod.namespace()))
     }
 
     fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
-        let constraints = self.constraints(pod);
+        let constraints = self.constraints(pod, cache);
         // The system's own constraints also score nodes that lack one of the labels.
         let all_keys = !own(pod).is_empty() || self.defaults.is_some();
         // A node without one of the labels is nobody's place: neither it nor its pods count for any of the constraints of a sort.
@@ -363,5 +388,18 @@ mod tests {
         cache.place(owned("1"), "a");
         let outcome = schedule(&mut framework(), &owned("2"), &mut cache);
         assert_eq!(outcome, "b");
+    }
+
+    #[test]
+    fn pods_without_an_owner_are_spread_as_those_of_their_services() {
+        let mut cache = cache(vec![node("a", "8"), node("b", "1")]);
+        let mut framework = framework();
+        cache.place(pod("1", object!({})), "a");
+        let alone = |uid: &str| pod(uid, object!({}));
+        assert_eq!(schedule(&mut framework, &alone("2"), &mut cache), "a");
+        cache.services.set("ns/s", Some(&object!({ "spec": { "selector": { "app": "x" } } })));
+        assert_eq!(schedule(&mut framework, &alone("3"), &mut cache), "b");
+        cache.services.set("ns/s", None);
+        assert_eq!(schedule(&mut framework, &alone("4"), &mut cache), "a");
     }
 }

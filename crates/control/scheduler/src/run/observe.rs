@@ -51,6 +51,13 @@ impl Scheduler {
         self.happened(Happening::Storage);
     }
 
+    /// Whoever waits does not wait for a Service.
+    pub(super) fn services_changed(&mut self, deltas: &[Delta]) {
+        for delta in deltas {
+            self.cache.services.set(&delta.key(), delta.new.as_deref());
+        }
+    }
+
     pub(super) fn devices_changed(&mut self, deltas: &[Delta], part: impl Fn(&mut Devices, &str, Option<Arc<Value>>)) {
         for delta in deltas {
             part(&mut self.cache.devices, &delta.key(), delta.new.clone());
