@@ -1,6 +1,6 @@
 //! Discovery: which groups, versions and resources there are, in the old form and aggregated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fram_api::{Api, Kind};
@@ -44,6 +44,7 @@ pub(crate) const GROUPS: &[&str] = &["kind", "apiVersion", "name", "versions", "
 pub(crate) const AGGREGATED: &[&str] = &[
     "group",
     "version",
+    "resources",
     "kind",
     "apiVersion",
     "metadata",
@@ -56,6 +57,22 @@ pub(crate) const AGGREGATED: &[&str] = &[
     "verbs",
     "shortNames",
     "categories",
+];
+
+pub(crate) const VERSION: &[&str] = &[
+    "major",
+    "minor",
+    "emulationMajor",
+    "emulationMinor",
+    "minCompatibilityMajor",
+    "minCompatibilityMinor",
+    "gitVersion",
+    "gitCommit",
+    "gitTreeState",
+    "buildDate",
+    "goVersion",
+    "compiler",
+    "platform",
 ];
 
 /// A group with its versions, the preferred one first.
@@ -232,6 +249,32 @@ fn aggregated_resource(kind: &Kind) -> Value {
     out
 }
 
+/// Paths that are about no objects.
+const BESIDE: [&str; 11] = [
+    "/.well-known/openid-configuration",
+    "/apis",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/metrics/slis",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/openid/v1/jwks",
+    "/readyz",
+    "/version",
+];
+
+/// The document at /: where there is something to be read.
+pub(crate) fn index(known: &Known) -> Value {
+    let mut paths: BTreeSet<String> = BESIDE.map(String::from).into();
+    for group in groups(known) {
+        let root = if group.name.is_empty() { "/api".to_string() } else { format!("/apis/{}", group.name) };
+        paths.extend(group.versions.iter().map(|(version, _)| format!("{root}/{version}")));
+        paths.insert(root);
+    }
+    object!({ "paths": (paths.into_iter().map(Value::from).collect::<Vec<_>>()) })
+}
+
 /// The document at /version.
 pub(crate) fn version() -> Value {
     object!({
@@ -264,6 +307,10 @@ mod tests {
         assert_eq!(aggregated(&known, true).list_at(&["items"]).len(), 1);
         let first = group_list(&known).list_at(&["groups"])[0].str_at(&["name"]).to_string();
         assert_eq!(first, "apiregistration.k8s.io");
+        let index = index(&known);
+        let paths: Vec<&str> = index.list_at(&["paths"]).iter().filter_map(Value::as_str).collect();
+        assert!(["/api/v1", "/apis/apps", "/apis/apps/v1", "/version"].iter().all(|path| paths.contains(path)), "{paths:?}");
+        assert!(paths.is_sorted() && !paths.contains(&"/apis/"), "{paths:?}");
     }
 
     #[test]
@@ -287,6 +334,8 @@ mod tests {
             "{all}"
         );
         assert!(all.contains(pods), "{all}");
+        assert!(all.contains(r#""versions":[{"version":"v1","resources":["#), "{all}");
+        assert!(text(&version(), VERSION).starts_with(r#"{"major":"1","minor":"36","emulationMajor":"#));
     }
 
     #[test]

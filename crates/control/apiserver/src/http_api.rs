@@ -238,6 +238,7 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
             let content = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
             Ok(respond::bytes(200, content, fram_machinery::json::to_vec_in_order(&document, discovery::AGGREGATED)))
         }
+        [""] => show(Some(discovery::index(&known)), &[], accept),
         ["api"] => show(Some(discovery::api_versions("")), discovery::GROUPS, accept),
         ["api", version] => show(discovery::resource_list(api, "", version), discovery::RESOURCES, accept),
         ["apis"] => show(Some(discovery::group_list(&known)), discovery::GROUPS, accept),
@@ -250,7 +251,7 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
         ["metrics"] => Ok(respond::bytes(200, METRICS, server.metrics_text().await)),
         ["metrics", "slis"] => Ok(respond::bytes(200, METRICS, server.slis.text())),
         ["metrics", "resources"] => Ok(respond::bytes(200, METRICS, encoded(&server.pod_resources.lock()))),
-        ["version"] => show(Some(discovery::version()), &[], accept),
+        ["version"] => show(Some(discovery::version()), discovery::VERSION, accept),
         [".well-known", "openid-configuration"] => show(Some(server.tokens.discovery()), &[], accept),
         ["openid", "v1", "jwks"] => show(Some(server.tokens.jwks()), &[], accept),
         _ => Err(Status::no_such_path()),

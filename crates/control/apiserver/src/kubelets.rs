@@ -158,15 +158,15 @@ mod tests {
             let shown = authority.server("system:node:n", &[name.to_string()]).unwrap();
             // The authority of those who ask is the cluster's, whoever vouches for the kubelet.
             let config = crate::pki::server_config(&ours.ca_pem, &shown, authority.directory()).unwrap();
-            let answering = tokio::spawn(async move {
+            let answering = async {
                 let (stream, _) = socket.accept().await.unwrap();
                 let stream = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await.ok()?;
                 Some(stream.get_ref().1.peer_certificates()?.len())
-            });
-            let stream = secured(client(), "n.example".try_into().unwrap(), address).await;
+            };
+            let (stream, shown) = tokio::join!(secured(client(), "n.example".try_into().unwrap(), address), answering);
             assert_eq!(stream.is_ok(), is_good, "{name}");
             assert!(stream.is_err() || stream.as_ref().is_ok_and(|stream| is_of(stream, "n") && !is_of(stream, "m")));
-            assert_eq!(answering.await.unwrap(), is_good.then_some(1));
+            assert_eq!(shown, is_good.then_some(1));
         }
     }
 }

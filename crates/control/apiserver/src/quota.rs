@@ -67,8 +67,13 @@ pub(crate) async fn charge(
         if stored.group.is_empty() && stored.plural == "pods" && old.is_none() {
             check_named(place, &quota, object)?;
         }
-        if take(place, &mut quota, &added)? {
+        // What its controller is about to take notice of is counted by that, or by this write once it has been.
+        let unnoticed = added.keys().any(|name| is_limited(&quota, "spec", name) && !is_limited(&quota, "status", name));
+        let taken = take(place, &mut quota, &added)?;
+        if taken || unnoticed {
             out.conditions.push(Condition::ModifiedAt(entry.key.clone(), entry.modified));
+        }
+        if taken {
             out.operations.push(Operation::put(entry.key.clone(), Record::encode(&quotas.served.stored, quota)));
         }
     }
@@ -95,6 +100,11 @@ fn check_named(place: &Place, quota: &Value, pod: &Value) -> Result<(), Status> 
     Err(place.forbidden(&format!("failed quota: {}: must specify {}", meta::name(quota), said.join("; "))))
 }
 
+/// Whether a quota has a limit of this name, as its author wants it or as its controller knows it.
+fn is_limited(quota: &Value, part: &str, name: &str) -> bool {
+    quota.at(&[part, "hard", name]).is_some()
+}
+
 /// Adds to what a quota counts as used; whether it changed.
 fn take(place: &Place, quota: &mut Value, added: &Amounts) -> Result<bool, Status> {
     let amount = |of: &str, name: &str| quota.str_at(&["status", of, name]).parse::<Quantity>().ok();
@@ -102,7 +112,7 @@ fn take(place: &Place, quota: &mut Value, added: &Amounts) -> Result<bool, Statu
     let mut exceeded = Vec::new();
     for (name, more) in added {
         // A quota holds what its controller has taken notice of, as upstream.
-        if quota.at(&["status", "hard", name]).is_none() {
+        if !is_limited(quota, "status", name) {
             continue;
         }
         let (Some(hard), Some(used)) = (amount("hard", name), amount("used", name)) else {
@@ -130,4 +140,39 @@ fn take(place: &Place, quota: &mut Value, added: &Amounts) -> Result<bool, Statu
         quota.set(&["status", "used", name], used.as_str());
     }
     Ok(!taken.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use fram_api::Api;
+    use fram_machinery::object;
+    use fram_store::{Embedded, Options};
+
+    use super::*;
+    use crate::admission::Chain;
+    use crate::allocate::Allocators;
+    use crate::environment::Environment;
+    use crate::registry::Write;
+
+    #[tokio::test]
+    async fn a_write_stands_or_falls_with_the_limits_that_no_controller_has_noticed_yet() {
+        let store = Arc::new(Embedded::open(Options::in_memory()).unwrap());
+        let api = Arc::new(Api::builtin().unwrap());
+        let registry = Registry::new(api, store, "/registry/", Environment::system(), Chain::standard(), Allocators::default());
+        let place = |plural: &str, namespace: &str| {
+            let served = registry.served("", "v1", plural).unwrap();
+            Place { served, namespace: namespace.into(), name: String::new() }
+        };
+        let (write, maps) = (Write::default(), place("configmaps", "n"));
+        registry.create(&place("namespaces", ""), object!({ "metadata": { "name": "n" } }), &write).await.unwrap();
+        for (name, limits) in [("limits", object!({ "configmaps": "1" })), ("elsewhere", object!({ "secrets": "1" }))] {
+            let quota = object!({ "metadata": { "name": name }, "spec": { "hard": limits } });
+            registry.create(&place("resourcequotas", "n"), quota, &write).await.unwrap();
+        }
+        let charge = charge(&registry, &maps, "", &object!({ "metadata": { "name": "x" } }), None).await.unwrap();
+        let [Condition::ModifiedAt(key, _)] = &*charge.conditions else { panic!("{:?}", charge.conditions) };
+        assert!(key.as_str().ends_with("/limits") && charge.operations.is_empty());
+    }
 }

@@ -43,9 +43,8 @@ pub(crate) async fn execute(
             plain(Answer::List { place, listing })
         }
         Verb::Create { object, options } => {
-            let (object, mut warnings) = decode(registry, &place, object, duplicates, &options)?;
+            let (object, warnings) = decode(registry, &place, object, duplicates, &options)?;
             let written = registry.create(&place, object, &write_of(user, &options)).await?;
-            warnings.extend(fram_api::strategy(place.kind()).warnings(&written.object, None));
             Ok(changed(place.served, written, warnings))
         }
         Verb::Update { object, options } => {
@@ -56,9 +55,6 @@ pub(crate) async fn execute(
         Verb::Patch { patch, options } => {
             let mut warnings = Vec::new();
             let written = patch_object(server, user, &place, "", patch, duplicates, &options, &mut warnings).await?;
-            if written.created {
-                warnings.extend(fram_api::strategy(place.kind()).warnings(&written.object, None));
-            }
             Ok(changed(place.served, written, warnings))
         }
         Verb::Delete(options) => {

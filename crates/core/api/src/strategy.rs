@@ -26,6 +26,7 @@ mod scheduling;
 mod service;
 mod storage;
 pub(crate) mod volumes;
+mod warnings;
 mod webhooks;
 
 pub use network::is_link_local;
@@ -95,7 +96,7 @@ pub trait Strategy: Sync {
         Vec::new()
     }
 
-    /// What the author of an object should know though it is valid; `old` is the object that it replaces.
+    /// What the author of an object, in its stored version, should know though it is valid; `old` is the object that it replaces.
     fn warnings(&self, _object: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
     }

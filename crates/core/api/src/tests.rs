@@ -156,6 +156,13 @@ fn cells_of_tables_say_what_upstreams_printers_say() {
         ),
         ("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", object!({}), &["?"]),
         (
+            "",
+            "v1",
+            "Node",
+            object!({ "status": { "nodeInfo": { "kernelVersion": "6.1", "architecture": "amd64" } } }),
+            &["Unknown", "<none>", "<none>", "<none>", "6.1 (amd64)"],
+        ),
+        (
             "autoscaling",
             "v2",
             "HorizontalPodAutoscaler",
@@ -183,4 +190,7 @@ fn what_has_no_effect_is_warned_of() {
     assert!(service(object!({ "type": "ClusterIP", "clusterIP": "10.0.0.1" })).is_empty());
     assert_eq!(warned("storage.k8s.io", "CSIDriver", object!({ "spec": { "tokenRequests": [{ "audience": "a" }] } })).len(), 1);
     assert!(warned("storage.k8s.io", "CSIDriver", object!({ "spec": {} })).is_empty());
+    let driver = strategy(api.kind("storage.k8s.io", "v1", "CSIDriver").unwrap());
+    let asks = |audience: &str| object!({ "spec": { "tokenRequests": [{ "audience": audience }] } });
+    assert_eq!([asks("a"), asks("b")].map(|old| driver.warnings(&asks("a"), Some(&old)).len()), [0, 1]);
 }

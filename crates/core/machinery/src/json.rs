@@ -344,7 +344,9 @@ fn write_in_order(out: &mut Vec<u8>, value: &Value, order: &[&str]) {
         Value::List(list) => (list.iter().map(|item| (None, item)).collect(), b"[]"),
         Value::Map(map) => {
             let mut entries: Vec<_> = map.iter().map(|(key, item)| (Some(key), item)).collect();
-            entries.sort_by_key(|(key, _)| order.iter().position(|own| key.is_some_and(|key| key.as_str() == *own)).unwrap_or(order.len()));
+            entries.sort_by_cached_key(|(key, _)| {
+                order.iter().position(|own| key.is_some_and(|key| key.as_str() == *own)).unwrap_or(order.len())
+            });
             (entries, b"{}")
         }
         scalar => return write(out, scalar),

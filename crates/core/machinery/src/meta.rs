@@ -2,6 +2,9 @@
 
 use crate::value::{Map, Value};
 
+/// All annotations of an object may have this many bytes, keys and values; see TotalAnnotationSizeLimitB.
+pub const MAX_ANNOTATIONS: usize = 256 << 10;
+
 pub fn name(object: &Value) -> &str {
     object.str_at(&["metadata", "name"])
 }

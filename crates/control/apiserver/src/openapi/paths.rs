@@ -3,7 +3,7 @@
 use fram_api::{Kind, Subresource};
 use fram_machinery::{Map, Value, object};
 
-use super::parameters::parameter;
+use super::parameters as p;
 use super::schema::{Dialect, list_name};
 
 /// The verbs of Kubernetes by the methods of HTTP, for collections and for objects.
@@ -63,8 +63,8 @@ fn insert(paths: &mut Map, path: String, operations: Vec<(&'static str, Operatio
     if operations.is_empty() {
         return;
     }
-    let named = |name: &&str| path.contains(&format!("{{{name}}}"));
-    let place: Vec<Value> = ["name", "namespace"].iter().filter(|n| named(n)).map(|n| parameter(dialect, n, "path")).collect();
+    let named = |p: &p::Parameter| path.contains(&format!("{{{}}}", p.name));
+    let place: Vec<Value> = [p::NAME, p::NAMESPACE].into_iter().filter(named).map(|p| p.of_operation(dialect, "path")).collect();
     let mut item: Map = operations.iter().map(|(method, operation)| (*method, operation.document(dialect))).collect();
     if !place.is_empty() {
         item.insert("parameters", place);
@@ -80,7 +80,7 @@ impl Operation<'_> {
             "update" => "put",
             other => other,
         };
-        let mut parameters: Vec<Value> = self.query().iter().map(|n| parameter(dialect, n, "query")).collect();
+        let mut parameters: Vec<Value> = self.query().iter().map(|p| p.of_operation(dialect, "query")).collect();
         let mut out = object!({
             "operationId": (self.id()), "x-kubernetes-action": action,
             "x-kubernetes-group-version-kind": { "group": group, "kind": kind, "version": version },
@@ -129,26 +129,37 @@ impl Operation<'_> {
     }
 
     /// The query parameters by which clients tell what the server can do.
-    fn query(&self) -> &'static [&'static str] {
+    fn query(&self) -> &'static [p::Parameter] {
         match self.verb {
-            "create" | "update" => &["dryRun", "fieldManager", "fieldValidation"],
-            "patch" => &["dryRun", "fieldManager", "fieldValidation", "force"],
-            "delete" => &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"],
+            "create" | "update" => &[p::DRY_RUN, p::FIELD_MANAGER, p::FIELD_VALIDATION],
+            "patch" => &[p::DRY_RUN, p::FIELD_MANAGER, p::FIELD_VALIDATION, p::FORCE],
+            "delete" => &[p::DRY_RUN, p::GRACE_PERIOD_SECONDS, p::ORPHAN_DEPENDENTS, p::PROPAGATION_POLICY],
             "list" => &[
-                "allowWatchBookmarks",
-                "continue",
-                "fieldSelector",
-                "labelSelector",
-                "limit",
-                "resourceVersion",
-                "resourceVersionMatch",
-                "sendInitialEvents",
-                "timeoutSeconds",
-                "watch",
+                p::ALLOW_WATCH_BOOKMARKS,
+                p::CONTINUE,
+                p::FIELD_SELECTOR,
+                p::LABEL_SELECTOR,
+                p::LIMIT,
+                p::RESOURCE_VERSION,
+                p::RESOURCE_VERSION_MATCH,
+                p::SEND_INITIAL_EVENTS,
+                p::TIMEOUT_SECONDS,
+                p::WATCH,
             ],
-            "deletecollection" => {
-                &["dryRun", "fieldSelector", "gracePeriodSeconds", "labelSelector", "orphanDependents", "propagationPolicy"]
-            }
+            "deletecollection" => &[
+                p::CONTINUE,
+                p::DRY_RUN,
+                p::FIELD_SELECTOR,
+                p::GRACE_PERIOD_SECONDS,
+                p::LABEL_SELECTOR,
+                p::LIMIT,
+                p::ORPHAN_DEPENDENTS,
+                p::PROPAGATION_POLICY,
+                p::RESOURCE_VERSION,
+                p::RESOURCE_VERSION_MATCH,
+                p::SEND_INITIAL_EVENTS,
+                p::TIMEOUT_SECONDS,
+            ],
             _ => &[],
         }
     }

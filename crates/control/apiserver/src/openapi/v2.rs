@@ -96,8 +96,11 @@ mod tests {
         let list = whole.list_at(&["paths", "/api/v1/pods", "get", "parameters"]);
         let selector = object!({ "$ref": "#/parameters/labelSelector" });
         assert!(list.contains(&selector), "{list:?}");
+        let delete = whole.list_at(&["paths", "/api/v1/namespaces/{namespace}/pods", "delete", "parameters"]);
+        let paged = object!({ "$ref": "#/parameters/continue" });
+        assert!(delete.contains(&selector) && delete.contains(&paged), "{delete:?}");
         let about = whole.str_at(&["parameters", "labelSelector", "description"]);
-        assert_eq!(about, "A selector to restrict the list of returned objects by their labels. Defaults to everything.");
+        assert_eq!(about, "Only objects whose labels match; all, if empty.");
         assert!(json::from_slice(&json).unwrap() == whole);
         // Nothing stands there twice.
         assert_eq!([json.len(), protobuf.len()], [json::to_vec(&whole).len(), gnostic::document(&whole).len()]);

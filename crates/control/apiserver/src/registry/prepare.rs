@@ -9,9 +9,6 @@ use fram_machinery::{Key, Reason, Status, Value, meta, names};
 use super::{Place, Registry};
 use crate::environment::Environment;
 
-/// Annotations may have this many bytes in all; see TotalAnnotationSizeLimitB.
-const MAX_ANNOTATIONS: usize = 256 * 1024;
-
 /// Refuses what says that it is there already. That is the store's to say, behind all admission.
 pub(super) fn check_new(object: &Value) -> Result<(), Status> {
     match meta::resource_version(object) {
@@ -169,8 +166,8 @@ fn metadata_errors(kind: &Kind, object: &Value) -> Vec<FieldError> {
             errors.push(FieldError::invalid("metadata.annotations", key.as_str(), why));
         }
     }
-    if size > MAX_ANNOTATIONS {
-        errors.push(FieldError::too_long("metadata.annotations", MAX_ANNOTATIONS));
+    if size > meta::MAX_ANNOTATIONS {
+        errors.push(FieldError::too_long("metadata.annotations", meta::MAX_ANNOTATIONS));
     }
     errors.extend(finalizer_errors(kind, object));
     errors.extend(owner_errors(object));

@@ -28,7 +28,7 @@ pub struct Written {
     /// The same as it was stored, where the kind that was asked for is the stored one.
     pub entry: Option<Stored>,
     pub created: bool,
-    /// What admission had to say.
+    /// What admission and the kind had to say.
     pub warnings: Vec<String>,
 }
 
@@ -79,7 +79,12 @@ impl Registry {
                 kind.api_version()
             )));
         }
-        let decoded = normalize::decode(&kind.schema, kind.ty, body.value).map_err(|e| Status::bad_request(unfit(&e)))?;
+        let mut sent = body.value;
+        // Decoding drops empty lists, but this one says that nobody is to own anything; see upstream's isResetManagedFields.
+        if sent.at(&MANAGED_FIELDS).and_then(Value::as_list).is_some_and(|list| list.is_empty()) {
+            sent.set(&MANAGED_FIELDS, vec![Value::Map(Default::default())]);
+        }
+        let decoded = normalize::decode(&kind.schema, kind.ty, sent).map_err(|e| Status::bad_request(unfit(&e)))?;
         let unknown = decoded.unknown.iter().map(|path| format!("unknown field {path:?}"));
         // Custom resources are parsed first and pruned then; built-in kinds do both at once.
         let problems: Vec<String> = match kind.custom {
@@ -187,6 +192,7 @@ impl Registry {
                 }
                 continue;
             };
+            warnings.extend(strategy(&stored).warnings(&written, None));
             let object = self.convert(written, &stored, &place.served.kind).await?;
             warnings.extend(request.take_warnings());
             return Ok(Written { object, entry, created: true, warnings: std::mem::take(warnings) });
@@ -311,9 +317,14 @@ impl Registry {
             bump_generation(&stored, &mut object, &old);
         }
         self.validate_change(place, subresource, &object, &old)?;
+        let mut warnings = request.take_warnings();
+        if subresource.is_empty() {
+            warnings.extend(strategy(&stored).warnings(&object, Some(&old)));
+        }
         if !is_admitted {
             self.admission.validate(&request, Some(&object), Some(&old)).await?;
         }
+        warnings.extend(request.take_warnings());
         let charge = quota::charge(self, place, subresource, &object, Some(&old)).await?;
         let wanted = object.clone();
         let allocation = self.allocators.allocate(self, place, object, Some(&old)).await?;
@@ -321,7 +332,7 @@ impl Registry {
         let answer = |object: Value, entry: Option<Stored>| async {
             let object = self.convert(object, &stored, &place.served.kind).await?;
             let entry = entry.filter(|_| place.served.verbatim());
-            Ok(Some(Written { object, entry, created: false, warnings: request.take_warnings() }))
+            Ok(Some(Written { object, entry, created: false, warnings }))
         };
         if write.dry_run {
             return answer(object, None).await;

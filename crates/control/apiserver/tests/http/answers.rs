@@ -119,3 +119,36 @@ async fn who_patches_an_object_may_hand_its_fields_over() {
     let (_, text) = ask(&site, "GET", &path, &[], "").await;
     assert!(managers(&text).is_empty(), "{text}");
 }
+
+#[tokio::test]
+async fn who_puts_an_object_with_no_owners_takes_them_all_away() {
+    let site = Site::start(|server| server).await;
+    let json = [("content-type", "application/json")];
+    let map = r#"{"metadata":{"name":"x"},"data":{"a":"b"}}"#;
+    let (_, made) = ask(&site, "POST", &format!("{MAPS}?fieldManager=old"), &json, map).await;
+    assert_eq!(parsed(&made).list_at(&["metadata", "managedFields"]).len(), 1);
+    let without = r#"{"metadata":{"name":"x","managedFields":[]},"data":{"a":"c"}}"#;
+    let (status, text) = ask(&site, "PUT", &format!("{MAPS}/x"), &json, without).await;
+    assert!(status == 200 && parsed(&text).at(&["metadata", "managedFields"]).is_none(), "{text}");
+}
+
+#[tokio::test]
+async fn who_changes_an_object_is_warned_as_who_makes_it() {
+    let site = Site::start(|server| server).await;
+    let client = site.client("admin", &["system:masters"]);
+    let warned = async |method: &str, path: &str, media: &str, body: &str| -> usize {
+        let request = Request::builder().method(method).uri(path).header("content-type", media);
+        let response = client.request(request.body(Full::new(body.to_string().into())).unwrap()).await.unwrap();
+        assert!(response.status().is_success(), "{method} {path}: {response:?}");
+        response.headers().get_all("warning").iter().count()
+    };
+    let (all, one) = ("/api/v1/namespaces/default/services", "/api/v1/namespaces/default/services/x");
+    let service = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"x"},"spec":{"clusterIP":"None","selector":{"a":"b"},"ports":[{"port":80}]}}"#;
+    assert_eq!(warned("POST", all, "application/json", service).await, 0);
+    let patch = r#"{"spec":{"externalIPs":["192.0.2.1"]}}"#;
+    assert_eq!(warned("PATCH", one, "application/merge-patch+json", patch).await, 1);
+    let put = service.replace(r#""clusterIP""#, r#""externalIPs":["192.0.2.1"],"clusterIP""#);
+    assert_eq!(warned("PUT", one, "application/json", &put).await, 1);
+    let applied = format!("{one}?fieldManager=m&force=true");
+    assert_eq!(warned("PATCH", &applied, "application/apply-patch+yaml", &put).await, 1);
+}

@@ -51,3 +51,14 @@ async fn who_uses_a_version_on_its_way_out_is_told_and_so_is_the_administrator()
         "apiserver_requested_deprecated_apis{group=\"\",version=\"v1\",resource=\"endpoints\",subresource=\"\",removed_release=\"\"} 1\n";
     assert!(String::from_utf8_lossy(&metrics).contains(line));
 }
+
+#[tokio::test]
+async fn who_may_ask_for_the_root_finds_what_can_be_read() {
+    let site = Site::start(|server| server).await;
+    let ask = |groups: &[&str]| site.client("somebody", groups);
+    let answer = ask(&["system:masters"]).request(request("GET", "/", None)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let paths = object_of(answer).await;
+    assert!(paths.list_at(&["paths"]).contains(&Value::from("/apis/apps/v1")), "{paths:?}");
+    assert_eq!(ask(&[]).request(request("GET", "/", None)).await.unwrap().status(), 403);
+}

@@ -8,7 +8,7 @@ use fram_machinery::{Key, Map, Value, meta};
 
 use super::limits::{number_or_percent, percent};
 use super::pod::default_pod_spec;
-use super::{Strategy, container_cell, joined, printed_selector};
+use super::{Strategy, container_cell, joined, printed_selector, warnings};
 
 pub(super) use stateful_set::StatefulSet;
 
@@ -128,6 +128,10 @@ fn workload_cell(object: &Value, column: &str) -> Value {
 
 pub(super) struct Deployment;
 impl Strategy for Deployment {
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::of_maker(object, old, &["spec", "template"])
+    }
+
     fn default(&self, object: &mut Value) {
         default_template(object);
         if object.str_at(&["spec", "strategy", "type"]) == "RollingUpdate" {
@@ -185,6 +189,10 @@ impl Strategy for Deployment {
 
 pub(super) struct ReplicaSet;
 impl Strategy for ReplicaSet {
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::of_maker(object, old, &["spec", "template"])
+    }
+
     fn default(&self, object: &mut Value) {
         default_template(object);
     }
@@ -213,6 +221,10 @@ impl Strategy for ReplicaSet {
 
 pub(super) struct DaemonSet;
 impl Strategy for DaemonSet {
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::of_template(object, old, &["spec", "template"])
+    }
+
     fn default(&self, object: &mut Value) {
         default_template(object);
         if object.str_at(&["spec", "updateStrategy", "type"]) == "RollingUpdate" {
@@ -298,6 +310,10 @@ fn rolling_errors(object: &Value, errors: &mut Vec<FieldError>) {
 /// PodTemplates, ControllerRevisions, ReplicationControllers.
 pub(super) struct PodTemplate;
 impl Strategy for PodTemplate {
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::of_template(object, old, &["template"])
+    }
+
     fn cell(&self, object: &Value, column: &str) -> Value {
         match column {
             "Containers" => container_cell(object.at(&["template", "spec"]), "name"),
@@ -350,6 +366,10 @@ impl Strategy for ControllerRevision {
 
 pub(super) struct ReplicationController;
 impl Strategy for ReplicationController {
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::of_maker(object, old, &["spec", "template"])
+    }
+
     fn checks_base_names(&self) -> bool {
         false
     }

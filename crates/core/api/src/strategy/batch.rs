@@ -9,13 +9,17 @@ use fram_machinery::labels::Selector;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, meta, names, object};
 
-use super::{Strategy, container_cell, printed_selector};
+use super::{Strategy, container_cell, printed_selector, warnings};
 
 pub(super) use cron::CronJob;
 
 pub(super) struct Job;
 
 impl Strategy for Job {
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::of_maker(object, old, &["spec", "template"])
+    }
+
     fn default(&self, object: &mut Value) {
         super::apps::default_template(object);
         let spec = object.place(&["spec"]);

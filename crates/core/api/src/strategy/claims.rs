@@ -4,8 +4,8 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, meta, names};
 
-use super::Strategy;
 use super::volumes::{access_mode_errors, access_modes, class, phase};
+use super::{Strategy, warnings};
 
 const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 
@@ -88,6 +88,10 @@ fn drop_unknown_source(spec: &mut Value) {
 
 pub(super) struct PersistentVolumeClaim;
 impl Strategy for PersistentVolumeClaim {
+    fn warnings(&self, object: &Value, _: Option<&Value>) -> Vec<String> {
+        warnings::of_claim(object)
+    }
+
     fn prepare_create(&self, object: &mut Value) {
         object.set(&["status", "phase"], "Pending");
         meta::add_finalizer(object, CLAIM_PROTECTION);

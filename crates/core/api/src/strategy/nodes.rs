@@ -123,10 +123,14 @@ impl Strategy for Node {
                 let roles: BTreeSet<String> = labels.iter().filter_map(role).filter(|role| !role.is_empty()).collect();
                 joined(roles.into_iter(), "<none>")
             }
-            "Kernel-Version" => match object.str_at(&["status", "nodeInfo", "kernelVersion"]) {
-                "" => "<unknown>".into(),
-                version => version.into(),
-            },
+            "Kernel-Version" => {
+                let about = |field: &str| object.str_at(&["status", "nodeInfo", field]);
+                let version = if about("kernelVersion").is_empty() { "<unknown>" } else { about("kernelVersion") };
+                match about("architecture") {
+                    "" => version.into(),
+                    machine => format!("{version} ({machine})").into(),
+                }
+            }
             "Internal-IP" => address("InternalIP"),
             "External-IP" => address("ExternalIP"),
             _ => Value::Null,

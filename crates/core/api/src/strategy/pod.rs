@@ -15,7 +15,7 @@ use fram_machinery::{Map, Value, object};
 pub(crate) use containers::port_or_name;
 pub(crate) use validation::validate_spec;
 
-use super::{NameRule, Strategy};
+use super::{NameRule, Strategy, warnings};
 
 /// Where in an object something stands. It becomes a text only where something is wrong.
 pub(crate) type At<'a> = std::fmt::Arguments<'a>;
@@ -78,6 +78,10 @@ impl Strategy for Pod {
             );
         }
         object.set(&["status"], status);
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_none() { warnings::of_pod(object) } else { Vec::new() }
     }
 
     fn validate(&self, object: &Value) -> Vec<FieldError> {

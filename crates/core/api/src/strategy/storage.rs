@@ -84,10 +84,11 @@ fn topology_errors(terms: &[Value], errors: &mut Vec<FieldError>) {
 pub(super) struct CsiDriver;
 impl Strategy for CsiDriver {
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
-        let asked = !object.list_at(&["spec", "tokenRequests"]).is_empty();
+        let asked = |object: &Value| object.list_at(&["spec", "tokenRequests"]).to_vec();
+        let is_new = old.is_none_or(|old| asked(old) != asked(object)) && !asked(object).is_empty();
         let said = object.at(&["spec", "serviceAccountTokenInSecrets"]).is_some_and(|v| !v.is_null());
-        let about = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
-        if old.is_none() && asked && !said { vec![about.into()] } else { Vec::new() }
+        let about = "spec.serviceAccountTokenInSecrets is not set: a driver that can take tokens from secrets should have it true, as tokens in volume attributes end up in logs";
+        if is_new && !said { vec![about.into()] } else { Vec::new() }
     }
 
     fn cell(&self, object: &Value, column: &str) -> Value {

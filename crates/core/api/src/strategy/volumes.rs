@@ -5,7 +5,7 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, meta, names};
 
-use super::{Strategy, joined};
+use super::{Strategy, joined, warnings};
 
 use crate::storage::CLASS as CLASS_ANNOTATION;
 
@@ -32,6 +32,10 @@ pub(super) fn phase(object: &Value) -> Value {
 
 pub(super) struct PersistentVolume;
 impl Strategy for PersistentVolume {
+    fn warnings(&self, object: &Value, _: Option<&Value>) -> Vec<String> {
+        warnings::of_volume(object)
+    }
+
     fn default(&self, object: &mut Value) {
         // Not in the description, since the same spec within a VolumeAttachment has no defaults.
         for (field, value) in [("persistentVolumeReclaimPolicy", "Retain"), ("volumeMode", "Filesystem")] {

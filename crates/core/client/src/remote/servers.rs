@@ -161,9 +161,9 @@ mod tests {
         assert!(servers.dial(&tls).await.unwrap_err().is_refused());
         servers.set_others(&[url(&alive)]).unwrap();
         // Who answers is not one who speaks TLS, and that is said of the second; of a failure of all the first is told.
-        let answering = tokio::spawn(async move { drop(alive.accept().await.unwrap()) });
-        let error = servers.dial(&tls).await.unwrap_err();
-        answering.await.unwrap();
+        let answering = async { drop(alive.accept().await.unwrap()) };
+        let (error, ()) = tokio::join!(servers.dial(&tls), answering);
+        let error = error.unwrap_err();
         assert!(error.is_refused() && error.to_string().contains(&refused), "{error}");
     }
 }

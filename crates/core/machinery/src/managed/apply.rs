@@ -49,11 +49,11 @@ pub fn apply(
     }
     let wanted = within_reach(stated(schema, ty, &stripped(config)), &manager.subresource, has_status);
     let mut owners = read(live);
-    let before = owners.iter().position(|o| o.manager == *manager);
+    let before = owners.iter().position(|o| o.manager.is_same(manager));
     let last = before.map(|i| owners[i].fields.clone()).unwrap_or_default();
     let mut merged = merge_struct(schema, ty, live, config);
     let mut kept = wanted.clone();
-    owners.iter().filter(|o| o.manager != *manager).for_each(|o| kept.absorb(&o.fields));
+    owners.iter().filter(|o| !o.manager.is_same(manager)).for_each(|o| kept.absorb(&o.fields));
     prune_struct(schema, ty, &mut merged, &last.difference(&wanted), &kept);
     for field in ["apiVersion", "kind"] {
         if let Some(kept) = live.get(field).or(config.get(field)) {
@@ -65,11 +65,11 @@ pub fn apply(
     if !force {
         refuse_conflicts(&owners, manager, &taken, || left_by_client(schema, ty, live, manager))?;
     }
-    for owner in owners.iter_mut().filter(|o| o.manager != *manager) {
+    for owner in owners.iter_mut().filter(|o| !o.manager.is_same(manager)) {
         owner.fields = owner.fields.difference(&taken).difference(&difference.removed);
     }
     match before {
-        Some(i) if owners[i].fields == wanted && difference.is_empty() => {}
+        Some(i) if owners[i].manager == *manager && owners[i].fields == wanted && difference.is_empty() => {}
         Some(i) => owners[i] = Owner { manager: manager.clone(), time: now.into(), fields: wanted },
         None => owners.push(Owner { manager: manager.clone(), time: now.into(), fields: wanted }),
     }
@@ -79,7 +79,7 @@ pub fn apply(
 
 /// Fails where others own what is taken, but for what is free to be taken.
 fn refuse_conflicts(owners: &[Owner], manager: &Manager, taken: &FieldSet, free: impl Fn() -> FieldSet) -> Result<(), ApplyError> {
-    let others = owners.iter().filter(|o| o.manager != *manager).map(|o| (o, o.fields.intersection(taken)));
+    let others = owners.iter().filter(|o| !o.manager.is_same(manager)).map(|o| (o, o.fields.intersection(taken)));
     let held: Vec<(&Owner, FieldSet)> = others.filter(|(_, fields)| !fields.is_empty()).collect();
     if held.is_empty() {
         return Ok(());

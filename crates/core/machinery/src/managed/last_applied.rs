@@ -4,16 +4,14 @@
 use super::compare::{compare, stated};
 use super::managers::Manager;
 use super::set::FieldSet;
-use crate::json;
 use crate::schema::{Schema, TypeId};
 use crate::value::Value;
+use crate::{json, meta};
 
 /// The annotation that holds the configuration that was applied last.
 const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The manager whose configurations are in the annotation; others never look at it.
 const KUBECTL: &str = "kubectl";
-/// More than this all annotations of an object may not hold; see TotalAnnotationSizeLimitB.
-const MOST_BYTES: usize = 256 << 10;
 
 fn noted(object: &Value) -> &str {
     object.str_at(&["metadata", "annotations", ANNOTATION])
@@ -43,7 +41,7 @@ pub fn note(object: &mut Value, config: &Value, manager: &Manager) {
     let others = object.at(&["metadata", "annotations"]).and_then(Value::as_map).into_iter().flat_map(|m| m.iter());
     let others = others.filter(|(key, _)| key.as_str() != ANNOTATION);
     let size: usize = others.map(|(key, value)| key.as_str().len() + value.as_str().map_or(0, str::len)).sum();
-    if size + ANNOTATION.len() + text.len() > MOST_BYTES {
+    if size + ANNOTATION.len() + text.len() > meta::MAX_ANNOTATIONS {
         object.remove(&["metadata", "annotations", ANNOTATION]);
     } else {
         object.set(&["metadata", "annotations", ANNOTATION], text);

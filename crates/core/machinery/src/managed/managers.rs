@@ -1,5 +1,7 @@
 //! The managers of an object and what each owns.
 
+use std::collections::HashMap;
+
 use super::compare::compare;
 use super::fresh::everything;
 use super::set::{FieldSet, PathElement};
@@ -7,7 +9,7 @@ use crate::schema::{Schema, TypeId};
 use crate::value::{Key, Text, Value};
 use crate::{Map, object};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     Apply,
     Update,
@@ -21,6 +23,24 @@ pub struct Manager {
     pub api_version: String,
     /// Empty for the object itself.
     pub subresource: String,
+}
+
+/// By what managers are told apart: name, operation, version and subresource.
+type Identity<'a> = (&'a str, Operation, &'a str, &'a str);
+
+/// Who applies is the same in every version; see upstream's BuildManagerIdentifier.
+fn identity<'a>(name: &'a str, operation: Operation, api_version: &'a str, subresource: &'a str) -> Identity<'a> {
+    (name, operation, if operation == Operation::Apply { "" } else { api_version }, subresource)
+}
+
+impl Manager {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+
+    fn identity(&self) -> Identity<'_> {
+        identity(&self.name, self.operation, &self.api_version, &self.subresource)
+    }
 }
 
 /// A manager with its fields.
@@ -39,17 +59,40 @@ const ANCIENT: &str = "ancient-changes";
 
 /// Reads an object's managedFields.
 pub(super) fn read(object: &Value) -> Vec<Owner> {
-    let entry = |e: &Value| Owner {
+    let owner = |e: Value| Owner {
         manager: Manager {
             name: e.str_at(&["manager"]).into(),
-            operation: if e.str_at(&["operation"]) == "Apply" { Operation::Apply } else { Operation::Update },
+            operation: operation_of(&e),
             api_version: e.str_at(&["apiVersion"]).into(),
             subresource: e.str_at(&["subresource"]).into(),
         },
         time: e.str_at(&["time"]).into(),
-        fields: fields_of(e),
+        fields: fields_of(&e),
     };
-    object.list_at(&["metadata", "managedFields"]).iter().map(entry).collect()
+    each_once(object.list_at(&["metadata", "managedFields"])).into_iter().map(owner).collect()
+}
+
+fn operation_of(entry: &Value) -> Operation {
+    if is_update(entry) { Operation::Update } else { Operation::Apply }
+}
+
+fn identity_of(entry: &Value) -> Identity<'_> {
+    let text = |field| entry.str_at(&[field]);
+    identity(text("manager"), operation_of(entry), text("apiVersion"), text("subresource"))
+}
+
+/// Entries with each manager once: what is said of it last counts.
+fn each_once(entries: &[Value]) -> Vec<Value> {
+    let mut places = HashMap::with_capacity(entries.len());
+    let mut out: Vec<Value> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let place = *places.entry(identity_of(entry)).or_insert(out.len());
+        match out.get_mut(place) {
+            Some(known) => *known = entry.clone(),
+            None => out.push(entry.clone()),
+        }
+    }
+    out
 }
 
 /// Writes an object's managedFields.
@@ -189,11 +232,12 @@ pub fn track(schema: &Schema, ty: TypeId, old: &Value, new: &mut Value, manager:
     }
     let difference = compare(schema, ty, &written(old), &written(new));
     if difference.is_empty() {
+        entries.retain(owns_something);
         return put(new, entries);
     }
     let mut taken = difference.added;
     taken.absorb(&difference.modified);
-    let mine = entries.iter().position(|e| is_of(e, manager));
+    let mine = entries.iter().position(|e| identity_of(e) == manager.identity());
     let lost = if entries.len() > usize::from(mine.is_some()) { taken.union(&difference.removed) } else { FieldSet::default() };
     for (i, entry) in entries.iter_mut().enumerate() {
         let fields = entry.get("fieldsV1").unwrap_or(&Value::Null);
@@ -210,21 +254,26 @@ pub fn track(schema: &Schema, ty: TypeId, old: &Value, new: &mut Value, manager:
     if mine.is_none() && !taken.is_empty() {
         entries.push(self::entry(manager, now, taken.to_value()));
     }
-    entries.retain(|e| e.get("fieldsV1").is_some_and(|fields| !fields.is_empty()));
+    entries.retain(owns_something);
     put(new, entries);
+}
+
+fn owns_something(entry: &Value) -> bool {
+    entry.get("fieldsV1").is_some_and(|fields| !fields.is_empty())
 }
 
 /// The entries that a write begins with: those that it carries itself, if it is of the whole object and they can be read, else those
 /// that are there. One empty entry stands for none; see upstream's decodeLiveOrNew.
 fn before(old: &Value, new: &Value, manager: &Manager) -> Vec<Value> {
-    let of = |object: &Value| object.list_at(&["metadata", "managedFields"]).to_vec();
-    let carried = of(new);
-    match carried.as_slice() {
-        _ if !manager.subresource.is_empty() => of(old),
-        [] => of(old),
+    let [live, carried] = [old, new].map(|object| object.list_at(&["metadata", "managedFields"]));
+    // Most writes bring back what they read: that need not be looked into.
+    if !manager.subresource.is_empty() || carried.is_empty() || carried == live {
+        return live.to_vec();
+    }
+    match carried {
         [only] if only.is_empty() => Vec::new(),
-        all if all.iter().all(is_entry) => carried,
-        _ => of(old),
+        all if all.iter().all(is_entry) => each_once(all),
+        _ => live.to_vec(),
     }
 }
 
@@ -233,12 +282,5 @@ fn is_entry(entry: &Value) -> bool {
         && !entry.str_at(&["apiVersion"]).is_empty()
         && entry.str_at(&["manager"]).len() <= LONGEST_NAME
         && entry.str_at(&["fieldsType"]) == "FieldsV1"
-        && entry.get("fieldsV1").is_some_and(FieldSet::is_form)
-}
-
-fn is_of(entry: &Value, manager: &Manager) -> bool {
-    entry.str_at(&["manager"]) == manager.name
-        && entry.str_at(&["subresource"]) == manager.subresource
-        && entry.str_at(&["apiVersion"]) == manager.api_version
-        && is_update(entry) == (manager.operation == Operation::Update)
+        && entry.get("fieldsV1").is_none_or(FieldSet::is_form)
 }

@@ -267,3 +267,40 @@ fn who_writes_an_object_may_say_who_owns_what() {
         assert_eq!(owned(&kept, "a"), [".spec.replicas"]);
     }
 }
+
+#[test]
+fn who_applies_is_the_same_in_every_version() {
+    let (schema, root) = schema();
+    let live = applied(&object!({}), object!({ "spec": { "replicas": 1, "paused": true } }), "a");
+    let newer = Manager { api_version: "v2".into(), ..applier("a") };
+    let config = object!({ "spec": { "replicas": 2 } });
+    let object = apply(&schema, root, &live, &config, &newer, false, true, "later").unwrap();
+    assert_eq!(spec(&object), spec(&config));
+    let versions: Vec<&str> = object.list_at(&["metadata", "managedFields"]).iter().map(|e| e.str_at(&["apiVersion"])).collect();
+    assert_eq!(versions, ["v2"]);
+}
+
+#[test]
+fn of_entries_that_a_write_carries_each_manager_has_its_last_and_none_is_empty() {
+    let (schema, root) = schema();
+    let live = applied(&object!({}), object!({ "spec": { "replicas": 1, "paused": true } }), "a");
+    let entry = |manager: &str, fields: Value| {
+        let mut entry =
+            object!({ "manager": manager, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": fields });
+        if entry.get("fieldsV1").is_none_or(Value::is_null) {
+            entry.remove(&["fieldsV1"]);
+        }
+        entry
+    };
+    let carried = vec![
+        entry("a", object!({ "f:spec": { "f:replicas": {} } })),
+        entry("b", object!({})),
+        entry("a", object!({ "f:spec": { "f:paused": {} } })),
+        entry("c", Value::Null),
+    ];
+    let mut new = live.clone();
+    new.set(&["metadata", "managedFields"], carried);
+    track(&schema, root, &live, &mut new, &updater("u"), "later");
+    assert_eq!(owned(&new, "a"), [".spec.paused"]);
+    assert_eq!(new.list_at(&["metadata", "managedFields"]).len(), 1);
+}

@@ -138,3 +138,22 @@ fn schemas_that_are_not_structural_are_refused() {
         flawed(text, expect);
     }
 }
+
+#[test]
+fn who_applies_fields_that_a_schema_leaves_open_leaves_those_of_others() {
+    use crate::managed::{Manager, Operation, apply};
+    use crate::schema::{Schema, StructType};
+    let written =
+        r#"{"type":"object","properties":{"spec":{"type":"object","properties":{"a":{"type":"string"}},"additionalProperties":true}}}"#;
+    let mut types = Schema::new();
+    let metadata = types.declare("meta.v1.ObjectMeta").unwrap();
+    types.define(metadata, StructType::custom("meta.v1.ObjectMeta", Vec::new(), false));
+    let root = types::root(&mut types, "Kind", std::sync::Arc::new(Structural::read(&schema(written)))).unwrap();
+    let applied = |live: &Value, config: Value, name: &str| {
+        let manager = Manager { name: name.into(), operation: Operation::Apply, api_version: "g/v1".into(), subresource: String::new() };
+        apply(&types, root, live, &config, &manager, false, false, "t").unwrap()
+    };
+    let one = applied(&object!({}), object!({ "spec": { "free": { "x": "1" } } }), "one");
+    let both = applied(&one, object!({ "spec": { "free": { "y": "2" } } }), "two");
+    assert_eq!(both.get("spec"), Some(&object!({ "free": { "x": "1", "y": "2" } })));
+}

@@ -13,11 +13,16 @@ pub fn root(schema: &mut Schema, name: &str, structural: Arc<Structural>) -> Res
     let mut fields = fields(schema, &structural, name)?;
     fields.retain(|f| !matches!(f.name.as_str(), "apiVersion" | "kind" | "metadata"));
     fields.push(Field::new(Key::Static("metadata"), Type::Struct(metadata)));
-    let mut ty = StructType::custom(name, fields, structural.preserve);
+    let mut ty = StructType::custom(name, fields, is_open(&structural));
     ty.structural = Some(structural);
     let id = schema.declare(name)?;
     schema.define(id, ty);
     Ok(id)
+}
+
+/// Whether fields that are not declared are kept.
+fn is_open(node: &Structural) -> bool {
+    node.preserve || matches!(node.additional, Additional::Any)
 }
 
 fn fields(schema: &mut Schema, node: &Structural, path: &str) -> Result<Vec<Field>, SchemaError> {
@@ -42,7 +47,7 @@ fn ty(schema: &mut Schema, node: &Structural, path: &str) -> Result<Type, Schema
         (Sort::Object, _, _) if !node.properties.is_empty() => {
             let fields = fields(schema, node, path)?;
             let id = schema.declare(path)?;
-            schema.define(id, StructType::custom(path, fields, node.preserve));
+            schema.define(id, StructType::custom(path, fields, is_open(node)));
             Type::Struct(id)
         }
         (Sort::String, ..) => Type::String,

@@ -3,7 +3,7 @@
 use fram_machinery::status::FieldError;
 use fram_machinery::{Map, Value, meta, names};
 
-use super::super::Strategy;
+use super::super::{Strategy, warnings};
 use super::{count_errors, default_template, selector_errors, template_errors, workload_cell};
 
 /// A StatefulSet whose template has the volumes that its pods get from claims.
@@ -25,6 +25,10 @@ fn with_claims(set: &Value) -> Value {
 
 pub(in super::super) struct StatefulSet;
 impl Strategy for StatefulSet {
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::of_template(object, old, &["spec", "template"])
+    }
+
     fn default(&self, object: &mut Value) {
         default_template(object);
         if object.str_at(&["spec", "updateStrategy", "type"]).is_empty() {

@@ -3,7 +3,7 @@
 use fram_machinery::status::FieldError;
 use fram_machinery::{Value, meta};
 
-use super::super::{Strategy, container_cell, printed_selector};
+use super::super::{Strategy, container_cell, printed_selector, warnings};
 use super::job_errors;
 
 /// Whether a text is a schedule of five fields, or one of the names for them.
@@ -41,6 +41,10 @@ fn is_range(text: &str, (least, most, names): (i64, i64, &[&str])) -> bool {
 pub(in super::super) struct CronJob;
 
 impl Strategy for CronJob {
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::of_maker(object, old, &["spec", "jobTemplate", "spec", "template"])
+    }
+
     fn default(&self, object: &mut Value) {
         if object.at(&["spec", "jobTemplate", "spec", "template", "spec"]).is_some() {
             super::super::pod::default_pod_spec(object.place(&["spec", "jobTemplate", "spec", "template", "spec"]));
