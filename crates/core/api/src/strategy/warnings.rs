@@ -117,12 +117,12 @@ fn warn(out: &mut Warnings, pod: &Value) {
         out.say(format_args!("spec.imagePullSecrets[{i}].name"), "names no secret");
     }
     warn_of_parts_of_bytes(out, spec, format_args!("spec"), "overhead", &OF_BYTES);
-    for (at, container) in containers(spec) {
+    for (of, i, container) in containers(spec) {
         for list in ["limits", "requests"] {
             let resources = container.get("resources").unwrap_or(&Value::Null);
-            warn_of_parts_of_bytes(out, resources, format_args!("{at}.resources"), list, &OF_BYTES);
+            warn_of_parts_of_bytes(out, resources, format_args!("spec.{of}[{i}].resources"), list, &OF_BYTES);
         }
-        warn_of_hidden_variables(out, container, &at);
+        warn_of_hidden_variables(out, container, format_args!("spec.{of}[{i}]"));
     }
     warn_of_ports(out, spec);
     if spec.int_at(&["terminationGracePeriodSeconds"]).is_some_and(|n| n < 0) {
@@ -173,9 +173,9 @@ fn warn_of_fields_of_annotations(out: &mut Warnings, object: &Value, fields: &[(
     }
 }
 
-/// All containers with their fields.
-fn containers(spec: &Value) -> impl Iterator<Item = (String, &Value)> {
-    let of = |list: &'static str| spec.list_at(&[list]).iter().enumerate().map(move |(i, c)| (format!("spec.{list}[{i}]"), c));
+/// All containers, each with the list that it is in and its place there.
+fn containers(spec: &Value) -> impl Iterator<Item = (&'static str, usize, &Value)> {
+    let of = |list: &'static str| spec.list_at(&[list]).iter().enumerate().map(move |(i, c)| (list, i, c));
     ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(of)
 }
 
@@ -239,7 +239,7 @@ fn warn_of_annotations(out: &mut Warnings, pod: &Value, spec: &Value) {
     }
     let lacks_profile = |of: &Value| of.at(&["securityContext", "seccompProfile"]).is_none_or(Value::is_null);
     let of_containers =
-        containers(spec).filter(|(_, c)| lacks_profile(c)).map(|(_, c)| format!("{SECCOMP_OF_CONTAINER}{}", c.str_at(&["name"])));
+        containers(spec).filter(|(.., c)| lacks_profile(c)).map(|(.., c)| format!("{SECCOMP_OF_CONTAINER}{}", c.str_at(&["name"])));
     let of_pod = lacks_profile(spec).then(|| SECCOMP_OF_POD.to_string());
     for key in of_pod.into_iter().chain(of_containers).filter(|key| is_there(key)) {
         out.say(field(&key), "without effect since v1.27; use the field \"seccompProfile\"");
@@ -267,7 +267,7 @@ fn warn_of_parts_of_bytes(out: &mut Warnings, of: &Value, at: At<'_>, list: &str
 }
 
 /// A variable may be set again to what it was and more; anything else hides the first value.
-fn warn_of_hidden_variables(out: &mut Warnings, container: &Value, at: &str) {
+fn warn_of_hidden_variables(out: &mut Warnings, container: &Value, at: At<'_>) {
     let mut known = BTreeSet::new();
     for (i, variable) in container.list_at(&["env"]).iter().enumerate() {
         let (name, value) = (variable.str_at(&["name"]), variable.str_at(&["value"]));
@@ -287,9 +287,9 @@ fn warn_of_hidden_variables(out: &mut Warnings, container: &Value, at: &str) {
 fn warn_of_ports(out: &mut Warnings, spec: &Value) {
     let mut by_number: BTreeMap<(i64, &str), Vec<(String, &Value)>> = BTreeMap::new();
     let mut by_name: BTreeMap<&str, String> = BTreeMap::new();
-    for (at, container) in containers(spec) {
+    for (of, place, container) in containers(spec) {
         for (i, port) in container.list_at(&["ports"]).iter().enumerate() {
-            let (at, name) = (format!("{at}.ports[{i}]"), port.str_at(&["name"]));
+            let (at, name) = (format!("spec.{of}[{place}].ports[{i}]"), port.str_at(&["name"]));
             if !port.str_at(&["hostIP"]).is_empty() && host_port(port) == 0 {
                 out.say(&at, "hostIP has no effect without hostPort");
             }

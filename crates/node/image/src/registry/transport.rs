@@ -156,7 +156,8 @@ pub(super) fn tls_of(settings: &Tls) -> io::Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-/// For registries of which somebody has said that they need not be verified.
+/// For registries of which somebody has said that they need not be verified. The API's client has the like, but an image store that waited
+/// for it would wait for all kinds of the API.
 #[derive(Debug)]
 struct AnyCertificate(Vec<SignatureScheme>);
 

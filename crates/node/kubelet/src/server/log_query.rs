@@ -211,7 +211,9 @@ fn journal(journalctl: &Path, arguments: &[String], rest: String, until: Instant
     let mut program = JoinSet::new();
     program.spawn(async move {
         // It is killed with what stands for it here, also while nobody reads what it says.
-        let _ = tokio::time::timeout_at(until, child.wait()).await;
+        if let Ok(Err(error)) = tokio::time::timeout_at(until, child.wait()).await {
+            tracing::warn!(%error, "how journalctl ended is not known");
+        }
     });
     let words = Words { pipe: Some(pipe), _program: program, until, rest };
     let frames = stream::unfold(words, |mut words| async move { Some((words.next().await?, words)) });
