@@ -273,7 +273,7 @@ impl Allocators {
                     None => self.free_port(registry, snapshot, &taken)?,
                 };
                 taken.push(number);
-                allocation.object.place(&["spec", "ports"]).make_list()[i].set(&["nodePort"], number);
+                allocation.object.place(&["spec", "ports"]).make_list().make_mut()[i].set(&["nodePort"], number);
             }
         }
         if needs_health_check(&allocation.object) && allocation.object.int_at(&HEALTH_CHECK).unwrap_or(0) == 0 {

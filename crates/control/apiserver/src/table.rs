@@ -74,12 +74,13 @@ pub(crate) fn to_beta(value: &mut Value) {
         value
             .place(&["rows"])
             .make_list()
+            .make_mut()
             .iter_mut()
             .filter(|row| row.get("object").is_some())
             .for_each(|row| of_beta(row.place(&["object"])));
     }
     if value.get("items").is_some() {
-        value.place(&["items"]).make_list().iter_mut().for_each(of_beta);
+        value.place(&["items"]).make_list().make_mut().iter_mut().for_each(of_beta);
     }
 }
 

@@ -212,10 +212,10 @@ async fn a_node_writes_what_is_its_own_and_nothing_else() {
         ("no mirror", &|p| drop(p.remove(&["metadata", "annotations"])), "can only create mirror pods"),
         ("another node's", &|p| p.set(&["spec", "nodeName"], "n2"), "with spec.nodeName set to itself"),
         ("nobody's", &|p| drop(p.remove(&["metadata", "ownerReferences"])), "with an owner reference set to itself"),
-        ("of another uid", &|p| p.place(&["metadata", "ownerReferences"]).make_list()[0].set(&["uid"], "u"), "UID mismatch"),
+        ("of another uid", &|p| p.place(&["metadata", "ownerReferences"]).make_list().make_mut()[0].set(&["uid"], "u"), "UID mismatch"),
         (
             "uncontrolled",
-            &|p| drop(p.place(&["metadata", "ownerReferences"]).make_list()[0].remove(&["controller"])),
+            &|p| drop(p.place(&["metadata", "ownerReferences"]).make_list().make_mut()[0].remove(&["controller"])),
             "with a controller owner",
         ),
         ("with an account", &|p| p.set(&["spec", "serviceAccountName"], "default"), "that reference serviceaccounts"),

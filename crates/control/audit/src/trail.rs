@@ -165,7 +165,7 @@ fn status(code: u16, failure: Option<&Status>) -> Value {
 fn drop_managers(object: &mut Value) {
     object.remove(&["metadata", "managedFields"]);
     if object.get("items").is_some() {
-        for item in object.place(&["items"]).make_list() {
+        for item in object.place(&["items"]).make_list().make_mut() {
             item.remove(&["metadata", "managedFields"]);
         }
     }

@@ -189,7 +189,7 @@ pub(crate) fn set_condition(status: &mut Value, ty: &str, is: &str, reason: &str
     let list = status.place(&["conditions"]).make_list();
     let same = |c: &Value| (c.str_at(&["status"]), c.str_at(&["reason"]), c.str_at(&["message"])) == (is, reason, message);
     let mut condition = object!({ "type": ty, "status": is, "reason": reason, "message": message, "lastTransitionTime": now });
-    match list.iter_mut().find(|c| c.str_at(&["type"]) == ty) {
+    match list.make_mut().iter_mut().find(|c| c.str_at(&["type"]) == ty) {
         Some(old) if same(old) => return false,
         Some(old) => {
             if old.str_at(&["status"]) == is {

@@ -64,7 +64,7 @@ impl Shapes {
     fn asks(&mut self, pod: &Value) -> Arc<Asks> {
         let list = |name: &str| pod.at(&["spec", name]).and_then(Value::as_list).cloned();
         let (Some(containers), init_containers) = (list("containers"), list("initContainers")) else { return Arc::new(Asks::of(pod)) };
-        let place = |list: &List| Arc::as_ptr(list) as usize;
+        let place = |list: &List| list.as_slice().as_ptr() as usize;
         let key = (place(&containers), init_containers.as_ref().map_or(0, place));
         let known = self.0.get(&key).map(|shape| shape.asks.clone());
         // What counts beside the containers.

@@ -105,10 +105,10 @@ fn has_source(spec: &Value, field: &str) -> bool {
 }
 
 fn drop_source(spec: &mut Value, field: &'static str) {
-    for volume in spec.place(&["volumes"]).make_list() {
+    for volume in spec.place(&["volumes"]).make_list().make_mut() {
         if !volume.list_at(&["projected", "sources"]).is_empty() {
             let sources = volume.place(&["projected", "sources"]).make_list();
-            sources.iter_mut().for_each(|source| drop(source.remove(&[field])));
+            sources.make_mut().iter_mut().for_each(|source| drop(source.remove(&[field])));
         }
     }
 }

@@ -108,7 +108,7 @@ fn without_insides(pod: &mut Value) {
     let is_asked_for = |volume: &Value| volume.get("projected").is_none() || names_secret(volume);
     if !pod.list_at(&["spec", "volumes"]).iter().all(is_asked_for) {
         // Those that admission adds have names of their own, by which no two pods would be alike.
-        pod.place(&["spec", "volumes"]).make_list().retain(is_asked_for);
+        pod.place(&["spec", "volumes"]).make_list().retain(|volume| is_asked_for(volume));
         if pod.list_at(&["spec", "volumes"]).is_empty() {
             pod.remove(&["spec", "volumes"]);
         }
@@ -117,7 +117,7 @@ fn without_insides(pod: &mut Value) {
         if pod.list_at(&["spec", list]).is_empty() {
             continue;
         }
-        for container in pod.place(&["spec", list]).make_list() {
+        for container in pod.place(&["spec", list]).make_list().make_mut() {
             container.make_map().retain(|key, _| !INSIDES.contains(&key.as_str()));
             keep_named_secrets(container);
         }

@@ -7,7 +7,7 @@ use ciborium_ll::simple::{FALSE, NULL, TRUE};
 use ciborium_ll::{Decoder, Encoder, Header};
 
 use crate::json::MAX_DEPTH;
-use crate::value::{Key, Map, Value};
+use crate::value::{Entries, Key, Map, Value};
 
 /// How every document begins: the tag of self-described CBOR, which says nothing else.
 const SELF_DESCRIBED: u64 = 55_799;
@@ -190,7 +190,7 @@ impl Reader<'_> {
 
     fn map(&mut self, length: Option<usize>, depth: usize) -> Result<Value, DecodeError> {
         self.fits(length, 2)?;
-        let (mut left, mut entries) = (length, Vec::new());
+        let (mut left, mut entries) = (length, Entries::new());
         while let Some(header) = self.next(&mut left)? {
             let key = match header {
                 Header::Bytes(length) => self.bytes(length).and_then(|bytes| self.text(bytes))?,

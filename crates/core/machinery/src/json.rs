@@ -5,7 +5,7 @@ mod names;
 
 use std::borrow::Cow;
 
-use crate::value::{Key, Map, Text, Value};
+use crate::value::{Entries, Key, List, Map, Text, Value};
 pub use names::Names;
 
 /// Nesting deeper than this is refused, as Go's decoder does at 10,000; an object tree is walked by recursion.
@@ -33,8 +33,20 @@ pub fn parse(input: &[u8]) -> Result<Parsed, ParseError> {
 /// The same; keys that are among these names are borrowed from there.
 pub fn parse_named(input: &[u8], names: &Names) -> Result<Parsed, ParseError> {
     // What is no text is replaced, as Go's decoder does.
-    let text = String::from_utf8_lossy(input);
-    let mut parser = Parser { text: &text, input: text.as_bytes(), pos: 0, path: Vec::new(), duplicates: Vec::new(), names };
+    let text = match std::str::from_utf8(input) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(input),
+    };
+    let mut parser = Parser {
+        text: &text,
+        input: text.as_bytes(),
+        pos: 0,
+        path: Vec::new(),
+        open: Vec::new(),
+        items: Vec::new(),
+        duplicates: Vec::new(),
+        names,
+    };
     parser.skip_space();
     let value = parser.value(0)?;
     parser.skip_space();
@@ -60,6 +72,10 @@ struct Parser<'a> {
     input: &'a [u8],
     pos: usize,
     path: Vec<Step<'a>>,
+    /// What was read of the maps around this place, one behind the other, so that each is made at once and of its size.
+    open: Vec<(Key, Value)>,
+    /// The same of lists.
+    items: Vec<Value>,
     duplicates: Vec<String>,
     names: &'a Names,
 }
@@ -111,23 +127,24 @@ impl<'a> Parser<'a> {
 
     fn list(&mut self, depth: usize) -> Result<Value, ParseError> {
         self.pos += 1;
-        let mut items = Vec::new();
+        let start = self.items.len();
         self.skip_space();
         if self.peek() == Some(b']') {
             self.pos += 1;
-            return Ok(items.into());
+            return Ok(Value::List(List::new()));
         }
         loop {
             self.skip_space();
-            self.path.push(Step::Index(items.len()));
-            items.push(self.value(depth + 1)?);
+            self.path.push(Step::Index(self.items.len() - start));
+            let item = self.value(depth + 1)?;
+            self.items.push(item);
             self.path.pop();
             self.skip_space();
             match self.peek() {
                 Some(b',') => self.pos += 1,
                 Some(b']') => {
                     self.pos += 1;
-                    return Ok(items.into());
+                    return Ok(Value::List(self.items.drain(start..).collect()));
                 }
                 Some(_) => return self.fail("invalid character after array element"),
                 None => return self.fail("unexpected end of JSON input"),
@@ -137,7 +154,7 @@ impl<'a> Parser<'a> {
 
     fn map(&mut self, depth: usize) -> Result<Value, ParseError> {
         self.pos += 1;
-        let mut entries: Vec<(Key, Value)> = Vec::new();
+        let start = self.open.len();
         self.skip_space();
         if self.peek() == Some(b'}') {
             self.pos += 1;
@@ -159,13 +176,13 @@ impl<'a> Parser<'a> {
             self.path.push(Step::Key(name));
             let value = self.value(depth + 1)?;
             self.path.pop();
-            entries.push((key, value));
+            self.open.push((key, value));
             self.skip_space();
             match self.peek() {
                 Some(b',') => self.pos += 1,
                 Some(b'}') => {
                     self.pos += 1;
-                    return Ok(Value::Map(self.finish_map(entries)));
+                    return Ok(Value::Map(self.finish_map(start)));
                 }
                 Some(_) => return self.fail("invalid character after object key:value pair"),
                 None => return self.fail("unexpected end of JSON input"),
@@ -173,10 +190,12 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn finish_map(&mut self, mut entries: Vec<(Key, Value)>) -> Map {
+    /// The map of what is open from `start` on.
+    fn finish_map(&mut self, start: usize) -> Map {
+        let mut entries: Entries = self.open.drain(start..).collect();
         if !entries.is_sorted_by(|a, b| a.0 < b.0) {
             // Stable: of equal keys the last one stays the last.
-            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            entries.make_mut().sort_by(|a, b| a.0.cmp(&b.0));
             let repeated = entries.windows(2).filter(|w| w[0].0 == w[1].0).map(|w| self.path_to(&w[1].0));
             let mut repeated: Vec<String> = repeated.collect();
             repeated.dedup();
@@ -233,21 +252,15 @@ impl<'a> Parser<'a> {
     fn string(&mut self) -> Result<Cow<'a, str>, ParseError> {
         self.pos += 1;
         let start = self.pos;
-        let special = |c: &u8| *c == b'"' || *c == b'\\' || *c < 0x20;
-        match self.input[start..].iter().position(special) {
-            Some(length) => self.pos += length,
-            None => {
-                self.pos = self.input.len();
-                return self.fail("unexpected end of JSON input");
-            }
-        }
-        match self.input[self.pos] {
-            b'"' => {
+        self.pos += plain(&self.input[start..]);
+        match self.peek() {
+            None => self.fail("unexpected end of JSON input"),
+            Some(b'"') => {
                 self.pos += 1;
                 Ok(Cow::Borrowed(&self.text[start..self.pos - 1]))
             }
-            b'\\' => self.escaped_string(start).map(Into::into),
-            _ => self.fail("invalid character in string literal"),
+            Some(b'\\') => self.escaped_string(start).map(Into::into),
+            Some(_) => self.fail("invalid character in string literal"),
         }
     }
 
@@ -408,17 +421,34 @@ fn write_float(out: &mut Vec<u8>, f: f64) {
     }
 }
 
+/// How many bytes from the beginning on stand in a JSON string as they are: eight of them are looked at at once.
+fn plain(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = ONES << 7;
+    // The top bits of the bytes that are zero; above the lowest of them others may be set too.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & TOPS;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (i, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let controls = word.wrapping_sub(ONES * 0x20) & !word & TOPS;
+        let special = controls | zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
+        if special != 0 {
+            return 8 * i + special.trailing_zeros() as usize / 8;
+        }
+    }
+    let special = |c: &u8| *c == b'"' || *c == b'\\' || *c < 0x20;
+    8 * words.len() + rest.iter().position(special).unwrap_or(rest.len())
+}
+
 /// Appends a JSON string literal.
 pub fn write_string(out: &mut Vec<u8>, s: &str) {
     out.push(b'"');
-    let bytes = s.as_bytes();
-    let mut done = 0;
-    for (i, &c) in bytes.iter().enumerate() {
-        if c >= 0x20 && c != b'"' && c != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&bytes[done..i]);
-        done = i + 1;
+    let mut rest = s.as_bytes();
+    loop {
+        let (as_it_is, behind) = rest.split_at(plain(rest));
+        out.extend_from_slice(as_it_is);
+        let Some((c, behind)) = behind.split_first() else { break };
+        rest = behind;
         match c {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
@@ -428,7 +458,6 @@ pub fn write_string(out: &mut Vec<u8>, s: &str) {
             _ => out.extend_from_slice(format!("\\u{c:04x}").as_bytes()),
         }
     }
-    out.extend_from_slice(&bytes[done..]);
     out.push(b'"');
 }
 
@@ -454,6 +483,21 @@ mod tests {
     #[track_caller]
     fn check(input: &str, expect: &str) {
         assert_eq!(to_string(&from_slice(input.as_bytes()).unwrap()), expect);
+    }
+
+    #[test]
+    fn special_characters_are_found_at_every_place_of_a_text() {
+        for special in ['"', '\\', '\n', '\u{0}', '\u{1f}'] {
+            for before in 0..20 {
+                for behind in ["", "x", " !#[]~\u{7f}ü€", "\"\\\n and more"] {
+                    let text = format!("{}{special}{behind}", "ü~".repeat(before));
+                    assert_eq!(plain(text.as_bytes()), 3 * before, "{text:?}");
+                    let written = to_string(&Value::from(text.as_str()));
+                    assert_eq!(from_slice(written.as_bytes()).unwrap().as_str(), Some(text.as_str()));
+                }
+            }
+        }
+        assert_eq!(plain(" !#[]~\u{7f}\u{80}ü€\u{10ffff}".as_bytes()), 18);
     }
 
     #[track_caller]

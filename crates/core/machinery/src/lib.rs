@@ -22,4 +22,4 @@ pub mod yaml;
 
 pub use schema::{Schema, Type, TypeId};
 pub use status::{Reason, Status, StatusCause};
-pub use value::{Key, List, Map, Text, Value};
+pub use value::{Entries, Key, List, Map, Text, Value};

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use crate::quantity::Quantity;
 use crate::schema::{Field, Schema, SchemaOr, StructType, Type, TypeId};
 use crate::structural::{Pruning, Structural};
-use crate::value::{Key, List, Map, Text, Value};
+use crate::value::{Entries, Key, List, Map, Text, Value};
 
 /// A value of the wrong type, in the words of Go's decoder.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -120,8 +120,9 @@ impl Walk<'_> {
         let mut entries = map.into_entries();
         // What is kept moves up to what was kept before it: no second list is made.
         let mut kept = 0;
-        for i in 0..entries.len() {
-            let (key, item) = std::mem::replace(&mut entries[i], (Key::Static(""), Value::Null));
+        let places = entries.make_mut();
+        for i in 0..places.len() {
+            let (key, item) = std::mem::replace(&mut places[i], (Key::Static(""), Value::Null));
             let item = match ty.field(&key) {
                 Some(field) => {
                     let back = self.step(&key);
@@ -132,7 +133,7 @@ impl Walk<'_> {
                 None => self.unknown_or_type_meta(key, item, root || ty.typed)?,
             };
             if let Some(item) = item {
-                entries[kept] = item;
+                places[kept] = item;
                 kept += 1;
             }
         }
@@ -159,7 +160,7 @@ impl Walk<'_> {
             Value::Null => Map::new(),
             other => return self.mismatch(other, &ty.name, Sort::Struct),
         };
-        let (mut own, mut rest) = (Vec::new(), Vec::new());
+        let (mut own, mut rest) = (Entries::new(), Entries::new());
         for (key, item) in map.into_entries() {
             match (key.as_str(), metadata) {
                 ("apiVersion" | "kind", _) => own.extend(self.unknown_or_type_meta(key, item, true)?),
@@ -253,7 +254,7 @@ impl Walk<'_> {
 
     fn list(&mut self, item: &Type, list: List) -> Result<Value, TypeError> {
         let mut list = list;
-        for (i, place) in std::sync::Arc::make_mut(&mut list).iter_mut().enumerate() {
+        for (i, place) in list.make_mut().iter_mut().enumerate() {
             let back = self.path.len();
             // Writing to a String cannot fail.
             let _ = write!(self.path, "[{i}]");
@@ -520,7 +521,7 @@ fn default_struct(schema: &Schema, ty: TypeId, value: &mut Value) {
 fn default_type(schema: &Schema, ty: &Type, value: &mut Value) {
     match (ty, value) {
         (Type::Struct(id), value) if !schema.get(*id).wrapper => default_struct(schema, *id, value),
-        (Type::List(item), value @ Value::List(_)) => value.make_list().iter_mut().for_each(|v| default_type(schema, item, v)),
+        (Type::List(item), value @ Value::List(_)) => value.make_list().make_mut().iter_mut().for_each(|v| default_type(schema, item, v)),
         (Type::Map(item), Value::Map(map)) => map.iter_mut().for_each(|(_, value)| default_type(schema, item, value)),
         _ => {}
     }

@@ -5,6 +5,8 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+use ecow::EcoVec;
+
 /// A text of an object: a short one, of up to 23 bytes, stands in its place in the tree, a longer one is shared.
 pub use smol_str::SmolStr as Text;
 pub(crate) use smol_str::SmolStrBuilder as TextBuilder;
@@ -128,11 +130,14 @@ impl fmt::Display for Key {
     }
 }
 
-/// A list of values; a clone shares the elements.
-pub type List = Arc<Vec<Value>>;
+/// A list of values; a clone shares the elements, which stand right behind the count of those who share them.
+pub type List = EcoVec<Value>;
+
+/// What maps are made of, in any order.
+pub type Entries = EcoVec<(Key, Value)>;
 
 /// One node of an object tree.
-#[derive(Clone, Default, PartialEq)]
+#[derive(Clone, Default)]
 pub enum Value {
     #[default]
     Null,
@@ -144,23 +149,34 @@ pub enum Value {
     Map(Map),
 }
 
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Value::Null, Value::Null) => true,
+            (Value::Bool(a), Value::Bool(b)) => a == b,
+            (Value::Int(a), Value::Int(b)) => a == b,
+            (Value::Float(a), Value::Float(b)) => a == b,
+            (Value::String(a), Value::String(b)) => a == b,
+            (Value::List(a), Value::List(b)) => std::ptr::eq(a.as_slice(), b.as_slice()) || a == b,
+            (Value::Map(a), Value::Map(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
 /// No number of an object is NaN, so everything equals itself: parts that two trees share are equal without a look into them.
 impl Eq for Value {}
 
 /// An ordered map of unique keys; a clone shares the entries.
 #[derive(Clone, Default)]
 pub struct Map {
-    /// None where there are none: trees have many empty maps.
-    entries: Option<Arc<Vec<(Key, Value)>>>,
+    entries: Entries,
 }
 
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
-        match (&self.entries, &other.entries) {
-            // Entries that both share are not looked into.
-            (Some(own), Some(theirs)) => own == theirs,
-            _ => self.is_empty() && other.is_empty(),
-        }
+        // Entries that both share are not looked into.
+        self.shares(other) || self.entries == other.entries
     }
 }
 
@@ -172,44 +188,30 @@ impl Map {
     }
 
     /// Builds a map from entries in any order. Of entries with the same key the last one wins, as in Go's decoder.
-    pub fn from_entries(mut entries: Vec<(Key, Value)>) -> Self {
+    pub fn from_entries(mut entries: Entries) -> Self {
         if entries.is_sorted_by(|a, b| a.0 < b.0) {
-            return Self::new_sorted(entries);
+            return Self { entries };
         }
-        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        entries.make_mut().sort_by(|a, b| a.0.cmp(&b.0));
         if entries.windows(2).any(|w| w[0].0 == w[1].0) {
-            let mut unique: Vec<(Key, Value)> = Vec::with_capacity(entries.len());
+            let mut unique = Entries::with_capacity(entries.len());
             for entry in entries {
-                match unique.last_mut() {
+                match unique.make_mut().last_mut() {
                     Some(last) if last.0 == entry.0 => last.1 = entry.1,
                     _ => unique.push(entry),
                 }
             }
             entries = unique;
         }
-        Self::new_sorted(entries)
-    }
-
-    /// Of unique keys in their order.
-    fn new_sorted(entries: Vec<(Key, Value)>) -> Self {
-        Self { entries: (!entries.is_empty()).then(|| Arc::new(entries)) }
-    }
-
-    fn entries(&self) -> &[(Key, Value)] {
-        self.entries.as_ref().map_or(&[], |entries| entries)
-    }
-
-    /// The entries, to be changed; whoever takes all of them out leaves an empty list behind, which is as good as none.
-    fn own(&mut self) -> &mut Vec<(Key, Value)> {
-        Arc::make_mut(self.entries.get_or_insert_default())
+        Self { entries }
     }
 
     fn find(&self, key: &str) -> Result<usize, usize> {
-        self.entries().binary_search_by(|e| order(&e.0, key))
+        self.entries.binary_search_by(|e| order(&e.0, key))
     }
 
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.find(key).ok().map(|i| &self.entries()[i].1)
+        self.find(key).ok().map(|i| &self.entries[i].1)
     }
 
     pub fn contains(&self, key: &str) -> bool {
@@ -219,19 +221,17 @@ impl Map {
     /// A place to change the value of `key`, or None where there is no such key.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
         let i = self.find(key).ok()?;
-        Some(&mut self.own()[i].1)
+        Some(&mut self.entries.make_mut()[i].1)
     }
 
     /// A place to change the value of `key`, which is made (null) where it does not exist.
     pub fn entry(&mut self, key: impl Into<Key>) -> &mut Value {
         let key = key.into();
-        let found = self.find(&key);
-        let entries = self.own();
-        let i = found.unwrap_or_else(|i| {
-            entries.insert(i, (key, Value::Null));
+        let i = self.find(&key).unwrap_or_else(|i| {
+            self.entries.insert(i, (key, Value::Null));
             i
         });
-        &mut entries[i].1
+        &mut self.entries.make_mut()[i].1
     }
 
     pub fn insert(&mut self, key: impl Into<Key>, value: impl Into<Value>) {
@@ -240,55 +240,53 @@ impl Map {
 
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         let i = self.find(key).ok()?;
-        Some(self.own().remove(i).1)
+        Some(self.entries.remove(i).1)
     }
 
     pub fn retain(&mut self, keep: impl Fn(&Key, &Value) -> bool) {
         if self.iter().any(|(k, v)| !keep(k, v)) {
-            self.own().retain(|(k, v)| keep(k, v));
+            self.entries.retain(|(k, v)| keep(k, v));
         }
     }
 
     /// Whether both are the same entries in memory, not only equal ones.
     pub fn shares(&self, other: &Self) -> bool {
-        match (&self.entries, &other.entries) {
-            (Some(own), Some(theirs)) => Arc::ptr_eq(own, theirs),
-            _ => self.entries.is_none() && other.entries.is_none(),
-        }
+        std::ptr::eq(self.entries.as_slice(), other.entries.as_slice())
     }
 
     /// Gives back what it holds beyond its entries, where nobody shares them.
     pub fn trim(&mut self) {
-        if let Some(entries) = self.entries.as_mut().and_then(Arc::get_mut) {
-            entries.shrink_to_fit();
+        if self.entries.capacity() > self.entries.len() && self.entries.is_unique() {
+            let mut exact = Entries::with_capacity(self.entries.len());
+            exact.extend(std::mem::take(&mut self.entries));
+            self.entries = exact;
         }
     }
 
     pub fn len(&self) -> usize {
-        self.entries().len()
+        self.entries.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries().is_empty()
+        self.entries.is_empty()
     }
 
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Key, &Value)> + Clone {
-        self.entries().iter().map(|(k, v)| (k, v))
+        self.entries.iter().map(|(k, v)| (k, v))
     }
 
     /// The values, each to be changed in its place.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Key, &mut Value)> {
-        let entries = if self.is_empty() { None } else { Some(self.own()) };
-        entries.into_iter().flatten().map(|(k, v)| (&*k, v))
+        self.entries.make_mut().iter_mut().map(|(k, v)| (&*k, v))
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.entries().iter().map(|(k, _)| k)
+        self.entries.iter().map(|(k, _)| k)
     }
 
     /// Takes the entries out, without copying where nobody shares them.
-    pub fn into_entries(self) -> Vec<(Key, Value)> {
-        self.entries.map_or_else(Vec::new, Arc::unwrap_or_clone)
+    pub fn into_entries(self) -> Entries {
+        self.entries
     }
 }
 
@@ -369,12 +367,12 @@ impl Value {
         }
     }
 
-    /// How many values share this list or map; none share what stands in its place, and who shares a long text is not known.
-    pub fn sharers(&self) -> usize {
+    /// Whether another value shares this list or map; who shares a long text is not known.
+    pub fn is_shared(&mut self) -> bool {
         match self {
-            Value::List(l) => Arc::strong_count(l),
-            Value::Map(m) => m.entries.as_ref().map_or(0, Arc::strong_count),
-            _ => 0,
+            Value::List(l) => !l.is_unique(),
+            Value::Map(m) => !m.entries.is_unique(),
+            _ => false,
         }
     }
 
@@ -404,12 +402,12 @@ impl Value {
     }
 
     /// The list at this place; whatever else stood there is replaced by an empty list.
-    pub fn make_list(&mut self) -> &mut Vec<Value> {
+    pub fn make_list(&mut self) -> &mut List {
         if !matches!(self, Value::List(_)) {
             *self = Value::List(List::default());
         }
         match self {
-            Value::List(l) => Arc::make_mut(l),
+            Value::List(l) => l,
             _ => unreachable!("made a list just now"),
         }
     }
@@ -522,9 +520,21 @@ impl From<Map> for Value {
     }
 }
 
+impl From<List> for Value {
+    fn from(l: List) -> Self {
+        Value::List(l)
+    }
+}
+
 impl From<Vec<Value>> for Value {
     fn from(l: Vec<Value>) -> Self {
-        Value::List(Arc::new(l))
+        Value::List(l.into())
+    }
+}
+
+impl<const N: usize> From<[Value; N]> for Value {
+    fn from(l: [Value; N]) -> Self {
+        Value::List(l.into())
     }
 }
 
@@ -544,10 +554,10 @@ impl fmt::Debug for Value {
 #[macro_export]
 macro_rules! object {
     ({ $($key:literal : $value:tt),* $(,)? }) => {
-        $crate::Value::Map($crate::Map::from_entries(vec![$(($crate::Key::Static($key), $crate::object!($value))),*]))
+        $crate::Value::Map($crate::Map::from_entries([$(($crate::Key::Static($key), $crate::object!($value))),*].into()))
     };
     ([ $($value:tt),* $(,)? ]) => {
-        $crate::Value::from(vec![$($crate::object!($value)),*] as Vec<$crate::Value>)
+        $crate::Value::from([$($crate::object!($value)),*] as [$crate::Value; _])
     };
     (null) => { $crate::Value::Null };
     ($value:expr) => { $crate::Value::from($value) };
@@ -566,7 +576,7 @@ mod tests {
 
     #[test]
     fn a_map_that_lost_all_entries_is_an_empty_one() {
-        let mut map = Map::from_entries(vec![("a".into(), 1.into())]);
+        let mut map = Map::from_entries([("a".into(), 1.into())].into());
         map.remove("a");
         assert_eq!((map.is_empty(), map.len(), map.get("a")), (true, 0, None));
         assert!(map == Map::new());
@@ -584,7 +594,7 @@ mod tests {
 
     #[test]
     fn of_duplicate_keys_the_last_one_wins() {
-        let map = Map::from_entries(vec![("b".into(), 1.into()), ("a".into(), 2.into()), ("b".into(), 3.into())]);
+        let map = Map::from_entries([("b".into(), 1.into()), ("a".into(), 2.into()), ("b".into(), 3.into())].into());
         assert_eq!(map.len(), 2);
         assert_eq!(map.get("b"), Some(&Value::Int(3)));
     }

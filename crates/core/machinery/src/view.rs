@@ -3,7 +3,7 @@
 use serde::de::{self, DeserializeOwned, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{self, Serialize};
 
-use crate::value::{Key, Map, Value};
+use crate::value::{Key, List, Map, Value};
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -147,14 +147,14 @@ impl<'de> Visitor<'de> for TreeVisitor {
         Ok(s.into())
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
+        let mut list = List::new();
         while let Some(item) = seq.next_element()? {
             list.push(item);
         }
         Ok(list.into())
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut entries = Vec::new();
+        let mut entries = crate::value::Entries::new();
         while let Some((key, value)) = map.next_entry::<String, Value>()? {
             entries.push((Key::from(key), value));
         }
@@ -179,18 +179,18 @@ impl Serialize for Value {
 struct Writer;
 
 /// Collects the elements of a list.
-struct ListWriter(Vec<Value>);
+struct ListWriter(List);
 
 /// Collects the entries of a map, struct or struct variant.
 struct MapWriter {
     variant: Option<&'static str>,
     key: Option<Key>,
-    entries: Vec<(Key, Value)>,
+    entries: crate::value::Entries,
 }
 
 impl MapWriter {
     fn new(variant: Option<&'static str>) -> Self {
-        Self { variant, key: None, entries: Vec::new() }
+        Self { variant, key: None, entries: crate::value::Entries::new() }
     }
 
     fn finish(self) -> Value {
@@ -264,7 +264,7 @@ impl ser::Serializer for Writer {
         Ok(Value::Map([(variant, value.serialize(Writer)?)].into_iter().collect()))
     }
     fn serialize_seq(self, len: Option<usize>) -> Result<ListWriter, ViewError> {
-        Ok(ListWriter(Vec::with_capacity(len.unwrap_or(0))))
+        Ok(ListWriter(List::with_capacity(len.unwrap_or(0))))
     }
     fn serialize_tuple(self, len: usize) -> Result<ListWriter, ViewError> {
         self.serialize_seq(Some(len))

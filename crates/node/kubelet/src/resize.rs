@@ -164,7 +164,7 @@ pub(crate) fn with_resources(pod: &Value, allocated: &Value) -> Value {
         if pod.list_at(&["spec", role.field()]).is_empty() {
             continue;
         }
-        for container in out.place(&["spec", role.field()]).make_list() {
+        for container in out.place(&["spec", role.field()]).make_list().make_mut() {
             let name = pod::container_name(container).to_string();
             if let Some(resources) = allocated.at(&["containers", &name]) {
                 container.set(&["resources"], resources.clone());

@@ -69,7 +69,7 @@ fn fill(pod: &mut Value, range: &Value) {
         if pod.list_at(&["spec", list]).is_empty() {
             continue;
         }
-        for container in pod.place(&["spec", list]).make_list() {
+        for container in pod.place(&["spec", list]).make_list().make_mut() {
             for (side, defaults, what) in [("requests", &requests, "request"), ("limits", &limits, "limit")] {
                 let lacks = |name: &str| container.at(&["resources", side, name]).is_none();
                 let mut names: Vec<String> = defaults.iter().map(|(name, _)| name.to_string()).filter(|name| lacks(name)).collect();

@@ -175,7 +175,7 @@ fn mount_token(request: &Request<'_>, pod: &mut Value) {
     let there = pod.list_at(&["spec", "volumes"]).iter().map(named).find(|name| name.starts_with(VOLUME)).map(String::from);
     let name = there.clone().unwrap_or_else(|| request.registry.environment.generate_name(VOLUME));
     for list in lists.iter().filter(|l| !pod.list_at(&["spec", l]).is_empty()).collect::<Vec<_>>() {
-        for container in pod.place(&["spec", list]).make_list().iter_mut().filter(|c| !mounted(c)) {
+        for container in pod.place(&["spec", list]).make_list().make_mut().iter_mut().filter(|c| !mounted(c)) {
             let mount = object!({ "name": (name.as_str()), "readOnly": true, "mountPath": MOUNT_PATH });
             container.place(&["volumeMounts"]).make_list().push(mount);
         }

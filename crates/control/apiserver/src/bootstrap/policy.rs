@@ -118,10 +118,9 @@ fn head(words: &[&str]) -> Option<Value> {
             for option in options {
                 match option.split_once('=')? {
                     ("aggregate", label) => {
-                        let selector = object!({ "matchLabels": {} });
-                        let list = role.place(&["aggregationRule", "clusterRoleSelectors"]).make_list();
-                        list.push(selector);
-                        list.last_mut()?.place(&["matchLabels"]).make_map().insert(label, "true");
+                        let mut selector = object!({ "matchLabels": {} });
+                        selector.place(&["matchLabels"]).make_map().insert(label, "true");
+                        role.place(&["aggregationRule", "clusterRoleSelectors"]).make_list().push(selector);
                     }
                     ("label", label) => meta::set_label(&mut role, label, "true"),
                     _ => return None,

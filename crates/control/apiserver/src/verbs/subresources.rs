@@ -214,7 +214,7 @@ async fn bind(server: &Server, user: &User, place: &Place, binding: Value, optio
 fn set_condition(object: &mut Value, condition: Value) {
     let list = object.place(&["status", "conditions"]).make_list();
     let ty = condition.str_at(&["type"]).to_string();
-    match list.iter_mut().find(|c| c.str_at(&["type"]) == ty) {
+    match list.make_mut().iter_mut().find(|c| c.str_at(&["type"]) == ty) {
         Some(found) => *found = condition,
         None => list.push(condition),
     }

@@ -90,7 +90,7 @@ pub(super) fn plan(budget: &Value, pods: &[Arc<Value>], scale: &Result<i64, Stri
 
 /// Conditions say which generation they are about.
 fn observe(status: &mut Value, generation: i64) {
-    for condition in status.place(&["conditions"]).make_list() {
+    for condition in status.place(&["conditions"]).make_list().make_mut() {
         condition.set(&["observedGeneration"], generation);
     }
 }

@@ -37,7 +37,7 @@ impl Report {
         let since = list.iter().find(|c| c.str_at(&["type"]) == ty && c.str_at(&["status"]) == status);
         let since = since.map_or_else(|| Self::time(self.now), |c| c.str_at(&["lastTransitionTime"]).to_string());
         let condition = object!({ "type": ty, "status": status, "lastTransitionTime": since, "reason": reason, "message": message });
-        match list.iter_mut().find(|c| c.str_at(&["type"]) == ty) {
+        match list.make_mut().iter_mut().find(|c| c.str_at(&["type"]) == ty) {
             Some(found) => *found = condition,
             None => list.push(condition),
         }

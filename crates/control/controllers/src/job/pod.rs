@@ -98,7 +98,7 @@ pub(super) fn new_pod(job: &Value, index: Option<i64>, failed: Option<&Value>) -
     }
     for list in ["initContainers", "containers"] {
         if pod.at(&["spec", list]).is_some_and(|l| !l.is_empty()) {
-            pod.place(&["spec", list]).make_list().iter_mut().for_each(add_env);
+            pod.place(&["spec", list]).make_list().make_mut().iter_mut().for_each(add_env);
         }
     }
     pod

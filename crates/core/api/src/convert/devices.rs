@@ -36,11 +36,11 @@ pub(super) fn from_v1beta1(object: &mut Value) {
 fn each(object: &mut Value, request: impl Fn(&mut Value), device: impl Fn(&mut Value)) {
     for path in REQUESTS {
         if !object.list_at(path).is_empty() {
-            object.place(path).make_list().iter_mut().for_each(&request);
+            object.place(path).make_list().make_mut().iter_mut().for_each(&request);
         }
     }
     if !object.list_at(DEVICES).is_empty() {
-        object.place(DEVICES).make_list().iter_mut().for_each(device);
+        object.place(DEVICES).make_list().make_mut().iter_mut().for_each(device);
     }
 }
 

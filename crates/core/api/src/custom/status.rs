@@ -73,7 +73,7 @@ pub fn plan(definition: &Value, others: &[&Held], now: &str) -> Value {
 /// Sets a condition of a status; its time changes only with its state.
 pub fn set_condition(status: &mut Value, mut condition: Value, now: &str) {
     let list = status.place(&["conditions"]).make_list();
-    let found = list.iter_mut().find(|c| c.str_at(&["type"]) == condition.str_at(&["type"]));
+    let found = list.make_mut().iter_mut().find(|c| c.str_at(&["type"]) == condition.str_at(&["type"]));
     match found {
         Some(old) => {
             let same = old.str_at(&["status"]) == condition.str_at(&["status"]);

@@ -161,7 +161,7 @@ fn template_changes(job: &Value, old: &Value, errors: &mut Vec<FieldError>) {
             }
             for list in ["containers", "initContainers"] {
                 if !template.list_at(&["spec", list]).is_empty() {
-                    template.place(&["spec", list]).make_list().iter_mut().for_each(|c| drop(c.remove(&["resources"])));
+                    template.place(&["spec", list]).make_list().make_mut().iter_mut().for_each(|c| drop(c.remove(&["resources"])));
                 }
             }
         }

@@ -36,7 +36,7 @@ impl Strategy for CertificateSigningRequest {
         if object.list_at(&["status", "conditions"]).is_empty() {
             return;
         }
-        for condition in object.place(&["status", "conditions"]).make_list() {
+        for condition in object.place(&["status", "conditions"]).make_list().make_mut() {
             for field in ["lastUpdateTime", "lastTransitionTime"] {
                 if condition.str_at(&[field]).is_empty() {
                     condition.set(&[field], now);

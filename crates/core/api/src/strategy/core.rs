@@ -235,7 +235,7 @@ fn keep_secret_names(object: &mut Value) {
     if object.list_at(&["secrets"]).is_empty() {
         return;
     }
-    for secret in object.place(&["secrets"]).make_list() {
+    for secret in object.place(&["secrets"]).make_list().make_mut() {
         *secret = fram_machinery::object!({ "name": (secret.str_at(&["name"])) });
     }
 }

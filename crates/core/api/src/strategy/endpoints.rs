@@ -51,7 +51,7 @@ impl Strategy for Endpoints {
 /// The older field is not kept; see upstream's dropTopologyOnV1.
 fn drop_topology(object: &mut Value) {
     if !object.list_at(&["endpoints"]).is_empty() {
-        object.place(&["endpoints"]).make_list().iter_mut().for_each(|e| drop(e.remove(&["deprecatedTopology"])));
+        object.place(&["endpoints"]).make_list().make_mut().iter_mut().for_each(|e| drop(e.remove(&["deprecatedTopology"])));
     }
 }
 

@@ -54,7 +54,7 @@ impl Strategy for LimitRange {
         if object.list_at(&["spec", "limits"]).is_empty() {
             return;
         }
-        for limit in object.place(&["spec", "limits"]).make_list().iter_mut().filter(|l| l.str_at(&["type"]) == "Container") {
+        for limit in object.place(&["spec", "limits"]).make_list().make_mut().iter_mut().filter(|l| l.str_at(&["type"]) == "Container") {
             // A default limit is the most, a default request the default limit or else the least.
             for (to, from) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {
                 for (name, amount) in map(limit, from).iter() {

@@ -45,10 +45,10 @@ impl Strategy for Pod {
             if spec.list_at(&[list]).is_empty() {
                 continue;
             }
-            for container in spec.place(&[list]).make_list() {
+            for container in spec.place(&[list]).make_list().make_mut() {
                 request_what_is_limited(container);
                 if host_network && !container.list_at(&["ports"]).is_empty() {
-                    container.place(&["ports"]).make_list().iter_mut().for_each(host_port_from_container_port);
+                    container.place(&["ports"]).make_list().make_mut().iter_mut().for_each(host_port_from_container_port);
                 }
             }
         }
@@ -60,7 +60,7 @@ impl Strategy for Pod {
         if object.list_at(&["status", "conditions"]).is_empty() {
             return;
         }
-        for condition in object.place(&["status", "conditions"]).make_list() {
+        for condition in object.place(&["status", "conditions"]).make_list().make_mut() {
             if condition.str_at(&["reason"]) == "SchedulingGated" && condition.str_at(&["lastTransitionTime"]).is_empty() {
                 condition.set(&["lastTransitionTime"], now);
             }
@@ -164,7 +164,7 @@ pub(crate) fn default_pod_spec(spec: &mut Value) {
         if spec.list_at(&[list]).is_empty() {
             continue;
         }
-        for container in spec.place(&[list]).make_list() {
+        for container in spec.place(&[list]).make_list().make_mut() {
             if container.str_at(&["imagePullPolicy"]).is_empty() {
                 let policy = default_pull_policy(container.str_at(&["image"]));
                 container.set(&["imagePullPolicy"], policy);
@@ -174,7 +174,7 @@ pub(crate) fn default_pod_spec(spec: &mut Value) {
         }
     }
     if !spec.list_at(&["volumes"]).is_empty() {
-        for volume in spec.place(&["volumes"]).make_list() {
+        for volume in spec.place(&["volumes"]).make_list().make_mut() {
             if volume.as_map().is_some_and(|m| m.keys().all(|k| k.as_str() == "name")) {
                 volume.set(&["emptyDir"], Map::new());
             }

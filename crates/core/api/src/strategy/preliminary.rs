@@ -69,7 +69,7 @@ impl Strategy for Workload {
         if workload.list_at(&["spec", "podGroupTemplates"]).is_empty() {
             return;
         }
-        for template in workload.place(&["spec", "podGroupTemplates"]).make_list() {
+        for template in workload.place(&["spec", "podGroupTemplates"]).make_list().make_mut() {
             OFF.iter().for_each(|field| drop(template.remove(&[field])));
         }
     }

@@ -74,7 +74,7 @@ impl Strategy for Binding {
         if object.list_at(&["subjects"]).is_empty() {
             return;
         }
-        for subject in object.place(&["subjects"]).make_list() {
+        for subject in object.place(&["subjects"]).make_list().make_mut() {
             let group = if subject.str_at(&["kind"]) == "ServiceAccount" { "" } else { GROUP };
             if subject.str_at(&["apiGroup"]).is_empty() && !group.is_empty() && ["User", "Group"].contains(&subject.str_at(&["kind"])) {
                 subject.set(&["apiGroup"], group);

@@ -162,12 +162,12 @@ fn default_counts(object: &mut Value, path: &[&str]) {
     if object.list_at(path).is_empty() {
         return;
     }
-    for request in object.place(path).make_list() {
+    for request in object.place(path).make_list().make_mut() {
         if request.get("exactly").is_some_and(|e| e.as_map().is_some()) {
             one(request.place(&["exactly"]));
         }
         if !request.list_at(&["firstAvailable"]).is_empty() {
-            request.place(&["firstAvailable"]).make_list().iter_mut().for_each(one);
+            request.place(&["firstAvailable"]).make_list().make_mut().iter_mut().for_each(one);
         }
     }
 }

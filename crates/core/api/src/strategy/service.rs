@@ -45,7 +45,7 @@ impl Strategy for Service {
             object.remove(&["spec", "sessionAffinityConfig"]);
         }
         if !object.list_at(&["spec", "ports"]).is_empty() {
-            for port in object.place(&["spec", "ports"]).make_list() {
+            for port in object.place(&["spec", "ports"]).make_list().make_mut() {
                 let unset = matches!(port.get("targetPort"), None | Some(Value::Null | Value::Int(0)))
                     || port.str_at(&["targetPort"]).is_empty() && port.int_at(&["targetPort"]).is_none();
                 if unset {
@@ -106,7 +106,7 @@ impl Strategy for Service {
         if object.list_at(&["status", "loadBalancer", "ingress"]).is_empty() {
             return;
         }
-        for entry in object.place(&["status", "loadBalancer", "ingress"]).make_list() {
+        for entry in object.place(&["status", "loadBalancer", "ingress"]).make_list().make_mut() {
             if entry.get("ipMode").is_none() && !entry.str_at(&["ip"]).is_empty() {
                 entry.set(&["ipMode"], "VIP");
             }
@@ -175,7 +175,7 @@ fn keep_or_clear_node_ports(object: &mut Value, old: &Value) {
     let keeps = uses_node_ports(object);
     let old_ports = old.list_at(&["spec", "ports"]).to_vec();
     let taken: Vec<i64> = object.list_at(&["spec", "ports"]).iter().filter_map(|p| p.int_at(&["nodePort"])).collect();
-    for port in object.place(&["spec", "ports"]).make_list() {
+    for port in object.place(&["spec", "ports"]).make_list().make_mut() {
         let before = old_ports.iter().find(|o| o.str_at(&["name"]) == port.str_at(&["name"]));
         let before = before.and_then(|o| o.int_at(&["nodePort"]));
         match (keeps, port.int_at(&["nodePort"]), before) {

@@ -26,10 +26,16 @@ const OF_SPECS: [&str; 8] = [
 
 /// The parts that objects have.
 pub(super) struct Parts {
-    known: HashMap<u64, Value>,
+    known: HashMap<u64, Known>,
     hasher: RandomState,
     /// At so many, those that nobody has any more are forgotten.
     limit: usize,
+}
+
+struct Known {
+    part: Value,
+    /// Whether a second object had it.
+    met_again: bool,
 }
 
 impl Default for Parts {
@@ -74,7 +80,7 @@ impl Parts {
         if let Some(status) = node.get_mut("status") {
             for list in ["conditions", "images"] {
                 if !status.list_at(&[list]).is_empty() {
-                    status.place(&[list]).make_list().iter_mut().for_each(|one| *one = self.known(one));
+                    status.place(&[list]).make_list().make_mut().iter_mut().for_each(|one| *one = self.known(one));
                 }
             }
             self.share_entries(status);
@@ -143,28 +149,30 @@ impl Parts {
         hasher.finish()
     }
 
-    fn find(&self, hash: u64, part: &Value) -> Option<Value> {
-        self.known.get(&hash).filter(|known| *known == part).cloned()
+    fn find(&mut self, hash: u64, part: &Value) -> Option<Value> {
+        let known = self.known.get_mut(&hash).filter(|known| known.part == *part)?;
+        known.met_again = true;
+        Some(known.part.clone())
     }
 
     fn remember(&mut self, hash: u64, part: Value) {
         if self.known.len() >= self.limit {
-            self.known.retain(|_, part| part.sharers() > 1);
+            self.known.retain(|_, known| known.part.is_shared());
             if self.known.len() > MOST / 2 {
-                self.known.retain(|_, part| part.sharers() > 2);
+                self.known.retain(|_, known| known.met_again);
             }
             if self.known.len() > MOST / 2 {
                 self.known.clear();
             }
             self.limit = (2 * self.known.len()).max(FEW);
         }
-        self.known.insert(hash, part);
+        self.known.insert(hash, Known { part, met_again: false });
     }
 }
 
 /// Numbers and short texts are no larger than what would share them.
 fn can_be_shared(part: &Value) -> bool {
-    part.sharers() > 0 && !part.is_empty()
+    matches!(part, Value::List(_) | Value::Map(_)) && !part.is_empty()
 }
 
 fn digest(value: &Value, hasher: &mut impl Hasher) {
@@ -207,12 +215,12 @@ mod tests {
         parts.share_pod(&mut second);
         assert_eq!((&first, &second), (&pod("a"), &pod("b")));
         let list = |pod: &Value| pod.at(&["spec", "containers"]).and_then(Value::as_list).cloned().unwrap();
-        assert!(std::sync::Arc::ptr_eq(&list(&first), &list(&second)));
+        assert!(std::ptr::eq(list(&first).as_slice(), list(&second).as_slice()));
         let sources = |pod: &Value| {
             let volume = &pod.list_at(&["spec", "volumes"])[0];
             volume.at(&["projected", "sources"]).and_then(Value::as_list).cloned().unwrap()
         };
-        assert!(std::sync::Arc::ptr_eq(&sources(&first), &sources(&second)));
+        assert!(std::ptr::eq(sources(&first).as_slice(), sources(&second).as_slice()));
     }
 
     #[test]
@@ -230,7 +238,7 @@ mod tests {
         };
         let (a, b, c) = (shared("a", "x"), shared("b", "x"), shared("c", "y"));
         let same = |one: &Value, other: &Value, path: &[&str]| match (one.at(path).unwrap(), other.at(path).unwrap()) {
-            (Value::List(one), Value::List(other)) => std::sync::Arc::ptr_eq(one, other),
+            (Value::List(one), Value::List(other)) => std::ptr::eq(one.as_slice(), other.as_slice()),
             (Value::Map(one), Value::Map(other)) => one.shares(other),
             _ => panic!("no such part"),
         };

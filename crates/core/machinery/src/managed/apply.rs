@@ -193,7 +193,7 @@ fn prune_value(schema: &Schema, ty: &Type, field: Option<&Field>, value: &mut Va
         Shape::List { item, field } => {
             let Value::List(_) = value else { return };
             let list = value.make_list();
-            list.retain_mut(|element| {
+            list.retain(|element| {
                 let Some(step) = name(schema, field, item, element) else { return true };
                 let Some(node) = gone.child(&step) else { return true };
                 match kept.child(&step) {

@@ -95,10 +95,10 @@ impl Walk<'_> {
         let (old_names, new_names) = (named(&old), named(&new));
         let (old_index, new_index) = (index(&old_names), index(&new_names));
         let mut found = Vec::with_capacity(new.len());
-        for (step, value) in old_names.iter().zip(&**old).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
+        for (step, value) in old_names.iter().zip(old.as_slice()).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
             found.push((step, self.value(item, None, Some(value), new_index.get(step).map(|i| &new[*i]))));
         }
-        for (step, value) in new_names.iter().zip(&**new).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
+        for (step, value) in new_names.iter().zip(new.as_slice()).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
             if !old_index.contains_key(step) {
                 found.push((step, self.value(item, None, None, Some(value))));
             }

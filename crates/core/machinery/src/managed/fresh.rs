@@ -3,16 +3,17 @@
 use super::element::{Shape, name, shape};
 use super::set::{FieldSet, PathElement};
 use crate::schema::{Field, Schema, Type, TypeId};
-use crate::value::{Key, Map, Value};
+use crate::value::{Entries, Key, Map, Value};
 
 /// The fields of a new object, but for those that an object has before anyone has written to it.
 pub(super) fn everything(schema: &Schema, ty: TypeId, nothing: &Value, new: &Value) -> Value {
-    let mut children = Vec::new();
-    Walk { schema }.structure(ty, Some(nothing), new, &mut children);
-    Value::Map(Map::from_entries(children))
+    let mut open = Open::new();
+    Walk { schema }.structure(ty, Some(nothing), new, &mut open);
+    Value::Map(Map::from_entries(open.into()))
 }
 
-type Children = Vec<(Key, Value)>;
+/// What is found below the maps around a place, one behind the other, so that each map is made at once and of its size.
+type Open = Vec<(Key, Value)>;
 
 struct Walk<'a> {
     schema: &'a Schema,
@@ -23,19 +24,19 @@ fn leaf() -> Value {
 }
 
 impl Walk<'_> {
-    fn structure(&self, id: TypeId, old: Option<&Value>, new: &Value, out: &mut Children) {
+    fn structure(&self, id: TypeId, old: Option<&Value>, new: &Value, open: &mut Open) {
         let ty = self.schema.get(id);
         for (key, item) in new.as_map().into_iter().flat_map(|m| m.iter()) {
             let old = old.and_then(|o| o.get(key));
             let owned = match ty.type_of(key) {
-                Some((ty, field)) => self.value(ty, field, old, item),
+                Some((ty, field)) => self.value(ty, field, old, item, open),
                 None => (old != Some(item)).then(leaf),
             };
-            out.extend(owned.map(|owned| (PathElement::Field(key.clone()).text().into(), owned)));
+            open.extend(owned.map(|owned| (PathElement::Field(key.clone()).text().into(), owned)));
         }
     }
 
-    fn value(&self, ty: &Type, field: Option<&Field>, old: Option<&Value>, new: &Value) -> Option<Value> {
+    fn value(&self, ty: &Type, field: Option<&Field>, old: Option<&Value>, new: &Value, open: &mut Open) -> Option<Value> {
         if old == Some(new) {
             return None;
         }
@@ -45,42 +46,50 @@ impl Walk<'_> {
         }
         // A container that was not there is itself such a path, and where it has others below it, it says so.
         let member = usize::from(old.is_none());
-        let mut children = Children::new();
-        children.extend((member > 0).then(|| (Key::Static("."), leaf())));
+        let start = open.len();
+        open.extend((member > 0).then(|| (Key::Static("."), leaf())));
         let old = old.filter(|v| !v.is_null());
         match shape {
-            Shape::Struct(id) => self.structure(id, old, new, &mut children),
+            Shape::Struct(id) => self.structure(id, old, new, open),
             Shape::Map(item) => {
                 for (key, below) in new.as_map().into_iter().flat_map(|m| m.iter()) {
-                    let owned = self.value(item, None, old.and_then(|o| o.get(key)), below);
-                    children.extend(owned.map(|owned| (PathElement::Field(key.clone()).text().into(), owned)));
+                    let owned = self.value(item, None, old.and_then(|o| o.get(key)), below, open);
+                    open.extend(owned.map(|owned| (PathElement::Field(key.clone()).text().into(), owned)));
                 }
             }
-            Shape::List { item, field } => self.list(item, field, new, &mut children),
+            Shape::List { item, field } => self.list(item, field, new, open),
             Shape::Leaf => {}
         }
-        match children.len() {
-            n if n > member => Some(Value::Map(Map::from_entries(children))),
+        let found: Entries = open.drain(start..).collect();
+        match found.len() {
+            n if n > member => Some(Value::Map(Map::from_entries(found))),
             n => (n > 0).then(leaf),
         }
     }
 
     /// Objects that nobody has written to have no elements.
-    fn list(&self, item: &Type, field: &Field, new: &Value, out: &mut Children) {
-        let before = out.len();
+    fn list(&self, item: &Type, field: &Field, new: &Value, open: &mut Open) {
+        let before = open.len();
         for element in new.as_list().into_iter().flat_map(|l| l.iter()) {
             let Some(step) = name(self.schema, field, item, element) else { continue };
-            out.extend(self.value(item, None, None, element).map(|owned| (Key::from(step.text()), owned)));
+            let owned = self.value(item, None, None, element, open);
+            open.extend(owned.map(|owned| (Key::from(step.text()), owned)));
         }
-        out[before..].sort_by(|a, b| a.0.cmp(&b.0));
+        let elements = &mut open[before..];
+        elements.sort_by(|a, b| a.0.cmp(&b.0));
+        if elements.windows(2).all(|w| w[0].0 != w[1].0) {
+            return;
+        }
         // Names in lists need not be unique: of several with one name all that they have is owned.
-        out.dedup_by(|later, first| {
+        let mut elements = open.split_off(before);
+        elements.dedup_by(|later, first| {
             let same = later.0 == first.0;
             if same {
                 first.1 = FieldSet::from_nodes(&first.1, &later.1).to_value();
             }
             same
         });
+        open.append(&mut elements);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A set of field paths as a trie, and its form in `fieldsV1`.
 
 use crate::json;
-use crate::value::{Key, Map, Text, TextBuilder, Value};
+use crate::value::{Entries, Key, Map, Text, TextBuilder, Value};
 
 /// One step of a field path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -180,7 +180,7 @@ impl FieldSet {
 
     /// The form in `fieldsV1`.
     pub fn to_value(&self) -> Value {
-        let mut entries = Vec::with_capacity(self.children.len() + 1);
+        let mut entries = Entries::with_capacity(self.children.len() + 1);
         if self.member && !self.children.is_empty() {
             entries.push((Key::Static("."), Value::Map(Map::new())));
         }

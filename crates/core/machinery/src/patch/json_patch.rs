@@ -159,7 +159,7 @@ fn find_mut<'a>(document: &'a mut Value, path: &[String]) -> Result<&'a mut Valu
             Value::List(_) => {
                 let list = at.make_list();
                 let i = index(step, list.len()).ok_or_else(|| missing(path))?;
-                &mut list[i]
+                &mut list.make_mut()[i]
             }
             _ => return Err(missing(path)),
         };

@@ -73,7 +73,8 @@ fn merge_map(schema: &Schema, ty: Option<TypeId>, mut target: Map, patch: &Map) 
             && let (Some(order), Some(list)) = (order.as_list(), target.get_mut(&key))
         {
             let items = list.make_list();
-            *items = reorder(std::mem::take(items), &[], order, field.and_then(|f| f.patch.key.as_ref()));
+            let reordered = reorder(items.to_vec(), &[], order, field.and_then(|f| f.patch.key.as_ref()));
+            *items = reordered.into();
         }
     }
     Ok(target)

@@ -8,7 +8,7 @@ use super::wire::{Item, Reader, WireError};
 use crate::json;
 use crate::normalize::{format_duration, format_time};
 use crate::schema::{Schema, SchemaOr, Type, TypeId};
-use crate::value::{Key, Map, Value};
+use crate::value::{Entries, Key, List, Map, Value};
 
 const MAX_DEPTH: usize = 200;
 
@@ -21,8 +21,8 @@ pub fn decode(schema: &Schema, ty: TypeId, bytes: &[u8]) -> Result<Value, WireEr
 #[derive(Default)]
 struct Fields {
     single: BTreeMap<Key, Value>,
-    lists: BTreeMap<Key, Vec<Value>>,
-    maps: BTreeMap<Key, Vec<(Key, Value)>>,
+    lists: BTreeMap<Key, List>,
+    maps: BTreeMap<Key, Entries>,
 }
 
 impl Fields {

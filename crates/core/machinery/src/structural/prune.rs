@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::{Additional, Structural};
 use crate::normalize::{self, TypeError};
 use crate::schema::{Schema, TypeId};
-use crate::value::{Key, Value};
+use crate::value::{Entries, Key, List, Value};
 
 /// A pruning under way.
 pub(crate) struct Pruning<'a> {
@@ -32,7 +32,7 @@ impl Pruning<'_> {
     pub(crate) fn prune(&mut self, node: &Structural, value: Value) -> Result<Value, TypeError> {
         match value {
             Value::Map(map) => {
-                let mut entries = Vec::with_capacity(map.len());
+                let mut entries = Entries::with_capacity(map.len());
                 for (key, item) in map.into_entries() {
                     let back = self.step(&key);
                     if let Some(item) = self.entry(node, &key, item)? {
@@ -44,8 +44,8 @@ impl Pruning<'_> {
             }
             Value::List(list) => match &node.items {
                 Some(items) => {
-                    let mut out = Vec::with_capacity(list.len());
-                    for (i, item) in std::sync::Arc::unwrap_or_clone(list).into_iter().enumerate() {
+                    let mut out = List::with_capacity(list.len());
+                    for (i, item) in list.into_iter().enumerate() {
                         let back = self.path.len();
                         // Writing to a String cannot fail.
                         let _ = write!(self.path, "[{i}]");
@@ -124,7 +124,7 @@ impl Structural {
             }
             Value::List(_) => {
                 if let Some(items) = self.items.as_ref().filter(|i| i.reaches_defaults()) {
-                    value.make_list().iter_mut().for_each(|item| items.apply_defaults(item));
+                    value.make_list().make_mut().iter_mut().for_each(|item| items.apply_defaults(item));
                 }
             }
             _ => {}

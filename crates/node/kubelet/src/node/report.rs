@@ -198,7 +198,7 @@ pub(super) fn is_ready(status: &Value) -> bool {
 /// A status as far as a change of it matters.
 pub(super) fn without_heartbeats(status: &Value) -> Value {
     let mut out = status.clone();
-    for condition in out.place(&["conditions"]).make_list() {
+    for condition in out.place(&["conditions"]).make_list().make_mut() {
         condition.remove(&["lastHeartbeatTime"]);
     }
     out

@@ -34,7 +34,7 @@ pub(super) async fn add(ctx: &Arc<Context>, summary: &mut Value) {
             owned.set(&["node", "runtime", "containerFs"], of_file_system(fs, time.clone()));
         }
         let pods: HashMap<String, Arc<Value>> = ctx.all_pods().into_iter().map(|p| (meta::uid(&p).to_string(), p)).collect();
-        for shown in owned.place(&["pods"]).make_list() {
+        for shown in owned.place(&["pods"]).make_list().make_mut() {
             let Some(pod) = pods.get(shown.str_at(&["podRef", "uid"])) else { continue };
             add_pod(&ctx, pod, shown, node, images, &time);
         }
@@ -50,7 +50,7 @@ fn add_pod(ctx: &Context, pod: &Value, shown: &mut Value, node: Option<FileSyste
     let dir = ctx.config.pod_dir(meta::uid(pod));
     let logs = ctx.config.pod_log_dir(meta::namespace(pod), meta::name(pod), meta::uid(pod));
     let mut total = DiskUsage::default();
-    for container in shown.place(&["containers"]).make_list() {
+    for container in shown.place(&["containers"]).make_list().make_mut() {
         let own = walk(&logs.join(container.str_at(&["name"])));
         container.set(&["logs"], on(node, own, time));
         let number = |key: &str| container.at(&["rootfs"]).and_then(|r| r.int_at(&[key])).unwrap_or(0);

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use bytes::BufMut;
 use fram_api::names;
-use fram_machinery::{Key, Map, Text, Value, json};
+use fram_machinery::{Entries, Key, Map, Text, Value, json};
 
 use super::RecordError;
 
@@ -251,13 +251,13 @@ pub(super) fn to_value(stored: &[u8]) -> Result<Value, RecordError> {
     while let Some(entry) = Entry::take(&mut rest) {
         let operation = if entry.flags & APPLY != 0 { "Apply" } else { "Update" };
         let fields = read_fields(&mut rest);
-        let mut all = vec![
+        let mut all = Entries::from([
             (Key::Static("apiVersion"), entry.version.value()),
             (Key::Static("fieldsType"), Value::String(Text::new_static("FieldsV1"))),
             (Key::Static("fieldsV1"), fields),
             (Key::Static("manager"), entry.manager.value()),
             (Key::Static("operation"), Value::String(Text::new_static(operation))),
-        ];
+        ]);
         all.extend(entry.subresource.map(|subresource| (Key::Static("subresource"), subresource.value())));
         all.extend(entry.time.map(|digits| (Key::Static("time"), time_of(digits).into())));
         entries.push(Value::Map(Map::from_entries(all)));
@@ -266,14 +266,15 @@ pub(super) fn to_value(stored: &[u8]) -> Result<Value, RecordError> {
 }
 
 fn read_fields(rest: &mut &[u8]) -> Value {
-    let mut open: Vec<(Key, Vec<(Key, Value)>)> = Vec::new();
-    let mut entries = Vec::new();
+    // The steps that are open, each with where its entries begin.
+    let mut open: Vec<(Key, usize)> = Vec::new();
+    let mut entries: Vec<(Key, Value)> = Vec::new();
     loop {
         let head = number(rest);
         if head == END {
-            let done = Value::Map(Map::from_entries(std::mem::take(&mut entries)));
-            let Some((step, before)) = open.pop() else { return done };
-            entries = before;
+            let (step, start) = open.pop().map_or((None, 0), |(step, start)| (Some(step), start));
+            let done = Value::Map(Map::from_entries(entries.drain(start..).collect()));
+            let Some(step) = step else { return done };
             entries.push((step, done));
             continue;
         }
@@ -281,7 +282,7 @@ fn read_fields(rest: &mut &[u8]) -> Value {
         if head & 1 == 0 {
             entries.push((step, Value::Map(Map::new())));
         } else {
-            open.push((step, std::mem::take(&mut entries)));
+            open.push((step, entries.len()));
         }
     }
 }

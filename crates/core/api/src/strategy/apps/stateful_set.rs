@@ -40,7 +40,7 @@ impl Strategy for StatefulSet {
             object.set(&["spec", "updateStrategy", "rollingUpdate", "partition"], 0);
         }
         if !object.list_at(&["spec", "volumeClaimTemplates"]).is_empty() {
-            for claim in object.place(&["spec", "volumeClaimTemplates"]).make_list() {
+            for claim in object.place(&["spec", "volumeClaimTemplates"]).make_list().make_mut() {
                 claim.set(&["apiVersion"], "v1");
                 claim.set(&["kind"], "PersistentVolumeClaim");
                 claim.set(&["status", "phase"], "Pending");

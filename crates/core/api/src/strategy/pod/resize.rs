@@ -29,7 +29,7 @@ pub(super) fn keep_the_rest(pod: &mut Value, old: &Value) {
             spec.set(&[list], sent);
             continue;
         }
-        for (container, sent) in spec.place(&[list]).make_list().iter_mut().zip(&sent) {
+        for (container, sent) in spec.place(&[list]).make_list().make_mut().iter_mut().zip(&sent) {
             for field in ["resources", "resizePolicy"] {
                 match sent.get(field) {
                     Some(value) => container.set(&[field], value.clone()),
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(created(&init("1", "RestartContainer")), [format!("{field}: Invalid value: \"RestartContainer\": {why}")]);
         assert_eq!(created(&init("1", "NotRequired")), [""; 0]);
         let mut sidecar = init("1", "RestartContainer");
-        sidecar.place(&["spec", "initContainers"]).make_list()[0].set(&["restartPolicy"], "Always");
+        sidecar.place(&["spec", "initContainers"]).make_list().make_mut()[0].set(&["restartPolicy"], "Always");
         assert_eq!(created(&sidecar), [""; 0]);
     }
 
@@ -223,7 +223,7 @@ mod tests {
     fn the_class_and_the_order_of_containers_stay() {
         let old = one(object!({ "cpu": "1" }));
         let mut renamed = old.clone();
-        renamed.place(&["spec", "containers"]).make_list()[0].set(&["name"], "d");
+        renamed.place(&["spec", "containers"]).make_list().make_mut()[0].set(&["name"], "d");
         let told = check(&renamed, &old);
         assert_eq!(told, ["spec.containers[0].name: Forbidden: containers may not be renamed or reordered on resize"]);
         let best = pod("BestEffort", object!([{ "name": "c", "image": "i", "resources": {} }]));
@@ -236,7 +236,7 @@ mod tests {
         let mut sent = one(object!({ "cpu": "2" }));
         sent.set(&["metadata", "labels"], object!({ "x": "y" }));
         sent.set(&["spec", "priority"], 7);
-        sent.place(&["spec", "containers"]).make_list()[0].set(&["image"], "other");
+        sent.place(&["spec", "containers"]).make_list().make_mut()[0].set(&["image"], "other");
         keep_the_rest(&mut sent, &old);
         assert_eq!(sent, one(object!({ "cpu": "2" })));
     }

@@ -482,7 +482,7 @@ fn frozen(pod: &Value, gated: bool) -> Value {
     }
     for list in ["containers", "initContainers"] {
         if !spec.list_at(&[list]).is_empty() {
-            spec.place(&[list]).make_list().iter_mut().for_each(|c| drop(c.remove(&["image"])));
+            spec.place(&[list]).make_list().make_mut().iter_mut().for_each(|c| drop(c.remove(&["image"])));
         }
     }
     spec

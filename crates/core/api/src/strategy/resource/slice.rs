@@ -38,7 +38,7 @@ impl Strategy for ResourceSlice {
 
     fn stamp(&self, slice: &mut Value, _old: Option<&Value>, now: &str) {
         for device in devices_of(slice).iter_mut().filter(|d| !d.list_at(&["taints"]).is_empty()) {
-            for taint in device.place(&["taints"]).make_list().iter_mut().filter(|t| t.str_at(&["timeAdded"]).is_empty()) {
+            for taint in device.place(&["taints"]).make_list().make_mut().iter_mut().filter(|t| t.str_at(&["timeAdded"]).is_empty()) {
                 taint.set(&["timeAdded"], now);
             }
         }
@@ -84,7 +84,7 @@ impl Strategy for ResourceSlice {
 fn devices_of(slice: &mut Value) -> &mut [Value] {
     match slice.list_at(&["spec", "devices"]).is_empty() {
         true => &mut [],
-        false => slice.place(&["spec", "devices"]).make_list(),
+        false => slice.place(&["spec", "devices"]).make_list().make_mut(),
     }
 }
 

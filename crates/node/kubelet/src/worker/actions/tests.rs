@@ -26,7 +26,7 @@ fn a_running_init_container_gets_other_resources_and_the_pod_waits_for_it() {
     let mut pod = pod("Never", &["i", "a"]);
     let mut observed = running(&["i:running"]);
     let mut plan = |cpu: &str| {
-        pod.place(&["spec", "initContainers"]).make_list()[0].set(&["resources"], object!({ "requests": { "cpu": cpu } }));
+        pod.place(&["spec", "initContainers"]).make_list().make_mut()[0].set(&["resources"], object!({ "requests": { "cpu": cpu } }));
         let init = pod.list_at(&["spec", "initContainers"])[0].clone();
         let before = observed.containers[0].resources.cpu_shares;
         if before == 0 {
@@ -145,7 +145,7 @@ fn a_sidecar_holds_the_others_back_until_its_startup_probe_succeeds() {
     let mut pod = pod("Always", &["s1", "a"]);
     let Some(list) = pod.as_map().and_then(|m| m.get("spec")).cloned() else { panic!() };
     let mut spec = list;
-    spec.place(&["initContainers"]).make_list()[0].set(&["startupProbe"], object!({ "exec": { "command": ["x"] } }));
+    spec.place(&["initContainers"]).make_list().make_mut()[0].set(&["startupProbe"], object!({ "exec": { "command": ["x"] } }));
     pod.set(&["spec"], spec);
     let observed = running(&["s1:running"]);
     assert_eq!(words(&compute(&pod, &observed, &Verdicts::new())), "");
