@@ -186,7 +186,7 @@ pub(crate) fn line(id: &str, told: &Told, like: Option<&Told>) -> String {
     let own: Vec<_> = own.map(|(k, v)| (k.as_str().into(), v.clone())).collect();
     let lost: Vec<Value> = base.keys().filter(|k| success && !told.object.contains_key(*k)).map(|k| Value::from(k.as_str())).collect();
     if !own.is_empty() {
-        map.insert("object", Value::Map(Map::from_entries(own)));
+        map.insert("object", Value::Map(Map::from_entries(own.into())));
     }
     if !lost.is_empty() {
         map.insert("without", lost);

@@ -55,7 +55,7 @@ fn place<'a>(value: &'a mut Value, steps: &[Step]) -> &'a mut Value {
             while list.len() <= at {
                 list.push(Value::Null);
             }
-            &mut list[at]
+            &mut list.make_mut()[at]
         }
     };
     place(next, rest)
