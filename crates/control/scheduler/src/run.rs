@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::configuration::{Configuration, ProfileSpec};
-use crate::devices::{Allocation, Devices};
+use crate::devices::{Allocation, Devices, Grants};
 use crate::extender::Extender;
 use crate::framework::Framework;
 use crate::gang::Groups;
@@ -82,7 +82,7 @@ struct Profile {
     framework: Framework,
     preemption: Option<Limits>,
     bind_timeout: Duration,
-    device_patience: Duration,
+    devices: Grants,
 }
 
 /// A pod that is being bound, and the steps that its claims take.
@@ -161,7 +161,7 @@ impl Scheduler {
             framework: Framework::new(spec.slots, spec.percentage),
             preemption: spec.preemption,
             bind_timeout: spec.bind_timeout,
-            device_patience: spec.device_patience,
+            devices: spec.devices,
         };
         Self {
             followed: Arc::new(followed),

@@ -12,7 +12,7 @@ use super::{Binding, Profile, Scheduler};
 use crate::bind::devices::{carry_out_release, prepare_devices, unreserve};
 use crate::bind::{bind, bind_claims};
 use crate::cache::Cache;
-use crate::devices::{Allocation, Release};
+use crate::devices::{Allocation, Grants, Release};
 use crate::extender::{Extender, ExtenderError};
 use crate::framework::{Attempt, Filtered, Outcome, Refusal, best};
 use crate::gang::group_of;
@@ -34,7 +34,8 @@ pub(super) enum Nomination {
 pub(super) enum Found {
     Node(String),
     None(Attempt, Outcome),
-    Failed(ExtenderError),
+    /// It cannot be said now, or for this pod.
+    Failed(String),
 }
 
 /// A pod counts on a node, before the API knows.
@@ -62,7 +63,7 @@ impl Scheduler {
                 self.bind_beside(number, pod, held, begun);
             }
             Found::None(attempt, outcome) => Box::pin(self.make_room(number, attempt, outcome, begun)).await,
-            Found::Failed(error) => self.cycle_failed(number, &pod, &error.to_string(), begun),
+            Found::Failed(error) => self.cycle_failed(number, &pod, &error, begun),
         }
     }
 
@@ -75,6 +76,10 @@ impl Scheduler {
         }
         let mut filtered = self.filter(number, pod);
         loop {
+            let (Filtered::Feasible(attempt, _) | Filtered::None(attempt, _)) = &filtered;
+            if let Some(error) = self.profiles[number].framework.failure(attempt) {
+                return Found::Failed(error);
+            }
             let (mut attempt, mut slots) = match filtered {
                 Filtered::Feasible(attempt, slots) => (attempt, slots),
                 Filtered::None(attempt, outcome) => return Found::None(attempt, outcome),
@@ -89,7 +94,7 @@ impl Scheduler {
                 }
                 if let Err(error) = asked {
                     self.profiles[number].framework.end(attempt);
-                    return Found::Failed(error);
+                    return Found::Failed(error.to_string());
                 }
             }
             if slots.is_empty() {
@@ -230,7 +235,7 @@ impl Scheduler {
     /// What of claims is to be undone for a pod that these plugins refused.
     pub(super) fn release(&self, number: usize, pod: &Pod, plugins: &[&'static str]) -> Option<Release> {
         let refused = plugins.contains(&"DynamicResources");
-        self.cache.devices.release(pod, self.profiles[number].device_patience).filter(|_| refused)
+        self.cache.devices.release(pod, self.profiles[number].devices.patience).filter(|_| refused)
     }
 
     /// Undoes a claim; the pod is tried again when the API says so.
@@ -274,7 +279,7 @@ impl Scheduler {
     fn allocations(&self, number: usize, pod: &Pod, node: &str) -> Vec<Allocation> {
         let devices = &self.cache.devices;
         let Some(slot) = self.cache.slot(node).filter(|_| devices.concern(pod)) else { return Vec::new() };
-        let Ok(claims) = devices.claims(pod, self.profiles[number].device_patience) else { return Vec::new() };
+        let Ok(claims) = devices.claims(pod, self.profiles[number].devices) else { return Vec::new() };
         devices.allocate(&claims, self.cache.at(slot)).unwrap_or_default()
     }
 
@@ -321,7 +326,7 @@ impl Scheduler {
         let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
         let tried = self.queue.tried(&pod).unwrap_or((0, begun));
         let binding = Binding { pod: pod.clone(), steps: steps.clone(), allocations: allocations.clone(), profile: number, begun, tried };
-        let Profile { bind_timeout: patience, device_patience, .. } = self.profiles[number];
+        let Profile { bind_timeout: patience, devices: Grants { patience: device_patience, .. }, .. } = self.profiles[number];
         let binder = self.extenders.iter().find(|e| !e.bind_verb.is_empty() && e.wants(&pod)).cloned();
         let (points, profile) = (self.metrics.points.clone(), self.profiles[number].name.clone());
         let task = self.bindings.spawn(async move {
