@@ -388,6 +388,9 @@ impl Scheduler {
         }
         let slot = self.cache.slot_of_pod(&pod.uid);
         self.let_go(&pod, &steps, &allocations);
+        if !steps.is_empty() {
+            self.happened(Happening::Storage);
+        }
         if !allocations.is_empty() {
             self.happened(Happening::Devices);
             self.unreserve(&pod, allocations);
