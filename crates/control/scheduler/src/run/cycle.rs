@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::report::{SCHEDULER_ERROR, UNSCHEDULABLE, evict, report};
 use super::{Binding, Profile, Scheduler};
 use crate::bind::devices::{carry_out_release, prepare_devices, unreserve};
-use crate::bind::{bind, bind_claims};
+use crate::bind::{announce, bind, bind_claims};
 use crate::cache::Cache;
 use crate::devices::{Allocation, Grants, Release};
 use crate::extender::{Extender, ExtenderError};
@@ -28,6 +28,8 @@ pub(super) enum Nomination {
     To(Preemption),
     /// Room is no longer made for it.
     Cleared,
+    /// The same of a node that was announced a moment ago, which the cache may not show yet.
+    Withdrawn,
 }
 
 /// What comes of looking for a node.
@@ -257,7 +259,7 @@ impl Scheduler {
                 }
                 self.cache.nominate(pod.clone(), &found.node);
             }
-            Nomination::Cleared => {
+            Nomination::Cleared | Nomination::Withdrawn => {
                 if self.cache.forget_nomination(&pod.uid) {
                     self.happened(Happening::Left(None));
                 }
@@ -339,6 +341,9 @@ impl Scheduler {
             };
             let begun = Instant::now();
             let prepared = async {
+                if !steps.is_empty() || !allocations.is_empty() {
+                    Box::pin(announce(&config.client, &pod, &node)).await;
+                }
                 if !allocations.is_empty() {
                     Box::pin(prepare_devices(&config, &followed.device_claims, (&pod, &node), &allocations, device_patience)).await?;
                 }
@@ -388,6 +393,7 @@ impl Scheduler {
         }
         let slot = self.cache.slot_of_pod(&pod.uid);
         self.let_go(&pod, &steps, &allocations);
+        let announced = !steps.is_empty() || !allocations.is_empty();
         if !steps.is_empty() {
             self.happened(Happening::Storage);
         }
@@ -401,7 +407,7 @@ impl Scheduler {
             tracing::warn!(pod = pod.key, status = %why, "binding failed");
             self.queue.failed(&pod, now);
             // Room is no longer made for it anywhere; see upstream's handleBindingCycleError.
-            self.conclude(pod, SCHEDULER_ERROR, why.to_string(), Nomination::Cleared);
+            self.conclude(pod, SCHEDULER_ERROR, why.to_string(), if announced { Nomination::Withdrawn } else { Nomination::Cleared });
         }
         self.happened(Happening::Left(slot));
     }
