@@ -404,11 +404,13 @@ impl Devices {
 
     fn classes_of(&self, claim: &Value) -> Result<(), String> {
         for request in claim.list_at(&["spec", "devices", "requests"]) {
-            let alternatives = request.get("exactly").into_iter().chain(request.list_at(&["firstAvailable"]));
-            for alternative in alternatives.filter(|a| !a.is_null()) {
-                let class = alternative.str_at(&["deviceClassName"]);
+            let name = request.str_at(&["name"]);
+            let exactly = request.get("exactly").filter(|e| !e.is_null()).map(|e| (name.to_string(), e));
+            let alternatives = request.list_at(&["firstAvailable"]).iter().map(|a| (format!("{name}/{}", a.str_at(&["name"])), a));
+            for (name, asked) in exactly.into_iter().chain(alternatives) {
+                let class = asked.str_at(&["deviceClassName"]);
                 if !self.classes.contains_key(class) {
-                    return Err(format!("request {}: device class {class} does not exist", request.str_at(&["name"])));
+                    return Err(format!("request {name}: device class {class} does not exist"));
                 }
             }
         }

@@ -63,16 +63,22 @@ struct Subset<'a> {
     addresses: Vec<(&'a Value, bool)>,
 }
 
+/// Name, number, protocol, application protocol.
+type PortKey = [String; 4];
+/// The address itself, and the UID of what it is of.
+type AddressKey<'a> = (&'a str, &'a str);
+/// Addresses, and whether they are ready.
+type Addresses<'a> = BTreeMap<AddressKey<'a>, (&'a Value, bool)>;
+
 /// What tells ports from one another.
-fn port_key(port: &Value) -> [String; 4] {
+fn port_key(port: &Value) -> PortKey {
     let number = port.int_at(&["port"]).map_or_else(String::new, |n| format!("{n:05}"));
     [port.str_at(&["name"]).into(), number, port.str_at(&["protocol"]).into(), port.str_at(&["appProtocol"]).into()]
 }
 
 /// Subsets as they would be if each address stood in one place; where it is said to be ready and not to be, it is not. See RepackSubsets.
 fn repacked(endpoints: &Value) -> Vec<Subset<'_>> {
-    type Address<'a> = (&'a str, &'a str);
-    let mut by_port: BTreeMap<[String; 4], (&Value, BTreeMap<Address<'_>, (&Value, bool)>)> = BTreeMap::new();
+    let mut by_port: BTreeMap<PortKey, (&Value, Addresses<'_>)> = BTreeMap::new();
     for subset in endpoints.list_at(&["subsets"]) {
         // Addresses without ports stand under one that is none.
         let ports = subset.list_at(&["ports"]);
@@ -88,13 +94,13 @@ fn repacked(endpoints: &Value) -> Vec<Subset<'_>> {
             }
         }
     }
-    let mut by_address: BTreeMap<(bool, Address<'_>), (&Value, Vec<[String; 4]>)> = BTreeMap::new();
+    let mut by_address: BTreeMap<(bool, AddressKey<'_>), (&Value, Vec<PortKey>)> = BTreeMap::new();
     for (key, (_, addresses)) in &by_port {
         for (of, (address, ready)) in addresses {
             by_address.entry((!ready, *of)).or_insert((address, Vec::new())).1.push(key.clone());
         }
     }
-    let mut out: BTreeMap<Vec<[String; 4]>, Subset<'_>> = BTreeMap::new();
+    let mut out: BTreeMap<Vec<PortKey>, Subset<'_>> = BTreeMap::new();
     for ((not_ready, _), (address, keys)) in by_address {
         let named = || keys.iter().filter_map(|key| by_port.get(key)).map(|(port, _)| *port).filter(|port| !port.is_null()).collect();
         let subset = out.entry(keys.clone()).or_insert_with(|| Subset { ports: named(), addresses: Vec::new() });

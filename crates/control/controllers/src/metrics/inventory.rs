@@ -322,10 +322,10 @@ mod tests {
     fn sets_autoscalers_and_claims_of_devices_are_told() {
         let set = object!({ "metadata": { "namespace": "ns", "name": "db" }, "status": { "availableReplicas": 3 },
             "spec": { "replicas": 5, "podManagementPolicy": "Parallel", "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": "30%" } } } });
-        assert_eq!(said("statefulset_controller_statefulset_unavailable_replicas", &[set.clone()]), ["ns/db/Parallel 2"]);
+        assert_eq!(said("statefulset_controller_statefulset_unavailable_replicas", std::slice::from_ref(&set)), ["ns/db/Parallel 2"]);
         assert_eq!(said("statefulset_controller_statefulset_max_unavailable", &[set]), ["ns/db/Parallel 2"]);
         let scaler = object!({ "metadata": { "namespace": "ns", "name": "web" }, "status": { "desiredReplicas": 4 } });
-        assert_eq!(said("horizontal_pod_autoscaler_controller_desired_replicas", &[scaler.clone()]), ["ns/web 4"]);
+        assert_eq!(said("horizontal_pod_autoscaler_controller_desired_replicas", std::slice::from_ref(&scaler)), ["ns/web 4"]);
         assert_eq!(said("horizontal_pod_autoscaler_controller_num_horizontal_pod_autoscalers", &[scaler]), [" 1"]);
         let made = object!({ "metadata": { "annotations": { "resource.kubernetes.io/pod-claim-name": "c" } }, "status": { "allocation": { "devices": {} } } });
         let own = object!({ "spec": { "devices": { "requests": [{ "exactly": { "adminAccess": true } }] } } });

@@ -9,6 +9,9 @@ use fram_machinery::{Value, meta};
 /// So many expressions are kept.
 const MOST: usize = 256;
 
+/// Whether a device is meant, or why that cannot be said.
+type Answer = Result<bool, Arc<str>>;
+
 #[derive(Debug, Default)]
 pub(super) struct Selectors {
     known: HashMap<String, Known>,
@@ -19,7 +22,7 @@ struct Known {
     /// What is wrong with it where it does not compile, which the API would have refused.
     selector: Result<Arc<DeviceSelector>, Arc<str>>,
     /// By slice, of which version, and for each of its devices.
-    said: HashMap<String, (String, Vec<Option<Result<bool, Arc<str>>>>)>,
+    said: HashMap<String, (String, Vec<Option<Answer>>)>,
 }
 
 impl Selectors {
@@ -29,7 +32,7 @@ impl Selectors {
     }
 
     /// Whether an expression means a device of a slice, or why that cannot be said.
-    pub(super) fn matches(&mut self, text: &str, slice: &Value, number: usize) -> Result<bool, Arc<str>> {
+    pub(super) fn matches(&mut self, text: &str, slice: &Value, number: usize) -> Answer {
         if self.known.len() >= MOST && !self.known.contains_key(text) {
             self.known.clear();
         }

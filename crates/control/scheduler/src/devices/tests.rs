@@ -369,3 +369,22 @@ fn a_search_ends_where_the_profile_says_and_that_is_told_from_finding_nothing() 
         assert_eq!(devices.allocate(&claims, nodes().at(0)).unwrap_err().text(), expect, "{timeout:?}");
     }
 }
+
+#[test]
+fn a_class_that_is_not_there_is_told_with_the_request_that_wants_it() {
+    let mut devices = devices(vec![slice("pa", "a", vec![device("0", "x")])]);
+    let pod = pod("p", object!({ "resourceClaims": [{ "name": "c", "resourceClaimName": "c" }] }));
+    let request = |class: &str| object!({ "name": "alternative", "deviceClassName": class });
+    let table = [
+        (object!({ "name": "r", "exactly": { "deviceClassName": "gone" } }), Err("request r: device class gone does not exist")),
+        (
+            object!({ "name": "r", "firstAvailable": [(request("any")), (request("gone"))] }),
+            Err("request r/alternative: device class gone does not exist"),
+        ),
+        (object!({ "name": "r", "firstAvailable": [(request("any"))] }), Ok(())),
+    ];
+    for (request, expect) in table {
+        devices.set_claim("ns/c", Some(claim("c", object!({ "requests": [request] }))));
+        assert_eq!(devices.claims(&pod, Grants::default()).map(drop), expect.map_err(String::from));
+    }
+}

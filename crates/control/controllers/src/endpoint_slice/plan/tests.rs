@@ -91,7 +91,7 @@ fn endpoints_tell_ready_addresses_from_others() {
 #[test]
 fn a_pod_without_any_of_the_ports_has_no_address_unless_the_service_is_of_names_alone() {
     let pod = pod("a", 80, true);
-    let subsets = |service: &Value| endpoints(service, &[pod.clone()]).list_at(&["subsets"]).len();
+    let subsets = |service: &Value| endpoints(service, std::slice::from_ref(&pod)).list_at(&["subsets"]).len();
     let mut service = service();
     assert_eq!(subsets(&service), 1);
     service.set(&["spec", "ports"], object!([{ "name": "other", "port": 1, "protocol": "TCP", "targetPort": "nobody-has-it" }]));
