@@ -152,6 +152,7 @@ fn controllers_context(
         root_ca: control_plane.pki.ca_pem.as_str().into(),
         kinds: fram_controllers::stored_kinds(&control_plane.server.registry.api()),
         custom_kinds: follow_custom_kinds(&control_plane.server, tasks, stop),
+        undiscovered: control_plane.server.follow_unheard(),
         pod_network,
         load_balancer_pool: flags.pool(),
         selection: flags.selection(),
@@ -187,6 +188,7 @@ fn custom_kinds(api: &Api, aggregated: &[AggregatedKind]) -> Arc<[KindInfo]> {
         kind: kind.kind.clone(),
         namespaced: kind.namespaced,
         collected: true,
+        defined: false,
     };
     api.custom().filter_map(shown).chain(aggregated.iter().map(elsewhere)).collect()
 }

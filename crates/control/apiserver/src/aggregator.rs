@@ -35,13 +35,21 @@ pub(crate) struct Aggregator {
     offers: RwLock<Arc<Offers>>,
     /// The kinds among them whose objects have owners and namespaces.
     kinds: watch::Sender<Arc<[AggregatedKind]>>,
+    /// Group versions of which it is not known now what they have.
+    unheard: watch::Sender<Arc<[String]>>,
     /// By which they know that it is this server that asks.
     identity: Option<ClientIdentity>,
 }
 
 impl Default for Aggregator {
     fn default() -> Self {
-        Self { services: RwLock::default(), offers: RwLock::default(), kinds: watch::Sender::new(Arc::new([])), identity: None }
+        Self {
+            services: RwLock::default(),
+            offers: RwLock::default(),
+            kinds: watch::Sender::new(Arc::new([])),
+            unheard: watch::Sender::new(Arc::new([])),
+            identity: None,
+        }
     }
 }
 
@@ -52,8 +60,11 @@ impl Aggregator {
     }
 
     fn change_services(&self, change: impl FnOnce(&Services) -> Services) {
-        let mut services = self.services.write();
-        *services = Arc::new(change(&services));
+        {
+            let mut services = self.services.write();
+            *services = Arc::new(change(&services));
+        }
+        self.tell();
     }
 
     /// What the other servers were last heard to offer.
@@ -62,14 +73,25 @@ impl Aggregator {
     }
 
     fn change_offers(&self, change: impl FnOnce(&Offers) -> Offers) {
-        let mut offers = self.offers.write();
-        *offers = Arc::new(change(&offers));
-        let kinds: Arc<[AggregatedKind]> = offers.kinds().into();
-        self.kinds.send_if_modified(|known| {
-            *known != kinds && {
-                *known = kinds;
-                true
-            }
+        {
+            let mut offers = self.offers.write();
+            *offers = Arc::new(change(&offers));
+        }
+        self.tell();
+    }
+
+    /// Tells followers what is different now; what there is is read while nobody else tells, so that the last word is the latest.
+    fn tell(&self) {
+        let differs = |known: &mut Arc<[AggregatedKind]>| {
+            let kinds: Arc<[AggregatedKind]> = self.offers().kinds().into();
+            std::mem::replace(known, kinds.clone()) != kinds
+        };
+        self.kinds.send_if_modified(differs);
+        self.unheard.send_if_modified(|known| {
+            let (services, offers) = (self.services(), self.offers());
+            let unheard = services.remote().filter(|s| !offers.get(&s.name).is_some_and(|offer| offer.fresh));
+            let unheard: Arc<[String]> = unheard.map(|s| format!("{}/{}", s.group, s.version)).collect();
+            std::mem::replace(known, unheard.clone()) != unheard
         });
     }
 
@@ -88,6 +110,11 @@ impl Server {
     /// Tells of the kinds that other servers answer and whose objects end with their owners and namespaces.
     pub fn follow_aggregated(&self) -> watch::Receiver<Arc<[AggregatedKind]>> {
         self.aggregator.kinds.subscribe()
+    }
+
+    /// Tells of the group versions whose servers do not say now which kinds they have.
+    pub fn follow_unheard(&self) -> watch::Receiver<Arc<[String]>> {
+        self.aggregator.unheard.subscribe()
     }
 
     /// Whether the server behind an APIService is available, as far as is known. What was said of it a moment ago may not have arrived

@@ -357,7 +357,7 @@ fn is_parent(address: &Value, service: &Place) -> bool {
 
 /// Whether addresses are given from a ServiceCIDR. One of which nobody has said anything yet is ready, or a cluster without controllers
 /// had no Services.
-fn is_given_from(range: &Value) -> bool {
+pub(crate) fn is_given_from(range: &Value) -> bool {
     !meta::is_terminating(range) && meta::condition(range, "Ready").is_none_or(|ready| ready.str_at(&["status"]) == "True")
 }
 

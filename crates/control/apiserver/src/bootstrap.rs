@@ -2,6 +2,7 @@
 //! `kubernetes` Service, the service range, the default StorageClass. What exists already is left as it is.
 
 mod authentication;
+mod own_range;
 mod policy;
 pub(crate) mod stages;
 mod token_tracking;
@@ -30,7 +31,7 @@ pub enum BootstrapError {
     #[error("cannot take away what is no default any more, {what}: {status}")]
     Retire { what: String, status: Status },
     #[error(
-        "the Service default/kubernetes has the address {stored}, which pods call, and with --service-cluster-ip-range {told} it would be {first}: start with the range that the cluster was made with, and add others as ServiceCIDRs"
+        "the Service default/kubernetes has the address {stored}, which pods call, and with --service-cluster-ip-range {told} it would be {first}: start with the range that the cluster was made with, and add others as ServiceCIDRs. To move the cluster to {told}, make a ServiceCIDR of it first"
     )]
     OtherRange { stored: String, told: String, first: String },
     #[error("cannot read the Service default/kubernetes: {0}")]
@@ -70,7 +71,7 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 impl Server {
     /// Makes what is missing and reads the roles; afterwards the server is ready.
     pub async fn bootstrap(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
-        self.check_own_address().await?;
+        own_range::take(&self.registry).await?;
         for name in NAMESPACES {
             ensure(&self.registry, object!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })).await?;
         }
@@ -105,24 +106,6 @@ impl Server {
         self.start_flow_control().await.map_err(BootstrapError::FlowControl)?;
         self.stages.reach(Stage::Flow);
         Ok(())
-    }
-
-    /// The certificate, the nodes and the DNS go by the range that the server is told: another one than the cluster was made with would cut
-    /// off all pods from the API.
-    async fn check_own_address(&self) -> Result<(), BootstrapError> {
-        let (registry, fail) = (&self.registry, BootstrapError::OwnService);
-        let served = registry.served("", "v1", "services").ok_or_else(|| fail(Status::no_such_path()))?;
-        let place = Place { served, namespace: "default".into(), name: "kubernetes".into() };
-        let service = match registry.get_object(&place).await {
-            Err(status) if status.is(Reason::NotFound) => return Ok(()),
-            found => found.map_err(fail)?,
-        };
-        let (stored, first) = (service.str_at(&["spec", "clusterIP"]), registry.allocators.service_ip(1).to_string());
-        if stored == first {
-            return Ok(());
-        }
-        let told = registry.allocators.service_cidrs().join(",");
-        Err(BootstrapError::OtherRange { stored: stored.into(), told, first })
     }
 
     /// Says in ConfigMaps by what servers behind the aggregator know this one, and since when the use of Secrets' tokens is noted.

@@ -24,6 +24,8 @@ pub enum PkiError {
     Tls(#[from] rustls::Error),
     #[error("{0:?} is not a DNS name or an IP address")]
     Name(String),
+    #[error("the signer has expired: NotAfter={0}")]
+    Expired(time::OffsetDateTime),
 }
 
 /// A certificate with its key, as PEM.
@@ -38,6 +40,8 @@ pub struct Pki {
     directory: PathBuf,
     ca: CertifiedIssuer<'static, KeyPair>,
     pub ca_pem: String,
+    /// When the certificate that clients trust ends; nothing that it signs is valid for longer.
+    ca_ends: time::OffsetDateTime,
     /// Signs nothing but the front proxy's certificate: who takes its word for users must not take that of any other client.
     front_proxy: CertifiedIssuer<'static, KeyPair>,
     pub front_proxy_ca_pem: String,
@@ -81,6 +85,13 @@ pub fn public_key_hash(pem: &str) -> Result<String, String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|e| e.to_string())?;
     let digest = ring::digest::digest(&ring::digest::SHA256, certificate.public_key().raw);
     Ok(digest.as_ref().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// When a certificate ends; of several the first counts.
+fn end_of(pem: &str) -> Result<time::OffsetDateTime, String> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| e.to_string())?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|e| e.to_string())?;
+    Ok(certificate.validity().not_after.to_datetime())
 }
 
 /// How far before now signed requests are valid, and how short a lifetime counts from now; see the signer of kube-controller-manager.
@@ -147,7 +158,8 @@ impl Pki {
                 pem
             }
         };
-        Ok(Self { directory: directory.into(), ca, ca_pem, front_proxy, front_proxy_ca_pem, service_account_key })
+        let ca_ends = end_of(&ca_pem).map_err(|reason| PkiError::Pem { path: path("ca.crt"), reason })?;
+        Ok(Self { directory: directory.into(), ca, ca_pem, ca_ends, front_proxy, front_proxy_ca_pem, service_account_key })
     }
 
     pub fn directory(&self) -> &Path {
@@ -167,7 +179,11 @@ impl Pki {
         request.params.not_before = now - BACKDATE;
         let lifetime = time::Duration::seconds(seconds);
         // What is short is not shortened by the past; see PermissiveSigningPolicy.
-        request.params.not_after = if lifetime < SHORT { now + lifetime } else { now - BACKDATE + lifetime };
+        let end = if lifetime < SHORT { now + lifetime } else { now - BACKDATE + lifetime };
+        if now >= self.ca_ends {
+            return Err(PkiError::Expired(self.ca_ends));
+        }
+        request.params.not_after = end.min(self.ca_ends);
         Ok(request.signed_by(&self.ca)?.pem())
     }
 
@@ -275,5 +291,32 @@ fn san(name: &str) -> Result<SanType, PkiError> {
     match name.parse::<IpAddr>() {
         Ok(ip) => Ok(SanType::IpAddress(ip)),
         Err(_) => Ok(SanType::DnsName(name.try_into().map_err(|_| PkiError::Name(name.into()))?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The end of what an authority that is valid for so much longer signs for a day, since now.
+    fn signed(authority: time::Duration) -> Result<time::Duration, PkiError> {
+        let folder = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = ca_params("fram-ca").unwrap();
+        params.not_after = time::OffsetDateTime::now_utc() + authority;
+        write_private(&folder.path().join("ca.key"), &key.serialize_pem()).unwrap();
+        write_private(&folder.path().join("ca.crt"), &params.self_signed(&key).unwrap().pem()).unwrap();
+        let pki = Pki::open(folder.path())?;
+        let asked = CertificateParams::new(Vec::<String>::new()).unwrap().serialize_request(&KeyPair::generate().unwrap()).unwrap();
+        let request = rcgen::CertificateSigningRequestParams::from_der(asked.der()).unwrap();
+        Ok(end_of(&pki.sign(request, 24 * 3600)?).unwrap() - time::OffsetDateTime::now_utc())
+    }
+
+    #[test]
+    fn nothing_that_is_signed_outlives_the_authority() {
+        let around = |hours: i64, is: time::Duration| (is - time::Duration::hours(hours)).abs() < time::Duration::minutes(6);
+        assert!(around(24, signed(time::Duration::days(10)).unwrap()));
+        assert!(around(2, signed(time::Duration::hours(2)).unwrap()));
+        assert!(matches!(signed(-time::Duration::minutes(1)), Err(PkiError::Expired(_))));
     }
 }

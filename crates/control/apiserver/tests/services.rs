@@ -259,3 +259,33 @@ async fn a_server_that_is_told_another_range_than_its_cluster_was_made_with_does
     assert!(starts("10.0.0.0/8").await.is_err(), "the range is larger, but the address is another one");
     assert_eq!(starts("10.96.0.0/12").await, Ok(()));
 }
+
+#[tokio::test]
+async fn a_cluster_moves_to_a_range_that_a_service_cidr_announces() {
+    let store = in_memory();
+    let client = client_of(store.clone(), "10.96.0.0/16").await;
+    let (ranges, services) = (client.all(&SERVICE_CIDRS), client.within(&SERVICES, "default"));
+    services.create(service("stays", object!({ "clusterIP": "10.96.0.77" }))).await.unwrap();
+    // As the controller holds it.
+    let held = object!({ "metadata": { "finalizers": ["networking.k8s.io/service-cidr-finalizer"] } });
+    ranges.patch("kubernetes", "", PatchKind::Merge, held).await.unwrap();
+    let next = object!({ "metadata": { "name": "next" }, "spec": { "cidrs": ["10.97.0.0/16"] } });
+    ranges.create(next).await.unwrap();
+    say_ready(&client, "next", "False").await;
+    let unready = unprepared(store.clone(), Environment::system(), Allocators::within("10.97.0.0/16").unwrap());
+    assert!(unready.bootstrap(&cluster()).await.is_err(), "nothing is given from it yet");
+    say_ready(&client, "next", "True").await;
+    // Once more changes nothing.
+    for _ in 0..2 {
+        let client = client_of(store.clone(), "10.97.0.0/16").await;
+        let address = async |namespace: &str, name: &str| {
+            client.within(&SERVICES, namespace).get(name).await.unwrap().str_at(&["spec", "clusterIP"]).to_string()
+        };
+        assert_eq!([address("default", "kubernetes").await, address("kube-system", "kube-dns").await], ["10.97.0.1", "10.97.0.10"]);
+        assert_eq!(address("default", "stays").await, "10.96.0.77");
+        let made = client.within(&SERVICES, "default").create(service("new", object!({}))).await.unwrap();
+        assert!(made.str_at(&["spec", "clusterIP"]).starts_with("10.97."));
+        client.within(&SERVICES, "default").delete("new", DeleteOptions::default()).await.unwrap();
+        assert!(meta::is_terminating(&client.all(&SERVICE_CIDRS).get("kubernetes").await.unwrap()));
+    }
+}

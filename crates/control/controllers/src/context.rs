@@ -25,6 +25,8 @@ pub struct KindInfo {
     pub namespaced: bool,
     /// Its objects have owners and dependents, and end with their namespace.
     pub collected: bool,
+    /// A CustomResourceDefinition says what it is; without it there are none of its objects.
+    pub defined: bool,
 }
 
 impl KindInfo {
@@ -35,6 +37,7 @@ impl KindInfo {
             kind: kind.kind.to_string(),
             namespaced: kind.is_namespaced(),
             collected: kind.has_verb("watch") && !kind.is("", "Event"),
+            defined: kind.custom.is_some(),
         }
     }
 }
@@ -65,6 +68,8 @@ pub struct Context {
     pub kinds: Arc<[KindInfo]>,
     /// The kinds of custom resources, as they come and go.
     pub custom_kinds: watch::Receiver<Arc<[KindInfo]>>,
+    /// Group versions whose servers do not say which kinds they have.
+    pub undiscovered: watch::Receiver<Arc<[String]>>,
     pub pod_network: PodNetwork,
     /// What Services of type LoadBalancer are given addresses of; empty where they get none.
     pub load_balancer_pool: AddressPool,

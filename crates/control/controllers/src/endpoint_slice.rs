@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fram_client::resources::{ENDPOINT_SLICES, ENDPOINTS, NODES, PODS, SERVICES};
-use fram_client::{Action, Controller, DeleteOptions, Delta, EventRecorder, Informer, NODE_INDEX};
+use fram_client::{Action, Controller, DeleteOptions, Delta, Enqueuer, EventRecorder, Informer, NODE_INDEX};
 use fram_machinery::labels::Selector;
 use fram_machinery::{Reason, Status, Value, meta};
 use jiff::Timestamp;
@@ -25,6 +25,7 @@ use topology::{Spreads, Zones};
 use trigger::Triggers;
 
 pub(crate) const SLICES: &str = "endpointslice-controller";
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Of kind Endpoints.
 pub(crate) const ENDPOINTS_THEMSELVES: &str = "endpoints-controller";
 
@@ -66,7 +67,22 @@ pub(crate) fn start(context: &Context) {
             }
             concerned
         });
+    if context.selection.runs(ENDPOINTS_THEMSELVES) {
+        let leftovers = leftovers(services, endpoints, controller.enqueuer());
+        context.tasks.spawn(context.stop.clone().run_until_cancelled_owned(leftovers));
+    }
     context.run(controller, reconciler, |r, key| async move { r.reconcile(&key).await });
+}
+
+/// Has the Endpoints looked at whose Services went while nobody looked. Others may come before their Services, so once is enough.
+async fn leftovers(services: Informer, endpoints: Informer, enqueuer: Enqueuer) {
+    if !services.synced().await || !endpoints.synced().await {
+        return;
+    }
+    let all = endpoints.list();
+    // Those of old leader elections never had one.
+    let left = all.iter().filter(|e| services.get(&meta::key(e)).is_none() && meta::annotation(e, LEADER).is_none());
+    left.for_each(|endpoints| enqueuer.add(meta::key(endpoints)));
 }
 
 /// The Services whose selector matches a pod, as it is or as it was, where what they tell of it has changed.

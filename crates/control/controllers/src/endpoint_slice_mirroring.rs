@@ -12,6 +12,7 @@ use crate::objects::{Objects, settled};
 pub(crate) fn start(context: &Context) {
     let (endpoints, services) = (context.informers.get(&ENDPOINTS), context.informers.get(&SERVICES));
     let slices = context.informers.get(&ENDPOINT_SLICES);
+    context.metrics.inventory.follow(&slices, &context.stop);
     let client = context.client("endpointslicemirroring-controller");
     let mirror = Mirror {
         slices: Objects::new(&client, &slices),

@@ -51,7 +51,17 @@ impl Expander {
         let class = self.classes.get(fram_api::storage::class(&claim));
         let mine = meta::annotation(&volume, fram_api::storage::PROVISIONED_BY) == Some(PROVISIONER);
         let allowed = class.is_some_and(|c| c.bool_at(&["allowVolumeExpansion"]) == Some(true));
-        if !mine || !allowed || !fram_api::storage::is_for(&volume, &claim) {
+        if !fram_api::storage::is_for(&volume, &claim) {
+            return Ok(Action::Done);
+        }
+        if !mine {
+            if plan::asks_for_more(&claim) {
+                let message = "waiting for an external controller to expand this PVC";
+                self.events.event(&claim, false, "ExternalExpanding", message);
+            }
+            return Ok(Action::Done);
+        }
+        if !allowed {
             return Ok(Action::Done);
         }
         match plan(&claim, &volume) {

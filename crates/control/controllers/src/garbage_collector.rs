@@ -20,13 +20,14 @@ use crate::custom_kinds::{self, Follower};
 use crate::objects::settled;
 use plan::{Owner, Step, decide, stands_the_same};
 
+const DEFINITIONS: Resource = Resource::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
 pub(crate) const ORPHAN: &str = "orphan";
 pub(crate) const FOREGROUND: &str = "foregroundDeletion";
 
 pub(crate) fn start(context: &Context) {
     let kinds: Vec<Source> =
         context.kinds.iter().filter(|k| k.collected).map(|k| (k.clone(), informer(&context.informers, &k.resource))).collect();
-    let graph = Arc::new(Graph { kinds: RwLock::new(kinds.clone()), unknown: Mutex::default() });
+    let graph = Arc::new(Graph { kinds: RwLock::new(kinds.clone()), unknown: Mutex::default(), departed: Mutex::default() });
     let collector = Collector {
         client: context.client("generic-garbage-collector"),
         graph: graph.clone(),
@@ -76,9 +77,13 @@ impl Follower for CustomKinds {
         self.graph.concerned(kind, delta).into_iter().for_each(|key| self.enqueuer.add(key));
     }
 
+    /// Its last objects may have gone unseen: what refers to the kind is judged again.
     fn gone(&self, resource: &Resource) {
-        self.graph.kinds.write().retain(|(k, _)| k.resource != *resource);
+        let gone: Vec<Source> = self.graph.kinds.write().extract_if(.., |(k, _)| k.resource == *resource).collect();
         self.informers.forget(resource);
+        for (kind, _) in gone.iter().filter(|(kind, _)| kind.defined) {
+            self.graph.depart(kind).into_iter().for_each(|key| self.enqueuer.add(key));
+        }
     }
 }
 
@@ -89,11 +94,19 @@ fn owner_name(group: &str, kind: &str) -> String {
     format!("{group}/{kind}")
 }
 
+/// The same of what an owner reference speaks of.
+fn referred(reference: &Value) -> String {
+    let group = reference.str_at(&["apiVersion"]).split_once('/').map_or("", |(group, _)| group);
+    owner_name(group, reference.str_at(&["kind"]))
+}
+
 /// All objects that are collected.
 struct Graph {
     kinds: RwLock<Vec<Source>>,
     /// Keys of objects with owners of a kind that is not known yet, by that kind.
     unknown: Mutex<HashMap<String, BTreeSet<String>>>,
+    /// The definitions of kinds that went, by kind: where a definition is gone, no object of its kind is left.
+    departed: Mutex<HashMap<String, String>>,
 }
 
 impl Graph {
@@ -209,11 +222,21 @@ impl Graph {
 }
 
 impl Graph {
+    /// A kind that a definition had is served no longer: the keys of all that refers to it.
+    fn depart(&self, kind: &KindInfo) -> Vec<String> {
+        let (resource, name) = (&kind.resource, owner_name(&kind.resource.group, &kind.kind));
+        self.departed.lock().insert(name.clone(), format!("{}.{}", resource.plural, resource.group));
+        let refers = |object: &Value| meta::owner_references(object).iter().any(|reference| referred(reference) == name);
+        let of_kind = |(kind, informer): &Source| {
+            let found = informer.list().into_iter().filter(|object| refers(object));
+            found.map(|object| self.key(kind, &object)).collect::<Vec<_>>()
+        };
+        self.kinds.read().iter().flat_map(of_kind).collect()
+    }
+
     /// The object of this key is to be judged again when the kind of its owner is known.
     fn wait_for(&self, reference: &Value, key: &str) {
-        let group = reference.str_at(&["apiVersion"]).split_once('/').map_or("", |(group, _)| group);
-        let name = owner_name(group, reference.str_at(&["kind"]));
-        self.unknown.lock().entry(name).or_default().insert(key.to_string());
+        self.unknown.lock().entry(referred(reference)).or_default().insert(key.to_string());
     }
 }
 
@@ -257,7 +280,7 @@ impl Collector {
 
     /// What an owner reference leads to; the cache's word that there is no owner is checked with the server.
     async fn owner(&self, dependent: &Value, reference: &Value) -> Result<Owner, Status> {
-        let Some((kind, informer)) = self.graph.owner_kind(reference) else { return Ok(Owner::Unknown) };
+        let Some((kind, informer)) = self.graph.owner_kind(reference) else { return self.departed(reference).await };
         if !informer.has_synced() {
             return Ok(Owner::Unknown);
         }
@@ -282,6 +305,13 @@ impl Collector {
             Some(o) if waits(&o) => Owner::Waiting,
             Some(_) => Owner::Solid,
         })
+    }
+
+    /// An owner of a kind that is not served: it is gone where its definition is, which may also be one that cannot be served now.
+    async fn departed(&self, reference: &Value) -> Result<Owner, Status> {
+        let Some(definition) = self.graph.departed.lock().get(&referred(reference)).cloned() else { return Ok(Owner::Unknown) };
+        let there = self.client.all(&DEFINITIONS).find(&definition).await?.is_some();
+        Ok(if there { Owner::Unknown } else { Owner::Absent })
     }
 
     /// An owner has to be of the dependent's namespace, or of none: what somebody gets wrong, and sees by this alone.

@@ -38,6 +38,7 @@ const POD_METRICS: Resource = Resource::new("metrics.k8s.io", "v1beta1", "pods")
 
 pub(crate) fn start(context: &Context) {
     let scalers = context.informers.get(&HORIZONTAL_POD_AUTOSCALERS);
+    context.metrics.inventory.follow(&scalers, &context.stop);
     let client = context.client("horizontal-pod-autoscaler");
     let pods = context.informers.get(&PODS);
     let scaler = Scaler {

@@ -1,5 +1,6 @@
 //! What controllers count beside their queues, in upstream's words (the metrics of pkg/controller/job, cronjob and nodelifecycle).
 
+mod inventory;
 mod others;
 
 use std::cmp::Ordering;
@@ -14,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::endpoint_slice::figures::Figures;
+use inventory::Inventory;
 use others::Others;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -105,6 +107,7 @@ pub struct Metrics {
     computed_durations: Family<Computed, Histogram>,
     evictions: Family<Zone, Counter>,
     pub(crate) others: Others,
+    pub(crate) inventory: Inventory,
     pub(crate) slices: Figures,
 }
 
@@ -124,6 +127,7 @@ impl Default for Metrics {
             computed_durations: Family::new_with_constructor(short),
             evictions: Family::default(),
             others: Others::default(),
+            inventory: Inventory::default(),
             slices: Figures::default(),
         }
     }
@@ -160,6 +164,7 @@ impl Metrics {
         let about = "Number of Node evictions that happened since current instance of NodeController started";
         registry.sub_registry_with_prefix("node_collector").register("evictions", about, self.evictions.clone());
         self.others.register(registry);
+        registry.register_collector(Box::new(self.inventory.clone()));
     }
 
     /// A Job had its turn.
@@ -215,13 +220,16 @@ impl Metrics {
         self.computed_durations.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    /// A node is emptied. Regions and zones are joined as upstream joins them.
+    /// A node is emptied.
     pub(crate) fn evicted(&self, node: &Value) {
-        let [region, zone] =
-            ["region", "zone"].map(|part| meta::label(node, &format!("topology.kubernetes.io/{part}")).unwrap_or_default());
-        let zone = if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}:\0:{zone}") };
-        self.evictions.get_or_create(&Zone { zone }).inc();
+        self.evictions.get_or_create(&Zone { zone: zone_label(node) }).inc();
     }
+}
+
+/// Regions and zones are joined as upstream joins them.
+fn zone_label(node: &Value) -> String {
+    let [region, zone] = ["region", "zone"].map(|part| meta::label(node, &format!("topology.kubernetes.io/{part}")).unwrap_or_default());
+    if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}:\0:{zone}") }
 }
 
 #[cfg(test)]

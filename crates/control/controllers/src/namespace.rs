@@ -6,11 +6,11 @@ use std::time::Duration;
 use fram_client::resources::{NAMESPACES, PODS};
 use fram_client::{Action, Call, Client, Controller, DeleteOptions, ListOptions, Propagation, Resource, Verb};
 use fram_machinery::normalize::format_time;
-use fram_machinery::{Reason, Status, Value, meta, object};
+use fram_machinery::{Reason, Status, Value, meta};
 use tokio::sync::watch;
 
-use crate::Context;
 use crate::context::KindInfo;
+use crate::{Context, pods};
 
 /// How long to wait before looking again at what its own finalizers hold.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -21,9 +21,18 @@ pub(crate) fn start(context: &Context) {
         client: context.client("namespace-controller"),
         kinds: context.kinds.clone(),
         custom_kinds: context.custom_kinds.clone(),
+        undiscovered: context.undiscovered.clone(),
         now: context.now.clone(),
     };
     let controller = Controller::new("namespace", 10).owns(&namespaces);
+    let (mut undiscovered, again) = (context.undiscovered.clone(), controller.enqueuer());
+    let (terminating, stop) = (namespaces.clone(), context.stop.clone());
+    context.tasks.spawn(stop.run_until_cancelled_owned(async move {
+        // What ended a namespace may not do without: to know what there is in it.
+        while undiscovered.changed().await.is_ok() {
+            terminating.list().iter().filter(|n| meta::is_terminating(n)).for_each(|n| again.add(meta::name(n)));
+        }
+    }));
     context.run(controller, (reconciler, namespaces), |context, name| async move {
         let (reconciler, namespaces) = &*context;
         match namespaces.get(&name).filter(|n| meta::is_terminating(n)) {
@@ -37,6 +46,7 @@ struct Reconciler {
     client: Client,
     kinds: Arc<[KindInfo]>,
     custom_kinds: watch::Receiver<Arc<[KindInfo]>>,
+    undiscovered: watch::Receiver<Arc<[String]>>,
     now: crate::Clock,
 }
 
@@ -48,6 +58,14 @@ struct Remains {
     /// Finalizer and how many objects it holds.
     finalizers: Vec<(String, usize)>,
     failures: Vec<Status>,
+    /// Group versions whose servers do not say what they have.
+    undiscovered: Arc<[String]>,
+}
+
+impl Remains {
+    fn is_empty(&self) -> bool {
+        self.resources.is_empty() && self.failures.is_empty() && self.undiscovered.is_empty()
+    }
 }
 
 impl Reconciler {
@@ -64,13 +82,17 @@ impl Reconciler {
         if !remains.resources.is_empty() {
             return Ok(Action::After(AGAIN));
         }
+        if !remains.undiscovered.is_empty() {
+            // There is another turn when they are heard, or are not there any more.
+            return Ok(Action::Done);
+        }
         self.finalize(name).await?;
         Ok(Action::Done)
     }
 
     /// Deletes everything, pods first: what they use should outlive them, also where nobody can say whether there are any.
     async fn empty(&self, namespace: &str) -> Result<Remains, Status> {
-        let mut remains = Remains::default();
+        let mut remains = Remains { undiscovered: self.undiscovered.borrow().clone(), ..Default::default() };
         let custom = self.custom_kinds.borrow().clone();
         let all = || self.kinds.iter().chain(custom.iter()).filter(|k| k.namespaced).map(|k| &k.resource);
         for resource in all().filter(|r| **r == PODS).chain(all().filter(|r| **r != PODS)) {
@@ -116,25 +138,15 @@ impl Reconciler {
     async fn report(&self, namespace: &Value, remains: &Remains) -> Result<(), Status> {
         let now = format_time((self.now)(), 0);
         let wanted = conditions(remains);
-        let same = wanted.iter().all(|(ty, status, reason, message)| {
-            meta::condition(namespace, ty).is_some_and(|c| {
-                (c.str_at(&["status"]), c.str_at(&["reason"]), c.str_at(&["message"])) == (*status, *reason, message.as_str())
-            })
-        });
         // Of what was empty from the beginning nothing is said; what was said before is taken back where others hold the namespace.
-        let nothing =
-            remains.resources.is_empty() && remains.failures.is_empty() && namespace.list_at(&["status", "conditions"]).is_empty();
-        if same || nothing {
+        let nothing = remains.is_empty() && namespace.list_at(&["status", "conditions"]).is_empty();
+        let mut changed = namespace.clone();
+        for (ty, status, reason, message) in wanted {
+            pods::set_condition(changed.place(&["status"]), ty, status, reason, &message, &now);
+        }
+        if nothing || changed == *namespace {
             return Ok(());
         }
-        let list: Vec<Value> = wanted
-            .into_iter()
-            .map(|(ty, status, reason, message)| {
-                object!({ "type": ty, "status": status, "reason": reason, "message": message, "lastTransitionTime": (now.as_str()) })
-            })
-            .collect();
-        let mut changed = namespace.clone();
-        changed.set(&["status", "conditions"], list);
         changed.remove(&["metadata", "resourceVersion"]);
         match self.client.all(&NAMESPACES).update_status(changed).await {
             Err(status) if !status.is(Reason::NotFound) => Err(status),
@@ -200,8 +212,16 @@ fn conditions(remains: &Remains) -> Vec<(&'static str, &'static str, &'static st
             format!("Some content in the namespace has finalizers remaining: {}", sorted(held)),
         ),
     };
-    let discovery =
-        ("NamespaceDeletionDiscoveryFailure", "False", "ResourcesDiscovered", "All resources successfully discovered".to_string());
+    let missing = &remains.undiscovered;
+    let discovery = match missing.is_empty() {
+        true => ("NamespaceDeletionDiscoveryFailure", "False", "ResourcesDiscovered", "All resources successfully discovered".to_string()),
+        false => {
+            let all = sorted(missing.iter().map(|version| format!("{version}: stale GroupVersion discovery: {version}")).collect());
+            let complete = format!("unable to retrieve the complete list of server APIs: {all}");
+            let message = format!("Discovery failed for some groups, {} failing: {complete}", missing.len());
+            ("NamespaceDeletionDiscoveryFailure", "True", "DiscoveryFailed", message)
+        }
+    };
     let parsing = (
         "NamespaceDeletionGroupVersionParsingFailure",
         "False",
@@ -221,11 +241,15 @@ mod tests {
             resources: vec![("secrets.".into(), 2), ("deployments.apps".into(), 1)],
             finalizers: vec![("b.c/d".into(), 1), ("a.b/c".into(), 2)],
             failures: vec![Status::internal("z"), Status::internal("a")],
+            undiscovered: ["b.com/v1".to_string(), "a.com/v1".to_string()].into(),
         };
         let said = conditions(&remains);
         let of = |ty: &str| said.iter().find(|c| c.0 == ty).map(|c| (c.1, c.2, c.3.as_str())).unwrap();
         let failed = "Failed to delete all resource types, 2 remaining: Internal error occurred: a, Internal error occurred: z";
         assert_eq!(of("NamespaceDeletionContentFailure"), ("True", "ContentDeletionFailed", failed));
+        let unknown = "Discovery failed for some groups, 2 failing: unable to retrieve the complete list of server APIs: \
+            a.com/v1: stale GroupVersion discovery: a.com/v1, b.com/v1: stale GroupVersion discovery: b.com/v1";
+        assert_eq!(of("NamespaceDeletionDiscoveryFailure"), ("True", "DiscoveryFailed", unknown));
         let left = "Some resources are remaining: deployments.apps has 1 resource instances, secrets. has 2 resource instances";
         assert_eq!(of("NamespaceContentRemaining"), ("True", "SomeResourcesRemain", left));
         let held = "Some content in the namespace has finalizers remaining: a.b/c in 2 resource instances, b.c/d in 1 resource instances";

@@ -27,6 +27,7 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 pub(crate) fn start(context: &Context) {
     let (nodes, leases) = (context.informers.get(&NODES), context.informers.get(&LEASES));
     let pods = context.informers.get(&PODS);
+    context.metrics.inventory.follow(&nodes, &context.stop);
     let reconciler = Reconciler {
         client: context.client("node-controller"),
         nodes: nodes.clone(),

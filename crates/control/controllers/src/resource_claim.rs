@@ -23,6 +23,7 @@ pub(crate) fn start(context: &Context) {
         events: context.recorder("resource-claim-controller", "resource_claim"),
         metrics: context.metrics.clone(),
     });
+    context.metrics.inventory.follow(&reconciler.claims, &context.stop);
     let (pods, templates, known) = (reconciler.pods.clone(), reconciler.templates.clone(), reconciler.pods.clone());
     let for_pods = Controller::new("resource_claim_pods", 4)
         .watches_deltas(&pods, |delta| {

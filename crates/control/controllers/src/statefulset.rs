@@ -21,6 +21,7 @@ use plan::{Plan, View, plan};
 
 pub(crate) fn start(context: &Context) {
     let (sets, all) = (context.informers.get(&STATEFUL_SETS), context.informers.get(&PODS));
+    context.metrics.inventory.follow(&sets, &context.stop);
     let (claims, history) = (context.informers.get(&PERSISTENT_VOLUME_CLAIMS), context.informers.get(&CONTROLLER_REVISIONS));
     let client = context.client("statefulset-controller");
     let reconciler = Reconciler {

@@ -20,6 +20,8 @@ const PROVISIONERS: [&str; 2] = ["volume.kubernetes.io/storage-provisioner", "vo
 
 pub(crate) fn start(context: &Context) {
     let (claims, volumes) = (context.informers.get(&PERSISTENT_VOLUME_CLAIMS), context.informers.get(&PERSISTENT_VOLUMES));
+    context.metrics.inventory.follow(&claims, &context.stop);
+    context.metrics.inventory.follow(&volumes, &context.stop);
     let (classes, pods) = (context.informers.get(&STORAGE_CLASSES), context.informers.get(&PODS));
     let consumers: Arc<Mutex<Consumers>> = Arc::default();
     let client = context.client("persistent-volume-binder");

@@ -23,6 +23,19 @@ pub(crate) async fn bind(client: &Client, pod: &Pod, node: &str) -> Result<(), S
     client.within(&PODS, namespace).create_subresource(name, "binding", binding).await.map(drop)
 }
 
+/// Says on a pod that what is made ready for it meanwhile is for this node, which autoscalers of clusters go by (KEP-5278). It is bound all
+/// the same where that cannot be said.
+pub(crate) async fn announce(client: &Client, pod: &Pod, node: &str) {
+    if pod.object.str_at(&["status", "nominatedNodeName"]) == node {
+        return;
+    }
+    let patch = object!({ "metadata": { "uid": (&*pod.uid) }, "status": { "nominatedNodeName": node } });
+    let said = client.within(&PODS, pod.namespace()).patch(meta::name(&pod.object), "status", PatchKind::Strategic, patch).await;
+    if let Err(status) = said {
+        tracing::warn!(pod = pod.key, node, %status, "cannot say for which node a pod is made ready");
+    }
+}
+
 /// Carries out the steps and waits until each claim has its volume, not longer than this.
 pub(crate) async fn bind_claims(client: &Client, claims: &Informer, node: &str, steps: &[Step], patience: Duration) -> Result<(), Status> {
     if steps.is_empty() {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use fram_machinery::{view, yaml};
 
+use crate::devices::Grants;
 use crate::extender::{Extender, ExtenderError};
 use crate::plugins::{Arguments, Slot, standard};
 use crate::preemption::Limits;
@@ -48,7 +49,7 @@ pub(crate) struct ProfileSpec {
     /// How long a pod waits for its volumes before its place is given up.
     pub(crate) bind_timeout: Duration,
     /// So long pods wait for devices to be made ready.
-    pub(crate) device_patience: Duration,
+    pub(crate) devices: Grants,
     /// How many of a hundred nodes are looked for; 0 for what suits the size of the cluster.
     pub(crate) percentage: usize,
 }
@@ -81,7 +82,7 @@ impl Default for Configuration {
             slots,
             preemption,
             bind_timeout: BIND_TIMEOUT,
-            device_patience: crate::devices::readiness::PATIENCE,
+            devices: Grants::default(),
             percentage: 0,
         };
         Self { profiles: vec![profile], extenders: Vec::new(), backoff: Backoff::default(), unheeded: Vec::new() }

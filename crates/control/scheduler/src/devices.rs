@@ -23,10 +23,60 @@ use crate::node::Node;
 use crate::pod::Pod;
 use capacity::Amounts;
 use extended::{Extended, Wanted};
-use readiness::is_lost;
+use readiness::{PATIENCE, is_lost};
 use selectors::Selectors;
 
-pub(crate) use allocate::{NONE, STEPS};
+pub(crate) use allocate::{NONE, TIMED_OUT};
+
+/// What a profile grants pods with claims; see DynamicResourcesArgs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grants {
+    /// So long pods wait for devices to be made ready.
+    pub(crate) patience: Duration,
+    /// So many devices are tried for the claims of a pod on a node.
+    pub(crate) steps: usize,
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self { patience: PATIENCE, steps: steps_within(FILTER_TIMEOUT) }
+    }
+}
+
+/// See DynamicResourcesFilterTimeoutDefault.
+pub(crate) const FILTER_TIMEOUT: Duration = Duration::from_secs(10);
+const STEPS_PER_SECOND: usize = 5000;
+
+/// What a filterTimeout allows. What is found is not to depend on how busy the machine is, and no other pod finds its node meanwhile, so that
+/// steps are counted in place of time, in a small part of which they are taken. Zero allows all.
+pub(crate) fn steps_within(timeout: Duration) -> usize {
+    match timeout.is_zero() {
+        true => usize::MAX,
+        false => (timeout.as_secs_f64() * STEPS_PER_SECOND as f64).ceil() as usize,
+    }
+}
+
+/// Why a node does not have what claims ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Denial {
+    Refused(String),
+    /// It cannot be said for any node: a claim or a class asks for what cannot be worked out.
+    Broken(String),
+}
+
+impl Denial {
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Refused(text) | Self::Broken(text) => text,
+        }
+    }
+}
+
+impl From<String> for Denial {
+    fn from(text: String) -> Self {
+        Self::Refused(text)
+    }
+}
 
 /// A pool of a driver: the part of its slices' names that counts.
 type PoolId = (Arc<str>, Arc<str>);
@@ -83,6 +133,8 @@ pub(crate) struct Claims {
     lost: bool,
     /// What of the pod's resources may have to be found as devices too.
     extended: Option<Extended>,
+    /// So many devices may be tried for them on a node.
+    pub(crate) steps: usize,
 }
 
 impl Claims {
@@ -294,9 +346,9 @@ impl Devices {
         }
     }
 
-    /// The pod's claims, or why it cannot run anywhere yet; nobody waits longer than this for devices to become ready.
-    pub(crate) fn claims(&self, pod: &Pod, patience: Duration) -> Result<Claims, String> {
-        let mut claims = Claims::default();
+    /// The pod's claims, or why it cannot run anywhere yet.
+    pub(crate) fn claims(&self, pod: &Pod, limits: Grants) -> Result<Claims, String> {
+        let mut claims = Claims { steps: limits.steps, ..Claims::default() };
         let namespace = pod.namespace();
         for (name, object) in claims_of_pod(&pod.object) {
             let Some(object) = object else {
@@ -322,7 +374,7 @@ impl Devices {
                 self.classes_of(claim)?;
                 claims.wanting = true;
             }
-            claims.lost |= is_lost(claim, self.now, patience);
+            claims.lost |= is_lost(claim, self.now, limits.patience);
             claims.all.push(claim.clone());
         }
         claims.extended = self.extended(pod);
@@ -352,11 +404,13 @@ impl Devices {
 
     fn classes_of(&self, claim: &Value) -> Result<(), String> {
         for request in claim.list_at(&["spec", "devices", "requests"]) {
-            let alternatives = request.get("exactly").into_iter().chain(request.list_at(&["firstAvailable"]));
-            for alternative in alternatives.filter(|a| !a.is_null()) {
-                let class = alternative.str_at(&["deviceClassName"]);
+            let name = request.str_at(&["name"]);
+            let exactly = request.get("exactly").filter(|e| !e.is_null()).map(|e| (name.to_string(), e));
+            let alternatives = request.list_at(&["firstAvailable"]).iter().map(|a| (format!("{name}/{}", a.str_at(&["name"])), a));
+            for (name, asked) in exactly.into_iter().chain(alternatives) {
+                let class = asked.str_at(&["deviceClassName"]);
                 if !self.classes.contains_key(class) {
-                    return Err(format!("request {}: device class {class} does not exist", request.str_at(&["name"])));
+                    return Err(format!("request {name}: device class {class} does not exist"));
                 }
             }
         }
@@ -364,15 +418,15 @@ impl Devices {
     }
 
     /// What the claims take on a node, or why they cannot be had there.
-    pub(crate) fn allocate(&self, claims: &Claims, node: &Node) -> Result<Vec<Allocation>, String> {
-        self.allocate_within(claims, node, &mut { STEPS })
+    pub(crate) fn allocate(&self, claims: &Claims, node: &Node) -> Result<Vec<Allocation>, Denial> {
+        self.allocate_within(claims, node, &mut { claims.steps })
     }
 
     /// The same in so many steps, which are counted down.
-    pub(crate) fn allocate_within(&self, claims: &Claims, node: &Node, steps: &mut usize) -> Result<Vec<Allocation>, String> {
+    pub(crate) fn allocate_within(&self, claims: &Claims, node: &Node, steps: &mut usize) -> Result<Vec<Allocation>, Denial> {
         let away = |claim: &Arc<Value>| allocation_of(claim).is_some_and(|a| !reaches(a.get("nodeSelector"), node));
         if claims.lost || claims.all.iter().any(away) {
-            return Err("resourceclaim not available on the node".into());
+            return Err(Denial::Refused("resourceclaim not available on the node".into()));
         }
         let extended = claims.extended.as_ref().and_then(|extended| extended.wanted_on(node));
         let mut wanting: Vec<Arc<Value>> = claims.all.iter().filter(|claim| allocation_of(claim).is_none()).cloned().collect();

@@ -100,6 +100,11 @@ pub(crate) trait View: Send + Sync {
         None
     }
 
+    /// Why it cannot say of any node whether it refuses it: the attempt has failed, as upstream's with a status of Error.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
     /// Scores of these nodes in their order, from 0 to 100; None where it has no opinion.
     fn score(&mut self, _cache: &Cache, _slots: &[usize]) -> Option<Vec<i64>> {
         None
@@ -420,6 +425,13 @@ impl Framework {
         }
         let fits = self.fits(attempt, cache, slot);
         fits.map_err(|refusal| attempt.refused.insert(slot, refusal)).is_ok()
+    }
+
+    /// Why an attempt could not go on.
+    pub(crate) fn failure(&self, attempt: &Attempt) -> Option<String> {
+        let failed = |(number, _, kept): &(usize, Option<String>, Kept)| Some((self.plugins[*number].plugin.name(), kept.view.failure()?));
+        let (plugin, why) = attempt.views.iter().find_map(failed)?;
+        Some(format!("running {plugin:?} filter plugin: {why}"))
     }
 
     /// Why no node is left.

@@ -14,7 +14,6 @@ mod taints;
 mod volumes;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use fram_machinery::{Value, meta, object};
 
@@ -23,7 +22,7 @@ pub(crate) use images::of_node as images_of_node;
 pub(crate) use interpod::Terms;
 pub(crate) use resources::{Fit, Ranking};
 
-use crate::devices::readiness::PATIENCE;
+use crate::devices::Grants;
 use crate::framework::Plugin;
 use crate::node::Node;
 use crate::pod::Pod;
@@ -50,8 +49,7 @@ pub(crate) struct Arguments {
     /// What a required affinity of a pod that runs counts in scores.
     pub(crate) hard_pod_affinity_weight: i64,
     pub(crate) ignore_preferred_terms_of_existing_pods: bool,
-    /// So long pods wait for devices to be made ready.
-    pub(crate) device_patience: Duration,
+    pub(crate) devices: Grants,
 }
 
 impl Default for Arguments {
@@ -63,7 +61,7 @@ impl Default for Arguments {
             spreading: None,
             hard_pod_affinity_weight: 1,
             ignore_preferred_terms_of_existing_pods: false,
-            device_patience: PATIENCE,
+            devices: Grants::default(),
         }
     }
 }
@@ -92,7 +90,7 @@ pub(crate) fn standard(arguments: &Arguments) -> Vec<Slot> {
             2,
             true,
         ),
-        slot(Arc::new(devices::DynamicResources { patience: arguments.device_patience }), 2, true),
+        slot(Arc::new(devices::DynamicResources { limits: arguments.devices }), 2, true),
         slot(Arc::new(resources::BalancedAllocation { resources: arguments.balanced.clone() }), 1, false),
         slot(Arc::new(images::ImageLocality), 1, false),
         slot(Arc::new(features::NodeDeclaredFeatures), 0, true),

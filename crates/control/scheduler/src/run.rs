@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::configuration::{Configuration, ProfileSpec};
-use crate::devices::{Allocation, Devices};
+use crate::devices::{Allocation, Devices, Grants};
 use crate::extender::Extender;
 use crate::framework::Framework;
 use crate::gang::Groups;
@@ -66,6 +66,7 @@ struct Followed {
     services: Informer,
     budgets: Informer,
     csi_nodes: Informer,
+    attachments: Informer,
     drivers: Informer,
     capacities: Informer,
     device_claims: Informer,
@@ -76,13 +77,15 @@ struct Followed {
     device_rules: Option<Informer>,
 }
 
+const VOLUME_ATTACHMENTS: Resource = Resource::new("storage.k8s.io", "v1", "volumeattachments");
+
 /// How the pods of one `schedulerName` are scheduled.
 struct Profile {
     name: String,
     framework: Framework,
     preemption: Option<Limits>,
     bind_timeout: Duration,
-    device_patience: Duration,
+    devices: Grants,
 }
 
 /// A pod that is being bound, and the steps that its claims take.
@@ -148,6 +151,7 @@ impl Scheduler {
             services: get(&SERVICES),
             budgets: get(&POD_DISRUPTION_BUDGETS),
             csi_nodes: get(&CSI_NODES),
+            attachments: get(&VOLUME_ATTACHMENTS),
             drivers: get(&CSI_DRIVERS),
             capacities: get(&CSI_STORAGE_CAPACITIES),
             device_claims: get(&RESOURCE_CLAIMS),
@@ -161,7 +165,7 @@ impl Scheduler {
             framework: Framework::new(spec.slots, spec.percentage),
             preemption: spec.preemption,
             bind_timeout: spec.bind_timeout,
-            device_patience: spec.device_patience,
+            devices: spec.devices,
         };
         Self {
             followed: Arc::new(followed),
@@ -206,6 +210,7 @@ impl Scheduler {
             services,
             budgets,
             csi_nodes,
+            attachments,
             drivers,
             capacities,
             device_claims,
@@ -216,7 +221,7 @@ impl Scheduler {
         } = &*followed;
         // A decision before all pods are known would count too little on the nodes, one before all budgets break them.
         let all = [pods, nodes, claims, volumes, classes, namespaces, budgets, csi_nodes, device_claims, device_slices, device_classes];
-        for informer in all.into_iter().chain([services, drivers, capacities]).chain(groups).chain(device_rules) {
+        for informer in all.into_iter().chain([services, drivers, capacities, attachments]).chain(groups).chain(device_rules) {
             if !informer.synced().await {
                 return;
             }
@@ -225,7 +230,8 @@ impl Scheduler {
         let (mut volumes, mut classes, mut namespaces) = (volumes.subscribe(), classes.subscribe(), namespaces.subscribe());
         let (mut csi_nodes, mut drivers, mut capacities) = (csi_nodes.subscribe(), drivers.subscribe(), capacities.subscribe());
         let (mut device_claims, mut device_slices) = (device_claims.subscribe(), device_slices.subscribe());
-        let (mut device_classes, mut services) = (device_classes.subscribe(), services.subscribe());
+        let (mut device_classes, mut services, mut attachments) =
+            (device_classes.subscribe(), services.subscribe(), attachments.subscribe());
         let mut groups = groups.as_ref().map(Informer::subscribe);
         let mut device_rules = device_rules.as_ref().map(Informer::subscribe);
         loop {
@@ -262,13 +268,14 @@ impl Scheduler {
                     Some(deltas) => deltas.iter().for_each(|d| self.node_changed(d)),
                     None => return,
                 },
-                Some(deltas) = claims.changed() => self.storage_changed(&deltas, |storage| &mut storage.claims),
+                Some(deltas) = claims.changed() => self.claims_changed(&deltas),
                 Some(deltas) = volumes.changed() => self.storage_changed(&deltas, |storage| &mut storage.volumes),
                 Some(deltas) = classes.changed() => self.storage_changed(&deltas, |storage| &mut storage.classes),
                 Some(deltas) = csi_nodes.changed() => self.storage_changed(&deltas, |storage| &mut storage.csi_nodes),
+                Some(deltas) = attachments.changed() => self.attachments_changed(&deltas),
                 Some(deltas) = drivers.changed() => self.storage_changed(&deltas, |storage| &mut storage.drivers),
                 Some(deltas) = capacities.changed() => self.storage_changed(&deltas, |storage| &mut storage.capacities),
-                Some(deltas) = device_claims.changed() => self.devices_changed(&deltas, Devices::set_claim),
+                Some(deltas) = device_claims.changed() => self.device_claims_changed(&deltas),
                 Some(deltas) = device_slices.changed() => self.devices_changed(&deltas, Devices::set_slice),
                 Some(deltas) = device_classes.changed() => self.devices_changed(&deltas, Devices::set_class),
                 Some(deltas) = changed(&mut device_rules) => self.devices_changed(&deltas, Devices::set_rule),

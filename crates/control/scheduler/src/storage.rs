@@ -20,6 +20,8 @@ pub(crate) struct Storage {
     pub(crate) classes: HashMap<String, Arc<Value>>,
     /// What drivers say about each node, by its name.
     pub(crate) csi_nodes: HashMap<String, Arc<Value>>,
+    /// What is attached to nodes, also where no pod uses it any more.
+    pub(crate) attachments: HashMap<String, Arc<Value>>,
     /// The drivers themselves, and where they have how much room.
     pub(crate) drivers: HashMap<String, Arc<Value>>,
     pub(crate) capacities: HashMap<String, Arc<Value>>,

@@ -229,6 +229,28 @@ async fn components_of_the_same_process_reach_what_another_server_answers() {
 }
 
 #[tokio::test]
+async fn what_another_server_has_is_unknown_while_it_does_not_say() {
+    let cell = start().await;
+    let mut unheard = cell.web.server.follow_unheard();
+    let mut until = async |expect: &[&str]| {
+        let heard = unheard.wait_for(|unheard| unheard.iter().eq(expect));
+        tokio::time::timeout(Duration::from_secs(30), heard).await.unwrap().unwrap();
+    };
+    until(&[]).await;
+    cell.client.all(&API_SERVICES).create(cell.api_service()).await.unwrap();
+    until(&["a.com/v1"]).await;
+    cell.client.within(&SERVICES, "default").create(service()).await.unwrap();
+    cell.client.within(&ENDPOINT_SLICES, "default").create(slice()).await.unwrap();
+    until(&[]).await;
+    cell.client.within(&ENDPOINT_SLICES, "default").delete("api-1", DeleteOptions::default()).await.unwrap();
+    until(&["a.com/v1"]).await;
+    // What it had is followed all the same: it may come back.
+    assert_eq!(cell.web.server.follow_aggregated().borrow().len(), 1);
+    cell.client.all(&API_SERVICES).delete(NAME, DeleteOptions::default()).await.unwrap();
+    until(&[]).await;
+}
+
+#[tokio::test]
 async fn upgraded_connections_pass() {
     let cell = start().await;
     cell.serve_a_com().await;

@@ -309,6 +309,11 @@ pub(super) fn endpoints(service: &Value, pods: &[Arc<Value>]) -> Value {
     told.sort_by_cached_key(|(_, endpoint)| address(endpoint).as_ref().and_then(Value::as_str).map(String::from));
     for (pod, endpoint) in told {
         let ports = slice_ports(service, pod);
+        // Who has none of the Service's ports cannot be reached by it; a headless Service may be of names alone.
+        let portless = service.list_at(&["spec", "ports"]).is_empty() && service.str_at(&["spec", "clusterIP"]) == "None";
+        if ports.is_empty() && !portless {
+            continue;
+        }
         let ports: Vec<Value> = ports.into_iter().map(without_empty_name).collect();
         let mut address = object!({ "ip": (address(&endpoint)), "targetRef": (endpoint.get("targetRef").cloned()) });
         for field in ["nodeName", "hostname"] {

@@ -1,5 +1,6 @@
 //! The slices that custom Endpoints are mirrored to. Pure.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -47,15 +48,70 @@ pub(super) fn plan(endpoints: &Value, existing: &[Arc<Value>]) -> Plan {
             plan.update.push(next);
         }
     }
+    if meta::is_terminating(endpoints) {
+        // What they own would only be collected.
+        plan.create.clear();
+    }
     plan.delete = left.into_iter().map(|s| meta::name(s).to_string()).collect();
     plan
 }
 
-/// The addresses of a subset that are mirrored, with whether they are ready: those that are addresses, as many as there may be.
-fn mirrored(subset: &Value) -> impl Iterator<Item = (&Value, bool)> {
-    let ready = subset.list_at(&["addresses"]).iter().map(|a| (a, true));
-    let all = ready.chain(subset.list_at(&["notReadyAddresses"]).iter().map(|a| (a, false)));
-    all.filter(|(address, _)| is_valid(address)).take(MOST_ADDRESSES)
+/// Addresses that are reached by the same ports, with whether they are ready.
+struct Subset<'a> {
+    ports: Vec<&'a Value>,
+    /// Those that are ready come first.
+    addresses: Vec<(&'a Value, bool)>,
+}
+
+/// Name, number, protocol, application protocol.
+type PortKey = [String; 4];
+/// The address itself, and the UID of what it is of.
+type AddressKey<'a> = (&'a str, &'a str);
+/// Addresses, and whether they are ready.
+type Addresses<'a> = BTreeMap<AddressKey<'a>, (&'a Value, bool)>;
+
+/// What tells ports from one another.
+fn port_key(port: &Value) -> PortKey {
+    let number = port.int_at(&["port"]).map_or_else(String::new, |n| format!("{n:05}"));
+    [port.str_at(&["name"]).into(), number, port.str_at(&["protocol"]).into(), port.str_at(&["appProtocol"]).into()]
+}
+
+/// Subsets as they would be if each address stood in one place; where it is said to be ready and not to be, it is not. See RepackSubsets.
+fn repacked(endpoints: &Value) -> Vec<Subset<'_>> {
+    let mut by_port: BTreeMap<PortKey, (&Value, Addresses<'_>)> = BTreeMap::new();
+    for subset in endpoints.list_at(&["subsets"]) {
+        // Addresses without ports stand under one that is none.
+        let ports = subset.list_at(&["ports"]);
+        let ports = if ports.is_empty() { &[Value::Null][..] } else { ports };
+        let ready = subset.list_at(&["addresses"]).iter().map(|a| (a, true));
+        let all: Vec<_> = ready.chain(subset.list_at(&["notReadyAddresses"]).iter().map(|a| (a, false))).collect();
+        for port in ports {
+            let (_, known) = by_port.entry(port_key(port)).or_insert((port, BTreeMap::new()));
+            for (address, ready) in &all {
+                let key = (address.str_at(&["ip"]), address.str_at(&["targetRef", "uid"]));
+                let (_, is_ready) = known.entry(key).or_insert((address, true));
+                *is_ready &= ready;
+            }
+        }
+    }
+    let mut by_address: BTreeMap<(bool, AddressKey<'_>), (&Value, Vec<PortKey>)> = BTreeMap::new();
+    for (key, (_, addresses)) in &by_port {
+        for (of, (address, ready)) in addresses {
+            by_address.entry((!ready, *of)).or_insert((address, Vec::new())).1.push(key.clone());
+        }
+    }
+    let mut out: BTreeMap<Vec<PortKey>, Subset<'_>> = BTreeMap::new();
+    for ((not_ready, _), (address, keys)) in by_address {
+        let named = || keys.iter().filter_map(|key| by_port.get(key)).map(|(port, _)| *port).filter(|port| !port.is_null()).collect();
+        let subset = out.entry(keys.clone()).or_insert_with(|| Subset { ports: named(), addresses: Vec::new() });
+        subset.addresses.push((address, !not_ready));
+    }
+    out.into_values().collect()
+}
+
+/// The addresses of a subset that are mirrored: those that are addresses, as many as there may be.
+fn mirrored<'a>(subset: &'a Subset<'a>) -> impl Iterator<Item = (&'a Value, bool)> {
+    subset.addresses.iter().copied().filter(|(address, _)| is_valid(address)).take(MOST_ADDRESSES)
 }
 
 fn is_valid(address: &Value) -> bool {
@@ -64,10 +120,10 @@ fn is_valid(address: &Value) -> bool {
 
 /// What people are told of addresses that are left out: the reason, and the message.
 pub(super) fn left_out(endpoints: &Value) -> Vec<(&'static str, String)> {
-    let subsets = endpoints.list_at(&["subsets"]).iter();
-    let lists = subsets.clone().flat_map(|s| s.list_at(&["addresses"]).iter().chain(s.list_at(&["notReadyAddresses"])));
-    let (all, invalid) = lists.fold((0, 0), |(all, invalid), address| (all + 1, invalid + usize::from(!is_valid(address))));
-    let skipped = all - subsets.flat_map(mirrored).count();
+    let subsets = repacked(endpoints);
+    let all: usize = subsets.iter().map(|s| s.addresses.len()).sum();
+    let invalid = subsets.iter().flat_map(|s| &s.addresses).filter(|(address, _)| !is_valid(address)).count();
+    let skipped = all - subsets.iter().flat_map(mirrored).count();
     let mut told = Vec::new();
     if invalid > 0 {
         told.push(("InvalidIPAddress", format!("Skipped {invalid} invalid IP addresses when mirroring to EndpointSlices")));
@@ -81,12 +137,12 @@ pub(super) fn left_out(endpoints: &Value) -> Vec<(&'static str, String)> {
 
 fn slices(endpoints: &Value) -> Vec<Value> {
     let mut out = Vec::new();
-    for subset in endpoints.list_at(&["subsets"]) {
+    for subset in repacked(endpoints) {
         for family in ["IPv4", "IPv6"] {
             let is_of = |a: &Value| a.str_at(&["ip"]).parse::<Ipv6Addr>().is_ok() == (family == "IPv6");
-            let found: Vec<Value> = mirrored(subset).filter(|(a, _)| is_of(a)).map(|(a, ready)| endpoint(a, ready)).collect();
+            let found: Vec<Value> = mirrored(&subset).filter(|(a, _)| is_of(a)).map(|(a, ready)| endpoint(a, ready)).collect();
             if !found.is_empty() {
-                out.push(slice(endpoints, subset, family, found));
+                out.push(slice(endpoints, &subset.ports, family, found));
             }
         }
     }
@@ -103,12 +159,12 @@ fn endpoint(address: &Value, ready: bool) -> Value {
     out
 }
 
-fn slice(endpoints: &Value, subset: &Value, family: &str, found: Vec<Value>) -> Value {
+fn slice(endpoints: &Value, ports: &[&Value], family: &str, found: Vec<Value>) -> Value {
     let name = meta::name(endpoints);
     let mut labels = meta::labels(endpoints).as_map().cloned().unwrap_or_default();
     labels.insert(SERVICE, name);
     labels.insert(MANAGED_BY, MANAGER);
-    let ports = subset.list_at(&["ports"]).iter().map(|p| {
+    let ports = ports.iter().map(|p| {
         let mut port = object!({ "name": (p.str_at(&["name"])), "port": (p.get("port").cloned()), "protocol": (p.str_at(&["protocol"])) });
         if let Some(protocol) = p.get("appProtocol").filter(|v| !v.is_null()) {
             port.set(&["appProtocol"], protocol.clone());
@@ -149,6 +205,71 @@ mod tests {
         assert!(again.create.is_empty() && again.update.is_empty() && again.delete.is_empty());
         let fewer = plan(&endpoints(&["10.0.0.2"]), &existing);
         assert_eq!((fewer.create.len(), fewer.update.len(), fewer.delete.len()), (0, 1, 1));
+    }
+
+    /// What is mirrored of subsets, as `ports: addresses`; those that are not ready are in brackets.
+    fn told(subsets: Value) -> Vec<String> {
+        let mut all = endpoints(&[]);
+        all.set(&["subsets"], subsets);
+        let slice = |slice: &Value| {
+            let ports: Vec<String> =
+                slice.list_at(&["ports"]).iter().map(|p| p.int_at(&["port"]).unwrap_or_default().to_string()).collect();
+            let show = |e: &Value| match e.bool_at(&["conditions", "ready"]) {
+                Some(true) => e.list_at(&["addresses"])[0].as_str().unwrap_or_default().to_string(),
+                _ => format!("({})", e.list_at(&["addresses"])[0].as_str().unwrap_or_default()),
+            };
+            let addresses: Vec<String> = slice.list_at(&["endpoints"]).iter().map(show).collect();
+            format!("{}: {}", ports.join(","), addresses.join(" "))
+        };
+        plan(&all, &[]).create.iter().map(slice).collect()
+    }
+
+    #[test]
+    fn subsets_are_mirrored_by_the_ports_that_reach_each_address() {
+        let port = |n: i64| object!({ "name": (format!("p{n}")), "port": n, "protocol": "TCP" });
+        let (a, b, c) = (object!({ "ip": "10.0.0.1" }), object!({ "ip": "10.0.0.2" }), object!({ "ip": "10.0.0.3" }));
+        let table = [
+            // One address in two subsets is reached by the ports of both.
+            (
+                object!([{ "addresses": [(a.clone())], "ports": [(port(80))] }, { "addresses": [(a.clone())], "ports": [(port(81))] }]),
+                vec!["80,81: 10.0.0.1"],
+            ),
+            (
+                object!([{ "addresses": [(a.clone())], "ports": [(port(80))] }, { "addresses": [(b.clone())], "ports": [(port(80))] }]),
+                vec!["80: 10.0.0.1 10.0.0.2"],
+            ),
+            (
+                object!([{ "addresses": [(a.clone())], "ports": [(port(80))] }, { "addresses": [(b.clone())], "ports": [(port(81))] }]),
+                vec!["80: 10.0.0.1", "81: 10.0.0.2"],
+            ),
+            // The order of ports tells nothing.
+            (
+                object!([{ "addresses": [(a.clone())], "ports": [(port(80)), (port(81))] },
+                    { "notReadyAddresses": [(c.clone())], "ports": [(port(81)), (port(80))] }]),
+                vec!["80,81: 10.0.0.1 (10.0.0.3)"],
+            ),
+            // Who is not ready anywhere is not.
+            (
+                object!([{ "addresses": [(a.clone())], "ports": [(port(80))] }, { "notReadyAddresses": [(a.clone())], "ports": [(port(80))] }]),
+                vec!["80: (10.0.0.1)"],
+            ),
+            (
+                object!([{ "addresses": [(a.clone())], "ports": [(port(80))] }, { "notReadyAddresses": [(a.clone())], "ports": [(port(81))] }]),
+                vec!["80: 10.0.0.1", "81: (10.0.0.1)"],
+            ),
+            (object!([{ "addresses": [(a.clone()), (a.clone())] }, { "addresses": [(b)] }]), vec![": 10.0.0.1 10.0.0.2"]),
+            (object!([{ "ports": [(port(80))] }]), vec![]),
+        ];
+        for (subsets, expect) in table {
+            assert_eq!(told(subsets.clone()), expect, "{subsets:?}");
+        }
+    }
+
+    #[test]
+    fn for_endpoints_that_go_no_slice_is_made() {
+        let mut going = endpoints(&["10.0.0.1"]);
+        going.set(&["metadata", "deletionTimestamp"], "2026-01-01T00:00:00Z");
+        assert!(plan(&going, &[]).create.is_empty());
     }
 
     #[test]

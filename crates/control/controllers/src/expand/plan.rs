@@ -16,6 +16,12 @@ fn size(object: &Value, path: &[&str]) -> Option<i64> {
     object.at(path)?.as_str()?.parse::<Quantity>().ok().map(|q| q.milli_value())
 }
 
+/// Whether a claim asks for more than it says it has.
+pub(super) fn asks_for_more(claim: &Value) -> bool {
+    let (asked, told) = (&["spec", "resources", "requests", "storage"], &["status", "capacity", "storage"]);
+    size(claim, asked).zip(size(claim, told)).is_some_and(|(asked, told)| asked > told)
+}
+
 pub(super) fn plan(claim: &Value, volume: &Value) -> Step {
     let Some(asked) = size(claim, &["spec", "resources", "requests", "storage"]) else { return Step::Nothing };
     let has = size(volume, &["spec", "capacity", "storage"]).unwrap_or(0);
@@ -60,6 +66,16 @@ mod tests {
         assert_eq!(plan(&claim("2Gi", "1Gi"), &volume("1Gi")), Step::Volume("2Gi".into()));
         let Step::Claim(status) = plan(&claim("2Gi", "1Gi"), &volume("2Gi")) else { panic!("not told") };
         assert_eq!(status, object!({ "capacity": { "storage": "2Gi" } }));
+    }
+
+    #[test]
+    fn a_claim_asks_for_more_where_its_status_says_less() {
+        for (asked, told, expect) in [("2Gi", "1Gi", true), ("1Gi", "1Gi", false), ("1Gi", "2Gi", false)] {
+            assert_eq!(asks_for_more(&claim(asked, told)), expect, "{asked} {told}");
+        }
+        let mut unbound = claim("1Gi", "1Gi");
+        unbound.remove(&["status"]);
+        assert!(!asks_for_more(&unbound));
     }
 
     #[test]

@@ -226,6 +226,7 @@ mod tests {
             kind: "Ingress".into(),
             namespaced: true,
             collected: true,
+            defined: false,
         };
         let ask = |metric: Value| question(&metric, "ns", "app=a", |described| kind(described, [&service].into_iter()));
         let pods =

@@ -75,7 +75,9 @@ pub(super) fn with_failure(mut status: Value, set: &Value, failure: Option<&Stat
     match failure {
         Some(_) if had => {}
         Some(error) => {
-            let condition = object!({ "type": TYPE, "status": "True", "reason": "FailedCreate", "message": (error.message.as_str()),
+            let surplus = status.int_at(&["replicas"]) > Some(set.int_at(&["spec", "replicas"]).unwrap_or(1));
+            let reason = if surplus { "FailedDelete" } else { "FailedCreate" };
+            let condition = object!({ "type": TYPE, "status": "True", "reason": reason, "message": (error.message.as_str()),
                 "lastTransitionTime": (format_time(now, 0)) });
             status.place(&["conditions"]).make_list().push(condition);
         }
@@ -143,6 +145,16 @@ mod tests {
         stray.set(&["metadata", "labels", "a"], "c");
         let plan = plan(&set(1), &[Arc::new(stray)], now());
         assert_eq!((plan.create, plan.release.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_set_says_whether_pods_cannot_be_made_or_cannot_be_deleted() {
+        let pods = [pod("a", true, "n", true), pod("b", true, "n", true)];
+        for (wanted, reason) in [(3, "FailedCreate"), (1, "FailedDelete")] {
+            let set = set(wanted);
+            let status = with_failure(plan(&set, &pods, now()).status, &set, Some(&Status::internal("no")), now());
+            assert_eq!(status.list_at(&["conditions"])[0].str_at(&["reason"]), reason);
+        }
     }
 
     #[test]

@@ -22,10 +22,10 @@ const PRIORITY_CLASSES: Resource = Resource::new("scheduling.k8s.io", "v1", "pri
 
 /// A cluster without faults, and its own tasks.
 pub(crate) struct Day {
-    world: World,
+    pub(crate) world: World,
     pub(crate) client: Client,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
     before: BTreeMap<String, u64>,
 }
 

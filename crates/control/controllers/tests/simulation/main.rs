@@ -7,6 +7,7 @@
 
 mod bad_days;
 mod bad_input;
+mod custom;
 mod devices;
 mod faults;
 mod final_state;

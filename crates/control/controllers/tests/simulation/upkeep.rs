@@ -1,7 +1,8 @@
 //! What people do to objects behind the controllers' backs, with the whole control plane around them.
 
 use fram_client::resources::{
-    JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SECRETS, SERVICE_ACCOUNTS, STORAGE_CLASSES,
+    ENDPOINTS, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
+    STORAGE_CLASSES,
 };
 use fram_client::{DeleteOptions, PatchKind, Propagation};
 use fram_machinery::{Value, meta, object};
@@ -169,6 +170,30 @@ fn a_pod_that_is_deleted_after_its_ephemeral_claims_is_deleted() {
         day.client.within(&PODS, NAMESPACE).delete("p", options).await.unwrap();
         wait(60).await;
         assert_eq!((day.list(&PODS).await.len(), day.list(&PERSISTENT_VOLUME_CLAIMS).await.len()), (0, 0));
+        day.end().await;
+    });
+}
+
+#[test]
+fn endpoints_of_a_service_that_went_while_nobody_looked_go_too() {
+    run(async {
+        let mut day = Day::new(0).await;
+        let ports = object!([{ "port": 80 }]);
+        make(&day.client, &SERVICES, "s", object!({ "spec": { "selector": { "a": "b" }, "ports": ports } })).await;
+        wait(5).await;
+        let endpoints = day.client.within(&ENDPOINTS, NAMESPACE);
+        assert!(endpoints.find("s").await.unwrap().is_some());
+        day.world.crash().await;
+        day.client.within(&SERVICES, NAMESPACE).delete("s", DeleteOptions::default()).await.unwrap();
+        let elected = object!({ "metadata": { "annotations": { "control-plane.alpha.kubernetes.io/leader": "{}" } } });
+        make(&day.client, &ENDPOINTS, "elected", elected).await;
+        day.world.start();
+        wait(5).await;
+        make(&day.client, &ENDPOINTS, "early", object!({})).await;
+        wait(60).await;
+        let mut left: Vec<String> = day.list(&ENDPOINTS).await.iter().map(|e| meta::name(e).to_string()).collect();
+        left.retain(|name| name != "kubernetes");
+        assert_eq!(left, ["early", "elected"]);
         day.end().await;
     });
 }

@@ -16,12 +16,13 @@ use fram_apiserver::{Environment, InProcess, Server, User};
 use fram_client::controller::Queues;
 use fram_client::resources::POD_GROUPS;
 use fram_client::{Client, EventRecorder, SharedInformers};
-use fram_controllers::{Context, Selection};
+use fram_controllers::{Context, KindInfo, Selection};
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{
     Clock, ClockListener, Committed, Embedded, Facet, Options, Revision, Selected, Snapshot, Store, StoreError, Transaction, UnixMillis,
     Watch,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -144,6 +145,9 @@ pub(crate) struct World {
     pub(crate) chance: Chance,
     /// Those of the controllers, in this life of theirs.
     pub(crate) queues: Queues,
+    /// What the server says of kinds that are not built in, which nobody tells unasked.
+    pub(crate) custom_kinds: watch::Sender<Arc<[KindInfo]>>,
+    pub(crate) undiscovered: watch::Sender<Arc<[String]>>,
     components: Option<Components>,
     /// Which controllers run from the next start on.
     pub(crate) selection: Selection,
@@ -182,7 +186,18 @@ impl World {
         };
         server.bootstrap(&cluster).await.unwrap();
         let faults = Faults::new(chance.branch("faults"));
-        Self { server, store, clock, faults, chance, queues: Queues::default(), selection: Selection::default(), components: None }
+        Self {
+            server,
+            store,
+            clock,
+            faults,
+            chance,
+            queues: Queues::default(),
+            selection: Selection::default(),
+            custom_kinds: watch::Sender::new(Arc::default()),
+            undiscovered: watch::Sender::new(Arc::default()),
+            components: None,
+        }
     }
 
     /// A client whose calls arrive, and whose answers do.
@@ -217,7 +232,8 @@ impl World {
             stop: stop.clone(),
             root_ca: "ca".into(),
             kinds: fram_controllers::stored_kinds(&self.server.registry.api()),
-            custom_kinds: tokio::sync::watch::channel(Default::default()).1,
+            custom_kinds: self.custom_kinds.subscribe(),
+            undiscovered: self.undiscovered.subscribe(),
             pod_network: Default::default(),
             selection: self.selection.clone(),
             eviction_rates: Default::default(),

@@ -11,6 +11,7 @@ use super::types::{
     ScoringStrategy, SpreadArgs, VolumeBindingArgs, tree,
 };
 use super::{BIND_TIMEOUT, DEFAULT_SCHEDULER, ProfileSpec};
+use crate::devices::steps_within;
 use crate::framework::MAX_SCORE;
 use crate::plugins::{Arguments, Ranking, Slot, standard};
 use crate::preemption::Limits;
@@ -82,7 +83,7 @@ pub(super) fn read(said: &Profile, ignored: &[String]) -> Result<ProfileSpec, Ve
         slots: slots.collect(),
         preemption: takes_part(&plugins.post_filter, PREEMPT).then_some(told.limits),
         bind_timeout: told.bind_timeout,
-        device_patience: told.arguments.device_patience,
+        devices: told.arguments.devices,
         percentage: said.percentage_of_nodes_to_score.map_or(0, |n| n.unsigned_abs() as usize),
     })
 }
@@ -198,14 +199,17 @@ fn ranking(strategy: &ScoringStrategy) -> Result<Ranking, String> {
 }
 
 fn devices(args: &DynamicResourcesArgs, told: &mut Told) -> Result<(), String> {
-    if let Some(text) = args.filter_timeout.as_ref().filter(|text| parse_duration(text).is_none_or(|n| n < 0)) {
-        return Err(format!("filterTimeout: Invalid value: {text:?}: must be zero or positive"));
+    if let Some(text) = &args.filter_timeout {
+        match parse_duration(text).and_then(|n| u64::try_from(n).ok()) {
+            Some(nanos) => told.arguments.devices.steps = steps_within(Duration::from_nanos(nanos)),
+            None => return Err(format!("filterTimeout: Invalid value: {text:?}: must be zero or positive")),
+        }
     }
     let Some(text) = &args.binding_timeout else { return Ok(()) };
     let nanos = parse_duration(text).and_then(|n| u64::try_from(n).ok());
     match nanos.map(Duration::from_nanos).filter(|timeout| *timeout >= Duration::from_secs(1)) {
         Some(timeout) => {
-            told.arguments.device_patience = timeout;
+            told.arguments.devices.patience = timeout;
             Ok(())
         }
         None => Err(format!("bindingTimeout: Invalid value: {text:?}: must be at least 1 second")),

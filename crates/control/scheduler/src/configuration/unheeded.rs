@@ -6,9 +6,6 @@ use super::types::Document;
 pub(super) fn fields(document: &Document) -> Vec<&'static str> {
     let (election, client) = (&document.leader_election, &document.client_connection);
     let other = |said: &str, is: &str| !said.is_empty() && said != is;
-    let filter_timeout = |config: &super::types::PluginConfig| {
-        config.name == "DynamicResources" && config.args.get("filterTimeout").is_some_and(|t| t.as_str() != Some("10s"))
-    };
     let said = [
         ("parallelism", document.parallelism.is_some_and(|n| n != 16)),
         ("leaderElection.leaderElect", election.leader_elect == Some(false)),
@@ -25,7 +22,6 @@ pub(super) fn fields(document: &Document) -> Vec<&'static str> {
         ("enableProfiling", document.enable_profiling),
         ("enableContentionProfiling", document.enable_contention_profiling),
         ("delayCacheUntilActive", document.delay_cache_until_active),
-        ("profiles.pluginConfig.args.filterTimeout", document.profiles.iter().flat_map(|p| &p.plugin_config).any(filter_timeout)),
     ];
     said.into_iter().filter(|(_, is_said)| *is_said).map(|(field, _)| field).collect()
 }
@@ -48,7 +44,5 @@ mod tests {
             of("leaderElection: {leaderElect: false, resourceName: mine}"),
             ["leaderElection.leaderElect", "leaderElection.resourceName"]
         );
-        let slow = "profiles: [{pluginConfig: [{name: DynamicResources, args: {filterTimeout: 30s}}]}]";
-        assert_eq!(of(slow), ["profiles.pluginConfig.args.filterTimeout"]);
     }
 }

@@ -11,13 +11,13 @@ use fram_machinery::quantity::Quantity;
 use fram_machinery::{Value, meta, object};
 
 use super::capacity::{Amounts, add, consumption, is_shared, subtract};
-use super::{DeviceId, Devices, Pool, PoolId, reaches};
+use super::{Denial, DeviceId, Devices, Pool, PoolId, reaches};
 use crate::node::Node;
 
 /// Why nothing is found.
 pub(crate) const NONE: &str = "cannot allocate all claims";
-/// So many devices are tried for the claims of a pod on a node.
-pub(crate) const STEPS: usize = 50_000;
+/// Why nothing was found before all had been tried that may be.
+pub(crate) const TIMED_OUT: &str = "timed out trying to allocate devices";
 /// A claim has no more devices; see AllocationResultsMaxSize.
 const MOST_DEVICES: usize = 32;
 
@@ -62,6 +62,8 @@ struct Search<'a> {
     counters: HashMap<PoolId, Counters>,
     /// How many more devices may be tried.
     steps: &'a mut usize,
+    /// One more would have been tried.
+    out_of_steps: bool,
 }
 
 /// What is left of a pool's shared counters, in thousandths: by set and name.
@@ -80,7 +82,7 @@ fn counted_by(device: &Value) -> impl Iterator<Item = ((String, String), i128)> 
 }
 
 /// One allocation for each claim, in their order, found in so many steps, which are counted down.
-pub(super) fn allocate(devices: &Devices, claims: &[Arc<Value>], node: &Node, steps: &mut usize) -> Result<Vec<Value>, String> {
+pub(super) fn allocate(devices: &Devices, claims: &[Arc<Value>], node: &Node, steps: &mut usize) -> Result<Vec<Value>, Denial> {
     if claims.is_empty() {
         return Ok(Vec::new());
     }
@@ -93,10 +95,12 @@ pub(super) fn allocate(devices: &Devices, claims: &[Arc<Value>], node: &Node, st
         shares: HashMap::new(),
         counters: HashMap::new(),
         steps,
+        out_of_steps: false,
     };
     match search.solve(0, 0)? {
         true => Ok((0..claims.len()).map(|n| search.result(n, node)).collect()),
-        false => Err(NONE.into()),
+        false if search.out_of_steps => Err(Denial::Refused(TIMED_OUT.into())),
+        false => Err(Denial::Refused(NONE.into())),
     }
 }
 
@@ -148,13 +152,13 @@ impl<'a> Search<'a> {
     }
 
     /// Meets this request and all behind it.
-    fn solve(&mut self, claim: usize, request: usize) -> Result<bool, String> {
+    fn solve(&mut self, claim: usize, request: usize) -> Result<bool, Denial> {
         if claim == self.claims.len() {
             return Ok(true);
         }
         let Some(ways) = self.ways(claim, request) else { return self.solve(claim + 1, 0) };
         for way in ways {
-            let suiting = self.suiting(&way);
+            let suiting = self.suiting(claim, &way)?;
             let found = match way.spec.str_at(&["allocationMode"]) {
                 "All" => self.take_all(claim, request, &way, &suiting)?,
                 _ => {
@@ -169,24 +173,38 @@ impl<'a> Search<'a> {
         Ok(false)
     }
 
-    /// The devices that the class and the request mean.
-    fn suiting(&self, way: &Way<'_>) -> Vec<usize> {
-        let class = self.devices.classes.get(way.spec.str_at(&["deviceClassName"]));
-        let of_class = class.map(|c| c.list_at(&["spec", "selectors"])).unwrap_or_default();
-        let expressions: Vec<&str> =
-            of_class.iter().chain(way.spec.list_at(&["selectors"])).map(|s| s.str_at(&["cel", "expression"])).collect();
+    /// The devices that the class and the request mean. A selector that fails for one of them ends the search, as the API says.
+    fn suiting(&self, claim: usize, way: &Way<'_>) -> Result<Vec<usize>, Denial> {
+        let name = way.spec.str_at(&["deviceClassName"]);
+        let of_class = self.devices.classes.get(name).map(|c| c.list_at(&["spec", "selectors"])).unwrap_or_default();
+        let of_class = of_class.iter().enumerate().map(|s| (true, s));
+        let all: Vec<_> = of_class.chain(way.spec.list_at(&["selectors"]).iter().enumerate().map(|s| (false, s))).collect();
         let mut selectors = self.devices.selectors.lock();
-        let mut means = |c: &Candidate<'_>| expressions.iter().all(|text| selectors.matches(text, c.slice, c.number));
-        (0..self.candidates.len()).filter(|i| means(&self.candidates[*i])).collect()
+        let mut suiting = Vec::new();
+        'candidates: for (at, candidate) in self.candidates.iter().enumerate() {
+            for (of_class, (number, selector)) in &all {
+                match selectors.matches(selector.str_at(&["cel", "expression"]), candidate.slice, candidate.number) {
+                    Ok(true) => {}
+                    Ok(false) => continue 'candidates,
+                    Err(why) => {
+                        let whose = match of_class {
+                            true => format!("class {name}"),
+                            false => format!("claim {}", meta::key(&self.claims[claim])),
+                        };
+                        return Err(Denial::Broken(format!("{whose}: selector #{number}: CEL runtime error: {why}")));
+                    }
+                }
+            }
+            suiting.push(at);
+        }
+        Ok(suiting)
     }
 
-    fn take_all(&mut self, claim: usize, request: usize, way: &Way<'_>, suiting: &[usize]) -> Result<bool, String> {
+    fn take_all(&mut self, claim: usize, request: usize, way: &Way<'_>, suiting: &[usize]) -> Result<bool, Denial> {
         if let Some(pool) = suiting.iter().map(|i| &self.candidates[*i]).find(|c| !c.complete) {
             let (claim, pool) = (meta::name(&self.claims[claim]), &pool.id.1);
-            return Err(format!(
-                "claim {claim}, request {}: asks for all devices, but resource pool {pool} is currently being updated",
-                way.name
-            ));
+            let updated = format!("asks for all devices, but resource pool {pool} is currently being updated");
+            return Err(Denial::Refused(format!("claim {claim}, request {}: {updated}", way.name)));
         }
         let before = self.chosen.len();
         let all = !suiting.is_empty() && suiting.len() <= MOST_DEVICES && suiting.iter().all(|i| self.take(claim, way, *i));
@@ -198,7 +216,7 @@ impl<'a> Search<'a> {
     }
 
     /// So many more of these devices, and then what is behind this request.
-    fn take_some(&mut self, claim: usize, request: usize, way: &Way<'_>, from: &[usize], count: usize) -> Result<bool, String> {
+    fn take_some(&mut self, claim: usize, request: usize, way: &Way<'_>, from: &[usize], count: usize) -> Result<bool, Denial> {
         if count == 0 {
             return self.solve(claim, request + 1);
         }
@@ -207,7 +225,10 @@ impl<'a> Search<'a> {
             if from.len() - at < count && !may_repeat {
                 break;
             }
-            let Some(left) = self.steps.checked_sub(1) else { return Ok(false) };
+            let Some(left) = self.steps.checked_sub(1) else {
+                self.out_of_steps = true;
+                return Ok(false);
+            };
             *self.steps = left;
             let before = self.chosen.len();
             if self.candidates[*candidate].complete && self.take(claim, way, *candidate) {

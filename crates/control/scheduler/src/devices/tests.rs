@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::cache::Cache;
-use crate::plugins::testing::{cache, check, node, pod};
+use crate::framework::Filtered;
+use crate::plugins::testing::{cache, check, filter, framework, node, pod};
 
 fn device(name: &str, model: &str) -> Value {
     object!({ "name": name, "attributes": { "model": { "string": model } } })
@@ -37,7 +38,7 @@ fn nodes() -> Cache {
 }
 
 fn all(claims: &[Arc<Value>]) -> Claims {
-    Claims { all: claims.to_vec(), ..Claims::default() }
+    Claims { all: claims.to_vec(), steps: Grants::default().steps, ..Claims::default() }
 }
 
 fn one(claim: &Arc<Value>) -> Claims {
@@ -47,7 +48,7 @@ fn one(claim: &Arc<Value>) -> Claims {
 /// The devices that claims get on a node, or why none.
 fn found(devices: &Devices, claims: &[Arc<Value>], slot: usize) -> String {
     match devices.allocate(&all(claims), nodes().at(slot)) {
-        Err(why) => why,
+        Err(why) => why.text().to_string(),
         Ok(allocations) => {
             let names = |a: &Allocation| {
                 let results = a.devices.iter().flat_map(|d| d.list_at(&["devices", "results"]));
@@ -258,8 +259,8 @@ fn devices_that_have_to_be_made_ready_say_so_in_the_allocation_and_come_after_ot
     known.set_claim("ns/c", Some(Arc::new(lost)));
     let pod = Pod::alone(object!({ "metadata": { "name": "p", "namespace": "ns", "uid": "p" },
         "spec": { "resourceClaims": [{ "name": "r", "resourceClaimName": "c" }] } }));
-    let claims = known.claims(&pod, readiness::PATIENCE).unwrap();
-    assert_eq!(known.allocate(&claims, nodes().at(1)).unwrap_err(), "resourceclaim not available on the node");
+    let claims = known.claims(&pod, Grants::default()).unwrap();
+    assert_eq!(known.allocate(&claims, nodes().at(1)).unwrap_err().text(), "resourceclaim not available on the node");
 }
 
 #[test]
@@ -305,7 +306,7 @@ fn an_extended_resource_is_had_from_the_node_or_as_a_device_of_its_class() {
     let (mut cache, spec) = with_extended();
     let first = pod("1", spec.clone());
     let slot = cache.slot("a").unwrap();
-    let claims = cache.devices.claims(&first, readiness::PATIENCE).unwrap();
+    let claims = cache.devices.claims(&first, Grants::default()).unwrap();
     let allocations = cache.devices.allocate(&claims, cache.at(slot)).unwrap();
     assert_eq!((allocations.len(), allocations[0].mappings.len()), (1, 1));
     assert!(cache.devices.allocate(&claims, cache.at(cache.slot("b").unwrap())).is_err());
@@ -329,4 +330,61 @@ fn an_extended_resource_is_had_from_the_node_or_as_a_device_of_its_class() {
     assert!(matches!(cache.devices.release(&first, readiness::PATIENCE), Some(Release::Delete(claim)) if meta::name(&claim) == "made"));
     cache.devices.set_claim("ns/made", None);
     check(&mut cache, spec, "a");
+}
+
+#[test]
+fn a_selector_that_fails_for_a_device_fails_the_attempt_and_says_so() {
+    let mut devices = devices(vec![slice("pa", "a", vec![device("0", "x")])]);
+    let selector = |expression: &str| object!([{ "cel": { "expression": "true" } }, { "cel": { "expression": expression } }]);
+    let of_claim = claim("c", exactly(object!({ "selectors": (selector("device.attributes['d.io'].nothing == 'x'")) })));
+    let denied = |devices: &Devices, claim: &Arc<Value>, slot| devices.allocate(&one(claim), nodes().at(slot)).unwrap_err();
+    let Denial::Broken(why) = denied(&devices, &of_claim, 0) else { panic!("refused only") };
+    assert!(why.starts_with("claim ns/c: selector #1: CEL runtime error: ") && why.contains("nothing"), "{why}");
+    // Where there is no device nothing is asked of it.
+    assert_eq!(denied(&devices, &of_claim, 1), Denial::Refused(NONE.into()));
+    let mut cluster = nodes();
+    std::mem::swap(&mut cluster.devices, &mut devices);
+    cluster.devices.set_claim("ns/c", Some(of_claim));
+    let pod = pod("p", object!({ "resourceClaims": [{ "name": "c", "resourceClaimName": "c" }] }));
+    let mut framework = framework();
+    let Filtered::None(attempt, _) = filter(&mut framework, &pod, &mut cluster) else { panic!("a node was found") };
+    assert_eq!(framework.failure(&attempt).unwrap(), format!("running \"DynamicResources\" filter plugin: {why}"));
+    devices = cluster.devices;
+    let class = object!({ "metadata": { "name": "any" }, "spec": { "selectors": (selector("device.attributes['d.io'].nothing == 'x'")) } });
+    devices.set_class("any", Some(Arc::new(class)));
+    let Denial::Broken(why) = denied(&devices, &claim("c", exactly(object!({}))), 0) else { panic!("refused only") };
+    assert!(why.starts_with("class any: selector #1: CEL runtime error: "), "{why}");
+}
+
+#[test]
+fn a_search_ends_where_the_profile_says_and_that_is_told_from_finding_nothing() {
+    // Pairs of the same model, of which there is none: each device is tried with each after it.
+    let many: Vec<Value> = (0..40).map(|n| device(&n.to_string(), &n.to_string())).collect();
+    let devices = devices(vec![slice("pa", "a", many)]);
+    let mut pair = exactly(object!({ "count": 2 }));
+    pair.set(&["constraints"], object!([{ "matchAttribute": "d.io/model" }]));
+    let pair = claim("c", pair);
+    for (timeout, expect) in [(Duration::from_millis(100), TIMED_OUT), (FILTER_TIMEOUT, NONE), (Duration::ZERO, NONE)] {
+        let claims = Claims { steps: steps_within(timeout), ..one(&pair) };
+        assert_eq!(devices.allocate(&claims, nodes().at(0)).unwrap_err().text(), expect, "{timeout:?}");
+    }
+}
+
+#[test]
+fn a_class_that_is_not_there_is_told_with_the_request_that_wants_it() {
+    let mut devices = devices(vec![slice("pa", "a", vec![device("0", "x")])]);
+    let pod = pod("p", object!({ "resourceClaims": [{ "name": "c", "resourceClaimName": "c" }] }));
+    let request = |class: &str| object!({ "name": "alternative", "deviceClassName": class });
+    let table = [
+        (object!({ "name": "r", "exactly": { "deviceClassName": "gone" } }), Err("request r: device class gone does not exist")),
+        (
+            object!({ "name": "r", "firstAvailable": [(request("any")), (request("gone"))] }),
+            Err("request r/alternative: device class gone does not exist"),
+        ),
+        (object!({ "name": "r", "firstAvailable": [(request("any"))] }), Ok(())),
+    ];
+    for (request, expect) in table {
+        devices.set_claim("ns/c", Some(claim("c", object!({ "requests": [request] }))));
+        assert_eq!(devices.claims(&pod, Grants::default()).map(drop), expect.map_err(String::from));
+    }
 }

@@ -1,25 +1,23 @@
 //! DynamicResources: a pod runs where the devices that its claims want can be had, or were given.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::cache::{Cache, Change};
 use crate::devices::preference::points;
-use crate::devices::{Claims, NONE, STEPS};
+use crate::devices::{Claims, Denial, Grants, NONE, TIMED_OUT};
 use crate::framework::{Plugin, Refusal, Sharing, Verdicts, View, normalize};
 use crate::pod::Pod;
 
 /// Where so many nodes have the devices, no others are looked at: each is a search of its own.
 const ENOUGH: usize = 32;
 
-/// So many devices are tried on all nodes together: a claim can be made so that no node meets it and the search is long, and meanwhile
-/// no other pod finds its node.
-const ALL_STEPS: usize = 4 * STEPS;
+/// As many devices are tried on all nodes together as on so many alone: a claim can be made so that no node meets it and the search is
+/// long, and meanwhile no other pod finds its node.
+const LONG_SEARCHES: usize = 4;
 
 pub(super) struct DynamicResources {
-    /// So long pods wait for devices to be made ready.
-    pub(super) patience: Duration,
+    pub(super) limits: Grants,
 }
 
 impl Plugin for DynamicResources {
@@ -28,7 +26,7 @@ impl Plugin for DynamicResources {
     }
 
     fn pre_filter(&self, pod: &Pod, cache: &Cache) -> Result<(), String> {
-        cache.devices.claims(pod, self.patience).map(drop)
+        cache.devices.claims(pod, self.limits).map(drop)
     }
 
     fn sharing(&self, pod: &Pod, cache: &Cache) -> Sharing {
@@ -36,10 +34,10 @@ impl Plugin for DynamicResources {
     }
 
     fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
-        let claims = cache.devices.claims(pod, self.patience).unwrap_or_default();
+        let claims = cache.devices.claims(pod, self.limits).unwrap_or_default();
         // Not the same nodes each time are looked at first.
         let start = pod.uid.bytes().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
-        Box::new(Claimed { claims, start, points: HashMap::new() })
+        Box::new(Claimed { claims, start, points: HashMap::new(), late: HashSet::new(), broken: None })
     }
 }
 
@@ -48,15 +46,21 @@ struct Claimed {
     start: usize,
     /// By slot, what the devices that were found there are worth beside others, where their claims have alternatives.
     points: HashMap<usize, i64>,
+    /// The slots where not all was tried.
+    late: HashSet<usize>,
+    /// Why nothing can be said of any node.
+    broken: Option<String>,
 }
 
 const NOT_FOUND: u32 = 1;
 const ELSEWHERE: u32 = 2;
 const UPDATING: u32 = 3;
+const LATE: u32 = 4;
 
 fn detail(why: &str) -> u32 {
     match why {
         NONE => NOT_FOUND,
+        TIMED_OUT => LATE,
         "resourceclaim not available on the node" => ELSEWHERE,
         _ => UPDATING,
     }
@@ -71,14 +75,14 @@ impl View for Claimed {
         let mut open: Vec<usize> = verdicts.open().collect();
         let middle = self.start % open.len().max(1);
         open.rotate_left(middle);
-        let (mut found, mut steps) = (0, ALL_STEPS);
+        let (mut found, mut steps) = (0, self.claims.steps.saturating_mul(LONG_SEARCHES));
         let ranked = self.claims.have_alternatives();
         for slot in open {
             if self.claims.are_wanting() && found == ENOUGH {
                 verdicts.set_aside(slot);
                 continue;
             }
-            let before = steps.min(STEPS);
+            let before = steps.min(self.claims.steps);
             let mut left = before;
             let allocated = cache.devices.allocate_within(&self.claims, cache.at(slot), &mut left);
             steps -= before - left;
@@ -89,7 +93,16 @@ impl View for Claimed {
                         self.points.insert(slot, points(&allocations));
                     }
                 }
-                Err(why) => verdicts.refuse(slot, detail(&why)),
+                Err(why) => {
+                    let detail = detail(why.text());
+                    verdicts.refuse(slot, detail);
+                    if detail == LATE {
+                        self.late.insert(slot);
+                    }
+                    if let Denial::Broken(why) = why {
+                        self.broken = Some(why);
+                    }
+                }
             }
         }
     }
@@ -100,6 +113,13 @@ impl View for Claimed {
     }
 
     fn refusal(&self, cache: &Cache, slot: usize) -> Option<Refusal> {
-        cache.devices.allocate(&self.claims, cache.at(slot)).err().map(Refusal::lasting)
+        if self.late.contains(&slot) {
+            return Some(Refusal::lasting(TIMED_OUT));
+        }
+        cache.devices.allocate(&self.claims, cache.at(slot)).err().map(|why| Refusal::lasting(why.text()))
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.broken.clone()
     }
 }

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use super::report::{SCHEDULER_ERROR, UNSCHEDULABLE, evict, report};
 use super::{Binding, Profile, Scheduler};
 use crate::bind::devices::{carry_out_release, prepare_devices, unreserve};
-use crate::bind::{bind, bind_claims};
+use crate::bind::{announce, bind, bind_claims};
 use crate::cache::Cache;
-use crate::devices::{Allocation, Release};
+use crate::devices::{Allocation, Grants, Release};
 use crate::extender::{Extender, ExtenderError};
 use crate::framework::{Attempt, Filtered, Outcome, Refusal, best};
 use crate::gang::group_of;
@@ -28,13 +28,16 @@ pub(super) enum Nomination {
     To(Preemption),
     /// Room is no longer made for it.
     Cleared,
+    /// The same of a node that was announced a moment ago, which the cache may not show yet.
+    Withdrawn,
 }
 
 /// What comes of looking for a node.
 pub(super) enum Found {
     Node(String),
     None(Attempt, Outcome),
-    Failed(ExtenderError),
+    /// It cannot be said now, or for this pod.
+    Failed(String),
 }
 
 /// A pod counts on a node, before the API knows.
@@ -62,7 +65,7 @@ impl Scheduler {
                 self.bind_beside(number, pod, held, begun);
             }
             Found::None(attempt, outcome) => Box::pin(self.make_room(number, attempt, outcome, begun)).await,
-            Found::Failed(error) => self.cycle_failed(number, &pod, &error.to_string(), begun),
+            Found::Failed(error) => self.cycle_failed(number, &pod, &error, begun),
         }
     }
 
@@ -75,6 +78,10 @@ impl Scheduler {
         }
         let mut filtered = self.filter(number, pod);
         loop {
+            let (Filtered::Feasible(attempt, _) | Filtered::None(attempt, _)) = &filtered;
+            if let Some(error) = self.profiles[number].framework.failure(attempt) {
+                return Found::Failed(error);
+            }
             let (mut attempt, mut slots) = match filtered {
                 Filtered::Feasible(attempt, slots) => (attempt, slots),
                 Filtered::None(attempt, outcome) => return Found::None(attempt, outcome),
@@ -89,7 +96,7 @@ impl Scheduler {
                 }
                 if let Err(error) = asked {
                     self.profiles[number].framework.end(attempt);
-                    return Found::Failed(error);
+                    return Found::Failed(error.to_string());
                 }
             }
             if slots.is_empty() {
@@ -230,7 +237,7 @@ impl Scheduler {
     /// What of claims is to be undone for a pod that these plugins refused.
     pub(super) fn release(&self, number: usize, pod: &Pod, plugins: &[&'static str]) -> Option<Release> {
         let refused = plugins.contains(&"DynamicResources");
-        self.cache.devices.release(pod, self.profiles[number].device_patience).filter(|_| refused)
+        self.cache.devices.release(pod, self.profiles[number].devices.patience).filter(|_| refused)
     }
 
     /// Undoes a claim; the pod is tried again when the API says so.
@@ -252,7 +259,7 @@ impl Scheduler {
                 }
                 self.cache.nominate(pod.clone(), &found.node);
             }
-            Nomination::Cleared => {
+            Nomination::Cleared | Nomination::Withdrawn => {
                 if self.cache.forget_nomination(&pod.uid) {
                     self.happened(Happening::Left(None));
                 }
@@ -274,7 +281,7 @@ impl Scheduler {
     fn allocations(&self, number: usize, pod: &Pod, node: &str) -> Vec<Allocation> {
         let devices = &self.cache.devices;
         let Some(slot) = self.cache.slot(node).filter(|_| devices.concern(pod)) else { return Vec::new() };
-        let Ok(claims) = devices.claims(pod, self.profiles[number].device_patience) else { return Vec::new() };
+        let Ok(claims) = devices.claims(pod, self.profiles[number].devices) else { return Vec::new() };
         devices.allocate(&claims, self.cache.at(slot)).unwrap_or_default()
     }
 
@@ -321,7 +328,7 @@ impl Scheduler {
         let (config, followed, permits) = (self.config.clone(), self.followed.clone(), self.permits.clone());
         let tried = self.queue.tried(&pod).unwrap_or((0, begun));
         let binding = Binding { pod: pod.clone(), steps: steps.clone(), allocations: allocations.clone(), profile: number, begun, tried };
-        let Profile { bind_timeout: patience, device_patience, .. } = self.profiles[number];
+        let Profile { bind_timeout: patience, devices: Grants { patience: device_patience, .. }, .. } = self.profiles[number];
         let binder = self.extenders.iter().find(|e| !e.bind_verb.is_empty() && e.wants(&pod)).cloned();
         let (points, profile) = (self.metrics.points.clone(), self.profiles[number].name.clone());
         let task = self.bindings.spawn(async move {
@@ -334,6 +341,9 @@ impl Scheduler {
             };
             let begun = Instant::now();
             let prepared = async {
+                if !steps.is_empty() || !allocations.is_empty() {
+                    Box::pin(announce(&config.client, &pod, &node)).await;
+                }
                 if !allocations.is_empty() {
                     Box::pin(prepare_devices(&config, &followed.device_claims, (&pod, &node), &allocations, device_patience)).await?;
                 }
@@ -383,6 +393,10 @@ impl Scheduler {
         }
         let slot = self.cache.slot_of_pod(&pod.uid);
         self.let_go(&pod, &steps, &allocations);
+        let announced = !steps.is_empty() || !allocations.is_empty();
+        if !steps.is_empty() {
+            self.happened(Happening::Storage);
+        }
         if !allocations.is_empty() {
             self.happened(Happening::Devices);
             self.unreserve(&pod, allocations);
@@ -393,7 +407,7 @@ impl Scheduler {
             tracing::warn!(pod = pod.key, status = %why, "binding failed");
             self.queue.failed(&pod, now);
             // Room is no longer made for it anywhere; see upstream's handleBindingCycleError.
-            self.conclude(pod, SCHEDULER_ERROR, why.to_string(), Nomination::Cleared);
+            self.conclude(pod, SCHEDULER_ERROR, why.to_string(), if announced { Nomination::Withdrawn } else { Nomination::Cleared });
         }
         self.happened(Happening::Left(slot));
     }

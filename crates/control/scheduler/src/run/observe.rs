@@ -1,6 +1,6 @@
 //! What happens in the cluster, taken into cache and queue.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use fram_api::devices::awaits_claims;
@@ -15,7 +15,7 @@ use crate::storage::Storage;
 
 impl Scheduler {
     /// Tries those of the waiting pods again whom this may help.
-    pub(super) fn happened(&mut self, happening: Happening) {
+    pub(super) fn happened(&mut self, happening: Happening<'_>) {
         let (now, cache) = (self.now(), &self.cache);
         let woken = self.queue.changed(now, |pod, refused_by| helps(happening, cache, pod, refused_by));
         if woken > 0 {
@@ -40,7 +40,25 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn storage_changed(&mut self, deltas: &[Delta], part: impl Fn(&mut Storage) -> &mut HashMap<String, Arc<Value>>) {
+    pub(super) fn storage_changed(&mut self, deltas: &[Delta], part: Part) {
+        self.take_in(deltas, part);
+        self.happened(Happening::Storage);
+    }
+
+    pub(super) fn claims_changed(&mut self, deltas: &[Delta]) {
+        self.take_in(deltas, |storage| &mut storage.claims);
+        self.happened(Happening::Claims(&keys(deltas)));
+    }
+
+    /// Where more is attached nobody is helped.
+    pub(super) fn attachments_changed(&mut self, deltas: &[Delta]) {
+        self.take_in(deltas, |storage| &mut storage.attachments);
+        if deltas.iter().any(|delta| delta.new.is_none()) {
+            self.happened(Happening::Detached);
+        }
+    }
+
+    fn take_in(&mut self, deltas: &[Delta], part: Part) {
         for delta in deltas {
             let known = part(&mut self.cache.storage);
             match &delta.new {
@@ -48,7 +66,6 @@ impl Scheduler {
                 None => drop(known.remove(&delta.key())),
             }
         }
-        self.happened(Happening::Storage);
     }
 
     /// Whoever waits does not wait for a Service.
@@ -56,6 +73,18 @@ impl Scheduler {
         for delta in deltas {
             self.cache.services.set(&delta.key(), delta.new.as_deref());
         }
+    }
+
+    /// Devices that are given back may be for anyone; of all else only those hear whose claims they are.
+    pub(super) fn device_claims_changed(&mut self, deltas: &[Delta]) {
+        for delta in deltas {
+            self.cache.devices.set_claim(&delta.key(), delta.new.clone());
+        }
+        let has =
+            |claim: &Option<Arc<Value>>| claim.as_ref().is_some_and(|c| c.at(&["status", "allocation"]).is_some_and(|a| !a.is_null()));
+        let given_back = deltas.iter().any(|delta| delta.new.is_none() || has(&delta.old) && !has(&delta.new));
+        let keys = keys(deltas);
+        self.happened(if given_back { Happening::Devices } else { Happening::DeviceClaims(&keys) });
     }
 
     pub(super) fn devices_changed(&mut self, deltas: &[Delta], part: impl Fn(&mut Devices, &str, Option<Arc<Value>>)) {
@@ -158,6 +187,13 @@ impl Scheduler {
         let name = pod.object.str_at(&["spec", "schedulerName"]);
         self.profiles.iter().position(|profile| profile.name == name)
     }
+}
+
+/// What of the storage is followed.
+type Part = fn(&mut Storage) -> &mut HashMap<String, Arc<Value>>;
+
+fn keys(deltas: &[Delta]) -> HashSet<String> {
+    deltas.iter().map(Delta::key).collect()
 }
 
 /// Whether an attempt would be too early: for the gates of the pod, or as its claims are yet to be made. Upstream's PreEnqueue.

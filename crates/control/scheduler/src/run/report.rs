@@ -61,6 +61,7 @@ fn status_patch(current: &Value, (reason, message): (&str, &str), nomination: &N
     let node = match nomination {
         Nomination::To(found) => Some(found.node.as_str()).filter(|node| *node != nominated),
         Nomination::Cleared => Some("").filter(|_| !nominated.is_empty()),
+        Nomination::Withdrawn => Some(""),
         Nomination::Unchanged => None,
     };
     let known = condition.is_some_and(|c| c.str_at(&["message"]) == message && c.str_at(&["reason"]) == reason);
@@ -118,6 +119,8 @@ mod tests {
         assert_eq!(patch(said("other"), "", &Nomination::Unchanged), Some(object!({ "conditions": [(condition())] })));
         assert_eq!(patch(said("full"), "", &Nomination::Unchanged), None);
         assert_eq!(patch(said("full"), "a", &Nomination::Cleared), Some(object!({ "nominatedNodeName": null })));
+        assert_eq!(patch(said("full"), "", &Nomination::Cleared), None);
+        assert_eq!(patch(said("full"), "", &Nomination::Withdrawn), Some(object!({ "nominatedNodeName": null })));
         let to = Nomination::To(Preemption { node: "a".into(), victims: Vec::new() });
         assert_eq!(patch(said("full"), "a", &to), None);
         assert_eq!(patch(said("full"), "b", &to), Some(object!({ "nominatedNodeName": "a" })));

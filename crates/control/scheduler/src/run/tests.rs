@@ -110,6 +110,31 @@ async fn a_pod_whose_binding_fails_says_so_and_no_room_is_kept_for_it() {
     assert_eq!(status.list_at(&["conditions"])[0].str_at(&["reason"]), "SchedulerError");
 }
 
+#[tokio::test]
+async fn a_pod_whose_volume_is_made_says_for_which_node_until_that_fails() {
+    let mut spec = named("p").object.get("spec").cloned().unwrap();
+    spec.set(&["volumes"], object!([{ "name": "v", "persistentVolumeClaim": { "claimName": "c" } }]));
+    let p = pod("p", spec);
+    let mut world = world(vec![p.object.clone()], &["a"]).await;
+    let scheduler = &mut world.scheduler;
+    let class = object!({ "metadata": { "name": "later" }, "provisioner": "x.io", "volumeBindingMode": "WaitForFirstConsumer" });
+    let claim = object!({ "metadata": { "name": "c", "namespace": "ns", "uid": "c" },
+        "spec": { "storageClassName": "later", "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } });
+    scheduler.cache.storage.classes.insert("later".into(), Arc::new(class));
+    scheduler.cache.storage.claims.insert("ns/c".into(), Arc::new(claim));
+    scheduler.queue.add(p, Duration::ZERO);
+    let popped = scheduler.queue.pop().unwrap();
+    scheduler.try_pod(popped).await;
+    // The claim is not there when it is looked for.
+    let bound = scheduler.bindings.join_next_with_id().await.unwrap();
+    scheduler.bound(bound);
+    while scheduler.reports.join_next().await.is_some() {}
+    let patches = world.model.patches.lock().clone();
+    let of_pod = patches.iter().filter(|(resource, ..)| *resource == PODS);
+    let said: Vec<Value> = of_pod.map(|(.., patch)| patch.at(&["status", "nominatedNodeName"]).cloned().unwrap()).collect();
+    assert_eq!(said, ["a".into(), Value::Null]);
+}
+
 /// What is said of a pod that an extender should bind, where nobody answers and the API refuses.
 async fn told_of_binding(ignorable: bool) -> String {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -89,6 +89,20 @@ fn endpoints_tell_ready_addresses_from_others() {
 }
 
 #[test]
+fn a_pod_without_any_of_the_ports_has_no_address_unless_the_service_is_of_names_alone() {
+    let pod = pod("a", 80, true);
+    let subsets = |service: &Value| endpoints(service, std::slice::from_ref(&pod)).list_at(&["subsets"]).len();
+    let mut service = service();
+    assert_eq!(subsets(&service), 1);
+    service.set(&["spec", "ports"], object!([{ "name": "other", "port": 1, "protocol": "TCP", "targetPort": "nobody-has-it" }]));
+    assert_eq!(subsets(&service), 0);
+    service.remove(&["spec", "ports"]);
+    assert_eq!(subsets(&service), 0);
+    service.set(&["spec", "clusterIP"], "None");
+    assert_eq!(subsets(&service), 1);
+}
+
+#[test]
 fn of_too_many_addresses_the_ready_ones_are_told_and_pods_without_an_address_take_no_place() {
     let with_ip = |n: usize, ready: bool| {
         let mut pod = (*pod(&format!("p{n}"), 8080, ready)).clone();
