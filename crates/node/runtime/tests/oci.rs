@@ -180,10 +180,16 @@ fn hooks_run_at_their_moments_and_are_told_the_state() {
     rig.run(&["delete", &rig.id]);
     assert_eq!(stages()[5..], ["poststop"]);
     for line in log().lines() {
-        let state: Value = serde_json::from_str(line.split_once(' ').unwrap().1).unwrap();
+        let (stage, state) = line.split_once(' ').unwrap();
+        let state: Value = serde_json::from_str(state).unwrap();
+        let status = match stage {
+            "poststart" => "running",
+            "poststop" => "stopped",
+            _ => "created",
+        };
         assert_eq!(
-            (state["id"].as_str(), state["bundle"].as_str()),
-            (Some(&*rig.id), rig.path().canonicalize().unwrap().to_str()),
+            (state["id"].as_str(), state["bundle"].as_str(), state["status"].as_str()),
+            (Some(&*rig.id), rig.path().canonicalize().unwrap().to_str(), Some(status)),
             "{line}"
         );
     }
