@@ -196,6 +196,19 @@ fn hooks_run_at_their_moments_and_are_told_the_state() {
 }
 
 #[test]
+fn a_bundle_without_a_mount_of_dev_runs_again_and_again() {
+    let rig = Rig::new("nodev", "test -c /dev/null && readlink /dev/fd");
+    rig.change(|spec| spec["mounts"] = json!([{ "destination": "/proc", "type": "proc", "source": "proc" }]));
+    fs::remove_dir(rig.path().join("rootfs/dev")).unwrap();
+    fs::create_dir_all(rig.path().join("rootfs/usr/bin")).unwrap();
+    std::os::unix::fs::symlink("../../bin/busybox", rig.path().join("rootfs/usr/bin/readlink")).unwrap();
+    rig.change(|spec| spec["process"]["env"] = json!(["PATH=/bin:/usr/bin"]));
+    for _ in 0..2 {
+        assert_eq!(rig.run(&["run", "--bundle", ".", &rig.id]).trim(), "/proc/self/fd");
+    }
+}
+
+#[test]
 fn a_hook_that_fails_before_the_start_leaves_no_container() {
     let rig = Rig::new("hookfail", "exit 0");
     rig.change(|spec| spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/false" }] }));
