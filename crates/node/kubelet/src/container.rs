@@ -157,7 +157,7 @@ fn security(making: &Making) -> Result<LinuxContainerSecurityContext, ConfigErro
         readonly_paths: paths(&READONLY_PATHS),
         seccomp: Some(profile("seccompProfile").unwrap_or(default)),
         apparmor: profile("appArmorProfile"),
-        selinux_options: None,
+        selinux_options: merged(pod, container, "seLinuxOptions").and_then(sandbox::selinux),
     })
 }
 
@@ -233,6 +233,13 @@ mod tests {
         assert_eq!((made.run_as_user, made.run_as_group, made.supplemental_groups), (Some(9), Some(2), vec![4, 3]));
         assert_eq!((made.no_new_privs, made.seccomp), (true, Some(SecurityProfile::Unconfined)));
         assert_eq!(made.capabilities.add_capabilities, ["NET_ADMIN"]);
+        let label = |level: &str| object!({ "seLinuxOptions": { "level": level } });
+        let levels = |pod: Value, own: Value| {
+            let made = make(pod, object!({ "name": "c", "securityContext": own }), image(Some(0), "")).unwrap();
+            made.security_context.selinux_options.map(|options| options.level)
+        };
+        assert_eq!(levels(label("s0"), label("s1")).as_deref(), Some("s1"));
+        assert_eq!((levels(label("s0"), object!({})).as_deref(), levels(object!({}), object!({}))), (Some("s0"), None));
         let plain = make(object!({}), object!({ "name": "c" }), image(Some(7), "")).unwrap().security_context;
         assert_eq!((plain.seccomp, plain.run_as_user, plain.masked_paths.len()), (Some(SecurityProfile::RuntimeDefault), Some(7), 11));
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use fram_cri::{
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping,
-    Protocol, SecurityProfile, SupplementalGroupsPolicy,
+    Protocol, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
 };
 use fram_machinery::{Value, meta};
 
@@ -119,6 +119,20 @@ pub(crate) fn supplemental_groups(pod: &Value) -> Vec<i64> {
     own.iter().filter_map(Value::as_int).chain(fs_group).collect()
 }
 
+/// A label for SELinux; one that says nothing is none.
+pub(crate) fn selinux(options: &Value) -> Option<SeLinuxOption> {
+    let text = |field: &str| options.str_at(&[field]).to_string();
+    let label = SeLinuxOption { user: text("user"), role: text("role"), r#type: text("type"), level: text("level") };
+    (label != SeLinuxOption::default()).then_some(label)
+}
+
+/// Whether a pod, or a container of it, is to have a label.
+pub(crate) fn wants_selinux(pod: &Value) -> bool {
+    let contexts =
+        std::iter::once(pod.at(&["spec", "securityContext"])).chain(pod::all_containers(pod).map(|(_, c)| c.get("securityContext")));
+    contexts.flatten().filter_map(|context| context.get("seLinuxOptions")).any(|options| selinux(options).is_some())
+}
+
 pub(crate) fn groups_policy(pod: &Value) -> SupplementalGroupsPolicy {
     match pod.str_at(&["spec", "securityContext", "supplementalGroupsPolicy"]) {
         "Strict" => SupplementalGroupsPolicy::Strict,
@@ -141,6 +155,7 @@ fn linux(pod: &Value, config: &KubeletConfig) -> LinuxPodSandboxConfig {
             supplemental_groups: supplemental_groups(pod),
             supplemental_groups_policy: groups_policy(pod),
             privileged,
+            selinux_options: context.get("seLinuxOptions").and_then(selinux),
             seccomp: Some(profile(context, "seccompProfile").unwrap_or(SecurityProfile::RuntimeDefault)),
             ..LinuxSandboxSecurityContext::default()
         },
@@ -171,6 +186,14 @@ mod tests {
         assert_eq!(of(object!({ "shareProcessNamespace": true })).pid, NamespaceMode::Pod);
         let host = of(object!({ "hostPID": true, "hostNetwork": true, "hostIPC": true }));
         assert_eq!((host.pid, host.network, host.ipc), (NamespaceMode::Node, NamespaceMode::Node, NamespaceMode::Node));
+    }
+
+    #[test]
+    fn a_pod_wants_a_label_where_it_or_one_of_its_containers_says_which() {
+        let of = |spec: Value| wants_selinux(&object!({ "spec": spec }));
+        let label = object!({ "seLinuxOptions": { "type": "t" } });
+        assert!(of(object!({ "securityContext": (label.clone()) })) && of(object!({ "initContainers": [{ "securityContext": label }] })));
+        assert!(!of(object!({ "securityContext": { "seLinuxOptions": {} }, "containers": [{ "name": "c" }] })));
     }
 
     #[test]
