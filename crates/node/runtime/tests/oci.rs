@@ -209,6 +209,22 @@ fn a_bundle_without_a_mount_of_dev_runs_again_and_again() {
 }
 
 #[test]
+fn a_container_without_the_oom_killer_has_none_where_cgroups_know_that() {
+    let rig = Rig::new("oom", "sleep 100");
+    let cgroup = format!("/fram-oci/{}", rig.id);
+    for disabled in [false, true] {
+        rig.change(|spec| spec["linux"]["resources"] = json!({ "memory": { "limit": 64 << 20, "disableOOMKiller": disabled } }));
+        rig.create();
+        let control = Path::new("/sys/fs/cgroup/memory").join(&cgroup[1..]).join("memory.oom_control");
+        // Cgroups of version 2 have no such file.
+        let said = fs::read_to_string(&control).ok().map(|text| text.contains("oom_kill_disable 1"));
+        assert!(said.is_none_or(|said| said == disabled), "{disabled}");
+        assert_eq!(said.is_some(), Path::new("/sys/fs/cgroup/memory").is_dir());
+        rig.run(&["delete", "--force", &rig.id]);
+    }
+}
+
+#[test]
 fn a_hook_that_fails_before_the_start_leaves_no_container() {
     let rig = Rig::new("hookfail", "exit 0");
     rig.change(|spec| spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/false" }] }));

@@ -106,6 +106,10 @@ fn make(containers: &Containers, id: &str, directory: &Path, bundle: &Bundle, cr
     containers.save(&record)?;
     copy_up::fill(&bundle.given.rootfs, record.pid, &bundle.copied_up)?;
     limit_devices(bundle)?;
+    if bundle.specification["linux"]["resources"]["memory"]["disableOOMKiller"] == true {
+        // Which libcontainer does not read.
+        lifecycle::cgroups()?.disable_oom_killer(&bundle.given.cgroup).map_err(system("disable the OOM killer"))?;
+    }
     creation.handed.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, record.pid))
 }
 
