@@ -209,6 +209,16 @@ fn a_bundle_without_a_mount_of_dev_runs_again_and_again() {
 }
 
 #[test]
+fn a_root_is_propagated_as_asked_in_the_forms_that_containerd_writes_too() {
+    let rig = Rig::new("propagation", "grep ' / / ' /proc/self/mountinfo || grep ' / ' /proc/self/mountinfo");
+    for (form, expect) in [("rslave", false), ("slave", false), ("rprivate", false), ("rshared", true), ("shared", true)] {
+        rig.change(|spec| spec["linux"]["rootfsPropagation"] = json!(form));
+        let said = rig.run(&["run", "--bundle", ".", &rig.id]);
+        assert_eq!(said.lines().next().unwrap().contains(" shared:"), expect, "{form}: {said}");
+    }
+}
+
+#[test]
 fn a_container_without_the_oom_killer_has_none_where_cgroups_know_that() {
     let rig = Rig::new("oom", "sleep 100");
     let cgroup = format!("/fram-oci/{}", rig.id);
