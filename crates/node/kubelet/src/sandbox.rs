@@ -4,6 +4,7 @@ pub(crate) mod dns;
 pub(crate) mod hosts;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use fram_cri::{
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping,
@@ -112,6 +113,16 @@ pub(crate) fn profile(context: &Value, field: &str) -> Option<SecurityProfile> {
     }
 }
 
+/// A seccomp profile, of which those of the node are files below the kubelet's directory; see upstream's fieldSeccompProfile.
+pub(crate) fn seccomp(context: &Value, root: &Path) -> Option<SecurityProfile> {
+    profile(context, "seccompProfile").map(|found| match found {
+        SecurityProfile::Localhost(name) => {
+            SecurityProfile::Localhost(root.join("seccomp").join(name.trim_start_matches('/')).display().to_string())
+        }
+        other => other,
+    })
+}
+
 pub(crate) fn supplemental_groups(pod: &Value) -> Vec<i64> {
     let context = ["spec", "securityContext"];
     let own = pod.at(&context).map(|c| c.list_at(&["supplementalGroups"])).unwrap_or_default();
@@ -156,7 +167,7 @@ fn linux(pod: &Value, config: &KubeletConfig) -> LinuxPodSandboxConfig {
             supplemental_groups_policy: groups_policy(pod),
             privileged,
             selinux_options: context.get("seLinuxOptions").and_then(selinux),
-            seccomp: Some(profile(context, "seccompProfile").unwrap_or(SecurityProfile::RuntimeDefault)),
+            seccomp: Some(seccomp(context, &config.root_dir).unwrap_or(SecurityProfile::RuntimeDefault)),
             ..LinuxSandboxSecurityContext::default()
         },
         sysctls: context.list_at(&["sysctls"]).iter().map(sysctl).collect(),
@@ -186,6 +197,14 @@ mod tests {
         assert_eq!(of(object!({ "shareProcessNamespace": true })).pid, NamespaceMode::Pod);
         let host = of(object!({ "hostPID": true, "hostNetwork": true, "hostIPC": true }));
         assert_eq!((host.pid, host.network, host.ipc), (NamespaceMode::Node, NamespaceMode::Node, NamespaceMode::Node));
+    }
+
+    #[test]
+    fn a_seccomp_profile_of_the_node_is_a_file_below_the_kubelets_directory() {
+        let of = |profile: Value| seccomp(&object!({ "seccompProfile": profile }), Path::new("/k"));
+        let local = of(object!({ "type": "Localhost", "localhostProfile": "profiles/a.json" }));
+        assert_eq!(local, Some(SecurityProfile::Localhost("/k/seccomp/profiles/a.json".into())));
+        assert_eq!(of(object!({ "type": "Unconfined" })), Some(SecurityProfile::Unconfined));
     }
 
     #[test]

@@ -115,6 +115,7 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
         resources: ctx.container_limits(pod, spec),
         target_id: target,
         seccomp_default: ctx.config.seccomp_default,
+        root: &ctx.config.root_dir,
     };
     let mut config = container::config(making).map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));
