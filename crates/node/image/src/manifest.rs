@@ -37,6 +37,8 @@ pub enum ManifestError {
     TooManyLayers(usize),
     #[error("{what} has {size} bytes, more than {limit}")]
     TooBig { what: &'static str, size: u64, limit: u64 },
+    #[error("layer {digest} is of type {media_type:?}: layers that may not be given on are not pulled")]
+    ForeignLayer { media_type: String, digest: Digest },
     #[error("image indexes are nested too deeply")]
     Nested,
 }
@@ -204,11 +206,21 @@ impl Manifest {
         if self.layers.len() > MAX_LAYERS {
             return Err(ManifestError::TooManyLayers(self.layers.len()));
         }
+        if let Some(layer) = self.layers.iter().find(|layer| is_foreign(&layer.media_type)) {
+            return Err(ManifestError::ForeignLayer { media_type: layer.media_type.clone(), digest: layer.digest.clone() });
+        }
         if self.config.size > MAX_CONFIG {
             return Err(ManifestError::TooBig { what: "image configuration", size: self.config.size, limit: MAX_CONFIG });
         }
         Ok(())
     }
+}
+
+/// Whether a layer is one that only its author may hand out, from addresses that the manifest names; also where a registry has it.
+/// See OCI image-spec's layer.md, "Non-Distributable Layers", and Docker's image manifest version 2, schema 2.
+fn is_foreign(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
+        || media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
 }
 
 /// The image configuration, as far as anything reads it.

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fram_cri::SupplementalGroupsPolicy;
 use fram_machinery::quantity::Quantity;
 use fram_machinery::{Value, meta};
 
 use crate::pod::{self, resources};
+use crate::sandbox::groups_policy;
 
 /// Reason and message of a rejection.
 pub(crate) type Rejection = (String, String);
@@ -29,7 +31,7 @@ const SAFE_SYSCTLS: [&str; 12] = [
 ];
 
 /// What a pod asks for that this node does not give, which it must not run without.
-pub(crate) fn forbid(pod: &Value, allowed_sysctls: &[String], has_apparmor: bool) -> Result<(), Rejection> {
+pub(crate) fn forbid(pod: &Value, allowed_sysctls: &[String], has_apparmor: bool, has_strict_groups: bool) -> Result<(), Rejection> {
     let reject = |reason: &str, message: String| Err((reason.to_string(), format!("Pod was rejected: {message}")));
     // See rejectPodAdmissionBasedOnOSSelector and rejectPodAdmissionBasedOnOSField; the messages are upstream's, as they are.
     let other = |os: &str| !os.is_empty() && os != std::env::consts::OS;
@@ -39,6 +41,9 @@ pub(crate) fn forbid(pod: &Value, allowed_sysctls: &[String], has_apparmor: bool
     }
     if other(pod.str_at(&["spec", "os", "name"])) {
         return reject("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS".into());
+    }
+    if groups_policy(pod) == SupplementalGroupsPolicy::Strict && !has_strict_groups {
+        return reject("SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node".into());
     }
     let context = pod.at(&["spec", "securityContext"]).map(|c| c.list_at(&["sysctls"])).unwrap_or_default();
     for name in context.iter().map(|s| s.str_at(&["name"]).replace('/', ".")) {
@@ -215,7 +220,8 @@ mod tests {
 
     #[test]
     fn what_the_node_does_not_give_is_refused_rather_than_left_out() {
-        let with = |spec: Value| forbid(&object!({ "spec": spec }), &["net.core.*".to_string()], false).map_err(|(reason, _)| reason);
+        let with =
+            |spec: Value| forbid(&object!({ "spec": spec }), &["net.core.*".to_string()], false, false).map_err(|(reason, _)| reason);
         let sysctl = |name: &str| object!({ "securityContext": { "sysctls": [{ "name": name, "value": "1" }] } });
         assert_eq!((with(sysctl("net.ipv4.tcp_syncookies")), with(sysctl("net/core/somaxconn"))), (Ok(()), Ok(())));
         assert_eq!(with(sysctl("kernel.msgmax")), Err("SysctlForbidden".into()));
@@ -224,6 +230,10 @@ mod tests {
         assert_eq!(with(host), Err("SysctlForbidden".into()));
         let apparmor = |ty: &str| object!({ "securityContext": { "appArmorProfile": { "type": ty, "localhostProfile": "p" } } });
         assert_eq!((with(apparmor("Localhost")), with(apparmor("Unconfined"))), (Err("AppArmor".into()), Ok(())));
+        let groups = |policy: &str| object!({ "securityContext": { "supplementalGroupsPolicy": policy } });
+        let unknown = Err("SupplementalGroupsPolicyNotSupported".into());
+        assert_eq!((with(groups("Strict")), with(groups("Merge"))), (unknown, Ok(())));
+        assert!(forbid(&object!({ "spec": (groups("Strict")) }), &[], false, true).is_ok());
         let block = object!({ "containers": [{ "name": "c", "volumeDevices": [{ "name": "v", "devicePath": "/d" }] }] });
         assert_eq!(with(block), Err("UnsupportedPodSpec".into()));
         let os = |name: &str| object!({ "os": { "name": name } });

@@ -51,11 +51,15 @@ impl Configuration {
     pub fn load(file: Option<&Path>, directory: Option<&Path>) -> Result<Self, ConfigurationError> {
         let mut document = object!({});
         let drop_ins = directory.map(drop_ins).transpose()?.unwrap_or_default();
-        for path in file.map(Path::to_path_buf).into_iter().chain(drop_ins) {
+        let own = file.map(|file| (file.to_path_buf(), false));
+        for (path, is_drop_in) in own.into_iter().chain(drop_ins.into_iter().map(|path| (path, true))) {
             let text = std::fs::read_to_string(&path).map_err(|source| ConfigurationError::Read { path: path.clone(), source })?;
             let mut part = parse(&text).map_err(|message| ConfigurationError::Load { path: path.clone(), message })?;
             let place = std::path::absolute(&path).map_err(|source| ConfigurationError::Read { path: path.clone(), source })?;
             resolve(&mut part, place.parent().unwrap_or(&place));
+            if is_drop_in {
+                settle(&mut document);
+            }
             document = patch::merge(&document, &part);
         }
         Ok(Self { document })
@@ -121,6 +125,14 @@ fn parse(text: &str) -> Result<Value, String> {
     }
 }
 
+/// Defaults that depend on other fields are those of the file alone, since upstream fills them in before drop-ins are laid over it.
+fn settle(document: &mut Value) {
+    if document.str_at(&["nodeStatusReportFrequency"]).is_empty() {
+        let look = Some(document.str_at(&["nodeStatusUpdateFrequency"])).filter(|look| !look.is_empty()).unwrap_or("5m0s").to_string();
+        document.set(&["nodeStatusReportFrequency"], look);
+    }
+}
+
 /// Paths that are relative begin at the folder of the file that has them.
 fn resolve(part: &mut Value, folder: &Path) {
     for field in PATHS {
@@ -148,6 +160,8 @@ fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, ConfigurationError> {
                 todo.push(path);
             } else if path.extension().is_some_and(|e| e == "conf") {
                 out.push(path);
+            } else {
+                tracing::warn!(?path, "a file beside the kubelet's drop-ins does not end in .conf and is not read");
             }
         }
     }

@@ -2,6 +2,7 @@
 //! kuberuntime_container.go's generateContainerConfig.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use fram_cri::{
     Capability, ContainerConfig, ContainerMetadata, Image, ImageSpec, KeyValue, LinuxContainerResources, LinuxContainerSecurityContext,
@@ -58,6 +59,8 @@ pub(crate) struct Making<'a> {
     /// The container whose pid namespace an ephemeral container joins.
     pub target_id: Option<String>,
     pub seccomp_default: bool,
+    /// The kubelet's directory.
+    pub root: &'a Path,
 }
 
 pub(crate) fn message_path(container: &Value) -> &str {
@@ -134,7 +137,7 @@ fn security(making: &Making) -> Result<LinuxContainerSecurityContext, ConfigErro
         own.at(&["capabilities"]).map(|c| c.list_at(&[key])).unwrap_or_default().iter().filter_map(Value::as_str).map(capability).collect()
     };
     let pod_context = pod.at(&["spec", "securityContext"]).unwrap_or(&none);
-    let profile = |field: &str| sandbox::profile(own, field).or_else(|| sandbox::profile(pod_context, field));
+    let of_either = |find: &dyn Fn(&Value) -> Option<SecurityProfile>| find(own).or_else(|| find(pod_context));
     let default = if making.seccomp_default { SecurityProfile::RuntimeDefault } else { SecurityProfile::Unconfined };
     let mut namespaces = sandbox::namespaces(pod);
     if let Some(target) = &making.target_id {
@@ -155,9 +158,9 @@ fn security(making: &Making) -> Result<LinuxContainerSecurityContext, ConfigErro
         no_new_privs: own.bool_at(&["allowPrivilegeEscalation"]) == Some(false),
         masked_paths: paths(&MASKED_PATHS),
         readonly_paths: paths(&READONLY_PATHS),
-        seccomp: Some(profile("seccompProfile").unwrap_or(default)),
-        apparmor: profile("appArmorProfile"),
-        selinux_options: None,
+        seccomp: Some(of_either(&|context| sandbox::seccomp(context, making.root)).unwrap_or(default)),
+        apparmor: of_either(&|context| sandbox::profile(context, "appArmorProfile")),
+        selinux_options: merged(pod, container, "seLinuxOptions").and_then(sandbox::selinux),
     })
 }
 
@@ -209,6 +212,7 @@ mod tests {
             resources: crate::pod::resources::container_resources(&pod, &container, 1 << 30),
             target_id: None,
             seccomp_default: true,
+            root: Path::new("/k"),
         })
     }
 
@@ -233,6 +237,16 @@ mod tests {
         assert_eq!((made.run_as_user, made.run_as_group, made.supplemental_groups), (Some(9), Some(2), vec![4, 3]));
         assert_eq!((made.no_new_privs, made.seccomp), (true, Some(SecurityProfile::Unconfined)));
         assert_eq!(made.capabilities.add_capabilities, ["NET_ADMIN"]);
+        let local = object!({ "seccompProfile": { "type": "Localhost", "localhostProfile": "a.json" } });
+        let made = make(local, object!({ "name": "c" }), image(Some(0), "")).unwrap().security_context;
+        assert_eq!(made.seccomp, Some(SecurityProfile::Localhost("/k/seccomp/a.json".into())));
+        let label = |level: &str| object!({ "seLinuxOptions": { "level": level } });
+        let levels = |pod: Value, own: Value| {
+            let made = make(pod, object!({ "name": "c", "securityContext": own }), image(Some(0), "")).unwrap();
+            made.security_context.selinux_options.map(|options| options.level)
+        };
+        assert_eq!(levels(label("s0"), label("s1")).as_deref(), Some("s1"));
+        assert_eq!((levels(label("s0"), object!({})).as_deref(), levels(object!({}), object!({}))), (Some("s0"), None));
         let plain = make(object!({}), object!({ "name": "c" }), image(Some(7), "")).unwrap().security_context;
         assert_eq!((plain.seccomp, plain.run_as_user, plain.masked_paths.len()), (Some(SecurityProfile::RuntimeDefault), Some(7), 11));
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fram_client::{EventRecorder, Informer};
-use fram_cri::{LinuxContainerResources, RuntimeService};
+use fram_cri::{LinuxContainerResources, RuntimeService, RuntimeStatus};
 use fram_machinery::quantity::Quantity;
 use fram_machinery::{Value, meta, object};
 use tokio::sync::watch;
@@ -61,6 +61,8 @@ pub(crate) struct Context {
     pub(crate) collector: Collector,
     /// The machine is about to go down.
     pub(crate) shutting_down: watch::Sender<bool>,
+    /// What the runtime said of itself last; one that has said nothing can nothing that it would have to say.
+    pub(crate) runtime_status: watch::Sender<RuntimeStatus>,
     /// What the node is short of.
     pub(crate) pressures: watch::Sender<BTreeSet<NodeCondition>>,
     pub(crate) node: NodeFacts,
@@ -84,6 +86,18 @@ impl Context {
 
     pub(crate) fn fields(&self, pod_ips: Vec<String>) -> Fields {
         Fields { host_ips: self.host_ips(), pod_ips, allocatable: self.node.allocatable.clone() }
+    }
+
+    /// Whether mounts that are read-only are so with all that is mounted below them, as the runtime says of the pod's handler.
+    pub(crate) fn mounts_recursively(&self, pod: &Value) -> bool {
+        let class = pod.str_at(&["spec", "runtimeClassName"]);
+        let found = (!class.is_empty()).then(|| self.runtime_classes.get(class));
+        let handler = match &found {
+            Some(None) => return false,
+            Some(Some(class)) => class.str_at(&["handler"]),
+            None => "",
+        };
+        self.runtime_status.borrow().runtime_handlers.iter().any(|h| h.name == handler && h.features.recursive_read_only_mounts)
     }
 
     /// The pods that this node runs: those of the API server, and those of files in place of their mirrors.

@@ -144,6 +144,7 @@ impl Kubelet {
             rates: Default::default(),
             metrics,
             collector: Default::default(),
+            runtime_status: Default::default(),
             pressures: Default::default(),
             shutting_down: Default::default(),
             node,
@@ -305,6 +306,7 @@ impl Pods<'_> {
         let mut events = ctx.runtime.events().await?;
         let mut statics = ctx.statics.subscribe();
         qos::found(&ctx);
+        ctx.runtime_status.send_replace(ctx.runtime.status().await?);
         // They run whether the API server answers or not.
         self.follow_statics();
         ctx.pods.synced().await;
@@ -439,7 +441,8 @@ impl Pods<'_> {
             return Ok(());
         }
         let ctx = &self.kubelet.ctx;
-        forbid(pod, &ctx.config.allowed_unsafe_sysctls, machine::has_apparmor())?;
+        let has_strict_groups = ctx.runtime_status.borrow().features.supplemental_groups_policy;
+        forbid(pod, &ctx.config.allowed_unsafe_sysctls, machine::has_apparmor(), has_strict_groups)?;
         crate::shutdown::admit(*ctx.shutting_down.borrow())?;
         crate::eviction::admit(pod, &ctx.pressures.borrow())?;
         let node = self.kubelet.node.get(&ctx.config.node_name);

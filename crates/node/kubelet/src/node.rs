@@ -97,6 +97,9 @@ impl Keeper {
 
     async fn status(&self, old: &Value) -> Value {
         let runtime = self.ctx.runtime.status().await.map_err(|error| format!("container runtime is down: {error}"));
+        if let Ok(said) = &runtime {
+            self.ctx.runtime_status.send_replace(said.clone());
+        }
         let runtime = if *self.ctx.shutting_down.borrow() { Err("node is shutting down".into()) } else { runtime };
         let version = self.ctx.runtime.version().await.unwrap_or_default();
         let images = self.ctx.images.list().await.unwrap_or_default();

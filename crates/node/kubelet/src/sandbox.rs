@@ -4,10 +4,11 @@ pub(crate) mod dns;
 pub(crate) mod hosts;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use fram_cri::{
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping,
-    Protocol, SecurityProfile, SupplementalGroupsPolicy,
+    Protocol, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy,
 };
 use fram_machinery::{Value, meta};
 
@@ -112,11 +113,35 @@ pub(crate) fn profile(context: &Value, field: &str) -> Option<SecurityProfile> {
     }
 }
 
+/// A seccomp profile, of which those of the node are files below the kubelet's directory; see upstream's fieldSeccompProfile.
+pub(crate) fn seccomp(context: &Value, root: &Path) -> Option<SecurityProfile> {
+    profile(context, "seccompProfile").map(|found| match found {
+        SecurityProfile::Localhost(name) => {
+            SecurityProfile::Localhost(root.join("seccomp").join(name.trim_start_matches('/')).display().to_string())
+        }
+        other => other,
+    })
+}
+
 pub(crate) fn supplemental_groups(pod: &Value) -> Vec<i64> {
     let context = ["spec", "securityContext"];
     let own = pod.at(&context).map(|c| c.list_at(&["supplementalGroups"])).unwrap_or_default();
     let fs_group = pod.at(&context).and_then(|c| c.int_at(&["fsGroup"]));
     own.iter().filter_map(Value::as_int).chain(fs_group).collect()
+}
+
+/// A label for SELinux; one that says nothing is none.
+pub(crate) fn selinux(options: &Value) -> Option<SeLinuxOption> {
+    let text = |field: &str| options.str_at(&[field]).to_string();
+    let label = SeLinuxOption { user: text("user"), role: text("role"), r#type: text("type"), level: text("level") };
+    (label != SeLinuxOption::default()).then_some(label)
+}
+
+/// Whether a pod, or a container of it, is to have a label.
+pub(crate) fn wants_selinux(pod: &Value) -> bool {
+    let contexts =
+        std::iter::once(pod.at(&["spec", "securityContext"])).chain(pod::all_containers(pod).map(|(_, c)| c.get("securityContext")));
+    contexts.flatten().filter_map(|context| context.get("seLinuxOptions")).any(|options| selinux(options).is_some())
 }
 
 pub(crate) fn groups_policy(pod: &Value) -> SupplementalGroupsPolicy {
@@ -141,7 +166,8 @@ fn linux(pod: &Value, config: &KubeletConfig) -> LinuxPodSandboxConfig {
             supplemental_groups: supplemental_groups(pod),
             supplemental_groups_policy: groups_policy(pod),
             privileged,
-            seccomp: Some(profile(context, "seccompProfile").unwrap_or(SecurityProfile::RuntimeDefault)),
+            selinux_options: context.get("seLinuxOptions").and_then(selinux),
+            seccomp: Some(seccomp(context, &config.root_dir).unwrap_or(SecurityProfile::RuntimeDefault)),
             ..LinuxSandboxSecurityContext::default()
         },
         sysctls: context.list_at(&["sysctls"]).iter().map(sysctl).collect(),
@@ -171,6 +197,22 @@ mod tests {
         assert_eq!(of(object!({ "shareProcessNamespace": true })).pid, NamespaceMode::Pod);
         let host = of(object!({ "hostPID": true, "hostNetwork": true, "hostIPC": true }));
         assert_eq!((host.pid, host.network, host.ipc), (NamespaceMode::Node, NamespaceMode::Node, NamespaceMode::Node));
+    }
+
+    #[test]
+    fn a_seccomp_profile_of_the_node_is_a_file_below_the_kubelets_directory() {
+        let of = |profile: Value| seccomp(&object!({ "seccompProfile": profile }), Path::new("/k"));
+        let local = of(object!({ "type": "Localhost", "localhostProfile": "profiles/a.json" }));
+        assert_eq!(local, Some(SecurityProfile::Localhost("/k/seccomp/profiles/a.json".into())));
+        assert_eq!(of(object!({ "type": "Unconfined" })), Some(SecurityProfile::Unconfined));
+    }
+
+    #[test]
+    fn a_pod_wants_a_label_where_it_or_one_of_its_containers_says_which() {
+        let of = |spec: Value| wants_selinux(&object!({ "spec": spec }));
+        let label = object!({ "seLinuxOptions": { "type": "t" } });
+        assert!(of(object!({ "securityContext": (label.clone()) })) && of(object!({ "initContainers": [{ "securityContext": label }] })));
+        assert!(!of(object!({ "securityContext": { "seLinuxOptions": {} }, "containers": [{ "name": "c" }] })));
     }
 
     #[test]

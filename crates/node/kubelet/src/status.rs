@@ -33,6 +33,8 @@ pub(crate) struct Inputs<'a> {
     /// How the devices of main containers are, by their names.
     pub health: &'a HashMap<String, Vec<Value>>,
     pub host_ips: &'a [String],
+    /// The runtime makes what is mounted below a read-only mount read-only as well, where the mount asks for it.
+    pub mounts_recursively: bool,
     /// The conditions that tell of a resize, without their times.
     pub resize: &'a [Value],
     /// The kubelet ended the pod.

@@ -24,7 +24,7 @@ use fram_machinery::{Reason, Status, Value};
 use nix::mount::{MsFlags, mount};
 
 use crate::pod::resources;
-pub(crate) use mounts::{container_mounts, host_files, message_file};
+pub(crate) use mounts::{container_mounts, host_files, message_file, recursive};
 use payload::Payload;
 
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,8 @@ pub(crate) enum VolumeError {
     Claim(#[from] persistent::ClaimError),
     #[error("path {0:?} leads out of its volume")]
     Escapes(String),
+    #[error("volume {0:?} requested recursive read-only mode, but it is not supported by the runtime")]
+    Recursive(String),
     #[error("{0:?} is not a file of variables")]
     Variables(String),
 }

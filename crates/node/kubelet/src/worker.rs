@@ -319,6 +319,7 @@ impl Worker {
             waiting: &self.waiting,
             health: &self.ctx.device_health(&pod),
             host_ips: &self.ctx.host_ips(),
+            mounts_recursively: self.ctx.mounts_recursively(&pod),
             resize: &resize,
             failure: self.state.failure.as_ref(),
             ending: self.state.phase != Phase::SyncPod,

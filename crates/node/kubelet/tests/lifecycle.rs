@@ -74,6 +74,31 @@ async fn a_pod_that_wants_users_of_its_own_is_not_run_without() {
 }
 
 #[tokio::test]
+async fn what_a_runtime_does_not_say_that_it_can_is_not_asked_of_it() {
+    let rig = Rig::start().await;
+    let strict = object!({ "supplementalGroupsPolicy": "Strict" });
+    rig.api.put("pods", pod("groups", object!({ "securityContext": strict, "containers": [(container("a"))] })));
+    let refused = rig.pod("groups", |p| p.str_at(&["status", "phase"]) == "Failed").await;
+    assert_eq!(status(&refused).str_at(&["reason"]), "SupplementalGroupsPolicyNotSupported");
+    let mounting = |name: &str, mode: &str| {
+        let mut container = container("a");
+        let mount = object!({ "name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": mode });
+        container.set(&["volumeMounts"], object!([mount]));
+        pod(name, object!({ "volumes": [{ "name": "v", "emptyDir": {} }], "containers": [container] }))
+    };
+    rig.api.put("pods", mounting("possible", "IfPossible"));
+    rig.api.put("pods", mounting("enabled", "Enabled"));
+    let runs = rig.pod("possible", |p| meta::condition_is_true(p, "Ready")).await;
+    let mode = |p: &Value| container_status(p, 0).list_at(&["volumeMounts"])[0].str_at(&["recursiveReadOnly"]).to_string();
+    assert_eq!(mode(&runs), "Disabled");
+    let waiting = |p: &Value| container_status(p, 0).at(&["state", "waiting"]).cloned().unwrap_or_default();
+    let waits = rig.pod("enabled", |p| waiting(p).str_at(&["reason"]) == "CreateContainerConfigError").await;
+    let why = "volume \"v\" requested recursive read-only mode, but it is not supported by the runtime";
+    assert_eq!((waiting(&waits).str_at(&["message"]), mode(&waits).as_str()), (why, "Disabled"));
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_pod_that_ends_keeps_its_exit_codes_until_it_is_deleted() {
     let rig = Rig::start().await;
     rig.api.put("pods", pod("p", object!({ "restartPolicy": "Never", "containers": [(container("a")), (container("b"))] })));

@@ -180,12 +180,57 @@ fn hooks_run_at_their_moments_and_are_told_the_state() {
     rig.run(&["delete", &rig.id]);
     assert_eq!(stages()[5..], ["poststop"]);
     for line in log().lines() {
-        let state: Value = serde_json::from_str(line.split_once(' ').unwrap().1).unwrap();
+        let (stage, state) = line.split_once(' ').unwrap();
+        let state: Value = serde_json::from_str(state).unwrap();
+        let status = match stage {
+            "poststart" => "running",
+            "poststop" => "stopped",
+            _ => "created",
+        };
         assert_eq!(
-            (state["id"].as_str(), state["bundle"].as_str()),
-            (Some(&*rig.id), rig.path().canonicalize().unwrap().to_str()),
+            (state["id"].as_str(), state["bundle"].as_str(), state["status"].as_str()),
+            (Some(&*rig.id), rig.path().canonicalize().unwrap().to_str(), Some(status)),
             "{line}"
         );
+    }
+}
+
+#[test]
+fn a_bundle_without_a_mount_of_dev_runs_again_and_again() {
+    let rig = Rig::new("nodev", "test -c /dev/null && readlink /dev/fd");
+    rig.change(|spec| spec["mounts"] = json!([{ "destination": "/proc", "type": "proc", "source": "proc" }]));
+    fs::remove_dir(rig.path().join("rootfs/dev")).unwrap();
+    fs::create_dir_all(rig.path().join("rootfs/usr/bin")).unwrap();
+    std::os::unix::fs::symlink("../../bin/busybox", rig.path().join("rootfs/usr/bin/readlink")).unwrap();
+    rig.change(|spec| spec["process"]["env"] = json!(["PATH=/bin:/usr/bin"]));
+    for _ in 0..2 {
+        assert_eq!(rig.run(&["run", "--bundle", ".", &rig.id]).trim(), "/proc/self/fd");
+    }
+}
+
+#[test]
+fn a_root_is_propagated_as_asked_in_the_forms_that_containerd_writes_too() {
+    let rig = Rig::new("propagation", "grep ' / / ' /proc/self/mountinfo || grep ' / ' /proc/self/mountinfo");
+    for (form, expect) in [("rslave", false), ("slave", false), ("rprivate", false), ("rshared", true), ("shared", true)] {
+        rig.change(|spec| spec["linux"]["rootfsPropagation"] = json!(form));
+        let said = rig.run(&["run", "--bundle", ".", &rig.id]);
+        assert_eq!(said.lines().next().unwrap().contains(" shared:"), expect, "{form}: {said}");
+    }
+}
+
+#[test]
+fn a_container_without_the_oom_killer_has_none_where_cgroups_know_that() {
+    let rig = Rig::new("oom", "sleep 100");
+    let cgroup = format!("/fram-oci/{}", rig.id);
+    for disabled in [false, true] {
+        rig.change(|spec| spec["linux"]["resources"] = json!({ "memory": { "limit": 64 << 20, "disableOOMKiller": disabled } }));
+        rig.create();
+        let control = Path::new("/sys/fs/cgroup/memory").join(&cgroup[1..]).join("memory.oom_control");
+        // Cgroups of version 2 have no such file.
+        let said = fs::read_to_string(&control).ok().map(|text| text.contains("oom_kill_disable 1"));
+        assert!(said.is_none_or(|said| said == disabled), "{disabled}");
+        assert_eq!(said.is_some(), Path::new("/sys/fs/cgroup/memory").is_dir());
+        rig.run(&["delete", "--force", &rig.id]);
     }
 }
 

@@ -77,3 +77,26 @@ fn a_chain_id_depends_on_all_layers_below() {
     assert_eq!(chain[1], Digest::of(format!("{} {}", diff(1), diff(2)).as_bytes()));
     assert_ne!(chain[1], config(vec![diff(3), diff(2)]).chain_ids()[1]);
 }
+
+#[test]
+fn layers_that_only_their_author_may_hand_out_are_refused_by_their_type() {
+    let check = |media_type: &str| {
+        let layer = format!(r#"{{"mediaType":"{media_type}","digest":"{A}","size":1,"urls":["https://example.com/l"]}}"#);
+        let manifest = format!(r#"{{"schemaVersion":2,"config":{{"digest":"{A}","size":0}},"layers":[{layer}]}}"#);
+        let Ok(Document::Manifest(manifest)) = Document::parse(manifest.as_bytes()) else { panic!("{manifest}") };
+        manifest.check()
+    };
+    for foreign in [
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+    ] {
+        let error = check(foreign).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains(foreign) && error.to_string().contains(A), "{error}");
+    }
+    for own in ["application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.oci.image.layer.v1.tar+zstd", ""] {
+        assert_eq!(check(own), Ok(()));
+    }
+}

@@ -209,7 +209,12 @@ async fn redirects_in_a_circle_end_with_an_error_that_says_so() {
 
 #[tokio::test]
 async fn manifests_without_sense_give_clear_errors() {
+    let none = json!({ "digest": "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "size": 0 });
+    let mut layer = none.clone();
+    layer["mediaType"] = json!("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip");
+    let foreign = json!({ "schemaVersion": 2, "config": none, "layers": [layer] }).to_string();
     for (body, kind) in [
+        (foreign.into_bytes(), ErrorKind::Unsupported),
         (b"<html>proxy login</html>".to_vec(), ErrorKind::Corrupt),
         (br#"{"schemaVersion":1,"fsLayers":[]}"#.to_vec(), ErrorKind::Unsupported),
         (vec![b' '; 5 << 20], ErrorKind::Corrupt),

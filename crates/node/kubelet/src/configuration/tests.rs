@@ -194,6 +194,60 @@ fn drop_ins_are_merged_over_the_file_in_the_order_of_their_names() {
     assert!(told.contains("30.conf") && told.contains("unknown field \"maxPod\""), "{told}");
 }
 
+/// The cases of upstream's TestMergeKubeletConfigurations that can be had here: without readOnlyPort, and flags of the program's own.
+#[test]
+fn drop_ins_do_what_upstreams_do() {
+    let merged = |file: Option<&str>, parts: &[(&str, &str)]| {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in parts {
+            let path = dir.path().join("d").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text.replace("HEAD", HEAD)).unwrap();
+        }
+        let own = dir.path().join("kubelet.conf");
+        if let Some(text) = file {
+            std::fs::write(&own, format!("{HEAD}{text}")).unwrap();
+        }
+        let mut config = KubeletConfig { port: 10250, ..config() };
+        let loaded = Configuration::load(file.map(|_| own.as_path()), Some(&dir.path().join("d"))).map_err(|error| error.to_string())?;
+        loaded.apply(&mut config).map(|()| config).map_err(|error| error.to_string())
+    };
+    let told = merged(Some("port: 9090\n"), &[("10.conf", "HEADport: 9090\n"), ("20.conf", "HEADport: 8080\n")]).unwrap();
+    assert_eq!(told.port, 8080);
+    let reserved = |amounts: &str| format!("HEADkubeReserved: {amounts}\n");
+    let (ten, twenty) = (reserved("{memory: 150Mi, cpu: 200m}"), reserved("{memory: 100Mi}"));
+    let told = merged(Some("kubeReserved: {memory: 100Mi}\n"), &[("10.conf", &ten), ("20.conf", &twenty)]).unwrap();
+    let kept: Vec<String> = told.kube_reserved.iter().map(|(name, amount)| format!("{name}={amount}")).collect();
+    assert_eq!(kept, ["cpu=200m", "memory=100Mi"]);
+    let servers = [("10.conf", "HEADclusterDNS: [192.168.1.1, 192.168.1.5, 192.168.1.8]\n")];
+    assert_eq!(merged(Some("clusterDNS: [192.168.1.3, 192.168.1.4]\n"), &servers).unwrap().cluster_dns.len(), 3);
+    let again = [("10.conf", "HEADresolvConf: /d\n"), ("20.conf", "HEADport: 0\n")];
+    let told = merged(Some("resolvConf: /o\nport: 123\nmaxPods: 9\n"), &again).unwrap();
+    assert_eq!((told.port, told.max_pods), (10250, 9));
+    let ignored = [("10.yaml", "HEADport: 7777\n"), ("20.txt", "read me"), ("30.conf", "HEADmaxPods: 8\n")];
+    let told = merged(Some("port: 9090\n"), &ignored).unwrap();
+    assert_eq!((told.port, told.max_pods), (9090, 8));
+    // In the order of a walk: a folder before the file whose name is longer.
+    let nested = [("a/b.conf", "HEADport: 1\n"), ("a.conf", "HEADport: 2\n")];
+    assert_eq!(merged(None, &nested).unwrap().port, 2);
+    // How often a status is written unasked was settled before the drop-in.
+    let seconds = |file| {
+        let told = merged(file, &[("10.conf", "HEADnodeStatusUpdateFrequency: 3s\n")]).unwrap();
+        (told.status_update_frequency.as_secs(), told.status_report_frequency.as_secs())
+    };
+    assert_eq!((seconds(None), seconds(Some("nodeStatusUpdateFrequency: 4s\n"))), ((3, 300), (3, 4)));
+    for (text, why) in [
+        ("apiVersion: kubelet.config.k8s.io/v1beta2\nkind: KubeletConfiguration\n", "unknown apiVersion/kind"),
+        ("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration2\n", "unknown apiVersion/kind"),
+        ("port: 123\n", "unknown apiVersion/kind"),
+        ("HEADport: [this is not valid\n  indentation is wrong\n", "10.conf"),
+        ("HEADport: 1\nport: 2\n", "10.conf"),
+    ] {
+        let refused = merged(Some(""), &[("10.conf", text)]).map(|_| ()).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+    }
+}
+
 #[test]
 fn the_kernels_settings_are_told_of_set_or_protected_as_is_said() {
     for (said, is) in [(None, KernelDefaults::Tell), (Some(false), KernelDefaults::Set), (Some(true), KernelDefaults::Protect)] {

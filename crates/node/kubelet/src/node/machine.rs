@@ -175,6 +175,11 @@ pub(crate) fn has_apparmor() -> bool {
     read("/sys/module/apparmor/parameters/enabled") == "Y"
 }
 
+/// Whether the kernel labels processes by SELinux; see go-selinux's GetEnabled.
+pub(crate) fn has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
 pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

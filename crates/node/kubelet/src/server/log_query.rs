@@ -1,6 +1,8 @@
 //! Logs of the node's services by their names: /logs/?query=NAME, from the journal where systemd keeps one, and from files below /var/log
 //! otherwise. See upstream's documentation of the log query (KEP-2258).
 
+mod pattern;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -107,6 +109,9 @@ impl Options {
         }
         if let Some(boot) = self.boot.filter(|boot| *boot > 0) {
             return Err(format!("boot: Invalid value: {boot}: must be less than 1"));
+        }
+        if let Some((pattern, Err(why))) = self.pattern.as_deref().map(|pattern| (pattern, pattern::check(pattern))) {
+            return Err(format!("pattern: Invalid value: {pattern:?}: {why}"));
         }
         match self.tail_lines.filter(|lines| !(0..=MAX_LINES).contains(lines)) {
             Some(lines) => Err(format!("tailLines: Invalid value: {lines}: must be between 0 and {MAX_LINES}, inclusive")),
@@ -281,6 +286,7 @@ mod tests {
             ("query=a&query=b&query=c&query=d&query=e", 406, "Too many: 5"),
             ("boot=0", 406, "Required value"),
             ("query=a&boot=1", 406, "must be less than 1"),
+            ("query=a&pattern=(b", 406, "pattern: Invalid value: \"(b\": error parsing regexp: missing closing )"),
             ("query=a&boot=x", 400, "boot: Invalid value"),
             ("query=a&tailLines=100001", 406, "between 0 and 100000"),
             ("query=a&tailLines=few", 400, "tailLines: Invalid value"),

@@ -7,6 +7,7 @@ use super::Inputs;
 use crate::clock;
 use crate::observed::restart_count;
 use crate::pod::{self, Role};
+use crate::volumes;
 use crate::worker::actions::{is_started, should_run};
 
 const UNKNOWN: &str = "ContainerStatusUnknown";
@@ -52,7 +53,7 @@ fn status(inputs: &Inputs, role: Role, container: &Value) -> Value {
     if role == Role::Main {
         health(inputs, name, old, &mut status);
     }
-    status.set(&["volumeMounts"], volume_mounts(container));
+    status.set(&["volumeMounts"], volume_mounts(container, inputs.mounts_recursively));
     if status.list_at(&["volumeMounts"]).is_empty() {
         status.remove(&["volumeMounts"]);
     }
@@ -256,14 +257,14 @@ fn is_ready(inputs: &Inputs, container: &Value, status: &ContainerStatus) -> boo
     verdict.unwrap_or(container.get("readinessProbe").is_none())
 }
 
-fn volume_mounts(container: &Value) -> Vec<Value> {
+fn volume_mounts(container: &Value, recursively: bool) -> Vec<Value> {
     let mount = |m: &Value| {
         let read_only = m.bool_at(&["readOnly"]) == Some(true);
         let mut out = object!({ "name": (m.str_at(&["name"])), "mountPath": (m.str_at(&["mountPath"])) });
         if read_only {
             out.set(&["readOnly"], true);
-            let recursive = m.str_at(&["recursiveReadOnly"]);
-            out.set(&["recursiveReadOnly"], if matches!(recursive, "Enabled" | "IfPossible") { "Enabled" } else { "Disabled" });
+            let recursive = matches!(volumes::recursive(m, recursively), Ok(true));
+            out.set(&["recursiveReadOnly"], if recursive { "Enabled" } else { "Disabled" });
         }
         out
     };

@@ -64,6 +64,7 @@ impl Case {
             waiting: &self.waiting,
             health: &self.health,
             host_ips: &["192.0.2.1".to_string()],
+            mounts_recursively: true,
             failure: self.failure.as_ref(),
             ending: self.ending,
             ended: self.ended,

@@ -12,12 +12,14 @@ use crate::container::message_path;
 use crate::pod;
 use crate::pod::environment::expand;
 
-/// The mounts that a container asks for. `environment` is what `subPathExpr` is expanded from.
+/// The mounts that a container asks for. `environment` is what `subPathExpr` is expanded from; `recursively` says whether the runtime can make
+/// all that is mounted below a mount read-only with it.
 pub(crate) fn container_mounts(
     pod: &Value,
     container: &Value,
     pod_dir: &Path,
     environment: &[(String, String)],
+    recursively: bool,
 ) -> Result<Vec<Mount>, VolumeError> {
     let mut out = Vec::new();
     for (index, mount) in container.list_at(&["volumeMounts"]).iter().enumerate() {
@@ -33,7 +35,7 @@ pub(crate) fn container_mounts(
                 "Bidirectional" => MountPropagation::Bidirectional,
                 _ => MountPropagation::Private,
             },
-            recursive_read_only: read_only && matches!(mount.str_at(&["recursiveReadOnly"]), "Enabled" | "IfPossible"),
+            recursive_read_only: read_only && recursive(mount, recursively)?,
             ..Mount::default()
         };
         let sub_path = sub_path(mount, environment)?;
@@ -56,6 +58,16 @@ pub(crate) fn container_mounts(
         out.push(made);
     }
     Ok(out)
+}
+
+/// Whether a mount is read-only with all that is mounted below it (KEP-3857); one that insists on it is not made without.
+pub(crate) fn recursive(mount: &Value, supported: bool) -> Result<bool, VolumeError> {
+    match mount.str_at(&["recursiveReadOnly"]) {
+        "IfPossible" => Ok(supported),
+        "Enabled" if supported => Ok(true),
+        "Enabled" => Err(VolumeError::Recursive(mount.str_at(&["name"]).to_string())),
+        _ => Ok(false),
+    }
 }
 
 fn absolute(path: &str) -> String {

@@ -115,6 +115,7 @@ async fn start(starting: &Starting<'_>, role: Role, spec: &Value) -> Result<(), 
         resources: ctx.container_limits(pod, spec),
         target_id: target,
         seccomp_default: ctx.config.seccomp_default,
+        root: &ctx.config.root_dir,
     };
     let mut config = container::config(making).map_err(|why| {
         teller.event(true, "Failed", format!("Error: {why}"));
@@ -257,10 +258,10 @@ async fn mounts(starting: &Starting<'_>, spec: &Value, environment: &[(String, S
         false => String::new(),
     };
     let hosts = hosts::content(pod, &pod_ips(starting), &hostname, &domain, &host_file);
-    let dir = ctx.config.pod_dir(meta::uid(pod));
+    let (dir, recursively) = (ctx.config.pod_dir(meta::uid(pod)), ctx.mounts_recursively(pod));
     let (pod, spec, environment) = ((*pod).clone(), spec.clone(), environment.to_vec());
     let made = tokio::task::spawn_blocking(move || {
-        let mut mounts = volumes::container_mounts(&pod, &spec, &dir, &environment)?;
+        let mut mounts = volumes::container_mounts(&pod, &spec, &dir, &environment, recursively)?;
         let own = volumes::host_files(&spec, &mounts, &dir, &hosts, attempt)?;
         mounts.extend(own);
         Ok::<_, volumes::VolumeError>(mounts)

@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::devices::ADMISSION_ERROR;
 use crate::dra;
 use crate::metrics::Took;
+use crate::node::machine;
 use crate::observed::Observed;
 use crate::pod::{self, PodId, RESTART_ALL};
 use crate::sandbox;
@@ -300,6 +301,9 @@ async fn create_sandbox(
             ctx.event(pod, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"));
             RETRY
         })?;
+    }
+    if attempt == 0 && sandbox::wants_selinux(pod) && !machine::has_selinux() {
+        ctx.event(pod, true, "SELinuxNotEnabled", "seLinuxOptions have no effect: SELinux is not enabled on the host");
     }
     let config = sandbox_config(ctx, pod, attempt)?;
     let made = match ctx.runtime.run_pod_sandbox(&config, &handler).await {

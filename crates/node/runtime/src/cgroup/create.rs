@@ -80,6 +80,12 @@ impl Cgroups {
         devices::attach(&dir, &rules)
     }
 
+    /// Processes of the cgroup wait when its memory is used up, and none is killed; version 2 knows no such thing.
+    pub(crate) fn disable_oom_killer(&self, cgroup: &str) -> io::Result<()> {
+        let Some(dir) = self.path("memory", cgroup).filter(|_| !self.v2) else { return Ok(()) };
+        fs::write(dir.join("memory.oom_control"), "1")
+    }
+
     /// A cgroup of version 2 has the controllers that all above it give on.
     fn enable_controllers(&self, cgroup: &str) -> io::Result<()> {
         let Some((mount, _)) = self.hierarchies.first() else { return Ok(()) };

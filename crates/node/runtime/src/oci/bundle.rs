@@ -100,6 +100,10 @@ fn split(mut specification: Value, directory: &Path, id: &str) -> Result<Bundle,
     if specification["linux"].is_null() {
         specification["linux"] = json!({});
     }
+    // containerd writes the recursive forms, as runc takes them; libcontainer knows the specification's, and means the same.
+    if let Some(form) = specification["linux"]["rootfsPropagation"].as_str().and_then(|form| form.strip_prefix('r')) {
+        specification["linux"]["rootfsPropagation"] = json!(form);
+    }
     let mut confinement = confinement(&process)?;
     let profile = specification["linux"]["seccomp"].take();
     if !profile.is_null() {

@@ -20,7 +20,7 @@ use super::executor::OciExecutor;
 use super::record::{Containers, Record, Status, start_time};
 use super::words::Handed;
 use super::{OciError, at, chain, copy_up, lifecycle, system};
-use crate::shim::rootfs::make_directory_in_root;
+use crate::shim::rootfs::{make_directory_in_root, remove_nodes_in_root};
 use crate::shim::{clock, mount};
 
 /// Inside a container's directory: what libcontainer reads and keeps, and on what line a process says why it could not be executed.
@@ -74,6 +74,7 @@ fn make(containers: &Containers, id: &str, directory: &Path, bundle: &Bundle, cr
     let mut record = Record { id: id.to_owned(), created: clock::rfc3339_nano(clock::now()), given, ..Record::default() };
     containers.save(&record)?;
     make_working_directory(bundle)?;
+    make_room_in_dev(bundle)?;
     let place = directory.join(BUNDLE);
     fs::create_dir(&place).map_err(at("create", &place))?;
     let config = place.join("config.json");
@@ -105,6 +106,10 @@ fn make(containers: &Containers, id: &str, directory: &Path, bundle: &Bundle, cr
     containers.save(&record)?;
     copy_up::fill(&bundle.given.rootfs, record.pid, &bundle.copied_up)?;
     limit_devices(bundle)?;
+    if bundle.specification["linux"]["resources"]["memory"]["disableOOMKiller"] == true {
+        // Which libcontainer does not read.
+        lifecycle::cgroups()?.disable_oom_killer(&bundle.given.cgroup).map_err(system("disable the OOM killer"))?;
+    }
     creation.handed.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, record.pid))
 }
 
@@ -129,6 +134,23 @@ fn make_working_directory(bundle: &Bundle) -> Result<(), OciError> {
     // A root that cannot be written to may have it.
     let made = make_directory_in_root(&bundle.given.rootfs, cwd);
     made.or_else(|error| if bundle.given.rootfs.join(cwd.strip_prefix("/").unwrap_or(cwd)).is_dir() { Ok(()) } else { Err(chain(&error)) })
+}
+
+/// What libcontainer makes below /dev, beside the devices of the bundle.
+const IN_DEV: [&str; 11] = ["fd", "stdin", "stdout", "stderr", "kcore", "null", "zero", "full", "random", "urandom", "tty"];
+
+/// Where nothing is mounted at /dev its links and devices are made in the root itself, where they may be already, as after an earlier run; runc
+/// takes them as they are, libcontainer fails.
+fn make_room_in_dev(bundle: &Bundle) -> Result<(), OciError> {
+    let mounts = bundle.specification["mounts"].as_array();
+    let mut targets = mounts.into_iter().flatten().filter_map(|mount| mount["destination"].as_str());
+    if targets.any(|target| target.trim_end_matches('/') == "/dev") {
+        return Ok(());
+    }
+    let own = bundle.specification["linux"]["devices"].as_array().into_iter().flatten().filter_map(|device| device["path"].as_str());
+    let own = own.filter_map(|path| path.strip_prefix("/dev/").filter(|name| !name.contains('/')));
+    let names: Vec<&str> = IN_DEV.into_iter().chain(own).collect();
+    remove_nodes_in_root(&bundle.given.rootfs, Path::new("/dev"), &names).map_err(|error| chain(&error))
 }
 
 /// Open for writing too, so that it is open for as long as somebody may write.

@@ -49,6 +49,8 @@ pub(super) fn run_planned() -> Result<(), OciError> {
     io::stdin().read_to_string(&mut text).map_err(system("read the state"))?;
     let mut state: Value = serde_json::from_str(&text).map_err(malformed)?;
     state["bundle"] = json!(plan.bundle);
+    // Hooks come after the second step of the lifecycle, from which on a container is created; libcontainer calls it creating until then.
+    state["status"] = json!("created");
     for (stage, hooks) in &plan.stages {
         run(stage, hooks, &state, plan.enter.then_some(plan.bundle.as_path()), &BTreeMap::new())?;
     }

@@ -21,6 +21,7 @@ const MOUNT_ATTR_NOSUID: u64 = 2;
 const MOUNT_ATTR_NODEV: u64 = 4;
 const MOUNT_ATTR_NOEXEC: u64 = 8;
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+const RESOLVE_NO_XDEV: u64 = 0x01;
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 const RESOLVE_NO_SYMLINKS: u64 = 0x04;
 const RESOLVE_IN_ROOT: u64 = 0x10;
@@ -181,6 +182,11 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, inside: &Path, flags: i32) -> i
 /// A directory that is reached without any link.
 pub(super) fn open_ordinary(root: BorrowedFd<'_>, inside: &Path) -> io::Result<OwnedFd> {
     open_by(root, inside, libc::O_PATH | libc::O_DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
+}
+
+/// A directory of the root's own: reached without any link, and nothing is mounted on the way.
+pub(super) fn open_own(root: BorrowedFd<'_>, inside: &Path) -> io::Result<OwnedFd> {
+    open_by(root, inside, libc::O_PATH | libc::O_DIRECTORY, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV)
 }
 
 fn open_by(root: BorrowedFd<'_>, inside: &Path, flags: i32, resolve: u64) -> io::Result<OwnedFd> {

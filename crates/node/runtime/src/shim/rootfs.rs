@@ -8,11 +8,11 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use fram_cri::MountPropagation;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::stat::{Mode, fstat, mkdirat};
-use nix::unistd::symlinkat;
+use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use thiserror::Error;
 
 use super::mount::{self as sys, Context};
@@ -238,6 +238,26 @@ pub(crate) fn make_directory_in_root(rootfs: &Path, inside: &Path) -> Result<(),
     make_directories(root.as_fd(), inside).map(drop).map_err(at("create", inside))
 }
 
+/// Makes a directory in the root, and takes away links and devices in it by their names; files and directories stay. What is mounted there, or
+/// reached by a link, may be the node's own, and stays as it is.
+pub(crate) fn remove_nodes_in_root(rootfs: &Path, inside: &Path, names: &[&str]) -> Result<(), RootfsError> {
+    let root = File::open(rootfs).map_err(at("open", rootfs))?;
+    make_directories(root.as_fd(), inside).map_err(at("create", inside))?;
+    let directory = match sys::open_own(root.as_fd(), inside) {
+        Ok(directory) if rootfs != Path::new("/") => directory,
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ELOOP)) => return Err(at("open", inside)(error)),
+        _ => return Ok(()),
+    };
+    for name in names {
+        let found = fstatat(directory.as_fd(), *name, AtFlags::AT_SYMLINK_NOFOLLOW).map(|stat| stat.st_mode & libc::S_IFMT);
+        if matches!(found, Ok(libc::S_IFLNK | libc::S_IFCHR | libc::S_IFBLK)) {
+            unlinkat(directory.as_fd(), *name, UnlinkatFlags::NoRemoveDir)
+                .map_err(|errno| at("remove", &inside.join(name))(errno.into()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Opens a directory in the root, making what is missing of it. Links are followed inside the root only.
 pub(super) fn make_directories(root: BorrowedFd<'_>, inside: &Path) -> io::Result<OwnedFd> {
     let open = |path: &Path| sys::open_in_root(root, path, libc::O_PATH | libc::O_DIRECTORY);
@@ -265,4 +285,33 @@ pub(super) fn make_file(root: BorrowedFd<'_>, inside: &Path) -> io::Result<Owned
     let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
     openat(parent.as_fd(), inside.file_name().ok_or_else(invalid)?, flags, Mode::from_bits_truncate(0o644))?;
     open()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_and_devices_are_removed_from_the_root_itself_and_from_nowhere_else() {
+        let root = tempfile::tempdir().unwrap();
+        let dev = root.path().join("dev");
+        let remove = || remove_nodes_in_root(root.path(), Path::new("/dev"), &["fd", "null", "file"]).unwrap();
+        remove();
+        symlink("/proc/self/fd", dev.join("fd")).unwrap();
+        fs::write(dev.join("file"), "x").unwrap();
+        remove();
+        assert!(dev.join("fd").symlink_metadata().is_err() && dev.join("file").exists());
+        mount(Some("none"), &dev, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        symlink("/proc/self/fd", dev.join("fd")).unwrap();
+        remove();
+        let kept = dev.join("fd").symlink_metadata().is_ok();
+        umount2(&dev, MntFlags::MNT_DETACH).unwrap();
+        assert!(kept, "what is mounted there is not the root's own");
+        fs::rename(&dev, root.path().join("other")).unwrap();
+        symlink("other", &dev).unwrap();
+        symlink("/proc/self/fd", root.path().join("other/fd")).unwrap();
+        remove();
+        assert!(dev.join("fd").symlink_metadata().is_ok(), "nor is what a link leads to");
+    }
 }

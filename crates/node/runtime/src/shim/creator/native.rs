@@ -225,9 +225,9 @@ impl Stages {
         let mut state = self.state.clone();
         state["pid"] = pid.unwrap_or_else(nix::unistd::getpid).as_raw().into();
         state["status"] = match stage {
-            "startContainer" => "created",
             "poststart" => "running",
-            _ => "creating",
+            // From the second step of the lifecycle on, before any hook; see OCI runtime-spec's runtime.md, "State".
+            _ => "created",
         }
         .into();
         let environment = if stage == "startContainer" { self.environment.clone() } else { BTreeMap::new() };
