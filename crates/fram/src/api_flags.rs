@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
-use fram_api::{Api, RuntimeConfig};
+use fram_api::{Api, FeatureGates, RuntimeConfig};
+use fram_apiserver::admission::{Chain, Choice};
 use fram_apiserver::limits::{Limits, go_duration};
 use fram_apiserver::{Environment, Server};
 use fram_audit::{Audit, BatchOptions, Counters, Log, LogOptions, Policy, Sender, Sink, Webhook};
@@ -28,6 +29,10 @@ pub(crate) struct ApiFlags {
     requests: RequestFlags,
     #[command(flatten)]
     versions: VersionFlags,
+    #[command(flatten)]
+    features: FeatureFlags,
+    #[command(flatten)]
+    admission: AdmissionFlags,
     #[command(flatten)]
     kubelets: KubeletFlags,
     #[command(flatten)]
@@ -52,6 +57,28 @@ struct VersionFlags {
     /// GROUP/VERSION/RESOURCE. Alphas and betas are off where nothing is said; what belongs to them is on where they are.
     #[arg(long, value_name = "KEY=BOOL,…")]
     runtime_config: Vec<RuntimeConfig>,
+}
+
+/// Which features are on.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Features")]
+struct FeatureFlags {
+    /// Switches features on or off: pairs NAME=BOOL, by the names that Kubernetes 1.36 has. Of what is switched nowhere here, a gate can say
+    /// only what is so already; the metric kubernetes_feature_enabled tells of all of them.
+    #[arg(long, value_name = "NAME=BOOL,…")]
+    feature_gates: Vec<FeatureGates>,
+}
+
+/// Which plugins of admission run.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Admission")]
+struct AdmissionFlags {
+    /// Plugins that run beside those that do unasked, by kube-apiserver's names; their order does not matter.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    enable_admission_plugins: Vec<String>,
+    /// Plugins that do not run though they would unasked.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    disable_admission_plugins: Vec<String>,
 }
 
 /// How many requests are carried out at once.
@@ -163,9 +190,19 @@ impl ApiFlags {
         }
     }
 
+    /// Which features are on.
+    pub(crate) fn gates(&self) -> anyhow::Result<FeatureGates> {
+        FeatureGates::merged(&self.features.feature_gates).context("--feature-gates")
+    }
+
     /// The kinds that are served.
-    pub(crate) fn api(&self) -> anyhow::Result<Api> {
-        Api::chosen(&RuntimeConfig::merged(&self.versions.runtime_config)).context("--runtime-config")
+    pub(crate) fn api(&self, gates: &FeatureGates) -> anyhow::Result<Api> {
+        Api::gated(&RuntimeConfig::merged(&self.versions.runtime_config), gates).context("--runtime-config")
+    }
+
+    /// The plugins of admission.
+    pub(crate) fn admission(&self) -> anyhow::Result<Chain> {
+        Ok(Chain::chosen(Choice::new(&self.admission.enable_admission_plugins, &self.admission.disable_admission_plugins)?))
     }
 
     /// Who vouches for kubelets without an agent, if not the cluster's own authority.

@@ -78,7 +78,7 @@ impl Default for Ticket {
 
 /// Answers one request.
 pub(crate) async fn handle(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
-    let zipped = compress::accepted(request.headers());
+    let zipped = compress::accepted(request.headers()) && server.switches.compresses;
     let pretty = pretty::wanted(&request);
     let response = answer(server, peer, request).await;
     let response = if pretty { pretty::indented(response) } else { response };

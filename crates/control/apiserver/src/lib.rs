@@ -20,6 +20,7 @@ mod flow;
 #[cfg(test)]
 mod fuzz;
 pub mod http_api;
+mod gates;
 mod identity;
 mod inprocess;
 mod keeping;

@@ -37,6 +37,7 @@ use fram_machinery::{Value, names};
 use crate::kind::Kind;
 
 pub use pod::placement::node_affinity_errors;
+pub use pod::qos_class;
 pub use resource::is_extended;
 pub use service::needs_health_check;
 

@@ -41,7 +41,7 @@ pub(super) async fn handle(
         IncludeObject::parse(query.get("includeObject")).ok_or_else(|| Status::bad_request("includeObject: Unsupported value"))?;
     let asked = verb(request.method(), &path, query.flag("watch"));
     if matches!(asked, "list" | "watch" | "deletecollection") {
-        super::options::check(&query, asked == "watch")?;
+        super::options::check(&query, asked == "watch", server.switches.watch_lists)?;
     }
     if asked == "watch" {
         let accept = Accept::negotiate_stream(request.headers(), endpoint)?;
