@@ -114,7 +114,7 @@ const WAITING: u32 = 4;
 /// How values look on disk.
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Encryption at rest")]
-struct EncryptionFlags {
+pub(crate) struct EncryptionFlags {
     /// The file that says which resources are encrypted on disk, and by what. Without it Secrets are, by a key of the cluster's own
     /// in encryption.yaml among its keys.
     #[arg(long, value_name = "FILE")]
@@ -122,6 +122,19 @@ struct EncryptionFlags {
     /// Take over changes of that file while the server runs.
     #[arg(long)]
     encryption_provider_config_automatic_reload: bool,
+}
+
+impl EncryptionFlags {
+    /// The encryption of the store whose keys start with the prefix of these flags; the server's own keys are beside the cluster's.
+    pub(crate) fn open(&self, etcd: &EtcdFlags, data: &Path) -> anyhow::Result<Arc<Encryption>> {
+        let (prefix, keys) = (etcd.prefix(), etcd.cert_dir(data));
+        Ok(Arc::new(match &self.encryption_provider_config {
+            Some(path) => Encryption::load(path, &prefix)?,
+            // Other servers of a cluster whose keys are older than this rule could not read what is sealed.
+            None if etcd.is_shared() && !own_defaults::may_encrypt(&keys)? => Encryption::none(&prefix),
+            None => Encryption::load(&own_defaults::encryption_file(&keys)?, &prefix)?,
+        }))
+    }
 }
 
 /// What is recorded of the requests, and where.
@@ -222,14 +235,9 @@ impl ApiFlags {
         self.requests.shutdown_delay_duration
     }
 
-    /// The encryption of the store whose keys start with `prefix`; the server's own keys are in the folder `keys`.
-    pub(crate) fn encryption(&self, prefix: &str, keys: &Path) -> anyhow::Result<Arc<Encryption>> {
-        Ok(Arc::new(match &self.encryption.encryption_provider_config {
-            Some(path) => Encryption::load(path, prefix)?,
-            // Other servers of a cluster whose keys are older than this rule could not read what is sealed.
-            None if self.etcd.is_shared() && !own_defaults::may_encrypt(keys)? => Encryption::none(prefix),
-            None => Encryption::load(&own_defaults::encryption_file(keys)?, prefix)?,
-        }))
+    /// The encryption of the store.
+    pub(crate) fn encryption(&self, data: &Path) -> anyhow::Result<Arc<Encryption>> {
+        self.encryption.open(&self.etcd, data)
     }
 
     /// What follows changes of the encryption's file, where that is wanted.

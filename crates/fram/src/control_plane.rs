@@ -49,7 +49,7 @@ impl ControlPlane {
         let environment = Environment::system();
         let (audit, audit_sender) = flags.auditor(&environment, data)?;
         let prefix = flags.etcd.prefix();
-        let encryption = flags.encryption(&prefix, &flags.etcd.cert_dir(data))?;
+        let encryption = flags.encryption(data)?;
         let (store, checks) = flags.etcd.open(data, &encryption).await?;
         let pki = Arc::new(Pki::open(&flags.etcd.cert_dir(data))?);
         let shared = flags.etcd.is_shared();
