@@ -404,6 +404,7 @@ impl Chain {
             escalation::check(&self.rbac, request, object, old).await?;
             trust::check(&self.rbac, request, object, old, self.has("ClusterTrustBundleAttest"))?;
             references::check(&self.rbac, request, object, old).await?;
+            trust::tell(request, object);
         }
         let (operation, object) = (request.operation, object.unwrap_or(&Value::Null));
         if self.has("ValidatingAdmissionPolicy") {

@@ -146,6 +146,15 @@ impl Strategy for IpAddress {
     }
 }
 
+/// What the author of an object should know though it is valid, which replaces `old` or its part that is a subresource.
+pub fn warnings(kind: &Kind, subresource: &str, object: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut said = if subresource.is_empty() { strategy(kind).warnings(object, old) } else { Vec::new() };
+    if kind.custom.is_none() {
+        said.extend(warnings::of_kind(kind, subresource, object, old));
+    }
+    said
+}
+
 /// The behaviour of a kind. Custom resources have none beyond their description, whatever they are called.
 pub fn strategy(kind: &Kind) -> &'static dyn Strategy {
     if kind.custom.is_some() {

@@ -4,7 +4,7 @@ use fram_machinery::{Value, object};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 
-use crate::site::Site;
+use crate::site::{Site, request};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
@@ -151,4 +151,36 @@ async fn who_changes_an_object_is_warned_as_who_makes_it() {
     assert_eq!(warned("PUT", one, "application/json", &put).await, 1);
     let applied = format!("{one}?fieldManager=m&force=true");
     assert_eq!(warned("PATCH", &applied, "application/apply-patch+yaml", &put).await, 1);
+}
+
+#[tokio::test]
+async fn secrets_whose_key_is_not_the_certificate_s_are_warned_of_and_so_are_odd_addresses() {
+    let site = Site::start(|server| server).await;
+    let client = site.client("admin", &["system:masters"]);
+    let warned = async |path: &str, body: Value| {
+        let response = client.request(request("POST", path, Some(&body))).await.unwrap();
+        assert_eq!(response.status(), 201);
+        let headers = response.headers().get_all("warning").iter();
+        headers.map(|header| header.to_str().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    let made = || rcgen::generate_simple_self_signed(["a.example".to_string()]).unwrap();
+    let (one, other) = (made(), made());
+    let encoded = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+    let certificate = encoded(&one.cert.pem());
+    for (i, (key, wanted)) in [
+        (one.signing_key.serialize_pem(), None),
+        (other.signing_key.serialize_pem(), Some("299 - \"data[tls.key]: the key is not that of the certificate\"")),
+        ("x".into(), Some("299 - \"data[tls.key]: there is no private key in PEM\"")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let data = object!({ "tls.crt": (certificate.as_str()), "tls.key": (encoded(&key)) });
+        let secret = object!({ "metadata": { "name": (format!("s{i}")) }, "type": "kubernetes.io/tls", "data": (data) });
+        let said = warned("/api/v1/namespaces/default/secrets", secret).await;
+        assert_eq!(said.first().map(String::as_str), wanted);
+    }
+    let slice = object!({ "metadata": { "name": "e" }, "addressType": "IPv6", "endpoints": [{ "addresses": ["fd00:0::1"] }] });
+    let said = warned("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await;
+    assert!(said.len() == 1 && said[0].starts_with("299 - \"endpoints[0].addresses[0]: the IPv6 address"), "{said:?}");
 }

@@ -1,7 +1,7 @@
 //! Which fields an object has, and which differ between two.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::element::{Shape, name, shape};
 use super::set::{FieldSet, PathElement};
@@ -74,6 +74,7 @@ impl Walk<'_> {
         }
         // A container that came or went is itself such a path.
         (out.added.member, out.removed.member) = (old.is_none(), new.is_none());
+        let filled = old.is_some_and(Value::is_null);
         let (old, new) = (present(old), present(new));
         match shape {
             Shape::Struct(id) => self.structure(id, old, new, &mut out),
@@ -85,6 +86,8 @@ impl Walk<'_> {
             Shape::List { item, field } => self.list(item, field, old, new, &mut out),
             Shape::Leaf => {}
         }
+        // An empty list is another thing than none, where that is written at all.
+        out.modified.member = filled && new.is_some() && out.is_empty();
         out
     }
 
@@ -94,14 +97,20 @@ impl Walk<'_> {
         let named = |list: &[Value]| -> Vec<Option<PathElement>> { list.iter().map(|v| name(self.schema, field, item, v)).collect() };
         let (old_names, new_names) = (named(&old), named(&new));
         let (old_index, new_index) = (index(&old_names), index(&new_names));
+        let (old_many, new_many) = (several(&old_names), several(&new_names));
         let mut found = Vec::with_capacity(new.len());
-        for (step, value) in old_names.iter().zip(&**old).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
-            found.push((step, self.value(item, None, Some(value), new_index.get(step).map(|i| &new[*i]))));
-        }
-        for (step, value) in new_names.iter().zip(&**new).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
-            if !old_index.contains_key(step) {
-                found.push((step, self.value(item, None, None, Some(value))));
+        let steps = old_index.keys().chain(new_index.keys().filter(|step| !old_index.contains_key(*step)));
+        for step in steps.copied() {
+            if old_many.contains(step) || new_many.contains(step) {
+                let all = |names: &[Option<PathElement>], list: &[Value]| -> Vec<Value> {
+                    names.iter().zip(list).filter(|(name, _)| name.as_ref() == Some(step)).map(|(_, value)| value.clone()).collect()
+                };
+                let [before, after] = [all(&old_names, &old), all(&new_names, &new)].map(|l| (!l.is_empty()).then(|| Value::from(l)));
+                found.push((step, leaf(before.as_ref(), after.as_ref())));
+                continue;
             }
+            let (before, after) = (old_index.get(step).map(|i| &old[*i]), new_index.get(step).map(|i| &new[*i]));
+            found.push((step, self.value(item, None, before, after)));
         }
         found.sort_by_key(|(step, _)| *step);
         found.into_iter().for_each(|(step, below)| out.add(step.clone(), below));
@@ -117,6 +126,12 @@ fn leaf(old: Option<&Value>, new: Option<&Value>) -> Difference {
         _ => {}
     }
     out
+}
+
+/// The names that stand more than once: what they have is told apart by nothing, and changes as a whole.
+fn several(names: &[Option<PathElement>]) -> BTreeSet<&PathElement> {
+    let mut seen = BTreeSet::new();
+    names.iter().flatten().filter(|name| !seen.insert(*name)).collect()
 }
 
 /// Where each name stands first. Lists are as long as a request, so nothing is searched for from their beginning.

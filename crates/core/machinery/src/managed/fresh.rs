@@ -1,7 +1,7 @@
 //! What the maker of an object owns, in the form of `fieldsV1`: the same as comparing it with nothing says, in one walk.
 
 use super::element::{Shape, name, shape};
-use super::set::{FieldSet, PathElement};
+use super::set::PathElement;
 use crate::schema::{Field, Schema, Type, TypeId};
 use crate::value::{Key, Map, Value};
 
@@ -47,6 +47,7 @@ impl Walk<'_> {
         let member = usize::from(old.is_none());
         let mut children = Children::new();
         children.extend((member > 0).then(|| (Key::Static("."), leaf())));
+        let filled = old.is_some_and(Value::is_null) && !new.is_null();
         let old = old.filter(|v| !v.is_null());
         match shape {
             Shape::Struct(id) => self.structure(id, old, new, &mut children),
@@ -61,7 +62,7 @@ impl Walk<'_> {
         }
         match children.len() {
             n if n > member => Some(Value::Map(Map::from_entries(children))),
-            n => (n > 0).then(leaf),
+            n => (n > 0 || filled).then(leaf),
         }
     }
 
@@ -73,11 +74,11 @@ impl Walk<'_> {
             out.extend(self.value(item, None, None, element).map(|owned| (Key::from(step.text()), owned)));
         }
         out[before..].sort_by(|a, b| a.0.cmp(&b.0));
-        // Names in lists need not be unique: of several with one name all that they have is owned.
+        // Names in lists need not be unique: of several with one name nothing but that name is owned.
         out.dedup_by(|later, first| {
             let same = later.0 == first.0;
             if same {
-                first.1 = FieldSet::from_nodes(&first.1, &later.1).to_value();
+                first.1 = leaf();
             }
             same
         });
@@ -99,6 +100,7 @@ mod tests {
             object!({}),
             object!({ "spec": {} }),
             object!({ "spec": { "replicas": 0, "tags": null } }),
+            object!({ "spec": { "tags": [] } }),
             object!({ "spec": { "replicas": 1, "labels": {}, "items": [], "tags": [] } }),
             object!({ "spec": { "labels": { "b": "1", "a": null }, "args": ["x"], "unknown": { "a": 1 } } }),
             object!({ "spec": { "items": [{ "name": "b", "v": 1 }, { "name": "a" }, { "v": 2 }, { "name": "b", "w": 3 }, {}], "tags": ["y", "x", "x"] } }),
