@@ -209,8 +209,10 @@ pub(crate) enum Store {
     Check(StoreCheck),
     /// Moves a cluster from one engine to the other: copies all objects between the data directory and an etcd, while no server runs. Where
     /// they go has to be empty; a copy that was cut off is no store, and is made again. What they are copied from stays as it was.
-    #[command(after_help = "Example:\n  fram store copy --to etcd --etcd-servers https://192.0.2.1:2379 --etcd-cafile ca.crt --etcd-certfile \
-        etcd.crt --etcd-keyfile etcd.key")]
+    #[command(
+        after_help = "Example:\n  fram store copy --to etcd --etcd-servers https://192.0.2.1:2379 --etcd-cafile ca.crt --etcd-certfile \
+        etcd.crt --etcd-keyfile etcd.key"
+    )]
     Copy(StoreCopy),
 }
 

@@ -52,7 +52,11 @@ async fn copy(arguments: &StoreCopy) -> anyhow::Result<(usize, u64)> {
             let store = Etcd::open(fram_store::EtcdOptions { compaction_interval: None, ..of_etcd }).await?;
             let source = store.snapshot(None).await?;
             let there = source.prefix(&servers).next().map(|entry| entry.key.clone());
-            anyhow::ensure!(there.is_none(), "a server of this cluster still runs, or did a moment ago: {}", there.map(|key| key.to_string()).unwrap_or_default());
+            anyhow::ensure!(
+                there.is_none(),
+                "a server of this cluster still runs, or did a moment ago: {}",
+                there.map(|key| key.to_string()).unwrap_or_default()
+            );
             readable(&source, &encryption)?;
             let count = Embedded::import(&source, |_| true, &embedded)?;
             store.close().await?;

@@ -114,8 +114,7 @@ fn client(csr: &Value) -> Result<(), String> {
     if usages.contains(&"client auth") { Ok(()) } else { Err("missing required usage for client certificate: client auth".into()) }
 }
 
-const OTHER_KEY: &str =
-    "the request cannot be verified here: its key and signature have to be of RSA, of ECDSA on curve P-256 or P-384 (P-521 is not there), or Ed25519";
+const OTHER_KEY: &str = "the request cannot be verified here: its key and signature have to be of RSA, of ECDSA on curve P-256 or P-384 (P-521 is not there), or Ed25519";
 
 /// What is to be done about a request.
 pub fn step(csr: &Value) -> Step {

@@ -19,8 +19,8 @@ pub mod environment;
 mod flow;
 #[cfg(test)]
 mod fuzz;
-pub mod http_api;
 mod gates;
+pub mod http_api;
 mod identity;
 mod inprocess;
 mod keeping;

@@ -8,6 +8,7 @@ use fram_api::{FeatureGates, Kind};
 use fram_audit::Audit;
 use fram_client::{Call, Resource, Verb};
 use fram_flowcontrol::{FlowControl, InFlight};
+use fram_machinery::status::FieldError;
 use fram_machinery::{Key, Status, Value};
 
 use crate::audit;
@@ -345,9 +346,10 @@ pub(crate) fn field_validation(text: &str) -> Result<FieldValidation, Status> {
         "Strict" => Ok(FieldValidation::Strict),
         "Ignore" => Ok(FieldValidation::Ignore),
         "" | "Warn" => Ok(FieldValidation::Warn),
-        other => Err(Status::bad_request(format!(
-            "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-        ))),
+        other => {
+            let error = FieldError::not_supported("fieldValidation", other, &["", "Ignore", "Strict", "Warn"]);
+            Err(Status::invalid("meta.k8s.io", "CreateOptions", "", vec![error]))
+        }
     }
 }
 

@@ -30,8 +30,11 @@ async fn server(enabled: &[&str], disabled: &[&str]) -> (Arc<Server>, Client) {
 
 fn pod(name: &str, spec: &Value) -> Value {
     let mut pod = object!({ "metadata": { "name": name }, "spec": (spec.clone()) });
-    pod.set(&["spec", "containers"], object!([{ "name": "c", "image": "i:1", "resources": { "requests": { "example.com/device": "1" },
-        "limits": { "example.com/device": "1" } } }]));
+    pod.set(
+        &["spec", "containers"],
+        object!([{ "name": "c", "image": "i:1", "resources": { "requests": { "example.com/device": "1" },
+        "limits": { "example.com/device": "1" } } }]),
+    );
     pod
 }
 

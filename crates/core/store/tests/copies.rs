@@ -57,8 +57,8 @@ async fn what_goes_to_etcd_and_back_is_the_same_and_revisions_go_on() {
     assert!(matches!(old, Err(StoreError::Compacted { .. })), "{old:?}");
     // A condition on a version of before the copy does not hold.
     let pod = before.get("/registry/pods/001").unwrap();
-    let stale = Transaction::new(vec![Operation::put("/registry/pods/001", "new")])
-        .when(Condition::ModifiedAt(pod.key.clone(), pod.modified));
+    let stale =
+        Transaction::new(vec![Operation::put("/registry/pods/001", "new")]).when(Condition::ModifiedAt(pod.key.clone(), pod.modified));
     assert!(matches!(etcd.commit(stale).await, Err(StoreError::Conflict { .. })));
     let now = etcd.snapshot(None).await.unwrap().get("/registry/pods/001").unwrap().modified;
     let mut watch = etcd.watch("/registry/", etcd.revision().await.unwrap()).await.unwrap();

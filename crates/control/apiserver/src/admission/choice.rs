@@ -122,7 +122,11 @@ mod tests {
     #[test]
     fn plugins_are_those_that_run_unasked_and_what_is_said() {
         check(&[], &[], Ok((&["NodeRestriction", "ResourceQuota"], &["AlwaysPullImages"])));
-        check(&["AlwaysPullImages", "ResourceQuota"], &["NodeRestriction"], Ok((&["AlwaysPullImages", "ResourceQuota"], &["NodeRestriction"])));
+        check(
+            &["AlwaysPullImages", "ResourceQuota"],
+            &["NodeRestriction"],
+            Ok((&["AlwaysPullImages", "ResourceQuota"], &["NodeRestriction"])),
+        );
         check(&[], &["AlwaysDeny"], Ok((&["Priority"], &["AlwaysDeny"])));
         check(&["Priorities"], &[], Err("enable-admission-plugins plugin \"Priorities\" is unknown"));
         check(&[], &["priority"], Err("disable-admission-plugins plugin \"priority\" is unknown"));

@@ -87,7 +87,8 @@ impl Plugin for AlwaysPullImages {
 
     async fn validate(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
         let Some(pod) = object.filter(|pod| brings_images(pod, old)) else { return Ok(()) };
-        let of_containers = containers(pod).map(|(list, i, c)| (format!("spec.{list}[{i}].imagePullPolicy"), c.str_at(&["imagePullPolicy"])));
+        let of_containers =
+            containers(pod).map(|(list, i, c)| (format!("spec.{list}[{i}].imagePullPolicy"), c.str_at(&["imagePullPolicy"])));
         let images = pod.list_at(&["spec", "volumes"]).iter().enumerate().filter_map(|(i, v)| Some((i, v.get("image")?)));
         let of_volumes = images.map(|(i, image)| (format!("spec.volumes[{i}].image.pullPolicy"), image.str_at(&["pullPolicy"])));
         match of_containers.chain(of_volumes).find(|(_, policy)| *policy != "Always") {
@@ -169,7 +170,8 @@ impl Plugin for LimitPodHardAntiAffinityTopology {
     }
 
     async fn validate(&self, request: &Request<'_>, object: Option<&Value>, _old: Option<&Value>) -> Result<(), Status> {
-        let terms = object.map(|pod| pod.list_at(&["spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]));
+        let terms =
+            object.map(|pod| pod.list_at(&["spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]));
         let mut keys = terms.unwrap_or_default().iter().map(|term| term.str_at(&["topologyKey"]));
         match keys.find(|key| *key != HOSTNAME) {
             Some(key) => Err(request.place.forbidden(&format!(

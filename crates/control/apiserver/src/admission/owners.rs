@@ -16,8 +16,13 @@ pub(super) struct OwnerReferencesPermissionEnforcement {
 /// The owners that an object is to hold back, and did not.
 fn newly_held<'a>(object: &'a Value, old: Option<&Value>) -> Vec<&'a Value> {
     let holds = |owner: &Value| owner.bool_at(&["blockOwnerDeletion"]) == Some(true);
-    let held: Vec<&str> =
-        old.map(meta::owner_references).unwrap_or_default().iter().filter(|owner| holds(owner)).map(|owner| owner.str_at(&["uid"])).collect();
+    let held: Vec<&str> = old
+        .map(meta::owner_references)
+        .unwrap_or_default()
+        .iter()
+        .filter(|owner| holds(owner))
+        .map(|owner| owner.str_at(&["uid"]))
+        .collect();
     meta::owner_references(object).iter().filter(|owner| holds(owner) && !held.contains(&owner.str_at(&["uid"]))).collect()
 }
 
@@ -32,13 +37,24 @@ impl OwnerReferencesPermissionEnforcement {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let api = request.registry.api();
         let Some(kind) = api.kind(group, version, kind) else {
-            let why = format!("cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion {api_version} Kind {kind}");
+            let why = format!(
+                "cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion {api_version} Kind {kind}"
+            );
             return Err(request.place.forbidden(&why));
         };
         let namespace = if kind.is_namespaced() { request.place.namespace.clone() } else { String::new() };
         let (resource, name) = (kind.plural.to_string(), owner.str_at(&["name"]).to_string());
         let (group, version) = (group.to_string(), version.to_string());
-        Ok(Attributes { verb: "update".into(), group, version, resource, subresource: "finalizers".into(), namespace, name, ..Default::default() })
+        Ok(Attributes {
+            verb: "update".into(),
+            group,
+            version,
+            resource,
+            subresource: "finalizers".into(),
+            namespace,
+            name,
+            ..Default::default()
+        })
     }
 }
 

@@ -18,7 +18,9 @@ const SELECTOR: &str = "scheduler.alpha.kubernetes.io/node-selector";
 
 /// The labels `a=b,c=d` of a selector that has nothing but these.
 fn labels(text: &str) -> Result<BTreeMap<&str, &str>, String> {
-    let pair = |item| str::split_once(item, '=').map(|(key, value)| (key.trim(), value.trim())).ok_or_else(|| format!("invalid selector: [{item}]"));
+    let pair = |item| {
+        str::split_once(item, '=').map(|(key, value)| (key.trim(), value.trim())).ok_or_else(|| format!("invalid selector: [{item}]"))
+    };
     text.split(',').filter(|item| !item.is_empty()).map(pair).collect()
 }
 
@@ -147,9 +149,9 @@ impl Plugin for PodTolerationRestriction {
         let allowed = tolerations(&namespace(request).await?, ALLOWED)?;
         match allowed.is_empty() || given.iter().all(|one| allowed.iter().any(|other| is_within(one, other))) {
             true => Ok(()),
-            false => Err(request.place.forbidden(
-                "pod tolerations (possibly merged with namespace default tolerations) conflict with its namespace whitelist",
-            )),
+            false => Err(request
+                .place
+                .forbidden("pod tolerations (possibly merged with namespace default tolerations) conflict with its namespace whitelist")),
         }
     }
 }

@@ -184,3 +184,56 @@ async fn secrets_whose_key_is_not_the_certificate_s_are_warned_of_and_so_are_odd
     let said = warned("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await;
     assert!(said.len() == 1 && said[0].starts_with("299 - \"endpoints[0].addresses[0]: the IPv6 address"), "{said:?}");
 }
+
+#[tokio::test]
+async fn a_head_is_answered_without_a_body_over_http_2() {
+    let site = Site::start(|server| server).await;
+    let client = site.client("admin", &["system:masters"]);
+    for path in ["/healthz", "/version", "/api/v1/namespaces", "/nosuch"] {
+        let response = client.request(request("HEAD", path, None)).await.unwrap();
+        assert_eq!(response.status(), if path == "/nosuch" { 404 } else { 200 }, "{path}");
+        // What came of more than that would be a broken stream.
+        assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_one_form_is_given_in_it_whatever_is_liked_best() {
+    let site = Site::start(|server| server.with_feature_gates(&"WatchList=false".parse().unwrap())).await;
+    for accept in ["text/plain", "application/json;as=Table;v=v1;g=meta.k8s.io", "*/*"] {
+        let (status, text) = ask(&site, "GET", "/metrics", &[("accept", accept)], "").await;
+        assert!(status == 200 && text.contains("# TYPE apiserver_storage_objects"), "{accept}: {status}");
+        assert!(text.contains("kubernetes_feature_enabled{name=\"WatchList\",stage=\"BETA\"} 0"), "{text}");
+        assert!(text.contains("kubernetes_feature_enabled{name=\"SidecarContainers\",stage=\"\"} 1"), "{text}");
+    }
+    let client = site.client("admin", &["system:masters"]);
+    let keys = client.request(request("GET", "/openid/v1/jwks", None)).await.unwrap();
+    assert_eq!(keys.headers()["content-type"], "application/jwk-set+json");
+    let (status, text) = ask(&site, "GET", "/readyz?verbose&exclude=nosuch", &[], "").await;
+    let end = "warn: some health checks cannot be excluded: no matches for \"nosuch\"\nreadyz check passed\n";
+    assert!(status == 200 && text.ends_with(end), "{text}");
+    let watch = "/api/v1/namespaces?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+    assert_eq!(ask(&site, "GET", watch, &[], "").await.0, 422);
+}
+
+#[tokio::test]
+async fn requests_that_make_no_sense_are_refused_with_stock_s_codes() {
+    let site = Site::start(|server| server).await;
+    let json = [("content-type", "application/json")];
+    let map = r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"x"}}"#;
+    assert_eq!(ask(&site, "POST", MAPS, &json, map).await.0, 201);
+    for (method, path, body, code) in [
+        ("POST", "/version", "", 405),
+        ("DELETE", "/api/v1", "", 405),
+        ("POST", "/nosuch", "", 404),
+        ("GET", &*format!("{MAPS}?limit=-1"), "", 200),
+        ("GET", &*format!("{MAPS}?limit=x"), "", 400),
+        ("PUT", &*format!("{MAPS}/x?fieldValidation=Maybe"), map, 422),
+        ("DELETE", &*format!("{MAPS}/x"), r#"{"orphanDependents":true,"propagationPolicy":"Orphan"}"#, 422),
+        ("DELETE", &*format!("{MAPS}/x"), r#"{"kind":"Pod","apiVersion":"v1"}"#, 400),
+        ("DELETE", &*format!("{MAPS}/x"), "[]", 400),
+        ("DELETE", &*format!("{MAPS}/x"), r#"{"kind":"DeleteOptions","apiVersion":"v1"}"#, 200),
+    ] {
+        assert_eq!(ask(&site, method, path, &json, body).await.0, code, "{method} {path} {body}");
+    }
+}

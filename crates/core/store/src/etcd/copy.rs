@@ -29,7 +29,9 @@ impl Etcd {
         let left = |entry: &Entry| entry.expires.map(|at| Duration::from_millis(at.0.saturating_sub(now.0)));
         let is_there = |entry: &&Arc<Entry>| keys.hold(&entry.key) && left(entry) != Some(Duration::ZERO);
         let mut entries: Vec<&Arc<Entry>> = source.range(..).filter(is_there).collect();
-        if let Some(other) = source.range(..).find(|entry| !keys.hold(&entry.key) && *entry.key != *keys.shift && *entry.key != *keys.barrier) {
+        if let Some(other) =
+            source.range(..).find(|entry| !keys.hold(&entry.key) && *entry.key != *keys.shift && *entry.key != *keys.barrier)
+        {
             return Err(StoreError::Options(format!("{} does not start with the prefix", other.key)));
         }
         // In the order in which they were written, which is that of resource versions.

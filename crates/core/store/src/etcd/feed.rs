@@ -43,11 +43,20 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn of(prefix: &str) -> Self {
-        Self { start: prefix_start(prefix.as_bytes()), end: prefix_end(prefix.as_bytes()), barrier: format!("{prefix}.fram/barrier"), shift: format!("{prefix}.fram/revisions"), copy: format!("{prefix}.fram/copy").into() }
+        Self {
+            start: prefix_start(prefix.as_bytes()),
+            end: prefix_end(prefix.as_bytes()),
+            barrier: format!("{prefix}.fram/barrier"),
+            shift: format!("{prefix}.fram/revisions"),
+            copy: format!("{prefix}.fram/copy").into(),
+        }
     }
 
     pub(crate) fn hold(&self, key: &str) -> bool {
-        key.as_bytes() >= self.start.as_slice() && (self.end == [0] || key.as_bytes() < self.end.as_slice()) && key != self.barrier && key != self.shift
+        key.as_bytes() >= self.start.as_slice()
+            && (self.end == [0] || key.as_bytes() < self.end.as_slice())
+            && key != self.barrier
+            && key != self.shift
     }
 }
 
@@ -174,7 +183,8 @@ async fn compacted(cluster: &Cluster, keys: &Keys, from: Revision) -> Result<Rev
     // Only a watch tells the revision.
     let broken = |error: GrpcError| StoreError::from(Failure::of(&error));
     let channel = cluster.dial(cluster.preferred()).await?;
-    let (_outgoing, mut incoming) = channel.stream(WATCH, &watch_request(&keys.start, &[], cluster.shift().raw(from)).0).await.map_err(broken)?;
+    let (_outgoing, mut incoming) =
+        channel.stream(WATCH, &watch_request(&keys.start, &[], cluster.shift().raw(from)).0).await.map_err(broken)?;
     while let Some(message) = incoming.next().await.map_err(broken)? {
         let answer = Watched::read(&message).map_err(malformed)?;
         if answer.compacted > Revision(0) {

@@ -35,9 +35,13 @@ mod tests {
             of("SidecarContainers", false),
             ["featureGates: cannot set feature gate SidecarContainers to false, feature is locked to true"]
         );
-        for (name, is) in
-            [("AtomicFIFO", true), ("UnlockWhileProcessingFIFO", true), ("ClientsPreferCBOR", false), ("AllAlpha", false), ("NodeLogQuery", true)]
-        {
+        for (name, is) in [
+            ("AtomicFIFO", true),
+            ("UnlockWhileProcessingFIFO", true),
+            ("ClientsPreferCBOR", false),
+            ("AllAlpha", false),
+            ("NodeLogQuery", true),
+        ] {
             assert_eq!((of(name, is).len(), of(name, !is).len()), (0, 1), "{name}");
         }
         assert_eq!((of("AllBeta", false).len(), of("AllBeta", true).len()), (1, 1));

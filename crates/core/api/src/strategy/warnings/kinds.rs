@@ -50,10 +50,8 @@ pub(crate) fn of(kind: &Kind, subresource: &str, object: &Value, old: Option<&Va
                 "deprecated since v1.32; give those their own namespace who may not see each other's secrets",
             );
         }
-        ("networking.k8s.io", "Ingress", "") if old.is_none() && meta::annotation(object, INGRESS_CLASS).is_some() => {
-            if object.at(&["spec", "ingressClassName"]).is_none_or(Value::is_null) {
-                out.say(format_args!("metadata.annotations[{INGRESS_CLASS}]"), "deprecated; use the field \"spec.ingressClassName\"");
-            }
+        ("networking.k8s.io", "Ingress", "") if old.is_none() && names_class_by_annotation(object) => {
+            out.say(format_args!("metadata.annotations[{INGRESS_CLASS}]"), "deprecated; use the field \"spec.ingressClassName\"");
         }
         ("networking.k8s.io", "NetworkPolicy", "") => of_policy(&mut out, object),
         ("node.k8s.io", "RuntimeClass", "") => {
@@ -62,7 +60,10 @@ pub(crate) fn of(kind: &Kind, subresource: &str, object: &Value, old: Option<&Va
             }
         }
         ("resource.k8s.io", "ResourceSlice", "") if object.str_at(&["spec", "driver"]).contains(|c: char| c.is_ascii_uppercase()) => {
-            out.say("spec.driver", format_args!("names of drivers should be in lower case, and {:?} is not", object.str_at(&["spec", "driver"])));
+            out.say(
+                "spec.driver",
+                format_args!("names of drivers should be in lower case, and {:?} is not", object.str_at(&["spec", "driver"])),
+            );
         }
         ("storage.k8s.io", "StorageClass", "") => {
             for (i, term) in object.list_at(&["allowedTopologies"]).iter().enumerate() {
@@ -80,6 +81,10 @@ pub(crate) fn of(kind: &Kind, subresource: &str, object: &Value, old: Option<&Va
 
 fn is_new_annotation(name: &str, object: &Value, old: Option<&Value>) -> bool {
     meta::annotation(object, name).is_some() && old.is_none_or(|old| meta::annotation(old, name).is_none())
+}
+
+fn names_class_by_annotation(ingress: &Value) -> bool {
+    meta::annotation(ingress, INGRESS_CLASS).is_some() && ingress.at(&["spec", "ingressClassName"]).is_none_or(Value::is_null)
 }
 
 /// Whether controllers wrote an object, who put addresses right by themselves.
@@ -107,7 +112,10 @@ fn of_indexes(out: &mut Warnings, object: &Value, old: Option<&Value>, at: &str)
     let spec = object.at(&path).unwrap_or(&Value::Null);
     let number = |field: &str| spec.int_at(&[field]).unwrap_or(0);
     if spec.str_at(&["completionMode"]) == "Indexed" && number("completions") > 100_000 && number("parallelism") > 10_000 {
-        out.say(at, "of more than 10^5 completions with a parallelism of more than 10^4 not all may be told in completedIndexes where many fail");
+        out.say(
+            at,
+            "of more than 10^5 completions with a parallelism of more than 10^4 not all may be told in completedIndexes where many fail",
+        );
     }
 }
 
@@ -281,7 +289,11 @@ mod tests {
         check(("batch", "CronJob", ""), &cron, None, &of_cron);
         check(("batch", "CronJob", ""), &cron, Some(&cron), &["spec.schedule: "]);
         let node = object!({ "spec": { "externalID": "x", "configSource": {}, "podCIDRs": ["10.1.2.3/24"] } });
-        let of_node = ["spec.configSource: ", "spec.externalID: ", "spec.podCIDRs[0]: \"10.1.2.3/24\" is a range or an address: say \"10.1.2.0/24\" or \"10.1.2.3/32\""];
+        let of_node = [
+            "spec.configSource: ",
+            "spec.externalID: ",
+            "spec.podCIDRs[0]: \"10.1.2.3/24\" is a range or an address: say \"10.1.2.0/24\" or \"10.1.2.3/32\"",
+        ];
         check(("", "Node", ""), &node, None, &of_node);
         let hard = object!({ "cpu": "2", "limits.cpu": "1", "requests.memory": "1Gi", "limits.memory": "1Gi" });
         let quota = object!({ "spec": { "hard": (hard) } });
@@ -305,7 +317,8 @@ mod tests {
 
     #[test]
     fn addresses_and_ranges_in_odd_forms_are_named_with_the_form_that_they_should_have() {
-        let subsets = object!([{ "addresses": [{ "ip": "010.0.0.1" }], "notReadyAddresses": [{ "ip": "fe80:0::1" }, { "ip": "192.0.2.1" }] }]);
+        let subsets =
+            object!([{ "addresses": [{ "ip": "010.0.0.1" }], "notReadyAddresses": [{ "ip": "fe80:0::1" }, { "ip": "192.0.2.1" }] }]);
         let endpoints = object!({ "subsets": (subsets) });
         let wanted = [
             "subsets[0].addresses[0].ip: the address \"010.0.0.1\" is not in standard form; use \"10.0.0.1\"",
@@ -316,7 +329,8 @@ mod tests {
         made.set(&["metadata", "labels", "endpoints.kubernetes.io/managed-by"], "endpoint-controller");
         check(("", "Endpoints", ""), &made, None, &[]);
         let slice = object!({ "addressType": "FQDN", "endpoints": [{ "addresses": ["::ffff:192.0.2.1"] }] });
-        let of_slice = ["addressType: ", "endpoints[0].addresses[0]: the address \"::ffff:192.0.2.1\" is not in standard form; use \"192.0.2.1\""];
+        let of_slice =
+            ["addressType: ", "endpoints[0].addresses[0]: the address \"::ffff:192.0.2.1\" is not in standard form; use \"192.0.2.1\""];
         check(("discovery.k8s.io", "EndpointSlice", ""), &slice, None, &of_slice);
         check(("discovery.k8s.io", "EndpointSlice", ""), &slice, Some(&slice), &of_slice[1..]);
         let block = object!({ "cidr": "fd00:0::/8", "except": ["fd00::1/64"] });
