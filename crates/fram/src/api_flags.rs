@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
-use fram_api::{Api, RuntimeConfig};
+use fram_api::{Api, FeatureGates, RuntimeConfig};
+use fram_apiserver::admission::{Chain, Choice};
 use fram_apiserver::limits::{Limits, go_duration};
 use fram_apiserver::{Environment, Server};
 use fram_audit::{Audit, BatchOptions, Counters, Log, LogOptions, Policy, Sender, Sink, Webhook};
@@ -28,6 +29,10 @@ pub(crate) struct ApiFlags {
     requests: RequestFlags,
     #[command(flatten)]
     versions: VersionFlags,
+    #[command(flatten)]
+    features: FeatureFlags,
+    #[command(flatten)]
+    admission: AdmissionFlags,
     #[command(flatten)]
     kubelets: KubeletFlags,
     #[command(flatten)]
@@ -52,6 +57,28 @@ struct VersionFlags {
     /// GROUP/VERSION/RESOURCE. Alphas and betas are off where nothing is said; what belongs to them is on where they are.
     #[arg(long, value_name = "KEY=BOOL,…")]
     runtime_config: Vec<RuntimeConfig>,
+}
+
+/// Which features are on.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Features")]
+struct FeatureFlags {
+    /// Switches features on or off: pairs NAME=BOOL, by the names that Kubernetes 1.36 has. Of what is switched nowhere here, a gate can say
+    /// only what is so already; the metric kubernetes_feature_enabled tells of all of them.
+    #[arg(long, value_name = "NAME=BOOL,…")]
+    feature_gates: Vec<FeatureGates>,
+}
+
+/// Which plugins of admission run.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Admission")]
+struct AdmissionFlags {
+    /// Plugins that run beside those that do unasked, by kube-apiserver's names; their order does not matter.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    enable_admission_plugins: Vec<String>,
+    /// Plugins that do not run though they would unasked.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    disable_admission_plugins: Vec<String>,
 }
 
 /// How many requests are carried out at once.
@@ -87,7 +114,7 @@ const WAITING: u32 = 4;
 /// How values look on disk.
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Encryption at rest")]
-struct EncryptionFlags {
+pub(crate) struct EncryptionFlags {
     /// The file that says which resources are encrypted on disk, and by what. Without it Secrets are, by a key of the cluster's own
     /// in encryption.yaml among its keys.
     #[arg(long, value_name = "FILE")]
@@ -95,6 +122,19 @@ struct EncryptionFlags {
     /// Take over changes of that file while the server runs.
     #[arg(long)]
     encryption_provider_config_automatic_reload: bool,
+}
+
+impl EncryptionFlags {
+    /// The encryption of the store whose keys start with the prefix of these flags; the server's own keys are beside the cluster's.
+    pub(crate) fn open(&self, etcd: &EtcdFlags, data: &Path) -> anyhow::Result<Arc<Encryption>> {
+        let (prefix, keys) = (etcd.prefix(), etcd.cert_dir(data));
+        Ok(Arc::new(match &self.encryption_provider_config {
+            Some(path) => Encryption::load(path, &prefix)?,
+            // Other servers of a cluster whose keys are older than this rule could not read what is sealed.
+            None if etcd.is_shared() && !own_defaults::may_encrypt(&keys)? => Encryption::none(&prefix),
+            None => Encryption::load(&own_defaults::encryption_file(&keys)?, &prefix)?,
+        }))
+    }
 }
 
 /// What is recorded of the requests, and where.
@@ -163,9 +203,19 @@ impl ApiFlags {
         }
     }
 
+    /// Which features are on.
+    pub(crate) fn gates(&self) -> anyhow::Result<FeatureGates> {
+        FeatureGates::merged(&self.features.feature_gates).context("--feature-gates")
+    }
+
     /// The kinds that are served.
-    pub(crate) fn api(&self) -> anyhow::Result<Api> {
-        Api::chosen(&RuntimeConfig::merged(&self.versions.runtime_config)).context("--runtime-config")
+    pub(crate) fn api(&self, gates: &FeatureGates) -> anyhow::Result<Api> {
+        Api::gated(&RuntimeConfig::merged(&self.versions.runtime_config), gates).context("--runtime-config")
+    }
+
+    /// The plugins of admission.
+    pub(crate) fn admission(&self) -> anyhow::Result<Chain> {
+        Ok(Chain::chosen(Choice::new(&self.admission.enable_admission_plugins, &self.admission.disable_admission_plugins)?))
     }
 
     /// Who vouches for kubelets without an agent, if not the cluster's own authority.
@@ -185,14 +235,9 @@ impl ApiFlags {
         self.requests.shutdown_delay_duration
     }
 
-    /// The encryption of the store whose keys start with `prefix`; the server's own keys are in the folder `keys`.
-    pub(crate) fn encryption(&self, prefix: &str, keys: &Path) -> anyhow::Result<Arc<Encryption>> {
-        Ok(Arc::new(match &self.encryption.encryption_provider_config {
-            Some(path) => Encryption::load(path, prefix)?,
-            // Other servers of a cluster whose keys are older than this rule could not read what is sealed.
-            None if self.etcd.is_shared() && !own_defaults::may_encrypt(keys)? => Encryption::none(prefix),
-            None => Encryption::load(&own_defaults::encryption_file(keys)?, prefix)?,
-        }))
+    /// The encryption of the store.
+    pub(crate) fn encryption(&self, data: &Path) -> anyhow::Result<Arc<Encryption>> {
+        self.encryption.open(&self.etcd, data)
     }
 
     /// What follows changes of the encryption's file, where that is wanted.

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::api_flags::ApiFlags;
+use crate::api_flags::{ApiFlags, EncryptionFlags};
+use crate::etcd_flags::EtcdFlags;
 use crate::manager_flags::ManagerFlags;
 use crate::networks::Networks;
 use crate::scheduler_flags::SchedulerFlags;
@@ -206,6 +207,35 @@ pub(crate) enum Store {
     /// nothing. Fails where there is damage.
     #[command(after_help = "Example:\n  fram store check --data-dir /srv/fram")]
     Check(StoreCheck),
+    /// Moves a cluster from one engine to the other: copies all objects between the data directory and an etcd, while no server runs. Where
+    /// they go has to be empty; a copy that was cut off is no store, and is made again. What they are copied from stays as it was.
+    #[command(
+        after_help = "Example:\n  fram store copy --to etcd --etcd-servers https://192.0.2.1:2379 --etcd-cafile ca.crt --etcd-certfile \
+        etcd.crt --etcd-keyfile etcd.key"
+    )]
+    Copy(StoreCopy),
+}
+
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct StoreCopy {
+    /// Where to.
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub(crate) to: Engine,
+    /// Where the cluster's data lives.
+    #[arg(long, default_value = "/var/lib/fram")]
+    pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) etcd: EtcdFlags,
+    #[command(flatten)]
+    pub(crate) encryption: EncryptionFlags,
+}
+
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// From the data directory to etcd.
+    Etcd,
+    /// From etcd to the data directory.
+    DataDir,
 }
 
 #[derive(clap::Args, Debug, Clone)]
@@ -300,6 +330,7 @@ impl Cli {
             Command::Runtime(args) => crate::runtime::run(args),
             Command::Token(Token::Create(create)) => crate::token::create(&create),
             Command::Store(Store::Check(check)) => return crate::store::run_check(&check),
+            Command::Store(Store::Copy(copy)) => crate::store::run_copy(&copy),
             Command::Down(down) => crate::down::run(down),
         }?;
         Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use fram_apiserver::admission::{Chain, Webhooks};
+use fram_apiserver::admission::Webhooks;
 use fram_apiserver::allocate::Allocators;
 use fram_apiserver::bootstrap::Cluster;
 use fram_apiserver::http_api::Listener;
@@ -49,14 +49,15 @@ impl ControlPlane {
         let environment = Environment::system();
         let (audit, audit_sender) = flags.auditor(&environment, data)?;
         let prefix = flags.etcd.prefix();
-        let encryption = flags.encryption(&prefix, &flags.etcd.cert_dir(data))?;
+        let encryption = flags.encryption(data)?;
         let (store, checks) = flags.etcd.open(data, &encryption).await?;
         let pki = Arc::new(Pki::open(&flags.etcd.cert_dir(data))?);
         let shared = flags.etcd.is_shared();
         if shared {
             masters::agree_on_keys(&store, &prefix, &pki.fingerprint()).await?;
         }
-        let api = Arc::new(flags.api()?);
+        let gates = flags.gates()?;
+        let (api, admission) = (Arc::new(flags.api(&gates)?), flags.admission()?);
         let address = match listen.ip() {
             IpAddr::V4(ip) if !ip.is_unspecified() => ip,
             _ => Ipv4Addr::LOCALHOST,
@@ -67,12 +68,12 @@ impl ControlPlane {
         let identity = pki.server("kube-apiserver", &names)?;
         let listener = Listener::new(socket, pki.server_config(&identity)?);
         let port = listen.port();
-        let admission = Chain::standard().with_webhooks(Webhooks::new(nodes.clone()));
+        let admission = admission.with_webhooks(Webhooks::new(nodes.clone()));
         let registry = Registry::new(api, store, &prefix, environment, admission, allocators);
         let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &pki.service_account_key)?;
         let server = Server::new(registry, tokens, nodes).with_front_proxy(&pki.front_proxy()?)?;
         let server = server.with_kubelet_client(&pki.ca_pem, flags.kubelet_authorities()?.as_deref(), &pki.client(KUBELET_CLIENT, &[])?)?;
-        let server = flags.limited(server).with_checks(checks);
+        let server = flags.limited(server).with_checks(checks).with_feature_gates(&gates);
         let server = Arc::new(match audit {
             Some(audit) => server.with_audit(audit),
             None => server,

@@ -63,13 +63,7 @@ impl EtcdFlags {
             let store = Embedded::open(Options { cipher: Some(encryption.clone()), ..Options::new(data.join("store")) })?;
             return Ok((follow(&Arc::new(store), encryption, Embedded::rewrite), Arc::new(move || of_encryption.health())));
         }
-        let interval = self.etcd_compaction_interval;
-        let options = EtcdOptions {
-            tls: self.tls()?,
-            compaction_interval: (!interval.is_zero()).then_some(interval),
-            cipher: Some(encryption.clone()),
-            ..EtcdOptions::new(self.etcd_servers.clone(), &self.prefix())
-        };
+        let options = self.options(encryption)?;
         let store = Etcd::open(options).await.with_context(|| format!("cannot use etcd at {}", self.etcd_servers.join(",")))?;
         let store = Arc::new(store);
         let etcd = store.clone();
@@ -78,6 +72,17 @@ impl EtcdFlags {
             std::iter::once(own).chain(of_encryption.health()).collect()
         };
         Ok((follow(&store, encryption, Etcd::rewrite), Arc::new(health)))
+    }
+
+    /// How the store on etcd is opened.
+    pub(crate) fn options(&self, encryption: &Arc<Encryption>) -> anyhow::Result<EtcdOptions> {
+        let interval = self.etcd_compaction_interval;
+        Ok(EtcdOptions {
+            tls: self.tls()?,
+            compaction_interval: (!interval.is_zero()).then_some(interval),
+            cipher: Some(encryption.clone()),
+            ..EtcdOptions::new(self.etcd_servers.clone(), &self.prefix())
+        })
     }
 
     fn tls(&self) -> anyhow::Result<Option<Tls>> {

@@ -2,17 +2,21 @@
 
 mod authorizer;
 mod certificates;
+mod choice;
 mod classes;
+mod demanded;
 mod escalation;
 mod limit_ranger;
 mod namespace;
 mod node_restriction;
 mod nodes;
+mod owners;
 mod pod_groups;
 mod pod_security;
 mod pods;
 mod policy;
 mod references;
+mod restrictions;
 mod rules;
 mod service_account;
 mod storage;
@@ -32,6 +36,7 @@ use crate::authorize::Rbac;
 use crate::registry::{Place, Record, Registry, Write};
 use crate::user::User;
 
+pub use choice::{Choice, ChoiceError};
 pub use policy::Policies;
 use times::{AllTimes, Step, Times};
 pub use webhook::Webhooks;
@@ -200,6 +205,8 @@ pub trait Plugin: Send + Sync {
 #[derive(Clone)]
 pub struct Chain {
     plugins: Vec<(Arc<dyn Plugin>, Arc<Times>)>,
+    /// Also of what stands elsewhere in the server.
+    choice: Choice,
     pub(crate) times: AllTimes,
     beside: Beside,
     /// After all others, as upstream orders them.
@@ -257,38 +264,62 @@ impl Round {
 }
 
 impl Chain {
-    /// Upstream's recommended order of the plugins there are.
+    /// The plugins that run unasked.
     pub fn standard() -> Self {
+        Self::chosen(Choice::default())
+    }
+
+    /// The chosen ones in upstream's recommended order.
+    pub fn chosen(choice: Choice) -> Self {
+        let rbac = Arc::<Rbac>::default();
         let plugins: Vec<Arc<dyn Plugin>> = vec![
+            Arc::new(demanded::AlwaysAdmit),
+            Arc::new(namespace::NamespaceAutoProvision),
             Arc::new(namespace::NamespaceLifecycle),
+            Arc::new(namespace::NamespaceExists),
+            Arc::new(demanded::LimitPodHardAntiAffinityTopology),
             Arc::new(limit_ranger::LimitRanger),
             Arc::new(service_account::ServiceAccount),
             Arc::new(node_restriction::NodeRestriction),
             Arc::new(nodes::TaintNodesByCondition),
+            Arc::new(demanded::AlwaysPullImages),
             Arc::new(pod_security::PodSecurity),
+            Arc::new(restrictions::PodNodeSelector),
             Arc::new(pods::Priority),
             Arc::new(pods::DefaultTolerationSeconds),
+            Arc::new(restrictions::PodTolerationRestriction),
+            Arc::new(demanded::ExtendedResourceToleration),
             Arc::new(classes::STORAGE),
+            Arc::new(storage::StorageObjectInUseProtection),
             Arc::new(pod_groups::PodGroupProtection),
+            Arc::new(owners::OwnerReferencesPermissionEnforcement { rbac: rbac.clone() }),
             Arc::new(storage::PersistentVolumeClaimResize),
             Arc::new(pods::RuntimeClass),
             Arc::new(certificates::CertificateSubjectRestriction),
             Arc::new(classes::INGRESS),
+            Arc::new(demanded::DenyServiceExternalIPs),
             Arc::new(nodes::PodTopologyLabels),
             Arc::new(pod_groups::PodGroupWorkloadExists),
             Arc::new(nodes::NodeDeclaredFeatureValidator),
             Arc::new(nodes::PodResizeValidator),
+            Arc::new(demanded::AlwaysDeny),
         ];
         let times = AllTimes::default();
-        let plugins = plugins.into_iter().map(|plugin| (plugin.clone(), times.plugin(plugin.name()))).collect();
+        let chosen = plugins.into_iter().filter(|plugin| choice.has(plugin.name()));
+        let plugins = chosen.map(|plugin| (plugin.clone(), times.plugin(plugin.name()))).collect();
         let beside = Beside::of(&times);
-        Self { plugins, times, beside, webhooks: None, policies: Arc::default(), rbac: Arc::default() }
+        Self { plugins, choice, times, beside, webhooks: None, policies: Arc::default(), rbac }
     }
 
     /// The same with webhooks behind.
     #[must_use]
     pub fn with_webhooks(self, webhooks: Webhooks) -> Self {
         Self { webhooks: Some(Arc::new(webhooks)), ..self }
+    }
+
+    /// Whether a plugin runs.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.choice.has(name)
     }
 
     pub(crate) async fn admit(&self, request: &mut Request<'_>, object: Value, old: Option<&Value>) -> Result<Value, Status> {
@@ -312,8 +343,8 @@ impl Chain {
 
     async fn change(&self, request: &mut Request<'_>, object: Value, old: Option<&Value>) -> Result<Value, Status> {
         let object = self.ask_plugins(request, object, old).await?;
-        let webhooks = self.webhooks.as_deref().filter(|w| w.mutates());
-        if webhooks.is_none() && !self.policies.mutates() {
+        let webhooks = self.webhooks.as_deref().filter(|w| w.mutates() && self.has("MutatingAdmissionWebhook"));
+        if webhooks.is_none() && !self.mutates_by_policy() {
             return Ok(object);
         }
         let mut rounds = [Round::default(), Round::default()];
@@ -328,6 +359,10 @@ impl Chain {
         Box::pin(self.mutate(webhooks, request, changed, old, &mut rounds)).await
     }
 
+    fn mutates_by_policy(&self) -> bool {
+        self.policies.mutates() && self.has("MutatingAdmissionPolicy")
+    }
+
     /// Policies, then webhooks, as upstream orders them.
     async fn mutate(
         &self,
@@ -338,8 +373,13 @@ impl Chain {
         [policies, hooks]: &mut [Round; 2],
     ) -> Result<Value, Status> {
         let operation = request.operation;
-        let changed = self.policies.mutate(request, object, old, policies);
-        let object = self.beside.mutating_policies.of(Step::Admit, operation, changed).await?;
+        let object = match self.mutates_by_policy() {
+            true => {
+                let changed = self.policies.mutate(request, object, old, policies);
+                self.beside.mutating_policies.of(Step::Admit, operation, changed).await?
+            }
+            false => object,
+        };
         match webhooks {
             Some(webhooks) => {
                 let changed = webhooks.mutate(request, object, old, hooks);
@@ -362,18 +402,21 @@ impl Chain {
         }
         if let Some(object) = object {
             escalation::check(&self.rbac, request, object, old).await?;
-            trust::check(&self.rbac, request, object, old)?;
+            trust::check(&self.rbac, request, object, old, self.has("ClusterTrustBundleAttest"))?;
             references::check(&self.rbac, request, object, old).await?;
+            trust::tell(request, object);
         }
         let (operation, object) = (request.operation, object.unwrap_or(&Value::Null));
-        let checked = self.policies.validate(request, object, old);
-        self.beside.validating_policies.of(Step::Validate, operation, checked).await?;
+        if self.has("ValidatingAdmissionPolicy") {
+            let checked = self.policies.validate(request, object, old);
+            self.beside.validating_policies.of(Step::Validate, operation, checked).await?;
+        }
         match &self.webhooks {
-            Some(webhooks) => {
+            Some(webhooks) if self.has("ValidatingAdmissionWebhook") => {
                 let checked = webhooks.validate(request, object, old);
                 self.beside.validating_webhooks.of(Step::Validate, operation, checked).await
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 }

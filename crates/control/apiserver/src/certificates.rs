@@ -114,6 +114,8 @@ fn client(csr: &Value) -> Result<(), String> {
     if usages.contains(&"client auth") { Ok(()) } else { Err("missing required usage for client certificate: client auth".into()) }
 }
 
+const OTHER_KEY: &str = "the request cannot be verified here: its key and signature have to be of RSA, of ECDSA on curve P-256 or P-384 (P-521 is not there), or Ed25519";
+
 /// What is to be done about a request.
 pub fn step(csr: &Value) -> Step {
     let signer = csr.str_at(&["spec", "signerName"]);
@@ -124,13 +126,17 @@ pub fn step(csr: &Value) -> Step {
     if given("Denied") || given("Failed") {
         return Step::Wait;
     }
-    let Some(request) = decoded(csr) else { return Step::Wait };
+    let is_approved = meta::condition_is_true(csr, "Approved");
+    let Some(request) = decoded(csr) else {
+        // What can be read has been looked at when it was made.
+        return if is_approved { Step::Fail { reason: OTHER_KEY.into() } } else { Step::Wait };
+    };
     let valid = match signer {
         CLIENT => client(csr).map(|()| String::new()),
         SERVING => node(csr, &request, "server auth"),
         _ => node(csr, &request, "client auth"),
     };
-    match (meta::condition_is_true(csr, "Approved"), valid) {
+    match (is_approved, valid) {
         (true, Ok(_)) => Step::Sign,
         (true, Err(reason)) => Step::Fail { reason },
         // A node may renew what it is; anyone else needs the right to let nodes in.
@@ -266,6 +272,16 @@ mod tests {
         }
         let failure = failed(of(CLIENT, request("jane", "dev", &[]), &["cert sign"], true), "why", "2030-01-01T00:00:00Z");
         assert_eq!(step(&failure), Step::Wait);
+    }
+
+    /// `openssl req` with a key on P-521.
+    const P521: &str = include_str!("certificates/p521.csr");
+
+    #[test]
+    fn of_a_key_that_is_not_known_here_the_author_is_told() {
+        let request = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, P521);
+        assert_eq!(step(&of(CLIENT, request.clone(), &["client auth"], false)), Step::Wait);
+        assert_eq!(step(&of(CLIENT, request, &["client auth"], true)), Step::Fail { reason: OTHER_KEY.into() });
     }
 
     #[test]

@@ -78,9 +78,14 @@ impl Default for Ticket {
 
 /// Answers one request.
 pub(crate) async fn handle(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
-    let zipped = compress::accepted(request.headers());
+    let bodiless = request.method() == Method::HEAD;
+    let zipped = compress::accepted(request.headers()) && server.switches.compresses;
     let pretty = pretty::wanted(&request);
     let response = answer(server, peer, request).await;
+    if bodiless {
+        // HTTP/2 leaves that to who answers: bytes after such a head are a broken protocol.
+        return response.map(|_| respond::nothing());
+    }
     let response = if pretty { pretty::indented(response) } else { response };
     if zipped { compress::large(response) } else { response }
 }
@@ -157,6 +162,10 @@ async fn answer(server: Arc<Server>, peer: &Peer, request: Request<Incoming>) ->
     named(response, &id)
 }
 
+fn not_for(method: &str) -> Status {
+    Status::new(fram_machinery::Reason::MethodNotAllowed, format!("{method} is not supported here"))
+}
+
 /// A request took too long. What it had begun may still come about.
 fn too_late() -> Status {
     Status::new(fram_machinery::Reason::Timeout, "Timeout: request did not complete within the requested timeout")
@@ -216,7 +225,10 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
         return Ok(health::answer(server, endpoint, path, &Query::parse(request.uri().query())).await);
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        return Err(Status::no_such_path());
+        let known = ["/api", "/apis", "/version", "/openapi/v2", "/openapi/v3", "/metrics"];
+        let is_below = |root: &str| path == root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'));
+        let method = request.method().as_str();
+        return Err(if known.into_iter().any(is_below) { not_for(method) } else { Status::no_such_path() });
     }
     let api = &server.registry.settled_api().await;
     let show = |value: Option<fram_machinery::Value>, order: &[&str], accept: Accept| {
@@ -231,6 +243,17 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
     if let Some(response) = server.documents.handle(&known, &parts, request.headers()) {
         return Ok(response);
     }
+    let text = match parts.as_slice() {
+        ["debug", "api_priority_and_fairness", table] => server.flow.dump(table).map(|text| ("text/plain; charset=utf-8", text)),
+        ["metrics"] => Some((METRICS, server.metrics_text().await)),
+        ["metrics", "slis"] => Some((METRICS, server.slis.text())),
+        ["metrics", "resources"] => Some((METRICS, encoded(&server.pod_resources.lock()))),
+        _ => None,
+    };
+    // There is one form of these, whatever who asks would like best.
+    if let Some((content, text)) = text {
+        return Ok(respond::bytes(200, content, text));
+    }
     let accept = Accept::negotiate(request.headers(), Endpoint::Discovery)?;
     match parts.as_slice() {
         ["api" | "apis"] if accept.shape == Shape::Aggregated => {
@@ -244,16 +267,13 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
         ["apis"] => show(Some(discovery::group_list(&known)), discovery::GROUPS, accept),
         ["apis", group] => show(discovery::group(&known, group), discovery::GROUPS, accept),
         ["apis", group, version] => show(discovery::resource_list(api, group, version), discovery::RESOURCES, accept),
-        ["debug", "api_priority_and_fairness", table] => match server.flow.dump(table) {
-            Some(text) => Ok(respond::bytes(200, "text/plain; charset=utf-8", text)),
-            None => Err(Status::no_such_path()),
-        },
-        ["metrics"] => Ok(respond::bytes(200, METRICS, server.metrics_text().await)),
-        ["metrics", "slis"] => Ok(respond::bytes(200, METRICS, server.slis.text())),
-        ["metrics", "resources"] => Ok(respond::bytes(200, METRICS, encoded(&server.pod_resources.lock()))),
         ["version"] => show(Some(discovery::version()), discovery::VERSION, accept),
         [".well-known", "openid-configuration"] => show(Some(server.tokens.discovery()), &[], accept),
-        ["openid", "v1", "jwks"] => show(Some(server.tokens.jwks()), &[], accept),
+        // RFC 7517.
+        ["openid", "v1", "jwks"] => {
+            let keys = fram_machinery::json::to_vec(&server.tokens.jwks());
+            Ok(respond::bytes(200, "application/jwk-set+json", keys))
+        }
         _ => Err(Status::no_such_path()),
     }
 }

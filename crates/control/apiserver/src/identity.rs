@@ -65,8 +65,11 @@ fn is_over(lease: &Value, now: Timestamp) -> bool {
 }
 
 impl Server {
-    /// Keeps the Lease of this server, which runs on the machine `host`, until `stop`.
+    /// Keeps the Lease of this server where the gate says so, which runs on the machine `host`, until `stop`.
     pub async fn keep_identity(self: Arc<Self>, host: String, cluster: Arc<Cluster>, stop: tokio_util::sync::CancellationToken) {
+        if !self.switches.has_lease {
+            return stop.cancelled().await;
+        }
         let identity = Identity::new(&host, &cluster, &self.registry.environment.uid());
         let state = (self.registry.clone(), identity);
         keep(stop, "keeping the server's Lease", state, |(registry, identity)| Box::pin(keep_once(registry, identity))).await;

@@ -19,6 +19,7 @@ pub mod environment;
 mod flow;
 #[cfg(test)]
 mod fuzz;
+mod gates;
 pub mod http_api;
 mod identity;
 mod inprocess;

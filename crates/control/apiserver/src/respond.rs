@@ -19,6 +19,11 @@ use crate::table::{self, IncludeObject};
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
+/// A body without bytes.
+pub(crate) fn nothing() -> Body {
+    http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
 impl Accept {
     /// The bytes of an object; `api` knows the types that protobuf needs.
     fn encode(&self, api: &Api, value: &Value) -> Result<Vec<u8>, Status> {

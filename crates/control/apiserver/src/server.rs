@@ -4,16 +4,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fram_api::Kind;
+use fram_api::{FeatureGates, Kind};
 use fram_audit::Audit;
 use fram_client::{Call, Resource, Verb};
 use fram_flowcontrol::{FlowControl, InFlight};
+use fram_machinery::status::FieldError;
 use fram_machinery::{Key, Status, Value};
 
 use crate::audit;
 use crate::authorize::{Attributes, Authorizer};
 use crate::bootstrap::stages::Stages;
 use crate::flow::Flow;
+use crate::gates::{self, Switches};
 use crate::kubelets::Kubelets;
 use crate::limits::Limits;
 use crate::nodes::Nodes;
@@ -49,6 +51,8 @@ pub struct Server {
     /// What keeps requests from overwhelming the server.
     pub(crate) flow: Flow,
     pub(crate) limits: Limits,
+    /// What is switched on and off of it.
+    pub(crate) switches: Switches,
     /// Requests that are carried out, but for those that last as long as their clients like.
     pub(crate) busy: tokio_util::task::TaskTracker,
     /// Those.
@@ -131,6 +135,7 @@ impl Server {
             audit: None,
             flow: Flow::default(),
             limits: Limits::default(),
+            switches: Switches::of(&FeatureGates::default()),
             busy: tokio_util::task::TaskTracker::new(),
             long: tokio_util::task::TaskTracker::new(),
             leaving: false.into(),
@@ -172,6 +177,14 @@ impl Server {
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same server, with features switched on and off; its kinds are of the same mind.
+    #[must_use]
+    pub fn with_feature_gates(self, gates: &FeatureGates) -> Self {
+        let shown = gates::Shown(gates.all(&self.registry.api().features()));
+        self.requests.register(|registry| registry.register_collector(Box::new(shown)));
+        Self { switches: Switches::of(gates), ..self }
     }
 
     /// All metrics, in the text format of OpenMetrics.
@@ -333,9 +346,10 @@ pub(crate) fn field_validation(text: &str) -> Result<FieldValidation, Status> {
         "Strict" => Ok(FieldValidation::Strict),
         "Ignore" => Ok(FieldValidation::Ignore),
         "" | "Warn" => Ok(FieldValidation::Warn),
-        other => Err(Status::bad_request(format!(
-            "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-        ))),
+        other => {
+            let error = FieldError::not_supported("fieldValidation", other, &["", "Ignore", "Strict", "Warn"]);
+            Err(Status::invalid("meta.k8s.io", "CreateOptions", "", vec![error]))
+        }
     }
 }
 

@@ -165,10 +165,20 @@ impl Provider {
     }
 
     pub(crate) fn seal(&self, key: &str, value: &[u8]) -> Result<Vec<u8>, CryptError> {
+        self.seal_at(Instant::now(), key, value)
+    }
+
+    /// The same for a value that is stored already: its key may have expired, and is no worse than the one that it was sealed with.
+    pub(crate) fn seal_again(&self, key: &str, value: &[u8]) -> Result<Vec<u8>, CryptError> {
+        let expires = self.shared.current.read().as_ref().map(|current| current.expires);
+        self.seal_at(expires.unwrap_or_else(Instant::now), key, value)
+    }
+
+    fn seal_at(&self, now: Instant, key: &str, value: &[u8]) -> Result<Vec<u8>, CryptError> {
         let current = self.shared.current.read();
         let why = || self.health().err().unwrap_or_default();
         let current = current.as_ref().ok_or_else(|| KmsError::NoKey(self.name.clone(), why()))?;
-        if Instant::now() > current.expires {
+        if now > current.expires {
             return Err(KmsError::Expired(self.name.clone(), why()).into());
         }
         let info: [u8; INFO] = rand::random();
@@ -191,6 +201,14 @@ impl Provider {
         let stale =
             current.as_ref().is_some_and(|c| c.envelope.key_id != envelope.key_id || c.envelope.source_type != envelope.source_type);
         Ok((value, stale))
+    }
+
+    /// As if the service had not been heard of for longer than a key may write.
+    #[cfg(test)]
+    pub(crate) fn expire(&self) {
+        if let Some(current) = self.shared.current.write().as_mut() {
+            current.expires = Instant::now() - Duration::from_secs(1);
+        }
     }
 
     fn source(&self, envelope: &Envelope) -> Result<Arc<Vec<u8>>, KmsError> {

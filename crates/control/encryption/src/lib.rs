@@ -144,6 +144,13 @@ impl Cipher for Encryption {
         }
     }
 
+    fn seal_again(&self, key: &str, value: &[u8]) -> Result<Option<Vec<u8>>, CipherError> {
+        match self.chain(key).filter(|_| !self.is_sealed(value)) {
+            Some(chain) => chain.seal_again(key, value).map_err(|e| CipherError(e.to_string())),
+            None => Ok(None),
+        }
+    }
+
     fn open(&self, key: &str, stored: &[u8]) -> Result<Opened, CipherError> {
         let opened = match self.chain(key) {
             Some(chain) => chain.open(key, stored).map_err(|error| error.to_string()),

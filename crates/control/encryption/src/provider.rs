@@ -82,13 +82,27 @@ impl Chain {
     }
 
     pub(crate) fn seal(&self, key: &str, value: &[u8]) -> Result<Option<Vec<u8>>, CryptError> {
+        self.seal_by(key, value, kms::Provider::seal)
+    }
+
+    /// The same for a value that is stored already.
+    pub(crate) fn seal_again(&self, key: &str, value: &[u8]) -> Result<Option<Vec<u8>>, CryptError> {
+        self.seal_by(key, value, kms::Provider::seal_again)
+    }
+
+    fn seal_by(
+        &self,
+        key: &str,
+        value: &[u8],
+        by_service: impl Fn(&kms::Provider, &str, &[u8]) -> Result<Vec<u8>, CryptError>,
+    ) -> Result<Option<Vec<u8>>, CryptError> {
         let first = self.ciphers.first().ok_or(CryptError::NoProvider)?;
         let sealed = match &first.cipher {
             Kind::Identity => return Ok(None),
             Kind::Gcm(gcm) => gcm.seal(key.as_bytes(), value)?,
             Kind::Cbc(secret) => cbc_seal(secret, value)?,
             Kind::Secretbox(cipher) => secretbox_seal(cipher, value)?,
-            Kind::Kms(service) => service.seal(key, value)?,
+            Kind::Kms(service) => by_service(service, key, value)?,
         };
         let mut out = first.prefix.clone();
         out.extend_from_slice(&sealed);

@@ -235,6 +235,30 @@ async fn a_service_that_is_ill_is_seen_and_nothing_is_written_without_its_key() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_away_for_long_holds_up_no_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = kms::testing::Service::start(folder.path());
+    let provider = format!("{{kms: {{apiVersion: v2, name: kay, endpoint: 'unix://{}'}}}}", service.path.display());
+    write_config(&folder.path().join("config.yaml"), &[("secrets", &provider)]);
+    let encryption = load(folder.path());
+    let store = open(folder.path(), &encryption).unwrap();
+    put(&store, SECRET).await;
+    service.state.lock().health = "on fire".into();
+    encryption.chains.read().kms.iter().for_each(|kms| kms.expire());
+    let refused = store.commit(Transaction::new(vec![Operation::put("/registry/core/secrets/a/new", PLAIN)])).await;
+    assert!(matches!(refused, Err(StoreError::Cipher { operation: "encrypt", .. })), "{refused:?}");
+    store.rewrite();
+    let is_checkpoint = |name: &str| name.starts_with("checkpoint-") && !name.ends_with(".new");
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    let names = || std::fs::read_dir(folder.path().join("store")).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
+    while !names().any(|name| is_checkpoint(&name)) {
+        assert!(std::time::Instant::now() < end, "no checkpoint");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!holds(&disk(folder.path()), PLAIN) && holds(&disk(folder.path()), b"k8s:enc:kms:v2:kay:"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_file_is_seen() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.yaml");

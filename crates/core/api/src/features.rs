@@ -3,6 +3,7 @@
 
 use fram_machinery::Value;
 
+use crate::gates::FeatureGates;
 use crate::kind::Kind;
 
 /// The address families that Services can have; the first is the one that they have unasked.
@@ -38,23 +39,52 @@ pub struct Features {
     pub pod_groups: bool,
     /// LeaseCandidates, among whom the holder of a Lease is chosen.
     pub lease_candidates: bool,
+    /// How many pods of a StatefulSet may be away while it is updated.
+    pub max_unavailable: bool,
+    /// DeviceTaintRules, which taint devices from outside.
+    pub taint_rules: bool,
     /// What Services can ask for as the addresses of their families, which the server's own ranges decide.
     pub service_families: ServiceFamilies,
 }
 
+/// The gate without which a kind is not served.
+pub(crate) fn gate_of(kind: &Kind) -> Option<&'static str> {
+    Some(match (kind.group.as_str(), kind.plural.as_str()) {
+        ("certificates.k8s.io", "clustertrustbundles") => "ClusterTrustBundle",
+        ("certificates.k8s.io", "podcertificaterequests") => "PodCertificateRequest",
+        ("scheduling.k8s.io", "workloads" | "podgroups") => "GenericWorkload",
+        ("coordination.k8s.io", "leasecandidates") => "CoordinatedLeaderElection",
+        ("resource.k8s.io", "devicetaintrules") => "DRADeviceTaintRules",
+        _ => return None,
+    })
+}
+
 impl Features {
-    pub(crate) fn of<'a>(served: impl Iterator<Item = &'a Kind>) -> Self {
-        let mut all = Self::default();
-        for kind in served {
-            match kind.plural.as_str() {
-                "clustertrustbundles" => all.trust_bundles = true,
-                "podcertificaterequests" => all.pod_certificates = true,
-                "podgroups" => all.pod_groups = true,
-                "leasecandidates" => all.lease_candidates = true,
-                _ => {}
-            }
+    /// What goes with the kinds that are served, where the gates say nothing else.
+    pub(crate) fn of<'a>(served: impl Iterator<Item = &'a Kind>, gates: &FeatureGates) -> Self {
+        let served: Vec<&str> = served.filter_map(gate_of).collect();
+        let is_on = |api: &str, gate: &str| gates.said(gate).unwrap_or(served.contains(&api));
+        Self {
+            trust_bundles: is_on("ClusterTrustBundle", "ClusterTrustBundleProjection"),
+            pod_certificates: is_on("PodCertificateRequest", "PodCertificateRequest"),
+            pod_groups: is_on("GenericWorkload", "GenericWorkload"),
+            lease_candidates: is_on("CoordinatedLeaderElection", "CoordinatedLeaderElection"),
+            taint_rules: is_on("DRADeviceTaintRules", "DRADeviceTaintRules"),
+            max_unavailable: gates.is_on("MaxUnavailableStatefulSet"),
+            service_families: ServiceFamilies::default(),
         }
-        all
+    }
+
+    /// Whether a gate is on that goes with an API, of those that are here.
+    pub(crate) fn gate(&self, name: &str) -> Option<bool> {
+        Some(match name {
+            "ClusterTrustBundle" | "ClusterTrustBundleProjection" => self.trust_bundles,
+            "PodCertificateRequest" => self.pod_certificates,
+            "GenericWorkload" => self.pod_groups,
+            "CoordinatedLeaderElection" => self.lease_candidates,
+            "DRADeviceTaintRules" => self.taint_rules,
+            _ => return None,
+        })
     }
 }
 
@@ -79,6 +109,12 @@ pub fn drop_unserved(kind: &Kind, object: &mut Value, old: Option<&Value>) {
             if old.and_then(|old| old.at(&["spec", field])).is_none_or(Value::is_null) {
                 object.remove(&["spec", field]);
             }
+        }
+    }
+    if kind.is("apps", "StatefulSet") && !features.max_unavailable {
+        let path = ["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"];
+        if old.is_none_or(|old| old.at(&path).is_none()) {
+            object.remove(&path);
         }
     }
     let Some(path) = pod_spec(kind) else { return };
@@ -147,6 +183,29 @@ mod tests {
             let mut object = lease.clone();
             drop_unserved(kind, &mut object, None);
             assert_eq!(object == lease, kept, "{}", kind.group);
+        }
+    }
+
+    #[test]
+    fn gates_decide_of_fields_whatever_is_served() {
+        let lease = object!({ "spec": { "strategy": "s" } });
+        let set = object!({ "spec": { "updateStrategy": { "rollingUpdate": { "maxUnavailable": 2 } } } });
+        for (config, gates, kept) in [
+            ("", "", [false, false]),
+            ("", "CoordinatedLeaderElection=true,MaxUnavailableStatefulSet=true", [true, true]),
+            ("coordination.k8s.io/v1beta1", "", [true, false]),
+            ("coordination.k8s.io/v1beta1", "CoordinatedLeaderElection=false", [false, false]),
+        ] {
+            let api = Api::gated(&config.parse().unwrap(), &gates.parse().unwrap()).unwrap();
+            let kinds = [("coordination.k8s.io", "Lease", &lease), ("apps", "StatefulSet", &set)];
+            let found = kinds.map(|(group, kind, object)| {
+                let mut written = object.clone();
+                drop_unserved(api.kind(group, "v1", kind).unwrap(), &mut written, None);
+                written == *object
+            });
+            assert_eq!(found, kept, "{config:?} {gates:?}");
+            let served = api.resource("coordination.k8s.io", "v1beta1", "leasecandidates").is_some();
+            assert_eq!(served, !config.is_empty() && gates.is_empty(), "{config:?} {gates:?}");
         }
     }
 

@@ -7,6 +7,7 @@ mod deprecation;
 mod description;
 pub mod devices;
 mod features;
+mod gates;
 mod kind;
 pub mod policy;
 pub mod quota;
@@ -21,6 +22,7 @@ pub use custom::{CustomResource, DefinitionError, status as custom_status};
 pub use deprecation::Deprecation;
 pub use description::DescriptionError;
 pub use features::{Features, ServiceFamilies, drop_unserved};
+pub use gates::{FeatureGates, Gate, GateError, Here, Stage, fault as gate_fault};
 pub use kind::{Age, Cell, Column, Custom, Generation, Kind, ScalePaths, Scope, Subresource};
 pub use range::{AddressRange, RangeError};
 pub use runtime_config::{RuntimeConfig, RuntimeConfigError};
@@ -125,22 +127,29 @@ impl Api {
     /// Reads the descriptions of the built-in kinds that are served where nobody asks for more.
     pub fn builtin() -> Result<Self, DescriptionError> {
         let (schema, kinds) = description::read(DESCRIPTIONS)?;
-        Ok(Self::of(schema, kinds, |_| true))
+        Ok(Self::of(schema, kinds, |_| true, &FeatureGates::default()))
     }
 
     /// The built-in kinds that `config` chooses.
     pub fn chosen(config: &RuntimeConfig) -> Result<Self, RuntimeConfigError> {
+        Self::gated(config, &FeatureGates::default())
+    }
+
+    /// The built-in kinds that `config` chooses and `gates` do not shut out.
+    pub fn gated(config: &RuntimeConfig, gates: &FeatureGates) -> Result<Self, RuntimeConfigError> {
         if config.is_empty() {
-            return Ok(Self::builtin()?);
+            let (schema, kinds) = description::read(DESCRIPTIONS)?;
+            return Ok(Self::of(schema, kinds, |_| true, gates));
         }
         let (schema, kinds) = description::read(&[DESCRIPTIONS, OPTIONAL].concat())?;
         config.check(&kinds)?;
-        Ok(Self::of(schema, kinds, |kind| config.serves(kind)))
+        let is_open = |kind: &Kind| features::gate_of(kind).is_none_or(|gate| gates.said(gate) != Some(false));
+        Ok(Self::of(schema, kinds, |kind| config.serves(kind) && is_open(kind), gates))
     }
 
-    fn of(schema: Arc<Schema>, kinds: Vec<Kind>, is_served: impl Fn(&Kind) -> bool) -> Self {
+    fn of(schema: Arc<Schema>, kinds: Vec<Kind>, is_served: impl Fn(&Kind) -> bool, gates: &FeatureGates) -> Self {
         let mut builtin = Builtin::default();
-        let features = Features::of(kinds.iter().filter(|kind| is_served(kind)));
+        let features = Features::of(kinds.iter().filter(|kind| is_served(kind)), gates);
         for kind in kinds.into_iter().map(|kind| Arc::new(Kind { features, ..kind })) {
             // What is stored may be of a version that is not served.
             if !kind.plural.is_empty() && kind.storage {
@@ -171,6 +180,11 @@ impl Api {
             *kind = changed.clone();
         }
         self
+    }
+
+    /// What the cluster decides of its kinds.
+    pub fn features(&self) -> Features {
+        self.builtin.kinds.first().map(|kind| kind.features).unwrap_or_default()
     }
 
     /// Every kind that is served: the built-in ones in the order of their descriptions, then those of custom resources.

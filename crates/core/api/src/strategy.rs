@@ -37,6 +37,7 @@ use fram_machinery::{Value, names};
 use crate::kind::Kind;
 
 pub use pod::placement::node_affinity_errors;
+pub use pod::qos_class;
 pub use resource::is_extended;
 pub use service::needs_health_check;
 
@@ -143,6 +144,15 @@ impl Strategy for IpAddress {
         let parts = [parent("resource"), parent("namespace"), parent("name")];
         parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/").into()
     }
+}
+
+/// What the author of an object should know though it is valid, which replaces `old` or its part that is a subresource.
+pub fn warnings(kind: &Kind, subresource: &str, object: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut said = if subresource.is_empty() { strategy(kind).warnings(object, old) } else { Vec::new() };
+    if kind.custom.is_none() {
+        said.extend(warnings::of_kind(kind, subresource, object, old));
+    }
+    said
 }
 
 /// The behaviour of a kind. Custom resources have none beyond their description, whatever they are called.

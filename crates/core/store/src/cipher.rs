@@ -20,6 +20,12 @@ pub trait Cipher: Send + Sync {
     /// The bytes to write for the value of a key; None where they are the value.
     fn seal(&self, key: &str, value: &[u8]) -> Result<Option<Vec<u8>>, CipherError>;
 
+    /// The same for a value that is on disk already, in a file that is about to be replaced: that must not stop for want of something
+    /// that only new values need.
+    fn seal_again(&self, key: &str, value: &[u8]) -> Result<Option<Vec<u8>>, CipherError> {
+        self.seal(key, value)
+    }
+
     /// What was sealed for a key, now or earlier.
     fn open(&self, key: &str, stored: &[u8]) -> Result<Opened, CipherError>;
 

@@ -8,6 +8,7 @@ mod directory;
 mod flip;
 mod frame;
 mod group;
+mod import;
 mod inbox;
 mod log;
 mod payload;

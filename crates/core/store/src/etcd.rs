@@ -4,6 +4,7 @@
 mod cluster;
 mod compactor;
 mod contents;
+mod copy;
 mod endpoint;
 mod feed;
 mod freshness;
@@ -109,9 +110,19 @@ pub struct Etcd {
 impl Etcd {
     /// Reads what etcd holds and begins to follow it. Has to be called in a tokio runtime, which does the store's work.
     pub async fn open(options: EtcdOptions) -> Result<Self, StoreError> {
+        Self::opened(options, false).await
+    }
+
+    /// Only who copies a store into etcd opens it before the copy is whole.
+    async fn opened(options: EtcdOptions, for_a_copy: bool) -> Result<Self, StoreError> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let cluster = Arc::new(Cluster::new(&options.servers, options.tls.as_ref(), options.patience, tasks.clone())?);
-        let (keys, opener) = (Keys::of(&options.prefix), Opener(options.cipher.clone()));
+        let keys = Keys::of(&options.prefix);
+        let shift = patiently(options.patience * 2, || cluster.learn_shift(&keys.shift)).await?;
+        if !for_a_copy && copy::is_unfinished(&cluster, &keys).await? {
+            return Err(StoreError::Options("a copy into this etcd has not come to its end: it has to be made again".into()));
+        }
+        let opener = Opener(options.cipher.clone(), shift);
         let loading = patiently(options.patience * 2, || feed::load(&cluster, &keys, &opener));
         let loaded = loading.await?;
         let timeline = Arc::new(options.timeline(&loaded));
@@ -236,7 +247,7 @@ impl Etcd {
 
     /// Commits once more where a lease ended before it was used.
     async fn send(&self, transaction: &Transaction) -> Result<Txn, StoreError> {
-        let compares: Vec<_> = transaction.conditions.iter().map(compare).collect();
+        let compares: Vec<_> = transaction.conditions.iter().map(|condition| compare(condition, self.cluster.shift())).collect();
         let reads: Vec<_> = transaction.conditions.iter().map(|condition| Step::Get(get(condition.key().as_bytes()))).collect();
         let mut is_second = false;
         loop {
@@ -286,7 +297,7 @@ impl Store for Etcd {
                 None => StoreError::Unavailable { reason: "it found a condition unmet that holds".into() },
             });
         }
-        let committed = Committed { revision: answer.revision, previous: self.found(answer.found).await? };
+        let committed = Committed { revision: self.cluster.shift().told(answer.revision.0), previous: self.found(answer.found).await? };
         // It is committed, whether or not this server sees it in time; who reads it will wait again.
         if let Err(error) = self.freshness.reached(committed.revision).await {
             tracing::warn!(%error, revision = committed.revision.0, "what was committed is not seen yet");
@@ -329,7 +340,7 @@ impl Store for Etcd {
     async fn compact(&self, to: Revision) -> Result<(), StoreError> {
         self.check_open()?;
         self.known(to).await?;
-        compactor::compact(&self.cluster, to).await?;
+        compactor::compact(&self.cluster, Revision(self.cluster.shift().raw(to))).await?;
         self.timeline.compact(to)
     }
 

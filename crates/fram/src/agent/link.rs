@@ -73,6 +73,7 @@ impl Link {
 
     /// One connection, from its making to its end.
     async fn once(&self, identity: &Kubeconfig, stop: &CancellationToken) -> anyhow::Result<()> {
+        let mut passings = self.servers.passings();
         let stream = dial(&self.servers, identity.tls(b"http/1.1")?).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let mut connections = tokio::task::JoinSet::new();
@@ -97,7 +98,11 @@ impl Link {
                 }
             });
         };
-        mux::drive(Box::new(TokioIo::new(stream)), End::Agent, asked, accept).await?;
+        tokio::select! {
+            driven = mux::drive(Box::new(TokioIo::new(stream)), End::Agent, asked, accept) => driven?,
+            // Who is asked for everything else is to reach the node too.
+            Ok(()) = passings.changed() => {}
+        }
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
-//! PersistentVolumeClaimResize: a claim grows only where it is bound and its class allows that.
+//! PersistentVolumeClaimResize: a claim grows only where it is bound and its class allows that. StorageObjectInUseProtection: volumes,
+//! claims and classes of attributes stay while somebody uses them.
 
 use fram_api::storage::class;
 use fram_machinery::quantity::Quantity;
-use fram_machinery::{Status, Value};
+use fram_machinery::{Status, Value, meta};
 
 use super::{Operation, Plugin, Request};
 
@@ -36,5 +37,36 @@ impl Plugin for PersistentVolumeClaimResize {
         }
         let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
         Err(request.place.forbidden(why))
+    }
+}
+
+pub(super) struct StorageObjectInUseProtection;
+
+/// The finalizer of a kind, which a controller takes away.
+fn protection(request: &Request<'_>) -> Option<&'static str> {
+    let kind = request.stored_kind();
+    Some(match (kind.group.as_str(), kind.kind.as_str()) {
+        ("", "PersistentVolume") => "kubernetes.io/pv-protection",
+        ("", "PersistentVolumeClaim") => "kubernetes.io/pvc-protection",
+        ("storage.k8s.io", "VolumeAttributesClass") => "kubernetes.io/vac-protection",
+        _ => return None,
+    })
+}
+
+#[async_trait::async_trait]
+impl Plugin for StorageObjectInUseProtection {
+    fn name(&self) -> &'static str {
+        "StorageObjectInUseProtection"
+    }
+
+    fn handles(&self, request: &Request<'_>) -> bool {
+        request.operation == Operation::Create && request.subresource.is_empty() && protection(request).is_some()
+    }
+
+    async fn admit(&self, request: &Request<'_>, mut object: Value, _old: Option<&Value>) -> Result<Value, Status> {
+        if let Some(finalizer) = protection(request) {
+            meta::add_finalizer(&mut object, finalizer);
+        }
+        Ok(object)
     }
 }

@@ -9,6 +9,8 @@ use base64::Engine;
 use fram_machinery::status::FieldError;
 use fram_machinery::{Status, Value};
 use ring::signature;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -22,15 +24,17 @@ use crate::user::MASTERS;
 const GROUP: &str = "certificates.k8s.io";
 const CHAIN: &str = "status.certificateChain";
 
-/// Fails with what is wrong with a bundle or a pod's request.
-pub(super) fn check(rbac: &Rbac, request: &Request<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+/// Fails with what is wrong with a bundle or a pod's request; where it is `attested`, who writes a bundle needs the right to.
+pub(super) fn check(rbac: &Rbac, request: &Request<'_>, object: &Value, old: Option<&Value>, attested: bool) -> Result<(), Status> {
     let kind = request.stored_kind();
     if kind.group != GROUP || !matches!(request.operation, Operation::Create | Operation::Update) {
         return Ok(());
     }
     let errors = match (kind.kind.as_str(), request.subresource) {
         ("ClusterTrustBundle", "") => {
-            attest(rbac, request, object, old)?;
+            if attested {
+                attest(rbac, request, object, old)?;
+            }
             let bundle = object.str_at(&["spec", "trustBundle"]);
             match old {
                 Some(old) if old.str_at(&["spec", "trustBundle"]) == bundle => Vec::new(),
@@ -46,6 +50,31 @@ pub(super) fn check(rbac: &Rbac, request: &Request<'_>, object: &Value, old: Opt
     match errors.is_empty() {
         true => Ok(()),
         false => Err(Status::invalid(GROUP, &kind.kind, &request.place.name, errors)),
+    }
+}
+
+/// Tells the author of a Secret with a certificate and its key where they are none, or do not belong together. Of keys that are not known
+/// here nothing is said.
+pub(super) fn tell(request: &Request<'_>, secret: &Value) {
+    if !request.is_about("", "Secret") || secret.str_at(&["type"]) != "kubernetes.io/tls" {
+        return;
+    }
+    let part = |name: &str| {
+        let encoded = secret.str_at(&["data", name]);
+        base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default()
+    };
+    let (certificates, key) = (part("tls.crt"), part("tls.key"));
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificates).collect();
+    let chain = chain.unwrap_or_default();
+    if chain.is_empty() || X509Certificate::from_der(&chain[0]).is_err() {
+        return request.warn("data[tls.crt]: there is no certificate in PEM");
+    }
+    let Ok(key) = PrivateKeyDer::from_pem_slice(&key) else {
+        return request.warn("data[tls.key]: there is no private key in PEM");
+    };
+    let pair = rustls::sign::CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider());
+    if matches!(pair, Err(rustls::Error::InconsistentKeys(_))) {
+        request.warn("data[tls.key]: the key is not that of the certificate");
     }
 }
 

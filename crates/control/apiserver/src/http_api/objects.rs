@@ -41,7 +41,7 @@ pub(super) async fn handle(
         IncludeObject::parse(query.get("includeObject")).ok_or_else(|| Status::bad_request("includeObject: Unsupported value"))?;
     let asked = verb(request.method(), &path, query.flag("watch"));
     if matches!(asked, "list" | "watch" | "deletecollection") {
-        super::options::check(&query, asked == "watch")?;
+        super::options::check(&query, asked == "watch", server.switches.watch_lists)?;
     }
     if asked == "watch" {
         let accept = Accept::negotiate_stream(request.headers(), endpoint)?;
@@ -114,6 +114,10 @@ async fn read_verb(
         "delete" | "deletecollection" => {
             let bytes = read_body(request).await?;
             let body = if bytes.is_empty() { Value::Null } else { decode(api, &content_type, &bytes)?.value };
+            let kind = body.str_at(&["kind"]);
+            if !matches!(body, Value::Null | Value::Map(_)) || !matches!(kind, "" | "DeleteOptions") {
+                return Err(Status::bad_request(format!("the body of a deletion is no DeleteOptions, but {kind:?}")));
+            }
             let delete = delete_options(query, &body)?;
             if asked == "delete" {
                 (Verb::Delete(delete), none())
@@ -216,7 +220,11 @@ fn decode_protobuf(api: &fram_api::Api, bytes: &Bytes) -> Result<ObjectBody, Sta
 pub(super) fn list_options(query: &Query) -> Result<ListOptions, Status> {
     let number = |name: &str| match query.get(name) {
         "" => Ok(None),
-        text => text.parse::<u32>().map(Some).map_err(|_| Status::bad_request(format!("{name}: invalid number {text:?}"))),
+        // Less than nothing is as good as nothing said.
+        text => text
+            .parse::<i64>()
+            .map(|number| u32::try_from(number.max(0)).ok().filter(|number| *number > 0))
+            .map_err(|_| Status::bad_request(format!("{name}: invalid number {text:?}"))),
     };
     Ok(ListOptions {
         metric_selector: String::new(),
@@ -266,6 +274,10 @@ pub(crate) fn delete_options(query: &Query, body: &Value) -> Result<DeleteOption
         policy => policy,
     };
     let orphan = body.bool_at(&["orphanDependents"]).or_else(|| query.has("orphanDependents").then(|| query.flag("orphanDependents")));
+    if !policy.is_empty() && orphan.is_some() {
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", vec![FieldError::invalid("propagationPolicy", policy, why)]));
+    }
     let propagation = match (policy, orphan) {
         ("", None) => None,
         ("", Some(true)) => Some(Propagation::Orphan),

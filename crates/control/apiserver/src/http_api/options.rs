@@ -10,9 +10,9 @@ const MATCH: &str = "resourceVersionMatch";
 const INITIAL: &str = "sendInitialEvents";
 const NOT_OLDER: &str = "NotOlderThan";
 
-/// Refuses combinations that mean nothing.
-pub(super) fn check(query: &Query, watch: bool) -> Result<(), Status> {
-    let errors = if watch { of_watch(query) } else { of_list(query) };
+/// Refuses combinations that mean nothing. `lists` says whether watches may begin with what there is (the gate WatchList).
+pub(super) fn check(query: &Query, watch: bool, lists: bool) -> Result<(), Status> {
+    let errors = if watch { of_watch(query, lists) } else { of_list(query) };
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors)) }
 }
 
@@ -39,9 +39,13 @@ fn of_list(query: &Query) -> Vec<FieldError> {
     errors
 }
 
-fn of_watch(query: &Query) -> Vec<FieldError> {
+fn of_watch(query: &Query, lists: bool) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let matching = query.get(MATCH);
+    if query.has(INITIAL) && !lists {
+        let why = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+        errors.push(FieldError::forbidden(INITIAL, why));
+    }
     if query.has(INITIAL) && matching != NOT_OLDER {
         errors.push(FieldError::forbidden(MATCH, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
     }
@@ -66,7 +70,7 @@ mod tests {
     #[track_caller]
     fn table(watch: bool, cases: &[(&str, Option<&str>)]) {
         for (query, wanted) in cases {
-            let refused = check(&Query::parse(Some(query)), watch).err();
+            let refused = check(&Query::parse(Some(query)), watch, true).err();
             let message =
                 refused.as_ref().map(|s| s.message.strip_prefix("ListOptions.meta.k8s.io \"\" is invalid: ").unwrap().to_string());
             assert_eq!(message.as_deref(), *wanted, "{query}");
@@ -129,5 +133,13 @@ mod tests {
                 ),
             ],
         );
+    }
+
+    #[test]
+    fn a_watch_begins_with_nothing_where_the_gate_is_shut() {
+        let query = Query::parse(Some("sendInitialEvents=true&resourceVersionMatch=NotOlderThan"));
+        let refused = check(&query, true, false).unwrap_err();
+        assert!(refused.message.contains("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless"), "{refused:?}");
+        assert!(check(&query, true, true).is_ok() && check(&Query::parse(None), true, false).is_ok());
     }
 }

@@ -192,7 +192,7 @@ impl Registry {
                 }
                 continue;
             };
-            warnings.extend(strategy(&stored).warnings(&written, None));
+            warnings.extend(fram_api::strategy::warnings(&stored, "", &written, None));
             let object = self.convert(written, &stored, &place.served.kind).await?;
             warnings.extend(request.take_warnings());
             return Ok(Written { object, entry, created: true, warnings: std::mem::take(warnings) });
@@ -318,9 +318,7 @@ impl Registry {
         }
         self.validate_change(place, subresource, &object, &old)?;
         let mut warnings = request.take_warnings();
-        if subresource.is_empty() {
-            warnings.extend(strategy(&stored).warnings(&object, Some(&old)));
-        }
+        warnings.extend(fram_api::strategy::warnings(&stored, subresource, &object, Some(&old)));
         if !is_admitted {
             self.admission.validate(&request, Some(&object), Some(&old)).await?;
         }

@@ -33,8 +33,12 @@ pub(crate) async fn server_with(store: Arc<dyn Store>, environment: Environment,
 
 /// One that has not been at the store yet.
 pub(crate) fn unprepared(store: Arc<dyn Store>, environment: Environment, allocators: Allocators) -> Arc<Server> {
+    admitting(store, environment, allocators, Chain::standard())
+}
+
+pub(crate) fn admitting(store: Arc<dyn Store>, environment: Environment, allocators: Allocators, chain: Chain) -> Arc<Server> {
     let api = Arc::new(Api::builtin().unwrap());
-    let registry = Registry::new(api, store, "/registry/", environment, Chain::standard(), allocators);
+    let registry = Registry::new(api, store, "/registry/", environment, chain, allocators);
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let tokens = Tokens::new(registry.clone(), DEFAULT_ISSUER, &key).unwrap();
     Arc::new(Server::new(registry, tokens, Arc::new(NoNodes)))

@@ -4,7 +4,7 @@ use fram_machinery::{Value, object};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 
-use crate::site::Site;
+use crate::site::{Site, request};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
@@ -151,4 +151,89 @@ async fn who_changes_an_object_is_warned_as_who_makes_it() {
     assert_eq!(warned("PUT", one, "application/json", &put).await, 1);
     let applied = format!("{one}?fieldManager=m&force=true");
     assert_eq!(warned("PATCH", &applied, "application/apply-patch+yaml", &put).await, 1);
+}
+
+#[tokio::test]
+async fn secrets_whose_key_is_not_the_certificate_s_are_warned_of_and_so_are_odd_addresses() {
+    let site = Site::start(|server| server).await;
+    let client = site.client("admin", &["system:masters"]);
+    let warned = async |path: &str, body: Value| {
+        let response = client.request(request("POST", path, Some(&body))).await.unwrap();
+        assert_eq!(response.status(), 201);
+        let headers = response.headers().get_all("warning").iter();
+        headers.map(|header| header.to_str().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    let made = || rcgen::generate_simple_self_signed(["a.example".to_string()]).unwrap();
+    let (one, other) = (made(), made());
+    let encoded = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+    let certificate = encoded(&one.cert.pem());
+    for (i, (key, wanted)) in [
+        (one.signing_key.serialize_pem(), None),
+        (other.signing_key.serialize_pem(), Some("299 - \"data[tls.key]: the key is not that of the certificate\"")),
+        ("x".into(), Some("299 - \"data[tls.key]: there is no private key in PEM\"")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let data = object!({ "tls.crt": (certificate.as_str()), "tls.key": (encoded(&key)) });
+        let secret = object!({ "metadata": { "name": (format!("s{i}")) }, "type": "kubernetes.io/tls", "data": (data) });
+        let said = warned("/api/v1/namespaces/default/secrets", secret).await;
+        assert_eq!(said.first().map(String::as_str), wanted);
+    }
+    let slice = object!({ "metadata": { "name": "e" }, "addressType": "IPv6", "endpoints": [{ "addresses": ["fd00:0::1"] }] });
+    let said = warned("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await;
+    assert!(said.len() == 1 && said[0].starts_with("299 - \"endpoints[0].addresses[0]: the IPv6 address"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_head_is_answered_without_a_body_over_http_2() {
+    let site = Site::start(|server| server).await;
+    let client = site.client("admin", &["system:masters"]);
+    for path in ["/healthz", "/version", "/api/v1/namespaces", "/nosuch"] {
+        let response = client.request(request("HEAD", path, None)).await.unwrap();
+        assert_eq!(response.status(), if path == "/nosuch" { 404 } else { 200 }, "{path}");
+        // What came of more than that would be a broken stream.
+        assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_one_form_is_given_in_it_whatever_is_liked_best() {
+    let site = Site::start(|server| server.with_feature_gates(&"WatchList=false".parse().unwrap())).await;
+    for accept in ["text/plain", "application/json;as=Table;v=v1;g=meta.k8s.io", "*/*"] {
+        let (status, text) = ask(&site, "GET", "/metrics", &[("accept", accept)], "").await;
+        assert!(status == 200 && text.contains("# TYPE apiserver_storage_objects"), "{accept}: {status}");
+        assert!(text.contains("kubernetes_feature_enabled{name=\"WatchList\",stage=\"BETA\"} 0"), "{text}");
+        assert!(text.contains("kubernetes_feature_enabled{name=\"SidecarContainers\",stage=\"\"} 1"), "{text}");
+    }
+    let client = site.client("admin", &["system:masters"]);
+    let keys = client.request(request("GET", "/openid/v1/jwks", None)).await.unwrap();
+    assert_eq!(keys.headers()["content-type"], "application/jwk-set+json");
+    let (status, text) = ask(&site, "GET", "/readyz?verbose&exclude=nosuch", &[], "").await;
+    let end = "warn: some health checks cannot be excluded: no matches for \"nosuch\"\nreadyz check passed\n";
+    assert!(status == 200 && text.ends_with(end), "{text}");
+    let watch = "/api/v1/namespaces?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+    assert_eq!(ask(&site, "GET", watch, &[], "").await.0, 422);
+}
+
+#[tokio::test]
+async fn requests_that_make_no_sense_are_refused_with_stock_s_codes() {
+    let site = Site::start(|server| server).await;
+    let json = [("content-type", "application/json")];
+    let map = r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"x"}}"#;
+    assert_eq!(ask(&site, "POST", MAPS, &json, map).await.0, 201);
+    for (method, path, body, code) in [
+        ("POST", "/version", "", 405),
+        ("DELETE", "/api/v1", "", 405),
+        ("POST", "/nosuch", "", 404),
+        ("GET", &*format!("{MAPS}?limit=-1"), "", 200),
+        ("GET", &*format!("{MAPS}?limit=x"), "", 400),
+        ("PUT", &*format!("{MAPS}/x?fieldValidation=Maybe"), map, 422),
+        ("DELETE", &*format!("{MAPS}/x"), r#"{"orphanDependents":true,"propagationPolicy":"Orphan"}"#, 422),
+        ("DELETE", &*format!("{MAPS}/x"), r#"{"kind":"Pod","apiVersion":"v1"}"#, 400),
+        ("DELETE", &*format!("{MAPS}/x"), "[]", 400),
+        ("DELETE", &*format!("{MAPS}/x"), r#"{"kind":"DeleteOptions","apiVersion":"v1"}"#, 200),
+    ] {
+        assert_eq!(ask(&site, method, path, &json, body).await.0, code, "{method} {path} {body}");
+    }
 }

@@ -2,12 +2,10 @@
 
 use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
-use fram_machinery::{Value, meta, names};
+use fram_machinery::{Value, names};
 
 use super::volumes::{access_mode_errors, access_modes, class, phase};
 use super::{Strategy, warnings};
-
-const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 
 /// The rules of a claim's spec, also of one in a template; `at` is its field.
 pub(crate) fn claim_spec_errors(spec: &Value, at: &str, errors: &mut Vec<FieldError>) {
@@ -94,7 +92,6 @@ impl Strategy for PersistentVolumeClaim {
 
     fn prepare_create(&self, object: &mut Value) {
         object.set(&["status", "phase"], "Pending");
-        meta::add_finalizer(object, CLAIM_PROTECTION);
         if object.get("spec").is_some() {
             drop_unknown_source(object.place(&["spec"]));
             agree_on_source(object.place(&["spec"]));

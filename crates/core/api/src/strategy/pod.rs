@@ -242,7 +242,7 @@ fn mirror_ips(object: &mut Value) {
 }
 
 /// The quality of service of a pod; see upstream's qos.ComputePodQOS.
-pub(crate) fn qos_class(spec: &Value) -> &'static str {
+pub fn qos_class(spec: &Value) -> &'static str {
     let containers = spec.list_at(&["initContainers"]).iter().chain(spec.list_at(&["containers"]));
     let pod_level = spec.get("resources").filter(|r| !r.is_empty());
     let all: Vec<&Value> = match pod_level {

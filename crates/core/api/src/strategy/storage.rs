@@ -2,7 +2,7 @@
 
 use fram_machinery::quantity::Quantity;
 use fram_machinery::status::FieldError;
-use fram_machinery::{Value, meta, names};
+use fram_machinery::{Value, names};
 
 use super::{Strategy, joined, named_default};
 
@@ -242,15 +242,8 @@ impl Strategy for VolumeAttachment {
     }
 }
 
-/// See StorageObjectInUseProtection; the controller of the same name takes it away.
-const CLASS_PROTECTION: &str = "kubernetes.io/vac-protection";
-
 pub(super) struct VolumeAttributesClass;
 impl Strategy for VolumeAttributesClass {
-    fn prepare_create(&self, object: &mut Value) {
-        meta::add_finalizer(object, CLASS_PROTECTION);
-    }
-
     fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let driver = object.str_at(&["driverName"]);

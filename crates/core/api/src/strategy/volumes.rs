@@ -48,7 +48,6 @@ impl Strategy for PersistentVolume {
 
     fn prepare_create(&self, object: &mut Value) {
         object.set(&["status", "phase"], "Pending");
-        meta::add_finalizer(object, VOLUME_PROTECTION);
     }
 
     /// See PrepareForUpdate of upstream's persistentvolumeStatusStrategy.
@@ -280,8 +279,6 @@ fn volume_source_errors(kind: &str, source: &Value, spec: &Value, errors: &mut V
         _ => {}
     }
 }
-
-const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
 
 pub(super) fn access_mode_errors(modes: &[Value], at: &str, errors: &mut Vec<FieldError>) {
     const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];

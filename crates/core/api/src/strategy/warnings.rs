@@ -1,6 +1,8 @@
 //! What the author of a pod, of a template of pods, of a volume or a claim should know though it is valid; see upstream's
 //! GetWarningsForPod and its like.
 
+mod kinds;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
@@ -9,6 +11,8 @@ use fram_machinery::{Value, meta, names};
 
 use super::pod::At;
 use crate::storage::CLASS;
+
+pub(crate) use kinds::of as of_kind;
 
 /// Labels of nodes that have another name by now, and what to do about each.
 const OLD_LABELS: [(&str, &str); 8] = [

@@ -144,6 +144,7 @@ impl Connection {
         }
         let mut sender = self.sender().await?;
         let response = sender.send_request(request).await?;
+        self.servers.answered(response.status());
         self.pass_on_warnings(&response);
         Ok(response)
     }
@@ -187,7 +188,7 @@ impl Connection {
         {
             return Ok(sender.clone());
         }
-        let tls = self.connectors.read().shared.clone();
+        let (tls, mut passings) = (self.connectors.read().shared.clone(), self.servers.passings());
         let stream = self.servers.dial(&tls).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -196,8 +197,14 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await?;
         self.tasks.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "the connection to the API server ended");
+            tokio::select! {
+                ended = connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "the connection to the API server ended");
+                    }
+                }
+                // With the connection end its watches, which begin anew at another server.
+                Ok(()) = passings.changed() => {}
             }
         });
         *current = Some(sender.clone());

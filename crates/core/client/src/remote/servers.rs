@@ -1,11 +1,15 @@
-//! The servers of a cluster, of which any answers: who answered last is asked first, and the others where it does not.
+//! The servers of a cluster, of which any answers: who answered last is asked first, and the others where it does not. One that answers
+//! with nothing but failures of its own, such as for want of its etcd, is passed over too.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -16,6 +20,9 @@ use super::{Kubeconfig, RemoteError};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The same where there are others.
 const SHORT: Duration = Duration::from_secs(3);
+
+/// How long a server may answer with nothing but failures before another one is asked.
+const ILL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Server {
@@ -53,6 +60,10 @@ pub struct Servers {
     name: Option<String>,
     /// In the order in which they are asked.
     all: Arc<Mutex<Vec<Server>>>,
+    /// Since when the first answers with failures only.
+    ill: Arc<Mutex<Option<Instant>>>,
+    /// How many times a server was passed over: connections made before have no future.
+    passed_over: watch::Sender<u64>,
 }
 
 impl Servers {
@@ -60,7 +71,8 @@ impl Servers {
     pub fn of(config: &Kubeconfig) -> Result<Self, RemoteError> {
         let name = config.server_name.clone();
         let home = Server::of(&config.server, name.as_ref())?;
-        Ok(Self { all: Arc::new(Mutex::new(vec![home.clone()])), home, name })
+        let (all, passed_over) = (Arc::new(Mutex::new(vec![home.clone()])), watch::Sender::new(0));
+        Ok(Self { all, home, name, ill: Arc::default(), passed_over })
     }
 
     /// These URLs (`https://HOST:PORT`) are the other servers from now on. Where one of them is none, all stays as it is.
@@ -111,6 +123,32 @@ impl Servers {
         Err(said.unwrap_or_else(|| RemoteError::Address(self.home.address.authority.clone())))
     }
 
+    /// Takes note of an answer. After some time with nothing but failures the server is the last that is asked from then on, and
+    /// connections to it end.
+    pub(super) fn answered(&self, status: StatusCode) {
+        let mut ill = self.ill.lock();
+        if !status.is_server_error() {
+            *ill = None;
+            return;
+        }
+        let since = *ill.get_or_insert_with(Instant::now);
+        let mut all = self.all.lock();
+        if since.elapsed() < ILL || all.len() < 2 {
+            return;
+        }
+        *ill = None;
+        all.rotate_left(1);
+        if let Some(passed) = all.last() {
+            tracing::warn!(server = passed.address.authority, %status, "a server answers with nothing but failures, another one is asked");
+        }
+        self.passed_over.send_modify(|times| *times += 1);
+    }
+
+    /// For who makes a connection next: `changed` says that its server has been passed over.
+    pub fn passings(&self) -> watch::Receiver<u64> {
+        self.passed_over.subscribe()
+    }
+
     fn prefer(&self, server: &Server) {
         let mut all = self.all.lock();
         if let Some(at) = all.iter().position(|known| known == server) {
@@ -147,6 +185,32 @@ mod tests {
         assert_eq!(servers.urls().len(), 4);
         servers.set_others(&[]).unwrap();
         assert_eq!(servers.urls(), urls(&[1]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_with_nothing_but_failures_is_passed_over() {
+        let servers = servers();
+        let urls = |numbers: &[u8]| numbers.iter().map(|n| format!("https://192.0.2.{n}:6443")).collect::<Vec<_>>();
+        let mut passings = servers.passings();
+        let ill = async |seconds: u64| {
+            for _ in 0..seconds {
+                servers.answered(StatusCode::SERVICE_UNAVAILABLE);
+                tokio::time::advance(Duration::from_secs(1)).await;
+            }
+        };
+        ill(20).await;
+        assert!(!passings.has_changed().unwrap(), "there is no other");
+        servers.set_others(&urls(&[1, 2])).unwrap();
+        servers.answered(StatusCode::NOT_FOUND);
+        ill(9).await;
+        servers.answered(StatusCode::OK);
+        ill(10).await;
+        assert_eq!(servers.urls(), urls(&[1, 2]), "not for long enough");
+        ill(1).await;
+        assert_eq!(servers.urls(), urls(&[2, 1]));
+        assert!(passings.has_changed().unwrap() && *passings.borrow_and_update() == 1);
+        ill(10).await;
+        assert_eq!(servers.urls(), urls(&[2, 1]), "the next one has as long");
     }
 
     #[tokio::test]

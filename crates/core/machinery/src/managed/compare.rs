@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::element::{Shape, name, shape};
 use super::set::{FieldSet, PathElement};
 use crate::schema::{Field, Schema, Type, TypeId};
-use crate::value::{Key, Map, Value};
+use crate::value::{Key, List, Map, Value};
 
 /// The paths by which two objects differ.
 #[derive(Debug, Default, PartialEq)]
@@ -74,6 +74,7 @@ impl Walk<'_> {
         }
         // A container that came or went is itself such a path.
         (out.added.member, out.removed.member) = (old.is_none(), new.is_none());
+        let filled = old.is_some_and(Value::is_null);
         let (old, new) = (present(old), present(new));
         match shape {
             Shape::Struct(id) => self.structure(id, old, new, &mut out),
@@ -85,6 +86,8 @@ impl Walk<'_> {
             Shape::List { item, field } => self.list(item, field, old, new, &mut out),
             Shape::Leaf => {}
         }
+        // An empty list is another thing than none, where that is written at all.
+        out.modified.member = filled && new.is_some() && out.is_empty();
         out
     }
 
@@ -94,14 +97,19 @@ impl Walk<'_> {
         let named = |list: &[Value]| -> Vec<Option<PathElement>> { list.iter().map(|v| name(self.schema, field, item, v)).collect() };
         let (old_names, new_names) = (named(&old), named(&new));
         let (old_index, new_index) = (index(&old_names), index(&new_names));
+        let (old_many, new_many) = (several(&old_names, &old_index, &old), several(&new_names, &new_index, &new));
         let mut found = Vec::with_capacity(new.len());
-        for (step, value) in old_names.iter().zip(old.as_slice()).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
-            found.push((step, self.value(item, None, Some(value), new_index.get(step).map(|i| &new[*i]))));
-        }
-        for (step, value) in new_names.iter().zip(new.as_slice()).filter_map(|(n, v)| Some((n.as_ref()?, v))) {
-            if !old_index.contains_key(step) {
-                found.push((step, self.value(item, None, None, Some(value))));
+        let steps = old_index.keys().chain(new_index.keys().filter(|step| !old_index.contains_key(*step)));
+        for step in steps.copied() {
+            let (before, after) = (old_index.get(step).map(|i| &old[*i]), new_index.get(step).map(|i| &new[*i]));
+            if old_many.contains_key(step) || new_many.contains_key(step) {
+                let all = |many: &BTreeMap<&PathElement, List>, one: Option<&Value>| {
+                    many.get(step).cloned().or_else(|| one.map(|one| List::from([one.clone()]))).map(Value::from)
+                };
+                found.push((step, leaf(all(&old_many, before).as_ref(), all(&new_many, after).as_ref())));
+                continue;
             }
+            found.push((step, self.value(item, None, before, after)));
         }
         found.sort_by_key(|(step, _)| *step);
         found.into_iter().for_each(|(step, below)| out.add(step.clone(), below));
@@ -115,6 +123,25 @@ fn leaf(old: Option<&Value>, new: Option<&Value>) -> Difference {
         (Some(_), None) => out.removed.member = true,
         (Some(a), Some(b)) if a != b => out.modified.member = true,
         _ => {}
+    }
+    out
+}
+
+/// The elements of the names that stand more than once: what they have is told apart by nothing, and changes as a whole.
+fn several<'a>(
+    names: &'a [Option<PathElement>],
+    index: &BTreeMap<&'a PathElement, usize>,
+    list: &[Value],
+) -> BTreeMap<&'a PathElement, List> {
+    let mut out: BTreeMap<&PathElement, List> = BTreeMap::new();
+    if names.iter().flatten().count() == index.len() {
+        return out;
+    }
+    for (i, (name, value)) in names.iter().zip(list).enumerate() {
+        let Some((name, first)) = name.as_ref().and_then(|name| Some((name, *index.get(name)?))) else { continue };
+        if first != i {
+            out.entry(name).or_insert_with(|| List::from([list[first].clone()])).push(value.clone());
+        }
     }
     out
 }

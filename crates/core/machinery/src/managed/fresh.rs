@@ -1,7 +1,7 @@
 //! What the maker of an object owns, in the form of `fieldsV1`: the same as comparing it with nothing says, in one walk.
 
 use super::element::{Shape, name, shape};
-use super::set::{FieldSet, PathElement};
+use super::set::PathElement;
 use crate::schema::{Field, Schema, Type, TypeId};
 use crate::value::{Entries, Key, Map, Value};
 
@@ -48,6 +48,7 @@ impl Walk<'_> {
         let member = usize::from(old.is_none());
         let start = open.len();
         open.extend((member > 0).then(|| (Key::Static("."), leaf())));
+        let filled = old.is_some_and(Value::is_null) && !new.is_null();
         let old = old.filter(|v| !v.is_null());
         match shape {
             Shape::Struct(id) => self.structure(id, old, new, open),
@@ -63,7 +64,7 @@ impl Walk<'_> {
         let found: Entries = open.drain(start..).collect();
         match found.len() {
             n if n > member => Some(Value::Map(Map::from_entries(found))),
-            n => (n > 0).then(leaf),
+            n => (n > 0 || filled).then(leaf),
         }
     }
 
@@ -80,12 +81,12 @@ impl Walk<'_> {
         if elements.windows(2).all(|w| w[0].0 != w[1].0) {
             return;
         }
-        // Names in lists need not be unique: of several with one name all that they have is owned.
+        // Names in lists need not be unique: of several with one name nothing but that name is owned.
         let mut elements = open.split_off(before);
         elements.dedup_by(|later, first| {
             let same = later.0 == first.0;
             if same {
-                first.1 = FieldSet::from_nodes(&first.1, &later.1).to_value();
+                first.1 = leaf();
             }
             same
         });
@@ -108,6 +109,7 @@ mod tests {
             object!({}),
             object!({ "spec": {} }),
             object!({ "spec": { "replicas": 0, "tags": null } }),
+            object!({ "spec": { "tags": [] } }),
             object!({ "spec": { "replicas": 1, "labels": {}, "items": [], "tags": [] } }),
             object!({ "spec": { "labels": { "b": "1", "a": null }, "args": ["x"], "unknown": { "a": 1 } } }),
             object!({ "spec": { "items": [{ "name": "b", "v": 1 }, { "name": "a" }, { "v": 2 }, { "name": "b", "w": 3 }, {}], "tags": ["y", "x", "x"] } }),

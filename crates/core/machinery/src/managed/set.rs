@@ -204,11 +204,6 @@ impl FieldSet {
         value.as_map().is_some_and(|map| map.iter().all(|(key, below)| is_step(key.as_str()) && Self::is_form(below)))
     }
 
-    /// All that is in one of two nodes below the root.
-    pub(super) fn from_nodes(one: &Value, other: &Value) -> FieldSet {
-        Self::read(one, false).union(&Self::read(other, false))
-    }
-
     fn read(value: &Value, root: bool) -> FieldSet {
         let mut out = FieldSet::default();
         for (key, below) in value.as_map().into_iter().flat_map(|m| m.iter()) {

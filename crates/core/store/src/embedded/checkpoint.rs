@@ -74,7 +74,7 @@ pub(crate) fn write(
 
 fn write_sealed(frame: &mut Vec<u8>, entry: &Entry, cipher: &dyn Cipher) -> Result<(), StoreError> {
     let fail = |source| StoreError::Cipher { key: entry.key.clone(), operation: "encrypt", source };
-    match cipher.seal(&entry.key, &entry.value).map_err(fail)? {
+    match cipher.seal_again(&entry.key, &entry.value).map_err(fail)? {
         Some(value) => write_entry(frame, &Entry { value: value.into(), ..entry.clone() }),
         None => write_entry(frame, entry),
     }

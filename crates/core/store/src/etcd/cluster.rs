@@ -1,6 +1,7 @@
 //! The members of an etcd cluster: which one is asked, and what a failed call means. Reads go on at another member; a write is sent
 //! again only when nobody can have seen it.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::error::StoreError;
 use crate::types::Revision;
 
 use super::endpoint::{Endpoint, Tls};
-use super::messages::{get, revision_of};
+use super::messages::{Range, get, revision_of};
 
 pub(crate) const RANGE: &str = "/etcdserverpb.KV/Range";
 pub(crate) const PUT: &str = "/etcdserverpb.KV/Put";
@@ -120,6 +121,27 @@ pub(crate) struct Cluster {
     /// How long they are asked in turn.
     pub(crate) patience: Duration,
     tasks: TaskTracker,
+    /// By how much the store's revisions are ahead of etcd's own.
+    shift: OnceLock<Shift>,
+}
+
+/// What was copied into an etcd came from a store that was further on: its revisions go on from there, while etcd's own begin anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shift(pub(crate) u64);
+
+/// No key of etcd's was ever put then.
+const NEVER: u64 = i64::MAX as u64;
+
+impl Shift {
+    /// What the store calls a revision of etcd's.
+    pub(crate) fn told(self, raw: u64) -> Revision {
+        Revision(raw + self.0)
+    }
+
+    /// What etcd calls a revision of the store's; one from before the copy is one that never was.
+    pub(crate) fn raw(self, revision: Revision) -> u64 {
+        revision.0.checked_sub(self.0).unwrap_or(NEVER)
+    }
 }
 
 impl Cluster {
@@ -129,7 +151,7 @@ impl Cluster {
         if members.is_empty() {
             return Err(StoreError::Options("no etcd server is named".into()));
         }
-        Ok(Self { members, preferred: AtomicUsize::new(0), patience, tasks })
+        Ok(Self { members, preferred: AtomicUsize::new(0), patience, tasks, shift: OnceLock::new() })
     }
 
     /// The member that is asked at present.
@@ -229,7 +251,20 @@ impl Cluster {
     /// The revision of the latest transaction of all, agreed on by a majority of the members.
     pub(crate) async fn revision(&self, any_key: &[u8]) -> Result<Revision, StoreError> {
         let answer = self.read(RANGE, &get(any_key).number(9, 1)).await?;
-        revision_of(&answer).map_err(malformed)
+        Ok(self.shift().told(revision_of(&answer).map_err(malformed)?.0))
+    }
+
+    pub(crate) fn shift(&self) -> Shift {
+        self.shift.get().copied().unwrap_or_default()
+    }
+
+    /// Learns by how much revisions are ahead, from a key that stands as it is.
+    pub(crate) async fn learn_shift(&self, key: &str) -> Result<Shift, StoreError> {
+        let range = Range::read(&self.read(RANGE, &get(key.as_bytes())).await?).map_err(malformed)?;
+        let Some(kv) = range.kvs.first() else { return Ok(Shift::default()) };
+        let ahead = std::str::from_utf8(&kv.value).ok().and_then(|text| text.parse().ok());
+        let ahead = ahead.ok_or_else(|| StoreError::Options(format!("{key} in etcd is no number of revisions")))?;
+        Ok(*self.shift.get_or_init(|| Shift(ahead)))
     }
 }
 

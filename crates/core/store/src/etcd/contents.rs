@@ -7,6 +7,7 @@ use crate::error::StoreError;
 use crate::snapshot::Root;
 use crate::types::{Entry, Event, EventKind, Key, Revision};
 
+use super::cluster::Shift;
 use super::leases;
 use super::messages::{KeyValue, Observed};
 
@@ -17,9 +18,9 @@ pub(crate) enum Change {
     Delete(Key, Revision),
 }
 
-/// Opens values, on threads that may block where there is a cipher.
+/// Opens values, on threads that may block where there is a cipher, and calls their revisions what the store calls them.
 #[derive(Clone)]
-pub(crate) struct Opener(pub(crate) Option<Arc<dyn Cipher>>);
+pub(crate) struct Opener(pub(crate) Option<Arc<dyn Cipher>>, pub(crate) Shift);
 
 /// Key-values as entries; those whose keys are not text are nobody's of Fram.
 pub(crate) struct Entries {
@@ -60,7 +61,7 @@ impl Opener {
 
     fn change(&self, event: Observed) -> Result<Option<Change>, StoreError> {
         if event.deleted {
-            let revision = Revision(event.kv.modified);
+            let revision = self.1.told(event.kv.modified);
             return Ok(text(event.kv.key).map(|key| Change::Delete(key, revision)));
         }
         Ok(self.entry(event.kv)?.map(|(entry, _)| Change::Put(entry)))
@@ -78,8 +79,8 @@ impl Opener {
         let entry = Entry {
             key,
             value: opened.value.map_or(kv.value, Into::into),
-            created: Revision(kv.created),
-            modified: Revision(kv.modified),
+            created: self.1.told(kv.created),
+            modified: self.1.told(kv.modified),
             version: kv.version,
             expires: leases::expiry(kv.lease),
         };
@@ -134,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn keys_that_are_not_text_are_left_out() {
         let kv = |key: &[u8]| KeyValue { key: key.to_vec(), ..KeyValue::default() };
-        let entries = Opener(None).entries(vec![kv(b"a"), kv(b"\xff")]).await.unwrap().entries;
+        let entries = Opener(None, Shift::default()).entries(vec![kv(b"a"), kv(b"\xff")]).await.unwrap().entries;
         assert_eq!(entries.iter().map(|e| e.key.as_str()).collect::<Vec<_>>(), ["a"]);
     }
 }

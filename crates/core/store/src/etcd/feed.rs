@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::error::StoreError;
 use crate::snapshot::Root;
 use crate::timeline::Timeline;
-use crate::types::Revision;
+use crate::types::{Entry, Key, Revision};
 
 use super::cluster::{Cluster, Failure, RANGE, STATUS, WATCH, malformed};
 use super::contents::{Change, Opener, apply};
@@ -35,15 +35,28 @@ pub(crate) struct Keys {
     pub(crate) end: Vec<u8>,
     /// Written to learn that everything before has been seen; nobody's but the engine's.
     pub(crate) barrier: String,
+    /// By how much revisions are ahead of etcd's.
+    pub(crate) shift: String,
+    /// There while the store is copied into etcd; nobody opens it then.
+    pub(crate) copy: Key,
 }
 
 impl Keys {
     pub(crate) fn of(prefix: &str) -> Self {
-        Self { start: prefix_start(prefix.as_bytes()), end: prefix_end(prefix.as_bytes()), barrier: format!("{prefix}.fram/barrier") }
+        Self {
+            start: prefix_start(prefix.as_bytes()),
+            end: prefix_end(prefix.as_bytes()),
+            barrier: format!("{prefix}.fram/barrier"),
+            shift: format!("{prefix}.fram/revisions"),
+            copy: format!("{prefix}.fram/copy").into(),
+        }
     }
 
     pub(crate) fn hold(&self, key: &str) -> bool {
-        key.as_bytes() >= self.start.as_slice() && (self.end == [0] || key.as_bytes() < self.end.as_slice()) && key != self.barrier
+        key.as_bytes() >= self.start.as_slice()
+            && (self.end == [0] || key.as_bytes() < self.end.as_slice())
+            && key != self.barrier
+            && key != self.shift
     }
 }
 
@@ -121,10 +134,11 @@ async fn load_at(cluster: &Cluster, keys: &Keys, opener: &Opener, at: Option<Rev
     let mut start = keys.start.clone();
     let mut at = at;
     loop {
-        let answer = cluster.read(RANGE, &page(&start, &keys.end, PAGE, at)).await?;
+        let answer = cluster.read(RANGE, &page(&start, &keys.end, PAGE, at.map(|at| cluster.shift().raw(at)))).await?;
         let range = Range::read(&answer).map_err(malformed)?;
         if at.is_none() {
-            (loaded.revision, at) = (range.revision, Some(range.revision));
+            let revision = cluster.shift().told(range.revision.0);
+            (loaded.revision, at) = (revision, Some(revision));
         }
         if let Some(last) = range.kvs.last() {
             start.clone_from(&last.key);
@@ -132,7 +146,7 @@ async fn load_at(cluster: &Cluster, keys: &Keys, opener: &Opener, at: Option<Rev
         }
         let entries = opener.entries(range.kvs).await?;
         loaded.stale |= entries.stale;
-        let seen = entries.entries.into_iter().filter(|entry| *entry.key != *keys.barrier);
+        let seen = entries.entries.into_iter().filter(|entry| *entry.key != *keys.barrier && *entry.key != *keys.shift);
         loaded.root.extend(seen.map(|entry| (entry.key.clone(), Arc::new(entry))));
         if !range.more {
             return Ok(loaded);
@@ -143,7 +157,7 @@ async fn load_at(cluster: &Cluster, keys: &Keys, opener: &Opener, at: Option<Rev
 /// Reads all keys as they were a while ago, as far as history goes back, for the watch to go on from there.
 pub(crate) async fn load(cluster: &Cluster, keys: &Keys, opener: &Opener) -> Result<Loaded, StoreError> {
     let current = cluster.revision(&keys.start).await?;
-    let back = Revision(current.0.saturating_sub(BACKLOG).max(Revision::EMPTY.0));
+    let back = Revision(current.0.saturating_sub(BACKLOG).max(cluster.shift().told(Revision::EMPTY.0).0));
     let oldest = compacted(cluster, keys, back).await?.max(back);
     match load_at(cluster, keys, opener, Some(oldest)).await {
         Ok(loaded) => return Ok(loaded),
@@ -161,7 +175,7 @@ pub(crate) async fn load(cluster: &Cluster, keys: &Keys, opener: &Opener) -> Res
 
 /// The revision that was compacted to, where that is later than `from`.
 async fn compacted(cluster: &Cluster, keys: &Keys, from: Revision) -> Result<Revision, StoreError> {
-    match cluster.read(RANGE, &page(&keys.start, &[], 1, Some(from))).await {
+    match cluster.read(RANGE, &page(&keys.start, &[], 1, Some(cluster.shift().raw(from)))).await {
         Ok(_) => return Ok(from),
         Err(failure) if failure.is_compacted() => {}
         Err(failure) => return Err(failure.into()),
@@ -169,11 +183,12 @@ async fn compacted(cluster: &Cluster, keys: &Keys, from: Revision) -> Result<Rev
     // Only a watch tells the revision.
     let broken = |error: GrpcError| StoreError::from(Failure::of(&error));
     let channel = cluster.dial(cluster.preferred()).await?;
-    let (_outgoing, mut incoming) = channel.stream(WATCH, &watch_request(&keys.start, &[], from).0).await.map_err(broken)?;
+    let (_outgoing, mut incoming) =
+        channel.stream(WATCH, &watch_request(&keys.start, &[], cluster.shift().raw(from)).0).await.map_err(broken)?;
     while let Some(message) = incoming.next().await.map_err(broken)? {
         let answer = Watched::read(&message).map_err(malformed)?;
         if answer.compacted > Revision(0) {
-            return Ok(answer.compacted);
+            return Ok(cluster.shift().told(answer.compacted.0));
         }
         if answer.canceled {
             break;
@@ -233,7 +248,7 @@ impl Feed {
         }
         let channel = self.cluster.dial(member).await?;
         let ordered = is_ordered(&channel).await?;
-        let request = watch_request(&self.keys.start, &self.keys.end, self.revision.next());
+        let request = watch_request(&self.keys.start, &self.keys.end, self.cluster.shift().raw(self.revision.next()));
         let (outgoing, mut incoming) = opened(&channel, &request).await?;
         let asks = Arc::clone(&self.asks);
         // What readers complained of was the member before.
@@ -271,7 +286,7 @@ impl Feed {
             return Ok(());
         }
         // An answer without events says that there are none up to its revision.
-        let reached = answer.events.last().map_or(answer.revision, |last| Revision(last.kv.modified));
+        let reached = self.cluster.shift().told(answer.events.last().map_or(answer.revision.0, |last| last.kv.modified));
         if reached > self.revision {
             let changes = self.opener.changes(answer.events).await?;
             self.publish(reached, changes);
@@ -281,8 +296,7 @@ impl Feed {
 
     fn publish(&mut self, reached: Revision, mut changes: Vec<Change>) {
         changes.retain(|change| match change {
-            Change::Put(entry) => *entry.key != *self.keys.barrier,
-            Change::Delete(key, _) => **key != *self.keys.barrier,
+            Change::Put(Entry { key, .. }) | Change::Delete(key, _) => **key != *self.keys.barrier && **key != *self.keys.shift,
         });
         let events = apply(&mut self.root, self.revision, changes);
         self.revision = reached;

@@ -5,6 +5,8 @@ use fram_grpc::wire::{Field, Malformed, Writer, fields};
 
 use crate::types::{Condition, Revision};
 
+use super::cluster::Shift;
+
 /// A key with its value, as etcd has them; `mvccpb.KeyValue`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KeyValue {
@@ -85,9 +87,8 @@ pub(crate) fn get(key: &[u8]) -> Writer {
 }
 
 /// A RangeRequest for a page of the keys from `start` to `end`, as they were at a revision.
-pub(crate) fn page(start: &[u8], end: &[u8], limit: u64, at: Option<Revision>) -> Writer {
-    let at = at.map_or(0, |revision| revision.0);
-    Writer::default().bytes(1, start).bytes(2, end).number(3, limit).number(4, at)
+pub(crate) fn page(start: &[u8], end: &[u8], limit: u64, at: Option<u64>) -> Writer {
+    Writer::default().bytes(1, start).bytes(2, end).number(3, limit).number(4, at.unwrap_or_default())
 }
 
 /// A RangeResponse.
@@ -160,7 +161,7 @@ const TARGET_MOD: u64 = 2;
 const TARGET_VERSION: u64 = 0;
 
 /// A Compare that holds where the condition does.
-pub(crate) fn compare(condition: &Condition) -> Writer {
+pub(crate) fn compare(condition: &Condition, shift: Shift) -> Writer {
     let (result, target, key) = match condition {
         Condition::Absent(key) => (EQUAL, TARGET_CREATE, key),
         Condition::Exists(key) => (GREATER, TARGET_CREATE, key),
@@ -170,7 +171,7 @@ pub(crate) fn compare(condition: &Condition) -> Writer {
     match condition {
         // What is compared with is the zero that is left out.
         Condition::Absent(_) | Condition::Exists(_) => compare,
-        Condition::ModifiedAt(_, revision) => compare.number(6, revision.0),
+        Condition::ModifiedAt(_, revision) => compare.number(6, shift.raw(*revision)),
     }
 }
 
@@ -231,8 +232,8 @@ fn found(response: &[u8]) -> Result<Option<KeyValue>, Malformed> {
 }
 
 /// A WatchRequest for all changes in a range from a revision on.
-pub(crate) fn watch(start: &[u8], end: &[u8], from: Revision) -> Writer {
-    let create = Writer::default().bytes(1, start).bytes(2, end).number(3, from.0).number(4, 1);
+pub(crate) fn watch(start: &[u8], end: &[u8], from: u64) -> Writer {
+    let create = Writer::default().bytes(1, start).bytes(2, end).number(3, from).number(4, 1);
     Writer::default().message(1, &create)
 }
 

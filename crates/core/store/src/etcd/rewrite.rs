@@ -19,6 +19,7 @@ pub(crate) async fn rewrite(cluster: &Cluster, keys: &Keys, cipher: &Arc<dyn Cip
             start.clone_from(&last.key);
             start.push(0);
         }
+        range.kvs.retain(|kv| kv.key != keys.shift.as_bytes());
         let (cipher, kvs) = (Arc::clone(cipher), std::mem::take(&mut range.kvs));
         let work = move || kvs.into_iter().map(|kv| resealed(cipher.as_ref(), kv)).collect::<Result<Vec<_>, _>>();
         let resealed = tokio::task::spawn_blocking(work).await.unwrap_or(Err(StoreError::Closed))?;

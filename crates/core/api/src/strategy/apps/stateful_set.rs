@@ -79,17 +79,6 @@ impl Strategy for StatefulSet {
         errors
     }
 
-    fn prepare_create(&self, object: &mut Value) {
-        // The field belongs to a feature that is off (MaxUnavailableStatefulSet).
-        object.remove(&["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"]);
-    }
-
-    fn prepare_update(&self, object: &mut Value, old: &Value) {
-        if old.at(&["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"]).is_none() {
-            object.remove(&["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"]);
-        }
-    }
-
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let name = object.str_at(&["spec", "serviceName"]);
