@@ -5,6 +5,9 @@
 mod common {
     pub(crate) mod server;
 }
+mod chosen {
+    mod plugins;
+}
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,14 +1,8 @@
 //! Plugins of admission that are chosen by flags: those that run on demand, and what is not done without those that run unasked.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
-
-mod common {
-    pub(crate) mod server;
-}
-
 use std::sync::Arc;
 
-use common::server::{admitting, client_as, cluster, in_memory};
+use crate::common::server::{admitting, client_as, cluster, in_memory};
 use fram_apiserver::admission::{Chain, Choice};
 use fram_apiserver::allocate::Allocators;
 use fram_apiserver::{Environment, Server, User};
@@ -121,7 +115,8 @@ async fn owners_are_held_back_only_by_who_may_write_their_finalizers() {
     let binding = object!({ "metadata": { "name": "r" }, "roleRef": (role), "subjects": [(subject)] });
     root.within(&ROLE_BINDINGS, "default").create(binding).await.unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
-    let following = tokio_util::task::AbortOnDropHandle::new(tokio::task::spawn(server.clone().follow_roles(stop.clone())));
+    let mut following = tokio::task::JoinSet::new();
+    following.spawn(server.clone().follow_roles(stop.clone()));
     let user = client_as(&server, User::authenticated("u", &[]));
     let maps = user.within(&CONFIG_MAPS, "default");
     let owned = |name: &str, holds: bool| {
