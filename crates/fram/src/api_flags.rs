@@ -185,6 +185,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     go_duration(text).ok_or_else(|| format!("{text:?} is not a duration such as 30s or 1m30s"))
 }
 
+/// The names of a list, whose commas may stand at its ends or twice.
+fn named(names: &[String]) -> Vec<String> {
+    names.iter().map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect()
+}
+
 impl ApiFlags {
     /// The server with its limits on requests.
     pub(crate) fn limited(&self, server: Server) -> Server {
@@ -215,7 +220,8 @@ impl ApiFlags {
 
     /// The plugins of admission.
     pub(crate) fn admission(&self) -> anyhow::Result<Chain> {
-        Ok(Chain::chosen(Choice::new(&self.admission.enable_admission_plugins, &self.admission.disable_admission_plugins)?))
+        let [on, off] = [&self.admission.enable_admission_plugins, &self.admission.disable_admission_plugins].map(|names| named(names));
+        Ok(Chain::chosen(Choice::new(&on, &off)?))
     }
 
     /// Who vouches for kubelets without an agent, if not the cluster's own authority.
@@ -286,5 +292,13 @@ impl ApiFlags {
             return Ok((None, None));
         }
         Ok((Some(Arc::new(Audit::new(policy, sinks, counters, now))), sender))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_that_are_empty_are_none() {
+        assert_eq!(super::named(&["".into(), " A".into(), "".into(), "B".into()]), ["A", "B"]);
     }
 }

@@ -292,7 +292,7 @@ impl Chain {
             Arc::new(classes::STORAGE),
             Arc::new(storage::StorageObjectInUseProtection),
             Arc::new(pod_groups::PodGroupProtection),
-            Arc::new(owners::OwnerReferencesPermissionEnforcement { rbac: rbac.clone() }),
+            Arc::new(owners::OwnerReferencesPermissionEnforcement),
             Arc::new(storage::PersistentVolumeClaimResize),
             Arc::new(pods::RuntimeClass),
             Arc::new(certificates::CertificateSubjectRestriction),

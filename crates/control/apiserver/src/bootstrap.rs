@@ -34,7 +34,19 @@ pub enum BootstrapError {
         "the Service default/kubernetes has the address {stored}, which pods call, and with --service-cluster-ip-range {told} it would be {first}: start with the range that the cluster was made with, and add others as ServiceCIDRs. To move the cluster to {told}, make a ServiceCIDR of it first"
     )]
     OtherRange { stored: String, told: String, first: String },
-    #[error("cannot read the Service default/kubernetes: {0}")]
+    #[error(
+        "the cluster's own Services were being moved out of {left}, and no ServiceCIDR besides gives addresses of {told}: start with --service-cluster-ip-range of the range that they move to, of which there is a ServiceCIDR"
+    )]
+    LeftRange { left: String, told: String },
+    #[error(
+        "the cluster cannot move to {told} while other servers are there, by the addresses {others}: stop them first. One that could not say that it ends counts for some seconds more"
+    )]
+    OthersServe { told: String, others: String },
+    #[error(
+        "the cluster cannot move to {told}: its Service {wanted_by} would get {address}, which the Service {holder} has. Delete that one, or have it take another address"
+    )]
+    AddressTaken { told: String, address: String, wanted_by: String, holder: String },
+    #[error("cannot move the Service default/kubernetes, or look at it: {0}")]
     OwnService(Status),
     #[error("cannot read roles and bindings: {0}")]
     Rbac(Status),
@@ -71,7 +83,7 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 impl Server {
     /// Makes what is missing and reads the roles; afterwards the server is ready.
     pub async fn bootstrap(&self, cluster: &Cluster) -> Result<(), BootstrapError> {
-        own_range::take(&self.registry).await?;
+        own_range::take(&self.registry, cluster).await?;
         for name in NAMESPACES {
             ensure(&self.registry, object!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } })).await?;
         }
@@ -177,7 +189,8 @@ impl Server {
             masters::renew(registry, cluster).await.map_err(fail)?;
         }
         loop {
-            for object in &objects {
+            let is_others = own_range::is_others(registry, cluster).await.map_err(fail)?;
+            for object in objects.iter().filter(|object| !(is_others && is_of_ranges(object))) {
                 ensure(registry, object.clone()).await?;
             }
             self.correct_endpoints(cluster).await.map_err(fail)?;
@@ -241,6 +254,11 @@ impl Server {
             watch.next().await.map_err(Status::internal)?;
         }
     }
+}
+
+/// What says of which range the cluster's Services are.
+fn is_of_ranges(object: &Value) -> bool {
+    matches!(object.str_at(&["kind"]), "Service" | "ServiceCIDR")
 }
 
 /// Makes an object, or adds to what is there already what it lacks.

@@ -4,6 +4,11 @@
 
 use fram_machinery::{Value, meta, object};
 use rcgen::{CertificateSigningRequestParams, DnType, DnValue, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::ParsedCriAttribute;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::oid_registry;
+use x509_parser::prelude::FromDer;
 
 use crate::pki::{Pki, PkiError};
 
@@ -33,9 +38,42 @@ pub enum Step {
     },
 }
 
-fn decoded(csr: &Value) -> Option<CertificateSigningRequestParams> {
-    let raw = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, csr.str_at(&["spec", "request"])).ok()?;
-    CertificateSigningRequestParams::from_pem(std::str::from_utf8(&raw).ok()?).ok()
+fn decoded(csr: &Value) -> Result<CertificateSigningRequestParams, String> {
+    let raw = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, csr.str_at(&["spec", "request"]));
+    let pem = pem::parse(raw.map_err(|error| unread(&error))?).map_err(|error| unread(&error))?;
+    CertificateSigningRequestParams::from_der(&pem.contents().into()).map_err(|error| match error {
+        rcgen::Error::InvalidCertificationRequestSignature | rcgen::Error::UnsupportedSignatureAlgorithm => OTHER_KEY.into(),
+        rcgen::Error::UnsupportedExtension => unsupported(pem.contents()),
+        other => unread(&other),
+    })
+}
+
+fn unread(why: &dyn std::fmt::Display) -> String {
+    format!("the request cannot be read: {why}")
+}
+
+/// Says which extensions have to be left out of a request.
+fn unsupported(request: &[u8]) -> String {
+    let Ok((_, request)) = X509CertificationRequest::from_der(request) else { return unread(&"it is not DER") };
+    let known = oid_registry::OidRegistry::default().with_x509();
+    let mut names = Vec::new();
+    for attribute in request.certification_request_info.iter_attributes() {
+        let ParsedCriAttribute::ExtensionRequest(asked) = attribute.parsed_attribute() else { continue };
+        names.extend(asked.extensions.iter().filter(|extension| !is_supported(extension.parsed_extension())).map(|extension| {
+            let oid = &extension.oid;
+            known.get(oid).map_or_else(|| oid.to_id_string(), |entry| format!("{} ({})", entry.sn(), oid.to_id_string()))
+        }));
+    }
+    format!("certificates with these extensions are not signed here, leave them out of the request: {}", names.join(", "))
+}
+
+/// Whether an extension is one that can be read here.
+fn is_supported(extension: &ParsedExtension<'_>) -> bool {
+    match extension {
+        ParsedExtension::KeyUsage(_) | ParsedExtension::SubjectAlternativeName(_) | ParsedExtension::BasicConstraints(_) => true,
+        ParsedExtension::ExtendedKeyUsage(usage) => usage.other.is_empty(),
+        _ => false,
+    }
 }
 
 fn text(value: &DnValue) -> Option<&str> {
@@ -65,7 +103,7 @@ fn subject(request: &CertificateSigningRequestParams) -> Option<(String, Vec<Str
 
 /// The common name that a request asks for; None where it cannot be read, or its subject has more than that and organisations.
 pub(crate) fn common_name(csr: &Value) -> Option<String> {
-    Some(subject(&decoded(csr)?)?.0)
+    Some(subject(&decoded(csr).ok()?)?.0)
 }
 
 /// The user that a request of a node wants to be, or why it is none; see ValidateKubeletClientCSR and ValidateKubeletServingCSR,
@@ -127,9 +165,10 @@ pub fn step(csr: &Value) -> Step {
         return Step::Wait;
     }
     let is_approved = meta::condition_is_true(csr, "Approved");
-    let Some(request) = decoded(csr) else {
+    let request = match decoded(csr) {
+        Ok(request) => request,
         // What can be read has been looked at when it was made.
-        return if is_approved { Step::Fail { reason: OTHER_KEY.into() } } else { Step::Wait };
+        Err(reason) => return if is_approved { Step::Fail { reason } } else { Step::Wait },
     };
     let valid = match signer {
         CLIENT => client(csr).map(|()| String::new()),
@@ -179,7 +218,7 @@ pub fn sign(csr: &Value, pki: &Pki) -> Result<Option<String>, PkiError> {
     if step(csr) != Step::Sign {
         return Ok(None);
     }
-    let Some(mut request) = decoded(csr) else { return Ok(None) };
+    let Ok(mut request) = decoded(csr) else { return Ok(None) };
     let seconds = csr.int_at(&["spec", "expirationSeconds"]).unwrap_or(MOST_SECONDS).clamp(LEAST_SECONDS, MOST_SECONDS);
     let usages = usages(csr);
     let has = |usage: &str| usages.contains(&usage);
@@ -282,6 +321,16 @@ mod tests {
         let request = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, P521);
         assert_eq!(step(&of(CLIENT, request.clone(), &["client auth"], false)), Step::Wait);
         assert_eq!(step(&of(CLIENT, request, &["client auth"], true)), Step::Fail { reason: OTHER_KEY.into() });
+    }
+
+    /// `openssl req` with an RSA key and `-addext subjectKeyIdentifier=hash`.
+    const IDENTIFIER: &str = include_str!("certificates/identifier.csr");
+
+    #[test]
+    fn the_extension_that_has_to_be_left_out_is_named() {
+        let request = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, IDENTIFIER);
+        let Step::Fail { reason } = step(&of(CLIENT, request, &["client auth"], true)) else { panic!("it is signed") };
+        assert!(reason.ends_with("leave them out of the request: subjectKeyIdentifier (2.5.29.14)"), "{reason}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) struct Shown(pub(crate) Vec<(&'static str, Stage, bool)>);
 
 impl Collector for Shown {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let about = "This metric records the data about the stage and enablement of a k8s feature.";
+        let about = "Feature gates by name and stage: 1 where what a gate switches is on, 0 where it is off.";
         let mut family = encoder.encode_descriptor("kubernetes_feature_enabled", about, None, MetricType::Gauge)?;
         for (name, stage, on) in &self.0 {
             let labels = [("name", *name), ("stage", stage.name())];

@@ -215,6 +215,18 @@ async fn route(
     answer
 }
 
+/// Whether a path has a document, which nobody writes. A resource that is not served has none: who writes there is told that nothing is
+/// there, since clients take 405 for a resource that is there and has not the verb.
+fn is_read_only(known: &Known<'_>, parts: &[&str]) -> bool {
+    match parts {
+        ["api" | "apis" | "version"] | ["openapi", "v2" | "v3", ..] | ["metrics", ..] => true,
+        ["api", version] => discovery::resource_list(known.api, "", version).is_some(),
+        ["apis", group] => discovery::group(known, group).is_some(),
+        ["apis", group, version] => discovery::resource_list(known.api, group, version).is_some(),
+        _ => false,
+    }
+}
+
 /// Paths that are not about objects.
 async fn beside(server: &Server, user: &User, attributes: &Attributes, request: &Request<Incoming>) -> Result<Response<Body>, Status> {
     let path = attributes.path.as_str();
@@ -224,12 +236,6 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
     if let Some(endpoint) = health {
         return Ok(health::answer(server, endpoint, path, &Query::parse(request.uri().query())).await);
     }
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        let known = ["/api", "/apis", "/version", "/openapi/v2", "/openapi/v3", "/metrics"];
-        let is_below = |root: &str| path == root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'));
-        let method = request.method().as_str();
-        return Err(if known.into_iter().any(is_below) { not_for(method) } else { Status::no_such_path() });
-    }
     let api = &server.registry.settled_api().await;
     let show = |value: Option<fram_machinery::Value>, order: &[&str], accept: Accept| {
         value.map(|v| respond::document(api, accept, order, &v)).ok_or_else(Status::no_such_path)
@@ -237,6 +243,9 @@ async fn beside(server: &Server, user: &User, attributes: &Attributes, request: 
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let (services, offers) = (server.aggregator.services(), server.aggregator.offers());
     let known = Known { api, services: &services, offers: &offers };
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return Err(if is_read_only(&known, &parts) { not_for(request.method().as_str()) } else { Status::no_such_path() });
+    }
     if let Some(service) = known.version_3_elsewhere(&parts) {
         return Box::pin(aggregated::document(server, user, service, &offers, request.headers())).await;
     }

@@ -257,12 +257,14 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_apart_from_a_broken_one() {
         let failed = |kind: std::io::ErrorKind| {
-            let source = std::sync::Arc::new(kind.into());
-            store_status(StoreError::Io { path: "/data/log".into(), operation: "write", source })
+            let error = std::sync::Arc::new(kind.into());
+            store_status(StoreError::Io { path: "/data/log".into(), operation: "write", error })
         };
         let full = failed(std::io::ErrorKind::StorageFull);
         assert_eq!((full.code, full.retry_after_seconds), (503, 0), "kubectl would go on trying for minutes if it were told to");
-        assert_eq!(full.message, "the disk of the API server's store is full: cannot write /data/log");
-        assert_eq!(failed(std::io::ErrorKind::PermissionDenied).code, 500);
+        assert_eq!(full.message, "the disk of the API server's store is full: cannot write /data/log: no storage space");
+        let read_only = failed(std::io::ErrorKind::ReadOnlyFilesystem);
+        assert_eq!(read_only.code, 500);
+        assert!(read_only.message.contains("cannot write /data/log: read-only filesystem"), "{}", read_only.message);
     }
 }

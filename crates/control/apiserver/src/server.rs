@@ -340,15 +340,15 @@ pub(crate) fn selected_name(field_selector: &str) -> Option<String> {
     selector.exact("metadata.name").map(String::from)
 }
 
-/// How strictly unknown fields are taken; the default warns.
-pub(crate) fn field_validation(text: &str) -> Result<FieldValidation, Status> {
+/// How strictly unknown fields are taken; the default warns. `options` is the kind of the options that say so.
+pub(crate) fn field_validation(options: &str, text: &str) -> Result<FieldValidation, Status> {
     match text {
         "Strict" => Ok(FieldValidation::Strict),
         "Ignore" => Ok(FieldValidation::Ignore),
         "" | "Warn" => Ok(FieldValidation::Warn),
         other => {
             let error = FieldError::not_supported("fieldValidation", other, &["", "Ignore", "Strict", "Warn"]);
-            Err(Status::invalid("meta.k8s.io", "CreateOptions", "", vec![error]))
+            Err(Status::invalid("meta.k8s.io", options, "", vec![error]))
         }
     }
 }

@@ -113,7 +113,7 @@ fn decode(
     options: &WriteOptions,
 ) -> Result<(Value, Vec<String>), Status> {
     let body = Body { value: object, duplicates };
-    let (object, warnings) = registry.decode_body(place.kind(), body, field_validation(&options.field_validation)?)?;
+    let (object, warnings) = registry.decode_body(place.kind(), body, field_validation("CreateOptions", &options.field_validation)?)?;
     let name = meta::name(&object);
     if !place.name.is_empty() && name != place.name {
         return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", place.name)));
@@ -179,7 +179,7 @@ pub(super) async fn patch_object(
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<Written, Status> {
-    match field_validation(&options.field_validation)? {
+    match field_validation("PatchOptions", &options.field_validation)? {
         FieldValidation::Strict if !duplicates.is_empty() => {
             return Err(Status::bad_request(format!("error strict decoding the patch: {}", duplicates.join(", "))));
         }
@@ -191,7 +191,7 @@ pub(super) async fn patch_object(
     }
     let registry = &server.registry;
     let write = write_of(user, options);
-    let validation = field_validation(&options.field_validation)?;
+    let validation = field_validation("PatchOptions", &options.field_validation)?;
     let mut found = Vec::new();
     let transform = |current: &Value| {
         let patched = apply_patch(place.kind(), current, &patch)?;

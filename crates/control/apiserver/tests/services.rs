@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use common::server::{client_as, cluster, in_memory, server, server_with, unprepared};
 use fram_apiserver::allocate::Allocators;
+use fram_apiserver::bootstrap::Cluster;
 use fram_apiserver::{Environment, User};
 use fram_client::resources::{IP_ADDRESSES, SERVICE_CIDRS, SERVICES};
 use fram_client::{Client, DeleteOptions, PatchKind, Resources};
 use fram_machinery::{Value, meta, object};
-use fram_store::Store;
+use fram_store::{Key, Operation, Store, Transaction};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -287,5 +288,102 @@ async fn a_cluster_moves_to_a_range_that_a_service_cidr_announces() {
         assert!(made.str_at(&["spec", "clusterIP"]).starts_with("10.97."));
         client.within(&SERVICES, "default").delete("new", DeleteOptions::default()).await.unwrap();
         assert!(meta::is_terminating(&client.all(&SERVICE_CIDRS).get("kubernetes").await.unwrap()));
+    }
+}
+
+/// A cluster that begins with 10.96.0.0/16 and has a ServiceCIDR of 10.97.0.0/16.
+async fn about_to_move(store: &Arc<dyn Store>) -> Client {
+    let client = client_of(store.clone(), "10.96.0.0/16").await;
+    let held = object!({ "metadata": { "finalizers": ["networking.k8s.io/service-cidr-finalizer"] } });
+    client.all(&SERVICE_CIDRS).patch("kubernetes", "", PatchKind::Merge, held).await.unwrap();
+    client.all(&SERVICE_CIDRS).create(object!({ "metadata": { "name": "next" }, "spec": { "cidrs": ["10.97.0.0/16"] } })).await.unwrap();
+    client
+}
+
+async fn starts(store: &Arc<dyn Store>, ranges: &str, cluster: Cluster) -> Result<(), String> {
+    let server = unprepared(store.clone(), Environment::system(), Allocators::within(ranges).unwrap());
+    server.bootstrap(&cluster).await.map_err(|error| error.to_string())
+}
+
+async fn address_of(client: &Client, namespace: &str, name: &str) -> String {
+    client.within(&SERVICES, namespace).get(name).await.unwrap().str_at(&["spec", "clusterIP"]).to_string()
+}
+
+#[tokio::test]
+async fn a_cluster_stays_where_it_is_while_somebody_has_the_addresses_that_its_own_services_would_get() {
+    let store = in_memory();
+    let client = about_to_move(&store).await;
+    let services = client.within(&SERVICES, "default");
+    for (name, address) in [("first", "10.97.0.1"), ("tenth", "10.97.0.10")] {
+        services.create(service(name, object!({ "clusterIP": address }))).await.unwrap();
+        let refused = starts(&store, "10.97.0.0/16", cluster()).await.unwrap_err();
+        assert!(refused.contains(&format!("default/{name}")) && refused.contains(address), "{refused}");
+        assert_eq!(address_of(&client, "default", "kubernetes").await, "10.96.0.1");
+        assert_eq!(address_of(&client, "kube-system", "kube-dns").await, "10.96.0.10");
+        assert_eq!(starts(&store, "10.96.0.0/16", cluster()).await, Ok(()));
+        services.delete(name, DeleteOptions::default()).await.unwrap();
+    }
+    assert_eq!(starts(&store, "10.97.0.0/16", cluster()).await, Ok(()));
+    // A move that was cut off is gone on with, and not back.
+    services.delete("kubernetes", DeleteOptions::default()).await.unwrap();
+    let back = starts(&store, "10.96.0.0/16", cluster()).await.unwrap_err();
+    assert!(back.contains("moved out of 10.96.0.0/16"), "{back}");
+    assert_eq!(starts(&store, "10.97.0.0/16", cluster()).await, Ok(()));
+    assert_eq!(address_of(&client, "default", "kubernetes").await, "10.97.0.1");
+}
+
+#[tokio::test]
+async fn a_dns_service_of_somebody_else_moves_with_all_that_it_has_or_stays_where_it_is() {
+    let store = in_memory();
+    let client = about_to_move(&store).await;
+    let dns = client.within(&SERVICES, "kube-system");
+    let own = object!({ "metadata": { "labels": { "mine": "yes" } }, "spec": { "selector": { "k8s-app": "coredns" } } });
+    dns.patch("kube-dns", "", PatchKind::Merge, own).await.unwrap();
+    assert_eq!(starts(&store, "10.97.0.0/16", cluster()).await, Ok(()));
+    let moved = dns.get("kube-dns").await.unwrap();
+    assert_eq!(texts(&moved, "clusterIPs"), ["10.97.0.10"]);
+    assert_eq!((meta::label(&moved, "mine"), moved.str_at(&["spec", "selector", "k8s-app"])), (Some("yes"), "coredns"));
+    assert_eq!(moved.list_at(&["spec", "ports"]).len(), 2);
+
+    let store = in_memory();
+    let client = about_to_move(&store).await;
+    let dns = client.within(&SERVICES, "kube-system");
+    dns.delete("kube-dns", DeleteOptions::default()).await.unwrap();
+    let elsewhere = dns.create(service("kube-dns", object!({ "clusterIP": "10.97.0.53" }))).await.unwrap();
+    assert_eq!(starts(&store, "10.97.0.0/16", cluster()).await, Ok(()));
+    assert_eq!(meta::uid(&dns.get("kube-dns").await.unwrap()), meta::uid(&elsewhere));
+    assert_eq!(address_of(&client, "default", "kubernetes").await, "10.97.0.1");
+}
+
+#[tokio::test]
+async fn servers_that_are_told_different_ranges_do_not_move_the_cluster_from_each_other() {
+    let store = in_memory();
+    let client = about_to_move(&store).await;
+    let shared = || Cluster { shared: true, ..cluster() };
+    let other = Key::from("/registry/masterleases/192.0.2.2");
+    let there = |operation: Operation| store.commit(Transaction::new(vec![operation]));
+    there(Operation::put(other.clone(), "")).await.unwrap();
+    let refused = starts(&store, "10.97.0.0/16", shared()).await.unwrap_err();
+    assert!(refused.contains("192.0.2.2"), "{refused}");
+    there(Operation::delete(other.clone())).await.unwrap();
+    let left = unprepared(store.clone(), Environment::system(), Allocators::within("10.96.0.0/16").unwrap());
+    assert_eq!(starts(&store, "10.97.0.0/16", shared()).await, Ok(()));
+    // The old range goes, and one that still has the old flag does not bring it back.
+    there(Operation::put(other, "")).await.unwrap();
+    let ranges = client.all(&SERVICE_CIDRS);
+    ranges.patch("kubernetes", "", PatchKind::Merge, object!({ "metadata": { "finalizers": null } })).await.unwrap();
+    let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+    tasks.spawn(left.keep_own_service(Arc::new(shared()), stop.clone()));
+    let endpoints = client.within(&fram_client::resources::ENDPOINT_SLICES, "default");
+    let looked = async {
+        while endpoints.get("kubernetes").await.unwrap().list_at(&["endpoints"]).len() != 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), looked).await.unwrap();
+    assert!(ranges.find("kubernetes").await.unwrap().is_none());
+    stop.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
     }
 }

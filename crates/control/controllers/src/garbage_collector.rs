@@ -13,6 +13,7 @@ use fram_client::{
 };
 use fram_machinery::{Status, Value, meta, object};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 
 use crate::Context;
 use crate::context::KindInfo;
@@ -31,6 +32,7 @@ pub(crate) fn start(context: &Context) {
     let collector = Collector {
         client: context.client("generic-garbage-collector"),
         graph: graph.clone(),
+        undiscovered: context.undiscovered.clone(),
         events: context.recorder("generic-garbage-collector", "garbage-collector-controller"),
     };
     let mut controller = Controller::new("garbage-collector", 20);
@@ -38,6 +40,14 @@ pub(crate) fn start(context: &Context) {
         let graph = graph.clone();
         controller = controller.watches_deltas(&informer, move |delta| graph.concerned(&kind, delta));
     }
+    let (mut undiscovered, waiting, again) = (context.undiscovered.clone(), graph.clone(), controller.enqueuer());
+    let heard = async move {
+        while undiscovered.changed().await.is_ok() {
+            waiting.take_waiting_for_departed().into_iter().for_each(|key| again.add(key));
+        }
+    };
+    let stop = context.stop.clone();
+    context.tasks.spawn(async move { stop.run_until_cancelled(heard).await });
     let follower = Arc::new(CustomKinds { graph, informers: context.informers.clone(), enqueuer: controller.enqueuer() });
     let follow = custom_kinds::follow(follower, context.informers.clone(), context.custom_kinds.clone());
     let (stop, informers, custom) = (context.stop.clone(), context.informers.clone(), context.custom_kinds.clone());
@@ -64,6 +74,7 @@ struct CustomKinds {
 
 impl Follower for CustomKinds {
     fn came(&self, kind: &KindInfo, informer: &Informer) {
+        self.graph.departed.lock().remove(&owner_name(&kind.resource.group, &kind.kind));
         self.graph.kinds.write().push((kind.clone(), informer.clone()));
     }
 
@@ -96,8 +107,11 @@ fn owner_name(group: &str, kind: &str) -> String {
 
 /// The same of what an owner reference speaks of.
 fn referred(reference: &Value) -> String {
-    let group = reference.str_at(&["apiVersion"]).split_once('/').map_or("", |(group, _)| group);
-    owner_name(group, reference.str_at(&["kind"]))
+    owner_name(group_of(reference.str_at(&["apiVersion"])), reference.str_at(&["kind"]))
+}
+
+fn group_of(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
 /// All objects that are collected.
@@ -183,8 +197,7 @@ impl Graph {
 
     /// The kind that an owner reference speaks of, in whatever version.
     fn owner_kind(&self, reference: &Value) -> Option<Source> {
-        let version = reference.str_at(&["apiVersion"]);
-        let group = version.split_once('/').map_or("", |(group, _)| group);
+        let group = group_of(reference.str_at(&["apiVersion"]));
         self.kinds.read().iter().find(|(k, _)| k.resource.group == group && k.kind == reference.str_at(&["kind"])).cloned()
     }
 
@@ -238,11 +251,20 @@ impl Graph {
     fn wait_for(&self, reference: &Value, key: &str) {
         self.unknown.lock().entry(referred(reference)).or_default().insert(key.to_string());
     }
+
+    /// Takes the keys of what waits for kinds that went.
+    fn take_waiting_for_departed(&self) -> Vec<String> {
+        let departed: Vec<String> = self.departed.lock().keys().cloned().collect();
+        let mut unknown = self.unknown.lock();
+        departed.iter().filter_map(|kind| unknown.remove(kind)).flatten().collect()
+    }
 }
 
 struct Collector {
     client: Client,
     graph: Arc<Graph>,
+    /// Group versions whose servers do not say which kinds they have.
+    undiscovered: watch::Receiver<Arc<[String]>>,
     events: EventRecorder,
 }
 
@@ -307,11 +329,17 @@ impl Collector {
         })
     }
 
-    /// An owner of a kind that is not served: it is gone where its definition is, which may also be one that cannot be served now.
+    /// An owner of a kind that is not served: it is gone where its definition is, which may also be one that cannot be served now. A server
+    /// that is not heard of may have the kind instead.
     async fn departed(&self, reference: &Value) -> Result<Owner, Status> {
         let Some(definition) = self.graph.departed.lock().get(&referred(reference)).cloned() else { return Ok(Owner::Unknown) };
+        if self.undiscovered.borrow().iter().any(|version| group_of(version) == group_of(reference.str_at(&["apiVersion"]))) {
+            return Ok(Owner::Unknown);
+        }
         let there = self.client.all(&DEFINITIONS).find(&definition).await?.is_some();
-        Ok(if there { Owner::Unknown } else { Owner::Absent })
+        // The kind may have come again meanwhile.
+        let is_gone = !there && self.graph.departed.lock().contains_key(&referred(reference));
+        Ok(if is_gone { Owner::Absent } else { Owner::Unknown })
     }
 
     /// An owner has to be of the dependent's namespace, or of none: what somebody gets wrong, and sees by this alone.

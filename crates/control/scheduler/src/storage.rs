@@ -21,10 +21,36 @@ pub(crate) struct Storage {
     /// What drivers say about each node, by its name.
     pub(crate) csi_nodes: HashMap<String, Arc<Value>>,
     /// What is attached to nodes, also where no pod uses it any more.
-    pub(crate) attachments: HashMap<String, Arc<Value>>,
+    pub(crate) attachments: Attachments,
     /// The drivers themselves, and where they have how much room.
     pub(crate) drivers: HashMap<String, Arc<Value>>,
     pub(crate) capacities: HashMap<String, Arc<Value>>,
+}
+
+/// VolumeAttachments by their nodes, and then by their names. There may be as many as pods.
+#[derive(Debug, Default)]
+pub(crate) struct Attachments(HashMap<String, HashMap<String, Arc<Value>>>);
+
+impl Attachments {
+    pub(crate) fn insert(&mut self, name: &str, attachment: Arc<Value>) {
+        let node = attachment.str_at(&["spec", "nodeName"]).to_string();
+        self.0.entry(node).or_default().insert(name.into(), attachment);
+    }
+
+    /// Takes one away, as it was last known.
+    pub(crate) fn remove(&mut self, name: &str, attachment: &Value) {
+        let node = attachment.str_at(&["spec", "nodeName"]);
+        if let Some(of_node) = self.0.get_mut(node) {
+            of_node.remove(name);
+            if of_node.is_empty() {
+                self.0.remove(node);
+            }
+        }
+    }
+
+    pub(crate) fn of_node(&self, node: &str) -> impl Iterator<Item = &Arc<Value>> {
+        self.0.get(node).into_iter().flat_map(HashMap::values)
+    }
 }
 
 /// What has to be written before a pod is bound.

@@ -143,6 +143,10 @@ impl FeatureGates {
     pub fn of(said: BTreeMap<String, bool>) -> Result<Self, GateError> {
         for (name, wanted) in &said {
             fault(name, *wanted, &said).map_or(Ok(()), Err)?;
+            // On a node it goes with what the gate allows; to say here that it is off would be no more than said.
+            if !wanted && find(name).is_some_and(|gate| gate.here == Here::Any) {
+                return Err(GateError::Fixed { name: name.clone(), wanted: false });
+            }
         }
         Ok(Self { said })
     }
@@ -223,6 +227,8 @@ mod tests {
         check("SidecarContainers=true,MemoryQoS=false", Ok("MemoryQoS=false,SidecarContainers=true"));
         check("SidecarContainers=false", Err("cannot set feature gate SidecarContainers to false, feature is locked to true"));
         check("MemoryQoS=true", Err("cannot set feature gate MemoryQoS to true: here it is false"));
+        check("CBORServingAndStorage=true", Ok("CBORServingAndStorage=true"));
+        check("CBORServingAndStorage=false", Err("cannot set feature gate CBORServingAndStorage to false: here it is true"));
         check("Sidecars=true", Err("unrecognized feature gate: Sidecars"));
         check("wardle:A=true", Err("component not registered: wardle"));
         check("WatchList", Err("missing bool value for WatchList"));

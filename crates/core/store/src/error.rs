@@ -38,12 +38,12 @@ pub enum StoreError {
     Closed,
     /// A file could not be read or written. A commit that fails with this error was not applied. Only when a failed
     /// flush is followed by a crash before the store could write again is its outcome unknown.
-    #[error("cannot {operation} {}", path.display())]
+    #[error("cannot {operation} {}: {error}", path.display())]
     Io {
         path: PathBuf,
         operation: &'static str,
-        #[source]
-        source: Arc<io::Error>,
+        /// Not a source: the text has it, for those who show nothing but that; others would show it twice.
+        error: Arc<io::Error>,
     },
     /// A file does not hold what was once acknowledged.
     #[error("{} is corrupt at byte {offset}: {reason}", path.display())]
@@ -105,14 +105,14 @@ impl StoreError {
     /// Whether the write was refused because there is no room for it.
     pub fn is_disk_full(&self) -> bool {
         match self {
-            Self::Io { source, .. } => matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+            Self::Io { error, .. } => matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
             Self::NoSpace => true,
             _ => false,
         }
     }
 
-    pub(crate) fn io(path: impl Into<PathBuf>, operation: &'static str, source: io::Error) -> Self {
-        Self::Io { path: path.into(), operation, source: Arc::new(source) }
+    pub(crate) fn io(path: impl Into<PathBuf>, operation: &'static str, error: io::Error) -> Self {
+        Self::Io { path: path.into(), operation, error: Arc::new(error) }
     }
 
     pub(crate) fn corrupt(path: impl Into<PathBuf>, offset: u64, reason: impl Into<String>) -> Self {

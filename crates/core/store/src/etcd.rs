@@ -146,7 +146,8 @@ impl Etcd {
             tasks.spawn(compactor::run(cluster.clone(), keys.barrier.clone(), interval, stop.clone()));
         }
         if let Some(cipher) = options.cipher {
-            if loaded.stale {
+            // A copy is written with the present keys anyway, and what says that it goes on stays as it is.
+            if loaded.stale && !for_a_copy {
                 rewrite.notify_one();
             }
             tasks.spawn(rewrite_when_asked(cluster.clone(), keys.clone(), cipher, rewrite.clone(), stop.clone()));

@@ -73,7 +73,7 @@ async fn what_goes_to_etcd_and_back_is_the_same_and_revisions_go_on() {
     let etcd = Etcd::open(options(&server)).await.unwrap();
     let (wanted, source) = (contents(&etcd).await, etcd.snapshot(None).await.unwrap());
     let back = Options::new(folder.path().join("two"));
-    assert_eq!(Embedded::import(&source, |_| true, &back).unwrap(), 251);
+    assert_eq!(Embedded::import(&source, |_| true, &back).unwrap().finish().unwrap(), 251);
     let embedded = Embedded::open(back).unwrap();
     assert_eq!(contents(&embedded).await, wanted);
     let copied = embedded.snapshot(None).await.unwrap();
@@ -94,7 +94,10 @@ async fn a_target_that_is_not_empty_is_left_as_it_is() {
     let refused = Etcd::fill(&source, options(&server)).await.unwrap_err().to_string();
     assert_eq!(refused, "etcd is not empty: it has /registry/a");
     assert_eq!(contents(&etcd).await.len(), 1);
-    let refused = Embedded::import(&source, |_| true, &Options::new(folder.path().join("one"))).unwrap_err().to_string();
+    let refused = Embedded::import(&source, |_| true, &Options::new(folder.path().join("three"))).map(drop);
+    assert!(refused.is_ok() && !Embedded::is_there(&Options::new(folder.path().join("three"))).unwrap(), "it is not finished");
+    drop(embedded);
+    let refused = Embedded::import(&source, |_| true, &Options::new(folder.path().join("one"))).map(drop).unwrap_err().to_string();
     assert!(refused.contains("one is not empty: it has "), "{refused}");
 }
 
@@ -112,8 +115,34 @@ async fn a_copy_that_was_cut_off_is_made_anew_and_never_taken_for_a_store() {
     assert_eq!(contents(&Etcd::open(options(&server)).await.unwrap()).await.len(), 251);
 
     let back = folder.path().join("two");
-    std::fs::create_dir(folder.path().join("two.copy")).unwrap();
-    std::fs::write(folder.path().join("two.copy/checkpoint-00000000000000000001.new"), "half").unwrap();
-    assert_eq!(Embedded::import(&source, |key| !key.contains("/events/"), &Options::new(&back)).unwrap(), 250);
+    std::fs::create_dir(&back).unwrap();
+    std::fs::write(back.join("checkpoint-0000000000000001.tmp"), "half").unwrap();
+    let import = || Embedded::import(&source, |key| !key.contains("/events/"), &Options::new(&back)).unwrap();
+    drop(import());
+    let opened = Embedded::open(Options::new(&back)).map(drop).unwrap_err().to_string();
+    assert!(opened.contains("checkpoint-"), "{opened}");
+    assert_eq!(import().finish().unwrap(), 250);
     assert_eq!(contents(&Embedded::open(Options::new(&back)).unwrap()).await.len(), 250);
+}
+
+#[tokio::test]
+async fn of_two_copies_at_once_one_is_there_as_a_whole_and_the_other_fails() {
+    let (server, folder) = (EtcdServer::start(&[]), tempfile::tempdir().unwrap());
+    let one = filled(&folder.path().join("one")).await;
+    let two = Embedded::open(Options::new(folder.path().join("two"))).unwrap();
+    for i in 0..250 {
+        put(&two, &format!("/registry/nodes/{i:03}"), &"y".repeat(8000), None).await;
+    }
+    let sources = [one.snapshot(None).await.unwrap(), two.snapshot(None).await.unwrap()];
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        Etcd::fill(&sources[1], options(&server)).await
+    };
+    let done = tokio::join!(Etcd::fill(&sources[0], options(&server)), later);
+    let wanted = match &done {
+        (Ok(251), Err(_)) => contents(&one).await,
+        (Err(_), Ok(250)) => contents(&two).await,
+        _ => panic!("{done:?}"),
+    };
+    assert_eq!(contents(&Etcd::open(options(&server)).await.unwrap()).await, wanted);
 }

@@ -140,6 +140,26 @@ fn a_pod_is_shown_its_certificate_and_the_authorities_of_its_signer() {
     one.until("the request goes with its pod", || list()["items"].as_array().unwrap().is_empty());
 }
 
+#[test]
+fn a_container_may_not_do_what_its_seccomp_profile_on_the_node_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = One::start(folder.path(), &[]);
+    let profiles = one.machine.data.join("kubelet/seccomp/own");
+    std::fs::create_dir_all(&profiles).unwrap();
+    let chmod = json!({ "names": ["chmod", "fchmod", "fchmodat", "fchmodat2"], "action": "SCMP_ACT_ERRNO" });
+    let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [chmod] });
+    std::fs::write(profiles.join("no-chmod.json"), profile.to_string()).unwrap();
+    let mut limited = one.container("limited", &json!([]));
+    limited["securityContext"] = json!({ "seccompProfile": { "type": "Localhost", "localhostProfile": "own/no-chmod.json" } });
+    one.apply(folder.path(), &pod("seccomp", &[limited, one.container("free", &json!([]))], &json!([])));
+    one.kubectl(&["wait", "--for=condition=Ready", "pod/seccomp", "--timeout=30s"]);
+    let script = "mkdir /x && { chmod 700 /x 2>/dev/null && echo changed || echo refused; }; grep Seccomp: /proc/self/status";
+    let said = |container: &str| one.exec("seccomp", container, &["sh", "-c", script]).unwrap_or_default();
+    assert_eq!(said("limited"), "refused\nSeccomp:\t2\n");
+    assert!(said("free").starts_with("changed\n"));
+    one.kubectl(&["delete", "pod", "seccomp", "--timeout=30s"]);
+}
+
 /// Fifty volumes of the sorts that need no storage.
 fn fifty() -> Vec<Value> {
     let volume = |number: usize| {

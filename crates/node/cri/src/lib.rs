@@ -34,7 +34,7 @@ pub use metrics::{ContainerMetrics, Metric, MetricDescriptor, MetricType, PodSan
 pub use network::{NetworkAttachment, NetworkError, SandboxNetwork, SandboxNetworkConfig};
 pub use resources::{HugepageLimit, LinuxContainerResources};
 pub use runtime::{
-    ExecSyncResponse, RuntimeCondition, RuntimeConfig, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeService,
+    ExecSyncResponse, OWN_NAME, RuntimeCondition, RuntimeConfig, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeService,
     RuntimeStatus, VersionResponse,
 };
 pub use sandbox::{

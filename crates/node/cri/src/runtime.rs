@@ -15,6 +15,9 @@ use crate::sandbox::{PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxS
 use crate::stats::{ContainerStats, ContainerStatsFilter, PodSandboxStats, PodSandboxStatsFilter};
 use crate::stream::{ContainerStream, Duplex, ExecOptions};
 
+/// What the runtime of this project calls itself, whichever way it is asked.
+pub const OWN_NAME: &str = "fram";
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VersionResponse {

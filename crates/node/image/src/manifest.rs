@@ -37,7 +37,9 @@ pub enum ManifestError {
     TooManyLayers(usize),
     #[error("{what} has {size} bytes, more than {limit}")]
     TooBig { what: &'static str, size: u64, limit: u64 },
-    #[error("layer {digest} is of type {media_type:?}: layers that may not be given on are not pulled")]
+    #[error(
+        "layer {digest} is of type {media_type:?}: layers that may not be given on are not pulled; push the image again with its non-distributable layers as ordinary ones"
+    )]
     ForeignLayer { media_type: String, digest: Digest },
     #[error("image indexes are nested too deeply")]
     Nested,

@@ -144,6 +144,15 @@ pub(crate) fn wants_selinux(pod: &Value) -> bool {
     contexts.flatten().filter_map(|context| context.get("seLinuxOptions")).any(|options| selinux(options).is_some())
 }
 
+/// Why processes have no labels here, if they have none.
+pub(crate) fn unlabelled(has_selinux: bool, runtime: &str) -> Option<&'static str> {
+    match (has_selinux, runtime) {
+        (false, _) => Some("SELinux is not enabled on the host"),
+        (true, fram_cri::OWN_NAME) => Some("the node's own runtime sets no labels; use another one by --container-runtime-endpoint"),
+        _ => None,
+    }
+}
+
 pub(crate) fn groups_policy(pod: &Value) -> SupplementalGroupsPolicy {
     match pod.str_at(&["spec", "securityContext", "supplementalGroupsPolicy"]) {
         "Strict" => SupplementalGroupsPolicy::Strict,
@@ -213,6 +222,13 @@ mod tests {
         let label = object!({ "seLinuxOptions": { "type": "t" } });
         assert!(of(object!({ "securityContext": (label.clone()) })) && of(object!({ "initContainers": [{ "securityContext": label }] })));
         assert!(!of(object!({ "securityContext": { "seLinuxOptions": {} }, "containers": [{ "name": "c" }] })));
+    }
+
+    #[test]
+    fn processes_have_labels_where_both_the_kernel_and_the_runtime_know_them() {
+        assert!(unlabelled(false, "containerd").unwrap().contains("not enabled on the host"));
+        assert!(unlabelled(true, fram_cri::OWN_NAME).unwrap().contains("runtime"));
+        assert_eq!(unlabelled(true, "containerd"), None);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use fram_machinery::{Reason, Status, Value};
 use nix::mount::{MsFlags, mount};
 
 use crate::pod::resources;
-pub(crate) use mounts::{container_mounts, host_files, message_file, recursive};
+pub(crate) use mounts::{container_mounts, host_files, message_file, recursive, relabel};
 use payload::Payload;
 
 #[derive(Debug, thiserror::Error)]

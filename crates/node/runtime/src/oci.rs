@@ -25,6 +25,7 @@ pub(crate) use hooks::run as run_hooks;
 
 use crate::durable::DurableError;
 use crate::seccomp::SeccompError;
+use crate::shim::rootfs::RootfsError;
 
 /// The name by which the program is an OCI runtime without a further word.
 pub const PROGRAM: &str = "fram-oci";
@@ -53,6 +54,8 @@ pub(crate) enum OciError {
     System { operation: &'static str, source: io::Error },
     #[error(transparent)]
     File(#[from] DurableError),
+    #[error(transparent)]
+    Root(#[from] RootfsError),
     #[error("{path:?} is not understood: {source}")]
     Malformed { path: PathBuf, source: serde_json::Error },
     #[error("{0}")]

@@ -39,7 +39,7 @@ impl Plugin for AlwaysDeny {
     }
 
     async fn validate(&self, request: &Request<'_>, _object: Option<&Value>, _old: Option<&Value>) -> Result<(), Status> {
-        Err(request.place.forbidden("admission control is denying all modifications"))
+        Err(request.place.forbidden("the plugin AlwaysDeny is on, which refuses every change"))
     }
 }
 
@@ -114,7 +114,7 @@ impl Plugin for DenyServiceExternalIPs {
     async fn validate(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
         let known = old.map(|old| old.list_at(&["spec", "externalIPs"])).unwrap_or_default();
         match object.is_some_and(|service| service.list_at(&["spec", "externalIPs"]).iter().any(|ip| !known.contains(ip))) {
-            true => Err(request.place.forbidden("Use of external IPs is denied by admission control")),
+            true => Err(request.place.forbidden("spec.externalIPs: the plugin DenyServiceExternalIPs refuses new ones, leave them out")),
             false => Ok(()),
         }
     }
@@ -175,7 +175,7 @@ impl Plugin for LimitPodHardAntiAffinityTopology {
         let mut keys = terms.unwrap_or_default().iter().map(|term| term.str_at(&["topologyKey"]));
         match keys.find(|key| *key != HOSTNAME) {
             Some(key) => Err(request.place.forbidden(&format!(
-                "affinity.PodAntiAffinity.RequiredDuringScheduling has TopologyKey {key} but only key {HOSTNAME} is allowed"
+                "spec.affinity.podAntiAffinity: what is required may only be about {HOSTNAME} here, not {key}; prefer it instead"
             ))),
             None => Ok(()),
         }

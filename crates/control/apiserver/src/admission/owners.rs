@@ -1,17 +1,12 @@
 //! OwnerReferencesPermissionEnforcement: who names owners of an object may delete it, and who keeps an owner from going before it may
 //! write that owner's finalizers.
 
-use std::sync::Arc;
-
 use fram_machinery::{Status, Value, meta};
 
 use super::{Operation, Plugin, Request};
-use crate::authorize::{Attributes, Decision, Rbac};
-use crate::user::MASTERS;
+use crate::authorize::{Attributes, Authorizer, Decision};
 
-pub(super) struct OwnerReferencesPermissionEnforcement {
-    pub(super) rbac: Arc<Rbac>,
-}
+pub(super) struct OwnerReferencesPermissionEnforcement;
 
 /// The owners that an object is to hold back, and did not.
 fn newly_held<'a>(object: &'a Value, old: Option<&Value>) -> Vec<&'a Value> {
@@ -27,8 +22,26 @@ fn newly_held<'a>(object: &'a Value, old: Option<&Value>) -> Vec<&'a Value> {
 }
 
 impl OwnerReferencesPermissionEnforcement {
-    fn may(&self, request: &Request<'_>, asked: &Attributes) -> bool {
-        request.user.is_in(MASTERS) || self.rbac.decide(request.user, asked) == Decision::Allow
+    /// All authorizers are asked, as of every request.
+    fn may(request: &Request<'_>, asked: &Attributes) -> bool {
+        let registry = request.registry.weak().upgrade();
+        registry.is_some_and(|registry| Authorizer::new(registry).decide(request.user, asked) == Decision::Allow)
+    }
+
+    /// Whether the user may write the finalizers of everything.
+    fn may_finalize_all(request: &Request<'_>) -> bool {
+        let all = || "*".to_string();
+        let finalizers = "finalizers".into();
+        let asked = Attributes {
+            verb: "update".into(),
+            group: all(),
+            version: all(),
+            resource: all(),
+            subresource: finalizers,
+            name: all(),
+            ..Default::default()
+        };
+        Self::may(request, &asked)
     }
 
     /// The right to write the finalizers of an owner.
@@ -37,9 +50,7 @@ impl OwnerReferencesPermissionEnforcement {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let api = request.registry.api();
         let Some(kind) = api.kind(group, version, kind) else {
-            let why = format!(
-                "cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion {api_version} Kind {kind}"
-            );
+            let why = format!("its owner {} holds it back, but no {kind} of {api_version} is served here", owner.str_at(&["name"]));
             return Err(request.place.forbidden(&why));
         };
         let namespace = if kind.is_namespaced() { request.place.namespace.clone() } else { String::new() };
@@ -65,7 +76,9 @@ impl Plugin for OwnerReferencesPermissionEnforcement {
     }
 
     fn handles(&self, request: &Request<'_>) -> bool {
-        matches!(request.operation, Operation::Create | Operation::Update)
+        // A write of a pod's status leaves its owners as they are.
+        let is_status = request.subresource == "status" && request.is_about("", "Pod");
+        matches!(request.operation, Operation::Create | Operation::Update) && !is_status
     }
 
     async fn validate(&self, request: &Request<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
@@ -84,13 +97,19 @@ impl Plugin for OwnerReferencesPermissionEnforcement {
             name: request.name().into(),
             ..Default::default()
         };
-        if request.operation != Operation::Create && !self.may(request, &asked) {
-            return Err(place.forbidden("cannot set an ownerRef on a resource you can't delete"));
+        if request.operation != Operation::Create && !Self::may(request, &asked) {
+            return Err(place.forbidden("who gives an object owners has to have the right to delete it: the verb delete is missing"));
         }
-        for owner in newly_held(object, old) {
-            if !self.may(request, &Self::finalizers(request, owner)?) {
-                let why = "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on";
-                return Err(place.forbidden(why));
+        let held = newly_held(object, old);
+        if held.is_empty() || Self::may_finalize_all(request) {
+            return Ok(());
+        }
+        for owner in held {
+            let asked = Self::finalizers(request, owner)?;
+            if !Self::may(request, &asked) {
+                let (resource, name) = (asked.full_resource(), asked.name);
+                let why = format!("blockOwnerDeletion holds back {name}: the right to update {resource} is missing, or leave it out");
+                return Err(place.forbidden(&why));
             }
         }
         Ok(())

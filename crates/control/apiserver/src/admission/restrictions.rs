@@ -24,8 +24,6 @@ fn labels(text: &str) -> Result<BTreeMap<&str, &str>, String> {
     text.split(',').filter(|item| !item.is_empty()).map(pair).collect()
 }
 
-const CONFLICT: &str = "pod node label selector conflicts with its namespace node label selector";
-
 impl PodNodeSelector {
     /// The pod with its namespace's labels, which must not be others than its own.
     async fn merged(request: &Request<'_>, mut pod: Value) -> Result<Value, Status> {
@@ -37,7 +35,8 @@ impl PodNodeSelector {
         let selector = pod.place(&["spec", "nodeSelector"]).make_map();
         for (key, value) in wanted {
             if selector.get(key).is_some_and(|given| given.as_str() != Some(value)) {
-                return Err(request.place.forbidden(CONFLICT));
+                let why = format!("spec.nodeSelector: {key} has another value in the node selector of its namespace");
+                return Err(request.place.forbidden(&why));
             }
             selector.insert(key, value);
         }
@@ -149,9 +148,10 @@ impl Plugin for PodTolerationRestriction {
         let allowed = tolerations(&namespace(request).await?, ALLOWED)?;
         match allowed.is_empty() || given.iter().all(|one| allowed.iter().any(|other| is_within(one, other))) {
             true => Ok(()),
-            false => Err(request
-                .place
-                .forbidden("pod tolerations (possibly merged with namespace default tolerations) conflict with its namespace whitelist")),
+            false => Err(request.place.forbidden(&format!(
+                "spec.tolerations, those of the namespace's defaults among them, are more than the annotation {ALLOWED} of its namespace \
+                 allows: remove them, or have that annotation allow them"
+            ))),
         }
     }
 }

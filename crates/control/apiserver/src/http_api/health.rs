@@ -48,7 +48,7 @@ pub(super) async fn answer(server: &Server, endpoint: &str, path: &str, query: &
         excluded.iter().filter(|name| !checks.iter().any(|(known, _)| known == *name)).map(|name| format!("{name:?}")).collect();
     if !unknown.is_empty() && text != "ok" {
         let last = text.trim_end().rfind('\n').map_or(0, |at| at + 1);
-        text.insert_str(last, &format!("warn: some health checks cannot be excluded: no matches for {}\n", unknown.join(",")));
+        text.insert_str(last, &format!("there is no such check to leave out: {}\n", unknown.join(",")));
     }
     respond::bytes(if healthy { 200 } else { 500 }, "text/plain; charset=utf-8", text)
 }

@@ -14,7 +14,7 @@ use crate::accept::{self, Accept, Endpoint};
 use crate::path::{Query, ResourcePath, verb};
 use crate::registry::Body as ObjectBody;
 use crate::respond::{self, Body};
-use crate::server::Server;
+use crate::server::{Server, field_validation};
 use crate::table::IncludeObject;
 use crate::user::User;
 
@@ -96,7 +96,7 @@ async fn read_verb(
         "create" | "update" => {
             let bytes = read_body(request).await?;
             let body = decode(api, &content_type, &bytes).map_err(|status| unrecognized(api, path, &bytes, status))?;
-            let options = write_options(query)?;
+            let options = write_options(if asked == "create" { "CreateOptions" } else { "UpdateOptions" }, query)?;
             let verb =
                 if asked == "create" { Verb::Create { object: body.value, options } } else { Verb::Update { object: body.value, options } };
             (verb, body.duplicates)
@@ -109,7 +109,7 @@ async fn read_verb(
                 PatchKind::Apply => decode(api, "application/yaml", &body)?,
                 _ => ObjectBody::from_json(&body)?,
             };
-            (Verb::Patch { patch: Patch { kind, body: body.value }, options: write_options(query)? }, body.duplicates)
+            (Verb::Patch { patch: Patch { kind, body: body.value }, options: write_options("PatchOptions", query)? }, body.duplicates)
         }
         "delete" | "deletecollection" => {
             let bytes = read_body(request).await?;
@@ -253,17 +253,23 @@ fn dry_run<'a>(options: &str, mut values: impl Iterator<Item = &'a str>) -> Resu
     }
 }
 
-fn write_options(query: &Query) -> Result<WriteOptions, Status> {
+/// Options of a write; `kind` is theirs.
+fn write_options(kind: &str, query: &Query) -> Result<WriteOptions, Status> {
+    let _level = field_validation(kind, query.get("fieldValidation"))?;
     Ok(WriteOptions {
         field_manager: query.get("fieldManager").into(),
         field_validation: query.get("fieldValidation").into(),
-        dry_run: dry_run("CreateOptions", query.all("dryRun"))?,
+        dry_run: dry_run(kind, query.all("dryRun"))?,
         force: query.flag("force"),
     })
 }
 
-/// Options of a deletion: the body wins over the query.
+/// Options of a deletion: where there is a body, the query says nothing. Only a dry run is one whoever says so: what is deleted for good
+/// does not come back.
 pub(crate) fn delete_options(query: &Query, body: &Value) -> Result<DeleteOptions, Status> {
+    let (dry, none) = (body.list_at(&["dryRun"]).iter().filter_map(Value::as_str).chain(query.all("dryRun")), Query::default());
+    let dry_run = dry_run("DeleteOptions", dry)?;
+    let query = if body.is_null() { query } else { &none };
     let grace = match (body.int_at(&["gracePeriodSeconds"]), query.get("gracePeriodSeconds")) {
         (Some(seconds), _) => Some(seconds),
         (None, "") => None,
@@ -275,7 +281,7 @@ pub(crate) fn delete_options(query: &Query, body: &Value) -> Result<DeleteOption
     };
     let orphan = body.bool_at(&["orphanDependents"]).or_else(|| query.has("orphanDependents").then(|| query.flag("orphanDependents")));
     if !policy.is_empty() && orphan.is_some() {
-        let why = "orphanDependents and deletionPropagation cannot be both set";
+        let why = "orphanDependents says the same in an older way: leave one of them out";
         return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", vec![FieldError::invalid("propagationPolicy", policy, why)]));
     }
     let propagation = match (policy, orphan) {
@@ -288,11 +294,10 @@ pub(crate) fn delete_options(query: &Query, body: &Value) -> Result<DeleteOption
         ),
     };
     let text = |field: &str| Some(body.str_at(&["preconditions", field]).to_string()).filter(|t| !t.is_empty());
-    let dry = body.list_at(&["dryRun"]).iter().filter_map(Value::as_str).chain(query.all("dryRun"));
     Ok(DeleteOptions {
         grace_period_seconds: grace,
         propagation,
         preconditions: Preconditions { uid: text("uid"), resource_version: text("resourceVersion") },
-        dry_run: dry_run("DeleteOptions", dry)?,
+        dry_run,
     })
 }

@@ -21,20 +21,20 @@ fn of_list(query: &Query) -> Vec<FieldError> {
     let (matching, version) = (query.get(MATCH), query.get("resourceVersion"));
     if !matching.is_empty() {
         if version.is_empty() {
-            errors.push(FieldError::forbidden(MATCH, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+            errors.push(FieldError::forbidden(MATCH, "it says how resourceVersion is meant, which is not given"));
         }
         if !query.get("continue").is_empty() {
-            errors.push(FieldError::forbidden(MATCH, "resourceVersionMatch is forbidden when continue is provided"));
+            errors.push(FieldError::forbidden(MATCH, "a list that continues is of the version that it began with, leave it out"));
         }
         if !["Exact", NOT_OLDER].contains(&matching) {
             errors.push(FieldError::not_supported(MATCH, matching, &["Exact", NOT_OLDER, ""]));
         }
         if matching == "Exact" && version == "0" {
-            errors.push(FieldError::forbidden(MATCH, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+            errors.push(FieldError::forbidden(MATCH, "resourceVersion 0 means any version, and none exactly"));
         }
     }
     if query.has(INITIAL) {
-        errors.push(FieldError::forbidden(INITIAL, "sendInitialEvents is forbidden for list"));
+        errors.push(FieldError::forbidden(INITIAL, "it is an option of watches, and not of lists"));
     }
     errors
 }
@@ -43,21 +43,21 @@ fn of_watch(query: &Query, lists: bool) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let matching = query.get(MATCH);
     if query.has(INITIAL) && !lists {
-        let why = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+        let why = "the feature gate WatchList is off: list first, then watch";
         errors.push(FieldError::forbidden(INITIAL, why));
     }
     if query.has(INITIAL) && matching != NOT_OLDER {
-        errors.push(FieldError::forbidden(MATCH, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+        errors.push(FieldError::forbidden(MATCH, "with sendInitialEvents it has to be NotOlderThan"));
     }
     if !matching.is_empty() {
         if !query.has(INITIAL) {
-            errors.push(FieldError::forbidden(MATCH, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+            errors.push(FieldError::forbidden(MATCH, "a watch takes it with sendInitialEvents only"));
         }
         if matching != NOT_OLDER {
             errors.push(FieldError::not_supported(MATCH, matching, &[NOT_OLDER]));
         }
         if !query.get("continue").is_empty() {
-            errors.push(FieldError::forbidden(MATCH, "resourceVersionMatch is forbidden when continue is provided"));
+            errors.push(FieldError::forbidden(MATCH, "a list that continues is of the version that it began with, leave it out"));
         }
     }
     errors
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn options_of_a_list_have_to_make_sense_together() {
-        let exact_zero = "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+        let exact_zero = "resourceVersionMatch: Forbidden: resourceVersion 0 means any version, and none exactly";
         table(
             false,
             &[
@@ -92,7 +92,7 @@ mod tests {
                 ("limit=3&continue=x", None),
                 (
                     "resourceVersionMatch=NotOlderThan",
-                    Some("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"),
+                    Some("resourceVersionMatch: Forbidden: it says how resourceVersion is meant, which is not given"),
                 ),
                 ("resourceVersion=0&resourceVersionMatch=Exact", Some(exact_zero)),
                 (
@@ -101,9 +101,9 @@ mod tests {
                 ),
                 (
                     "resourceVersion=1&resourceVersionMatch=Exact&continue=x",
-                    Some("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"),
+                    Some("resourceVersionMatch: Forbidden: a list that continues is of the version that it began with, leave it out"),
                 ),
-                ("sendInitialEvents=true", Some("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list")),
+                ("sendInitialEvents=true", Some("sendInitialEvents: Forbidden: it is an option of watches, and not of lists")),
             ],
         );
     }
@@ -117,19 +117,14 @@ mod tests {
                 ("resourceVersion=0&allowWatchBookmarks=true&timeoutSeconds=5", None),
                 ("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", None),
                 ("sendInitialEvents=false&resourceVersionMatch=NotOlderThan&resourceVersion=5", None),
-                (
-                    "sendInitialEvents=true",
-                    Some("resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
-                ),
+                ("sendInitialEvents=true", Some("resourceVersionMatch: Forbidden: with sendInitialEvents it has to be NotOlderThan")),
                 (
                     "resourceVersionMatch=NotOlderThan",
-                    Some(
-                        "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-                    ),
+                    Some("resourceVersionMatch: Forbidden: a watch takes it with sendInitialEvents only"),
                 ),
                 (
                     "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&continue=x",
-                    Some("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"),
+                    Some("resourceVersionMatch: Forbidden: a list that continues is of the version that it began with, leave it out"),
                 ),
             ],
         );
@@ -139,7 +134,7 @@ mod tests {
     fn a_watch_begins_with_nothing_where_the_gate_is_shut() {
         let query = Query::parse(Some("sendInitialEvents=true&resourceVersionMatch=NotOlderThan"));
         let refused = check(&query, true, false).unwrap_err();
-        assert!(refused.message.contains("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless"), "{refused:?}");
+        assert!(refused.message.contains("sendInitialEvents: Forbidden: the feature gate WatchList is off"), "{refused:?}");
         assert!(check(&query, true, true).is_ok() && check(&Query::parse(None), true, false).is_ok());
     }
 }

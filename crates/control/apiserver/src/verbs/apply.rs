@@ -25,7 +25,7 @@ pub(super) async fn apply(
         let error = FieldError::required("fieldManager", "is required for apply patch");
         return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![error]));
     }
-    let validation = field_validation(&options.field_validation)?;
+    let validation = field_validation("PatchOptions", &options.field_validation)?;
     check_config(place, config)?;
     let stated = config;
     // Decoding it whole finds unknown fields and wrong types; what is applied is only what was stated.

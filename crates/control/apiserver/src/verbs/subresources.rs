@@ -125,7 +125,7 @@ async fn create(
 ) -> Result<Performed, Status> {
     let kind = body_kind(server, &place, subresource)?;
     let body = Body { value: object, duplicates };
-    let (object, warnings) = server.registry.decode_body(&kind, body, field_validation(&options.field_validation)?)?;
+    let (object, warnings) = server.registry.decode_body(&kind, body, field_validation("CreateOptions", &options.field_validation)?)?;
     let object = match subresource {
         "binding" => bind(server, user, &place, object, &options).await?,
         "eviction" => evict(server, user, &place, object, &options).await?,
@@ -404,13 +404,13 @@ async fn scale(server: &Server, user: &User, place: Place, verb: Verb, duplicate
         Verb::Get => return other(to_scale(place.kind(), &registry.get_object(&place).await?), warnings),
         Verb::Update { object, options } => {
             let body = Body { value: object, duplicates };
-            let (scale, found) = registry.decode_body(&kind, body, field_validation(&options.field_validation)?)?;
+            let (scale, found) = registry.decode_body(&kind, body, field_validation("UpdateOptions", &options.field_validation)?)?;
             warnings = found;
             (options, Box::new(move |_| Ok(scale.clone())))
         }
         Verb::Patch { patch, options } => {
             let (registry, kind) = (registry.clone(), kind.clone());
-            let validation = field_validation(&options.field_validation)?;
+            let validation = field_validation("PatchOptions", &options.field_validation)?;
             let change = move |scale: &Value| {
                 let patched = super::apply_patch(&kind, scale, &patch)?;
                 registry.decode_body(&kind, Body::new(patched), validation).map(|(scale, _)| scale)

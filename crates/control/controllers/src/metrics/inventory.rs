@@ -52,7 +52,7 @@ struct Gauge {
     samples: fn(&[Arc<Value>]) -> Samples,
 }
 
-const GAUGES: [Gauge; 16] = [
+const GAUGES: [Gauge; 15] = [
     Gauge {
         name: "pv_collector_total_pv_count",
         about: "Gauge measuring total number of persistent volumes",
@@ -155,13 +155,6 @@ const GAUGES: [Gauge; 16] = [
         of: &ENDPOINT_SLICES,
         samples: |all| total(all.iter().filter(|s| is_mirrored(s)).count()),
     },
-    Gauge {
-        name: "endpoint_slice_mirroring_controller_desired_endpoint_slices",
-        about: "Number of EndpointSlices that would exist with perfect endpoint allocation",
-        of: &ENDPOINT_SLICES,
-        // Each set of ports has one.
-        samples: |all| total(all.iter().filter(|s| is_mirrored(s)).count()),
-    },
 ];
 
 fn text(object: &Value, path: &[&str]) -> String {
@@ -227,7 +220,7 @@ fn of_set(set: &Value) -> Labels {
 
 fn most_unavailable(set: &Value) -> Option<i64> {
     let update = set.at(&["spec", "updateStrategy"]).filter(|u| u.str_at(&["type"]) == "RollingUpdate")?;
-    Some(pods::scaled(update.at(&["rollingUpdate", "maxUnavailable"]), wanted(set), true).unwrap_or(1).max(1))
+    Some(pods::scaled(update.at(&["rollingUpdate", "maxUnavailable"]), wanted(set), false).unwrap_or(1).max(1))
 }
 
 fn of_device_claim(claim: &Value) -> Labels {
@@ -323,7 +316,7 @@ mod tests {
         let set = object!({ "metadata": { "namespace": "ns", "name": "db" }, "status": { "availableReplicas": 3 },
             "spec": { "replicas": 5, "podManagementPolicy": "Parallel", "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": "30%" } } } });
         assert_eq!(said("statefulset_controller_statefulset_unavailable_replicas", std::slice::from_ref(&set)), ["ns/db/Parallel 2"]);
-        assert_eq!(said("statefulset_controller_statefulset_max_unavailable", &[set]), ["ns/db/Parallel 2"]);
+        assert_eq!(said("statefulset_controller_statefulset_max_unavailable", &[set]), ["ns/db/Parallel 1"]);
         let scaler = object!({ "metadata": { "namespace": "ns", "name": "web" }, "status": { "desiredReplicas": 4 } });
         assert_eq!(said("horizontal_pod_autoscaler_controller_desired_replicas", std::slice::from_ref(&scaler)), ["ns/web 4"]);
         assert_eq!(said("horizontal_pod_autoscaler_controller_num_horizontal_pod_autoscalers", &[scaler]), [" 1"]);

@@ -192,7 +192,7 @@ impl State<'_> {
         let lowest = set.int_at(&["spec", "ordinals", "start"]).unwrap_or(0) + self.partition();
         let wanted = self.replicas.len() as i64;
         let path = ["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"];
-        if let Some(most) = scaled(set.at(&path), wanted, true) {
+        if let Some(most) = scaled(set.at(&path), wanted, false) {
             return self.roll_within(lowest, most.max(1));
         }
         // One after the other: each waits for those above it.

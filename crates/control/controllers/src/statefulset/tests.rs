@@ -126,11 +126,13 @@ fn pods_that_serve_but_are_not_available_yet_are_not_replaced_at_once() {
 }
 
 #[test]
-fn a_share_of_pods_that_may_be_missing_is_rounded_up() {
-    let strategy = object!({ "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": "34%" } });
-    let set = set(object!({ "updateStrategy": strategy, "podManagementPolicy": "Parallel" }));
+fn a_share_of_pods_that_may_be_missing_is_rounded_down_to_one_at_least() {
     let all = [pod(0, "old", true), pod(1, "old", true), pod(2, "old", true)];
-    assert_eq!(changes(&plan_of(&set, &all)).1, ["web-2", "web-1"]);
+    for (share, expect) in [("1%", "web-2"), ("34%", "web-2"), ("66%", "web-2"), ("67%", "web-2,web-1")] {
+        let strategy = object!({ "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": share } });
+        let set = set(object!({ "updateStrategy": strategy, "podManagementPolicy": "Parallel" }));
+        assert_eq!(changes(&plan_of(&set, &all)).1.join(","), expect, "{share}");
+    }
 }
 
 #[test]

@@ -86,6 +86,31 @@ fn an_owner_whose_definition_comes_later_is_judged_then() {
 }
 
 #[test]
+fn what_a_kind_that_went_owned_stays_while_another_server_of_its_group_is_not_heard_of() {
+    run(async {
+        let day = day().await;
+        let (definitions, maps) = (day.client.all(&DEFINITIONS), day.client.within(&CONFIG_MAPS, NAMESPACE));
+        definitions.create(definition()).await.unwrap();
+        wait(5).await;
+        let thing = object!({ "apiVersion": "x.example/v1", "kind": "Thing", "metadata": { "name": "t" } });
+        let thing = day.client.within(&THINGS, NAMESPACE).create(thing).await.unwrap();
+        maps.create(owned("m", "x.example/v1", "Thing", &thing)).await.unwrap();
+        wait(5).await;
+        day.world.undiscovered.send_replace(["x.example/v2".to_string()].into());
+        definitions.delete("things.x.example", DeleteOptions::default()).await.unwrap();
+        wait(60).await;
+        maps.create(owned("late", "x.example/v1", "Thing", &thing)).await.unwrap();
+        wait(600).await;
+        assert!(definitions.find("things.x.example").await.unwrap().is_none());
+        assert!(maps.find("late").await.unwrap().is_some());
+        day.world.undiscovered.send_replace(Default::default());
+        wait(60).await;
+        assert!(maps.find("late").await.unwrap().is_none() && maps.find("m").await.unwrap().is_none());
+        day.end().await;
+    });
+}
+
+#[test]
 fn a_namespace_waits_for_kinds_that_nobody_tells_of_and_loses_the_rest_meanwhile() {
     run(async {
         let mut day = Day::new(0).await;

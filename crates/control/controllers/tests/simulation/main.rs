@@ -10,6 +10,7 @@ mod bad_input;
 mod custom;
 mod devices;
 mod faults;
+mod figures;
 mod final_state;
 mod gangs;
 mod idle;

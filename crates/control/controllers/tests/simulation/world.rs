@@ -16,7 +16,7 @@ use fram_apiserver::{Environment, InProcess, Server, User};
 use fram_client::controller::Queues;
 use fram_client::resources::POD_GROUPS;
 use fram_client::{Client, EventRecorder, SharedInformers};
-use fram_controllers::{Context, KindInfo, Selection};
+use fram_controllers::{Context, KindInfo, Metrics, Selection};
 use fram_scheduler::{Scheduler, SchedulerConfig};
 use fram_store::{
     Clock, ClockListener, Committed, Embedded, Facet, Options, Revision, Selected, Snapshot, Store, StoreError, Transaction, UnixMillis,
@@ -145,6 +145,7 @@ pub(crate) struct World {
     pub(crate) chance: Chance,
     /// Those of the controllers, in this life of theirs.
     pub(crate) queues: Queues,
+    pub(crate) metrics: Metrics,
     /// What the server says of kinds that are not built in, which nobody tells unasked.
     pub(crate) custom_kinds: watch::Sender<Arc<[KindInfo]>>,
     pub(crate) undiscovered: watch::Sender<Arc<[String]>>,
@@ -193,6 +194,7 @@ impl World {
             faults,
             chance,
             queues: Queues::default(),
+            metrics: Metrics::default(),
             selection: Selection::default(),
             custom_kinds: watch::Sender::new(Arc::default()),
             undiscovered: watch::Sender::new(Arc::default()),
@@ -209,6 +211,7 @@ impl World {
     pub(crate) fn start(&mut self) {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         self.queues = Queues::default();
+        self.metrics = Metrics::default();
         let (server, faults) = (self.server.clone(), self.faults.clone());
         let client = move |user: &str, groups: &[&str], name: &str| {
             let inner = InProcess::new(server.clone(), User::authenticated(user, groups));
@@ -226,7 +229,7 @@ impl World {
             manager,
             informers: informers.clone(),
             queues: self.queues.clone(),
-            metrics: Default::default(),
+            metrics: self.metrics.clone(),
             now: now.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),

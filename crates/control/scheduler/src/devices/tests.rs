@@ -371,6 +371,25 @@ fn a_search_ends_where_the_profile_says_and_that_is_told_from_finding_nothing() 
 }
 
 #[test]
+fn a_search_that_ends_early_fails_the_attempt_unless_another_node_has_the_devices() {
+    let many = (0..400).map(|n| device(&n.to_string(), &n.to_string())).collect();
+    let mut pair = exactly(object!({ "count": 2 }));
+    pair.set(&["constraints"], object!([{ "matchAttribute": "d.io/model" }]));
+    let mut cluster = nodes();
+    cluster.devices = devices(vec![slice("pa", "a", many)]);
+    cluster.devices.set_claim("ns/c", Some(claim("c", pair)));
+    let pod = pod("p", object!({ "resourceClaims": [{ "name": "c", "resourceClaimName": "c" }] }));
+    let mut framework = framework();
+    let Filtered::None(attempt, _) = filter(&mut framework, &pod, &mut cluster) else { panic!("a node was found") };
+    let why = format!("running \"DynamicResources\" filter plugin: {TIMED_OUT} on node a");
+    assert_eq!(framework.failure(&attempt), Some(why));
+    let same = vec![device("0", "x"), device("1", "x")];
+    cluster.devices.set_slice("pb", Some(slice("pb", "b", same)));
+    let Filtered::Feasible(attempt, slots) = filter(&mut framework, &pod, &mut cluster) else { panic!("no node was found") };
+    assert_eq!((cluster.at(slots[0]).name(), framework.failure(&attempt)), ("b", None));
+}
+
+#[test]
 fn a_class_that_is_not_there_is_told_with_the_request_that_wants_it() {
     let mut devices = devices(vec![slice("pa", "a", vec![device("0", "x")])]);
     let pod = pod("p", object!({ "resourceClaims": [{ "name": "c", "resourceClaimName": "c" }] }));

@@ -1,6 +1,6 @@
 //! VolumeRestrictions, NodeVolumeLimits and VolumeZone: which volumes may be where and how many.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fram_api::storage;
@@ -117,18 +117,13 @@ fn attached(pod: &Pod, cache: &Cache) -> BTreeSet<(String, String)> {
     claims(pod, cache).filter_map(of).collect()
 }
 
-/// What is attached to each node, by its name: volumes that are still to be detached have their place too.
-fn held(cache: &Cache) -> HashMap<String, BTreeSet<(String, String)>> {
-    let mut held: HashMap<String, BTreeSet<(String, String)>> = HashMap::new();
-    for attachment in cache.storage.attachments.values() {
-        let volume = cache.storage.volumes.get(attachment.str_at(&["spec", "source", "persistentVolumeName"]));
-        let handle = volume.map_or("", |v| v.str_at(&["spec", "csi", "volumeHandle"]));
-        if !handle.is_empty() {
-            let of_node = held.entry(attachment.str_at(&["spec", "nodeName"]).into()).or_default();
-            of_node.insert((attachment.str_at(&["spec", "attacher"]).into(), handle.into()));
-        }
-    }
-    held
+/// What is attached to a node: volumes that are still to be detached have their place too.
+fn held(node: &Node, cache: &Cache) -> impl Iterator<Item = (String, String)> {
+    cache.storage.attachments.of_node(node.name()).filter_map(|attachment| {
+        let volume = cache.storage.volumes.get(attachment.str_at(&["spec", "source", "persistentVolumeName"]))?;
+        let handle = volume.str_at(&["spec", "csi", "volumeHandle"]);
+        (!handle.is_empty()).then(|| (attachment.str_at(&["spec", "attacher"]).into(), handle.into()))
+    })
 }
 
 impl Plugin for NodeVolumeLimits {
@@ -142,7 +137,6 @@ impl Plugin for NodeVolumeLimits {
 
     fn view(&self, pod: &Arc<Pod>, cache: &Cache) -> Box<dyn View> {
         let own = attached(pod, cache);
-        let held = held(cache);
         let why = move |cache: &Cache, node: &Node| {
             let drivers = cache.storage.csi_nodes.get(node.name())?;
             let limit = |driver: &str| {
@@ -154,7 +148,7 @@ impl Plugin for NodeVolumeLimits {
                 return None;
             }
             let mut all: BTreeSet<(String, String)> = node.pods.values().flat_map(|other| attached(other, cache)).collect();
-            all.extend(held.get(node.name()).into_iter().flatten().cloned());
+            all.extend(held(node, cache));
             let before = all.clone();
             all.extend(own.iter().cloned());
             let exceeds = |(driver, limit): (&str, i64)| {
@@ -279,10 +273,10 @@ mod tests {
         // A volume whose pod has gone is there until it is detached.
         let attachment = object!({ "spec": { "attacher": "d.io", "nodeName": "a", "source": { "persistentVolumeName": "1" } } });
         cache.remove("p");
-        cache.storage.attachments.insert("va".into(), Arc::new(attachment));
+        cache.storage.attachments.insert("va", Arc::new(attachment.clone()));
         assert_eq!(schedule(&mut framework(), &with_claim("new", "2"), &mut cache), said);
         assert_eq!(schedule(&mut framework(), &with_claim("new", "1"), &mut cache), "a");
-        cache.storage.attachments.clear();
+        cache.storage.attachments.remove("va", &attachment);
         assert_eq!(schedule(&mut framework(), &with_claim("new", "2"), &mut cache), "a");
     }
 

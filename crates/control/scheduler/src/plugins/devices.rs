@@ -37,7 +37,7 @@ impl Plugin for DynamicResources {
         let claims = cache.devices.claims(pod, self.limits).unwrap_or_default();
         // Not the same nodes each time are looked at first.
         let start = pod.uid.bytes().fold(0usize, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));
-        Box::new(Claimed { claims, start, points: HashMap::new(), late: HashSet::new(), broken: None })
+        Box::new(Claimed { claims, start, points: HashMap::new(), late: HashSet::new(), first_late: None, found_any: false, broken: None })
     }
 }
 
@@ -48,6 +48,10 @@ struct Claimed {
     points: HashMap<usize, i64>,
     /// The slots where not all was tried.
     late: HashSet<usize>,
+    /// The name of a node of these.
+    first_late: Option<String>,
+    /// Some node has the devices.
+    found_any: bool,
     /// Why nothing can be said of any node.
     broken: Option<String>,
 }
@@ -89,6 +93,7 @@ impl View for Claimed {
             match allocated {
                 Ok(allocations) => {
                     found += 1;
+                    self.found_any = true;
                     if ranked {
                         self.points.insert(slot, points(&allocations));
                     }
@@ -98,6 +103,7 @@ impl View for Claimed {
                     verdicts.refuse(slot, detail);
                     if detail == LATE {
                         self.late.insert(slot);
+                        self.first_late.get_or_insert_with(|| cache.at(slot).name().to_string());
                     }
                     if let Denial::Broken(why) = why {
                         self.broken = Some(why);
@@ -120,6 +126,8 @@ impl View for Claimed {
     }
 
     fn failure(&self) -> Option<String> {
-        self.broken.clone()
+        // Another attempt may find more, and nothing that happens in the cluster would bring it about.
+        let late = self.first_late.as_ref().filter(|_| !self.found_any);
+        self.broken.clone().or_else(|| late.map(|node| format!("{TIMED_OUT} on node {node}")))
     }
 }

@@ -80,6 +80,8 @@ impl Scheduler {
         loop {
             let (Filtered::Feasible(attempt, _) | Filtered::None(attempt, _)) = &filtered;
             if let Some(error) = self.profiles[number].framework.failure(attempt) {
+                let (Filtered::Feasible(attempt, _) | Filtered::None(attempt, _)) = filtered;
+                self.profiles[number].framework.end(attempt);
                 return Found::Failed(error);
             }
             let (mut attempt, mut slots) = match filtered {

@@ -52,7 +52,17 @@ impl Scheduler {
 
     /// Where more is attached nobody is helped.
     pub(super) fn attachments_changed(&mut self, deltas: &[Delta]) {
-        self.take_in(deltas, |storage| &mut storage.attachments);
+        let attachments = &mut self.cache.storage.attachments;
+        for delta in deltas {
+            // One that was made anew under its name may be of another node.
+            if let Some(old) = &delta.old {
+                attachments.remove(&delta.key(), old);
+            }
+            match &delta.new {
+                Some(attachment) => attachments.insert(&delta.key(), attachment.clone()),
+                None => attachments.remove(&delta.key(), delta.object()),
+            }
+        }
         if deltas.iter().any(|delta| delta.new.is_none()) {
             self.happened(Happening::Detached);
         }

@@ -1,5 +1,5 @@
-//! The servers of a cluster, of which any answers: who answered last is asked first, and the others where it does not. One that answers
-//! with nothing but failures of its own, such as for want of its etcd, is passed over too.
+//! The servers of a cluster, of which any answers: who answered last is asked first, and the others where it does not. One that says
+//! for a while that it cannot serve, such as for want of its etcd, is passed over too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The same where there are others.
 const SHORT: Duration = Duration::from_secs(3);
 
-/// How long a server may answer with nothing but failures before another one is asked.
+/// How long a server may say that it cannot serve, and nothing else, before another one is asked.
 const ILL: Duration = Duration::from_secs(10);
+/// How often it says so at least within that time: one answer says little.
+const ILL_ANSWERS: u32 = 3;
+/// Where all of them are ill, as without their etcd, turning round helps nobody: after each round it takes twice as long, up to
+/// this many times.
+const MOST_DOUBLINGS: usize = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Server {
@@ -51,6 +56,16 @@ impl Server {
     }
 }
 
+#[derive(Debug)]
+struct Asked {
+    /// In the order in which they are asked.
+    all: Vec<Server>,
+    /// Since when the first says only that it cannot serve, and how often it has.
+    ill: Option<(Instant, u32)>,
+    /// How many were passed over since one of them gave a good answer.
+    passed: usize,
+}
+
 /// Where a cluster is served. Clones are of the same list.
 #[derive(Debug, Clone)]
 pub struct Servers {
@@ -58,10 +73,7 @@ pub struct Servers {
     home: Server,
     /// The name that all of them have to show, if it is not that of their address.
     name: Option<String>,
-    /// In the order in which they are asked.
-    all: Arc<Mutex<Vec<Server>>>,
-    /// Since when the first answers with failures only.
-    ill: Arc<Mutex<Option<Instant>>>,
+    asked: Arc<Mutex<Asked>>,
     /// How many times a server was passed over: connections made before have no future.
     passed_over: watch::Sender<u64>,
 }
@@ -71,8 +83,8 @@ impl Servers {
     pub fn of(config: &Kubeconfig) -> Result<Self, RemoteError> {
         let name = config.server_name.clone();
         let home = Server::of(&config.server, name.as_ref())?;
-        let (all, passed_over) = (Arc::new(Mutex::new(vec![home.clone()])), watch::Sender::new(0));
-        Ok(Self { all, home, name, ill: Arc::default(), passed_over })
+        let asked = Asked { all: vec![home.clone()], ill: None, passed: 0 };
+        Ok(Self { asked: Arc::new(Mutex::new(asked)), home, name, passed_over: watch::Sender::new(0) })
     }
 
     /// These URLs (`https://HOST:PORT`) are the other servers from now on. Where one of them is none, all stays as it is.
@@ -84,17 +96,18 @@ impl Servers {
                 next.push(server);
             }
         }
-        let mut all = self.all.lock();
-        if let Some(at) = all.first().and_then(|first| next.iter().position(|server| server == first)) {
-            next.swap(0, at);
+        let mut asked = self.asked.lock();
+        match asked.all.first().and_then(|first| next.iter().position(|server| server == first)) {
+            Some(at) => next.swap(0, at),
+            None => asked.ill = None,
         }
-        *all = next;
+        asked.all = next;
         Ok(())
     }
 
     /// Their URLs, in the order in which they are asked.
     pub fn urls(&self) -> Vec<String> {
-        self.all.lock().iter().map(|server| format!("https://{}", server.address.authority)).collect()
+        self.asked.lock().all.iter().map(|server| format!("https://{}", server.address.authority)).collect()
     }
 
     pub(super) fn home(&self) -> &Address {
@@ -103,7 +116,7 @@ impl Servers {
 
     /// A connection to the first that answers. What is said of a failure is what the first of them said.
     pub async fn dial(&self, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, RemoteError> {
-        let all = self.all.lock().clone();
+        let all = self.asked.lock().all.clone();
         let patience = if all.len() > 1 { SHORT } else { PATIENCE };
         let mut said = None;
         for server in &all {
@@ -123,23 +136,30 @@ impl Servers {
         Err(said.unwrap_or_else(|| RemoteError::Address(self.home.address.authority.clone())))
     }
 
-    /// Takes note of an answer. After some time with nothing but failures the server is the last that is asked from then on, and
-    /// connections to it end.
+    /// Takes note of an answer. After some time in which it only says that it cannot serve, the server is the last that is asked from then
+    /// on, and connections to it end. Other failures, such as those of a webhook, would be the same at any server.
     pub(super) fn answered(&self, status: StatusCode) {
-        let mut ill = self.ill.lock();
-        if !status.is_server_error() {
-            *ill = None;
+        let mut asked = self.asked.lock();
+        if status != StatusCode::SERVICE_UNAVAILABLE {
+            if !status.is_server_error() {
+                (asked.ill, asked.passed) = (None, 0);
+            }
             return;
         }
-        let since = *ill.get_or_insert_with(Instant::now);
-        let mut all = self.all.lock();
-        if since.elapsed() < ILL || all.len() < 2 {
+        let (since, times) = asked.ill.map_or_else(|| (Instant::now(), 1), |(since, times)| (since, times.saturating_add(1)));
+        asked.ill = Some((since, times));
+        if asked.all.len() < 2 {
             return;
         }
-        *ill = None;
-        all.rotate_left(1);
-        if let Some(passed) = all.last() {
-            tracing::warn!(server = passed.address.authority, %status, "a server answers with nothing but failures, another one is asked");
+        let rounds = (asked.passed / asked.all.len()).min(MOST_DOUBLINGS);
+        if times < ILL_ANSWERS || since.elapsed() < ILL * (1 << rounds) {
+            return;
+        }
+        asked.ill = None;
+        asked.passed += 1;
+        asked.all.rotate_left(1);
+        if let Some(passed) = asked.all.last() {
+            tracing::warn!(server = passed.address.authority, "a server says that it cannot serve, another one is asked");
         }
         self.passed_over.send_modify(|times| *times += 1);
     }
@@ -150,9 +170,11 @@ impl Servers {
     }
 
     fn prefer(&self, server: &Server) {
-        let mut all = self.all.lock();
-        if let Some(at) = all.iter().position(|known| known == server) {
-            all[..=at].rotate_right(1);
+        let mut asked = self.asked.lock();
+        if let Some(at) = asked.all.iter().position(|known| known == server).filter(|at| *at > 0) {
+            asked.all[..=at].rotate_right(1);
+            // What the one before said is not held against it.
+            asked.ill = None;
         }
     }
 }
@@ -211,6 +233,48 @@ mod tests {
         assert!(passings.has_changed().unwrap() && *passings.borrow_and_update() == 1);
         ill(10).await;
         assert_eq!(servers.urls(), urls(&[2, 1]), "the next one has as long");
+        servers.prefer(&Server::of("https://192.0.2.1:6443", None).unwrap());
+        ill(10).await;
+        assert_eq!(servers.urls(), urls(&[1, 2]), "who is asked instead is not blamed for what the other said");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_are_ill_they_are_passed_over_ever_less_often() {
+        let servers = servers();
+        servers.set_others(&["https://192.0.2.2:6443".into()]).unwrap();
+        let passed = || *servers.passings().borrow();
+        let mut at = Vec::new();
+        for second in 0..=100 {
+            let before = passed();
+            servers.answered(StatusCode::SERVICE_UNAVAILABLE);
+            if passed() > before {
+                at.push(second);
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(at, [10, 21, 42, 63], "a second later the next one is asked");
+        servers.answered(StatusCode::OK);
+        for _ in 0..=10 {
+            servers.answered(StatusCode::SERVICE_UNAVAILABLE);
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(passed(), 5, "a good answer makes it as it was");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_passed_over_for_what_others_would_say_too() {
+        let servers = servers();
+        servers.set_others(&["https://192.0.2.2:6443".into()]).unwrap();
+        for _ in 0..60 {
+            servers.answered(StatusCode::INTERNAL_SERVER_ERROR);
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        servers.answered(StatusCode::SERVICE_UNAVAILABLE);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        servers.answered(StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(*servers.passings().borrow(), 0, "nor for two answers");
+        servers.answered(StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(*servers.passings().borrow(), 1);
     }
 
     #[tokio::test]

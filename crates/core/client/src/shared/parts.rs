@@ -34,8 +34,8 @@ pub(super) struct Parts {
 
 struct Known {
     part: Value,
-    /// Whether a second object had it.
-    met_again: bool,
+    /// How often it was met again since the last look at who has what.
+    met: u32,
 }
 
 impl Default for Parts {
@@ -151,22 +151,23 @@ impl Parts {
 
     fn find(&mut self, hash: u64, part: &Value) -> Option<Value> {
         let known = self.known.get_mut(&hash).filter(|known| known.part == *part)?;
-        known.met_again = true;
+        known.met = known.met.saturating_add(1);
         Some(known.part.clone())
     }
 
     fn remember(&mut self, hash: u64, part: Value) {
         if self.known.len() >= self.limit {
             self.known.retain(|_, known| known.part.is_shared());
-            if self.known.len() > MOST / 2 {
-                self.known.retain(|_, known| known.met_again);
+            // A part that objects have in common is met with each of them, one that is a single object's when that object changes.
+            let mut least = 1_u32;
+            while self.known.len() > MOST / 2 {
+                self.known.retain(|_, known| known.met >= least);
+                least = least.saturating_mul(2);
             }
-            if self.known.len() > MOST / 2 {
-                self.known.clear();
-            }
+            self.known.values_mut().for_each(|known| known.met = 0);
             self.limit = (2 * self.known.len()).max(FEW);
         }
-        self.known.insert(hash, Known { part, met_again: false });
+        self.known.insert(hash, Known { part, met: 0 });
     }
 }
 
@@ -281,6 +282,24 @@ mod tests {
     fn where_nothing_is_alike_only_so_many_parts_are_remembered() {
         let mut parts = Parts::default();
         let all: Vec<Value> = (0..2 * MOST as i64).map(|n| parts.known(&object!([n]))).collect();
+        assert!(parts.known.len() <= MOST, "{} of {}", parts.known.len(), all.len());
+    }
+
+    #[test]
+    fn what_objects_have_in_common_is_remembered_also_where_each_of_them_changes() {
+        let mut parts = Parts::default();
+        let common = |n: i64| object!(["common", (n % 10)]);
+        let first: Vec<Value> = (0..10).map(|n| parts.known(&common(n))).collect();
+        let mut all = Vec::new();
+        for n in 0..2 * MOST as i64 {
+            all.push(parts.known(&object!([n])));
+            for _ in 0..2 {
+                parts.known(&object!([n]));
+                parts.known(&common(n));
+            }
+        }
+        let same = |one: &Value, other: &Value| std::ptr::eq(one.list_at(&[]), other.list_at(&[]));
+        assert!((0..10).all(|n| same(&parts.known(&common(n)), &first[n as usize])));
         assert!(parts.known.len() <= MOST, "{} of {}", parts.known.len(), all.len());
     }
 }

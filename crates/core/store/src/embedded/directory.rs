@@ -79,6 +79,10 @@ impl Directory {
         self.write_whole(FORMAT_FILE, FORMAT.as_bytes())
     }
 
+    pub(crate) fn is_format(name: &str) -> bool {
+        name == FORMAT_FILE
+    }
+
     pub(crate) fn is_lock(name: &str) -> bool {
         name == LOCK_FILE
     }

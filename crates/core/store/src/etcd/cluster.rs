@@ -140,7 +140,8 @@ impl Shift {
 
     /// What etcd calls a revision of the store's; one from before the copy is one that never was.
     pub(crate) fn raw(self, revision: Revision) -> u64 {
-        revision.0.checked_sub(self.0).unwrap_or(NEVER)
+        // To etcd's comparisons 0 is the revision of a key that is not there.
+        revision.0.checked_sub(self.0).filter(|raw| *raw > 0 || self.0 == 0).unwrap_or(NEVER)
     }
 }
 
@@ -271,6 +272,13 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_revision_from_before_a_copy_is_none_that_a_key_has_or_has_not() {
+        let shift = Shift(100);
+        assert_eq!([99, 100, 101].map(|revision| shift.raw(Revision(revision))), [NEVER, NEVER, 1]);
+        assert_eq!(Shift::default().raw(Revision(0)), 0);
+    }
 
     #[test]
     fn a_write_is_repeated_only_when_nobody_took_it_up() {

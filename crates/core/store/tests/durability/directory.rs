@@ -76,5 +76,5 @@ fn a_path_that_cannot_be_a_directory_is_named_in_the_error() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().join("data");
     let error = Embedded::open(Options::new(&path)).map(drop).unwrap_err();
-    assert_eq!(error.to_string(), format!("cannot create data directory {}", path.display()));
+    assert_eq!(error.to_string(), format!("cannot create data directory {}: Not a directory (os error 20)", path.display()));
 }

@@ -17,7 +17,7 @@ async fn a_full_disk_fails_the_commit_with_a_clear_error_and_later_ones_work() {
     for (attempt, operation) in ["write", "truncate", "truncate"].into_iter().enumerate() {
         let error = put(&store, "a", &attempt.to_string()).await.unwrap_err();
         assert!(error.is_disk_full() && error.is_retriable(), "{error:?}");
-        assert_eq!(error.to_string(), format!("cannot {operation} /data/log-0000000000000001"));
+        assert_eq!(error.to_string(), format!("cannot {operation} /data/log-0000000000000001: no storage space"));
         assert_eq!(dump(&store).await, before);
     }
     rig.disk.heal();

@@ -95,6 +95,7 @@ fn layers_that_only_their_author_may_hand_out_are_refused_by_their_type() {
         let error = check(foreign).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains(foreign) && error.to_string().contains(A), "{error}");
+        assert!(error.to_string().contains("push the image again"), "what to do about it: {error}");
     }
     for own in ["application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.oci.image.layer.v1.tar+zstd", ""] {
         assert_eq!(check(own), Ok(()));

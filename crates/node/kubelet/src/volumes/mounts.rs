@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use fram_cri::{ImageSpec, Mount, MountPropagation};
 use fram_machinery::Value;
 
-use super::{VolumeError, find, io_error, kind, path, subpath};
+use super::{VolumeError, find, io_error, is_written, kind, path, subpath};
 use crate::container::message_path;
 use crate::pod;
 use crate::pod::environment::expand;
@@ -105,6 +105,17 @@ pub(crate) fn host_files(container: &Value, own: &[Mount], pod_dir: &Path, hosts
         out.push(Mount { container_path: message.into(), host_path: file.display().to_string(), ..Mount::default() });
     }
     Ok(out)
+}
+
+/// Marks what the runtime has to label for the container, where the kernel has SELinux: what the kubelet itself has made for the pod. Other
+/// volumes may be the node's own or in use elsewhere, and are labelled by who owns them.
+pub(crate) fn relabel(pod: &Value, container: &Value, mounts: &mut [Mount]) {
+    let asked = container.list_at(&["volumeMounts"]);
+    for mount in mounts {
+        let volume = asked.iter().find(|m| absolute(m.str_at(&["mountPath"])) == mount.container_path).map(|m| m.str_at(&["name"]));
+        let managed = |volume: &Value| is_written(volume) || kind(volume) == "emptyDir";
+        mount.selinux_relabel = volume.is_none_or(|name| find(pod, name).is_some_and(managed));
+    }
 }
 
 /// Where a container's termination message is found on the node.

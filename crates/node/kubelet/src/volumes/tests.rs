@@ -114,6 +114,21 @@ fn a_part_of_a_volume_is_mounted_and_never_leads_out_of_it() {
 }
 
 #[test]
+fn what_the_kubelet_made_is_labelled_for_the_pod_and_nothing_of_the_node() {
+    let spec = pod(object!({ "volumes": [
+        { "name": "own", "emptyDir": {} }, { "name": "written", "secret": {} }, { "name": "host", "hostPath": { "path": "/" } },
+        { "name": "image", "image": {} }, { "name": "claim", "persistentVolumeClaim": {} },
+    ] }));
+    let names = ["own", "written", "host", "image", "claim"];
+    let asked: Vec<Value> = names.iter().map(|name| object!({ "name": (*name), "mountPath": (format!("{name}")) })).collect();
+    let container = object!({ "name": "c", "volumeMounts": asked });
+    let mount = |name: &&str| fram_cri::Mount { container_path: format!("/{name}"), ..fram_cri::Mount::default() };
+    let mut mounts: Vec<_> = names.iter().chain(&["etc/hosts"]).map(mount).collect();
+    relabel(&spec, &container, &mut mounts);
+    assert_eq!(mounts.iter().map(|m| m.selinux_relabel).collect::<Vec<_>>(), [true, true, false, false, false, true]);
+}
+
+#[test]
 fn volumes_of_storage_systems_are_refused_by_name() {
     let (_keep, pod_dir) = dir();
     let volume = object!({ "name": "v", "nfs": { "server": "s", "path": "/" } });

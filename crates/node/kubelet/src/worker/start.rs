@@ -18,6 +18,7 @@ use crate::images::keyring::Keyring;
 use crate::images::provider::PodIdentity;
 use crate::images::{NoImage, Telling};
 use crate::metrics::Count;
+use crate::node::machine;
 use crate::observed::{Observed, restart_count};
 use crate::pod::environment::{self, Reference};
 use crate::pod::{self, Role};
@@ -264,6 +265,9 @@ async fn mounts(starting: &Starting<'_>, spec: &Value, environment: &[(String, S
         let mut mounts = volumes::container_mounts(&pod, &spec, &dir, &environment, recursively)?;
         let own = volumes::host_files(&spec, &mounts, &dir, &hosts, attempt)?;
         mounts.extend(own);
+        if machine::has_selinux() {
+            volumes::relabel(&pod, &spec, &mut mounts);
+        }
         Ok::<_, volumes::VolumeError>(mounts)
     });
     match made.await {

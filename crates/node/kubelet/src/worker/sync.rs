@@ -302,8 +302,8 @@ async fn create_sandbox(
             RETRY
         })?;
     }
-    if attempt == 0 && sandbox::wants_selinux(pod) && !machine::has_selinux() {
-        ctx.event(pod, true, "SELinuxNotEnabled", "seLinuxOptions have no effect: SELinux is not enabled on the host");
+    if attempt == 0 && sandbox::wants_selinux(pod) {
+        tell_of_missing_labels(ctx, pod).await;
     }
     let config = sandbox_config(ctx, pod, attempt)?;
     let made = match ctx.runtime.run_pod_sandbox(&config, &handler).await {
@@ -316,6 +316,14 @@ async fn create_sandbox(
             ctx.event(pod, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
             Err(RETRY)
         }
+    }
+}
+
+async fn tell_of_missing_labels(ctx: &Context, pod: &Value) {
+    // A runtime that does not say its name is not this program's.
+    let runtime = ctx.runtime.version().await.unwrap_or_default().runtime_name;
+    if let Some(why) = sandbox::unlabelled(machine::has_selinux(), &runtime) {
+        ctx.event(pod, true, "SELinuxNotEnabled", format!("seLinuxOptions have no effect: {why}"));
     }
 }
 

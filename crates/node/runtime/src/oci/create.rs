@@ -74,7 +74,7 @@ fn make(containers: &Containers, id: &str, directory: &Path, bundle: &Bundle, cr
     let mut record = Record { id: id.to_owned(), created: clock::rfc3339_nano(clock::now()), given, ..Record::default() };
     containers.save(&record)?;
     make_working_directory(bundle)?;
-    make_room_in_dev(bundle)?;
+    make_room_in_dev(containers, id, bundle)?;
     let place = directory.join(BUNDLE);
     fs::create_dir(&place).map_err(at("create", &place))?;
     let config = place.join("config.json");
@@ -140,8 +140,8 @@ fn make_working_directory(bundle: &Bundle) -> Result<(), OciError> {
 const IN_DEV: [&str; 11] = ["fd", "stdin", "stdout", "stderr", "kcore", "null", "zero", "full", "random", "urandom", "tty"];
 
 /// Where nothing is mounted at /dev its links and devices are made in the root itself, where they may be already, as after an earlier run; runc
-/// takes them as they are, libcontainer fails.
-fn make_room_in_dev(bundle: &Bundle) -> Result<(), OciError> {
+/// takes them as they are, libcontainer fails. A container that uses the same root would miss them, so that there are no two such at a time.
+fn make_room_in_dev(containers: &Containers, id: &str, bundle: &Bundle) -> Result<(), OciError> {
     let mounts = bundle.specification["mounts"].as_array();
     let mut targets = mounts.into_iter().flatten().filter_map(|mount| mount["destination"].as_str());
     if targets.any(|target| target.trim_end_matches('/') == "/dev") {
@@ -150,7 +150,19 @@ fn make_room_in_dev(bundle: &Bundle) -> Result<(), OciError> {
     let own = bundle.specification["linux"]["devices"].as_array().into_iter().flatten().filter_map(|device| device["path"].as_str());
     let own = own.filter_map(|path| path.strip_prefix("/dev/").filter(|name| !name.contains('/')));
     let names: Vec<&str> = IN_DEV.into_iter().chain(own).collect();
-    remove_nodes_in_root(&bundle.given.rootfs, Path::new("/dev"), &names).map_err(|error| chain(&error))
+    let rootfs = &bundle.given.rootfs;
+    remove_nodes_in_root(rootfs, Path::new("/dev"), &names, || match user_of(&containers.list()?, id, rootfs) {
+        Some(other) => Err(OciError::State(format!(
+            "container {other} uses the root file system {rootfs:?} and its /dev; delete it first, or give this bundle a mount at /dev or a root of its own"
+        ))),
+        None => Ok(()),
+    })
+}
+
+/// Another container that is not over and has the same root.
+fn user_of<'a>(records: &'a [Record], id: &str, rootfs: &Path) -> Option<&'a str> {
+    let same = |record: &&Record| record.id != id && record.given.rootfs == rootfs && record.status() != Status::Stopped;
+    records.iter().find(same).map(|record| record.id.as_str())
 }
 
 /// Open for writing too, so that it is open for as long as somebody may write.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fram_cri::{
     Container, ContainerConfig, ContainerFilter, ContainerState, ContainerStats, ContainerStatsFilter, ContainerStatus, ContainerStream,
-    CriError, CriResult, Duplex, ExecOptions, ExecSyncResponse, LinuxContainerResources, MetricDescriptor, PodSandbox, PodSandboxConfig,
-    PodSandboxFilter, PodSandboxMetrics, PodSandboxStats, PodSandboxStatsFilter, PodSandboxStatus, RuntimeCondition, RuntimeConfig,
-    RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeService, RuntimeStatus, VersionResponse,
+    CriError, CriResult, Duplex, ExecOptions, ExecSyncResponse, LinuxContainerResources, MetricDescriptor, OWN_NAME, PodSandbox,
+    PodSandboxConfig, PodSandboxFilter, PodSandboxMetrics, PodSandboxStats, PodSandboxStatsFilter, PodSandboxStatus, RuntimeCondition,
+    RuntimeConfig, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeService, RuntimeStatus, VersionResponse,
 };
 
 use super::sandboxes::HANDLER;
@@ -23,7 +23,7 @@ impl RuntimeService for Runtime {
     async fn version(&self) -> CriResult<VersionResponse> {
         Ok(VersionResponse {
             version: "0.1.0".into(),
-            runtime_name: "fram".into(),
+            runtime_name: OWN_NAME.into(),
             runtime_version: env!("CARGO_PKG_VERSION").into(),
             runtime_api_version: "v1".into(),
         })

@@ -239,21 +239,29 @@ pub(crate) fn make_directory_in_root(rootfs: &Path, inside: &Path) -> Result<(),
 }
 
 /// Makes a directory in the root, and takes away links and devices in it by their names; files and directories stay. What is mounted there, or
-/// reached by a link, may be the node's own, and stays as it is.
-pub(crate) fn remove_nodes_in_root(rootfs: &Path, inside: &Path, names: &[&str]) -> Result<(), RootfsError> {
+/// reached by a link, may be the node's own, and stays as it is. Before the first goes, `allowed` may object.
+pub(crate) fn remove_nodes_in_root<E: From<RootfsError>>(
+    rootfs: &Path,
+    inside: &Path,
+    names: &[&str],
+    allowed: impl FnOnce() -> Result<(), E>,
+) -> Result<(), E> {
     let root = File::open(rootfs).map_err(at("open", rootfs))?;
     make_directories(root.as_fd(), inside).map_err(at("create", inside))?;
     let directory = match sys::open_own(root.as_fd(), inside) {
         Ok(directory) if rootfs != Path::new("/") => directory,
-        Err(error) if !matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ELOOP)) => return Err(at("open", inside)(error)),
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::EXDEV | libc::ELOOP)) => return Err(at("open", inside)(error).into()),
         _ => return Ok(()),
     };
-    for name in names {
-        let found = fstatat(directory.as_fd(), *name, AtFlags::AT_SYMLINK_NOFOLLOW).map(|stat| stat.st_mode & libc::S_IFMT);
-        if matches!(found, Ok(libc::S_IFLNK | libc::S_IFCHR | libc::S_IFBLK)) {
-            unlinkat(directory.as_fd(), *name, UnlinkatFlags::NoRemoveDir)
-                .map_err(|errno| at("remove", &inside.join(name))(errno.into()))?;
-        }
+    let kind = |name: &str| fstatat(directory.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW).map(|stat| stat.st_mode & libc::S_IFMT);
+    let is_node = |name: &&&str| matches!(kind(name), Ok(libc::S_IFLNK | libc::S_IFCHR | libc::S_IFBLK));
+    let found: Vec<&str> = names.iter().filter(is_node).copied().collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    allowed()?;
+    for name in found {
+        unlinkat(directory.as_fd(), name, UnlinkatFlags::NoRemoveDir).map_err(|errno| at("remove", &inside.join(name))(errno.into()))?;
     }
     Ok(())
 }
@@ -296,11 +304,17 @@ mod tests {
     fn links_and_devices_are_removed_from_the_root_itself_and_from_nowhere_else() {
         let root = tempfile::tempdir().unwrap();
         let dev = root.path().join("dev");
-        let remove = || remove_nodes_in_root(root.path(), Path::new("/dev"), &["fd", "null", "file"]).unwrap();
+        let take = |allowed: fn() -> Result<(), RootfsError>| {
+            remove_nodes_in_root(root.path(), Path::new("/dev"), &["fd", "null", "file"], allowed)
+        };
+        let remove = || take(|| Ok(())).unwrap();
+        let refuse = || Err(RootfsError::Namespace { operation: "ask", source: nix::Error::EBUSY });
         remove();
         symlink("/proc/self/fd", dev.join("fd")).unwrap();
         fs::write(dev.join("file"), "x").unwrap();
+        assert!(take(refuse).is_err() && dev.join("fd").symlink_metadata().is_ok());
         remove();
+        take(refuse).unwrap();
         assert!(dev.join("fd").symlink_metadata().is_err() && dev.join("file").exists());
         mount(Some("none"), &dev, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         symlink("/proc/self/fd", dev.join("fd")).unwrap();

@@ -235,15 +235,18 @@ fn first(address: IpAddr, bits: u32) -> IpAddr {
 fn of_range(out: &mut Warnings, field: impl Display, text: &str) {
     let Some((given, bits)) = text.split_once('/').and_then(|(address, bits)| Some((address, bits.parse::<u32>().ok()?))) else { return };
     let Some(address) = plain(given) else { return };
+    let read: Result<IpAddr, _> = given.parse();
+    // The fixed bits of IPv4 in IPv6 begin with those that say that it is IPv4.
+    let is_mapped = address.is_ipv4() && matches!(read, Ok(IpAddr::V6(_)));
+    let bits = if is_mapped { bits.saturating_sub(96) } else { bits };
     let start = first(address, bits);
     let all = if address.is_ipv4() { 32 } else { 128 };
     if start != address {
         out.say(&field, format_args!("{text:?} is a range or an address: say \"{start}/{bits}\" or \"{address}/{all}\""));
     }
-    let read: Result<IpAddr, _> = given.parse();
     match read {
         Ok(read) if read == address => {
-            if format!("{address}/{bits}") != text {
+            if start == address && format!("{address}/{bits}") != text {
                 out.say(&field, format_args!("the range {text:?} should be in the form of RFC 5952, \"{start}/{bits}\""));
             }
         }
@@ -333,11 +336,13 @@ mod tests {
             ["addressType: ", "endpoints[0].addresses[0]: the address \"::ffff:192.0.2.1\" is not in standard form; use \"192.0.2.1\""];
         check(("discovery.k8s.io", "EndpointSlice", ""), &slice, None, &of_slice);
         check(("discovery.k8s.io", "EndpointSlice", ""), &slice, Some(&slice), &of_slice[1..]);
-        let block = object!({ "cidr": "fd00:0::/8", "except": ["fd00::1/64"] });
+        let block = object!({ "cidr": "fd00:0::/8", "except": ["fd00::1/64", "fd00:0::1/64", "::ffff:1.2.3.0/120"] });
         let policy = object!({ "spec": { "egress": [{ "to": [{ "ipBlock": (block) }] }] } });
         let of_policy = [
             "spec.egress[0].to[0].ipBlock.cidr: the range \"fd00:0::/8\" should be in the form of RFC 5952, \"fd00::/8\"",
             "spec.egress[0].to[0].ipBlock.except[0]: \"fd00::1/64\" is a range or an address: say \"fd00::/64\" or \"fd00::1/128\"",
+            "spec.egress[0].to[0].ipBlock.except[1]: \"fd00:0::1/64\" is a range or an address: say \"fd00::/64\" or \"fd00::1/128\"",
+            "spec.egress[0].to[0].ipBlock.except[2]: the range \"::ffff:1.2.3.0/120\" is not in standard form; use \"1.2.3.0/24\"",
         ];
         check(("networking.k8s.io", "NetworkPolicy", ""), &policy, None, &of_policy);
         let status = object!({ "status": { "podIPs": [{ "ip": "FE80::1" }], "loadBalancer": { "ingress": [{ "ip": "FE80::2" }, {}] } } });
