@@ -86,7 +86,7 @@ async fn what_cannot_be_had_or_read_is_refused_with_what_can() {
     let patches = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml, application/apply-patch+cbor";
     assert_eq!((code, message(&body)), (415, format!("{unknown} {patches}")));
     let (code, _, body) = ask(&web, Method::GET, &format!("{MAPS}?resourceVersionMatch=Exact"), &[], Vec::new()).await;
-    assert!(code == 422 && message(&body).contains("forbidden unless resourceVersion is provided"), "{}", message(&body));
+    assert!(code == 422 && message(&body).contains("resourceVersionMatch: Forbidden"), "{}", message(&body));
     // Who may not is told that, whatever the body is.
     let (code, ..) = web.send("jane", &[], Method::PATCH, &format!("{MAPS}/x"), &[("content-type", "text/plain")], Bytes::new()).await;
     assert_eq!(code, 403);
